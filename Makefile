@@ -1,0 +1,48 @@
+# Two commands do everything on a fresh machine with Python 3.11+: `make quickstart`, `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Tests and studies never reach for a hub.
+export HF_HUB_OFFLINE := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: setup quickstart test fast soak lint format requirements clean
+
+setup: $(VENV)/installed
+
+$(VENV)/installed: requirements.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --requirement requirements.txt
+	$(BIN)/pip install --quiet --no-deps --editable .
+	touch $@
+
+quickstart: setup
+	$(BIN)/sweeper run studies/quickstart.yaml
+
+test: setup lint
+	$(BIN)/pytest -q -m "not slow and not gpu and not soak"
+	$(BIN)/pytest -q -m "slow and not gpu and not soak"
+
+# What to run while working: no training longer than a few steps.
+fast: setup
+	$(BIN)/pytest -q -m "not slow and not gpu and not soak"
+
+soak: setup
+	$(BIN)/pytest -q -m soak --timeout 7200
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy --strict sweeper
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Pins what is installed now; run after changing a range in pyproject.toml.
+requirements:
+	$(BIN)/pip freeze --exclude-editable --exclude sweeper | sed 's/^torch==.*/torch==2.13.0/' > requirements.txt
+
+clean:
+	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache

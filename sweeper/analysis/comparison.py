@@ -1,0 +1,334 @@
+"""What a study says: each arm's best trial, against the offline arms, the teacher and the start.
+
+Pure functions on records. The scores compared here come from the selection suite, the one that
+chose the trials; ``SELECTION_NOTE`` says what that means and belongs beside every use of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+from sweeper.config.settings import OFFLINE_METHODS, Method
+from sweeper.records import (
+    SCHEMA_VERSION,
+    ArmRecord,
+    Cost,
+    FailureKind,
+    Outcome,
+    Record,
+    StudyRecord,
+    TrialRecord,
+)
+
+SELECTION_NOTE = (
+    "Each arm's score is the best of its trials on the suite that chose it, so it is optimistic,"
+    " and more so the more trials the arm had. No score here is from a suite that the search did"
+    " not see."
+)
+"""What every reader of these scores must know."""
+
+UNPAIRED_NOTE = (
+    "The standard error of a difference treats the two scores as independent (an unpaired"
+    " approximation)."
+)
+"""How far ``Difference.stderr`` can be trusted."""
+
+
+class Score(Record):
+    """A model's score on the selection suite."""
+
+    score: float
+    stderr: float | None
+    """The standard error over documents; None when the suite gives none."""
+
+
+class Point(Record):
+    """One scored trial in the course of an arm's search."""
+
+    number: int
+    score: float
+    best: float
+    """The best score up to and including this trial."""
+
+
+class TrialCounts(Record):
+    """An arm's trials by state."""
+
+    completed: int = 0
+    failed: int = 0
+    running: int = 0
+    waiting: int = 0
+
+
+class Difference(Record):
+    """An arm's best score minus that of the best offline arm."""
+
+    reference: str
+    """The best offline arm."""
+    value: float
+    """In the suite's units: where lower is better, a negative value is a lead."""
+    stderr: float | None
+    """The unpaired approximation: the root of the sum of both squared standard errors."""
+    lead: float
+    """``value`` with its sign turned where lower is better: positive is a lead."""
+    standard_errors: float | None
+    """``lead`` in units of ``stderr``."""
+
+
+class ArmSummary(Record):
+    """One arm, summed up."""
+
+    name: str
+    method: Method
+    budget: int
+    searched: tuple[str, ...]
+    """The names of the settings that the arm searches."""
+    trials: TrialCounts
+    failures: dict[FailureKind, int]
+    best: TrialRecord | None
+    """The completed trial with the best selection score; of equal ones the first."""
+    best_score: Score | None
+    difference: Difference | None
+    """Against the best offline arm; None for that arm itself."""
+    gap_closed: float | None
+    """The share of the way from the starting student to the teacher; above 1: past the teacher."""
+    cost: Cost
+    """What all of the arm's trials cost together, failed ones included."""
+    series: tuple[Point, ...]
+    """The scored trials in ascending number."""
+
+
+class Comparison(Record):
+    """A study's arms side by side, on the selection suite."""
+
+    schema_version: int = SCHEMA_VERSION
+    study: str
+    suite: str | None
+    """The selection suite's name, once something was scored."""
+    higher_is_better: bool
+    arms: tuple[ArmSummary, ...]
+    teacher: Score | None
+    starting_student: Score | None
+    leaders: tuple[str, ...]
+    """The arm with the best score, or all arms that share it."""
+    best_offline: str | None
+    best_gkd: str | None
+    unequal_budgets: bool
+    """Whether arms with something to search had different trial budgets."""
+    several_suites: bool
+    """Whether the scores come from more than one version of the suite, and so do not compare."""
+    preparation_cost: Cost
+    """What the teacher and the starting student cost; shared, and in no arm's cost."""
+
+    def arm(self, name: str) -> ArmSummary:
+        """The arm called ``name``."""
+        return next(arm for arm in self.arms if arm.name == name)
+
+
+def selection_score(outcome: Outcome | None) -> Score | None:
+    """The score of a job that completed with a finite one, else None."""
+    if outcome is None or outcome.state != "completed" or outcome.scores is None:
+        return None
+    if not math.isfinite(outcome.scores.score):
+        return None
+    stderr = outcome.scores.stderr
+    return Score(score=outcome.scores.score, stderr=stderr if math.isfinite(stderr) else None)
+
+
+def scored_trials(arm: ArmRecord) -> list[tuple[TrialRecord, Score]]:
+    """The arm's trials that count, in ascending number, each with its score."""
+    scored = []
+    for trial in sorted(arm.trials, key=lambda trial: trial.number):
+        score = selection_score(trial.outcome) if trial.state == "completed" else None
+        if score is not None:
+            scored.append((trial, score))
+    return scored
+
+
+def compare(record: StudyRecord) -> Comparison:
+    """Sum up each arm and set it against the best offline arm, the teacher and the start.
+
+    A study may be anywhere: not begun, running, or ended with failures in every arm.
+    """
+    teacher, student = selection_score(record.teacher), selection_score(record.starting_student)
+    sign = 1.0 if record.higher_is_better else -1.0
+    arms = [_summarise(arm, sign, teacher, student) for arm in record.arms]
+    best_offline = _best_arm((arm for arm in arms if arm.method in OFFLINE_METHODS), sign)
+    best_gkd = _best_arm((arm for arm in arms if arm.method == "gkd"), sign)
+    best = _best_arm(arms, sign)
+    # An arm with nothing to search needs one trial: that is no smaller chance.
+    budgets = {arm.budget for arm in arms if arm.searched or arm.budget > 1}
+    outcomes = [trial.outcome for arm in record.arms for trial in arm.trials]
+    outcomes += [record.teacher, record.starting_student]
+    suites = [outcome.scores for outcome in outcomes if outcome and outcome.scores]
+    return Comparison(
+        study=record.study,
+        suite=suites[0].suite if suites else None,
+        higher_is_better=record.higher_is_better,
+        arms=tuple(
+            arm.model_copy(update={"difference": _difference(arm, best_offline, sign)})
+            for arm in arms
+        ),
+        teacher=teacher,
+        starting_student=student,
+        leaders=tuple(
+            arm.name
+            for arm in arms
+            if best and best.best_score and arm.best_score
+            if arm.best_score.score == best.best_score.score
+        ),
+        best_offline=best_offline.name if best_offline else None,
+        best_gkd=best_gkd.name if best_gkd else None,
+        unequal_budgets=len(budgets) > 1,
+        several_suites=len({scores.suite_hash for scores in suites}) > 1,
+        preparation_cost=total_cost([record.teacher, record.starting_student]),
+    )
+
+
+def total_cost(outcomes: Iterable[Outcome | None]) -> Cost:
+    """The sum of what some jobs cost; jobs that have not ended count as nothing."""
+    costs = [outcome.cost for outcome in outcomes if outcome is not None]
+    parts: Counter[str] = Counter()
+    for cost in costs:
+        for part, seconds in cost.seconds.items():
+            parts[part] += seconds  # type: ignore[assignment]  # typeshed: counts are int
+    return Cost(
+        steps=sum(cost.steps for cost in costs),
+        trained_tokens=sum(cost.trained_tokens for cost in costs),
+        generated_tokens=sum(cost.generated_tokens for cost in costs),
+        device_seconds=sum(cost.device_seconds for cost in costs),
+        seconds=dict(parts),
+    )
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """The comparison as plain JSON values, without NaN: for scripts that read a study's result."""
+    return {
+        "schema_version": comparison.schema_version,
+        "study": comparison.study,
+        "suite": comparison.suite,
+        "higher_is_better": comparison.higher_is_better,
+        "arms": {arm.name: _arm_as_json(arm) for arm in comparison.arms},
+        "teacher": _score_as_json(comparison.teacher),
+        "starting_student": _score_as_json(comparison.starting_student),
+        "leaders": list(comparison.leaders),
+        "best_offline": comparison.best_offline,
+        "best_gkd": comparison.best_gkd,
+        "unequal_budgets": comparison.unequal_budgets,
+        "several_suites": comparison.several_suites,
+        "preparation_cost": _cost_as_json(comparison.preparation_cost),
+        "notes": [SELECTION_NOTE, UNPAIRED_NOTE],
+    }
+
+
+def _summarise(
+    arm: ArmRecord, sign: float, teacher: Score | None, student: Score | None
+) -> ArmSummary:
+    best: TrialRecord | None = None
+    best_score: Score | None = None
+    series = []
+    for trial, score in scored_trials(arm):
+        # Strictly better: of equal trials the first stays.
+        if best_score is None or sign * score.score > sign * best_score.score:
+            best, best_score = trial, score
+        series.append(Point(number=trial.number, score=score.score, best=best_score.score))
+    states = Counter[str](trial.state for trial in arm.trials)
+    failures = Counter(
+        trial.outcome.failure.kind
+        for trial in arm.trials
+        if trial.state == "failed" and trial.outcome and trial.outcome.failure
+    )
+    return ArmSummary(
+        name=arm.name,
+        method=arm.method,
+        budget=arm.budget,
+        searched=tuple(arm.search),
+        trials=TrialCounts(**states),
+        failures=dict(failures),
+        best=best,
+        best_score=best_score,
+        difference=None,
+        gap_closed=_gap_closed(best_score, teacher, student, sign),
+        cost=total_cost(trial.outcome for trial in arm.trials),
+        series=tuple(series),
+    )
+
+
+def _best_arm(arms: Iterable[ArmSummary], sign: float) -> ArmSummary | None:
+    scored = [(sign * arm.best_score.score, arm) for arm in arms if arm.best_score]
+    return max(scored, key=lambda pair: pair[0])[1] if scored else None
+
+
+def _difference(arm: ArmSummary, reference: ArmSummary | None, sign: float) -> Difference | None:
+    if reference is None or reference.name == arm.name:
+        return None
+    ours, theirs = arm.best_score, reference.best_score
+    if ours is None or theirs is None:
+        return None
+    value = ours.score - theirs.score
+    stderr = None
+    if ours.stderr is not None and theirs.stderr is not None:
+        stderr = math.hypot(ours.stderr, theirs.stderr)
+    return Difference(
+        reference=reference.name,
+        value=value,
+        stderr=stderr,
+        lead=sign * value,
+        standard_errors=sign * value / stderr if stderr else None,
+    )
+
+
+def _gap_closed(
+    score: Score | None, teacher: Score | None, student: Score | None, sign: float
+) -> float | None:
+    if score is None or teacher is None or student is None:
+        return None
+    gap = sign * (teacher.score - student.score)
+    # Without a teacher that is better than the start there is no gap to close.
+    return sign * (score.score - student.score) / gap if gap > 0 else None
+
+
+def _arm_as_json(arm: ArmSummary) -> dict[str, Any]:
+    best = None
+    if arm.best is not None and arm.best.outcome is not None:
+        best = {
+            "number": arm.best.number,
+            "params": {name: _finite(value) for name, value in arm.best.params.items()},
+            "selection": _score_as_json(arm.best_score),
+            "cost": _cost_as_json(arm.best.outcome.cost),
+        }
+    difference = arm.difference
+    return {
+        "method": arm.method,
+        "budget": arm.budget,
+        "trials": arm.trials.model_dump(),
+        "best": best,
+        "failures": dict(arm.failures),
+        "searched": list(arm.searched),
+        "total_cost": _cost_as_json(arm.cost),
+        "gap_closed": _finite(arm.gap_closed),
+        "difference_to_best_offline": None
+        if difference is None
+        else {name: _finite(value) for name, value in difference.model_dump().items()},
+    }
+
+
+def _score_as_json(score: Score | None) -> dict[str, Any] | None:
+    return None if score is None else {"score": score.score, "stderr": score.stderr}
+
+
+def _cost_as_json(cost: Cost) -> dict[str, Any]:
+    return {
+        "steps": cost.steps,
+        "trained_tokens": cost.trained_tokens,
+        "generated_tokens": cost.generated_tokens,
+        "device_seconds": _finite(cost.device_seconds),
+    }
+
+
+def _finite(value: Any) -> Any:
+    """``value``, or None for a number that JSON cannot hold."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,36 @@
+"""Models and data that ship with the package, so that a study runs without a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+MODELS: tuple[str, ...] = ("adder-teacher", "adder-student")
+"""Names that `model_directory` knows. ``adder-student`` is a shape without weights."""
+
+DATASETS: tuple[str, ...] = ("addition",)
+"""Names that `dataset` knows."""
+
+
+def model_directory(name: str) -> Path:
+    """Return the folder of a shipped model, in the layout that ``from_pretrained`` reads.
+
+    Raises:
+        ValueError: If no shipped model has this name.
+    """
+    if name not in MODELS:
+        raise ValueError(f"`name` must be one of {', '.join(MODELS)}, but got {name!r}.")
+    return Path(__file__).resolve().parent / "models" / name
+
+
+def dataset(name: str, split: str) -> list[dict[str, str]]:
+    """Return a split of a shipped data set as rows with string columns.
+
+    Raises:
+        ValueError: If the data set or the split is unknown.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"`name` must be one of {', '.join(DATASETS)}, but got {name!r}.")
+    # Imported here, or `python -m sweeper.builtin.addition` would find its module already loaded.
+    from sweeper.builtin import addition
+
+    return addition.problems(split)

@@ -1,0 +1,166 @@
+"""The command line. Nothing heavy is imported before the arguments are parsed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sweeper import __version__
+from sweeper.errors import SweeperError
+
+if TYPE_CHECKING:
+    from sweeper.config.loading import LoadedStudy
+    from sweeper.paths import StudyPaths
+    from sweeper.records import StudyRecord
+
+app = typer.Typer(
+    help="Sweep on-policy distillation (GKD) and compare it fairly with offline distillation.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="The study file (YAML).")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as in training.max_steps=20."),
+]
+Runs = Annotated[Path, typer.Option("--runs", help="Where studies are recorded.")]
+Reports = Annotated[Path, typer.Option("--reports", help="Where reports are written.")]
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"sweeper {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    study_file: StudyFile,
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    reports: Reports = Path("reports"),
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="The cache of warm starts and teacher outputs.")
+    ] = None,
+) -> None:
+    """Run a study, or go on with it where it stopped, and report the comparison."""
+    from rich.console import Console
+
+    from sweeper import running
+
+    console = Console()
+    raise typer.Exit(
+        running.run_study(
+            _load(study_file, overrides), runs=runs, reports=reports, cache=cache_dir, out=console
+        )
+    )
+
+
+@app.command()
+def report(
+    study_file: StudyFile,
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    reports: Reports = Path("reports"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
+) -> None:
+    """Report a study again from its records."""
+    from rich.console import Console
+
+    from sweeper.analysis.comparison import as_json as comparison_json
+    from sweeper.analysis.comparison import compare
+    from sweeper.reporting.console import comparison_view
+    from sweeper.reporting.markdown import write_report
+
+    study = _load(study_file, overrides)
+    record = _read(study, runs)
+    if as_json:
+        typer.echo(json.dumps(comparison_json(compare(record)), indent=2))
+        return
+    console = Console()
+    console.print(comparison_view(compare(record)))
+    written = write_report(record, reports / study.config.study)
+    console.print(f"Report: {written[0]}", soft_wrap=True)
+
+
+@app.command()
+def status(study_file: StudyFile, overrides: Overrides = None, runs: Runs = Path("runs")) -> None:
+    """List a study's trials."""
+    from rich.console import Console
+
+    from sweeper.reporting.console import status_view
+
+    Console().print(status_view(_read(_load(study_file, overrides), runs)))
+
+
+@app.command()
+def ui(
+    study_file: StudyFile,
+    overrides: Overrides = None,
+    runs: Runs = Path("runs"),
+    port: Annotated[int, typer.Option(help="The port on 127.0.0.1.")] = 5000,
+) -> None:
+    """Open the MLflow UI with the study's store, on 127.0.0.1."""
+    import os
+
+    from sweeper.running import tracking_place
+    from sweeper.tracking.ui import experiment_url, ui_command, ui_environment
+
+    study = _load(study_file, overrides)
+    place = tracking_place(study.config, _paths(study, runs))
+    url = experiment_url(place.uri, place.experiment, study.config.study, port)
+    typer.echo(f"{study.config.study}: {url}\nStop with Ctrl-C.")
+    command = ui_command(place.uri, place.artifacts, port)
+    os.execvpe(command[0], command, {**os.environ, **ui_environment(place.uri)})
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a study file, for editors."""
+    from sweeper.config.loading import schema as study_schema
+
+    typer.echo(json.dumps(study_schema(), indent=2))
+
+
+def main() -> None:
+    """Run the command line; an error of the user's is a message, not a traceback."""
+    try:
+        app()
+    except SweeperError as error:
+        typer.echo(f"error: {error}" if error.exit_code == 1 else str(error), err=True)
+        sys.exit(error.exit_code)
+
+
+def _load(path: Path, overrides: list[str] | None) -> LoadedStudy:
+    from sweeper.config.loading import load_study
+
+    return load_study(path, overrides or [])
+
+
+def _paths(study: LoadedStudy, runs: Path) -> StudyPaths:
+    from sweeper.paths import StudyPaths
+
+    return StudyPaths(runs, study.config.study)
+
+
+def _read(study: LoadedStudy, runs: Path) -> StudyRecord:
+    from sweeper.errors import ConfigError, Problem
+    from sweeper.history import read_study
+    from sweeper.snapshot import read_snapshot
+
+    paths = _paths(study, runs)
+    snapshot = read_snapshot(paths)
+    if snapshot is None:
+        message = f"the study {study.config.study!r} has not been run: nothing in {paths.directory}"
+        raise ConfigError([Problem(source=str(study.path), message=message)])
+    return read_study(paths, snapshot)

@@ -1,0 +1,1 @@
+"""What a user writes, checked: studies, search spaces, settings and suites."""

@@ -1,0 +1,223 @@
+"""The settings of one training job: what can be fixed for a study or an arm, or searched.
+
+A setting's full name is a key of ``MethodSettings``, or one of these dotted names:
+
+- ``extra.NAME``: any further argument of the method's TRL configuration class;
+- ``teacher.model``, ``teacher.dtype``, ``teacher.init_kwargs.NAME``: the teacher of an arm;
+- ``lora.r``, ``lora.alpha``, ``lora.dropout``: the student's adapter, when the student has one.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from sweeper.config.base import Fraction, PositiveFloat, PositiveInt, Problems, Scalar, Strict
+
+Method = Literal["sft", "seqkd", "supervised_kd", "gkd"]
+METHODS: tuple[Method, ...] = ("sft", "seqkd", "supervised_kd", "gkd")
+OFFLINE_METHODS: tuple[Method, ...] = ("sft", "seqkd", "supervised_kd")
+
+
+class TrainingConfig(Strict):
+    """How students are trained: the useful keys of transformers' ``TrainingArguments``."""
+
+    max_steps: PositiveInt = 500
+    """Optimiser steps of one trial."""
+    per_device_train_batch_size: PositiveInt = 8
+    """Sequences in one micro-batch."""
+    gradient_accumulation_steps: PositiveInt = 1
+    """Micro-batches in one optimiser step."""
+    learning_rate: PositiveFloat = 2.0e-5
+    """The peak learning rate."""
+    lr_scheduler_type: Literal[
+        "linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"
+    ] = "linear"
+    """How the learning rate falls after the warm-up."""
+    warmup_ratio: Fraction = 0.0
+    """The share of the steps over which the learning rate rises from 0."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's decoupled weight decay."""
+    adam_beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """AdamW's decay rate of the first moment."""
+    adam_beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """AdamW's decay rate of the second moment."""
+    adam_epsilon: PositiveFloat = 1.0e-8
+    """AdamW's term against division by zero."""
+    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    """Gradients are scaled down to this norm; 0 turns that off."""
+    optim: str = "adamw_torch"
+    """The optimiser, by transformers' name for it."""
+    max_length: PositiveInt = 1024
+    """The longest sequence in tokens; longer ones are cut at their end, and prompts that leave no
+    room for an answer are dropped (and counted)."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    bf16: bool = False
+    """Compute in bfloat16 autocast."""
+    fp16: bool = False
+    """Compute in float16 autocast with loss scaling (GPUs only)."""
+    logging_steps: PositiveInt = 5
+    """Optimiser steps between two points of the training curve."""
+    engine: Literal["sweeper", "trl"] = "sweeper"
+    """`trl` runs the stock trainers, with the differences that the documentation lists."""
+    stock_normalization: bool = False
+    """Divide the on-policy loss by the reference's token count, as stock TRL does, instead of by
+    the tokens that were generated."""
+    extra: dict[str, Any] = {}
+    """Further arguments of the TRL configuration class, checked against the class itself."""
+
+
+class MethodSettings(TrainingConfig):
+    """Everything that a method can be told: training keys and the parameters of GKD."""
+
+    temperature: PositiveFloat = 0.9
+    """Sampling temperature of the student's rollouts; the loss never sees it."""
+    max_new_tokens: PositiveInt = 128
+    """The longest rollout in tokens."""
+    lmbda: Fraction = 0.5
+    """The share of micro-batches whose sequences the student generates."""
+    beta: Fraction = 0.5
+    """The divergence: 0 = KL(teacher‖student), 1 = KL(student‖teacher), between them the
+    generalized JSD."""
+    disable_dropout: bool = True
+    """Train without dropout, the adapter's included."""
+    seq_kd: bool = False
+    """Take the off-policy sequences from the stored teacher outputs, not from the references."""
+
+
+TRAINING_KEYS = frozenset(TrainingConfig.model_fields)
+GKD_KEYS = frozenset(MethodSettings.model_fields) - TRAINING_KEYS
+ON_POLICY_KEYS = ("temperature", "max_new_tokens")
+"""What shapes rollouts only, and so is dead at lmbda 0."""
+
+_METHOD_KEYS: dict[Method, frozenset[str]] = {
+    "sft": frozenset({"disable_dropout"}),
+    "seqkd": frozenset({"disable_dropout"}),
+    "supervised_kd": frozenset({"disable_dropout", "seq_kd"}),
+    "gkd": GKD_KEYS,
+}
+_NOT_SEARCHABLE = {"engine", "extra", "logging_steps"}
+_DOTTED: dict[str, Any] = {
+    "teacher.model": TypeAdapter(str),
+    "teacher.dtype": TypeAdapter(str),
+    "lora.r": TypeAdapter(PositiveInt),
+    "lora.alpha": TypeAdapter(PositiveFloat),
+    "lora.dropout": TypeAdapter(Annotated[float, Field(ge=0, lt=1)]),
+}
+_PREFIXES = ("extra.", "teacher.init_kwargs.")
+OTHER_SPELLINGS = {
+    "teacher_model_name_or_path": "teacher.model",
+    "teacher_model_init_kwargs": "teacher.init_kwargs.NAME",
+    "lora_r": "lora.r",
+    "lora_alpha": "lora.alpha",
+    "lora_dropout": "lora.dropout",
+    "lambda": "lmbda",
+    "batch_size": "per_device_train_batch_size",
+    "lr": "learning_rate",
+}
+"""Names from other tools, answered with ours."""
+
+
+def known_settings(method: Method) -> list[str]:
+    """The names that an arm of ``method`` may fix or search, open-ended ones left out."""
+    return sorted((TRAINING_KEYS - {"extra"}) | _METHOD_KEYS[method] | set(_DOTTED))
+
+
+def check_setting(method: Method, name: str, value: Any, *, searched: bool) -> str | None:
+    """Say what is wrong with giving ``name`` the ``value`` in an arm of ``method``, or None.
+
+    The message has no file and no key: the caller knows them.
+    """
+    if searched and name in _NOT_SEARCHABLE:
+        return f"{name!r} cannot be searched" + (
+            ": name the argument, as in extra.NAME" if name == "extra" else ""
+        )
+    if name.startswith(_PREFIXES) and name.split(".")[-1]:
+        return None
+    if name in _DOTTED:
+        return _type_problem(_DOTTED[name], value)
+    if name not in MethodSettings.model_fields:
+        return None
+    if name not in TRAINING_KEYS and name not in _METHOD_KEYS[method]:
+        return f"{name!r} has no effect in an arm of method {method}"
+    field = MethodSettings.model_fields[name]
+    annotation: Any = field.annotation
+    for constraint in field.metadata:
+        annotation = Annotated[annotation, constraint]
+    return _type_problem(TypeAdapter(annotation), value)
+
+
+def is_setting(name: str) -> bool:
+    """Whether ``name`` is the name of a setting, even one that a method does not use."""
+    dotted = name in _DOTTED or (name.startswith(_PREFIXES) and bool(name.split(".")[-1]))
+    return dotted or name in MethodSettings.model_fields
+
+
+def _type_problem(adapter: TypeAdapter[Any], value: Any) -> str | None:
+    try:
+        adapter.validate_python(value, strict=True)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"].replace("Input should be", "expected")
+        return f"{message}, found {value!r}"
+    return None
+
+
+def resolve(training: TrainingConfig, *layers: dict[str, Any]) -> MethodSettings:
+    """Put the ``layers`` over the study's ``training`` keys, later ones winning.
+
+    Dotted names other than ``extra.NAME`` belong to models, not to settings, and are passed over
+    (``model_settings`` reads them).
+
+    Raises:
+        ValidationError: A value does not fit; values from a checked study file always do.
+    """
+    values: dict[str, Any] = training.model_dump(exclude_unset=True)
+    extra = dict(values.pop("extra", {}))
+    for layer in layers:
+        for name, value in layer.items():
+            if name == "extra":
+                extra.update(value)
+            elif name.startswith("extra."):
+                extra[name.removeprefix("extra.")] = value
+            elif name in MethodSettings.model_fields:
+                values[name] = value
+    return MethodSettings.model_validate({**values, "extra": extra})
+
+
+def effective(method: Method, settings: MethodSettings) -> MethodSettings:
+    """The settings as the method means them: supervised KD is GKD at lmbda 0 and beta 0."""
+    if method != "supervised_kd":
+        return settings
+    return settings.model_copy(update={"lmbda": 0.0, "beta": 0.0})
+
+
+def model_settings(prefix: str, *layers: dict[str, Any]) -> dict[str, Scalar]:
+    """The dotted settings below ``prefix`` (``teacher`` or ``lora``), without the prefix."""
+    found: dict[str, Scalar] = {}
+    for layer in layers:
+        for name, value in layer.items():
+            if name.startswith(f"{prefix}."):
+                found[name.removeprefix(f"{prefix}.")] = value
+    return found
+
+
+def collect_setting_problems(problems: Problems, method: Method, values: dict[str, Any]) -> None:
+    """Check an arm's fixed settings and note each problem at its name."""
+    for name, value in values.items():
+        if not is_setting(name):
+            problems.add((name,), unknown_name(name, known_settings(method)))
+        elif message := check_setting(method, name, value, searched=False):
+            problems.add((name,), message)
+
+
+def unknown_name(name: str, known: list[str]) -> str:
+    """The message for a key that does not exist, with the likeliest meant one."""
+    import difflib
+
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    meant = OTHER_SPELLINGS.get(name) or (close[0] if close else None)
+    if meant:
+        return f"unknown key {name!r}; did you mean {meant!r}?"
+    return f"unknown key {name!r}; expected one of {', '.join(known)}"

@@ -1,0 +1,75 @@
+"""Evaluation suites: which lm-eval tasks score a student, and how they make one number."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from sweeper.config.base import Name, PositiveInt, Problems, Strict
+
+PERPLEXITIES = ("word_perplexity", "byte_perplexity", "bits_per_byte")
+"""lm-eval's perplexity metrics: all three are scored as nats per byte, which add up."""
+
+
+class SuiteTask(Strict):
+    """One lm-eval task of a suite."""
+
+    task: Annotated[str, Field(min_length=1)]
+    """The task's name: one defined under `task_paths`, or any that lm-eval ships."""
+    num_fewshot: Annotated[int, Field(ge=0)] | None = None
+    """Solved examples put before each document; by default what the task says."""
+    documents: Annotated[tuple[int, int], Field(strict=False)] | None = None
+    """First document and end (excluded), counted from 0; by default all. Ranges that do not meet
+    let a selection and a test suite come from one split."""
+    limit: PositiveInt | None = None
+    """At most so many documents, from the start of `documents`."""
+    metric: str | None = None
+    """The metric to score by; by default the task's first."""
+    filter: str = "none"
+    """The lm-eval filter whose metric is read, as in `exact_match,strict-match`."""
+    higher_is_better: bool | None = None
+    """The metric's direction; by default what the task says."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """The task's share in the suite's weighted mean."""
+
+    @model_validator(mode="after")
+    def _check(self) -> SuiteTask:
+        problems = Problems()
+        if self.documents is not None:
+            first, end = self.documents
+            if not 0 <= first < end:
+                message = f"expected [first, end] with 0 <= first < end, found [{first}, {end}]"
+                problems.add(("documents",), message)
+        problems.raise_if_any()
+        return self
+
+
+class SuiteConfig(Strict):
+    """A suite file: lm-eval tasks and the aggregate that is a study's objective."""
+
+    suite: Name
+    """The suite's name, as reports show it."""
+    task_paths: Annotated[tuple[str, ...], Field(strict=False)] = ("tasks",)
+    """Folders with lm-eval task files, relative to the suite file."""
+    tasks: Annotated[tuple[SuiteTask, ...], Field(min_length=1, strict=False)]
+    """The tasks to score."""
+    aggregate: Literal["mean", "minimum"] = "mean"
+    """How task scores make the suite's score: their weighted mean, or the worst of them."""
+    apply_chat_template: bool | Literal["auto"] = "auto"
+    """Whether prompts go through the chat template; `auto`: as in training."""
+    system_instruction: str | None = None
+    """A system prompt for every document."""
+
+    @model_validator(mode="after")
+    def _check(self) -> SuiteConfig:
+        problems = Problems()
+        seen: set[str] = set()
+        for index, task in enumerate(self.tasks):
+            if task.task in seen:
+                problems.add(
+                    ("tasks", index, "task"), f"expected each task once, found {task.task!r} again"
+                )
+            seen.add(task.task)
+        problems.raise_if_any()
+        return self

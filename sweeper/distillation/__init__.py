@@ -1,0 +1,1 @@
+"""One training job: data, models, trainers, rollouts, teacher outputs."""

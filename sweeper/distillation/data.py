@@ -1,0 +1,269 @@
+"""From rows to token sequences, once, the same for every arm."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from sweeper import builtin
+from sweeper.config.study import ColumnsConfig, DataConfig
+from sweeper.errors import BadInputError
+
+GUESSED_COLUMNS = (
+    ColumnsConfig(messages="messages"),
+    ColumnsConfig(prompt="prompt", completion="completion"),
+    ColumnsConfig(prompt="question", completion="answer"),
+    ColumnsConfig(prompt="instruction", completion="output"),
+    ColumnsConfig(prompt="prompt"),
+)
+"""Tried in this order when the study names no columns."""
+
+_FORMATS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt, as chat messages, with its reference answer if there is one."""
+
+    messages: tuple[dict[str, str], ...]
+    completion: str | None
+
+    @property
+    def prompt(self) -> str:
+        """The last user message: what a leak check compares."""
+        return self.messages[-1]["content"]
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """Token ids of a prompt and of an answer to it, end token included."""
+
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class TokenizedData:
+    """The data as token ids, with what was left out."""
+
+    examples: tuple[Example, ...]
+    sequences: tuple[TokenSequence, ...]
+    notes: tuple[str, ...]
+
+
+def read_rows(data: DataConfig, files: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of the training data.
+
+    Args:
+        data: The study's data.
+        files: Absolute paths, when the data are local files.
+
+    Raises:
+        BadInputError: They cannot be read, or there are none.
+    """
+    source = data.train
+    if source.path.startswith("builtin/"):
+        try:
+            rows: list[dict[str, Any]] = list(
+                builtin.dataset(source.path.removeprefix("builtin/"), source.split)
+            )
+        except ValueError as error:
+            raise BadInputError(str(error), ("data", "train", "split")) from error
+    else:
+        import datasets
+
+        try:
+            if files:
+                suffix = "." + files[0].rsplit(".", 1)[-1]
+                loaded = datasets.load_dataset(
+                    _FORMATS[suffix], data_files={source.split: list(files)}, split=source.split
+                )
+            else:
+                loaded = datasets.load_dataset(
+                    source.path, source.name, split=source.split, revision=source.revision
+                )
+        except Exception as error:  # the library raises its own kinds for every format
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            message = f"cannot read the data {source.path}: {reason}"
+            raise BadInputError(message, ("data", "train", "path")) from error
+        rows = loaded.to_list()
+    rows = rows[: source.limit]
+    if not rows:
+        message = f"expected rows, found none in {source.path} (split {source.split})"
+        raise BadInputError(message, ("data", "train", "path"))
+    return rows
+
+
+def read_examples(data: DataConfig, files: Sequence[str]) -> list[Example]:
+    """The rows as prompts and reference answers.
+
+    Raises:
+        BadInputError: A column is missing, or a row does not hold text.
+    """
+    rows = read_rows(data, files)
+    columns = data.train.columns or _guess(rows[0], data.train.path)
+    system = [{"role": "system", "content": data.system_prompt}] if data.system_prompt else []
+    examples = []
+    for number, row in enumerate(rows, start=1):
+        if columns.messages is not None:
+            messages = _cell(row, columns.messages, list, number, data.train.path)
+            examples.append(_from_messages(messages, system, number, data.train.path))
+            continue
+        assert columns.prompt is not None
+        prompt = _cell(row, columns.prompt, str, number, data.train.path)
+        completion = None
+        if columns.completion is not None:
+            completion = _cell(row, columns.completion, str, number, data.train.path)
+        user = {"role": "user", "content": prompt}
+        examples.append(Example((*system, user), completion))
+    return examples
+
+
+def tokenize(
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    completions: Sequence[tuple[int, ...]] | None = None,
+) -> TokenizedData:
+    """Token ids of every example, through the tokenizer's chat template.
+
+    A sequence that is longer than ``max_length`` tokens is cut at its end; an example whose prompt
+    leaves no room for an answer is dropped and counted.
+
+    Args:
+        examples: What to tokenize.
+        tokenizer: With a chat template that keeps prefixes.
+        max_length: The longest prompt and answer together, in tokens.
+        completions: Token ids to use instead of the references, one for each example.
+
+    Raises:
+        BadInputError: The template rewrites the prompt once there is an answer, or nothing is left.
+    """
+    kept: list[Example] = []
+    sequences: list[TokenSequence] = []
+    dropped = cut = 0
+    for index, example in enumerate(examples):
+        prompt_text = render_prompt(example, tokenizer)
+        prompt = tuple(tokenizer(prompt_text, add_special_tokens=False)["input_ids"])
+        if len(prompt) >= max_length:
+            dropped += 1
+            continue
+        completion: tuple[int, ...] | None = None
+        if completions is not None:
+            completion = completions[index]
+        elif example.completion is not None:
+            completion = tokenize_completion(example, prompt_text, tokenizer)
+        if completion is not None and len(prompt) + len(completion) > max_length:
+            completion = completion[: max_length - len(prompt)]
+            cut += 1
+        kept.append(example)
+        sequences.append(TokenSequence(prompt, completion))
+    notes = []
+    if dropped:
+        notes.append(f"{dropped} prompts of {max_length} tokens or more were dropped (max_length)")
+    if cut:
+        notes.append(f"{cut} answers were cut at {max_length} tokens (max_length)")
+    if not sequences:
+        message = f"expected room for prompts, but every prompt is {max_length} tokens or longer"
+        raise BadInputError(message, ("training", "max_length"))
+    return TokenizedData(tuple(kept), tuple(sequences), tuple(notes))
+
+
+def render_prompt(example: Example, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The prompt as the model reads it, up to where its answer starts."""
+    return str(
+        tokenizer.apply_chat_template(
+            list(example.messages), tokenize=False, add_generation_prompt=True
+        )
+    )
+
+
+def tokenize_completion(
+    example: Example, prompt_text: str, tokenizer: PreTrainedTokenizerBase
+) -> tuple[int, ...]:
+    """Token ids of the reference answer, with what the template puts after it.
+
+    Raises:
+        BadInputError: The template rewrites the prompt once there is an answer.
+    """
+    answer = {"role": "assistant", "content": example.completion}
+    whole = str(tokenizer.apply_chat_template([*example.messages, answer], tokenize=False))
+    if not whole.startswith(prompt_text):
+        raise BadInputError(
+            "The chat template is not prefix-preserving: with the answer, the prompt reads"
+            f" {whole[: len(prompt_text)]!r} instead of {prompt_text!r}."
+        )
+    text = whole[len(prompt_text) :]
+    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def fingerprint(examples: Sequence[Example]) -> str:
+    """SHA-256 over all prompts and references, in order."""
+    digest = hashlib.sha256()
+    for example in examples:
+        for message in example.messages:
+            digest.update(f"{message['role']}\0{message['content']}\0".encode())
+        digest.update(f"{example.completion}\1".encode())
+    return digest.hexdigest()
+
+
+def prompt_hash(text: str) -> str:
+    """SHA-256 of a prompt, whatever its white space: for finding one prompt in two places."""
+    return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()
+
+
+def _guess(row: dict[str, Any], source: str) -> ColumnsConfig:
+    for columns in GUESSED_COLUMNS:
+        names = [name for name in columns.model_dump().values() if name is not None]
+        if all(name in row for name in names):
+            return columns
+    raise BadInputError(
+        "expected columns: {prompt: …, completion: …} or {messages: …}, because none of the columns"
+        f" of {source} has a name that says so: {', '.join(sorted(row))}",
+        ("data", "train", "columns"),
+    )
+
+
+def _cell(row: dict[str, Any], column: str, kind: type, number: int, source: str) -> Any:
+    if column not in row:
+        found = ", ".join(sorted(row))
+        message = f"no column {column!r} in row {number} of {source}, only {found}"
+        raise BadInputError(message, ("data", "train", "columns"))
+    value = row[column]
+    if not isinstance(value, kind) or not value:
+        expected = "text" if kind is str else "a list of messages"
+        raise BadInputError(
+            f"expected {expected} in column {column!r}, row {number} of {source}, found"
+            f" {_short(value)}",
+            ("data", "train", "columns"),
+        )
+    return value
+
+
+def _from_messages(
+    messages: list[dict[str, str]], system: list[dict[str, str]], number: int, source: str
+) -> Example:
+    for turn in messages:
+        if not isinstance(turn, dict) or not isinstance(turn.get("content"), str):
+            raise BadInputError(
+                f"expected messages with role and content in row {number} of {source}, found"
+                f" {_short(turn)}",
+                ("data", "train", "columns"),
+            )
+    turns = [{"role": m["role"], "content": m["content"]} for m in messages]
+    if system and turns[0]["role"] != "system":
+        turns = [*system, *turns]
+    completion = turns.pop()["content"] if turns[-1]["role"] == "assistant" else None
+    if not turns or turns[-1]["role"] != "user":
+        message = f"expected a user message before the answer in row {number} of {source}"
+        raise BadInputError(message, ("data", "train", "columns"))
+    return Example(tuple(turns), completion)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

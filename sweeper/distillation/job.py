@@ -1,0 +1,274 @@
+"""One training job: a student, its sequences and a method in; a trained student out."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from sweeper.cache import Cache
+from sweeper.config.base import Scalar
+from sweeper.config.settings import Method, MethodSettings, resolve
+from sweeper.config.study import ModelConfig
+from sweeper.distillation import teacher_outputs, trainers
+from sweeper.distillation.data import (
+    Example,
+    TokenizedData,
+    fingerprint,
+    read_examples,
+    render_prompt,
+    tokenize,
+)
+from sweeper.distillation.meter import Meter, MeterCallback, Report
+from sweeper.distillation.models import (
+    PLAIN_TEMPLATE,
+    add_adapter,
+    check_pair,
+    computing_threads,
+    end_token_ids,
+    identity,
+    load_model,
+    load_tokenizer,
+)
+from sweeper.errors import BadInputError
+from sweeper.records import Origin, Place, derive_seed
+from sweeper.versions import library_versions
+
+
+@dataclass(frozen=True)
+class Material:
+    """What all jobs of a study start from: the student's tokenizer and the examples."""
+
+    tokenizer: PreTrainedTokenizerBase
+    examples: tuple[Example, ...]
+
+    @property
+    def chat(self) -> bool:
+        """Whether prompts go through a chat template of the model's own."""
+        return str(self.tokenizer.chat_template) != PLAIN_TEMPLATE
+
+
+def read_material(origin: Origin) -> Material:
+    """Read the data and the student's tokenizer, and check the teacher's against it.
+
+    Raises:
+        BadInputError: The data or a tokenizer cannot be read, or the vocabularies differ.
+    """
+    plain = origin.data.format == "plain"
+    tokenizer = load_tokenizer(origin.student, plain=plain)
+    if origin.data.format == "chat" and str(tokenizer.chat_template) == PLAIN_TEMPLATE:
+        raise BadInputError(f"data.format is chat, but {origin.student.model} has no template.")
+    check_teacher(origin, origin.teacher, tokenizer)
+    return Material(tokenizer, tuple(read_examples(origin.data, origin.data_files)))
+
+
+def check_teacher(origin: Origin, teacher: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that ``teacher`` shares the student's vocabulary.
+
+    Raises:
+        BadInputError: It does not, or has no tokenizer.
+    """
+    names = (teacher.model, origin.student.model)
+    check_pair(load_tokenizer(teacher), tokenizer, names)
+
+
+def starting_student(
+    origin: Origin, material: Material, place: Place, report: Report = lambda *_: None
+) -> Any:
+    """The student that every arm starts from: the model itself, or its warm start.
+
+    The warm start is trained once and kept in the cache.
+    """
+    student, warm = origin.student, origin.warm_start
+    seed = derive_seed(origin.seed, "student")
+    if warm is None:
+        return load_model(student, place.device, seed=seed)
+    changes = warm.model_dump(exclude_none=True, exclude={"method"})
+    settings = resolve(origin.training, changes)
+    determinants = {
+        "student": identity(student),
+        "lora": student.lora.model_dump(mode="json") if student.lora else None,
+        "teacher": identity(origin.teacher) if warm.method == "seqkd" else None,
+        "teacher_outputs": origin.teacher_outputs.model_dump() if warm.method == "seqkd" else None,
+        "data": fingerprint(material.examples),
+        "template": str(material.tokenizer.chat_template),
+        "method": warm.method,
+        "settings": settings.model_dump(mode="json"),
+        "seed": origin.seed,
+        "device": place.device.partition(":")[0],
+        "threads": origin.cache_threads,
+        "versions": library_versions(),
+    }
+
+    def build(directory: Path) -> None:
+        with computing_threads(origin.cache_threads):
+            _train_warm_start(directory)
+
+    def _train_warm_start(directory: Path) -> None:
+        model = load_model(student, place.device, seed=seed)
+        trained, _ = distil(
+            origin,
+            material,
+            place,
+            model=model,
+            teacher=origin.teacher,
+            method=warm.method,
+            settings=settings,
+            seed=derive_seed(origin.seed, "warm_start"),
+            report=report,
+        )
+        if hasattr(trained, "merge_and_unload"):
+            trained = trained.merge_and_unload()
+        trained.save_pretrained(directory)
+        material.tokenizer.save_pretrained(directory)
+
+    directory = Cache(Path(origin.cache)).obtain("warm_starts", determinants, build)
+    start = ModelConfig(model=str(directory), dtype=student.dtype, init_kwargs=student.init_kwargs)
+    return load_model(start, place.device)
+
+
+def distil(
+    origin: Origin,
+    material: Material,
+    place: Place,
+    *,
+    model: Any,
+    teacher: ModelConfig,
+    method: Method,
+    settings: MethodSettings,
+    seed: int,
+    lora: dict[str, Scalar] | None = None,
+    report: Report = lambda *_: None,
+) -> tuple[Any, Meter]:
+    """Train ``model`` by ``method``.
+
+    Args:
+        origin: The study's models, data and settings.
+        material: Tokenizer and examples.
+        place: Device, threads and the job's directory.
+        model: The starting student; trained in place.
+        teacher: The arm's teacher.
+        method: Whose sequences and loss to use.
+        settings: Training and method settings.
+        seed: Of everything random in this job.
+        lora: The arm's own values over the student's adapter.
+        report: Called at every point of the training curve.
+
+    Returns:
+        The trained student, wrapped in its adapter if it has one, and what it cost.
+
+    Raises:
+        BadInputError: The sequences, models or settings cannot work together.
+        DivergedError: The loss is not finite any more.
+    """
+    tokenizer = material.tokenizer
+    data = training_sequences(origin, material, place, teacher, method, settings)
+    if origin.student.lora is not None:
+        adapter_seed = derive_seed(seed, "adapter")
+        model = add_adapter(model, origin.student.lora, lora or {}, adapter_seed)
+    meter = Meter()
+    with tempfile.TemporaryDirectory(dir=place.directory, prefix=".trainer.") as output:
+        options: dict[str, Any] = {
+            "meter": meter,
+            "model": model,
+            "args": trainers.arguments(
+                method,
+                settings,
+                output_dir=output,
+                device=place.device,
+                seed=derive_seed(seed, "data_order"),
+            ),
+            "processing_class": tokenizer,
+            "callbacks": [MeterCallback(meter, report)],
+        }
+        if trainers.uses_teacher(method):
+            teacher_seed = derive_seed(origin.seed, "teacher")
+            options["teacher_model"] = load_model(teacher, place.device, seed=teacher_seed)
+            _check_heads(model, options["teacher_model"], origin, teacher)
+        elif settings.disable_dropout:
+            trainers.without_dropout(model)
+        trainer = _make_trainer(method, settings, data, options, model, seed)
+        trainer.train()
+    return trainer.model, meter
+
+
+def training_sequences(
+    origin: Origin,
+    material: Material,
+    place: Place,
+    teacher: ModelConfig,
+    method: Method,
+    settings: MethodSettings,
+) -> TokenizedData:
+    """The sequences that ``method`` trains on: references, or the teacher's stored answers.
+
+    Raises:
+        BadInputError: The method needs references and the data have none.
+    """
+    tokenizer, examples = material.tokenizer, material.examples
+    answers: Sequence[tuple[int, ...]] | None = None
+    if method == "seqkd" or settings.seq_kd:
+        answers = teacher_outputs.obtain(origin, teacher, examples, tokenizer, place)
+    elif any(example.completion is None for example in examples):
+        if method != "gkd" or settings.lmbda < 1:
+            raise BadInputError(
+                f"{method} trains on reference answers here, but some rows have none"
+                " (use seq_kd: true, lmbda: 1.0 or method seqkd)."
+            )
+        answers = [()] * len(examples)
+    return tokenize(examples, tokenizer, settings.max_length, answers)
+
+
+def _make_trainer(
+    method: Method,
+    settings: MethodSettings,
+    data: TokenizedData,
+    options: dict[str, Any],
+    model: Any,
+    seed: int,
+) -> Any:
+    tokenizer = options["processing_class"]
+    if settings.engine == "trl":
+        return _make_stock_trainer(method, data, options)
+    if trainers.uses_teacher(method):
+        return trainers.OnPolicyTrainer(
+            settings=settings,
+            end_ids=end_token_ids(model, tokenizer),
+            seed=seed,
+            train_dataset=trainers.rows(data.sequences),
+            **options,
+        )
+    dataset = trainers.labelled_rows(data.sequences)
+    return trainers.OfflineTrainer(train_dataset=dataset, **options)
+
+
+def _make_stock_trainer(method: Method, data: TokenizedData, options: dict[str, Any]) -> Any:
+    from datasets import Dataset
+
+    tokenizer = options["processing_class"]
+    rows: list[dict[str, Any]] = []
+    for example, sequence in zip(data.examples, data.sequences, strict=True):
+        answer = tokenizer.decode(sequence.completion, skip_special_tokens=True)
+        turns = [*example.messages, {"role": "assistant", "content": answer}]
+        if trainers.uses_teacher(method):
+            rows.append({"messages": turns})
+        else:
+            prompt = render_prompt(example, tokenizer)
+            whole = str(tokenizer.apply_chat_template(turns, tokenize=False))
+            rows.append({"prompt": prompt, "completion": whole[len(prompt) :]})
+    stock = trainers.StockGKDTrainer if trainers.uses_teacher(method) else trainers.StockSFTTrainer
+    return stock(train_dataset=Dataset.from_list(rows), **options)
+
+
+def _check_heads(student: Any, teacher: Any, origin: Origin, named: ModelConfig) -> None:
+    ours = student.config.get_text_config().vocab_size
+    theirs = teacher.config.get_text_config().vocab_size
+    if ours != theirs:
+        raise BadInputError(
+            f"The student {origin.student.model} has {ours} logits and the teacher {named.model}"
+            f" has {theirs}: their distributions cannot be compared."
+        )

@@ -1,0 +1,107 @@
+"""What a training job does and costs, counted while it runs."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainerCallback
+
+from sweeper.errors import DivergedError
+from sweeper.records import Cost
+
+Report = Callable[[int, int, dict[str, float]], None]
+"""Takes the step, the number of steps, and the point of the training curve."""
+
+
+@dataclass
+class Meter:
+    """Counts tokens and seconds of a training job, in total and since the last log line."""
+
+    totals: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    since: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    steps: int = 0
+
+    def add(self, name: str, amount: float) -> None:
+        """Add to a count."""
+        self.totals[name] += amount
+        self.since[name] += amount
+
+    @contextmanager
+    def timing(self, part: str) -> Iterator[None]:
+        """Add the seconds of a block to ``seconds_<part>``."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(f"seconds_{part}", time.perf_counter() - started)
+
+    def read(self) -> dict[str, float]:
+        """Means since the last reading; token counts are totals. Starts a new interval."""
+        since, self.since = self.since, defaultdict(float)
+        found = {name: self.totals[name] for name in ("trained_tokens", "generated_tokens")}
+        found.update({n: s for n, s in since.items() if n.startswith("seconds_")})
+        if since["micro_batches"]:
+            found["on_policy_share"] = since["on_policy"] / since["micro_batches"]
+        if since["rollouts"]:
+            found["rollout_length"] = since["generated_tokens"] / since["rollouts"]
+            found["truncated_share"] = since["truncated"] / since["rollouts"]
+        return found
+
+    def cost(self) -> Cost:
+        """Everything that training has cost so far."""
+        seconds = {
+            name.removeprefix("seconds_"): value
+            for name, value in sorted(self.totals.items())
+            if name.startswith("seconds_")
+        }
+        return Cost(
+            steps=self.steps,
+            trained_tokens=int(self.totals["trained_tokens"]),
+            generated_tokens=int(self.totals["generated_tokens"]),
+            seconds=seconds,
+        )
+
+
+class MeterCallback(TrainerCallback):  # type: ignore[misc]
+    """Times the optimiser and hands every log line, with the meter's counts, to ``report``."""
+
+    def __init__(self, meter: Meter, report: Report) -> None:
+        self._meter = meter
+        self._report = report
+        self._started = 0.0
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The gradients are ready."""
+        self._started = time.perf_counter()
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The weights have moved."""
+        self._meter.add("seconds_optimiser", time.perf_counter() - self._started)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """One optimiser step is done."""
+        self._meter.steps = state.global_step
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """A point of the training curve.
+
+        Raises:
+            DivergedError: The loss or the gradient norm is not finite.
+        """
+        if not logs or "loss" not in logs:
+            return
+        point = {name: float(logs[name]) for name in ("loss", "learning_rate") if name in logs}
+        if "grad_norm" in logs:
+            point["grad_norm"] = float(logs["grad_norm"])
+        for name in ("loss", "grad_norm"):
+            if not math.isfinite(point.get(name, 0.0)):
+                raise DivergedError(
+                    f"The {name} is {point[name]} at step {state.global_step}: training diverged."
+                )
+        self._report(state.global_step, state.max_steps, {**point, **self._meter.read()})

@@ -1,0 +1,187 @@
+"""Models and tokenizers: from a name in a study file to something that can be trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from sweeper import builtin
+from sweeper.cache import directory_hash
+from sweeper.config.base import Scalar
+from sweeper.config.study import LoraConfig, ModelConfig
+from sweeper.errors import BadInputError
+
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{{ message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+)
+"""The template of models without one: the texts joined, the end token after each answer."""
+
+
+def location(model: str) -> str:
+    """The directory of a built-in model; any other name as it is."""
+    if model.startswith("builtin/"):
+        return str(builtin.model_directory(model.removeprefix("builtin/")))
+    return model
+
+
+def identity(model: ModelConfig) -> dict[str, Any]:
+    """What determines a model's weights: a hash of a directory, or a hub commit."""
+    place = location(model.model)
+    described: dict[str, Any] = {"dtype": model.dtype, "init_kwargs": model.init_kwargs}
+    if Path(place).is_dir():
+        return {**described, "directory": directory_hash(Path(place))}
+    config = _load(AutoConfig.from_pretrained, place, model, "configuration")
+    return {**described, "model": place, "commit": getattr(config, "_commit_hash", None)}
+
+
+def load_tokenizer(model: ModelConfig, *, plain: bool = False) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, with a padding token and a chat template.
+
+    Args:
+        model: Whose tokenizer.
+        plain: Use the plain template even if the tokenizer has one of its own.
+
+    Raises:
+        BadInputError: There is none, it has no end token, or it has no fast version.
+    """
+    place = location(model.model)
+    tokenizer = _load(AutoTokenizer.from_pretrained, place, model, "tokenizer")
+    if tokenizer.eos_token_id is None:
+        raise BadInputError(f"The tokenizer of {model.model} has no end-of-sequence token.")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if plain or not tokenizer.chat_template:
+        tokenizer.chat_template = PLAIN_TEMPLATE
+    return tokenizer
+
+
+def load_model(model: ModelConfig, device: str, *, seed: int = 0) -> PreTrainedModel:
+    """The model on ``device``, in evaluation mode.
+
+    A directory with a configuration but no weights gives a random initialisation from ``seed``;
+    global random state is left as it was.
+
+    Raises:
+        BadInputError: It cannot be loaded, or is not a decoder-only language model.
+    """
+    place = location(model.model)
+    config = _load(AutoConfig.from_pretrained, place, model, "configuration")
+    if getattr(config, "is_encoder_decoder", False):
+        raise BadInputError(
+            f"{model.model} is an encoder-decoder model; sweeper distils decoder-only models."
+        )
+    dtype: Any = model.dtype
+    if dtype == "auto" and device == "cpu":
+        dtype = "float32"
+    if Path(place).is_dir() and not any(Path(place).glob("*.safetensors*")):
+        if any(Path(place).glob("*.bin")):
+            raise BadInputError(f"{model.model} has no safetensors weights; pickles are not read.")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            loaded = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        loaded = loaded.to(getattr(torch, dtype) if dtype != "auto" else torch.float32)
+    else:
+        options = {"dtype": dtype, "use_safetensors": True, **model.init_kwargs}
+        loaded = _load(AutoModelForCausalLM.from_pretrained, place, model, "weights", **options)
+    if "device_map" not in model.init_kwargs:
+        loaded = loaded.to(device)
+    return loaded.eval()
+
+
+def add_adapter(
+    model: PreTrainedModel, lora: LoraConfig, changes: dict[str, Scalar], seed: int
+) -> Any:
+    """The model with a fresh low-rank adapter, initialised from ``seed``.
+
+    Args:
+        model: Its weights are frozen in place.
+        lora: The study's adapter.
+        changes: The arm's own ``r``, ``alpha`` or ``dropout``.
+        seed: Of the adapter's initialisation.
+    """
+    from peft import LoraConfig as PeftLoraConfig
+    from peft import get_peft_model
+
+    values = {**lora.model_dump(), **changes}
+    modules = values["target_modules"]
+    config = PeftLoraConfig(
+        task_type="CAUSAL_LM",
+        r=values["r"],
+        lora_alpha=values["alpha"],
+        lora_dropout=values["dropout"],
+        target_modules=modules if isinstance(modules, str) else list(modules),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return get_peft_model(model, config)
+
+
+@contextmanager
+def computing_threads(count: int) -> Iterator[None]:
+    """Compute with ``count`` CPU threads: the order of sums, so the last digits, depend on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def end_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every token that ends an answer: the model's, the tokenizer's and the template's.
+
+    Base models often lack the template's end-of-turn token, so their samples run past the turn.
+    """
+    configured = model.generation_config.eos_token_id
+    ids = {tokenizer.eos_token_id}
+    ids.update(configured if isinstance(configured, list) else [configured])
+    turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    text = str(tokenizer.apply_chat_template(turn, tokenize=False))
+    after = tokenizer(text[text.rindex("b") + 1 :], add_special_tokens=False)["input_ids"]
+    if after and after[0] in tokenizer.all_special_ids:
+        ids.add(after[0])
+    return sorted(token for token in ids if token is not None)
+
+
+def check_pair(
+    teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase, names: tuple[str, str]
+) -> None:
+    """Check that teacher and student mean the same by each token.
+
+    Raises:
+        BadInputError: Their vocabularies differ, so their distributions cannot be compared.
+    """
+    theirs, ours = teacher.get_vocab(), student.get_vocab()
+    if theirs == ours:
+        return
+    token = next(t for t in (*ours, *theirs) if ours.get(t) != theirs.get(t))
+    raise BadInputError(
+        f"The vocabularies of the teacher {names[0]} and the student {names[1]} differ, for example"
+        f" in {token!r} (teacher {theirs.get(token)}, student {ours.get(token)}), so their"
+        " next-token distributions cannot be compared."
+    )
+
+
+def _load(loader: Any, place: str, model: ModelConfig, what: str, **options: Any) -> Any:
+    try:
+        return loader(
+            place,
+            revision=model.revision,
+            trust_remote_code=model.trust_remote_code,
+            **options,
+        )
+    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BadInputError(f"Cannot load the {what} of {model.model}: {reason}") from error

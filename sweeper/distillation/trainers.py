@@ -1,0 +1,363 @@
+"""TRL's trainers, mended where the stock ones confound a comparison.
+
+This is the only module that imports TRL. What differs from the stock ``GKDTrainer``:
+
+- **The on-policy loss is divided by the tokens it is taken over.** Stock divides by the token count
+  of the *reference* answers, counted before a rollout replaces them, so the effective learning rate
+  moves with ``max_new_tokens`` and ``lmbda``. ``stock_normalization: true`` restores that.
+- **Rollouts keep their key-value cache**, also with gradient checkpointing, and are sampled once
+  per accumulation window: the weights do not change within it.
+- **Rollouts come from the student's own distribution**: settings that the model's publisher put
+  into its generation configuration (top-k, repetition penalties) are set aside, and the chat
+  template's end-of-turn token ends an answer.
+- **Sequences are right-padded** in the training forward, so positions are right for models that
+  learn them.
+- **``seq_kd`` uses answers that the teacher gave once**, instead of sampling new ones each step.
+- **Only positions that count** go through the divergence.
+- **All draws have their own seed**: data order, on-policy coin and rollouts do not disturb
+  each other.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+import torch
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
+from trl.trainer.utils import disable_dropout_in_model
+
+from sweeper.config.settings import Method, MethodSettings
+from sweeper.distillation.data import TokenSequence
+from sweeper.distillation.meter import Meter
+from sweeper.distillation.rollouts import generate
+from sweeper.errors import BadInputError
+from sweeper.records import derive_seed
+
+with warnings.catch_warnings():
+    # TRL announces that GKD is experimental; its version is pinned for that reason.
+    warnings.simplefilter("ignore")
+    from trl.experimental.gkd import GKDConfig, GKDTrainer
+
+IGNORED = -100
+"""The label of positions that the loss passes over."""
+
+
+class _Metered:
+    """Counts the tokens that a trainer's loss is taken over, and its time."""
+
+    meter: Meter
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """The micro-batches of one accumulation window, counted."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
+        self._count(batches)
+        return batches, items
+
+    def _count(self, batches: list[dict[str, Any]]) -> None:
+        for batch in batches:
+            self.meter.add("micro_batches", 1)
+            if "labels" in batch:
+                self.meter.add("trained_tokens", int((batch["labels"] != IGNORED).sum()))
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Forward and backward of one micro-batch, timed."""
+        before = self._seconds_elsewhere()
+        started = time.perf_counter()
+        loss = self._one_step(*args, **kwargs)
+        elsewhere = self._seconds_elsewhere() - before
+        self.meter.add("seconds_student", time.perf_counter() - started - elsewhere)
+        return loss
+
+    def _seconds_elsewhere(self) -> float:
+        totals = self.meter.totals
+        return totals["seconds_teacher"] + totals["seconds_rollout"]
+
+    def _one_step(self, *args: Any, **kwargs: Any) -> Any:
+        return super().training_step(*args, **kwargs)  # type: ignore[misc]
+
+
+class OfflineTrainer(_Metered, SFTTrainer):  # type: ignore[misc]
+    """TRL's ``SFTTrainer`` on sequences that are already token ids; its loss is cross-entropy."""
+
+    def __init__(self, *, meter: Meter, **kwargs: Any) -> None:
+        self.meter = meter
+        super().__init__(**kwargs)
+
+
+class StockSFTTrainer(_Metered, SFTTrainer):  # type: ignore[misc]
+    """TRL's ``SFTTrainer`` as it is, on text; only counted."""
+
+    def __init__(self, *, meter: Meter, **kwargs: Any) -> None:
+        self.meter = meter
+        super().__init__(**kwargs)
+
+
+class StockGKDTrainer(_Metered, GKDTrainer):  # type: ignore[misc]
+    """TRL's ``GKDTrainer`` as it is, on chat messages; only counted."""
+
+    def __init__(self, *, meter: Meter, **kwargs: Any) -> None:
+        self.meter = meter
+        super().__init__(**kwargs)
+
+    def generate_on_policy_outputs(self, model: Any, inputs: Any, generation_config: Any) -> Any:
+        """The stock rollout, counted."""
+        with self.meter.timing("rollout"):
+            result = GKDTrainer.generate_on_policy_outputs(model, inputs, generation_config)
+        sampled = int((result[2] != IGNORED).sum())
+        if model is not self.teacher_model:
+            self.meter.add("on_policy", 1)
+            self.meter.add("rollouts", len(result[2]))
+            self.meter.add("generated_tokens", sampled)
+        # The reference that this rollout replaces has been counted as trained on.
+        self.meter.add("trained_tokens", sampled - int((inputs["labels"] != IGNORED).sum()))
+        return result
+
+
+class PromptCollator:
+    """Right-pads token sequences and keeps each prompt beside them.
+
+    Gives ``input_ids``, ``attention_mask`` and ``labels`` (batch × length; -100 where no loss is
+    taken) and ``prompts``, a list of token id lists.
+    """
+
+    def __init__(self, pad_id: int) -> None:
+        self._pad_id = pad_id
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Make one batch."""
+        pairs = [(row["prompt"], row["completion"]) for row in rows]
+        return {**self.pad(pairs), "prompts": [row["prompt"] for row in rows]}
+
+    def pad(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> dict[str, torch.Tensor]:
+        """Tensors for (prompt, completion) pairs."""
+        width = max(len(prompt) + len(completion) for prompt, completion in pairs)
+        shape = (len(pairs), width)
+        tokens = torch.full(shape, self._pad_id, dtype=torch.long)
+        mask = torch.zeros(shape, dtype=torch.long)
+        labels = torch.full(shape, IGNORED, dtype=torch.long)
+        for row, (prompt, completion) in enumerate(pairs):
+            start, end = len(prompt), len(prompt) + len(completion)
+            tokens[row, :end] = torch.tensor([*prompt, *completion])
+            mask[row, :end] = 1
+            labels[row, start:end] = tokens[row, start:end]
+        return {"input_ids": tokens, "attention_mask": mask, "labels": labels}
+
+
+class OnPolicyTrainer(_Metered, GKDTrainer):  # type: ignore[misc]
+    """Generalized knowledge distillation with the mends that the module's docstring lists.
+
+    Args:
+        meter: Counts tokens and seconds.
+        settings: Of the method.
+        end_ids: Tokens that end a rollout.
+        seed: Of the on-policy coin and of the rollouts.
+        **kwargs: As ``GKDTrainer``'s. The dataset has the columns ``prompt`` and ``completion``,
+            token ids both.
+    """
+
+    def __init__(
+        self,
+        *,
+        meter: Meter,
+        settings: MethodSettings,
+        end_ids: Sequence[int],
+        seed: int,
+        **kwargs: Any,
+    ) -> None:
+        self.meter = meter
+        self._settings = settings
+        self._end_ids = list(end_ids)
+        self._seed = seed
+        self._collator = PromptCollator(kwargs["processing_class"].pad_token_id)
+        super().__init__(data_collator=self._collator, **kwargs)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """The micro-batches of one accumulation window, with rollouts in place of references.
+
+        Whether a micro-batch is on-policy is a coin with probability ``lmbda``. The loss is divided
+        by the tokens that it is taken over, counted after the rollouts are in place.
+        """
+        # Past _Metered, which would count the references that a rollout replaces.
+        batches, stock_items = super(_Metered, self).get_batch_samples(
+            epoch_iterator, num_batches, device
+        )
+        window = self.state.global_step
+        coin = random.Random(derive_seed(self._seed, "coin", window))
+        chosen = [index for index in range(len(batches)) if coin.random() < self._settings.lmbda]
+        if chosen:
+            with self.meter.timing("rollout"):
+                self._roll_out([batches[index] for index in chosen], window)
+        self._count(batches)
+        if self._settings.stock_normalization:
+            return batches, stock_items
+        return batches, self._get_num_items_in_batch(batches, device)
+
+    def _roll_out(self, batches: list[dict[str, Any]], window: int) -> None:
+        prompts = [prompt for batch in batches for prompt in batch["prompts"]]
+        rollouts = generate(
+            self.accelerator.unwrap_model(self.model),
+            prompts,
+            temperature=self._settings.temperature,
+            max_new_tokens=self._settings.max_new_tokens,
+            end_ids=self._end_ids,
+            pad_id=self.processing_class.pad_token_id,
+            seed=derive_seed(self._seed, "rollout", window),
+            batch_size=len(prompts),
+        )
+        self.meter.add("on_policy", len(batches))
+        self.meter.add("rollouts", len(rollouts))
+        self.meter.add("generated_tokens", sum(len(rollout.tokens) for rollout in rollouts))
+        self.meter.add("truncated", sum(not rollout.finished for rollout in rollouts))
+        answers = iter(rollouts)
+        for batch in batches:
+            pairs = [(prompt, next(answers).tokens) for prompt in batch["prompts"]]
+            batch.update(self._collator.pad(pairs))
+
+    def _one_step(self, *args: Any, **kwargs: Any) -> Any:
+        # Past GKDTrainer, whose step would sample again, to the step that only trains.
+        return super(GKDTrainer, self).training_step(*args, **kwargs)
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The generalized Jensen–Shannon divergence, summed over the answers' tokens.
+
+        Eq. (1) of https://arxiv.org/abs/2306.13649, by TRL's own implementation, on the positions
+        that count only.
+        """
+        tokens = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
+        # The logits at a position predict the token after it.
+        counted = inputs["labels"][:, 1:] != IGNORED
+        with self.meter.timing("teacher"), torch.no_grad():
+            self.teacher_model.eval()
+            teacher_logits = self.teacher_model(**tokens, use_cache=False).logits[:, :-1][counted]
+        outputs = model(**tokens, use_cache=False)
+        student_logits = outputs.logits[:, :-1][counted]
+        loss = self.generalized_jsd_loss(
+            student_logits,
+            teacher_logits,
+            beta=self._settings.beta,
+            num_items_in_batch=num_items_in_batch,
+            reduction="batchmean",
+        )
+        return (loss, outputs) if return_outputs else loss
+
+
+def rows(sequences: Sequence[TokenSequence]) -> Dataset:
+    """A dataset for ``OnPolicyTrainer``: ``prompt`` and ``completion`` as token ids."""
+    return Dataset.from_dict(
+        {
+            "prompt": [list(sequence.prompt) for sequence in sequences],
+            "completion": [list(sequence.completion or ()) for sequence in sequences],
+        }
+    )
+
+
+def labelled_rows(sequences: Sequence[TokenSequence]) -> Dataset:
+    """A dataset for ``OfflineTrainer``: ``input_ids`` and ``labels``, prompts masked."""
+    inputs, labels = [], []
+    for sequence in sequences:
+        completion = list(sequence.completion or ())
+        inputs.append([*sequence.prompt, *completion])
+        labels.append([IGNORED] * len(sequence.prompt) + completion)
+    return Dataset.from_dict({"input_ids": inputs, "labels": labels})
+
+
+def uses_teacher(method: Method) -> bool:
+    """Whether the method's loss compares with the teacher, token by token."""
+    return method in ("gkd", "supervised_kd")
+
+
+def without_dropout(model: Any) -> None:
+    """Turn dropout off in place, an adapter's included."""
+    disable_dropout_in_model(model)
+
+
+def argument_names(method: Method) -> set[str]:
+    """The arguments that the method's TRL configuration class takes: what ``extra`` may name."""
+    return {item.name for item in fields(_config_class(method)) if item.init}
+
+
+def _config_class(method: Method) -> Any:
+    return GKDConfig if uses_teacher(method) else SFTConfig
+
+
+def arguments(
+    method: Method, settings: MethodSettings, *, output_dir: str, device: str, seed: int
+) -> Any:
+    """TRL's training arguments for ``settings``.
+
+    Args:
+        method: Decides the class: ``GKDConfig`` or ``SFTConfig``.
+        settings: Of the trial.
+        output_dir: Where the trainer may write.
+        device: A torch device.
+        seed: Of the data order and of dropout.
+
+    Raises:
+        BadInputError: The class refuses a value, or ``extra`` names an argument that sweeper sets.
+    """
+    kind = _config_class(method)
+    values: dict[str, Any] = {
+        name: getattr(settings, name)
+        for name in (
+            "max_steps",
+            "per_device_train_batch_size",
+            "gradient_accumulation_steps",
+            "learning_rate",
+            "lr_scheduler_type",
+            "weight_decay",
+            "adam_beta1",
+            "adam_beta2",
+            "adam_epsilon",
+            "max_grad_norm",
+            "optim",
+            "max_length",
+            "gradient_checkpointing",
+            "bf16",
+            "fp16",
+            "logging_steps",
+        )
+    }
+    values.update(
+        # This version knows no warmup_ratio; a whole number of steps is unambiguous.
+        warmup_steps=round(settings.warmup_ratio * settings.max_steps),
+        output_dir=output_dir,
+        seed=seed,
+        data_seed=seed,
+        use_cpu=device == "cpu",
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        # A NaN must be seen, not averaged away.
+        logging_nan_inf_filter=False,
+        dataloader_pin_memory=device != "cpu",
+    )
+    if uses_teacher(method):
+        values.update(
+            temperature=settings.temperature,
+            lmbda=settings.lmbda,
+            beta=settings.beta,
+            max_new_tokens=settings.max_new_tokens,
+            disable_dropout=settings.disable_dropout,
+            seq_kd=settings.seq_kd,
+        )
+    if settings.engine == "sweeper":
+        values["dataset_kwargs"] = {"skip_prepare_dataset": True}
+    clash = sorted(set(settings.extra) & (set(values) | {"warmup_ratio"}))
+    if clash:
+        raise BadInputError(f"training.extra names {clash[0]!r}, which is a setting of its own.")
+    try:
+        return kind(**values, **settings.extra)
+    except (TypeError, ValueError) as error:
+        raise BadInputError(f"TRL's {kind.__name__} refuses the settings: {error}") from error

@@ -1,0 +1,1 @@
+"""lm-eval: a suite goes in, scores and per-document records come out."""

@@ -1,0 +1,257 @@
+"""Score a model object on a suite: lm-eval asks, we keep every document's score."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from lm_eval.evaluator import evaluate
+from lm_eval.models.huggingface import HFLM
+from transformers import PreTrainedTokenizerBase
+
+from sweeper.config.suite import PERPLEXITIES, SuiteConfig
+from sweeper.errors import BadInputError
+from sweeper.evaluation.tasks import LeafTask, load_tasks
+from sweeper.records import Scores, SuiteSpec, TaskScore
+
+
+@dataclass(frozen=True)
+class DocumentScore:
+    """One document's score, for pairing with the same document of another trial."""
+
+    task: str
+    doc_id: int
+    doc_hash: str
+    score: float
+    """The metric; nats per byte for perplexities."""
+    weight: float
+    """1, or the document's bytes for perplexities."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the model was asked, and what it answered."""
+
+    task: str
+    doc_id: int
+    prompt: str
+    response: str
+    target: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that scoring a suite gives."""
+
+    scores: Scores
+    documents: tuple[DocumentScore, ...]
+    samples: tuple[Sample, ...]
+
+
+def score(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    suite: SuiteSpec,
+    *,
+    batch_size: int,
+    chat: bool,
+    system_prompt: str | None = None,
+    samples: int = 0,
+    allow_code: bool = False,
+) -> Evaluation:
+    """Score ``model`` on ``suite``, without disturbing it or any random state.
+
+    Args:
+        model: A causal language model, or one with an adapter; used as it is.
+        tokenizer: Its tokenizer.
+        suite: What to score.
+        batch_size: Documents at a time.
+        chat: Whether training used the chat template: what the suite's ``auto`` means.
+        system_prompt: The study's, for suites in chat form without one of their own.
+        samples: How many answers to keep for reading, per task.
+        allow_code: Let tasks run code that the model wrote.
+
+    Raises:
+        BadInputError: A task is unknown, or its metric is no number per document.
+    """
+    started = time.perf_counter()
+    config = suite.config
+    leaves = load_tasks(suite)
+    templated = chat if config.apply_chat_template == "auto" else config.apply_chat_template
+    system = config.system_instruction or (system_prompt if templated else None)
+    with _undisturbed(model):
+        # HFLM wants the bare model; the adapter's layers are inside it and stay active.
+        bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+        wrapped = HFLM(pretrained=bare, tokenizer=tokenizer, batch_size=batch_size)
+        results = evaluate(
+            lm=wrapped,
+            task_dict={
+                "tasks": {leaf.name: leaf.task for leaf in leaves},
+                "groups": {},
+                "group_map": {},
+            },
+            samples={leaf.name: list(leaf.documents) for leaf in leaves},
+            bootstrap_iters=0,
+            log_samples=True,
+            system_instruction=system,
+            apply_chat_template=bool(templated),
+            fewshot_as_multiturn=bool(templated),
+            confirm_run_unsafe_code=allow_code,
+        )
+    documents: list[DocumentScore] = []
+    kept: list[Sample] = []
+    metrics: dict[str, str] = {}
+    for leaf in leaves:
+        logged = results["samples"][leaf.name]
+        metric, chosen = _choose(leaf, logged)
+        metrics[leaf.entry.task] = metric
+        for row in chosen:
+            document = _document(leaf.name, row, metric)
+            documents.append(document)
+            if sum(sample.task == leaf.name for sample in kept) < samples:
+                kept.append(_sample(leaf.name, row, document.score))
+    tasks = tuple(
+        _task_score(entry.task, metrics[entry.task], leaves, documents) for entry in config.tasks
+    )
+    value, stderr, higher = aggregate(config, tasks)
+    scores = Scores(
+        suite=config.suite,
+        suite_hash=suite.content_hash,
+        score=value,
+        stderr=stderr,
+        higher_is_better=higher,
+        tasks=tasks,
+        seconds=time.perf_counter() - started,
+    )
+    return Evaluation(scores, tuple(documents), tuple(kept))
+
+
+def aggregate(config: SuiteConfig, tasks: Sequence[TaskScore]) -> tuple[float, float, bool]:
+    """The suite's score, its standard error, and whether higher is better.
+
+    If all tasks are lower-is-better so is the suite; if only some are, they enter with their sign
+    turned. Standard errors of tasks are taken as independent.
+    """
+    higher = any(task.higher_is_better for task in tasks)
+    signed = [
+        (task.score if task.higher_is_better == higher else -task.score, task.stderr, task.weight)
+        for task in tasks
+    ]
+    if config.aggregate == "minimum":
+        worst = (min if higher else max)(signed)
+        return worst[0], worst[1], higher
+    total = sum(weight for _, _, weight in signed)
+    value = sum(score * weight for score, _, weight in signed) / total
+    variance = sum((stderr * weight / total) ** 2 for _, stderr, weight in signed)
+    return value, math.sqrt(variance), higher
+
+
+def mean_and_error(documents: Sequence[DocumentScore]) -> tuple[float, float]:
+    """The weighted mean over documents and its standard error.
+
+    With equal weights this is the mean and s / √n. Otherwise the mean is the ratio Σwx / Σw and its
+    error that of the ratio estimator (Cochran, Sampling Techniques, 3rd ed., eq. 2.46).
+    """
+    weights = np.array([document.weight for document in documents])
+    values = np.array([document.score for document in documents])
+    total, count = weights.sum(), len(documents)
+    mean = float((weights * values).sum() / total)
+    if count < 2:
+        return mean, 0.0
+    residuals = weights * (values - mean)
+    return mean, float(math.sqrt(count / (count - 1) * (residuals**2).sum()) / total)
+
+
+def _choose(leaf: LeafTask, logged: list[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
+    """The metric's name, and the rows of the filter that it is read from."""
+    filters = sorted({row["filter"] for row in logged})
+    wanted = leaf.entry.filter
+    if wanted not in filters:
+        if wanted != "none" or len(filters) > 1:
+            raise BadInputError(
+                f"Task {leaf.name}: no filter {wanted!r}; the task has {', '.join(filters)}."
+            )
+        wanted = filters[0]
+    rows = sorted((row for row in logged if row["filter"] == wanted), key=lambda r: r["doc_id"])
+    available = rows[0]["metrics"]
+    metric = leaf.entry.metric or available[0]
+    if metric not in available:
+        raise BadInputError(
+            f"Task {leaf.name}: no metric {metric!r}; the task has {', '.join(available)}."
+        )
+    return metric, rows
+
+
+def _document(task: str, row: dict[str, Any], metric: str) -> DocumentScore:
+    value, weight = row[metric], 1.0
+    if metric in PERPLEXITIES:
+        # (log-likelihood in nats, bytes), whichever perplexity the suite names: nats per byte add.
+        likelihood, weight = row.get("byte_perplexity", row.get("bits_per_byte", (0.0, 0.0)))
+        if weight <= 0:
+            raise BadInputError(f"Task {task}: {metric} needs byte_perplexity beside it.")
+        value = -likelihood / weight
+    if isinstance(value, np.generic):
+        value = value.item()
+    if not isinstance(value, bool | int | float):
+        raise BadInputError(
+            f"Task {task}: the metric {metric!r} is no number per document, so trials cannot be"
+            " compared document by document; choose another."
+        )
+    return DocumentScore(task, int(row["doc_id"]), row["doc_hash"], float(value), float(weight))
+
+
+def _sample(task: str, row: dict[str, Any], value: float) -> Sample:
+    argument = row["arguments"][0]
+    prompt = argument[0] if isinstance(argument, list | tuple) else argument
+    response = row["filtered_resps"] if row["filter"] == "none" else row["resps"]
+    while isinstance(response, list | tuple) and len(response) == 1:
+        response = response[0]
+    return Sample(task, int(row["doc_id"]), str(prompt), str(response), str(row["target"]), value)
+
+
+def _task_score(
+    name: str, metric: str, leaves: Sequence[LeafTask], documents: Sequence[DocumentScore]
+) -> TaskScore:
+    mine = [leaf for leaf in leaves if leaf.entry.task == name]
+    names = {leaf.name for leaf in mine}
+    scored = [document for document in documents if document.task in names]
+    mean, stderr = mean_and_error(scored)
+    entry = mine[0].entry
+    higher = entry.higher_is_better
+    if metric in PERPLEXITIES:
+        higher = False
+    elif higher is None:
+        higher = bool(mine[0].task.higher_is_better().get(metric, True))
+    return TaskScore(
+        task=name,
+        metric="nats_per_byte" if metric in PERPLEXITIES else metric,
+        score=mean,
+        stderr=stderr,
+        documents=len(scored),
+        higher_is_better=higher,
+        weight=entry.weight,
+    )
+
+
+@contextmanager
+def _undisturbed(model: Any) -> Iterator[None]:
+    """Evaluate in evaluation mode, then put mode and all random states back."""
+    training = model.training
+    states = (random.getstate(), np.random.get_state())
+    devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    with torch.random.fork_rng(devices=devices):
+        model.eval()
+        try:
+            yield
+        finally:
+            model.train(training)
+            random.setstate(states[0])
+            np.random.set_state(states[1])

@@ -1,0 +1,132 @@
+"""lm-eval's tasks as a suite names them: found, ranged and ready to score."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks._yaml_loader import load_yaml
+
+from sweeper.config.suite import SuiteTask
+from sweeper.errors import BadInputError
+from sweeper.records import SuiteSpec
+
+FEWSHOT_SEED = 1234
+"""Which solved examples a document gets: the same in every trial."""
+
+
+@dataclass(frozen=True)
+class LeafTask:
+    """One lm-eval task and the documents of it that a suite scores."""
+
+    entry: SuiteTask
+    """What the suite says."""
+    name: str
+    """lm-eval's name; differs from the entry's if that is a group."""
+    task: Any
+    documents: tuple[int, ...]
+    """Indices into the task's evaluation documents."""
+
+    def document(self, index: int) -> Any:
+        """A document of the task, by its index."""
+        return self.task.eval_docs[index]
+
+
+def load_tasks(suite: SuiteSpec) -> list[LeafTask]:
+    """The suite's tasks, groups flattened.
+
+    Raises:
+        BadInputError: A task is unknown or broken, or has fewer documents than the suite names.
+    """
+    # lm-eval announces every task; what matters is said by our own messages.
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    local = TaskManager(include_defaults=False, include_path=list(suite.task_directories))
+    everything: TaskManager | None = None
+    leaves = []
+    for entry in suite.config.tasks:
+        manager = local
+        if entry.task not in local.task_index:
+            # Indexing all of lm-eval's tasks takes seconds: only when one of them is needed.
+            everything = everything or TaskManager(include_path=list(suite.task_directories))
+            manager = everything
+        for name, task in _load(manager, entry, suite).items():
+            leaves.append(LeafTask(entry, name, task, _documents(entry, name, task)))
+    return leaves
+
+
+def prompts(leaf: LeafTask) -> Iterator[tuple[str, set[str]]]:
+    """For each document, the text that the model is asked, and all texts that may be that prompt.
+
+    A document asks its question inside a template, so its plain fields count too.
+    """
+    for index in leaf.documents:
+        document = leaf.document(index)
+        text = leaf.task.doc_to_text(document)
+        asked = text if isinstance(text, str) else str(text)
+        fields = {value for value in document.values() if isinstance(value, str)}
+        yield asked, {asked, *fields}
+
+
+def _load(manager: TaskManager, entry: SuiteTask, suite: SuiteSpec) -> dict[str, Any]:
+    found = manager.task_index.get(entry.task)
+    if found is None:
+        raise BadInputError(
+            f"Suite {suite.config.suite}: no task {entry.task!r} in"
+            f" {', '.join(suite.task_directories)}, nor in lm-eval."
+        )
+    spec: dict[str, Any] = {"task": entry.task}
+    path = found.yaml_path
+    own = path is not None and any(
+        path.resolve().is_relative_to(directory) for directory in suite.task_directories
+    )
+    try:
+        if own and "group" not in (found.cfg or {}):
+            spec = _with_absolute_files(load_yaml(path), Path(path).resolve().parent)
+        if entry.num_fewshot is not None:
+            spec["num_fewshot"] = entry.num_fewshot
+        loaded = manager.load([spec if len(spec) > 1 else entry.task])
+    except Exception as error:  # lm-eval and datasets raise whatever a task file provokes
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise BadInputError(
+            f"Suite {suite.config.suite}: cannot load the task {entry.task!r}: {reason}"
+        ) from error
+    tasks: dict[str, Any] = loaded["tasks"]
+    for task in tasks.values():
+        if task.get_config("num_fewshot") is None:
+            task.set_config(key="num_fewshot", value=entry.num_fewshot or 0)
+        task.set_fewshot_seed(seed=FEWSHOT_SEED)
+    return tasks
+
+
+def _with_absolute_files(config: dict[str, Any], base: Path) -> dict[str, Any]:
+    """Resolve ``data_files`` against the task file; lm-eval takes the working directory."""
+    options = dict(config.get("dataset_kwargs") or {})
+    files = options.get("data_files")
+
+    def absolute(value: Any) -> Any:
+        if isinstance(value, str) and "://" not in value:
+            return str((base / value).resolve())
+        if isinstance(value, list):
+            return [absolute(item) for item in value]
+        return value
+
+    if isinstance(files, dict):
+        options["data_files"] = {split: absolute(value) for split, value in files.items()}
+    elif files is not None:
+        options["data_files"] = absolute(files)
+    return {**config, "dataset_kwargs": options} if options else config
+
+
+def _documents(entry: SuiteTask, name: str, task: Any) -> tuple[int, ...]:
+    available = len(task.eval_docs)
+    first, end = entry.documents or (0, available)
+    if end > available:
+        raise BadInputError(
+            f"Task {name}: the suite names the documents {first} to {end}, but there are"
+            f" {available}."
+        )
+    return tuple(range(first, end))[: entry.limit]

@@ -1,0 +1,73 @@
+"""Where jobs run: the seam between the coordinator and whatever runs its jobs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+from sweeper.paths import JobPaths
+from sweeper.records import Outcome, PreparationSpec, TrialSpec
+
+Spec = TrialSpec | PreparationSpec
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A job whose process has ended."""
+
+    spec: Spec
+    outcome: Outcome | None
+    """What it reported; None if it ended without a word."""
+    reason: str
+    """How the process ended, for people; what an outcome of None is explained by."""
+
+
+class Executor(Protocol):
+    """Runs jobs and reports what ended. Owned by one coordinator, used from one thread.
+
+    A job's directory exists and holds its spec before ``submit``. The executor writes nothing there
+    but what the job itself writes.
+    """
+
+    def __enter__(self) -> Executor:
+        """Get ready."""
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop whatever still runs."""
+
+    def free(self) -> int:
+        """How many jobs could be submitted now."""
+
+    def next_place(self, directory: Path) -> tuple[str, int]:
+        """The device and the CPU threads that the next job gets."""
+
+    def submit(self, spec: Spec) -> None:
+        """Start a job.
+
+        Raises:
+            RuntimeError: Nothing is free.
+        """
+
+    def wait(self, timeout: float) -> list[Finished]:
+        """The jobs that ended, waiting up to ``timeout`` seconds for the first."""
+
+    def running(self) -> list[Spec]:
+        """The jobs that run, in the order of their start."""
+
+    def stop(self) -> None:
+        """End all running jobs now; they report no outcome."""
+
+
+def read_outcome(paths: JobPaths) -> Outcome | None:
+    """A job's outcome, or None if there is none that can be read."""
+    try:
+        return Outcome.model_validate_json(paths.outcome.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,91 @@
+"""The life of one job's process, from its first line to its outcome file."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+from filelock import FileLock
+
+from sweeper.execution.executor import Spec
+from sweeper.paths import JobPaths, write_text_atomically
+from sweeper.records import Failure, Outcome
+
+
+def main(spec: Spec) -> None:
+    """Run ``spec`` in this process and write its outcome.
+
+    Everything printed goes to the job's log. The process ends with its coordinator, so that no
+    orphan works on a trial that a new coordinator has taken over.
+    """
+    paths = JobPaths(Path(spec.place.directory))
+    # Ctrl-C in the terminal is for the coordinator, which decides what happens to its jobs.
+    os.setsid()
+    _redirect_output(paths.log)
+    _end_with_coordinator()
+    # An orphan of a killed coordinator may take a moment to notice: never work beside it.
+    with FileLock(paths.lock):
+        outcome = _run(spec)
+        write_text_atomically(paths.outcome, outcome.model_dump_json(indent=1) + "\n")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Daemon threads of libraries may hold locks: what matters is written, so leave at once.
+    os._exit(0)
+
+
+def _run(spec: Spec) -> Outcome:
+    started = time.time()
+    _claim_device(spec)
+    from sweeper.execution import preload
+
+    if preload.failure is not None:
+        print(preload.failure, file=sys.stderr)
+        failure = Failure(
+            kind="bug", message="the libraries cannot be imported", details=preload.failure
+        )
+        return Outcome(state="failed", failure=failure, started=started, finished=time.time())
+    import torch
+
+    from sweeper import trial
+
+    torch.set_num_threads(spec.place.threads)
+    return trial.run(spec)
+
+
+def _claim_device(spec: Spec) -> None:
+    """Show only the job's own GPU to its libraries."""
+    kind, _, index = spec.place.device.partition(":")
+    if kind == "cuda" and index:
+        os.environ["CUDA_VISIBLE_DEVICES"] = _visible(int(index))
+    elif kind == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
+def _visible(index: int) -> str:
+    """The name of the coordinator's ``index``-th GPU, through a restriction it may be under."""
+    listed = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    return listed[index] if index < len(listed) else str(index)
+
+
+def _redirect_output(log: Path) -> None:
+    log.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
+def _end_with_coordinator() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,84 @@
+"""What a study left under ``runs``, as one record for the reports; reads only, needs no torch."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sweeper.config.study import StudyConfig
+from sweeper.execution.executor import read_outcome
+from sweeper.paths import JobPaths, StudyPaths
+from sweeper.records import ArmRecord, Outcome, StudyRecord, TrialRecord
+from sweeper.search.sampling import budget
+from sweeper.snapshot import Snapshot
+
+
+def read_study(paths: StudyPaths, snapshot: Snapshot) -> StudyRecord:
+    """The study with every trial that exists.
+
+    Args:
+        paths: Where the study is recorded.
+        snapshot: Its start.
+    """
+    config = snapshot.config
+    arms = tuple(_read_arm(paths, config, name) for name in config.arms)
+    data = _completed(paths.preparation("data"))
+    outcomes = [trial.outcome for arm in arms for trial in arm.trials if trial.outcome]
+    teacher = _completed(paths.preparation("teacher"))
+    student = _completed(paths.preparation("student"))
+    scored = next((o.scores for o in [teacher, student, *outcomes] if o and o.scores), None)
+    summary = data.data if data else None
+    provenance = snapshot.provenance.model_copy(
+        update={"data_fingerprint": summary.fingerprint if summary else None}
+    )
+    return StudyRecord(
+        study=config.study,
+        config=config.model_dump(mode="json", exclude_unset=True),
+        provenance=provenance,
+        arms=arms,
+        teacher=teacher,
+        starting_student=student,
+        data=summary,
+        higher_is_better=scored.higher_is_better if scored else True,
+    )
+
+
+def _completed(paths: JobPaths) -> Outcome | None:
+    outcome = read_outcome(paths)
+    return outcome if outcome and outcome.state == "completed" else None
+
+
+def _read_arm(paths: StudyPaths, config: StudyConfig, name: str) -> ArmRecord:
+    arm = config.arms[name]
+    return ArmRecord(
+        name=name,
+        method=arm.method,
+        budget=budget(arm, config.trials, config.sampler.type),
+        settings=arm.settings,
+        search={key: space.model_dump(mode="json") for key, space in arm.search.items()},
+        trials=tuple(
+            trial
+            for number, files in paths.trials(name)
+            if (trial := _read_trial(number, files)) is not None
+        ),
+    )
+
+
+def _read_trial(number: int, files: JobPaths) -> TrialRecord | None:
+    try:
+        # The spec is plain JSON here: validating all of it would dominate large studies.
+        spec: dict[str, Any] = json.loads(files.spec.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    outcome = read_outcome(files)
+    if outcome is not None:
+        state: Any = outcome.state
+    else:
+        state = "running" if files.progress.exists() else "waiting"
+    return TrialRecord(
+        number=number,
+        state=state,
+        params=spec["params"],
+        settings=spec["settings"],
+        outcome=outcome,
+    )

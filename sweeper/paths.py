@@ -1,0 +1,176 @@
+"""The one owner of file names under ``runs/<study>/``, and of how files are written there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
+"""What a study, an arm or a suite may be called: such a name is safe as a file name."""
+
+
+def is_name(text: str) -> bool:
+    """Whether ``text`` may name a study, an arm or a suite, and so become part of a path."""
+    return re.fullmatch(NAME_PATTERN, text) is not None
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write ``text`` so that ``path`` holds either the old or the whole new content."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def append_json_line(path: Path, row: dict[str, Any]) -> None:
+    """Append one JSON row in a single write, so that a reader never sees half a line mixed."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+
+
+def read_json_lines(path: Path, start: int = 0) -> tuple[list[dict[str, Any]], int]:
+    """The complete rows of a file that may still be growing, or may not exist yet.
+
+    Args:
+        path: The file.
+        start: The byte to start from: 0, or what an earlier call returned.
+
+    Returns:
+        The rows, and the byte after the last complete one.
+    """
+    if not path.exists():
+        return [], start
+    with path.open("rb") as file:
+        file.seek(start)
+        text = file.read()
+    complete = text[: text.rfind(b"\n") + 1]
+    return [json.loads(line) for line in complete.splitlines()], start + len(complete)
+
+
+@dataclass(frozen=True)
+class JobPaths:
+    """The files of one job: a trial of an arm, or a step of the preparation."""
+
+    directory: Path
+
+    @property
+    def spec(self) -> Path:
+        """What to do: everything that determines the result."""
+        return self.directory / "spec.json"
+
+    @property
+    def progress(self) -> Path:
+        """What is happening, appended while the job runs."""
+        return self.directory / "progress.jsonl"
+
+    @property
+    def outcome(self) -> Path:
+        """How it ended; written once, atomically, as the last thing."""
+        return self.directory / "outcome.json"
+
+    @property
+    def log(self) -> Path:
+        """Everything that the job printed."""
+        return self.directory / "log.txt"
+
+    @property
+    def documents(self) -> Path:
+        """Scores per document: task, doc_id, doc_hash, score."""
+        return self.directory / "documents.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """A few prompts with the student's answers, for reading."""
+        return self.directory / "samples.jsonl"
+
+    @property
+    def recorded(self) -> Path:
+        """Exists once Optuna and MLflow know how the trial ended."""
+        return self.directory / "recorded"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the process that works in this directory."""
+        return self.directory / "lock"
+
+    def attempt(self, number: int) -> JobPaths:
+        """Where the files of an attempt that did not finish are kept."""
+        return JobPaths(self.directory / "attempts" / str(number))
+
+
+@dataclass(frozen=True)
+class StudyPaths:
+    """The files of one study."""
+
+    runs: Path
+    study: str
+
+    def __post_init__(self) -> None:
+        if not is_name(self.study):
+            raise ValueError(f"A study's name must match {NAME_PATTERN}, but got {self.study!r}.")
+
+    @property
+    def directory(self) -> Path:
+        """The study's own directory."""
+        return self.runs / self.study
+
+    @property
+    def snapshot(self) -> Path:
+        """The study as it was first started, with versions, revision and hardware."""
+        return self.directory / "study.json"
+
+    @property
+    def optuna(self) -> Path:
+        """The SQLite file with one Optuna study per arm."""
+        return self.directory / "study.db"
+
+    @property
+    def recorded(self) -> Path:
+        """Exists once Optuna and MLflow know how the trial ended."""
+        return self.directory / "recorded"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the one process that coordinates this study."""
+        return self.directory / "lock"
+
+    @property
+    def mlflow(self) -> Path:
+        """The default MLflow database, shared by the studies of one ``runs`` folder."""
+        return self.runs / "mlflow.db"
+
+    @property
+    def mlflow_artifacts(self) -> Path:
+        """Where MLflow keeps artifacts when the default database is used."""
+        return self.runs / "mlflow-artifacts"
+
+    def preparation(self, step: str) -> JobPaths:
+        """The files of one step of the preparation: ``data``, ``teacher`` or ``student``."""
+        return JobPaths(self.directory / "preparation" / step)
+
+    def trial(self, arm: str, number: int) -> JobPaths:
+        """The files of one trial."""
+        if not is_name(arm):
+            raise ValueError(f"An arm's name must match {NAME_PATTERN}, but got {arm!r}.")
+        return JobPaths(self.directory / "arms" / arm / f"{number:04d}")
+
+    def trials(self, arm: str) -> Iterator[tuple[int, JobPaths]]:
+        """The trials of ``arm`` that have a directory, in ascending number."""
+        root = self.directory / "arms" / arm
+        if root.is_dir():
+            for child in sorted(root.iterdir()):
+                if child.name.isdigit():
+                    yield int(child.name), JobPaths(child)

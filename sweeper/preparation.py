@@ -1,0 +1,111 @@
+"""What is done once per study before its trials: check the data, score teacher and student."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from sweeper.config.loading import LoadedStudy
+from sweeper.errors import ConfigError, Problem, SweeperError
+from sweeper.execution.executor import Executor, read_outcome
+from sweeper.paths import JobPaths, StudyPaths, write_text_atomically
+from sweeper.records import Failure, Origin, Outcome, Place, PreparationSpec, SuiteSpec
+from sweeper.snapshot import Snapshot, data_files, suite_spec
+
+Step = Literal["data", "teacher", "student"]
+STEPS: tuple[tuple[Step, ...], ...] = (("data",), ("student", "teacher"))
+"""The steps in their order; those of one group can run beside each other."""
+
+
+def make_origin(study: LoadedStudy, snapshot: Snapshot, cache: Path) -> Origin:
+    """What every job of the study shares."""
+    config = study.config
+    return Origin(
+        study=config.study,
+        seed=config.seed,
+        teacher=config.teacher,
+        student=config.student,
+        warm_start=config.warm_start,
+        data=config.data,
+        data_files=data_files(study),
+        teacher_outputs=config.teacher_outputs,
+        training=config.training,
+        evaluation=config.evaluation,
+        cache=str(cache.resolve()),
+        cache_threads=snapshot.cache_threads,
+    )
+
+
+def make_spec(
+    study: LoadedStudy, origin: Origin, suite: SuiteSpec, step: Step, paths: JobPaths
+) -> PreparationSpec:
+    """The spec of one step; the executor fills in where it runs."""
+    arms = study.config.arms
+    return PreparationSpec(
+        step=step,
+        origin=origin,
+        needs_teacher_outputs=study.config.needs_teacher_outputs(),
+        extra_arguments={
+            name: (arm.method, _extra_names(study, name)) for name, arm in arms.items()
+        },
+        suite=suite,
+        test_suite=suite_spec(study.test) if study.test and step == "data" else None,
+        place=Place(directory=str(paths.directory), device="cpu", threads=1),
+    )
+
+
+def is_done(spec: PreparationSpec, paths: StudyPaths) -> bool:
+    """Whether the step was completed for the same inputs."""
+    files = paths.preparation(spec.step)
+    outcome = read_outcome(files)
+    if outcome is None or outcome.state != "completed":
+        return False
+    try:
+        before = json.loads(files.spec.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    now = spec.model_dump(mode="json")
+    same = ("origin", "suite", "test_suite", "needs_teacher_outputs", "extra_arguments")
+    return all(before.get(key) == now[key] for key in same)
+
+
+def submit(spec: PreparationSpec, files: JobPaths, executor: Executor) -> None:
+    """Start a step in a clean directory."""
+    for path in (files.outcome, files.progress, files.log, files.documents, files.samples):
+        path.unlink(missing_ok=True)
+    device, threads = executor.next_place(files.directory)
+    place = Place(directory=str(files.directory), device=device, threads=threads)
+    placed = spec.model_copy(update={"place": place})
+    write_text_atomically(files.spec, placed.model_dump_json(indent=1) + "\n")
+    executor.submit(placed)
+
+
+def explain(study: LoadedStudy, step: str, outcome: Outcome | None, files: JobPaths) -> Exception:
+    """The error to stop the study with after a step failed.
+
+    Bad input is the user's to mend, and is told with its place in the study file; anything else
+    with the end of the log.
+    """
+    failure = outcome.failure if outcome else None
+    if failure is not None and failure.kind == "bad_input":
+        return bad_input(study, failure)
+    reason = failure.message if failure else "its process ended without an outcome"
+    return SweeperError(f"The preparation ({step}) failed: {reason}\nThe log is {files.log}.")
+
+
+def bad_input(study: LoadedStudy, failure: Failure) -> ConfigError:
+    """A worker's complaint, at the place of the key that is to blame."""
+    if failure.key:
+        return ConfigError([study.file.problem(failure.key, failure.message)])
+    return ConfigError([Problem(source=str(study.path), message=failure.message)])
+
+
+def _extra_names(study: LoadedStudy, arm: str) -> tuple[str, ...]:
+    config = study.config
+    names = set(config.training.extra)
+    names |= set(config.arms[arm].settings.get("extra", {}))
+    for key in (*config.arms[arm].settings, *config.arms[arm].search):
+        if key.startswith("extra."):
+            names.add(key.removeprefix("extra."))
+    return tuple(sorted(names))

@@ -1,0 +1,298 @@
+"""The records that cross walls: what a job is told, what it reports, how it ended.
+
+All are frozen, plain and JSON. Whoever reads an old record checks ``schema_version``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from sweeper.config.base import Scalar
+from sweeper.config.settings import Method, MethodSettings, TrainingConfig
+from sweeper.config.study import (
+    DataConfig,
+    EvaluationConfig,
+    ModelConfig,
+    StudentConfig,
+    TeacherOutputsConfig,
+    WarmStartConfig,
+)
+from sweeper.config.suite import SuiteConfig
+
+SCHEMA_VERSION = 1
+
+
+def derive_seed(study_seed: int, *labels: str | int) -> int:
+    """A seed in [0, 2**31) for one purpose: a hash of the study's seed and the labels.
+
+    Roles that draw from different seeds cannot disturb each other.
+    """
+    text = "/".join(str(part) for part in (study_seed, *labels))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
+
+
+class Record(BaseModel):
+    """A frozen JSON record."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class SuiteSpec(Record):
+    """A suite with the folders of its task files made absolute."""
+
+    config: SuiteConfig
+    task_directories: tuple[str, ...]
+    content_hash: str
+    """SHA-256 of the suite and its task files: two scores compare only if it is the same."""
+
+
+class Origin(Record):
+    """What every job of a study shares: models, data, and how the common start is made."""
+
+    study: str
+    seed: int
+    """The study's seed."""
+    teacher: ModelConfig
+    student: StudentConfig
+    warm_start: WarmStartConfig | None
+    data: DataConfig
+    data_files: tuple[str, ...] = ()
+    """Absolute paths, when the rows come from local files."""
+    teacher_outputs: TeacherOutputsConfig
+    training: TrainingConfig
+    evaluation: EvaluationConfig
+    cache: str
+    """The content-addressed cache's directory."""
+    cache_threads: int = 1
+    """CPU threads that cached values are computed with, fixed when the study starts: a changed
+    number of workers must not change the common start."""
+
+
+class Place(Record):
+    """Where a job runs."""
+
+    directory: str
+    device: str
+    """A torch device: ``cpu``, ``cuda:0``, ``mps``."""
+    threads: int
+    """CPU threads."""
+
+
+class TrialSpec(Record):
+    """One trial: everything that determines its result."""
+
+    kind: Literal["trial"] = "trial"
+    schema_version: int = SCHEMA_VERSION
+    origin: Origin
+    arm: str
+    method: Method
+    number: int
+    """The trial's number in its arm, from 0; also Optuna's."""
+    attempt: int = 1
+    """Counts from 1; grows when a run of the same trial was lost."""
+    seed: int
+    params: dict[str, Scalar]
+    """What was sampled."""
+    settings: MethodSettings
+    """Training and method settings, everything resolved."""
+    lora: dict[str, Scalar] = {}
+    """The trial's own values over the student's adapter: ``r``, ``alpha``, ``dropout``."""
+    teacher: dict[str, Scalar] = {}
+    """The trial's own values over the teacher: ``model``, ``dtype``, ``init_kwargs.NAME``."""
+    suite: SuiteSpec
+    place: Place
+
+
+class PreparationSpec(Record):
+    """One step that is done once per study, before its trials.
+
+    ``data`` reads and checks data, tokenizers and suites; ``teacher`` scores the teacher and stores
+    its outputs; ``student`` makes the starting student and scores it.
+    """
+
+    kind: Literal["preparation"] = "preparation"
+    schema_version: int = SCHEMA_VERSION
+    step: Literal["data", "teacher", "student"]
+    attempt: int = 1
+    origin: Origin
+    needs_teacher_outputs: bool
+    extra_arguments: dict[str, tuple[Method, tuple[str, ...]]] = {}
+    """By arm, the names below ``extra`` that TRL's configuration class must know."""
+    suite: SuiteSpec
+    test_suite: SuiteSpec | None
+    """Read by ``data`` only, and only to check that no prompt is in two places."""
+    place: Place
+
+
+JobSpec = Annotated[TrialSpec | PreparationSpec, Field(discriminator="kind")]
+
+
+class Progress(Record):
+    """One line of a job's progress file."""
+
+    time: float
+    """Seconds since the epoch, by the worker's clock."""
+    phase: str
+    """What the job is doing: ``load``, ``train``, ``evaluate``, …"""
+    step: int | None = None
+    """Optimiser steps done."""
+    max_steps: int | None = None
+    metrics: dict[str, float] = {}
+    """Points of the training curve at ``step``: ``loss``, ``learning_rate``, …"""
+
+
+class TaskScore(Record):
+    """One task's score over the documents that the suite names."""
+
+    task: str
+    metric: str
+    score: float
+    """The metric's mean over documents; nats per byte for perplexities."""
+    stderr: float
+    """The standard error of ``score`` over documents."""
+    documents: int
+    higher_is_better: bool
+    weight: float
+
+
+class Scores(Record):
+    """A model's scores on one suite."""
+
+    suite: str
+    suite_hash: str
+    score: float
+    """The suite's aggregate: the study's objective. Lower-is-better tasks enter with their sign
+    turned, unless all tasks are so."""
+    stderr: float
+    higher_is_better: bool
+    tasks: tuple[TaskScore, ...]
+    seconds: float
+
+
+FailureKind = Literal["out_of_memory", "diverged", "timeout", "lost", "bad_input", "bug"]
+
+
+class Failure(Record):
+    """Why a job did not complete."""
+
+    kind: FailureKind
+    message: str
+    """One line, for people."""
+    key: tuple[str, ...] = ()
+    """The key of the study file that is to blame, if one is."""
+    details: str = ""
+    """The traceback, or the end of the log."""
+
+
+class Cost(Record):
+    """What a job cost, measured by itself."""
+
+    steps: int = 0
+    """Optimiser steps."""
+    trained_tokens: int = 0
+    """Tokens that the loss was taken over."""
+    generated_tokens: int = 0
+    """Tokens that the student sampled."""
+    device_seconds: float = 0.0
+    """Wall seconds on the job's device, from model loading to the last score."""
+    seconds: dict[str, float] = {}
+    """The parts: ``load``, ``rollout``, ``teacher``, ``student``, ``optimiser``, ``evaluation``."""
+
+
+class DataSummary(Record):
+    """What the data step found."""
+
+    rows: int
+    """Rows read."""
+    used: int
+    """Rows that fit into ``max_length`` and are trained on."""
+    fingerprint: str
+    """SHA-256 of the prompts and completions."""
+    source: str
+    prompt_tokens: float
+    """Mean length of the prompts."""
+    completion_tokens: float
+    """Mean length of the references, 0 without any."""
+    chat: bool
+    """Whether prompts go through a chat template."""
+    notes: tuple[str, ...] = ()
+    """What a user should know: rows dropped, prompts repeated, …"""
+
+
+class Outcome(Record):
+    """How a job ended: the truth about it."""
+
+    schema_version: int = SCHEMA_VERSION
+    state: Literal["completed", "failed"]
+    failure: Failure | None = None
+    scores: Scores | None = None
+    data: DataSummary | None = None
+    """From the ``data`` step."""
+    cost: Cost = Cost()
+    curve: dict[str, float] = {}
+    """The last training point: loss, on-policy share, rollout length, …"""
+    attempt: int = 1
+    started: float
+    """Seconds since the epoch."""
+    finished: float
+    host: str = ""
+    device: str = ""
+    versions: dict[str, str] = {}
+    """Package versions in the process that did the work."""
+    model_parameters: int | None = None
+    """Parameters of the scored model."""
+
+
+class TrialRecord(Record):
+    """A trial as the reports see it."""
+
+    number: int
+    state: Literal["completed", "failed", "running", "waiting"]
+    params: dict[str, Scalar]
+    settings: dict[str, Any]
+    outcome: Outcome | None = None
+
+
+class ArmRecord(Record):
+    """An arm with all of its trials."""
+
+    name: str
+    method: Method
+    budget: int
+    settings: dict[str, Any]
+    """What the study file fixes for the arm."""
+    search: dict[str, Any]
+    """What the study file searches, as written there."""
+    trials: tuple[TrialRecord, ...]
+
+
+class Provenance(Record):
+    """What is needed to reproduce a study."""
+
+    command: str
+    study_file: str
+    started: float
+    git_revision: str | None
+    """The revision of the working directory's repository; ``+`` at the end: with local changes."""
+    versions: dict[str, str]
+    hardware: dict[str, str]
+    data_fingerprint: str | None = None
+    suite_hashes: dict[str, str] = {}
+
+
+class StudyRecord(Record):
+    """Everything that reports need to know about a study."""
+
+    schema_version: int = SCHEMA_VERSION
+    study: str
+    config: dict[str, Any]
+    """The study file as it was read, overrides included."""
+    provenance: Provenance
+    arms: tuple[ArmRecord, ...]
+    teacher: Outcome | None
+    starting_student: Outcome | None
+    data: DataSummary | None
+    higher_is_better: bool = True

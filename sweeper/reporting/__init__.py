@@ -1,0 +1,1 @@
+"""Terminal, markdown and plots: functions that return what callers print."""

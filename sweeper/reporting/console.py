@@ -1,0 +1,328 @@
+"""What the terminal shows about a study that has records: the comparison, and the list of trials.
+
+Both views measure the terminal when they are printed, and show what fits into it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, NamedTuple
+
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from sweeper.analysis.comparison import (
+    ArmSummary,
+    Comparison,
+    scored_trials,
+    selection_score,
+)
+from sweeper.records import ArmRecord, StudyRecord, TrialRecord
+from sweeper.reporting import formatting, wording
+
+Column = Literal["trials", "settings", "score", "difference", "gap", "steps", "tokens", "seconds"]
+
+
+class _Layout(NamedTuple):
+    columns: tuple[Column, ...]
+    bar: int
+    """The width of the gap's bar; 0 leaves the percentage alone."""
+    long_names: bool = True
+    """Whether rows also say what the name does not: the method, the floor, the ceiling."""
+
+
+_WITHOUT_SETTINGS: tuple[Column, ...] = (
+    "trials",
+    "score",
+    "difference",
+    "gap",
+    "steps",
+    "tokens",
+    "seconds",
+)
+_FEW: tuple[Column, ...] = ("trials", "score", "difference", "gap", "seconds")
+_LAYOUTS = (
+    _Layout((*_WITHOUT_SETTINGS, "settings"), 16),
+    _Layout((*_WITHOUT_SETTINGS, "settings"), 8),
+    _Layout(_WITHOUT_SETTINGS, 16),
+    _Layout(_WITHOUT_SETTINGS, 8),
+    _Layout(_FEW, 12),
+    _Layout(_FEW, 8),
+    _Layout(_FEW, 8, long_names=False),
+    _Layout(_FEW, 0, long_names=False),
+    _Layout(("score", "difference", "seconds"), 0, long_names=False),
+    _Layout(("score", "seconds"), 0, long_names=False),
+)
+"""From the widest table to the narrowest."""
+
+_HEADERS: dict[Column, str] = {
+    "trials": "trials\nok/failed",
+    "settings": "best settings",
+    "score": "score\n± std error",
+    "difference": "to the best\noffline arm",
+    "gap": "gap closed\nfloor→ceiling",
+    "steps": "steps",
+    "tokens": "tokens\ntrained/sampled",
+    "seconds": "device\nseconds",
+}
+_STATE_STYLES = {"completed": "green", "failed": "red", "running": "cyan", "waiting": "dim"}
+
+
+def comparison_view(comparison: Comparison) -> RenderableType:
+    """The final report of a study: the verdict, a table of the arms, and what to keep in mind."""
+    return _ComparisonView(comparison)
+
+
+def status_view(record: StudyRecord) -> RenderableType:
+    """All trials of a study, and why some failed."""
+    return _StatusView(record)
+
+
+class _ComparisonView:
+    """Chooses its columns by the width that it is given."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        self._comparison = comparison
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        comparison = self._comparison
+        yield Text(wording.headline(comparison), style="bold")
+        yield ""
+        layout, table = self._fitting_table(console, options)
+        yield table
+        if "settings" not in layout.columns and any(arm.best for arm in comparison.arms):
+            yield ""
+            yield _heading("Best settings")
+            yield _definitions(
+                (formatting.arm_name(arm), _Chain(formatting.best_settings(arm)))
+                for arm in comparison.arms
+            )
+        if failures := wording.failures(comparison):
+            yield ""
+            yield _heading("Failed trials")
+            yield _definitions((name, Text(kinds)) for name, kinds in failures)
+        if notes := wording.notes(comparison):
+            yield ""
+            yield _bulleted(notes)
+
+    def _fitting_table(self, console: Console, options: ConsoleOptions) -> tuple[_Layout, Table]:
+        for layout in _LAYOUTS:
+            table = self._table(layout, ascii_only=options.ascii_only)
+            if _full_width(console, options, table) <= options.max_width:
+                break
+        return layout, table
+
+    def _table(self, layout: _Layout, *, ascii_only: bool) -> Table:
+        comparison, bar = self._comparison, layout.bar
+        digits = formatting.comparison_digits(comparison)
+        table = _plain_table()
+        table.add_column("arm", no_wrap=True, overflow="ellipsis")
+        for name in layout.columns:
+            left = name == "settings" or (name == "gap" and bar)
+            header = "gap\nclosed" if name == "gap" and not bar else _HEADERS[name]
+            table.add_column(header, justify="left" if left else "right", no_wrap=True)
+
+        def gap(share: float | None) -> str:
+            if share is None or not bar:
+                return formatting.percent(share)
+            return f"{_bar(share, bar, ascii_only=ascii_only)} {formatting.percent(share):>5}"
+
+        ends = (
+            ("teacher", "ceiling", comparison.teacher, 1.0),
+            ("start", "floor", comparison.starting_student, 0.0),
+        )
+        for model, role, value, share in ends:
+            if value is None:
+                continue
+            cells: dict[Column, str] = {"score": formatting.score(value, digits)}
+            if any(arm.gap_closed is not None for arm in comparison.arms):
+                cells["gap"] = gap(share)
+            label = f"{model} = {role}" if layout.long_names else model
+            table.add_row(label, *(cells.get(name, "") for name in layout.columns), style="dim")
+        for arm in comparison.arms:
+            table.add_row(
+                formatting.arm_name(arm) if layout.long_names else arm.name,
+                *(_cell(arm, name, digits, gap(arm.gap_closed)) for name in layout.columns),
+                style="bold green" if arm.name in comparison.leaders else "",
+            )
+        return table
+
+
+class _StatusView:
+    """One table an arm, with the same columns; in a narrow terminal without standard errors."""
+
+    def __init__(self, record: StudyRecord) -> None:
+        self._record = record
+        self._ends = [
+            (label, outcome)
+            for label, outcome in (
+                ("teacher", record.teacher),
+                ("starting student", record.starting_student),
+            )
+            if outcome is not None
+        ]
+        shown = [score for arm in record.arms for _, score in scored_trials(arm)]
+        ends = [selection_score(outcome) for _, outcome in self._ends]
+        self._digits = formatting.score_digits([*shown, *ends])
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield Text(_progress_sentence(self._record), style="bold")
+        for label, outcome in self._ends:
+            score = formatting.score(selection_score(outcome), self._digits)
+            seconds = formatting.seconds(max(outcome.finished - outcome.started, 0.0))
+            yield Text(f"{label}: {outcome.state}, {score}, {seconds} s", style="dim")
+        for brief in (False, True):
+            tables = [self._table(arm, brief=brief) for arm in self._record.arms]
+            widest = max((_full_width(console, options, table) for table in tables), default=0)
+            if widest <= options.max_width:
+                break
+        for arm, table in zip(self._record.arms, tables, strict=True):
+            yield ""
+            method = "" if arm.name == arm.method else f" ({arm.method})"
+            yield _heading(f"{arm.name}{method}: {len(arm.trials)} of {arm.budget} trials begun")
+            if arm.trials:
+                yield table
+        if reasons := list(_reasons(self._record)):
+            yield ""
+            yield _heading("Failed trials")
+            yield _definitions(reasons)
+
+    def _table(self, arm: ArmRecord, *, brief: bool) -> Table:
+        rows = [
+            _trial_cells(trial, self._digits, brief=brief)
+            for trial in sorted(arm.trials, key=lambda trial: trial.number)
+        ]
+        table = _plain_table()
+        # Fixed widths, so that the tables of all arms align.
+        table.add_column("trial", justify="right", no_wrap=True, min_width=7)
+        table.add_column("state", no_wrap=True, min_width=9 if brief else 21)
+        table.add_column("score", justify="right", no_wrap=True, min_width=5 if brief else 13)
+        table.add_column("seconds", justify="right", no_wrap=True, min_width=7)
+        table.add_column("settings")
+        for row in rows:
+            table.add_row(*row)
+        return table
+
+
+class _Chain:
+    """``a · b · c``, broken only at its separators."""
+
+    _SEPARATOR = " · "
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        line = ""
+        for part in self._text.split(self._SEPARATOR):
+            longer = f"{line}{self._SEPARATOR}{part}" if line else part
+            if line and len(longer) > options.max_width:
+                yield Text(line)
+                line = part
+            else:
+                line = longer
+        yield Text(line, overflow="fold")
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        longest = max(len(part) for part in self._text.split(self._SEPARATOR))
+        return Measurement(longest, len(self._text)).with_maximum(options.max_width)
+
+
+def _cell(arm: ArmSummary, column: Column, digits: int, gap: str) -> str:
+    if column == "trials":
+        return f"{arm.trials.completed}/{arm.trials.failed}"
+    if arm.best is None or arm.best.outcome is None:
+        return formatting.NOTHING if column == "score" else ""
+    cost = arm.best.outcome.cost
+    match column:
+        case "settings":
+            return formatting.best_settings(arm)
+        case "score":
+            return formatting.score(arm.best_score, digits)
+        case "difference":
+            return formatting.difference(arm.difference, digits)
+        case "gap":
+            return gap
+        case "steps":
+            return str(cost.steps)
+        case "tokens":
+            return formatting.tokens(cost)
+        case "seconds":
+            return formatting.seconds(cost.device_seconds)
+
+
+def _bar(share: float, width: int, *, ascii_only: bool) -> str:
+    """A bar from the floor to the ceiling; an arrow shows a score beyond either."""
+    full, empty, below, above = ("=", "-", "<", ">") if ascii_only else ("━", "─", "◂", "▸")
+    filled = round(min(max(share, 0.0), 1.0) * width)
+    bar = full * filled + empty * (width - filled)
+    # Within rounding of an end, a score is at it.
+    if share < -0.005:
+        return below + bar[1:]
+    return bar[:-1] + above if share > 1.005 else bar
+
+
+def _plain_table() -> Table:
+    return Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+
+
+def _full_width(console: Console, options: ConsoleOptions, table: Table) -> int:
+    """The width of a table of which nothing is wrapped."""
+    return Measurement.get(console, options.update(width=10_000), table).maximum
+
+
+def _heading(text: str) -> Text:
+    return Text(text, style="bold")
+
+
+def _definitions(rows: Iterable[tuple[str, RenderableType]]) -> Table:
+    """Names with a value each, the values aligned and wrapped under themselves."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column()
+    for name, value in rows:
+        table.add_row(f"  {name}", value)
+    return table
+
+
+def _bulleted(lines: Sequence[str]) -> Table:
+    table = Table.grid(padding=(0, 1, 0, 0))
+    for line in lines:
+        table.add_row(Text("·"), Text(line), style="dim")
+    return table
+
+
+def _progress_sentence(record: StudyRecord) -> str:
+    states = Counter(trial.state for arm in record.arms for trial in arm.trials)
+    budget = sum(arm.budget for arm in record.arms)
+    parts = [f"{states['completed']} of {budget} trials completed"]
+    parts += [f"{states[state]} {state}" for state in ("failed", "running") if states[state]]
+    return f"{record.study}: {', '.join(parts)}"
+
+
+def _trial_cells(trial: TrialRecord, digits: int, *, brief: bool) -> list[RenderableType]:
+    outcome = trial.outcome
+    state: str = trial.state
+    if outcome is not None and outcome.failure is not None and not brief:
+        state += f": {formatting.FAILURE_NAMES[outcome.failure.kind]}"
+    score = formatting.score(selection_score(outcome), digits)
+    return [
+        str(trial.number),
+        Text(state, style=_STATE_STYLES[trial.state]),
+        score.partition(" ±")[0] if brief else score,
+        formatting.trial_seconds(trial),
+        _Chain(formatting.settings(trial.params) or formatting.NOTHING),
+    ]
+
+
+def _reasons(record: StudyRecord) -> Iterator[tuple[str, Text]]:
+    """Each reason of failure once, with the jobs that ended by it."""
+    for label, outcome in (("teacher", record.teacher), ("student", record.starting_student)):
+        if outcome is not None and outcome.failure is not None:
+            yield label, Text(wording.reason(outcome.failure))
+    for arm in record.arms:
+        for reason, numbers in wording.reasons(arm).items():
+            yield f"{arm.name} {formatting.trial_numbers(numbers)}", Text(reason)

@@ -1,0 +1,106 @@
+"""Foreign text in Markdown: messages, names and settings that must show as they are written.
+
+Also keeps secrets out of reports, which are made to be shared.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from ruamel.yaml import YAML
+
+HIDDEN = "***"
+_SECRET = (
+    r"(?:(?:hf_|auth_|access_|api_|use_auth_)?token|\w*(?:password|secret|api_key|access_key))"
+)
+_SECRET_NAME = re.compile(rf"(?:^|\.){_SECRET}$", re.IGNORECASE)
+_URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s'\"]+(?=@)")
+_SECRET_ASSIGNMENT = re.compile(rf"((?:^|[.\s?&'\"]){_SECRET}=)[^\s&]+", re.IGNORECASE)
+
+
+def inline(text: str) -> str:
+    """``text`` on one line, without what Markdown or HTML would take as its own.
+
+    Code spans stay as they are.
+    """
+    # Longer runs of backticks are no spans of ours: what stands between them is escaped.
+    parts = re.split(r"((?<!`)`(?!`)[^`]*`(?!`))", " ".join(text.split()))
+    return "".join(part if index % 2 else _escaped(part) for index, part in enumerate(parts))
+
+
+def cell(text: str) -> str:
+    """``text`` for a table, where a bar would end it even inside a code span."""
+    return re.sub(r"(?<!\\)\|", r"\\|", inline(text))
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[int] = ()) -> str:
+    """A Markdown table; columns in ``left`` are aligned to the left, the others to the right."""
+    rule = [":--" if index in left else "--:" for index in range(len(header))]
+    lines = (f"| {' | '.join(line)} |" for line in (header, rule, *rows))
+    # A score stays on one line with its standard error.
+    return "\n".join(lines).replace(" ± ", "\u00a0±\u00a0")
+
+
+def fenced(text: str, language: str) -> str:
+    """A code block that ``text`` cannot end."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}{language}\n{text.rstrip()}\n{fence}"
+
+
+def setting(name: str, value: Any) -> str:
+    """One setting as a code span that can be pasted into a study file."""
+    return f"`{name}: {json.dumps(redacted(value, name), default=str, ensure_ascii=False)}`"
+
+
+def as_yaml(values: Mapping[str, Any]) -> str:
+    """``values`` as YAML in their own order, without secrets."""
+    yaml: Any = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False
+    yaml.width = 100
+    buffer = io.StringIO()
+    yaml.dump(redacted(values), buffer)
+    return buffer.getvalue()
+
+
+def redacted(value: Any, name: str = "") -> Any:
+    """A plain copy of ``value`` with secrets hidden, by their keys and in URLs."""
+    if isinstance(value, Mapping):
+        return {str(key): redacted(inner, str(key)) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [redacted(inner) for inner in value]
+    if isinstance(value, str):
+        return HIDDEN if _SECRET_NAME.search(name) else redacted_text(value)
+    return value
+
+
+def redacted_text(text: str) -> str:
+    """``text`` without credentials in URLs and without assigned secrets."""
+    return _SECRET_ASSIGNMENT.sub(rf"\1{HIDDEN}", _URL_CREDENTIALS.sub(HIDDEN, text))
+
+
+def true_keys(values: Any, names: Collection[str], path: str = "") -> list[str]:
+    """The paths of the keys called one of ``names`` whose value is true."""
+    return list(_true_keys(values, names, path))
+
+
+def _true_keys(values: Any, names: Collection[str], path: str) -> Iterator[str]:
+    if not isinstance(values, Mapping):
+        return
+    for key, value in values.items():
+        here = f"{path}.{key}" if path else str(key)
+        if value is True and str(key).rpartition(".")[2] in names:
+            yield here
+        yield from _true_keys(value, names, here)
+
+
+def _escaped(text: str) -> str:
+    text = text.replace("\\", "\\\\").replace("&", "&amp;").replace("<", "&lt;")
+    # An underscore inside a word is plain to Markdown; elsewhere it could begin an emphasis.
+    text = re.sub(r"([|*`\[\]~])", r"\\\1", text)
+    return re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", text)

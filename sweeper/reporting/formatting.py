@@ -1,0 +1,169 @@
+"""Numbers and settings as text, the same in the terminal, the report and the plots."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sweeper.analysis.comparison import ArmSummary, Comparison, Difference, Score
+from sweeper.records import Cost, FailureKind, TrialRecord
+
+SHORT_NAMES = {
+    "learning_rate": "lr",
+    "per_device_train_batch_size": "batch",
+    "gradient_accumulation_steps": "accumulation",
+    "weight_decay": "decay",
+    "warmup_ratio": "warmup",
+    "lr_scheduler_type": "schedule",
+    "temperature": "temp",
+}
+"""Settings whose full name is too long for a table."""
+
+FAILURE_NAMES: dict[FailureKind, str] = {
+    "out_of_memory": "out of memory",
+    "diverged": "diverged",
+    "timeout": "timeout",
+    "lost": "lost",
+    "bad_input": "bad input",
+    "bug": "bug",
+}
+"""The kinds of failure in words."""
+
+NOTHING = "–"
+"""Stands where there is no value."""
+
+
+def number(value: Any, digits: int = 2) -> str:
+    """A setting's value in few characters: 0.83, 1.2e-3, 128, true.
+
+    Args:
+        value: Floats are rounded, everything else is written out.
+        digits: Significant digits of a float.
+    """
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if value is None:
+        return "none"
+    if not isinstance(value, float):
+        return str(value)
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    if abs(value) < 0.01 or abs(value) >= 1e5:
+        mantissa, _, exponent = f"{value:.{digits - 1}e}".partition("e")
+        mantissa = mantissa.rstrip("0").rstrip(".") if "." in mantissa else mantissa
+        return f"{mantissa}e{int(exponent)}"
+    return f"{value:.{max(digits, len(str(int(abs(value)))))}g}"
+
+
+def settings(params: Mapping[str, Any], digits: int = 2) -> str:
+    """Sampled settings on one line: ``lmbda 0.83 · beta 0 · lr 1.2e-3``."""
+    return " · ".join(
+        f"{SHORT_NAMES.get(name, name)} {number(value, digits)}" for name, value in params.items()
+    )
+
+
+def best_settings(arm: ArmSummary) -> str:
+    """The sampled settings of an arm's best trial."""
+    if arm.best is None:
+        return NOTHING
+    return settings(arm.best.params) or "nothing searched"
+
+
+def score_digits(values: Iterable[Score | None]) -> int:
+    """Decimals that show the scores of one table: two digits of the smallest standard error."""
+    errors = [value.stderr for value in values if value and value.stderr]
+    if not errors:
+        return 3
+    return min(max(1 - math.floor(math.log10(min(errors))), 1), 5)
+
+
+def comparison_digits(comparison: Comparison) -> int:
+    """``score_digits`` of everything that the comparison shows."""
+    values = [arm.best_score for arm in comparison.arms]
+    return score_digits([*values, comparison.teacher, comparison.starting_student])
+
+
+def score(value: Score | None, digits: int) -> str:
+    """A score with its standard error: ``0.787 ± 0.016``."""
+    if value is None:
+        return NOTHING
+    error = "" if value.stderr is None else f" ± {value.stderr:.{digits}f}"
+    return f"{value.score:.{digits}f}{error}"
+
+
+def difference(value: Difference | None, digits: int) -> str:
+    """A signed difference with its standard error: ``+0.069 ± 0.023``."""
+    if value is None:
+        return NOTHING
+    error = "" if value.stderr is None else f" ± {value.stderr:.{digits}f}"
+    return f"{value.value:+.{digits}f}{error}"
+
+
+def arm_name(arm: ArmSummary) -> str:
+    """The arm's name, with its method where the name does not say it."""
+    return arm.name if arm.name == arm.method else f"{arm.name} ({arm.method})"
+
+
+def count(value: float) -> str:
+    """A large count in few characters: 950, 96k, 1.2M."""
+    for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if value >= size * 0.9995:
+            scaled = value / size
+            return f"{scaled:.1f}{unit}" if scaled < 9.95 else f"{scaled:.0f}{unit}"
+    return f"{value:.0f}"
+
+
+def tokens(cost: Cost) -> str:
+    """Tokens that a job trained on and sampled: ``96k / 64k``."""
+    return f"{count(cost.trained_tokens)} / {count(cost.generated_tokens)}"
+
+
+def seconds(value: float) -> str:
+    """Seconds as a bare number: 3.2, 58, 12,345."""
+    return f"{value:.1f}" if value < 9.95 else f"{value:,.0f}"
+
+
+def time_left(seconds: float) -> str:
+    """A duration as a person would say it: ``about 3 min``, ``about 2 h 10 min``."""
+    if seconds < 10:
+        return "a few seconds"
+    if seconds < 57.5:
+        return f"about {math.ceil(seconds / 5) * 5} s"
+    minutes = max(round(seconds / 60), 1)
+    if minutes < 60:
+        return f"about {minutes} min"
+    if minutes < 24 * 60:
+        tens = round(minutes / 10) * 10
+        hours, rest = divmod(tens, 60)
+        return f"about {hours} h {rest} min" if rest else f"about {hours} h"
+    days, hours = divmod(round(minutes / 60), 24)
+    return f"about {days} d {hours} h" if hours else f"about {days} d"
+
+
+def percent(share: float | None) -> str:
+    """A share in whole per cent: ``76 %``."""
+    return NOTHING if share is None else f"{share * 100:.0f} %"
+
+
+def trial_seconds(trial: TrialRecord) -> str:
+    """How long a trial ran, by its own clock."""
+    outcome = trial.outcome
+    return NOTHING if outcome is None else seconds(max(outcome.finished - outcome.started, 0.0))
+
+
+def failure_counts(failures: Mapping[FailureKind, int]) -> str:
+    """Failures by kind: ``2 out of memory, 1 diverged``."""
+    return ", ".join(f"{n} {FAILURE_NAMES[kind]}" for kind, n in sorted(failures.items()))
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names as a sentence has them: ``a, b and c``."""
+    *most, last = names
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def trial_numbers(numbers: Sequence[int]) -> str:
+    """Trials by number, many of them counted: ``#3, #5, #8, #9 and 12 more``."""
+    shown = ", ".join(f"#{number}" for number in numbers[:4])
+    return f"{shown} and {len(numbers) - 4} more" if len(numbers) > 4 else shown

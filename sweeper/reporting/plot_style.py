@@ -1,0 +1,179 @@
+"""How all plots look: ground, colours, markers, legends, and labels that keep out of the way."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
+
+from sweeper.analysis.comparison import Comparison
+
+GROUND, INK, FAINT_INK, GRID = "#fbfbf9", "#24292f", "#6a727b", "#dfe2e5"
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#555555")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+MOST_POINTS = 1500
+"""Points drawn per arm; of more, an even selection."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Look:
+    """How an arm is drawn."""
+
+    colour: str
+    marker: str
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file."""
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure)
+    figure.savefig(buffer, format="png", dpi=144, facecolor=GROUND)
+    return buffer.getvalue()
+
+
+def empty_figure(width: float, height: float) -> Figure:
+    """A figure with nothing in it, in inches."""
+    figure = Figure(figsize=(width, height), layout="constrained", facecolor=GROUND)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure with one pair of axes, in inches."""
+    figure = empty_figure(width, height)
+    return figure, styled(figure.add_subplot())
+
+
+def styled(axes: Axes) -> Axes:
+    """Give axes the common look."""
+    axes.set_facecolor(GROUND)
+    axes.grid(visible=True, color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=INK, labelsize=9, length=0)
+    for name, spine in axes.spines.items():
+        spine.set_visible(name in ("left", "bottom"))
+        spine.set_color(GRID)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+    return axes
+
+
+def looks_of(comparison: Comparison) -> dict[str, Look]:
+    """Colour and marker by arm: the markers shift once the colours are used up."""
+    count = len(COLOURS)
+    return {
+        arm.name: Look(COLOURS[index % count], MARKERS[(index + index // count) % len(MARKERS)])
+        for index, arm in enumerate(comparison.arms)
+    }
+
+
+def score_label(comparison: Comparison) -> str:
+    """What a score axis is called."""
+    better = "" if comparison.higher_is_better else " (lower is better)"
+    return f"selection score: {comparison.suite}{better}"
+
+
+def reference_lines(axes: Axes, comparison: Comparison) -> None:
+    """The teacher and the starting student as lines with their names at the right."""
+    for name, value, dashes in (
+        ("teacher", comparison.teacher, (6, 2)),
+        ("starting student", comparison.starting_student, (2, 2)),
+    ):
+        if value is None:
+            continue
+        axes.axhline(value.score, color=FAINT_INK, linewidth=1.1, dashes=dashes, zorder=1)
+        axes.annotate(
+            name,
+            (1, value.score),
+            xycoords=("axes fraction", "data"),
+            xytext=(-2, 3),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
+            color=FAINT_INK,
+        )
+
+
+def legend(axes: Axes, columns: int = 5) -> None:
+    """Put the legend of ``axes`` below them."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    handles, labels = axes.get_legend_handles_labels()
+    drawn = figure.legend(
+        handles,
+        labels,
+        loc="outside lower center",
+        ncols=min(columns, len(labels)),
+        frameon=False,
+        fontsize=8.5,
+        labelcolor=INK,
+        columnspacing=1.4,
+        handletextpad=0.5,
+    )
+    for handle in drawn.legend_handles:
+        if handle is not None:
+            handle.set_alpha(1.0)
+
+
+def thinned(points: Sequence[T], most: int = MOST_POINTS) -> list[T]:
+    """An even selection, first and last included."""
+    if len(points) <= most:
+        return list(points)
+    stride = (len(points) - 1) / (most - 1)
+    return [points[round(index * stride)] for index in range(most)]
+
+
+def spread(positions: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Move points that lie on one another onto a small spiral around their place."""
+    total = Counter(positions)
+    seen: Counter[tuple[float, float]] = Counter()
+    placed = []
+    for x, y in positions:
+        turn = seen[x, y]
+        seen[x, y] += 1
+        radius = min(0.028, 0.07 / math.sqrt(total[x, y])) * math.sqrt(turn)
+        angle = turn * math.pi * (3 - math.sqrt(5))
+        placed.append((x + radius * math.cos(angle), y + radius * math.sin(angle)))
+    return placed
+
+
+def place_labels(figure: Figure, axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
+    """Name each point beside it, where the name covers neither a point nor another name."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    places = [axes.transData.transform((x, y)) for _, x, y in points]
+    taken = [Bbox.from_bounds(x - 9, y - 9, 18, 18) for x, y in places]
+    frame = axes.get_window_extent()
+    offsets = [(9, 0), (-9, 0), (0, 11), (0, -11), (9, 11), (9, -11), (-9, 11), (-9, -11)]
+    offsets += [(9, 22), (9, -22), (-9, 22), (-9, -22), (9, 33), (9, -33)]
+    for name, x, y in points:
+        for dx, dy in offsets:
+            label = axes.annotate(
+                name,
+                (x, y),
+                xytext=(dx, dy),
+                textcoords="offset points",
+                ha="left" if dx > 0 else "right" if dx < 0 else "center",
+                va="center",
+                fontsize=9,
+                color=INK,
+                fontweight="bold",
+            )
+            box = label.get_window_extent()
+            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1
+            if inside and not any(box.overlaps(other) for other in taken):
+                break
+            label.remove()
+        else:
+            axes.add_artist(label)
+        taken.append(box)

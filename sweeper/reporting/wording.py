@@ -1,0 +1,147 @@
+"""The sentences that say what a comparison means, the same in the terminal and in the report."""
+
+from __future__ import annotations
+
+from sweeper.analysis.comparison import (
+    SELECTION_NOTE,
+    UNPAIRED_NOTE,
+    ArmSummary,
+    Comparison,
+    Score,
+)
+from sweeper.records import ArmRecord, Failure
+from sweeper.reporting import formatting
+
+CLEAR = 2.0
+"""Differences below this many standard errors are called unclear: about 95 % confidence, before the
+optimism of choosing the best of several trials."""
+
+
+def headline(comparison: Comparison) -> str:
+    """Which arm has the best selection score, and whether GKD leads the best offline arm."""
+    sentences = [_leader(comparison)]
+    if comparison.leaders:
+        sentences += [_against_offline(comparison), _price(comparison)]
+    return " ".join(filter(None, sentences))
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """What a reader must know to read the scores rightly, the most important first."""
+    found = []
+    if comparison.several_suites:
+        found.append(
+            "The scores come from different versions of the selection suite: they do not compare."
+        )
+    if unfinished := _unfinished(comparison):
+        found.append(unfinished)
+    if comparison.unequal_budgets:
+        budgets = ", ".join(f"{arm.name} {arm.budget}" for arm in comparison.arms)
+        found.append(f"The trial budgets are unequal ({budgets}): more trials, a better best.")
+    if not comparison.higher_is_better:
+        found.append("Lower scores are better: a negative difference is a lead.")
+    if comparison.leaders:
+        found.append(SELECTION_NOTE)
+    if any(arm.difference for arm in comparison.arms):
+        found.append(UNPAIRED_NOTE)
+    if _no_gap(comparison.teacher, comparison.starting_student, comparison.higher_is_better):
+        found.append(
+            "The teacher is no better than the starting student: there is no gap to close."
+        )
+    return found
+
+
+def failures(comparison: Comparison) -> list[tuple[str, str]]:
+    """The arms with failed trials: how many failed, and of which kinds."""
+    return [
+        (arm.name, formatting.failure_counts(arm.failures))
+        for arm in comparison.arms
+        if arm.failures
+    ]
+
+
+def reason(failure: Failure) -> str:
+    """Why a job failed: the kind in words, and the message."""
+    return f"{formatting.FAILURE_NAMES[failure.kind]}: {failure.message}"
+
+
+def reasons(arm: ArmRecord) -> dict[str, list[int]]:
+    """The numbers of the arm's failed trials, by the reason."""
+    found: dict[str, list[int]] = {}
+    for trial in arm.trials:
+        if trial.outcome is not None and trial.outcome.failure is not None:
+            found.setdefault(reason(trial.outcome.failure), []).append(trial.number)
+    return found
+
+
+def _leader(comparison: Comparison) -> str:
+    if not comparison.leaders:
+        ended = sum(arm.trials.failed for arm in comparison.arms)
+        return "No trial completed: there is nothing to compare." if ended else "No score yet."
+    digits = formatting.comparison_digits(comparison)
+    where = f"on the selection suite {comparison.suite}"
+    best = comparison.arm(comparison.leaders[0])
+    shown = formatting.score(best.best_score, digits)
+    if len(comparison.leaders) > 1:
+        names = formatting.listed(comparison.leaders)
+        share = "both have" if len(comparison.leaders) == 2 else "all have"
+        return f"{names} {share} the best score {where}: {shown}."
+    trial = f"trial {best.best.number}" if best.best else ""
+    return f"{best.name} has the best score {where}: {shown} ({trial})."
+
+
+def _against_offline(comparison: Comparison) -> str:
+    if comparison.best_gkd is None:
+        return "No GKD arm has a score."
+    if comparison.best_offline is None:
+        return "No offline arm has a score to compare with."
+    digits = formatting.comparison_digits(comparison)
+    gkd, offline = comparison.arm(comparison.best_gkd), comparison.arm(comparison.best_offline)
+    difference = gkd.difference
+    assert difference is not None  # both arms have a score
+    reference = f"the best offline arm ({offline.name}, "
+    reference += f"{formatting.score(offline.best_score, digits)})"
+    subject = "GKD" if gkd.name in ("gkd", *comparison.leaders) else f"GKD ({gkd.name})"
+    if difference.lead == 0:
+        return f"{subject} is level with {reference}."
+    verb = "leads" if difference.lead > 0 else "is behind"
+    sentence = f"{subject} {verb} {reference} by {abs(difference.value):.{digits}f}"
+    if difference.standard_errors is None:
+        return f"{sentence}."
+    errors = abs(difference.standard_errors)
+    unclear = ", which is not a clear difference" if errors < CLEAR else ""
+    return f"{sentence}, {errors:.1f} standard errors of the difference{unclear}."
+
+
+def _price(comparison: Comparison) -> str:
+    """What the best GKD trial took against the best offline one."""
+    if comparison.best_gkd is None or comparison.best_offline is None:
+        return ""
+    ours = _device_seconds(comparison.arm(comparison.best_gkd))
+    theirs = _device_seconds(comparison.arm(comparison.best_offline))
+    if not ours or not theirs:
+        return ""
+    pair = f"{formatting.seconds(ours)} device-seconds against {formatting.seconds(theirs)}"
+    return f"The best GKD trial took {pair} ({ours / theirs:.2g} times as much)."
+
+
+def _device_seconds(arm: ArmSummary) -> float:
+    return arm.best.outcome.cost.device_seconds if arm.best and arm.best.outcome else 0.0
+
+
+def _unfinished(comparison: Comparison) -> str:
+    left = {
+        arm.name: arm.budget - arm.trials.completed - arm.trials.failed for arm in comparison.arms
+    }
+    waiting = [f"{name} {trials}" for name, trials in left.items() if trials > 0]
+    if not waiting:
+        return ""
+    total = sum(arm.budget for arm in comparison.arms)
+    missing = f"{sum(trials for trials in left.values() if trials > 0)} of {total} trials"
+    return f"The study is not finished: {missing} are missing ({', '.join(waiting)})."
+
+
+def _no_gap(teacher: Score | None, student: Score | None, higher_is_better: bool) -> bool:
+    if teacher is None or student is None:
+        return False
+    ahead = teacher.score - student.score
+    return (ahead if higher_is_better else -ahead) <= 0

@@ -1,0 +1,152 @@
+"""``sweeper run``: everything that a study needs is opened, used and closed here."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from sweeper.analysis.comparison import compare
+from sweeper.cache import default_root
+from sweeper.config.loading import LoadedStudy
+from sweeper.config.study import StudyConfig
+from sweeper.execution.local import LocalExecutor
+from sweeper.paths import StudyPaths
+from sweeper.records import StudyRecord
+from sweeper.reporting.console import comparison_view
+from sweeper.reporting.live import LiveDisplay
+from sweeper.reporting.markdown import write_report
+from sweeper.snapshot import command_line, open_snapshot
+from sweeper.study import Interrupted, StopRequest, StudyRun, all_failed, hold
+from sweeper.tracking.mlflow_tracker import MlflowTracker
+from sweeper.watching import Watcher
+
+FAILED, INTERRUPTED = 1, 130
+
+
+@dataclass(frozen=True)
+class TrackingPlace:
+    """Where MLflow records a study."""
+
+    uri: str
+    experiment: str
+    artifacts: str | None
+    """Only for the default store; others know their own."""
+
+
+def tracking_place(config: StudyConfig, paths: StudyPaths) -> TrackingPlace:
+    """The study's MLflow store: its own ``tracking.uri``, or the SQLite file of ``runs``."""
+    experiment = config.tracking.experiment or config.study
+    if config.tracking.uri is not None:
+        return TrackingPlace(config.tracking.uri, experiment, None)
+    uri = f"sqlite:///{paths.mlflow.resolve()}"
+    return TrackingPlace(uri, experiment, paths.mlflow_artifacts.resolve().as_uri())
+
+
+def run_study(
+    study: LoadedStudy, *, runs: Path, reports: Path, cache: Path | None, out: Console
+) -> int:
+    """Run a study to its report.
+
+    Args:
+        study: The checked study file.
+        runs: Where studies are recorded.
+        reports: Where reports are written.
+        cache: The content-addressed cache; by default the user's.
+        out: The terminal.
+
+    Returns:
+        The exit code: 0, 1 if every trial failed, 130 if the user stopped it.
+
+    Raises:
+        SweeperError: What the user wrote cannot work, or the preparation failed.
+    """
+    config = study.config
+    paths = StudyPaths(runs, config.study)
+    with hold(paths), LocalExecutor(config.compute) as executor:
+        _, threads = executor.next_place(paths.directory)
+        snapshot = open_snapshot(study, paths, command_line(), threads)
+        place = tracking_place(config, paths)
+        tracker = MlflowTracker(
+            place.uri,
+            place.experiment,
+            place.artifacts,
+            config.study,
+            identity=snapshot.identity,
+        )
+        try:
+            with LiveDisplay(out) as display, _listening(display) as stop:
+                run = StudyRun(
+                    study,
+                    paths,
+                    snapshot,
+                    cache or default_root(),
+                    executor,
+                    tracker,
+                    Watcher(display),
+                    stop,
+                )
+                record = run.run()
+            failed = all_failed(record)
+            files = _report(record, reports / config.study, out)
+            tracker.finish_study(files, "failed" if failed else "finished")
+        except Interrupted:
+            tracker.finish_study([], "interrupted")
+            out.print(
+                f"Stopped. Run the same command to go on: sweeper run {study.path}", soft_wrap=True
+            )
+            return INTERRUPTED
+        except BaseException:
+            tracker.finish_study([], "failed")
+            raise
+        finally:
+            tracker.close()
+    if failed:
+        _explain_failures(record, paths, out)
+        return FAILED
+    return 0
+
+
+def _report(record: StudyRecord, directory: Path, out: Console) -> list[Path]:
+    out.print(comparison_view(compare(record)))
+    files = write_report(record, directory)
+    out.print(f"Report: {files[0]}", soft_wrap=True)
+    out.print("Every trial in the MLflow UI: sweeper ui " + record.provenance.study_file)
+    return files
+
+
+def _explain_failures(record: StudyRecord, paths: StudyPaths, out: Console) -> None:
+    out.print("Every trial failed. The first of each arm:", style="bold red")
+    for arm in record.arms:
+        failed = next((trial for trial in arm.trials if trial.outcome), None)
+        if failed and failed.outcome and failed.outcome.failure:
+            failure = failed.outcome.failure
+            log = paths.trial(arm.name, failed.number).log
+            out.print(f"  {arm.name} #{failed.number}: {failure.message} (log: {log})")
+
+
+@contextmanager
+def _listening(display: LiveDisplay) -> Iterator[StopRequest]:
+    """Ctrl-C once: end after the running trials; twice, or SIGTERM: end now."""
+    stop = StopRequest()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        stop.press()
+        if number == signal.SIGTERM:
+            stop.press()
+        if stop.level == 1:
+            display.message("Stopping after the running trials; Ctrl-C again stops now.")
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, interrupt)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

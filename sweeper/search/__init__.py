@@ -1,0 +1,1 @@
+"""Optuna: one study per arm, asked and told by the coordinator."""

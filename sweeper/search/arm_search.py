@@ -1,0 +1,128 @@
+"""One arm's Optuna study, asked and told by the coordinator alone."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from sweeper.config.base import Scalar
+from sweeper.config.study import ArmConfig, SamplerConfig
+from sweeper.records import Outcome, derive_seed
+from sweeper.search.sampling import grid, sample
+
+_FAILURE = "sweeper:failure"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A trial to run: its number in the arm and its parameters."""
+
+    number: int
+    params: dict[str, Scalar]
+
+
+class ArmSearch:
+    """Asks Optuna for an arm's trials and tells it how they ended.
+
+    The sampler is seeded anew for every trial from the study's seed, the arm and the trial's
+    number, so a search that was interrupted goes on as if it had not been. One process owns the
+    database; nothing here is safe to share.
+    """
+
+    def __init__(
+        self,
+        storage: optuna.storages.BaseStorage,
+        study: str,
+        arm_name: str,
+        arm: ArmConfig,
+        sampler: SamplerConfig,
+        *,
+        seed: int,
+        higher_is_better: bool,
+    ) -> None:
+        self._arm_name = arm_name
+        self._arm = arm
+        self._sampler = sampler
+        self._seed = seed
+        self._study = optuna.create_study(
+            storage=storage,
+            study_name=f"{study}/{arm_name}",
+            direction="maximize" if higher_is_better else "minimize",
+            load_if_exists=True,
+        )
+
+    def asked(self) -> dict[int, TrialState]:
+        """The trials that were asked for, by number, with Optuna's state."""
+        return {
+            trial.number: trial.state
+            for trial in self._trials()
+            if trial.state != TrialState.WAITING
+        }
+
+    def ask(self) -> Asked:
+        """A new trial, or the one that an interrupted ``ask`` left without a spec.
+
+        The caller writes the trial's spec before it asks again.
+        """
+        trials = self._trials()
+        waiting = any(trial.state == TrialState.WAITING for trial in trials)
+        number = len(trials) - waiting
+        self._study.sampler = self._make_sampler(number)
+        if self._sampler.type == "grid" and not waiting:
+            self._study.enqueue_trial(grid(self._arm)[number])
+        trial = self._study.ask()
+        return Asked(trial.number, sample(trial, self._arm))
+
+    def resume(self, number: int) -> Asked:
+        """The parameters of a trial that exists; what an interruption left out is sampled now."""
+        frozen = self._trials()[number]
+        self._study.sampler = self._make_sampler(number)
+        trial = Trial(self._study, frozen._trial_id)
+        return Asked(number, sample(trial, self._arm))
+
+    def tell(self, number: int, outcome: Outcome) -> None:
+        """Record how a trial ended; telling the same again changes nothing."""
+        frozen = self._trials()[number]
+        if frozen.state.is_finished():
+            return
+        if outcome.state == "completed" and outcome.scores is not None:
+            self._study.tell(number, outcome.scores.score)
+            return
+        if outcome.failure is not None:
+            trial = Trial(self._study, frozen._trial_id)
+            trial.set_user_attr(_FAILURE, outcome.failure.kind)
+        self._study.tell(number, state=TrialState.FAIL)
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self._study.get_trials(deepcopy=False)
+
+    def _make_sampler(self, number: int) -> BaseSampler:
+        seed = derive_seed(self._seed, self._arm_name, number, "sampler")
+        startup = self._sampler.startup_trials
+        with warnings.catch_warnings():
+            # `multivariate`, `group` and `constant_liar` are marked experimental; Optuna's
+            # version is pinned, and they are what conditional parameters and workers need.
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            if self._sampler.type == "tpe":
+                return TPESampler(
+                    n_startup_trials=startup,
+                    multivariate=True,
+                    group=True,
+                    constant_liar=True,
+                    seed=seed,
+                )
+            if self._sampler.type == "gp":
+                return GPSampler(n_startup_trials=startup, seed=seed)
+            return RandomSampler(seed=seed)
+
+
+def open_storage(database: Path) -> optuna.storages.BaseStorage:
+    """The study's SQLite database, created if it is not there."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    database.parent.mkdir(parents=True, exist_ok=True)
+    return optuna.storages.RDBStorage(f"sqlite:///{database.resolve()}")

@@ -1,0 +1,75 @@
+"""From an arm's search space to a trial's parameters; what can have no effect is not sampled."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+
+from optuna.trial import Trial
+
+from sweeper.config.base import Scalar
+from sweeper.config.settings import ON_POLICY_KEYS
+from sweeper.config.space import CategoricalSpace, FloatSpace, IntSpace
+from sweeper.config.study import ArmConfig
+
+AnySpace = FloatSpace | IntSpace | CategoricalSpace
+
+
+def sample(trial: Trial, arm: ArmConfig) -> dict[str, Scalar]:
+    """Sample the arm's parameters by ``trial``, conditions first.
+
+    Asking a trial again that was interrupted here gives the same values: those it has are kept, and
+    the sampler draws the rest from the same seed.
+    """
+    return _walk(arm, lambda name, space: _suggest(trial, name, space))
+
+
+def grid(arm: ArmConfig) -> list[dict[str, Scalar]]:
+    """Every distinct combination of the arm's values, dead parameters left out."""
+    found: list[dict[str, Scalar]] = []
+    names = _in_order(arm)
+    for values in itertools.product(*(arm.search[name].grid() or [] for name in names)):
+        chosen = dict(zip(names, values, strict=True))
+        live = _walk(arm, lambda name, space, chosen=chosen: chosen[name])  # type: ignore[misc]
+        if live not in found:
+            found.append(live)
+    return found
+
+
+def budget(arm: ArmConfig, trials: int, sampler: str) -> int:
+    """How many trials an arm gets: one if nothing is searched, no more than a full grid."""
+    if not arm.search:
+        return 1
+    wanted = arm.trials or trials
+    return min(wanted, len(grid(arm))) if sampler == "grid" else wanted
+
+
+def _walk(arm: ArmConfig, choose: Callable[[str, AnySpace], Scalar]) -> dict[str, Scalar]:
+    params: dict[str, Scalar] = {}
+    for name in _in_order(arm):
+        if not _is_dead(name, arm, params):
+            params[name] = choose(name, arm.search[name])
+    return params
+
+
+def _in_order(arm: ArmConfig) -> list[str]:
+    """The searched names, those that others depend on first; otherwise as written."""
+    return sorted(arm.search, key=lambda name: name != "lmbda")
+
+
+def _is_dead(name: str, arm: ArmConfig, params: dict[str, Scalar]) -> bool:
+    """Whether ``name`` can have no effect, given what was sampled before it."""
+    if arm.method != "gkd":
+        return False
+    lmbda = params.get("lmbda", arm.settings.get("lmbda"))
+    # At 0 nothing is rolled out; at 1 every sequence is, so none comes from the teacher's answers.
+    return (name in ON_POLICY_KEYS and lmbda == 0) or (name == "seq_kd" and lmbda == 1)
+
+
+def _suggest(trial: Trial, name: str, space: AnySpace) -> Scalar:
+    if isinstance(space, FloatSpace):
+        return trial.suggest_float(name, space.low, space.high, log=space.log, step=space.step)
+    if isinstance(space, IntSpace):
+        return trial.suggest_int(name, space.low, space.high, log=space.log, step=space.step)
+    chosen: Scalar = trial.suggest_categorical(name, list(space.choices))
+    return chosen

@@ -1,0 +1,189 @@
+"""What a study was started with, and whether a changed study file may continue it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from sweeper.cache import content_key, file_hash
+from sweeper.config.loading import LoadedStudy, LoadedSuite, find_file
+from sweeper.config.study import StudyConfig
+from sweeper.errors import StudyChangedError
+from sweeper.paths import StudyPaths, write_text_atomically
+from sweeper.records import Provenance, SuiteSpec
+from sweeper.versions import git_revision, hardware, package_versions
+
+
+class Snapshot(BaseModel):
+    """``study.json``: the study as it runs, and where it started."""
+
+    model_config = ConfigDict(frozen=True)
+
+    config: StudyConfig
+    files: dict[str, str]
+    """SHA-256 of the data files, and of the suites with their task files."""
+    cache_threads: int
+    identity: str
+    """Tells this study from another of the same name that was deleted or lies elsewhere."""
+    provenance: Provenance
+
+
+def suite_spec(suite: LoadedSuite) -> SuiteSpec:
+    """The suite with absolute folders and a hash of its tasks' files."""
+    directories = suite.task_directories
+    files: dict[str, str] = {}
+    for directory in directories:
+        if directory.is_dir():
+            for path in sorted(directory.rglob("*")):
+                if path.is_file() and "__pycache__" not in path.parts:
+                    files[str(path.relative_to(directory))] = file_hash(path)
+    content = {"suite": suite.config.model_dump(mode="json"), "files": files}
+    return SuiteSpec(
+        config=suite.config,
+        task_directories=tuple(str(directory) for directory in directories),
+        content_hash=content_key(content),
+    )
+
+
+def data_files(study: LoadedStudy) -> tuple[str, ...]:
+    """Absolute paths of the local files that hold the training data; none for other sources."""
+    source = study.config.data.train.path
+    if not source.endswith((".json", ".jsonl", ".parquet", ".csv")):
+        return ()
+    found = find_file(source, study.path)
+    return (str(found.resolve()),) if found else ()
+
+
+def open_snapshot(
+    study: LoadedStudy, paths: StudyPaths, command: list[str], threads: int
+) -> Snapshot:
+    """The recorded start of the study, brought up to date with what may change; or a new one.
+
+    More trials, more arms and other compute or tracking settings continue a study. Anything else
+    would compare results of different studies.
+
+    Args:
+        study: The study file as it is now.
+        paths: Where the study is recorded.
+        command: What the user typed.
+        threads: CPU threads of one job, for a new study.
+
+    Raises:
+        StudyChangedError: The recorded study is another one; names every difference.
+    """
+    files = _hashes(study)
+    provenance = Provenance(
+        command=shlex.join(command),
+        study_file=str(study.path),
+        started=time.time(),
+        git_revision=git_revision(Path()),
+        versions=package_versions(),
+        hardware=hardware(),
+        suite_hashes={k: v for k, v in files.items() if k.startswith("suite")},
+    )
+    recorded = read_snapshot(paths)
+    if recorded is None:
+        snapshot = Snapshot(
+            config=study.config,
+            files=files,
+            cache_threads=threads,
+            identity=uuid.uuid4().hex,
+            provenance=provenance,
+        )
+    else:
+        differences = [
+            *_differences(_plain(recorded.config), _plain(study.config), study.config),
+            *_file_differences(recorded.files, files),
+        ]
+        if differences:
+            listed = "\n".join(f"  {difference}" for difference in differences)
+            raise StudyChangedError(
+                f"{study.path}: the study {study.config.study!r} in {paths.directory} was started"
+                f" differently:\n{listed}\n"
+                "Its results would not compare. Give the study another name, or undo the change"
+                " (more trials, new arms, compute and tracking may change)."
+            )
+        snapshot = recorded.model_copy(update={"config": study.config})
+    write_text_atomically(paths.snapshot, snapshot.model_dump_json(indent=1) + "\n")
+    return snapshot
+
+
+def read_snapshot(paths: StudyPaths) -> Snapshot | None:
+    """The recorded start of the study, if it was ever started."""
+    try:
+        text = paths.snapshot.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    return Snapshot.model_validate(json.loads(text), strict=False)
+
+
+def _hashes(study: LoadedStudy) -> dict[str, str]:
+    found = {"suite selection": suite_spec(study.selection).content_hash}
+    if study.test is not None:
+        found["suite test"] = suite_spec(study.test).content_hash
+    for path in data_files(study):
+        found[f"data {Path(path).name}"] = file_hash(Path(path))
+    return found
+
+
+def _plain(config: StudyConfig) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(config.model_dump_json())
+    return plain
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], config: StudyConfig) -> list[str]:
+    found = []
+    for path, before, after in _walk(old, new, ()):
+        if path[0] in ("compute", "tracking") or path == ("evaluation", "samples"):
+            continue
+        if path[0] == "arms" and len(path) == 2 and before is _ABSENT:
+            continue
+        if path[-1] == "trials" and (len(path) == 1 or path[0] == "arms") and len(path) in (1, 3):
+            before_trials = before if before is not None else old["trials"]
+            after_trials = after if after is not None else new["trials"]
+            if after_trials >= before_trials:
+                continue
+        found.append(f"{'.'.join(path)}: was {_show(before)}, now {_show(after)}")
+    return found
+
+
+def _file_differences(old: dict[str, str], new: dict[str, str]) -> list[str]:
+    return [
+        f"{name}: its content changed"
+        for name in sorted(set(old) & set(new))
+        if old[name] != new[name]
+    ]
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "absent"
+
+
+_ABSENT = _Absent()
+
+
+def _walk(old: Any, new: Any, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        for key in [*old, *(key for key in new if key not in old)]:
+            found += _walk(old.get(key, _ABSENT), new.get(key, _ABSENT), (*path, key))
+        return found
+    return [] if old == new else [(path, old, new)]
+
+
+def _show(value: Any) -> str:
+    text = repr(value) if isinstance(value, _Absent) else json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def command_line() -> list[str]:
+    """What the user typed, the program's path shortened to its name."""
+    return [Path(sys.argv[0]).name.replace("__main__.py", "sweeper"), *sys.argv[1:]]

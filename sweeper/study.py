@@ -1,0 +1,440 @@
+"""The loop of a study: prepare, search, report; and how it goes on after an interruption."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from filelock import FileLock, Timeout
+
+from sweeper import preparation
+from sweeper.config.loading import LoadedStudy
+from sweeper.config.settings import Method, model_settings, resolve
+from sweeper.errors import StudyBusyError
+from sweeper.execution.executor import Executor, Finished, Spec, read_outcome
+from sweeper.history import read_study
+from sweeper.paths import JobPaths, StudyPaths, read_json_lines, write_text_atomically
+from sweeper.records import (
+    Failure,
+    Outcome,
+    Place,
+    PreparationSpec,
+    Progress,
+    StudyRecord,
+    TrialSpec,
+    derive_seed,
+)
+from sweeper.search.arm_search import ArmSearch, Asked, open_storage
+from sweeper.search.sampling import budget
+from sweeper.snapshot import Snapshot, suite_spec
+from sweeper.tracking.tracker import Tracker
+
+LOST_ATTEMPTS = 3
+"""How often a trial is started when its process keeps disappearing."""
+_POLL_SECONDS = 0.25
+
+
+class Observer(Protocol):
+    """Is shown what happens; draws it."""
+
+    def update(self, run: StudyRun) -> None:
+        """Called several times a second."""
+
+    def message(self, text: str) -> None:
+        """Something worth a line of its own."""
+
+
+class Interrupted(Exception):
+    """The user stopped the study; it can be continued."""
+
+
+class StopRequest:
+    """How urgently the user wants the study to stop: 0 not, 1 after running trials, 2 now."""
+
+    def __init__(self) -> None:
+        self.level = 0
+
+    def press(self) -> None:
+        """One more Ctrl-C."""
+        self.level = min(self.level + 1, 2)
+
+
+@dataclass
+class ArmState:
+    """One arm while the study runs."""
+
+    name: str
+    method: Method
+    budget: int
+    search: ArmSearch
+    pending: deque[int] = field(default_factory=deque)
+    """Trials that were interrupted, to run first."""
+    asked: int = 0
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+
+    def unfinished(self) -> bool:
+        """Whether there is something left to start."""
+        return bool(self.pending) or self.asked < self.budget
+
+
+@dataclass
+class RunningJob:
+    """What is known of a running job from its progress file."""
+
+    spec: Spec
+    started: float
+    position: int = 0
+    """The byte of the progress file up to which it has been read."""
+    last: Progress | None = None
+
+
+class StudyRun:
+    """One run of ``sweeper run``: owns the study's databases while it lasts.
+
+    Args:
+        study: The checked study file.
+        paths: Where the study is recorded.
+        snapshot: Its start.
+        cache: The content-addressed cache.
+        executor: Runs the jobs; entered and left by the caller.
+        tracker: Records the study for people.
+        observer: Is shown what happens.
+        stop: Asked before anything is started.
+    """
+
+    def __init__(
+        self,
+        study: LoadedStudy,
+        paths: StudyPaths,
+        snapshot: Snapshot,
+        cache: Path,
+        executor: Executor,
+        tracker: Tracker,
+        observer: Observer,
+        stop: StopRequest,
+    ) -> None:
+        self.study = study
+        self.paths = paths
+        self.started = time.time()
+        self.stop = stop
+        self.phase = "prepare"
+        self.arms: dict[str, ArmState] = {}
+        self.jobs: dict[str, RunningJob] = {}
+        """By the job's directory."""
+        self.ended: list[tuple[TrialSpec, Outcome]] = []
+        """The trials that ended in this run, in that order."""
+        self._executor = executor
+        self._tracker = tracker
+        self._observer = observer
+        self._snapshot = snapshot
+        self._origin = preparation.make_origin(study, snapshot, cache)
+        self._suite = suite_spec(study.selection)
+        self._losses: dict[str, int] = {}
+
+    def run(self) -> StudyRecord:
+        """Do what is left to do.
+
+        Returns:
+            The study with everything that is known of it.
+
+        Raises:
+            ConfigError: Data, models, tasks or settings cannot work as written.
+            SweeperError: The preparation failed.
+            Interrupted: The user stopped it.
+        """
+        config = self.study.config
+        self._tracker.open_study(config, self._snapshot.provenance, self._study_text())
+        self._prepare()
+        self.phase = "search"
+        self._open_arms()
+        self._search()
+        return self.record()
+
+    def record(self) -> StudyRecord:
+        """The study as it stands in its files."""
+        return read_study(self.paths, self._snapshot)
+
+    # Preparation
+
+    def _prepare(self) -> None:
+        for group in preparation.STEPS:
+            waiting = deque(
+                spec
+                for step in group
+                if not preparation.is_done(spec := self._step_spec(step), self.paths)
+            )
+            while waiting or self.jobs:
+                self._check_stop()
+                while waiting and self._executor.free():
+                    spec = waiting.popleft()
+                    preparation.submit(spec, self.paths.preparation(spec.step), self._executor)
+                    self._watch_new_jobs()
+                for finished in self._wait():
+                    self._finish_step(finished)
+        record = self.record()
+        if record.data:
+            self._tracker.log_data(record.data)
+        if record.teacher:
+            self._tracker.log_baseline("teacher", record.teacher)
+        if record.starting_student:
+            self._tracker.log_baseline("starting_student", record.starting_student)
+
+    def _step_spec(self, step: preparation.Step) -> PreparationSpec:
+        files = self.paths.preparation(step)
+        return preparation.make_spec(self.study, self._origin, self._suite, step, files)
+
+    def _finish_step(self, finished: Finished) -> None:
+        assert isinstance(finished.spec, PreparationSpec)
+        step, outcome = finished.spec.step, finished.outcome
+        if outcome is None or outcome.state != "completed":
+            files = self.paths.preparation(step)
+            raise preparation.explain(self.study, step, outcome, files)
+        for note in outcome.data.notes if outcome.data else ():
+            self._observer.message(f"data: {note}")
+
+    # Search
+
+    def _open_arms(self) -> None:
+        config = self.study.config
+        record = self.record()
+        storage = open_storage(self.paths.optuna)
+        for name, arm in config.arms.items():
+            trials = budget(arm, config.trials, config.sampler.type)
+            search = ArmSearch(
+                storage,
+                config.study,
+                name,
+                arm,
+                config.sampler,
+                seed=config.seed,
+                higher_is_better=record.higher_is_better,
+            )
+            spaces = {key: space.model_dump(mode="json") for key, space in arm.search.items()}
+            self._tracker.open_arm(name, arm.method, trials, arm.settings, spaces)
+            state = ArmState(name, arm.method, trials, search)
+            self.arms[name] = state
+            self._reconcile(state)
+
+    def _reconcile(self, arm: ArmState) -> None:
+        """Take up what an earlier run left: told, finished but not told, or interrupted."""
+        for number, state in arm.search.asked().items():
+            arm.asked += 1
+            files = self.paths.trial(arm.name, number)
+            outcome = read_outcome(files)
+            if outcome is None:
+                if not state.is_finished():
+                    arm.pending.append(number)
+                continue
+            arm.outcomes[number] = outcome
+            if not files.recorded.exists():
+                self._record(arm, self._read_spec(files), outcome)
+
+    def _search(self) -> None:
+        while True:
+            if self.stop.level == 0:
+                self._fill()
+            if not self.jobs:
+                self._check_stop()
+                return
+            for finished in self._wait():
+                self._settle(finished)
+
+    def _fill(self) -> None:
+        """Start trials while something is free, the arm that has started fewest first."""
+        while self._executor.free():
+            candidates = [arm for arm in self.arms.values() if arm.unfinished()]
+            if not candidates:
+                return
+            arm = min(candidates, key=lambda a: (not a.pending, a.asked))
+            if arm.pending:
+                number = arm.pending.popleft()
+                asked = arm.search.resume(number)
+            else:
+                asked = arm.search.ask()
+                arm.asked += 1
+            self._start(arm, asked)
+
+    def _start(self, arm: ArmState, asked: Asked) -> None:
+        files = self.paths.trial(arm.name, asked.number)
+        spec = self._trial_spec(arm, asked, _set_aside(files), files)
+        write_text_atomically(files.spec, spec.model_dump_json(indent=1) + "\n")
+        self._tracker.start_trial(spec)
+        self._executor.submit(spec)
+        self._watch_new_jobs()
+
+    def _trial_spec(self, arm: ArmState, asked: Asked, attempt: int, files: JobPaths) -> TrialSpec:
+        config = self.study.config
+        fixed = config.arms[arm.name].settings
+        device, threads = self._executor.next_place(files.directory)
+        return TrialSpec(
+            origin=self._origin,
+            arm=arm.name,
+            method=arm.method,
+            number=asked.number,
+            attempt=attempt,
+            seed=derive_seed(config.seed, arm.name, asked.number, "trial"),
+            params=asked.params,
+            settings=resolve(config.training, fixed, asked.params),
+            lora=model_settings("lora", fixed, asked.params),
+            teacher=model_settings("teacher", fixed, asked.params),
+            suite=self._suite,
+            place=Place(directory=str(files.directory), device=device, threads=threads),
+        )
+
+    def _settle(self, finished: Finished) -> None:
+        spec, outcome = finished.spec, finished.outcome
+        assert isinstance(spec, TrialSpec)
+        arm = self.arms[spec.arm]
+        files = self.paths.trial(spec.arm, spec.number)
+        if outcome is None:
+            losses = self._losses[spec.place.directory] = (
+                self._losses.get(spec.place.directory, 0) + 1
+            )
+            if losses < LOST_ATTEMPTS:
+                self._observer.message(
+                    f"{spec.arm} #{spec.number} was lost ({finished.reason}); it runs again"
+                )
+                arm.pending.append(spec.number)
+                return
+            outcome = _lost(spec, finished.reason, files)
+            write_text_atomically(files.outcome, outcome.model_dump_json(indent=1) + "\n")
+        arm.outcomes[spec.number] = outcome
+        self.ended.append((spec, outcome))
+        self._record(arm, spec, outcome)
+        if outcome.failure is not None and outcome.failure.kind == "bad_input":
+            raise preparation.bad_input(self.study, outcome.failure)
+
+    def _record(self, arm: ArmState, spec: TrialSpec, outcome: Outcome) -> None:
+        """Tell Optuna, then MLflow, then note that both know; safe to repeat after a crash."""
+        files = self.paths.trial(spec.arm, spec.number)
+        arm.search.tell(spec.number, outcome)
+        self._tracker.start_trial(spec)
+        lines, _ = read_json_lines(files.progress)
+        rows = [Progress.model_validate(line) for line in lines]
+        self._tracker.log_progress(spec.arm, spec.number, rows)
+        self._tracker.finish_trial(spec, outcome, files)
+        files.recorded.touch()
+
+    @staticmethod
+    def _read_spec(files: JobPaths) -> TrialSpec:
+        return TrialSpec.model_validate_json(files.spec.read_text(encoding="utf-8"))
+
+    # Both
+
+    def _watch_new_jobs(self) -> None:
+        for spec in self._executor.running():
+            if spec.place.directory not in self.jobs:
+                self.jobs[spec.place.directory] = RunningJob(spec, time.time())
+
+    def _wait(self) -> list[Finished]:
+        finished = self._executor.wait(_POLL_SECONDS)
+        for job in self.jobs.values():
+            self._read_progress(job)
+        for done in finished:
+            self.jobs.pop(done.spec.place.directory)
+        self._observer.update(self)
+        if self.stop.level >= 2:
+            self._check_stop()
+        return finished
+
+    def _read_progress(self, job: RunningJob) -> None:
+        files = JobPaths(Path(job.spec.place.directory))
+        lines, job.position = read_json_lines(files.progress, job.position)
+        rows = [Progress.model_validate(line) for line in lines]
+        if not rows:
+            return
+        job.last = rows[-1]
+        if isinstance(job.spec, TrialSpec):
+            self._tracker.log_progress(job.spec.arm, job.spec.number, rows)
+
+    def _check_stop(self) -> None:
+        if self.stop.level == 0:
+            return
+        if self.stop.level >= 2 or self.phase == "prepare":
+            self._executor.stop()
+        elif self.jobs:
+            return
+        if self._is_unfinished():
+            raise Interrupted
+
+    def _is_unfinished(self) -> bool:
+        return (
+            self.phase == "prepare"
+            or bool(self.jobs)
+            or any(arm.unfinished() for arm in self.arms.values())
+        )
+
+    def _study_text(self) -> str:
+        return self.study.path.read_text(encoding="utf-8")
+
+
+@contextmanager
+def hold(paths: StudyPaths) -> Iterator[None]:
+    """Hold the study, so that only one process coordinates it; released when the process ends.
+
+    Raises:
+        StudyBusyError: Another process holds it.
+    """
+    paths.directory.mkdir(parents=True, exist_ok=True)
+    note = paths.directory / "holder"
+    try:
+        lock = FileLock(paths.lock).acquire(timeout=0)
+    except Timeout:
+        holder = note.read_text(encoding="utf-8").strip() if note.exists() else "another process"
+        raise StudyBusyError(
+            f"The study {paths.study!r} is already being run by {holder}."
+        ) from None
+    with lock:
+        write_text_atomically(note, f"process {os.getpid()} on {os.uname().nodename}\n")
+        yield
+
+
+def all_failed(record: StudyRecord) -> bool:
+    """Whether there are trials, and every one of them failed."""
+    trials = [trial for arm in record.arms for trial in arm.trials]
+    return bool(trials) and all(trial.state == "failed" for trial in trials)
+
+
+def _set_aside(files: JobPaths) -> int:
+    """Move what an unfinished attempt left behind; the number of the attempt to start."""
+    if not files.spec.exists():
+        return 1
+    root = files.directory / "attempts"
+    number = 1 + (len(list(root.iterdir())) if root.is_dir() else 0)
+    kept = files.attempt(number)
+    kept.directory.mkdir(parents=True)
+    names: Sequence[Callable[[JobPaths], Path]] = (
+        lambda f: f.spec,
+        lambda f: f.progress,
+        lambda f: f.log,
+        lambda f: f.documents,
+        lambda f: f.samples,
+    )
+    for name in names:
+        if name(files).exists():
+            os.replace(name(files), name(kept))
+    for leftover in files.directory.glob(".trainer.*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    return number + 1
+
+
+def _lost(spec: TrialSpec, reason: str, files: JobPaths) -> Outcome:
+    log = files.log.read_text(encoding="utf-8", errors="replace") if files.log.exists() else ""
+    now = time.time()
+    return Outcome(
+        state="failed",
+        failure=Failure(
+            kind="lost", message=f"lost {LOST_ATTEMPTS} times: {reason}", details=log[-4000:]
+        ),
+        attempt=spec.attempt,
+        started=now,
+        finished=now,
+        device=spec.place.device,
+    )

@@ -1,0 +1,334 @@
+"""What a study writes to a tracker, and under which names: pure functions on records.
+
+Names are made for comparing all trials of a study in one view, whatever their arm:
+
+- parameters: ``gkd/lmbda``, ``gkd/beta``, ``gkd/temperature``, ``gkd/max_new_tokens``,
+  ``gkd/seq_kd``; ``training/learning_rate`` …; ``study/arm``, ``study/method`` …; ``teacher/…``,
+  ``student/…`` and ``lora/…``. A parameter that changes nothing in a trial is left out, so that no
+  plot shows it as a cause.
+- curves: ``train/loss``, ``train/on_policy_share`` …, ``seconds/rollout`` …
+- results: ``score/selection``, ``score/<task>``; ``cost/steps``, ``cost/device_seconds`` …
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel
+
+from sweeper.config.settings import (
+    GKD_KEYS,
+    ON_POLICY_KEYS,
+    TRAINING_KEYS,
+    Method,
+    MethodSettings,
+    known_settings,
+)
+from sweeper.config.study import StudyConfig
+from sweeper.records import DataSummary, Outcome, Progress, Provenance, Scores, TrialSpec
+from sweeper.tracking.uri import redact
+
+LONGEST_PARAM = 6000
+"""Characters that MLflow keeps of a parameter's value."""
+LONGEST_TAG = 8000
+"""Characters that MLflow keeps of a tag's value."""
+LONGEST_KEY = 250
+"""Characters that MLflow allows in the name of a parameter, a metric or a tag."""
+
+NOTE = "mlflow.note.content"
+"""MLflow's tag for a run's description."""
+RUN_NAME = "mlflow.runName"
+PARENT = "mlflow.parentRunId"
+
+Role = Literal["teacher", "starting_student"]
+
+
+class Point(NamedTuple):
+    """One value of a metric; logging an equal one again changes nothing."""
+
+    key: str
+    value: float
+    step: int
+    timestamp: int
+    """Milliseconds since the epoch."""
+
+
+class Dataset(NamedTuple):
+    """A data set as MLflow describes one."""
+
+    name: str
+    digest: str
+    source_type: str
+    source: str
+    """JSON."""
+    profile: str
+    """JSON."""
+
+
+def valid_key(name: str) -> str:
+    """``name`` with every character that MLflow forbids in a key replaced by ``_``."""
+    key = re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII)
+    parts = [part if part.strip(".") else "_" for part in key.split("/")]
+    return "/".join(parts)[:LONGEST_KEY]
+
+
+def text_of(value: object, limit: int = LONGEST_PARAM) -> str:
+    """``value`` as MLflow stores it: YAML's spelling, no passwords, at most ``limit`` characters.
+
+    A longer text is cut and says so at its end.
+    """
+    if isinstance(value, str):
+        text = value
+    elif value is None or isinstance(value, bool):
+        text = {None: "null", True: "true", False: "false"}[value]
+    elif isinstance(value, int | float):
+        text = repr(value)
+    else:
+        if isinstance(value, BaseModel):
+            value = value.model_dump(mode="json")
+        text = json.dumps(value, default=str)
+    text = redact(text)
+    if len(text) <= limit:
+        return text
+    marker = f" … cut from {len(text)} characters"
+    return text[: limit - len(marker)] + marker
+
+
+def as_texts(values: Mapping[str, object], limit: int = LONGEST_PARAM) -> dict[str, str]:
+    """``values`` with keys and values as MLflow stores them."""
+    return {valid_key(key): text_of(value, limit) for key, value in values.items()}
+
+
+def as_tags(values: Mapping[str, object]) -> dict[str, str]:
+    """``values`` as tags; those that are None are left out."""
+    return as_texts({k: v for k, v in values.items() if v is not None}, LONGEST_TAG)
+
+
+def effective_settings(method: Method, settings: MethodSettings) -> dict[str, Any]:
+    """The settings that change what a trial of ``method`` does, ``extra`` left out.
+
+    At ``lmbda = 0`` nothing is sampled from the student, at ``lmbda = 1`` nothing is read from the
+    data. ``supervised_kd`` is GKD at ``lmbda = 0`` and ``beta = 0``, and shows as that.
+    """
+    values = settings.model_dump(exclude={"extra"})
+    alive = set(known_settings(method)) & set(values)
+    if method == "supervised_kd":
+        values |= {"lmbda": 0.0, "beta": 0.0}
+        alive |= {"lmbda", "beta"}
+    if "lmbda" not in alive or values["lmbda"] == 0:
+        alive -= {*ON_POLICY_KEYS, "stock_normalization"}
+    elif values["lmbda"] == 1:
+        alive.discard("seq_kd")
+    return {name: value for name, value in values.items() if name in alive}
+
+
+def trial_params(spec: TrialSpec) -> dict[str, str]:
+    """The parameters of one trial."""
+    origin = spec.origin
+    values: dict[str, object] = {
+        "study/arm": spec.arm,
+        "study/method": spec.method,
+        "study/seed": origin.seed,
+        "study/trial_seed": spec.seed,
+        "study/suite": spec.suite.config.suite,
+        "student/model": origin.student.model,
+        "student/dtype": origin.student.dtype,
+    }
+    for name, value in effective_settings(spec.method, spec.settings).items():
+        values[_namespaced(name)] = value
+    for name, value in spec.settings.extra.items():
+        values[f"training/extra.{name}"] = value
+    if spec.method != "sft":
+        values |= {"teacher/model": origin.teacher.model, "teacher/dtype": origin.teacher.dtype}
+        for name, value in origin.teacher.init_kwargs.items():
+            values[f"teacher/init_kwargs.{name}"] = value
+        for name, value in spec.params.items():
+            if name.startswith("teacher."):
+                values[_namespaced(name)] = value
+    if origin.student.lora is not None:
+        for name, value in {**origin.student.lora.model_dump(), **spec.lora}.items():
+            values[f"lora/{name}"] = value
+    return as_texts(values)
+
+
+def _namespaced(name: str) -> str:
+    if name.startswith(("teacher.", "lora.")):
+        return name.replace(".", "/", 1)
+    # Dropout is no parameter of GKD: every method turns it off or leaves it on.
+    if name in GKD_KEYS and name != "disable_dropout":
+        return f"gkd/{name}"
+    if name in TRAINING_KEYS or name == "disable_dropout" or name.startswith("extra."):
+        return f"training/{name}"
+    return f"study/{name}"
+
+
+def arm_params(
+    name: str, method: Method, settings: Mapping[str, Any], search: Mapping[str, Any]
+) -> dict[str, str]:
+    """What the study file fixes and searches in an arm; spaces are JSON, as they were written."""
+    values: dict[str, object] = {"study/arm": name, "study/method": method}
+    values |= {f"settings/{key}": value for key, value in settings.items()}
+    values |= {f"search/{key}": value for key, value in search.items()}
+    return as_texts(values)
+
+
+def study_params(config: StudyConfig) -> dict[str, str]:
+    """What all arms share."""
+    return as_texts(
+        {
+            "study/name": config.study,
+            "study/seed": config.seed,
+            "study/sampler": config.sampler.type,
+            "study/selection_suite": config.evaluation.selection,
+            "study/test_suite": config.evaluation.test,
+            "study/data": config.data.train.path,
+            "teacher/model": config.teacher.model,
+            "student/model": config.student.model,
+        }
+    )
+
+
+def study_tags(config: StudyConfig, provenance: Provenance) -> dict[str, str]:
+    """What is needed to reproduce a study, and a description for people."""
+    arms = ", ".join(config.arms)
+    note = (
+        f"Distils `{config.teacher.model}` into `{config.student.model}` on "
+        f"`{config.data.train.path}`; arms: {arms}.\n\n"
+        f"    {provenance.command}\n\n"
+        "One child run per arm, and below it one per trial. To compare the trials of all arms, "
+        "search for `tags.\"sweeper.kind\" = 'trial'`."
+    )
+    hardware = {f"sweeper.hardware.{key}": value for key, value in provenance.hardware.items()}
+    return as_tags(
+        {
+            NOTE: note,
+            "mlflow.source.name": provenance.study_file,
+            "mlflow.source.type": "LOCAL",
+            "mlflow.source.git.commit": (provenance.git_revision or "").rstrip("+") or None,
+            "sweeper.command": provenance.command,
+            **code_tags(provenance),
+            **hardware,
+            **{f"sweeper.suite_hash.{k}": v for k, v in provenance.suite_hashes.items()},
+        }
+    )
+
+
+def code_tags(provenance: Provenance) -> dict[str, str]:
+    """The revision and the package versions, for every run of a study."""
+    return as_tags(
+        {"sweeper.git_revision": provenance.git_revision, **version_tags(provenance.versions)}
+    )
+
+
+def version_tags(versions: Mapping[str, str]) -> dict[str, str]:
+    """Package versions as tags."""
+    return as_tags({f"sweeper.version.{name}": version for name, version in versions.items()})
+
+
+def trial_tags(spec: TrialSpec) -> dict[str, str]:
+    """What marks a trial that starts, or starts again."""
+    sampled = ", ".join(f"{name} {text_of(value)}" for name, value in spec.params.items())
+    return as_tags(
+        {
+            RUN_NAME: f"{spec.arm} #{spec.number}",
+            NOTE: f"Trial {spec.number} of arm `{spec.arm}` ({spec.method}): "
+            f"{sampled or 'nothing is searched'}.",
+            "sweeper.method": spec.method,
+            "sweeper.attempt": spec.attempt,
+            "sweeper.state": "running",
+            "sweeper.suite_hash": spec.suite.content_hash,
+            "sweeper.directory": spec.place.directory,
+        }
+    )
+
+
+def outcome_tags(spec: TrialSpec, outcome: Outcome) -> dict[str, str]:
+    """How a trial ended, and where."""
+    failure = outcome.failure
+    tags: dict[str, object] = {
+        "sweeper.state": outcome.state,
+        "sweeper.attempt": outcome.attempt,
+        "sweeper.host": outcome.host or None,
+        "sweeper.device": outcome.device or None,
+        "sweeper.model_parameters": outcome.model_parameters,
+        **version_tags(outcome.versions),
+    }
+    if failure is not None:
+        tags |= {"sweeper.failure_kind": failure.kind, "sweeper.failure": failure.message}
+        details = "\n".join(f"    {line}" for line in failure.details.splitlines()[-60:])
+        note = trial_tags(spec)[NOTE]
+        tags[NOTE] = f"{note}\n\nFailed ({failure.kind}): {failure.message}\n\n{details}".rstrip()
+    return as_tags(tags)
+
+
+def curve_points(rows: Iterable[Progress]) -> list[Point]:
+    """The training curve's points, with the worker's own times."""
+    return [
+        Point(_curve_key(name), value, row.step or 0, _milliseconds(row.time))
+        for row in rows
+        for name, value in row.metrics.items()
+    ]
+
+
+def _curve_key(name: str) -> str:
+    if name.startswith("seconds_"):
+        return valid_key(f"seconds/{name.removeprefix('seconds_')}")
+    return valid_key(f"train/{name}")
+
+
+def outcome_points(outcome: Outcome) -> list[Point]:
+    """A trial's scores and costs, all at the time it ended."""
+    cost = outcome.cost
+    values: dict[str, float] = {
+        "cost/steps": cost.steps,
+        "cost/trained_tokens": cost.trained_tokens,
+        "cost/generated_tokens": cost.generated_tokens,
+        "cost/device_seconds": cost.device_seconds,
+        **{f"cost/seconds_{part}": seconds for part, seconds in cost.seconds.items()},
+    }
+    if outcome.scores is not None:
+        values |= _score_values("score", outcome.scores)
+    return _points_at_end(values, outcome)
+
+
+def baseline_points(role: Role, outcome: Outcome) -> list[Point]:
+    """The scores of a model that no arm trained, such as ``teacher/selection``."""
+    if outcome.scores is None:
+        return []
+    return _points_at_end(_score_values(role, outcome.scores), outcome)
+
+
+def _score_values(prefix: str, scores: Scores) -> dict[str, float]:
+    values = {f"{prefix}/{task.task}": task.score for task in scores.tasks}
+    # Last, so that a task with such a name cannot hide the objective.
+    return values | {
+        f"{prefix}/selection": scores.score,
+        f"{prefix}/selection_stderr": scores.stderr,
+    }
+
+
+def _points_at_end(values: Mapping[str, float], outcome: Outcome) -> list[Point]:
+    when = _milliseconds(outcome.finished)
+    return [Point(valid_key(key), float(value), 0, when) for key, value in values.items()]
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def dataset_of(summary: DataSummary) -> Dataset:
+    """The training data as MLflow's data set: named by its source, told apart by its content."""
+    local = Path(summary.source).is_absolute() or summary.source.startswith(("builtin/", "."))
+    source = {"uri": summary.source} if local else {"path": summary.source}
+    profile = summary.model_dump(include={"rows", "used", "prompt_tokens", "completion_tokens"})
+    return Dataset(
+        name=(Path(summary.source).name if local else summary.source)[:500] or "data",
+        digest=summary.fingerprint[:36],
+        source_type="local" if local else "hugging_face",
+        source=json.dumps(source),
+        profile=json.dumps(profile),
+    )

@@ -1,0 +1,310 @@
+"""The runs of a study: which there are, and what is written when.
+
+``RunTracker`` holds all of the logic; where runs are kept is a ``RunStore``, of which there is one
+for MLflow and one in memory.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from sweeper.config.settings import Method
+from sweeper.config.study import StudyConfig
+from sweeper.paths import JobPaths
+from sweeper.records import DataSummary, Outcome, Progress, Provenance, TrialSpec
+from sweeper.tracking import mapping
+from sweeper.tracking.mapping import Dataset, Point, Role
+from sweeper.tracking.uri import redact
+
+RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+StudyEnd = Literal["finished", "failed", "interrupted"]
+
+_END: dict[StudyEnd, RunStatus] = {
+    "finished": "FINISHED",
+    "failed": "FAILED",
+    "interrupted": "KILLED",
+}
+_DATA = "sweeper.data_fingerprint"
+_STALE = ("sweeper.failure_kind", "sweeper.failure")
+
+
+@dataclass
+class Run:
+    """What the one writer knows about a run, kept equal to what the store holds."""
+
+    id: str
+    status: RunStatus
+    tags: dict[str, str] = field(default_factory=dict)
+    params: dict[str, str] = field(default_factory=dict)
+
+
+class RunStore(Protocol):
+    """Where runs are kept. It does what it is told; ``RunTracker`` keeps ``Run`` up to date."""
+
+    def open(self, wanted: Mapping[str, str]) -> Iterable[Run]:
+        """Connect, and yield every run that has all the tags ``wanted``, oldest first.
+
+        Raises:
+            SweeperError: The store cannot be reached or used.
+        """
+
+    def create(self, tags: Mapping[str, str], start: int) -> Run:
+        """Make a running run with ``tags``, all at once; ``start`` in ms since the epoch."""
+
+    def write(
+        self,
+        run: Run,
+        points: Sequence[Point] = (),
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Add what is not there; set tags. A point that is already there stays one point."""
+
+    def remove_tags(self, run: Run, names: Iterable[str]) -> None:
+        """Remove tags that the run has."""
+
+    def add_dataset(self, run: Run, dataset: Dataset) -> None:
+        """Note a data set as the run's input, once."""
+
+    def add_file(self, run: Run, path: Path, folder: str | None = None) -> None:
+        """Store a file's content among the run's artifacts, over an older one of its name."""
+
+    def add_text(self, run: Run, name: str, text: str) -> None:
+        """Store ``text`` as the artifact ``name``, over an older one."""
+
+    def set_status(self, run: Run, status: RunStatus, end: int | None) -> None:
+        """Set the status; ``end`` in ms since the epoch, None for a run that goes on."""
+
+    def flush(self) -> None:
+        """Return when everything is stored."""
+
+
+_Key = tuple[str, str | None, int | None]
+
+
+class RunTracker:
+    """A ``Tracker`` on a ``RunStore``.
+
+    Every method may be called again: runs are looked up by their tags before one is created, and
+    nothing is written that the run already has.
+
+    Args:
+        store: Where the runs are kept. This object is its only writer for this study.
+        study: The study's name.
+        identity: Tells apart studies of one name in a shared store (two people, or a study that was
+            deleted and begun anew). The same for every process that continues one study.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        store: RunStore,
+        study: str,
+        identity: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._marks = {"sweeper.study": study}
+        if identity is not None:
+            self._marks["sweeper.identity"] = identity
+        self._clock = clock
+        self._runs: dict[_Key, Run] = {}
+        self._common: dict[str, str] = {}
+        self._data: DataSummary | None = None
+        self._opened = False
+
+    def open_study(self, config: StudyConfig, provenance: Provenance, study_text: str) -> None:
+        """See ``Tracker``."""
+        self._runs.clear()
+        for found in self._store.open(self._marks):
+            self._runs.setdefault(_key_of(found.tags), found)
+        self._opened = True
+        self._common = mapping.code_tags(provenance)
+        run = self._ensure(
+            ("study", None, None),
+            {mapping.RUN_NAME: config.study, **mapping.study_tags(config, provenance)},
+            start=provenance.started,
+        )
+        self._write(
+            run,
+            params=mapping.study_params(config),
+            tags={**mapping.study_tags(config, provenance), "sweeper.state": "running"},
+        )
+        self._set_status(run, "RUNNING")
+        self._store.add_text(run, "study.yaml", redact(study_text))
+        text = json.dumps(provenance.model_dump(mode="json"), indent=2)
+        self._store.add_text(run, "provenance.json", redact(text))
+
+    def log_data(self, summary: DataSummary) -> None:
+        """See ``Tracker``."""
+        self._data = summary
+        self._add_data(self._study())
+
+    def log_baseline(self, role: Role, outcome: Outcome) -> None:
+        """See ``Tracker``."""
+        self._write(self._study(), points=mapping.baseline_points(role, outcome))
+
+    def open_arm(
+        self,
+        name: str,
+        method: Method,
+        budget: int,
+        settings: Mapping[str, Any],
+        search: Mapping[str, Any],
+    ) -> None:
+        """See ``Tracker``."""
+        # The budget may grow when a study is continued, which a parameter cannot.
+        tags = mapping.as_tags(
+            {
+                mapping.RUN_NAME: name,
+                mapping.NOTE: f"Arm `{name}`: {method}, {budget} trials, one child run each.",
+                "sweeper.method": method,
+                "sweeper.budget": budget,
+                "sweeper.state": "running",
+            }
+        )
+        run = self._ensure(("arm", name, None), tags, parent=self._study())
+        self._write(run, params=mapping.arm_params(name, method, settings, search), tags=tags)
+        self._set_status(run, "RUNNING")
+
+    def start_trial(self, spec: TrialSpec) -> None:
+        """See ``Tracker``."""
+        run = self._trial(spec, start=None)
+        ended = run.tags.get("sweeper.state") in ("completed", "failed")
+        if ended and run.tags.get("sweeper.attempt") == str(spec.attempt):
+            return
+        if stale := [name for name in _STALE if name in run.tags]:
+            self._store.remove_tags(run, stale)
+            for name in stale:
+                del run.tags[name]
+        self._write(run, tags=mapping.trial_tags(spec))
+        self._set_status(run, "RUNNING")
+
+    def log_progress(self, arm: str, number: int, rows: Sequence[Progress]) -> None:
+        """See ``Tracker``."""
+        run = self._runs.get(("trial", arm, number))
+        if run is None:
+            raise LookupError(f"start_trial must come before log_progress, for {arm} #{number}.")
+        self._write(run, points=mapping.curve_points(rows))
+
+    def finish_trial(self, spec: TrialSpec, outcome: Outcome, files: JobPaths) -> None:
+        """See ``Tracker``."""
+        run = self._trial(spec, start=outcome.started)
+        self._write(run, mapping.outcome_points(outcome), tags=mapping.outcome_tags(spec, outcome))
+        for path in (files.spec, files.log, files.samples, files.documents):
+            if path.is_file():
+                self._store.add_file(run, path)
+        # Last: a run that is FINISHED or FAILED has everything.
+        status: RunStatus = "FINISHED" if outcome.state == "completed" else "FAILED"
+        self._set_status(run, status, outcome.finished)
+
+    def finish_study(self, files: Sequence[Path], state: StudyEnd) -> None:
+        """See ``Tracker``."""
+        study = self._study()
+        for path in files:
+            if path.is_file():
+                self._store.add_file(study, path, "report")
+        for (kind, _, _), run in self._runs.items():
+            if kind == "trial" and run.status == "RUNNING":
+                self._write(run, tags={"sweeper.state": "interrupted"})
+                self._set_status(run, "KILLED")
+            elif kind == "arm":
+                self._end(run, state)
+        self._end(study, state)
+
+    def close(self) -> None:
+        """See ``Tracker``."""
+        self._store.flush()
+
+    def _end(self, run: Run, state: StudyEnd) -> None:
+        self._write(run, tags={"sweeper.state": state})
+        self._set_status(run, _END[state])
+
+    def _study(self) -> Run:
+        if not self._opened:
+            raise RuntimeError("open_study must be the first call.")
+        return self._runs["study", None, None]
+
+    def _trial(self, spec: TrialSpec, start: float | None) -> Run:
+        arm = self._runs.get(("arm", spec.arm, None))
+        if arm is None:
+            raise LookupError(f"open_arm must come before the trials of {spec.arm!r}.")
+        key = ("trial", spec.arm, spec.number)
+        tags = {**self._common, **mapping.trial_tags(spec)}
+        run = self._ensure(key, tags, parent=arm, start=start)
+        # Again for a run that is known: the process may have been killed after creating it.
+        self._add_data(run, mapping.trial_params(spec))
+        return run
+
+    def _add_data(self, run: Run, params: Mapping[str, str] | None = None) -> None:
+        tags = {}
+        if self._data is not None and run.tags.get(_DATA) != self._data.fingerprint:
+            self._store.add_dataset(run, mapping.dataset_of(self._data))
+            # After the data set, so that a run with the tag surely has it.
+            tags[_DATA] = self._data.fingerprint
+        self._write(run, params=params, tags=tags)
+
+    def _ensure(
+        self,
+        key: _Key,
+        tags: Mapping[str, str],
+        parent: Run | None = None,
+        start: float | None = None,
+    ) -> Run:
+        if key not in self._runs:
+            kind, arm, number = key
+            marks = {**self._marks, "sweeper.kind": kind}
+            if arm is not None:
+                marks["sweeper.arm"] = arm
+            if number is not None:
+                marks["sweeper.trial"] = str(number)
+            if parent is not None:
+                marks[mapping.PARENT] = parent.id
+            when = self._clock() if start is None else start
+            self._runs[key] = self._store.create({**tags, **marks}, round(when * 1000))
+        return self._runs[key]
+
+    def _write(
+        self,
+        run: Run,
+        points: Sequence[Point] = (),
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write what the run does not have yet.
+
+        A parameter cannot change, but a retry may run with another batch size: what differs from
+        the first attempt becomes the tag ``sweeper.changed``.
+        """
+        params, tags = params or {}, dict(tags or {})
+        known = run.params
+        changed = {key: value for key, value in params.items() if known.get(key, value) != value}
+        if changed:
+            tags["sweeper.changed"] = mapping.text_of(changed, mapping.LONGEST_TAG)
+        new_params = {key: value for key, value in params.items() if key not in known}
+        new_tags = {key: value for key, value in tags.items() if run.tags.get(key) != value}
+        if points or new_params or new_tags:
+            self._store.write(run, points, new_params, new_tags)
+            known.update(new_params)
+            run.tags.update(new_tags)
+
+    def _set_status(self, run: Run, status: RunStatus, end: float | None = None) -> None:
+        if run.status == status:
+            return
+        ends = None if status == "RUNNING" else round((end or self._clock()) * 1000)
+        self._store.set_status(run, status, ends)
+        run.status = status
+
+
+def _key_of(tags: Mapping[str, str]) -> _Key:
+    number = tags.get("sweeper.trial")
+    return (
+        tags.get("sweeper.kind", ""),
+        tags.get("sweeper.arm"),
+        None if number is None else int(number),
+    )

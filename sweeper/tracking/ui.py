@@ -1,0 +1,78 @@
+"""MLflow's own web pages for a study: the command that serves them, and where to look."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from urllib.parse import quote
+
+from sweeper.tracking.uri import has_password, is_server
+
+_HOST = "127.0.0.1"
+
+
+def ui_command(uri: str, artifact_location: str | None, port: int) -> list[str]:
+    """The command that serves ``uri`` at ``http://127.0.0.1:<port>``, to this machine only.
+
+    Run it with ``ui_environment(uri)`` added to the environment.
+
+    Args:
+        uri: The tracking URI, of a database; a server serves its own pages.
+        artifact_location: The directory or URI that holds the study's files.
+        port: A free TCP port.
+
+    Raises:
+        ValueError: ``uri`` is a server's.
+    """
+    if is_server(uri):
+        raise ValueError("A tracking URI that is a server needs no other one.")
+    # One worker: each is a Python process with MLflow in it, and one reader needs no more.
+    command = [sys.executable, "-m", "mlflow", "server", "--host", _HOST, "--port", str(port)]
+    command += ["--workers", "1"]
+    if not has_password(uri):
+        command += ["--backend-store-uri", uri]
+    if artifact_location is not None:
+        # An experiment remembers its own location, an absolute one, and its files are read from
+        # there. This is for whatever else is recorded through the server: without it, that would
+        # go to ./mlartifacts.
+        if "://" not in artifact_location:
+            artifact_location = Path(artifact_location).absolute().as_uri()
+        command += ["--artifacts-destination", artifact_location]
+    return command
+
+
+def ui_environment(uri: str) -> dict[str, str]:
+    """What ``ui_command`` needs in its environment.
+
+    A URI with a password goes this way, because every user of a machine can read arguments. The
+    server runs no jobs of its own and sends no usage statistics.
+    """
+    environment = {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    }
+    if has_password(uri):
+        environment["MLFLOW_BACKEND_STORE_URI"] = uri
+    return environment
+
+
+def experiment_url(uri: str, experiment: str, study: str, port: int) -> str:
+    """The page that compares the trials of ``study``; the start page without such an experiment.
+
+    Imports MLflow and opens the database, which takes about 2 s.
+
+    Args:
+        uri: The tracking URI. A server's own pages are used, for others those on ``port``.
+        experiment: The experiment's name.
+        study: The study's name.
+        port: The one given to ``ui_command``.
+    """
+    from sweeper.tracking.mlflow_tracker import find_experiment
+
+    base = uri.rstrip("/") if is_server(uri) else f"http://{_HOST}:{port}"
+    experiment_id = find_experiment(uri, experiment)
+    if experiment_id is None:
+        return f"{base}/"
+    trials = f"tags.\"sweeper.study\" = '{study}' and tags.\"sweeper.kind\" = 'trial'"
+    query = f"searchFilter={quote(trials)}&compareRunsMode=CHART"
+    return f"{base}/#/experiments/{experiment_id}/runs?{query}"

@@ -1,0 +1,286 @@
+"""What a worker process does: one job, from its spec to its outcome.
+
+A job is a pure function of its spec and the files that it names by content. It knows neither Optuna
+nor MLflow.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+import traceback
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sweeper.config.settings import effective
+from sweeper.config.study import ModelConfig
+from sweeper.distillation import job, teacher_outputs
+from sweeper.distillation.data import fingerprint, prompt_hash, tokenize
+from sweeper.distillation.meter import Meter
+from sweeper.distillation.models import load_model
+from sweeper.distillation.trainers import argument_names
+from sweeper.errors import BadInputError, TrialError
+from sweeper.evaluation.scoring import Evaluation, score
+from sweeper.evaluation.tasks import load_tasks, prompts
+from sweeper.paths import JobPaths, append_json_line, write_text_atomically
+from sweeper.records import (
+    Cost,
+    DataSummary,
+    Failure,
+    Outcome,
+    PreparationSpec,
+    Progress,
+    Scores,
+    SuiteSpec,
+    TrialSpec,
+    derive_seed,
+)
+from sweeper.versions import package_versions
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+"""What torch says, by device and allocator."""
+
+
+class Reporter:
+    """Appends to a job's progress file."""
+
+    def __init__(self, paths: JobPaths) -> None:
+        self._paths = paths
+        self.phase_name = "load"
+        self.point: dict[str, float] = {}
+
+    def phase(self, name: str, step: int | None = None, total: int | None = None) -> None:
+        """A new phase, or how far it is."""
+        self.phase_name = name
+        self._write(Progress(time=time.time(), phase=name, step=step, max_steps=total))
+
+    def train(self, step: int, max_steps: int, metrics: dict[str, float]) -> None:
+        """A point of the training curve."""
+        self.point = metrics
+        self._write(
+            Progress(
+                time=time.time(), phase="train", step=step, max_steps=max_steps, metrics=metrics
+            )
+        )
+
+    def _write(self, progress: Progress) -> None:
+        append_json_line(self._paths.progress, progress.model_dump(exclude_defaults=True))
+
+
+def run(spec: TrialSpec | PreparationSpec) -> Outcome:
+    """Do the job and say how it ended; failure is a value, and this is where it is caught."""
+    paths = JobPaths(Path(spec.place.directory))
+    reporter = Reporter(paths)
+    started = time.time()
+    common: dict[str, Any] = {
+        "attempt": spec.attempt,
+        "started": started,
+        "host": socket.gethostname(),
+        "device": spec.place.device,
+        "versions": package_versions(),
+    }
+    try:
+        found = _trial(spec, reporter) if isinstance(spec, TrialSpec) else _prepare(spec, reporter)
+    except Exception as error:  # the one boundary: whatever happened becomes an outcome
+        traceback.print_exc()
+        failure = _failure(error, reporter.phase_name)
+        return Outcome(
+            state="failed",
+            failure=failure,
+            finished=time.time(),
+            cost=Cost(device_seconds=time.time() - started),
+            curve=reporter.point,
+            **common,
+        )
+    finished = time.time()
+    cost = found.pop("cost", Cost())
+    cost = cost.model_copy(update={"device_seconds": finished - started})
+    return Outcome(state="completed", finished=finished, cost=cost, **found, **common)
+
+
+def _failure(error: Exception, phase: str) -> Failure:
+    text = str(error).strip() or type(error).__name__
+    message = text.splitlines()[0]
+    if isinstance(error, TrialError):
+        kind = error.kind
+    elif isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
+        kind = "out_of_memory"
+        message = f"while in phase {phase!r}: {message}"
+    else:
+        kind = "bug"
+        message = f"while in phase {phase!r}: {type(error).__name__}: {message}"
+    return Failure.model_validate(
+        {
+            "kind": kind,
+            "message": message,
+            "key": getattr(error, "key", ()),
+            "details": traceback.format_exc(),
+        }
+    )
+
+
+def _trial(spec: TrialSpec, reporter: Reporter) -> dict[str, Any]:
+    clock = Meter()
+    with clock.timing("load"):
+        reporter.phase("load")
+        material = job.read_material(spec.origin)
+        teacher = _teacher(spec)
+        if teacher != spec.origin.teacher:
+            job.check_teacher(spec.origin, teacher, material.tokenizer)
+        student = job.starting_student(spec.origin, material, spec.place)
+    reporter.phase("train", 0, spec.settings.max_steps)
+    trained, meter = job.distil(
+        spec.origin,
+        material,
+        spec.place,
+        model=student,
+        teacher=teacher,
+        method=spec.method,
+        settings=effective(spec.method, spec.settings),
+        seed=spec.seed,
+        lora=spec.lora,
+        report=reporter.train,
+    )
+    reporter.phase("evaluate")
+    with clock.timing("evaluation"):
+        evaluation = _score(spec, trained, material, reporter)
+    cost = meter.cost()
+    seconds = {**cost.seconds, **clock.cost().seconds}
+    return {
+        "scores": evaluation,
+        "cost": cost.model_copy(update={"seconds": seconds}),
+        "curve": reporter.point,
+        "model_parameters": _parameters(trained),
+    }
+
+
+def _teacher(spec: TrialSpec) -> ModelConfig:
+    """The arm's teacher: the study's, with what the trial's settings say of it."""
+    options = dict(spec.origin.teacher.init_kwargs)
+    values = {}
+    for name, value in spec.teacher.items():
+        if name.startswith("init_kwargs."):
+            options[name.removeprefix("init_kwargs.")] = value
+        else:
+            values[name] = value
+    base = spec.origin.teacher.model_dump()
+    return ModelConfig.model_validate({**base, **values, "init_kwargs": options})
+
+
+def _prepare(spec: PreparationSpec, reporter: Reporter) -> dict[str, Any]:
+    reporter.phase("read the data")
+    material = job.read_material(spec.origin)
+    if spec.step == "data":
+        return {"data": _check_data(spec, material, reporter)}
+    place, origin = spec.place, spec.origin
+    if spec.step == "teacher":
+        reporter.phase("load the teacher")
+        model: Any = load_model(
+            origin.teacher, place.device, seed=derive_seed(origin.seed, "teacher")
+        )
+    else:
+        if origin.warm_start:
+            reporter.phase("warm start", 0, origin.warm_start.max_steps)
+        model = job.starting_student(origin, material, place, reporter.train)
+    reporter.phase("score")
+    found: dict[str, Any] = {"model_parameters": _parameters(model)}
+    found["scores"] = _score(spec, model, material, reporter)
+    if spec.step == "teacher" and spec.needs_teacher_outputs:
+        reporter.phase("teacher outputs", 0, len(material.examples))
+        teacher_outputs.obtain(
+            origin,
+            origin.teacher,
+            material.examples,
+            material.tokenizer,
+            place,
+            lambda done, total: reporter.phase("teacher outputs", done, total),
+        )
+    return found
+
+
+def _check_data(spec: PreparationSpec, material: job.Material, reporter: Reporter) -> DataSummary:
+    for arm, (method, names) in spec.extra_arguments.items():
+        for name in sorted(set(names) - argument_names(method)):
+            raise BadInputError(
+                f"arms.{arm}: TRL's configuration has no argument {name!r} (extra)."
+            )
+    length = spec.origin.training.max_length
+    data = tokenize(material.examples, material.tokenizer, length)
+    reporter.phase("check that no prompt is in two places")
+    notes = list(data.notes)
+    trained_on = [prompt_hash(example.prompt) for example in material.examples]
+    repeated = len(trained_on) - len(set(trained_on))
+    if repeated:
+        notes.append(f"{repeated} prompts stand in the training data more than once")
+    selection = _check_overlap(spec.suite, set(trained_on), "the training data")
+    if spec.test_suite is not None:
+        _check_overlap(spec.test_suite, set(trained_on), "the training data")
+        name = f"the suite {spec.suite.config.suite}"
+        _check_overlap(spec.test_suite, selection, name)
+    lengths = [len(sequence.prompt) for sequence in data.sequences]
+    answers = [len(sequence.completion or ()) for sequence in data.sequences]
+    return DataSummary(
+        rows=len(material.examples),
+        used=len(data.sequences),
+        fingerprint=fingerprint(material.examples),
+        source=f"{spec.origin.data.train.path} ({spec.origin.data.train.split})",
+        prompt_tokens=sum(lengths) / len(lengths),
+        completion_tokens=sum(answers) / len(answers),
+        chat=material.chat,
+        notes=tuple(notes),
+    )
+
+
+def _check_overlap(suite: SuiteSpec, known: set[str], where: str) -> set[str]:
+    """The hashes of the suite's prompts.
+
+    Raises:
+        BadInputError: One of its documents asks what is in ``known``.
+    """
+    asked: set[str] = set()
+    shared: list[str] = []
+    for leaf in load_tasks(suite):
+        for prompt, texts in prompts(leaf):
+            asked.add(prompt_hash(prompt))
+            if known & {prompt_hash(text) for text in texts}:
+                shared.append(prompt)
+    if shared:
+        raise BadInputError(
+            f"{len(shared)} prompts of the suite {suite.config.suite} are also in {where}, for"
+            f" example {shared[0]!r:.120}: a score on them would measure memory. Remove them, or"
+            " use other documents."
+        )
+    return asked
+
+
+def _score(
+    spec: TrialSpec | PreparationSpec, model: Any, material: job.Material, reporter: Reporter
+) -> Scores:
+    evaluation = spec.origin.evaluation
+    found = score(
+        model,
+        material.tokenizer,
+        spec.suite,
+        batch_size=evaluation.batch_size,
+        chat=material.chat,
+        system_prompt=spec.origin.data.system_prompt,
+        samples=evaluation.samples,
+        allow_code=evaluation.allow_code_execution,
+    )
+    _write(JobPaths(Path(spec.place.directory)), found)
+    return found.scores
+
+
+def _write(paths: JobPaths, evaluation: Evaluation) -> None:
+    def lines(rows: Iterable[Any]) -> str:
+        return "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
+
+    write_text_atomically(paths.documents, lines(evaluation.documents))
+    write_text_atomically(paths.samples, lines(evaluation.samples))
+
+
+def _parameters(model: Any) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())

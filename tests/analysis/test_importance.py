@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from sweeper.analysis.importance import MOST_TRIALS, parameter_importance
+from sweeper.records import ArmRecord, TrialRecord
+from tests.reporting.example_study import GKD_SEARCH, LR, arm, completed, example_study, trial
+
+SEARCH: dict[str, Any] = {
+    "lmbda": {"type": "float", "low": 0.0, "high": 1.0},
+    "max_new_tokens": {"type": "int", "low": 16, "high": 256, "log": True},
+    "seq_kd": {"type": "categorical", "choices": [True, False]},
+}
+
+
+def _arm(trials: list[TrialRecord], search: dict[str, Any] = SEARCH) -> ArmRecord:
+    return arm("gkd", trials, search=search)
+
+
+def _lmbda_decides(count: int) -> ArmRecord:
+    rng = random.Random(0)
+    trials = []
+    for number in range(count):
+        params = {
+            "lmbda": rng.random(),
+            "max_new_tokens": rng.randint(16, 256),
+            "seq_kd": rng.choice([True, False]),
+        }
+        score = params["lmbda"] ** 2 + 0.001 * rng.random()
+        trials.append(trial(number, completed(score), **params))
+    return _arm(trials)
+
+
+def test_the_setting_that_decides_the_score_is_found() -> None:
+    importance = parameter_importance(_lmbda_decides(40))
+
+    assert importance is not None
+    assert next(iter(importance.values)) == "lmbda"
+    assert importance.values["lmbda"] > 0.8
+    assert sum(importance.values.values()) == pytest.approx(1.0)
+    assert importance.conditional == {}
+
+
+def test_the_same_records_give_the_same_numbers() -> None:
+    record = _lmbda_decides(12)
+
+    assert parameter_importance(record, seed=3) == parameter_importance(record, seed=3)
+
+
+def test_a_range_that_is_sampled_by_its_logarithm_is_weighed_by_it() -> None:
+    # The score falls over the lowest decade alone: two thirds of the trials see no difference, but
+    # on a linear scale it would be nearly all of them.
+    rng = random.Random(1)
+    trials = []
+    for number in range(60):
+        exponent, noise = rng.uniform(-5, -2), rng.random()
+        score = (1.0 if exponent > -4 else 0.0) + 0.2 * noise
+        trials.append(trial(number, completed(score), learning_rate=10**exponent, lmbda=noise))
+    search = {"learning_rate": {**LR, "low": 1.0e-5, "high": 1.0e-2}, "lmbda": SEARCH["lmbda"]}
+
+    importance = parameter_importance(_arm(trials, search))
+
+    assert importance is not None
+    assert importance.values["learning_rate"] > 0.8
+
+
+def test_a_conditional_setting_is_estimated_where_it_was_sampled() -> None:
+    importance = parameter_importance(example_study().arms[0])
+
+    assert importance is not None
+    assert set(importance.values) == {"lmbda", "beta", "learning_rate"}
+    assert set(importance.conditional) == {"temperature"}
+    assert importance.conditional_trials < importance.trials == 10
+
+
+def test_there_is_no_estimate_from_too_little() -> None:
+    assert parameter_importance(_lmbda_decides(3)) is None
+    same = [
+        trial(number, completed(0.5), lmbda=number / 10, max_new_tokens=16, seq_kd=True)
+        for number in range(8)
+    ]
+    assert parameter_importance(_arm(same)) is None
+    assert parameter_importance(_arm([], {})) is None
+
+
+def test_a_single_setting_has_no_importance_to_compare() -> None:
+    trials = [trial(number, completed(number / 10), lmbda=number / 10) for number in range(8)]
+
+    assert parameter_importance(_arm(trials, {"lmbda": SEARCH["lmbda"]})) is None
+
+
+def test_trials_outside_the_search_space_are_left_out() -> None:
+    record = _lmbda_decides(10)
+    stray = trial(10, completed(9.0), lmbda=1.5, max_new_tokens=16, seq_kd=True)
+
+    importance = parameter_importance(_arm([*record.trials, stray]))
+
+    assert importance is not None
+    assert importance.trials == 10
+
+
+def test_many_trials_are_thinned() -> None:
+    importance = parameter_importance(example_study(2000).arms[0])
+
+    assert importance is not None
+    assert importance.trials == MOST_TRIALS
+    assert set(importance.values) | set(importance.conditional) == set(GKD_SEARCH)
+
+
+def test_neither_analysis_nor_reporting_imports_heavy_libraries() -> None:
+    program = """
+import sys
+import sweeper.analysis.comparison, sweeper.analysis.importance
+import sweeper.reporting.console, sweeper.reporting.live, sweeper.reporting.markdown
+heavy = {"torch", "transformers", "trl", "peft", "lm_eval", "mlflow", "optuna", "sklearn"}
+heavy |= {"matplotlib.pyplot"}
+print(sorted(heavy & set(sys.modules)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"

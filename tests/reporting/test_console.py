@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from sweeper.analysis.comparison import SELECTION_NOTE, compare
+from sweeper.records import StudyRecord
+from sweeper.reporting.console import comparison_view, status_view
+from tests.reporting.example_study import (
+    GKD_SEARCH,
+    LR,
+    arm,
+    completed,
+    example_study,
+    failed,
+    study,
+    trial,
+)
+
+WIDTHS = [60, 80, 120, 200]
+
+
+def rendered(view: RenderableType, width: int, *, colour: bool = False) -> str:
+    console = Console(
+        file=io.StringIO(),
+        width=width,
+        force_terminal=colour,
+        color_system="truecolor" if colour else None,
+        legacy_windows=False,
+    )
+    console.print(view)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def comparison_text(record: StudyRecord, width: int = 120) -> str:
+    return rendered(comparison_view(compare(record)), width)
+
+
+def flat(text: str) -> str:
+    return " ".join(text.split())
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_line_is_wider_than_the_terminal(width: int) -> None:
+    record = example_study()
+
+    for view in (comparison_view(compare(record)), status_view(record)):
+        assert max(len(line) for line in rendered(view, width).splitlines()) <= width
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_every_width_shows_each_arm_its_score_and_the_caveat(width: int) -> None:
+    text = comparison_text(example_study(), width)
+
+    for name in ("gkd-default", "sft", "seqkd", "supervised_kd", "teacher", "start"):
+        assert any(line.startswith(name) for line in text.splitlines())
+    assert "0.787 ± 0.016" in text
+    assert "lmbda 1 · beta 0.5 · lr 1.4e-3" in text
+    assert SELECTION_NOTE.split(",")[0] in flat(text).replace(" ·", "")
+
+
+def test_a_narrow_terminal_keeps_a_row_on_one_line() -> None:
+    lines = comparison_text(example_study(), 80).splitlines()
+
+    row = next(line for line in lines if line.startswith("supervised_kd"))
+    assert row.split() == ["supervised_kd", "12/0", "0.717", "±", "0.016", "–", *row.split()[6:]]
+    assert row.rstrip().endswith("65 %       17")
+
+
+def test_a_wide_terminal_has_the_settings_and_the_tokens_in_the_table() -> None:
+    lines = comparison_text(example_study(), 200).splitlines()
+
+    row = next(line for line in lines if line.startswith("gkd  "))
+    assert "96k / 64k" in row
+    assert "lmbda 1 · beta 0.5 · lr 1.4e-3 · temp 0.78" in row
+    assert "Best settings" not in "\n".join(lines)
+
+
+def test_colour_changes_no_character() -> None:
+    view = comparison_view(compare(example_study()))
+
+    coloured = rendered(view, 80, colour=True)
+
+    assert "\x1b[" in coloured
+    plain = Text.from_ansi(coloured).plain
+    assert [line.rstrip() for line in plain.splitlines()] == [
+        line.rstrip() for line in rendered(view, 80).splitlines()
+    ]
+
+
+def test_the_headline_says_by_how_much_gkd_leads() -> None:
+    text = flat(comparison_text(example_study()))
+
+    assert "gkd has the best score on the selection suite addition-select: 0.787 ± 0.016" in text
+    assert (
+        "GKD leads the best offline arm (supervised_kd, 0.717 ± 0.016) by 0.069, 3.1 standard"
+        " errors of the difference." in text
+    )
+
+
+def test_a_small_lead_is_not_called_clear() -> None:
+    record = study(
+        [arm("gkd", [trial(0, completed(0.70))]), arm("sft", [trial(0, completed(0.69))])]
+    )
+
+    assert "which is not a clear difference" in flat(comparison_text(record))
+
+
+def test_gkd_behind_an_offline_arm_is_said() -> None:
+    record = study([arm("gkd", [trial(0, completed(0.6))]), arm("sft", [trial(0, completed(0.8))])])
+
+    text = flat(comparison_text(record))
+
+    assert text.startswith("sft has the best score")
+    assert "GKD is behind the best offline arm (sft, 0.800 ± 0.016) by 0.200, 8.8" in text
+
+
+def test_a_tie_has_no_winner() -> None:
+    record = study([arm("gkd", [trial(0, completed(1.0))]), arm("sft", [trial(0, completed(1.0))])])
+
+    text = flat(comparison_text(record))
+
+    assert text.startswith("gkd and sft both have the best score")
+    assert "GKD is level with the best offline arm (sft, 1.000 ± 0.016)." in text
+
+
+def test_where_lower_is_better_a_negative_difference_is_a_lead() -> None:
+    record = study(
+        [arm("gkd", [trial(0, completed(0.7))]), arm("sft", [trial(0, completed(0.9))])],
+        teacher=0.5,
+        student=1.5,
+        higher_is_better=False,
+    )
+
+    text = flat(comparison_text(record))
+
+    assert "GKD leads the best offline arm (sft, 0.900 ± 0.016) by 0.200" in text
+    assert "-0.200 ± 0.023" in text
+    assert "Lower scores are better: a negative difference is a lead." in text
+
+
+def test_failures_unequal_budgets_and_missing_trials_are_printed() -> None:
+    record = study(
+        [
+            arm("gkd", [trial(0, failed())], budget=4, search=GKD_SEARCH),
+            arm("sft", [trial(0, completed(0.5))], budget=2, search={"learning_rate": LR}),
+        ]
+    )
+
+    text = flat(comparison_text(record))
+
+    assert "Failed trials gkd 1 out of memory" in text
+    assert "The trial budgets are unequal (gkd 4, sft 2)" in text
+    assert "The study is not finished: 4 of 6 trials are missing (gkd 3, sft 1)." in text
+    assert "No GKD arm has a score." in text
+
+
+def test_without_any_score_nothing_is_claimed() -> None:
+    record = study([arm("gkd", [trial(0, failed())])], teacher=None, student=None)
+
+    text = comparison_text(record)
+
+    assert text.startswith("No trial completed: there is nothing to compare.")
+    assert "selection suite" not in text
+
+
+def test_scores_beyond_the_ends_are_marked_in_the_bar() -> None:
+    record = study(
+        [arm("gkd", [trial(0, completed(0.99))]), arm("sft", [trial(0, completed(0.2))])]
+    )
+
+    lines = comparison_text(record).splitlines()
+
+    assert "▸ 108 %" in next(line for line in lines if line.startswith("gkd  "))
+    assert "◂" in next(line for line in lines if line.startswith("sft  "))
+
+
+def test_the_status_lists_every_trial_with_its_state_and_the_reason_of_failures() -> None:
+    record = example_study()
+
+    text = rendered(status_view(record), 120)
+
+    numbers = [line for line in text.splitlines() if line.split()[:1] and line.split()[0].isdigit()]
+    assert len(numbers) == sum(len(arm.trials) for arm in record.arms)
+    assert "46 of 49 trials completed, 2 failed, 1 running" in text
+    assert "failed: out of memory" in text
+    assert "gkd #3  out of memory: CUDA out of memory" in text
+    assert "running" in next(line for line in numbers if "lmbda 0.75 · beta 0 · lr 2e-3" in line)
+
+
+def test_markup_in_values_is_shown_as_it_is_written() -> None:
+    record = study(
+        [arm("sft", [trial(0, failed(message="[bold]shape [3]"), **{"teacher.model": "a[b]c"})])]
+    )
+
+    text = rendered(status_view(record), 120)
+
+    assert "[bold]shape [3]" in text
+    assert "teacher.model a[b]c" in text
