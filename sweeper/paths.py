@@ -14,6 +14,9 @@ from typing import Any
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """What a study, an arm or a suite may be called: such a name is safe as a file name."""
 
+RESERVED_NAMES = ("mlflow.db", "mlflow-artifacts")
+"""What no study may be called, because ``runs`` holds files of these names."""
+
 
 def is_name(text: str) -> bool:
     """Whether ``text`` may name a study, an arm or a suite, and so become part of a path."""
@@ -171,6 +174,6 @@ class StudyPaths:
         """The trials of ``arm`` that have a directory, in ascending number."""
         root = self.directory / "arms" / arm
         if root.is_dir():
-            for child in sorted(root.iterdir()):
-                if child.name.isdigit():
-                    yield int(child.name), JobPaths(child)
+            numbered = [child for child in root.iterdir() if child.name.isdigit()]
+            for child in sorted(numbered, key=lambda child: int(child.name)):
+                yield int(child.name), JobPaths(child)

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from sweeper.cache import content_key, file_hash
 from sweeper.config.loading import LoadedStudy, LoadedSuite, find_file
 from sweeper.config.study import StudyConfig
+from sweeper.config.yaml_file import named_data_files
 from sweeper.errors import StudyChangedError
 from sweeper.paths import StudyPaths, write_text_atomically
 from sweeper.records import Provenance, SuiteSpec
@@ -38,18 +39,28 @@ class Snapshot(BaseModel):
 def suite_spec(suite: LoadedSuite) -> SuiteSpec:
     """The suite with absolute folders and a hash of its tasks' files."""
     directories = suite.task_directories
-    files: dict[str, str] = {}
-    for directory in directories:
-        if directory.is_dir():
-            for path in sorted(directory.rglob("*")):
-                if path.is_file() and "__pycache__" not in path.parts:
-                    files[str(path.relative_to(directory))] = file_hash(path)
+    files = [_task_files(directory) for directory in directories]
     content = {"suite": suite.config.model_dump(mode="json"), "files": files}
     return SuiteSpec(
         config=suite.config,
         task_directories=tuple(str(directory) for directory in directories),
         content_hash=content_key(content),
     )
+
+
+def _task_files(directory: Path) -> dict[str, str]:
+    """Hashes of a folder's task files, of their code, and of the data files that they name."""
+    found: dict[str, str] = {}
+    for path in sorted(directory.rglob("*")):
+        if not path.is_file() or path.suffix not in (".yaml", ".yml", ".py", ".jinja"):
+            continue
+        found[str(path.relative_to(directory))] = file_hash(path)
+        if path.suffix in (".yaml", ".yml"):
+            for name in named_data_files(path):
+                data = path.parent / name
+                if data.is_file():
+                    found[f"{path.relative_to(directory)}: {name}"] = file_hash(data)
+    return found
 
 
 def data_files(study: LoadedStudy) -> tuple[str, ...]:
@@ -66,8 +77,8 @@ def open_snapshot(
 ) -> Snapshot:
     """The recorded start of the study, brought up to date with what may change; or a new one.
 
-    More trials, more arms and other compute or tracking settings continue a study. Anything else
-    would compare results of different studies.
+    Until the first trial, anything may change. Then more trials, more arms and other compute or
+    tracking settings continue a study; anything else would compare results of different studies.
 
     Args:
         study: The study file as it is now.
@@ -88,21 +99,19 @@ def open_snapshot(
         hardware=hardware(),
         suite_hashes={k: v for k, v in files.items() if k.startswith("suite")},
     )
-    recorded = read_snapshot(paths)
-    if recorded is None:
-        snapshot = Snapshot(
-            config=study.config,
-            files=files,
-            cache_threads=threads,
-            identity=uuid.uuid4().hex,
-            provenance=provenance,
-        )
-    else:
+    snapshot = Snapshot(
+        config=study.config,
+        files=files,
+        cache_threads=threads,
+        identity=uuid.uuid4().hex,
+        provenance=provenance,
+    )
+    if recorded := read_snapshot(paths):
         differences = [
-            *_differences(_plain(recorded.config), _plain(study.config), study.config),
+            *_differences(_plain(recorded.config), _plain(study.config)),
             *_file_differences(recorded.files, files),
         ]
-        if differences:
+        if differences and _has_trials(paths):
             listed = "\n".join(f"  {difference}" for difference in differences)
             raise StudyChangedError(
                 f"{study.path}: the study {study.config.study!r} in {paths.directory} was started"
@@ -110,9 +119,14 @@ def open_snapshot(
                 "Its results would not compare. Give the study another name, or undo the change"
                 " (more trials, new arms, compute and tracking may change)."
             )
-        snapshot = recorded.model_copy(update={"config": study.config})
+        if not differences:
+            snapshot = recorded.model_copy(update={"config": study.config})
     write_text_atomically(paths.snapshot, snapshot.model_dump_json(indent=1) + "\n")
     return snapshot
+
+
+def _has_trials(paths: StudyPaths) -> bool:
+    return any(paths.directory.glob("arms/*/*/spec.json"))
 
 
 def read_snapshot(paths: StudyPaths) -> Snapshot | None:
@@ -138,7 +152,7 @@ def _plain(config: StudyConfig) -> dict[str, Any]:
     return plain
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any], config: StudyConfig) -> list[str]:
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     found = []
     for path, before, after in _walk(old, new, ()):
         if path[0] in ("compute", "tracking") or path == ("evaluation", "samples"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 MODELS: tuple[str, ...] = ("adder-teacher", "adder-student")
-"""Names that `model_directory` knows. ``adder-student`` is a shape without weights."""
+"""Names that `model_directory` knows."""
 
 DATASETS: tuple[str, ...] = ("addition",)
 """Names that `dataset` knows."""

@@ -50,7 +50,7 @@ class Split:
 
 SPLITS: dict[str, Split] = {
     "test": Split(buckets=range(0, 2), seed=101, count=600),
-    "train": Split(buckets=range(2, 4), seed=102, count=200),
+    "train": Split(buckets=range(2, 4), seed=102, count=1000),
     "teacher": Split(buckets=range(4, BUCKETS), seed=103, count=100_000),
 }
 """Splits by name. Their buckets do not overlap, so no pair of numbers is in two of them."""

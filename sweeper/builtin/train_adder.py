@@ -1,7 +1,7 @@
-"""Train the addition teacher that ships with the package, and write the student's empty shape.
+"""Train the small models of the addition task that ship with the package.
 
-``python -m sweeper.builtin.train_adder`` writes both model folders again; ``--evaluate`` measures
-the shipped teacher on the test split. One seed and one thread give one model.
+``python -m sweeper.builtin.train_adder teacher student`` trains both and writes their folders;
+without names it only measures what is there. One seed and one thread give one model.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from random import Random
 
@@ -46,7 +48,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.WordLevel(VOCABULARY, unk_token=UNKNOWN))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=EOS,
         pad_token=PAD,
@@ -99,7 +101,7 @@ def encode(
     return ids, labels
 
 
-def train(
+def train_teacher(
     steps: int, batch_size: int, learning_rate: float, seed: int
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
     """Train a teacher from a seeded random start on problems of the ``teacher`` split.
@@ -110,28 +112,77 @@ def train(
         learning_rate: Peak of a warm-up of 50 steps and a cosine down to zero.
         seed: Seed of the weights and of the order of the problems.
     """
-    tokenizer = build_tokenizer()
-    torch.manual_seed(seed)
-    model = LlamaForCausalLM(TEACHER)
     rows = addition.problems("teacher")
     Random(seed).shuffle(rows)
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(TEACHER)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=learning_rate, betas=(0.9, 0.98), weight_decay=0.01
     )
     warmup = min(50, steps)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: (
-            (step + 1) / warmup
-            if step < warmup
-            else 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-        ),
+
+    def share(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+    batches = (
+        [rows[index % len(rows)] for index in range(start, start + batch_size)]
+        for start in range(0, steps * batch_size, batch_size)
     )
+    return _fit(model, optimizer, share, batches, steps)
+
+
+def train_student(
+    steps: int = 350, problems: int = 200, seed: int = 0
+) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """Train the student on few problems until cross-entropy has little more to teach it.
+
+    That is the state in which on-policy training has something to show: on its own problems the
+    student is nearly perfect, on others its mistakes compound.
+
+    Args:
+        steps: Optimiser steps of 32 problems: learning rate 2e-3, 20 steps of warm-up, then
+            constant, then linear to zero over the last 100.
+        problems: The first so many of the ``train`` split, in shuffled epochs.
+        seed: Seed of the weights and of the order of the problems.
+    """
+    rows = addition.problems("train", problems)
+    torch.manual_seed(seed)
+    model = LlamaForCausalLM(STUDENT)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.0)
+
+    def share(step: int) -> float:
+        return min(1.0, (steps - step) / 100, (step + 1) / 20)
+
+    return _fit(model, optimizer, share, _epochs(rows, Random(seed)), steps)
+
+
+def _epochs(rows: list[dict[str, str]], random: Random) -> Iterator[list[dict[str, str]]]:
+    """Batches of 32 from one shuffled epoch after another."""
+    order: list[int] = []
+    while True:
+        if len(order) < 32:
+            epoch = list(range(len(rows)))
+            random.shuffle(epoch)
+            order += epoch
+        yield [rows[index] for index in order[:32]]
+        order = order[32:]
+
+
+def _fit(
+    model: LlamaForCausalLM,
+    optimizer: torch.optim.Optimizer,
+    share: Callable[[int], float],
+    batches: Iterable[list[dict[str, str]]],
+    steps: int,
+) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
+    """Cross-entropy on the answers; the learning rate of a step is the peak times its share."""
+    tokenizer = build_tokenizer()
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
     model.train()
     started = time.monotonic()
-    for step in range(steps):
-        start = step * batch_size
-        batch = [rows[index % len(rows)] for index in range(start, start + batch_size)]
+    for step, batch in enumerate(islice(batches, steps), start=1):
         ids, labels = encode(tokenizer, batch)
         loss = model(input_ids=ids, labels=labels).loss
         optimizer.zero_grad()
@@ -139,9 +190,9 @@ def train(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if (step + 1) % 100 == 0:
+        if step % 50 == 0:
             seconds = time.monotonic() - started
-            print(f"step {step + 1}/{steps}  loss {loss.item():.4f}  {seconds:.0f} s", flush=True)
+            print(f"step {step}/{steps}  loss {loss.item():.4f}  {seconds:.0f} s", flush=True)
     return model, tokenizer
 
 
@@ -153,15 +204,13 @@ def accuracy(
     batch_size: int = 200,
 ) -> float:
     """Return the share of rows, in [0, 1], whose whole greedy answer equals the reference."""
-    model.eval()  # type: ignore[no-untyped-call]
+    model.eval()
     correct = 0
     for start in range(0, len(rows), batch_size):
         batch = rows[start : start + batch_size]
         # All questions have the same length, so there is no padding to mask.
         prompts = tokenizer([row["question"] for row in batch], return_tensors="pt")
-        output = model.generate(  # type: ignore[misc]
-            **prompts, do_sample=False, max_new_tokens=MAX_NEW_TOKENS
-        )
+        output = model.generate(**prompts, do_sample=False, max_new_tokens=MAX_NEW_TOKENS)
         answers = output[:, prompts["input_ids"].shape[1] :]
         texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
         correct += sum(text == row["answer"] for text, row in zip(texts, batch, strict=True))
@@ -172,7 +221,7 @@ def write_shape(config: LlamaConfig, tokenizer: PreTrainedTokenizerBase, directo
     """Write everything that ``from_pretrained`` needs except the weights."""
     directory.mkdir(parents=True, exist_ok=True)
     config.save_pretrained(directory)
-    GenerationConfig(  # type: ignore[no-untyped-call]
+    GenerationConfig(
         do_sample=False, eos_token_id=config.eos_token_id, pad_token_id=config.pad_token_id
     ).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
@@ -198,26 +247,23 @@ def evaluate(directory: Path, split: str = "test") -> float:
 
 
 def main() -> None:
-    """Train the teacher and write both folders, or measure the teacher that is there."""
+    """Train the models that are named and write their folders, then measure both."""
     parser = argparse.ArgumentParser(prog="python -m sweeper.builtin.train_adder")
-    parser.add_argument("--evaluate", action="store_true", help="measure the shipped teacher")
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("models", nargs="*", choices=["teacher", "student", []], help="to train")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--teacher-directory", type=Path, default=model_directory("adder-teacher"))
-    parser.add_argument("--student-directory", type=Path, default=model_directory("adder-student"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    if not arguments.evaluate:
-        model, tokenizer = train(
-            arguments.steps, arguments.batch_size, arguments.learning_rate, arguments.seed
-        )
-        write_shape(TEACHER, tokenizer, arguments.teacher_directory)
-        write_weights(model, arguments.teacher_directory)
-        write_shape(STUDENT, tokenizer, arguments.student_directory)
-    print(f"greedy accuracy on the test split: {evaluate(arguments.teacher_directory):.2%}")
+    for name in arguments.models:
+        if name == "teacher":
+            model, tokenizer = train_teacher(1500, batch_size=64, learning_rate=2e-3, seed=0)
+        else:
+            model, tokenizer = train_student()
+        directory = model_directory(f"adder-{name}")
+        write_shape(model.config, tokenizer, directory)
+        write_weights(model, directory)
+    for name in ("teacher", "student"):
+        found = evaluate(model_directory(f"adder-{name}"))
+        print(f"{name}: greedy accuracy on the test split {found:.2%}")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+import re
+import reprlib
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from sweeper.paths import NAME_PATTERN
 
@@ -16,6 +26,22 @@ Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def _must_be_json(value: Any) -> Any:
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        message = "expected only text, numbers, true, false, null, lists and mappings"
+        raise PydanticCustomError("not_json", "{message}", {"message": message}) from None
+    return value
+
+
+Json = Annotated[Any, AfterValidator(_must_be_json)]
+"""A value that is passed on to a library, and that a record can hold."""
+JsonMapping = Annotated[dict[str, Any], AfterValidator(_must_be_json)]
+"""Arguments that are passed on to a library."""
 
 
 class Strict(BaseModel):
@@ -42,3 +68,40 @@ class Problems:
         """Raise what was collected, as one ``ValidationError``."""
         if self._errors:
             raise ValidationError.from_exception_data("configuration", self._errors)
+
+
+_EXPECTED = {
+    "bool_type": "true or false",
+    "dict_type": "a mapping",
+    "float_type": "a number",
+    "int_from_float": "a whole number",
+    "int_type": "a whole number",
+    "model_attributes_type": "a mapping",
+    "model_type": "a mapping",
+    "string_too_short": "some text",
+    "string_type": "a string",
+    "too_short": "at least one entry",
+    "tuple_type": "a list",
+}
+_reprs = reprlib.Repr()
+_reprs.maxstring, _reprs.maxother = 200, 80
+_reprs.maxlevel, _reprs.maxlist, _reprs.maxdict = 2, 6, 4
+
+
+def expectation(details: ErrorDetails) -> str:
+    """What pydantic expected, in the words of a YAML file: ``a whole number``."""
+    if known := _EXPECTED.get(details["type"]):
+        return known
+    message = details["msg"].removeprefix("Value error, ")
+    message = re.sub(r"^(Input|String) should ((be|match) )?", r"\3 ", message).strip()
+    message = message.removeprefix("be ").removeprefix("expected ")
+    if message.startswith(("greater", "less")):
+        return f"a number {message}"
+    if message.startswith("match "):
+        return f"text that {message.replace('match pattern', 'matches')}"
+    return message
+
+
+def short(value: Any) -> str:
+    """A value as messages show it, however large or deep it is."""
+    return _reprs.repr(value)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import types
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
@@ -11,7 +12,8 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from sweeper.config.settings import unknown_name
+from sweeper.config.base import expectation, short
+from sweeper.config.settings import METHODS, likely_meant, unknown_name
 from sweeper.config.study import StudyConfig
 from sweeper.config.suite import SuiteConfig
 from sweeper.config.yaml_file import KeyPath, YamlFile, read
@@ -19,6 +21,8 @@ from sweeper.errors import ConfigError, Problem
 from sweeper.paths import NAME_PATTERN
 
 Model = TypeVar("Model", bound=BaseModel)
+DATA_SUFFIXES = (".json", ".jsonl", ".parquet", ".csv")
+"""A path that ends so is a local file, not the name of a dataset on the hub."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +61,12 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> LoadedStudy:
         ConfigError: Lists everything that is wrong, in all files.
     """
     file = read(path)
-    for assignment in overrides:
-        file.override(assignment)
     problems: list[Problem] = []
+    for assignment in overrides:
+        try:
+            file.override(assignment)
+        except ConfigError as error:
+            problems.extend(error.problems)
     config = _validate(StudyConfig, file, problems)
     suites: dict[str, LoadedSuite] = {}
     # Suites are read even when the study is broken, so that one run shows every problem.
@@ -70,8 +77,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> LoadedStudy:
             suite = _load_suite(file, ("evaluation", role), name, path, problems)
             if suite:
                 suites[role] = suite
-    if config is not None:
-        _check_files(config, file, path, problems)
+    _check_files(file, path, problems)
     if problems or config is None:
         raise ConfigError(problems)
     return LoadedStudy(config, path, file, suites["selection"], suites.get("test"))
@@ -95,17 +101,30 @@ def find_file(name: str, study_file: Path) -> Path | None:
     """Where a path written in a study file lies: in the working directory, or beside the study."""
     for base in (Path(), study_file.parent):
         candidate = base / name
-        if candidate.is_file():
-            return candidate
+        try:
+            if candidate.is_file():
+                return candidate
+        except OSError:
+            continue  # A name too long, or a folder that may not be read.
     return None
 
 
 def schema() -> dict[str, Any]:
     """The JSON Schema of a study file, for editors."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **StudyConfig.model_json_schema(),
-    }
+    schema = StudyConfig.model_json_schema()
+    # The short forms: `sampler: grid`, and an arm whose name says its method.
+    sampler = schema["properties"]["sampler"]
+    types = schema["$defs"]["SamplerConfig"]["properties"]["type"]
+    sampler["anyOf"] = [{"$ref": sampler.pop("$ref")}, {"enum": types["enum"]}]
+    of_method = copy.deepcopy(schema["$defs"]["ArmConfig"])
+    of_method.pop("required")
+    schema["$defs"]["NamedArmConfig"] = of_method
+    named = {"anyOf": [{"$ref": "#/$defs/NamedArmConfig"}, {"type": "null"}]}
+    schema["properties"]["arms"]["properties"] = {method: named for method in METHODS}
+    arms = schema["properties"]["arms"].pop("patternProperties")
+    schema["properties"]["arms"]["additionalProperties"] = next(iter(arms.values()))
+    schema["properties"]["arms"]["propertyNames"] = {"pattern": NAME_PATTERN}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def _load_suite(
@@ -115,7 +134,7 @@ def _load_suite(
     if found is None:
         looked = f"the working directory and {study_file.parent}"
         problems.append(
-            file.problem(key, f"expected a suite file, found no file {name!r} in {looked}")
+            file.problem(key, f"expected a suite file, found no file {short(name)} in {looked}")
         )
         return None
     try:
@@ -125,72 +144,132 @@ def _load_suite(
         return None
 
 
-def _check_files(config: StudyConfig, file: YamlFile, path: Path, problems: list[Problem]) -> None:
-    source = config.data.train.path
-    if (
-        Path(source).suffix in (".json", ".jsonl", ".parquet", ".csv")
-        and find_file(source, path) is None
-    ):
-        looked = f"the working directory and {path.parent}"
-        key = ("data", "train", "path")
-        problems.append(
-            file.problem(key, f"expected a data file, found no file {source!r} in {looked}")
-        )
-    if source.startswith("builtin/"):
-        from sweeper.builtin import DATASETS
+def _check_files(file: YamlFile, path: Path, problems: list[Problem]) -> None:
+    """Check the names of files, built-in data and built-in models, whatever else is wrong."""
+    from sweeper.builtin import DATASETS, MODELS
 
-        name = source.removeprefix("builtin/")
-        if name not in DATASETS:
-            message = f"unknown built-in data {name!r}; expected one of {', '.join(DATASETS)}"
-            problems.append(file.problem(("data", "train", "path"), message))
+    key: KeyPath = ("data", "train", "path")
+    source = _value(file.values, key)
+    if isinstance(source, str):
+        if source.endswith(DATA_SUFFIXES) and find_file(source, path) is None:
+            looked = f"the working directory and {path.parent}"
+            message = f"expected a data file, found no file {short(source)} in {looked}"
+            problems.append(file.problem(key, message))
+        _check_builtin("data", source, DATASETS, key, file, problems)
+    for key, model in _models(file.values):
+        _check_builtin("model", model, MODELS, key, file, problems)
+
+
+def _models(values: dict[str, Any]) -> Iterator[tuple[KeyPath, Any]]:
+    """Every model that the study names, well-formed or not."""
     for role in ("teacher", "student"):
-        model = getattr(config, role).model
-        if model.startswith("builtin/"):
-            from sweeper.builtin import MODELS
+        yield (role, "model"), _value(values, (role, "model"))
+    arms = values.get("arms")
+    for arm in arms if isinstance(arms, dict) else ():
+        key: KeyPath = ("arms", arm, "settings", "teacher.model")
+        yield key, _value(values, key)
+        key = ("arms", arm, "search", "teacher.model", "choices")
+        choices = _value(values, key)
+        for index, model in enumerate(choices if isinstance(choices, list) else ()):
+            yield (*key, index), model
 
-            name = model.removeprefix("builtin/")
-            if name not in MODELS:
-                message = f"unknown built-in model {name!r}; expected one of {', '.join(MODELS)}"
-                problems.append(file.problem((role, "model"), message))
+
+def _check_builtin(
+    kind: str,
+    name: Any,
+    known: Collection[str],
+    key: KeyPath,
+    file: YamlFile,
+    problems: list[Problem],
+) -> None:
+    if not isinstance(name, str) or not name.startswith("builtin/"):
+        return
+    name = name.removeprefix("builtin/")
+    if name not in known:
+        message = f"unknown built-in {kind} {short(name)}; expected one of {', '.join(known)}"
+        problems.append(file.problem(key, message))
+
+
+def _value(values: Any, key: KeyPath) -> Any:
+    """What stands at ``key``, or None."""
+    for part in key:
+        values = values.get(part) if isinstance(values, dict) else None
+    return values
 
 
 def _validate(model: type[Model], file: YamlFile, problems: list[Problem]) -> Model | None:
     try:
         return model.model_validate(file.values)
     except ValidationError as error:
-        for details in error.errors(include_url=False):
-            location, parent = _follow(model, details["loc"])
-            message = _message(details, parent)
-            problems.append(file.problem(location, message))
+        problems.extend(_problems(model, file, error))
         return None
 
 
-def _message(details: ErrorDetails, parent: Any) -> str:
+def _problems(model: type[Model], file: YamlFile, error: ValidationError) -> Iterator[Problem]:
+    expected: dict[KeyPath, list[str]] = {}
+    found: list[tuple[KeyPath, str | None, Any]] = []
+    meant: set[KeyPath] = set()
+    """Keys that stand in the file under a misspelt name."""
+    every = error.errors(include_url=False)
+    for details in every:
+        if details["type"] == "too_short" and any(_is_below(other, details) for other in every):
+            continue  # Entries that are wrong are not counted; they have messages of their own.
+        path, parent = _follow(model, details["loc"])
+        message = _message(details, parent)
+        if details["type"] == "extra_forbidden" and _is_model(parent):
+            name = likely_meant(str(path[-1]), list(parent.model_fields))
+            meant.add((*path[:-1], name or ""))
+        if message is None:
+            # Each member of a union says what it expects; together they are one message.
+            expected.setdefault(path, []).append(expectation(details))
+            if len(expected[path]) > 1:
+                continue
+        if details["type"].startswith("union_tag") and _value(file.values, (*path, "type")):
+            path = (*path, "type")
+        found.append((path, message, details["input"]))
+    for path, message, value in found:
+        if message == _MISSING and path in meant:
+            continue
+        if message is None:
+            wanted = list(dict.fromkeys(expected[path]))
+            message = f"expected {' or '.join(wanted)}, found {short(value)}"
+        yield file.problem(path, message)
+
+
+def _is_below(inner: ErrorDetails, outer: ErrorDetails) -> bool:
+    depth = len(outer["loc"])
+    return len(inner["loc"]) > depth and inner["loc"][:depth] == outer["loc"]
+
+
+_MISSING = "required, but missing"
+
+
+def _message(details: ErrorDetails, parent: Any) -> str | None:
+    """The message, or None where it is made from what was expected and what was found."""
     kind, value = details["type"], details["input"]
     if kind == "extra_forbidden":
         known = list(parent.model_fields) if _is_model(parent) else []
         return unknown_name(str(details["loc"][-1]), known)
     if kind == "missing":
-        return "required, but missing"
-    if kind == "sweeper":
+        return _MISSING
+    if kind in ("sweeper", "not_json"):
         return details["msg"]
+    if kind == "recursion_loop":
+        return "expected a value that does not contain itself"
+    if kind == "invalid_key":
+        return f"expected a key that is a string, found {short(details['loc'][-1])}"
     if kind.startswith("union_tag"):
-        expected = details.get("ctx", {}).get("expected_tags", "'float', 'int', 'categorical'")
-        found = value.get("type") if isinstance(value, dict) else value
-        return f"expected a mapping with type: one of {expected}, found {_short(found)}"
+        tags = details.get("ctx", {}).get("expected_tags", _SPACE_TYPES)
+        tag = value.get("type") if isinstance(value, dict) else value
+        rule = tags if tag is not None else f"a mapping with type: {tags}"
+        return f"expected {rule}, found {short(value if tag is None else tag)}"
     if details.get("ctx", {}).get("pattern") == NAME_PATTERN:
         rule = "a name of letters, digits, '.', '_' and '-', at most 64, the first no sign"
-        return f"expected {rule}, found {_short(value)}"
-    message = details["msg"]
-    for prefix in ("Input should be ", "Value error, "):
-        message = message.replace(prefix, "expected " if prefix.startswith("Input") else "")
-    message = message[0].lower() + message[1:]
-    return f"{message}, found {_short(value)}"
+        return f"expected {rule}, found {short(value)}"
+    return None
 
 
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+_SPACE_TYPES = "'float', 'int', 'categorical'"
 
 
 def _follow(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[KeyPath, Any]:
@@ -203,6 +282,8 @@ def _follow(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[Ke
     here: Any = model
     holder: Any = model
     for part in location:
+        if part == "[key]":
+            continue
         if _is_model(here) and not isinstance(part, int):
             holder = here
             field = here.model_fields.get(part)
@@ -219,12 +300,7 @@ def _follow(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[Ke
             here = _plain(mapping[0].model_fields[part].annotation)
             holder = mapping[0]
             path.append(part)
-        elif (isinstance(part, str) and members and "[" in part) or part in (
-            "bool",
-            "int",
-            "float",
-            "str",
-        ):
+        elif members and isinstance(part, str) and ("[" in part or part in _SCALARS):
             continue
         else:
             arguments = get_args(here)
@@ -236,6 +312,9 @@ def _follow(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[Ke
                 else None
             )
     return tuple(path), holder
+
+
+_SCALARS = ("bool", "int", "float", "str")
 
 
 def _plain(annotation: Any) -> Any:

@@ -13,11 +13,34 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from sweeper.config.base import Fraction, PositiveFloat, PositiveInt, Problems, Scalar, Strict
+from sweeper.config.base import (
+    Dtype,
+    Fraction,
+    Json,
+    JsonMapping,
+    PositiveFloat,
+    PositiveInt,
+    Problems,
+    Scalar,
+    Strict,
+    expectation,
+    short,
+)
 
 Method = Literal["sft", "seqkd", "supervised_kd", "gkd"]
 METHODS: tuple[Method, ...] = ("sft", "seqkd", "supervised_kd", "gkd")
 OFFLINE_METHODS: tuple[Method, ...] = ("sft", "seqkd", "supervised_kd")
+
+LearningRateSchedule = Literal[
+    "linear",
+    "cosine",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+    "polynomial",
+    "warmup_stable_decay",
+]
+"""transformers' schedules; arguments of theirs go into ``extra: {lr_scheduler_kwargs: …}``."""
 
 
 class TrainingConfig(Strict):
@@ -31,9 +54,7 @@ class TrainingConfig(Strict):
     """Micro-batches in one optimiser step."""
     learning_rate: PositiveFloat = 2.0e-5
     """The peak learning rate."""
-    lr_scheduler_type: Literal[
-        "linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt", "polynomial"
-    ] = "linear"
+    lr_scheduler_type: LearningRateSchedule = "linear"
     """How the learning rate falls after the warm-up."""
     warmup_ratio: Fraction = 0.0
     """The share of the steps over which the learning rate rises from 0."""
@@ -65,7 +86,7 @@ class TrainingConfig(Strict):
     stock_normalization: bool = False
     """Divide the on-policy loss by the reference's token count, as stock TRL does, instead of by
     the tokens that were generated."""
-    extra: dict[str, Any] = {}
+    extra: JsonMapping = {}
     """Further arguments of the TRL configuration class, checked against the class itself."""
 
 
@@ -100,13 +121,17 @@ _METHOD_KEYS: dict[Method, frozenset[str]] = {
 }
 _NOT_SEARCHABLE = {"engine", "extra", "logging_steps"}
 _DOTTED: dict[str, Any] = {
-    "teacher.model": TypeAdapter(str),
-    "teacher.dtype": TypeAdapter(str),
+    "teacher.model": TypeAdapter(Annotated[str, Field(min_length=1)]),
+    "teacher.dtype": TypeAdapter(Dtype),
     "lora.r": TypeAdapter(PositiveInt),
     "lora.alpha": TypeAdapter(PositiveFloat),
     "lora.dropout": TypeAdapter(Annotated[float, Field(ge=0, lt=1)]),
 }
-_PREFIXES = ("extra.", "teacher.init_kwargs.")
+_OPEN: dict[str, Any] = {
+    "extra.": TypeAdapter(Json),
+    "teacher.init_kwargs.": TypeAdapter(Scalar, config={"allow_inf_nan": False}),
+}
+"""What begins so may go on with any name."""
 OTHER_SPELLINGS = {
     "teacher_model_name_or_path": "teacher.model",
     "teacher_model_init_kwargs": "teacher.init_kwargs.NAME",
@@ -130,37 +155,49 @@ def check_setting(method: Method, name: str, value: Any, *, searched: bool) -> s
 
     The message has no file and no key: the caller knows them.
     """
+    return name_problem(method, name, searched=searched) or value_problem(name, value)
+
+
+def name_problem(method: Method, name: str, *, searched: bool) -> str | None:
+    """Say why an arm of ``method`` cannot fix, or search, ``name``; None if it can."""
+    if not is_setting(name):
+        return unknown_name(name, known_settings(method))
     if searched and name in _NOT_SEARCHABLE:
         return f"{name!r} cannot be searched" + (
             ": name the argument, as in extra.NAME" if name == "extra" else ""
         )
-    if name.startswith(_PREFIXES) and name.split(".")[-1]:
-        return None
-    if name in _DOTTED:
-        return _type_problem(_DOTTED[name], value)
-    if name not in MethodSettings.model_fields:
-        return None
-    if name not in TRAINING_KEYS and name not in _METHOD_KEYS[method]:
+    if name in GKD_KEYS and name not in _METHOD_KEYS[method]:
         return f"{name!r} has no effect in an arm of method {method}"
+    return None
+
+
+def value_problem(name: str, value: Any) -> str | None:
+    """Say why the setting ``name`` cannot be ``value``; None if it can."""
+    if adapter := _DOTTED.get(name) or _OPEN.get(_open_prefix(name)):
+        return _type_problem(adapter, value)
     field = MethodSettings.model_fields[name]
     annotation: Any = field.annotation
     for constraint in field.metadata:
         annotation = Annotated[annotation, constraint]
-    return _type_problem(TypeAdapter(annotation), value)
+    return _type_problem(TypeAdapter(annotation, config={"allow_inf_nan": False}), value)
 
 
 def is_setting(name: str) -> bool:
     """Whether ``name`` is the name of a setting, even one that a method does not use."""
-    dotted = name in _DOTTED or (name.startswith(_PREFIXES) and bool(name.split(".")[-1]))
-    return dotted or name in MethodSettings.model_fields
+    return name in _DOTTED or bool(_open_prefix(name)) or name in MethodSettings.model_fields
+
+
+def _open_prefix(name: str) -> str:
+    """The key of ``_OPEN`` that ``name`` goes on from, or nothing."""
+    return next((p for p in _OPEN if name.startswith(p) and name.split(".")[-1]), "")
 
 
 def _type_problem(adapter: TypeAdapter[Any], value: Any) -> str | None:
     try:
         adapter.validate_python(value, strict=True)
     except ValidationError as error:
-        message = error.errors()[0]["msg"].replace("Input should be", "expected")
-        return f"{message}, found {value!r}"
+        expected = " or ".join(dict.fromkeys(expectation(d) for d in error.errors()))
+        return f"expected {expected}, found {short(value)}"
     return None
 
 
@@ -206,18 +243,22 @@ def model_settings(prefix: str, *layers: dict[str, Any]) -> dict[str, Scalar]:
 def collect_setting_problems(problems: Problems, method: Method, values: dict[str, Any]) -> None:
     """Check an arm's fixed settings and note each problem at its name."""
     for name, value in values.items():
-        if not is_setting(name):
-            problems.add((name,), unknown_name(name, known_settings(method)))
-        elif message := check_setting(method, name, value, searched=False):
+        if message := check_setting(method, name, value, searched=False):
             problems.add((name,), message)
 
 
 def unknown_name(name: str, known: list[str]) -> str:
     """The message for a key that does not exist, with the likeliest meant one."""
-    import difflib
-
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    meant = OTHER_SPELLINGS.get(name) or (close[0] if close else None)
-    if meant:
+    if meant := likely_meant(name, known):
         return f"unknown key {name!r}; did you mean {meant!r}?"
     return f"unknown key {name!r}; expected one of {', '.join(known)}"
+
+
+def likely_meant(name: str, known: list[str]) -> str | None:
+    """The known key that ``name`` looks like, or is called elsewhere."""
+    import difflib
+
+    if (ours := OTHER_SPELLINGS.get(name)) and (ours in known or "NAME" in ours):
+        return ours
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return close[0] if close else None

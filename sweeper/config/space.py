@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from decimal import Decimal
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -28,17 +28,24 @@ class FloatSpace(Strict):
         _check_range(self.low, self.high, self.log, self.step)
         return self
 
-    def ends(self) -> tuple[Scalar, ...]:
-        """The values whose validity decides that of the whole range."""
-        return (self.low, self.high)
+    def ends(self) -> dict[tuple[str | int, ...], Scalar]:
+        """The values whose validity decides that of the whole range, by their keys."""
+        return {("low",): self.low, ("high",): self.high}
+
+    def count(self) -> int | None:
+        """How many values there are, or None when there are infinitely many."""
+        if self.low == self.high:
+            return 1
+        return None if self.step is None else _steps(self.low, self.high, self.step) + 1
 
     def grid(self) -> list[Scalar] | None:
         """All values in order, or None when there are infinitely many."""
-        if self.step is None:
-            return [self.low] if self.low == self.high else None
-        # The tolerance keeps the last value when the division is inexact, as in (1.0 - 0.1) / 0.3.
-        count = math.floor((self.high - self.low) / self.step + 1e-9) + 1
-        return [self.low + index * self.step for index in range(count)]
+        count = self.count()
+        if count is None:
+            return None
+        # In decimals, because 0.1 + 2 * 0.1 would be above a `high` of 0.3.
+        low, step = Decimal(str(self.low)), Decimal(str(self.step or 0))
+        return [float(low + index * step) for index in range(count)]
 
 
 class IntSpace(Strict):
@@ -59,9 +66,13 @@ class IntSpace(Strict):
         _check_range(self.low, self.high, self.log, None if self.step == 1 else self.step)
         return self
 
-    def ends(self) -> tuple[Scalar, ...]:
-        """The values whose validity decides that of the whole range."""
-        return (self.low, self.high)
+    def ends(self) -> dict[tuple[str | int, ...], Scalar]:
+        """The values whose validity decides that of the whole range, by their keys."""
+        return {("low",): self.low, ("high",): self.high}
+
+    def count(self) -> int | None:
+        """How many values there are."""
+        return (self.high - self.low) // self.step + 1
 
     def grid(self) -> list[Scalar] | None:
         """All values in order."""
@@ -78,19 +89,22 @@ class CategoricalSpace(Strict):
     @model_validator(mode="after")
     def _check(self) -> CategoricalSpace:
         problems = Problems()
-        seen: list[tuple[type, Scalar]] = []
         for index, choice in enumerate(self.choices):
-            if (type(choice), choice) in seen:
+            # 1, 1.0 and true are equal to Optuna too.
+            if choice in self.choices[:index]:
                 problems.add(
-                    ("choices", index), f"expected distinct choices, found {choice!r} twice"
+                    ("choices", index), f"expected distinct choices, found {choice!r} again"
                 )
-            seen.append((type(choice), choice))
         problems.raise_if_any()
         return self
 
-    def ends(self) -> tuple[Scalar, ...]:
-        """The values whose validity decides that of the whole space."""
-        return self.choices
+    def ends(self) -> dict[tuple[str | int, ...], Scalar]:
+        """The values whose validity decides that of the whole space, by their keys."""
+        return {("choices", index): choice for index, choice in enumerate(self.choices)}
+
+    def count(self) -> int | None:
+        """How many values there are."""
+        return len(self.choices)
 
     def grid(self) -> list[Scalar] | None:
         """All values in order."""
@@ -110,7 +124,19 @@ def _check_range(low: float, high: float, log: bool, step: float | None) -> None
         )
     if log and step is not None:
         problems.add(("step",), "expected no step together with log: true")
+    elif step is not None and low < high:
+        steps = _steps(low, high, step)
+        last = Decimal(str(low)) + steps * Decimal(str(step))
+        if last != Decimal(str(high)):
+            lower = type(high)(last)
+            message = f"expected low plus a number of steps, such as {lower}, found {high}"
+            problems.add(("high",), message)
     problems.raise_if_any()
+
+
+def _steps(low: float, high: float, step: float) -> int:
+    """How many whole steps fit between the ends, counted in decimals: 0.9 / 0.3 is 3."""
+    return int((Decimal(str(high)) - Decimal(str(low))) / Decimal(str(step)))
 
 
 def contains(space: FloatSpace | IntSpace | CategoricalSpace, value: Scalar) -> bool:

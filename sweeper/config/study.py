@@ -6,19 +6,31 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from sweeper.config.base import Name, PositiveFloat, PositiveInt, Problems, Strict
+from sweeper.config.base import (
+    Dtype,
+    Fraction,
+    JsonMapping,
+    Name,
+    PositiveFloat,
+    PositiveInt,
+    Problems,
+    Strict,
+)
 from sweeper.config.settings import (
     METHODS,
     ON_POLICY_KEYS,
+    LearningRateSchedule,
     Method,
     TrainingConfig,
-    check_setting,
     collect_setting_problems,
-    is_setting,
-    known_settings,
-    unknown_name,
+    name_problem,
+    value_problem,
 )
 from sweeper.config.space import Space, contains
+from sweeper.paths import RESERVED_NAMES
+
+LARGEST_GRID = 10_000
+"""Combinations of one arm's values."""
 
 
 class ModelConfig(Strict):
@@ -28,9 +40,9 @@ class ModelConfig(Strict):
     """A hub id, a local directory, or `builtin/NAME`."""
     revision: str | None = None
     """The hub revision: a branch, tag or commit."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Dtype = "auto"
     """The type of the weights; `auto`: as stored on an accelerator, float32 on CPU."""
-    init_kwargs: dict[str, Any] = {}
+    init_kwargs: JsonMapping = {}
     """Further arguments of `from_pretrained`, such as `attn_implementation`."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Only for models that you have read."""
@@ -69,6 +81,12 @@ class WarmStartConfig(Strict):
     """By default the study's."""
     per_device_train_batch_size: PositiveInt | None = None
     """By default the study's."""
+    lr_scheduler_type: LearningRateSchedule | None = None
+    """By default the study's."""
+    warmup_ratio: Fraction | None = None
+    """By default the study's."""
+    extra: dict[str, Any] = {}
+    """Further arguments of TRL's `SFTConfig`, over the study's."""
 
 
 class ColumnsConfig(Strict):
@@ -163,16 +181,18 @@ class ArmConfig(Strict):
             return search
         problems = Problems()
         for name, space in search.items():
-            if not is_setting(name):
-                problems.add((name,), unknown_name(name, known_settings(method)))
-                continue
-            wrong = (check_setting(method, name, end, searched=True) for end in space.ends())
-            if message := next(filter(None, wrong), None):
+            if message := name_problem(method, name, searched=True):
                 problems.add((name,), message)
-            elif name in settings:
+                continue
+            for key, end in space.ends().items():
+                if message := value_problem(name, end):
+                    problems.add((name, *key), message)
+            if name in settings:
                 problems.add((name,), f"expected {name!r} in either settings or search, found both")
             elif settings.get("lmbda") == 0 and name in ON_POLICY_KEYS:
                 problems.add((name,), f"{name!r} has no effect at lmbda: 0")
+            elif settings.get("lmbda") == 1 and name == "seq_kd":
+                problems.add((name,), f"{name!r} has no effect at lmbda: 1")
         problems.raise_if_any()
         return search
 
@@ -255,6 +275,15 @@ class StudyConfig(Strict):
     tracking: TrackingConfig = TrackingConfig()
     """Where the study is recorded."""
 
+    @field_validator("study", mode="after")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if name in RESERVED_NAMES:
+            problems = Problems()
+            problems.add((), f"expected another name: {name!r} is a file of the runs folder")
+            problems.raise_if_any()
+        return name
+
     @field_validator("arms", mode="before")
     @classmethod
     def _name_methods(cls, arms: Any) -> Any:
@@ -284,20 +313,35 @@ class StudyConfig(Strict):
                 message = "has no effect: the student has no lora"
                 problems.add(("arms", name, where, dotted[0]), message)
             if self.sampler.type == "grid":
-                for key, space in arm.search.items():
-                    if space.grid() is None:
-                        message = (
-                            "expected a step or a list of choices, because the sampler is grid"
-                        )
-                        problems.add(("arms", name, "search", key), message)
+                self._check_grid(name, arm, problems)
             if self._needs_references(arm) and not self._has_references():
                 message = (
                     "this arm trains on reference answers, but data.train.columns names no"
                     " completion (use seq_kd: true, lmbda: 1.0 or method seqkd)"
                 )
                 problems.add(("arms", name), message)
+        warm = self.warm_start
+        if warm is not None and warm.method == "sft" and not self._has_references():
+            message = (
+                "sft trains on reference answers, but data.train.columns names no completion"
+                " (use seqkd)"
+            )
+            problems.add(("warm_start", "method"), message)
         problems.raise_if_any()
         return self
+
+    @staticmethod
+    def _check_grid(name: str, arm: ArmConfig, problems: Problems) -> None:
+        size = 1
+        for key, space in arm.search.items():
+            count = space.count()
+            if count is None:
+                message = "expected a step or a list of choices, because the sampler is grid"
+                problems.add(("arms", name, "search", key), message)
+            size *= count or 1
+        if size > LARGEST_GRID:
+            message = f"expected a grid of at most {LARGEST_GRID} combinations, found {size}"
+            problems.add(("arms", name, "search"), message)
 
     def _has_references(self) -> bool:
         columns = self.data.train.columns

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.constructor import ConstructorError, SafeConstructor
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
+from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.reader import ReaderError
 
+from sweeper.config.base import short
 from sweeper.errors import ConfigError, Problem
 
 KeyPath = tuple[str | int, ...]
@@ -21,19 +26,22 @@ class YamlFile:
 
     source: str
     values: dict[str, Any]
-    places: dict[KeyPath, tuple[str, int | None, int | None]] = field(default_factory=dict)
-    """Source, line and column (from 1) by key path; a command-line override has no line."""
+    places: dict[tuple[str, ...], tuple[str, int | None, int | None]] = field(default_factory=dict)
+    """Source, line and column (from 1) by key path, indices as text; a command-line override has no
+    line."""
 
     def problem(self, path: KeyPath, message: str) -> Problem:
         """A problem at ``path``, or at the closest enclosing key that stands in the file."""
-        for length in range(len(path), -1, -1):
-            if place := self.places.get(path[:length]):
+        dotted = tuple(str(part) for part in path)
+        for length in range(len(dotted), -1, -1):
+            if place := self.places.get(dotted[:length]):
                 source, line, column = place
                 break
         else:
             source, line, column = self.source, None, None
-        dotted = ".".join(str(part) for part in path)
-        return Problem(source=source, message=message, path=dotted, line=line, column=column)
+        return Problem(
+            source=source, message=message, path=".".join(dotted), line=line, column=column
+        )
 
     def override(self, assignment: str) -> None:
         """Apply ``key.path=value``; the value is read as YAML.
@@ -43,28 +51,53 @@ class YamlFile:
         """
         option = f"--set {assignment}"
         dotted, separator, text = assignment.partition("=")
-        if not separator or not dotted.strip():
+        names = dotted.strip().split(".")
+        if not separator or not all(names):
             raise ConfigError([Problem(source=option, message="expected KEY=VALUE")])
-        value = parse(text, option) if text.strip() else None
-        keys = dotted.strip().split(".")
+        try:
+            value = parse(text, option) if text.strip() else None
+        except ConfigError as error:
+            # The line and column would be those of a file.
+            messages = [problem.message for problem in error.problems]
+            raise ConfigError([Problem(source=option, message=m) for m in messages]) from None
         target = self.values
-        for depth, key in enumerate(keys):
+        path: tuple[str, ...] = ()
+        while names:
             if not isinstance(target, dict):
-                message = f"expected a mapping at {'.'.join(keys[:depth])!r}, found {target!r}"
+                message = f"expected a mapping at {'.'.join(path)!r}, found {short(target)}"
                 raise ConfigError([Problem(source=option, message=message)])
-            # Settings may have dots in their own names: `arms.gkd.settings.lora.r`.
-            if depth >= 3 and keys[0] == "arms" and keys[2] in ("settings", "search"):
-                name = ".".join(keys[depth:])
-                target[name] = value
-                self.places[(*keys[:depth], name)] = (option, None, None)
-                return
-            if depth == len(keys) - 1:
-                target[key] = value
-            else:
-                if target.get(key) is None:
-                    target[key] = {}
+            length = _key_length(target, path, names)
+            key, names = ".".join(names[:length]), names[length:]
+            path = (*path, key)
+            if names:
+                below = target.get(key)
+                # A copy, because an alias would change another key's value too.
+                target[key] = {} if below is None else copy(below)
                 target = target[key]
-        self.places[tuple(keys)] = (option, None, None)
+            else:
+                target[key] = value
+        self.places = {p: at for p, at in self.places.items() if p[: len(path)] != path}
+        self.places[path] = (option, None, None)
+
+
+def _key_length(target: dict[str, Any], path: tuple[str, ...], names: list[str]) -> int:
+    """How many of the dotted ``names`` make the next key: those of arms and settings have dots."""
+    for length in range(len(names), 1, -1):
+        if ".".join(names[:length]) in target:
+            return length
+    opens_setting = len(path) == 3 and path[0] == "arms" and path[2] in ("settings", "search")
+    return len(names) if opens_setting and names[0] not in target else 1
+
+
+class _Constructor(SafeConstructor):
+    """Reports scalars that have no value, such as a 13th month, at their place."""
+
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep=deep)
+        except (ValueError, ArithmeticError) as error:
+            message = str(error).partition(";")[0]
+            raise ConstructorError(None, None, message, node.start_mark) from error
 
 
 def parse(text: str, source: str) -> Any:
@@ -73,8 +106,16 @@ def parse(text: str, source: str) -> Any:
     Raises:
         ConfigError: The text is not YAML, holds a key twice, or nests too deeply.
     """
+    return _parse(text, source)[0]
+
+
+def _parse(text: str, source: str) -> tuple[Any, Node | None]:
+    """The value, and the tree that knows the places."""
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = _Constructor
     try:
-        return YAML(typ="safe", pure=True).load(text)
+        tree = yaml.compose(text)
+        return (None if tree is None else yaml.constructor.construct_document(tree)), tree
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else None
@@ -82,11 +123,14 @@ def parse(text: str, source: str) -> Any:
         message = f"not valid YAML: {(error.problem or str(error)).strip()}"
         problem = Problem(source=source, message=message, line=line, column=column)
         raise ConfigError([problem]) from error
-    except (YAMLError, ValueError, RecursionError, ArithmeticError) as error:
-        message = (
-            f"not valid YAML: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        )
-        raise ConfigError([Problem(source=source, message=message)]) from error
+    except ReaderError as error:
+        line, column = _place(text[: text.index(chr(error.character))])
+        message = f"not valid YAML: {str(error).splitlines()[0]}"
+        problem = Problem(source=source, message=message, line=line, column=column)
+        raise ConfigError([problem]) from error
+    except (YAMLError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        raise ConfigError([Problem(source=source, message=f"not valid YAML: {reason}")]) from error
 
 
 def read(path: Path) -> YamlFile:
@@ -101,35 +145,74 @@ def read(path: Path) -> YamlFile:
     except FileNotFoundError:
         raise ConfigError([Problem(source=source, message="no such file")]) from None
     except UnicodeDecodeError as error:
-        raise ConfigError([Problem(source=source, message=f"not UTF-8 text: {error}")]) from None
+        line, column = _place(error.object[: error.start].decode())
+        message = f"not UTF-8 text: found the byte 0x{error.object[error.start]:02x}"
+        problem = Problem(source=source, message=message, line=line, column=column)
+        raise ConfigError([problem]) from None
     except OSError as error:
         raise ConfigError(
             [Problem(source=source, message=f"cannot be read: {error.strerror}")]
         ) from None
-    values = parse(text, source)
+    values, tree = _parse(text, source)
     if not isinstance(values, dict):
-        found = "nothing" if values is None else type(values).__name__
+        found = "nothing" if values is None else short(values)
         message = f"expected a mapping of keys to values, found {found}"
         raise ConfigError([Problem(source=source, message=message, line=1, column=1)])
     file = YamlFile(source=source, values=values)
     file.places[()] = (source, 1, 1)
-    root = YAML(typ="safe", pure=True).compose(text)
-    _note_places(root, (), file, seen=set())
+    _note_places(tree, (), file, seen=set())
     return file
 
 
-def _note_places(node: Node, path: KeyPath, file: YamlFile, seen: set[int]) -> None:
+def _place(before: str) -> tuple[int, int]:
+    """The line and column, from 1, of what follows ``before``."""
+    return before.count("\n") + 1, len(before) - before.rfind("\n")
+
+
+def _note_places(node: Node | None, path: tuple[str, ...], file: YamlFile, seen: set[int]) -> None:
     # An anchor that is used many times is one node: visiting it once keeps this linear.
     if id(node) in seen:
         return
     seen.add(id(node))
     if isinstance(node, MappingNode):
         for key, value in node.value:
+            if not isinstance(key, ScalarNode):
+                continue
             child = (*path, key.value)
             file.places[child] = (file.source, key.start_mark.line + 1, key.start_mark.column + 1)
             _note_places(value, child, file, seen)
     elif isinstance(node, SequenceNode):
         for index, item in enumerate(node.value):
-            child = (*path, index)
+            child = (*path, str(index))
             file.places[child] = (file.source, item.start_mark.line + 1, item.start_mark.column + 1)
             _note_places(item, child, file, seen)
+
+
+def named_data_files(task_file: Path) -> list[str]:
+    """The ``data_files`` that an lm-eval task file names, in order; none if it cannot be read.
+
+    The file is only parsed: tags of lm-eval such as ``!function`` are not followed.
+    """
+    try:
+        root = YAML(typ="safe", pure=True).compose(task_file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, YAMLError):
+        return []
+    options = _child(root, "dataset_kwargs")
+    return list(_scalars(_child(options, "data_files")))
+
+
+def _child(node: Node | None, key: str) -> Node | None:
+    if isinstance(node, MappingNode):
+        return next((value for name, value in node.value if name.value == key), None)
+    return None
+
+
+def _scalars(node: Node | None) -> Iterator[str]:
+    if isinstance(node, ScalarNode):
+        yield node.value
+    elif isinstance(node, SequenceNode):
+        for item in node.value:
+            yield from _scalars(item)
+    elif isinstance(node, MappingNode):
+        for _, value in node.value:
+            yield from _scalars(value)

@@ -13,6 +13,7 @@ This is the only module that imports TRL. What differs from the stock ``GKDTrain
 - **Sequences are right-padded** in the training forward, so positions are right for models that
   learn them.
 - **``seq_kd`` uses answers that the teacher gave once**, instead of sampling new ones each step.
+- **Every batch is full**: epochs follow each other without a smaller batch at their ends.
 - **Only positions that count** go through the divergence.
 - **All draws have their own seed**: data order, on-policy coin and rollouts do not disturb
   each other.
@@ -23,7 +24,7 @@ from __future__ import annotations
 import random
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -82,7 +83,42 @@ class _Metered:
         return super().training_step(*args, **kwargs)  # type: ignore[misc]
 
 
-class OfflineTrainer(_Metered, SFTTrainer):  # type: ignore[misc]
+class EndlessPermutations(torch.utils.data.Sampler[int]):
+    """Indices for a whole training: one shuffled epoch after another, from one seed.
+
+    The stock sampler ends each epoch with a batch of what is left, which for small data means steps
+    on a fraction of the sequences; here every batch is full.
+
+    Args:
+        rows: The number of rows.
+        draws: The number of indices to give.
+        seed: Decides the order.
+    """
+
+    def __init__(self, rows: int, draws: int, seed: int) -> None:
+        self._rows, self._draws, self._seed = rows, draws, seed
+
+    def __len__(self) -> int:
+        return self._draws
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self._seed)
+        epochs = -(-self._draws // self._rows)
+        orders = [torch.randperm(self._rows, generator=generator) for _ in range(epochs)]
+        yield from torch.cat(orders)[: self._draws].tolist()
+
+
+class _FullBatches(_Metered):
+    """Trains on batches that are all of the same size."""
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        args = self.args  # type: ignore[attr-defined]
+        rows = len(train_dataset if train_dataset is not None else self.train_dataset)  # type: ignore[attr-defined]
+        window = args.train_batch_size * args.gradient_accumulation_steps
+        return EndlessPermutations(rows, args.max_steps * window, args.data_seed)
+
+
+class OfflineTrainer(_FullBatches, SFTTrainer):  # type: ignore[misc]
     """TRL's ``SFTTrainer`` on sequences that are already token ids; its loss is cross-entropy."""
 
     def __init__(self, *, meter: Meter, **kwargs: Any) -> None:
@@ -149,7 +185,7 @@ class PromptCollator:
         return {"input_ids": tokens, "attention_mask": mask, "labels": labels}
 
 
-class OnPolicyTrainer(_Metered, GKDTrainer):  # type: ignore[misc]
+class OnPolicyTrainer(_FullBatches, GKDTrainer):  # type: ignore[misc]
     """Generalized knowledge distillation with the mends that the module's docstring lists.
 
     Args:
@@ -323,13 +359,14 @@ def arguments(
             "max_grad_norm",
             "optim",
             "max_length",
-            "gradient_checkpointing",
             "bf16",
             "fp16",
             "logging_steps",
         )
     }
     values.update(
+        # Transformers' new name; the old one warns.
+        activation_checkpointing=settings.gradient_checkpointing,
         # This version knows no warmup_ratio; a whole number of steps is unambiguous.
         warmup_steps=round(settings.warmup_ratio * settings.max_steps),
         output_dir=output_dir,
@@ -354,7 +391,7 @@ def arguments(
         )
     if settings.engine == "sweeper":
         values["dataset_kwargs"] = {"skip_prepare_dataset": True}
-    clash = sorted(set(settings.extra) & (set(values) | {"warmup_ratio"}))
+    clash = sorted(set(settings.extra) & (set(values) | {"warmup_ratio", "gradient_checkpointing"}))
     if clash:
         raise BadInputError(f"training.extra names {clash[0]!r}, which is a setting of its own.")
     try:

@@ -84,10 +84,10 @@ def score(
     """
     started = time.perf_counter()
     config = suite.config
-    leaves = load_tasks(suite)
     templated = chat if config.apply_chat_template == "auto" else config.apply_chat_template
     system = config.system_instruction or (system_prompt if templated else None)
     with _undisturbed(model):
+        leaves = load_tasks(suite)
         # HFLM wants the bare model; the adapter's layers are inside it and stay active.
         bare = model.get_base_model() if hasattr(model, "get_base_model") else model
         wrapped = HFLM(pretrained=bare, tokenizer=tokenizer, batch_size=batch_size)

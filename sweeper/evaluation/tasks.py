@@ -65,8 +65,8 @@ def prompts(leaf: LeafTask) -> Iterator[tuple[str, set[str]]]:
     """
     for index in leaf.documents:
         document = leaf.document(index)
-        text = leaf.task.doc_to_text(document)
-        asked = text if isinstance(text, str) else str(text)
+        # A task that measures the likelihood of a text asks nothing: the text is its prompt.
+        asked = str(leaf.task.doc_to_text(document)) or str(leaf.task.doc_to_target(document))
         fields = {value for value in document.values() if isinstance(value, str)}
         yield asked, {asked, *fields}
 

@@ -9,6 +9,7 @@ import subprocess
 from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.context import ForkServerProcess
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 from types import TracebackType
 
@@ -45,8 +46,9 @@ class LocalExecutor:
         self._context = multiprocessing.get_context("forkserver")
 
     def __enter__(self) -> LocalExecutor:
-        """Name what the forkserver imports; it starts with the first job."""
+        """Start the forkserver, which imports the libraries while the caller goes on."""
         self._context.set_forkserver_preload(["sweeper.execution.preload"])
+        ensure_running()
         return self
 
     def __exit__(
@@ -90,6 +92,10 @@ class LocalExecutor:
     def running(self) -> list[Spec]:
         """The jobs that run, in the order of their start."""
         return [job.spec for job in self._jobs]
+
+    def process_ids(self) -> list[int]:
+        """The running jobs' process ids, in the order of ``running``."""
+        return [job.process.pid for job in self._jobs if job.process.pid is not None]
 
     def stop(self) -> None:
         """End all running jobs now; they report no outcome."""

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
@@ -20,7 +21,7 @@ from sweeper.analysis.comparison import (
     scored_trials,
     selection_score,
 )
-from sweeper.records import ArmRecord, StudyRecord, TrialRecord
+from sweeper.records import ArmRecord, StudyRecord
 from sweeper.reporting import formatting, wording
 
 Column = Literal["trials", "settings", "score", "difference", "gap", "steps", "tokens", "seconds"]
@@ -68,6 +69,7 @@ _HEADERS: dict[Column, str] = {
     "tokens": "tokens\ntrained/sampled",
     "seconds": "device\nseconds",
 }
+_HEAD = ("trial", "state", "score", "seconds", "settings")
 _STATE_STYLES = {"completed": "green", "failed": "red", "running": "cyan", "waiting": "dim"}
 
 
@@ -95,9 +97,12 @@ class _ComparisonView:
         yield table
         if "settings" not in layout.columns and any(arm.best for arm in comparison.arms):
             yield ""
-            yield _heading("Best settings")
+            priced = "tokens" not in layout.columns
+            yield _heading(
+                "Best settings, steps, tokens trained / sampled" if priced else "Best settings"
+            )
             yield _definitions(
-                (formatting.arm_name(arm), _Chain(formatting.best_settings(arm)))
+                (formatting.arm_name(arm), _Chain(_best(arm, priced=priced)))
                 for arm in comparison.arms
             )
         if failures := wording.failures(comparison):
@@ -169,42 +174,31 @@ class _StatusView:
         self._digits = formatting.score_digits([*shown, *ends])
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        arms = self._record.arms
         yield Text(_progress_sentence(self._record), style="bold")
         for label, outcome in self._ends:
             score = formatting.score(selection_score(outcome), self._digits)
             seconds = formatting.seconds(max(outcome.finished - outcome.started, 0.0))
             yield Text(f"{label}: {outcome.state}, {score}, {seconds} s", style="dim")
+        # Written line by line: a rich table of thousands of trials takes half a minute.
         for brief in (False, True):
-            tables = [self._table(arm, brief=brief) for arm in self._record.arms]
-            widest = max((_full_width(console, options, table) for table in tables), default=0)
-            if widest <= options.max_width:
+            rows = {arm.name: _trial_rows(arm, self._digits, brief=brief) for arm in arms}
+            widths = [
+                max(cell_len(row[column]) for group in rows.values() for row in (_HEAD, *group))
+                for column in range(len(_HEAD))
+            ]
+            if sum(widths) + 2 * len(widths) <= options.max_width:
                 break
-        for arm, table in zip(self._record.arms, tables, strict=True):
+        for arm in arms:
             yield ""
             method = "" if arm.name == arm.method else f" ({arm.method})"
             yield _heading(f"{arm.name}{method}: {len(arm.trials)} of {arm.budget} trials begun")
-            if arm.trials:
-                yield table
+            if rows[arm.name]:
+                yield from _aligned(rows[arm.name], widths, options.max_width)
         if reasons := list(_reasons(self._record)):
             yield ""
             yield _heading("Failed trials")
             yield _definitions(reasons)
-
-    def _table(self, arm: ArmRecord, *, brief: bool) -> Table:
-        rows = [
-            _trial_cells(trial, self._digits, brief=brief)
-            for trial in sorted(arm.trials, key=lambda trial: trial.number)
-        ]
-        table = _plain_table()
-        # Fixed widths, so that the tables of all arms align.
-        table.add_column("trial", justify="right", no_wrap=True, min_width=7)
-        table.add_column("state", no_wrap=True, min_width=9 if brief else 21)
-        table.add_column("score", justify="right", no_wrap=True, min_width=5 if brief else 13)
-        table.add_column("seconds", justify="right", no_wrap=True, min_width=7)
-        table.add_column("settings")
-        for row in rows:
-            table.add_row(*row)
-        return table
 
 
 class _Chain:
@@ -216,19 +210,32 @@ class _Chain:
         self._text = text
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield from (Text(line, overflow="fold") for line in self.lines(options.max_width))
+
+    def lines(self, width: int) -> Iterator[str]:
+        """The lines of at most ``width`` cells, unless one part alone is wider."""
         line = ""
         for part in self._text.split(self._SEPARATOR):
             longer = f"{line}{self._SEPARATOR}{part}" if line else part
-            if line and len(longer) > options.max_width:
-                yield Text(line)
+            if line and cell_len(longer) > width:
+                yield line
                 line = part
             else:
                 line = longer
-        yield Text(line, overflow="fold")
+        yield line
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         longest = max(len(part) for part in self._text.split(self._SEPARATOR))
         return Measurement(longest, len(self._text)).with_maximum(options.max_width)
+
+
+def _best(arm: ArmSummary, *, priced: bool) -> str:
+    """The best trial's settings, with what the table had no room to say of its cost."""
+    settings = formatting.best_settings(arm)
+    if not priced or arm.best is None or arm.best.outcome is None:
+        return settings
+    cost = arm.best.outcome.cost
+    return f"{settings} · {cost.steps} steps · {formatting.tokens(cost)} tokens"
 
 
 def _cell(arm: ArmSummary, column: Column, digits: int, gap: str) -> str:
@@ -303,19 +310,46 @@ def _progress_sentence(record: StudyRecord) -> str:
     return f"{record.study}: {', '.join(parts)}"
 
 
-def _trial_cells(trial: TrialRecord, digits: int, *, brief: bool) -> list[RenderableType]:
-    outcome = trial.outcome
-    state: str = trial.state
-    if outcome is not None and outcome.failure is not None and not brief:
-        state += f": {formatting.FAILURE_NAMES[outcome.failure.kind]}"
-    score = formatting.score(selection_score(outcome), digits)
-    return [
-        str(trial.number),
-        Text(state, style=_STATE_STYLES[trial.state]),
-        score.partition(" ±")[0] if brief else score,
-        formatting.trial_seconds(trial),
-        _Chain(formatting.settings(trial.params) or formatting.NOTHING),
-    ]
+def _trial_rows(arm: ArmRecord, digits: int, *, brief: bool) -> list[tuple[str, ...]]:
+    """The arm's trials as the columns of ``_HEAD``; brief: no kinds of failure, no errors."""
+    rows: list[tuple[str, ...]] = []
+    for trial in sorted(arm.trials, key=lambda trial: trial.number):
+        outcome = trial.outcome
+        state: str = trial.state
+        if outcome is not None and outcome.failure is not None and not brief:
+            state += f": {formatting.FAILURE_NAMES[outcome.failure.kind]}"
+        score = formatting.score(selection_score(outcome), digits)
+        rows.append(
+            (
+                str(trial.number),
+                state,
+                score.partition(" ±")[0] if brief else score,
+                formatting.trial_seconds(trial),
+                formatting.settings(trial.params) or formatting.NOTHING,
+            )
+        )
+    return rows
+
+
+def _aligned(
+    rows: Sequence[tuple[str, ...]], widths: Sequence[int], max_width: int
+) -> Iterator[Text]:
+    """A heading and the rows, numbers to the right, the settings wrapped under themselves."""
+
+    def front(row: tuple[str, ...]) -> tuple[str, str, str]:
+        number, state, score, seconds = row[:4]
+        before = f"  {number:>{widths[0]}}  "
+        after = f"  {score:>{widths[2]}}  {seconds:>{widths[3]}}  "
+        return before, f"{state:<{widths[1]}}", after
+
+    indent = sum(widths[:4]) + 2 * 5
+    yield Text("".join(front(_HEAD)) + _HEAD[4], style="dim")
+    for row in rows:
+        before, state, after = front(row)
+        first, *more = _Chain(row[4]).lines(max(max_width - indent, 1))
+        style = _STATE_STYLES[row[1].partition(":")[0]]
+        yield Text.assemble(before, (state, style), after, first, overflow="fold")
+        yield from (Text(" " * indent + line, overflow="fold") for line in more)
 
 
 def _reasons(record: StudyRecord) -> Iterator[tuple[str, Text]]:

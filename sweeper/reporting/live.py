@@ -212,7 +212,7 @@ def _status_line(state: LiveState, now: float) -> str:
     parts = [state.study]
     if state.preparation:
         parts.append(state.preparation)
-    else:
+    elif state.budget:
         parts.append(f"{state.ended_trials} of {state.budget} trials")
     parts.append(_clock(now - state.started))
     if state.stopping:
@@ -325,7 +325,7 @@ class _PlainLines:
                 yield f"{arm.name}: {arm.done} of {arm.budget} trials completed{failed}{best}"
 
     def _overall(self, state: LiveState) -> Iterator[str]:
-        if state.preparation:
+        if state.preparation or not state.budget:
             return
         tenth = math.floor(state.fraction * 10 + 1e-9)
         trials = f"{state.ended_trials} of {state.budget} trials"

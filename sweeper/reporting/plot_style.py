@@ -12,6 +12,7 @@ from typing import TypeVar
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from sweeper.analysis.comparison import Comparison
@@ -31,6 +32,7 @@ class Look:
 
     colour: str
     marker: str
+    line: str
 
 
 def png(figure: Figure) -> bytes:
@@ -69,12 +71,14 @@ def styled(axes: Axes) -> Axes:
 
 
 def looks_of(comparison: Comparison) -> dict[str, Look]:
-    """Colour and marker by arm: the markers shift once the colours are used up."""
-    count = len(COLOURS)
-    return {
-        arm.name: Look(COLOURS[index % count], MARKERS[(index + index // count) % len(MARKERS)])
-        for index, arm in enumerate(comparison.arms)
-    }
+    """How each arm is drawn: once the colours are used up, markers and lines change."""
+    looks = {}
+    for index, arm in enumerate(comparison.arms):
+        turn = index // len(COLOURS)
+        marker = MARKERS[(index + turn) % len(MARKERS)]
+        line = ("-", "--", ":", "-.")[turn % 4]
+        looks[arm.name] = Look(COLOURS[index % len(COLOURS)], marker, line)
+    return looks
 
 
 def score_label(comparison: Comparison) -> str:
@@ -168,8 +172,12 @@ def place_labels(figure: Figure, axes: Axes, points: Sequence[tuple[str, float, 
                 fontsize=9,
                 color=INK,
                 fontweight="bold",
+                arrowprops={"arrowstyle": "-", "color": FAINT_INK, "linewidth": 0.7}
+                if dx and dy
+                else None,
             )
-            box = label.get_window_extent()
+            label.get_window_extent()  # moves the text to its place
+            box = Text.get_window_extent(label)  # without the line to the point
             inside = frame.x0 <= box.x0 and box.x1 <= frame.x1
             if inside and not any(box.overlaps(other) for other in taken):
                 break

@@ -13,7 +13,7 @@ from typing import Any
 
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from sweeper.analysis.comparison import ArmSummary, Comparison, scored_trials
 from sweeper.analysis.importance import Importance
@@ -67,6 +67,7 @@ def progress_plot(comparison: Comparison) -> Figure | None:
             [*best, best[-1]],
             where="post",
             color=look.colour,
+            linestyle=look.line,
             linewidth=1.9,
             marker=look.marker if len(numbers) == 1 else None,
             markevery=[0] if len(numbers) == 1 else None,
@@ -225,6 +226,9 @@ def cost_plot(record: StudyRecord, comparison: Comparison) -> Figure | None:
         )
     if min(seconds) > 0 and max(seconds) / min(seconds) > 20:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
     else:
         axes.set_xlim(0, max(seconds) * 1.12 or 1)
     reference_lines(axes, comparison)

@@ -121,7 +121,9 @@ def _price(comparison: Comparison) -> str:
     if not ours or not theirs:
         return ""
     pair = f"{formatting.seconds(ours)} device-seconds against {formatting.seconds(theirs)}"
-    return f"The best GKD trial took {pair} ({ours / theirs:.2g} times as much)."
+    ratio = f"{ours / theirs:.2g}"
+    times = "about as much" if ratio == "1" else f"{ratio} times as much"
+    return f"The best GKD trial took {pair} ({times})."
 
 
 def _device_seconds(arm: ArmSummary) -> float:

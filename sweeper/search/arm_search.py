@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -102,23 +107,83 @@ class ArmSearch:
         return self._study.get_trials(deepcopy=False)
 
     def _make_sampler(self, number: int) -> BaseSampler:
-        seed = derive_seed(self._seed, self._arm_name, number, "sampler")
-        startup = self._sampler.startup_trials
-        with warnings.catch_warnings():
-            # `multivariate`, `group` and `constant_liar` are marked experimental; Optuna's
-            # version is pinned, and they are what conditional parameters and workers need.
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            if self._sampler.type == "tpe":
-                return TPESampler(
-                    n_startup_trials=startup,
-                    multivariate=True,
-                    group=True,
-                    constant_liar=True,
-                    seed=seed,
-                )
-            if self._sampler.type == "gp":
-                return GPSampler(n_startup_trials=startup, seed=seed)
-            return RandomSampler(seed=seed)
+        def make(purpose: str) -> BaseSampler:
+            seed = derive_seed(self._seed, self._arm_name, number, "sampler", purpose)
+            return _make_sampler(self._sampler, seed)
+
+        return _RepeatableSampler(make)
+
+
+class _RepeatableSampler(BaseSampler):
+    """Gives a trial the same parameters, wherever its sampling was interrupted before.
+
+    Optuna's samplers draw one value after another from one generator, so a trial that was left half
+    sampled would go on with other values. Here every parameter has a generator of its own, and what
+    was sampled jointly is read back.
+
+    Args:
+        make: Makes the sampler of one purpose: a parameter's name, or ``""`` for all jointly.
+    """
+
+    def __init__(self, make: Callable[[str], BaseSampler]) -> None:
+        self._make = make
+        self._joint = make("")
+
+    def infer_relative_search_space(
+        self, study: optuna.Study, trial: FrozenTrial
+    ) -> dict[str, BaseDistribution]:
+        return self._joint.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        kept = _jointly_sampled(trial)
+        if kept and search_space.keys() <= kept.keys():
+            return {name: kept[name] for name in search_space}
+        return self._joint.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self,
+        study: optuna.Study,
+        trial: FrozenTrial,
+        param_name: str,
+        param_distribution: BaseDistribution,
+    ) -> Any:
+        sampler = self._make(param_name)
+        return sampler.sample_independent(study, trial, param_name, param_distribution)
+
+
+def _jointly_sampled(trial: FrozenTrial) -> dict[str, Any]:
+    """What TPE or the GP has sampled for ``trial``: both keep it with the trial, in chunks."""
+    text = ""
+    for sampler in ("tpe", "gp"):
+        for index in itertools.count():
+            chunk = trial.system_attrs.get(f"{sampler}:relative_params:{index}")
+            if chunk is None:
+                break
+            text += chunk
+    kept: dict[str, Any] = json.loads(text) if text else {}
+    return kept
+
+
+def _make_sampler(config: SamplerConfig, seed: int) -> BaseSampler:
+    startup = config.startup_trials
+    with warnings.catch_warnings():
+        # `multivariate`, `group` and `constant_liar` are marked experimental; Optuna's version is
+        # pinned, and they are what conditional parameters and workers need.
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if config.type == "tpe":
+            return TPESampler(
+                n_startup_trials=startup,
+                multivariate=True,
+                group=True,
+                constant_liar=True,
+                seed=seed,
+            )
+        if config.type == "gp":
+            # That conditional parameters are not part of the model needs no warning per trial.
+            return GPSampler(n_startup_trials=startup, warn_independent_sampling=False, seed=seed)
+        return RandomSampler(seed=seed)
 
 
 def open_storage(database: Path) -> optuna.storages.BaseStorage:

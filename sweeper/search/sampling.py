@@ -26,14 +26,14 @@ def sample(trial: Trial, arm: ArmConfig) -> dict[str, Scalar]:
 
 def grid(arm: ArmConfig) -> list[dict[str, Scalar]]:
     """Every distinct combination of the arm's values, dead parameters left out."""
-    found: list[dict[str, Scalar]] = []
+    # Keyed by their text, because True and 1 are different settings but equal values.
+    found: dict[str, dict[str, Scalar]] = {}
     names = _in_order(arm)
     for values in itertools.product(*(arm.search[name].grid() or [] for name in names)):
         chosen = dict(zip(names, values, strict=True))
         live = _walk(arm, lambda name, space, chosen=chosen: chosen[name])  # type: ignore[misc]
-        if live not in found:
-            found.append(live)
-    return found
+        found.setdefault(repr(sorted(live.items())), live)
+    return list(found.values())
 
 
 def budget(arm: ArmConfig, trials: int, sampler: str) -> int:

@@ -1,0 +1,469 @@
+"""Each thing that a user can get wrong is told once, with its place, and how to mend it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from sweeper.config.loading import LoadedStudy, load_study, load_suite
+from sweeper.errors import ConfigError, Problem
+
+STUDY = """\
+study: tiny
+seed: 3
+trials: 4
+teacher: {model: builtin/adder-teacher}
+student: {model: builtin/adder-student}
+warm_start: {method: sft, max_steps: 5}
+data:
+  train: {path: builtin/addition, limit: 24}
+training:
+  max_steps: 4
+  learning_rate: 1.0e-3
+arms:
+  gkd:
+    settings: {max_new_tokens: 8}
+    search:
+      lmbda: {type: categorical, choices: [0.0, 0.5]}
+      beta: {type: float, low: 0.1, high: 0.9}
+  sft:
+    search:
+      learning_rate: {type: float, low: 1.0e-4, high: 1.0e-2, log: true}
+evaluation:
+  selection: selection.yaml
+  test: test.yaml
+"""
+SUITE = """\
+suite: SUITE
+tasks:
+  - {task: addition, documents: [0, 12]}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("selection", "test"):
+        (tmp_path / f"{name}.yaml").write_text(SUITE.replace("SUITE", name), encoding="utf-8")
+    return tmp_path
+
+
+def load(folder: Path, text: str | bytes = STUDY, overrides: Sequence[str] = ()) -> LoadedStudy:
+    path = folder / "study.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return load_study(path, overrides)
+
+
+def problems(
+    folder: Path, text: str | bytes = STUDY, overrides: Sequence[str] = ()
+) -> tuple[Problem, ...]:
+    with pytest.raises(ConfigError) as caught:
+        load(folder, text, overrides)
+    assert caught.value.exit_code == 2
+    return caught.value.problems
+
+
+def edit(old: str, new: str, text: str = STUDY) -> str:
+    assert text.count(old) == 1, old
+    return text.replace(old, new)
+
+
+def place_of(text: str, mark: str) -> tuple[int, int]:
+    before = text[: text.index(mark)]
+    return before.count("\n") + 1, len(before) - before.rfind("\n")
+
+
+def test_the_study_that_the_other_tests_break_is_right(folder: Path) -> None:
+    study = load(folder)
+    assert study.selection.config.suite == "selection"
+    assert study.test is not None
+    assert study.test.config.suite == "test"
+    assert study.config.arms["gkd"].method == "gkd"
+
+
+# What is changed into what; what stands at the place that is told; the key path; the message.
+ONE_MISTAKE = [
+    # keys
+    ("max_steps: 4", "max_stepz: 4", "max_stepz", "training.max_stepz", "did you mean 'max_steps'"),
+    ("seed: 3", "sed: 3", "sed", "sed", "did you mean 'seed'"),
+    ("{model: builtin/adder-teacher}", "{modle: x}", "modle", "teacher.modle", "mean 'model'"),
+    ("low: 0.1", "lo: 0.1", "lo:", "arms.gkd.search.beta.lo", "did you mean 'low'"),
+    ("seed: 3", "3: 3", "3:", "3", "expected a key that is a string, found 3"),
+    ("seed: 3", "xyzzy: 3", "xyzzy", "xyzzy", "expected one of study, seed, trials"),
+    ("study: tiny\n", "", "seed", "study", "required, but missing"),
+    ("  sft:\n", "  offline:\n", "offline", "arms.offline.method", "required, but missing"),
+    # types and ranges
+    ("seed: 3", "seed: three", "seed", "seed", "expected a whole number, found 'three'"),
+    ("seed: 3", "seed: 3.5", "seed", "seed", "expected a whole number, found 3.5"),
+    ("seed: 3", "seed: true", "seed", "seed", "expected a whole number, found True"),
+    ("seed: 3", "seed: 2020-01-01", "seed", "seed", "expected a whole number"),
+    ("seed: 3", "seed: &a [*a]", "seed", "seed", "expected a whole number"),
+    ("seed: 3", "seed: -1", "seed", "seed", "expected a number greater than or equal to 0"),
+    ("trials: 4", "trials: 0", "trials", "trials", "greater than or equal to 1, found 0"),
+    ("1.0e-3", "true", "learning_rate", "training.learning_rate", "expected a number, found True"),
+    ("1.0e-3", ".inf", "learning_rate", "training.learning_rate", "finite number, found inf"),
+    ("1.0e-3", "'1e-3'", "learning_rate", "training.learning_rate", "a number, found '1e-3'"),
+    ("study: tiny", "study: ../x", "study", "study", "a name of letters, digits"),
+    ("study: tiny", "study: 5", "study", "study", "expected a string, found 5"),
+    ("builtin/adder-teacher", '""', "model", "teacher.model", "expected some text, found ''"),
+    (": {model: builtin/adder-teacher}", ": x", "teacher", "teacher", "a mapping, found 'x'"),
+    (": {model: builtin/adder-teacher}", ":", "teacher", "teacher", "a mapping, found None"),
+    ("{method: sft, max", "{method: dpo, max", "method", "warm_start.method", "'sft' or 'seqkd'"),
+    ("adder-student}", "adder-student, lora: true}", "lora", "student.lora", "a mapping"),
+    (
+        "adder-student}",
+        "adder-student, lora: {target_modules: 5}}",
+        "target",
+        "student.lora.target_modules",
+        "expected a list or 'all-linear', found 5",
+    ),
+    ("max_steps: 4", "max_steps: 4\n  extra: &a {b: *a}", "extra", "training.extra", "expected"),
+    (
+        "max_steps: 4",
+        "max_steps: 4\n  extra: {a: !!binary /w==}",
+        "extra",
+        "training.extra",
+        "expected only text, numbers, true, false, null, lists and mappings",
+    ),
+    # search spaces
+    ("low: 0.1", "low: 0.95", "high: 0.9", "arms.gkd.search.beta.high", "at least low = 0.95"),
+    ("low: 0.1", "low: -1", "low: -1", "arms.gkd.search.beta.low", "greater than or equal to 0"),
+    ("high: 0.9", "high: 2", "high: 2", "arms.gkd.search.beta.high", "less than or equal to 1"),
+    ("[0.0, 0.5]", "[0.0, 5.5]", "5.5", "arms.gkd.search.lmbda.choices.1", "found 5.5"),
+    ("[0.0, 0.5]", "[0.0, '0.5']", "'0.5'", "arms.gkd.search.lmbda.choices.1", "found '0.5'"),
+    ("[0.0, 0.5]", "[0, 0.5, 0.0]", "0.0]", "arms.gkd.search.lmbda.choices.2", "distinct"),
+    ("[0.0, 0.5]", "[.nan]", ".nan", "arms.gkd.search.lmbda.choices.0", "finite"),
+    ("[0.0, 0.5]", "[[1]]", "[1]", "arms.gkd.search.lmbda.choices.0", "found [1]"),
+    ("[0.0, 0.5]", "[]", "choices", "arms.gkd.search.lmbda.choices", "at least one entry"),
+    ("[0.0, 0.5]", "abc", "choices", "arms.gkd.search.lmbda.choices", "a list, found 'abc'"),
+    ("categorical", "choice", "type", "arms.gkd.search.lmbda.type", "found 'choice'"),
+    ("type: categorical, ", "", "lmbda", "arms.gkd.search.lmbda", "a mapping with type"),
+    ("{type: float, low: 0.1, high: 0.9}", "0.5", "beta", "arms.gkd.search.beta", "found 0.5"),
+    (
+        "high: 0.9",
+        "high: 0.9, step: 0.5",
+        "high: 0.9",
+        "arms.gkd.search.beta.high",
+        "low plus a number of steps, such as 0.6",
+    ),
+    ("high: 0.9", "high: 0.9, step: 0", "step", "arms.gkd.search.beta.step", "greater than 0"),
+    ("low: 1.0e-4", "low: 0", "low: 0,", "arms.sft.search.learning_rate.low", "log: true"),
+    (
+        "log: true",
+        "log: true, step: 0.1",
+        "step",
+        "arms.sft.search.learning_rate.step",
+        "no step together with log",
+    ),
+    # settings of a method
+    (
+        "{max_new_tokens: 8}",
+        "{lambda: 1.0}",
+        "lambda",
+        "arms.gkd.settings.lambda",
+        "did you mean 'lmbda'",
+    ),
+    (
+        "{max_new_tokens: 8}",
+        "{lr: 1.0}",
+        "lr:",
+        "arms.gkd.settings.lr",
+        "did you mean 'learning_rate'",
+    ),
+    (
+        "{max_new_tokens: 8}",
+        "{lora.r: 8}",
+        "lora.r",
+        "arms.gkd.settings.lora.r",
+        "the student has no lora",
+    ),
+    (
+        "{max_new_tokens: 8}",
+        "{teacher.dtype: int3}",
+        "teacher.dtype",
+        "arms.gkd.settings.teacher.dtype",
+        "found 'int3'",
+    ),
+    (
+        "{max_new_tokens: 8}",
+        "{teacher.model: builtin/x}",
+        "teacher.model",
+        "arms.gkd.settings.teacher.model",
+        "unknown built-in model 'x'",
+    ),
+    (
+        "{max_new_tokens: 8}",
+        "{teacher.init_kwargs.a: [1]}",
+        "teacher.init",
+        "arms.gkd.settings.teacher.init_kwargs.a",
+        "found [1]",
+    ),
+    (
+        "{max_new_tokens: 8}",
+        "{extra: 5}",
+        "extra",
+        "arms.gkd.settings.extra",
+        "expected a mapping, found 5",
+    ),
+    (
+        "{max_new_tokens: 8}",
+        "{beta: 0.5}",
+        "beta: {type",
+        "arms.gkd.search.beta",
+        "in either settings or search, found both",
+    ),
+    (
+        "  sft:\n",
+        "  sft:\n    settings: {lmbda: 0.5}\n",
+        "lmbda: 0.5",
+        "arms.sft.settings.lmbda",
+        "'lmbda' has no effect in an arm of method sft",
+    ),
+    (
+        "  sft:\n",
+        "  supervised_kd: {settings: {beta: 0.5}}\n  sft:\n",
+        "beta: 0.5",
+        "arms.supervised_kd.settings.beta",
+        "has no effect in an arm of method supervised_kd",
+    ),
+    (
+        "  sft:\n",
+        "  seqkd: {search: {temperature: {type: float, low: 0.1, high: 1.0}}}\n  sft:\n",
+        "temperature",
+        "arms.seqkd.search.temperature",
+        "has no effect in an arm of method seqkd",
+    ),
+    (
+        "      lmbda:",
+        "      engine: {type: categorical, choices: [trl]}\n      lmbda:",
+        "engine",
+        "arms.gkd.search.engine",
+        "'engine' cannot be searched",
+    ),
+    (
+        "  sft:\n",
+        "  a: {method: gkd, settings: {lmbda: 0},"
+        " search: {temperature: {type: float, low: 0.1, high: 1.0}}}\n  sft:\n",
+        "temperature",
+        "arms.a.search.temperature",
+        "no effect at lmbda: 0",
+    ),
+    (
+        "  sft:\n",
+        "  a: {method: gkd, settings: {lmbda: 1.0},"
+        " search: {seq_kd: {type: categorical, choices: [true, false]}}}\n  sft:\n",
+        "seq_kd",
+        "arms.a.search.seq_kd",
+        "no effect at lmbda: 1",
+    ),
+    # names of files, data, models and suites
+    ("adder-teacher", "nope", "model", "teacher.model", "expected one of adder-teacher"),
+    ("path: builtin/addition", "path: builtin/sums", "path", "data.train.path", "of addition"),
+    ("path: builtin/addition", "path: rows.jsonl", "path", "data.train.path", "no file 'rows"),
+    ("selection.yaml", "nope.yaml", "selection:", "evaluation.selection", "no file 'nope.yaml'"),
+    ("selection.yaml", "a" * 5000, "selection:", "evaluation.selection", "no file 'aaa"),
+    ("selection.yaml", '"a\\0"', "selection:", "evaluation.selection", "no file"),
+    ("selection.yaml", "7", "selection:", "evaluation.selection", "expected a string, found 7"),
+    # what is not YAML
+    ("seed: 3", "seed: 3\nseed: 4", "seed: 4", "", "found duplicate key"),
+    ("seed: 3", "seed: [3", ": 4", "", "not valid YAML"),
+    ("seed: 3", "seed: 2020-13-45", "2020", "", "not valid YAML: month must be in 1..12"),
+    ("seed: 3", "seed: 1" + "0" * 5000, "1000", "", "not valid YAML: Exceeds the limit"),
+    ("seed: 3", "seed: !!python/name:os.system x", "!!python", "", "not valid YAML"),
+    ("seed: 3", "seed: \0", "\0", "", "not valid YAML: unacceptable character"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "mark", "path", "message"), ONE_MISTAKE)
+def test_a_mistake_is_told_once_at_its_place(
+    folder: Path, old: str, new: str, mark: str, path: str, message: str
+) -> None:
+    text = edit(old, new)
+    (problem,) = problems(folder, text)
+    assert problem.source == str(folder / "study.yaml")
+    assert problem.path == path
+    assert message in problem.message
+    assert problem.line is not None
+    assert problem.column is not None
+    assert text.splitlines()[problem.line - 1][problem.column - 1 :].startswith(mark)
+
+
+def test_a_message_reads_file_line_column_key_expected_and_found(folder: Path) -> None:
+    text = edit("max_steps: 4", "max_steps: many")
+    with pytest.raises(ConfigError) as caught:
+        load(folder, text)
+    line, column = place_of(text, "max_steps: many")
+    assert str(caught.value) == (
+        f"{folder / 'study.yaml'}:{line}:{column}: training.max_steps:"
+        " expected a whole number, found 'many'"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message", "place"),
+    [
+        (b"", "expected a mapping of keys to values, found nothing", (1, 1)),
+        (b"# only a comment\n", "found nothing", (1, 1)),
+        (b"- a\n- b\n", "found ['a', 'b']", (1, 1)),
+        (b"abc", "found 'abc'", (1, 1)),
+        (b"study: tiny\nseed: \xff", "not UTF-8 text: found the byte 0xff", (2, 7)),
+        (b"\x7fELF\x02\x01\x01\x00\x00", "not valid YAML: unacceptable character", (1, 1)),
+        (b"a: 1\n---\nb: 2\n", "not valid YAML", (2, 1)),
+        (b"a: " + b"[" * 500 + b"]" * 500, "not valid YAML: nested too deeply", None),
+    ],
+)
+def test_a_file_that_is_no_study_is_told_once(
+    folder: Path, content: bytes, message: str, place: tuple[int, int] | None
+) -> None:
+    (problem,) = problems(folder, content)
+    assert problem.source == str(folder / "study.yaml")
+    assert message in problem.message
+    assert place is None or (problem.line, problem.column) == place
+
+
+def test_a_study_that_is_not_there_or_is_a_folder_is_told(folder: Path) -> None:
+    for path, message in ((folder / "nope.yaml", "no such file"), (folder, "Is a directory")):
+        with pytest.raises(ConfigError, match=re.escape(str(path))) as caught:
+            load_study(path)
+        assert message in str(caught.value)
+
+
+def test_a_byte_order_mark_is_no_mistake(folder: Path) -> None:
+    assert load(folder, "\ufeff" + STUDY).config.seed == 3
+
+
+def test_a_key_that_is_a_list_is_told(folder: Path) -> None:
+    found = problems(folder, edit("  sft:\n", "  ? [1, 2]\n  : {method: sft}\n  sft:\n"))
+    assert any("expected a string, found (1, 2)" in problem.message for problem in found)
+
+
+def test_an_arm_may_be_named_like_a_type(folder: Path) -> None:
+    text = edit("  sft:\n", "  int: {method: sft, settings: {nope: 1}}\n  sft:\n")
+    (problem,) = problems(folder, text)
+    assert problem.path == "arms.int.settings.nope"
+
+
+def test_a_huge_value_is_not_printed_whole(folder: Path) -> None:
+    bomb = "a: &a [x, x, x, x, x, x, x, x, x]\n"
+    for before, after in zip("abcdefgh", "bcdefghi", strict=True):
+        bomb += f"{after}: &{after} [{', '.join([f'*{before}'] * 9)}]\n"
+    found = problems(folder, bomb + edit("seed: 3", "seed: *i"))
+    assert all(len(problem.message) < 500 for problem in found)
+    assert any(problem.path == "seed" for problem in found)
+
+
+def test_all_mistakes_of_all_files_are_told_at_once(folder: Path) -> None:
+    text = edit("max_steps: 4", "max_steps: no")
+    text = edit("beta: {", "betta: {", text)
+    text = edit("builtin/adder-teacher", "builtin/nope", text)
+    text = edit("path: builtin/addition", "path: rows.csv", text)
+    (folder / "selection.yaml").write_text("suite: s\ntasks: []\n", encoding="utf-8")
+    (folder / "test.yaml").write_text(
+        "suite: t\ntasks:\n  - {task: a, documents: [5, 2]}\n  - {task: b, weigth: 2.0}\n"
+    )
+    found = problems(folder, text, ["nonsense", "trials=0"])
+    assert [(Path(problem.source).name, problem.path) for problem in found] == [
+        ("--set nonsense", ""),
+        ("--set trials=0", "trials"),
+        ("study.yaml", "training.max_steps"),
+        ("study.yaml", "arms.gkd.search.betta"),
+        ("selection.yaml", "tasks"),
+        ("test.yaml", "tasks.0.documents"),
+        ("test.yaml", "tasks.1.weigth"),
+        ("study.yaml", "data.train.path"),
+        ("study.yaml", "teacher.model"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "message"),
+    [
+        ("suite: s\ntasks: [{task: a}, {task: a}]", "tasks.1.task", "each task once"),
+        ("suite: s\ntasks: [{task: a, documents: [3, 3]}]", "tasks.0.documents", "first < end"),
+        ("suite: s\ntasks: [{task: a, documents: ['0', 3]}]", "tasks.0.documents.0", "whole"),
+        ("suite: s\ntasks: [{task: a, documents: [0]}]", "tasks.0.documents.1", "missing"),
+        ("suite: s\ntasks: [{task: ''}]", "tasks.0.task", "expected some text"),
+        ("suite: s\ntasks: [{task: a, weight: -1}]", "tasks.0.weight", "greater than 0"),
+        ("suite: s\ntasks: [a]", "tasks.0", "expected a mapping, found 'a'"),
+        ("suite: s\ntasks: [{task: a}]\naggregate: sum", "aggregate", "'mean' or 'minimum'"),
+        (
+            "suite: s\ntasks: [{task: a}]\napply_chat_template: 3",
+            "apply_chat_template",
+            "expected true or false or 'auto', found 3",
+        ),
+    ],
+)
+def test_a_mistake_in_a_suite_is_told_once(
+    folder: Path, text: str, path: str, message: str
+) -> None:
+    file = folder / "selection.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_suite(file)
+    (problem,) = caught.value.problems
+    assert (problem.source, problem.path) == (str(file), path)
+    assert message in problem.message
+    assert problem.line is not None
+
+
+# Prompts without answers
+
+
+PROMPTS = edit("limit: 24}", "limit: 24, columns: {prompt: question}}").replace(
+    "warm_start: {method: sft, max_steps: 5}\n", ""
+)
+
+
+def test_arms_that_need_answers_refuse_prompts_alone(folder: Path) -> None:
+    found = problems(folder, PROMPTS)
+    assert [problem.path for problem in found] == ["arms.gkd", "arms.sft"]
+    assert all("data.train.columns names no completion" in p.message for p in found)
+
+
+@pytest.mark.parametrize(
+    "arm",
+    [
+        "{method: seqkd}",
+        "{method: gkd, settings: {lmbda: 1.0}}",
+        "{method: gkd, settings: {seq_kd: true}}",
+        "{method: supervised_kd, settings: {seq_kd: true}}",
+        "{method: gkd, search: {seq_kd: {type: categorical, choices: [true]}}}",
+    ],
+)
+def test_arms_that_need_no_answers_accept_prompts_alone(folder: Path, arm: str) -> None:
+    start, end = PROMPTS.index("arms:"), PROMPTS.index("evaluation:")
+    study = load(folder, f"{PROMPTS[:start]}arms:\n  a: {arm}\n{PROMPTS[end:]}")
+    assert list(study.config.arms) == ["a"]
+
+
+def test_a_warm_start_on_answers_refuses_prompts_alone(folder: Path) -> None:
+    start, end = PROMPTS.index("arms:"), PROMPTS.index("evaluation:")
+    text = f"{PROMPTS[:start]}arms: {{seqkd: }}\n{PROMPTS[end:]}"
+    load(folder, text)
+    load(folder, text + "warm_start: {method: seqkd, max_steps: 5}\n")
+    (problem,) = problems(folder, text + "warm_start: {method: sft, max_steps: 5}\n")
+    assert problem.path == "warm_start.method"
+    assert "names no completion" in problem.message
+
+
+# The grid
+
+
+def test_a_grid_needs_values_that_can_be_counted(folder: Path) -> None:
+    found = problems(folder, STUDY + "sampler: grid\n")
+    assert [p.path for p in found] == ["arms.gkd.search.beta", "arms.sft.search.learning_rate"]
+    assert all("expected a step or a list of choices" in p.message for p in found)
+
+
+@pytest.mark.parametrize(
+    "space", ["int, low: 1, high: 1000000000000", "float, low: 1.0, high: 2.0e9, step: 0.5"]
+)
+def test_a_grid_that_nobody_can_finish_is_refused(folder: Path, space: str) -> None:
+    start, end = STUDY.index("arms:"), STUDY.index("evaluation:")
+    name = "max_steps" if space.startswith("int") else "learning_rate"
+    arms = f"arms: {{sft: {{search: {{{name}: {{type: {space}}}}}}}}}\nsampler: grid\n"
+    (problem,) = problems(folder, STUDY[:start] + arms + STUDY[end:])
+    assert problem.path == "arms.sft.search"
+    assert "at most 10000 combinations" in problem.message

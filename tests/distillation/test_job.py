@@ -1,0 +1,298 @@
+"""Training jobs through their public seam, with TRL and real models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sweeper.config.settings import Method, MethodSettings, effective
+from sweeper.config.study import (
+    DataConfig,
+    DatasetConfig,
+    EvaluationConfig,
+    LoraConfig,
+    ModelConfig,
+    StudentConfig,
+    TeacherOutputsConfig,
+    TrainingConfig,
+    WarmStartConfig,
+)
+from sweeper.distillation import job
+from sweeper.distillation.meter import Meter
+from sweeper.distillation.trainers import EndlessPermutations
+from sweeper.errors import BadInputError, DivergedError
+from sweeper.records import Origin, Place
+from tests.conftest import DATA
+
+TEACHER = ModelConfig(model="builtin/adder-teacher")
+STUDENT = StudentConfig(model="builtin/adder-student")
+SETTINGS: dict[str, Any] = {
+    "max_steps": 3,
+    "per_device_train_batch_size": 4,
+    "learning_rate": 1e-3,
+    "max_length": 96,
+    "logging_steps": 1,
+    "max_new_tokens": 10,
+}
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(directory=str(tmp_path), device="cpu", threads=1)
+
+
+def make_origin(tmp_path: Path, **changes: Any) -> Origin:
+    values: dict[str, Any] = {
+        "study": "s",
+        "seed": 1,
+        "teacher": TEACHER,
+        "student": STUDENT,
+        "warm_start": None,
+        "data": DataConfig(train=DatasetConfig(path="builtin/addition", limit=16)),
+        "teacher_outputs": TeacherOutputsConfig(max_new_tokens=48),
+        "training": TrainingConfig(),
+        "evaluation": EvaluationConfig(selection="s.yaml"),
+        "cache": str(tmp_path / "cache"),
+    }
+    return Origin(**{**values, **changes})
+
+
+def train(
+    origin: Origin, place: Place, method: Method, seed: int = 1, **changes: Any
+) -> tuple[Any, Meter, list[dict[str, float]]]:
+    settings = effective(method, MethodSettings(**{**SETTINGS, **changes}))
+    material = job.read_material(origin)
+    points: list[dict[str, float]] = []
+    model, meter = job.distil(
+        origin,
+        material,
+        place,
+        model=job.starting_student(origin, material, place),
+        teacher=origin.teacher,
+        method=method,
+        settings=settings,
+        seed=seed,
+        report=lambda step, total, metrics: points.append(metrics),
+    )
+    return model, meter, points
+
+
+def weights(model: Any) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("method", ["sft", "seqkd", "supervised_kd", "gkd"])
+def test_every_method_trains_and_counts(tmp_path: Path, place: Place, method: Method) -> None:
+    origin = make_origin(tmp_path)
+    start = weights(job.starting_student(origin, job.read_material(origin), place))
+    model, meter, points = train(origin, place, method, lmbda=1.0)
+    cost = meter.cost()
+    assert not torch.equal(start, weights(model))
+    assert cost.steps == 3
+    assert len(points) == 3
+    assert points[-1]["trained_tokens"] == cost.trained_tokens > 0
+    if method == "gkd":
+        # Twelve prompts, ten tokens each; an untrained student hardly ever ends earlier.
+        assert 80 <= cost.generated_tokens <= 120
+        assert cost.trained_tokens == cost.generated_tokens
+        assert points[-1]["on_policy_share"] == 1.0
+        assert points[-1]["rollout_length"] <= 10
+        assert points[-1]["truncated_share"] > 0.5
+    else:
+        assert cost.generated_tokens == 0
+    parts = {"sft": {"student", "optimiser"}, "seqkd": {"student", "optimiser"}}
+    expected = parts.get(method, {"student", "optimiser", "teacher"})
+    measured = {part for part, seconds in cost.seconds.items() if seconds > 0}
+    assert measured == expected | ({"rollout"} if method == "gkd" else set())
+
+
+@pytest.mark.parametrize("method", ["sft", "gkd"])
+def test_the_seed_decides_everything(tmp_path: Path, place: Place, method: Method) -> None:
+    origin = make_origin(tmp_path)
+    torch.manual_seed(1)
+    first, _, _ = train(origin, place, method, seed=5)
+    torch.manual_seed(2)
+    again, _, _ = train(origin, place, method, seed=5)
+    other, _, _ = train(origin, place, method, seed=6)
+    assert torch.equal(weights(first), weights(again))
+    assert not torch.equal(weights(first), weights(other))
+
+
+def test_the_coin_lands_on_policy_as_often_as_lmbda_says(tmp_path: Path, place: Place) -> None:
+    _, meter, _ = train(
+        make_origin(tmp_path),
+        place,
+        "gkd",
+        lmbda=0.3,
+        max_steps=20,
+        gradient_accumulation_steps=5,
+        per_device_train_batch_size=1,
+        max_new_tokens=1,
+    )
+    # 100 micro-batches: 30 expected, and four standard deviations are 18.
+    assert 12 < meter.totals["on_policy"] < 48
+
+
+def test_on_policy_loss_is_a_mean_over_the_generated_tokens(tmp_path: Path, place: Place) -> None:
+    """With one token per rollout, stock divides the sum over 4 by the references' 160 or so."""
+    origin = make_origin(tmp_path)
+    options = {"lmbda": 1.0, "max_new_tokens": 1, "max_steps": 1}
+    _, ours, [point] = train(origin, place, "gkd", **options)
+    _, _, [stock] = train(origin, place, "gkd", stock_normalization=True, **options)
+    _, reference, _ = train(origin, place, "supervised_kd", max_steps=1)
+    ratio = reference.totals["trained_tokens"] / ours.totals["trained_tokens"]
+    assert ratio > 30
+    assert point["loss"] == pytest.approx(stock["loss"] * ratio, rel=1e-4)
+
+
+def test_off_policy_gkd_follows_the_stock_trainer(tmp_path: Path, place: Place) -> None:
+    """At lmbda 0 nothing is mended but padding and masking: same sequences, same losses."""
+    origin = make_origin(tmp_path)
+    options = {"lmbda": 0.0, "beta": 0.5, "max_steps": 6}
+    _, ours, points = train(origin, place, "gkd", **options)
+    _, stock, theirs = train(origin, place, "gkd", engine="trl", **options)
+    assert [p["loss"] for p in points] == pytest.approx([p["loss"] for p in theirs], rel=1e-3)
+    assert ours.totals["trained_tokens"] == stock.totals["trained_tokens"]
+
+
+@pytest.mark.parametrize("method", ["sft", "seqkd", "gkd"])
+def test_the_stock_engine_runs_and_is_counted(tmp_path: Path, place: Place, method: Method) -> None:
+    _, meter, points = train(make_origin(tmp_path), place, method, engine="trl", lmbda=1.0)
+    assert len(points) == 3
+    if method == "gkd":
+        assert meter.totals["trained_tokens"] == meter.totals["generated_tokens"] > 0
+    else:
+        ours = train(make_origin(tmp_path), place, method)[1]
+        assert meter.totals["trained_tokens"] == ours.totals["trained_tokens"]
+
+
+def test_supervised_kd_on_the_teachers_own_answers(tmp_path: Path, place: Place) -> None:
+    origin = make_origin(tmp_path)
+    references, _, _ = train(origin, place, "supervised_kd")
+    answers, _, _ = train(origin, place, "supervised_kd", seq_kd=True)
+    seqkd = job.training_sequences(
+        origin, job.read_material(origin), place, TEACHER, "seqkd", MethodSettings(**SETTINGS)
+    )
+    assert len(list((tmp_path / "cache" / "teacher_outputs").glob("[!.]*"))) == 1
+    assert len(seqkd.sequences) == 16
+    # The teacher adds rightly but for a few problems, so its answers are nearly the references.
+    assert not torch.equal(weights(references), weights(answers)) or all(
+        sequence == reference
+        for sequence, reference in zip(
+            seqkd.sequences,
+            job.training_sequences(
+                origin, job.read_material(origin), place, TEACHER, "sft", MethodSettings(**SETTINGS)
+            ).sequences,
+            strict=True,
+        )
+    )
+
+
+def test_an_adapter_is_all_that_trains(tmp_path: Path, place: Place) -> None:
+    student = StudentConfig(model=STUDENT.model, lora=LoraConfig(r=2, dropout=0.5))
+    origin = make_origin(tmp_path, student=student)
+    start = job.starting_student(origin, job.read_material(origin), place)
+    model, _, points = train(origin, place, "gkd", lmbda=1.0)
+    assert torch.equal(
+        start.model.layers[0].mlp.up_proj.weight,
+        model.get_base_model().model.layers[0].mlp.up_proj.base_layer.weight,
+    )
+    assert all(module.p == 0 for module in model.modules() if isinstance(module, torch.nn.Dropout))
+    assert len(points) == 3
+
+
+def test_the_warm_start_is_trained_once_and_is_the_common_start(
+    tmp_path: Path, place: Place
+) -> None:
+    origin = make_origin(
+        tmp_path,
+        warm_start=WarmStartConfig(max_steps=2),
+        training=TrainingConfig(
+            **{key: value for key, value in SETTINGS.items() if key != "max_new_tokens"}
+        ),
+    )
+    material = job.read_material(origin)
+    points: list[int] = []
+    first = job.starting_student(
+        origin, material, place, lambda step, total, metrics: points.append(step)
+    )
+    again = job.starting_student(
+        origin, material, place, lambda step, total, metrics: points.append(step)
+    )
+    assert points == [1, 2]
+    assert torch.equal(weights(first), weights(again))
+    cold = job.starting_student(origin.model_copy(update={"warm_start": None}), material, place)
+    assert not torch.equal(weights(first), weights(cold))
+
+
+def test_prompts_without_references_train_on_policy_or_on_teacher_outputs(
+    tmp_path: Path, place: Place
+) -> None:
+    rows = tmp_path / "prompts.jsonl"
+    rows.write_text('{"prompt": "12+34?"}\n{"prompt": "5+6?"}\n')
+    origin = make_origin(
+        tmp_path,
+        data=DataConfig(train=DatasetConfig(path=str(rows))),
+        data_files=(str(rows),),
+    )
+    train(origin, place, "gkd", lmbda=1.0)
+    train(origin, place, "seqkd")
+    with pytest.raises(BadInputError, match="some rows have none"):
+        train(origin, place, "sft")
+    with pytest.raises(BadInputError, match="some rows have none"):
+        train(origin, place, "gkd", lmbda=0.5)
+
+
+def test_a_learning_rate_that_diverges(tmp_path: Path, place: Place) -> None:
+    with pytest.raises(DivergedError, match="training diverged"):
+        train(make_origin(tmp_path), place, "sft", learning_rate=1e30, max_steps=8)
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ({"learning_rat": 1}, "learning_rat"),
+        ({"learning_rate": 1.0}, "a setting of its own"),
+        ({"lr_scheduler_kwargs": 3, "eval_strategy": "never"}, "eval_strategy|never|valid"),
+    ],
+)
+def test_extra_arguments_are_checked_by_the_class(
+    tmp_path: Path, place: Place, extra: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(BadInputError, match=message):
+        train(make_origin(tmp_path), place, "sft", extra=extra)
+
+
+def test_real_rows_through_a_chat_template(
+    tmp_path: Path, place: Place, tiny_teacher: str, tiny_student: str
+) -> None:
+    path = str(DATA / "gsm8k-train.jsonl")
+    origin = make_origin(
+        tmp_path,
+        teacher=ModelConfig(model=tiny_teacher),
+        student=StudentConfig(model=tiny_student),
+        data=DataConfig(train=DatasetConfig(path=path, limit=8)),
+        data_files=(path,),
+    )
+    assert job.read_material(origin).chat
+    _, meter, points = train(origin, place, "gkd", lmbda=0.5, max_length=600)
+    assert meter.steps == 3
+    assert all(point["loss"] >= 0 for point in points)
+
+
+def test_vocabularies_that_differ_are_refused(tmp_path: Path, tiny_student: str) -> None:
+    origin = make_origin(tmp_path, student=StudentConfig(model=tiny_student))
+    with pytest.raises(BadInputError, match="vocabularies"):
+        job.read_material(origin)
+
+
+def test_batches_are_full_and_epochs_follow_each_other() -> None:
+    indices = list(EndlessPermutations(rows=5, draws=12, seed=1))
+    assert len(indices) == 12
+    assert sorted(indices[:5]) == sorted(indices[5:10]) == list(range(5))
+    assert indices[:5] != indices[5:10]
+    assert list(EndlessPermutations(rows=5, draws=12, seed=1)) == indices
+    assert list(EndlessPermutations(rows=5, draws=12, seed=2)) != indices

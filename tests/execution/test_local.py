@@ -1,0 +1,154 @@
+"""Jobs in real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sweeper.config.loading import load_study
+from sweeper.config.settings import resolve
+from sweeper.config.study import ComputeConfig
+from sweeper.execution.executor import Finished, read_outcome
+from sweeper.execution.local import LocalExecutor
+from sweeper.paths import JobPaths, StudyPaths, read_json_lines
+from sweeper.preparation import make_origin
+from sweeper.records import Place, TrialSpec
+from sweeper.snapshot import open_snapshot, suite_spec
+
+pytestmark = pytest.mark.slow
+
+
+def make_spec(study_file: Path, number: int = 0, **training: object) -> TrialSpec:
+    overrides = [f"training.{key}={value}" for key, value in training.items()]
+    study = load_study(study_file, overrides)
+    paths = StudyPaths(study_file.parent / "runs", study.config.study)
+    snapshot = open_snapshot(study, paths, ["test"], 1)
+    files = paths.trial("sft", number)
+    files.directory.mkdir(parents=True, exist_ok=True)
+    return TrialSpec(
+        origin=make_origin(study, snapshot, study_file.parent / "cache"),
+        arm="sft",
+        method="sft",
+        number=number,
+        seed=number,
+        params={},
+        settings=resolve(study.config.training),
+        suite=suite_spec(study.selection),
+        place=Place(directory=str(files.directory), device="cpu", threads=1),
+    )
+
+
+def wait(executor: LocalExecutor) -> list[Finished]:
+    finished: list[Finished] = []
+    while executor.running():
+        finished += executor.wait(60)
+    return finished
+
+
+def test_two_jobs_beside_each_other(write_study: Callable[..., Path]) -> None:
+    study = write_study()
+    with LocalExecutor(ComputeConfig(workers=2)) as executor:
+        for number in range(2):
+            executor.submit(make_spec(study, number))
+        assert executor.free() == 0
+        with pytest.raises(RuntimeError, match="busy"):
+            executor.submit(make_spec(study, 2))
+        finished = wait(executor)
+    assert {done.spec.number for done in finished if isinstance(done.spec, TrialSpec)} == {0, 1}
+    for done in finished:
+        files = JobPaths(Path(done.spec.place.directory))
+        assert done.outcome == read_outcome(files)
+        assert done.outcome is not None
+        assert done.outcome.state == "completed"
+        assert done.outcome.cost.device_seconds > 0
+        rows, _ = read_json_lines(files.progress)
+        assert rows[0]["phase"] == "load"
+        assert [row["step"] for row in rows if "metrics" in row] == [2, 4]
+        assert files.log.exists()
+
+
+def test_a_killed_job_has_no_outcome_and_a_reason(write_study: Callable[..., Path]) -> None:
+    spec = make_spec(write_study(), max_steps=100000)
+    with LocalExecutor(ComputeConfig()) as executor:
+        executor.submit(spec)
+        progress = JobPaths(Path(spec.place.directory)).progress
+        while not progress.exists():
+            assert executor.wait(0.05) == []
+        os.kill(executor.process_ids()[0], signal.SIGKILL)
+        [finished] = wait(executor)
+    assert finished.outcome is None
+    assert "SIGKILL" in finished.reason
+
+
+def test_stop_ends_running_jobs(write_study: Callable[..., Path]) -> None:
+    spec = make_spec(write_study(), max_steps=100000)
+    with LocalExecutor(ComputeConfig()) as executor:
+        executor.submit(spec)
+        [process] = executor.process_ids()
+        executor.stop()
+        assert executor.running() == []
+    with pytest.raises(ProcessLookupError):
+        os.kill(process, 0)
+
+
+def test_a_failure_is_an_outcome_with_a_kind_and_a_log(write_study: Callable[..., Path]) -> None:
+    spec = make_spec(write_study(), learning_rate="1.0e+30", max_steps=20)
+    with LocalExecutor(ComputeConfig()) as executor:
+        executor.submit(spec)
+        [finished] = wait(executor)
+    assert finished.outcome is not None
+    assert finished.outcome.failure is not None
+    assert finished.outcome.failure.kind == "diverged"
+    log = JobPaths(Path(spec.place.directory)).log.read_text()
+    assert "DivergedError" in log
+
+
+def test_a_job_ends_with_its_coordinator(write_study: Callable[..., Path], tmp_path: Path) -> None:
+    """A coordinator that is killed leaves no orphan that would go on with its trial."""
+    spec = make_spec(write_study(), max_steps=100000)
+    (tmp_path / "spec.json").write_text(spec.model_dump_json())
+    script = tmp_path / "coordinator.py"
+    script.write_text(
+        textwrap.dedent(
+            f"""
+            from pathlib import Path
+            from sweeper.config.study import ComputeConfig
+            from sweeper.execution.local import LocalExecutor
+            from sweeper.records import TrialSpec
+
+            if __name__ == "__main__":
+                text = Path({str(tmp_path / "spec.json")!r}).read_text()
+                spec = TrialSpec.model_validate_json(text)
+                with LocalExecutor(ComputeConfig()) as executor:
+                    executor.submit(spec)
+                    print(executor.process_ids()[0], flush=True)
+                    executor.wait(600)
+            """
+        )
+    )
+    with subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, text=True
+    ) as coordinator:
+        assert coordinator.stdout is not None
+        worker = int(coordinator.stdout.readline())
+        descriptor = os.pidfd_open(worker)
+        coordinator.kill()
+    # The descriptor becomes readable when the process has ended.
+    import select
+
+    readable, _, _ = select.select([descriptor], [], [], 60)
+    os.close(descriptor)
+    assert readable
+
+
+def test_devices_and_threads_are_divided(tmp_path: Path) -> None:
+    with LocalExecutor(ComputeConfig(workers=2, device="cpu", threads_per_worker=3)) as executor:
+        assert executor.next_place(tmp_path) == ("cpu", 3)
+        assert executor.free() == 2

@@ -1,0 +1,348 @@
+"""Whole studies through the command line: real processes, Optuna, MLflow and lm-eval."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from mlflow.tracking import MlflowClient
+
+from tests.conftest import DATA, write_yaml
+
+pytestmark = pytest.mark.slow
+
+
+def sweeper(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sweeper", *arguments]
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=280)
+
+
+def run(study: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    cache = str(study.parent / "cache")
+    return sweeper(study.parent, "run", study.name, "--cache-dir", cache, *arguments)
+
+
+def outcomes(directory: Path) -> dict[str, dict[str, Any]]:
+    """The outcome of every trial, by ``arm/number``."""
+    return {
+        "/".join(path.parts[-3:-1]): json.loads(path.read_text())
+        for path in sorted((directory / "runs" / "tiny" / "arms").glob("*/*/outcome.json"))
+    }
+
+
+def params(directory: Path) -> dict[str, dict[str, Any]]:
+    return {
+        "/".join(path.parts[-3:-1]): json.loads(path.read_text())["params"]
+        for path in sorted((directory / "runs" / "tiny" / "arms").glob("*/*/spec.json"))
+    }
+
+
+def scores(directory: Path) -> dict[str, Any]:
+    return {name: outcome["scores"]["score"] for name, outcome in outcomes(directory).items()}
+
+
+def documents(directory: Path) -> dict[str, str]:
+    root = directory / "runs" / "tiny" / "arms"
+    return {
+        "/".join(path.parts[-3:-1]): path.read_text()
+        for path in sorted(root.glob("*/*/documents.jsonl"))
+    }
+
+
+def trial_runs(directory: Path) -> list[Any]:
+    client = MlflowClient(f"sqlite:///{directory / 'runs' / 'mlflow.db'}")
+    [experiment] = [e for e in client.search_experiments() if e.name == "tiny"]
+    return [
+        found
+        for found in client.search_runs([experiment.experiment_id])
+        if "sweeper.trial" in found.data.tags
+    ]
+
+
+def test_one_command_from_study_to_report(write_study: Callable[..., Path]) -> None:
+    study = write_study()
+    done = run(study)
+    directory = study.parent
+    assert done.returncode == 0, done.stderr
+    assert set(outcomes(directory)) == {"gkd/0000", "gkd/0001", "sft/0000", "sft/0001"}
+    assert {outcome["state"] for outcome in outcomes(directory).values()} == {"completed"}
+    assert all(len(rows.splitlines()) == 12 for rows in documents(directory).values())
+
+    for arm in ("gkd", "sft"):
+        storage = f"sqlite:///{directory / 'runs' / 'tiny' / 'study.db'}"
+        trials = optuna.load_study(study_name=f"tiny/{arm}", storage=storage).trials
+        assert [trial.state.name for trial in trials] == ["COMPLETE"] * 2
+        for trial in trials:
+            assert trial.params == params(directory)[f"{arm}/{trial.number:04d}"]
+
+    runs = trial_runs(directory)
+    assert [found.info.status for found in runs] == ["FINISHED"] * 4
+    for found in runs:
+        name = f"{found.data.tags['sweeper.arm']}/{int(found.data.tags['sweeper.trial']):04d}"
+        assert found.data.metrics["score/selection"] == scores(directory)[name]
+        assert found.data.metrics["cost/steps"] == 4
+        assert found.inputs.dataset_inputs
+
+    report = sweeper(directory, "report", study.name, "--json")
+    found = json.loads(report.stdout)
+    assert found["schema_version"] == 1
+    assert found["arms"]["gkd"]["trials"]["completed"] == 2
+    best = found["arms"]["sft"]["best"]
+    assert best["selection"]["score"] == scores(directory)[f"sft/{best['number']:04d}"]
+    assert best["cost"]["steps"] == 4
+    assert found["teacher"]["score"] > 0.9
+    assert found["starting_student"]["score"] < found["teacher"]["score"]
+
+    markdown = (directory / "reports" / "tiny" / "report.md").read_text()
+    assert "supervised_kd" not in markdown
+    assert len(list((directory / "reports" / "tiny").glob("*.png"))) >= 2
+    assert "to the best" in done.stdout
+    assert "gkd" in sweeper(directory, "status", study.name).stdout
+
+    before = {path: path.stat().st_mtime_ns for path in directory.glob("runs/**/outcome.json")}
+    again = run(study)
+    assert again.returncode == 0
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert len(trial_runs(directory)) == 4
+
+    refused = run(study, "--set", "seed=4")
+    assert refused.returncode == 2
+    assert "seed: was 3, now 4" in refused.stderr
+    more = run(study, "--set", "trials=3", "--set", "compute.workers=2")
+    assert more.returncode == 0, more.stderr
+    assert len(outcomes(directory)) == len(trial_runs(directory)) == 6
+
+
+def test_the_same_study_twice_from_nothing(
+    write_study: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    study = write_study()
+    assert run(study).returncode == 0
+    second = tmp_path_factory.mktemp("second")
+    for name in ("study.yaml", "selection.yaml", "test.yaml"):
+        (second / name).write_text((study.parent / name).read_text())
+    assert run(second / "study.yaml").returncode == 0
+    assert params(study.parent) == params(second)
+    assert documents(study.parent) == documents(second)
+
+
+def test_a_killed_run_goes_on_to_the_same_trials(
+    write_study: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    study = write_study(trials=3)
+    assert run(study).returncode == 0
+    second = tmp_path_factory.mktemp("second")
+    for name in ("study.yaml", "selection.yaml", "test.yaml"):
+        (second / name).write_text((study.parent / name).read_text())
+    for trial in ("gkd/0000/progress.jsonl", "sft/0001/spec.json"):
+        _run_until(second, second / "runs" / "tiny" / "arms" / trial, signal.SIGKILL)
+    assert run(second / "study.yaml").returncode == 0
+    assert params(second) == params(study.parent)
+    assert documents(second) == documents(study.parent)
+    found = trial_runs(second)
+    assert sorted((r.data.tags["sweeper.arm"], r.data.tags["sweeper.trial"]) for r in found) == [
+        (arm, str(number)) for arm in ("gkd", "sft") for number in range(3)
+    ]
+    assert {r.info.status for r in found} == {"FINISHED"}
+
+
+def test_ctrl_c_twice_stops_now_and_can_be_continued(write_study: Callable[..., Path]) -> None:
+    study = write_study(training={"max_steps": 400, "per_device_train_batch_size": 2})
+    directory = study.parent
+    progress = directory / "runs" / "tiny" / "arms" / "gkd" / "0000" / "progress.jsonl"
+    process = _run_until(directory, progress, signal.SIGINT, twice=True)
+    assert process.returncode == 130
+    assert "sweeper run study.yaml" in process.stdout
+    assert outcomes(directory) == {}
+    assert "Traceback" not in process.stdout + process.stderr
+
+
+def test_failing_trials_are_recorded_and_the_study_goes_on(
+    write_study: Callable[..., Path],
+) -> None:
+    rates = {"type": "categorical", "choices": [1e-3, 1e30]}
+    study = write_study(
+        arms={"sft": {"search": {"learning_rate": rates}}},
+        sampler="grid",
+        training={"max_steps": 8, "per_device_train_batch_size": 2, "logging_steps": 1},
+    )
+    done = run(study)
+    assert done.returncode == 0, done.stderr
+    states = [outcome["state"] for outcome in outcomes(study.parent).values()]
+    assert sorted(states) == ["completed", "failed"]
+    assert "diverged" in done.stdout
+    assert sorted(r.info.status for r in trial_runs(study.parent)) == ["FAILED", "FINISHED"]
+
+
+def test_a_study_whose_every_trial_fails(write_study: Callable[..., Path]) -> None:
+    study = write_study(
+        arms={"sft": {"settings": {"learning_rate": 1e30}}},
+        training={"max_steps": 8, "per_device_train_batch_size": 2, "logging_steps": 1},
+    )
+    done = run(study)
+    assert done.returncode == 1
+    assert "Every trial failed" in done.stdout
+    assert "diverged" in done.stdout
+    assert "Traceback" not in done.stderr
+
+
+def test_what_only_a_worker_can_see_is_told_with_its_place(
+    write_study: Callable[..., Path], tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"q": "1+1?", "a": "#2"}\n')
+    study = write_study(data={"train": {"path": "rows.jsonl"}})
+    done = run(study)
+    assert done.returncode == 2
+    assert "data.train" in done.stderr
+    assert "study.yaml:" in done.stderr
+    assert "a, q" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_prompts_in_two_places_are_refused(
+    write_study: Callable[..., Path], tmp_path: Path
+) -> None:
+    from sweeper.builtin import dataset
+
+    shared = dataset("addition", "test")[13]
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps(shared) + "\n")
+    done = run(write_study(data={"train": {"path": "rows.jsonl"}}))
+    assert done.returncode == 2
+    assert "1 prompts of the suite test are also in the training data" in done.stderr
+    write_yaml(tmp_path / "test.yaml", {**_suite(tmp_path / "selection.yaml"), "suite": "test"})
+    study = tmp_path / "study.yaml"
+    study.write_text(study.read_text().replace("rows.jsonl", "builtin/addition"))
+    done = run(study)
+    assert done.returncode == 2
+    assert "also in the suite selection" in done.stderr
+
+
+def test_rows_that_a_user_brings(
+    write_study: Callable[..., Path], tmp_path: Path, tiny_teacher: str, tiny_student: str
+) -> None:
+    """Question and answer columns, chat models with an adapter, a suite of the user's own."""
+    write_study()
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    write_yaml(
+        tasks / "gsm.yaml",
+        {
+            "task": "gsm",
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": {"test": str(DATA / "gsm8k-test.jsonl")}},
+            "test_split": "test",
+            "output_type": "generate_until",
+            "doc_to_text": "{{question}}",
+            "doc_to_target": "{{answer.split('####')[-1].strip()}}",
+            "generation_kwargs": {"until": ["\n\n"], "max_gen_toks": 8},
+            "metric_list": [{"metric": "exact_match"}],
+        },
+    )
+    write_yaml(
+        tasks / "answers.yaml",
+        {
+            "task": "answers",
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": {"test": str(DATA / "gsm8k-test.jsonl")}},
+            "test_split": "test",
+            "output_type": "loglikelihood_rolling",
+            "doc_to_text": "",
+            "doc_to_target": "{{answer}}",
+            "metric_list": [{"metric": "byte_perplexity"}],
+        },
+    )
+    for name, first, end in (("selection", 0, 8), ("test", 8, 16)):
+        write_yaml(
+            tmp_path / f"{name}.yaml",
+            {
+                "suite": name,
+                "tasks": [
+                    {"task": "gsm", "documents": [first, end]},
+                    {"task": "answers", "documents": [first, end], "metric": "byte_perplexity"},
+                ],
+            },
+        )
+    study = write_yaml(
+        tmp_path / "study.yaml",
+        {
+            "study": "tiny",
+            "seed": 1,
+            "trials": 1,
+            "teacher": {"model": tiny_teacher},
+            "student": {"model": tiny_student, "lora": {"r": 4, "alpha": 8}},
+            "warm_start": {"max_steps": 2},
+            "data": {
+                "train": {
+                    "path": str(DATA / "gsm8k-train.jsonl"),
+                    "columns": {"prompt": "question", "completion": "answer"},
+                },
+                "system_prompt": "Solve it.",
+            },
+            "teacher_outputs": {"max_new_tokens": 8},
+            "training": {"max_steps": 2, "per_device_train_batch_size": 2, "max_length": 700},
+            "arms": {
+                "gkd": {
+                    "settings": {"seq_kd": True, "max_new_tokens": 6},
+                    "search": {
+                        "lmbda": {"type": "float", "low": 0.2, "high": 1.0},
+                        "lora.r": {"type": "int", "low": 2, "high": 4},
+                        "disable_dropout": {"type": "categorical", "choices": [True, False]},
+                    },
+                },
+                "sft": None,
+                "seqkd": None,
+                "supervised_kd": None,
+            },
+            "evaluation": {"selection": "selection.yaml", "test": "test.yaml"},
+        },
+    )
+    done = run(study)
+    assert done.returncode == 0, done.stderr
+    assert len(outcomes(tmp_path)) == 4
+    for outcome in outcomes(tmp_path).values():
+        assert outcome["state"] == "completed"
+        assert [task["task"] for task in outcome["scores"]["tasks"]] == ["gsm", "answers"]
+        assert outcome["scores"]["tasks"][1]["metric"] == "nats_per_byte"
+
+
+def _suite(path: Path) -> dict[str, Any]:
+    from ruamel.yaml import YAML
+
+    loaded: dict[str, Any] = YAML(typ="safe", pure=True).load(path.read_text())
+    return loaded
+
+
+def _run_until(
+    directory: Path, sign: Path, number: signal.Signals, *, twice: bool = False
+) -> subprocess.CompletedProcess[str]:
+    """Start the study, send ``number`` once ``sign`` exists, and wait for the end."""
+    command = [sys.executable, "-m", "sweeper", "run", "study.yaml", "--cache-dir", "cache"]
+    with subprocess.Popen(
+        command, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        while not sign.exists():
+            # Waiting on the process notices an early end, which would otherwise wait for ever.
+            try:
+                process.wait(0.02)
+            except subprocess.TimeoutExpired:
+                continue
+            break
+        os.kill(process.pid, number)
+        if twice:
+            assert process.stdout is not None
+            for line in process.stdout:
+                if "Stopping" in line:
+                    break
+            os.kill(process.pid, number)
+        out, err = process.communicate(timeout=120)
+    return subprocess.CompletedProcess(command, process.returncode, out, err)

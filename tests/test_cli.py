@@ -1,0 +1,179 @@
+"""The command line, as a user meets it: messages and exit codes, no tracebacks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+import sweeper
+from sweeper.cli import app, main
+from sweeper.config.loading import schema
+from sweeper.config.settings import METHODS, MethodSettings
+from sweeper.errors import SweeperError
+
+ROOT = Path(__file__).resolve().parent.parent
+QUICKSTART = str(ROOT / "studies" / "quickstart.yaml")
+WriteStudy = Callable[..., Path]
+
+
+class Result:
+    """What a user sees of one command."""
+
+    def __init__(self, code: int, out: str, err: str) -> None:
+        self.code, self.out, self.err = code, out, err
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., Result]:
+    """Runs ``sweeper`` in this process, in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["sweeper", *map(str, arguments)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        captured = capfd.readouterr()
+        code = caught.value.code
+        return Result(code if isinstance(code, int) else 0, captured.out, captured.err)
+
+    return run
+
+
+def is_message(result: Result) -> bool:
+    """Whether the command failed with a message for people, on stderr alone."""
+    return result.out == "" and result.err != "" and "Traceback" not in result.err
+
+
+def test_the_installed_command_and_the_module_print_the_version() -> None:
+    for start in ([Path(sys.executable).parent / "sweeper"], [sys.executable, "-m", "sweeper"]):
+        done = subprocess.run([*start, "--version"], capture_output=True, text=True)
+        assert (done.returncode, done.stdout) == (0, f"sweeper {sweeper.__version__}\n")
+
+
+def test_help_names_every_command() -> None:
+    result = CliRunner().invoke(app, ["--help"])
+    assert result.exit_code == 0
+    for name in ("run", "report", "status", "ui", "schema"):
+        assert name in result.output
+        assert CliRunner().invoke(app, [name, "--help"]).exit_code == 0
+
+
+def test_a_command_that_does_not_exist_is_refused(command: Callable[..., Result]) -> None:
+    result = command("rnu")
+    assert result.code == 2
+    assert is_message(result)
+
+
+@pytest.mark.parametrize("name", ["run", "report", "status", "ui"])
+def test_a_study_that_is_wrong_is_told_with_its_places(
+    command: Callable[..., Result], write_study: WriteStudy, name: str
+) -> None:
+    path = write_study(seed="three", trials=0)
+    result = command(name, path)
+    assert result.code == 2
+    assert is_message(result)
+    lines = result.err.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith(f"{path}:") for line in lines)
+    assert any("seed: expected a whole number, found 'three'" in line for line in lines)
+
+
+@pytest.mark.parametrize("name", ["run", "report", "status", "ui"])
+def test_a_file_that_is_not_there_is_told(command: Callable[..., Result], name: str) -> None:
+    result = command(name, "nope.yaml")
+    assert result.code == 2
+    assert is_message(result)
+    assert result.err == "nope.yaml: no such file\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("trials", "--set trials: expected KEY=VALUE"),
+        ("trials=many", "--set trials=many: trials: expected a whole number, found 'many'"),
+        ("trails=3", "--set trails=3: trails: unknown key 'trails'; did you mean 'trials'?"),
+    ],
+)
+def test_an_override_that_is_wrong_names_the_option(
+    command: Callable[..., Result], write_study: WriteStudy, option: str, message: str
+) -> None:
+    result = command("status", write_study(), "--set", option)
+    assert result.code == 2
+    assert is_message(result)
+    assert result.err == f"{message}\n"
+
+
+@pytest.mark.parametrize("arguments", [["status"], ["report"], ["report", "--json"]])
+def test_a_study_that_was_not_run_has_nothing_to_show(
+    command: Callable[..., Result], write_study: WriteStudy, tmp_path: Path, arguments: list[str]
+) -> None:
+    path = write_study()
+    result = command(*arguments, path, "--runs", tmp_path / "elsewhere")
+    assert result.code == 2
+    assert is_message(result)
+    assert "the study 'tiny' has not been run" in result.err
+    assert str(tmp_path / "elsewhere" / "tiny") in result.err
+    assert not (tmp_path / "elsewhere").exists(), "looking must not make anything"
+    assert not (tmp_path / "reports").exists()
+
+
+def test_an_error_of_ours_is_one_line_and_no_traceback(
+    command: Callable[..., Result], write_study: WriteStudy, tmp_path: Path
+) -> None:
+    assert SweeperError("x").exit_code == 1
+    # A study of the same name, started differently.
+    from sweeper.config.loading import load_study
+    from sweeper.paths import StudyPaths
+    from sweeper.snapshot import open_snapshot
+
+    path = write_study()
+    open_snapshot(load_study(path), StudyPaths(tmp_path / "runs", "tiny"), ["sweeper"], 1)
+    result = command("run", path, "--set", "seed=99")
+    assert result.code == 2
+    assert is_message(result)
+    assert "seed: was 3, now 99" in result.err
+
+
+def test_the_schema_is_json_and_describes_every_key() -> None:
+    result = CliRunner().invoke(app, ["schema"])
+    assert result.exit_code == 0
+    printed = json.loads(result.output)
+    assert printed == schema()
+    assert printed["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    for name, definition in [("study", printed), *printed["$defs"].items()]:
+        assert definition["additionalProperties"] is False, name
+        for key, field in definition["properties"].items():
+            # A reference has the description of what it refers to.
+            described = "description" in field or "$ref" in field or key == "type"
+            assert described, f"{name}.{key} has no description"
+    assert set(printed["$defs"]["TrainingConfig"]["properties"]) < set(MethodSettings.model_fields)
+
+
+def test_the_schema_knows_the_short_forms() -> None:
+    printed = schema()
+    assert {"enum": ["tpe", "random", "grid", "gp"]} in printed["properties"]["sampler"]["anyOf"]
+    assert printed["$defs"]["ArmConfig"]["required"] == ["method"]
+    assert "required" not in printed["$defs"]["NamedArmConfig"]
+    assert set(printed["properties"]["arms"]["properties"]) == set(METHODS)
+
+
+def test_the_schema_accepts_the_quickstart_and_refuses_what_is_misspelt() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    from ruamel.yaml import YAML
+
+    study: dict[str, Any] = YAML(typ="safe", pure=True).load(Path(QUICKSTART))
+    validator = jsonschema.Draft202012Validator(schema())
+    arms = {"seqkd": None, "mine": {"method": "gkd"}}
+    for right in (study, {**study, "sampler": "grid"}, {**study, "arms": arms}):
+        assert list(validator.iter_errors(right)) == []
+    for change in ({"sed": 1}, {"sampler": "gird"}, {"arms": {"mine": {}}}, {"arms": {"a b": {}}}):
+        assert list(validator.iter_errors({**study, **change}))

@@ -1,0 +1,68 @@
+"""What is loaded when: the command line answers at once, and only jobs load what trains."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+TRAINING = {"torch", "transformers", "trl", "peft", "lm_eval", "datasets", "accelerate"}
+HEAVY = TRAINING | {"optuna", "mlflow", "matplotlib", "pandas", "scipy", "numpy", "sqlalchemy"}
+
+
+def loaded_by(code: str) -> set[str]:
+    """The top-level packages that a fresh interpreter has loaded after ``code``."""
+    report = "\nimport sys; print('LOADED', *{name.partition('.')[0] for name in sys.modules})"
+    done = subprocess.run(
+        [sys.executable, "-c", code + report], capture_output=True, text=True, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split()[1:])
+
+
+def test_help_and_version_load_nothing_heavy() -> None:
+    for option in ("--help", "--version", "run --help"):
+        loaded = loaded_by(
+            f"import sys; sys.argv = ['sweeper', *{option.split()!r}]\n"
+            "from sweeper.cli import main\n"
+            "try:\n    main()\nexcept SystemExit as error:\n    assert not error.code\n"
+        )
+        # Typer itself loads pydantic, if it is installed.
+        assert loaded & (HEAVY | {"ruamel", "rich"}) == set()
+        if option == "--help":
+            assert "pydantic" not in loaded
+
+
+def test_checking_a_study_loads_no_library_that_trains_or_searches() -> None:
+    loaded = loaded_by(
+        "from pathlib import Path\n"
+        "from sweeper.config.loading import load_study\n"
+        "load_study(Path('studies/quickstart.yaml'))\n"
+        "import sweeper.snapshot"
+    )
+    assert loaded & HEAVY == set()
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        "sweeper.study, sweeper.running, sweeper.watching, sweeper.execution.local",
+        "sweeper.reporting.console, sweeper.reporting.live, sweeper.reporting.markdown",
+    ],
+)
+def test_the_coordinator_loads_no_library_that_trains(modules: str) -> None:
+    assert loaded_by(f"import {modules}") & TRAINING == set()
+
+
+def test_imports_point_one_way() -> None:
+    done = subprocess.run(
+        [Path(sys.executable).parent / "lint-imports", "--no-cache"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 broken" in done.stdout

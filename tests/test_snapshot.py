@@ -1,0 +1,226 @@
+"""What may change in a study that was started, and what would make it another study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeper.config.loading import load_study
+from sweeper.errors import StudyChangedError
+from sweeper.paths import StudyPaths, write_text_atomically
+from sweeper.snapshot import Snapshot, open_snapshot, read_snapshot, suite_spec
+
+TASK = "task: mine\ndataset_path: json\noutput_type: generate_until\n"
+ROWS = '{"question": "1+1", "answer": "2"}\n'
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Callable[..., Snapshot]:
+    """Starts, or goes on with, a study that has files of its own."""
+    tasks = tmp_path / "tasks"
+    tasks.mkdir()
+    (tasks / "mine.yaml").write_text(TASK, encoding="utf-8")
+    (tasks / "helpers.py").write_text("def f(): ...\n", encoding="utf-8")
+    (tmp_path / "rows.jsonl").write_text(ROWS, encoding="utf-8")
+    for name in ("selection", "test"):
+        text = f"suite: {name}\ntasks: [{{task: mine}}]\n"
+        (tmp_path / f"{name}.yaml").write_text(text, encoding="utf-8")
+    (tmp_path / "study.yaml").write_text(
+        "study: mine\nseed: 1\ntrials: 4\n"
+        "teacher: {model: builtin/adder-teacher}\nstudent: {model: builtin/adder-student}\n"
+        "data: {train: {path: rows.jsonl}}\n"
+        "arms:\n"
+        "  gkd: {search: {lmbda: {type: float, low: 0.0, high: 1.0}}}\n"
+        "  sft: {trials: 3}\n"
+        "evaluation: {selection: selection.yaml, test: test.yaml}\n",
+        encoding="utf-8",
+    )
+
+    def start(
+        *overrides: str, command: str = "run", threads: int = 2, trials: bool = True
+    ) -> Snapshot:
+        study = load_study(tmp_path / "study.yaml", overrides)
+        snapshot = open_snapshot(study, paths(tmp_path), ["sweeper", command], threads)
+        if trials:
+            write_text_atomically(paths(tmp_path).trial("gkd", 0).spec, "{}")
+        return snapshot
+
+    return start
+
+
+def paths(folder: Path) -> StudyPaths:
+    return StudyPaths(folder / "runs", "mine")
+
+
+def test_a_study_that_was_never_started_has_no_snapshot(tmp_path: Path) -> None:
+    assert read_snapshot(paths(tmp_path)) is None
+
+
+def test_what_is_recorded_is_read_back(start: Callable[..., Snapshot], tmp_path: Path) -> None:
+    first = start()
+    assert read_snapshot(paths(tmp_path)) == first
+    assert set(first.files) == {"suite selection", "suite test", "data rows.jsonl"}
+    assert first.provenance.command == "sweeper run"
+    assert first.provenance.versions["sweeper"]
+
+
+def test_an_unchanged_study_goes_on_with_its_first_provenance(
+    start: Callable[..., Snapshot],
+) -> None:
+    first = start()
+    assert start(command="again", threads=7) == first
+
+
+def test_until_the_first_trial_anything_may_change(start: Callable[..., Snapshot]) -> None:
+    first = start(trials=False)
+    assert start(trials=False) == first
+    changed = start("seed=2", trials=False)
+    assert changed.config.seed == 2
+    assert changed.identity != first.identity
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["trials=9"],
+        ["trials=9", "arms.sft.trials="],
+        ["arms.sft.trials=8"],
+        ["arms.gkd.trials=8"],
+        ["compute.workers=5"],
+        ["compute={device: cpu, threads_per_worker: 1}"],
+        ["tracking.uri=http://127.0.0.1:5000", "tracking.experiment=other"],
+        ["evaluation.samples=0"],
+        ["arms.seqkd={}"],
+        ["arms.mine={method: gkd, settings: {lmbda: 0.0}, trials: 1}"],
+    ],
+)
+def test_what_may_change_is_recorded_and_keeps_the_first_provenance(
+    start: Callable[..., Snapshot], tmp_path: Path, overrides: list[str]
+) -> None:
+    first = start()
+    second = start(*overrides, command="again")
+    assert second.config != first.config
+    assert second.config == load_study(tmp_path / "study.yaml", overrides).config
+    assert second.model_copy(update={"config": first.config}) == first
+    assert read_snapshot(paths(tmp_path)) == second
+    # From here on, the larger study is the one to compare with.
+    assert start(*overrides) == second
+
+
+@pytest.mark.parametrize(
+    ("overrides", "shown"),
+    [
+        (["trials=3"], ["trials: was 4, now 3"]),
+        (["arms.sft.trials=2"], ["arms.sft.trials: was 3, now 2"]),
+        (["arms.gkd.trials=3"], ["arms.gkd.trials: was null, now 3"]),
+        (["seed=2"], ["seed: was 1, now 2"]),
+        (["arms.gkd.search.lmbda.low=0.5"], ["arms.gkd.search.lmbda.low: was 0.0, now 0.5"]),
+        (
+            ["arms.gkd.search.beta={type: categorical, choices: [0.5]}"],
+            ['arms.gkd.search.beta: was absent, now {"type": "categorical", "choices": [0.5]}'],
+        ),
+        (["arms.gkd.settings.beta=0.1"], ["arms.gkd.settings.beta: was absent, now 0.1"]),
+        (["arms={gkd: {search: {lmbda: {type: float, low: 0.0, high: 1.0}}}}"], ["arms.sft: was"]),
+        (["arms.sft.method=seqkd"], ['arms.sft.method: was "sft", now "seqkd"']),
+        (["training.max_steps=7"], ["training.max_steps: was 500, now 7"]),
+        (["teacher.revision=main"], ['teacher.revision: was null, now "main"']),
+        (["sampler=random"], ['sampler.type: was "tpe", now "random"']),
+        (["evaluation.test="], ['evaluation.test: was "test.yaml", now null']),
+        (["evaluation.selection=test.yaml"], ["evaluation.selection", "suite selection"]),
+        (["seed=2", "trials=3"], ["seed: was 1", "trials: was 4"]),
+    ],
+)
+def test_what_would_not_compare_is_refused_with_every_difference(
+    start: Callable[..., Snapshot], tmp_path: Path, overrides: list[str], shown: list[str]
+) -> None:
+    first = start()
+    with pytest.raises(StudyChangedError) as caught:
+        start(*overrides)
+    assert caught.value.exit_code == 2
+    message = str(caught.value)
+    assert str(tmp_path / "study.yaml") in message
+    listed = [line for line in message.splitlines() if line.startswith("  ")]
+    assert len(listed) == len(shown)
+    for text in shown:
+        assert any(text in line for line in listed)
+    assert read_snapshot(paths(tmp_path)) == first
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "shown"),
+    [
+        ("selection.yaml", "suite: selection\ntasks: [{task: mine, limit: 5}]\n", "selection"),
+        ("test.yaml", "suite: test\ntasks: [{task: mine, weight: 2.0}]\n", "test"),
+        ("tasks/mine.yaml", TASK + "num_fewshot: 2\n", "selection"),
+        ("tasks/helpers.py", "def f(): return 1\n", "selection"),
+        ("tasks/deep/new.yaml", "task: other\n", "test"),
+        ("rows.jsonl", ROWS * 2, "data rows.jsonl"),
+    ],
+)
+def test_a_file_whose_content_changed_is_named(
+    start: Callable[..., Snapshot], tmp_path: Path, name: str, content: str, shown: str
+) -> None:
+    start()
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(StudyChangedError, match=f"{shown}: its content changed"):
+        start()
+
+
+def test_a_file_that_was_only_touched_or_written_again_is_the_same(
+    start: Callable[..., Snapshot], tmp_path: Path
+) -> None:
+    first = start()
+    (tmp_path / "rows.jsonl").write_text(ROWS, encoding="utf-8")
+    (tmp_path / "selection.yaml").write_text(
+        "# a comment\nsuite: selection\ntasks:\n  - task: mine\n", encoding="utf-8"
+    )
+    cached = tmp_path / "tasks" / "__pycache__"
+    cached.mkdir()
+    (cached / "helpers.pyc").write_bytes(b"x")
+    assert start() == first
+
+
+def _suite(folder: Path, *task_folders: str) -> Any:
+    from sweeper.config.loading import load_suite
+
+    text = f"suite: s\ntask_paths: [{', '.join(task_folders)}]\ntasks: [{{task: mine}}]\n"
+    (folder / "suite.yaml").write_text(text, encoding="utf-8")
+    for name in task_folders:
+        (folder / name).mkdir(exist_ok=True)
+    return lambda: suite_spec(load_suite(folder / "suite.yaml")).content_hash
+
+
+def test_the_suites_hash_is_that_of_its_content_not_of_its_place(tmp_path: Path) -> None:
+    hashes = []
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+        suite_hash = _suite(tmp_path / name, "tasks")
+        (tmp_path / name / "tasks" / "mine.yaml").write_text(TASK, encoding="utf-8")
+        hashes.append(suite_hash())
+    assert hashes[0] == hashes[1]
+
+
+def test_the_suites_hash_covers_files_of_one_name_in_two_folders(tmp_path: Path) -> None:
+    suite_hash = _suite(tmp_path, "tasks", "more")
+    for name in ("tasks", "more"):
+        (tmp_path / name / "_template.yaml").write_text("a: 1\n", encoding="utf-8")
+    before = suite_hash()
+    (tmp_path / "tasks" / "_template.yaml").write_text("a: 2\n", encoding="utf-8")
+    assert suite_hash() != before
+
+
+def test_the_suites_hash_covers_the_documents_that_its_tasks_read(tmp_path: Path) -> None:
+    suite_hash = _suite(tmp_path, "tasks")
+    (tmp_path / "data").mkdir()
+    documents = tmp_path / "data" / "documents.jsonl"
+    documents.write_text(ROWS, encoding="utf-8")
+    (tmp_path / "tasks" / "mine.yaml").write_text(
+        TASK + "dataset_kwargs: {data_files: {test: ../data/documents.jsonl}}\n", encoding="utf-8"
+    )
+    before = suite_hash()
+    documents.write_text(ROWS * 2, encoding="utf-8")
+    assert suite_hash() != before
