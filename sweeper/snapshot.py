@@ -97,7 +97,11 @@ def open_snapshot(
         git_revision=git_revision(Path()),
         versions=package_versions(),
         hardware=hardware(),
-        suite_hashes={k: v for k, v in files.items() if k.startswith("suite")},
+        suite_hashes={
+            name.removeprefix("suite "): digest
+            for name, digest in files.items()
+            if name.startswith("suite ")
+        },
     )
     snapshot = Snapshot(
         config=study.config,
