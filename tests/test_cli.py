@@ -132,11 +132,13 @@ def test_an_error_of_ours_is_one_line_and_no_traceback(
     assert SweeperError("x").exit_code == 1
     # A study of the same name, started differently.
     from sweeper.config.loading import load_study
-    from sweeper.paths import StudyPaths
+    from sweeper.paths import StudyPaths, write_text_atomically
     from sweeper.snapshot import open_snapshot
 
     path = write_study()
-    open_snapshot(load_study(path), StudyPaths(tmp_path / "runs", "tiny"), ["sweeper"], 1)
+    paths = StudyPaths(tmp_path / "runs", "tiny")
+    open_snapshot(load_study(path), paths, ["sweeper"], 1)
+    write_text_atomically(paths.trial("sft", 0).spec, "{}")
     result = command("run", path, "--set", "seed=99")
     assert result.code == 2
     assert is_message(result)

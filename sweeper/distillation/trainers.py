@@ -102,10 +102,13 @@ class EndlessPermutations(torch.utils.data.Sampler[int]):
         return self._draws
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self._seed)
-        epochs = -(-self._draws // self._rows)
-        orders = [torch.randperm(self._rows, generator=generator) for _ in range(epochs)]
-        yield from torch.cat(orders)[: self._draws].tolist()
+        left, epoch = self._draws, 0
+        while left > 0:
+            # Epochs are seeded as accelerate's sampler seeds them, so that whole epochs are alike.
+            generator = torch.Generator().manual_seed(self._seed + epoch)
+            order = torch.randperm(self._rows, generator=generator)[:left]
+            yield from order.tolist()
+            left, epoch = left - len(order), epoch + 1
 
 
 class _FullBatches(_Metered):
