@@ -15,7 +15,8 @@ The command line prints a ``SweeperError`` as a message, without a traceback.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -88,6 +89,16 @@ class BadInputError(TrialError):
     def __init__(self, message: str, key: tuple[str, ...] = ()) -> None:
         super().__init__(message)
         self.key = key
+
+
+@contextmanager
+def blaming(*key: str) -> Iterator[None]:
+    """Blame ``key`` of the study file for bad input in the block that blames no key itself."""
+    try:
+        yield
+    except BadInputError as error:
+        error.key = error.key or key
+        raise
 
 
 class DivergedError(TrialError):

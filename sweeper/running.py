@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,20 +10,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from filelock import FileLock, Timeout
 from rich.console import Console
 
 from sweeper.analysis.comparison import compare
 from sweeper.cache import default_root
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.study import StudyConfig
+from sweeper.errors import StudyBusyError
 from sweeper.execution.local import LocalExecutor
-from sweeper.paths import StudyPaths
+from sweeper.paths import StudyPaths, write_text_atomically
 from sweeper.records import StudyRecord
 from sweeper.reporting.console import comparison_view
 from sweeper.reporting.live import LiveDisplay
 from sweeper.reporting.markdown import write_report
 from sweeper.snapshot import command_line, open_snapshot
-from sweeper.study import Interrupted, StopRequest, StudyRun, all_failed, hold
+from sweeper.study import Interrupted, StopRequest, StudyRun, all_failed
 from sweeper.tracking.mlflow_tracker import MlflowTracker
 from sweeper.watching import Watcher
 
@@ -46,6 +49,27 @@ def tracking_place(config: StudyConfig, paths: StudyPaths) -> TrackingPlace:
         return TrackingPlace(config.tracking.uri, experiment, None)
     uri = f"sqlite:///{paths.mlflow.resolve()}"
     return TrackingPlace(uri, experiment, paths.mlflow_artifacts.resolve().as_uri())
+
+
+@contextmanager
+def hold(paths: StudyPaths) -> Iterator[None]:
+    """Hold the study, so that only one process coordinates it; released when the process ends.
+
+    Raises:
+        StudyBusyError: Another process holds it.
+    """
+    paths.directory.mkdir(parents=True, exist_ok=True)
+    note = paths.directory / "holder"
+    try:
+        lock = FileLock(paths.lock).acquire(timeout=0)
+    except Timeout:
+        holder = note.read_text(encoding="utf-8").strip() if note.exists() else "another process"
+        raise StudyBusyError(
+            f"The study {paths.study!r} is already being run by {holder}."
+        ) from None
+    with lock:
+        write_text_atomically(note, f"process {os.getpid()} on {os.uname().nodename}\n")
+        yield
 
 
 def run_study(

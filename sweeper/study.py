@@ -2,27 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from filelock import FileLock, Timeout
-
-from sweeper import preparation
+from sweeper import attempts, preparation
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.settings import Method, model_settings, resolve
-from sweeper.errors import StudyBusyError
 from sweeper.execution.executor import Executor, Finished, Spec, read_outcome
 from sweeper.history import read_study
 from sweeper.paths import JobPaths, StudyPaths, read_json_lines, write_text_atomically
 from sweeper.records import (
-    Failure,
     Outcome,
     Place,
     PreparationSpec,
@@ -36,8 +28,6 @@ from sweeper.search.sampling import budget
 from sweeper.snapshot import Snapshot, suite_spec
 from sweeper.tracking.tracker import Tracker
 
-LOST_ATTEMPTS = 3
-"""How often a trial is started when its process keeps disappearing."""
 _POLL_SECONDS = 0.25
 
 
@@ -263,7 +253,7 @@ class StudyRun:
 
     def _start(self, arm: ArmState, asked: Asked) -> None:
         files = self.paths.trial(arm.name, asked.number)
-        spec = self._trial_spec(arm, asked, _set_aside(files), files)
+        spec = self._trial_spec(arm, asked, attempts.set_aside(files), files)
         write_text_atomically(files.spec, spec.model_dump_json(indent=1) + "\n")
         self._tracker.start_trial(spec)
         self._executor.submit(spec)
@@ -297,13 +287,13 @@ class StudyRun:
             losses = self._losses[spec.place.directory] = (
                 self._losses.get(spec.place.directory, 0) + 1
             )
-            if losses < LOST_ATTEMPTS:
+            if losses < attempts.MOST:
                 self._observer.message(
                     f"{spec.arm} #{spec.number} was lost ({finished.reason}); it runs again"
                 )
                 arm.pending.append(spec.number)
                 return
-            outcome = _lost(spec, finished.reason, files)
+            outcome = attempts.lost(spec, finished.reason, files)
             write_text_atomically(files.outcome, outcome.model_dump_json(indent=1) + "\n")
         arm.outcomes[spec.number] = outcome
         self.ended.append((spec, outcome))
@@ -375,66 +365,7 @@ class StudyRun:
         return self.study.path.read_text(encoding="utf-8")
 
 
-@contextmanager
-def hold(paths: StudyPaths) -> Iterator[None]:
-    """Hold the study, so that only one process coordinates it; released when the process ends.
-
-    Raises:
-        StudyBusyError: Another process holds it.
-    """
-    paths.directory.mkdir(parents=True, exist_ok=True)
-    note = paths.directory / "holder"
-    try:
-        lock = FileLock(paths.lock).acquire(timeout=0)
-    except Timeout:
-        holder = note.read_text(encoding="utf-8").strip() if note.exists() else "another process"
-        raise StudyBusyError(
-            f"The study {paths.study!r} is already being run by {holder}."
-        ) from None
-    with lock:
-        write_text_atomically(note, f"process {os.getpid()} on {os.uname().nodename}\n")
-        yield
-
-
 def all_failed(record: StudyRecord) -> bool:
     """Whether there are trials, and every one of them failed."""
     trials = [trial for arm in record.arms for trial in arm.trials]
     return bool(trials) and all(trial.state == "failed" for trial in trials)
-
-
-def _set_aside(files: JobPaths) -> int:
-    """Move what an unfinished attempt left behind; the number of the attempt to start."""
-    if not files.spec.exists():
-        return 1
-    root = files.directory / "attempts"
-    number = 1 + (len(list(root.iterdir())) if root.is_dir() else 0)
-    kept = files.attempt(number)
-    kept.directory.mkdir(parents=True)
-    names: Sequence[Callable[[JobPaths], Path]] = (
-        lambda f: f.spec,
-        lambda f: f.progress,
-        lambda f: f.log,
-        lambda f: f.documents,
-        lambda f: f.samples,
-    )
-    for name in names:
-        if name(files).exists():
-            os.replace(name(files), name(kept))
-    for leftover in files.directory.glob(".trainer.*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    return number + 1
-
-
-def _lost(spec: TrialSpec, reason: str, files: JobPaths) -> Outcome:
-    log = files.log.read_text(encoding="utf-8", errors="replace") if files.log.exists() else ""
-    now = time.time()
-    return Outcome(
-        state="failed",
-        failure=Failure(
-            kind="lost", message=f"lost {LOST_ATTEMPTS} times: {reason}", details=log[-4000:]
-        ),
-        attempt=spec.attempt,
-        started=now,
-        finished=now,
-        device=spec.place.device,
-    )

@@ -22,7 +22,7 @@ from sweeper.distillation.data import fingerprint, prompt_hash, tokenize
 from sweeper.distillation.meter import Meter
 from sweeper.distillation.models import load_model
 from sweeper.distillation.trainers import argument_names
-from sweeper.errors import BadInputError, TrialError
+from sweeper.errors import BadInputError, TrialError, blaming
 from sweeper.evaluation.scoring import Evaluation, score
 from sweeper.evaluation.tasks import load_tasks, prompts
 from sweeper.paths import JobPaths, append_json_line, write_text_atomically
@@ -204,9 +204,9 @@ def _prepare(spec: PreparationSpec, reporter: Reporter) -> dict[str, Any]:
 def _check_data(spec: PreparationSpec, material: job.Material, reporter: Reporter) -> DataSummary:
     for arm, (method, names) in spec.extra_arguments.items():
         for name in sorted(set(names) - argument_names(method)):
-            raise BadInputError(
-                f"arms.{arm}: TRL's configuration has no argument {name!r} (extra)."
-            )
+            everywhere = name in spec.origin.training.extra
+            key = ("training", "extra", name) if everywhere else ("arms", arm)
+            raise BadInputError(f"TRL's configuration for {method} has no argument {name!r}", key)
     length = spec.origin.training.max_length
     data = tokenize(material.examples, material.tokenizer, length)
     reporter.phase("check that no prompt is in two places")
@@ -215,11 +215,13 @@ def _check_data(spec: PreparationSpec, material: job.Material, reporter: Reporte
     repeated = len(trained_on) - len(set(trained_on))
     if repeated:
         notes.append(f"{repeated} prompts stand in the training data more than once")
-    selection = _check_overlap(spec.suite, set(trained_on), "the training data")
+    with blaming("evaluation", "selection"):
+        selection = _check_overlap(spec.suite, set(trained_on), "the training data")
     if spec.test_suite is not None:
-        _check_overlap(spec.test_suite, set(trained_on), "the training data")
-        name = f"the suite {spec.suite.config.suite}"
-        _check_overlap(spec.test_suite, selection, name)
+        with blaming("evaluation", "test"):
+            _check_overlap(spec.test_suite, set(trained_on), "the training data")
+            name = f"the suite {spec.suite.config.suite}"
+            _check_overlap(spec.test_suite, selection, name)
     lengths = [len(sequence.prompt) for sequence in data.sequences]
     answers = [len(sequence.completion or ()) for sequence in data.sequences]
     return DataSummary(
@@ -249,9 +251,9 @@ def _check_overlap(suite: SuiteSpec, known: set[str], where: str) -> set[str]:
                 shared.append(prompt)
     if shared:
         raise BadInputError(
-            f"{len(shared)} prompts of the suite {suite.config.suite} are also in {where}, for"
-            f" example {shared[0]!r:.120}: a score on them would measure memory. Remove them, or"
-            " use other documents."
+            f"expected prompts of its own, but {len(shared)} of the suite {suite.config.suite} are"
+            f" also in {where}, for example {shared[0]!r:.120}: a score on them would measure"
+            " memory. Remove them, or use other documents."
         )
     return asked
 

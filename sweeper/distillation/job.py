@@ -14,7 +14,7 @@ from sweeper.cache import Cache
 from sweeper.config.base import Scalar
 from sweeper.config.settings import Method, MethodSettings, resolve
 from sweeper.config.study import ModelConfig
-from sweeper.distillation import teacher_outputs, trainers
+from sweeper.distillation import batches, teacher_outputs, trainers
 from sweeper.distillation.data import (
     Example,
     TokenizedData,
@@ -34,7 +34,7 @@ from sweeper.distillation.models import (
     load_model,
     load_tokenizer,
 )
-from sweeper.errors import BadInputError
+from sweeper.errors import BadInputError, blaming
 from sweeper.records import Origin, Place, derive_seed
 from sweeper.versions import library_versions
 
@@ -58,11 +58,13 @@ def read_material(origin: Origin) -> Material:
     Raises:
         BadInputError: The data or a tokenizer cannot be read, or the vocabularies differ.
     """
-    plain = origin.data.format == "plain"
-    tokenizer = load_tokenizer(origin.student, plain=plain)
+    with blaming("student", "model"):
+        tokenizer = load_tokenizer(origin.student, plain=origin.data.format == "plain")
     if origin.data.format == "chat" and str(tokenizer.chat_template) == PLAIN_TEMPLATE:
-        raise BadInputError(f"data.format is chat, but {origin.student.model} has no template.")
-    check_teacher(origin, origin.teacher, tokenizer)
+        message = f"expected a model with a chat template, found none in {origin.student.model}"
+        raise BadInputError(message, ("data", "format"))
+    with blaming("teacher", "model"):
+        check_teacher(origin, origin.teacher, tokenizer)
     return Material(tokenizer, tuple(read_examples(origin.data, origin.data_files)))
 
 
@@ -239,10 +241,10 @@ def _make_trainer(
             settings=settings,
             end_ids=end_token_ids(model, tokenizer),
             seed=seed,
-            train_dataset=trainers.rows(data.sequences),
+            train_dataset=batches.rows(data.sequences),
             **options,
         )
-    dataset = trainers.labelled_rows(data.sequences)
+    dataset = batches.labelled_rows(data.sequences)
     return trainers.OfflineTrainer(train_dataset=dataset, **options)
 
 

@@ -21,8 +21,8 @@ from sweeper.config.study import (
     WarmStartConfig,
 )
 from sweeper.distillation import job
+from sweeper.distillation.batches import EndlessPermutations
 from sweeper.distillation.meter import Meter
-from sweeper.distillation.trainers import EndlessPermutations
 from sweeper.errors import BadInputError, DivergedError
 from sweeper.records import Origin, Place
 from tests.conftest import DATA

@@ -208,6 +208,20 @@ def test_what_only_a_worker_can_see_is_told_with_its_place(
     assert "Traceback" not in done.stderr
 
 
+def test_libraries_that_cannot_be_imported_are_reported(
+    write_study: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken" / "lm_eval").mkdir(parents=True)
+    (tmp_path / "broken" / "lm_eval" / "__init__.py").write_text("raise ImportError('no luck')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "broken"))
+    done = run(write_study())
+    assert done.returncode == 1
+    assert "the libraries cannot be imported" in done.stderr
+    assert "Traceback" not in done.stderr
+    log = tmp_path / "runs" / "tiny" / "preparation" / "data" / "log.txt"
+    assert "no luck" in log.read_text()
+
+
 def test_prompts_in_two_places_are_refused(
     write_study: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -218,7 +232,9 @@ def test_prompts_in_two_places_are_refused(
     rows.write_text(json.dumps(shared) + "\n")
     done = run(write_study(data={"train": {"path": "rows.jsonl"}}))
     assert done.returncode == 2
-    assert "1 prompts of the suite test are also in the training data" in done.stderr
+    assert (
+        "evaluation.test: expected prompts of its own, but 1 of the suite test are" in done.stderr
+    )
     write_yaml(tmp_path / "test.yaml", {**_suite(tmp_path / "selection.yaml"), "suite": "test"})
     study = tmp_path / "study.yaml"
     study.write_text(study.read_text().replace("rows.jsonl", "builtin/addition"))
@@ -296,6 +312,10 @@ def test_rows_that_a_user_brings(
                     "search": {
                         "lmbda": {"type": "float", "low": 0.2, "high": 1.0},
                         "lora.r": {"type": "int", "low": 2, "high": 4},
+                        "teacher.model": {
+                            "type": "categorical",
+                            "choices": [tiny_teacher, tiny_student],
+                        },
                         "disable_dropout": {"type": "categorical", "choices": [True, False]},
                     },
                 },

@@ -1,0 +1,47 @@
+"""Attempts at a trial: what is kept of those that did not finish."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+
+from sweeper.paths import JobPaths
+from sweeper.records import Failure, Outcome, TrialSpec
+
+MOST = 3
+"""How often a trial is started when its process keeps disappearing."""
+
+
+def set_aside(files: JobPaths) -> int:
+    """Move what an unfinished attempt left behind.
+
+    Returns:
+        The number of the attempt to start, from 1.
+    """
+    if not files.spec.exists():
+        return 1
+    root = files.directory / "attempts"
+    number = 1 + (len(list(root.iterdir())) if root.is_dir() else 0)
+    kept = files.attempt(number)
+    kept.directory.mkdir(parents=True)
+    for name in ("spec", "progress", "log", "documents", "samples"):
+        if getattr(files, name).exists():
+            os.replace(getattr(files, name), getattr(kept, name))
+    for leftover in files.directory.glob(".trainer.*"):
+        shutil.rmtree(leftover, ignore_errors=True)
+    return number + 1
+
+
+def lost(spec: TrialSpec, reason: str, files: JobPaths) -> Outcome:
+    """The outcome of a trial whose process keeps disappearing, with the end of its log."""
+    log = files.log.read_text(encoding="utf-8", errors="replace") if files.log.exists() else ""
+    now = time.time()
+    return Outcome(
+        state="failed",
+        failure=Failure(kind="lost", message=f"lost {MOST} times: {reason}", details=log[-4000:]),
+        attempt=spec.attempt,
+        started=now,
+        finished=now,
+        device=spec.place.device,
+    )
