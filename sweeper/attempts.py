@@ -25,7 +25,7 @@ def set_aside(files: JobPaths) -> int:
     number = 1 + (len(list(root.iterdir())) if root.is_dir() else 0)
     kept = files.attempt(number)
     kept.directory.mkdir(parents=True)
-    for name in ("spec", "progress", "log", "documents", "samples"):
+    for name in ("spec", "progress", "outcome", "log", "documents", "samples"):
         if getattr(files, name).exists():
             os.replace(getattr(files, name), getattr(kept, name))
     for leftover in files.directory.glob(".trainer.*"):

@@ -218,7 +218,7 @@ class StudyRun:
             arm.asked += 1
             files = self.paths.trial(arm.name, number)
             outcome = read_outcome(files)
-            if outcome is None:
+            if outcome is None or _is_bad_input(outcome):
                 if not state.is_finished():
                     arm.pending.append(number)
                 continue
@@ -295,11 +295,12 @@ class StudyRun:
                 return
             outcome = attempts.lost(spec, finished.reason, files)
             write_text_atomically(files.outcome, outcome.model_dump_json(indent=1) + "\n")
+        if outcome.failure is not None and _is_bad_input(outcome):
+            # Not the trial's end: once the input is mended, the same trial runs again.
+            raise preparation.bad_input(self.study, outcome.failure)
         arm.outcomes[spec.number] = outcome
         self.ended.append((spec, outcome))
         self._record(arm, spec, outcome)
-        if outcome.failure is not None and outcome.failure.kind == "bad_input":
-            raise preparation.bad_input(self.study, outcome.failure)
 
     def _record(self, arm: ArmState, spec: TrialSpec, outcome: Outcome) -> None:
         """Tell Optuna, then MLflow, then note that both know; safe to repeat after a crash."""
@@ -363,6 +364,10 @@ class StudyRun:
 
     def _study_text(self) -> str:
         return self.study.path.read_text(encoding="utf-8")
+
+
+def _is_bad_input(outcome: Outcome) -> bool:
+    return outcome.failure is not None and outcome.failure.kind == "bad_input"
 
 
 def all_failed(record: StudyRecord) -> bool:

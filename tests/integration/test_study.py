@@ -15,7 +15,7 @@ import optuna
 import pytest
 from mlflow.tracking import MlflowClient
 
-from tests.conftest import DATA, write_yaml
+from tests.conftest import DATA, ROOT, write_yaml
 
 pytestmark = pytest.mark.slow
 
@@ -206,6 +206,22 @@ def test_what_only_a_worker_can_see_is_told_with_its_place(
     assert "study.yaml:" in done.stderr
     assert "a, q" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_bad_input_of_one_arm_stops_the_study_and_can_be_mended(
+    write_study: Callable[..., Path], tmp_path: Path
+) -> None:
+    other = tmp_path / "other-teacher"
+    arms = {"supervised_kd": {"settings": {"teacher.model": str(other)}}}
+    study = write_study(arms=arms)
+    done = run(study)
+    assert done.returncode == 2
+    assert "other-teacher" in done.stderr
+    assert "Traceback" not in done.stderr
+    other.symlink_to(ROOT / "sweeper" / "builtin" / "models" / "adder-teacher")
+    assert run(study).returncode == 0
+    assert set(outcomes(tmp_path)) == {"supervised_kd/0000"}
+    assert [found.info.status for found in trial_runs(tmp_path)] == ["FINISHED"]
 
 
 def test_libraries_that_cannot_be_imported_are_reported(
