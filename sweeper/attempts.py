@@ -19,13 +19,15 @@ def set_aside(files: JobPaths) -> int:
     Returns:
         The number of the attempt to start, from 1.
     """
-    if not files.spec.exists():
-        return 1
     root = files.directory / "attempts"
-    number = 1 + (len(list(root.iterdir())) if root.is_dir() else 0)
+    earlier = len(list(root.iterdir())) if root.is_dir() else 0
+    if not files.spec.exists():
+        return earlier + 1
+    number = earlier + 1
     kept = files.attempt(number)
     kept.directory.mkdir(parents=True)
-    for name in ("spec", "progress", "outcome", "log", "documents", "samples"):
+    # The spec goes last: while it stands, an interrupted move is taken up again.
+    for name in ("progress", "outcome", "log", "documents", "samples", "spec"):
         if getattr(files, name).exists():
             os.replace(getattr(files, name), getattr(kept, name))
     for leftover in files.directory.glob(".trainer.*"):

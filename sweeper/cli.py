@@ -114,10 +114,15 @@ def ui(
     import os
 
     from sweeper.running import tracking_place
+    from sweeper.secrets import redact
     from sweeper.tracking.ui import experiment_url, ui_command, ui_environment
+    from sweeper.tracking.uri import is_server
 
     study = _load(study_file, overrides)
     place = tracking_place(study.config, _paths(study, runs))
+    if is_server(place.uri):
+        typer.echo(f"{study.config.study} is recorded by the server {redact(place.uri)}")
+        return
     url = experiment_url(place.uri, place.experiment, study.config.study, port)
     typer.echo(f"{study.config.study}: {url}\nStop with Ctrl-C.")
     command = ui_command(place.uri, place.artifacts, port)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from sweeper.config.study import StudyConfig
 from sweeper.execution.executor import read_outcome
 from sweeper.paths import JobPaths, StudyPaths
@@ -43,6 +45,17 @@ def read_study(paths: StudyPaths, snapshot: Snapshot) -> StudyRecord:
     )
 
 
+def _is_held(files: JobPaths) -> bool:
+    """Whether a process works on the job; one that was stopped no longer holds its lock."""
+    if not files.lock.exists():
+        return False
+    try:
+        with FileLock(files.lock).acquire(timeout=0):
+            return False
+    except Timeout:
+        return True
+
+
 def _completed(paths: JobPaths) -> Outcome | None:
     outcome = read_outcome(paths)
     return outcome if outcome and outcome.state == "completed" else None
@@ -74,7 +87,7 @@ def _read_trial(number: int, files: JobPaths) -> TrialRecord | None:
     if outcome is not None:
         state: Any = outcome.state
     else:
-        state = "running" if files.progress.exists() else "waiting"
+        state = "running" if _is_held(files) else "waiting"
     return TrialRecord(
         number=number,
         state=state,

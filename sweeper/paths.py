@@ -7,6 +7,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,12 @@ def read_json_lines(path: Path, start: int = 0) -> tuple[list[dict[str, Any]], i
         file.seek(start)
         text = file.read()
     complete = text[: text.rfind(b"\n") + 1]
-    return [json.loads(line) for line in complete.splitlines()], start + len(complete)
+    rows = []
+    for line in complete.splitlines():
+        # A writer that was killed may have left half a line, to which the next one appended.
+        with suppress(ValueError):
+            rows.append(json.loads(line))
+    return rows, start + len(complete)
 
 
 @dataclass(frozen=True)
@@ -139,11 +145,6 @@ class StudyPaths:
     def optuna(self) -> Path:
         """The SQLite file with one Optuna study per arm."""
         return self.directory / "study.db"
-
-    @property
-    def recorded(self) -> Path:
-        """Exists once Optuna and MLflow know how the trial ended."""
-        return self.directory / "recorded"
 
     @property
     def lock(self) -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -126,7 +126,9 @@ def run_study(
             )
             return INTERRUPTED
         except BaseException:
-            tracker.finish_study([], "failed")
+            # What went wrong is worth more than a second error about recording it.
+            with suppress(Exception):
+                tracker.finish_study([], "failed")
             raise
         finally:
             tracker.close()

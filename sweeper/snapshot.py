@@ -123,7 +123,11 @@ def open_snapshot(
                 "Its results would not compare. Give the study another name, or undo the change"
                 " (more trials, new arms, compute and tracking may change)."
             )
-        if not differences:
+        if differences:
+            # Another study begins here: what was asked for the old one must not guide it.
+            for path in paths.directory.glob("study.db*"):
+                path.unlink()
+        else:
             snapshot = recorded.model_copy(update={"config": study.config})
     write_text_atomically(paths.snapshot, snapshot.model_dump_json(indent=1) + "\n")
     return snapshot

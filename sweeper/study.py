@@ -10,7 +10,7 @@ from typing import Protocol
 
 from sweeper import attempts, preparation
 from sweeper.config.loading import LoadedStudy
-from sweeper.config.settings import Method, model_settings, resolve
+from sweeper.config.settings import Method, effective, model_settings, resolve
 from sweeper.execution.executor import Executor, Finished, Spec, read_outcome
 from sweeper.history import read_study
 from sweeper.paths import JobPaths, StudyPaths, read_json_lines, write_text_atomically
@@ -271,7 +271,7 @@ class StudyRun:
             attempt=attempt,
             seed=derive_seed(config.seed, arm.name, asked.number, "trial"),
             params=asked.params,
-            settings=resolve(config.training, fixed, asked.params),
+            settings=effective(arm.method, resolve(config.training, fixed, asked.params)),
             lora=model_settings("lora", fixed, asked.params),
             teacher=model_settings("teacher", fixed, asked.params),
             suite=self._suite,

@@ -7,6 +7,7 @@ nor MLflow.
 from __future__ import annotations
 
 import json
+import math
 import socket
 import time
 import traceback
@@ -15,14 +16,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sweeper.config.settings import effective
 from sweeper.config.study import ModelConfig
 from sweeper.distillation import job, teacher_outputs
 from sweeper.distillation.data import fingerprint, prompt_hash, tokenize
 from sweeper.distillation.meter import Meter
-from sweeper.distillation.models import load_model
+from sweeper.distillation.models import end_token_ids, load_model
 from sweeper.distillation.trainers import argument_names
-from sweeper.errors import BadInputError, TrialError, blaming
+from sweeper.errors import BadInputError, DivergedError, TrialError, blaming
 from sweeper.evaluation.scoring import Evaluation, score
 from sweeper.evaluation.tasks import load_tasks, prompts
 from sweeper.paths import JobPaths, append_json_line, write_text_atomically
@@ -139,7 +139,7 @@ def _trial(spec: TrialSpec, reporter: Reporter) -> dict[str, Any]:
         model=student,
         teacher=teacher,
         method=spec.method,
-        settings=effective(spec.method, spec.settings),
+        settings=spec.settings,
         seed=spec.seed,
         lora=spec.lora,
         report=reporter.train,
@@ -268,10 +268,14 @@ def _score(
         spec.suite,
         batch_size=evaluation.batch_size,
         chat=material.chat,
+        end_ids=end_token_ids(model, material.tokenizer),
         system_prompt=spec.origin.data.system_prompt,
         samples=evaluation.samples,
         allow_code=evaluation.allow_code_execution,
     )
+    for task in found.scores.tasks:
+        if not math.isfinite(task.score) or not math.isfinite(task.stderr):
+            raise DivergedError(f"The score of {task.task} is {task.score}: the model diverged.")
     _write(JobPaths(Path(spec.place.directory)), found)
     return found.scores
 

@@ -166,7 +166,10 @@ def name_problem(method: Method, name: str, *, searched: bool) -> str | None:
         return f"{name!r} cannot be searched" + (
             ": name the argument, as in extra.NAME" if name == "extra" else ""
         )
-    if name in GKD_KEYS and name not in _METHOD_KEYS[method]:
+    dead = name in GKD_KEYS and name not in _METHOD_KEYS[method]
+    dead |= name == "stock_normalization" and method != "gkd"
+    dead |= name.startswith("teacher.") and method == "sft"
+    if dead:
         return f"{name!r} has no effect in an arm of method {method}"
     return None
 

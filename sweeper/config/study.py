@@ -41,11 +41,24 @@ class ModelConfig(Strict):
     revision: str | None = None
     """The hub revision: a branch, tag or commit."""
     dtype: Dtype = "auto"
-    """The type of the weights; `auto`: as stored on an accelerator, float32 on CPU."""
+    """The type of the weights; `auto`: float32 on CPU and for a student that is trained whole
+    (in bfloat16 small updates round away), else as stored."""
     init_kwargs: JsonMapping = {}
     """Further arguments of `from_pretrained`, such as `attn_implementation`."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Only for models that you have read."""
+    random_init: bool = False
+    """Start from random weights drawn from the study's seed; only the configuration is read."""
+
+    @field_validator("init_kwargs", mode="after")
+    @classmethod
+    def _check_init_kwargs(cls, init_kwargs: dict[str, Any]) -> dict[str, Any]:
+        problems = Problems()
+        for name in ("dtype", "torch_dtype"):
+            if name in init_kwargs:
+                problems.add((name,), f"expected the key dtype beside model, found {name!r} here")
+        problems.raise_if_any()
+        return init_kwargs
 
 
 class LoraConfig(Strict):

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sweeper import builtin
 from sweeper.config.study import ColumnsConfig, DataConfig
+from sweeper.distillation.models import turn_end_ids
 from sweeper.errors import BadInputError
 
 GUESSED_COLUMNS = (
@@ -185,7 +186,7 @@ def render_prompt(example: Example, tokenizer: PreTrainedTokenizerBase) -> str:
 def tokenize_completion(
     example: Example, prompt_text: str, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[int, ...]:
-    """Token ids of the reference answer, with what the template puts after it.
+    """Token ids of the reference answer, up to the token that ends it.
 
     Raises:
         BadInputError: The template rewrites the prompt once there is an answer.
@@ -197,8 +198,26 @@ def tokenize_completion(
             "The chat template is not prefix-preserving: with the answer, the prompt reads"
             f" {whole[: len(prompt_text)]!r} instead of {prompt_text!r}."
         )
-    text = whole[len(prompt_text) :]
-    return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    tokens = _continuation(prompt_text, whole, tokenizer)
+    ends = turn_end_ids(tokenizer)
+    for position, token in enumerate(tokens):
+        # What a template puts after the end of the turn is no part of the answer.
+        if token in ends:
+            return tuple(tokens[: position + 1])
+    return tuple(tokens)
+
+
+def _continuation(prompt: str, whole: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens of ``whole`` after ``prompt``, as they follow it.
+
+    Alone, an answer may get a token in front that no answer after a prompt has.
+    """
+    before = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    together = tokenizer(whole, add_special_tokens=False)["input_ids"]
+    if together[: len(before)] == before:
+        return list(together[len(before) :])
+    # A token reaches over the border: the prompt stays as it is at evaluation.
+    return list(tokenizer(whole[len(prompt) :], add_special_tokens=False)["input_ids"])
 
 
 def fingerprint(examples: Sequence[Example]) -> str:
@@ -248,7 +267,9 @@ def _from_messages(
     messages: list[dict[str, str]], system: list[dict[str, str]], number: int, source: str
 ) -> Example:
     for turn in messages:
-        if not isinstance(turn, dict) or not isinstance(turn.get("content"), str):
+        if not isinstance(turn, dict) or not all(
+            isinstance(turn.get(key), str) for key in ("role", "content")
+        ):
             raise BadInputError(
                 f"expected messages with role and content in row {number} of {source}, found"
                 f" {_short(turn)}",

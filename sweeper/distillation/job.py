@@ -25,16 +25,17 @@ from sweeper.distillation.data import (
 )
 from sweeper.distillation.meter import Meter, MeterCallback, Report
 from sweeper.distillation.models import (
-    PLAIN_TEMPLATE,
     add_adapter,
+    check_heads,
     check_pair,
     computing_threads,
     end_token_ids,
     identity,
+    is_plain,
     load_model,
     load_tokenizer,
 )
-from sweeper.errors import BadInputError, blaming
+from sweeper.errors import BadInputError, DivergedError, blaming
 from sweeper.records import Origin, Place, derive_seed
 from sweeper.versions import library_versions
 
@@ -49,7 +50,7 @@ class Material:
     @property
     def chat(self) -> bool:
         """Whether prompts go through a chat template of the model's own."""
-        return str(self.tokenizer.chat_template) != PLAIN_TEMPLATE
+        return not is_plain(self.tokenizer)
 
 
 def read_material(origin: Origin) -> Material:
@@ -60,22 +61,26 @@ def read_material(origin: Origin) -> Material:
     """
     with blaming("student", "model"):
         tokenizer = load_tokenizer(origin.student, plain=origin.data.format == "plain")
-    if origin.data.format == "chat" and str(tokenizer.chat_template) == PLAIN_TEMPLATE:
+    if origin.data.format == "chat" and is_plain(tokenizer):
         message = f"expected a model with a chat template, found none in {origin.student.model}"
         raise BadInputError(message, ("data", "format"))
+    if origin.data.system_prompt and is_plain(tokenizer):
+        message = "expected none, because without a chat template nothing sets it off"
+        raise BadInputError(message, ("data", "system_prompt"))
     with blaming("teacher", "model"):
         check_teacher(origin, origin.teacher, tokenizer)
     return Material(tokenizer, tuple(read_examples(origin.data, origin.data_files)))
 
 
 def check_teacher(origin: Origin, teacher: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Check that ``teacher`` shares the student's vocabulary.
+    """Check that ``teacher`` shares the student's vocabulary, and has as many logits.
 
     Raises:
         BadInputError: It does not, or has no tokenizer.
     """
     names = (teacher.model, origin.student.model)
     check_pair(load_tokenizer(teacher), tokenizer, names)
+    check_heads(teacher, origin.student)
 
 
 def starting_student(
@@ -85,7 +90,10 @@ def starting_student(
 
     The warm start is trained once and kept in the cache.
     """
-    student, warm = origin.student, origin.warm_start
+    student: ModelConfig = origin.student
+    warm = origin.warm_start
+    if origin.student.lora is None and student.dtype == "auto":
+        student = student.model_copy(update={"dtype": "float32"})
     seed = derive_seed(origin.seed, "student")
     if warm is None:
         return load_model(student, place.device, seed=seed)
@@ -93,7 +101,7 @@ def starting_student(
     settings = resolve(origin.training, changes)
     determinants = {
         "student": identity(student),
-        "lora": student.lora.model_dump(mode="json") if student.lora else None,
+        "lora": origin.student.lora.model_dump(mode="json") if origin.student.lora else None,
         "teacher": identity(origin.teacher) if warm.method == "seqkd" else None,
         "teacher_outputs": origin.teacher_outputs.model_dump() if warm.method == "seqkd" else None,
         "data": fingerprint(material.examples),
@@ -190,11 +198,11 @@ def distil(
         if trainers.uses_teacher(method):
             teacher_seed = derive_seed(origin.seed, "teacher")
             options["teacher_model"] = load_model(teacher, place.device, seed=teacher_seed)
-            _check_heads(model, options["teacher_model"], origin, teacher)
         elif settings.disable_dropout:
             trainers.without_dropout(model)
         trainer = _make_trainer(method, settings, data, options, model, seed)
         trainer.train()
+    _check_finite(trainer.model)
     return trainer.model, meter
 
 
@@ -266,11 +274,8 @@ def _make_stock_trainer(method: Method, data: TokenizedData, options: dict[str, 
     return stock(train_dataset=Dataset.from_list(rows), **options)
 
 
-def _check_heads(student: Any, teacher: Any, origin: Origin, named: ModelConfig) -> None:
-    ours = student.config.get_text_config().vocab_size
-    theirs = teacher.config.get_text_config().vocab_size
-    if ours != theirs:
-        raise BadInputError(
-            f"The student {origin.student.model} has {ours} logits and the teacher {named.model}"
-            f" has {theirs}: their distributions cannot be compared."
-        )
+def _check_finite(model: Any) -> None:
+    """The last steps may come after the last point of the curve."""
+    for name, weights in model.named_parameters():
+        if weights.requires_grad and not weights.isfinite().all():
+            raise DivergedError(f"The weights {name} are not finite at the end: training diverged.")

@@ -42,7 +42,7 @@ class Meter:
             self.add(f"seconds_{part}", time.perf_counter() - started)
 
     def read(self) -> dict[str, float]:
-        """Means since the last reading; token counts are totals. Starts a new interval."""
+        """Shares, mean lengths and seconds since the last reading; token counts are totals."""
         since, self.since = self.since, defaultdict(float)
         found = {name: self.totals[name] for name in ("trained_tokens", "generated_tokens")}
         found.update({n: s for n, s in since.items() if n.startswith("seconds_")})
@@ -50,7 +50,9 @@ class Meter:
             found["on_policy_share"] = since["on_policy"] / since["micro_batches"]
         if since["rollouts"]:
             found["rollout_length"] = since["generated_tokens"] / since["rollouts"]
-            found["truncated_share"] = since["truncated"] / since["rollouts"]
+            # The stock trainer does not say which of its rollouts were cut.
+            if "truncated" in self.totals:
+                found["truncated_share"] = since["truncated"] / since["rollouts"]
         return found
 
     def cost(self) -> Cost:
@@ -87,6 +89,8 @@ class MeterCallback(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """One optimiser step is done."""
         self._meter.steps = state.global_step
+        if state.global_step >= state.max_steps:
+            control.should_log = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         """A point of the training curve.
@@ -99,7 +103,8 @@ class MeterCallback(TrainerCallback):  # type: ignore[misc]
         point = {name: float(logs[name]) for name in ("loss", "learning_rate") if name in logs}
         if "grad_norm" in logs:
             point["grad_norm"] = float(logs["grad_norm"])
-        for name in ("loss", "grad_norm"):
+        # With fp16 a gradient that overflows is part of finding the loss scale.
+        for name in ("loss",) if args.fp16 else ("loss", "grad_norm"):
             if not math.isfinite(point.get(name, 0.0)):
                 raise DivergedError(
                     f"The {name} is {point[name]} at step {state.global_step}: training diverged."

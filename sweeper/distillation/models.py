@@ -26,7 +26,10 @@ PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
 )
-"""The template of models without one: the texts joined, the end token after each answer."""
+"""The template of models without one: the texts joined, the end token after each answer.
+
+A tokenizer that begins every text with a token gets that token in front of it.
+"""
 
 
 def location(model: str) -> str:
@@ -63,15 +66,20 @@ def load_tokenizer(model: ModelConfig, *, plain: bool = False) -> PreTrainedToke
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     if plain or not tokenizer.chat_template:
-        tokenizer.chat_template = PLAIN_TEMPLATE
+        begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+        tokenizer.chat_template = ("{{ bos_token }}" if begins else "") + PLAIN_TEMPLATE
     return tokenizer
+
+
+def is_plain(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether ``load_tokenizer`` gave the tokenizer the plain template."""
+    return str(tokenizer.chat_template).endswith(PLAIN_TEMPLATE)
 
 
 def load_model(model: ModelConfig, device: str, *, seed: int = 0) -> PreTrainedModel:
     """The model on ``device``, in evaluation mode.
 
-    A directory with a configuration but no weights gives a random initialisation from ``seed``;
-    global random state is left as it was.
+    With ``random_init`` the weights are drawn from ``seed``, and only the configuration is read.
 
     Raises:
         BadInputError: It cannot be loaded, or is not a decoder-only language model.
@@ -85,9 +93,7 @@ def load_model(model: ModelConfig, device: str, *, seed: int = 0) -> PreTrainedM
     dtype: Any = model.dtype
     if dtype == "auto" and device == "cpu":
         dtype = "float32"
-    if Path(place).is_dir() and not any(Path(place).glob("*.safetensors*")):
-        if any(Path(place).glob("*.bin")):
-            raise BadInputError(f"{model.model} has no safetensors weights; pickles are not read.")
+    if model.random_init:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             loaded = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
@@ -145,14 +151,22 @@ def end_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     Base models often lack the template's end-of-turn token, so their samples run past the turn.
     """
     configured = model.generation_config.eos_token_id
-    ids = {tokenizer.eos_token_id}
+    ids = {*turn_end_ids(tokenizer)}
     ids.update(configured if isinstance(configured, list) else [configured])
-    turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    text = str(tokenizer.apply_chat_template(turn, tokenize=False))
-    after = tokenizer(text[text.rindex("b") + 1 :], add_special_tokens=False)["input_ids"]
-    if after and after[0] in tokenizer.all_special_ids:
-        ids.add(after[0])
     return sorted(token for token in ids if token is not None)
+
+
+def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokenizer's end token, and the special token that its template puts after an answer."""
+    answer = "\N{BLACK STAR} answer"
+    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": answer}]
+    text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    after = tokenizer(text.rpartition(answer)[2], add_special_tokens=False)["input_ids"]
+    ids = {int(tokenizer.eos_token_id)}
+    added = tokenizer.added_tokens_decoder
+    if after and after[0] in added and added[after[0]].special:
+        ids.add(after[0])
+    return ids
 
 
 def check_pair(
@@ -172,6 +186,25 @@ def check_pair(
         f" in {token!r} (teacher {theirs.get(token)}, student {ours.get(token)}), so their"
         " next-token distributions cannot be compared."
     )
+
+
+def check_heads(teacher: ModelConfig, student: ModelConfig) -> None:
+    """Check that both models give as many logits; padded vocabularies may not.
+
+    Raises:
+        BadInputError: They do not, so their distributions cannot be compared.
+    """
+    theirs, ours = (
+        _load(AutoConfig.from_pretrained, location(model.model), model, "configuration")
+        .get_text_config()
+        .vocab_size
+        for model in (teacher, student)
+    )
+    if ours != theirs:
+        raise BadInputError(
+            f"The student {student.model} has {ours} logits and the teacher {teacher.model}"
+            f" {theirs}, so their next-token distributions cannot be compared."
+        )
 
 
 def _load(loader: Any, place: str, model: ModelConfig, what: str, **options: Any) -> Any:

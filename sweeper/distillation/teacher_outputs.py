@@ -8,10 +8,16 @@ from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from sweeper.cache import Cache
+from sweeper.cache import Cache, hash_text
 from sweeper.config.study import ModelConfig
 from sweeper.distillation.data import Example, fingerprint, render_prompt
-from sweeper.distillation.models import computing_threads, end_token_ids, identity, load_model
+from sweeper.distillation.models import (
+    computing_threads,
+    end_token_ids,
+    identity,
+    load_model,
+    turn_end_ids,
+)
 from sweeper.distillation.rollouts import generate
 from sweeper.records import Origin, Place, derive_seed
 from sweeper.versions import library_versions
@@ -44,9 +50,12 @@ def obtain(
     determinants = {
         "teacher": identity(teacher),
         "data": fingerprint(examples),
+        "tokenizer": hash_text(tokenizer.backend_tokenizer.to_str()),
         "template": str(tokenizer.chat_template),
+        "ends": sorted(turn_end_ids(tokenizer)),
+        "padding": tokenizer.pad_token_id,
         "settings": settings.model_dump(),
-        "seed": derive_seed(origin.seed, "teacher_outputs") if settings.temperature else None,
+        "seed": origin.seed if settings.temperature or teacher.random_init else None,
         "device": place.device.partition(":")[0],
         "threads": origin.cache_threads,
         "versions": library_versions(),

@@ -63,6 +63,7 @@ def score(
     *,
     batch_size: int,
     chat: bool,
+    end_ids: Sequence[int] = (),
     system_prompt: str | None = None,
     samples: int = 0,
     allow_code: bool = False,
@@ -75,6 +76,7 @@ def score(
         suite: What to score.
         batch_size: Documents at a time.
         chat: Whether training used the chat template: what the suite's ``auto`` means.
+        end_ids: Tokens that end an answer, as in training; by default the model's own.
         system_prompt: The study's, for suites in chat form without one of their own.
         samples: How many answers to keep for reading, per task.
         allow_code: Let tasks run code that the model wrote.
@@ -86,11 +88,17 @@ def score(
     config = suite.config
     templated = chat if config.apply_chat_template == "auto" else config.apply_chat_template
     system = config.system_instruction or (system_prompt if templated else None)
-    with _undisturbed(model):
+    with _undisturbed(model, end_ids):
         leaves = load_tasks(suite)
         # HFLM wants the bare model; the adapter's layers are inside it and stay active.
         bare = model.get_base_model() if hasattr(model, "get_base_model") else model
-        wrapped = HFLM(pretrained=bare, tokenizer=tokenizer, batch_size=batch_size)
+        # A template says itself where a text begins; plain prompts begin as the tokenizer does it.
+        wrapped = HFLM(
+            pretrained=bare,
+            tokenizer=tokenizer,
+            batch_size=batch_size,
+            add_bos_token=False if templated else None,
+        )
         results = evaluate(
             lm=wrapped,
             task_dict={
@@ -242,16 +250,21 @@ def _task_score(
 
 
 @contextmanager
-def _undisturbed(model: Any) -> Iterator[None]:
-    """Evaluate in evaluation mode, then put mode and all random states back."""
+def _undisturbed(model: Any, end_ids: Sequence[int]) -> Iterator[None]:
+    """Evaluate in evaluation mode, then put mode, end tokens and all random states back."""
     training = model.training
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    ends = bare.generation_config.eos_token_id
     states = (random.getstate(), np.random.get_state())
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=devices):
         model.eval()
+        if end_ids:
+            bare.generation_config.eos_token_id = list(end_ids)
         try:
             yield
         finally:
             model.train(training)
+            bare.generation_config.eos_token_id = ends
             random.setstate(states[0])
             np.random.set_state(states[1])

@@ -39,7 +39,7 @@ def main(spec: Spec) -> None:
 
 def _run(spec: Spec) -> Outcome:
     started = time.time()
-    _claim_device(spec)
+    claimed = _claim_device(spec.place.device)
     from sweeper.execution import preload
 
     if preload.failure is not None:
@@ -53,16 +53,20 @@ def _run(spec: Spec) -> Outcome:
     from sweeper import trial
 
     torch.set_num_threads(spec.place.threads)
-    return trial.run(spec)
+    place = spec.place.model_copy(update={"device": claimed})
+    outcome = trial.run(spec.model_copy(update={"place": place}))
+    return outcome.model_copy(update={"device": spec.place.device})
 
 
-def _claim_device(spec: Spec) -> None:
-    """Show only the job's own GPU to its libraries."""
-    kind, _, index = spec.place.device.partition(":")
+def _claim_device(device: str) -> str:
+    """Show only the job's own GPU to its libraries; the name by which they then know it."""
+    kind, _, index = device.partition(":")
     if kind == "cuda" and index:
         os.environ["CUDA_VISIBLE_DEVICES"] = _visible(int(index))
-    elif kind == "cpu":
+        return "cuda:0"
+    if kind == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    return device
 
 
 def _visible(index: int) -> str:

@@ -1,7 +1,4 @@
-"""Foreign text in Markdown: messages, names and settings that must show as they are written.
-
-Also keeps secrets out of reports, which are made to be shared.
-"""
+"""Foreign text in Markdown: messages, names and settings that must show as they are written."""
 
 from __future__ import annotations
 
@@ -13,13 +10,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-HIDDEN = "***"
-_SECRET = (
-    r"(?:(?:hf_|auth_|access_|api_|use_auth_)?token|\w*(?:password|secret|api_key|access_key))"
-)
-_SECRET_NAME = re.compile(rf"(?:^|\.){_SECRET}$", re.IGNORECASE)
-_URL_CREDENTIALS = re.compile(r"(?<=://)[^/@\s'\"]+(?=@)")
-_SECRET_ASSIGNMENT = re.compile(rf"((?:^|[.\s?&'\"]){_SECRET}=)[^\s&]+", re.IGNORECASE)
+from sweeper.secrets import redacted
 
 
 def inline(text: str) -> str:
@@ -66,22 +57,6 @@ def as_yaml(values: Mapping[str, Any]) -> str:
     buffer = io.StringIO()
     yaml.dump(redacted(values), buffer)
     return buffer.getvalue()
-
-
-def redacted(value: Any, name: str = "") -> Any:
-    """A plain copy of ``value`` with secrets hidden, by their keys and in URLs."""
-    if isinstance(value, Mapping):
-        return {str(key): redacted(inner, str(key)) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [redacted(inner) for inner in value]
-    if isinstance(value, str):
-        return HIDDEN if _SECRET_NAME.search(name) else redacted_text(value)
-    return value
-
-
-def redacted_text(text: str) -> str:
-    """``text`` without credentials in URLs and without assigned secrets."""
-    return _SECRET_ASSIGNMENT.sub(rf"\1{HIDDEN}", _URL_CREDENTIALS.sub(HIDDEN, text))
 
 
 def true_keys(values: Any, names: Collection[str], path: str = "") -> list[str]:

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sweeper.records import Provenance, StudyRecord
-from sweeper.reporting.escaping import as_yaml, cell, fenced, inline, redacted_text, table
+from sweeper.reporting.escaping import as_yaml, cell, fenced, inline, table
+from sweeper.secrets import redact
 
 
 def data_sections(record: StudyRecord) -> Iterator[str]:
@@ -34,7 +35,7 @@ def reproduction_sections(record: StudyRecord) -> Iterator[str]:
     yield "## Reproduction"
     yield _facts(_provenance(record.provenance, record.config))
     yield "The command:"
-    yield fenced(redacted_text(record.provenance.command), "sh")
+    yield fenced(redact(record.provenance.command), "sh")
     yield "The study file, with everything that the command set over it:"
     yield fenced(as_yaml(record.config), "yaml")
 

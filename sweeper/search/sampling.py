@@ -37,9 +37,12 @@ def grid(arm: ArmConfig) -> list[dict[str, Scalar]]:
 
 
 def budget(arm: ArmConfig, trials: int, sampler: str) -> int:
-    """How many trials an arm gets: one if nothing is searched, no more than a full grid."""
+    """How many trials an arm gets.
+
+    An arm with nothing to search needs one, unless it asks for more; a grid has only so many.
+    """
     if not arm.search:
-        return 1
+        return arm.trials or 1
     wanted = arm.trials or trials
     return min(wanted, len(grid(arm))) if sampler == "grid" else wanted
 
@@ -54,16 +57,19 @@ def _walk(arm: ArmConfig, choose: Callable[[str, AnySpace], Scalar]) -> dict[str
 
 def _in_order(arm: ArmConfig) -> list[str]:
     """The searched names, those that others depend on first; otherwise as written."""
-    return sorted(arm.search, key=lambda name: name != "lmbda")
+    return sorted(arm.search, key=lambda name: name not in ("lmbda", "disable_dropout"))
 
 
 def _is_dead(name: str, arm: ArmConfig, params: dict[str, Scalar]) -> bool:
     """Whether ``name`` can have no effect, given what was sampled before it."""
+    if name == "lora.dropout":
+        return bool(params.get("disable_dropout", arm.settings.get("disable_dropout", True)))
     if arm.method != "gkd":
         return False
     lmbda = params.get("lmbda", arm.settings.get("lmbda"))
     # At 0 nothing is rolled out; at 1 every sequence is, so none comes from the teacher's answers.
-    return (name in ON_POLICY_KEYS and lmbda == 0) or (name == "seq_kd" and lmbda == 1)
+    on_policy_only = (*ON_POLICY_KEYS, "stock_normalization")
+    return (name in on_policy_only and lmbda == 0) or (name == "seq_kd" and lmbda == 1)
 
 
 def _suggest(trial: Trial, name: str, space: AnySpace) -> Scalar:

@@ -30,7 +30,7 @@ from sweeper.config.settings import (
 )
 from sweeper.config.study import StudyConfig
 from sweeper.records import DataSummary, Outcome, Progress, Provenance, Scores, TrialSpec
-from sweeper.tracking.uri import redact
+from sweeper.secrets import redact, redacted
 
 LONGEST_PARAM = 6000
 """Characters that MLflow keeps of a parameter's value."""
@@ -100,7 +100,7 @@ def text_of(value: object, limit: int = LONGEST_PARAM) -> str:
 
 def as_texts(values: Mapping[str, object], limit: int = LONGEST_PARAM) -> dict[str, str]:
     """``values`` with keys and values as MLflow stores them."""
-    return {valid_key(key): text_of(value, limit) for key, value in values.items()}
+    return {valid_key(key): text_of(redacted(value, key), limit) for key, value in values.items()}
 
 
 def as_tags(values: Mapping[str, object]) -> dict[str, str]:
@@ -146,9 +146,8 @@ def trial_params(spec: TrialSpec) -> dict[str, str]:
         values |= {"teacher/model": origin.teacher.model, "teacher/dtype": origin.teacher.dtype}
         for name, value in origin.teacher.init_kwargs.items():
             values[f"teacher/init_kwargs.{name}"] = value
-        for name, value in spec.params.items():
-            if name.startswith("teacher."):
-                values[_namespaced(name)] = value
+        for name, value in spec.teacher.items():
+            values[f"teacher/{name}"] = value
     if origin.student.lora is not None:
         for name, value in {**origin.student.lora.model_dump(), **spec.lora}.items():
             values[f"lora/{name}"] = value

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sweeper.errors import SweeperError
+from sweeper.secrets import redact
 from sweeper.tracking.mapping import Dataset, Point
 from sweeper.tracking.runs import Run, RunStatus, RunTracker
-from sweeper.tracking.uri import is_server, redact
+from sweeper.tracking.uri import is_server
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -17,9 +17,9 @@ from sweeper.config.settings import Method
 from sweeper.config.study import StudyConfig
 from sweeper.paths import JobPaths
 from sweeper.records import DataSummary, Outcome, Progress, Provenance, TrialSpec
+from sweeper.secrets import redact, redacted
 from sweeper.tracking import mapping
 from sweeper.tracking.mapping import Dataset, Point, Role
-from sweeper.tracking.uri import redact
 
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 StudyEnd = Literal["finished", "failed", "interrupted"]
@@ -196,7 +196,9 @@ class RunTracker:
         """See ``Tracker``."""
         run = self._trial(spec, start=outcome.started)
         self._write(run, mapping.outcome_points(outcome), tags=mapping.outcome_tags(spec, outcome))
-        for path in (files.spec, files.log, files.samples, files.documents):
+        shown = redacted(spec.model_dump(mode="json"))
+        self._store.add_text(run, files.spec.name, json.dumps(shown, indent=1))
+        for path in (files.log, files.samples, files.documents):
             if path.is_file():
                 self._store.add_file(run, path)
         # Last: a run that is FINISHED or FAILED has everything.

@@ -103,7 +103,7 @@ def test_tokens_of_a_chat_example(tiny_student: str) -> None:
     [sequence] = tokenize([example], tokenizer, 200).sequences
     assert tokenizer.decode(sequence.prompt) == render_prompt(example, tokenizer)
     assert sequence.completion is not None
-    assert tokenizer.decode(sequence.completion) == "yo<|im_end|>\n"
+    assert tokenizer.decode(sequence.completion) == "yo<|im_end|>"
 
 
 def test_a_model_without_a_template_gets_the_plain_one() -> None:

@@ -9,8 +9,9 @@ from ruamel.yaml import YAML
 
 from sweeper.analysis.comparison import SELECTION_NOTE
 from sweeper.records import StudyRecord
-from sweeper.reporting.escaping import as_yaml, cell, fenced, redacted_text, setting, table
+from sweeper.reporting.escaping import as_yaml, cell, fenced, setting, table
 from sweeper.reporting.markdown import write_report
+from sweeper.secrets import redact
 from tests.reporting.example_study import (
     CONFIG,
     arm,
@@ -154,7 +155,7 @@ def test_secrets_stay_out(tmp_path: Path) -> None:
     text = _report(record, tmp_path)
 
     assert "hunter2" not in text and "hf_abc" not in text
-    assert "postgresql://***@host/db" in text
+    assert "postgresql://me:***@host/db" in text
     assert "pad_token: '<pad>'" in text or "pad_token: <pad>" in text
 
 
@@ -192,4 +193,4 @@ def test_small_pieces_of_markdown() -> None:
     assert fenced("a ```` b", "sh") == "`````sh\na ```` b\n`````"
     assert cell("a|b `c|d` x_y _z_") == "a\\|b `c\\|d` x_y \\_z\\_"
     assert table(["a", "b"], [["1", "2"]], left=(0,)) == "| a | b |\n| :-- | --: |\n| 1 | 2 |"
-    assert redacted_text("x --set api_key=123 y") == "x --set api_key=*** y"
+    assert redact("x --set api_key=123 y") == "x --set api_key=*** y"

@@ -196,7 +196,7 @@ def test_every_other_parameter_has_its_namespace() -> None:
         params={"lmbda": 0.5, "teacher.model": "other/teacher", "lora.r": 8},
         settings={"learning_rate": 1e-3, "extra": {"optim_args": "a=1"}},
     )
-    params = trial_params(spec)
+    params = trial_params(spec.model_copy(update={"teacher": {"model": "other/teacher"}}))
     assert params["training/learning_rate"] == "0.001"
     assert params["training/disable_dropout"] == "true"
     assert params["training/extra.optim_args"] == "a=1"
