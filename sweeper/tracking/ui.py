@@ -74,5 +74,7 @@ def experiment_url(uri: str, experiment: str, study: str, port: int) -> str:
     if experiment_id is None:
         return f"{base}/"
     trials = f"tags.\"sweeper.study\" = '{study}' and tags.\"sweeper.kind\" = 'trial'"
-    query = f"searchFilter={quote(trials)}&compareRunsMode=CHART"
+    # A flat list, best first: selecting all of it selects trials, not the arms above them.
+    order = quote("metrics.`score/selection`")
+    query = f"searchFilter={quote(trials)}&orderByKey={order}&orderByAsc=false"
     return f"{base}/#/experiments/{experiment_id}/runs?{query}"
