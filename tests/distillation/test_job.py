@@ -170,25 +170,15 @@ def test_the_stock_engine_runs_and_is_counted(tmp_path: Path, place: Place, meth
 
 
 def test_supervised_kd_on_the_teachers_own_answers(tmp_path: Path, place: Place) -> None:
-    origin = make_origin(tmp_path)
-    references, _, _ = train(origin, place, "supervised_kd")
-    answers, _, _ = train(origin, place, "supervised_kd", seq_kd=True)
-    seqkd = job.training_sequences(
-        origin, job.read_material(origin), place, TEACHER, "seqkd", MethodSettings(**SETTINGS)
-    )
+    # Cut at 5 tokens, the teacher's answers cannot be the references, which it otherwise repeats.
+    origin = make_origin(tmp_path, teacher_outputs=TeacherOutputsConfig(max_new_tokens=5))
+    _, references, _ = train(origin, place, "supervised_kd", max_steps=1)
+    _, answers, _ = train(origin, place, "supervised_kd", max_steps=1, seq_kd=True)
+    _, seqkd, _ = train(origin, place, "seqkd", max_steps=1)
+    assert answers.totals["trained_tokens"] == seqkd.totals["trained_tokens"] == 4 * 5
+    assert references.totals["trained_tokens"] > 100
+    # Both methods read the one stored set of answers.
     assert len(list((tmp_path / "cache" / "teacher_outputs").glob("[!.]*"))) == 1
-    assert len(seqkd.sequences) == 16
-    # The teacher adds rightly but for a few problems, so its answers are nearly the references.
-    assert not torch.equal(weights(references), weights(answers)) or all(
-        sequence == reference
-        for sequence, reference in zip(
-            seqkd.sequences,
-            job.training_sequences(
-                origin, job.read_material(origin), place, TEACHER, "sft", MethodSettings(**SETTINGS)
-            ).sequences,
-            strict=True,
-        )
-    )
 
 
 def test_an_adapter_is_all_that_trains(tmp_path: Path, place: Place) -> None:
