@@ -94,3 +94,20 @@ def directory_hash(directory: Path) -> str:
         if path.is_file():
             digest.update(f"{path.relative_to(directory)}\0{file_hash(path)}\0".encode())
     return digest.hexdigest()
+
+
+def directory_signature(directory: Path) -> str:
+    """SHA-256 over the names, sizes, first and last MiB of the files in ``directory``.
+
+    Tells another checkpoint apart in no time, whatever its size; ``directory_hash`` reads all.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(directory.rglob("*")):
+        if path.is_file():
+            size = path.stat().st_size
+            digest.update(f"{path.relative_to(directory)}\0{size}\0".encode())
+            with path.open("rb") as file:
+                digest.update(file.read(2**20))
+                file.seek(max(0, size - 2**20))
+                digest.update(file.read())
+    return digest.hexdigest()

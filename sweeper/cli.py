@@ -79,7 +79,7 @@ def report(
 
     from sweeper.analysis.comparison import as_json as comparison_json
     from sweeper.analysis.comparison import compare
-    from sweeper.reporting.console import comparison_view
+    from sweeper.reporting.console import comparison_view, show
     from sweeper.reporting.markdown import write_report
 
     study = _load(study_file, overrides)
@@ -88,7 +88,7 @@ def report(
         typer.echo(json.dumps(comparison_json(compare(record)), indent=2))
         return
     console = Console()
-    console.print(comparison_view(compare(record)))
+    show(comparison_view(compare(record)), console)
     written = write_report(record, reports / study.config.study)
     console.print(f"Report: {written[0]}", soft_wrap=True)
 
@@ -98,9 +98,9 @@ def status(study_file: StudyFile, overrides: Overrides = None, runs: Runs = Path
     """List a study's trials."""
     from rich.console import Console
 
-    from sweeper.reporting.console import status_view
+    from sweeper.reporting.console import show, status_view
 
-    Console().print(status_view(_read(_load(study_file, overrides), runs)))
+    show(status_view(_read(_load(study_file, overrides), runs)), Console())
 
 
 @app.command()
@@ -113,9 +113,10 @@ def ui(
     """Open the MLflow UI with the study's store, on 127.0.0.1."""
     import os
 
+    from sweeper.errors import ConfigError, Problem
     from sweeper.running import tracking_place
     from sweeper.secrets import redact
-    from sweeper.tracking.ui import experiment_url, ui_command, ui_environment
+    from sweeper.tracking.ui import experiment_url, is_free, ui_command, ui_environment
     from sweeper.tracking.uri import is_server
 
     study = _load(study_file, overrides)
@@ -123,6 +124,10 @@ def ui(
     if is_server(place.uri):
         typer.echo(f"{study.config.study} is recorded by the server {redact(place.uri)}")
         return
+    _read(study, runs)
+    if not is_free(port):
+        message = f"expected a free port, but something listens on {port} of 127.0.0.1 already"
+        raise ConfigError([Problem(source="--port", message=message)])
     url = experiment_url(place.uri, place.experiment, study.config.study, port)
     typer.echo(f"{study.config.study}: {url}\nStop with Ctrl-C.")
     command = ui_command(place.uri, place.artifacts, port)

@@ -212,6 +212,8 @@ class DataSummary(Record):
     fingerprint: str
     """SHA-256 of the prompts and completions."""
     source: str
+    local: bool = False
+    """Whether the source is a file or ships with the package, rather than on a hub."""
     prompt_tokens: float
     """Mean length of the prompts."""
     completion_tokens: float
@@ -231,6 +233,8 @@ class Outcome(Record):
     scores: Scores | None = None
     data: DataSummary | None = None
     """From the ``data`` step."""
+    notes: tuple[str, ...] = ()
+    """What a user should know of it."""
     cost: Cost = Cost()
     curve: dict[str, float] = {}
     """The last training point: loss, on-policy share, rollout length, …"""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,8 +23,8 @@ from sweeper.errors import StudyBusyError
 from sweeper.execution.local import LocalExecutor
 from sweeper.paths import StudyPaths, write_text_atomically
 from sweeper.records import StudyRecord
-from sweeper.reporting.console import comparison_view
-from sweeper.reporting.live import LiveDisplay
+from sweeper.reporting.console import comparison_view, show
+from sweeper.reporting.live import LiveDisplay, LiveState
 from sweeper.reporting.markdown import write_report
 from sweeper.snapshot import command_line, open_snapshot
 from sweeper.study import Interrupted, StopRequest, StudyRun, all_failed
@@ -30,6 +32,7 @@ from sweeper.tracking.mlflow_tracker import MlflowTracker
 from sweeper.watching import Watcher
 
 FAILED, INTERRUPTED = 1, 130
+DEFAULT_RUNS = Path("runs")
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,7 @@ def run_study(
         )
         try:
             with LiveDisplay(out) as display, _listening(display) as stop:
+                display.update(LiveState(config.study, time.time(), (), preparation="starting"))
                 run = StudyRun(
                     study,
                     paths,
@@ -117,13 +121,12 @@ def run_study(
                 )
                 record = run.run()
             failed = all_failed(record)
-            files = _report(record, reports / config.study, out)
+            files = _report(record, reports / config.study, out, study_options(study, runs))
             tracker.finish_study(files, "failed" if failed else "finished")
         except Interrupted:
             tracker.finish_study([], "interrupted")
-            out.print(
-                f"Stopped. Run the same command to go on: sweeper run {study.path}", soft_wrap=True
-            )
+            again = shlex.join(command_line())
+            out.print(f"Stopped. Run the same command to go on: {again}", soft_wrap=True)
             return INTERRUPTED
         except BaseException:
             # What went wrong is worth more than a second error about recording it.
@@ -138,11 +141,19 @@ def run_study(
     return 0
 
 
-def _report(record: StudyRecord, directory: Path, out: Console) -> list[Path]:
-    out.print(comparison_view(compare(record)))
+def study_options(study: LoadedStudy, runs: Path) -> str:
+    """What another command needs to be told to find the same study."""
+    options = [str(study.path), *([] if runs == DEFAULT_RUNS else ["--runs", str(runs)])]
+    for override in study.overrides:
+        options += ["--set", override]
+    return shlex.join(options)
+
+
+def _report(record: StudyRecord, directory: Path, out: Console, options: str) -> list[Path]:
+    show(comparison_view(compare(record)), out)
     files = write_report(record, directory)
     out.print(f"Report: {files[0]}", soft_wrap=True)
-    out.print("Every trial in the MLflow UI: sweeper ui " + record.provenance.study_file)
+    out.print(f"Every trial in the MLflow UI: sweeper ui {options}", soft_wrap=True)
     return files
 
 

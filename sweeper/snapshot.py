@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from sweeper.cache import content_key, file_hash
+from sweeper.cache import content_key, directory_signature, file_hash
 from sweeper.config.loading import LoadedStudy, LoadedSuite, find_file
 from sweeper.config.study import StudyConfig
 from sweeper.config.yaml_file import named_data_files
@@ -29,7 +29,7 @@ class Snapshot(BaseModel):
 
     config: StudyConfig
     files: dict[str, str]
-    """SHA-256 of the data files, and of the suites with their task files."""
+    """Hashes of the data files, of models in local folders, and of the suites with their tasks."""
     cache_threads: int
     identity: str
     """Tells this study from another of the same name that was deleted or lies elsewhere."""
@@ -152,7 +152,21 @@ def _hashes(study: LoadedStudy) -> dict[str, str]:
         found["suite test"] = suite_spec(study.test).content_hash
     for path in data_files(study):
         found[f"data {Path(path).name}"] = file_hash(Path(path))
+    for role, model in (("teacher", study.config.teacher), ("student", study.config.student)):
+        if Path(model.model).is_dir():
+            found[f"{role} {model.model}"] = directory_signature(Path(model.model))
     return found
+
+
+def version_changes(snapshot: Snapshot) -> list[str]:
+    """What to tell a user whose libraries are not those that the study began with."""
+    before, now = snapshot.provenance.versions, package_versions()
+    return [
+        f"{name} was {before[name]} when this study began and is {now[name]} now:"
+        " trials before and after may not compare"
+        for name in sorted(before)
+        if name in now and before[name] != now[name]
+    ]
 
 
 def _plain(config: StudyConfig) -> dict[str, Any]:

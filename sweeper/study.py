@@ -25,7 +25,7 @@ from sweeper.records import (
 )
 from sweeper.search.arm_search import ArmSearch, Asked, open_storage
 from sweeper.search.sampling import budget
-from sweeper.snapshot import Snapshot, suite_spec
+from sweeper.snapshot import Snapshot, suite_spec, version_changes
 from sweeper.tracking.tracker import Tracker
 
 _POLL_SECONDS = 0.25
@@ -140,6 +140,8 @@ class StudyRun:
             Interrupted: The user stopped it.
         """
         config = self.study.config
+        for change in version_changes(self._snapshot):
+            self._observer.message(change)
         self._tracker.open_study(config, self._snapshot.provenance, self._study_text())
         self._prepare()
         self.phase = "search"
@@ -186,8 +188,8 @@ class StudyRun:
         if outcome is None or outcome.state != "completed":
             files = self.paths.preparation(step)
             raise preparation.explain(self.study, step, outcome, files)
-        for note in outcome.data.notes if outcome.data else ():
-            self._observer.message(f"data: {note}")
+        for note in (*(outcome.data.notes if outcome.data else ()), *outcome.notes):
+            self._observer.message(f"{step}: {note}")
 
     # Search
 
@@ -231,6 +233,7 @@ class StudyRun:
             if self.stop.level == 0:
                 self._fill()
             if not self.jobs:
+                self._observer.update(self)
                 self._check_stop()
                 return
             for finished in self._wait():

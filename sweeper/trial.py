@@ -50,6 +50,7 @@ class Reporter:
     def __init__(self, paths: JobPaths) -> None:
         self._paths = paths
         self.phase_name = "load"
+        self.step = 0
         self.point: dict[str, float] = {}
 
     def phase(self, name: str, step: int | None = None, total: int | None = None) -> None:
@@ -59,11 +60,20 @@ class Reporter:
 
     def train(self, step: int, max_steps: int, metrics: dict[str, float]) -> None:
         """A point of the training curve."""
-        self.point = metrics
+        self.step, self.point = step, metrics
         self._write(
             Progress(
                 time=time.time(), phase="train", step=step, max_steps=max_steps, metrics=metrics
             )
+        )
+
+    def cost(self, seconds: float) -> Cost:
+        """What a job that stops here has cost, as far as it has said."""
+        return Cost(
+            steps=self.step,
+            trained_tokens=int(self.point.get("trained_tokens", 0)),
+            generated_tokens=int(self.point.get("generated_tokens", 0)),
+            device_seconds=seconds,
         )
 
     def _write(self, progress: Progress) -> None:
@@ -91,7 +101,7 @@ def run(spec: TrialSpec | PreparationSpec) -> Outcome:
             state="failed",
             failure=failure,
             finished=time.time(),
-            cost=Cost(device_seconds=time.time() - started),
+            cost=reporter.cost(time.time() - started),
             curve=reporter.point,
             **common,
         )
@@ -190,7 +200,7 @@ def _prepare(spec: PreparationSpec, reporter: Reporter) -> dict[str, Any]:
     found["scores"] = _score(spec, model, material, reporter)
     if spec.step == "teacher" and spec.needs_teacher_outputs:
         reporter.phase("teacher outputs", 0, len(material.examples))
-        teacher_outputs.obtain(
+        answers = teacher_outputs.obtain(
             origin,
             origin.teacher,
             material.examples,
@@ -198,6 +208,14 @@ def _prepare(spec: PreparationSpec, reporter: Reporter) -> dict[str, Any]:
             place,
             lambda done, total: reporter.phase("teacher outputs", done, total),
         )
+        longest = origin.teacher_outputs.max_new_tokens
+        ends = end_token_ids(model, material.tokenizer)
+        cut = sum(len(answer) >= longest and answer[-1] not in ends for answer in answers)
+        if cut:
+            found["notes"] = (
+                f"{cut} of the {len(answers)} answers for seqkd and seq_kd were cut at {longest}"
+                " tokens (teacher_outputs.max_new_tokens)",
+            )
     return found
 
 
@@ -229,6 +247,7 @@ def _check_data(spec: PreparationSpec, material: job.Material, reporter: Reporte
         used=len(data.sequences),
         fingerprint=fingerprint(material.examples),
         source=f"{spec.origin.data.train.path} ({spec.origin.data.train.split})",
+        local=bool(spec.origin.data_files) or spec.origin.data.train.path.startswith("builtin/"),
         prompt_tokens=sum(lengths) / len(lengths),
         completion_tokens=sum(answers) / len(answers),
         chat=material.chat,

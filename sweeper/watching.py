@@ -11,6 +11,7 @@ from sweeper.reporting.live import (
     LiveDisplay,
     LiveState,
     RunningJob,
+    Underway,
     estimate,
 )
 from sweeper.study import ArmState, StudyRun
@@ -113,5 +114,12 @@ def _seconds_left(run: StudyRun, jobs: list[Job], now: float) -> float | None:
         },
         {name: arm.budget - len(arm.outcomes) for name, arm in run.arms.items()},
         run.study.config.compute.workers,
-        [now - job.started for job in jobs],
+        [_underway(job, now) for job in jobs if isinstance(job.spec, TrialSpec)],
     )
+
+
+def _underway(job: Job, now: float) -> Underway:
+    assert isinstance(job.spec, TrialSpec)
+    last = job.last
+    fraction = (last.step or 0) / last.max_steps if last and last.max_steps else 0.0
+    return Underway(job.spec.arm, now - job.started, fraction)

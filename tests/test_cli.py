@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,9 +15,11 @@ from typer.testing import CliRunner
 
 import sweeper
 from sweeper.cli import app, main
-from sweeper.config.loading import schema
+from sweeper.config.loading import load_study, schema
 from sweeper.config.settings import METHODS, MethodSettings
 from sweeper.errors import SweeperError
+from sweeper.paths import StudyPaths, write_text_atomically
+from sweeper.snapshot import open_snapshot
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICKSTART = str(ROOT / "studies" / "quickstart.yaml")
@@ -112,7 +115,7 @@ def test_an_override_that_is_wrong_names_the_option(
     assert result.err == f"{message}\n"
 
 
-@pytest.mark.parametrize("arguments", [["status"], ["report"], ["report", "--json"]])
+@pytest.mark.parametrize("arguments", [["status"], ["report"], ["report", "--json"], ["ui"]])
 def test_a_study_that_was_not_run_has_nothing_to_show(
     command: Callable[..., Result], write_study: WriteStudy, tmp_path: Path, arguments: list[str]
 ) -> None:
@@ -126,15 +129,24 @@ def test_a_study_that_was_not_run_has_nothing_to_show(
     assert not (tmp_path / "reports").exists()
 
 
+def test_the_ui_refuses_a_port_that_is_taken(
+    command: Callable[..., Result], write_study: WriteStudy, tmp_path: Path
+) -> None:
+    path = write_study()
+    open_snapshot(load_study(path), StudyPaths(tmp_path / "runs", "tiny"), ["sweeper"], 1)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = command("ui", path, "--port", port)
+    assert result.code == 2
+    assert is_message(result)
+    assert result.err.startswith(f"--port: expected a free port, but something listens on {port}")
+
+
 def test_an_error_of_ours_is_one_line_and_no_traceback(
     command: Callable[..., Result], write_study: WriteStudy, tmp_path: Path
 ) -> None:
     assert SweeperError("x").exit_code == 1
     # A study of the same name, started differently.
-    from sweeper.config.loading import load_study
-    from sweeper.paths import StudyPaths, write_text_atomically
-    from sweeper.snapshot import open_snapshot
-
     path = write_study()
     paths = StudyPaths(tmp_path / "runs", "tiny")
     open_snapshot(load_study(path), paths, ["sweeper"], 1)

@@ -48,6 +48,8 @@ class LoadedStudy:
     """The file's values and places, for messages about them."""
     selection: LoadedSuite
     test: LoadedSuite | None
+    overrides: tuple[str, ...] = ()
+    """The ``key.path=value`` assignments that ``config`` holds beside the file."""
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> LoadedStudy:
@@ -80,7 +82,9 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> LoadedStudy:
     _check_files(file, path, problems)
     if problems or config is None:
         raise ConfigError(problems)
-    return LoadedStudy(config, path, file, suites["selection"], suites.get("test"))
+    return LoadedStudy(
+        config, path, file, suites["selection"], suites.get("test"), tuple(overrides)
+    )
 
 
 def load_suite(path: Path) -> LoadedSuite:

@@ -233,6 +233,19 @@ def effective(method: Method, settings: MethodSettings) -> MethodSettings:
     return settings.model_copy(update={"lmbda": 0.0, "beta": 0.0})
 
 
+def without_effect(method: Method, lmbda: object) -> frozenset[str]:
+    """The settings of ``method`` that change nothing at this ``lmbda``; None for not known yet.
+
+    At 0 nothing is sampled from the student. At 1 every sequence is, so none comes from the data or
+    from the teacher's answers.
+    """
+    if method == "gkd" and lmbda == 0:
+        return frozenset((*ON_POLICY_KEYS, "stock_normalization"))
+    if method == "gkd" and lmbda == 1:
+        return frozenset({"seq_kd"})
+    return frozenset()
+
+
 def model_settings(prefix: str, *layers: dict[str, Any]) -> dict[str, Scalar]:
     """The dotted settings below ``prefix`` (``teacher`` or ``lora``), without the prefix."""
     found: dict[str, Scalar] = {}

@@ -18,13 +18,13 @@ from sweeper.config.base import (
 )
 from sweeper.config.settings import (
     METHODS,
-    ON_POLICY_KEYS,
     LearningRateSchedule,
     Method,
     TrainingConfig,
     collect_setting_problems,
     name_problem,
     value_problem,
+    without_effect,
 )
 from sweeper.config.space import Space, contains
 from sweeper.paths import RESERVED_NAMES
@@ -202,10 +202,8 @@ class ArmConfig(Strict):
                     problems.add((name, *key), message)
             if name in settings:
                 problems.add((name,), f"expected {name!r} in either settings or search, found both")
-            elif settings.get("lmbda") == 0 and name in ON_POLICY_KEYS:
-                problems.add((name,), f"{name!r} has no effect at lmbda: 0")
-            elif settings.get("lmbda") == 1 and name == "seq_kd":
-                problems.add((name,), f"{name!r} has no effect at lmbda: 1")
+            elif name in without_effect(method, lmbda := settings.get("lmbda")):
+                problems.add((name,), f"{name!r} has no effect at lmbda: {lmbda:g}")
         problems.raise_if_any()
         return search
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from sweeper import builtin
@@ -175,12 +176,20 @@ def tokenize(
 
 
 def render_prompt(example: Example, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The prompt as the model reads it, up to where its answer starts."""
-    return str(
-        tokenizer.apply_chat_template(
-            list(example.messages), tokenize=False, add_generation_prompt=True
+    """The prompt as the model reads it, up to where its answer starts.
+
+    Raises:
+        BadInputError: The chat template refuses the messages.
+    """
+    try:
+        return str(
+            tokenizer.apply_chat_template(
+                list(example.messages), tokenize=False, add_generation_prompt=True
+            )
         )
-    )
+    except TemplateError as error:
+        message = f"expected messages that the chat template takes, but it says: {error}"
+        raise BadInputError(message, ("data", "train")) from error
 
 
 def tokenize_completion(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from sweeper.cache import Cache
@@ -180,7 +181,7 @@ def distil(
     if origin.student.lora is not None:
         adapter_seed = derive_seed(seed, "adapter")
         model = add_adapter(model, origin.student.lora, lora or {}, adapter_seed)
-    meter = Meter()
+    meter = Meter(torch.cuda.synchronize if place.device.startswith("cuda") else lambda: None)
     with tempfile.TemporaryDirectory(dir=place.directory, prefix=".trainer.") as output:
         options: dict[str, Any] = {
             "meter": meter,

@@ -23,6 +23,8 @@ Report = Callable[[int, int, dict[str, float]], None]
 class Meter:
     """Counts tokens and seconds of a training job, in total and since the last log line."""
 
+    synchronise: Callable[[], None] = lambda: None
+    """Waits for the device, so that seconds are counted where the work is done."""
     totals: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     since: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     steps: int = 0
@@ -35,11 +37,16 @@ class Meter:
     @contextmanager
     def timing(self, part: str) -> Iterator[None]:
         """Add the seconds of a block to ``seconds_<part>``."""
-        started = time.perf_counter()
+        started = self.now()
         try:
             yield
         finally:
-            self.add(f"seconds_{part}", time.perf_counter() - started)
+            self.add(f"seconds_{part}", self.now() - started)
+
+    def now(self) -> float:
+        """Seconds of a clock, once the device has done what it was told."""
+        self.synchronise()
+        return time.perf_counter()
 
     def read(self) -> dict[str, float]:
         """Shares, mean lengths and seconds since the last reading; token counts are totals."""
@@ -80,11 +87,11 @@ class MeterCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The gradients are ready."""
-        self._started = time.perf_counter()
+        self._started = self._meter.now()
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The weights have moved."""
-        self._meter.add("seconds_optimiser", time.perf_counter() - self._started)
+        self._meter.add("seconds_optimiser", self._meter.now() - self._started)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """One optimiser step is done."""

@@ -22,7 +22,6 @@ This is the only module that imports TRL. What differs from the stock ``GKDTrain
 from __future__ import annotations
 
 import random
-import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import fields
@@ -65,10 +64,10 @@ class _Metered:
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """Forward and backward of one micro-batch, timed."""
         before = self._seconds_elsewhere()
-        started = time.perf_counter()
+        started = self.meter.now()
         loss = self._one_step(*args, **kwargs)
         elsewhere = self._seconds_elsewhere() - before
-        self.meter.add("seconds_student", time.perf_counter() - started - elsewhere)
+        self.meter.add("seconds_student", self.meter.now() - started - elsewhere)
         return loss
 
     def _seconds_elsewhere(self) -> float:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import platform
 import signal
 import subprocess
+import sys
 from dataclasses import dataclass
+from importlib import metadata
+from itertools import takewhile
 from multiprocessing.connection import wait as wait_for
 from multiprocessing.context import ForkServerProcess
 from multiprocessing.forkserver import ensure_running
@@ -142,10 +146,15 @@ def _devices(wanted: str) -> list[str]:
         return _gpus() or ["cuda:0"]
     if wanted != "auto":
         return [wanted]
+    if sys.platform == "darwin" and platform.machine() == "arm64":
+        return ["mps"]
     return _gpus() or ["cpu"]
 
 
 def _gpus() -> list[str]:
+    """The GPUs that torch may use: those of the driver, within ``CUDA_VISIBLE_DEVICES``."""
+    if metadata.version("torch").endswith("+cpu"):
+        return []
     try:
         listed = subprocess.run(
             ["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=True, timeout=30
@@ -155,5 +164,7 @@ def _gpus() -> list[str]:
     count = sum(line.startswith("GPU ") for line in listed.splitlines())
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        count = min(count, len([name for name in visible.split(",") if name]))
+        # CUDA stops reading at the first name that is none, such as -1.
+        named = takewhile(lambda name: name not in ("", "-1"), visible.split(","))
+        count = min(count, len(list(named)))
     return [f"cuda:{index}" for index in range(count)]

@@ -73,6 +73,17 @@ _HEAD = ("trial", "state", "score", "seconds", "settings")
 _STATE_STYLES = {"completed": "green", "failed": "red", "running": "cyan", "waiting": "dim"}
 
 
+def show(view: RenderableType, console: Console) -> None:
+    """Print ``view``; in a file or a pipe without the blanks that fill a terminal's lines."""
+    if console.is_terminal:
+        console.print(view)
+        return
+    with console.capture() as capture:
+        console.print(view)
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    console.out("\n".join(lines), highlight=False)
+
+
 def comparison_view(comparison: Comparison) -> RenderableType:
     """The final report of a study: the verdict, a table of the arms, and what to keep in mind."""
     return _ComparisonView(comparison)

@@ -20,6 +20,8 @@ from rich.text import Text
 
 from sweeper.reporting import formatting
 
+_TELLING = 0.1
+"""The share of its steps after which a running trial says how long it will take."""
 MOST_JOBS = 12
 """Running jobs that are shown; of more, the rest is counted."""
 
@@ -101,11 +103,22 @@ class LiveState:
         return min((self.ended_trials + running) / self.budget, 1.0) if self.budget else 0.0
 
 
+@dataclass(frozen=True)
+class Underway:
+    """What an estimate needs to know of a running trial."""
+
+    arm: str
+    seconds: float
+    """Since it started."""
+    fraction: float
+    """The share of its optimiser steps that is done."""
+
+
 def estimate(
     durations: Mapping[str, Sequence[float]],
     remaining: Mapping[str, int],
     workers: int,
-    elapsed: Sequence[float] = (),
+    running: Sequence[Underway] = (),
 ) -> float | None:
     """Seconds until the search ends, if trials go on as they did.
 
@@ -113,26 +126,33 @@ def estimate(
         durations: Seconds of the finished trials, by arm.
         remaining: Trials that have not finished, the running ones included, by arm.
         workers: Trials that run at a time.
-        elapsed: Seconds that each running trial has already run.
+        running: The running trials. For an arm without a finished one, how far they are says how
+            long its trials take.
 
     Returns:
-        None as long as no trial has finished.
+        None as long as nothing is known.
     """
-    means = {arm: sum(known) / len(known) for arm, known in durations.items() if known}
     left = {arm: count for arm, count in remaining.items() if count > 0}
     if not left:
         return 0.0
+    means = {arm: sum(known) / len(known) for arm, known in durations.items() if known}
+    pace: dict[str, list[float]] = {}
+    for trial in running:
+        if trial.arm not in means and trial.fraction >= _TELLING:
+            pace.setdefault(trial.arm, []).append(trial.seconds / trial.fraction)
+    means |= {arm: sum(guesses) / len(guesses) for arm, guesses in pace.items()}
     if not means:
         return None
-    # An arm without a finished trial may be any: the average arm is the fairest guess.
+    # An arm of which nothing is known may be any: the average arm is the fairest guess.
     typical = sum(means.values()) / len(means)
     work = sum(count * means.get(arm, typical) for arm, count in left.items())
     longest = max(means.get(arm, typical) for arm in left)
-    running = min(sum(min(seconds, longest) for seconds in elapsed), work)
-    waiting = sum(left.values()) - len(elapsed)
+    done = sum(min(trial.seconds, means.get(trial.arm, typical)) for trial in running)
+    waiting = sum(left.values()) - len(running)
     # Workers cannot share one trial, so the end is at least one whole trial away while any waits.
-    shortest = longest if waiting > 0 else max(longest - min(elapsed, default=0.0), 0.0)
-    return max((work - running) / max(workers, 1), shortest if work > running else 0.0)
+    youngest = min((trial.seconds for trial in running), default=0.0)
+    shortest = longest if waiting > 0 else max(longest - youngest, 0.0)
+    return max((work - done) / max(workers, 1), shortest if work > done else 0.0)
 
 
 class LiveDisplay:
@@ -334,7 +354,7 @@ class _PlainLines:
         elif tenth > self._tenth:
             left = (
                 ""
-                if state.seconds_left is None
+                if state.seconds_left is None or tenth == 10
                 else f", {formatting.time_left(state.seconds_left)} left"
             )
             yield f"{state.study}: {tenth * 10} % ({trials}{left})"

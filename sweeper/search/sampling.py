@@ -8,7 +8,7 @@ from collections.abc import Callable
 from optuna.trial import Trial
 
 from sweeper.config.base import Scalar
-from sweeper.config.settings import ON_POLICY_KEYS
+from sweeper.config.settings import without_effect
 from sweeper.config.space import CategoricalSpace, FloatSpace, IntSpace
 from sweeper.config.study import ArmConfig
 
@@ -64,12 +64,8 @@ def _is_dead(name: str, arm: ArmConfig, params: dict[str, Scalar]) -> bool:
     """Whether ``name`` can have no effect, given what was sampled before it."""
     if name == "lora.dropout":
         return bool(params.get("disable_dropout", arm.settings.get("disable_dropout", True)))
-    if arm.method != "gkd":
-        return False
     lmbda = params.get("lmbda", arm.settings.get("lmbda"))
-    # At 0 nothing is rolled out; at 1 every sequence is, so none comes from the teacher's answers.
-    on_policy_only = (*ON_POLICY_KEYS, "stock_normalization")
-    return (name in on_policy_only and lmbda == 0) or (name == "seq_kd" and lmbda == 1)
+    return name in without_effect(arm.method, lmbda)
 
 
 def _suggest(trial: Trial, name: str, space: AnySpace) -> Scalar:

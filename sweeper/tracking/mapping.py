@@ -22,11 +22,11 @@ from pydantic import BaseModel
 
 from sweeper.config.settings import (
     GKD_KEYS,
-    ON_POLICY_KEYS,
     TRAINING_KEYS,
     Method,
     MethodSettings,
     known_settings,
+    without_effect,
 )
 from sweeper.config.study import StudyConfig
 from sweeper.records import DataSummary, Outcome, Progress, Provenance, Scores, TrialSpec
@@ -111,25 +111,29 @@ def as_tags(values: Mapping[str, object]) -> dict[str, str]:
 def effective_settings(method: Method, settings: MethodSettings) -> dict[str, Any]:
     """The settings that change what a trial of ``method`` does, ``extra`` left out.
 
-    At ``lmbda = 0`` nothing is sampled from the student, at ``lmbda = 1`` nothing is read from the
-    data. ``supervised_kd`` is GKD at ``lmbda = 0`` and ``beta = 0``, and shows as that.
+    ``supervised_kd`` is GKD at ``lmbda = 0`` and ``beta = 0``, and shows as that.
     """
     values = settings.model_dump(exclude={"extra"})
     alive = set(known_settings(method)) & set(values)
     if method == "supervised_kd":
         values |= {"lmbda": 0.0, "beta": 0.0}
         alive |= {"lmbda", "beta"}
-    if "lmbda" not in alive or values["lmbda"] == 0:
-        alive -= {*ON_POLICY_KEYS, "stock_normalization"}
-    elif values["lmbda"] == 1:
-        alive.discard("seq_kd")
+    if method != "gkd":
+        alive.discard("stock_normalization")
+    alive -= without_effect(method, values["lmbda"])
     return {name: value for name, value in values.items() if name in alive}
 
 
 def trial_params(spec: TrialSpec) -> dict[str, str]:
-    """The parameters of one trial."""
+    """The parameters of one trial, in the order in which MLflow's pages offer them."""
     origin = spec.origin
+    settings = {
+        _namespaced(name): value
+        for name, value in effective_settings(spec.method, spec.settings).items()
+    }
     values: dict[str, object] = {
+        **{name: value for name, value in settings.items() if name.startswith("gkd/")},
+        **{_namespaced(name): value for name, value in spec.params.items()},
         "study/arm": spec.arm,
         "study/method": spec.method,
         "study/seed": origin.seed,
@@ -138,8 +142,7 @@ def trial_params(spec: TrialSpec) -> dict[str, str]:
         "student/model": origin.student.model,
         "student/dtype": origin.student.dtype,
     }
-    for name, value in effective_settings(spec.method, spec.settings).items():
-        values[_namespaced(name)] = value
+    values |= settings
     for name, value in spec.settings.extra.items():
         values[f"training/extra.{name}"] = value
     if spec.method != "sft":
@@ -282,15 +285,14 @@ def _curve_key(name: str) -> str:
 def outcome_points(outcome: Outcome) -> list[Point]:
     """A trial's scores and costs, all at the time it ended."""
     cost = outcome.cost
-    values: dict[str, float] = {
+    values = _score_values("score", outcome.scores) if outcome.scores else {}
+    values |= {
         "cost/steps": cost.steps,
         "cost/trained_tokens": cost.trained_tokens,
         "cost/generated_tokens": cost.generated_tokens,
         "cost/device_seconds": cost.device_seconds,
         **{f"cost/seconds_{part}": seconds for part, seconds in cost.seconds.items()},
     }
-    if outcome.scores is not None:
-        values |= _score_values("score", outcome.scores)
     return _points_at_end(values, outcome)
 
 
@@ -321,7 +323,7 @@ def _milliseconds(seconds: float) -> int:
 
 def dataset_of(summary: DataSummary) -> Dataset:
     """The training data as MLflow's data set: named by its source, told apart by its content."""
-    local = Path(summary.source).is_absolute() or summary.source.startswith(("builtin/", "."))
+    local = summary.local
     source = {"uri": summary.source} if local else {"path": summary.source}
     profile = summary.model_dump(include={"rows", "used", "prompt_tokens", "completion_tokens"})
     return Dataset(

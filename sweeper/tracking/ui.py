@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from pathlib import Path
 from urllib.parse import quote
@@ -54,6 +55,17 @@ def ui_environment(uri: str) -> dict[str, str]:
     if has_password(uri):
         environment["MLFLOW_BACKEND_STORE_URI"] = uri
     return environment
+
+
+def is_free(port: int) -> bool:
+    """Whether nothing listens on ``port`` of this machine yet."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, port))
+        except OSError:
+            return False
+    return True
 
 
 def experiment_url(uri: str, experiment: str, study: str, port: int) -> str:

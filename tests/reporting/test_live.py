@@ -13,6 +13,7 @@ from sweeper.reporting.live import (
     LiveDisplay,
     LiveState,
     RunningJob,
+    Underway,
     estimate,
 )
 
@@ -150,8 +151,16 @@ def test_the_estimate_divides_the_work_among_the_workers() -> None:
 
 
 def test_the_estimate_takes_running_trials_as_partly_done() -> None:
-    assert estimate({"gkd": [20.0]}, {"gkd": 3}, workers=1, elapsed=[5.0]) == 55
-    assert estimate({"gkd": [20.0]}, {"gkd": 1}, workers=1, elapsed=[500.0]) == 0
+    begun, late = Underway("gkd", 5.0, 0.3), Underway("gkd", 500.0, 1.0)
+    assert estimate({"gkd": [20.0]}, {"gkd": 3}, workers=1, running=[begun]) == 55
+    assert estimate({"gkd": [20.0]}, {"gkd": 1}, workers=1, running=[late]) == 0
+
+
+def test_a_running_trial_tells_how_long_its_arm_takes() -> None:
+    half = Underway("gkd", 30.0, 0.5)
+    assert estimate({"sft": [5.0]}, {"gkd": 1}, workers=1, running=[half]) == 30
+    assert estimate({}, {"gkd": 2}, workers=1, running=[half]) == 90
+    assert estimate({}, {"gkd": 2}, workers=1, running=[Underway("gkd", 1.0, 0.0)]) is None
 
 
 def test_more_workers_than_trials_do_not_make_a_trial_shorter() -> None:

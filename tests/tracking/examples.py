@@ -209,6 +209,7 @@ def summary() -> DataSummary:
         used=198,
         fingerprint="ab" * 32,
         source="/data/train.jsonl",
+        local=True,
         prompt_tokens=10.0,
         completion_tokens=30.0,
         chat=False,
