@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 
-from sweeper.paths import JobPaths
+from sweeper.paths import JobPaths, write_text_atomically
 from sweeper.records import Failure, Outcome, TrialSpec
 
 MOST = 3
@@ -27,12 +27,22 @@ def set_aside(files: JobPaths) -> int:
     kept = files.attempt(number)
     kept.directory.mkdir(parents=True)
     # The spec goes last: while it stands, an interrupted move is taken up again.
-    for name in ("progress", "outcome", "log", "documents", "samples", "spec"):
+    for name in ("progress", "outcome", "log", "documents", "samples", "lost", "spec"):
         if getattr(files, name).exists():
             os.replace(getattr(files, name), getattr(kept, name))
     for leftover in files.directory.glob(".trainer.*"):
         shutil.rmtree(leftover, ignore_errors=True)
     return number + 1
+
+
+def note_loss(files: JobPaths, reason: str) -> int:
+    """Note that the attempt's process disappeared.
+
+    Returns:
+        How often that has happened to the trial, in this run of the study and in earlier ones.
+    """
+    write_text_atomically(files.lost, reason + "\n")
+    return 1 + len(list(files.directory.glob("attempts/*/lost")))
 
 
 def lost(spec: TrialSpec, reason: str, files: JobPaths) -> Outcome:

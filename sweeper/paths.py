@@ -111,6 +111,11 @@ class JobPaths:
         return self.directory / "recorded"
 
     @property
+    def lost(self) -> Path:
+        """How the attempt's process disappeared, if it did."""
+        return self.directory / "lost"
+
+    @property
     def lock(self) -> Path:
         """Held by the process that works in this directory."""
         return self.directory / "lock"

@@ -126,7 +126,6 @@ class StudyRun:
         self._snapshot = snapshot
         self._origin = preparation.make_origin(study, snapshot, cache)
         self._suite = suite_spec(study.selection)
-        self._losses: dict[str, int] = {}
 
     def run(self) -> StudyRecord:
         """Do what is left to do.
@@ -287,10 +286,7 @@ class StudyRun:
         arm = self.arms[spec.arm]
         files = self.paths.trial(spec.arm, spec.number)
         if outcome is None:
-            losses = self._losses[spec.place.directory] = (
-                self._losses.get(spec.place.directory, 0) + 1
-            )
-            if losses < attempts.MOST:
+            if attempts.note_loss(files, finished.reason) < attempts.MOST:
                 self._observer.message(
                     f"{spec.arm} #{spec.number} was lost ({finished.reason}); it runs again"
                 )
