@@ -23,9 +23,11 @@ def set_aside(files: JobPaths) -> int:
     earlier = len(list(root.iterdir())) if root.is_dir() else 0
     if not files.spec.exists():
         return earlier + 1
-    number = earlier + 1
+    # Without a spec, the last one is a move that was interrupted.
+    interrupted = earlier > 0 and not files.attempt(earlier).spec.exists()
+    number = earlier if interrupted else earlier + 1
     kept = files.attempt(number)
-    kept.directory.mkdir(parents=True)
+    kept.directory.mkdir(parents=True, exist_ok=True)
     # The spec goes last: while it stands, an interrupted move is taken up again.
     for name in ("progress", "outcome", "log", "documents", "samples", "lost", "spec"):
         if getattr(files, name).exists():

@@ -43,6 +43,9 @@ from sweeper.versions import package_versions
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 """What torch says, by device and allocator."""
 
+_NO_DISTRIBUTION = "probability tensor contains either `inf`, `nan`"
+"""What torch says when the stock trainer samples from a model that has diverged."""
+
 
 class Reporter:
     """Appends to a job's progress file."""
@@ -118,6 +121,9 @@ def _failure(error: Exception, phase: str) -> Failure:
         kind = error.kind
     elif isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
         kind = "out_of_memory"
+        message = f"while in phase {phase!r}: {message}"
+    elif _NO_DISTRIBUTION in text:
+        kind = "diverged"
         message = f"while in phase {phase!r}: {message}"
     else:
         kind = "bug"

@@ -142,6 +142,26 @@ def test_the_ui_refuses_a_port_that_is_taken(
     assert result.err.startswith(f"--port: expected a free port, but something listens on {port}")
 
 
+def test_a_study_that_a_server_records_is_shown_there(
+    command: Callable[..., Result], write_study: WriteStudy
+) -> None:
+    uri = "http://me:pw@mlflow.example:5000"
+    result = command("ui", write_study(), "--set", f"tracking.uri={uri}")
+    assert (result.code, result.err) == (0, "")
+    assert result.out == ("tiny is recorded by the server http://me:***@mlflow.example:5000\n")
+
+
+def test_a_tracking_server_that_does_not_answer_is_one_message(
+    command: Callable[..., Result], write_study: WriteStudy
+) -> None:
+    # Port 9 discards; nothing listens there.
+    result = command("run", write_study(), "--set", "tracking.uri=http://127.0.0.1:9")
+    assert result.code == 1
+    [message] = result.err.splitlines()
+    assert message.startswith("error: MLflow cannot use http://127.0.0.1:9: ")
+    assert "Traceback" not in result.out
+
+
 def test_an_error_of_ours_is_one_line_and_no_traceback(
     command: Callable[..., Result], write_study: WriteStudy, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from sweeper.config.loading import load_study
 from sweeper.errors import StudyChangedError
 from sweeper.paths import StudyPaths, write_text_atomically
+from sweeper.search.arm_search import ArmSearch, open_storage
 from sweeper.snapshot import Snapshot, open_snapshot, read_snapshot, suite_spec
 
 TASK = "task: mine\ndataset_path: json\noutput_type: generate_until\n"
@@ -80,6 +82,46 @@ def test_until_the_first_trial_anything_may_change(start: Callable[..., Snapshot
     changed = start("seed=2", trials=False)
     assert changed.config.seed == 2
     assert changed.identity != first.identity
+
+
+def _ask(folder: Path, study: Snapshot) -> list[dict[str, Any]]:
+    """What the arm ``gkd`` asks for three times, as a process that begins the study would."""
+    config = study.config
+    search = ArmSearch(
+        open_storage(paths(folder).optuna),
+        config.study,
+        "gkd",
+        config.arms["gkd"],
+        config.sampler,
+        seed=config.seed,
+        higher_is_better=True,
+    )
+    assert search.asked() == {}
+    return [search.ask().params for _ in range(3)]
+
+
+def test_what_was_asked_for_another_study_does_not_guide_this_one(
+    start: Callable[..., Snapshot], tmp_path: Path
+) -> None:
+    # Trials were asked for, and the process was killed before it wrote their specs.
+    first = _ask(tmp_path, start(trials=False))
+    narrowed = start("arms.gkd.search.lmbda.low=0.5", trials=False)
+    assert not paths(tmp_path).optuna.exists()
+    found = _ask(tmp_path, narrowed)
+    assert all(0.5 <= params["lmbda"] <= 1.0 for params in found)
+    assert found != first
+    # The very trials that it would have had from nothing.
+    shutil.rmtree(paths(tmp_path).directory)
+    assert _ask(tmp_path, start("arms.gkd.search.lmbda.low=0.5", trials=False)) == found
+
+
+def test_an_unchanged_study_keeps_what_was_asked_for(
+    start: Callable[..., Snapshot], tmp_path: Path
+) -> None:
+    _ask(tmp_path, start(trials=False))
+    before = paths(tmp_path).optuna.read_bytes()
+    start("trials=9", "compute.workers=3", trials=False)
+    assert paths(tmp_path).optuna.read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -67,8 +67,19 @@ def load_tokenizer(model: ModelConfig, *, plain: bool = False) -> PreTrainedToke
         tokenizer.pad_token = tokenizer.eos_token
     if plain or not tokenizer.chat_template:
         begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+        if tokenizer("a")["input_ids"][-1] == tokenizer.eos_token_id:
+            _do_not_end_texts(tokenizer, begins)
         tokenizer.chat_template = ("{{ bos_token }}" if begins else "") + PLAIN_TEMPLATE
     return tokenizer
+
+
+def _do_not_end_texts(tokenizer: PreTrainedTokenizerBase, begins: bool) -> None:
+    """Keep a tokenizer from ending a prompt, at evaluation too, as if its answer were there."""
+    from tokenizers.processors import Sequence, TemplateProcessing
+
+    first = (str(tokenizer.bos_token), int(tokenizer.bos_token_id or 0))
+    template = TemplateProcessing(single=f"{first[0]} $A", special_tokens=[first])
+    tokenizer.backend_tokenizer.post_processor = template if begins else Sequence([])
 
 
 def is_plain(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from sweeper.errors import DivergedError
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,21 @@ def generate(
                 input_ids=torch.tensor(padded, device=device),
                 attention_mask=torch.tensor(mask, device=device),
                 generation_config=settings,
+                logits_processor=LogitsProcessorList([_Finite()]),
             )
             for index, row in zip(indices, tokens[:, width:].tolist(), strict=True):
                 answers[index] = _until_end(row, set(end_ids))
     return [answer for answer in answers if answer is not None]
+
+
+class _Finite(LogitsProcessor):  # type: ignore[misc]
+    """Stops sampling from a distribution that is none; on a GPU it would end the process."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        # A NaN compares with nothing.
+        if not bool((scores < torch.inf).all()):
+            raise DivergedError("The logits are not finite while sampling: training diverged.")
+        return scores
 
 
 def _until_end(tokens: list[int], end_ids: set[int]) -> Rollout:

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 
 from sweeper.config.study import ComputeConfig
+from sweeper.errors import SweeperError
 from sweeper.execution import worker
 from sweeper.execution.executor import Finished, Spec, read_outcome
 from sweeper.paths import JobPaths
@@ -142,8 +143,14 @@ def _signal_group(process: ForkServerProcess, number: signal.Signals) -> None:
 
 def _devices(wanted: str) -> list[str]:
     """The devices to give out in turn, found without loading torch in the coordinator."""
-    if wanted == "cuda":
-        return _gpus() or ["cuda:0"]
+    if wanted.startswith("cuda"):
+        found = _gpus()
+        if not found or wanted not in ("cuda", *found):
+            raise SweeperError(
+                f"compute.device: expected a GPU, but of {wanted} there is none that torch can use"
+                f" (found {', '.join(found) or 'no GPU'})."
+            )
+        return found if wanted == "cuda" else [wanted]
     if wanted != "auto":
         return [wanted]
     if sys.platform == "darwin" and platform.machine() == "arm64":

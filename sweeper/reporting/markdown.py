@@ -173,8 +173,8 @@ def _plots(
     readings = {
         "progress.png": (
             "Score by trial",
-            "Points are trials, lines each arm's best so far. An arm whose line still climbs at the"
-            " right end might gain from more trials.",
+            "Points are trials, lines each arm's best so far; an arm with a single trial is a mark."
+            " An arm whose line still climbs at the right end might gain from more trials.",
         ),
         "cost.png": (
             "Score against cost",
@@ -196,7 +196,10 @@ def _plots(
 
 
 def _importance_reading(importances: Sequence[Importance]) -> str:
-    reading = "The share of the score's variance that a setting explains on its own (fANOVA)."
+    reading = (
+        "How much of the score's variance each setting explains on its own (fANOVA), as a share of"
+        " what all of them explain so: the filled bars of an arm sum to 100 %."
+    )
     if any(importance.conditional for importance in importances):
         reading += (
             " Hatched: settings that only some trials sampled, estimated within those, and so not"

@@ -1,4 +1,4 @@
-"""How all plots look: ground, colours, markers, legends, and labels that keep out of the way."""
+"""How all plots look: ground, colours, markers and legends."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ from typing import TypeVar
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.text import Text
-from matplotlib.transforms import Bbox
 
 from sweeper.analysis.comparison import Comparison
 
@@ -87,37 +85,32 @@ def score_label(comparison: Comparison) -> str:
     return f"selection score: {comparison.suite}{better}"
 
 
-def reference_lines(axes: Axes, comparison: Comparison) -> None:
-    """The teacher and the starting student as lines with their names at the right."""
+def reference_lines(axes: Axes, comparison: Comparison) -> list[tuple[str, float]]:
+    """Draw the teacher and the starting student as lines; returns their names and heights."""
+    found = []
     for name, value, dashes in (
         ("teacher", comparison.teacher, (6, 2)),
         ("starting student", comparison.starting_student, (2, 2)),
     ):
-        if value is None:
-            continue
-        axes.axhline(value.score, color=FAINT_INK, linewidth=1.1, dashes=dashes, zorder=1)
-        axes.annotate(
-            name,
-            (1, value.score),
-            xycoords=("axes fraction", "data"),
-            xytext=(-2, 3),
-            textcoords="offset points",
-            ha="right",
-            fontsize=8,
-            color=FAINT_INK,
-        )
+        if value is not None:
+            axes.axhline(value.score, color=FAINT_INK, linewidth=1.1, dashes=dashes, zorder=1)
+            found.append((name, value.score))
+    return found
 
 
 def legend(axes: Axes, columns: int = 5) -> None:
-    """Put the legend of ``axes`` below them."""
+    """Put the legend of ``axes`` below them; a long one makes the figure higher."""
     figure = axes.get_figure(root=True)
     assert figure is not None
     handles, labels = axes.get_legend_handles_labels()
+    longest = max(map(len, labels), default=0)
+    columns = max(1, min(columns, len(labels), 110 // (longest + 8)))
+    figure.set_figheight(figure.get_figheight() + 0.19 * max(0, -(-len(labels) // columns) - 2))
     drawn = figure.legend(
         handles,
         labels,
         loc="outside lower center",
-        ncols=min(columns, len(labels)),
+        ncols=columns,
         frameon=False,
         fontsize=8.5,
         labelcolor=INK,
@@ -149,39 +142,3 @@ def spread(positions: Sequence[tuple[float, float]]) -> list[tuple[float, float]
         angle = turn * math.pi * (3 - math.sqrt(5))
         placed.append((x + radius * math.cos(angle), y + radius * math.sin(angle)))
     return placed
-
-
-def place_labels(figure: Figure, axes: Axes, points: Sequence[tuple[str, float, float]]) -> None:
-    """Name each point beside it, where the name covers neither a point nor another name."""
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()  # type: ignore[no-untyped-call]
-    places = [axes.transData.transform((x, y)) for _, x, y in points]
-    taken = [Bbox.from_bounds(x - 9, y - 9, 18, 18) for x, y in places]
-    frame = axes.get_window_extent()
-    offsets = [(9, 0), (-9, 0), (0, 11), (0, -11), (9, 11), (9, -11), (-9, 11), (-9, -11)]
-    offsets += [(9, 22), (9, -22), (-9, 22), (-9, -22), (9, 33), (9, -33)]
-    for name, x, y in points:
-        for dx, dy in offsets:
-            label = axes.annotate(
-                name,
-                (x, y),
-                xytext=(dx, dy),
-                textcoords="offset points",
-                ha="left" if dx > 0 else "right" if dx < 0 else "center",
-                va="center",
-                fontsize=9,
-                color=INK,
-                fontweight="bold",
-                arrowprops={"arrowstyle": "-", "color": FAINT_INK, "linewidth": 0.7}
-                if dx and dy
-                else None,
-            )
-            label.get_window_extent()  # moves the text to its place
-            box = Text.get_window_extent(label)  # without the line to the point
-            inside = frame.x0 <= box.x0 and box.x1 <= frame.x1
-            if inside and not any(box.overlaps(other) for other in taken):
-                break
-            label.remove()
-        else:
-            axes.add_artist(label)
-        taken.append(box)

@@ -8,9 +8,10 @@ colour blindness can tell apart.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
@@ -18,7 +19,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 from sweeper.analysis.comparison import ArmSummary, Comparison, scored_trials
 from sweeper.analysis.importance import Importance
 from sweeper.records import StudyRecord, TrialRecord
-from sweeper.reporting import formatting
+from sweeper.reporting import formatting, plot_labels
+from sweeper.reporting.plot_labels import EndLabel, end_labels, place_labels
 from sweeper.reporting.plot_style import (
     FAINT_INK,
     GROUND,
@@ -27,7 +29,6 @@ from sweeper.reporting.plot_style import (
     legend,
     looks_of,
     new_figure,
-    place_labels,
     reference_lines,
     score_label,
     spread,
@@ -35,22 +36,44 @@ from sweeper.reporting.plot_style import (
     thinned,
 )
 
+MOST_NAMED = 12
+"""Trials on the map whose scores are all written beside them; of more, only the best one's."""
 MOST_ON_MAP = 400
 """Trials on the map, an even selection by score with the best: there they hide each other."""
 
 
 def progress_plot(comparison: Comparison) -> Figure | None:
-    """Score by trial, with each arm's best so far; None when nothing was scored."""
+    """Score by trial, with each arm's best so far; None when nothing was scored.
+
+    An arm with a single trial has no course: it is a mark with its name.
+    """
     arms = [arm for arm in comparison.arms if arm.series]
     if not arms:
         return None
     figure, axes = new_figure(7.6, 4.2)
     looks = looks_of(comparison)
     last = max(point.number for arm in arms for point in arm.series)
+    # The lines go on to the right end: the best so far is what the arm would be judged by.
+    end = last + max(0.03 * last, 0.1)
+    ends: list[EndLabel] = []
+    singles: list[tuple[str, float, float]] = []
     for arm in arms:
-        look = looks[arm.name]
+        look, name = looks[arm.name], formatting.arm_name(arm)
         points = thinned(arm.series)
         numbers = [point.number for point in points]
+        if len(points) == 1:
+            axes.plot(
+                numbers,
+                [points[0].score],
+                look.marker,
+                color=look.colour,
+                markersize=8,
+                markeredgecolor=INK,
+                zorder=3,
+                label=name,
+            )
+            singles.append((name, numbers[0], points[0].score))
+            continue
         axes.plot(
             numbers,
             [point.score for point in points],
@@ -60,27 +83,21 @@ def progress_plot(comparison: Comparison) -> Figure | None:
             markersize=4.5,
             markeredgewidth=0,
         )
-        # The line goes on to the right end: the best so far is what the arm would be judged by.
         best = [point.best for point in points]
-        axes.step(
-            [*numbers, last],
-            [*best, best[-1]],
-            where="post",
-            color=look.colour,
-            linestyle=look.line,
-            linewidth=1.9,
-            marker=look.marker if len(numbers) == 1 else None,
-            markevery=[0] if len(numbers) == 1 else None,
-            markersize=7,
-            label=formatting.arm_name(arm),
-        )
-    reference_lines(axes, comparison)
+        x, y = np.repeat([*numbers, end], 2)[1:-1], np.repeat(best, 2)
+        axes.plot(x, y, color=look.colour, linestyle=look.line, linewidth=1.9, label=name)
+        ends.append(EndLabel(name, best[-1], look.colour, look.line))
+    references = [_reference(*one) for one in reference_lines(axes, comparison)]
     axes.set_xlabel("trial of the arm")
     axes.set_ylabel(score_label(comparison))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    if last == 0:
-        axes.set_xlim(-0.5, 0.5)
-    legend(axes)
+    axes.set_xlim((-0.5, 0.5) if last == 0 else (last - end, end))
+    if plot_labels.fit([label.text for label in ends] + [name for name, _, _ in singles]):
+        end_labels(axes, [*ends, *references])
+        place_labels(axes, singles, size=8.5, weight="normal")
+    else:
+        legend(axes)
+        end_labels(axes, references)
     return figure
 
 
@@ -91,25 +108,27 @@ def importance_plot(importances: Sequence[Importance], comparison: Comparison) -
     bars = max(len(one.values) + len(one.conditional) for one in importances)
     columns = min(len(importances), 2)
     rows = math.ceil(len(importances) / columns)
-    figure = empty_figure(3.8 * columns + 0.6, (0.36 * bars + 1.3) * rows)
+    figure = empty_figure(3.9 * columns + 0.7, (0.36 * bars + 1.1) * rows + 0.6)
     looks = looks_of(comparison)
     for index, one in enumerate(importances):
         axes = styled(figure.add_subplot(rows, columns, index + 1))
-        entries = [(name, share, "") for name, share in one.values.items()]
-        entries += [(name, share, "////") for name, share in one.conditional.items()]
-        for place, (_, share, hatch) in enumerate(entries):
-            conditional = bool(hatch)
+        shown = _whole_percents(one.values)
+        entries = [(name, share, f"{shown[name]} %", "") for name, share in one.values.items()]
+        within = f"in {one.conditional_trials} trials"
+        entries += [
+            (name, share, f"{formatting.percent(share)}, {within}", "////")
+            for name, share in one.conditional.items()
+        ]
+        for place, (_, share, text, hatch) in enumerate(entries):
             axes.barh(
                 place,
                 share,
                 height=0.62,
-                color=GROUND if conditional else looks[one.arm].colour,
+                color=GROUND if hatch else looks[one.arm].colour,
                 edgecolor=looks[one.arm].colour,
                 hatch=hatch,
                 linewidth=0.9,
             )
-            text = formatting.percent(share)
-            text += f", in {one.conditional_trials} trials" if conditional else ""
             axes.annotate(
                 text,
                 (share, place),
@@ -119,13 +138,31 @@ def importance_plot(importances: Sequence[Importance], comparison: Comparison) -
                 fontsize=8,
                 color=INK,
             )
-        axes.set_yticks(range(len(entries)), [name for name, _, _ in entries])
+        axes.set_yticks(range(len(entries)), [name for name, _, _, _ in entries])
         axes.set_ylim(bars - 0.5, -0.6)
         axes.set_xlim(0, 1.32)
         axes.set_xticks([0, 0.5, 1], ["0", "50 %", "100 %"])
         axes.grid(visible=False, axis="y")
         axes.set_title(f"{one.arm} ({one.trials} trials)", fontsize=10, color=INK, loc="left")
+    hatched = any(one.conditional for one in importances)
+    aside = "; hatched ones have a scale of their own" if hatched else ""
+    figure.supxlabel(
+        "share of the score's variance that single settings explain (fANOVA)\n"
+        f"the filled bars of an arm sum to 100 %{aside}",
+        fontsize=8.5,
+        color=INK,
+    )
     return figure
+
+
+def _whole_percents(shares: Mapping[str, float]) -> dict[str, int]:
+    """Shares that sum to 1 in whole per cent that sum to 100: the largest remainders go up."""
+    whole = {name: math.floor(share * 100) for name, share in shares.items()}
+    left = round(sum(shares.values()) * 100) - sum(whole.values())
+    by_remainder = sorted(shares, key=lambda name: whole[name] - shares[name] * 100)
+    for name in by_remainder[:left]:
+        whole[name] += 1
+    return whole
 
 
 def map_plot(record: StudyRecord, comparison: Comparison) -> Figure | None:
@@ -177,7 +214,7 @@ def map_plot(record: StudyRecord, comparison: Comparison) -> Figure | None:
     bar.ax.tick_params(colors=INK, labelsize=8)
     bar.outline.set_visible(False)
     axes.set_xlabel("lmbda: share of on-policy sequences")
-    axes.set_ylabel("beta: 0 = KL(teacher‖student), 1 = KL(student‖teacher)", fontsize=8.5)
+    axes.set_ylabel("beta: 0 is KL(teacher‖student),\n1 is KL(student‖teacher)")
     axes.set_xlim(-0.1, 1.1)
     axes.set_ylim(-0.1, 1.1)
     lmbdas, betas = zip(*{position for _, position, _ in scored}, strict=True)
@@ -186,6 +223,16 @@ def map_plot(record: StudyRecord, comparison: Comparison) -> Figure | None:
         if len(found) <= 6:
             axis.set_ticks(sorted(found))
     legend(axes, columns=3)
+    digits = formatting.comparison_digits(comparison)
+    best_first = sorted(
+        zip(scored, placed, strict=False),
+        key=lambda one: one[0][2],
+        reverse=record.higher_is_better,
+    )
+    texts = [(f"{score:.{digits}f}", *place) for (_, _, score), place in best_first]
+    if len(texts) > MOST_NAMED:
+        texts = [(f"best: {texts[0][0]}", *texts[0][1:])]
+    place_labels(axes, texts, size=8, weight="normal")
     return figure
 
 
@@ -223,6 +270,7 @@ def cost_plot(record: StudyRecord, comparison: Comparison) -> Figure | None:
             edgecolors=INK,
             linewidths=0.9,
             zorder=4,
+            label=summary.name,
         )
     if min(seconds) > 0 and max(seconds) / min(seconds) > 20:
         axes.set_xscale("log")
@@ -231,11 +279,19 @@ def cost_plot(record: StudyRecord, comparison: Comparison) -> Figure | None:
         axes.xaxis.set_minor_locator(NullLocator())
     else:
         axes.set_xlim(0, max(seconds) * 1.12 or 1)
-    reference_lines(axes, comparison)
+    references = reference_lines(axes, comparison)
     axes.set_xlabel("device-seconds of one trial, training and evaluation")
     axes.set_ylabel(score_label(comparison))
-    place_labels(figure, axes, [(arm.name, x, y) for arm, x, y in best])
+    end_labels(axes, [_reference(*one) for one in references])
+    if len(best) <= plot_labels.MOST_LABELS:
+        place_labels(axes, [(arm.name, x, y) for arm, x, y in best])
+    else:
+        legend(axes)
     return figure
+
+
+def _reference(name: str, value: float) -> EndLabel:
+    return EndLabel(name, value, FAINT_INK, width=0.9, ink=FAINT_INK)
 
 
 _MapPoint = tuple[bool, tuple[float, float], float]

@@ -218,6 +218,23 @@ def test_the_warm_start_is_trained_once_and_is_the_common_start(
     assert not torch.equal(weights(first), weights(cold))
 
 
+def test_a_student_from_nothing_is_drawn_from_the_studys_seed(tmp_path: Path, place: Place) -> None:
+    student = StudentConfig(model=STUDENT.model, random_init=True)
+
+    def start(seed: int) -> torch.Tensor:
+        origin = make_origin(tmp_path, student=student, seed=seed)
+        return weights(job.starting_student(origin, job.read_material(origin), place))
+
+    torch.manual_seed(1)
+    first = start(seed=1)
+    torch.manual_seed(2)
+    assert torch.equal(start(seed=1), first)
+    assert not torch.equal(start(seed=2), first)
+    trained = make_origin(tmp_path)
+    stored = weights(job.starting_student(trained, job.read_material(trained), place))
+    assert not torch.equal(stored, first)
+
+
 def test_prompts_without_references_train_on_policy_or_on_teacher_outputs(
     tmp_path: Path, place: Place
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import random
@@ -12,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from sweeper.config.study import ModelConfig
 from sweeper.config.suite import SuiteConfig, SuiteTask
-from sweeper.distillation.models import load_model, load_tokenizer
+from sweeper.distillation.models import end_token_ids, load_model, load_tokenizer
 from sweeper.errors import BadInputError
 from sweeper.evaluation.scoring import DocumentScore, aggregate, mean_and_error, score
 from sweeper.evaluation.tasks import load_tasks, prompts
@@ -267,6 +269,52 @@ def test_few_shot_examples_come_before_the_question(tmp_path: Path, tiny_student
     assert sample.prompt.endswith("Best?")
     chat = score(student, tokenizer, spec, batch_size=1, chat=True, samples=1, system_prompt="Sys")
     assert "<|im_start|>system\nSys<|im_end|>" in chat.samples[0].prompt
+
+
+def test_an_answer_ends_with_its_turn(tmp_path: Path, tiny_student: str) -> None:
+    """A model that says "yes", ends its turn, and goes on: only the turn is its answer."""
+    config = ModelConfig(model=tiny_student)
+    tokenizer = load_tokenizer(config)
+    shape = AutoConfig.from_pretrained(tiny_student, tie_word_embeddings=False)
+    student = AutoModelForCausalLM.from_config(shape).eval()
+    # Each token says the next one: what a token leaves in the residual stream is its embedding.
+    said = tokenizer.convert_tokens_to_ids(["y", "e", "s", "<|im_end|>", "x", "x"])
+    with torch.no_grad():
+        for name, weights in student.named_parameters():
+            if name.endswith(("o_proj.weight", "down_proj.weight", "lm_head.weight")):
+                weights.zero_()
+        embeddings = student.get_input_embeddings().weight
+        embeddings.zero_()
+        embeddings[:, 0] = 1.0
+        student.lm_head.weight[said[0], 0] = 1.0
+        for place, (token, following) in enumerate(itertools.pairwise(said), start=1):
+            embeddings[token] = torch.nn.functional.one_hot(torch.tensor(place), shape.hidden_size)
+            student.lm_head.weight[following, place] = 1.0
+    assert student.generation_config.eos_token_id == tokenizer.eos_token_id
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"question": "1?", "answer": "yes"}) + "\n")
+    write_yaml(
+        tmp_path / "turn.yaml",
+        {
+            "task": "turn",
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": {"test": str(rows)}},
+            "test_split": "test",
+            "output_type": "generate_until",
+            "doc_to_text": "{{question}}",
+            "doc_to_target": "{{answer}}",
+            "generation_kwargs": {"until": ["\n\n"], "max_gen_toks": 7},
+            "metric_list": [{"metric": "exact_match"}],
+        },
+    )
+    spec = suite(SuiteTask(task="turn"), directory=tmp_path)
+    options: dict[str, Any] = {"batch_size": 1, "chat": True, "samples": 1}
+    ends = end_token_ids(student, tokenizer)
+    found = score(student, tokenizer, spec, end_ids=ends, **options)
+    assert (found.samples[0].response, found.scores.score) == ("yes", 1.0)
+    assert student.generation_config.eos_token_id == tokenizer.eos_token_id
+    found = score(student, tokenizer, spec, **options)
+    assert (found.samples[0].response, found.scores.score) == ("yesxxx", 0.0)
 
 
 def test_prompts_of_a_task_with_everything_that_may_be_one() -> None:

@@ -1,0 +1,57 @@
+"""What a job's process does to its environment before any library looks at it."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from sweeper.config.study import ComputeConfig
+from sweeper.errors import SweeperError
+from sweeper.execution.local import LocalExecutor
+from sweeper.execution.worker import _claim_device
+
+
+def claim(patch: pytest.MonkeyPatch, device: str, visible: str | None) -> tuple[str, str | None]:
+    """The device's name inside the job, and the GPUs that the job's libraries see."""
+    if visible is None:
+        patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        patch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    return _claim_device(device), os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "seen"),
+    [
+        ("cuda:0", None, "0"),
+        ("cuda:1", None, "1"),
+        ("cuda:0", "3,5", "3"),
+        ("cuda:1", "3,5", "5"),
+        ("cuda:1", "GPU-8f1d,GPU-2c77", "GPU-2c77"),
+        ("cuda:0", "MIG-41b3", "MIG-41b3"),
+    ],
+)
+def test_a_job_sees_its_own_gpu_alone(
+    monkeypatch: pytest.MonkeyPatch, device: str, visible: str | None, seen: str
+) -> None:
+    assert claim(monkeypatch, device, visible) == ("cuda:0", seen)
+
+
+@pytest.mark.parametrize("visible", [None, "3,5"])
+def test_a_job_on_the_cpu_sees_no_gpu(monkeypatch: pytest.MonkeyPatch, visible: str | None) -> None:
+    assert claim(monkeypatch, "cpu", visible) == ("cpu", "")
+
+
+@pytest.mark.parametrize("device", ["mps", "cuda"])
+def test_other_devices_are_left_alone(monkeypatch: pytest.MonkeyPatch, device: str) -> None:
+    assert claim(monkeypatch, device, "3,5") == (device, "3,5")
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_gpu_that_torch_cannot_use_is_refused(
+    monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
+    with pytest.raises(SweeperError, match=f"of {device} there is none"):
+        LocalExecutor(ComputeConfig(device=device))

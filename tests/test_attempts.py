@@ -1,0 +1,82 @@
+"""What is kept of an attempt that did not finish, though the keeping is interrupted too."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeper import attempts
+from sweeper.paths import JobPaths
+
+NAMES = ("progress", "outcome", "log", "documents", "samples", "lost", "spec")
+
+
+def leave_behind(files: JobPaths, attempt: int) -> dict[str, str]:
+    """What an attempt wrote before it disappeared; gives the files' texts by name."""
+    files.directory.mkdir(parents=True, exist_ok=True)
+    (files.directory / f".trainer.{attempt}").mkdir()
+    texts = {name: f"{name} of attempt {attempt}" for name in NAMES}
+    for name, text in texts.items():
+        getattr(files, name).write_text(text)
+    return texts
+
+
+def kept(files: JobPaths, attempt: int) -> dict[str, str]:
+    there = files.attempt(attempt)
+    return {
+        name: getattr(there, name).read_text() for name in NAMES if getattr(there, name).exists()
+    }
+
+
+def test_a_trial_that_is_new_begins_with_attempt_one(tmp_path: Path) -> None:
+    files = JobPaths(tmp_path / "0000")
+    assert attempts.set_aside(files) == 1
+    assert not (files.directory / "attempts").exists()
+
+
+def test_every_attempt_is_kept_by_its_number(tmp_path: Path) -> None:
+    files = JobPaths(tmp_path / "0000")
+    texts = {}
+    for attempt in (1, 2, 3):
+        texts[attempt] = leave_behind(files, attempt)
+        assert attempts.set_aside(files) == attempt + 1
+    assert {attempt: kept(files, attempt) for attempt in texts} == texts
+    assert [path.name for path in files.directory.iterdir()] == ["attempts"]
+
+
+@pytest.mark.parametrize("earlier", [0, 2])
+@pytest.mark.parametrize("done", range(len(NAMES) + 1))
+def test_setting_aside_that_is_interrupted_is_taken_up_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: int, earlier: int
+) -> None:
+    files = JobPaths(tmp_path / "0000")
+    for attempt in range(1, earlier + 1):
+        leave_behind(files, attempt)
+        attempts.set_aside(files)
+    texts = leave_behind(files, earlier + 1)
+
+    moved = 0
+    replace = os.replace
+
+    def interrupted(*arguments: Any) -> None:
+        nonlocal moved
+        if moved == done:
+            raise KeyboardInterrupt
+        moved += 1
+        replace(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", interrupted)
+        if done < len(NAMES):
+            with pytest.raises(KeyboardInterrupt):
+                attempts.set_aside(files)
+        else:
+            attempts.set_aside(files)
+
+    assert attempts.set_aside(files) == earlier + 2
+    assert kept(files, earlier + 1) == texts
+    assert not files.attempt(earlier + 2).directory.exists()
+    assert not any(getattr(files, name).exists() for name in NAMES)
