@@ -127,6 +127,13 @@ ONE_MISTAKE = [
         "training.extra",
         "expected only text, numbers, true, false, null, lists and mappings",
     ),
+    (
+        "max_steps: 4",
+        "max_steps: 4\n  extra: {a: {1: b}}",
+        "extra",
+        "training.extra",
+        "lists and mappings with text as keys",
+    ),
     # search spaces
     ("low: 0.1", "low: 0.95", "high: 0.9", "arms.gkd.search.beta.high", "at least low = 0.95"),
     ("low: 0.1", "low: -1", "low: -1", "arms.gkd.search.beta.low", "greater than or equal to 0"),
