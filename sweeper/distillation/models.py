@@ -42,7 +42,11 @@ def location(model: str) -> str:
 def identity(model: ModelConfig) -> dict[str, Any]:
     """What determines a model's weights: a hash of a directory, or a hub commit."""
     place = location(model.model)
-    described: dict[str, Any] = {"dtype": model.dtype, "init_kwargs": model.init_kwargs}
+    described: dict[str, Any] = {
+        "dtype": model.dtype,
+        "init_kwargs": model.init_kwargs,
+        "random_init": model.random_init,
+    }
     if Path(place).is_dir():
         return {**described, "directory": directory_hash(Path(place))}
     config = _load(AutoConfig.from_pretrained, place, model, "configuration")
