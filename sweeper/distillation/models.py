@@ -20,6 +20,7 @@ from sweeper import builtin
 from sweeper.cache import directory_hash
 from sweeper.config.base import Scalar
 from sweeper.config.study import LoraConfig, ModelConfig
+from sweeper.distillation import layers
 from sweeper.errors import BadInputError
 
 PLAIN_TEMPLATE = (
@@ -46,6 +47,7 @@ def identity(model: ModelConfig) -> dict[str, Any]:
         "dtype": model.dtype,
         "init_kwargs": model.init_kwargs,
         "random_init": model.random_init,
+        "keep_layers": model.keep_layers,
     }
     if Path(place).is_dir():
         return {**described, "directory": directory_hash(Path(place))}
@@ -94,10 +96,15 @@ def load_model(model: ModelConfig, device: str, *, seed: int = 0) -> PreTrainedM
         raise BadInputError(
             f"{model.model} is an encoder-decoder model; sweeper distils decoder-only models."
         )
+    kept = None
+    if model.keep_layers is not None:
+        kept = layers.chosen(model.keep_layers, config)
     dtype: Any = model.dtype
     if dtype == "auto" and device == "cpu":
         dtype = "float32"
     if model.random_init:
+        if kept is not None:
+            layers.shrink_config(config, kept)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             loaded = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
@@ -105,6 +112,8 @@ def load_model(model: ModelConfig, device: str, *, seed: int = 0) -> PreTrainedM
     else:
         options = {"dtype": dtype, "use_safetensors": True, **model.init_kwargs}
         loaded = _load(AutoModelForCausalLM.from_pretrained, place, model, "weights", **options)
+        if kept is not None:
+            layers.keep_layers(loaded, kept)
     if "device_map" not in model.init_kwargs:
         loaded = loaded.to(device)
     return loaded.eval()
