@@ -20,7 +20,7 @@ from sweeper.config.study import ModelConfig
 from sweeper.distillation import job, teacher_outputs
 from sweeper.distillation.data import fingerprint, prompt_hash, tokenize
 from sweeper.distillation.meter import Meter
-from sweeper.distillation.models import end_token_ids, load_model
+from sweeper.distillation.models import end_token_ids, load_model, unpack
 from sweeper.distillation.trainers import argument_names
 from sweeper.errors import BadInputError, DivergedError, TrialError, blaming
 from sweeper.evaluation.scoring import Evaluation, score
@@ -96,6 +96,7 @@ def run(spec: TrialSpec | PreparationSpec) -> Outcome:
         "versions": package_versions(),
     }
     try:
+        spec = spec.model_copy(update={"origin": job.unpack_models(spec.origin)})
         found = _trial(spec, reporter) if isinstance(spec, TrialSpec) else _prepare(spec, reporter)
     except Exception as error:  # the one boundary: whatever happened becomes an outcome
         traceback.print_exc()
@@ -183,7 +184,8 @@ def _teacher(spec: TrialSpec) -> ModelConfig:
         else:
             values[name] = value
     base = spec.origin.teacher.model_dump()
-    return ModelConfig.model_validate({**base, **values, "init_kwargs": options})
+    teacher = ModelConfig.model_validate({**base, **values, "init_kwargs": options})
+    return unpack(teacher, Path(spec.origin.cache))
 
 
 def _prepare(spec: PreparationSpec, reporter: Reporter) -> dict[str, Any]:

@@ -169,6 +169,7 @@ def test_what_may_change_is_recorded_and_keeps_the_first_provenance(
         (["arms.sft.method=seqkd"], ['arms.sft.method: was "sft", now "seqkd"']),
         (["training.max_steps=7"], ["training.max_steps: was 500, now 7"]),
         (["teacher.revision=main"], ['teacher.revision: was null, now "main"']),
+        (["student.keep_layers=[2, 0]"], ["student.keep_layers: was null, now [0, 2]"]),
         (["sampler=random"], ['sampler.type: was "tpe", now "random"']),
         (["evaluation.test="], ['evaluation.test: was "test.yaml", now null']),
         (["evaluation.selection=test.yaml"], ["evaluation.selection", "suite selection"]),

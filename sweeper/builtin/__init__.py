@@ -7,6 +7,9 @@ from pathlib import Path
 MODELS: tuple[str, ...] = ("adder-teacher", "adder-student")
 """Names that `model_directory` knows."""
 
+PACKED_MODELS: tuple[str, ...] = ("smollm2-135m-instruct",)
+"""Names of models that the extra `demo` brings; `sweeper.builtin.smollm2` unpacks this one."""
+
 DATASETS: tuple[str, ...] = ("addition",)
 """Names that `dataset` knows."""
 

@@ -31,10 +31,14 @@ Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
 def _must_be_json(value: Any) -> Any:
     try:
-        json.dumps(value, allow_nan=False)
+        same = json.loads(json.dumps(value, allow_nan=False)) == value
     except (TypeError, ValueError, RecursionError):
-        message = "expected only text, numbers, true, false, null, lists and mappings"
-        raise PydanticCustomError("not_json", "{message}", {"message": message}) from None
+        same = False
+    if not same:  # a key that is no text would come back as text
+        message = (
+            "expected only text, numbers, true, false, null, lists and mappings with text as keys"
+        )
+        raise PydanticCustomError("not_json", "{message}", {"message": message})
     return value
 
 

@@ -150,7 +150,7 @@ def _load_suite(
 
 def _check_files(file: YamlFile, path: Path, problems: list[Problem]) -> None:
     """Check the names of files, built-in data and built-in models, whatever else is wrong."""
-    from sweeper.builtin import DATASETS, MODELS
+    from sweeper.builtin import DATASETS, MODELS, PACKED_MODELS
 
     key: KeyPath = ("data", "train", "path")
     source = _value(file.values, key)
@@ -161,7 +161,7 @@ def _check_files(file: YamlFile, path: Path, problems: list[Problem]) -> None:
             problems.append(file.problem(key, message))
         _check_builtin("data", source, DATASETS, key, file, problems)
     for key, model in _models(file.values):
-        _check_builtin("model", model, MODELS, key, file, problems)
+        _check_builtin("model", model, (*MODELS, *PACKED_MODELS), key, file, problems)
 
 
 def _models(values: dict[str, Any]) -> Iterator[tuple[KeyPath, Any]]:

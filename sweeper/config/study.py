@@ -15,6 +15,7 @@ from sweeper.config.base import (
     PositiveInt,
     Problems,
     Strict,
+    short,
 )
 from sweeper.config.settings import (
     METHODS,
@@ -49,6 +50,35 @@ class ModelConfig(Strict):
     """Run code that comes with the model. Only for models that you have read."""
     random_init: bool = False
     """Start from random weights drawn from the study's seed; only the configuration is read."""
+    keep_layers: (
+        Annotated[int, Field(ge=2)]
+        | Annotated[
+            tuple[Annotated[int, Field(ge=0)], ...],
+            Field(min_length=1, json_schema_extra={"uniqueItems": True}),
+        ]
+        | None
+    ) = None
+    """For a student: leave out all other layers. A number of layers, evenly spread with the first
+    and the last among them; or a list of layers, counted from 0."""
+
+    @field_validator("keep_layers", mode="before")
+    @classmethod
+    def _check_layers(cls, keep: Any) -> Any:
+        problems = Problems()
+        if isinstance(keep, list | tuple):
+            for index, layer in enumerate(keep):
+                if not _is_count(layer, 0):
+                    message = f"expected the number of a layer, from 0, found {short(layer)}"
+                    problems.add((index,), message)
+                elif layer in keep[:index]:
+                    problems.add((index,), f"expected each layer once, found {short(layer)} again")
+            if not keep:
+                problems.add((), "expected at least one layer, found []")
+        elif keep is not None and not _is_count(keep, 2):
+            message = f"expected at least 2 layers, or a list of layers, found {short(keep)}"
+            problems.add((), message)
+        problems.raise_if_any()
+        return tuple(sorted(keep)) if isinstance(keep, list | tuple) else keep
 
     @field_validator("init_kwargs", mode="after")
     @classmethod
@@ -59,6 +89,10 @@ class ModelConfig(Strict):
                 problems.add((name,), f"expected the key dtype beside model, found {name!r} here")
         problems.raise_if_any()
         return init_kwargs
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 class LoraConfig(Strict):
@@ -317,6 +351,9 @@ class StudyConfig(Strict):
     @model_validator(mode="after")
     def _check(self) -> StudyConfig:
         problems = Problems()
+        if self.teacher.keep_layers is not None:
+            message = "expected this key at the student: a teacher keeps all of its layers"
+            problems.add(("teacher", "keep_layers"), message)
         for name, arm in self.arms.items():
             dotted = [key for key in (*arm.settings, *arm.search) if key.startswith("lora.")]
             if dotted and self.student.lora is None:

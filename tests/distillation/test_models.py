@@ -86,6 +86,7 @@ def test_identity_follows_the_files(tmp_path: Path) -> None:
     other = make_model(tmp_path / "other", layers=1, width=8, seed=2)
     first, second, third = (identity(ModelConfig(model=path)) for path in (one, same, other))
     assert first == second != third
+    assert identity(ModelConfig(model=one, random_init=True)) != first
 
 
 def test_an_adapter_starts_as_nothing_and_from_its_seed(tiny_student: str) -> None:
