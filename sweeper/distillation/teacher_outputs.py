@@ -71,23 +71,27 @@ def obtain(
             tokenizer(render_prompt(example, tokenizer), add_special_tokens=False)["input_ids"]
             for example in examples
         ]
+
+        def count(done: int) -> None:
+            if done % settings.batch_size == 0 or done == len(prompts):
+                report(done, len(prompts))
+
+        answers = generate(
+            model,
+            prompts,
+            temperature=settings.temperature,
+            max_new_tokens=settings.max_new_tokens,
+            end_ids=end_token_ids(model, tokenizer),
+            pad_id=int(tokenizer.pad_token_id),
+            seed=derive_seed(origin.seed, "teacher_outputs"),
+            batch_size=settings.batch_size,
+            report=count,
+        )
         with (directory / _FILE).open("w", encoding="utf-8") as file:
-            for start in range(0, len(prompts), settings.batch_size):
-                answers = generate(
-                    model,
-                    prompts[start : start + settings.batch_size],
-                    temperature=settings.temperature,
-                    max_new_tokens=settings.max_new_tokens,
-                    end_ids=end_token_ids(model, tokenizer),
-                    pad_id=int(tokenizer.pad_token_id),
-                    seed=derive_seed(origin.seed, "teacher_outputs", start),
-                    batch_size=settings.batch_size,
-                )
-                for example, answer in zip(examples[start:], answers, strict=False):
-                    text = tokenizer.decode(answer.tokens, skip_special_tokens=True)
-                    row = {"prompt": example.prompt, "answer": text, "finished": answer.finished}
-                    file.write(json.dumps({**row, "tokens": answer.tokens}) + "\n")
-                report(min(start + settings.batch_size, len(prompts)), len(prompts))
+            for example, answer in zip(examples, answers, strict=True):
+                text = tokenizer.decode(answer.tokens, skip_special_tokens=True)
+                row = {"prompt": example.prompt, "answer": text, "finished": answer.finished}
+                file.write(json.dumps({**row, "tokens": answer.tokens}) + "\n")
 
     directory = Cache(Path(origin.cache)).obtain("teacher_outputs", determinants, build)
     with (directory / _FILE).open(encoding="utf-8") as file:

@@ -1,0 +1,243 @@
+"""Answers written side by side, with a key-value cache whose rows they enter and leave.
+
+All texts of a batch end at the same column of the cache, and each begins where its length says. So
+a pass writes one column and reads a rectangle, whatever the lengths. When an answer is done, the
+last row takes its place; nothing else is copied::
+
+    columns  0 1 2 3 4 5 6 7
+    row 0    . . p p p a a _      p: prompt, a: answer, _: the tokens that go next
+    row 1    . . . . p a a _
+    row 2    . p p p p p a _
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, GenerationMixin
+from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
+
+_REFILL = 4
+"""New prompts are read when 1 in so many rows is free: reading them is a pass of its own."""
+
+_SPARE_COLUMNS = 64
+"""More than the longest text needs, so that new prompts seldom make the texts shift."""
+
+
+def suits(model: Any, length: int) -> bool:
+    """Whether a ``Batch`` feeds the model what the model's own ``generate`` would.
+
+    It does for the classes of transformers that prepare their inputs the standard way and keep the
+    keys and values of the whole text in every layer. It does not for recurrent states, for classes
+    from a model's repository, or for sliding windows shorter than the text.
+
+    Args:
+        model: A causal language model, without a wrapper.
+        length: Tokens of the longest text, prompt and answer together.
+    """
+    kind = type(model)
+    needed = {"attention_mask", "position_ids", "past_key_values", "logits_to_keep"}
+    return (
+        kind.__module__.startswith("transformers.")
+        and kind.prepare_inputs_for_generation is GenerationMixin.prepare_inputs_for_generation
+        and needed <= set(inspect.signature(kind.forward).parameters)
+        and all(
+            type(layer) is DynamicLayer
+            or (type(layer) is DynamicSlidingWindowLayer and layer.sliding_window >= length)
+            for layer in DynamicCache(config=model.config).layers
+        )
+    )
+
+
+@dataclass
+class Answer:
+    """One that is being written, or waits to be."""
+
+    index: int
+    """Of its prompt."""
+    text: list[int]
+    """The tokens of the prompt, then of the answer."""
+    seed: str
+    done: bool = False
+
+    @cached_property
+    def random(self) -> Random:
+        """Random numbers of its own."""
+        return Random(self.seed)
+
+
+class Batch:
+    """Answers that are being written, a row of the cache each.
+
+    Args:
+        model: One that a batch ``suits``.
+        waiting: The answers, the longest prompt first: then memory peaks at once, and any prompt
+            finds room before the column where the texts end.
+        rows: How many may be written at a time.
+        max_new_tokens: The longest answer.
+        pad_id: Stands where a text has not begun.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        waiting: Sequence[Answer],
+        *,
+        rows: int,
+        max_new_tokens: int,
+        pad_id: int,
+    ) -> None:
+        self._model = model
+        self._device = next(model.parameters()).device
+        self._waiting = deque(waiting)
+        self._answers: list[Answer] = []
+        self._pad_id = pad_id
+        self._end = len(waiting[0].text)
+        columns = self._end + max_new_tokens
+        if len(waiting) > rows:
+            self._window = _Window(rows, columns + _SPARE_COLUMNS, refilled=True)
+        else:
+            self._window = _Window(len(waiting), columns, refilled=False)
+        layers = DynamicCache(config=model.config).layers
+        self._cache = Cache(layers=[_Layer(self._window) for _ in layers])
+
+    def read(self) -> tuple[list[Answer], Tensor] | None:
+        """Let the model read new prompts, or else the last token of each answer.
+
+        Answers that are ``done`` leave before.
+
+        Returns:
+            The answers that go on, and the logits of their next tokens, [answers, vocabulary]. None
+            when all answers are done.
+        """
+        self._drop_done()
+        free = self._window.rows - len(self._answers)
+        if self._waiting and free * _REFILL >= self._window.rows:
+            count = min(free, len(self._waiting))
+            newcomers = [self._waiting.popleft() for _ in range(count)]
+            self._answers += newcomers
+            return newcomers, self._forward(newcomers, len(newcomers[0].text))
+        if not self._answers:
+            return None
+        if self._end == self._window.columns:
+            self._shift()
+        self._end += 1
+        return self._answers, self._forward(self._answers, 1)
+
+    def _drop_done(self) -> None:
+        done = [row for row, answer in enumerate(self._answers) if answer.done]
+        for row in reversed(done):
+            last = self._answers.pop()
+            if row < len(self._answers):
+                self._answers[row] = last
+                columns = slice(self._end - len(last.text) + 1, self._end)
+                for layer in self._cache.layers:
+                    layer.move(len(self._answers), row, columns)
+
+    def _shift(self) -> None:
+        """Move the texts to the first columns; those of waiting answers are no longer than they."""
+        longest = max(len(answer.text) - 1 for answer in self._answers)
+        kept = slice(self._end - longest, self._end)
+        for layer in self._cache.layers:
+            layer.shift(kept)
+        self._end -= kept.start
+
+    def _forward(self, answers: list[Answer], count: int) -> Tensor:
+        """Feed the last rows, which are those of ``answers``, the last ``count`` columns."""
+        texts = [answer.text for answer in answers]
+        lengths = [len(text) for text in texts]
+        width, rows = max(lengths), len(self._answers)
+        self._window.active = slice(rows - len(texts), rows)
+        self._window.read = slice(self._end - width, self._end)
+        self._window.written = slice(self._end - count, self._end)
+        tokens = [[self._pad_id] * (count - len(text)) + text[-count:] for text in texts]
+        # Of each column that is read, in each text.
+        positions, mask = torch.arange(width, device=self._device)[None], None
+        if min(lengths) < width:
+            positions = positions - width + torch.tensor(lengths, device=self._device)[:, None]
+            mask = (positions >= 0).long()
+        output = self._model(
+            input_ids=torch.tensor(tokens, device=self._device),
+            attention_mask=mask,
+            position_ids=positions[:, -count:].clamp(min=0),
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=1,
+            return_dict=True,
+        )
+        logits: Tensor = output.logits[:, -1]
+        return logits
+
+
+@dataclass
+class _Window:
+    """The size of the cache, and what the next pass touches; the same in every layer."""
+
+    rows: int
+    columns: int
+    refilled: bool
+    active: slice = field(default_factory=lambda: slice(0))
+    """Rows that the pass is about."""
+    read: slice = field(default_factory=lambda: slice(0))
+    """Columns that it reads, those that it writes included."""
+    written: slice = field(default_factory=lambda: slice(0))
+
+
+class _Layer(DynamicLayer):  # type: ignore[misc]
+    """The keys and values of one layer, [rows, heads, columns, channels], written in place."""
+
+    def __init__(self, window: _Window) -> None:
+        super().__init__()
+        self._window = window
+        self._stores: list[Tensor] = []
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Set the room aside."""
+        window = self._window
+        for states in (key_states, value_states):
+            shape = window.rows, states.shape[1], window.columns, states.shape[3]
+            # A row that was free for a while has columns that nothing was written to, and what a
+            # mask hides is still multiplied, by zero.
+            store = states.new_zeros(shape) if window.refilled else states.new_empty(shape)
+            self._stores.append(store)
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.is_initialized = True
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write what the pass brings, and return what its rows hold."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        window = self._window
+        for store, states in zip(self._stores, (key_states, value_states), strict=True):
+            store[window.active, :, window.written] = states
+        self.keys, self.values = (store[window.active, :, window.read] for store in self._stores)
+        return self.keys, self.values
+
+    def get_seq_length(self) -> int:
+        """Columns before those that the pass writes."""
+        before: int = self._window.written.start - self._window.read.start
+        return before
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        """Columns that the pass reads, from the first on."""
+        return self.get_seq_length() + query_length, 0
+
+    def move(self, source: int, target: int, columns: slice) -> None:
+        """Copy columns of one row to another."""
+        for store in self._stores:
+            store[target, :, columns] = store[source, :, columns]
+
+    def shift(self, kept: slice) -> None:
+        """Move columns to the beginning."""
+        for store in self._stores:
+            store[:, :, : kept.stop - kept.start] = store[:, :, kept].clone()
