@@ -2,7 +2,8 @@
 
 An entry is a directory under ``<root>/<kind>/<key>``. The key is a hash of everything that
 determines the content, so a value never depends on who filled it. An entry appears whole or not at
-all, and two processes that want the same one build it once.
+all, and two processes that want the same one build it once. A kind can be bounded: what was used
+least recently goes first. A process that has opened an entry's files keeps them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import json
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +50,11 @@ class Cache:
         return self.root / kind / key
 
     def obtain(
-        self, kind: str, determinants: Mapping[str, Any], build: Callable[[Path], None]
+        self,
+        kind: str,
+        determinants: Mapping[str, Any],
+        build: Callable[[Path], None],
+        limit: int | None = None,
     ) -> Path:
         """The entry's directory, built by ``build`` if it is not there.
 
@@ -55,14 +62,16 @@ class Cache:
             kind: The folder of entries of this kind.
             determinants: Everything that decides the content; kept beside it for reading.
             build: Fills the empty directory that it is given. If it raises, nothing is kept.
+            limit: Bytes that the kind may take once this entry is there. Others go until it fits;
+                this one stays.
         """
         key = content_key(determinants)
         entry = self.path(kind, key)
-        if entry.is_dir():
+        if _use(entry):
             return entry
         entry.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(entry.parent / f".{key}.lock"):
-            if entry.is_dir():
+            if _use(entry):
                 return entry
             temporary = Path(tempfile.mkdtemp(dir=entry.parent, prefix=f".{key}."))
             try:
@@ -73,7 +82,41 @@ class Cache:
             except BaseException:
                 shutil.rmtree(temporary, ignore_errors=True)
                 raise
+        if limit is not None:
+            self._shrink(entry, limit)
         return entry
+
+    def _shrink(self, newest: Path, limit: int) -> None:
+        """Remove the least recently used entries beside ``newest`` until all fit."""
+        found = []
+        for entry in newest.parent.iterdir():
+            with suppress(OSError):  # another process may be removing it
+                if entry.is_dir() and not entry.name.startswith("."):
+                    found.append((entry.stat().st_mtime_ns, entry, directory_size(entry)))
+        total = sum(size for _, _, size in found)
+        for _, entry, size in sorted(found):
+            if total <= limit or entry == newest:
+                continue
+            # Renamed first, so that nobody finds half of it.
+            doomed = entry.with_name(f".{entry.name}.{uuid.uuid4().hex}")
+            with suppress(OSError):
+                os.replace(entry, doomed)
+                total -= size
+            shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _use(entry: Path) -> bool:
+    """Whether the entry is there; notes that it is used."""
+    try:
+        os.utime(entry)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def directory_size(directory: Path) -> int:
+    """The bytes of the files in ``directory``, subfolders included."""
+    return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
 def hash_text(text: str) -> str:
@@ -87,27 +130,30 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+WHOLE = 64 * 2**20
+"""Bytes up to which ``directory_hash`` reads all of a file."""
+_SAMPLES, _SAMPLE = 64, 2**16
+
+
 def directory_hash(directory: Path) -> str:
-    """SHA-256 over the names and bytes of the files in ``directory``, subfolders included."""
-    digest = hashlib.sha256()
-    for path in sorted(directory.rglob("*")):
-        if path.is_file():
-            digest.update(f"{path.relative_to(directory)}\0{file_hash(path)}\0".encode())
-    return digest.hexdigest()
+    """SHA-256 over the names and contents of the files in ``directory``, subfolders included.
 
-
-def directory_signature(directory: Path) -> str:
-    """SHA-256 over the names, sizes, first and last MiB of the files in ``directory``.
-
-    Tells another checkpoint apart in no time, whatever its size; ``directory_hash`` reads all.
+    Of a large file: its size and 64 pieces of 64 KiB, evenly spread from its beginning to its end.
+    Training moves every weight a little, so another checkpoint shows, in no time.
     """
     digest = hashlib.sha256()
     for path in sorted(directory.rglob("*")):
         if path.is_file():
             size = path.stat().st_size
-            digest.update(f"{path.relative_to(directory)}\0{size}\0".encode())
-            with path.open("rb") as file:
-                digest.update(file.read(2**20))
-                file.seek(max(0, size - 2**20))
-                digest.update(file.read())
+            content = file_hash(path) if size <= WHOLE else _sampled_hash(path, size)
+            digest.update(f"{path.relative_to(directory)}\0{content}\0".encode())
+    return digest.hexdigest()
+
+
+def _sampled_hash(path: Path, size: int) -> str:
+    digest = hashlib.sha256(str(size).encode())
+    with path.open("rb") as file:
+        for sample in range(_SAMPLES):
+            file.seek((size - _SAMPLE) * sample // (_SAMPLES - 1))
+            digest.update(file.read(_SAMPLE))
     return digest.hexdigest()

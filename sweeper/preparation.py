@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -33,8 +34,21 @@ def make_origin(study: LoadedStudy, snapshot: Snapshot, cache: Path) -> Origin:
         training=config.training,
         evaluation=config.evaluation,
         cache=str(cache.resolve()),
+        teacher_states_gib=config.compute.teacher_states_gib,
         cache_threads=snapshot.cache_threads,
     )
+
+
+def with_results(origin: Origin, steps: Sequence[Step], paths: StudyPaths) -> Origin:
+    """The same with what ``steps``, which are done, have found out for later jobs."""
+    found: dict[str, str | None] = {}
+    for step in steps:
+        outcome = read_outcome(paths.preparation(step))
+        if outcome and outcome.data:
+            found["data_fingerprint"] = outcome.data.fingerprint
+        if outcome and outcome.held_out:
+            found["held_out"] = outcome.held_out
+    return origin.model_copy(update=found)
 
 
 def make_spec(
@@ -46,6 +60,7 @@ def make_spec(
         step=step,
         origin=origin,
         needs_teacher_outputs=study.config.needs_teacher_outputs(),
+        reads=study.config.teacher_reads() if step == "teacher" else (),
         extra_arguments={
             name: (arm.method, _extra_names(study, name)) for name, arm in arms.items()
         },
@@ -66,7 +81,7 @@ def is_done(spec: PreparationSpec, paths: StudyPaths) -> bool:
     except (OSError, ValueError):
         return False
     now = spec.model_dump(mode="json")
-    same = ("origin", "suite", "test_suite", "needs_teacher_outputs", "extra_arguments")
+    same = ("origin", "suite", "test_suite", "needs_teacher_outputs", "reads", "extra_arguments")
     return all(before.get(key) == now[key] for key in same)
 
 

@@ -64,8 +64,16 @@ class Origin(Record):
     teacher_outputs: TeacherOutputsConfig
     training: TrainingConfig
     evaluation: EvaluationConfig
+    data_fingerprint: str | None = None
+    """Of the examples, once they have been read: a job that finds its sequences in the cache need
+    not read them again."""
+    held_out: str | None = None
+    """Where the study's fixed sequences lie, on which all students are compared with the teacher,
+    once they have been made."""
     cache: str
     """The content-addressed cache's directory."""
+    teacher_states_gib: float = 0.0
+    """What the teacher's stored hidden states may take there."""
     cache_threads: int = 1
     """CPU threads that cached values are computed with, fixed when the study starts: a changed
     number of workers must not change the common start."""
@@ -119,6 +127,9 @@ class PreparationSpec(Record):
     attempt: int = 1
     origin: Origin
     needs_teacher_outputs: bool
+    reads: tuple[bool, ...] = ()
+    """What ``teacher`` should read once for all trials: the references (False), its own answers
+    (True)."""
     extra_arguments: dict[str, tuple[Method, tuple[str, ...]]] = {}
     """By arm, the names below ``extra`` that TRL's configuration class must know."""
     suite: SuiteSpec
@@ -235,6 +246,8 @@ class Outcome(Record):
     """From the ``data`` step."""
     notes: tuple[str, ...] = ()
     """What a user should know of it."""
+    held_out: str | None = None
+    """From the ``teacher`` step: see ``Origin``."""
     cost: Cost = Cost()
     curve: dict[str, float] = {}
     """The last training point: loss, on-policy share, rollout length, …"""

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from sweeper.cache import content_key, directory_signature, file_hash
+from sweeper.cache import content_key, directory_hash, file_hash
 from sweeper.config.loading import LoadedStudy, LoadedSuite, find_file
 from sweeper.config.study import StudyConfig
 from sweeper.config.yaml_file import named_data_files
@@ -154,7 +154,7 @@ def _hashes(study: LoadedStudy) -> dict[str, str]:
         found[f"data {Path(path).name}"] = file_hash(Path(path))
     for role, model in (("teacher", study.config.teacher), ("student", study.config.student)):
         if Path(model.model).is_dir():
-            found[f"{role} {model.model}"] = directory_signature(Path(model.model))
+            found[f"{role} {model.model}"] = directory_hash(Path(model.model))
     return found
 
 

@@ -169,6 +169,7 @@ class StudyRun:
                     self._watch_new_jobs()
                 for finished in self._wait():
                     self._finish_step(finished)
+            self._origin = preparation.with_results(self._origin, group, self.paths)
         record = self.record()
         if record.data:
             self._tracker.log_data(record.data)

@@ -16,9 +16,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sweeper.config.settings import resolve
 from sweeper.config.study import ModelConfig
-from sweeper.distillation import job, teacher_outputs
-from sweeper.distillation.data import fingerprint, prompt_hash, tokenize
+from sweeper.distillation import held_out, job, teacher_outputs, teacher_states
+from sweeper.distillation.data import prompt_hash
+from sweeper.distillation.material import (
+    Material,
+    check_teacher,
+    read_material,
+    unpack_models,
+)
 from sweeper.distillation.meter import Meter
 from sweeper.distillation.models import end_token_ids, load_model, unpack
 from sweeper.distillation.trainers import argument_names
@@ -96,7 +103,7 @@ def run(spec: TrialSpec | PreparationSpec) -> Outcome:
         "versions": package_versions(),
     }
     try:
-        spec = spec.model_copy(update={"origin": job.unpack_models(spec.origin)})
+        spec = spec.model_copy(update={"origin": unpack_models(spec.origin)})
         found = _trial(spec, reporter) if isinstance(spec, TrialSpec) else _prepare(spec, reporter)
     except Exception as error:  # the one boundary: whatever happened becomes an outcome
         traceback.print_exc()
@@ -143,10 +150,10 @@ def _trial(spec: TrialSpec, reporter: Reporter) -> dict[str, Any]:
     clock = Meter()
     with clock.timing("load"):
         reporter.phase("load")
-        material = job.read_material(spec.origin)
+        material = read_material(spec.origin)
         teacher = _teacher(spec)
         if teacher != spec.origin.teacher:
-            job.check_teacher(spec.origin, teacher, material.tokenizer)
+            check_teacher(spec.origin, teacher, material.tokenizer)
         student = job.starting_student(spec.origin, material, spec.place)
     reporter.phase("train", 0, spec.settings.max_steps)
     trained, meter = job.distil(
@@ -190,7 +197,7 @@ def _teacher(spec: TrialSpec) -> ModelConfig:
 
 def _prepare(spec: PreparationSpec, reporter: Reporter) -> dict[str, Any]:
     reporter.phase("read the data")
-    material = job.read_material(spec.origin)
+    material = read_material(spec.origin)
     if spec.step == "data":
         return {"data": _check_data(spec, material, reporter)}
     place, origin = spec.place, spec.origin
@@ -206,13 +213,22 @@ def _prepare(spec: PreparationSpec, reporter: Reporter) -> dict[str, Any]:
     reporter.phase("score")
     found: dict[str, Any] = {"model_parameters": _parameters(model)}
     found["scores"] = _score(spec, model, material, reporter)
-    if spec.step == "teacher" and spec.needs_teacher_outputs:
+    if spec.step == "teacher":
+        found |= _ask_teacher(spec, model, material, reporter)
+    return found
+
+
+def _ask_teacher(
+    spec: PreparationSpec, model: Any, material: Material, reporter: Reporter
+) -> dict[str, Any]:
+    """Have everything of the teacher's that trials share in the cache."""
+    origin, place = spec.origin, spec.place
+    found: dict[str, Any] = {}
+    if spec.needs_teacher_outputs:
         reporter.phase("teacher outputs", 0, len(material.examples))
         answers = teacher_outputs.obtain(
-            origin,
+            material,
             origin.teacher,
-            material.examples,
-            material.tokenizer,
             place,
             lambda done, total: reporter.phase("teacher outputs", done, total),
         )
@@ -224,17 +240,32 @@ def _prepare(spec: PreparationSpec, reporter: Reporter) -> dict[str, Any]:
                 f"{cut} of the {len(answers)} answers for seqkd and seq_kd were cut at {longest}"
                 " tokens (teacher_outputs.max_new_tokens)",
             )
+    for own in spec.reads:
+        reporter.phase("teacher states")
+        settings = resolve(origin.training, {"lmbda": 0.0, "seq_kd": own})
+        data = job.training_sequences(material, place, origin.teacher, "gkd", settings)
+        teacher_states.obtain(
+            origin,
+            origin.teacher,
+            data.sequences,
+            place,
+            lambda: model,
+            lambda done, total: reporter.phase("teacher states", done, total),
+        )
+    reporter.phase("held-out sequences")
+    asked = (text for leaf in load_tasks(spec.suite) for text, _ in prompts(leaf))
+    found["held_out"] = str(held_out.prepare(material, list(asked), place, lambda: model))
     return found
 
 
-def _check_data(spec: PreparationSpec, material: job.Material, reporter: Reporter) -> DataSummary:
+def _check_data(spec: PreparationSpec, material: Material, reporter: Reporter) -> DataSummary:
     for arm, (method, names) in spec.extra_arguments.items():
         for name in sorted(set(names) - argument_names(method)):
             everywhere = name in spec.origin.training.extra
             key = ("training", "extra", name) if everywhere else ("arms", arm)
             raise BadInputError(f"TRL's configuration for {method} has no argument {name!r}", key)
     length = spec.origin.training.max_length
-    data = tokenize(material.examples, material.tokenizer, length)
+    data = material.tokens(length)
     reporter.phase("check that no prompt is in two places")
     notes = list(data.notes)
     trained_on = [prompt_hash(example.prompt) for example in material.examples]
@@ -253,7 +284,7 @@ def _check_data(spec: PreparationSpec, material: job.Material, reporter: Reporte
     return DataSummary(
         rows=len(material.examples),
         used=len(data.sequences),
-        fingerprint=fingerprint(material.examples),
+        fingerprint=material.fingerprint,
         source=f"{spec.origin.data.train.path} ({spec.origin.data.train.split})",
         local=bool(spec.origin.data_files) or spec.origin.data.train.path.startswith("builtin/"),
         prompt_tokens=sum(lengths) / len(lengths),
@@ -286,7 +317,7 @@ def _check_overlap(suite: SuiteSpec, known: set[str], where: str) -> set[str]:
 
 
 def _score(
-    spec: TrialSpec | PreparationSpec, model: Any, material: job.Material, reporter: Reporter
+    spec: TrialSpec | PreparationSpec, model: Any, material: Material, reporter: Reporter
 ) -> Scores:
     evaluation = spec.origin.evaluation
     found = score(

@@ -86,6 +86,8 @@ class TrainingConfig(Strict):
     stock_normalization: bool = False
     """Divide the on-policy loss by the reference's token count, as stock TRL does, instead of by
     the tokens that were generated."""
+    length_bucketing: bool = True
+    """Put sequences of similar length into the same micro-batch: less padding."""
     extra: JsonMapping = {}
     """Further arguments of the TRL configuration class, checked against the class itself."""
 
@@ -119,7 +121,7 @@ _METHOD_KEYS: dict[Method, frozenset[str]] = {
     "supervised_kd": frozenset({"disable_dropout", "seq_kd"}),
     "gkd": GKD_KEYS,
 }
-_NOT_SEARCHABLE = {"engine", "extra", "logging_steps"}
+_NOT_SEARCHABLE = {"engine", "extra", "length_bucketing", "logging_steps"}
 _DOTTED: dict[str, Any] = {
     "teacher.model": TypeAdapter(Annotated[str, Field(min_length=1)]),
     "teacher.dtype": TypeAdapter(Dtype),

@@ -277,6 +277,9 @@ class ComputeConfig(Strict):
     """`auto`: the accelerators there are, in turn, or the CPU."""
     threads_per_worker: PositiveInt | None = None
     """By default the cores divided by the workers."""
+    teacher_states_gib: Annotated[float, Field(ge=0)] = 20.0
+    """What the teacher's hidden states on sequences that do not change may take in the cache, in
+    GiB; the least recently used go first. 0: they are computed again in every trial."""
 
 
 class TrackingConfig(Strict):
@@ -405,6 +408,21 @@ class StudyConfig(Strict):
         may_skip = contains(space, False) if space else not arm.settings.get("seq_kd", False)
         on_policy_only = arm.method == "gkd" and arm.settings.get("lmbda") == 1.0
         return may_skip and not on_policy_only
+
+    def teacher_reads(self) -> tuple[bool, ...]:
+        """What the teacher reads in many trials: references (False), its own answers (True)."""
+        found: set[bool] = set()
+        for arm in self.arms.values():
+            fixed = {**self.training.model_dump(), **arm.settings}
+            searched = arm.search.get("seq_kd")
+            teacher = any(name.startswith("teacher.") for name in (*arm.settings, *arm.search))
+            if arm.method not in ("supervised_kd", "gkd") or fixed["engine"] == "trl" or teacher:
+                continue
+            if fixed.get("lmbda") == 1:
+                continue
+            options = (False, True) if searched else (bool(fixed.get("seq_kd", False)),)
+            found |= {own for own in options if not searched or contains(searched, own)}
+        return tuple(sorted(found))
 
     def needs_teacher_outputs(self) -> bool:
         """Whether any arm, or the warm start, trains on the teacher's own answers."""

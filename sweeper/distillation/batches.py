@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -42,11 +44,51 @@ class EndlessPermutations(torch.utils.data.Sampler[int]):
             left, epoch = left - len(order), epoch + 1
 
 
+SPAN = 16
+"""Micro-batches that are filled from rows sorted by length together."""
+
+
+class LengthBuckets(torch.utils.data.Sampler[int]):
+    """The indices of another sampler, with rows of similar length in the same micro-batch.
+
+    The rows of a span of micro-batches are sorted by length and cut into micro-batches, which come
+    in a random order: less padding, and the same rows over the span.
+
+    Args:
+        indices: What to rearrange.
+        lengths: Of all rows, in tokens.
+        batch_size: Rows of one micro-batch.
+        seed: Decides the order of the micro-batches.
+    """
+
+    def __init__(
+        self,
+        indices: torch.utils.data.Sampler[int],
+        lengths: Sequence[int],
+        batch_size: int,
+        seed: int,
+    ) -> None:
+        self._indices, self._lengths = indices, lengths
+        self._batch_size, self._seed = batch_size, seed
+
+    def __len__(self) -> int:
+        return len(self._indices)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[int]:
+        every, order = iter(self._indices), random.Random(self._seed)
+        while rows := list(islice(every, SPAN * self._batch_size)):
+            rows.sort(key=lambda row: self._lengths[row])
+            starts = list(range(0, len(rows), self._batch_size))
+            order.shuffle(starts)
+            for start in starts:
+                yield from rows[start : start + self._batch_size]
+
+
 class PromptCollator:
     """Right-pads token sequences and keeps each prompt beside them.
 
     Gives ``input_ids``, ``attention_mask`` and ``labels`` (batch × length; -100 where no loss is
-    taken) and ``prompts``, a list of token id lists.
+    taken), ``prompts``, a list of token id lists, and ``indices``, the rows' numbers.
     """
 
     def __init__(self, pad_id: int) -> None:
@@ -55,7 +97,8 @@ class PromptCollator:
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Make one batch."""
         pairs = [(row["prompt"], row["completion"]) for row in rows]
-        return {**self.pad(pairs), "prompts": [row["prompt"] for row in rows]}
+        found = {name: [row[name] for row in rows] for name in ("prompt", "index")}
+        return {**self.pad(pairs), "prompts": found["prompt"], "indices": found["index"]}
 
     def pad(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> dict[str, torch.Tensor]:
         """Tensors for (prompt, completion) pairs."""
@@ -72,10 +115,16 @@ class PromptCollator:
         return {"input_ids": tokens, "attention_mask": mask, "labels": labels}
 
 
+def lengths(sequences: Sequence[TokenSequence]) -> list[int]:
+    """Tokens of each prompt and answer together."""
+    return [len(sequence.prompt) + len(sequence.completion or ()) for sequence in sequences]
+
+
 def rows(sequences: Sequence[TokenSequence]) -> Dataset:
-    """A dataset for ``OnPolicyTrainer``: ``prompt`` and ``completion`` as token ids."""
+    """A dataset for ``OnPolicyTrainer``: ``index``, ``prompt`` and ``completion`` (token ids)."""
     return Dataset.from_dict(
         {
+            "index": list(range(len(sequences))),
             "prompt": [list(sequence.prompt) for sequence in sequences],
             "completion": [list(sequence.completion or ()) for sequence in sequences],
         }

@@ -52,7 +52,8 @@ class TokenSequence:
 class TokenizedData:
     """The data as token ids, with what was left out."""
 
-    examples: tuple[Example, ...]
+    kept: tuple[int, ...]
+    """Which examples the sequences are of."""
     sequences: tuple[TokenSequence, ...]
     notes: tuple[str, ...]
 
@@ -145,7 +146,7 @@ def tokenize(
     Raises:
         BadInputError: The template rewrites the prompt once there is an answer, or nothing is left.
     """
-    kept: list[Example] = []
+    kept: list[int] = []
     sequences: list[TokenSequence] = []
     dropped = cut = 0
     for index, example in enumerate(examples):
@@ -162,7 +163,7 @@ def tokenize(
         if completion is not None and len(prompt) + len(completion) > max_length:
             completion = completion[: max_length - len(prompt)]
             cut += 1
-        kept.append(example)
+        kept.append(index)
         sequences.append(TokenSequence(prompt, completion))
     notes = []
     if dropped:

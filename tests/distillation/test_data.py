@@ -124,7 +124,7 @@ def test_long_answers_are_cut_and_long_prompts_dropped(tiny_student: str) -> Non
     assert len(sequence.prompt) == 10
     assert sequence.completion is not None
     assert len(sequence.completion) == 30
-    assert tokenized.examples == (short,)
+    assert tokenized.kept == (0,)
     assert [note.split()[0] for note in tokenized.notes] == ["1", "1"]
 
 

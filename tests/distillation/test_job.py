@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from sweeper.config.study import (
     TrainingConfig,
     WarmStartConfig,
 )
-from sweeper.distillation import job
-from sweeper.distillation.batches import EndlessPermutations
+from sweeper.distillation import held_out, job
+from sweeper.distillation.batches import SPAN, EndlessPermutations, LengthBuckets
+from sweeper.distillation.material import read_material
 from sweeper.distillation.meter import Meter
+from sweeper.distillation.models import load_model
 from sweeper.errors import BadInputError, DivergedError
 from sweeper.records import Origin, Place
 from tests.conftest import DATA
@@ -64,7 +67,7 @@ def train(
     origin: Origin, place: Place, method: Method, seed: int = 1, **changes: Any
 ) -> tuple[Any, Meter, list[dict[str, float]]]:
     settings = effective(method, MethodSettings(**{**SETTINGS, **changes}))
-    material = job.read_material(origin)
+    material = read_material(origin)
     points: list[dict[str, float]] = []
     model, meter = job.distil(
         origin,
@@ -87,7 +90,7 @@ def weights(model: Any) -> torch.Tensor:
 @pytest.mark.parametrize("method", ["sft", "seqkd", "supervised_kd", "gkd"])
 def test_every_method_trains_and_counts(tmp_path: Path, place: Place, method: Method) -> None:
     origin = make_origin(tmp_path)
-    start = weights(job.starting_student(origin, job.read_material(origin), place))
+    start = weights(job.starting_student(origin, read_material(origin), place))
     model, meter, points = train(origin, place, method, lmbda=1.0)
     cost = meter.cost()
     assert not torch.equal(start, weights(model))
@@ -151,9 +154,16 @@ def test_on_policy_loss_is_a_mean_over_the_generated_tokens(tmp_path: Path, plac
 def test_off_policy_gkd_follows_the_stock_trainer(tmp_path: Path, place: Place) -> None:
     """At lmbda 0 nothing is mended but padding and masking: same sequences, same losses."""
     origin = make_origin(tmp_path)
-    options = {"lmbda": 0.0, "beta": 0.5, "max_steps": 6}
-    _, ours, points = train(origin, place, "gkd", **options)
+    options = {
+        "lmbda": 0.0,
+        "beta": 0.5,
+        "max_steps": 20,
+        "stock_normalization": True,
+        "learning_rate": 1.0e-4,
+    }
+    _, ours, points = train(origin, place, "gkd", length_bucketing=False, **options)
     _, stock, theirs = train(origin, place, "gkd", engine="trl", **options)
+    assert len(points) == 20
     assert [p["loss"] for p in points] == pytest.approx([p["loss"] for p in theirs], rel=1e-3)
     assert ours.totals["trained_tokens"] == stock.totals["trained_tokens"]
 
@@ -184,7 +194,7 @@ def test_supervised_kd_on_the_teachers_own_answers(tmp_path: Path, place: Place)
 def test_an_adapter_is_all_that_trains(tmp_path: Path, place: Place) -> None:
     student = StudentConfig(model=STUDENT.model, lora=LoraConfig(r=2, dropout=0.5))
     origin = make_origin(tmp_path, student=student)
-    start = job.starting_student(origin, job.read_material(origin), place)
+    start = job.starting_student(origin, read_material(origin), place)
     model, _, points = train(origin, place, "gkd", lmbda=1.0)
     assert torch.equal(
         start.model.layers[0].mlp.up_proj.weight,
@@ -204,7 +214,7 @@ def test_the_warm_start_is_trained_once_and_is_the_common_start(
             **{key: value for key, value in SETTINGS.items() if key != "max_new_tokens"}
         ),
     )
-    material = job.read_material(origin)
+    material = read_material(origin)
     points: list[int] = []
     first = job.starting_student(
         origin, material, place, lambda step, total, metrics: points.append(step)
@@ -223,7 +233,7 @@ def test_a_student_from_nothing_is_drawn_from_the_studys_seed(tmp_path: Path, pl
 
     def start(seed: int) -> torch.Tensor:
         origin = make_origin(tmp_path, student=student, seed=seed)
-        return weights(job.starting_student(origin, job.read_material(origin), place))
+        return weights(job.starting_student(origin, read_material(origin), place))
 
     torch.manual_seed(1)
     first = start(seed=1)
@@ -231,7 +241,7 @@ def test_a_student_from_nothing_is_drawn_from_the_studys_seed(tmp_path: Path, pl
     assert torch.equal(start(seed=1), first)
     assert not torch.equal(start(seed=2), first)
     trained = make_origin(tmp_path)
-    stored = weights(job.starting_student(trained, job.read_material(trained), place))
+    stored = weights(job.starting_student(trained, read_material(trained), place))
     assert not torch.equal(stored, first)
 
 
@@ -284,7 +294,7 @@ def test_real_rows_through_a_chat_template(
         data=DataConfig(train=DatasetConfig(path=path, limit=8)),
         data_files=(path,),
     )
-    assert job.read_material(origin).chat
+    assert read_material(origin).chat
     _, meter, points = train(origin, place, "gkd", lmbda=0.5, max_length=600)
     assert meter.steps == 3
     assert all(point["loss"] >= 0 for point in points)
@@ -293,7 +303,7 @@ def test_real_rows_through_a_chat_template(
 def test_vocabularies_that_differ_are_refused(tmp_path: Path, tiny_student: str) -> None:
     origin = make_origin(tmp_path, student=StudentConfig(model=tiny_student))
     with pytest.raises(BadInputError, match="vocabularies"):
-        job.read_material(origin)
+        read_material(origin)
 
 
 def test_batches_are_full_and_epochs_follow_each_other() -> None:
@@ -303,3 +313,52 @@ def test_batches_are_full_and_epochs_follow_each_other() -> None:
     assert indices[:5] != indices[5:10]
     assert list(EndlessPermutations(rows=5, draws=12, seed=1)) == indices
     assert list(EndlessPermutations(rows=5, draws=12, seed=2)) != indices
+
+
+def test_buckets_hold_the_same_rows_in_batches_of_similar_length() -> None:
+    lengths = [(7 * row) % 101 + 1 for row in range(100)]
+    plain = EndlessPermutations(rows=100, draws=256, seed=1)
+    bucketed = list(LengthBuckets(plain, lengths, batch_size=4, seed=1))
+    span = SPAN * 4
+    for start in range(0, 256, span):
+        assert sorted(bucketed[start : start + span]) == sorted(list(plain)[start : start + span])
+
+    def padding(rows: list[int]) -> int:
+        batches = [[lengths[row] for row in rows[i : i + 4]] for i in range(0, len(rows), 4)]
+        return sum(4 * max(batch) - sum(batch) for batch in batches)
+
+    assert padding(bucketed) < padding(list(plain)) / 5
+    # Not from short to long: the order of the batches is random.
+    longest = [max(lengths[row] for row in bucketed[i : i + 4]) for i in range(0, span, 4)]
+    assert longest != sorted(longest)
+    assert list(LengthBuckets(plain, lengths, batch_size=4, seed=1)) == bucketed
+
+
+def test_tokens_are_made_once_and_read_without_the_rows(tmp_path: Path) -> None:
+    origin = make_origin(tmp_path)
+    material = read_material(origin)
+    first = material.tokens(96)
+    known = origin.model_copy(
+        update={
+            "data_fingerprint": material.fingerprint,
+            "data": DataConfig(train=DatasetConfig(path="builtin/no such data")),
+        }
+    )
+    assert read_material(known).tokens(96) == first
+    assert material.tokens(20) != first
+
+
+def test_the_distance_from_the_teacher_is_followed(tmp_path: Path, place: Place) -> None:
+    origin = make_origin(tmp_path)
+    material = read_material(origin)
+    teacher = load_model(origin.teacher, "cpu")
+    prompts = [f"{1000 + i}+{2000 + i}?" for i in range(20)]
+    directory = held_out.prepare(material, prompts, place, lambda: teacher)
+    followed = origin.model_copy(update={"held_out": str(directory)})
+    _, meter, points = train(followed, place, "sft", max_steps=8)
+    seen = [point["teacher_divergence"] for point in points if "teacher_divergence" in point]
+    assert len(seen) == 4
+    assert all(0 < value < math.log(2) for value in seen)
+    assert meter.cost().seconds["diagnostics"] > 0
+    _, _, unfollowed = train(origin, place, "sft", max_steps=8)
+    assert [p["loss"] for p in unfollowed] == [p["loss"] for p in points]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from sweeper.config.study import (
 )
 from sweeper.distillation import teacher_outputs
 from sweeper.distillation.data import Example
+from sweeper.distillation.material import Material
 from sweeper.distillation.models import load_tokenizer
 from sweeper.records import Origin, Place
 from tests.conftest import make_model
@@ -55,7 +57,11 @@ def answers(origin: Origin, place: Place, tokenizer: Any = None, **changes: Any)
     examples = changes.pop("examples", EXAMPLES)
     changed = origin.model_copy(update=changes)
     tokenizer = tokenizer or load_tokenizer(changed.student)
-    return teacher_outputs.obtain(changed, changed.teacher, examples, tokenizer, place)
+    rows = [{"prompt": example.prompt} for example in examples]
+    file = Path(place.directory) / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    changed = changed.model_copy(update={"data_files": (str(file),)})
+    return teacher_outputs.obtain(Material(changed, tokenizer), changed.teacher, place)
 
 
 def entries(origin: Origin) -> int:

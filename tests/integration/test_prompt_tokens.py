@@ -26,6 +26,7 @@ from sweeper.config.study import (
 from sweeper.config.suite import SuiteConfig, SuiteTask
 from sweeper.distillation import job
 from sweeper.distillation.data import tokenize
+from sweeper.distillation.material import read_material
 from sweeper.distillation.models import end_token_ids
 from sweeper.evaluation.scoring import score
 from sweeper.records import Origin, Place, SuiteSpec
@@ -103,19 +104,20 @@ def make_pair(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case], str]
 
 @contextmanager
 def reading(model: Any) -> Iterator[list[tuple[int, ...]]]:
-    """Notes every row that ``model`` reads from its start, padding left out."""
+    """Notes every row that the body of ``model`` reads from its start, padding left out."""
     rows: list[tuple[int, ...]] = []
 
     def note(module: Any, arguments: Any, options: dict[str, Any]) -> None:
         tokens = options["input_ids"] if "input_ids" in options else arguments[0]
-        # Without a mask, lm-eval asks for likelihoods: its rows are padded at their ends.
-        mask = options.get("attention_mask", (tokens != PADDING).long())
+        # Likelihoods and training need no mask: rows are padded at their ends.
+        mask = options.get("attention_mask")
+        mask = (tokens != PADDING).long() if mask is None else mask
         if tokens.shape != mask.shape:
             return  # one more token of rows that have been read before
         for row, kept in zip(tokens, mask, strict=True):
             rows.append(tuple(row[kept == 1].tolist()))
 
-    handle = model.register_forward_pre_hook(note, with_kwargs=True)
+    handle = model.base_model.register_forward_pre_hook(note, with_kwargs=True)
     try:
         yield rows
     finally:
@@ -184,7 +186,7 @@ def test_training_rollouts_and_scoring_read_the_same_prompts(
     case = CASES[name]
     origin = make_origin(case, make_pair(case), tmp_path)
     place = Place(directory=str(tmp_path), device="cpu", threads=1)
-    material = job.read_material(origin)
+    material = read_material(origin)
     tokenizer = material.tokenizer
     assert material.chat is (case.text != PLAIN_TEXT)
     assert (tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id) is case.begins
@@ -219,7 +221,8 @@ def test_training_rollouts_and_scoring_read_the_same_prompts(
             settings=MethodSettings(**options),
             seed=1,
         )
-    rollouts, trained = rows[: len(QUESTIONS)], rows[len(QUESTIONS) :]
+    # Between the two, the trainer tries out how the model is read, on tokens of no meaning.
+    rollouts, trained = rows[: len(QUESTIONS)], rows[-len(QUESTIONS) :]
     assert set(rollouts) == expected
     assert sorted(trained) == sorted(
         next(row for row in trained if row[: len(prompt)] == prompt) for prompt in expected

@@ -1,0 +1,172 @@
+"""What all jobs of a study start from: the student's tokenizer, the examples and their tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerBase
+
+from sweeper.cache import Cache, hash_text
+from sweeper.config.study import ModelConfig
+from sweeper.distillation.data import (
+    Example,
+    TokenizedData,
+    TokenSequence,
+    fingerprint,
+    read_examples,
+    tokenize,
+)
+from sweeper.distillation.models import (
+    check_heads,
+    check_pair,
+    is_plain,
+    load_tokenizer,
+    unpack,
+)
+from sweeper.errors import BadInputError, blaming
+from sweeper.records import Origin
+from sweeper.versions import library_versions
+
+_TENSORS, _ABOUT = "tokens.safetensors", "about.json"
+
+
+@dataclass(frozen=True)
+class Material:
+    """The student's tokenizer and the examples, which are read when they are asked for."""
+
+    origin: Origin
+    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def chat(self) -> bool:
+        """Whether prompts go through a chat template of the model's own."""
+        return not is_plain(self.tokenizer)
+
+    @cached_property
+    def examples(self) -> tuple[Example, ...]:
+        """The rows as prompts and references.
+
+        Raises:
+            BadInputError: The data cannot be read.
+        """
+        return tuple(read_examples(self.origin.data, self.origin.data_files))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the examples; known without them once the study has read them."""
+        return self.origin.data_fingerprint or fingerprint(self.examples)
+
+    @cached_property
+    def text_key(self) -> dict[str, str]:
+        """What decides the tokens of a text."""
+        return {
+            "tokenizer": hash_text(self.tokenizer.backend_tokenizer.to_str()),
+            "template": str(self.tokenizer.chat_template),
+        }
+
+    def tokens(
+        self,
+        max_length: int,
+        answers: Callable[[], Sequence[tuple[int, ...]]] | None = None,
+        answers_key: str | None = None,
+    ) -> TokenizedData:
+        """The examples as token ids, from the cache or tokenized now; see ``data.tokenize``.
+
+        Args:
+            max_length: The longest prompt and answer together, in tokens.
+            answers: Gives token ids to use instead of the references, one for each example.
+            answers_key: What decides those.
+        """
+        determinants = {
+            "data": self.fingerprint,
+            **self.text_key,
+            "max_length": max_length,
+            "answers": answers_key,
+            "versions": library_versions(),
+        }
+
+        def build(directory: Path) -> None:
+            given = answers() if answers else None
+            _write(tokenize(self.examples, self.tokenizer, max_length, given), directory)
+
+        return _read(Cache(Path(self.origin.cache)).obtain("tokens", determinants, build))
+
+
+def unpack_models(origin: Origin) -> Origin:
+    """The same with models that can be loaded: what a package carries packed, from the cache.
+
+    Raises:
+        BadInputError: The package is not installed.
+    """
+    models = {}
+    for role, model in (("teacher", origin.teacher), ("student", origin.student)):
+        with blaming(role, "model"):
+            models[role] = unpack(model, Path(origin.cache))
+    return origin.model_copy(update=models)
+
+
+def read_material(origin: Origin) -> Material:
+    """Load the student's tokenizer, and check the teacher's against it.
+
+    Raises:
+        BadInputError: A tokenizer cannot be read, or the vocabularies differ.
+    """
+    with blaming("student", "model"):
+        tokenizer = load_tokenizer(origin.student, plain=origin.data.format == "plain")
+    if origin.data.format == "chat" and is_plain(tokenizer):
+        message = f"expected a model with a chat template, found none in {origin.student.model}"
+        raise BadInputError(message, ("data", "format"))
+    if origin.data.system_prompt and is_plain(tokenizer):
+        message = "expected none, because without a chat template nothing sets it off"
+        raise BadInputError(message, ("data", "system_prompt"))
+    with blaming("teacher", "model"):
+        check_teacher(origin, origin.teacher, tokenizer)
+    return Material(origin, tokenizer)
+
+
+def check_teacher(origin: Origin, teacher: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that ``teacher`` shares the student's vocabulary, and has as many logits.
+
+    Raises:
+        BadInputError: It does not, or has no tokenizer.
+    """
+    names = (teacher.model, origin.student.model)
+    check_pair(load_tokenizer(teacher), tokenizer, names)
+    check_heads(teacher, origin.student)
+
+
+def _write(data: TokenizedData, directory: Path) -> None:
+    parts: dict[str, list[Sequence[int]]] = {
+        "prompts": [sequence.prompt for sequence in data.sequences],
+        "completions": [sequence.completion or () for sequence in data.sequences],
+    }
+    tensors = {"kept": torch.tensor(data.kept, dtype=torch.int64)}
+    for name, sequences in parts.items():
+        flat = [token for sequence in sequences for token in sequence]
+        tensors[name] = torch.tensor(flat, dtype=torch.int32)
+        tensors[f"{name}_lengths"] = torch.tensor([len(s) for s in sequences], dtype=torch.int32)
+    answered = [sequence.completion is not None for sequence in data.sequences]
+    tensors["answered"] = torch.tensor(answered)
+    save_file(tensors, directory / _TENSORS)
+    (directory / _ABOUT).write_text(json.dumps({"notes": data.notes}), encoding="utf-8")
+
+
+def _read(directory: Path) -> TokenizedData:
+    tensors = load_file(directory / _TENSORS)
+
+    def split(name: str) -> list[tuple[int, ...]]:
+        flat = tensors[name].tolist()
+        ends = list(accumulate(tensors[f"{name}_lengths"].tolist()))
+        return [tuple(flat[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
+
+    rows = zip(split("prompts"), split("completions"), tensors["answered"].tolist(), strict=True)
+    sequences = tuple(TokenSequence(p, c if answered else None) for p, c, answered in rows)
+    about = json.loads((directory / _ABOUT).read_text(encoding="utf-8"))
+    return TokenizedData(tuple(tensors["kept"].tolist()), sequences, tuple(about["notes"]))

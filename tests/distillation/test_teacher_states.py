@@ -1,0 +1,177 @@
+"""The teacher's stored hidden states: the same losses, computed once, within a bound."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sweeper.cache import directory_size
+from sweeper.config.settings import MethodSettings, effective
+from sweeper.config.study import (
+    DataConfig,
+    DatasetConfig,
+    EvaluationConfig,
+    ModelConfig,
+    StudentConfig,
+    TeacherOutputsConfig,
+    TrainingConfig,
+)
+from sweeper.distillation import job, teacher_states
+from sweeper.distillation.batches import IGNORED, PromptCollator
+from sweeper.distillation.data import TokenSequence
+from sweeper.distillation.material import read_material
+from sweeper.distillation.models import load_model
+from sweeper.distillation.readout import Readout
+from sweeper.records import Origin, Place
+
+
+def make_origin(folder: Path, **changes: Any) -> Origin:
+    values: dict[str, Any] = {
+        "study": "s",
+        "seed": 1,
+        "teacher": ModelConfig(model="builtin/adder-teacher"),
+        "student": StudentConfig(model="builtin/adder-student"),
+        "warm_start": None,
+        "data": DataConfig(train=DatasetConfig(path="builtin/addition", limit=12)),
+        "teacher_outputs": TeacherOutputsConfig(max_new_tokens=8),
+        "training": TrainingConfig(),
+        "evaluation": EvaluationConfig(selection="s.yaml"),
+        "cache": str(folder / "cache"),
+        "teacher_states_gib": 1.0,
+    }
+    return Origin(**{**values, **changes})
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return Place(directory=str(tmp_path), device="cpu", threads=1)
+
+
+def forbidden() -> Any:
+    raise AssertionError("the teacher was asked again")
+
+
+def sequences(origin: Origin, max_length: int = 128) -> tuple[TokenSequence, ...]:
+    return read_material(origin).tokens(max_length).sequences
+
+
+def entries(origin: Origin) -> list[Path]:
+    return sorted((Path(origin.cache) / teacher_states.KIND).glob("[!.]*"))
+
+
+def test_stored_states_are_the_teachers(tmp_path: Path, place: Place) -> None:
+    origin = make_origin(tmp_path)
+    data = sequences(origin)
+    stored = teacher_states.obtain(origin, origin.teacher, data, place)
+    assert stored is not None
+    readout = Readout.of(load_model(origin.teacher, "cpu"), trained=False)
+    for indices in ([3], [5, 0, 11]):
+        pairs = [(data[i].prompt, data[i].completion or ()) for i in indices]
+        batch = PromptCollator(0).pad(pairs)
+        counted = batch["labels"][:, 1:] != IGNORED
+        with torch.no_grad():
+            expected = readout.states({"input_ids": batch["input_ids"]}, counted)
+        assert torch.allclose(stored.of(indices), expected, atol=1e-5)
+    again = teacher_states.obtain(origin, origin.teacher, data, place, forbidden)
+    assert again is not None
+    assert torch.equal(again.states, stored.states)
+
+
+def test_other_sequences_or_teachers_are_other_states(tmp_path: Path, place: Place) -> None:
+    origin = make_origin(tmp_path)
+    data = sequences(origin)
+    teacher_states.obtain(origin, origin.teacher, data, place)
+    teacher_states.obtain(origin, origin.teacher, data[:6], place)
+    half = origin.teacher.model_copy(update={"dtype": "bfloat16"})
+    stored = teacher_states.obtain(origin, half, data, place)
+    assert stored is not None
+    assert stored.states.dtype == torch.bfloat16
+    assert len(entries(origin)) == 3
+
+
+def test_the_least_recently_used_states_go_first(tmp_path: Path, place: Place) -> None:
+    origin = make_origin(tmp_path)
+    data = sequences(origin)
+    first, second, third = data[:4], data[4:8], data[8:]
+    for part in (first, second):
+        teacher_states.obtain(origin, origin.teacher, part, place)
+    size = max(directory_size(entry) for entry in entries(origin))
+    kept = teacher_states.obtain(origin, origin.teacher, first, place, forbidden)
+    assert kept is not None
+    before = kept.states.clone()
+    bound = origin.model_copy(update={"teacher_states_gib": 2.2 * size / 2**30})
+    teacher_states.obtain(bound, origin.teacher, third, place)
+    assert len(entries(origin)) == 2
+    teacher_states.obtain(origin, origin.teacher, first, place, forbidden)
+    with pytest.raises(AssertionError, match="asked again"):
+        teacher_states.obtain(origin, origin.teacher, second, place, forbidden)
+    assert torch.equal(kept.states, before)
+
+
+@pytest.mark.parametrize("gib", [0.0, 1e-6])
+def test_more_than_the_bound_is_not_stored(tmp_path: Path, place: Place, gib: float) -> None:
+    origin = make_origin(tmp_path, teacher_states_gib=gib)
+    data = sequences(origin)
+    assert teacher_states.obtain(origin, origin.teacher, data, place) is None
+    assert sum(directory_size(entry) for entry in entries(origin)) < 2000
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [("supervised_kd", {}), ("gkd", {"lmbda": 0.5}), ("supervised_kd", {"seq_kd": True})],
+)
+def test_training_is_the_same_with_stored_states(
+    tmp_path: Path, place: Place, method: Any, changes: dict[str, Any]
+) -> None:
+    def train(**origin_changes: Any) -> tuple[list[float], float]:
+        origin = make_origin(tmp_path, **origin_changes)
+        values = {"max_steps": 4, "per_device_train_batch_size": 4, "max_new_tokens": 6, **changes}
+        settings = MethodSettings(**values, max_length=128, logging_steps=1, learning_rate=1e-3)
+        material = read_material(origin)
+        losses: list[float] = []
+        _, meter = job.distil(
+            origin,
+            material,
+            place,
+            model=job.starting_student(origin, material, place),
+            teacher=origin.teacher,
+            method=method,
+            settings=effective(method, settings),
+            seed=1,
+            report=lambda step, total, metrics: losses.append(metrics["loss"]),
+        )
+        return losses, meter.totals["trained_tokens"]
+
+    stored, live = train(), train(teacher_states_gib=0.0)
+    assert len(entries(make_origin(tmp_path))) == 1
+    assert stored[0] == pytest.approx(live[0], rel=1e-4)
+    assert stored[1] == live[1]
+
+
+def _fill(origin: Origin, place: Place, start: Callable[[], Any], results: Any) -> None:
+    torch.set_num_threads(1)
+    start()
+    stored = teacher_states.obtain(origin, origin.teacher, sequences(origin), place)
+    results.put(None if stored is None else float(stored.states.sum()))
+
+
+def test_several_trials_may_fill_it_at_once(tmp_path: Path, place: Place) -> None:
+    origin = make_origin(tmp_path)
+    context = multiprocessing.get_context("spawn")
+    barrier, results = context.Barrier(3), context.Queue()
+    workers = [
+        context.Process(target=_fill, args=(origin, place, barrier.wait, results)) for _ in range(3)
+    ]
+    for worker in workers:
+        worker.start()
+    sums = {results.get(timeout=120) for _ in workers}
+    for worker in workers:
+        worker.join()
+    assert len(sums) == 1
+    assert None not in sums
+    assert len(entries(origin)) == 1
