@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo quickstart test fast soak lint format requirements clean
+.PHONY: setup demo quickstart test fast soak bench lint format requirements clean
 
 setup: $(VENV)/installed
 
@@ -36,6 +36,11 @@ fast: demo
 
 soak: demo
 	$(BIN)/pytest -q -m soak --timeout 7200
+
+# Speed and memory against stock TRL; about two hours on two cores, with nothing beside it.
+bench: demo
+	$(BIN)/python -m benchmarks.engine --json benchmarks/engine.json
+	$(BIN)/python -m benchmarks.study --json benchmarks/study.json
 
 lint: setup
 	$(BIN)/ruff check .

@@ -1,0 +1,98 @@
+"""The teachers, students and data that the benchmarks train on."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweeper.cache import default_root
+from sweeper.config.study import (
+    DataConfig,
+    DatasetConfig,
+    EvaluationConfig,
+    ModelConfig,
+    StudentConfig,
+    TeacherOutputsConfig,
+    TrainingConfig,
+)
+from sweeper.distillation.material import unpack_models
+from sweeper.distillation.models import load_tokenizer
+from sweeper.records import Origin
+
+ROOT = Path(__file__).resolve().parent.parent
+GSM8K = ROOT / "tests" / "data" / "gsm8k-train.jsonl"
+PROMPT_TOKENS, ANSWER_TOKENS = 45, 64
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A teacher and a student, with the sizes of their training steps."""
+
+    name: str
+    origin: Origin
+    settings: dict[str, Any]
+    """Of every training job."""
+
+
+def make(name: str, folder: Path, threads: int) -> Pair:
+    """The pair ``name``, its data and cache below ``folder``."""
+    return _quickstart(folder, threads) if name == "quickstart" else _smollm2(folder, threads)
+
+
+def _quickstart(folder: Path, threads: int) -> Pair:
+    data = DatasetConfig(path="builtin/addition", split="train", limit=200)
+    origin = _origin("builtin/adder-teacher", StudentConfig(model="builtin/adder-student"), data)
+    settings = {
+        "per_device_train_batch_size": 32,
+        "gradient_accumulation_steps": 1,
+        "max_new_tokens": 48,
+        "max_length": 128,
+    }
+    return Pair("quickstart", _placed(origin, folder, threads), settings)
+
+
+def _smollm2(folder: Path, threads: int) -> Pair:
+    teacher = "builtin/smollm2-135m-instruct"
+    file = folder / "rows.jsonl"
+    student = StudentConfig(model=teacher, keep_layers=10)
+    origin = _origin(teacher, student, DatasetConfig(path=str(file)))
+    origin = _placed(origin, folder, threads).model_copy(update={"data_files": (str(file),)})
+    # Real text, cut to equal sizes: 64 answer tokens to prompts of 45, through the chat template.
+    tokenizer = load_tokenizer(unpack_models(origin).teacher)
+    rows = []
+    for line in GSM8K.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        cut = {
+            key: tokenizer.decode(tokenizer(row[key])["input_ids"][:most])
+            for key, most in (("question", PROMPT_TOKENS - 30), ("answer", ANSWER_TOKENS - 2))
+        }
+        rows.append(json.dumps(cut))
+    file.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    settings = {
+        "per_device_train_batch_size": 8,
+        "gradient_accumulation_steps": 4,
+        "max_new_tokens": ANSWER_TOKENS,
+        "max_length": 512,
+    }
+    return Pair("smollm2", origin, settings)
+
+
+def _origin(teacher: str, student: StudentConfig, train: DatasetConfig) -> Origin:
+    return Origin(
+        study="benchmark",
+        seed=1,
+        teacher=ModelConfig(model=teacher),
+        student=student,
+        warm_start=None,
+        data=DataConfig(train=train),
+        teacher_outputs=TeacherOutputsConfig(),
+        training=TrainingConfig(),
+        evaluation=EvaluationConfig(selection="none"),
+        cache=str(default_root()),
+    )
+
+
+def _placed(origin: Origin, folder: Path, threads: int) -> Origin:
+    return origin.model_copy(update={"cache": str(folder / "cache"), "cache_threads": threads})
