@@ -37,7 +37,7 @@ fast: demo
 soak: demo
 	$(BIN)/pytest -q -m soak --timeout 7200
 
-# Speed and memory against stock TRL; about two hours on two cores, with nothing beside it.
+# Speed and memory against stock TRL; takes long, and wants a machine with nothing beside it.
 bench: demo
 	$(BIN)/python -m benchmarks.engine --json benchmarks/engine.json
 	$(BIN)/python -m benchmarks.study --json benchmarks/study.json

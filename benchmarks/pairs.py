@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.cache import default_root
+from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.study import (
     DataConfig,
     DatasetConfig,
     EvaluationConfig,
-    ModelConfig,
-    StudentConfig,
     TeacherOutputsConfig,
     TrainingConfig,
 )
@@ -42,7 +41,8 @@ def make(name: str, folder: Path, threads: int) -> Pair:
 
 
 def _quickstart(folder: Path, threads: int) -> Pair:
-    data = DatasetConfig(path="builtin/addition", split="train", limit=200)
+    # Whole windows: the stock sampler ends an epoch with a shorter one.
+    data = DatasetConfig(path="builtin/addition", split="train", limit=6 * 32)
     origin = _origin("builtin/adder-teacher", StudentConfig(model="builtin/adder-student"), data)
     settings = {
         "per_device_train_batch_size": 32,
@@ -62,7 +62,8 @@ def _smollm2(folder: Path, threads: int) -> Pair:
     # Real text, cut to equal sizes: 64 answer tokens to prompts of 45, through the chat template.
     tokenizer = load_tokenizer(unpack_models(origin).teacher)
     rows = []
-    for line in GSM8K.read_text(encoding="utf-8").splitlines():
+    # One whole window, for the same reason.
+    for line in GSM8K.read_text(encoding="utf-8").splitlines()[: 8 * 4]:
         row = json.loads(line)
         cut = {
             key: tokenizer.decode(tokenizer(row[key])["input_ids"][:most])

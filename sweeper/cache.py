@@ -135,17 +135,24 @@ WHOLE = 64 * 2**20
 _SAMPLES, _SAMPLE = 64, 2**16
 
 
-def directory_hash(directory: Path) -> str:
+def directory_hash(directory: Path, *, dated: bool = False) -> str:
     """SHA-256 over the names and contents of the files in ``directory``, subfolders included.
 
-    Of a large file: its size and 64 pieces of 64 KiB, evenly spread from its beginning to its end.
-    Training moves every weight a little, so another checkpoint shows, in no time.
+    Of a large file: its size and 64 pieces of 64 KiB, evenly spread from its beginning to its end,
+    because reading it all takes minutes. A change between the pieces does not show.
+
+    Args:
+        directory: What to hash.
+        dated: Also tell large files apart by when they were written, so that a change shows
+            wherever it is; so does a copy.
     """
     digest = hashlib.sha256()
     for path in sorted(directory.rglob("*")):
         if path.is_file():
             size = path.stat().st_size
             content = file_hash(path) if size <= WHOLE else _sampled_hash(path, size)
+            if dated and size > WHOLE:
+                content += f" {path.stat().st_mtime_ns}"
             digest.update(f"{path.relative_to(directory)}\0{content}\0".encode())
     return digest.hexdigest()
 

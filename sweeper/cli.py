@@ -11,6 +11,7 @@ import typer
 
 from sweeper import __version__
 from sweeper.errors import SweeperError
+from sweeper.paths import DEFAULT_RUNS
 
 if TYPE_CHECKING:
     from sweeper.config.loading import LoadedStudy
@@ -47,7 +48,7 @@ def _version(
 def run(
     study_file: StudyFile,
     overrides: Overrides = None,
-    runs: Runs = Path("runs"),
+    runs: Runs = DEFAULT_RUNS,
     reports: Reports = Path("reports"),
     cache_dir: Annotated[
         Path | None, typer.Option(help="The cache of warm starts and teacher outputs.")
@@ -70,7 +71,7 @@ def run(
 def report(
     study_file: StudyFile,
     overrides: Overrides = None,
-    runs: Runs = Path("runs"),
+    runs: Runs = DEFAULT_RUNS,
     reports: Reports = Path("reports"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
@@ -94,7 +95,7 @@ def report(
 
 
 @app.command()
-def status(study_file: StudyFile, overrides: Overrides = None, runs: Runs = Path("runs")) -> None:
+def status(study_file: StudyFile, overrides: Overrides = None, runs: Runs = DEFAULT_RUNS) -> None:
     """List a study's trials."""
     from rich.console import Console
 
@@ -107,7 +108,7 @@ def status(study_file: StudyFile, overrides: Overrides = None, runs: Runs = Path
 def ui(
     study_file: StudyFile,
     overrides: Overrides = None,
-    runs: Runs = Path("runs"),
+    runs: Runs = DEFAULT_RUNS,
     port: Annotated[int, typer.Option(help="The port on 127.0.0.1.")] = 5000,
 ) -> None:
     """Open the MLflow UI with the study's store, on 127.0.0.1."""

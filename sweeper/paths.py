@@ -15,6 +15,9 @@ from typing import Any
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """What a study, an arm or a suite may be called: such a name is safe as a file name."""
 
+DEFAULT_RUNS = Path("runs")
+"""Where studies are recorded unless a command says otherwise."""
+
 RESERVED_NAMES = ("mlflow.db", "mlflow-artifacts")
 """What no study may be called, because ``runs`` holds files of these names."""
 

@@ -60,7 +60,7 @@ def make_spec(
         step=step,
         origin=origin,
         needs_teacher_outputs=study.config.needs_teacher_outputs(),
-        reads=study.config.teacher_reads() if step == "teacher" else (),
+        reads=tuple(sorted(study.config.teacher_reads())) if step == "teacher" else (),
         extra_arguments={
             name: (arm.method, _extra_names(study, name)) for name, arm in arms.items()
         },

@@ -11,15 +11,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from sweeper.config.base import Scalar
+from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.settings import Method, MethodSettings, TrainingConfig
-from sweeper.config.study import (
-    DataConfig,
-    EvaluationConfig,
-    ModelConfig,
-    StudentConfig,
-    TeacherOutputsConfig,
-    WarmStartConfig,
-)
+from sweeper.config.study import DataConfig, EvaluationConfig, TeacherOutputsConfig, WarmStartConfig
 from sweeper.config.suite import SuiteConfig
 
 SCHEMA_VERSION = 1
@@ -210,7 +204,8 @@ class Cost(Record):
     device_seconds: float = 0.0
     """Wall seconds on the job's device, from model loading to the last score."""
     seconds: dict[str, float] = {}
-    """The parts: ``load``, ``rollout``, ``teacher``, ``student``, ``optimiser``, ``evaluation``."""
+    """The parts: ``load``, ``rollout``, ``teacher``, ``student``, ``optimiser``, ``diagnostics``,
+    ``evaluation``."""
 
 
 class DataSummary(Record):

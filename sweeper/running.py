@@ -21,7 +21,7 @@ from sweeper.config.loading import LoadedStudy
 from sweeper.config.study import StudyConfig
 from sweeper.errors import StudyBusyError
 from sweeper.execution.local import LocalExecutor
-from sweeper.paths import StudyPaths, write_text_atomically
+from sweeper.paths import DEFAULT_RUNS, StudyPaths, write_text_atomically
 from sweeper.records import StudyRecord
 from sweeper.reporting.console import comparison_view, show
 from sweeper.reporting.live import LiveDisplay, LiveState
@@ -32,7 +32,6 @@ from sweeper.tracking.mlflow_tracker import MlflowTracker
 from sweeper.watching import Watcher
 
 FAILED, INTERRUPTED = 1, 130
-DEFAULT_RUNS = Path("runs")
 
 
 @dataclass(frozen=True)
@@ -121,7 +120,7 @@ def run_study(
                 )
                 record = run.run()
             failed = all_failed(record)
-            files = _report(record, reports / config.study, out, study_options(study, runs))
+            files = _report(record, reports / config.study, out, _study_options(study, runs))
             tracker.finish_study(files, "failed" if failed else "finished")
         except Interrupted:
             tracker.finish_study([], "interrupted")
@@ -141,7 +140,7 @@ def run_study(
     return 0
 
 
-def study_options(study: LoadedStudy, runs: Path) -> str:
+def _study_options(study: LoadedStudy, runs: Path) -> str:
     """What another command needs to be told to find the same study."""
     options = [str(study.path), *([] if runs == DEFAULT_RUNS else ["--runs", str(runs)])]
     for override in study.overrides:

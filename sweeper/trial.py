@@ -16,9 +16,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sweeper.config.models import ModelConfig
 from sweeper.config.settings import resolve
-from sweeper.config.study import ModelConfig
-from sweeper.distillation import held_out, job, teacher_outputs, teacher_states
+from sweeper.distillation import held_out, job, teacher_outputs
 from sweeper.distillation.data import prompt_hash
 from sweeper.distillation.material import (
     Material,
@@ -244,11 +244,12 @@ def _ask_teacher(
         reporter.phase("teacher states")
         settings = resolve(origin.training, {"lmbda": 0.0, "seq_kd": own})
         data = job.training_sequences(material, place, origin.teacher, "gkd", settings)
-        teacher_states.obtain(
-            origin,
-            origin.teacher,
-            data.sequences,
+        job.stored_teacher_states(
+            material,
+            data,
             place,
+            origin.teacher,
+            settings,
             lambda: model,
             lambda done, total: reporter.phase("teacher states", done, total),
         )

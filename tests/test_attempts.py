@@ -80,3 +80,23 @@ def test_setting_aside_that_is_interrupted_is_taken_up_again(
     assert kept(files, earlier + 1) == texts
     assert not files.attempt(earlier + 2).directory.exists()
     assert not any(getattr(files, name).exists() for name in NAMES)
+
+
+def begin(files: JobPaths) -> int:
+    number = attempts.set_aside(files)
+    files.directory.mkdir(parents=True, exist_ok=True)
+    files.spec.write_text("{}")
+    return number
+
+
+def test_losses_are_counted_over_attempts_and_interruptions_are_not(tmp_path: Path) -> None:
+    files = JobPaths(tmp_path / "0000")
+    assert begin(files) == 1
+    assert attempts.note_loss(files, "ended by SIGKILL") == 1
+    assert begin(files) == 2  # and is interrupted by the user
+    assert begin(files) == 3
+    assert attempts.note_loss(files, "ended by SIGKILL") == 2
+    assert begin(files) == 4
+    assert attempts.note_loss(files, "ended by SIGSEGV") == attempts.MOST
+    assert files.attempt(1).lost.read_text() == "ended by SIGKILL\n"
+    assert not files.attempt(2).lost.exists()

@@ -102,3 +102,12 @@ def test_a_row_that_is_still_being_written_is_left_for_later(tmp_path: Path) -> 
 def test_an_attempt_is_kept_inside_its_trial() -> None:
     job = JobPaths(Path("x"))
     assert job.attempt(2).log == Path("x/attempts/2/log.txt")
+
+
+def test_a_file_is_readable_by_whom_the_umask_lets(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_text_atomically(tmp_path / "report.md", "x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "report.md").stat().st_mode & 0o777 == 0o640

@@ -13,7 +13,13 @@ from sweeper.config.loading import load_study
 from sweeper.errors import StudyChangedError
 from sweeper.paths import StudyPaths, write_text_atomically
 from sweeper.search.arm_search import ArmSearch, open_storage
-from sweeper.snapshot import Snapshot, open_snapshot, read_snapshot, suite_spec
+from sweeper.snapshot import (
+    Snapshot,
+    open_snapshot,
+    read_snapshot,
+    suite_spec,
+    version_changes,
+)
 
 TASK = "task: mine\ndataset_path: json\noutput_type: generate_until\n"
 ROWS = '{"question": "1+1", "answer": "2"}\n'
@@ -267,3 +273,25 @@ def test_the_suites_hash_covers_the_documents_that_its_tasks_read(tmp_path: Path
     before = suite_hash()
     documents.write_text(ROWS * 2, encoding="utf-8")
     assert suite_hash() != before
+
+
+def test_another_checkpoint_in_a_local_folder_is_named(
+    start: Callable[..., Snapshot], tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}", encoding="utf-8")
+    start(f"teacher.model={model}")
+    start(f"teacher.model={model}")
+    (model / "config.json").write_text('{"a": 1}', encoding="utf-8")
+    with pytest.raises(StudyChangedError, match=f"teacher {model}: its content changed"):
+        start(f"teacher.model={model}")
+
+
+def test_other_libraries_than_at_the_start_are_told(start: Callable[..., Snapshot]) -> None:
+    snapshot = start()
+    assert version_changes(snapshot) == []
+    versions = {**snapshot.provenance.versions, "trl": "0.1"}
+    older = snapshot.provenance.model_copy(update={"versions": versions})
+    [told] = version_changes(snapshot.model_copy(update={"provenance": older}))
+    assert told.startswith("trl was 0.1 when this study began and is ")

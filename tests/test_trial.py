@@ -171,3 +171,31 @@ def test_a_system_prompt_is_refused_in_plain_format_of_a_chat_model(
     assert outcome.failure.key == ("data", "system_prompt")
     outcome, _ = check_data(load_study(write_study(**models, data=data)))
     assert outcome.state == "completed"
+
+
+def test_a_trial_that_fails_has_cost_what_it_did(write_study: WriteStudy) -> None:
+    training = {"max_steps": 8, "logging_steps": 1, "learning_rate": 1e30, "max_length": 96}
+    study = load_study(write_study(training={**training, "per_device_train_batch_size": 2}))
+    outcome = trial.run(trial_spec(study, "sft"))
+    assert outcome.failure is not None
+    assert outcome.failure.kind == "diverged"
+    assert 1 <= outcome.cost.steps < 8
+    assert outcome.cost.trained_tokens > 0
+    assert outcome.cost.device_seconds > 0
+
+
+def test_teacher_answers_that_were_cut_are_told(write_study: WriteStudy) -> None:
+    arms = {"seqkd": {"trials": 1}}
+    study = load_study(write_study(arms=arms, teacher_outputs={"max_new_tokens": 5}))
+    paths = StudyPaths(study.path.parent / "runs", study.config.study)
+    snapshot = open_snapshot(study, paths, ["test"], 1)
+    files = paths.preparation("teacher")
+    files.directory.mkdir(parents=True, exist_ok=True)
+    origin = preparation.make_origin(study, snapshot, study.path.parent / "cache")
+    spec = preparation.make_spec(study, origin, suite_spec(study.selection), "teacher", files)
+    outcome = trial.run(spec)
+    assert outcome.notes == (
+        "24 of the 24 answers for seqkd and seq_kd were cut at 5 tokens"
+        " (teacher_outputs.max_new_tokens)",
+    )
+    assert outcome.held_out is not None

@@ -7,16 +7,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from sweeper.config.base import (
-    Dtype,
     Fraction,
-    JsonMapping,
     Name,
     PositiveFloat,
     PositiveInt,
     Problems,
     Strict,
-    short,
 )
+from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.settings import (
     METHODS,
     LearningRateSchedule,
@@ -32,89 +30,6 @@ from sweeper.paths import RESERVED_NAMES
 
 LARGEST_GRID = 10_000
 """Combinations of one arm's values."""
-
-
-class ModelConfig(Strict):
-    """A causal language model: a hub id, a directory, or `builtin/NAME`."""
-
-    model: Annotated[str, Field(min_length=1)]
-    """A hub id, a local directory, or `builtin/NAME`."""
-    revision: str | None = None
-    """The hub revision: a branch, tag or commit."""
-    dtype: Dtype = "auto"
-    """The type of the weights; `auto`: float32 on CPU and for a student that is trained whole
-    (in bfloat16 small updates round away), else as stored."""
-    init_kwargs: JsonMapping = {}
-    """Further arguments of `from_pretrained`, such as `attn_implementation`."""
-    trust_remote_code: bool = False
-    """Run code that comes with the model. Only for models that you have read."""
-    random_init: bool = False
-    """Start from random weights drawn from the study's seed; only the configuration is read."""
-    keep_layers: (
-        Annotated[int, Field(ge=2)]
-        | Annotated[
-            tuple[Annotated[int, Field(ge=0)], ...],
-            Field(min_length=1, json_schema_extra={"uniqueItems": True}),
-        ]
-        | None
-    ) = None
-    """For a student: leave out all other layers. A number of layers, evenly spread with the first
-    and the last among them; or a list of layers, counted from 0."""
-
-    @field_validator("keep_layers", mode="before")
-    @classmethod
-    def _check_layers(cls, keep: Any) -> Any:
-        problems = Problems()
-        if isinstance(keep, list | tuple):
-            for index, layer in enumerate(keep):
-                if not _is_count(layer, 0):
-                    message = f"expected the number of a layer, from 0, found {short(layer)}"
-                    problems.add((index,), message)
-                elif layer in keep[:index]:
-                    problems.add((index,), f"expected each layer once, found {short(layer)} again")
-            if not keep:
-                problems.add((), "expected at least one layer, found []")
-        elif keep is not None and not _is_count(keep, 2):
-            message = f"expected at least 2 layers, or a list of layers, found {short(keep)}"
-            problems.add((), message)
-        problems.raise_if_any()
-        return tuple(sorted(keep)) if isinstance(keep, list | tuple) else keep
-
-    @field_validator("init_kwargs", mode="after")
-    @classmethod
-    def _check_init_kwargs(cls, init_kwargs: dict[str, Any]) -> dict[str, Any]:
-        problems = Problems()
-        for name in ("dtype", "torch_dtype"):
-            if name in init_kwargs:
-                problems.add((name,), f"expected the key dtype beside model, found {name!r} here")
-        problems.raise_if_any()
-        return init_kwargs
-
-
-def _is_count(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-class LoraConfig(Strict):
-    """Train a low-rank adapter instead of the whole student."""
-
-    r: PositiveInt = 16
-    """The rank."""
-    alpha: PositiveFloat = 32.0
-    """The scale; the adapter's output is multiplied by alpha / r."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Dropout on the adapter's input; `disable_dropout` turns it off."""
-    target_modules: Annotated[tuple[str, ...], Field(strict=False)] | Literal["all-linear"] = (
-        "all-linear"
-    )
-    """The modules that get an adapter."""
-
-
-class StudentConfig(ModelConfig):
-    """The student: a model, and how it is trained."""
-
-    lora: LoraConfig | None = None
-    """Train an adapter; by default all weights are trained."""
 
 
 class WarmStartConfig(Strict):
@@ -241,6 +156,21 @@ class ArmConfig(Strict):
         problems.raise_if_any()
         return search
 
+    def sources(self) -> frozenset[bool]:
+        """Where sequences that the student does not sample may come from.
+
+        False stands for the references, True for the teacher's own answers.
+        """
+        if self.method in ("sft", "seqkd"):
+            return frozenset({self.method == "seqkd"})
+        if space := self.search.get("seq_kd"):
+            return frozenset(own for own in (False, True) if contains(space, own))
+        return frozenset({bool(self.settings.get("seq_kd", False))})
+
+    def is_on_policy_only(self) -> bool:
+        """Whether every sequence is sampled from the student."""
+        return self.method == "gkd" and self.settings.get("lmbda") == 1
+
 
 class SamplerConfig(Strict):
     """How Optuna chooses the next trial of an arm."""
@@ -365,7 +295,8 @@ class StudyConfig(Strict):
                 problems.add(("arms", name, where, dotted[0]), message)
             if self.sampler.type == "grid":
                 self._check_grid(name, arm, problems)
-            if self._needs_references(arm) and not self._has_references():
+            needs_references = False in arm.sources() and not arm.is_on_policy_only()
+            if needs_references and not self._has_references():
                 message = (
                     "this arm trains on reference answers, but data.train.columns names no"
                     " completion (use seq_kd: true, lmbda: 1.0 or method seqkd)"
@@ -398,39 +329,18 @@ class StudyConfig(Strict):
         columns = self.data.train.columns
         return columns is None or columns.messages is not None or columns.completion is not None
 
-    @staticmethod
-    def _needs_references(arm: ArmConfig) -> bool:
-        if arm.method == "sft":
-            return True
-        if arm.method == "seqkd":
-            return False
-        space = arm.search.get("seq_kd")
-        may_skip = contains(space, False) if space else not arm.settings.get("seq_kd", False)
-        on_policy_only = arm.method == "gkd" and arm.settings.get("lmbda") == 1.0
-        return may_skip and not on_policy_only
-
-    def teacher_reads(self) -> tuple[bool, ...]:
-        """What the teacher reads in many trials: references (False), its own answers (True)."""
+    def teacher_reads(self) -> frozenset[bool]:
+        """What the study's teacher reads in many trials; see ``ArmConfig.sources``."""
         found: set[bool] = set()
         for arm in self.arms.values():
-            fixed = {**self.training.model_dump(), **arm.settings}
-            searched = arm.search.get("seq_kd")
-            teacher = any(name.startswith("teacher.") for name in (*arm.settings, *arm.search))
-            if arm.method not in ("supervised_kd", "gkd") or fixed["engine"] == "trl" or teacher:
-                continue
-            if fixed.get("lmbda") == 1:
-                continue
-            options = (False, True) if searched else (bool(fixed.get("seq_kd", False)),)
-            found |= {own for own in options if not searched or contains(searched, own)}
-        return tuple(sorted(found))
+            engine = arm.settings.get("engine", self.training.engine)
+            reads = arm.method in ("supervised_kd", "gkd") and not arm.is_on_policy_only()
+            own_teacher = any(name.startswith("teacher.") for name in (*arm.settings, *arm.search))
+            if reads and engine == "sweeper" and not own_teacher:
+                found |= arm.sources()
+        return frozenset(found)
 
     def needs_teacher_outputs(self) -> bool:
         """Whether any arm, or the warm start, trains on the teacher's own answers."""
-
-        def uses(arm: ArmConfig) -> bool:
-            space = arm.search.get("seq_kd")
-            sometimes = contains(space, True) if space else bool(arm.settings.get("seq_kd"))
-            return arm.method == "seqkd" or sometimes
-
         warm = self.warm_start is not None and self.warm_start.method == "seqkd"
-        return warm or any(uses(arm) for arm in self.arms.values())
+        return warm or any(True in arm.sources() for arm in self.arms.values())

@@ -11,8 +11,8 @@ import torch
 
 from sweeper.cache import Cache
 from sweeper.config.base import Scalar
+from sweeper.config.models import ModelConfig
 from sweeper.config.settings import Method, MethodSettings, resolve
-from sweeper.config.study import ModelConfig
 from sweeper.distillation import batches, held_out, teacher_outputs, teacher_states, trainers
 from sweeper.distillation.data import TokenizedData, render_prompt
 from sweeper.distillation.material import Material
@@ -198,6 +198,7 @@ def stored_teacher_states(
     teacher: ModelConfig,
     settings: MethodSettings,
     load: Callable[[], Any],
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> TeacherStates | None:
     """The teacher's states on ``data``, if a few trials like this read it all.
 
@@ -208,12 +209,13 @@ def stored_teacher_states(
         teacher: The arm's teacher.
         settings: Of the trial.
         load: Gives the teacher.
+        report: Called with the number of sequences read and their total.
     """
     window = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
     reads = settings.max_steps * window * (1 - settings.lmbda)
     if reads * _TRIALS_TO_PAY < len(data.sequences):
         return None
-    return teacher_states.obtain(material.origin, teacher, data.sequences, place, load)
+    return teacher_states.obtain(material.origin, teacher, data.sequences, place, load, report)
 
 
 def _make_trainer(

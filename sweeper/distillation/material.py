@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
 from sweeper.cache import Cache, hash_text
-from sweeper.config.study import ModelConfig
+from sweeper.config.models import ModelConfig
 from sweeper.distillation.data import (
     Example,
     TokenizedData,

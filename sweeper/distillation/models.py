@@ -20,7 +20,7 @@ from sweeper import builtin
 from sweeper.builtin import smollm2
 from sweeper.cache import Cache, directory_hash
 from sweeper.config.base import Scalar
-from sweeper.config.study import LoraConfig, ModelConfig
+from sweeper.config.models import LoraConfig, ModelConfig
 from sweeper.distillation import layers
 from sweeper.errors import BadInputError
 
@@ -64,7 +64,7 @@ def identity(model: ModelConfig) -> dict[str, Any]:
         "keep_layers": model.keep_layers,
     }
     if Path(place).is_dir():
-        return {**described, "directory": directory_hash(Path(place))}
+        return {**described, "directory": directory_hash(Path(place), dated=True)}
     config = _load(AutoConfig.from_pretrained, place, model, "configuration")
     return {**described, "model": place, "commit": getattr(config, "_commit_hash", None)}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.cache import Cache, content_key
-from sweeper.config.study import ModelConfig
+from sweeper.config.models import ModelConfig
 from sweeper.distillation.data import TokenizedData, render_prompt
 from sweeper.distillation.material import Material
 from sweeper.distillation.models import (

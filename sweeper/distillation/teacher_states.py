@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sweeper.cache import Cache, hash_text
-from sweeper.config.study import ModelConfig
+from sweeper.config.models import ModelConfig
 from sweeper.distillation.batches import IGNORED, PromptCollator
 from sweeper.distillation.data import TokenSequence
 from sweeper.distillation.models import computing_threads, identity, load_model
@@ -47,11 +47,6 @@ class TeacherStates:
     def of(self, indices: Sequence[int]) -> Tensor:
         """The states (positions × width) of some sequences, one after the other."""
         return torch.cat([self.states[self.starts[i] : self.starts[i + 1]] for i in indices])
-
-
-def bytes_needed(sequences: Sequence[TokenSequence], width: int, dtype: torch.dtype) -> int:
-    """What the states of ``sequences`` take on disk."""
-    return sum(len(s.completion or ()) for s in sequences) * width * dtype.itemsize
 
 
 def obtain(
@@ -97,12 +92,18 @@ def obtain(
         (directory / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
 
     for _ in range(3):
-        directory = Cache(Path(origin.cache)).obtain(KIND, determinants, build, limit)
         try:
+            directory = Cache(Path(origin.cache)).obtain(KIND, determinants, build, limit)
             return _read(directory, sequences)
+        except _TooLargeError:
+            return None
         except FileNotFoundError:
             continue  # another process needed the room between the two lines
     return None
+
+
+class _TooLargeError(Exception):
+    """The states are more than the bound: nothing is kept, so that a higher bound asks again."""
 
 
 def _read(directory: Path, sequences: Sequence[TokenSequence]) -> TeacherStates | None:
@@ -131,11 +132,14 @@ def _compute(
     """Write the states of ``sequences`` to ``path``.
 
     Returns:
-        Width and dtype; no width if there is nothing to keep.
+        Width and dtype; no width if the logits are not the head's of the last hidden states.
+
+    Raises:
+        _TooLargeError: They take more than ``limit`` bytes.
     """
     readout = Readout.of(model, trained=False)
     if readout.body is None:
-        return {"width": None, "reason": "the logits are not the head's of the last hidden states"}
+        return {"width": None}
     starts = (0, *accumulate(len(sequence.completion or ()) for sequence in sequences))
     collator = PromptCollator(0)
     device = next(model.parameters()).device
@@ -148,9 +152,9 @@ def _compute(
         states = readout.states(batch, counted).cpu()
         if whole is None:
             width = states.shape[1]
-            if bytes_needed(sequences, width, states.dtype) > limit:
-                return {"width": None, "reason": "they are more than the bound"}
             size = starts[-1] * width
+            if size * states.dtype.itemsize > limit:
+                raise _TooLargeError
             whole = torch.from_file(str(path), shared=True, size=size, dtype=states.dtype)
             whole = whole.view(starts[-1], width)
         read = 0

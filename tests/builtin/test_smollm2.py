@@ -14,16 +14,12 @@ from transformers import AutoModelForCausalLM
 from sweeper import builtin
 from sweeper.builtin import smollm2
 from sweeper.cache import Cache
+from sweeper.config.models import LoraConfig, ModelConfig, StudentConfig
 from sweeper.config.settings import MethodSettings, effective
 from sweeper.config.study import (
     DataConfig,
     DatasetConfig,
-    EvaluationConfig,
-    LoraConfig,
-    ModelConfig,
-    StudentConfig,
     TeacherOutputsConfig,
-    TrainingConfig,
 )
 from sweeper.distillation import job
 from sweeper.distillation.material import read_material, unpack_models
@@ -31,6 +27,7 @@ from sweeper.distillation.models import end_token_ids, load_model, load_tokenize
 from sweeper.errors import BadInputError
 from sweeper.records import Origin, Place
 from tests.conftest import DATA
+from tests.distillation import jobs
 
 MODEL = ModelConfig(model=f"builtin/{smollm2.NAME}")
 ROWS = DATA / "gsm8k-train.jsonl"
@@ -44,19 +41,14 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def make_origin(cache: Path, **changes: Any) -> Origin:
     values: dict[str, Any] = {
-        "study": "s",
-        "seed": 1,
         "teacher": MODEL,
         "student": StudentConfig(model=MODEL.model, keep_layers=10),
-        "warm_start": None,
         "data": DataConfig(train=DatasetConfig(path=str(ROWS), limit=4)),
         "data_files": (str(ROWS),),
         "teacher_outputs": TeacherOutputsConfig(),
-        "training": TrainingConfig(),
-        "evaluation": EvaluationConfig(selection="s.yaml"),
         "cache": str(cache),
     }
-    return Origin(**{**values, **changes})
+    return jobs.make_origin(cache, **{**values, **changes})
 
 
 def test_its_name_is_one_that_studies_may_use() -> None:

@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from sweeper.config.loading import load_study, schema
-from sweeper.config.study import ModelConfig, StudentConfig
+from sweeper.config.models import ModelConfig, StudentConfig
 from tests.conftest import adder_study
 
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.config.study import ColumnsConfig, DataConfig, DatasetConfig, ModelConfig
+from sweeper.config.models import ModelConfig
+from sweeper.config.study import ColumnsConfig, DataConfig, DatasetConfig
 from sweeper.distillation.data import (
     Example,
     fingerprint,
@@ -149,3 +150,11 @@ def test_hashes_see_what_they_should() -> None:
     other = Example(({"role": "user", "content": "a"},), "c")
     assert fingerprint([one]) != fingerprint([other])
     assert prompt_hash(" a  b\n") == prompt_hash("a b") != prompt_hash("ab")
+
+
+def test_what_a_template_refuses_is_told(tiny_student: str) -> None:
+    tokenizer = load_tokenizer(ModelConfig(model=tiny_student))
+    tokenizer.chat_template = "{{ raise_exception('no system messages') }}"
+    with pytest.raises(BadInputError, match="it says: no system messages") as caught:
+        tokenize([Example(({"role": "user", "content": "a"},), "b")], tokenizer, 90)
+    assert caught.value.key == ("data", "train")

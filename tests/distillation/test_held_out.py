@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from sweeper.config.study import ModelConfig
+from sweeper.config.models import ModelConfig
 from sweeper.distillation import held_out
 from sweeper.distillation.material import read_material
 from sweeper.distillation.models import load_model
 from sweeper.records import Place
-from tests.distillation.test_teacher_states import make_origin
+from tests.distillation.jobs import make_origin
 
 PROMPTS = [f"{1000 + i}+{2000 + 7 * i}?" for i in range(40)]
 

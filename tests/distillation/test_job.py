@@ -9,14 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from sweeper.config.settings import Method, MethodSettings, effective
+from sweeper.config.models import LoraConfig, ModelConfig, StudentConfig
+from sweeper.config.settings import Method
 from sweeper.config.study import (
     DataConfig,
     DatasetConfig,
-    EvaluationConfig,
-    LoraConfig,
-    ModelConfig,
-    StudentConfig,
     TeacherOutputsConfig,
     TrainingConfig,
     WarmStartConfig,
@@ -24,63 +21,19 @@ from sweeper.config.study import (
 from sweeper.distillation import held_out, job
 from sweeper.distillation.batches import SPAN, EndlessPermutations, LengthBuckets
 from sweeper.distillation.material import read_material
-from sweeper.distillation.meter import Meter
 from sweeper.distillation.models import load_model
 from sweeper.errors import BadInputError, DivergedError
-from sweeper.records import Origin, Place
+from sweeper.records import Place
 from tests.conftest import DATA
+from tests.distillation.jobs import SETTINGS, make_origin, train
 
 TEACHER = ModelConfig(model="builtin/adder-teacher")
 STUDENT = StudentConfig(model="builtin/adder-student")
-SETTINGS: dict[str, Any] = {
-    "max_steps": 3,
-    "per_device_train_batch_size": 4,
-    "learning_rate": 1e-3,
-    "max_length": 96,
-    "logging_steps": 1,
-    "max_new_tokens": 10,
-}
 
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     return Place(directory=str(tmp_path), device="cpu", threads=1)
-
-
-def make_origin(tmp_path: Path, **changes: Any) -> Origin:
-    values: dict[str, Any] = {
-        "study": "s",
-        "seed": 1,
-        "teacher": TEACHER,
-        "student": STUDENT,
-        "warm_start": None,
-        "data": DataConfig(train=DatasetConfig(path="builtin/addition", limit=16)),
-        "teacher_outputs": TeacherOutputsConfig(max_new_tokens=48),
-        "training": TrainingConfig(),
-        "evaluation": EvaluationConfig(selection="s.yaml"),
-        "cache": str(tmp_path / "cache"),
-    }
-    return Origin(**{**values, **changes})
-
-
-def train(
-    origin: Origin, place: Place, method: Method, seed: int = 1, **changes: Any
-) -> tuple[Any, Meter, list[dict[str, float]]]:
-    settings = effective(method, MethodSettings(**{**SETTINGS, **changes}))
-    material = read_material(origin)
-    points: list[dict[str, float]] = []
-    model, meter = job.distil(
-        origin,
-        material,
-        place,
-        model=job.starting_student(origin, material, place),
-        teacher=origin.teacher,
-        method=method,
-        settings=settings,
-        seed=seed,
-        report=lambda step, total, metrics: points.append(metrics),
-    )
-    return model, meter, points
 
 
 def weights(model: Any) -> torch.Tensor:

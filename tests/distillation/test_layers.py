@@ -27,7 +27,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from sweeper.config.study import LoraConfig, ModelConfig
+from sweeper.config.models import LoraConfig, ModelConfig
 from sweeper.distillation.layers import spread
 from sweeper.distillation.models import add_adapter, identity, load_model
 from sweeper.errors import BadInputError

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sweeper.config.study import LoraConfig, ModelConfig
+from sweeper.config.models import LoraConfig, ModelConfig
 from sweeper.distillation.models import (
     add_adapter,
     check_pair,

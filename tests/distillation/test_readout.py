@@ -14,7 +14,7 @@ from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sweeper.config.study import ModelConfig
+from sweeper.config.models import ModelConfig
 from sweeper.distillation.divergence import Heads
 from sweeper.distillation.models import load_model, load_tokenizer
 from sweeper.distillation.readout import Readout

@@ -22,7 +22,7 @@ from transformers import (
     PretrainedConfig,
 )
 
-from sweeper.config.study import ModelConfig
+from sweeper.config.models import ModelConfig
 from sweeper.distillation.decoding import suits
 from sweeper.distillation.models import end_token_ids, load_model, load_tokenizer
 from sweeper.distillation.rollouts import Rollout, generate

@@ -10,12 +10,10 @@ import pytest
 from tokenizers import normalizers, pre_tokenizers
 from transformers import AutoTokenizer
 
+from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.study import (
     DataConfig,
     DatasetConfig,
-    EvaluationConfig,
-    ModelConfig,
-    StudentConfig,
     TeacherOutputsConfig,
     TrainingConfig,
 )
@@ -25,6 +23,7 @@ from sweeper.distillation.material import Material
 from sweeper.distillation.models import load_tokenizer
 from sweeper.records import Origin, Place
 from tests.conftest import make_model
+from tests.distillation.jobs import make_origin
 
 Answers = list[tuple[int, ...]]
 EXAMPLES = [
@@ -39,17 +38,12 @@ def place(tmp_path: Path) -> Place:
 
 @pytest.fixture
 def origin(tmp_path: Path, tiny_teacher: str, tiny_student: str) -> Origin:
-    return Origin(
-        study="s",
-        seed=1,
+    return make_origin(
+        tmp_path,
         teacher=ModelConfig(model=tiny_teacher),
         student=StudentConfig(model=tiny_student),
-        warm_start=None,
         data=DataConfig(train=DatasetConfig(path="rows.jsonl")),
         teacher_outputs=TeacherOutputsConfig(max_new_tokens=6),
-        training=TrainingConfig(),
-        evaluation=EvaluationConfig(selection="s.yaml"),
-        cache=str(tmp_path / "cache"),
     )
 
 

@@ -11,40 +11,18 @@ import pytest
 import torch
 
 from sweeper.cache import directory_size
-from sweeper.config.settings import MethodSettings, effective
-from sweeper.config.study import (
-    DataConfig,
-    DatasetConfig,
-    EvaluationConfig,
-    ModelConfig,
-    StudentConfig,
-    TeacherOutputsConfig,
-    TrainingConfig,
-)
-from sweeper.distillation import job, teacher_states
+from sweeper.distillation import teacher_states
 from sweeper.distillation.batches import IGNORED, PromptCollator
 from sweeper.distillation.data import TokenSequence
 from sweeper.distillation.material import read_material
 from sweeper.distillation.models import load_model
 from sweeper.distillation.readout import Readout
 from sweeper.records import Origin, Place
+from tests.distillation import jobs
 
 
 def make_origin(folder: Path, **changes: Any) -> Origin:
-    values: dict[str, Any] = {
-        "study": "s",
-        "seed": 1,
-        "teacher": ModelConfig(model="builtin/adder-teacher"),
-        "student": StudentConfig(model="builtin/adder-student"),
-        "warm_start": None,
-        "data": DataConfig(train=DatasetConfig(path="builtin/addition", limit=12)),
-        "teacher_outputs": TeacherOutputsConfig(max_new_tokens=8),
-        "training": TrainingConfig(),
-        "evaluation": EvaluationConfig(selection="s.yaml"),
-        "cache": str(folder / "cache"),
-        "teacher_states_gib": 1.0,
-    }
-    return Origin(**{**values, **changes})
+    return jobs.make_origin(folder, **{"teacher_states_gib": 1.0, **changes})
 
 
 @pytest.fixture
@@ -97,7 +75,7 @@ def test_other_sequences_or_teachers_are_other_states(tmp_path: Path, place: Pla
 def test_the_least_recently_used_states_go_first(tmp_path: Path, place: Place) -> None:
     origin = make_origin(tmp_path)
     data = sequences(origin)
-    first, second, third = data[:4], data[4:8], data[8:]
+    first, second, third = data[:4], data[4:8], data[8:12]
     for part in (first, second):
         teacher_states.obtain(origin, origin.teacher, part, place)
     size = max(directory_size(entry) for entry in entries(origin))
@@ -118,7 +96,9 @@ def test_more_than_the_bound_is_not_stored(tmp_path: Path, place: Place, gib: fl
     origin = make_origin(tmp_path, teacher_states_gib=gib)
     data = sequences(origin)
     assert teacher_states.obtain(origin, origin.teacher, data, place) is None
-    assert sum(directory_size(entry) for entry in entries(origin)) < 2000
+    assert entries(origin) == []
+    raised = make_origin(tmp_path)
+    assert teacher_states.obtain(raised, origin.teacher, data, place) is not None
 
 
 @pytest.mark.parametrize(
@@ -130,22 +110,9 @@ def test_training_is_the_same_with_stored_states(
 ) -> None:
     def train(**origin_changes: Any) -> tuple[list[float], float]:
         origin = make_origin(tmp_path, **origin_changes)
-        values = {"max_steps": 4, "per_device_train_batch_size": 4, "max_new_tokens": 6, **changes}
-        settings = MethodSettings(**values, max_length=128, logging_steps=1, learning_rate=1e-3)
-        material = read_material(origin)
-        losses: list[float] = []
-        _, meter = job.distil(
-            origin,
-            material,
-            place,
-            model=job.starting_student(origin, material, place),
-            teacher=origin.teacher,
-            method=method,
-            settings=effective(method, settings),
-            seed=1,
-            report=lambda step, total, metrics: losses.append(metrics["loss"]),
-        )
-        return losses, meter.totals["trained_tokens"]
+        values = {"max_steps": 4, "max_new_tokens": 6, "max_length": 128, **changes}
+        _, meter, points = jobs.train(origin, place, method, **values)
+        return [point["loss"] for point in points], meter.totals["trained_tokens"]
 
     stored, live = train(), train(teacher_states_gib=0.0)
     assert len(entries(make_origin(tmp_path))) == 1

@@ -15,7 +15,7 @@ import torch
 from scipy import stats
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from sweeper.config.study import ModelConfig
+from sweeper.config.models import ModelConfig
 from sweeper.config.suite import SuiteConfig, SuiteTask
 from sweeper.distillation.models import end_token_ids, load_model, load_tokenizer
 from sweeper.errors import BadInputError

@@ -13,15 +13,12 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.settings import MethodSettings
 from sweeper.config.study import (
     DataConfig,
     DatasetConfig,
-    EvaluationConfig,
-    ModelConfig,
-    StudentConfig,
     TeacherOutputsConfig,
-    TrainingConfig,
 )
 from sweeper.config.suite import SuiteConfig, SuiteTask
 from sweeper.distillation import job
@@ -31,6 +28,7 @@ from sweeper.distillation.models import end_token_ids
 from sweeper.evaluation.scoring import score
 from sweeper.records import Origin, Place, SuiteSpec
 from tests.conftest import CHAT_TEMPLATE, make_model, write_yaml
+from tests.distillation import jobs
 
 BEGIN = "<|begin|>"
 QUESTIONS = ("1+2?", " a space before and after ", "Ünïcode – 学\nin two lines\n", "#")
@@ -127,12 +125,10 @@ def reading(model: Any) -> Iterator[list[tuple[int, ...]]]:
 def make_origin(case: Case, model: str, folder: Path) -> Origin:
     rows = folder / "rows.jsonl"
     rows.write_text("".join(json.dumps({"prompt": q, "completion": "3"}) + "\n" for q in QUESTIONS))
-    return Origin(
-        study="s",
-        seed=1,
+    return jobs.make_origin(
+        folder,
         teacher=ModelConfig(model=model),
         student=StudentConfig(model=model),
-        warm_start=None,
         data=DataConfig(
             train=DatasetConfig(path=str(rows)),
             format=case.format,
@@ -140,9 +136,6 @@ def make_origin(case: Case, model: str, folder: Path) -> Origin:
         ),
         data_files=(str(rows),),
         teacher_outputs=TeacherOutputsConfig(max_new_tokens=2),
-        training=TrainingConfig(),
-        evaluation=EvaluationConfig(selection="s.yaml"),
-        cache=str(folder / "cache"),
     )
 
 

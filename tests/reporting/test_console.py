@@ -8,7 +8,7 @@ from rich.text import Text
 
 from sweeper.analysis.comparison import SELECTION_NOTE, compare
 from sweeper.records import StudyRecord
-from sweeper.reporting.console import comparison_view, status_view
+from sweeper.reporting.console import comparison_view, show, status_view
 from tests.reporting.example_study import (
     GKD_SEARCH,
     LR,
@@ -201,3 +201,12 @@ def test_markup_in_values_is_shown_as_it_is_written() -> None:
 
     assert "[bold]shape [3]" in text
     assert "teacher.model a[b]c" in text
+
+
+def test_a_pipe_gets_no_blanks_that_fill_a_terminals_lines() -> None:
+    view = comparison_view(compare(example_study()))
+    filled = rendered(view, 100)
+    pipe = io.StringIO()
+    show(view, Console(file=pipe, width=100, force_terminal=False))
+    assert any(line.endswith(" ") for line in filled.splitlines())
+    assert pipe.getvalue().splitlines() == [line.rstrip() for line in filled.splitlines()]

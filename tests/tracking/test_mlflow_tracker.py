@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.config.study import LoraConfig, StudentConfig
+from sweeper.config.models import LoraConfig, StudentConfig
 from sweeper.errors import SweeperError
 from sweeper.tracking.mapping import Point, effective_settings, text_of, trial_params, valid_key
 from sweeper.tracking.mlflow_tracker import MlflowStore, MlflowTracker, find_experiment

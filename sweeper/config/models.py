@@ -1,0 +1,100 @@
+"""The models of a study: which they are, and what is trained of the student."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from sweeper.config.base import (
+    Dtype,
+    JsonMapping,
+    PositiveFloat,
+    PositiveInt,
+    Problems,
+    Strict,
+    short,
+)
+
+
+class ModelConfig(Strict):
+    """A causal language model: a hub id, a directory, or `builtin/NAME`."""
+
+    model: Annotated[str, Field(min_length=1)]
+    """A hub id, a local directory, or `builtin/NAME`."""
+    revision: str | None = None
+    """The hub revision: a branch, tag or commit."""
+    dtype: Dtype = "auto"
+    """The type of the weights; `auto`: float32 on CPU and for a student that is trained whole
+    (in bfloat16 small updates round away), else as stored."""
+    init_kwargs: JsonMapping = {}
+    """Further arguments of `from_pretrained`, such as `attn_implementation`."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model. Only for models that you have read."""
+    random_init: bool = False
+    """Start from random weights drawn from the study's seed; only the configuration is read."""
+    keep_layers: (
+        Annotated[int, Field(ge=2)]
+        | Annotated[
+            tuple[Annotated[int, Field(ge=0)], ...],
+            Field(min_length=1, json_schema_extra={"uniqueItems": True}),
+        ]
+        | None
+    ) = None
+    """For a student: leave out all other layers. A number of layers, evenly spread with the first
+    and the last among them; or a list of layers, counted from 0."""
+
+    @field_validator("keep_layers", mode="before")
+    @classmethod
+    def _check_layers(cls, keep: Any) -> Any:
+        problems = Problems()
+        if isinstance(keep, list | tuple):
+            for index, layer in enumerate(keep):
+                if not _is_count(layer, 0):
+                    message = f"expected the number of a layer, from 0, found {short(layer)}"
+                    problems.add((index,), message)
+                elif layer in keep[:index]:
+                    problems.add((index,), f"expected each layer once, found {short(layer)} again")
+            if not keep:
+                problems.add((), "expected at least one layer, found []")
+        elif keep is not None and not _is_count(keep, 2):
+            message = f"expected at least 2 layers, or a list of layers, found {short(keep)}"
+            problems.add((), message)
+        problems.raise_if_any()
+        return tuple(sorted(keep)) if isinstance(keep, list | tuple) else keep
+
+    @field_validator("init_kwargs", mode="after")
+    @classmethod
+    def _check_init_kwargs(cls, init_kwargs: dict[str, Any]) -> dict[str, Any]:
+        problems = Problems()
+        for name in ("dtype", "torch_dtype"):
+            if name in init_kwargs:
+                problems.add((name,), f"expected the key dtype beside model, found {name!r} here")
+        problems.raise_if_any()
+        return init_kwargs
+
+
+def _is_count(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+class LoraConfig(Strict):
+    """Train a low-rank adapter instead of the whole student."""
+
+    r: PositiveInt = 16
+    """The rank."""
+    alpha: PositiveFloat = 32.0
+    """The scale; the adapter's output is multiplied by alpha / r."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Dropout on the adapter's input; `disable_dropout` turns it off."""
+    target_modules: Annotated[tuple[str, ...], Field(strict=False)] | Literal["all-linear"] = (
+        "all-linear"
+    )
+    """The modules that get an adapter."""
+
+
+class StudentConfig(ModelConfig):
+    """The student: a model, and how it is trained."""
+
+    lora: LoraConfig | None = None
+    """Train an adapter; by default all weights are trained."""

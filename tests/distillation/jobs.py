@@ -1,0 +1,71 @@
+"""What a training job in a test starts from: the built-in pair, unless a test says otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sweeper.config.models import ModelConfig, StudentConfig
+from sweeper.config.settings import Method, MethodSettings, effective
+from sweeper.config.study import (
+    DataConfig,
+    DatasetConfig,
+    EvaluationConfig,
+    TeacherOutputsConfig,
+    TrainingConfig,
+)
+from sweeper.distillation import job
+from sweeper.distillation.material import read_material
+from sweeper.distillation.meter import Meter
+from sweeper.records import Origin, Place
+
+SETTINGS: dict[str, Any] = {
+    "max_steps": 3,
+    "per_device_train_batch_size": 4,
+    "learning_rate": 1e-3,
+    "max_length": 96,
+    "logging_steps": 1,
+    "max_new_tokens": 10,
+}
+
+
+def make_origin(folder: Path, **changes: Any) -> Origin:
+    """The origin of a study, its cache below ``folder``; keys given replace the defaults."""
+    values: dict[str, Any] = {
+        "study": "s",
+        "seed": 1,
+        "teacher": ModelConfig(model="builtin/adder-teacher"),
+        "student": StudentConfig(model="builtin/adder-student"),
+        "warm_start": None,
+        "data": DataConfig(train=DatasetConfig(path="builtin/addition", limit=16)),
+        "teacher_outputs": TeacherOutputsConfig(max_new_tokens=48),
+        "training": TrainingConfig(),
+        "evaluation": EvaluationConfig(selection="s.yaml"),
+        "cache": str(folder / "cache"),
+    }
+    return Origin(**{**values, **changes})
+
+
+def train(
+    origin: Origin, place: Place, method: Method, seed: int = 1, **changes: Any
+) -> tuple[Any, Meter, list[dict[str, float]]]:
+    """Train the starting student with ``SETTINGS`` and ``changes``.
+
+    Returns:
+        The trained student, what the job counted, and the points of its training curve.
+    """
+    settings = effective(method, MethodSettings(**{**SETTINGS, **changes}))
+    material = read_material(origin)
+    points: list[dict[str, float]] = []
+    model, meter = job.distil(
+        origin,
+        material,
+        place,
+        model=job.starting_student(origin, material, place),
+        teacher=origin.teacher,
+        method=method,
+        settings=settings,
+        seed=seed,
+        report=lambda step, total, metrics: points.append(metrics),
+    )
+    return model, meter, points
