@@ -103,7 +103,7 @@ class Bench:
     def train(
         self, engine: str, method: Method = "gkd", steps: int | None = None, **settings: Any
     ) -> tuple[list[float], Meter, float]:
-        """Seconds of each step but the first, and what the meter counted in all of them."""
+        """Seconds of each step but the first, what the meter counted, and tokens a second."""
         steps = (self.steps if steps is None else steps) + 1
         values = {**self.pair.settings, "learning_rate": 1e-5, **ENGINES[engine], **settings}
         asked = MethodSettings(**{**values, "max_steps": steps, "logging_steps": 1})
@@ -127,7 +127,8 @@ class Bench:
                 report=report,
             )
         seconds = [after - before for before, after in pairwise(ends)]
-        return seconds, meter, (tokens[-1] - tokens[0]) / sum(seconds)
+        rate = (tokens[-1] - tokens[0]) / sum(seconds) if seconds else 0.0
+        return seconds, meter, rate
 
     def rows(self, names: list[str], slow: bool) -> Iterator[Row]:
         """The comparisons ``names``; with plain stock too if ``slow``."""
@@ -340,10 +341,10 @@ def main() -> None:
             names = [n for n in options.rows if n != "peak_memory" or pair_name == "smollm2"]
             for row in bench.rows(names, not options.skip_stock):
                 found.append(row.as_json())
+                if options.json:  # after every row: all of them take long
+                    about = {"torch": torch.__version__, "threads": options.threads, "rows": found}
+                    options.json.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     Console(width=120).print(table(found))
-    if options.json:
-        about = {"torch": torch.__version__, "threads": options.threads, "rows": found}
-        options.json.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

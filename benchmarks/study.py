@@ -21,7 +21,10 @@ import torch
 
 from benchmarks.engine import say
 from benchmarks.pairs import ROOT, Pair, make
+from sweeper.distillation.job import starting_student
 from sweeper.distillation.material import read_material, unpack_models
+from sweeper.distillation.models import location
+from sweeper.records import Place
 
 TRAINING = ("rollout", "teacher", "student", "optimiser")
 GKD = """\
@@ -103,14 +106,9 @@ def run_script(pair: Pair, folder: Path, specs: list[dict[str, Any]], threads: i
     origin = unpack_models(pair.origin)
     material = read_material(origin)
     student = folder / "student"
-    from sweeper.distillation.job import starting_student
-    from sweeper.records import Place
-
     place = Place(directory=str(folder), device="cpu", threads=threads)
     starting_student(origin, material, place).save_pretrained(student)
     material.tokenizer.save_pretrained(student)
-    from sweeper.distillation.models import location
-
     rows = [
         {"messages": [*e.messages, {"role": "assistant", "content": e.completion}]}
         for e in material.examples
