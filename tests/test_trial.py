@@ -44,14 +44,14 @@ def trial_spec(study: LoadedStudy, arm: str) -> TrialSpec:
     )
 
 
-def check_data(study: LoadedStudy) -> tuple[Outcome, JobPaths]:
-    """Does the first step of the preparation."""
+def prepare(study: LoadedStudy, step: preparation.Step) -> tuple[Outcome, JobPaths]:
+    """Does one step of the preparation."""
     paths = StudyPaths(study.path.parent / "runs", study.config.study)
     snapshot = open_snapshot(study, paths, ["test"], 1)
-    files = paths.preparation("data")
+    files = paths.preparation(step)
     files.directory.mkdir(parents=True, exist_ok=True)
     origin = preparation.make_origin(study, snapshot, study.path.parent / "cache")
-    spec = preparation.make_spec(study, origin, suite_spec(study.selection), "data", files)
+    spec = preparation.make_spec(study, origin, suite_spec(study.selection), step, files)
     return trial.run(spec), files
 
 
@@ -146,7 +146,7 @@ def test_a_system_prompt_needs_a_chat_template(write_study: WriteStudy) -> None:
         data={"train": {"path": "builtin/addition", "limit": 4}, "system_prompt": "Add."}
     )
     study = load_study(path)
-    outcome, files = check_data(study)
+    outcome, files = prepare(study, "data")
     assert outcome.failure is not None
     assert outcome.failure.kind == "bad_input"
     error = preparation.explain(study, "data", outcome, files)
@@ -187,13 +187,7 @@ def test_a_trial_that_fails_has_cost_what_it_did(write_study: WriteStudy) -> Non
 def test_teacher_answers_that_were_cut_are_told(write_study: WriteStudy) -> None:
     arms = {"seqkd": {"trials": 1}}
     study = load_study(write_study(arms=arms, teacher_outputs={"max_new_tokens": 5}))
-    paths = StudyPaths(study.path.parent / "runs", study.config.study)
-    snapshot = open_snapshot(study, paths, ["test"], 1)
-    files = paths.preparation("teacher")
-    files.directory.mkdir(parents=True, exist_ok=True)
-    origin = preparation.make_origin(study, snapshot, study.path.parent / "cache")
-    spec = preparation.make_spec(study, origin, suite_spec(study.selection), "teacher", files)
-    outcome = trial.run(spec)
+    outcome, _ = prepare(study, "teacher")
     assert outcome.notes == (
         "24 of the 24 answers for seqkd and seq_kd were cut at 5 tokens"
         " (teacher_outputs.max_new_tokens)",
