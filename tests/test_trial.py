@@ -166,10 +166,11 @@ def test_a_system_prompt_is_refused_in_plain_format_of_a_chat_model(
 ) -> None:
     models = {"teacher": {"model": tiny_teacher}, "student": {"model": tiny_student}}
     data = {"train": {"path": "builtin/addition", "limit": 4}, "system_prompt": "Add."}
-    outcome, _ = check_data(load_study(write_study(**models, data={**data, "format": "plain"})))
+    plain = {**data, "format": "plain"}
+    outcome, _ = prepare(load_study(write_study(**models, data=plain)), "data")
     assert outcome.failure is not None
     assert outcome.failure.key == ("data", "system_prompt")
-    outcome, _ = check_data(load_study(write_study(**models, data=data)))
+    outcome, _ = prepare(load_study(write_study(**models, data=data)), "data")
     assert outcome.state == "completed"
 
 
