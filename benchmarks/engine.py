@@ -1,16 +1,18 @@
 """GKD training in sweeper against stock TRL: ``python -m benchmarks.engine --json FILE``.
 
 Every figure comes from whole training jobs, the same function that trials run, on the same rows in
-the same order, the engines taking turns. Seconds of a step are from the end of one to the end of
-the next, so the first step of a job is not counted. Three rivals:
+the same order, the engines taking turns, each job in a process of its own. Seconds of a step are
+from the end of one to the end of the next, so the first step of a job is not counted. Three rivals:
 
 - ``stock``: TRL's ``GKDTrainer`` as it comes: bfloat16 autocast, gradient checkpointing, and so no
   key-value cache in rollouts;
-- ``stock_tuned``: the same as well as its own options allow: float32, no checkpointing, cache;
-- ``ours``: sweeper's engine, in float32.
+- ``stock_tuned``: as well as its own options allow: no checkpointing, cache, ours' precision;
+- ``ours``: sweeper's engine.
 
-``ratio_to_tuned`` says how many times better ours is than tuned stock; ``spread`` is the lowest and
-the highest ratio of the repetitions.
+The precision is the pair's own (float32 in the quickstart, bfloat16 autocast, TRL's default, on
+SmolLM2) unless ``--precision`` says another. ``ratio_to_tuned`` says how many times better ours is
+than tuned stock; ``spread`` is the lowest and the highest ratio of the repetitions.
+``--profile ROW`` shows what the seconds of our step go to.
 """
 
 from __future__ import annotations
@@ -19,29 +21,30 @@ import argparse
 import contextlib
 import io
 import json
+import multiprocessing
 import random
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch.profiler import profile
 from transformers import GenerationConfig
 
-from benchmarks.pairs import Pair, make
+from benchmarks.pairs import make
 from sweeper.config.settings import Method, MethodSettings, effective
 from sweeper.distillation import job, models, rollouts
 from sweeper.distillation.material import read_material, unpack_models
-from sweeper.distillation.meter import Meter
+from sweeper.execution.allocator import keep_freed_memory
 from sweeper.records import Place
 
 ENGINES: dict[str, dict[str, Any]] = {
@@ -50,6 +53,112 @@ ENGINES: dict[str, dict[str, Any]] = {
     "ours": {"engine": "sweeper"},
 }
 STEPS = ("step_beta_0.5", "step_beta_1", "step_beta_0")
+ROWS = (*STEPS, "on_policy", "supervised_kd_cached", "rollout", "peak_memory", "longest_sequence")
+ROOM_GIB = 16
+"""What the longest sequence has to fit into."""
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training job to measure."""
+
+    pair: str
+    folder: Path
+    threads: int
+    precision: str | None
+    engine: str
+    method: Method = "gkd"
+    steps: int = 2
+    """Counted ones; one more comes before them."""
+    stored: bool = False
+    """Whether the teacher's states may be stored."""
+    length: int | None = None
+    """Of all texts, in place of real ones."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    profiled: bool = False
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What came out."""
+
+    seconds: list[float]
+    """Of each counted step."""
+    tokens_per_second: float
+    peak: float
+    """The most memory that the process held in the counted steps, in GiB."""
+    profile: str
+
+
+def in_own_process(measure: Callable[..., Result], *arguments: Any) -> Result:
+    """Call ``measure`` in a process that ends with it."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["sweeper.execution.preload"])
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(measure, *arguments).result()
+
+
+def train(asked: Job) -> Measured:
+    """Do a job."""
+    torch.set_num_threads(asked.threads)
+    pair = make(asked.pair, asked.folder, asked.threads, asked.length)
+    changes = {"teacher_states_gib": 9 if asked.stored else 0}
+    origin = unpack_models(pair.origin).model_copy(update=changes)
+    place = Place(directory=str(asked.folder), device="cpu", threads=asked.threads)
+    material = read_material(origin)
+    own = {} if asked.precision is None else {"bf16": asked.precision == "bfloat16"}
+    settings = MethodSettings(
+        **{
+            **pair.settings,
+            "learning_rate": 1e-5,
+            "max_steps": asked.steps + 1,
+            "logging_steps": 1,
+            **own,
+            **ENGINES[asked.engine],
+            **asked.settings,
+        }
+    )
+    if asked.engine == "ours":
+        keep_freed_memory()  # as trials do
+    ends: list[float] = []
+    tokens: list[float] = []
+    profiler = profile() if asked.profiled else None
+
+    def report(_step: int, _total: int, metrics: dict[str, float]) -> None:
+        if not ends:
+            # From here on the kernel keeps the highest resident size anew.
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+            if profiler:
+                profiler.start()
+        ends.append(time.perf_counter())
+        tokens.append(metrics["trained_tokens"])
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        job.distil(
+            origin,
+            material,
+            place,
+            model=job.starting_student(origin, material, place),
+            teacher=origin.teacher,
+            method=asked.method,
+            settings=effective(asked.method, settings),
+            seed=1,
+            report=report,
+        )
+    shown = ""
+    if profiler:
+        profiler.stop()
+        averages = profiler.key_averages()
+        shown = averages.table("self_cpu_time_total", 12, max_name_column_width=45)
+    seconds = [after - before for before, after in pairwise(ends)]
+    rate = (tokens[-1] - tokens[0]) / sum(seconds)
+    return Measured(seconds, rate, _peak_memory(), shown)
+
+
+def _peak_memory() -> float:
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split()[0]) / 2**20
 
 
 @dataclass
@@ -91,131 +200,129 @@ class Row:
 
 
 class Bench:
-    """Measures on one pair."""
+    """Measures on one pair.
 
-    def __init__(self, pair: Pair, folder: Path, threads: int, rounds: int, steps: int) -> None:
-        torch.set_num_threads(threads)
-        self.pair, self.rounds, self.steps = pair, rounds, steps
-        self.origin = unpack_models(pair.origin)
-        self.place = Place(directory=str(folder), device="cpu", threads=threads)
-        self.material = read_material(self.origin)
+    Args:
+        base: What all jobs have in common.
+        rounds: How often the engines take turns.
+        engines: The rivals; plain stock only in the first round.
+    """
 
-    def train(
-        self, engine: str, method: Method = "gkd", steps: int | None = None, **settings: Any
-    ) -> tuple[list[float], Meter, float]:
-        """Seconds of each step but the first, what the meter counted, and tokens a second."""
-        steps = (self.steps if steps is None else steps) + 1
-        values = {**self.pair.settings, "learning_rate": 1e-5, **ENGINES[engine], **settings}
-        asked = MethodSettings(**{**values, "max_steps": steps, "logging_steps": 1})
-        ends: list[float] = []
-        tokens: list[float] = []
+    def __init__(self, base: Job, rounds: int, engines: list[str]) -> None:
+        self.base, self.rounds, self.engines = base, rounds, engines
 
-        def report(_step: int, _total: int, metrics: dict[str, float]) -> None:
-            ends.append(time.perf_counter())
-            tokens.append(metrics["trained_tokens"])
+    def turns(self, one: bool = False) -> Iterator[str]:
+        """The engines, in turn."""
+        for number in range(1 if one else self.rounds):
+            for engine in self.engines:
+                if number == 0 or engine != "stock":
+                    say(f"{self.base.pair}: {engine}")
+                    yield engine
 
-        with contextlib.redirect_stdout(io.StringIO()):
-            _, meter = job.distil(
-                self.origin,
-                self.material,
-                self.place,
-                model=job.starting_student(self.origin, self.material, self.place),
-                teacher=self.origin.teacher,
-                method=method,
-                settings=effective(method, asked),
-                seed=1,
-                report=report,
-            )
-        seconds = [after - before for before, after in pairwise(ends)]
-        rate = (tokens[-1] - tokens[0]) / sum(seconds) if seconds else 0.0
-        return seconds, meter, rate
-
-    def rows(self, names: list[str], slow: bool) -> Iterator[Row]:
-        """The comparisons ``names``; with plain stock too if ``slow``."""
-        engines = [engine for engine in ENGINES if slow or engine != "stock"]
-        for name in names:
-            say(f"{self.pair.name}: {name}")
-            if name in STEPS:
-                yield self._step(name, float(name.rpartition("_")[2]), engines)
-            elif name == "on_policy":
-                yield self._on_policy(engines)
-            elif name == "supervised_kd_cached":
-                yield self._cached()
-            elif name == "rollout":
-                yield self._rollout()
-            elif name == "peak_memory":
-                yield self._memory(slow)
-
-    def _step(self, name: str, beta: float, engines: list[str]) -> Row:
-        """Steps on identical sequences, teacher included, in the same order."""
-        row = Row(name, self.pair.name, "s/step", higher=False)
-        origin, self.origin = self.origin, self.origin.model_copy(update={"teacher_states_gib": 0})
-        self.material = read_material(self.origin)
-        for number in range(self.rounds):
-            for engine in engines if number == 0 else engines[-2:]:
-                more = {} if engine != "ours" else {"length_bucketing": False}
-                row.add(engine, self.train(engine, lmbda=0.0, beta=beta, **more)[0])
-        self.origin, self.material = origin, read_material(origin)
+    def row(self, name: str) -> Row:
+        """The comparison ``name``."""
+        say(f"{self.base.pair}: {name}")
+        if name == "rollout":
+            return self._rollout()
+        if name == "peak_memory":
+            return self._peak_memory()
+        if name == "longest_sequence":
+            return self._longest_sequence()
+        rate = name == "on_policy"
+        row = Row(name, self.base.pair, "tokens/s" if rate else "s/step", higher=rate)
+        if name == "supervised_kd_cached":
+            # The first trial of a study stores the states; this is what all others see.
+            in_own_process(train, replace(self.job(name, "ours"), steps=1))
+        for engine in self.turns():
+            asked = self.job(name, engine)
+            if engine == "stock":
+                asked = replace(asked, steps=1)  # it takes minutes
+            found = in_own_process(train, asked)
+            row.add(engine, [found.tokens_per_second] if rate else found.seconds)
         return row
 
-    def _on_policy(self, engines: list[str]) -> Row:
-        row = Row("on_policy", self.pair.name, "tokens/s", higher=True)
-        for number in range(self.rounds):
-            for engine in engines if number == 0 else engines[-2:]:
-                steps = 1 if engine == "stock" else None
-                row.add(engine, [self.train(engine, steps=steps, lmbda=1.0, beta=0.5)[2]])
-        return row
-
-    def _cached(self) -> Row:
-        """What every trial of supervised KD after the first one of a study sees."""
-        row = Row("supervised_kd_cached", self.pair.name, "s/step", higher=False)
-        origin, self.origin = self.origin, self.origin.model_copy(update={"teacher_states_gib": 9})
-        self.material = read_material(self.origin)
-        self.train("ours", "supervised_kd", steps=1)
-        for _ in range(self.rounds):
-            for engine in ("stock_tuned", "ours"):
-                row.add(engine, self.train(engine, "supervised_kd")[0])
-        self.origin, self.material = origin, read_material(origin)
-        return row
+    def job(self, name: str, engine: str) -> Job:
+        """What to train for a row."""
+        if name == "supervised_kd_cached":
+            return replace(self.base, engine=engine, method="supervised_kd", stored=True)
+        if name == "on_policy":
+            return replace(self.base, engine=engine, settings={"lmbda": 1.0, "beta": 0.5})
+        settings = {"lmbda": 0.0, "beta": float(name.rpartition("_")[2])}
+        # Identical sequences: buckets would make other batches.
+        more = {"length_bucketing": False} if engine == "ours" else {}
+        return replace(self.base, engine=engine, settings={**settings, **more})
 
     def _rollout(self) -> Row:
         """Sampling answers of mixed lengths, against ``model.generate``."""
-        row = Row("rollout", self.pair.name, "tokens/s", higher=True)
-        model = job.starting_student(self.origin, self.material, self.place)
-        data = self.material.tokens(self.pair.settings["max_length"])
-        window = self.pair.settings["per_device_train_batch_size"]
-        window *= self.pair.settings["gradient_accumulation_steps"]
-        prompts = [list(s.prompt) for s in data.sequences[:window]]
-        options: dict[str, Any] = {
-            "max_new_tokens": self.pair.settings["max_new_tokens"],
-            "pad_id": int(self.material.tokenizer.pad_token_id),
-            "end_ids": self._mixed_ends(model),
+        row = Row("rollout", self.base.pair, "tokens/s", higher=True)
+        found = in_own_process(sample, self.base, 3 * self.rounds)
+        for engine, rates in found.items():
+            row.add(engine, rates)
+        return row
+
+    def _peak(self, engine: str, batch: int, length: int) -> float:
+        settings = {
+            "lmbda": 0.0,
+            "beta": 0.5,
+            "per_device_train_batch_size": batch,
+            "gradient_accumulation_steps": 1,
+            "optim": "sgd",
         }
-        for number in range(3 * self.rounds + 1):
-            for engine, sample in (("stock_tuned", _stock_rollout), ("ours", _our_rollout)):
-                started = time.perf_counter()
-                lengths = sample(model, prompts, seed=number, **options)
-                if number:
-                    row.add(engine, [sum(lengths) / (time.perf_counter() - started)])
+        asked = replace(self.base, engine=engine, steps=1, length=length, settings=settings)
+        found = in_own_process(train, asked).peak
+        say(f"{engine}: {batch} sequences of {length} tokens: {found:.2f} GiB")
+        return found
+
+    def _peak_memory(self) -> Row:
+        """Above that of a step on next to nothing."""
+        row = Row("peak_memory", self.base.pair, "GiB", higher=False)
+        for engine in self.turns(one=True):
+            row.add(engine, [self._peak(engine, 8, 512) - self._peak(engine, 1, 128)])
         return row
 
-    def _mixed_ends(self, model: Any) -> list[int]:
-        """Tokens that end answers at mixed lengths.
+    def _longest_sequence(self) -> Row:
+        """At batch 8: a guess from two measurements, then the next ones until it fits."""
+        row = Row("longest_sequence", self.base.pair, "tokens", higher=True)
+        for engine in self.turns(one=True):
+            low, high = (self._peak(engine, 8, length) for length in (256, 512))
+            guess = 512 + (ROOM_GIB - high) / (high - low) * 256
+            length = min(8192, int(guess) // 64 * 64)
+            while length > 512 and self._peak(engine, 8, length) > ROOM_GIB:
+                length -= 64
+            row.add(engine, [length])
+        return row
 
-        A student that has not learned to end gets a share of the vocabulary, so that an answer ends
-        with a probability of 1/32 at each token; one that has, its own end tokens.
-        """
-        ends = models.end_token_ids(model, self.material.tokenizer)
-        if self.pair.name == "quickstart":
-            return ends
+
+def sample(asked: Job, repetitions: int) -> dict[str, list[float]]:
+    """Tokens per second of rollouts, of ``model.generate`` and of ours, in turns."""
+    torch.set_num_threads(asked.threads)
+    pair = make(asked.pair, asked.folder, asked.threads)
+    origin = unpack_models(pair.origin)
+    material = read_material(origin)
+    place = Place(directory=str(asked.folder), device="cpu", threads=asked.threads)
+    model = job.starting_student(origin, material, place)
+    window = pair.settings["per_device_train_batch_size"]
+    window *= pair.settings["gradient_accumulation_steps"]
+    sequences = material.tokens(pair.settings["max_length"]).sequences[:window]
+    prompts = [list(sequence.prompt) for sequence in sequences]
+    ends = models.end_token_ids(model, material.tokenizer)
+    if asked.pair != "quickstart":
+        # This student has not learned to end: let each token end its answer by 1 in 32.
         size = model.config.vocab_size
-        return sorted({*ends, *random.Random(0).sample(range(size), size // 32)})
-
-    def _memory(self, slow: bool) -> Row:
-        row = Row("peak_memory", self.pair.name, "GiB", higher=False)
-        for engine in ENGINES if slow else list(ENGINES)[1:]:
-            row.add(engine, [_peak(engine, 8, 512) - _peak(engine, 1, 32)])
-        return row
+        ends = sorted({*ends, *random.Random(0).sample(range(size), size // 32)})
+    options: dict[str, Any] = {
+        "max_new_tokens": pair.settings["max_new_tokens"],
+        "pad_id": int(material.tokenizer.pad_token_id),
+        "end_ids": ends,
+    }
+    found: dict[str, list[float]] = {"stock_tuned": [], "ours": []}
+    for number in range(repetitions + 1):
+        for engine, generate in (("stock_tuned", _stock_rollout), ("ours", _our_rollout)):
+            started = time.perf_counter()
+            lengths = generate(model, prompts, seed=number, **options)
+            if number:
+                found[engine].append(sum(lengths) / (time.perf_counter() - started))
+    return found
 
 
 def _stock_rollout(
@@ -256,38 +363,6 @@ def _our_rollout(model: Any, prompts: list[list[int]], **options: Any) -> list[i
     return [len(rollout.tokens) for rollout in found]
 
 
-def _peak(engine: str, batch: int, length: int) -> float:
-    """GiB that a process needs at most in one training step, everything included."""
-    command = [sys.executable, "-m", "benchmarks.engine", "--peak", engine, str(batch), str(length)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-1])
-
-
-def _print_peak(engine: str, batch: int, length: int, threads: int) -> None:
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        pair = make("smollm2", folder, threads)
-        file = Path(pair.origin.data_files[0])
-        bench = Bench(pair, folder, threads, 1, 0)
-        # A long text: half of it the prompt's, half the answer's.
-        half = length // 2
-        words = bench.material.tokenizer.decode([1000 + i % 4000 for i in range(2 * length)])
-        row = json.dumps({"question": words[: 3 * half], "answer": words})
-        file.write_text((row + "\n") * 8, encoding="utf-8")
-        bench.material = read_material(bench.origin)
-        bench.train(
-            engine,
-            steps=0,
-            lmbda=0.0,
-            beta=0.5,
-            per_device_train_batch_size=batch,
-            gradient_accumulation_steps=1,
-            max_length=length,
-            optim="sgd",
-        )
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
-
-
 def say(text: str) -> None:
     """Progress, for people."""
     print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
@@ -316,35 +391,39 @@ def table(rows: list[dict[str, Any]]) -> Table:
 
 def main() -> None:
     """Measure what is asked for."""
-    everything = [*STEPS, "on_policy", "supervised_kd_cached", "rollout", "peak_memory"]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="where to write the figures")
     parser.add_argument("--pairs", nargs="+", default=["quickstart", "smollm2"])
-    parser.add_argument("--rows", nargs="+", default=everything, choices=everything)
+    parser.add_argument("--rows", nargs="+", default=ROWS, choices=ROWS)
     parser.add_argument("--rounds", type=int, default=2, help="how often the engines take turns")
-    parser.add_argument("--steps", type=int, default=2, help="counted steps of each job")
+    parser.add_argument("--steps", type=int, help="counted in each job: 40 and 2 by default")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--precision", choices=["float32", "bfloat16"])
     parser.add_argument("--skip-stock", action="store_true", help="leave plain stock TRL out")
-    parser.add_argument("--peak", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--profile", choices=ROWS[:5], help="profile our steps of a row instead")
     options = parser.parse_args()
-    if options.peak:
-        engine, batch, length = options.peak
-        _print_peak(engine, int(batch), int(length), options.threads)
-        return
     found: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name:
-        for number, pair_name in enumerate(options.pairs):
-            folder = Path(name) / str(number)
+        for pair in options.pairs:
+            folder = Path(name) / pair
             folder.mkdir()
-            pair = make(pair_name, folder, options.threads)
-            bench = Bench(pair, folder, options.threads, options.rounds, options.steps)
-            names = [n for n in options.rows if n != "peak_memory" or pair_name == "smollm2"]
-            for row in bench.rows(names, not options.skip_stock):
+            steps = options.steps or (40 if pair == "quickstart" else 2)
+            base = Job(pair, folder, options.threads, options.precision, "ours", steps=steps)
+            engines = [e for e in ENGINES if not (options.skip_stock and e == "stock")]
+            bench = Bench(base, options.rounds, engines)
+            if options.profile:
+                asked = replace(bench.job(options.profile, "ours"), profiled=True)
+                print(in_own_process(train, asked).profile)
+                continue
+            # Memory is what a large vocabulary costs.
+            names = [n for n in options.rows if pair != "quickstart" or n not in ROWS[-2:]]
+            for row in map(bench.row, names):
                 found.append(row.as_json())
                 if options.json:  # after every row: all of them take long
                     about = {"torch": torch.__version__, "threads": options.threads, "rows": found}
                     options.json.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    Console(width=120).print(table(found))
+    if found:
+        Console(width=120).print(table(found))
 
 
 if __name__ == "__main__":

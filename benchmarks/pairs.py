@@ -9,12 +9,12 @@ from typing import Any
 
 from sweeper.cache import default_root
 from sweeper.config.models import ModelConfig, StudentConfig
+from sweeper.config.settings import TrainingConfig
 from sweeper.config.study import (
     DataConfig,
     DatasetConfig,
     EvaluationConfig,
     TeacherOutputsConfig,
-    TrainingConfig,
 )
 from sweeper.distillation.material import unpack_models
 from sweeper.distillation.models import load_tokenizer
@@ -35,9 +35,18 @@ class Pair:
     """Of every training job."""
 
 
-def make(name: str, folder: Path, threads: int) -> Pair:
-    """The pair ``name``, its data and cache below ``folder``."""
-    return _quickstart(folder, threads) if name == "quickstart" else _smollm2(folder, threads)
+def make(name: str, folder: Path, threads: int, length: int | None = None) -> Pair:
+    """The pair ``name``, its data and cache below ``folder``.
+
+    Args:
+        name: quickstart or smollm2.
+        folder: Where to write.
+        threads: Of the CPU.
+        length: Of all texts in tokens, half of them the answer's, in place of real ones' lengths.
+    """
+    if name == "quickstart":
+        return _quickstart(folder, threads)
+    return _smollm2(folder, threads, length)
 
 
 def _quickstart(folder: Path, threads: int) -> Pair:
@@ -49,21 +58,26 @@ def _quickstart(folder: Path, threads: int) -> Pair:
         "gradient_accumulation_steps": 1,
         "max_new_tokens": 48,
         "max_length": 128,
+        "bf16": False,
     }
     return Pair("quickstart", _placed(origin, folder, threads), settings)
 
 
-def _smollm2(folder: Path, threads: int) -> Pair:
+def _smollm2(folder: Path, threads: int, length: int | None) -> Pair:
     teacher = "builtin/smollm2-135m-instruct"
-    file = folder / "rows.jsonl"
+    file = folder / f"rows-{length}.jsonl"
     student = StudentConfig(model=teacher, keep_layers=10)
     origin = _origin(teacher, student, DatasetConfig(path=str(file)))
     origin = _placed(origin, folder, threads).model_copy(update={"data_files": (str(file),)})
     # Real text, cut to equal sizes: 64 answer tokens to prompts of 45, through the chat template.
     tokenizer = load_tokenizer(unpack_models(origin).teacher)
-    rows = []
+    rows: list[str] = []
     # One whole window, for the same reason.
-    for line in GSM8K.read_text(encoding="utf-8").splitlines()[: 8 * 4]:
+    if length is not None:
+        # Long enough to be cut to the length.
+        words = tokenizer.decode([1000 + i % 4000 for i in range(2 * length)])
+        rows = [json.dumps({"question": words[: 3 * length // 2], "answer": words})] * 32
+    for line in GSM8K.read_text(encoding="utf-8").splitlines()[: 8 * 4 - len(rows)]:
         row = json.loads(line)
         cut = {
             key: tokenizer.decode(tokenizer(row[key])["input_ids"][:most])
@@ -75,7 +89,8 @@ def _smollm2(folder: Path, threads: int) -> Pair:
         "per_device_train_batch_size": 8,
         "gradient_accumulation_steps": 4,
         "max_new_tokens": ANSWER_TOKENS,
-        "max_length": 512,
+        "max_length": length or 512,
+        "bf16": True,
     }
     return Pair("smollm2", origin, settings)
 

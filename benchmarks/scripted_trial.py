@@ -1,6 +1,6 @@
 """One trial as a careful user scripts it today: TRL trains, lm_eval scores, MLflow records.
 
-Everything that TRL offers for speed on a CPU is on: float32, no checkpointing, KV cache.
+Everything that TRL offers for speed on a CPU is on: no checkpointing, KV cache, the same precision.
 ``python -m benchmarks.scripted_trial job.json``; ``benchmarks/study.py`` writes the job.
 """
 
@@ -27,7 +27,6 @@ def train(job: dict[str, Any]) -> None:
     arguments = GKDConfig(
         output_dir=job["output"],
         use_cpu=True,
-        bf16=False,
         gradient_checkpointing=False,
         report_to="none",
         save_strategy="no",

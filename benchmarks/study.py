@@ -2,7 +2,9 @@
 
 The script runs the same trials with the same sampled parameters, one process after the other (see
 ``scripted_trial.py``); sweeper has one worker. ``ratio`` is the script's wall time over sweeper's;
-``overhead_share`` is the part of sweeper's wall time that is neither training nor evaluation.
+``overhead_share`` is the part of sweeper's wall time that is neither training (what is prepared for
+all trials included: the teacher's answers and states, a warm start) nor evaluation (the distance
+from the teacher on held-out text included).
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,9 @@ from sweeper.distillation.material import read_material, unpack_models
 from sweeper.distillation.models import location
 from sweeper.records import Place
 
-TRAINING = ("rollout", "teacher", "student", "optimiser")
+PARTS = ("rollout", "teacher", "student", "optimiser", "diagnostics", "evaluation")
+PHASES = ("warm start", "train", "teacher outputs", "teacher states", "score")
+"""Of the preparation."""
 GKD = """\
     search:
       lmbda: {{type: float, low: 0.0, high: 1.0}}
@@ -84,7 +89,7 @@ def run_sweeper(study: Path, name: str) -> tuple[float, float, list[dict[str, An
     """Wall seconds, the share of overhead, and the trials' specs."""
     folder = study.parent
     command = [sys.executable, "-m", "sweeper", "run", str(study), "--runs", str(folder / "runs")]
-    command += ["--reports", str(folder / "reports"), "--cache-dir", str(folder / "sweeper-cache")]
+    command += ["--reports", str(folder / "reports"), "--cache-dir", str(folder / "cache")]
     started = time.perf_counter()
     subprocess.run(command, check=True, cwd=folder, capture_output=True, env=_environment())
     wall = time.perf_counter() - started
@@ -93,11 +98,13 @@ def run_sweeper(study: Path, name: str) -> tuple[float, float, list[dict[str, An
     for path in sorted(runs.glob("arms/*/*/outcome.json")):
         outcome = json.loads(path.read_text(encoding="utf-8"))
         seconds = outcome["cost"]["seconds"]
-        useful += sum(seconds.get(part, 0.0) for part in (*TRAINING, "evaluation"))
+        useful += sum(seconds.get(part, 0.0) for part in PARTS)
         specs.append(json.loads(path.with_name("spec.json").read_text(encoding="utf-8")))
     for path in runs.glob("preparation/*/outcome.json"):
-        outcome = json.loads(path.read_text(encoding="utf-8"))
-        useful += outcome["scores"]["seconds"] if outcome["scores"] else 0.0
+        lines = path.with_name("progress.jsonl").read_text(encoding="utf-8").splitlines()
+        points = [(row["phase"], row["time"]) for row in map(json.loads, lines)]
+        points.append(("", json.loads(path.read_text(encoding="utf-8"))["finished"]))
+        useful += sum(end - start for (p, start), (_, end) in pairwise(points) if p in PHASES)
     return wall, 1 - useful / wall, specs
 
 
@@ -117,8 +124,8 @@ def run_script(pair: Pair, folder: Path, specs: list[dict[str, Any]], threads: i
     seconds = 0.0
     for spec in specs:
         settings = spec["settings"]
-        names = ("per_device_train_batch_size", "gradient_accumulation_steps", "max_length")
-        names += ("max_steps", "learning_rate", "lmbda", "beta", "temperature", "max_new_tokens")
+        names = [name for name in pair.settings if name != "max_new_tokens"]
+        names += ["max_steps", "learning_rate", "lmbda", "beta", "temperature", "max_new_tokens"]
         job = {
             "name": f"trial {spec['number']}",
             "threads": threads,

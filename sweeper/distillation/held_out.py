@@ -2,8 +2,8 @@
 
 Training losses cannot be compared between trials, because each has its own divergence and its own
 sequences. Here the sequences are fixed (the teacher's greedy answers to the first prompts of the
-selection suite) and so is the divergence (the Jensen–Shannon one, ``beta`` 0.5, between 0 and ln 2
-nats a token).
+selection suite, cut short) and so is the divergence (the Jensen–Shannon one, ``beta`` 0.5, between
+0 and ln 2 nats a token).
 """
 
 from __future__ import annotations
@@ -31,8 +31,10 @@ from sweeper.records import Place
 from sweeper.versions import library_versions
 
 BETA = 0.5
-MOST = 16
+MOST = 8
 """Sequences: enough to tell trials apart, few enough to cost little."""
+LONGEST = 64
+"""Tokens of their answers, for the same reason."""
 _TENSORS, _ABOUT = "teacher.safetensors", "about.json"
 
 
@@ -90,11 +92,12 @@ def prepare(
         render_prompt(Example((*turns, {"role": "user", "content": prompt}), None), tokenizer)
         for prompt in islice(dict.fromkeys(prompts), MOST)
     ]
+    longest = min(LONGEST, origin.teacher_outputs.max_new_tokens)
     determinants = {
         "teacher": identity(origin.teacher),
         "prompts": texts,
         **material.text_key,
-        "max_new_tokens": origin.teacher_outputs.max_new_tokens,
+        "max_new_tokens": longest,
         "seed": origin.seed if origin.teacher.random_init else None,
         "device": place.device.partition(":")[0],
         "threads": origin.cache_threads,
@@ -111,7 +114,7 @@ def prepare(
             model,
             ids,
             temperature=0.0,
-            max_new_tokens=origin.teacher_outputs.max_new_tokens,
+            max_new_tokens=longest,
             end_ids=end_token_ids(model, tokenizer),
             pad_id=int(tokenizer.pad_token_id),
             seed=0,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -181,6 +182,26 @@ def computing_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def store_for_autocast(model: Any, dtype: torch.dtype) -> None:
+    """Keep the weights of a frozen model's linear layers in ``dtype``, in place.
+
+    Under autocast to ``dtype`` they are rounded to it at each use, so outputs stay the same to the
+    last bit, and nothing is left to round. Weights that other modules share, a tied head's for
+    example, and layers of other types, quantised ones for example, stay as they are.
+    """
+    uses = Counter(
+        id(weights) for module in model.modules() for weights in module.parameters(recurse=False)
+    )
+    for module in model.modules():
+        if type(module) is not torch.nn.Linear:
+            continue
+        if all(
+            weights.dtype == torch.float32 and uses[id(weights)] == 1
+            for weights in module.parameters(recurse=False)
+        ):
+            module.to(dtype)
 
 
 def end_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -42,6 +42,7 @@ from sweeper.distillation.batches import (
 )
 from sweeper.distillation.divergence import Heads
 from sweeper.distillation.meter import Meter
+from sweeper.distillation.models import store_for_autocast
 from sweeper.distillation.rollouts import generate
 from sweeper.distillation.teacher_states import TeacherStates
 from sweeper.errors import BadInputError
@@ -177,6 +178,11 @@ class OnPolicyTrainer(_FullBatches, GKDTrainer):  # type: ignore[misc]
         self._seed = seed
         self._collator = PromptCollator(kwargs["processing_class"].pad_token_id)
         super().__init__(data_collator=self._collator, **kwargs)
+        lower = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(
+            self.accelerator.mixed_precision
+        )
+        if lower is not None:
+            store_for_autocast(self.teacher_model, lower)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """The micro-batches of one accumulation window, with rollouts in place of references.
@@ -201,16 +207,18 @@ class OnPolicyTrainer(_FullBatches, GKDTrainer):  # type: ignore[misc]
 
     def _roll_out(self, batches: list[dict[str, Any]], window: int) -> None:
         prompts = [prompt for batch in batches for prompt in batch["prompts"]]
-        rollouts = generate(
-            self.accelerator.unwrap_model(self.model),
-            prompts,
-            temperature=self._settings.temperature,
-            max_new_tokens=self._settings.max_new_tokens,
-            end_ids=self._end_ids,
-            pad_id=self.processing_class.pad_token_id,
-            seed=derive_seed(self._seed, "rollout", window),
-            batch_size=len(prompts),
-        )
+        # Within one autocast the weights are rounded once, not for every token.
+        with self.accelerator.autocast():
+            rollouts = generate(
+                self.accelerator.unwrap_model(self.model),
+                prompts,
+                temperature=self._settings.temperature,
+                max_new_tokens=self._settings.max_new_tokens,
+                end_ids=self._end_ids,
+                pad_id=self.processing_class.pad_token_id,
+                seed=derive_seed(self._seed, "rollout", window),
+                batch_size=len(prompts),
+            )
         self.meter.add("on_policy", len(batches))
         self.meter.add("rollouts", len(rollouts))
         self.meter.add("generated_tokens", sum(len(rollout.tokens) for rollout in rollouts))

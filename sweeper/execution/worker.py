@@ -11,6 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from sweeper.execution.allocator import keep_freed_memory
 from sweeper.execution.executor import Spec
 from sweeper.paths import JobPaths, write_text_atomically
 from sweeper.records import Failure, Outcome
@@ -53,6 +54,8 @@ def _run(spec: Spec) -> Outcome:
     from sweeper import trial
 
     torch.set_num_threads(spec.place.threads)
+    if claimed == "cpu":
+        keep_freed_memory()
     place = spec.place.model_copy(update={"device": claimed})
     outcome = trial.run(spec.model_copy(update={"place": place}))
     return outcome.model_copy(update={"device": spec.place.device})

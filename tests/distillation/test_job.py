@@ -144,6 +144,20 @@ def test_supervised_kd_on_the_teachers_own_answers(tmp_path: Path, place: Place)
     assert len(list((tmp_path / "cache" / "teacher_outputs").glob("[!.]*"))) == 1
 
 
+def test_bfloat16_follows_float32(tmp_path: Path, place: Place) -> None:
+    origin = make_origin(tmp_path)
+    start = load_model(origin.student, "cpu")
+    for lmbda in (0.0, 1.0):
+        losses = []
+        for bf16 in (False, True):
+            model, meter, points = train(origin, place, "gkd", lmbda=lmbda, bf16=bf16)
+            losses.append([point["loss"] for point in points])
+            # Weights rounded for sampling must not stand in for those that train.
+            assert not torch.equal(model.lm_head.weight, start.lm_head.weight)
+            assert bool(meter.totals["generated_tokens"]) == bool(lmbda)
+        assert losses[1] == pytest.approx(losses[0], rel=0.25)
+
+
 def test_an_adapter_is_all_that_trains(tmp_path: Path, place: Place) -> None:
     student = StudentConfig(model=STUDENT.model, lora=LoraConfig(r=2, dropout=0.5))
     origin = make_origin(tmp_path, student=student)

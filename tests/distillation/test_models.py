@@ -14,6 +14,7 @@ from sweeper.distillation.models import (
     load_model,
     load_tokenizer,
     location,
+    store_for_autocast,
 )
 from sweeper.errors import BadInputError
 from tests.conftest import make_model
@@ -64,6 +65,22 @@ def test_an_encoder_decoder_is_refused(tmp_path: Path) -> None:
     T5Config(vocab_size=8, d_model=8, num_layers=1).save_pretrained(tmp_path)
     with pytest.raises(BadInputError, match="encoder-decoder"):
         load_model(ModelConfig(model=str(tmp_path)), "cpu")
+
+
+def test_weights_stored_for_autocast_give_the_same_outputs() -> None:
+    model = load_model(ModelConfig(model="builtin/adder-teacher"), "cpu")
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    tokens = torch.arange(8)[None]
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        before = model(tokens).logits
+        store_for_autocast(model, torch.bfloat16)
+        after = model(tokens).logits
+    assert torch.equal(before, after)
+    layers = [module for module in model.model.modules() if isinstance(module, torch.nn.Linear)]
+    assert {layer.weight.dtype for layer in layers} == {torch.bfloat16}
+    assert model.get_input_embeddings().weight.dtype == torch.float32
+    if tied:
+        assert model.get_output_embeddings().weight.dtype == torch.float32
 
 
 def test_different_vocabularies_are_refused_with_an_example(tiny_student: str) -> None:
