@@ -171,12 +171,12 @@ class Row:
     higher: bool
     values: dict[str, list[float]] = field(default_factory=dict)
 
-    def add(self, engine: str, values: list[float]) -> None:
-        """More measurements of an engine."""
-        self.values.setdefault(engine, []).extend(values)
+    def add(self, engine: str, value: float) -> None:
+        """What one repetition gave for an engine."""
+        self.values.setdefault(engine, []).append(value)
 
     def median(self, engine: str) -> float | None:
-        """Of all measurements of an engine."""
+        """Of all repetitions of an engine."""
         return statistics.median(self.values[engine]) if self.values.get(engine) else None
 
     def better(self, ours: float, tuned: float) -> float:
@@ -238,7 +238,8 @@ class Bench:
             if engine == "stock":
                 asked = replace(asked, steps=1)  # it takes minutes
             found = in_own_process(train, asked)
-            row.add(engine, [found.tokens_per_second] if rate else found.seconds)
+            seconds = statistics.median(found.seconds)
+            row.add(engine, found.tokens_per_second if rate else seconds)
         return row
 
     def job(self, name: str, engine: str) -> Job:
@@ -257,7 +258,8 @@ class Bench:
         row = Row("rollout", self.base.pair, "tokens/s", higher=True)
         found = in_own_process(sample, self.base, 3 * self.rounds)
         for engine, rates in found.items():
-            row.add(engine, rates)
+            for value in rates:
+                row.add(engine, value)
         return row
 
     def _peak(self, engine: str, batch: int, length: int) -> float:
@@ -277,19 +279,19 @@ class Bench:
         """Above that of a step on next to nothing."""
         row = Row("peak_memory", self.base.pair, "GiB", higher=False)
         for engine in self.turns(one=True):
-            row.add(engine, [self._peak(engine, 8, 512) - self._peak(engine, 1, 128)])
+            row.add(engine, self._peak(engine, 8, 512) - self._peak(engine, 1, 128))
         return row
 
     def _longest_sequence(self) -> Row:
         """At batch 8: a guess from two measurements, then the next ones until it fits."""
         row = Row("longest_sequence", self.base.pair, "tokens", higher=True)
         for engine in self.turns(one=True):
-            low, high = (self._peak(engine, 8, length) for length in (256, 512))
-            guess = 512 + (ROOM_GIB - high) / (high - low) * 256
+            low, high = (self._peak(engine, 8, length) for length in (128, 256))
+            guess = 256 + (ROOM_GIB - high) / (high - low) * 128
             length = min(8192, int(guess) // 64 * 64)
-            while length > 512 and self._peak(engine, 8, length) > ROOM_GIB:
+            while self._peak(engine, 8, length) > ROOM_GIB:
                 length -= 64
-            row.add(engine, [length])
+            row.add(engine, length)
         return row
 
 

@@ -33,7 +33,7 @@ from sweeper.versions import library_versions
 BETA = 0.5
 MOST = 8
 """Sequences: enough to tell trials apart, few enough to cost little."""
-LONGEST = 64
+LONGEST = 32
 """Tokens of their answers, for the same reason."""
 _TENSORS, _ABOUT = "teacher.safetensors", "about.json"
 
