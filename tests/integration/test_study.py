@@ -225,16 +225,28 @@ def test_a_trial_that_takes_too_long_is_ended(
 def test_a_trial_that_is_out_of_memory_runs_once_more_in_smaller_batches(
     write_study: Callable[..., Path],
 ) -> None:
-    study = write_study(arms={"sft": {}}, compute={"memory_limit": 0.25})
+    # About 4.4 GiB with all rows in one micro-batch, 2.6 GiB with half of them.
+    training = {"max_steps": 1, "per_device_train_batch_size": 2048, "max_length": 96}
+    study = write_study(arms={"sft": {}}, training=training, compute={"memory_limit": 3.5})
+    done = run(study)
+    assert done.returncode == 0, done.stderr
+    assert "ran out of memory; it runs again in smaller batches" in " ".join(done.stdout.split())
+    [outcome] = outcomes(study.parent).values()
+    assert (outcome["state"], outcome["attempt"]) == ("completed", 2)
+    trial = study.parent / "runs" / "tiny" / "arms" / "sft" / "0000"
+    first = json.loads((trial / "attempts" / "1" / "outcome.json").read_text())
+    assert first["failure"]["kind"] == "out_of_memory"
+    specs = [json.loads((trial / at / "spec.json").read_text()) for at in ("attempts/1", "")]
+    sizes = ("per_device_train_batch_size", "gradient_accumulation_steps")
+    assert [[spec["settings"][name] for name in sizes] for spec in specs] == [[2048, 1], [1024, 2]]
+
+
+def test_a_trial_is_out_of_memory_for_good(write_study: Callable[..., Path]) -> None:
+    training = {"max_steps": 1, "per_device_train_batch_size": 8192, "max_length": 96}
+    study = write_study(arms={"sft": {}}, training=training, compute={"memory_limit": 2})
     outcome = failure_of(study)
     assert outcome["failure"]["kind"] == "out_of_memory"
     assert outcome["attempt"] == 2
-    trial = study.parent / "runs" / "tiny" / "arms" / "sft" / "0000"
-    specs = [
-        json.loads(p.read_text()) for p in (trial / "attempts/1/spec.json", trial / "spec.json")
-    ]
-    sizes = ("per_device_train_batch_size", "gradient_accumulation_steps")
-    assert [[spec["settings"][name] for name in sizes] for spec in specs] == [[4, 1], [2, 2]]
 
 
 def test_a_score_that_collapsed(write_study: Callable[..., Path]) -> None:
