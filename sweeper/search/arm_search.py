@@ -165,7 +165,10 @@ class _RepeatableSampler(BaseSampler):
         kept = _jointly_sampled(trial)
         if kept and search_space.keys() <= kept.keys():
             return {name: kept[name] for name in search_space}
-        return self._joint.sample_relative(study, trial, search_space)
+        with warnings.catch_warnings():
+            # The GP divides by zero once its search has converged, and knows what to do then.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            return self._joint.sample_relative(study, trial, search_space)
 
     def sample_independent(
         self,

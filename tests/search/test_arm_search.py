@@ -298,8 +298,8 @@ def test_the_sampler_learns_to_keep_away_from_what_fails(tmp_path: Path, kind: s
             fails = rate > 0.5
             broken += fails and number >= 15
             search.tell(number, failed("out_of_memory") if fails else completed(rate))
-    # By chance half of the last 15 would be.
-    assert broken / 45 < 0.4
+    # A sampler that never hears of these follows the scores: nearly all of the last 15.
+    assert broken / 45 < 0.6
 
 
 def test_a_placeholder_is_the_worst_score_so_far() -> None:
