@@ -6,8 +6,10 @@ import os
 import shutil
 import time
 
-from sweeper.paths import JobPaths, write_text_atomically
-from sweeper.records import Failure, Outcome, TrialSpec
+from sweeper.config.settings import MethodSettings
+from sweeper.execution.executor import read_outcome
+from sweeper.paths import JobPaths, read_json_lines, write_text_atomically
+from sweeper.records import Cost, Failure, FailureKind, Outcome, TrialSpec
 
 MOST = 3
 """How often a trial is started when its process keeps disappearing."""
@@ -47,15 +49,56 @@ def note_loss(files: JobPaths, reason: str) -> int:
     return 1 + len(list(files.directory.glob("attempts/*/lost")))
 
 
+def ran_out_of_memory(files: JobPaths) -> bool:
+    """Whether an earlier attempt, one that was set aside, did."""
+    earlier = (read_outcome(JobPaths(path)) for path in files.directory.glob("attempts/*"))
+    return any(_is_out_of_memory(outcome) for outcome in earlier if outcome)
+
+
+def may_be_smaller(spec: TrialSpec, outcome: Outcome, files: JobPaths) -> bool:
+    """Whether the trial gets another attempt with half the rows in a micro-batch.
+
+    One that ran out of memory does, once, if the rows can be halved.
+    """
+    return (
+        _is_out_of_memory(outcome)
+        and spec.settings.per_device_train_batch_size % 2 == 0
+        and not ran_out_of_memory(files)
+    )
+
+
+def smaller(settings: MethodSettings) -> MethodSettings:
+    """The same optimiser steps in twice as many micro-batches of half the rows."""
+    return settings.model_copy(
+        update={
+            "per_device_train_batch_size": settings.per_device_train_batch_size // 2,
+            "gradient_accumulation_steps": settings.gradient_accumulation_steps * 2,
+        }
+    )
+
+
+def _is_out_of_memory(outcome: Outcome) -> bool:
+    return outcome.failure is not None and outcome.failure.kind == "out_of_memory"
+
+
 def lost(spec: TrialSpec, reason: str, files: JobPaths) -> Outcome:
     """The outcome of a trial whose process keeps disappearing, with the end of its log."""
+    return ended(spec, "lost", f"lost {MOST} times: {reason}", files)
+
+
+def ended(spec: TrialSpec, kind: FailureKind, message: str, files: JobPaths) -> Outcome:
+    """The outcome of a trial whose process was ended before it could report one."""
     log = files.log.read_text(encoding="utf-8", errors="replace") if files.log.exists() else ""
+    rows, _ = read_json_lines(files.progress)
     now = time.time()
+    started = float(rows[0]["time"]) if rows else now
+    steps = max((row["step"] for row in rows if row.get("metrics") and row.get("step")), default=0)
     return Outcome(
         state="failed",
-        failure=Failure(kind="lost", message=f"lost {MOST} times: {reason}", details=log[-4000:]),
+        failure=Failure(kind=kind, message=message, details=log[-4000:]),
+        cost=Cost(steps=steps, device_seconds=now - started),
         attempt=spec.attempt,
-        started=now,
+        started=started,
         finished=now,
         device=spec.place.device,
     )

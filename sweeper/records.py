@@ -81,6 +81,8 @@ class Place(Record):
     """A torch device: ``cpu``, ``cuda:0``, ``mps``."""
     threads: int
     """CPU threads."""
+    memory_gib: float | None = None
+    """The main memory that the job's process may take."""
 
 
 class TrialSpec(Record):
@@ -177,7 +179,7 @@ class Scores(Record):
     seconds: float
 
 
-FailureKind = Literal["out_of_memory", "diverged", "timeout", "lost", "bad_input", "bug"]
+FailureKind = Literal["out_of_memory", "diverged", "timeout", "stalled", "lost", "bad_input", "bug"]
 
 
 class Failure(Record):

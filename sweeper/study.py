@@ -15,6 +15,7 @@ from sweeper.execution.executor import Executor, Finished, Spec, read_outcome
 from sweeper.history import read_study
 from sweeper.paths import JobPaths, StudyPaths, read_json_lines, write_text_atomically
 from sweeper.records import (
+    Failure,
     Outcome,
     Place,
     PreparationSpec,
@@ -83,6 +84,10 @@ class RunningJob:
     position: int = 0
     """The byte of the progress file up to which it has been read."""
     last: Progress | None = None
+    heard: float = 0.0
+    """When something new was read there, by this process's clock; at first, when it started."""
+    given_up: Failure | None = None
+    """Why the coordinator has ended it."""
 
 
 class StudyRun:
@@ -167,7 +172,7 @@ class StudyRun:
                     spec = waiting.popleft()
                     preparation.submit(spec, self.paths.preparation(spec.step), self._executor)
                     self._watch_new_jobs()
-                for finished in self._wait():
+                for finished, _ in self._wait():
                     self._finish_step(finished)
             self._origin = preparation.with_results(self._origin, group, self.paths)
         record = self.record()
@@ -224,9 +229,13 @@ class StudyRun:
                 if not state.is_finished():
                     arm.pending.append(number)
                 continue
-            arm.outcomes[number] = outcome
             if not files.recorded.exists():
-                self._record(arm, self._read_spec(files), outcome)
+                spec = self._read_spec(files)
+                if attempts.may_be_smaller(spec, outcome, files):
+                    arm.pending.append(number)
+                    continue
+                self._record(arm, spec, outcome)
+            arm.outcomes[number] = outcome
 
     def _search(self) -> None:
         while True:
@@ -236,8 +245,8 @@ class StudyRun:
                 self._observer.update(self)
                 self._check_stop()
                 return
-            for finished in self._wait():
-                self._settle(finished)
+            for finished, job in self._wait():
+                self._settle(finished, job)
 
     def _fill(self) -> None:
         """Start trials while something is free, the arm that has started fewest first."""
@@ -266,6 +275,9 @@ class StudyRun:
         config = self.study.config
         fixed = config.arms[arm.name].settings
         device, threads = self._executor.next_place(files.directory)
+        settings = effective(arm.method, resolve(config.training, fixed, asked.params))
+        if attempts.ran_out_of_memory(files):
+            settings = attempts.smaller(settings)
         return TrialSpec(
             origin=self._origin,
             arm=arm.name,
@@ -274,18 +286,27 @@ class StudyRun:
             attempt=attempt,
             seed=derive_seed(config.seed, arm.name, asked.number, "trial"),
             params=asked.params,
-            settings=effective(arm.method, resolve(config.training, fixed, asked.params)),
+            settings=settings,
             lora=model_settings("lora", fixed, asked.params),
             teacher=model_settings("teacher", fixed, asked.params),
             suite=self._suite,
-            place=Place(directory=str(files.directory), device=device, threads=threads),
+            place=Place(
+                directory=str(files.directory),
+                device=device,
+                threads=threads,
+                memory_gib=config.compute.memory_limit,
+            ),
         )
 
-    def _settle(self, finished: Finished) -> None:
+    def _settle(self, finished: Finished, job: RunningJob) -> None:
         spec, outcome = finished.spec, finished.outcome
         assert isinstance(spec, TrialSpec)
         arm = self.arms[spec.arm]
         files = self.paths.trial(spec.arm, spec.number)
+        if outcome is None and job.given_up is not None:
+            failure = job.given_up
+            outcome = attempts.ended(spec, failure.kind, failure.message, files)
+            write_text_atomically(files.outcome, outcome.model_dump_json(indent=1) + "\n")
         if outcome is None:
             if attempts.note_loss(files, finished.reason) < attempts.MOST:
                 self._observer.message(
@@ -298,6 +319,12 @@ class StudyRun:
         if outcome.failure is not None and _is_bad_input(outcome):
             # Not the trial's end: once the input is mended, the same trial runs again.
             raise preparation.bad_input(self.study, outcome.failure)
+        if attempts.may_be_smaller(spec, outcome, files):
+            self._observer.message(
+                f"{spec.arm} #{spec.number} ran out of memory; it runs again in smaller batches"
+            )
+            arm.pending.append(spec.number)
+            return
         arm.outcomes[spec.number] = outcome
         self.ended.append((spec, outcome))
         self._record(arm, spec, outcome)
@@ -322,18 +349,34 @@ class StudyRun:
     def _watch_new_jobs(self) -> None:
         for spec in self._executor.running():
             if spec.place.directory not in self.jobs:
-                self.jobs[spec.place.directory] = RunningJob(spec, time.time())
+                self.jobs[spec.place.directory] = RunningJob(spec, time.time(), heard=time.time())
 
-    def _wait(self) -> list[Finished]:
+    def _wait(self) -> list[tuple[Finished, RunningJob]]:
         finished = self._executor.wait(_POLL_SECONDS)
         for job in self.jobs.values():
             self._read_progress(job)
-        for done in finished:
-            self.jobs.pop(done.spec.place.directory)
+        ended = [(done, self.jobs.pop(done.spec.place.directory)) for done in finished]
+        for job in self.jobs.values():
+            self._check_clock(job)
         self._observer.update(self)
         if self.stop.level >= 2:
             self._check_stop()
-        return finished
+        return ended
+
+    def _check_clock(self, job: RunningJob) -> None:
+        """End a trial that has run, or been silent, for longer than the study allows."""
+        if not isinstance(job.spec, TrialSpec) or job.given_up is not None:
+            return
+        compute, now = self.study.config.compute, time.time()
+        phase = job.last.phase if job.last else "start"
+        if compute.trial_timeout is not None and now - job.started > compute.trial_timeout:
+            message = f"took longer than {compute.trial_timeout:g} s (compute.trial_timeout)"
+            job.given_up = Failure(kind="timeout", message=f"{message}, in phase {phase!r}")
+        elif compute.stall_timeout is not None and now - job.heard > compute.stall_timeout:
+            message = f"no progress for {compute.stall_timeout:g} s (compute.stall_timeout)"
+            job.given_up = Failure(kind="stalled", message=f"{message}, in phase {phase!r}")
+        if job.given_up is not None:
+            self._executor.cancel(job.spec)
 
     def _read_progress(self, job: RunningJob) -> None:
         files = JobPaths(Path(job.spec.place.directory))
@@ -341,7 +384,7 @@ class StudyRun:
         rows = [Progress.model_validate(line) for line in lines]
         if not rows:
             return
-        job.last = rows[-1]
+        job.last, job.heard = rows[-1], time.time()
         if isinstance(job.spec, TrialSpec):
             self._tracker.log_progress(job.spec.arm, job.spec.number, rows)
 

@@ -171,6 +171,7 @@ def _trial(spec: TrialSpec, reporter: Reporter) -> dict[str, Any]:
     reporter.phase("evaluate")
     with clock.timing("evaluation"):
         evaluation = _score(spec, trained, material, reporter)
+        _check_collapse(evaluation, spec.origin.evaluation.collapsed_score)
     cost = meter.cost()
     seconds = {**cost.seconds, **clock.cost().seconds}
     return {
@@ -337,6 +338,21 @@ def _score(
             raise DivergedError(f"The score of {task.task} is {task.score}: the model diverged.")
     _write(JobPaths(Path(spec.place.directory)), found)
     return found.scores
+
+
+def _check_collapse(scores: Scores, limit: float | None) -> None:
+    """Hold a trial to the study's own idea of a model that is broken.
+
+    Raises:
+        DivergedError: The score is ``limit`` or worse.
+    """
+    if limit is None:
+        return
+    if scores.score <= limit if scores.higher_is_better else scores.score >= limit:
+        raise DivergedError(
+            f"The score is {scores.score:.4g}, no better than evaluation.collapsed_score"
+            f" ({limit:g}): the model collapsed."
+        )
 
 
 def _write(paths: JobPaths, evaluation: Evaluation) -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -46,6 +47,22 @@ Json = Annotated[Any, AfterValidator(_must_be_json)]
 """A value that is passed on to a library, and that a record can hold."""
 JsonMapping = Annotated[dict[str, Any], AfterValidator(_must_be_json)]
 """Arguments that are passed on to a library."""
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _parse_duration(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"(\d+(?:\.\d+)?) ?([smhd])", value)
+    if found is None:
+        message = "expected seconds, or text such as 90s, 30m, 12h or 2d"
+        raise PydanticCustomError("duration", "{message}", {"message": message})
+    return float(found[1]) * _UNITS[found[2]]
+
+
+Duration = Annotated[PositiveFloat, BeforeValidator(_parse_duration, float | str)]
+"""Seconds; written as a number of them, or with a unit: ``90s``, ``30m``, ``12h``, ``2d``."""
 
 
 class Strict(BaseModel):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from sweeper.config.base import (
+    Duration,
     Fraction,
     Name,
     PositiveFloat,
@@ -194,6 +195,8 @@ class EvaluationConfig(Strict):
     """Answers kept per trial for reading."""
     allow_code_execution: bool = False
     """Let lm-eval tasks run code that the model wrote."""
+    collapsed_score: float | None = None
+    """A trial that scores this or worse counts as diverged: the sampler learns to keep away."""
 
 
 class ComputeConfig(Strict):
@@ -207,6 +210,15 @@ class ComputeConfig(Strict):
     """`auto`: the accelerators there are, in turn, or the CPU."""
     threads_per_worker: PositiveInt | None = None
     """By default the cores divided by the workers."""
+    trial_timeout: Duration | None = None
+    """How long a trial may take: seconds, or `90s`, `30m`, `12h`, `2d`. One that takes longer is
+    ended."""
+    stall_timeout: Duration | None = None
+    """How long a trial may go without a sign of progress: a point of its training curve, or a new
+    phase. Evaluation is one phase."""
+    memory_limit: PositiveFloat | None = None
+    """The main memory that a trial's process may take, in GiB: a trial that needs more fails as out
+    of memory, instead of bringing the machine to a halt. (Linux; a GPU's memory is not meant.)"""
     teacher_states_gib: Annotated[float, Field(ge=0)] = 20.0
     """What the teacher's hidden states on sequences that do not change may take in the cache, in
     GiB; the least recently used go first. 0: they are computed again in every trial."""

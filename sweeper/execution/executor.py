@@ -61,6 +61,9 @@ class Executor(Protocol):
     def running(self) -> list[Spec]:
         """The jobs that run, in the order of their start."""
 
+    def cancel(self, spec: Spec) -> None:
+        """End one job now; ``wait`` returns it, with an outcome only if it was quicker."""
+
     def stop(self) -> None:
         """End all running jobs now; they report no outcome."""
 

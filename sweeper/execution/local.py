@@ -102,6 +102,12 @@ class LocalExecutor:
         """The running jobs' process ids, in the order of ``running``."""
         return [job.process.pid for job in self._jobs if job.process.pid is not None]
 
+    def cancel(self, spec: Spec) -> None:
+        """End one job now; ``wait`` returns it, with an outcome only if it was quicker."""
+        for job in self._jobs:
+            if job.spec == spec:
+                _signal_group(job.process, signal.SIGKILL)
+
     def stop(self) -> None:
         """End all running jobs now; they report no outcome."""
         for job in self._jobs:

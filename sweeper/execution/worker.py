@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import sys
 import threading
 import time
@@ -56,9 +57,21 @@ def _run(spec: Spec) -> Outcome:
     torch.set_num_threads(spec.place.threads)
     if claimed == "cpu":
         keep_freed_memory()
+    if spec.place.memory_gib is not None:
+        _limit_memory(spec.place.memory_gib)
     place = spec.place.model_copy(update={"device": claimed})
     outcome = trial.run(spec.model_copy(update={"place": place}))
     return outcome.model_copy(update={"device": spec.place.device})
+
+
+def _limit_memory(gib: float) -> None:
+    """Let allocations fail that would take the process beyond ``gib``.
+
+    What it has mapped for itself to write counts (``RLIMIT_DATA``); libraries' code and
+    memory-mapped weights do not.
+    """
+    limit = int(gib * 2**30)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
 def _claim_device(device: str) -> str:

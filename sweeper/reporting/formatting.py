@@ -24,6 +24,7 @@ FAILURE_NAMES: dict[FailureKind, str] = {
     "out_of_memory": "out of memory",
     "diverged": "diverged",
     "timeout": "timeout",
+    "stalled": "stalled",
     "lost": "lost",
     "bad_input": "bad input",
     "bug": "bug",

@@ -13,14 +13,18 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from sweeper.config.base import Scalar
 from sweeper.config.study import ArmConfig, SamplerConfig
-from sweeper.records import Outcome, derive_seed
+from sweeper.records import FailureKind, Outcome, derive_seed
 from sweeper.search.sampling import grid, sample
 
 _FAILURE = "sweeper:failure"
+_FEASIBLE = "sweeper:feasible"
+_AVOIDED: frozenset[FailureKind] = frozenset({"out_of_memory", "diverged", "timeout"})
+"""Failures that the parameters are to blame for: the sampler learns to keep away from these."""
 
 
 @dataclass(frozen=True)
@@ -91,17 +95,38 @@ class ArmSearch:
         return Asked(number, sample(trial, self._arm))
 
     def tell(self, number: int, outcome: Outcome) -> None:
-        """Record how a trial ended; telling the same again changes nothing."""
+        """Record how a trial ended; telling the same again changes nothing.
+
+        A failure that the parameters are to blame for violates a constraint, which every trial has:
+        Optuna's samplers do not look at trials that FAILed. TPE learns from PRUNED ones; the GP
+        reads COMPLETE ones only, so there such a trial has the worst score so far as a placeholder.
+        """
         frozen = self._trials()[number]
         if frozen.state.is_finished():
             return
+        trial = Trial(self._study, frozen._trial_id)
+        failure = outcome.failure
+        avoided = failure is not None and failure.kind in _AVOIDED
+        with warnings.catch_warnings():
+            # An interrupted telling may have set it.
+            warnings.simplefilter("ignore")
+            trial.set_constraint(_FEASIBLE, 1.0 if avoided else 0.0)
         if outcome.state == "completed" and outcome.scores is not None:
             self._study.tell(number, outcome.scores.score)
             return
-        if outcome.failure is not None:
-            trial = Trial(self._study, frozen._trial_id)
-            trial.set_user_attr(_FAILURE, outcome.failure.kind)
-        self._study.tell(number, state=TrialState.FAIL)
+        if failure is not None:
+            trial.set_user_attr(_FAILURE, failure.kind)
+        if not avoided:
+            self._study.tell(number, state=TrialState.FAIL)
+        elif self._sampler.type == "gp":
+            self._study.tell(number, self._worst())
+        else:
+            self._study.tell(number, state=TrialState.PRUNED)
+
+    def _worst(self) -> float:
+        values = [t.value for t in self._trials() if t.value is not None]
+        worst = min if self._study.direction == StudyDirection.MAXIMIZE else max
+        return worst(values, default=0.0)
 
     def _trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
@@ -140,7 +165,10 @@ class _RepeatableSampler(BaseSampler):
         kept = _jointly_sampled(trial)
         if kept and search_space.keys() <= kept.keys():
             return {name: kept[name] for name in search_space}
-        return self._joint.sample_relative(study, trial, search_space)
+        with warnings.catch_warnings():
+            # The GP divides by zero once its search has converged, and knows what to do then.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            return self._joint.sample_relative(study, trial, search_space)
 
     def sample_independent(
         self,

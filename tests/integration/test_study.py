@@ -194,6 +194,68 @@ def test_a_study_whose_every_trial_fails(write_study: Callable[..., Path]) -> No
     assert "Traceback" not in done.stderr
 
 
+def failure_of(study: Path, *arguments: str) -> dict[str, Any]:
+    """How the only trial of a study ends."""
+    done = run(study, *arguments)
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    [outcome] = outcomes(study.parent).values()
+    assert isinstance(outcome["failure"], dict)
+    assert outcome["failure"]["message"] in " ".join(done.stdout.split())
+    return outcome
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"), [("trial_timeout", "timeout"), ("stall_timeout", "stalled")]
+)
+def test_a_trial_that_takes_too_long_is_ended(
+    write_study: Callable[..., Path], key: str, kind: str
+) -> None:
+    # So many steps between two points of the curve look like none.
+    training = {"max_steps": 10**6, "per_device_train_batch_size": 2, "logging_steps": 10**6}
+    study = write_study(arms={"sft": {}}, training=training, compute={key: "4s"})
+    outcome = failure_of(study)
+    assert outcome["failure"]["kind"] == kind
+    assert f"4 s (compute.{key}), in phase 'train'" in outcome["failure"]["message"]
+    assert outcome["cost"]["device_seconds"] > 2
+    [found] = trial_runs(study.parent)
+    assert found.info.status == "FAILED"
+
+
+def test_a_trial_that_is_out_of_memory_runs_once_more_in_smaller_batches(
+    write_study: Callable[..., Path],
+) -> None:
+    # About 4.4 GiB with all rows in one micro-batch, 2.6 GiB with half of them.
+    training = {"max_steps": 1, "per_device_train_batch_size": 2048, "max_length": 96}
+    study = write_study(arms={"sft": {}}, training=training, compute={"memory_limit": 3.5})
+    done = run(study)
+    assert done.returncode == 0, done.stderr
+    assert "ran out of memory; it runs again in smaller batches" in " ".join(done.stdout.split())
+    [outcome] = outcomes(study.parent).values()
+    assert (outcome["state"], outcome["attempt"]) == ("completed", 2)
+    trial = study.parent / "runs" / "tiny" / "arms" / "sft" / "0000"
+    first = json.loads((trial / "attempts" / "1" / "outcome.json").read_text())
+    assert first["failure"]["kind"] == "out_of_memory"
+    specs = [json.loads((trial / at / "spec.json").read_text()) for at in ("attempts/1", "")]
+    sizes = ("per_device_train_batch_size", "gradient_accumulation_steps")
+    assert [[spec["settings"][name] for name in sizes] for spec in specs] == [[2048, 1], [1024, 2]]
+
+
+def test_a_trial_is_out_of_memory_for_good(write_study: Callable[..., Path]) -> None:
+    training = {"max_steps": 1, "per_device_train_batch_size": 8192, "max_length": 96}
+    study = write_study(arms={"sft": {}}, training=training, compute={"memory_limit": 2})
+    outcome = failure_of(study)
+    assert outcome["failure"]["kind"] == "out_of_memory"
+    assert outcome["attempt"] == 2
+
+
+def test_a_score_that_collapsed(write_study: Callable[..., Path]) -> None:
+    evaluation = {"selection": "selection.yaml", "collapsed_score": 1.0}
+    outcome = failure_of(write_study(arms={"sft": {}}, evaluation=evaluation))
+    assert outcome["failure"]["kind"] == "diverged"
+    assert "evaluation.collapsed_score" in outcome["failure"]["message"]
+
+
 def test_what_only_a_worker_can_see_is_told_with_its_place(
     write_study: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -268,7 +268,7 @@ def test_telling_again_changes_nothing(tmp_path: Path) -> None:
     open_search(database, "tpe").tell(done.number, failed("bug"))
     open_search(database, "tpe").tell(broken.number, completed(0.9))
     assert stored(database) == before
-    assert [trial.state for trial in before] == [TrialState.COMPLETE, TrialState.FAIL]
+    assert [trial.state for trial in before] == [TrialState.COMPLETE, TrialState.PRUNED]
     assert before[0].value == 0.5
 
 
@@ -279,9 +279,36 @@ def test_a_failure_is_recorded_with_its_kind(tmp_path: Path) -> None:
     for kind in kinds:
         search.tell(search.ask().number, failed(kind))
     trials = stored(database)
-    assert {trial.state for trial in trials} == {TrialState.FAIL}
+    avoided, others = TrialState.PRUNED, TrialState.FAIL
+    assert [trial.state for trial in trials] == [avoided, avoided, others, avoided, others]
     assert [trial.user_attrs["sweeper:failure"] for trial in trials] == list(kinds)
-    assert set(open_search(database, "tpe").asked().values()) == {TrialState.FAIL}
+
+
+@pytest.mark.parametrize("kind", ["tpe", "gp"])
+def test_the_sampler_learns_to_keep_away_from_what_fails(tmp_path: Path, kind: str) -> None:
+    """Half of the range runs out of memory, and beside it lie the best scores."""
+    space = {"learning_rate": {"type": "float", "low": 0.01, "high": 1.0}}
+    broken = 0
+    for seed in range(3):
+        database = tmp_path / f"{seed}.db"
+        for number in range(30):
+            search = open_search(database, kind, seed=seed, of=arm(space))
+            rate = search.ask().params["learning_rate"]
+            assert isinstance(rate, float)
+            fails = rate > 0.5
+            broken += fails and number >= 15
+            search.tell(number, failed("out_of_memory") if fails else completed(rate))
+    # A sampler that never hears of these follows the scores: nearly all of the last 15.
+    assert broken / 45 < 0.6
+
+
+def test_a_placeholder_is_the_worst_score_so_far() -> None:
+    storage = InMemoryStorage()
+    search = make_search(storage, "gp")
+    for outcome in (completed(0.5), completed(0.25), failed("diverged")):
+        search.tell(search.ask().number, outcome)
+    values = [trial.value for trial in storage.get_all_trials(0)]
+    assert values == [0.5, 0.25, 0.25]
 
 
 @pytest.mark.parametrize(("higher_is_better", "best"), [(True, 1), (False, 0)])
