@@ -162,13 +162,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--pairs", nargs="+", default=["quickstart", "smollm2"])
     parser.add_argument("--trials", type=int, help="by default 12 on quickstart, 4 on smollm2")
-    parser.add_argument("--steps", type=int, help="by default 80 on quickstart, 8 on smollm2")
+    parser.add_argument("--steps", type=int, help="by default 80 on quickstart, 16 on smollm2")
     parser.add_argument("--skip-script", action="store_true", help="only what sweeper takes")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args()
     found = []
     for name in options.pairs:
-        trials, steps = {"quickstart": (12, 80), "smollm2": (4, 8)}[name]
+        trials, steps = {"quickstart": (12, 80), "smollm2": (4, 16)}[name]
         trials, steps = options.trials or trials, options.steps or steps
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
