@@ -11,11 +11,11 @@ from typing import Protocol
 from sweeper import attempts, preparation
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.settings import Method, effective, model_settings, resolve
-from sweeper.execution.executor import Executor, Finished, Spec, read_outcome
+from sweeper.execution.executor import Executor, Finished, read_outcome
 from sweeper.history import read_study
+from sweeper.jobs import RunningJob
 from sweeper.paths import JobPaths, StudyPaths, read_json_lines, write_text_atomically
 from sweeper.records import (
-    Failure,
     Outcome,
     Place,
     PreparationSpec,
@@ -73,21 +73,6 @@ class ArmState:
     def unfinished(self) -> bool:
         """Whether there is something left to start."""
         return bool(self.pending) or self.asked < self.budget
-
-
-@dataclass
-class RunningJob:
-    """What is known of a running job from its progress file."""
-
-    spec: Spec
-    started: float
-    position: int = 0
-    """The byte of the progress file up to which it has been read."""
-    last: Progress | None = None
-    heard: float = 0.0
-    """When something new was read there, by this process's clock; at first, when it started."""
-    given_up: Failure | None = None
-    """Why the coordinator has ended it."""
 
 
 class StudyRun:
@@ -349,7 +334,7 @@ class StudyRun:
     def _watch_new_jobs(self) -> None:
         for spec in self._executor.running():
             if spec.place.directory not in self.jobs:
-                self.jobs[spec.place.directory] = RunningJob(spec, time.time(), heard=time.time())
+                self.jobs[spec.place.directory] = RunningJob(spec)
 
     def _wait(self) -> list[tuple[Finished, RunningJob]]:
         finished = self._executor.wait(_POLL_SECONDS)
@@ -357,35 +342,18 @@ class StudyRun:
             self._read_progress(job)
         ended = [(done, self.jobs.pop(done.spec.place.directory)) for done in finished]
         for job in self.jobs.values():
-            self._check_clock(job)
+            if job.given_up is None:
+                job.given_up = job.overdue(self.study.config.compute)
+                if job.given_up is not None:
+                    self._executor.cancel(job.spec)
         self._observer.update(self)
         if self.stop.level >= 2:
             self._check_stop()
         return ended
 
-    def _check_clock(self, job: RunningJob) -> None:
-        """End a trial that has run, or been silent, for longer than the study allows."""
-        if not isinstance(job.spec, TrialSpec) or job.given_up is not None:
-            return
-        compute, now = self.study.config.compute, time.time()
-        phase = job.last.phase if job.last else "start"
-        if compute.trial_timeout is not None and now - job.started > compute.trial_timeout:
-            message = f"took longer than {compute.trial_timeout:g} s (compute.trial_timeout)"
-            job.given_up = Failure(kind="timeout", message=f"{message}, in phase {phase!r}")
-        elif compute.stall_timeout is not None and now - job.heard > compute.stall_timeout:
-            message = f"no progress for {compute.stall_timeout:g} s (compute.stall_timeout)"
-            job.given_up = Failure(kind="stalled", message=f"{message}, in phase {phase!r}")
-        if job.given_up is not None:
-            self._executor.cancel(job.spec)
-
     def _read_progress(self, job: RunningJob) -> None:
-        files = JobPaths(Path(job.spec.place.directory))
-        lines, job.position = read_json_lines(files.progress, job.position)
-        rows = [Progress.model_validate(line) for line in lines]
-        if not rows:
-            return
-        job.last, job.heard = rows[-1], time.time()
-        if isinstance(job.spec, TrialSpec):
+        rows = job.read()
+        if rows and isinstance(job.spec, TrialSpec):
             self._tracker.log_progress(job.spec.arm, job.spec.number, rows)
 
     def _check_stop(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from sweeper.jobs import RunningJob as Job
 from sweeper.records import Outcome, PreparationSpec, TrialSpec
 from sweeper.reporting.live import (
     ArmProgress,
@@ -15,7 +16,6 @@ from sweeper.reporting.live import (
     estimate,
 )
 from sweeper.study import ArmState, StudyRun
-from sweeper.study import RunningJob as Job
 
 
 class Watcher:
