@@ -206,17 +206,18 @@ def failure_of(study: Path, *arguments: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("key", "kind"), [("trial_timeout", "timeout"), ("stall_timeout", "stalled")]
+    ("key", "kind", "seconds"),
+    [("trial_timeout", "timeout", 12), ("stall_timeout", "stalled", 6)],
 )
 def test_a_trial_that_takes_too_long_is_ended(
-    write_study: Callable[..., Path], key: str, kind: str
+    write_study: Callable[..., Path], key: str, kind: str, seconds: int
 ) -> None:
     # So many steps between two points of the curve look like none.
     training = {"max_steps": 10**6, "per_device_train_batch_size": 2, "logging_steps": 10**6}
-    study = write_study(arms={"sft": {}}, training=training, compute={key: "4s"})
+    study = write_study(arms={"sft": {}}, training=training, compute={key: f"{seconds}s"})
     outcome = failure_of(study)
     assert outcome["failure"]["kind"] == kind
-    assert f"4 s (compute.{key}), in phase 'train'" in outcome["failure"]["message"]
+    assert f"{seconds} s (compute.{key}), in phase 'train'" in outcome["failure"]["message"]
     assert outcome["cost"]["device_seconds"] > 2
     [found] = trial_runs(study.parent)
     assert found.info.status == "FAILED"
