@@ -31,7 +31,7 @@ def set_aside(files: JobPaths) -> int:
     kept = files.attempt(number)
     kept.directory.mkdir(parents=True, exist_ok=True)
     # The spec goes last: while it stands, an interrupted move is taken up again.
-    for name in ("progress", "outcome", "log", "documents", "samples", "lost", "spec"):
+    for name in ("progress", "outcome", "log", "documents", "samples", "verdict", "lost", "spec"):
         if getattr(files, name).exists():
             os.replace(getattr(files, name), getattr(kept, name))
     for leftover in files.directory.glob(".trainer.*"):
@@ -51,8 +51,17 @@ def note_loss(files: JobPaths, reason: str) -> int:
 
 def ran_out_of_memory(files: JobPaths) -> bool:
     """Whether an earlier attempt, one that was set aside, did."""
+    return bool(_out_of_memory(files))
+
+
+def out_of_memory_seconds(files: JobPaths) -> float:
+    """What earlier attempts that ran out of memory took on their devices."""
+    return sum(outcome.cost.device_seconds for outcome in _out_of_memory(files))
+
+
+def _out_of_memory(files: JobPaths) -> list[Outcome]:
     earlier = (read_outcome(JobPaths(path)) for path in files.directory.glob("attempts/*"))
-    return any(_is_out_of_memory(outcome) for outcome in earlier if outcome)
+    return [outcome for outcome in earlier if outcome and _is_out_of_memory(outcome)]
 
 
 def may_be_smaller(spec: TrialSpec, outcome: Outcome, files: JobPaths) -> bool:

@@ -7,11 +7,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from sweeper.budgets import device_seconds, stop_reason, trial_budgets
 from sweeper.config.study import StudyConfig
 from sweeper.execution.executor import read_outcome
 from sweeper.paths import JobPaths, StudyPaths
 from sweeper.records import ArmRecord, Outcome, StudyRecord, TrialRecord
-from sweeper.search.sampling import budget
 from sweeper.snapshot import Snapshot
 
 
@@ -24,11 +24,26 @@ def read_study(paths: StudyPaths, snapshot: Snapshot) -> StudyRecord:
     """
     config = snapshot.config
     arms = tuple(_read_arm(paths, config, name) for name in config.arms)
+    ended = {
+        arm.name: {trial.number: trial.outcome for trial in arm.trials if trial.outcome}
+        for arm in arms
+    }
     data = _completed(paths.preparation("data"))
     outcomes = [trial.outcome for arm in arms for trial in arm.trials if trial.outcome]
     teacher = _completed(paths.preparation("teacher"))
     student = _completed(paths.preparation("student"))
     scored = next((o.scores for o in [teacher, student, *outcomes] if o and o.scores), None)
+    higher = scored.higher_is_better if scored else True
+    arms = tuple(
+        arm.model_copy(
+            update={
+                "stopped": stop_reason(config, arm.name, ended, higher_is_better=higher)
+                if len(ended[arm.name]) < arm.budget
+                else None
+            }
+        )
+        for arm in arms
+    )
     summary = data.data if data else None
     provenance = snapshot.provenance.model_copy(
         update={"data_fingerprint": summary.fingerprint if summary else None}
@@ -41,7 +56,7 @@ def read_study(paths: StudyPaths, snapshot: Snapshot) -> StudyRecord:
         teacher=teacher,
         starting_student=student,
         data=summary,
-        higher_is_better=scored.higher_is_better if scored else True,
+        higher_is_better=higher,
     )
 
 
@@ -63,10 +78,12 @@ def _completed(paths: JobPaths) -> Outcome | None:
 
 def _read_arm(paths: StudyPaths, config: StudyConfig, name: str) -> ArmRecord:
     arm = config.arms[name]
+    seconds = device_seconds(config)[name]
     return ArmRecord(
         name=name,
         method=arm.method,
-        budget=budget(arm, config.trials, config.sampler.type),
+        budget=trial_budgets(config)[name],
+        device_hours=None if seconds is None else seconds / 3600,
         settings=arm.settings,
         search={key: space.model_dump(mode="json") for key, space in arm.search.items()},
         trials=tuple(

@@ -94,6 +94,11 @@ class JobPaths:
         return self.directory / "outcome.json"
 
     @property
+    def verdict(self) -> Path:
+        """Whether a trial that was scored in its training goes on; written by the coordinator."""
+        return self.directory / "verdict.json"
+
+    @property
     def log(self) -> Path:
         """Everything that the job printed."""
         return self.directory / "log.txt"

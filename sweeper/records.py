@@ -85,6 +85,17 @@ class Place(Record):
     """The main memory that the job's process may take."""
 
 
+class InterimPoint(Record):
+    """A point of the training at which a student is scored on a part of the selection suite."""
+
+    index: int
+    """Among the study's points, from 0."""
+    step: int
+    """Optimiser steps done."""
+    documents: int
+    """Documents of each task."""
+
+
 class TrialSpec(Record):
     """One trial: everything that determines its result."""
 
@@ -107,6 +118,10 @@ class TrialSpec(Record):
     teacher: dict[str, Scalar] = {}
     """The trial's own values over the teacher: ``model``, ``dtype``, ``init_kwargs.NAME``."""
     suite: SuiteSpec
+    interim: tuple[InterimPoint, ...] = ()
+    """Where in its training the student is scored, and waits for word whether to go on."""
+    earlier_seconds: float = 0.0
+    """What attempts that ran out of memory took on their devices."""
     place: Place
 
 
@@ -137,6 +152,17 @@ class PreparationSpec(Record):
 JobSpec = Annotated[TrialSpec | PreparationSpec, Field(discriminator="kind")]
 
 
+class Interim(Record):
+    """A student's score in the middle of its training."""
+
+    index: int
+    """The point's; see ``InterimPoint``."""
+    score: float
+    """The suite's aggregate over the documents scored."""
+    documents: tuple[float, ...]
+    """Each document's score, signed as the aggregate takes it, in the same order for all trials."""
+
+
 class Progress(Record):
     """One line of a job's progress file."""
 
@@ -149,6 +175,7 @@ class Progress(Record):
     max_steps: int | None = None
     metrics: dict[str, float] = {}
     """Points of the training curve at ``step``: ``loss``, ``learning_rate``, …"""
+    interim: Interim | None = None
 
 
 class TaskScore(Record):
@@ -236,7 +263,7 @@ class Outcome(Record):
     """How a job ended: the truth about it."""
 
     schema_version: int = SCHEMA_VERSION
-    state: Literal["completed", "failed"]
+    state: Literal["completed", "pruned", "failed"]
     failure: Failure | None = None
     scores: Scores | None = None
     data: DataSummary | None = None
@@ -245,7 +272,11 @@ class Outcome(Record):
     """What a user should know of it."""
     held_out: str | None = None
     """From the ``teacher`` step: see ``Origin``."""
+    interim: Interim | None = None
+    """The last one, of a trial that was pruned."""
     cost: Cost = Cost()
+    earlier_seconds: float = 0.0
+    """Device-seconds of the attempts before, which ran out of memory; not in ``cost``."""
     curve: dict[str, float] = {}
     """The last training point: loss, on-policy share, rollout length, …"""
     attempt: int = 1
@@ -264,7 +295,7 @@ class TrialRecord(Record):
     """A trial as the reports see it."""
 
     number: int
-    state: Literal["completed", "failed", "running", "waiting"]
+    state: Literal["completed", "pruned", "failed", "running", "waiting"]
     params: dict[str, Scalar]
     settings: dict[str, Any]
     outcome: Outcome | None = None
@@ -276,6 +307,10 @@ class ArmRecord(Record):
     name: str
     method: Method
     budget: int
+    device_hours: float | None = None
+    """What its trials may take on their devices; None: as much as they need."""
+    stopped: Literal["device_hours", "wall_time", "patience"] | None = None
+    """The limit that ended it before it has had its trials."""
     settings: dict[str, Any]
     """What the study file fixes for the arm."""
     search: dict[str, Any]

@@ -77,8 +77,9 @@ def open_snapshot(
 ) -> Snapshot:
     """The recorded start of the study, brought up to date with what may change; or a new one.
 
-    Until the first trial, anything may change. Then more trials, more arms and other compute or
-    tracking settings continue a study; anything else would compare results of different studies.
+    Until the first trial, anything may change. Then more trials, more arms, and other budget,
+    compute or tracking settings continue a study; anything else would compare results of different
+    studies.
 
     Args:
         study: The study file as it is now.
@@ -121,7 +122,7 @@ def open_snapshot(
                 f"{study.path}: the study {study.config.study!r} in {paths.directory} was started"
                 f" differently:\n{listed}\n"
                 "Its results would not compare. Give the study another name, or undo the change"
-                " (more trials, new arms, compute and tracking may change)."
+                " (more trials, new arms, budget, compute and tracking may change)."
             )
         if differences:
             # Another study begins here: what was asked for the old one must not guide it.
@@ -177,9 +178,11 @@ def _plain(config: StudyConfig) -> dict[str, Any]:
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     found = []
     for path, before, after in _walk(old, new, ()):
-        if path[0] in ("compute", "tracking") or path == ("evaluation", "samples"):
+        if path[0] in ("budget", "compute", "tracking") or path == ("evaluation", "samples"):
             continue
         if path[0] == "arms" and len(path) == 2 and before is _ABSENT:
+            continue
+        if path[0] == "arms" and path[2:3] == ("budget",):
             continue
         if path[-1] == "trials" and (len(path) == 1 or path[0] == "arms") and len(path) in (1, 3):
             before_trials = before if before is not None else old["trials"]

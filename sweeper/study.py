@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from sweeper import attempts, preparation
+from sweeper.budgets import StopReason, stop_reason, trial_budgets
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.settings import Method, effective, model_settings, resolve
 from sweeper.execution.executor import Executor, Finished, read_outcome
@@ -16,6 +19,7 @@ from sweeper.history import read_study
 from sweeper.jobs import RunningJob
 from sweeper.paths import JobPaths, StudyPaths, read_json_lines, write_text_atomically
 from sweeper.records import (
+    InterimPoint,
     Outcome,
     Place,
     PreparationSpec,
@@ -25,11 +29,12 @@ from sweeper.records import (
     derive_seed,
 )
 from sweeper.search.arm_search import ArmSearch, Asked, open_storage
-from sweeper.search.sampling import budget
 from sweeper.snapshot import Snapshot, suite_spec, version_changes
 from sweeper.tracking.tracker import Tracker
 
 _POLL_SECONDS = 0.25
+_VERDICT_SECONDS = 0.05
+"""As often, when trials wait for word whether they go on."""
 
 
 class Observer(Protocol):
@@ -67,6 +72,8 @@ class ArmState:
     search: ArmSearch
     pending: deque[int] = field(default_factory=deque)
     """Trials that were interrupted, to run first."""
+    interim: tuple[tuple[int, float], ...] = ()
+    """Where in their training its students are scored: the point, and the share of the steps."""
     asked: int = 0
     outcomes: dict[int, Outcome] = field(default_factory=dict)
 
@@ -116,6 +123,7 @@ class StudyRun:
         self._snapshot = snapshot
         self._origin = preparation.make_origin(study, snapshot, cache)
         self._suite = suite_spec(study.selection)
+        self._higher_is_better = True
 
     def run(self) -> StudyRecord:
         """Do what is left to do.
@@ -187,8 +195,10 @@ class StudyRun:
         config = self.study.config
         record = self.record()
         storage = open_storage(self.paths.optuna)
+        budgets = trial_budgets(config)
+        self._higher_is_better = record.higher_is_better
         for name, arm in config.arms.items():
-            trials = budget(arm, config.trials, config.sampler.type)
+            trials = budgets[name]
             search = ArmSearch(
                 storage,
                 config.study,
@@ -197,10 +207,14 @@ class StudyRun:
                 config.sampler,
                 seed=config.seed,
                 higher_is_better=record.higher_is_better,
+                pruner=config.pruner,
+                objectives=config.objectives,
             )
             spaces = {key: space.model_dump(mode="json") for key, space in arm.search.items()}
             self._tracker.open_arm(name, arm.method, trials, arm.settings, spaces)
-            state = ArmState(name, arm.method, trials, search)
+            # With nothing to search there is nothing to prune.
+            points = enumerate(config.pruner.points()) if arm.search else ()
+            state = ArmState(name, arm.method, trials, search, interim=tuple(points))
             self.arms[name] = state
             self._reconcile(state)
 
@@ -236,7 +250,7 @@ class StudyRun:
     def _fill(self) -> None:
         """Start trials while something is free, the arm that has started fewest first."""
         while self._executor.free():
-            candidates = [arm for arm in self.arms.values() if arm.unfinished()]
+            candidates = [arm for arm in self.arms.values() if self._may_start(arm)]
             if not candidates:
                 return
             arm = min(candidates, key=lambda a: (not a.pending, a.asked))
@@ -247,6 +261,25 @@ class StudyRun:
                 asked = arm.search.ask()
                 arm.asked += 1
             self._start(arm, asked)
+
+    def _may_start(self, arm: ArmState) -> bool:
+        # What has begun is finished; lost attempts cost nothing.
+        return bool(arm.pending) or (arm.unfinished() and self.stop_reason(arm.name) is None)
+
+    def stop_reason(self, arm: str) -> StopReason | None:
+        """Why an arm starts no further trial now, if the study's budget forbids it."""
+        return stop_reason(
+            self.study.config,
+            arm,
+            {name: state.outcomes for name, state in self.arms.items()},
+            higher_is_better=self._higher_is_better,
+            running=[
+                (job.spec.arm, job.started)
+                for job in self.jobs.values()
+                if isinstance(job.spec, TrialSpec)
+            ],
+            now=time.time(),
+        )
 
     def _start(self, arm: ArmState, asked: Asked) -> None:
         files = self.paths.trial(arm.name, asked.number)
@@ -275,6 +308,8 @@ class StudyRun:
             lora=model_settings("lora", fixed, asked.params),
             teacher=model_settings("teacher", fixed, asked.params),
             suite=self._suite,
+            interim=_interim(arm.interim, settings.max_steps, config.pruner.documents),
+            earlier_seconds=attempts.out_of_memory_seconds(files),
             place=Place(
                 directory=str(files.directory),
                 device=device,
@@ -337,7 +372,8 @@ class StudyRun:
                 self.jobs[spec.place.directory] = RunningJob(spec)
 
     def _wait(self) -> list[tuple[Finished, RunningJob]]:
-        finished = self._executor.wait(_POLL_SECONDS)
+        waits = any(arm.interim for arm in self.arms.values())
+        finished = self._executor.wait(_VERDICT_SECONDS if waits else _POLL_SECONDS)
         for job in self.jobs.values():
             self._read_progress(job)
         ended = [(done, self.jobs.pop(done.spec.place.directory)) for done in finished]
@@ -353,8 +389,15 @@ class StudyRun:
 
     def _read_progress(self, job: RunningJob) -> None:
         rows = job.read()
-        if rows and isinstance(job.spec, TrialSpec):
-            self._tracker.log_progress(job.spec.arm, job.spec.number, rows)
+        if not rows or not isinstance(job.spec, TrialSpec):
+            return
+        for interim in (row.interim for row in rows if row.interim):
+            arm = self.arms[job.spec.arm]
+            goes_on = arm.search.goes_on(job.spec.number, interim)
+            verdict = {"index": interim.index, "goes_on": goes_on}
+            files = JobPaths(Path(job.spec.place.directory))
+            write_text_atomically(files.verdict, json.dumps(verdict))
+        self._tracker.log_progress(job.spec.arm, job.spec.number, rows)
 
     def _check_stop(self) -> None:
         if self.stop.level == 0:
@@ -370,11 +413,23 @@ class StudyRun:
         return (
             self.phase == "prepare"
             or bool(self.jobs)
-            or any(arm.unfinished() for arm in self.arms.values())
+            or any(self._may_start(arm) for arm in self.arms.values())
         )
 
     def _study_text(self) -> str:
         return self.study.path.read_text(encoding="utf-8")
+
+
+def _interim(
+    points: Iterable[tuple[int, float]], max_steps: int, documents: int
+) -> tuple[InterimPoint, ...]:
+    """The points as whole steps; of two at the same step the first, and none at the end."""
+    steps: dict[int, InterimPoint] = {}
+    for index, share in points:
+        step = max(1, round(share * max_steps))
+        if step < max_steps and step not in steps:
+            steps[step] = InterimPoint(index=index, step=step, documents=documents)
+    return tuple(steps.values())
 
 
 def _is_bad_input(outcome: Outcome) -> bool:

@@ -12,6 +12,7 @@ import socket
 import time
 import traceback
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from sweeper.distillation.material import (
     read_material,
     unpack_models,
 )
-from sweeper.distillation.meter import Meter
+from sweeper.distillation.meter import Meter, PauseCallback
 from sweeper.distillation.models import end_token_ids, load_model, unpack
 from sweeper.distillation.trainers import argument_names
 from sweeper.errors import BadInputError, DivergedError, TrialError, blaming
@@ -37,6 +38,8 @@ from sweeper.records import (
     Cost,
     DataSummary,
     Failure,
+    Interim,
+    InterimPoint,
     Outcome,
     PreparationSpec,
     Progress,
@@ -46,6 +49,9 @@ from sweeper.records import (
     derive_seed,
 )
 from sweeper.versions import package_versions
+
+_ANSWER_SECONDS = 0.02
+"""Between two looks at whether the coordinator has answered."""
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 """What torch says, by device and allocator."""
@@ -77,6 +83,18 @@ class Reporter:
             )
         )
 
+    def interim(self, point: InterimPoint, max_steps: int, found: Interim) -> None:
+        """A score in the middle of the training."""
+        self._write(
+            Progress(
+                time=time.time(),
+                phase=self.phase_name,
+                step=point.step,
+                max_steps=max_steps,
+                interim=found,
+            )
+        )
+
     def cost(self, seconds: float) -> Cost:
         """What a job that stops here has cost, as far as it has said."""
         return Cost(
@@ -102,6 +120,8 @@ def run(spec: TrialSpec | PreparationSpec) -> Outcome:
         "device": spec.place.device,
         "versions": package_versions(),
     }
+    if isinstance(spec, TrialSpec):
+        common["earlier_seconds"] = spec.earlier_seconds
     try:
         spec = spec.model_copy(update={"origin": unpack_models(spec.origin)})
         found = _trial(spec, reporter) if isinstance(spec, TrialSpec) else _prepare(spec, reporter)
@@ -119,7 +139,8 @@ def run(spec: TrialSpec | PreparationSpec) -> Outcome:
     finished = time.time()
     cost = found.pop("cost", Cost())
     cost = cost.model_copy(update={"device_seconds": finished - started})
-    return Outcome(state="completed", finished=finished, cost=cost, **found, **common)
+    found.setdefault("state", "completed")
+    return Outcome(finished=finished, cost=cost, **found, **common)
 
 
 def _failure(error: Exception, phase: str) -> Failure:
@@ -155,6 +176,7 @@ def _trial(spec: TrialSpec, reporter: Reporter) -> dict[str, Any]:
         if teacher != spec.origin.teacher:
             check_teacher(spec.origin, teacher, material.tokenizer)
         student = job.starting_student(spec.origin, material, spec.place)
+    pause = _Pause(spec, material, reporter, clock)
     reporter.phase("train", 0, spec.settings.max_steps)
     trained, meter = job.distil(
         spec.origin,
@@ -167,19 +189,71 @@ def _trial(spec: TrialSpec, reporter: Reporter) -> dict[str, Any]:
         seed=spec.seed,
         lora=spec.lora,
         report=reporter.train,
+        pause=PauseCallback(pause.points, pause) if spec.interim else None,
     )
+    if pause.pruned is not None:
+        return {
+            "state": "pruned",
+            "interim": pause.pruned,
+            "cost": _sum_of_parts(meter, clock),
+            "curve": reporter.point,
+            "model_parameters": _parameters(trained),
+        }
     reporter.phase("evaluate")
     with clock.timing("evaluation"):
-        evaluation = _score(spec, trained, material, reporter)
+        evaluation = _score(spec, trained, material)
         _check_collapse(evaluation, spec.origin.evaluation.collapsed_score)
-    cost = meter.cost()
-    seconds = {**cost.seconds, **clock.cost().seconds}
     return {
         "scores": evaluation,
-        "cost": cost.model_copy(update={"seconds": seconds}),
+        "cost": _sum_of_parts(meter, clock),
         "curve": reporter.point,
         "model_parameters": _parameters(trained),
     }
+
+
+def _sum_of_parts(meter: Meter, clock: Meter) -> Cost:
+    """The training's cost, with the seconds of the parts around it."""
+    cost = meter.cost()
+    return cost.model_copy(update={"seconds": {**cost.seconds, **clock.cost().seconds}})
+
+
+class _Pause:
+    """Scores a student in the middle of its training, and waits for word whether it goes on."""
+
+    def __init__(
+        self, spec: TrialSpec, material: Material, reporter: Reporter, clock: Meter
+    ) -> None:
+        self._spec = spec
+        self._material = material
+        self._reporter = reporter
+        self._clock = clock
+        self.points = {point.step: point for point in spec.interim}
+        self.pruned: Interim | None = None
+        """The score after which the trial was told to end."""
+
+    def __call__(self, step: int, model: Any) -> bool:
+        point, longest = self.points[step], self._spec.settings.max_steps
+        reporter = self._reporter
+        reporter.phase("interim evaluation", step, longest)
+        with self._clock.timing("evaluation"):
+            found = _evaluate(self._spec, model, self._material, documents=point.documents)
+        interim = Interim(index=point.index, score=found.scores.score, documents=found.signed)
+        reporter.interim(point, longest, interim)
+        if not self._goes_on(point.index):
+            self.pruned = interim
+            return False
+        reporter.phase("train", step, longest)
+        return True
+
+    def _goes_on(self, index: int) -> bool:
+        # The process ends with its coordinator, so an answer comes, or there is nobody to wait for.
+        path = JobPaths(Path(self._spec.place.directory)).verdict
+        while True:
+            with suppress(OSError, ValueError):
+                verdict = json.loads(path.read_text(encoding="utf-8"))
+                if verdict["index"] == index:
+                    return bool(verdict["goes_on"])
+            time.sleep(_ANSWER_SECONDS)
 
 
 def _teacher(spec: TrialSpec) -> ModelConfig:
@@ -213,7 +287,7 @@ def _prepare(spec: PreparationSpec, reporter: Reporter) -> dict[str, Any]:
         model = job.starting_student(origin, material, place, reporter.train)
     reporter.phase("score")
     found: dict[str, Any] = {"model_parameters": _parameters(model)}
-    found["scores"] = _score(spec, model, material, reporter)
+    found["scores"] = _score(spec, model, material)
     if spec.step == "teacher":
         found |= _ask_teacher(spec, model, material, reporter)
     return found
@@ -318,9 +392,20 @@ def _check_overlap(suite: SuiteSpec, known: set[str], where: str) -> set[str]:
     return asked
 
 
-def _score(
-    spec: TrialSpec | PreparationSpec, model: Any, material: Material, reporter: Reporter
-) -> Scores:
+def _score(spec: TrialSpec | PreparationSpec, model: Any, material: Material) -> Scores:
+    found = _evaluate(spec, model, material, samples=spec.origin.evaluation.samples)
+    _write(JobPaths(Path(spec.place.directory)), found)
+    return found.scores
+
+
+def _evaluate(
+    spec: TrialSpec | PreparationSpec,
+    model: Any,
+    material: Material,
+    *,
+    documents: int | None = None,
+    samples: int = 0,
+) -> Evaluation:
     evaluation = spec.origin.evaluation
     found = score(
         model,
@@ -330,14 +415,14 @@ def _score(
         chat=material.chat,
         end_ids=end_token_ids(model, material.tokenizer),
         system_prompt=spec.origin.data.system_prompt,
-        samples=evaluation.samples,
+        documents=documents,
+        samples=samples,
         allow_code=evaluation.allow_code_execution,
     )
     for task in found.scores.tasks:
         if not math.isfinite(task.score) or not math.isfinite(task.stderr):
             raise DivergedError(f"The score of {task.task} is {task.score}: the model diverged.")
-    _write(JobPaths(Path(spec.place.directory)), found)
-    return found.scores
+    return found
 
 
 def _check_collapse(scores: Scores, limit: float | None) -> None:

@@ -85,10 +85,11 @@ def _job(job: Job, now: float) -> RunningJob:
 
 
 def _ended(spec: TrialSpec, outcome: Outcome) -> EndedJob:
-    failure = outcome.failure
+    failure, found = outcome.failure, outcome.scores or outcome.interim
     return EndedJob(
         label=f"{spec.arm} #{spec.number}",
-        score=outcome.scores.score if outcome.scores else None,
+        score=found.score if found else None,
+        pruned=outcome.state == "pruned",
         failure=f"{failure.kind.replace('_', ' ')}: {failure.message}" if failure else None,
         seconds=outcome.cost.device_seconds,
     )
@@ -112,10 +113,17 @@ def _seconds_left(run: StudyRun, jobs: list[Job], now: float) -> float | None:
             name: [o.cost.device_seconds for o in arm.outcomes.values() if o.state == "completed"]
             for name, arm in run.arms.items()
         },
-        {name: arm.budget - len(arm.outcomes) for name, arm in run.arms.items()},
+        {name: _remaining(arm, run, jobs) for name, arm in run.arms.items()},
         run.study.config.compute.workers,
         [_underway(job, now) for job in jobs if isinstance(job.spec, TrialSpec)],
     )
+
+
+def _remaining(arm: ArmState, run: StudyRun, jobs: list[Job]) -> int:
+    if run.stop_reason(arm.name) is None:
+        return arm.budget - len(arm.outcomes)
+    # What runs is finished, and nothing is started.
+    return sum(isinstance(job.spec, TrialSpec) and job.spec.arm == arm.name for job in jobs)
 
 
 def _underway(job: Job, now: float) -> Underway:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from sweeper.config.settings import OFFLINE_METHODS, Method
 from sweeper.records import (
@@ -58,6 +58,7 @@ class TrialCounts(Record):
     """An arm's trials by state."""
 
     completed: int = 0
+    pruned: int = 0
     failed: int = 0
     running: int = 0
     waiting: int = 0
@@ -84,6 +85,10 @@ class ArmSummary(Record):
     name: str
     method: Method
     budget: int
+    device_hours: float | None
+    """What its trials might take on their devices; None: as much as they need."""
+    stopped: Literal["device_hours", "wall_time", "patience"] | None
+    """The limit that ended it before it had had its trials."""
     searched: tuple[str, ...]
     """The names of the settings that the arm searches."""
     trials: TrialCounts
@@ -96,7 +101,7 @@ class ArmSummary(Record):
     gap_closed: float | None
     """The share of the way from the starting student to the teacher; above 1: past the teacher."""
     cost: Cost
-    """What all of the arm's trials cost together, failed ones included."""
+    """What all of the arm's trials cost together, failed and pruned ones included."""
     series: tuple[Point, ...]
     """The scored trials in ascending number."""
 
@@ -117,7 +122,7 @@ class Comparison(Record):
     best_offline: str | None
     best_gkd: str | None
     unequal_budgets: bool
-    """Whether arms with something to search had different trial budgets."""
+    """Whether arms with something to search had different budgets."""
     several_suites: bool
     """Whether the scores come from more than one version of the suite, and so do not compare."""
     preparation_cost: Cost
@@ -160,7 +165,7 @@ def compare(record: StudyRecord) -> Comparison:
     best_gkd = _best_arm((arm for arm in arms if arm.method == "gkd"), sign)
     best = _best_arm(arms, sign)
     # An arm with nothing to search needs one trial: that is no smaller chance.
-    budgets = {arm.budget for arm in arms if arm.searched or arm.budget > 1}
+    budgets = {(arm.budget, arm.device_hours) for arm in arms if arm.searched or arm.budget > 1}
     outcomes = [trial.outcome for arm in record.arms for trial in arm.trials]
     outcomes += [record.teacher, record.starting_student]
     suites = [outcome.scores for outcome in outcomes if outcome and outcome.scores]
@@ -190,6 +195,7 @@ def compare(record: StudyRecord) -> Comparison:
 
 def total_cost(outcomes: Iterable[Outcome | None]) -> Cost:
     """The sum of what some jobs cost; jobs that have not ended count as nothing."""
+    outcomes = list(outcomes)
     costs = [outcome.cost for outcome in outcomes if outcome is not None]
     parts: Counter[str] = Counter()
     for cost in costs:
@@ -199,7 +205,7 @@ def total_cost(outcomes: Iterable[Outcome | None]) -> Cost:
         steps=sum(cost.steps for cost in costs),
         trained_tokens=sum(cost.trained_tokens for cost in costs),
         generated_tokens=sum(cost.generated_tokens for cost in costs),
-        device_seconds=sum(cost.device_seconds for cost in costs),
+        device_seconds=sum(o.cost.device_seconds + o.earlier_seconds for o in outcomes if o),
         seconds=dict(parts),
     )
 
@@ -245,6 +251,8 @@ def _summarise(
         name=arm.name,
         method=arm.method,
         budget=arm.budget,
+        device_hours=arm.device_hours,
+        stopped=arm.stopped,
         searched=tuple(arm.search),
         trials=TrialCounts(**states),
         failures=dict(failures),
@@ -304,6 +312,8 @@ def _arm_as_json(arm: ArmSummary) -> dict[str, Any]:
     return {
         "method": arm.method,
         "budget": arm.budget,
+        "device_hours": arm.device_hours,
+        "stopped": arm.stopped,
         "trials": arm.trials.model_dump(),
         "best": best,
         "failures": dict(arm.failures),

@@ -16,6 +16,13 @@ from sweeper.config.base import (
     Strict,
 )
 from sweeper.config.models import ModelConfig, StudentConfig
+from sweeper.config.search import (
+    ArmBudgetConfig,
+    BudgetConfig,
+    Objective,
+    PrunerConfig,
+    SamplerConfig,
+)
 from sweeper.config.settings import (
     METHODS,
     LearningRateSchedule,
@@ -121,6 +128,8 @@ class ArmConfig(Strict):
     """`sft`, `seqkd`, `supervised_kd` or `gkd`; by default the arm's name."""
     trials: PositiveInt | None = None
     """The trial budget; by default the study's `trials`. Unequal budgets are printed."""
+    budget: ArmBudgetConfig = ArmBudgetConfig()
+    """What else the arm may spend; by default its share of the study's `budget`."""
     settings: dict[str, Any] = {}
     """Fixed values, over those of `training`."""
     search: dict[str, Space] = {}
@@ -171,15 +180,6 @@ class ArmConfig(Strict):
     def is_on_policy_only(self) -> bool:
         """Whether every sequence is sampled from the student."""
         return self.method == "gkd" and self.settings.get("lmbda") == 1
-
-
-class SamplerConfig(Strict):
-    """How Optuna chooses the next trial of an arm."""
-
-    type: Literal["tpe", "random", "grid", "gp"] = "tpe"
-    """The sampler."""
-    startup_trials: PositiveInt = 5
-    """Random trials before `tpe` and `gp` begin to learn."""
 
 
 class EvaluationConfig(Strict):
@@ -258,6 +258,12 @@ class StudyConfig(Strict):
     """What is compared, by name."""
     sampler: SamplerConfig = SamplerConfig()
     """How the search chooses."""
+    pruner: PrunerConfig = PrunerConfig()
+    """How trials that will not be the best are ended early."""
+    objectives: Annotated[tuple[Objective, ...], Field(strict=False, min_length=1)] = ("score",)
+    """What is searched for. Several give a Pareto front, and `score` must be among them."""
+    budget: BudgetConfig = BudgetConfig()
+    """When the search stops, beside its `trials`."""
     evaluation: EvaluationConfig
     """How students are scored."""
     compute: ComputeConfig = ComputeConfig()
@@ -288,10 +294,10 @@ class StudyConfig(Strict):
             named[name] = arm
         return named
 
-    @field_validator("sampler", mode="before")
+    @field_validator("sampler", "pruner", mode="before")
     @classmethod
-    def _short_sampler(cls, sampler: Any) -> Any:
-        return {"type": sampler} if isinstance(sampler, str) else sampler
+    def _short_type(cls, value: Any) -> Any:
+        return {"type": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _check(self) -> StudyConfig:
@@ -314,6 +320,7 @@ class StudyConfig(Strict):
                     " completion (use seq_kd: true, lmbda: 1.0 or method seqkd)"
                 )
                 problems.add(("arms", name), message)
+        self._check_objectives(problems)
         warm = self.warm_start
         if warm is not None and warm.method == "sft" and not self._has_references():
             message = (
@@ -323,6 +330,19 @@ class StudyConfig(Strict):
             problems.add(("warm_start", "method"), message)
         problems.raise_if_any()
         return self
+
+    def _check_objectives(self, problems: Problems) -> None:
+        if "score" not in self.objectives:
+            problems.add(("objectives",), "expected score among the objectives")
+        if len(set(self.objectives)) < len(self.objectives):
+            problems.add(("objectives",), "expected each objective once")
+        several = len(self.objectives) > 1
+        if several and self.pruner.type != "none":
+            message = "expected none with several objectives: a pruner compares trials by one value"
+            problems.add(("pruner",), message)
+        if several and self.budget.patience is not None:
+            message = "expected no patience with several objectives: there is no single best trial"
+            problems.add(("budget", "patience"), message)
 
     @staticmethod
     def _check_grid(name: str, arm: ArmConfig, problems: Problems) -> None:

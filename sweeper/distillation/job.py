@@ -16,7 +16,7 @@ from sweeper.config.settings import Method, MethodSettings, resolve
 from sweeper.distillation import batches, held_out, teacher_outputs, teacher_states, trainers
 from sweeper.distillation.data import TokenizedData, render_prompt
 from sweeper.distillation.material import Material
-from sweeper.distillation.meter import Meter, MeterCallback, Report
+from sweeper.distillation.meter import Meter, MeterCallback, PauseCallback, Report
 from sweeper.distillation.models import (
     add_adapter,
     computing_threads,
@@ -103,6 +103,7 @@ def distil(
     seed: int,
     lora: dict[str, Scalar] | None = None,
     report: Report = lambda *_: None,
+    pause: PauseCallback | None = None,
 ) -> tuple[Any, Meter]:
     """Train ``model`` by ``method``.
 
@@ -117,6 +118,7 @@ def distil(
         seed: Of everything random in this job.
         lora: The arm's own values over the student's adapter.
         report: Called at every point of the training curve.
+        pause: Where training waits, and may end.
 
     Returns:
         The trained student, wrapped in its adapter if it has one, and what it cost.
@@ -144,7 +146,10 @@ def distil(
                 seed=derive_seed(seed, "data_order"),
             ),
             "processing_class": tokenizer,
-            "callbacks": [MeterCallback(meter, report, _probe(origin))],
+            "callbacks": [
+                MeterCallback(meter, report, _probe(origin)),
+                *([pause] if pause else []),
+            ],
         }
         if trainers.uses_teacher(method):
             teacher_seed = derive_seed(origin.seed, "teacher")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -77,6 +77,24 @@ class Meter:
             generated_tokens=int(self.totals["generated_tokens"]),
             seconds=seconds,
         )
+
+
+class PauseCallback(TrainerCallback):  # type: ignore[misc]
+    """Lets training wait at some of its steps, and end there.
+
+    Args:
+        steps: After which optimiser steps.
+        pause: Takes the step and the model, which it must leave as it is; says whether to go on.
+    """
+
+    def __init__(self, steps: Collection[int], pause: Callable[[int, Any], bool]) -> None:
+        self._steps = steps
+        self._pause = pause
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """One optimiser step is done."""
+        if state.global_step in self._steps and not self._pause(state.global_step, kwargs["model"]):
+            control.should_training_stop = True
 
 
 class MeterCallback(TrainerCallback):  # type: ignore[misc]

@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,8 @@ class Evaluation:
     scores: Scores
     documents: tuple[DocumentScore, ...]
     samples: tuple[Sample, ...]
+    signed: tuple[float, ...]
+    """Each document's score as the aggregate takes it: with its sign turned where that does."""
 
 
 def score(
@@ -65,6 +67,7 @@ def score(
     chat: bool,
     end_ids: Sequence[int] = (),
     system_prompt: str | None = None,
+    documents: int | None = None,
     samples: int = 0,
     allow_code: bool = False,
 ) -> Evaluation:
@@ -78,6 +81,7 @@ def score(
         chat: Whether training used the chat template: what the suite's ``auto`` means.
         end_ids: Tokens that end an answer, as in training; by default the model's own.
         system_prompt: The study's, for suites in chat form without one of their own.
+        documents: Score only so many of each task, spread evenly over those that the suite names.
         samples: How many answers to keep for reading, per task.
         allow_code: Let tasks run code that the model wrote.
 
@@ -89,7 +93,7 @@ def score(
     templated = chat if config.apply_chat_template == "auto" else config.apply_chat_template
     system = config.system_instruction or (system_prompt if templated else None)
     with _undisturbed(model, end_ids):
-        leaves = load_tasks(suite)
+        leaves = [_thinned(leaf, documents) for leaf in load_tasks(suite)]
         # HFLM wants the bare model; the adapter's layers are inside it and stay active.
         bare = model.get_base_model() if hasattr(model, "get_base_model") else model
         # A template says itself where a text begins; plain prompts begin as the tokenizer does it.
@@ -114,7 +118,7 @@ def score(
             fewshot_as_multiturn=bool(templated),
             confirm_run_unsafe_code=allow_code,
         )
-    documents: list[DocumentScore] = []
+    scored: list[DocumentScore] = []
     kept: list[Sample] = []
     metrics: dict[str, str] = {}
     for leaf in leaves:
@@ -123,11 +127,11 @@ def score(
         metrics[leaf.entry.task] = metric
         for row in chosen:
             document = _document(leaf.name, row, metric)
-            documents.append(document)
+            scored.append(document)
             if sum(sample.task == leaf.name for sample in kept) < samples:
                 kept.append(_sample(leaf.name, row, document.score))
     tasks = tuple(
-        _task_score(entry.task, metrics[entry.task], leaves, documents) for entry in config.tasks
+        _task_score(entry.task, metrics[entry.task], leaves, scored) for entry in config.tasks
     )
     value, stderr, higher = aggregate(config, tasks)
     scores = Scores(
@@ -139,7 +143,14 @@ def score(
         tasks=tasks,
         seconds=time.perf_counter() - started,
     )
-    return Evaluation(scores, tuple(documents), tuple(kept))
+    turned = {
+        leaf.name
+        for leaf in leaves
+        for task in tasks
+        if task.task == leaf.entry.task and task.higher_is_better != higher
+    }
+    signed = tuple(-item.score if item.task in turned else item.score for item in scored)
+    return Evaluation(scores, tuple(scored), tuple(kept), signed)
 
 
 def aggregate(config: SuiteConfig, tasks: Sequence[TaskScore]) -> tuple[float, float, bool]:
@@ -176,6 +187,13 @@ def mean_and_error(documents: Sequence[DocumentScore]) -> tuple[float, float]:
         return mean, 0.0
     residuals = weights * (values - mean)
     return mean, float(math.sqrt(count / (count - 1) * (residuals**2).sum()) / total)
+
+
+def _thinned(leaf: LeafTask, most: int | None) -> LeafTask:
+    count = len(leaf.documents)
+    if most is None or count <= most:
+        return leaf
+    return replace(leaf, documents=tuple(leaf.documents[i * count // most] for i in range(most)))
 
 
 def _choose(leaf: LeafTask, logged: list[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:

@@ -60,7 +60,7 @@ _LAYOUTS = (
 """From the widest table to the narrowest."""
 
 _HEADERS: dict[Column, str] = {
-    "trials": "trials\nok/failed",
+    "trials": "trials\n{}",
     "settings": "best settings",
     "score": "score\n± std error",
     "difference": "to the best\noffline arm",
@@ -70,7 +70,13 @@ _HEADERS: dict[Column, str] = {
     "seconds": "device\nseconds",
 }
 _HEAD = ("trial", "state", "score", "seconds", "settings")
-_STATE_STYLES = {"completed": "green", "failed": "red", "running": "cyan", "waiting": "dim"}
+_STATE_STYLES = {
+    "completed": "green",
+    "pruned": "yellow",
+    "failed": "red",
+    "running": "cyan",
+    "waiting": "dim",
+}
 
 
 def show(view: RenderableType, console: Console) -> None:
@@ -139,6 +145,7 @@ class _ComparisonView:
         for name in layout.columns:
             left = name == "settings" or (name == "gap" and bar)
             header = "gap\nclosed" if name == "gap" and not bar else _HEADERS[name]
+            header = header.format(formatting.trial_states(comparison))
             table.add_column(header, justify="left" if left else "right", no_wrap=True)
 
         def gap(share: float | None) -> str:
@@ -161,7 +168,12 @@ class _ComparisonView:
         for arm in comparison.arms:
             table.add_row(
                 formatting.arm_name(arm) if layout.long_names else arm.name,
-                *(_cell(arm, name, digits, gap(arm.gap_closed)) for name in layout.columns),
+                *(
+                    formatting.trial_counts(arm, comparison)
+                    if name == "trials"
+                    else _cell(arm, name, digits, gap(arm.gap_closed))
+                    for name in layout.columns
+                ),
                 style="bold green" if arm.name in comparison.leaders else "",
             )
         return table
@@ -250,8 +262,6 @@ def _best(arm: ArmSummary, *, priced: bool) -> str:
 
 
 def _cell(arm: ArmSummary, column: Column, digits: int, gap: str) -> str:
-    if column == "trials":
-        return f"{arm.trials.completed}/{arm.trials.failed}"
     if arm.best is None or arm.best.outcome is None:
         return formatting.NOTHING if column == "score" else ""
     cost = arm.best.outcome.cost
@@ -268,7 +278,7 @@ def _cell(arm: ArmSummary, column: Column, digits: int, gap: str) -> str:
             return str(cost.steps)
         case "tokens":
             return formatting.tokens(cost)
-        case "seconds":
+        case _:
             return formatting.seconds(cost.device_seconds)
 
 
@@ -317,7 +327,9 @@ def _progress_sentence(record: StudyRecord) -> str:
     states = Counter(trial.state for arm in record.arms for trial in arm.trials)
     budget = sum(arm.budget for arm in record.arms)
     parts = [f"{states['completed']} of {budget} trials completed"]
-    parts += [f"{states[state]} {state}" for state in ("failed", "running") if states[state]]
+    for state, count in states.items():
+        if state in ("pruned", "failed", "running"):
+            parts.append(f"{count} {state}")
     return f"{record.study}: {', '.join(parts)}"
 
 

@@ -35,6 +35,22 @@ NOTHING = "–"
 """Stands where there is no value."""
 
 
+def trial_states(comparison: Comparison) -> str:
+    """What ``trial_counts`` counts, in its order."""
+    return "ok/pruned/failed" if _any_pruned(comparison) else "ok/failed"
+
+
+def trial_counts(arm: ArmSummary, comparison: Comparison) -> str:
+    """How many of the arm's trials ended how; pruned ones only where there are any."""
+    counts = arm.trials
+    pruned = f"/{counts.pruned}" if _any_pruned(comparison) else ""
+    return f"{counts.completed}{pruned}/{counts.failed}"
+
+
+def _any_pruned(comparison: Comparison) -> bool:
+    return any(arm.trials.pruned for arm in comparison.arms)
+
+
 def number(value: Any, digits: int = 2) -> str:
     """A setting's value in few characters: 0.83, 1.2e-3, 128, true.
 

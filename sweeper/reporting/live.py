@@ -34,7 +34,7 @@ class ArmProgress:
     method: str
     budget: int
     done: int = 0
-    """Trials that completed."""
+    """Trials that completed or were pruned."""
     failed: int = 0
     """Trials that failed; they use up the budget like those that completed."""
     best: float | None = None
@@ -64,6 +64,8 @@ class EndedJob:
 
     label: str
     score: float | None = None
+    pruned: bool = False
+    """Whether it was ended early, with the score that it had then."""
     failure: str | None = None
     """The kind and the message, on one line."""
     seconds: float | None = None
@@ -296,7 +298,7 @@ def _ended_line(job: EndedJob) -> str:
     if job.failure is not None:
         return f"{job.label} failed{took}: {' '.join(job.failure.split())}"
     score = "no score" if job.score is None else f"{job.score:.4g}"
-    return f"{job.label} finished{took}: {score}"
+    return f"{job.label} {'pruned' if job.pruned else 'finished'}{took}: {score}"
 
 
 class _PlainLines:

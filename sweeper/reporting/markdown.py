@@ -107,7 +107,8 @@ def _sections(
 
 def _comparison_table(comparison: Comparison) -> str:
     digits = formatting.comparison_digits(comparison)
-    header = ["arm", "trials ok/failed", "score", "to the best offline arm", "gap closed"]
+    states = f"trials {formatting.trial_states(comparison)}"
+    header = ["arm", states, "score", "to the best offline arm", "gap closed"]
     header.append("device-seconds of the best trial")
     rows = []
     for label, value, share in (
@@ -124,7 +125,7 @@ def _comparison_table(comparison: Comparison) -> str:
         rows.append(
             [
                 f"**{name}**" if arm.name in comparison.leaders else name,
-                f"{arm.trials.completed}/{arm.trials.failed}",
+                formatting.trial_counts(arm, comparison),
                 formatting.score(arm.best_score, digits),
                 formatting.difference(arm.difference, digits) if scored else "",
                 formatting.percent(arm.gap_closed) if scored else "",

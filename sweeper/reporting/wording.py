@@ -34,8 +34,9 @@ def notes(comparison: Comparison) -> list[str]:
         )
     if unfinished := _unfinished(comparison):
         found.append(unfinished)
+    found += _stopped(comparison)
     if comparison.unequal_budgets:
-        budgets = ", ".join(f"{arm.name} {arm.budget}" for arm in comparison.arms)
+        budgets = ", ".join(_budget(arm) for arm in comparison.arms)
         found.append(f"The trial budgets are unequal ({budgets}): more trials, a better best.")
     if not comparison.higher_is_better:
         found.append("Lower scores are better: a negative difference is a lead.")
@@ -75,8 +76,8 @@ def reasons(arm: ArmRecord) -> dict[str, list[int]]:
 
 def _leader(comparison: Comparison) -> str:
     if not comparison.leaders:
-        ended = sum(arm.trials.failed for arm in comparison.arms)
-        return "No trial completed: there is nothing to compare." if ended else "No score yet."
+        over = sum(map(ended, comparison.arms))
+        return "No trial completed: there is nothing to compare." if over else "No score yet."
     digits = formatting.comparison_digits(comparison)
     where = f"on the selection suite {comparison.suite}"
     best = comparison.arm(comparison.leaders[0])
@@ -131,15 +132,38 @@ def _device_seconds(arm: ArmSummary) -> float:
 
 
 def _unfinished(comparison: Comparison) -> str:
-    left = {
-        arm.name: arm.budget - arm.trials.completed - arm.trials.failed for arm in comparison.arms
-    }
+    left = {arm.name: arm.budget - ended(arm) for arm in comparison.arms if not arm.stopped}
     waiting = [f"{name} {trials}" for name, trials in left.items() if trials > 0]
     if not waiting:
         return ""
     total = sum(arm.budget for arm in comparison.arms)
     missing = f"{sum(trials for trials in left.values() if trials > 0)} of {total} trials"
     return f"The study is not finished: {missing} are missing ({', '.join(waiting)})."
+
+
+def ended(arm: ArmSummary) -> int:
+    """How many of the arm's trials have ended, however they did."""
+    return arm.trials.completed + arm.trials.pruned + arm.trials.failed
+
+
+def _stopped(comparison: Comparison) -> list[str]:
+    sentences = {
+        "patience": "because their best score had not risen beyond its standard error",
+        "device_hours": "because another trial would not have fitted into their device-hours",
+        "wall_time": "because another trial would not have fitted into the study's wall time",
+    }
+    found = []
+    for reason, sentence in sentences.items():
+        arms = [arm for arm in comparison.arms if arm.stopped == reason]
+        if arms:
+            listed = ", ".join(f"{arm.name} {ended(arm)} of {arm.budget}" for arm in arms)
+            found.append(f"Arms stopped before they had all their trials ({listed}), {sentence}.")
+    return found
+
+
+def _budget(arm: ArmSummary) -> str:
+    hours = "" if arm.device_hours is None else f" in {arm.device_hours:.3g} device-hours"
+    return f"{arm.name} {arm.budget}{hours}"
 
 
 def _no_gap(teacher: Score | None, student: Score | None, higher_is_better: bool) -> bool:

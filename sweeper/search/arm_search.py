@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,17 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from sweeper.config.base import Scalar
-from sweeper.config.study import ArmConfig, SamplerConfig
-from sweeper.records import FailureKind, Outcome, derive_seed
+from sweeper.config.search import Objective, PrunerConfig, SamplerConfig
+from sweeper.config.study import ArmConfig
+from sweeper.records import FailureKind, Interim, Outcome, derive_seed
+from sweeper.search.pruning import make_pruner, rungs, values_by_step, with_rungs
 from sweeper.search.sampling import grid, sample
 
 _FAILURE = "sweeper:failure"
+_PRUNED = "sweeper:pruned"
 _FEASIBLE = "sweeper:feasible"
+_RUNGS = "sweeper:rungs"
+_VERDICT = "sweeper:verdict"
 _AVOIDED: frozenset[FailureKind] = frozenset({"out_of_memory", "diverged", "timeout"})
 """Failures that the parameters are to blame for: the sampler learns to keep away from these."""
 
@@ -53,15 +58,21 @@ class ArmSearch:
         *,
         seed: int,
         higher_is_better: bool,
+        pruner: PrunerConfig | None = None,
+        objectives: Sequence[Objective] = ("score",),
     ) -> None:
         self._arm_name = arm_name
         self._arm = arm
         self._sampler = sampler
+        self._pruner = pruner or PrunerConfig()
+        self._objectives = objectives
         self._seed = seed
+        upwards = {"score": higher_is_better}
         self._study = optuna.create_study(
             storage=storage,
             study_name=f"{study}/{arm_name}",
-            direction="maximize" if higher_is_better else "minimize",
+            pruner=make_pruner(self._pruner),
+            directions=["maximize" if upwards.get(name) else "minimize" for name in objectives],
             load_if_exists=True,
         )
 
@@ -94,12 +105,40 @@ class ArmSearch:
         trial = Trial(self._study, frozen._trial_id)
         return Asked(number, sample(trial, self._arm))
 
+    def goes_on(self, number: int, interim: Interim) -> bool:
+        """Whether a trial that was scored in the middle of its training goes on.
+
+        Asking the same again gives the same answer, also after this process was killed.
+        """
+        frozen = self._trials()[number]
+        verdict = f"{_VERDICT}:{interim.index}"
+        if verdict in frozen.user_attrs:
+            return bool(frozen.user_attrs[verdict])
+        trial = Trial(self._study, frozen._trial_id)
+        before = f"{_RUNGS}:{interim.index}"
+        if before not in frozen.user_attrs:
+            trial.set_user_attr(before, rungs(frozen))
+        for step, value in values_by_step(self._pruner, interim).items():
+            if step not in frozen.intermediate_values:
+                trial.report(value, step)
+        trials = self._trials()
+        reported = trials[number]
+        pruned = self._study.pruner.prune(
+            self._study, with_rungs(reported, reported.user_attrs[before])
+        )
+        completed = sum(trial.state == TrialState.COMPLETE for trial in trials)
+        goes_on = not pruned or completed < self._pruner.startup_trials
+        trial.set_user_attr(verdict, goes_on)
+        return goes_on
+
     def tell(self, number: int, outcome: Outcome) -> None:
         """Record how a trial ended; telling the same again changes nothing.
 
         A failure that the parameters are to blame for violates a constraint, which every trial has:
         Optuna's samplers do not look at trials that FAILed. TPE learns from PRUNED ones; the GP
-        reads COMPLETE ones only, so there such a trial has the worst score so far as a placeholder.
+        reads COMPLETE ones only, so there such a trial has the worst values so far as a
+        placeholder. In the same way a trial that was pruned is COMPLETE with its last score for the
+        GP, or the best one's if it should be above that.
         """
         frozen = self._trials()[number]
         if frozen.state.is_finished():
@@ -112,21 +151,33 @@ class ArmSearch:
             warnings.simplefilter("ignore")
             trial.set_constraint(_FEASIBLE, 1.0 if avoided else 0.0)
         if outcome.state == "completed" and outcome.scores is not None:
-            self._study.tell(number, outcome.scores.score)
+            self._study.tell(number, [_value(name, outcome) for name in self._objectives])
             return
         if failure is not None:
             trial.set_user_attr(_FAILURE, failure.kind)
-        if not avoided:
+        elif outcome.interim is not None:
+            trial.set_user_attr(_PRUNED, True)
+        if failure is not None and not avoided:
             self._study.tell(number, state=TrialState.FAIL)
-        elif self._sampler.type == "gp":
-            self._study.tell(number, self._worst())
-        else:
+        elif self._sampler.type != "gp":
             self._study.tell(number, state=TrialState.PRUNED)
+        elif outcome.interim is not None:
+            self._study.tell(number, self._no_better_than_best(outcome.interim.score))
+        else:
+            self._study.tell(number, [self._worst(i) for i in range(len(self._objectives))])
 
-    def _worst(self) -> float:
+    def _no_better_than_best(self, score: float) -> float:
         values = [t.value for t in self._trials() if t.value is not None]
-        worst = min if self._study.direction == StudyDirection.MAXIMIZE else max
-        return worst(values, default=0.0)
+        if self._upwards(0):
+            return min(score, max(values, default=score))
+        return max(score, min(values, default=score))
+
+    def _worst(self, objective: int) -> float:
+        values = [t.values[objective] for t in self._trials() if t.values is not None]
+        return (min if self._upwards(objective) else max)(values, default=0.0)
+
+    def _upwards(self, objective: int) -> bool:
+        return self._study.directions[objective] == StudyDirection.MAXIMIZE
 
     def _trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)
@@ -192,6 +243,15 @@ def _jointly_sampled(trial: FrozenTrial) -> dict[str, Any]:
             text += chunk
     kept: dict[str, Any] = json.loads(text) if text else {}
     return kept
+
+
+def _value(objective: Objective, outcome: Outcome) -> float:
+    if objective == "score":
+        assert outcome.scores is not None
+        return outcome.scores.score
+    if objective == "model_parameters":
+        return float(outcome.model_parameters or 0)
+    return float(getattr(outcome.cost, objective))
 
 
 def _make_sampler(config: SamplerConfig, seed: int) -> BaseSampler:

@@ -270,10 +270,15 @@ def outcome_tags(spec: TrialSpec, outcome: Outcome) -> dict[str, str]:
 def curve_points(rows: Iterable[Progress]) -> list[Point]:
     """The training curve's points, with the worker's own times."""
     return [
-        Point(_curve_key(name), value, row.step or 0, _milliseconds(row.time))
+        Point(key, value, row.step or 0, _milliseconds(row.time))
         for row in rows
-        for name, value in row.metrics.items()
+        for key, value in _curve_values(row).items()
     ]
+
+
+def _curve_values(row: Progress) -> dict[str, float]:
+    values = {_curve_key(name): value for name, value in row.metrics.items()}
+    return values | ({"score/interim": row.interim.score} if row.interim else {})
 
 
 def _curve_key(name: str) -> str:
@@ -293,6 +298,8 @@ def outcome_points(outcome: Outcome) -> list[Point]:
         "cost/device_seconds": cost.device_seconds,
         **{f"cost/seconds_{part}": seconds for part, seconds in cost.seconds.items()},
     }
+    if outcome.earlier_seconds:
+        values["cost/earlier_attempts_seconds"] = outcome.earlier_seconds
     return _points_at_end(values, outcome)
 
 

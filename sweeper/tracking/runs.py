@@ -175,7 +175,7 @@ class RunTracker:
     def start_trial(self, spec: TrialSpec) -> None:
         """See ``Tracker``."""
         run = self._trial(spec, start=None)
-        ended = run.tags.get("sweeper.state") in ("completed", "failed")
+        ended = run.tags.get("sweeper.state") in ("completed", "pruned", "failed")
         if ended and run.tags.get("sweeper.attempt") == str(spec.attempt):
             return
         if stale := [name for name in _STALE if name in run.tags]:
@@ -202,7 +202,7 @@ class RunTracker:
             if path.is_file():
                 self._store.add_file(run, path)
         # Last: a run that is FINISHED or FAILED has everything.
-        status: RunStatus = "FINISHED" if outcome.state == "completed" else "FAILED"
+        status: RunStatus = "FAILED" if outcome.state == "failed" else "FINISHED"
         self._set_status(run, status, outcome.finished)
 
     def finish_study(self, files: Sequence[Path], state: StudyEnd) -> None:

@@ -145,7 +145,13 @@ def test_the_json_holds_what_scripts_read() -> None:
     assert set(content["arms"]) == {"gkd", "gkd-default", "sft", "seqkd", "supervised_kd"}
     gkd = content["arms"]["gkd"]
     assert (gkd["method"], gkd["budget"]) == ("gkd", 12)
-    assert gkd["trials"] == {"completed": 10, "failed": 1, "running": 1, "waiting": 0}
+    assert gkd["trials"] == {
+        "completed": 10,
+        "pruned": 0,
+        "failed": 1,
+        "running": 1,
+        "waiting": 0,
+    }
     assert set(gkd["best"]) == {"number", "params", "selection", "cost"}
     assert set(gkd["best"]["selection"]) == {"score", "stderr"}
     assert set(gkd["best"]["cost"]) == {

@@ -1,0 +1,118 @@
+"""Students that are scored in the middle of their training, and end there if they are told to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sweeper import trial
+from sweeper.config.loading import load_study
+from sweeper.config.models import LoraConfig, StudentConfig
+from sweeper.config.settings import Method, MethodSettings, effective
+from sweeper.distillation import job
+from sweeper.distillation.material import read_material
+from sweeper.distillation.meter import PauseCallback
+from sweeper.evaluation.scoring import score
+from sweeper.paths import JobPaths, read_json_lines
+from sweeper.records import InterimPoint, Place
+from sweeper.snapshot import suite_spec
+from tests.distillation.jobs import SETTINGS, make_origin
+from tests.test_trial import trial_spec
+
+WriteStudy = Callable[..., Path]
+LORA = StudentConfig(model="builtin/adder-student", lora=LoraConfig(r=4, alpha=8, dropout=0.2))
+
+
+@pytest.mark.parametrize(
+    ("method", "student"),
+    [("sft", None), ("seqkd", None), ("supervised_kd", None), ("gkd", None), ("gkd", LORA)],
+    ids=["sft", "seqkd", "supervised_kd", "gkd", "gkd with dropout"],
+)
+def test_being_scored_does_not_disturb_training(
+    write_study: WriteStudy, tmp_path: Path, method: Method, student: StudentConfig | None
+) -> None:
+    suite = suite_spec(load_study(write_study()).selection)
+    origin = make_origin(tmp_path, **({"student": student} if student else {}))
+    material = read_material(origin)
+    place = Place(directory=str(tmp_path), device="cpu", threads=1)
+    settings = MethodSettings(
+        **SETTINGS, gradient_accumulation_steps=2, disable_dropout=not student
+    )
+    scores: list[float] = []
+
+    def pause(step: int, model: Any) -> bool:
+        evaluation = score(
+            model, material.tokenizer, suite, batch_size=4, chat=material.chat, documents=5
+        )
+        assert len(evaluation.documents) == 5
+        scores.append(evaluation.scores.score)
+        return True
+
+    def train(pause: PauseCallback | None) -> torch.Tensor:
+        model, meter = job.distil(
+            origin,
+            material,
+            place,
+            model=job.starting_student(origin, material, place),
+            teacher=origin.teacher,
+            method=method,
+            settings=effective(method, settings),
+            seed=1,
+            pause=pause,
+        )
+        assert meter.cost().steps == 3
+        return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+    undisturbed = train(None)
+    assert torch.equal(undisturbed, train(PauseCallback((1, 2), pause)))
+    assert len(scores) == 2
+
+
+def answer(files: JobPaths, *, index: int, goes_on: bool) -> None:
+    """The coordinator's word, before it is asked for."""
+    files.verdict.write_text(json.dumps({"index": index, "goes_on": goes_on}))
+
+
+def test_a_trial_that_may_go_on_ends_as_if_it_had_not_been_asked(write_study: WriteStudy) -> None:
+    spec = trial_spec(load_study(write_study()), "gkd")
+    files = JobPaths(Path(spec.place.directory))
+    alone = trial.run(spec)
+    files.progress.unlink()
+    answer(files, index=1, goes_on=True)
+    point = InterimPoint(index=1, step=2, documents=6)
+    asked = trial.run(spec.model_copy(update={"interim": (point,)}))
+    assert alone.scores is not None
+    assert asked.scores is not None
+    assert (asked.state, asked.scores.score) == ("completed", alone.scores.score)
+    assert {k: v for k, v in asked.curve.items() if "seconds" not in k} == {
+        k: v for k, v in alone.curve.items() if "seconds" not in k
+    }
+    rows, _ = read_json_lines(files.progress)
+    [found] = [row for row in rows if "interim" in row]
+    assert (found["step"], found["interim"]["index"]) == (2, 1)
+    documents = found["interim"]["documents"]
+    assert len(documents) == 6
+    assert found["interim"]["score"] == pytest.approx(sum(documents) / 6)
+
+
+def test_a_trial_that_is_told_to_end_is_pruned_there(write_study: WriteStudy) -> None:
+    spec = trial_spec(load_study(write_study()), "gkd")
+    files = JobPaths(Path(spec.place.directory))
+    answer(files, index=0, goes_on=False)
+    points = (
+        InterimPoint(index=0, step=1, documents=6),
+        InterimPoint(index=1, step=3, documents=6),
+    )
+    outcome = trial.run(spec.model_copy(update={"interim": points, "earlier_seconds": 7.0}))
+    assert (outcome.state, outcome.failure, outcome.scores) == ("pruned", None, None)
+    assert outcome.interim is not None
+    assert outcome.interim.index == 0
+    assert outcome.cost.steps == 1
+    assert outcome.cost.seconds["evaluation"] > 0
+    assert outcome.earlier_seconds == 7.0
+    assert not files.documents.exists()
