@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -14,6 +15,9 @@ from sweeper.records import Cost, Failure, FailureKind, Outcome, TrialSpec
 MOST = 3
 """How often a trial is started when its process keeps disappearing."""
 
+UNSPENT: frozenset[FailureKind] = frozenset({"bad_input", "full_disk"})
+"""Failures that stop the study: once their cause is mended, the same trial runs again."""
+
 
 def set_aside(files: JobPaths) -> int:
     """Move what an unfinished attempt left behind.
@@ -23,7 +27,10 @@ def set_aside(files: JobPaths) -> int:
     """
     root = files.directory / "attempts"
     earlier = len(list(root.iterdir())) if root.is_dir() else 0
+    # From here on the trial is not done any more.
+    files.recorded.unlink(missing_ok=True)
     if not files.spec.exists():
+        files.outcome.unlink(missing_ok=True)
         return earlier + 1
     # Without a spec, the last one is a move that was interrupted.
     interrupted = earlier > 0 and not files.attempt(earlier).spec.exists()
@@ -37,6 +44,17 @@ def set_aside(files: JobPaths) -> int:
     for leftover in files.directory.glob(".trainer.*"):
         shutil.rmtree(leftover, ignore_errors=True)
     return number + 1
+
+
+def is_over(outcome: Outcome | None, files: JobPaths) -> bool:
+    """Whether a trial has ended for good, and can be read: one that has not runs again."""
+    if outcome is None or (outcome.failure is not None and outcome.failure.kind in UNSPENT):
+        return False
+    try:
+        json.loads(files.spec.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def note_loss(files: JobPaths, reason: str) -> int:

@@ -78,6 +78,7 @@ def report(
     """Report a study again from its records."""
     from rich.console import Console
 
+    from sweeper import disk
     from sweeper.analysis.comparison import as_json as comparison_json
     from sweeper.analysis.comparison import compare
     from sweeper.reporting.console import comparison_view, show
@@ -90,7 +91,8 @@ def report(
         return
     console = Console()
     show(comparison_view(compare(record)), console)
-    written = write_report(record, reports / study.config.study)
+    with disk.explained(reports):
+        written = write_report(record, reports / study.config.study)
     console.print(f"Report: {written[0]}", soft_wrap=True)
 
 

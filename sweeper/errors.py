@@ -6,6 +6,7 @@
     ├── ConfigError        a study, suite or command-line value is wrong (exit code 2)
     ├── StudyChangedError  the study file no longer fits the recorded study (exit code 2)
     ├── StudyBusyError     another process is running this study (exit code 2)
+    ├── FullDiskError      no space is left where something has to be written
     └── TrialError         one job failed; carries the kind that its outcome records
         ├── BadInputError      models, data or tasks that cannot work: retrying is useless
         └── DivergedError      the loss is not finite any more
@@ -68,6 +69,13 @@ class StudyBusyError(SweeperError):
     """Another process holds this study."""
 
     exit_code = 2
+
+
+class FullDiskError(SweeperError):
+    """No space is left where something has to be written; with room, the same command goes on."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"{message}, and run the same command again to go on.")
 
 
 class TrialError(SweeperError):

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from sweeper.cache import is_whole
 from sweeper.config.loading import LoadedStudy
-from sweeper.errors import ConfigError, Problem, SweeperError
+from sweeper.errors import ConfigError, FullDiskError, Problem, SweeperError
 from sweeper.execution.executor import Executor, read_outcome
 from sweeper.paths import JobPaths, StudyPaths, write_text_atomically
 from sweeper.records import Failure, Origin, Outcome, Place, PreparationSpec, SuiteSpec
@@ -85,6 +86,12 @@ def is_done(spec: PreparationSpec, paths: StudyPaths) -> bool:
     return all(before.get(key) == now[key] for key in same)
 
 
+def is_cached(step: Step, paths: StudyPaths) -> bool:
+    """Whether all that the step, which is done, left in the cache for the trials is still there."""
+    outcome = read_outcome(paths.preparation(step))
+    return outcome is not None and all(is_whole(Path(entry)) for entry in outcome.cached)
+
+
 def submit(spec: PreparationSpec, files: JobPaths, executor: Executor) -> None:
     """Start a step in a clean directory."""
     for path in (files.outcome, files.progress, files.log, files.documents, files.samples):
@@ -103,14 +110,16 @@ def explain(study: LoadedStudy, step: str, outcome: Outcome | None, files: JobPa
     with the end of the log.
     """
     failure = outcome.failure if outcome else None
-    if failure is not None and failure.kind == "bad_input":
-        return bad_input(study, failure)
+    if failure is not None and failure.kind in ("bad_input", "full_disk"):
+        return stopped_by(study, failure)
     reason = failure.message if failure else "its process ended without an outcome"
     return SweeperError(f"The preparation ({step}) failed: {reason}\nThe log is {files.log}.")
 
 
-def bad_input(study: LoadedStudy, failure: Failure) -> ConfigError:
-    """A worker's complaint, at the place of the key that is to blame."""
+def stopped_by(study: LoadedStudy, failure: Failure) -> SweeperError:
+    """A worker's complaint; about input, at the place of the key that is to blame."""
+    if failure.kind == "full_disk":
+        return FullDiskError(failure.message)
     if failure.key:
         return ConfigError([study.file.problem(failure.key, failure.message)])
     return ConfigError([Problem(source=str(study.path), message=failure.message)])

@@ -206,7 +206,9 @@ class Scores(Record):
     seconds: float
 
 
-FailureKind = Literal["out_of_memory", "diverged", "timeout", "stalled", "lost", "bad_input", "bug"]
+FailureKind = Literal[
+    "out_of_memory", "diverged", "timeout", "stalled", "lost", "bad_input", "full_disk", "bug"
+]
 
 
 class Failure(Record):
@@ -272,6 +274,8 @@ class Outcome(Record):
     """What a user should know of it."""
     held_out: str | None = None
     """From the ``teacher`` step: see ``Origin``."""
+    cached: tuple[str, ...] = ()
+    """From the preparation: what it left in the cache for the trials."""
     interim: Interim | None = None
     """The last one, of a trial that was pruned."""
     cost: Cost = Cost()

@@ -15,13 +15,14 @@ from types import FrameType
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from sweeper import disk
 from sweeper.analysis.comparison import compare
 from sweeper.cache import default_root
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.study import StudyConfig
 from sweeper.errors import StudyBusyError
 from sweeper.execution.local import LocalExecutor
-from sweeper.paths import DEFAULT_RUNS, StudyPaths, write_text_atomically
+from sweeper.paths import DEFAULT_RUNS, StudyPaths, remove_leftovers, write_text_atomically
 from sweeper.records import StudyRecord
 from sweeper.reporting.console import comparison_view, show
 from sweeper.reporting.live import LiveDisplay, LiveState
@@ -65,13 +66,17 @@ def hold(paths: StudyPaths) -> Iterator[None]:
     try:
         lock = FileLock(paths.lock).acquire(timeout=0)
     except Timeout:
-        holder = note.read_text(encoding="utf-8").strip() if note.exists() else "another process"
+        holder = note.read_text(encoding="utf-8").strip() if note.exists() else ""
         raise StudyBusyError(
-            f"The study {paths.study!r} is already being run by {holder}."
+            f"The study {paths.study!r} is already being run by {holder or 'another process'}."
         ) from None
     with lock:
         write_text_atomically(note, f"process {os.getpid()} on {os.uname().nodename}\n")
-        yield
+        try:
+            yield
+        finally:
+            # All jobs have ended, those of an earlier coordinator that was killed as well.
+            remove_leftovers(paths.directory)
 
 
 def run_study(
@@ -90,11 +95,12 @@ def run_study(
         The exit code: 0, 1 if every trial failed, 130 if the user stopped it.
 
     Raises:
-        SweeperError: What the user wrote cannot work, or the preparation failed.
+        SweeperError: What the user wrote cannot work, the preparation failed, or the disk is full.
     """
     config = study.config
     paths = StudyPaths(runs, config.study)
-    with hold(paths), LocalExecutor(config.compute) as executor:
+    places = (runs, reports, cache or default_root())
+    with disk.explained(*places), hold(paths), LocalExecutor(config.compute) as executor:
         _, threads = executor.next_place(paths.directory)
         snapshot = open_snapshot(study, paths, command_line(), threads)
         place = tracking_place(config, paths)
@@ -122,7 +128,7 @@ def run_study(
             failed = all_failed(record)
             files = _report(record, reports / config.study, out, _study_options(study, runs))
             tracker.finish_study(files, "failed" if failed else "finished")
-        except Interrupted:
+        except (Interrupted, KeyboardInterrupt):
             tracker.finish_study([], "interrupted")
             again = shlex.join(command_line())
             out.print(f"Stopped. Run the same command to go on: {again}", soft_wrap=True)

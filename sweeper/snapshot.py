@@ -16,7 +16,7 @@ from sweeper.cache import content_key, directory_hash, file_hash
 from sweeper.config.loading import LoadedStudy, LoadedSuite, find_file
 from sweeper.config.study import StudyConfig
 from sweeper.config.yaml_file import named_data_files
-from sweeper.errors import StudyChangedError
+from sweeper.errors import ConfigError, Problem, StudyChangedError
 from sweeper.paths import StudyPaths, write_text_atomically
 from sweeper.records import Provenance, SuiteSpec
 from sweeper.versions import git_revision, hardware, package_versions
@@ -139,12 +139,25 @@ def _has_trials(paths: StudyPaths) -> bool:
 
 
 def read_snapshot(paths: StudyPaths) -> Snapshot | None:
-    """The recorded start of the study, if it was ever started."""
+    """The recorded start of the study, if it was ever started.
+
+    Raises:
+        ConfigError: The file was damaged.
+    """
     try:
         text = paths.snapshot.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
-    return Snapshot.model_validate(json.loads(text), strict=False)
+    except UnicodeDecodeError:
+        text = ""
+    try:
+        return Snapshot.model_validate(json.loads(text), strict=False)
+    except ValueError:
+        message = (
+            "expected the record of how the study was started, found something else or only a"
+            f" part of it. Restore it, or move {paths.directory} away to begin the study anew."
+        )
+        raise ConfigError([Problem(source=str(paths.snapshot), message=message)]) from None
 
 
 def _hashes(study: LoadedStudy) -> dict[str, str]:

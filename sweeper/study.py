@@ -153,11 +153,14 @@ class StudyRun:
     # Preparation
 
     def _prepare(self) -> None:
+        trials_left = self._has_trials_left()
         for group in preparation.STEPS:
             waiting = deque(
                 spec
                 for step in group
                 if not preparation.is_done(spec := self._step_spec(step), self.paths)
+                # The cache may have been emptied since.
+                or (trials_left and not preparation.is_cached(step, self.paths))
             )
             while waiting or self.jobs:
                 self._check_stop()
@@ -175,6 +178,12 @@ class StudyRun:
             self._tracker.log_baseline("teacher", record.teacher)
         if record.starting_student:
             self._tracker.log_baseline("starting_student", record.starting_student)
+
+    def _has_trials_left(self) -> bool:
+        return any(
+            arm.stopped is None and sum(bool(t.outcome) for t in arm.trials) < arm.budget
+            for arm in self.record().arms
+        )
 
     def _step_spec(self, step: preparation.Step) -> PreparationSpec:
         files = self.paths.preparation(step)
@@ -220,13 +229,12 @@ class StudyRun:
 
     def _reconcile(self, arm: ArmState) -> None:
         """Take up what an earlier run left: told, finished but not told, or interrupted."""
-        for number, state in arm.search.asked().items():
+        for number in arm.search.asked():
             arm.asked += 1
             files = self.paths.trial(arm.name, number)
             outcome = read_outcome(files)
-            if outcome is None or _is_bad_input(outcome):
-                if not state.is_finished():
-                    arm.pending.append(number)
+            if outcome is None or not attempts.is_over(outcome, files):
+                arm.pending.append(number)
                 continue
             if not files.recorded.exists():
                 spec = self._read_spec(files)
@@ -336,9 +344,9 @@ class StudyRun:
                 return
             outcome = attempts.lost(spec, finished.reason, files)
             write_text_atomically(files.outcome, outcome.model_dump_json(indent=1) + "\n")
-        if outcome.failure is not None and _is_bad_input(outcome):
-            # Not the trial's end: once the input is mended, the same trial runs again.
-            raise preparation.bad_input(self.study, outcome.failure)
+        if outcome.failure is not None and outcome.failure.kind in attempts.UNSPENT:
+            # Not the trial's end: once its cause is mended, the same trial runs again.
+            raise preparation.stopped_by(self.study, outcome.failure)
         if attempts.may_be_smaller(spec, outcome, files):
             self._observer.message(
                 f"{spec.arm} #{spec.number} ran out of memory; it runs again in smaller batches"
@@ -430,10 +438,6 @@ def _interim(
         if step < max_steps and step not in steps:
             steps[step] = InterimPoint(index=index, step=step, documents=documents)
     return tuple(steps.values())
-
-
-def _is_bad_input(outcome: Outcome) -> bool:
-    return outcome.failure is not None and outcome.failure.kind == "bad_input"
 
 
 def all_failed(record: StudyRecord) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import socket
+import tempfile
 import time
 import traceback
 from collections.abc import Iterable
@@ -17,6 +18,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sweeper import disk
+from sweeper.cache import is_whole, noting
 from sweeper.config.models import ModelConfig
 from sweeper.config.settings import resolve
 from sweeper.distillation import held_out, job, teacher_outputs
@@ -124,10 +127,16 @@ def run(spec: TrialSpec | PreparationSpec) -> Outcome:
         common["earlier_seconds"] = spec.earlier_seconds
     try:
         spec = spec.model_copy(update={"origin": unpack_models(spec.origin)})
-        found = _trial(spec, reporter) if isinstance(spec, TrialSpec) else _prepare(spec, reporter)
+        if isinstance(spec, TrialSpec):
+            found = _trial(spec, reporter)
+        else:
+            with noting() as entries:
+                found = _prepare(spec, reporter)
+            found["cached"] = tuple(sorted(map(str, entries)))
     except Exception as error:  # the one boundary: whatever happened becomes an outcome
-        traceback.print_exc()
-        failure = _failure(error, reporter.phase_name)
+        with suppress(OSError):  # the log's disk may be full
+            traceback.print_exc()
+        failure = _failure(error, reporter.phase_name, _places(spec))
         return Outcome(
             state="failed",
             failure=failure,
@@ -143,10 +152,18 @@ def run(spec: TrialSpec | PreparationSpec) -> Outcome:
     return Outcome(finished=finished, cost=cost, **found, **common)
 
 
-def _failure(error: Exception, phase: str) -> Failure:
+def _places(spec: TrialSpec | PreparationSpec) -> tuple[Path, ...]:
+    """Where a job writes."""
+    return Path(spec.place.directory), Path(spec.origin.cache), Path(tempfile.gettempdir())
+
+
+def _failure(error: Exception, phase: str, places: tuple[Path, ...]) -> Failure:
     text = str(error).strip() or type(error).__name__
     message = text.splitlines()[0]
-    if isinstance(error, TrialError):
+    if disk.is_full(error, *places):
+        kind = "full_disk"
+        message = disk.explain(error, *places)
+    elif isinstance(error, TrialError):
         kind = error.kind
     elif isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
         kind = "out_of_memory"
@@ -175,6 +192,7 @@ def _trial(spec: TrialSpec, reporter: Reporter) -> dict[str, Any]:
         teacher = _teacher(spec)
         if teacher != spec.origin.teacher:
             check_teacher(spec.origin, teacher, material.tokenizer)
+        _restore_held_out(spec, material, reporter)
         student = job.starting_student(spec.origin, material, spec.place)
     pause = _Pause(spec, material, reporter, clock)
     reporter.phase("train", 0, spec.settings.max_steps)
@@ -209,6 +227,23 @@ def _trial(spec: TrialSpec, reporter: Reporter) -> dict[str, Any]:
         "curve": reporter.point,
         "model_parameters": _parameters(trained),
     }
+
+
+def _restore_held_out(spec: TrialSpec, material: Material, reporter: Reporter) -> None:
+    """Make the study's fixed sequences again if the cache was emptied since the preparation."""
+    origin = spec.origin
+    if origin.held_out is None or is_whole(Path(origin.held_out)):
+        return
+    reporter.phase("held-out sequences")
+    seed = derive_seed(origin.seed, "teacher")
+    asked = (text for leaf in load_tasks(spec.suite) for text, _ in prompts(leaf))
+    held_out.prepare(
+        material,
+        list(asked),
+        spec.place,
+        lambda: load_model(origin.teacher, spec.place.device, seed=seed),
+    )
+    reporter.phase("load")
 
 
 def _sum_of_parts(meter: Meter, clock: Meter) -> Cost:

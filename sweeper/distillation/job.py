@@ -86,9 +86,13 @@ def starting_student(
         trained.save_pretrained(directory)
         material.tokenizer.save_pretrained(directory)
 
-    directory = Cache(Path(origin.cache)).obtain("warm_starts", determinants, build)
-    start = ModelConfig(model=str(directory), dtype=student.dtype, init_kwargs=student.init_kwargs)
-    return load_model(start, place.device)
+    def read(directory: Path) -> Any:
+        made = ModelConfig(
+            model=str(directory), dtype=student.dtype, init_kwargs=student.init_kwargs
+        )
+        return load_model(made, place.device)
+
+    return Cache(Path(origin.cache)).read("warm_starts", determinants, build, read)
 
 
 def distil(

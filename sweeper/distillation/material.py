@@ -96,7 +96,7 @@ class Material:
             given = answers() if answers else None
             _write(tokenize(self.examples, self.tokenizer, max_length, given), directory)
 
-        return _read(Cache(Path(self.origin.cache)).obtain("tokens", determinants, build))
+        return Cache(Path(self.origin.cache)).read("tokens", determinants, build, _read)
 
 
 def unpack_models(origin: Origin) -> Origin:

@@ -20,7 +20,7 @@ from types import TracebackType
 from sweeper.config.study import ComputeConfig
 from sweeper.errors import SweeperError
 from sweeper.execution import worker
-from sweeper.execution.executor import Finished, Spec, read_outcome
+from sweeper.execution.executor import Finished, Spec, read_outcome, without_room
 from sweeper.paths import JobPaths
 from sweeper.versions import available_cores
 
@@ -127,7 +127,10 @@ class LocalExecutor:
     def _collect(job: _Job) -> Finished:
         job.process.join()
         code = job.process.exitcode
-        outcome = read_outcome(JobPaths(Path(job.spec.place.directory)))
+        paths = JobPaths(Path(job.spec.place.directory))
+        outcome = read_outcome(paths)
+        if outcome is None and code == worker.FULL_DISK:
+            outcome = without_room(paths)
         if code is not None and code < 0:
             reason = f"its process was ended by {signal.Signals(-code).name}"
         else:

@@ -8,14 +8,19 @@ import resource
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock
 
+from sweeper import disk
 from sweeper.execution.allocator import keep_freed_memory
 from sweeper.execution.executor import Spec
 from sweeper.paths import JobPaths, write_text_atomically
 from sweeper.records import Failure, Outcome
+
+FULL_DISK = 74
+"""The exit code of a job that cannot even write its outcome; ``EX_IOERR`` of ``sysexits.h``."""
 
 
 def main(spec: Spec) -> None:
@@ -27,14 +32,20 @@ def main(spec: Spec) -> None:
     paths = JobPaths(Path(spec.place.directory))
     # Ctrl-C in the terminal is for the coordinator, which decides what happens to its jobs.
     os.setsid()
-    _redirect_output(paths.log)
     _end_with_coordinator()
-    # An orphan of a killed coordinator may take a moment to notice: never work beside it.
-    with FileLock(paths.lock):
-        outcome = _run(spec)
-        write_text_atomically(paths.outcome, outcome.model_dump_json(indent=1) + "\n")
-    sys.stdout.flush()
-    sys.stderr.flush()
+    try:
+        _redirect_output(paths.log)
+        # An orphan of a killed coordinator may take a moment to notice: never work beside it.
+        with FileLock(paths.lock):
+            outcome = _run(spec)
+            write_text_atomically(paths.outcome, outcome.model_dump_json(indent=1) + "\n")
+    except Exception as error:
+        if disk.is_full(error, paths.directory):
+            os._exit(FULL_DISK)
+        raise
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     # Daemon threads of libraries may hold locks: what matters is written, so leave at once.
     os._exit(0)
 

@@ -27,6 +27,7 @@ FAILURE_NAMES: dict[FailureKind, str] = {
     "stalled": "stalled",
     "lost": "lost",
     "bad_input": "bad input",
+    "full_disk": "full disk",
     "bug": "bug",
 }
 """The kinds of failure in words."""

@@ -5,7 +5,6 @@ The same records give the same text: nothing in it depends on when or where it i
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from matplotlib.figure import Figure
 
 from sweeper.analysis.comparison import Comparison, compare, selection_score
 from sweeper.analysis.importance import Importance, parameter_importance
-from sweeper.paths import write_text_atomically
+from sweeper.paths import remove_leftovers, write_bytes_atomically, write_text_atomically
 from sweeper.records import ArmRecord, StudyRecord, TrialRecord
 from sweeper.reporting import formatting, plots, wording
 from sweeper.reporting.escaping import cell, inline, setting, table, true_keys
@@ -40,6 +39,7 @@ def write_report(record: StudyRecord, directory: Path) -> list[Path]:
         The files that were written, ``report.md`` first.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(directory)
     comparison = compare(record)
     seed = int(record.config.get("seed", 0))
     found = [parameter_importance(arm, seed) for arm in record.arms]
@@ -52,7 +52,7 @@ def write_report(record: StudyRecord, directory: Path) -> list[Path]:
         if figure is None:
             path.unlink(missing_ok=True)
         else:
-            _write_bytes(path, png(figure))
+            write_bytes_atomically(path, png(figure))
             images.append(path)
     shown = {path.name for path in images}
     text = "\n\n".join(_sections(record, comparison, importances, shown)) + "\n"
@@ -69,12 +69,6 @@ def _draw(
         "lmbda_beta.png": plots.map_plot(record, comparison),
         "importance.png": plots.importance_plot(importances, comparison),
     }
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
 
 
 def _sections(

@@ -101,6 +101,8 @@ class ArmSearch:
     def resume(self, number: int) -> Asked:
         """The parameters of a trial that exists; what an interruption left out is sampled now."""
         frozen = self._trials()[number]
+        if frozen.state.is_finished():  # its files were damaged, but what was sampled is known
+            return Asked(number, dict(frozen.params))
         self._study.sampler = self._make_sampler(number)
         trial = Trial(self._study, frozen._trial_id)
         return Asked(number, sample(trial, self._arm))
