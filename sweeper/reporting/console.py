@@ -122,6 +122,15 @@ class _ComparisonView:
                 (formatting.arm_name(arm), _Chain(_best(arm, priced=priced)))
                 for arm in comparison.arms
             )
+        if any(arm.front for arm in comparison.arms):
+            yield ""
+            yield _heading(f"Pareto fronts: {formatting.listed(comparison.objectives)}")
+            digits = formatting.comparison_digits(comparison)
+            yield _definitions(
+                (f"{arm.name} #{point.trial.number}", _Chain(formatting.front_point(point, digits)))
+                for arm in comparison.arms
+                for point in arm.front
+            )
         if failures := wording.failures(comparison):
             yield ""
             yield _heading("Failed trials")

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sweeper.analysis.comparison import ArmSummary, Comparison, Difference, Score
+from sweeper.analysis.pareto import FrontPoint
+from sweeper.config.search import Objective
 from sweeper.records import Cost, FailureKind, TrialRecord
 
 SHORT_NAMES = {
@@ -49,6 +51,22 @@ def trial_counts(arm: ArmSummary, comparison: Comparison) -> str:
 
 def _any_pruned(comparison: Comparison) -> bool:
     return any(arm.trials.pruned for arm in comparison.arms)
+
+
+def objective(name: Objective, value: float, digits: int) -> str:
+    """The value of an objective; a score with ``digits`` after the point."""
+    if name == "score":
+        return f"{value:.{digits}f}"
+    return seconds(value) if name == "device_seconds" else count(round(value))
+
+
+def front_point(point: FrontPoint, digits: int) -> str:
+    """What a trial on a Pareto front achieved, and its settings."""
+    values = [
+        f"{name.replace('_', ' ')} {objective(name, value, digits)}"
+        for name, value in point.values.items()
+    ]
+    return " · ".join([*values, settings(point.trial.params)])
 
 
 def number(value: Any, digits: int = 2) -> str:

@@ -96,6 +96,7 @@ def _sections(
     if preparation := _preparation(comparison):
         yield preparation
     yield from _plots(record, comparison, importances, images)
+    yield from _fronts(comparison)
     yield "## Trials"
     yield _ends_table(record)
     for arm in record.arms:
@@ -209,6 +210,29 @@ def _importance_reading(importances: Sequence[Importance]) -> str:
     if any(importance.trials < 20 for importance in importances):
         reading += " From so few trials, only large differences mean something."
     return reading
+
+
+def _fronts(comparison: Comparison) -> Iterator[str]:
+    if not any(arm.front for arm in comparison.arms):
+        return
+    digits = formatting.comparison_digits(comparison)
+    rows = [
+        [
+            arm.name,
+            str(point.trial.number),
+            *(formatting.objective(name, value, digits) for name, value in point.values.items()),
+            cell(formatting.settings(point.trial.params)) or formatting.NOTHING,
+        ]
+        for arm in comparison.arms
+        for point in arm.front
+    ]
+    yield "## Pareto fronts"
+    yield (
+        "The trials that no other one of their arm beats in one objective without being worse in"
+        " another. The comparison above is by the score alone."
+    )
+    names = [name.replace("_", " ") for name in comparison.objectives]
+    yield table(["arm", "trial", *names, "settings"], rows, left=(0, len(names) + 2))
 
 
 def _ends_table(record: StudyRecord) -> str:

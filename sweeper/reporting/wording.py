@@ -35,6 +35,8 @@ def notes(comparison: Comparison) -> list[str]:
     if unfinished := _unfinished(comparison):
         found.append(unfinished)
     found += _stopped(comparison)
+    if any(arm.trials.pruned for arm in comparison.arms):
+        found.append("Pruned trials ended early, by scores on a part of the suite; none is a best.")
     if comparison.unequal_budgets:
         budgets = ", ".join(_budget(arm) for arm in comparison.arms)
         found.append(f"The trial budgets are unequal ({budgets}): more trials, a better best.")
