@@ -66,7 +66,7 @@ def front_point(point: FrontPoint, digits: int) -> str:
         f"{name.replace('_', ' ')} {objective(name, value, digits)}"
         for name, value in point.values.items()
     ]
-    return " · ".join([*values, settings(point.trial.params)])
+    return " · ".join(filter(None, [*values, settings(point.trial.params)]))
 
 
 def number(value: Any, digits: int = 2) -> str:
