@@ -77,11 +77,16 @@ def may_be_smaller(spec: TrialSpec, outcome: Outcome, files: JobPaths) -> bool:
 
 
 def smaller(settings: MethodSettings) -> MethodSettings:
-    """The same optimiser steps in twice as many micro-batches of half the rows."""
+    """The same optimiser steps in twice as many micro-batches of half the rows.
+
+    Half as many rollouts are sampled at a time, too.
+    """
+    window = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
     return settings.model_copy(
         update={
             "per_device_train_batch_size": settings.per_device_train_batch_size // 2,
             "gradient_accumulation_steps": settings.gradient_accumulation_steps * 2,
+            "rollout_batch_size": max(1, (settings.rollout_batch_size or window) // 2),
         }
     )
 

@@ -99,6 +99,9 @@ class MethodSettings(TrainingConfig):
     """Sampling temperature of the student's rollouts; the loss never sees it."""
     max_new_tokens: PositiveInt = 128
     """The longest rollout in tokens."""
+    rollout_batch_size: PositiveInt | None = None
+    """Rollouts sampled at a time; by default all of an optimiser step, which is fastest. Fewer take
+    less memory, and give the same answers but for rounding."""
     lmbda: Fraction = 0.5
     """The share of micro-batches whose sequences the student generates."""
     beta: Fraction = 0.5
@@ -121,7 +124,7 @@ _METHOD_KEYS: dict[Method, frozenset[str]] = {
     "supervised_kd": frozenset({"disable_dropout", "seq_kd"}),
     "gkd": GKD_KEYS,
 }
-_NOT_SEARCHABLE = {"engine", "extra", "length_bucketing", "logging_steps"}
+_NOT_SEARCHABLE = {"engine", "extra", "length_bucketing", "logging_steps", "rollout_batch_size"}
 _DOTTED: dict[str, Any] = {
     "teacher.model": TypeAdapter(Annotated[str, Field(min_length=1)]),
     "teacher.dtype": TypeAdapter(Dtype),

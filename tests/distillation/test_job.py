@@ -77,6 +77,16 @@ def test_the_seed_decides_everything(tmp_path: Path, place: Place, method: Metho
     assert not torch.equal(weights(first), weights(other))
 
 
+def test_fewer_rollouts_at_a_time_give_the_same_training(tmp_path: Path, place: Place) -> None:
+    origin = make_origin(tmp_path)
+    options = {"lmbda": 1.0, "gradient_accumulation_steps": 2}
+    _, meter, points = train(origin, place, "gkd", **options)
+    _, few, again = train(origin, place, "gkd", rollout_batch_size=3, **options)
+    assert few.cost().generated_tokens == meter.cost().generated_tokens
+    losses = [[point["loss"] for point in curve] for curve in (points, again)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
 def test_the_coin_lands_on_policy_as_often_as_lmbda_says(tmp_path: Path, place: Place) -> None:
     _, meter, _ = train(
         make_origin(tmp_path),
