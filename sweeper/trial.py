@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import socket
+import sys
 import time
 import traceback
 from collections.abc import Iterable
@@ -45,6 +46,7 @@ from sweeper.records import (
     TrialSpec,
     derive_seed,
 )
+from sweeper.secrets import redact, redact_credentials, secrets_in, secrets_of_environment
 from sweeper.versions import package_versions
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
@@ -106,8 +108,8 @@ def run(spec: TrialSpec | PreparationSpec) -> Outcome:
         spec = spec.model_copy(update={"origin": unpack_models(spec.origin)})
         found = _trial(spec, reporter) if isinstance(spec, TrialSpec) else _prepare(spec, reporter)
     except Exception as error:  # the one boundary: whatever happened becomes an outcome
-        traceback.print_exc()
-        failure = _failure(error, reporter.phase_name)
+        failure = _without_secrets(_failure(error, reporter.phase_name), spec)
+        print(failure.details, file=sys.stderr)
         return Outcome(
             state="failed",
             failure=failure,
@@ -143,6 +145,14 @@ def _failure(error: Exception, phase: str) -> Failure:
             "key": getattr(error, "key", ()),
             "details": traceback.format_exc(),
         }
+    )
+
+
+def _without_secrets(failure: Failure, spec: TrialSpec | PreparationSpec) -> Failure:
+    known = secrets_in(spec) | secrets_of_environment()
+    texts = {"message": failure.message, "details": failure.details}
+    return failure.model_copy(
+        update={name: redact_credentials(text, known) for name, text in texts.items()}
     )
 
 
@@ -287,7 +297,7 @@ def _check_data(spec: PreparationSpec, material: Material, reporter: Reporter) -
         rows=len(material.examples),
         used=len(data.sequences),
         fingerprint=material.fingerprint,
-        source=f"{spec.origin.data.train.path} ({spec.origin.data.train.split})",
+        source=redact(f"{spec.origin.data.train.path} ({spec.origin.data.train.split})"),
         local=bool(spec.origin.data_files) or spec.origin.data.train.path.startswith("builtin/"),
         prompt_tokens=sum(lengths) / len(lengths),
         completion_tokens=sum(answers) / len(answers),

@@ -24,6 +24,7 @@ from sweeper.config.base import Scalar
 from sweeper.config.models import LoraConfig, ModelConfig
 from sweeper.distillation import layers
 from sweeper.errors import BadInputError
+from sweeper.secrets import is_secret_name
 
 Model = TypeVar("Model", bound=ModelConfig)
 
@@ -60,7 +61,8 @@ def identity(model: ModelConfig) -> dict[str, Any]:
     place = location(model.model)
     described: dict[str, Any] = {
         "dtype": model.dtype,
-        "init_kwargs": model.init_kwargs,
+        # A token opens a model, but does not change it.
+        "init_kwargs": {k: v for k, v in model.init_kwargs.items() if not is_secret_name(k)},
         "random_init": model.random_init,
         "keep_layers": model.keep_layers,
     }
