@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from sweeper.records import StudyRecord
 from sweeper.reporting.console import comparison_view, show
 from sweeper.reporting.live import LiveDisplay, LiveState
 from sweeper.reporting.markdown import write_report
+from sweeper.secrets import redact_command
 from sweeper.snapshot import command_line, open_snapshot
 from sweeper.study import Interrupted, StopRequest, StudyRun, all_failed
 from sweeper.tracking.mlflow_tracker import MlflowTracker
@@ -60,6 +60,7 @@ def hold(paths: StudyPaths) -> Iterator[None]:
     Raises:
         StudyBusyError: Another process holds it.
     """
+    paths.check_tree()
     paths.directory.mkdir(parents=True, exist_ok=True)
     note = paths.directory / "holder"
     try:
@@ -124,7 +125,7 @@ def run_study(
             tracker.finish_study(files, "failed" if failed else "finished")
         except Interrupted:
             tracker.finish_study([], "interrupted")
-            again = shlex.join(command_line())
+            again = redact_command(command_line())
             out.print(f"Stopped. Run the same command to go on: {again}", soft_wrap=True)
             return INTERRUPTED
         except BaseException:
@@ -145,7 +146,7 @@ def _study_options(study: LoadedStudy, runs: Path) -> str:
     options = [str(study.path), *([] if runs == DEFAULT_RUNS else ["--runs", str(runs)])]
     for override in study.overrides:
         options += ["--set", override]
-    return shlex.join(options)
+    return redact_command(options)
 
 
 def _report(record: StudyRecord, directory: Path, out: Console, options: str) -> list[Path]:
