@@ -12,10 +12,11 @@ import os
 import re
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
-from pydantic import BaseModel
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 HIDDEN = "***"
 SHORTEST = 6
@@ -110,7 +111,7 @@ def redacted_json(record: BaseModel) -> str:
 
 def secrets_in(value: Any) -> frozenset[str]:
     """The secrets that ``value`` holds: for finding them in text that others write."""
-    if isinstance(value, BaseModel):
+    if hasattr(value, "model_dump"):
         value = value.model_dump(mode="json")
     found = set(_secrets(value, ""))
     found |= {unquote(secret) for secret in found}
