@@ -265,7 +265,8 @@ def _ask_teacher(
             lambda done, total: reporter.phase("teacher states", done, total),
         )
     reporter.phase("held-out sequences")
-    asked = (text for leaf in load_tasks(spec.suite) for text, _ in prompts(leaf))
+    leaves = load_tasks(spec.suite, allow_code=origin.evaluation.allow_code_execution)
+    asked = (text for leaf in leaves for text, _ in prompts(leaf))
     found["held_out"] = str(held_out.prepare(material, list(asked), place, lambda: model))
     return found
 
@@ -284,13 +285,14 @@ def _check_data(spec: PreparationSpec, material: Material, reporter: Reporter) -
     repeated = len(trained_on) - len(set(trained_on))
     if repeated:
         notes.append(f"{repeated} prompts stand in the training data more than once")
+    known, allow_code = set(trained_on), spec.origin.evaluation.allow_code_execution
     with blaming("evaluation", "selection"):
-        selection = _check_overlap(spec.suite, set(trained_on), "the training data")
+        selection = _check_overlap(spec.suite, known, "the training data", allow_code)
     if spec.test_suite is not None:
         with blaming("evaluation", "test"):
-            _check_overlap(spec.test_suite, set(trained_on), "the training data")
+            _check_overlap(spec.test_suite, known, "the training data", allow_code)
             name = f"the suite {spec.suite.config.suite}"
-            _check_overlap(spec.test_suite, selection, name)
+            _check_overlap(spec.test_suite, selection, name, allow_code)
     lengths = [len(sequence.prompt) for sequence in data.sequences]
     answers = [len(sequence.completion or ()) for sequence in data.sequences]
     return DataSummary(
@@ -306,7 +308,7 @@ def _check_data(spec: PreparationSpec, material: Material, reporter: Reporter) -
     )
 
 
-def _check_overlap(suite: SuiteSpec, known: set[str], where: str) -> set[str]:
+def _check_overlap(suite: SuiteSpec, known: set[str], where: str, allow_code: bool) -> set[str]:
     """The hashes of the suite's prompts.
 
     Raises:
@@ -314,7 +316,7 @@ def _check_overlap(suite: SuiteSpec, known: set[str], where: str) -> set[str]:
     """
     asked: set[str] = set()
     shared: list[str] = []
-    for leaf in load_tasks(suite):
+    for leaf in load_tasks(suite, allow_code=allow_code):
         for prompt, texts in prompts(leaf):
             asked.add(prompt_hash(prompt))
             if known & {prompt_hash(text) for text in texts}:
