@@ -104,6 +104,16 @@ class _Constructor(SafeConstructor):
             message = str(error).partition(";")[0]
             raise ConstructorError(None, None, message, node.start_mark) from error
 
+    def check_mapping_key(
+        self, node: Any, key_node: Any, mapping: Any, key: Any, value: Any
+    ) -> bool:
+        try:
+            hash(key)
+        except TypeError:  # a list that holds a mapping
+            message = "found a key that cannot be one"
+            raise ConstructorError(None, None, message, key_node.start_mark) from None
+        return bool(super().check_mapping_key(node, key_node, mapping, key, value))
+
 
 def parse(text: str, source: str) -> Any:
     """Read YAML text, with problems reported at ``source``.
