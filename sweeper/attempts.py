@@ -10,6 +10,7 @@ from sweeper.config.settings import MethodSettings
 from sweeper.execution.executor import read_outcome
 from sweeper.paths import JobPaths, read_json_lines, write_text_atomically
 from sweeper.records import Cost, Failure, FailureKind, Outcome, TrialSpec
+from sweeper.secrets import redact_credentials
 
 MOST = 3
 """How often a trial is started when its process keeps disappearing."""
@@ -109,7 +110,7 @@ def ended(spec: TrialSpec, kind: FailureKind, message: str, files: JobPaths) -> 
     steps = max((row["step"] for row in rows if row.get("metrics") and row.get("step")), default=0)
     return Outcome(
         state="failed",
-        failure=Failure(kind=kind, message=message, details=log[-4000:]),
+        failure=Failure(kind=kind, message=message, details=redact_credentials(log[-4000:])),
         cost=Cost(steps=steps, device_seconds=now - started),
         attempt=spec.attempt,
         started=started,

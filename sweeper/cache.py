@@ -22,6 +22,8 @@ from typing import Any
 
 from filelock import FileLock
 
+from sweeper.secrets import redacted
+
 
 def default_root() -> Path:
     """The user's cache directory for sweeper (``XDG_CACHE_HOME`` is respected)."""
@@ -76,7 +78,7 @@ class Cache:
             temporary = Path(tempfile.mkdtemp(dir=entry.parent, prefix=f".{key}."))
             try:
                 build(temporary)
-                text = json.dumps(determinants, indent=1, sort_keys=True)
+                text = json.dumps(redacted(determinants), indent=1, sort_keys=True)
                 (temporary / "key.json").write_text(text, encoding="utf-8")
                 os.replace(temporary, entry)
             except BaseException:

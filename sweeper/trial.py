@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import socket
+import sys
 import time
 import traceback
 from collections.abc import Iterable
@@ -48,6 +49,7 @@ from sweeper.records import (
     TrialSpec,
     derive_seed,
 )
+from sweeper.secrets import redact, redact_credentials, secrets_in, secrets_of_environment
 from sweeper.versions import package_versions
 
 _ANSWER_SECONDS = 0.02
@@ -126,8 +128,8 @@ def run(spec: TrialSpec | PreparationSpec) -> Outcome:
         spec = spec.model_copy(update={"origin": unpack_models(spec.origin)})
         found = _trial(spec, reporter) if isinstance(spec, TrialSpec) else _prepare(spec, reporter)
     except Exception as error:  # the one boundary: whatever happened becomes an outcome
-        traceback.print_exc()
-        failure = _failure(error, reporter.phase_name)
+        failure = _without_secrets(_failure(error, reporter.phase_name), spec)
+        print(failure.details, file=sys.stderr)
         return Outcome(
             state="failed",
             failure=failure,
@@ -164,6 +166,14 @@ def _failure(error: Exception, phase: str) -> Failure:
             "key": getattr(error, "key", ()),
             "details": traceback.format_exc(),
         }
+    )
+
+
+def _without_secrets(failure: Failure, spec: TrialSpec | PreparationSpec) -> Failure:
+    known = secrets_in(spec) | secrets_of_environment()
+    texts = {"message": failure.message, "details": failure.details}
+    return failure.model_copy(
+        update={name: redact_credentials(text, known) for name, text in texts.items()}
     )
 
 
@@ -329,7 +339,8 @@ def _ask_teacher(
             lambda done, total: reporter.phase("teacher states", done, total),
         )
     reporter.phase("held-out sequences")
-    asked = (text for leaf in load_tasks(spec.suite) for text, _ in prompts(leaf))
+    leaves = load_tasks(spec.suite, allow_code=origin.evaluation.allow_code_execution)
+    asked = (text for leaf in leaves for text, _ in prompts(leaf))
     found["held_out"] = str(held_out.prepare(material, list(asked), place, lambda: model))
     return found
 
@@ -348,20 +359,21 @@ def _check_data(spec: PreparationSpec, material: Material, reporter: Reporter) -
     repeated = len(trained_on) - len(set(trained_on))
     if repeated:
         notes.append(f"{repeated} prompts stand in the training data more than once")
+    known, allow_code = set(trained_on), spec.origin.evaluation.allow_code_execution
     with blaming("evaluation", "selection"):
-        selection = _check_overlap(spec.suite, set(trained_on), "the training data")
+        selection = _check_overlap(spec.suite, known, "the training data", allow_code)
     if spec.test_suite is not None:
         with blaming("evaluation", "test"):
-            _check_overlap(spec.test_suite, set(trained_on), "the training data")
+            _check_overlap(spec.test_suite, known, "the training data", allow_code)
             name = f"the suite {spec.suite.config.suite}"
-            _check_overlap(spec.test_suite, selection, name)
+            _check_overlap(spec.test_suite, selection, name, allow_code)
     lengths = [len(sequence.prompt) for sequence in data.sequences]
     answers = [len(sequence.completion or ()) for sequence in data.sequences]
     return DataSummary(
         rows=len(material.examples),
         used=len(data.sequences),
         fingerprint=material.fingerprint,
-        source=f"{spec.origin.data.train.path} ({spec.origin.data.train.split})",
+        source=redact(f"{spec.origin.data.train.path} ({spec.origin.data.train.split})"),
         local=bool(spec.origin.data_files) or spec.origin.data.train.path.startswith("builtin/"),
         prompt_tokens=sum(lengths) / len(lengths),
         completion_tokens=sum(answers) / len(answers),
@@ -370,7 +382,7 @@ def _check_data(spec: PreparationSpec, material: Material, reporter: Reporter) -
     )
 
 
-def _check_overlap(suite: SuiteSpec, known: set[str], where: str) -> set[str]:
+def _check_overlap(suite: SuiteSpec, known: set[str], where: str, allow_code: bool) -> set[str]:
     """The hashes of the suite's prompts.
 
     Raises:
@@ -378,7 +390,7 @@ def _check_overlap(suite: SuiteSpec, known: set[str], where: str) -> set[str]:
     """
     asked: set[str] = set()
     shared: list[str] = []
-    for leaf in load_tasks(suite):
+    for leaf in load_tasks(suite, allow_code=allow_code):
         for prompt, texts in prompts(leaf):
             asked.add(prompt_hash(prompt))
             if known & {prompt_hash(text) for text in texts}:

@@ -87,7 +87,12 @@ def starting_student(
         material.tokenizer.save_pretrained(directory)
 
     directory = Cache(Path(origin.cache)).obtain("warm_starts", determinants, build)
-    start = ModelConfig(model=str(directory), dtype=student.dtype, init_kwargs=student.init_kwargs)
+    start = ModelConfig(
+        model=str(directory),
+        dtype=student.dtype,
+        trust_remote_code=student.trust_remote_code,
+        init_kwargs=student.init_kwargs,
+    )
     return load_model(start, place.device)
 
 

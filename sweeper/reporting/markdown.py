@@ -16,7 +16,7 @@ from sweeper.analysis.importance import Importance, parameter_importance
 from sweeper.paths import write_text_atomically
 from sweeper.records import ArmRecord, StudyRecord, TrialRecord
 from sweeper.reporting import formatting, plots, wording
-from sweeper.reporting.escaping import cell, inline, setting, table, true_keys
+from sweeper.reporting.escaping import cell, inline, setting, table
 from sweeper.reporting.plot_style import png
 from sweeper.reporting.reproduction import data_sections, reproduction_sections
 
@@ -85,8 +85,8 @@ def _sections(
 ) -> Iterator[str]:
     yield f"# {inline(record.study)}"
     yield f"**{inline(wording.headline(comparison))}**"
-    if unsafe := true_keys(record.config, ("trust_remote_code", "allow_code_execution")):
-        keys = formatting.listed(f"`{key}`" for key in unsafe)
+    if unsafe := wording.outside_code(record.config):
+        keys = formatting.listed(inline(_as_code(key)) for key in unsafe)
         yield f"> **Code from outside was allowed to run:** {keys}."
     if notes := wording.notes(comparison):
         yield "\n".join(f"- {inline(note)}" for note in notes)
@@ -104,6 +104,11 @@ def _sections(
     yield from _failures(record)
     yield from data_sections(record)
     yield from reproduction_sections(record)
+
+
+def _as_code(key: str) -> str:
+    name, _, rest = key.partition(" ")
+    return f"`{name}` {rest}"
 
 
 def _comparison_table(comparison: Comparison) -> str:
