@@ -11,6 +11,7 @@ from sweeper.config.settings import MethodSettings
 from sweeper.execution.executor import read_outcome
 from sweeper.paths import JobPaths, read_json_lines, write_text_atomically
 from sweeper.records import Cost, Failure, FailureKind, Outcome, TrialSpec
+from sweeper.secrets import redact_credentials
 
 MOST = 3
 """How often a trial is started when its process keeps disappearing."""
@@ -95,11 +96,16 @@ def may_be_smaller(spec: TrialSpec, outcome: Outcome, files: JobPaths) -> bool:
 
 
 def smaller(settings: MethodSettings) -> MethodSettings:
-    """The same optimiser steps in twice as many micro-batches of half the rows."""
+    """The same optimiser steps in twice as many micro-batches of half the rows.
+
+    Half as many rollouts are sampled at a time, too.
+    """
+    window = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
     return settings.model_copy(
         update={
             "per_device_train_batch_size": settings.per_device_train_batch_size // 2,
             "gradient_accumulation_steps": settings.gradient_accumulation_steps * 2,
+            "rollout_batch_size": max(1, (settings.rollout_batch_size or window) // 2),
         }
     )
 
@@ -122,7 +128,7 @@ def ended(spec: TrialSpec, kind: FailureKind, message: str, files: JobPaths) -> 
     steps = max((row["step"] for row in rows if row.get("metrics") and row.get("step")), default=0)
     return Outcome(
         state="failed",
-        failure=Failure(kind=kind, message=message, details=log[-4000:]),
+        failure=Failure(kind=kind, message=message, details=redact_credentials(log[-4000:])),
         cost=Cost(steps=steps, device_seconds=now - started),
         attempt=spec.attempt,
         started=started,

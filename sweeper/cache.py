@@ -25,6 +25,8 @@ from typing import Any, TypeVar
 
 from filelock import FileLock
 
+from sweeper.secrets import redacted
+
 Value = TypeVar("Value")
 
 _LISTING = "files.json"
@@ -129,7 +131,7 @@ class Cache:
                 return False
             try:
                 build(temporary)
-                text = json.dumps(determinants, indent=1, sort_keys=True)
+                text = json.dumps(redacted(determinants), indent=1, sort_keys=True)
                 (temporary / "key.json").write_text(text, encoding="utf-8")
                 (temporary / _LISTING).write_text(json.dumps(_sizes(temporary)), encoding="utf-8")
                 os.replace(temporary, entry)

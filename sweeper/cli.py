@@ -59,7 +59,7 @@ def run(
 
     from sweeper import running
 
-    console = Console()
+    console = Console(markup=False, emoji=False)
     raise typer.Exit(
         running.run_study(
             _load(study_file, overrides), runs=runs, reports=reports, cache=cache_dir, out=console
@@ -81,7 +81,7 @@ def report(
     from sweeper import disk
     from sweeper.analysis.comparison import as_json as comparison_json
     from sweeper.analysis.comparison import compare
-    from sweeper.reporting.console import comparison_view, show
+    from sweeper.reporting.console import comparison_view, notice, show
     from sweeper.reporting.markdown import write_report
 
     study = _load(study_file, overrides)
@@ -89,7 +89,8 @@ def report(
     if as_json:
         typer.echo(json.dumps(comparison_json(compare(record)), indent=2))
         return
-    console = Console()
+    console = Console(markup=False, emoji=False)
+    notice(record, console)
     show(comparison_view(compare(record)), console)
     with disk.explained(reports):
         written = write_report(record, reports / study.config.study)
@@ -103,7 +104,7 @@ def status(study_file: StudyFile, overrides: Overrides = None, runs: Runs = DEFA
 
     from sweeper.reporting.console import show, status_view
 
-    show(status_view(_read(_load(study_file, overrides), runs)), Console())
+    show(status_view(_read(_load(study_file, overrides), runs)), Console(markup=False, emoji=False))
 
 
 @app.command()
@@ -150,7 +151,11 @@ def main() -> None:
     try:
         app()
     except SweeperError as error:
-        typer.echo(f"error: {error}" if error.exit_code == 1 else str(error), err=True)
+        from sweeper.reporting.visible import visible
+        from sweeper.secrets import redact_credentials, secrets_of_environment
+
+        text = f"error: {error}" if error.exit_code == 1 else str(error)
+        typer.echo(visible(redact_credentials(text, secrets_of_environment())), err=True)
         sys.exit(error.exit_code)
 
 

@@ -20,6 +20,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from sweeper.secrets import redact_option
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -36,7 +38,8 @@ class Problem:
     """Counted from 1."""
 
     def __str__(self) -> str:
-        place = self.source
+        # An option is quoted as it was typed, and may hold a password.
+        place = redact_option(self.source) if self.source.startswith("--") else self.source
         if self.line is not None:
             place += f":{self.line}:{self.column}"
         key = f"{self.path}: " if self.path else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,22 @@ from sweeper.config.study import ComputeConfig
 from sweeper.execution.executor import Spec
 from sweeper.paths import JobPaths, read_json_lines
 from sweeper.records import Failure, Progress, TrialSpec
+from sweeper.secrets import redact_credentials, secrets_in, secrets_of_environment
+
+
+def clean_log(spec: Spec) -> None:
+    """Take the job's secrets out of what its libraries printed, once it has ended."""
+    log = JobPaths(Path(spec.place.directory)).log
+    try:
+        # Byte for byte, but for the secrets: whatever else a log holds stays.
+        text = log.read_bytes().decode("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        return
+    clean = redact_credentials(text, secrets_in(spec) | secrets_of_environment())
+    if clean != text:
+        temporary = log.with_name(f".{log.name}.clean")
+        temporary.write_bytes(clean.encode("utf-8", "surrogateescape"))
+        os.replace(temporary, log)
 
 
 @dataclass

@@ -13,19 +13,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sweeper.errors import SweeperError
+
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """What a study, an arm or a suite may be called: such a name is safe as a file name."""
 
 DEFAULT_RUNS = Path("runs")
 """Where studies are recorded unless a command says otherwise."""
 
-RESERVED_NAMES = ("mlflow.db", "mlflow-artifacts")
-"""What no study may be called, because ``runs`` holds files of these names."""
+_RESERVED_NAMES = re.compile(r"mlflow\.db(-\w+)?|mlflow-artifacts", re.IGNORECASE)
 
 
 def is_name(text: str) -> bool:
     """Whether ``text`` may name a study, an arm or a suite, and so become part of a path."""
     return re.fullmatch(NAME_PATTERN, text) is not None
+
+
+def is_reserved(name: str) -> bool:
+    """Whether ``runs`` has a file of this name, on some file system, so that no study may."""
+    return _RESERVED_NAMES.fullmatch(name) is not None
 
 
 def write_text_atomically(path: Path, text: str) -> None:
@@ -65,8 +71,13 @@ def remove_leftovers(directory: Path) -> None:
 
 def append_json_line(path: Path, row: dict[str, Any]) -> None:
     """Append one JSON row in a single write, so that a reader never sees half a line mixed."""
-    with path.open("a", encoding="utf-8") as file:
+    with os.fdopen(open_to_append(path), "a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
+
+
+def open_to_append(path: Path) -> int:
+    """A descriptor of ``path``, which is made if it is not there; a symbolic link is an error."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
 
 
 def read_json_lines(path: Path, start: int = 0) -> tuple[list[dict[str, Any]], int]:
@@ -154,6 +165,19 @@ class JobPaths:
         return JobPaths(self.directory / "attempts" / str(number))
 
 
+class LinkedPathError(SweeperError):
+    """A symbolic link stands where a study keeps its files."""
+
+    exit_code = 2
+
+    def __init__(self, link: Path) -> None:
+        super().__init__(
+            f"{link}: expected a folder or a file of the study, found a symbolic link to"
+            f" {os.readlink(link)}: a study writes only below its own folder."
+            " (To record studies elsewhere, use --runs.)"
+        )
+
+
 @dataclass(frozen=True)
 class StudyPaths:
     """The files of one study."""
@@ -195,20 +219,52 @@ class StudyPaths:
         """Where MLflow keeps artifacts when the default database is used."""
         return self.runs / "mlflow-artifacts"
 
+    def check_place(self, *below: str) -> Path:
+        """The study's directory, or one ``below`` it; made sure to lie where its name says.
+
+        Raises:
+            SweeperError: A symbolic link in its place leads to other files than the study's.
+        """
+        # A link to ``runs`` itself is the user's own way to say where studies are recorded.
+        directory = self.directory
+        for part in ("", *below):
+            directory /= part
+            if directory.is_symlink():
+                raise LinkedPathError(directory)
+        return directory
+
+    def check_tree(self) -> None:
+        """Make sure that nothing below the study's directory is a symbolic link.
+
+        Raises:
+            SweeperError: There is one.
+        """
+        waiting = [str(self.check_place())]
+        while waiting:
+            with suppress(FileNotFoundError), os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if entry.is_symlink():
+                        raise LinkedPathError(Path(entry.path))
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+
     def preparation(self, step: str) -> JobPaths:
         """The files of one step of the preparation: ``data``, ``teacher`` or ``student``."""
-        return JobPaths(self.directory / "preparation" / step)
+        return JobPaths(self.check_place("preparation", step))
 
     def trial(self, arm: str, number: int) -> JobPaths:
         """The files of one trial."""
         if not is_name(arm):
             raise ValueError(f"An arm's name must match {NAME_PATTERN}, but got {arm!r}.")
-        return JobPaths(self.directory / "arms" / arm / f"{number:04d}")
+        return JobPaths(self.check_place("arms", arm, f"{number:04d}"))
 
     def trials(self, arm: str) -> Iterator[tuple[int, JobPaths]]:
         """The trials of ``arm`` that have a directory, in ascending number."""
-        root = self.directory / "arms" / arm
+        if not is_name(arm):
+            raise ValueError(f"An arm's name must match {NAME_PATTERN}, but got {arm!r}.")
+        root = self.check_place("arms", arm)
         if root.is_dir():
-            numbered = [child for child in root.iterdir() if child.name.isdigit()]
+            # Only digits of ASCII: others are no numbers that a trial was given.
+            numbered = [child for child in root.iterdir() if re.fullmatch("[0-9]+", child.name)]
             for child in sorted(numbered, key=lambda child: int(child.name)):
-                yield int(child.name), JobPaths(child)
+                yield int(child.name), JobPaths(self.check_place("arms", arm, child.name))

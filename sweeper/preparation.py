@@ -13,6 +13,7 @@ from sweeper.errors import ConfigError, FullDiskError, Problem, SweeperError
 from sweeper.execution.executor import Executor, read_outcome
 from sweeper.paths import JobPaths, StudyPaths, write_text_atomically
 from sweeper.records import Failure, Origin, Outcome, Place, PreparationSpec, SuiteSpec
+from sweeper.secrets import redacted, redacted_json
 from sweeper.snapshot import Snapshot, data_files, suite_spec
 
 Step = Literal["data", "teacher", "student"]
@@ -78,10 +79,10 @@ def is_done(spec: PreparationSpec, paths: StudyPaths) -> bool:
     if outcome is None or outcome.state != "completed":
         return False
     try:
-        before = json.loads(files.spec.read_text(encoding="utf-8"))
+        before = redacted(json.loads(files.spec.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return False
-    now = spec.model_dump(mode="json")
+    now = redacted(spec.model_dump(mode="json"))
     same = ("origin", "suite", "test_suite", "needs_teacher_outputs", "reads", "extra_arguments")
     return all(before.get(key) == now[key] for key in same)
 
@@ -99,7 +100,7 @@ def submit(spec: PreparationSpec, files: JobPaths, executor: Executor) -> None:
     device, threads = executor.next_place(files.directory)
     place = Place(directory=str(files.directory), device=device, threads=threads)
     placed = spec.model_copy(update={"place": place})
-    write_text_atomically(files.spec, placed.model_dump_json(indent=1) + "\n")
+    write_text_atomically(files.spec, redacted_json(placed))
     executor.submit(placed)
 
 

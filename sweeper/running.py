@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import time
 from collections.abc import Iterator
@@ -24,9 +23,11 @@ from sweeper.errors import StudyBusyError
 from sweeper.execution.local import LocalExecutor
 from sweeper.paths import DEFAULT_RUNS, StudyPaths, remove_leftovers, write_text_atomically
 from sweeper.records import StudyRecord
-from sweeper.reporting.console import comparison_view, show
+from sweeper.reporting.console import comparison_view, notice, show
 from sweeper.reporting.live import LiveDisplay, LiveState
 from sweeper.reporting.markdown import write_report
+from sweeper.reporting.visible import visible
+from sweeper.secrets import redact_command
 from sweeper.snapshot import command_line, open_snapshot
 from sweeper.study import Interrupted, StopRequest, StudyRun, all_failed
 from sweeper.tracking.mlflow_tracker import MlflowTracker
@@ -61,6 +62,7 @@ def hold(paths: StudyPaths) -> Iterator[None]:
     Raises:
         StudyBusyError: Another process holds it.
     """
+    paths.check_tree()
     paths.directory.mkdir(parents=True, exist_ok=True)
     note = paths.directory / "holder"
     try:
@@ -130,8 +132,10 @@ def run_study(
             tracker.finish_study(files, "failed" if failed else "finished")
         except (Interrupted, KeyboardInterrupt):
             tracker.finish_study([], "interrupted")
-            again = shlex.join(command_line())
-            out.print(f"Stopped. Run the same command to go on: {again}", soft_wrap=True)
+            again = redact_command(command_line())
+            out.print(
+                f"Stopped. Run the same command to go on: {again}", soft_wrap=True, markup=False
+            )
             return INTERRUPTED
         except BaseException:
             # What went wrong is worth more than a second error about recording it.
@@ -151,14 +155,16 @@ def _study_options(study: LoadedStudy, runs: Path) -> str:
     options = [str(study.path), *([] if runs == DEFAULT_RUNS else ["--runs", str(runs)])]
     for override in study.overrides:
         options += ["--set", override]
-    return shlex.join(options)
+    return redact_command(options)
 
 
 def _report(record: StudyRecord, directory: Path, out: Console, options: str) -> list[Path]:
+    notice(record, out)
     show(comparison_view(compare(record)), out)
     files = write_report(record, directory)
-    out.print(f"Report: {files[0]}", soft_wrap=True)
-    out.print(f"Every trial in the MLflow UI: sweeper ui {options}", soft_wrap=True)
+    out.print(f"Report: {files[0]}", soft_wrap=True, markup=False)
+    command = f"sweeper ui {options}"
+    out.print(f"Every trial in the MLflow UI: {command}", soft_wrap=True, markup=False)
     return files
 
 
@@ -169,7 +175,9 @@ def _explain_failures(record: StudyRecord, paths: StudyPaths, out: Console) -> N
         if failed and failed.outcome and failed.outcome.failure:
             failure = failed.outcome.failure
             log = paths.trial(arm.name, failed.number).log
-            out.print(f"  {arm.name} #{failed.number}: {failure.message} (log: {log})")
+            message = visible(failure.message)
+            text = f"  {arm.name} #{failed.number}: {message} (log: {log})"
+            out.print(text, markup=False, emoji=False)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 import time
 import uuid
@@ -19,6 +18,7 @@ from sweeper.config.yaml_file import named_data_files
 from sweeper.errors import ConfigError, Problem, StudyChangedError
 from sweeper.paths import StudyPaths, write_text_atomically
 from sweeper.records import Provenance, SuiteSpec
+from sweeper.secrets import redact_command, redacted, redacted_json
 from sweeper.versions import git_revision, hardware, package_versions
 
 
@@ -92,7 +92,7 @@ def open_snapshot(
     """
     files = _hashes(study)
     provenance = Provenance(
-        command=shlex.join(command),
+        command=redact_command(command),
         study_file=str(study.path),
         started=time.time(),
         git_revision=git_revision(Path()),
@@ -130,7 +130,7 @@ def open_snapshot(
                 path.unlink()
         else:
             snapshot = recorded.model_copy(update={"config": study.config})
-    write_text_atomically(paths.snapshot, snapshot.model_dump_json(indent=1) + "\n")
+    write_text_atomically(paths.snapshot, redacted_json(snapshot))
     return snapshot
 
 
@@ -184,7 +184,8 @@ def version_changes(snapshot: Snapshot) -> list[str]:
 
 
 def _plain(config: StudyConfig) -> dict[str, Any]:
-    plain: dict[str, Any] = json.loads(config.model_dump_json())
+    # Without secrets, as the recorded configuration is: a new token changes nothing.
+    plain: dict[str, Any] = redacted(json.loads(config.model_dump_json()))
     return plain
 
 

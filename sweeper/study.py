@@ -16,7 +16,7 @@ from sweeper.config.loading import LoadedStudy
 from sweeper.config.settings import Method, effective, model_settings, resolve
 from sweeper.execution.executor import Executor, Finished, read_outcome
 from sweeper.history import read_study
-from sweeper.jobs import RunningJob
+from sweeper.jobs import RunningJob, clean_log
 from sweeper.paths import JobPaths, StudyPaths, read_json_lines, write_text_atomically
 from sweeper.records import (
     InterimPoint,
@@ -29,6 +29,7 @@ from sweeper.records import (
     derive_seed,
 )
 from sweeper.search.arm_search import ArmSearch, Asked, open_storage
+from sweeper.secrets import redact, redacted_json, secrets_in
 from sweeper.snapshot import Snapshot, suite_spec, version_changes
 from sweeper.tracking.tracker import Tracker
 
@@ -292,7 +293,7 @@ class StudyRun:
     def _start(self, arm: ArmState, asked: Asked) -> None:
         files = self.paths.trial(arm.name, asked.number)
         spec = self._trial_spec(arm, asked, attempts.set_aside(files), files)
-        write_text_atomically(files.spec, spec.model_dump_json(indent=1) + "\n")
+        write_text_atomically(files.spec, redacted_json(spec))
         self._tracker.start_trial(spec)
         self._executor.submit(spec)
         self._watch_new_jobs()
@@ -382,6 +383,8 @@ class StudyRun:
     def _wait(self) -> list[tuple[Finished, RunningJob]]:
         waits = any(arm.interim for arm in self.arms.values())
         finished = self._executor.wait(_VERDICT_SECONDS if waits else _POLL_SECONDS)
+        for done in finished:
+            clean_log(done.spec)
         for job in self.jobs.values():
             self._read_progress(job)
         ended = [(done, self.jobs.pop(done.spec.place.directory)) for done in finished]
@@ -425,7 +428,8 @@ class StudyRun:
         )
 
     def _study_text(self) -> str:
-        return self.study.path.read_text(encoding="utf-8")
+        text = self.study.path.read_text(encoding="utf-8")
+        return redact(text, secrets_in(self.study.file.values))
 
 
 def _interim(

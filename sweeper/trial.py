@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import socket
+import sys
 import tempfile
 import time
 import traceback
@@ -24,6 +25,7 @@ from sweeper.config.models import ModelConfig
 from sweeper.config.settings import resolve
 from sweeper.distillation import held_out, job, teacher_outputs
 from sweeper.distillation.data import prompt_hash
+from sweeper.distillation.held_out import HeldOut
 from sweeper.distillation.material import (
     Material,
     check_teacher,
@@ -51,6 +53,7 @@ from sweeper.records import (
     TrialSpec,
     derive_seed,
 )
+from sweeper.secrets import redact, redact_credentials, secrets_in, secrets_of_environment
 from sweeper.versions import package_versions
 
 _ANSWER_SECONDS = 0.02
@@ -134,9 +137,9 @@ def run(spec: TrialSpec | PreparationSpec) -> Outcome:
                 found = _prepare(spec, reporter)
             found["cached"] = tuple(sorted(map(str, entries)))
     except Exception as error:  # the one boundary: whatever happened becomes an outcome
+        failure = _without_secrets(_failure(error, reporter.phase_name, _places(spec)), spec)
         with suppress(OSError):  # the log's disk may be full
-            traceback.print_exc()
-        failure = _failure(error, reporter.phase_name, _places(spec))
+            print(failure.details, file=sys.stderr)
         return Outcome(
             state="failed",
             failure=failure,
@@ -184,6 +187,14 @@ def _failure(error: Exception, phase: str, places: tuple[Path, ...]) -> Failure:
     )
 
 
+def _without_secrets(failure: Failure, spec: TrialSpec | PreparationSpec) -> Failure:
+    known = secrets_in(spec) | secrets_of_environment()
+    texts = {"message": failure.message, "details": failure.details}
+    return failure.model_copy(
+        update={name: redact_credentials(text, known) for name, text in texts.items()}
+    )
+
+
 def _trial(spec: TrialSpec, reporter: Reporter) -> dict[str, Any]:
     clock = Meter()
     with clock.timing("load"):
@@ -192,7 +203,7 @@ def _trial(spec: TrialSpec, reporter: Reporter) -> dict[str, Any]:
         teacher = _teacher(spec)
         if teacher != spec.origin.teacher:
             check_teacher(spec.origin, teacher, material.tokenizer)
-        _restore_held_out(spec, material, reporter)
+        fixed = _held_out(spec, material, reporter)
         student = job.starting_student(spec.origin, material, spec.place)
     pause = _Pause(spec, material, reporter, clock)
     reporter.phase("train", 0, spec.settings.max_steps)
@@ -207,6 +218,7 @@ def _trial(spec: TrialSpec, reporter: Reporter) -> dict[str, Any]:
         seed=spec.seed,
         lora=spec.lora,
         report=reporter.train,
+        probe=fixed.divergence if fixed else None,
         pause=PauseCallback(pause.points, pause) if spec.interim else None,
     )
     if pause.pruned is not None:
@@ -229,21 +241,28 @@ def _trial(spec: TrialSpec, reporter: Reporter) -> dict[str, Any]:
     }
 
 
-def _restore_held_out(spec: TrialSpec, material: Material, reporter: Reporter) -> None:
-    """Make the study's fixed sequences again if the cache was emptied since the preparation."""
+def _held_out(spec: TrialSpec, material: Material, reporter: Reporter) -> HeldOut | None:
+    """The study's fixed sequences, made again if the cache was emptied since the preparation."""
     origin = spec.origin
-    if origin.held_out is None or is_whole(Path(origin.held_out)):
-        return
+    if origin.held_out is None:
+        return None
+    entry = Path(origin.held_out)
+    if is_whole(entry):
+        with suppress(Exception):
+            fixed = held_out.read(entry)
+            if is_whole(entry):
+                return fixed
     reporter.phase("held-out sequences")
     seed = derive_seed(origin.seed, "teacher")
     asked = (text for leaf in load_tasks(spec.suite) for text, _ in prompts(leaf))
-    held_out.prepare(
+    made = held_out.prepare(
         material,
         list(asked),
         spec.place,
         lambda: load_model(origin.teacher, spec.place.device, seed=seed),
     )
     reporter.phase("load")
+    return held_out.read(made)
 
 
 def _sum_of_parts(meter: Meter, clock: Meter) -> Cost:
@@ -364,7 +383,8 @@ def _ask_teacher(
             lambda done, total: reporter.phase("teacher states", done, total),
         )
     reporter.phase("held-out sequences")
-    asked = (text for leaf in load_tasks(spec.suite) for text, _ in prompts(leaf))
+    leaves = load_tasks(spec.suite, allow_code=origin.evaluation.allow_code_execution)
+    asked = (text for leaf in leaves for text, _ in prompts(leaf))
     found["held_out"] = str(held_out.prepare(material, list(asked), place, lambda: model))
     return found
 
@@ -383,20 +403,21 @@ def _check_data(spec: PreparationSpec, material: Material, reporter: Reporter) -
     repeated = len(trained_on) - len(set(trained_on))
     if repeated:
         notes.append(f"{repeated} prompts stand in the training data more than once")
+    known, allow_code = set(trained_on), spec.origin.evaluation.allow_code_execution
     with blaming("evaluation", "selection"):
-        selection = _check_overlap(spec.suite, set(trained_on), "the training data")
+        selection = _check_overlap(spec.suite, known, "the training data", allow_code)
     if spec.test_suite is not None:
         with blaming("evaluation", "test"):
-            _check_overlap(spec.test_suite, set(trained_on), "the training data")
+            _check_overlap(spec.test_suite, known, "the training data", allow_code)
             name = f"the suite {spec.suite.config.suite}"
-            _check_overlap(spec.test_suite, selection, name)
+            _check_overlap(spec.test_suite, selection, name, allow_code)
     lengths = [len(sequence.prompt) for sequence in data.sequences]
     answers = [len(sequence.completion or ()) for sequence in data.sequences]
     return DataSummary(
         rows=len(material.examples),
         used=len(data.sequences),
         fingerprint=material.fingerprint,
-        source=f"{spec.origin.data.train.path} ({spec.origin.data.train.split})",
+        source=redact(f"{spec.origin.data.train.path} ({spec.origin.data.train.split})"),
         local=bool(spec.origin.data_files) or spec.origin.data.train.path.startswith("builtin/"),
         prompt_tokens=sum(lengths) / len(lengths),
         completion_tokens=sum(answers) / len(answers),
@@ -405,7 +426,7 @@ def _check_data(spec: PreparationSpec, material: Material, reporter: Reporter) -
     )
 
 
-def _check_overlap(suite: SuiteSpec, known: set[str], where: str) -> set[str]:
+def _check_overlap(suite: SuiteSpec, known: set[str], where: str, allow_code: bool) -> set[str]:
     """The hashes of the suite's prompts.
 
     Raises:
@@ -413,7 +434,7 @@ def _check_overlap(suite: SuiteSpec, known: set[str], where: str) -> set[str]:
     """
     asked: set[str] = set()
     shared: list[str] = []
-    for leaf in load_tasks(suite):
+    for leaf in load_tasks(suite, allow_code=allow_code):
         for prompt, texts in prompts(leaf):
             asked.add(prompt_hash(prompt))
             if known & {prompt_hash(text) for text in texts}:

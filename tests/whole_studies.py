@@ -185,7 +185,7 @@ class WholeStudy:
 def leftovers(directory: Path) -> list[str]:
     """Files and folders under temporary names."""
     names = re.compile(
-        r"\.trainer\.|\.[\w.-]+\.[0-9a-f]{32}$|\.[0-9a-f]{32}\.\w{8}$|\.tmp|-journal$"
+        r"\.trainer\.|\.new$|\.[\w.-]+\.[0-9a-f]{32}$|\.[0-9a-f]{32}\.\w{8}$|\.tmp|-journal$"
     )
     found = (path.relative_to(directory) for path in directory.rglob("*"))
     return sorted(str(path) for path in found if names.search(path.name))

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
+from sweeper.analysis.pareto import FrontPoint, pareto_front
+from sweeper.config.search import Objective
 from sweeper.config.settings import OFFLINE_METHODS, Method
 from sweeper.records import (
     SCHEMA_VERSION,
@@ -104,6 +106,8 @@ class ArmSummary(Record):
     """What all of the arm's trials cost together, failed and pruned ones included."""
     series: tuple[Point, ...]
     """The scored trials in ascending number."""
+    front: tuple[FrontPoint, ...] = ()
+    """The trials that no other one beats, when the study has several objectives."""
 
 
 class Comparison(Record):
@@ -114,6 +118,8 @@ class Comparison(Record):
     suite: str | None
     """The selection suite's name, once something was scored."""
     higher_is_better: bool
+    objectives: tuple[Objective, ...] = ("score",)
+    """What was searched for; ``best`` is by the score alone."""
     arms: tuple[ArmSummary, ...]
     teacher: Score | None
     starting_student: Score | None
@@ -160,7 +166,8 @@ def compare(record: StudyRecord) -> Comparison:
     """
     teacher, student = selection_score(record.teacher), selection_score(record.starting_student)
     sign = 1.0 if record.higher_is_better else -1.0
-    arms = [_summarise(arm, sign, teacher, student) for arm in record.arms]
+    objectives = tuple(record.config.get("objectives", ("score",)))
+    arms = [_summarise(arm, sign, teacher, student, objectives) for arm in record.arms]
     best_offline = _best_arm((arm for arm in arms if arm.method in OFFLINE_METHODS), sign)
     best_gkd = _best_arm((arm for arm in arms if arm.method == "gkd"), sign)
     best = _best_arm(arms, sign)
@@ -173,6 +180,7 @@ def compare(record: StudyRecord) -> Comparison:
         study=record.study,
         suite=suites[0].suite if suites else None,
         higher_is_better=record.higher_is_better,
+        objectives=objectives,
         arms=tuple(
             arm.model_copy(update={"difference": _difference(arm, best_offline, sign)})
             for arm in arms
@@ -217,6 +225,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "study": comparison.study,
         "suite": comparison.suite,
         "higher_is_better": comparison.higher_is_better,
+        "objectives": list(comparison.objectives),
         "arms": {arm.name: _arm_as_json(arm) for arm in comparison.arms},
         "teacher": _score_as_json(comparison.teacher),
         "starting_student": _score_as_json(comparison.starting_student),
@@ -231,7 +240,11 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 
 
 def _summarise(
-    arm: ArmRecord, sign: float, teacher: Score | None, student: Score | None
+    arm: ArmRecord,
+    sign: float,
+    teacher: Score | None,
+    student: Score | None,
+    objectives: Sequence[Objective],
 ) -> ArmSummary:
     best: TrialRecord | None = None
     best_score: Score | None = None
@@ -262,6 +275,13 @@ def _summarise(
         gap_closed=_gap_closed(best_score, teacher, student, sign),
         cost=total_cost(trial.outcome for trial in arm.trials),
         series=tuple(series),
+        front=pareto_front(
+            [(trial, score.score) for trial, score in scored_trials(arm)],
+            objectives,
+            higher_is_better=sign > 0,
+        )
+        if len(objectives) > 1
+        else (),
     )
 
 
@@ -317,6 +337,14 @@ def _arm_as_json(arm: ArmSummary) -> dict[str, Any]:
         "trials": arm.trials.model_dump(),
         "best": best,
         "failures": dict(arm.failures),
+        "pareto_front": [
+            {
+                "number": point.trial.number,
+                "params": {name: _finite(value) for name, value in point.trial.params.items()},
+                "values": {name: _finite(value) for name, value in point.values.items()},
+            }
+            for point in arm.front
+        ],
         "searched": list(arm.searched),
         "total_cost": _cost_as_json(arm.cost),
         "gap_closed": _finite(arm.gap_closed),

@@ -9,6 +9,8 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from sweeper.config.base import (
     Duration,
     Fraction,
+    Gibibytes,
+    JsonMapping,
     Name,
     PositiveFloat,
     PositiveInt,
@@ -34,7 +36,7 @@ from sweeper.config.settings import (
     without_effect,
 )
 from sweeper.config.space import Space, contains
-from sweeper.paths import RESERVED_NAMES
+from sweeper.paths import is_reserved
 
 LARGEST_GRID = 10_000
 """Combinations of one arm's values."""
@@ -55,7 +57,7 @@ class WarmStartConfig(Strict):
     """By default the study's."""
     warmup_ratio: Fraction | None = None
     """By default the study's."""
-    extra: dict[str, Any] = {}
+    extra: JsonMapping = {}
     """Further arguments of TRL's `SFTConfig`, over the study's."""
 
 
@@ -216,10 +218,10 @@ class ComputeConfig(Strict):
     stall_timeout: Duration | None = None
     """How long a trial may go without a sign of progress: a point of its training curve, or a new
     phase. Evaluation is one phase."""
-    memory_limit: PositiveFloat | None = None
+    memory_limit: Annotated[Gibibytes, Field(gt=0)] | None = None
     """The main memory that a trial's process may take, in GiB: a trial that needs more fails as out
     of memory, instead of bringing the machine to a halt. (Linux; a GPU's memory is not meant.)"""
-    teacher_states_gib: Annotated[float, Field(ge=0)] = 20.0
+    teacher_states_gib: Gibibytes = 20.0
     """What the teacher's hidden states on sequences that do not change may take in the cache, in
     GiB; the least recently used go first. 0: they are computed again in every trial."""
 
@@ -274,7 +276,7 @@ class StudyConfig(Strict):
     @field_validator("study", mode="after")
     @classmethod
     def _check_name(cls, name: str) -> str:
-        if name in RESERVED_NAMES:
+        if is_reserved(name):
             problems = Problems()
             problems.add((), f"expected another name: {name!r} is a file of the runs folder")
             problems.raise_if_any()
@@ -305,6 +307,12 @@ class StudyConfig(Strict):
         if self.teacher.keep_layers is not None:
             message = "expected this key at the student: a teacher keeps all of its layers"
             problems.add(("teacher", "keep_layers"), message)
+        folded: dict[str, str] = {}
+        for name in self.arms:
+            other = folded.setdefault(name.casefold(), name)
+            if other != name:
+                message = f"expected names that differ in more than case, found {other!r} too"
+                problems.add(("arms", name), message)
         for name, arm in self.arms.items():
             dotted = [key for key in (*arm.settings, *arm.search) if key.startswith("lora.")]
             if dotted and self.student.lora is None:

@@ -13,7 +13,7 @@ from sweeper.cache import Cache
 from sweeper.config.base import Scalar
 from sweeper.config.models import ModelConfig
 from sweeper.config.settings import Method, MethodSettings, resolve
-from sweeper.distillation import batches, held_out, teacher_outputs, teacher_states, trainers
+from sweeper.distillation import batches, teacher_outputs, teacher_states, trainers
 from sweeper.distillation.data import TokenizedData, render_prompt
 from sweeper.distillation.material import Material
 from sweeper.distillation.meter import Meter, MeterCallback, PauseCallback, Report
@@ -87,10 +87,13 @@ def starting_student(
         material.tokenizer.save_pretrained(directory)
 
     def read(directory: Path) -> Any:
-        made = ModelConfig(
-            model=str(directory), dtype=student.dtype, init_kwargs=student.init_kwargs
+        start = ModelConfig(
+            model=str(directory),
+            dtype=student.dtype,
+            trust_remote_code=student.trust_remote_code,
+            init_kwargs=student.init_kwargs,
         )
-        return load_model(made, place.device)
+        return load_model(start, place.device)
 
     return Cache(Path(origin.cache)).read("warm_starts", determinants, build, read)
 
@@ -107,6 +110,7 @@ def distil(
     seed: int,
     lora: dict[str, Scalar] | None = None,
     report: Report = lambda *_: None,
+    probe: Callable[[Any], float] | None = None,
     pause: PauseCallback | None = None,
 ) -> tuple[Any, Meter]:
     """Train ``model`` by ``method``.
@@ -122,6 +126,7 @@ def distil(
         seed: Of everything random in this job.
         lora: The arm's own values over the student's adapter.
         report: Called at every point of the training curve.
+        probe: Says how far the student is from the teacher, asked a few times on the way.
         pause: Where training waits, and may end.
 
     Returns:
@@ -151,7 +156,7 @@ def distil(
             ),
             "processing_class": tokenizer,
             "callbacks": [
-                MeterCallback(meter, report, _probe(origin)),
+                MeterCallback(meter, report, probe),
                 *([pause] if pause else []),
             ],
         }
@@ -273,11 +278,6 @@ def _make_stock_trainer(
             rows.append({"prompt": prompt, "completion": whole[len(prompt) :]})
     stock = trainers.StockGKDTrainer if trainers.uses_teacher(method) else trainers.StockSFTTrainer
     return stock(train_dataset=Dataset.from_list(rows), **options)
-
-
-def _probe(origin: Origin) -> Callable[[Any], float] | None:
-    fixed = held_out.read(Path(origin.held_out)) if origin.held_out else None
-    return fixed.divergence if fixed else None
 
 
 def _check_finite(model: Any) -> None:

@@ -217,7 +217,7 @@ class OnPolicyTrainer(_FullBatches, GKDTrainer):  # type: ignore[misc]
                 end_ids=self._end_ids,
                 pad_id=self.processing_class.pad_token_id,
                 seed=derive_seed(self._seed, "rollout", window),
-                batch_size=len(prompts),
+                batch_size=self._settings.rollout_batch_size or len(prompts),
             )
         self.meter.add("on_policy", len(batches))
         self.meter.add("rollouts", len(rollouts))

@@ -16,7 +16,7 @@ from filelock import FileLock
 from sweeper import disk
 from sweeper.execution.allocator import keep_freed_memory
 from sweeper.execution.executor import Spec
-from sweeper.paths import JobPaths, write_text_atomically
+from sweeper.paths import JobPaths, open_to_append, write_text_atomically
 from sweeper.records import Failure, Outcome
 
 FULL_DISK = 74
@@ -104,7 +104,7 @@ def _visible(index: int) -> str:
 
 def _redirect_output(log: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    descriptor = open_to_append(log)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)

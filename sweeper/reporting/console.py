@@ -90,6 +90,12 @@ def show(view: RenderableType, console: Console) -> None:
     console.out("\n".join(lines), highlight=False)
 
 
+def notice(record: StudyRecord, console: Console) -> None:
+    """Print that code from outside was allowed to run, if it was."""
+    if text := wording.code_notice(record.config):
+        show(Text(text, style="bold yellow"), console)
+
+
 def comparison_view(comparison: Comparison) -> RenderableType:
     """The final report of a study: the verdict, a table of the arms, and what to keep in mind."""
     return _ComparisonView(comparison)
@@ -121,6 +127,15 @@ class _ComparisonView:
             yield _definitions(
                 (formatting.arm_name(arm), _Chain(_best(arm, priced=priced)))
                 for arm in comparison.arms
+            )
+        if any(arm.front for arm in comparison.arms):
+            yield ""
+            yield _heading(f"Pareto fronts: {formatting.listed(comparison.objectives)}")
+            digits = formatting.comparison_digits(comparison)
+            yield _definitions(
+                (f"{arm.name} #{point.trial.number}", _Chain(formatting.front_point(point, digits)))
+                for arm in comparison.arms
+                for point in arm.front
             )
         if failures := wording.failures(comparison):
             yield ""
@@ -171,7 +186,7 @@ class _ComparisonView:
                 *(
                     formatting.trial_counts(arm, comparison)
                     if name == "trials"
-                    else _cell(arm, name, digits, gap(arm.gap_closed))
+                    else Text(_cell(arm, name, digits, gap(arm.gap_closed)))
                     for name in layout.columns
                 ),
                 style="bold green" if arm.name in comparison.leaders else "",

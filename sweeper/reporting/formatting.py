@@ -7,7 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sweeper.analysis.comparison import ArmSummary, Comparison, Difference, Score
+from sweeper.analysis.pareto import FrontPoint
+from sweeper.config.search import Objective
 from sweeper.records import Cost, FailureKind, TrialRecord
+from sweeper.reporting.visible import visible
 
 SHORT_NAMES = {
     "learning_rate": "lr",
@@ -52,6 +55,22 @@ def _any_pruned(comparison: Comparison) -> bool:
     return any(arm.trials.pruned for arm in comparison.arms)
 
 
+def objective(name: Objective, value: float, digits: int) -> str:
+    """The value of an objective; a score with ``digits`` after the point."""
+    if name == "score":
+        return f"{value:.{digits}f}"
+    return seconds(value) if name == "device_seconds" else count(round(value))
+
+
+def front_point(point: FrontPoint, digits: int) -> str:
+    """What a trial on a Pareto front achieved, and its settings."""
+    values = [
+        f"{name.replace('_', ' ')} {objective(name, value, digits)}"
+        for name, value in point.values.items()
+    ]
+    return " · ".join(filter(None, [*values, settings(point.trial.params)]))
+
+
 def number(value: Any, digits: int = 2) -> str:
     """A setting's value in few characters: 0.83, 1.2e-3, 128, true.
 
@@ -64,7 +83,7 @@ def number(value: Any, digits: int = 2) -> str:
     if value is None:
         return "none"
     if not isinstance(value, float):
-        return str(value)
+        return visible(" ".join(str(value).split()))
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     if abs(value) < 0.01 or abs(value) >= 1e5:

@@ -15,7 +15,7 @@ from sweeper.analysis.importance import Importance, parameter_importance
 from sweeper.paths import remove_leftovers, write_bytes_atomically, write_text_atomically
 from sweeper.records import ArmRecord, StudyRecord, TrialRecord
 from sweeper.reporting import formatting, plots, wording
-from sweeper.reporting.escaping import cell, inline, setting, table, true_keys
+from sweeper.reporting.escaping import cell, inline, setting, table
 from sweeper.reporting.plot_style import png
 from sweeper.reporting.reproduction import data_sections, reproduction_sections
 
@@ -79,8 +79,8 @@ def _sections(
 ) -> Iterator[str]:
     yield f"# {inline(record.study)}"
     yield f"**{inline(wording.headline(comparison))}**"
-    if unsafe := true_keys(record.config, ("trust_remote_code", "allow_code_execution")):
-        keys = formatting.listed(f"`{key}`" for key in unsafe)
+    if unsafe := wording.outside_code(record.config):
+        keys = formatting.listed(inline(_as_code(key)) for key in unsafe)
         yield f"> **Code from outside was allowed to run:** {keys}."
     if notes := wording.notes(comparison):
         yield "\n".join(f"- {inline(note)}" for note in notes)
@@ -90,6 +90,7 @@ def _sections(
     if preparation := _preparation(comparison):
         yield preparation
     yield from _plots(record, comparison, importances, images)
+    yield from _fronts(comparison)
     yield "## Trials"
     yield _ends_table(record)
     for arm in record.arms:
@@ -97,6 +98,11 @@ def _sections(
     yield from _failures(record)
     yield from data_sections(record)
     yield from reproduction_sections(record)
+
+
+def _as_code(key: str) -> str:
+    name, _, rest = key.partition(" ")
+    return f"`{name}` {rest}"
 
 
 def _comparison_table(comparison: Comparison) -> str:
@@ -203,6 +209,29 @@ def _importance_reading(importances: Sequence[Importance]) -> str:
     if any(importance.trials < 20 for importance in importances):
         reading += " From so few trials, only large differences mean something."
     return reading
+
+
+def _fronts(comparison: Comparison) -> Iterator[str]:
+    if not any(arm.front for arm in comparison.arms):
+        return
+    digits = formatting.comparison_digits(comparison)
+    rows = [
+        [
+            arm.name,
+            str(point.trial.number),
+            *(formatting.objective(name, value, digits) for name, value in point.values.items()),
+            cell(formatting.settings(point.trial.params)) or formatting.NOTHING,
+        ]
+        for arm in comparison.arms
+        for point in arm.front
+    ]
+    yield "## Pareto fronts"
+    yield (
+        "The trials that no other one of their arm beats in one objective without being worse in"
+        " another. The comparison above is by the score alone."
+    )
+    names = [name.replace("_", " ") for name in comparison.objectives]
+    yield table(["arm", "trial", *names, "settings"], rows, left=(0, len(names) + 2))
 
 
 def _ends_table(record: StudyRecord) -> str:

@@ -10,12 +10,13 @@ import urllib.request
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sweeper.errors import SweeperError
 from sweeper.secrets import redact
 from sweeper.tracking.mapping import Dataset, Point
 from sweeper.tracking.runs import Run, RunStatus, RunTracker
+from sweeper.tracking.sqlite_file import make_whole, sqlite_path
 from sweeper.tracking.uri import is_server
 
 if TYPE_CHECKING:
@@ -211,10 +212,25 @@ def connect(uri: str) -> MlflowClient:
     with _quiet():
         from mlflow import MlflowClient
 
+        if (path := sqlite_path(uri)) is not None:
+            make_whole(path, _make_tables)
         client = MlflowClient(tracking_uri=uri)
-        # The tables are made at the first question.
+        # Elsewhere, the tables are made at the first question.
         client.search_experiments(max_results=1)
+    # It logs, with a traceback, what it raises as well.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     return client
+
+
+def _make_tables(path: Path) -> None:
+    from mlflow.store.db import utils as untyped
+
+    utils: Any = untyped
+    engine = utils.create_sqlalchemy_engine_with_retry(f"sqlite:///{path}")
+    try:
+        utils._initialize_tables(engine)
+    finally:
+        engine.dispose()
 
 
 @contextlib.contextmanager

@@ -44,7 +44,8 @@ def test_one_coordinator_at_a_time_and_a_killed_one_is_replaced(long_study: Whol
     assert long_study.end(first).returncode == -signal.SIGKILL
 
     second = long_study.start()
-    wait_until(lambda: trains(long_study), "the first trial to train again")
+    aside = long_study.trial("sft", 0).attempt(1).spec
+    wait_until(lambda: aside.exists() and trains(long_study), "the first trial to train again")
     second.terminate()
     done = long_study.end(second)
     assert done.returncode == 130

@@ -226,9 +226,9 @@ def test_a_trial_that_takes_too_long_is_ended(
 def test_a_trial_that_is_out_of_memory_runs_once_more_in_smaller_batches(
     write_study: Callable[..., Path],
 ) -> None:
-    # About 4.4 GiB with all rows in one micro-batch, 2.6 GiB with half of them.
-    training = {"max_steps": 1, "per_device_train_batch_size": 2048, "max_length": 96}
-    study = write_study(arms={"sft": {}}, training=training, compute={"memory_limit": 3.5})
+    # About 7 GiB with all rows in one micro-batch, less than 5 with half of them.
+    training = {"max_steps": 1, "per_device_train_batch_size": 4096, "max_length": 96}
+    study = write_study(arms={"sft": {}}, training=training, compute={"memory_limit": 6})
     done = run(study)
     assert done.returncode == 0, done.stderr
     assert "ran out of memory; it runs again in smaller batches" in " ".join(done.stdout.split())
@@ -239,7 +239,7 @@ def test_a_trial_that_is_out_of_memory_runs_once_more_in_smaller_batches(
     assert first["failure"]["kind"] == "out_of_memory"
     specs = [json.loads((trial / at / "spec.json").read_text()) for at in ("attempts/1", "")]
     sizes = ("per_device_train_batch_size", "gradient_accumulation_steps")
-    assert [[spec["settings"][name] for name in sizes] for spec in specs] == [[2048, 1], [1024, 2]]
+    assert [[spec["settings"][name] for name in sizes] for spec in specs] == [[4096, 1], [2048, 2]]
 
 
 def test_a_trial_is_out_of_memory_for_good(write_study: Callable[..., Path]) -> None:

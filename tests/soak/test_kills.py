@@ -24,6 +24,7 @@ REPORT = "sweeper.running:write_report"
 BOUNDARIES = {
     "before the study is recorded": ("sweeper.running:open_snapshot", "before", "1"),
     "after the study is recorded": ("sweeper.running:open_snapshot", "after", "1"),
+    "while MLflow's tables are made": ("mlflow.store.db.utils:_upgrade_db", "before", "1"),
     "during the preparation": ("sweeper.preparation:submit", "after", "2"),
     "after it is asked": (ASK, "after", "1"),
     "in the middle of being asked": ("optuna.study:Study.ask", "after", "2"),
