@@ -39,6 +39,11 @@ def set_aside(files: JobPaths) -> int:
     return number + 1
 
 
+def discard_checkpoint(files: JobPaths) -> None:
+    """Remove the checkpoint of a trial that has ended."""
+    shutil.rmtree(files.checkpoint, ignore_errors=True)
+
+
 def note_loss(files: JobPaths, reason: str) -> int:
     """Note that the attempt's process disappeared.
 

@@ -20,6 +20,8 @@ class RunningJob:
     started: float = field(default_factory=time.time)
     position: int = 0
     """The byte of the progress file up to which it has been read."""
+    begun: int = 0
+    """Optimiser steps that were done when its training began, by an earlier attempt."""
     last: Progress | None = None
     heard: float = field(default_factory=time.time)
     """When something new was read there, by this process's clock; at first, when it started."""
@@ -33,6 +35,9 @@ class RunningJob:
         rows = [Progress.model_validate(line) for line in lines]
         if rows:
             self.last, self.heard = rows[-1], time.time()
+        for row in rows:
+            if row.phase == "train" and not row.metrics:
+                self.begun = row.step or 0
         return rows
 
     def overdue(self, compute: ComputeConfig) -> Failure | None:

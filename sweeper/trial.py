@@ -11,14 +11,14 @@ import math
 import socket
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sweeper.config.models import ModelConfig
 from sweeper.config.settings import resolve
-from sweeper.distillation import held_out, job, teacher_outputs
+from sweeper.distillation import checkpoints, held_out, job, teacher_outputs
 from sweeper.distillation.data import prompt_hash
 from sweeper.distillation.material import (
     Material,
@@ -62,6 +62,9 @@ class Reporter:
         self.phase_name = "load"
         self.step = 0
         self.point: dict[str, float] = {}
+        self.curve: list[Progress] = []
+        self.seconds_before = 0.0
+        """What the steps took that an earlier attempt did."""
 
     def phase(self, name: str, step: int | None = None, total: int | None = None) -> None:
         """A new phase, or how far it is."""
@@ -70,12 +73,18 @@ class Reporter:
 
     def train(self, step: int, max_steps: int, metrics: dict[str, float]) -> None:
         """A point of the training curve."""
-        self.step, self.point = step, metrics
-        self._write(
+        self._add(
             Progress(
                 time=time.time(), phase="train", step=step, max_steps=max_steps, metrics=metrics
             )
         )
+
+    def resume(self, curve: Sequence[Progress], step: int, max_steps: int, seconds: float) -> None:
+        """See ``Journal``. The points keep their times: whoever has them knows them again."""
+        for point in curve:
+            self._add(point)
+        self.step, self.seconds_before = step, seconds
+        self.phase("train", step, max_steps)
 
     def cost(self, seconds: float) -> Cost:
         """What a job that stops here has cost, as far as it has said."""
@@ -83,8 +92,13 @@ class Reporter:
             steps=self.step,
             trained_tokens=int(self.point.get("trained_tokens", 0)),
             generated_tokens=int(self.point.get("generated_tokens", 0)),
-            device_seconds=seconds,
+            device_seconds=seconds + self.seconds_before,
         )
+
+    def _add(self, point: Progress) -> None:
+        self.step, self.point = point.step or 0, point.metrics
+        self.curve.append(point)
+        self._write(point)
 
     def _write(self, progress: Progress) -> None:
         append_json_line(self._paths.progress, progress.model_dump(exclude_defaults=True))
@@ -118,7 +132,8 @@ def run(spec: TrialSpec | PreparationSpec) -> Outcome:
         )
     finished = time.time()
     cost = found.pop("cost", Cost())
-    cost = cost.model_copy(update={"device_seconds": finished - started})
+    seconds = finished - started + reporter.seconds_before
+    cost = cost.model_copy(update={"device_seconds": seconds})
     return Outcome(state="completed", finished=finished, cost=cost, **found, **common)
 
 
@@ -167,6 +182,7 @@ def _trial(spec: TrialSpec, reporter: Reporter) -> dict[str, Any]:
         seed=spec.seed,
         lora=spec.lora,
         report=reporter.train,
+        checkpoints=checkpoints.of_trial(spec, material, teacher, reporter),
     )
     reporter.phase("evaluate")
     with clock.timing("evaluation"):

@@ -113,7 +113,7 @@ def effective_settings(method: Method, settings: MethodSettings) -> dict[str, An
 
     ``supervised_kd`` is GKD at ``lmbda = 0`` and ``beta = 0``, and shows as that.
     """
-    values = settings.model_dump(exclude={"extra"})
+    values = settings.model_dump(exclude={"checkpoint_every", "extra"})
     alive = set(known_settings(method)) & set(values)
     if method == "supervised_kd":
         values |= {"lmbda": 0.0, "beta": 0.0}
