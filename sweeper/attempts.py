@@ -58,6 +58,11 @@ def is_over(outcome: Outcome | None, files: JobPaths) -> bool:
     return True
 
 
+def discard_checkpoint(files: JobPaths) -> None:
+    """Remove the checkpoint of a trial that has ended."""
+    shutil.rmtree(files.checkpoint, ignore_errors=True)
+
+
 def note_loss(files: JobPaths, reason: str) -> int:
     """Note that the attempt's process disappeared.
 

@@ -156,6 +156,11 @@ class JobPaths:
         return self.directory / "lost"
 
     @property
+    def checkpoint(self) -> Path:
+        """The directory of the training's checkpoint, which outlasts an attempt."""
+        return self.directory / "checkpoint"
+
+    @property
     def lock(self) -> Path:
         """Held by the process that works in this directory."""
         return self.directory / "lock"

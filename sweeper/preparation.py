@@ -33,7 +33,8 @@ def make_origin(study: LoadedStudy, snapshot: Snapshot, cache: Path) -> Origin:
         data=config.data,
         data_files=data_files(study),
         teacher_outputs=config.teacher_outputs,
-        training=config.training,
+        # Not how often trials are saved, which changes nothing that they share.
+        training=config.training.model_copy(update={"checkpoint_every": None}),
         evaluation=config.evaluation,
         cache=str(cache.resolve()),
         teacher_states_gib=config.compute.teacher_states_gib,

@@ -194,6 +194,8 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     for path, before, after in _walk(old, new, ()):
         if path[0] in ("budget", "compute", "tracking") or path == ("evaluation", "samples"):
             continue
+        if path[0] in ("training", "arms") and path[-1] == "checkpoint_every":
+            continue
         if path[0] == "arms" and len(path) == 2 and before is _ABSENT:
             continue
         if path[0] == "arms" and path[2:3] == ("budget",):

@@ -367,6 +367,7 @@ class StudyRun:
         rows = [Progress.model_validate(line) for line in lines]
         self._tracker.log_progress(spec.arm, spec.number, rows)
         self._tracker.finish_trial(spec, outcome, files)
+        attempts.discard_checkpoint(files)
         files.recorded.touch()
 
     @staticmethod

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -23,7 +23,7 @@ from sweeper import disk
 from sweeper.cache import is_whole, noting
 from sweeper.config.models import ModelConfig
 from sweeper.config.settings import resolve
-from sweeper.distillation import held_out, job, teacher_outputs
+from sweeper.distillation import checkpoints, held_out, job, teacher_outputs
 from sweeper.distillation.data import prompt_hash
 from sweeper.distillation.held_out import HeldOut
 from sweeper.distillation.material import (
@@ -40,6 +40,7 @@ from sweeper.evaluation.scoring import Evaluation, score
 from sweeper.evaluation.tasks import load_tasks, prompts
 from sweeper.paths import JobPaths, append_json_line, write_text_atomically
 from sweeper.records import (
+    INTERIM_PHASE,
     Cost,
     DataSummary,
     Failure,
@@ -74,6 +75,9 @@ class Reporter:
         self.phase_name = "load"
         self.step = 0
         self.point: dict[str, float] = {}
+        self.curve: list[Progress] = []
+        self.seconds_before = 0.0
+        """What the steps took that an earlier attempt did."""
 
     def phase(self, name: str, step: int | None = None, total: int | None = None) -> None:
         """A new phase, or how far it is."""
@@ -82,8 +86,7 @@ class Reporter:
 
     def train(self, step: int, max_steps: int, metrics: dict[str, float]) -> None:
         """A point of the training curve."""
-        self.step, self.point = step, metrics
-        self._write(
+        self._add(
             Progress(
                 time=time.time(), phase="train", step=step, max_steps=max_steps, metrics=metrics
             )
@@ -101,14 +104,26 @@ class Reporter:
             )
         )
 
+    def resume(self, curve: Sequence[Progress], step: int, max_steps: int, seconds: float) -> None:
+        """See ``Journal``. The points keep their times: whoever has them knows them again."""
+        for point in curve:
+            self._add(point)
+        self.step, self.seconds_before = step, seconds
+        self.phase("train", step, max_steps)
+
     def cost(self, seconds: float) -> Cost:
         """What a job that stops here has cost, as far as it has said."""
         return Cost(
             steps=self.step,
             trained_tokens=int(self.point.get("trained_tokens", 0)),
             generated_tokens=int(self.point.get("generated_tokens", 0)),
-            device_seconds=seconds,
+            device_seconds=seconds + self.seconds_before,
         )
+
+    def _add(self, point: Progress) -> None:
+        self.step, self.point = point.step or 0, point.metrics
+        self.curve.append(point)
+        self._write(point)
 
     def _write(self, progress: Progress) -> None:
         append_json_line(self._paths.progress, progress.model_dump(exclude_defaults=True))
@@ -150,7 +165,8 @@ def run(spec: TrialSpec | PreparationSpec) -> Outcome:
         )
     finished = time.time()
     cost = found.pop("cost", Cost())
-    cost = cost.model_copy(update={"device_seconds": finished - started})
+    seconds = finished - started + reporter.seconds_before
+    cost = cost.model_copy(update={"device_seconds": seconds})
     found.setdefault("state", "completed")
     return Outcome(finished=finished, cost=cost, **found, **common)
 
@@ -220,6 +236,7 @@ def _trial(spec: TrialSpec, reporter: Reporter) -> dict[str, Any]:
         report=reporter.train,
         probe=fixed.divergence if fixed else None,
         pause=PauseCallback(pause.points, pause) if spec.interim else None,
+        checkpoints=checkpoints.of_trial(spec, material, teacher, reporter),
     )
     if pause.pruned is not None:
         return {
@@ -288,7 +305,7 @@ class _Pause:
     def __call__(self, step: int, model: Any) -> bool:
         point, longest = self.points[step], self._spec.settings.max_steps
         reporter = self._reporter
-        reporter.phase("interim evaluation", step, longest)
+        reporter.phase(INTERIM_PHASE, step, longest)
         with self._clock.timing("evaluation"):
             found = _evaluate(self._spec, model, self._material, documents=point.documents)
         interim = Interim(index=point.index, score=found.scores.score, documents=found.signed)

@@ -90,6 +90,17 @@ def begin(files: JobPaths) -> int:
     return number
 
 
+def test_a_checkpoint_outlasts_attempts_and_goes_with_the_trial(tmp_path: Path) -> None:
+    files = JobPaths(tmp_path / "0000")
+    leave_behind(files, 1)
+    (files.checkpoint / "40").mkdir(parents=True)
+    assert attempts.set_aside(files) == 2
+    assert (files.checkpoint / "40").is_dir()
+    for _ in range(2):
+        attempts.discard_checkpoint(files)
+        assert not files.checkpoint.exists()
+
+
 def test_losses_are_counted_over_attempts_and_interruptions_are_not(tmp_path: Path) -> None:
     files = JobPaths(tmp_path / "0000")
     assert begin(files) == 1

@@ -141,6 +141,7 @@ def test_an_unchanged_study_keeps_what_was_asked_for(
         ["compute={device: cpu, threads_per_worker: 1}"],
         ["tracking.uri=http://127.0.0.1:5000", "tracking.experiment=other"],
         ["evaluation.samples=0"],
+        ["training.checkpoint_every=50", "arms.gkd.settings.checkpoint_every=5"],
         ["arms.seqkd={}"],
         ["arms.mine={method: gkd, settings: {lmbda: 0.0}, trials: 1}"],
     ],

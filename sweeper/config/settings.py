@@ -83,6 +83,9 @@ class TrainingConfig(Strict):
     """Compute in float16 autocast with loss scaling (GPUs only)."""
     logging_steps: PositiveInt = 5
     """Optimiser steps between two points of the training curve."""
+    checkpoint_every: PositiveInt | None = None
+    """Optimiser steps between two checkpoints, from which an interrupted trial goes on; by default
+    it starts again. Results do not depend on it."""
     engine: Literal["sweeper", "trl"] = "sweeper"
     """`trl` runs the stock trainers, with the differences that the documentation lists."""
     stock_normalization: bool = False
@@ -126,7 +129,14 @@ _METHOD_KEYS: dict[Method, frozenset[str]] = {
     "supervised_kd": frozenset({"disable_dropout", "seq_kd"}),
     "gkd": GKD_KEYS,
 }
-_NOT_SEARCHABLE = {"engine", "extra", "length_bucketing", "logging_steps", "rollout_batch_size"}
+_NOT_SEARCHABLE = {
+    "checkpoint_every",
+    "engine",
+    "extra",
+    "length_bucketing",
+    "logging_steps",
+    "rollout_batch_size",
+}
 _DOTTED: dict[str, Any] = {
     "teacher.model": TypeAdapter(Annotated[str, Field(min_length=1)]),
     "teacher.dtype": TypeAdapter(Dtype),

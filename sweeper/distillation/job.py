@@ -14,6 +14,7 @@ from sweeper.config.base import Scalar
 from sweeper.config.models import ModelConfig
 from sweeper.config.settings import Method, MethodSettings, resolve
 from sweeper.distillation import batches, teacher_outputs, teacher_states, trainers
+from sweeper.distillation.checkpoints import Checkpoints
 from sweeper.distillation.data import TokenizedData, render_prompt
 from sweeper.distillation.material import Material
 from sweeper.distillation.meter import Meter, MeterCallback, PauseCallback, Report
@@ -57,7 +58,7 @@ def starting_student(
         "data": material.fingerprint,
         "template": str(material.tokenizer.chat_template),
         "method": warm.method,
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.model_dump(mode="json", exclude={"checkpoint_every"}),
         "seed": origin.seed,
         "device": place.device.partition(":")[0],
         "threads": origin.cache_threads,
@@ -112,6 +113,7 @@ def distil(
     report: Report = lambda *_: None,
     probe: Callable[[Any], float] | None = None,
     pause: PauseCallback | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> tuple[Any, Meter]:
     """Train ``model`` by ``method``.
 
@@ -128,6 +130,7 @@ def distil(
         report: Called at every point of the training curve.
         probe: Says how far the student is from the teacher, asked a few times on the way.
         pause: Where training waits, and may end.
+        checkpoints: Where the training is saved, and gone on with after an interruption.
 
     Returns:
         The trained student, wrapped in its adapter if it has one, and what it cost.
@@ -176,7 +179,10 @@ def distil(
         elif settings.disable_dropout:
             trainers.without_dropout(model)
         trainer = _make_trainer(method, settings, material, data, states, options, model, seed)
-        trainer.train()
+        if checkpoints is None:
+            trainer.train()
+        else:
+            checkpoints.train(trainer, meter)
     _check_finite(trainer.model)
     return trainer.model, meter
 

@@ -114,8 +114,8 @@ def effective_settings(method: Method, settings: MethodSettings) -> dict[str, An
     ``supervised_kd`` is GKD at ``lmbda = 0`` and ``beta = 0``, and shows as that.
     """
     values = settings.model_dump(exclude={"extra"})
-    # How much is done at a time changes no result.
-    alive = (set(known_settings(method)) & set(values)) - {"rollout_batch_size"}
+    # How much is done at a time, and how often it is saved, changes no result.
+    alive = (set(known_settings(method)) & set(values)) - {"checkpoint_every", "rollout_batch_size"}
     if method == "supervised_kd":
         values |= {"lmbda": 0.0, "beta": 0.0}
         alive |= {"lmbda", "beta"}
