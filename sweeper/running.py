@@ -19,13 +19,16 @@ from sweeper.analysis.comparison import compare
 from sweeper.cache import default_root
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.study import StudyConfig
-from sweeper.errors import StudyBusyError
+from sweeper.databases import NO_DRIVER, is_database, lacks_driver, with_driver
+from sweeper.errors import ConfigError, StudyBusyError, SweeperError
 from sweeper.execution.local import LocalExecutor
 from sweeper.paths import DEFAULT_RUNS, StudyPaths, write_text_atomically
+from sweeper.patience import Patience
 from sweeper.records import StudyRecord
 from sweeper.reporting.console import comparison_view, show
 from sweeper.reporting.live import LiveDisplay, LiveState
 from sweeper.reporting.markdown import write_report
+from sweeper.secrets import redact
 from sweeper.snapshot import command_line, open_snapshot
 from sweeper.study import Interrupted, StopRequest, StudyRun, all_failed
 from sweeper.tracking.mlflow_tracker import MlflowTracker
@@ -41,16 +44,30 @@ class TrackingPlace:
     uri: str
     experiment: str
     artifacts: str | None
-    """Only for the default store; others know their own."""
+    """For databases; a server knows its own."""
 
 
 def tracking_place(config: StudyConfig, paths: StudyPaths) -> TrackingPlace:
     """The study's MLflow store: its own ``tracking.uri``, or the SQLite file of ``runs``."""
     experiment = config.tracking.experiment or config.study
-    if config.tracking.uri is not None:
-        return TrackingPlace(config.tracking.uri, experiment, None)
-    uri = f"sqlite:///{paths.mlflow.resolve()}"
-    return TrackingPlace(uri, experiment, paths.mlflow_artifacts.resolve().as_uri())
+    uri = with_driver(config.tracking.uri or f"sqlite:///{paths.mlflow.resolve()}")
+    artifacts = paths.mlflow_artifacts.resolve().as_uri() if is_database(uri) else None
+    return TrackingPlace(uri, experiment, artifacts)
+
+
+def check_drivers(study: LoadedStudy) -> None:
+    """That the databases of a study can be talked to at all.
+
+    Raises:
+        ConfigError: A library is missing.
+    """
+    config = study.config
+    urls = {("storage",): config.storage, ("tracking", "uri"): config.tracking.uri}
+    problems = [
+        study.file.problem(key, NO_DRIVER) for key, url in urls.items() if url and lacks_driver(url)
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 @contextmanager
@@ -93,7 +110,9 @@ def run_study(
         SweeperError: What the user wrote cannot work, or the preparation failed.
     """
     config = study.config
+    check_drivers(study)
     paths = StudyPaths(runs, config.study)
+    patience = Patience()
     with hold(paths), LocalExecutor(config.compute) as executor:
         _, threads = executor.next_place(paths.directory)
         snapshot = open_snapshot(study, paths, command_line(), threads)
@@ -104,6 +123,7 @@ def run_study(
             place.artifacts,
             config.study,
             identity=snapshot.identity,
+            patience=patience,
         )
         try:
             with LiveDisplay(out) as display, _listening(display) as stop:
@@ -117,17 +137,23 @@ def run_study(
                     tracker,
                     Watcher(display),
                     stop,
+                    patience,
                 )
                 record = run.run()
+            patience.while_waiting = lambda: None
             failed = all_failed(record)
             files = _report(record, reports / config.study, out, _study_options(study, runs))
             tracker.finish_study(files, "failed" if failed else "finished")
         except Interrupted:
-            tracker.finish_study([], "interrupted")
-            again = shlex.join(command_line())
+            patience.end()
+            # A database that is away must not keep the user from leaving.
+            with suppress(SweeperError):
+                tracker.finish_study([], "interrupted")
+            again = redact(shlex.join(command_line()))
             out.print(f"Stopped. Run the same command to go on: {again}", soft_wrap=True)
             return INTERRUPTED
         except BaseException:
+            patience.end()
             # What went wrong is worth more than a second error about recording it.
             with suppress(Exception):
                 tracker.finish_study([], "failed")
@@ -145,7 +171,7 @@ def _study_options(study: LoadedStudy, runs: Path) -> str:
     options = [str(study.path), *([] if runs == DEFAULT_RUNS else ["--runs", str(runs)])]
     for override in study.overrides:
         options += ["--set", override]
-    return shlex.join(options)
+    return redact(shlex.join(options))
 
 
 def _report(record: StudyRecord, directory: Path, out: Console, options: str) -> list[Path]:

@@ -16,9 +16,11 @@ from sweeper.cache import content_key, directory_hash, file_hash
 from sweeper.config.loading import LoadedStudy, LoadedSuite, find_file
 from sweeper.config.study import StudyConfig
 from sweeper.config.yaml_file import named_data_files
+from sweeper.databases import comparable
 from sweeper.errors import StudyChangedError
 from sweeper.paths import StudyPaths, write_text_atomically
 from sweeper.records import Provenance, SuiteSpec
+from sweeper.secrets import redact
 from sweeper.versions import git_revision, hardware, package_versions
 
 
@@ -28,6 +30,7 @@ class Snapshot(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     config: StudyConfig
+    """Without the passwords of databases."""
     files: dict[str, str]
     """Hashes of the data files, of models in local folders, and of the suites with their tasks."""
     cache_threads: int
@@ -91,7 +94,7 @@ def open_snapshot(
     """
     files = _hashes(study)
     provenance = Provenance(
-        command=shlex.join(command),
+        command=redact(shlex.join(command)),
         study_file=str(study.path),
         started=time.time(),
         git_revision=git_revision(Path()),
@@ -103,8 +106,9 @@ def open_snapshot(
             if name.startswith("suite ")
         },
     )
+    config = _without_passwords(study.config)
     snapshot = Snapshot(
-        config=study.config,
+        config=config,
         files=files,
         cache_threads=threads,
         identity=uuid.uuid4().hex,
@@ -112,7 +116,7 @@ def open_snapshot(
     )
     if recorded := read_snapshot(paths):
         differences = [
-            *_differences(_plain(recorded.config), _plain(study.config)),
+            *_differences(_plain(recorded.config), _plain(config)),
             *_file_differences(recorded.files, files),
         ]
         if differences and _has_trials(paths):
@@ -124,11 +128,12 @@ def open_snapshot(
                 " (more trials, new arms, compute and tracking may change)."
             )
         if differences:
-            # Another study begins here: what was asked for the old one must not guide it.
+            # Another study begins here: what was asked for the old one must not guide it. In a
+            # database of the user's own, it has another identity and so another name.
             for path in paths.directory.glob("study.db*"):
                 path.unlink()
         else:
-            snapshot = recorded.model_copy(update={"config": study.config})
+            snapshot = recorded.model_copy(update={"config": config})
     write_text_atomically(paths.snapshot, snapshot.model_dump_json(indent=1) + "\n")
     return snapshot
 
@@ -169,8 +174,20 @@ def version_changes(snapshot: Snapshot) -> list[str]:
     ]
 
 
+def _without_passwords(config: StudyConfig) -> StudyConfig:
+    changes: dict[str, Any] = {}
+    if config.storage is not None:
+        changes["storage"] = redact(config.storage)
+    if config.tracking.uri is not None:
+        shown = {"uri": redact(config.tracking.uri)}
+        changes["tracking"] = config.tracking.model_copy(update=shown)
+    return config.model_copy(update=changes)
+
+
 def _plain(config: StudyConfig) -> dict[str, Any]:
     plain: dict[str, Any] = json.loads(config.model_dump_json())
+    if config.storage is not None:
+        plain["storage"] = comparable(config.storage)
     return plain
 
 

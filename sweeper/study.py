@@ -15,6 +15,7 @@ from sweeper.execution.executor import Executor, Finished, read_outcome
 from sweeper.history import read_study
 from sweeper.jobs import RunningJob
 from sweeper.paths import JobPaths, StudyPaths, read_json_lines, write_text_atomically
+from sweeper.patience import Patience
 from sweeper.records import (
     Outcome,
     Place,
@@ -24,8 +25,9 @@ from sweeper.records import (
     TrialSpec,
     derive_seed,
 )
-from sweeper.search.arm_search import ArmSearch, Asked, open_storage
+from sweeper.search.arm_search import ArmSearch, Asked
 from sweeper.search.sampling import budget
+from sweeper.search.storage import Storage, close_storage, open_storage
 from sweeper.snapshot import Snapshot, suite_spec, version_changes
 from sweeper.tracking.tracker import Tracker
 
@@ -87,6 +89,7 @@ class StudyRun:
         tracker: Records the study for people.
         observer: Is shown what happens.
         stop: Asked before anything is started.
+        patience: For databases that do not answer; shared with ``tracker``.
     """
 
     def __init__(
@@ -99,6 +102,7 @@ class StudyRun:
         tracker: Tracker,
         observer: Observer,
         stop: StopRequest,
+        patience: Patience | None = None,
     ) -> None:
         self.study = study
         self.paths = paths
@@ -116,6 +120,9 @@ class StudyRun:
         self._snapshot = snapshot
         self._origin = preparation.make_origin(study, snapshot, cache)
         self._suite = suite_spec(study.selection)
+        self._patience = patience or Patience()
+        self._patience.tell = observer.message
+        self._patience.while_waiting = self._while_waiting
 
     def run(self) -> StudyRecord:
         """Do what is left to do.
@@ -134,8 +141,12 @@ class StudyRun:
         self._tracker.open_study(config, self._snapshot.provenance, self._study_text())
         self._prepare()
         self.phase = "search"
-        self._open_arms()
-        self._search()
+        storage = open_storage(config.storage or self.paths.optuna, self._patience)
+        try:
+            self._open_arms(storage)
+            self._search()
+        finally:
+            close_storage(storage)
         return self.record()
 
     def record(self) -> StudyRecord:
@@ -183,20 +194,22 @@ class StudyRun:
 
     # Search
 
-    def _open_arms(self) -> None:
+    def _open_arms(self, storage: Storage) -> None:
         config = self.study.config
         record = self.record()
-        storage = open_storage(self.paths.optuna)
+        # Another study of this name may be in the same database.
+        known_as = f"{config.study}@{self._snapshot.identity}" if config.storage else config.study
         for name, arm in config.arms.items():
             trials = budget(arm, config.trials, config.sampler.type)
             search = ArmSearch(
                 storage,
-                config.study,
+                known_as,
                 name,
                 arm,
                 config.sampler,
                 seed=config.seed,
                 higher_is_better=record.higher_is_better,
+                patience=self._patience,
             )
             spaces = {key: space.model_dump(mode="json") for key, space in arm.search.items()}
             self._tracker.open_arm(name, arm.method, trials, arm.settings, spaces)
@@ -355,6 +368,13 @@ class StudyRun:
         rows = job.read()
         if rows and isinstance(job.spec, TrialSpec):
             self._tracker.log_progress(job.spec.arm, job.spec.number, rows)
+
+    def _while_waiting(self) -> None:
+        """For a database; jobs go on meanwhile."""
+        self._observer.update(self)
+        if self.stop.level >= 2:
+            self._executor.stop()
+            raise Interrupted
 
     def _check_stop(self) -> None:
         if self.stop.level == 0:

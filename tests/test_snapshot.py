@@ -12,7 +12,8 @@ import pytest
 from sweeper.config.loading import load_study
 from sweeper.errors import StudyChangedError
 from sweeper.paths import StudyPaths, write_text_atomically
-from sweeper.search.arm_search import ArmSearch, open_storage
+from sweeper.search.arm_search import ArmSearch
+from sweeper.search.storage import open_storage
 from sweeper.snapshot import (
     Snapshot,
     open_snapshot,

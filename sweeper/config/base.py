@@ -19,6 +19,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from sweeper.paths import NAME_PATTERN
+from sweeper.secrets import redact
 
 Scalar = bool | int | float | str | None
 """A value that a search can sample and a database can hold."""
@@ -124,5 +125,5 @@ def expectation(details: ErrorDetails) -> str:
 
 
 def short(value: Any) -> str:
-    """A value as messages show it, however large or deep it is."""
-    return _reprs.repr(value)
+    """A value as messages show it, however large or deep it is; without passwords."""
+    return redact(_reprs.repr(redact(value) if isinstance(value, str) else value))
