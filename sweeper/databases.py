@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from urllib.parse import urlsplit, urlunsplit
 
-from sweeper.secrets import redact
+from sweeper.secrets import is_secret_name, redact
 
 _POSTGRES = ("postgresql", "postgresql+psycopg")
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
@@ -89,5 +89,5 @@ def comparable(url: str) -> str:
     parts = urlsplit(f"postgresql://{rest}")
     user, at, host = parts.netloc.rpartition("@")
     named = user.partition(":")[0] + at + host
-    kept = [part for part in parts.query.split("&") if redact(part) == part]
+    kept = [part for part in parts.query.split("&") if not is_secret_name(part.partition("=")[0])]
     return urlunsplit(("postgresql", named, parts.path, "&".join(kept), ""))

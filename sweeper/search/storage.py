@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ def open_storage(where: Path | str, patience: Patience | None = None) -> Storage
         SweeperError: The database cannot be reached or used.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # What goes wrong with a connection is raised, too.
+    logging.getLogger("psycopg").setLevel(logging.CRITICAL)
     url = f"sqlite:///{where.resolve()}" if isinstance(where, Path) else with_driver(where)
     if url.startswith("sqlite:///"):
         file = Path(url.removeprefix("sqlite:///").partition("?")[0])

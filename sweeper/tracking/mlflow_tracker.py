@@ -319,10 +319,11 @@ def _quiet() -> Iterator[None]:
     old, which would be an error where warnings are errors.
     """
     # MLflow's import, which comes after this, leaves the levels of these loggers alone.
-    loggers = [logging.getLogger(name) for name in ("mlflow.store.db.utils", "alembic")]
+    names = ("mlflow.store.db.utils", "psycopg", "alembic")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
-    for logger, level in zip(loggers, (logging.CRITICAL, logging.WARNING), strict=True):
-        logger.setLevel(level)
+    for logger in loggers:
+        logger.setLevel(logging.WARNING if logger.name == "alembic" else logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The ``noload`` loader", DeprecationWarning)
