@@ -118,12 +118,13 @@ def ui(
     import os
 
     from sweeper.errors import ConfigError, Problem
-    from sweeper.running import tracking_place
+    from sweeper.running import check_drivers, tracking_place
     from sweeper.secrets import redact
     from sweeper.tracking.ui import experiment_url, is_free, ui_command, ui_environment
     from sweeper.tracking.uri import is_server
 
     study = _load(study_file, overrides)
+    check_drivers(study)
     place = tracking_place(study.config, _paths(study, runs))
     if is_server(place.uri):
         typer.echo(f"{study.config.study} is recorded by the server {redact(place.uri)}")

@@ -19,9 +19,11 @@ from sweeper.analysis.comparison import compare
 from sweeper.cache import default_root
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.study import StudyConfig
-from sweeper.errors import StudyBusyError
+from sweeper.databases import NO_DRIVER, is_database, lacks_driver, with_driver
+from sweeper.errors import ConfigError, StudyBusyError, SweeperError
 from sweeper.execution.local import LocalExecutor
 from sweeper.paths import DEFAULT_RUNS, StudyPaths, remove_leftovers, write_text_atomically
+from sweeper.patience import Patience
 from sweeper.records import StudyRecord
 from sweeper.reporting.console import comparison_view, notice, show
 from sweeper.reporting.live import LiveDisplay, LiveState
@@ -43,16 +45,30 @@ class TrackingPlace:
     uri: str
     experiment: str
     artifacts: str | None
-    """Only for the default store; others know their own."""
+    """For databases; a server knows its own."""
 
 
 def tracking_place(config: StudyConfig, paths: StudyPaths) -> TrackingPlace:
     """The study's MLflow store: its own ``tracking.uri``, or the SQLite file of ``runs``."""
     experiment = config.tracking.experiment or config.study
-    if config.tracking.uri is not None:
-        return TrackingPlace(config.tracking.uri, experiment, None)
-    uri = f"sqlite:///{paths.mlflow.resolve()}"
-    return TrackingPlace(uri, experiment, paths.mlflow_artifacts.resolve().as_uri())
+    uri = with_driver(config.tracking.uri or f"sqlite:///{paths.mlflow.resolve()}")
+    artifacts = paths.mlflow_artifacts.resolve().as_uri() if is_database(uri) else None
+    return TrackingPlace(uri, experiment, artifacts)
+
+
+def check_drivers(study: LoadedStudy) -> None:
+    """That the databases of a study can be talked to at all.
+
+    Raises:
+        ConfigError: A library is missing.
+    """
+    config = study.config
+    urls = {("storage",): config.storage, ("tracking", "uri"): config.tracking.uri}
+    problems = [
+        study.file.problem(key, NO_DRIVER) for key, url in urls.items() if url and lacks_driver(url)
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 @contextmanager
@@ -100,8 +116,10 @@ def run_study(
         SweeperError: What the user wrote cannot work, the preparation failed, or the disk is full.
     """
     config = study.config
+    check_drivers(study)
     paths = StudyPaths(runs, config.study)
     places = (runs, reports, cache or default_root())
+    patience = Patience()
     with disk.explained(*places), hold(paths), LocalExecutor(config.compute) as executor:
         _, threads = executor.next_place(paths.directory)
         snapshot = open_snapshot(study, paths, command_line(), threads)
@@ -112,6 +130,7 @@ def run_study(
             place.artifacts,
             config.study,
             identity=snapshot.identity,
+            patience=patience,
         )
         try:
             with LiveDisplay(out) as display, _listening(display) as stop:
@@ -125,19 +144,25 @@ def run_study(
                     tracker,
                     Watcher(display),
                     stop,
+                    patience,
                 )
                 record = run.run()
+            patience.while_waiting = lambda: None
             failed = all_failed(record)
             files = _report(record, reports / config.study, out, _study_options(study, runs))
             tracker.finish_study(files, "failed" if failed else "finished")
         except (Interrupted, KeyboardInterrupt):
-            tracker.finish_study([], "interrupted")
+            patience.end()
+            # A database that is away must not keep the user from leaving.
+            with suppress(SweeperError):
+                tracker.finish_study([], "interrupted")
             again = redact_command(command_line())
             out.print(
                 f"Stopped. Run the same command to go on: {again}", soft_wrap=True, markup=False
             )
             return INTERRUPTED
         except BaseException:
+            patience.end()
             # What went wrong is worth more than a second error about recording it.
             with suppress(Exception):
                 tracker.finish_study([], "failed")

@@ -15,6 +15,7 @@ from sweeper.cache import content_key, directory_hash, file_hash
 from sweeper.config.loading import LoadedStudy, LoadedSuite, find_file
 from sweeper.config.study import StudyConfig
 from sweeper.config.yaml_file import named_data_files
+from sweeper.databases import comparable
 from sweeper.errors import ConfigError, Problem, StudyChangedError
 from sweeper.paths import StudyPaths, write_text_atomically
 from sweeper.records import Provenance, SuiteSpec
@@ -28,6 +29,7 @@ class Snapshot(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     config: StudyConfig
+    """Without the passwords of databases."""
     files: dict[str, str]
     """Hashes of the data files, of models in local folders, and of the suites with their tasks."""
     cache_threads: int
@@ -125,7 +127,8 @@ def open_snapshot(
                 " (more trials, new arms, budget, compute and tracking may change)."
             )
         if differences:
-            # Another study begins here: what was asked for the old one must not guide it.
+            # Another study begins here: what was asked for the old one must not guide it. In a
+            # database of the user's own, it has another identity and so another name.
             for path in paths.directory.glob("study.db*"):
                 path.unlink()
         else:
@@ -186,6 +189,8 @@ def version_changes(snapshot: Snapshot) -> list[str]:
 def _plain(config: StudyConfig) -> dict[str, Any]:
     # Without secrets, as the recorded configuration is: a new token changes nothing.
     plain: dict[str, Any] = redacted(json.loads(config.model_dump_json()))
+    if config.storage is not None:
+        plain["storage"] = comparable(config.storage)
     return plain
 
 

@@ -18,6 +18,7 @@ from sweeper.execution.executor import Executor, Finished, read_outcome
 from sweeper.history import read_study
 from sweeper.jobs import RunningJob, clean_log
 from sweeper.paths import JobPaths, StudyPaths, read_json_lines, write_text_atomically
+from sweeper.patience import Patience
 from sweeper.records import (
     InterimPoint,
     Outcome,
@@ -28,7 +29,8 @@ from sweeper.records import (
     TrialSpec,
     derive_seed,
 )
-from sweeper.search.arm_search import ArmSearch, Asked, open_storage
+from sweeper.search.arm_search import ArmSearch, Asked
+from sweeper.search.storage import Storage, close_storage, open_storage
 from sweeper.secrets import redact, redacted_json, secrets_in
 from sweeper.snapshot import Snapshot, suite_spec, version_changes
 from sweeper.tracking.tracker import Tracker
@@ -95,6 +97,7 @@ class StudyRun:
         tracker: Records the study for people.
         observer: Is shown what happens.
         stop: Asked before anything is started.
+        patience: For databases that do not answer; shared with ``tracker``.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class StudyRun:
         tracker: Tracker,
         observer: Observer,
         stop: StopRequest,
+        patience: Patience | None = None,
     ) -> None:
         self.study = study
         self.paths = paths
@@ -125,6 +129,9 @@ class StudyRun:
         self._origin = preparation.make_origin(study, snapshot, cache)
         self._suite = suite_spec(study.selection)
         self._higher_is_better = True
+        self._patience = patience or Patience()
+        self._patience.tell = observer.message
+        self._patience.while_waiting = self._while_waiting
 
     def run(self) -> StudyRecord:
         """Do what is left to do.
@@ -143,8 +150,12 @@ class StudyRun:
         self._tracker.open_study(config, self._snapshot.provenance, self._study_text())
         self._prepare()
         self.phase = "search"
-        self._open_arms()
-        self._search()
+        storage = open_storage(config.storage or self.paths.optuna, self._patience)
+        try:
+            self._open_arms(storage)
+            self._search()
+        finally:
+            close_storage(storage)
         return self.record()
 
     def record(self) -> StudyRecord:
@@ -201,17 +212,18 @@ class StudyRun:
 
     # Search
 
-    def _open_arms(self) -> None:
+    def _open_arms(self, storage: Storage) -> None:
         config = self.study.config
         record = self.record()
-        storage = open_storage(self.paths.optuna)
         budgets = trial_budgets(config)
         self._higher_is_better = record.higher_is_better
+        # Another study of this name may be in the same database.
+        known_as = f"{config.study}@{self._snapshot.identity}" if config.storage else config.study
         for name, arm in config.arms.items():
             trials = budgets[name]
             search = ArmSearch(
                 storage,
-                config.study,
+                known_as,
                 name,
                 arm,
                 config.sampler,
@@ -219,6 +231,7 @@ class StudyRun:
                 higher_is_better=record.higher_is_better,
                 pruner=config.pruner,
                 objectives=config.objectives,
+                patience=self._patience,
             )
             spaces = {key: space.model_dump(mode="json") for key, space in arm.search.items()}
             self._tracker.open_arm(name, arm.method, trials, arm.settings, spaces)
@@ -410,6 +423,13 @@ class StudyRun:
             files = JobPaths(Path(job.spec.place.directory))
             write_text_atomically(files.verdict, json.dumps(verdict))
         self._tracker.log_progress(job.spec.arm, job.spec.number, rows)
+
+    def _while_waiting(self) -> None:
+        """For a database; jobs go on meanwhile."""
+        self._observer.update(self)
+        if self.stop.level >= 2:
+            self._executor.stop()
+            raise Interrupted
 
     def _check_stop(self) -> None:
         if self.stop.level == 0:

@@ -36,6 +36,7 @@ from sweeper.config.settings import (
     without_effect,
 )
 from sweeper.config.space import Space, contains
+from sweeper.databases import comparable, storage_problem
 from sweeper.paths import is_reserved
 
 LARGEST_GRID = 10_000
@@ -270,6 +271,9 @@ class StudyConfig(Strict):
     """How students are scored."""
     compute: ComputeConfig = ComputeConfig()
     """Where trials run."""
+    storage: str | None = None
+    """Where Optuna keeps the search: `sqlite:///FILE` or `postgresql://USER@HOST/DATABASE`; by
+    default the SQLite file `runs/<study>/study.db`."""
     tracking: TrackingConfig = TrackingConfig()
     """Where the study is recorded."""
 
@@ -281,6 +285,15 @@ class StudyConfig(Strict):
             problems.add((), f"expected another name: {name!r} is a file of the runs folder")
             problems.raise_if_any()
         return name
+
+    @field_validator("storage", mode="after")
+    @classmethod
+    def _check_storage(cls, storage: str | None) -> str | None:
+        if storage is not None and (message := storage_problem(storage)):
+            problems = Problems()
+            problems.add((), message)
+            problems.raise_if_any()
+        return storage
 
     @field_validator("arms", mode="before")
     @classmethod
@@ -329,6 +342,13 @@ class StudyConfig(Strict):
                 )
                 problems.add(("arms", name), message)
         self._check_objectives(problems)
+        uri = self.tracking.uri
+        if self.storage and uri and comparable(self.storage) == comparable(uri):
+            message = (
+                "expected another database than tracking.uri's: Optuna and MLflow each have a table"
+                " called alembic_version"
+            )
+            problems.add(("storage",), message)
         warm = self.warm_start
         if warm is not None and warm.method == "sft" and not self._has_references():
             message = (
