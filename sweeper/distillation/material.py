@@ -128,7 +128,11 @@ def read_material(origin: Origin) -> Material:
         raise BadInputError(message, ("data", "system_prompt"))
     with blaming("teacher", "model"):
         check_teacher(origin, origin.teacher, tokenizer)
-    return Material(origin, tokenizer)
+    material = Material(origin, tokenizer)
+    # Now, because padding and truncation become part of a tokenizer's state when it is used: what
+    # one job leaves in the cache, another must find.
+    _ = material.text_key
+    return material
 
 
 def check_teacher(origin: Origin, teacher: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -325,6 +325,13 @@ def test_tokens_are_made_once_and_read_without_the_rows(tmp_path: Path) -> None:
     assert material.tokens(20) != first
 
 
+def test_what_is_in_the_cache_is_found_by_a_tokenizer_that_was_used(tmp_path: Path) -> None:
+    origin = make_origin(tmp_path)
+    used, fresh = read_material(origin), read_material(origin)
+    used.tokenizer(["1+1?", "1000+1?"], padding=True, truncation=True, max_length=4)
+    assert used.text_key == fresh.text_key
+
+
 def test_the_distance_from_the_teacher_is_followed(tmp_path: Path, place: Place) -> None:
     origin = make_origin(tmp_path)
     material = read_material(origin)
