@@ -20,8 +20,8 @@ from sweeper.cache import default_root
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.study import StudyConfig
 from sweeper.errors import StudyBusyError
-from sweeper.execution.local import LocalExecutor
 from sweeper.paths import DEFAULT_RUNS, StudyPaths, write_text_atomically
+from sweeper.placement import make_executor
 from sweeper.records import StudyRecord
 from sweeper.reporting.console import comparison_view, show
 from sweeper.reporting.live import LiveDisplay, LiveState
@@ -94,7 +94,8 @@ def run_study(
     """
     config = study.config
     paths = StudyPaths(runs, config.study)
-    with hold(paths), LocalExecutor(config.compute) as executor:
+    cache = cache or default_root()
+    with hold(paths), make_executor(study, paths, cache) as executor:
         _, threads = executor.next_place(paths.directory)
         snapshot = open_snapshot(study, paths, command_line(), threads)
         place = tracking_place(config, paths)
@@ -112,7 +113,7 @@ def run_study(
                     study,
                     paths,
                     snapshot,
-                    cache or default_root(),
+                    cache,
                     executor,
                     tracker,
                     Watcher(display),
