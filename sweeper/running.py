@@ -21,9 +21,9 @@ from sweeper.config.loading import LoadedStudy
 from sweeper.config.study import StudyConfig
 from sweeper.databases import NO_DRIVER, is_database, lacks_driver, with_driver
 from sweeper.errors import ConfigError, StudyBusyError, SweeperError
-from sweeper.execution.local import LocalExecutor
 from sweeper.paths import DEFAULT_RUNS, StudyPaths, remove_leftovers, write_text_atomically
 from sweeper.patience import Patience
+from sweeper.placement import make_executor
 from sweeper.records import StudyRecord
 from sweeper.reporting.console import comparison_view, notice, show
 from sweeper.reporting.live import LiveDisplay, LiveState
@@ -118,9 +118,11 @@ def run_study(
     config = study.config
     check_drivers(study)
     paths = StudyPaths(runs, config.study)
-    places = (runs, reports, cache or default_root())
+    cache = cache or default_root()
+    places = (runs, reports, cache)
     patience = Patience()
-    with disk.explained(*places), hold(paths), LocalExecutor(config.compute) as executor:
+    executor = make_executor(study, paths, cache)
+    with disk.explained(*places), hold(paths), executor:
         _, threads = executor.next_place(paths.directory)
         snapshot = open_snapshot(study, paths, command_line(), threads)
         place = tracking_place(config, paths)
@@ -139,7 +141,7 @@ def run_study(
                     study,
                     paths,
                     snapshot,
-                    cache or default_root(),
+                    cache,
                     executor,
                     tracker,
                     Watcher(display),

@@ -262,7 +262,7 @@ class StudyRun:
         while True:
             if self.stop.level == 0:
                 self._fill()
-            if not self.jobs:
+            if not self.jobs and not self._waits_for_a_machine():
                 self._observer.update(self)
                 self._check_stop()
                 return
@@ -283,6 +283,10 @@ class StudyRun:
                 asked = arm.search.ask()
                 arm.asked += 1
             self._start(arm, asked)
+
+    def _waits_for_a_machine(self) -> bool:
+        """Whether trials are left that may start, but nothing to run them on: nodes come and go."""
+        return self.stop.level == 0 and any(self._may_start(arm) for arm in self.arms.values())
 
     def _may_start(self, arm: ArmState) -> bool:
         # What has begun is finished; lost attempts cost nothing.

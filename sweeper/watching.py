@@ -116,7 +116,7 @@ def _seconds_left(run: StudyRun, jobs: list[Job], now: float) -> float | None:
             for name, arm in run.arms.items()
         },
         {name: _remaining(arm, run, jobs) for name, arm in run.arms.items()},
-        run.study.config.compute.workers,
+        run.study.config.compute.workers or max(1, len(jobs)),
         [_underway(job, now) for job in jobs if isinstance(job.spec, TrialSpec)],
     )
 

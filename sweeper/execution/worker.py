@@ -5,10 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 import threading
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
@@ -23,7 +25,24 @@ FULL_DISK = 74
 """The exit code of a job that cannot even write its outcome; ``EX_IOERR`` of ``sysexits.h``."""
 
 
-def main(spec: Spec) -> None:
+@dataclass(frozen=True)
+class Share:
+    """What a job's process may use of its machine, beside the device and threads of its spec."""
+
+    cores: frozenset[int] | None = None
+    """The cores to stay on; None: any."""
+    gpu: float = 1.0
+    """The share of the device's memory that it may take."""
+    visible: str | None = None
+    """``CUDA_VISIBLE_DEVICES``, in place of the value that the process inherits."""
+    directory: str | None = None
+    """The working directory, in place of the inherited one."""
+
+
+WHOLE = Share()
+
+
+def main(spec: Spec, share: Share = WHOLE) -> None:
     """Run ``spec`` in this process and write its outcome.
 
     Everything printed goes to the job's log. The process ends with its coordinator, so that no
@@ -35,9 +54,13 @@ def main(spec: Spec) -> None:
     _end_with_coordinator()
     try:
         _redirect_output(paths.log)
+        if share.directory is not None:
+            os.chdir(share.directory)
+        if share.cores is not None:
+            os.sched_setaffinity(0, share.cores)
         # An orphan of a killed coordinator may take a moment to notice: never work beside it.
         with FileLock(paths.lock):
-            outcome = _run(spec)
+            outcome = _run(spec, share)
             write_text_atomically(paths.outcome, outcome.model_dump_json(indent=1) + "\n")
     except Exception as error:
         if disk.is_full(error, paths.directory):
@@ -50,8 +73,10 @@ def main(spec: Spec) -> None:
     os._exit(0)
 
 
-def _run(spec: Spec) -> Outcome:
+def _run(spec: Spec, share: Share) -> Outcome:
     started = time.time()
+    if share.visible is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = share.visible
     claimed = _claim_device(spec.place.device)
     from sweeper.execution import preload
 
@@ -68,6 +93,9 @@ def _run(spec: Spec) -> Outcome:
     torch.set_num_threads(spec.place.threads)
     if claimed == "cpu":
         keep_freed_memory()
+    elif claimed.startswith("cuda") and share.gpu < 1:
+        # A neighbour's memory stays its own: what needs more fails as out of memory.
+        torch.cuda.set_per_process_memory_fraction(share.gpu)
     if spec.place.memory_gib is not None:
         _limit_memory(spec.place.memory_gib)
     place = spec.place.model_copy(update={"device": claimed})
@@ -117,6 +145,7 @@ def _end_with_coordinator() -> None:
 
     def watch() -> None:
         parent.join()
-        os._exit(1)
+        # With whatever the job has started: its process leads a group.
+        os.killpg(os.getpgrp(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()

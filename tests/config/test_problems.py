@@ -566,3 +566,33 @@ def test_what_ends_a_search_early_is_checked(
     assert found.path == key
     assert message in found.message
     assert found.line == (STUDY + added).count("\n")
+
+
+@pytest.mark.parametrize(
+    ("compute", "key", "message"),
+    [
+        ("{address: auto}", "compute.address", "no effect with executor: local"),
+        ("{executor: ray, pin_cores: true}", "compute.pin_cores", "no effect with executor: ray"),
+        ("{executor: ray, device: 'cuda:1'}", "compute.device", "Ray chooses the GPU"),
+        ("{executor: ray, address: 'ray://x'}", "compute.address", "expected text that matches"),
+        (
+            "{threads_per_worker: 2, resources_per_trial: {cpu: 2}}",
+            "compute.threads_per_worker",
+            "expected one of",
+        ),
+        (
+            "{device: cpu, resources_per_trial: {gpu: 0.5}}",
+            "compute.resources_per_trial.gpu",
+            "expected 0 with device: cpu",
+        ),
+        (
+            "{resources_per_trial: {gpu: 2}}",
+            "compute.resources_per_trial.gpu",
+            "less than or equal to 1",
+        ),
+    ],
+)
+def test_what_trials_take_is_checked(folder: Path, compute: str, key: str, message: str) -> None:
+    [found] = problems(folder, STUDY + f"compute: {compute}\n")
+    assert found.path == key
+    assert message in found.message
