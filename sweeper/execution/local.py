@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
@@ -14,6 +14,7 @@ from sweeper.execution.devices import allowed_cores, count_workers, divide_cores
 from sweeper.execution.executor import Finished, Spec
 from sweeper.execution.processes import JobProcess, start_forkserver
 from sweeper.execution.worker import Share
+from sweeper.records import Outcome
 from sweeper.versions import available_cores
 
 _GRACE_SECONDS = 5.0
@@ -37,12 +38,19 @@ class LocalExecutor:
     Args:
         compute: What the study says of the machine.
         devices: The devices to give out in turn, in place of those that are found.
+        run: What job processes do, in place of ``trial.run``; a function of a module.
 
     Raises:
         SweeperError: The machine does not have what ``compute`` asks for.
     """
 
-    def __init__(self, compute: ComputeConfig, devices: Sequence[str] | None = None) -> None:
+    def __init__(
+        self,
+        compute: ComputeConfig,
+        devices: Sequence[str] | None = None,
+        run: Callable[[Spec], Outcome] | None = None,
+    ) -> None:
+        self._run = run
         resources = compute.resources_per_trial
         wanted = "cpu" if resources.gpu == 0 else compute.device
         self._devices = list(find_devices(wanted) if devices is None else devices)
@@ -86,7 +94,7 @@ class LocalExecutor:
             raise RuntimeError(f"All {self._workers} workers are busy.")
         slot = self._free_slot()
         cores = self._cores[slot] if self._cores else None
-        self._jobs.append(_Job(spec, JobProcess(spec, Share(cores, self._gpu)), slot))
+        self._jobs.append(_Job(spec, JobProcess(spec, Share(cores, self._gpu), self._run), slot))
 
     def wait(self, timeout: float) -> list[Finished]:
         """The jobs that ended, waiting up to ``timeout`` seconds for the first."""

@@ -5,12 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 
 from sweeper.execution import worker
 from sweeper.execution.executor import Finished, Spec, read_outcome, without_room
 from sweeper.paths import JobPaths
+from sweeper.records import Outcome
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 
@@ -24,10 +26,15 @@ def start_forkserver() -> None:
 class JobProcess:
     """One job's process, with a process group of its own: a crash or a kill stays in it."""
 
-    def __init__(self, spec: Spec, share: worker.Share = worker.WHOLE) -> None:
+    def __init__(
+        self,
+        spec: Spec,
+        share: worker.Share = worker.WHOLE,
+        run: Callable[[Spec], Outcome] | None = None,
+    ) -> None:
         self.spec = spec
         name = Path(spec.place.directory).name
-        self._process = _CONTEXT.Process(target=worker.main, args=(spec, share), name=name)
+        self._process = _CONTEXT.Process(target=worker.main, args=(spec, share, run), name=name)
         self._process.start()
 
     @property

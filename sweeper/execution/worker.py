@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,11 +43,16 @@ class Share:
 WHOLE = Share()
 
 
-def main(spec: Spec, share: Share = WHOLE) -> None:
+def main(spec: Spec, share: Share = WHOLE, run: Callable[[Spec], Outcome] | None = None) -> None:
     """Run ``spec`` in this process and write its outcome.
 
     Everything printed goes to the job's log. The process ends with its coordinator, so that no
     orphan works on a trial that a new coordinator has taken over.
+
+    Args:
+        spec: The job.
+        share: What it may use of the machine.
+        run: What does it; by default ``trial.run``.
     """
     paths = JobPaths(Path(spec.place.directory))
     # Ctrl-C in the terminal is for the coordinator, which decides what happens to its jobs.
@@ -60,7 +66,7 @@ def main(spec: Spec, share: Share = WHOLE) -> None:
             os.sched_setaffinity(0, share.cores)
         # An orphan of a killed coordinator may take a moment to notice: never work beside it.
         with FileLock(paths.lock):
-            outcome = _run(spec, share)
+            outcome = _run(spec, share, run)
             write_text_atomically(paths.outcome, outcome.model_dump_json(indent=1) + "\n")
     except Exception as error:
         if disk.is_full(error, paths.directory):
@@ -73,7 +79,7 @@ def main(spec: Spec, share: Share = WHOLE) -> None:
     os._exit(0)
 
 
-def _run(spec: Spec, share: Share) -> Outcome:
+def _run(spec: Spec, share: Share, run: Callable[[Spec], Outcome] | None) -> Outcome:
     started = time.time()
     if share.visible is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = share.visible
@@ -99,7 +105,7 @@ def _run(spec: Spec, share: Share) -> Outcome:
     if spec.place.memory_gib is not None:
         _limit_memory(spec.place.memory_gib)
     place = spec.place.model_copy(update={"device": claimed})
-    outcome = trial.run(spec.model_copy(update={"place": place}))
+    outcome = (run or trial.run)(spec.model_copy(update={"place": place}))
     return outcome.model_copy(update={"device": spec.place.device})
 
 
