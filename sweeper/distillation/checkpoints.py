@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import shutil
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -39,8 +38,6 @@ from sweeper.versions import library_versions
 _MANIFEST = "checkpoint.json"
 _WEIGHTS = "weights.safetensors"
 _STATE = "trainer_state.json"
-_UNREADABLE = (OSError, RuntimeError, ValueError, pickle.UnpicklingError, SafetensorError)
-"""What readers of tensors raise."""
 
 
 class Journal(Protocol):
@@ -244,13 +241,7 @@ class Checkpoints:
             raise _Unusable("it is damaged")
         try:
             self._check_contents(directory, files)
-        except (
-            OSError,
-            RuntimeError,
-            ValueError,
-            pickle.UnpicklingError,
-            SafetensorError,
-        ) as error:
+        except Exception as error:  # readers raise whatever a broken file provokes
             raise _Unusable(f"it cannot be read ({_line(error)})") from error
         return manifest
 
