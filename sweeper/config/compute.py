@@ -29,7 +29,7 @@ def compute_problems(
     """What does not fit together, by the key to blame.
 
     Args:
-        given: The keys of `compute` that the study file sets.
+        given: The keys of `compute` that differ from their defaults.
         executor: `local` or `ray`.
         device: As written.
         resources: What each trial takes.

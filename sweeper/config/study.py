@@ -236,8 +236,10 @@ class ComputeConfig(Strict):
     @model_validator(mode="after")
     def _check(self) -> ComputeConfig:
         problems = Problems()
+        # A record holds every key, with its default where the study file did not set it.
+        given = {name for name, value in self if value != type(self).model_fields[name].default}
         for location, message in compute_problems(
-            self.model_fields_set, self.executor, self.device, self.resources_per_trial
+            given, self.executor, self.device, self.resources_per_trial
         ):
             problems.add(location, message)
         problems.raise_if_any()
