@@ -91,8 +91,8 @@ class RayExecutor:
         _connect(self._address)
         try:
             self._gpu = self._share_of_gpu()
-            for name, problems in self._look_over(_alive()):
-                listed = "\n".join(f"  {name} {problem}" for problem in problems)
+            if problems := self._look_over(_alive()):
+                listed = "\n".join(f"  {problem}" for problem in problems)
                 raise SweeperError(
                     f"compute.executor: not every node of the Ray cluster can run this study's"
                     f" trials:\n{listed}\n"
@@ -196,8 +196,8 @@ class RayExecutor:
     def _free_nodes(self) -> list[str]:
         """The nodes of the next jobs, one entry a job: the emptiest node first."""
         alive = _alive()
-        for name, problems in self._look_over(alive):
-            warnings.warn(f"{name} {'; '.join(problems)}: no trial runs there", stacklevel=2)
+        for problem in self._look_over(alive):
+            warnings.warn(f"{problem}: no trial runs there", stacklevel=2)
         running = Counter(job.node for job in self._jobs)
         free = [
             (running[found["NodeID"]] + taken, found["NodeID"])
@@ -216,11 +216,12 @@ class RayExecutor:
             room = min(room, int((unused.get("GPU", 0) + 1e-6) // self._gpu))
         return room
 
-    def _look_over(self, alive: Sequence[dict[str, Any]]) -> Iterator[tuple[str, list[str]]]:
-        """Have the nodes that are new look for what they must see; yields those that do not."""
+    def _look_over(self, alive: Sequence[dict[str, Any]]) -> list[str]:
+        """Have the nodes that are new look for what they must see; what is wrong with them."""
         new = [found for found in alive if found["NodeID"] not in self._looked]
+        wrong: list[str] = []
         if not new:
-            return
+            return wrong
         with _tokens(self._written) as tokens:
             inputs = tuple(str(path) for path in self._read)
             sight = node.Sight(tokens, inputs, package_versions(), bool(self._gpu))
@@ -237,11 +238,9 @@ class RayExecutor:
                 except ray.exceptions.RayError as error:
                     problems = [f"cannot run sweeper: {_last_line(error)}"]
                 self._looked[found["NodeID"]] = not problems
-                if problems:
-                    yield (
-                        f"{found['NodeManagerHostname']} ({found['NodeManagerAddress']})",
-                        problems,
-                    )
+                name = f"{found['NodeManagerHostname']} ({found['NodeManagerAddress']})"
+                wrong += [f"{name} {problem}" for problem in problems]
+        return wrong
 
     def _too_much(self) -> str:
         alive = _alive()
