@@ -10,7 +10,7 @@ import pytest
 
 from tests.whole_studies import WholeStudy, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.soak
 
 CHANGES = {
     "warm_start": {"max_steps": 2},
@@ -55,5 +55,7 @@ def test_a_cache_that_is_emptied_changes_nothing(
     done = study.run("--set", "arms.supervised_kd.trials=2")
     study.check(done)
     assert study.paths.preparation("student").outcome.stat().st_mtime_ns > before
-    assert entries(study) == whole
+    # What only an arm that is done had read is not.
+    assert entries(study) <= whole
+    assert {name.split("/")[0] for name in entries(study)} == kinds
     assert len(study.results()) == 3

@@ -83,6 +83,7 @@ def check_secrecy(directory: Path, server: Server, *urls: str) -> None:
         assert QUOTED not in content and PASSWORD not in content
 
 
+@pytest.mark.soak
 def test_a_study_in_postgres_is_continued_and_keeps_the_password_to_itself(
     write_study: Callable[..., Path],
     postgres: Server,

@@ -89,6 +89,7 @@ def test_a_node_that_is_taken_away_loses_nothing(write_study: WriteStudy, cluste
     assert [found.info.status for found in trial_runs(directory)] == ["FINISHED"] * 4
 
 
+@pytest.mark.soak
 def test_on_one_node_the_trials_are_those_of_the_local_executor(
     write_study: WriteStudy, cluster: Any, tmp_path: Path
 ) -> None:
