@@ -55,5 +55,7 @@ def test_a_cache_that_is_emptied_changes_nothing(
     done = study.run("--set", "arms.supervised_kd.trials=2")
     study.check(done)
     assert study.paths.preparation("student").outcome.stat().st_mtime_ns > before
-    assert entries(study) == whole
+    # Only the tokens of seqkd, of which no trial is left, are not needed any more.
+    assert {name.split("/")[0] for name in whole - entries(study)} == {"tokens"}
+    assert entries(study) < whole
     assert len(study.results()) == 3
