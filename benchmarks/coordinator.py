@@ -166,7 +166,9 @@ def main() -> None:
     parser.add_argument("--trials", type=int, nargs="+", default=[10, 100, 1_000, 10_000])
     parser.add_argument("--samplers", nargs="+", default=["random", "tpe"])
     parser.add_argument("--databases", nargs="+", choices=DATABASES, default=list(DATABASES))
-    parser.add_argument("--folder", type=Path, help="Where to keep the studies; by default nowhere.")
+    parser.add_argument(
+        "--folder", type=Path, help="Where to keep the studies; by default nowhere."
+    )
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
     print(HEADER, flush=True)

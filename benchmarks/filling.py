@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -120,9 +119,7 @@ def _copy_files(
     made.recorded.touch()
 
 
-def _fill_mlflow(
-    uri: str, arm: str, template: int, values: dict[int, dict[str, Any]]
-) -> None:
+def _fill_mlflow(uri: str, arm: str, template: int, values: dict[int, dict[str, Any]]) -> None:
     engine = sqlalchemy.create_engine(uri)
     metadata = sqlalchemy.MetaData()
     metadata.reflect(engine, only=("runs", *_TABLES))
