@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo quickstart test fast soak bench lint format requirements clean
+.PHONY: setup demo quickstart test fast soak bench cluster cluster-stop lint format requirements clean
 
 setup: $(VENV)/installed
 
@@ -41,6 +41,16 @@ soak: demo
 bench: demo
 	$(BIN)/python -m benchmarks.engine --json benchmarks/engine.json
 	$(BIN)/python -m benchmarks.study --json benchmarks/study.json
+
+# A Ray cluster of two nodes on this machine, for `compute: {executor: ray}`; see docs/cluster.md.
+cluster: setup
+	RAY_USAGE_STATS_ENABLED=0 $(BIN)/ray start --head --node-ip-address=127.0.0.1 --num-cpus=1 \
+		--port=6379 --include-dashboard=false --disable-usage-stats
+	RAY_USAGE_STATS_ENABLED=0 $(BIN)/ray start --address=127.0.0.1:6379 --node-ip-address=127.0.0.1 \
+		--num-cpus=1 --disable-usage-stats
+
+cluster-stop: setup
+	$(BIN)/ray stop
 
 lint: setup
 	$(BIN)/ruff check .

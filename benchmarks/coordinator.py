@@ -155,7 +155,7 @@ def _line(row: dict[str, Any]) -> str:
 
 
 HEADER = """\
-| database | sampler | trials | s a trial | of it ask | ratio | MiB | start | status | json | report |
+| database | sampler | trials | s/trial | of it ask | ratio | MiB | start | status | json | report |
 |---|---|---|---|---|---|---|---|---|---|---|"""
 
 

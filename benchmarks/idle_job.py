@@ -12,7 +12,6 @@ import socket
 import time
 from pathlib import Path
 
-from sweeper.execution import worker
 from sweeper.execution.executor import Spec
 from sweeper.paths import JobPaths, append_json_line
 from sweeper.records import (
@@ -31,11 +30,6 @@ DOCUMENTS = 100
 """Of the selection suite."""
 POINTS = 5
 """Of the training curve."""
-
-
-def main(spec: Spec) -> None:
-    """The whole life of the job's process."""
-    worker.main(spec, do_nothing)
 
 
 def do_nothing(spec: Spec) -> Outcome:

@@ -61,10 +61,10 @@ def search(study_file: Path, runs: Path, profile: Path | None) -> dict[str, Any]
             self.ended = len(run.ended)
 
     class MeasuredRun(StudyRun):
-        def _open_arms(self) -> None:
+        def _open_arms(self, storage: Any) -> None:
             found["open_seconds"] = time.perf_counter() - began
             started = time.perf_counter()
-            super()._open_arms()
+            super()._open_arms(storage)
             found["reconcile_seconds"] = time.perf_counter() - started
             for arm in self.arms.values():
                 for name in ("ask", "tell"):
@@ -95,7 +95,7 @@ def search(study_file: Path, runs: Path, profile: Path | None) -> dict[str, Any]
 
     study = load_study(study_file, [])
     paths = StudyPaths(runs, study.config.study)
-    with hold(paths), LocalExecutor(study.config.compute, idle_job.main) as executor:
+    with hold(paths), LocalExecutor(study.config.compute, run=idle_job.do_nothing) as executor:
         snapshot = open_snapshot(study, paths, ["sweeper", "run"], 1)
         place = tracking_place(study.config, paths)
         tracker = MlflowTracker(

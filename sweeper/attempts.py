@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -10,9 +11,13 @@ from sweeper.config.settings import MethodSettings
 from sweeper.execution.executor import read_outcome
 from sweeper.paths import JobPaths, read_json_lines, write_text_atomically
 from sweeper.records import Cost, Failure, FailureKind, Outcome, TrialSpec
+from sweeper.secrets import redact_credentials
 
 MOST = 3
 """How often a trial is started when its process keeps disappearing."""
+
+UNSPENT: frozenset[FailureKind] = frozenset({"bad_input", "full_disk"})
+"""Failures that stop the study: once their cause is mended, the same trial runs again."""
 
 
 def set_aside(files: JobPaths) -> int:
@@ -23,7 +28,10 @@ def set_aside(files: JobPaths) -> int:
     """
     root = files.directory / "attempts"
     earlier = len(list(root.iterdir())) if root.is_dir() else 0
+    # From here on the trial is not done any more.
+    files.recorded.unlink(missing_ok=True)
     if not files.spec.exists():
+        files.outcome.unlink(missing_ok=True)
         return earlier + 1
     # Without a spec, the last one is a move that was interrupted.
     interrupted = earlier > 0 and not files.attempt(earlier).spec.exists()
@@ -37,6 +45,22 @@ def set_aside(files: JobPaths) -> int:
     for leftover in files.directory.glob(".trainer.*"):
         shutil.rmtree(leftover, ignore_errors=True)
     return number + 1
+
+
+def is_over(outcome: Outcome | None, files: JobPaths) -> bool:
+    """Whether a trial has ended for good, and can be read: one that has not runs again."""
+    if outcome is None or (outcome.failure is not None and outcome.failure.kind in UNSPENT):
+        return False
+    try:
+        json.loads(files.spec.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def discard_checkpoint(files: JobPaths) -> None:
+    """Remove the checkpoint of a trial that has ended."""
+    shutil.rmtree(files.checkpoint, ignore_errors=True)
 
 
 def note_loss(files: JobPaths, reason: str) -> int:
@@ -77,11 +101,16 @@ def may_be_smaller(spec: TrialSpec, outcome: Outcome, files: JobPaths) -> bool:
 
 
 def smaller(settings: MethodSettings) -> MethodSettings:
-    """The same optimiser steps in twice as many micro-batches of half the rows."""
+    """The same optimiser steps in twice as many micro-batches of half the rows.
+
+    Half as many rollouts are sampled at a time, too.
+    """
+    window = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
     return settings.model_copy(
         update={
             "per_device_train_batch_size": settings.per_device_train_batch_size // 2,
             "gradient_accumulation_steps": settings.gradient_accumulation_steps * 2,
+            "rollout_batch_size": max(1, (settings.rollout_batch_size or window) // 2),
         }
     )
 
@@ -104,7 +133,7 @@ def ended(spec: TrialSpec, kind: FailureKind, message: str, files: JobPaths) -> 
     steps = max((row["step"] for row in rows if row.get("metrics") and row.get("step")), default=0)
     return Outcome(
         state="failed",
-        failure=Failure(kind=kind, message=message, details=log[-4000:]),
+        failure=Failure(kind=kind, message=message, details=redact_credentials(log[-4000:])),
         cost=Cost(steps=steps, device_seconds=now - started),
         attempt=spec.attempt,
         started=started,

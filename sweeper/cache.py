@@ -4,6 +4,8 @@ An entry is a directory under ``<root>/<kind>/<key>``. The key is a hash of ever
 determines the content, so a value never depends on who filled it. An entry appears whole or not at
 all, and two processes that want the same one build it once. A kind can be bounded: what was used
 least recently goes first. A process that has opened an entry's files keeps them.
+
+The user may empty the cache, or parts of it, at any time: what is missing is built again.
 """
 
 from __future__ import annotations
@@ -14,13 +16,23 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock
+
+from sweeper.secrets import redacted
+
+Value = TypeVar("Value")
+
+_LISTING = "files.json"
+"""The sizes of an entry's files: a damaged entry counts as none."""
+_TRIES = 3
+_noted: ContextVar[set[Path] | None] = ContextVar("_noted", default=None)
 
 
 def default_root() -> Path:
@@ -49,6 +61,30 @@ class Cache:
         """Where the entry is, or would be."""
         return self.root / kind / key
 
+    def read(
+        self,
+        kind: str,
+        determinants: Mapping[str, Any],
+        build: Callable[[Path], None],
+        read: Callable[[Path], Value],
+    ) -> Value:
+        """What ``read`` makes of the entry, which is built again if it disappears meanwhile.
+
+        Args:
+            kind: See ``obtain``.
+            determinants: See ``obtain``.
+            build: See ``obtain``.
+            read: Reads the directory that it is given, to the end.
+        """
+        for _ in range(_TRIES - 1):
+            entry = self.obtain(kind, determinants, build)
+            try:
+                return read(entry)
+            except Exception:
+                if is_whole(entry):
+                    raise
+        return read(self.obtain(kind, determinants, build))
+
     def obtain(
         self,
         kind: str,
@@ -65,26 +101,48 @@ class Cache:
             limit: Bytes that the kind may take once this entry is there. Others go until it fits;
                 this one stays.
         """
-        key = content_key(determinants)
-        entry = self.path(kind, key)
-        if _use(entry):
-            return entry
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(entry.parent / f".{key}.lock"):
+        entry = self.path(kind, content_key(determinants))
+        if limit is None and (noted := _noted.get()) is not None:
+            noted.add(entry)
+        for _ in range(_TRIES):
             if _use(entry):
                 return entry
-            temporary = Path(tempfile.mkdtemp(dir=entry.parent, prefix=f".{key}."))
+            if self._build(entry, determinants, build):
+                if limit is not None:
+                    self._shrink(entry, limit)
+                return entry
+        raise FileNotFoundError(f"{entry} was removed {_TRIES} times while it was made.")
+
+    def _build(
+        self, entry: Path, determinants: Mapping[str, Any], build: Callable[[Path], None]
+    ) -> bool:
+        """Build the entry unless another process has; False if it was removed meanwhile."""
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(entry.parent / f".{entry.name}.lock"):
+            if _use(entry):
+                return True
+            # Only the holder of the lock builds: these are damaged, or of processes that are gone.
+            for leftover in (entry, *entry.parent.glob(f".{entry.name}.*")):
+                if leftover.is_dir():
+                    _remove(leftover)
+            try:
+                temporary = Path(tempfile.mkdtemp(dir=entry.parent, prefix=f".{entry.name}."))
+            except FileNotFoundError:
+                return False
             try:
                 build(temporary)
-                text = json.dumps(determinants, indent=1, sort_keys=True)
+                text = json.dumps(redacted(determinants), indent=1, sort_keys=True)
                 (temporary / "key.json").write_text(text, encoding="utf-8")
+                (temporary / _LISTING).write_text(json.dumps(_sizes(temporary)), encoding="utf-8")
                 os.replace(temporary, entry)
-            except BaseException:
+            except BaseException as error:
+                removed = not temporary.exists()
                 shutil.rmtree(temporary, ignore_errors=True)
+                # With its lock removed, another process may have built it too.
+                if isinstance(error, Exception) and (removed or _use(entry)):
+                    return False
                 raise
-        if limit is not None:
-            self._shrink(entry, limit)
-        return entry
+        return True
 
     def _shrink(self, newest: Path, limit: int) -> None:
         """Remove the least recently used entries beside ``newest`` until all fit."""
@@ -97,21 +155,48 @@ class Cache:
         for _, entry, size in sorted(found):
             if total <= limit or entry == newest:
                 continue
-            # Renamed first, so that nobody finds half of it.
-            doomed = entry.with_name(f".{entry.name}.{uuid.uuid4().hex}")
-            with suppress(OSError):
-                os.replace(entry, doomed)
-                total -= size
-            shutil.rmtree(doomed, ignore_errors=True)
+            _remove(entry)
+            total -= size
+
+
+@contextmanager
+def noting() -> Iterator[set[Path]]:
+    """Collects the entries that are obtained in the block, of the kinds that are not bounded."""
+    entries: set[Path] = set()
+    token = _noted.set(entries)
+    try:
+        yield entries
+    finally:
+        _noted.reset(token)
+
+
+def is_whole(entry: Path) -> bool:
+    """Whether the entry is there, with all of its files in their full size."""
+    try:
+        sizes = json.loads((entry / _LISTING).read_text(encoding="utf-8"))
+        return all((entry / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError):
+        return False
 
 
 def _use(entry: Path) -> bool:
-    """Whether the entry is there; notes that it is used."""
-    try:
+    """Whether the entry is whole; notes that it is used."""
+    with suppress(OSError):
         os.utime(entry)
-    except FileNotFoundError:
-        return False
-    return True
+    return is_whole(entry)
+
+
+def _sizes(directory: Path) -> dict[str, int]:
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): path.stat().st_size for path in files}
+
+
+def _remove(entry: Path) -> None:
+    # Renamed first, so that nobody finds half of it.
+    doomed = entry.with_name(f".{entry.name.strip('.')}.{uuid.uuid4().hex}")
+    with suppress(OSError):
+        os.replace(entry, doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def directory_size(directory: Path) -> int:

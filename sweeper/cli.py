@@ -59,7 +59,7 @@ def run(
 
     from sweeper import running
 
-    console = Console()
+    console = Console(markup=False, emoji=False)
     raise typer.Exit(
         running.run_study(
             _load(study_file, overrides), runs=runs, reports=reports, cache=cache_dir, out=console
@@ -78,9 +78,10 @@ def report(
     """Report a study again from its records."""
     from rich.console import Console
 
+    from sweeper import disk
     from sweeper.analysis.comparison import as_json as comparison_json
     from sweeper.analysis.comparison import compare
-    from sweeper.reporting.console import comparison_view, show
+    from sweeper.reporting.console import comparison_view, notice, show
     from sweeper.reporting.markdown import write_report
 
     study = _load(study_file, overrides)
@@ -88,9 +89,11 @@ def report(
     if as_json:
         typer.echo(json.dumps(comparison_json(compare(record)), indent=2))
         return
-    console = Console()
+    console = Console(markup=False, emoji=False)
+    notice(record, console)
     show(comparison_view(compare(record)), console)
-    written = write_report(record, reports / study.config.study)
+    with disk.explained(reports):
+        written = write_report(record, reports / study.config.study)
     console.print(f"Report: {written[0]}", soft_wrap=True)
 
 
@@ -101,7 +104,7 @@ def status(study_file: StudyFile, overrides: Overrides = None, runs: Runs = DEFA
 
     from sweeper.reporting.console import show, status_view
 
-    show(status_view(_read(_load(study_file, overrides), runs)), Console())
+    show(status_view(_read(_load(study_file, overrides), runs)), Console(markup=False, emoji=False))
 
 
 @app.command()
@@ -115,12 +118,13 @@ def ui(
     import os
 
     from sweeper.errors import ConfigError, Problem
-    from sweeper.running import tracking_place
+    from sweeper.running import check_drivers, tracking_place
     from sweeper.secrets import redact
     from sweeper.tracking.ui import experiment_url, is_free, ui_command, ui_environment
     from sweeper.tracking.uri import is_server
 
     study = _load(study_file, overrides)
+    check_drivers(study)
     place = tracking_place(study.config, _paths(study, runs))
     if is_server(place.uri):
         typer.echo(f"{study.config.study} is recorded by the server {redact(place.uri)}")
@@ -148,7 +152,11 @@ def main() -> None:
     try:
         app()
     except SweeperError as error:
-        typer.echo(f"error: {error}" if error.exit_code == 1 else str(error), err=True)
+        from sweeper.reporting.visible import visible
+        from sweeper.secrets import redact_credentials, secrets_of_environment
+
+        text = f"error: {error}" if error.exit_code == 1 else str(error)
+        typer.echo(visible(redact_credentials(text, secrets_of_environment())), err=True)
         sys.exit(error.exit_code)
 
 

@@ -6,6 +6,7 @@
     ├── ConfigError        a study, suite or command-line value is wrong (exit code 2)
     ├── StudyChangedError  the study file no longer fits the recorded study (exit code 2)
     ├── StudyBusyError     another process is running this study (exit code 2)
+    ├── FullDiskError      no space is left where something has to be written
     └── TrialError         one job failed; carries the kind that its outcome records
         ├── BadInputError      models, data or tasks that cannot work: retrying is useless
         └── DivergedError      the loss is not finite any more
@@ -18,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+from sweeper.secrets import redact_option
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Problem:
     """Counted from 1."""
 
     def __str__(self) -> str:
-        place = self.source
+        # An option is quoted as it was typed, and may hold a password.
+        place = redact_option(self.source) if self.source.startswith("--") else self.source
         if self.line is not None:
             place += f":{self.line}:{self.column}"
         key = f"{self.path}: " if self.path else ""
@@ -68,6 +72,13 @@ class StudyBusyError(SweeperError):
     """Another process holds this study."""
 
     exit_code = 2
+
+
+class FullDiskError(SweeperError):
+    """No space is left where something has to be written; with room, the same command goes on."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"{message}, and run the same command again to go on.")
 
 
 class TrialError(SweeperError):

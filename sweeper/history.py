@@ -98,9 +98,12 @@ def _read_trial(number: int, files: JobPaths) -> TrialRecord | None:
     try:
         # The spec is plain JSON here: validating all of it would dominate large studies.
         spec: dict[str, Any] = json.loads(files.spec.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        params, settings = spec["params"], spec["settings"]
+    except (OSError, ValueError, LookupError, TypeError):
         return None
     outcome = read_outcome(files)
+    if outcome is not None and outcome.failure and outcome.failure.kind == "full_disk":
+        outcome = None
     if outcome is not None:
         state: Any = outcome.state
     else:
@@ -108,7 +111,7 @@ def _read_trial(number: int, files: JobPaths) -> TrialRecord | None:
     return TrialRecord(
         number=number,
         state=state,
-        params=spec["params"],
-        settings=spec["settings"],
+        params=params,
+        settings=settings,
         outcome=outcome,
     )

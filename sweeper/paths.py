@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,14 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sweeper.errors import SweeperError
+
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 """What a study, an arm or a suite may be called: such a name is safe as a file name."""
 
 DEFAULT_RUNS = Path("runs")
 """Where studies are recorded unless a command says otherwise."""
 
-RESERVED_NAMES = ("mlflow.db", "mlflow-artifacts")
-"""What no study may be called, because ``runs`` holds files of these names."""
+_RESERVED_NAMES = re.compile(r"mlflow\.db(-\w+)?|mlflow-artifacts", re.IGNORECASE)
 
 
 def is_name(text: str) -> bool:
@@ -27,13 +29,23 @@ def is_name(text: str) -> bool:
     return re.fullmatch(NAME_PATTERN, text) is not None
 
 
+def is_reserved(name: str) -> bool:
+    """Whether ``runs`` has a file of this name, on some file system, so that no study may."""
+    return _RESERVED_NAMES.fullmatch(name) is not None
+
+
 def write_text_atomically(path: Path, text: str) -> None:
     """Write ``text`` so that ``path`` holds either the old or the whole new content."""
+    write_bytes_atomically(path, text.encode("utf-8"))
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """The same for bytes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     try:
-        with temporary.open("x", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("xb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -42,10 +54,30 @@ def write_text_atomically(path: Path, text: str) -> None:
         raise
 
 
+_TEMPORARY = re.compile(r"\.[\w.-]+\.[0-9a-f]{32}|\.trainer\..*")
+"""Names of what is written before it gets its own name, and of what a job trains in."""
+
+
+def remove_leftovers(directory: Path) -> None:
+    """Remove what killed writers left behind below ``directory``, where nobody writes any more."""
+    for path in list(directory.rglob(".*")):
+        if _TEMPORARY.fullmatch(path.name):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                with suppress(OSError):
+                    path.unlink()
+
+
 def append_json_line(path: Path, row: dict[str, Any]) -> None:
     """Append one JSON row in a single write, so that a reader never sees half a line mixed."""
-    with path.open("a", encoding="utf-8") as file:
+    with os.fdopen(open_to_append(path), "a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
+
+
+def open_to_append(path: Path) -> int:
+    """A descriptor of ``path``, which is made if it is not there; a symbolic link is an error."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
 
 
 def read_json_lines(path: Path, start: int = 0) -> tuple[list[dict[str, Any]], int]:
@@ -124,6 +156,11 @@ class JobPaths:
         return self.directory / "lost"
 
     @property
+    def checkpoint(self) -> Path:
+        """The directory of the training's checkpoint, which outlasts an attempt."""
+        return self.directory / "checkpoint"
+
+    @property
     def lock(self) -> Path:
         """Held by the process that works in this directory."""
         return self.directory / "lock"
@@ -131,6 +168,19 @@ class JobPaths:
     def attempt(self, number: int) -> JobPaths:
         """Where the files of an attempt that did not finish are kept."""
         return JobPaths(self.directory / "attempts" / str(number))
+
+
+class LinkedPathError(SweeperError):
+    """A symbolic link stands where a study keeps its files."""
+
+    exit_code = 2
+
+    def __init__(self, link: Path) -> None:
+        super().__init__(
+            f"{link}: expected a folder or a file of the study, found a symbolic link to"
+            f" {os.readlink(link)}: a study writes only below its own folder."
+            " (To record studies elsewhere, use --runs.)"
+        )
 
 
 @dataclass(frozen=True)
@@ -174,20 +224,52 @@ class StudyPaths:
         """Where MLflow keeps artifacts when the default database is used."""
         return self.runs / "mlflow-artifacts"
 
+    def check_place(self, *below: str) -> Path:
+        """The study's directory, or one ``below`` it; made sure to lie where its name says.
+
+        Raises:
+            SweeperError: A symbolic link in its place leads to other files than the study's.
+        """
+        # A link to ``runs`` itself is the user's own way to say where studies are recorded.
+        directory = self.directory
+        for part in ("", *below):
+            directory /= part
+            if directory.is_symlink():
+                raise LinkedPathError(directory)
+        return directory
+
+    def check_tree(self) -> None:
+        """Make sure that nothing below the study's directory is a symbolic link.
+
+        Raises:
+            SweeperError: There is one.
+        """
+        waiting = [str(self.check_place())]
+        while waiting:
+            with suppress(FileNotFoundError), os.scandir(waiting.pop()) as entries:
+                for entry in entries:
+                    if entry.is_symlink():
+                        raise LinkedPathError(Path(entry.path))
+                    if entry.is_dir(follow_symlinks=False):
+                        waiting.append(entry.path)
+
     def preparation(self, step: str) -> JobPaths:
         """The files of one step of the preparation: ``data``, ``teacher`` or ``student``."""
-        return JobPaths(self.directory / "preparation" / step)
+        return JobPaths(self.check_place("preparation", step))
 
     def trial(self, arm: str, number: int) -> JobPaths:
         """The files of one trial."""
         if not is_name(arm):
             raise ValueError(f"An arm's name must match {NAME_PATTERN}, but got {arm!r}.")
-        return JobPaths(self.directory / "arms" / arm / f"{number:04d}")
+        return JobPaths(self.check_place("arms", arm, f"{number:04d}"))
 
     def trials(self, arm: str) -> Iterator[tuple[int, JobPaths]]:
         """The trials of ``arm`` that have a directory, in ascending number."""
-        root = self.directory / "arms" / arm
+        if not is_name(arm):
+            raise ValueError(f"An arm's name must match {NAME_PATTERN}, but got {arm!r}.")
+        root = self.check_place("arms", arm)
         if root.is_dir():
-            numbered = [child for child in root.iterdir() if child.name.isdigit()]
+            # Only digits of ASCII: others are no numbers that a trial was given.
+            numbered = [child for child in root.iterdir() if re.fullmatch("[0-9]+", child.name)]
             for child in sorted(numbered, key=lambda child: int(child.name)):
-                yield int(child.name), JobPaths(child)
+                yield int(child.name), JobPaths(self.check_place("arms", arm, child.name))

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from sweeper.cache import is_whole
 from sweeper.config.loading import LoadedStudy
-from sweeper.errors import ConfigError, Problem, SweeperError
+from sweeper.errors import ConfigError, FullDiskError, Problem, SweeperError
 from sweeper.execution.executor import Executor, read_outcome
 from sweeper.paths import JobPaths, StudyPaths, write_text_atomically
 from sweeper.records import Failure, Origin, Outcome, Place, PreparationSpec, SuiteSpec
+from sweeper.secrets import redacted, redacted_json
 from sweeper.snapshot import Snapshot, data_files, suite_spec
 
 Step = Literal["data", "teacher", "student"]
@@ -31,7 +33,8 @@ def make_origin(study: LoadedStudy, snapshot: Snapshot, cache: Path) -> Origin:
         data=config.data,
         data_files=data_files(study),
         teacher_outputs=config.teacher_outputs,
-        training=config.training,
+        # Not how often trials are saved, which changes nothing that they share.
+        training=config.training.model_copy(update={"checkpoint_every": None}),
         evaluation=config.evaluation,
         cache=str(cache.resolve()),
         teacher_states_gib=config.compute.teacher_states_gib,
@@ -77,12 +80,18 @@ def is_done(spec: PreparationSpec, paths: StudyPaths) -> bool:
     if outcome is None or outcome.state != "completed":
         return False
     try:
-        before = json.loads(files.spec.read_text(encoding="utf-8"))
+        before = redacted(json.loads(files.spec.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return False
-    now = spec.model_dump(mode="json")
+    now = redacted(spec.model_dump(mode="json"))
     same = ("origin", "suite", "test_suite", "needs_teacher_outputs", "reads", "extra_arguments")
     return all(before.get(key) == now[key] for key in same)
+
+
+def is_cached(step: Step, paths: StudyPaths) -> bool:
+    """Whether all that the step, which is done, left in the cache for the trials is still there."""
+    outcome = read_outcome(paths.preparation(step))
+    return outcome is not None and all(is_whole(Path(entry)) for entry in outcome.cached)
 
 
 def submit(spec: PreparationSpec, files: JobPaths, executor: Executor) -> None:
@@ -92,7 +101,7 @@ def submit(spec: PreparationSpec, files: JobPaths, executor: Executor) -> None:
     device, threads = executor.next_place(files.directory)
     place = Place(directory=str(files.directory), device=device, threads=threads)
     placed = spec.model_copy(update={"place": place})
-    write_text_atomically(files.spec, placed.model_dump_json(indent=1) + "\n")
+    write_text_atomically(files.spec, redacted_json(placed))
     executor.submit(placed)
 
 
@@ -103,14 +112,16 @@ def explain(study: LoadedStudy, step: str, outcome: Outcome | None, files: JobPa
     with the end of the log.
     """
     failure = outcome.failure if outcome else None
-    if failure is not None and failure.kind == "bad_input":
-        return bad_input(study, failure)
+    if failure is not None and failure.kind in ("bad_input", "full_disk"):
+        return stopped_by(study, failure)
     reason = failure.message if failure else "its process ended without an outcome"
     return SweeperError(f"The preparation ({step}) failed: {reason}\nThe log is {files.log}.")
 
 
-def bad_input(study: LoadedStudy, failure: Failure) -> ConfigError:
-    """A worker's complaint, at the place of the key that is to blame."""
+def stopped_by(study: LoadedStudy, failure: Failure) -> SweeperError:
+    """A worker's complaint; about input, at the place of the key that is to blame."""
+    if failure.kind == "full_disk":
+        return FullDiskError(failure.message)
     if failure.key:
         return ConfigError([study.file.problem(failure.key, failure.message)])
     return ConfigError([Problem(source=str(study.path), message=failure.message)])

@@ -152,6 +152,10 @@ class PreparationSpec(Record):
 JobSpec = Annotated[TrialSpec | PreparationSpec, Field(discriminator="kind")]
 
 
+INTERIM_PHASE = "interim score"
+"""The phase of a job that scores its student in the middle of the training."""
+
+
 class Interim(Record):
     """A student's score in the middle of its training."""
 
@@ -206,7 +210,9 @@ class Scores(Record):
     seconds: float
 
 
-FailureKind = Literal["out_of_memory", "diverged", "timeout", "stalled", "lost", "bad_input", "bug"]
+FailureKind = Literal[
+    "out_of_memory", "diverged", "timeout", "stalled", "lost", "bad_input", "full_disk", "bug"
+]
 
 
 class Failure(Record):
@@ -231,10 +237,11 @@ class Cost(Record):
     generated_tokens: int = 0
     """Tokens that the student sampled."""
     device_seconds: float = 0.0
-    """Wall seconds on the job's device, from model loading to the last score."""
+    """Wall seconds on the job's device, from model loading to the last score. Of a trial that was
+    interrupted: what its last attempt took, and the steps that it went on from."""
     seconds: dict[str, float] = {}
     """The parts: ``load``, ``rollout``, ``teacher``, ``student``, ``optimiser``, ``diagnostics``,
-    ``evaluation``."""
+    ``checkpoint``, ``evaluation``."""
 
 
 class DataSummary(Record):
@@ -272,6 +279,8 @@ class Outcome(Record):
     """What a user should know of it."""
     held_out: str | None = None
     """From the ``teacher`` step: see ``Origin``."""
+    cached: tuple[str, ...] = ()
+    """From the preparation: what it left in the cache for the trials."""
     interim: Interim | None = None
     """The last one, of a trial that was pruned."""
     cost: Cost = Cost()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import time
 from collections.abc import Iterator
@@ -15,17 +14,22 @@ from types import FrameType
 from filelock import FileLock, Timeout
 from rich.console import Console
 
+from sweeper import disk
 from sweeper.analysis.comparison import compare
 from sweeper.cache import default_root
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.study import StudyConfig
-from sweeper.errors import StudyBusyError
-from sweeper.execution.local import LocalExecutor
-from sweeper.paths import DEFAULT_RUNS, StudyPaths, write_text_atomically
+from sweeper.databases import NO_DRIVER, is_database, lacks_driver, with_driver
+from sweeper.errors import ConfigError, StudyBusyError, SweeperError
+from sweeper.paths import DEFAULT_RUNS, StudyPaths, remove_leftovers, write_text_atomically
+from sweeper.patience import Patience
+from sweeper.placement import make_executor
 from sweeper.records import StudyRecord
-from sweeper.reporting.console import comparison_view, show
+from sweeper.reporting.console import comparison_view, notice, show
 from sweeper.reporting.live import LiveDisplay, LiveState
 from sweeper.reporting.markdown import write_report
+from sweeper.reporting.visible import visible
+from sweeper.secrets import redact_command
 from sweeper.snapshot import command_line, open_snapshot
 from sweeper.study import Interrupted, StopRequest, StudyRun, all_failed
 from sweeper.tracking.mlflow_tracker import MlflowTracker
@@ -41,16 +45,30 @@ class TrackingPlace:
     uri: str
     experiment: str
     artifacts: str | None
-    """Only for the default store; others know their own."""
+    """For databases; a server knows its own."""
 
 
 def tracking_place(config: StudyConfig, paths: StudyPaths) -> TrackingPlace:
     """The study's MLflow store: its own ``tracking.uri``, or the SQLite file of ``runs``."""
     experiment = config.tracking.experiment or config.study
-    if config.tracking.uri is not None:
-        return TrackingPlace(config.tracking.uri, experiment, None)
-    uri = f"sqlite:///{paths.mlflow.resolve()}"
-    return TrackingPlace(uri, experiment, paths.mlflow_artifacts.resolve().as_uri())
+    uri = with_driver(config.tracking.uri or f"sqlite:///{paths.mlflow.resolve()}")
+    artifacts = paths.mlflow_artifacts.resolve().as_uri() if is_database(uri) else None
+    return TrackingPlace(uri, experiment, artifacts)
+
+
+def check_drivers(study: LoadedStudy) -> None:
+    """That the databases of a study can be talked to at all.
+
+    Raises:
+        ConfigError: A library is missing.
+    """
+    config = study.config
+    urls = {("storage",): config.storage, ("tracking", "uri"): config.tracking.uri}
+    problems = [
+        study.file.problem(key, NO_DRIVER) for key, url in urls.items() if url and lacks_driver(url)
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 @contextmanager
@@ -60,18 +78,23 @@ def hold(paths: StudyPaths) -> Iterator[None]:
     Raises:
         StudyBusyError: Another process holds it.
     """
+    paths.check_tree()
     paths.directory.mkdir(parents=True, exist_ok=True)
     note = paths.directory / "holder"
     try:
         lock = FileLock(paths.lock).acquire(timeout=0)
     except Timeout:
-        holder = note.read_text(encoding="utf-8").strip() if note.exists() else "another process"
+        holder = note.read_text(encoding="utf-8").strip() if note.exists() else ""
         raise StudyBusyError(
-            f"The study {paths.study!r} is already being run by {holder}."
+            f"The study {paths.study!r} is already being run by {holder or 'another process'}."
         ) from None
     with lock:
         write_text_atomically(note, f"process {os.getpid()} on {os.uname().nodename}\n")
-        yield
+        try:
+            yield
+        finally:
+            # All jobs have ended, those of an earlier coordinator that was killed as well.
+            remove_leftovers(paths.directory)
 
 
 def run_study(
@@ -90,11 +113,16 @@ def run_study(
         The exit code: 0, 1 if every trial failed, 130 if the user stopped it.
 
     Raises:
-        SweeperError: What the user wrote cannot work, or the preparation failed.
+        SweeperError: What the user wrote cannot work, the preparation failed, or the disk is full.
     """
     config = study.config
+    check_drivers(study)
     paths = StudyPaths(runs, config.study)
-    with hold(paths), LocalExecutor(config.compute) as executor:
+    cache = cache or default_root()
+    places = (runs, reports, cache)
+    patience = Patience()
+    executor = make_executor(study, paths, cache)
+    with disk.explained(*places), hold(paths), executor:
         _, threads = executor.next_place(paths.directory)
         snapshot = open_snapshot(study, paths, command_line(), threads)
         place = tracking_place(config, paths)
@@ -104,6 +132,7 @@ def run_study(
             place.artifacts,
             config.study,
             identity=snapshot.identity,
+            patience=patience,
         )
         try:
             with LiveDisplay(out) as display, _listening(display) as stop:
@@ -112,22 +141,30 @@ def run_study(
                     study,
                     paths,
                     snapshot,
-                    cache or default_root(),
+                    cache,
                     executor,
                     tracker,
                     Watcher(display),
                     stop,
+                    patience,
                 )
                 record = run.run()
+            patience.while_waiting = lambda: None
             failed = all_failed(record)
             files = _report(record, reports / config.study, out, _study_options(study, runs))
             tracker.finish_study(files, "failed" if failed else "finished")
-        except Interrupted:
-            tracker.finish_study([], "interrupted")
-            again = shlex.join(command_line())
-            out.print(f"Stopped. Run the same command to go on: {again}", soft_wrap=True)
+        except (Interrupted, KeyboardInterrupt):
+            patience.end()
+            # A database that is away must not keep the user from leaving.
+            with suppress(SweeperError):
+                tracker.finish_study([], "interrupted")
+            again = redact_command(command_line())
+            out.print(
+                f"Stopped. Run the same command to go on: {again}", soft_wrap=True, markup=False
+            )
             return INTERRUPTED
         except BaseException:
+            patience.end()
             # What went wrong is worth more than a second error about recording it.
             with suppress(Exception):
                 tracker.finish_study([], "failed")
@@ -145,14 +182,16 @@ def _study_options(study: LoadedStudy, runs: Path) -> str:
     options = [str(study.path), *([] if runs == DEFAULT_RUNS else ["--runs", str(runs)])]
     for override in study.overrides:
         options += ["--set", override]
-    return shlex.join(options)
+    return redact_command(options)
 
 
 def _report(record: StudyRecord, directory: Path, out: Console, options: str) -> list[Path]:
+    notice(record, out)
     show(comparison_view(compare(record)), out)
     files = write_report(record, directory)
-    out.print(f"Report: {files[0]}", soft_wrap=True)
-    out.print(f"Every trial in the MLflow UI: sweeper ui {options}", soft_wrap=True)
+    out.print(f"Report: {files[0]}", soft_wrap=True, markup=False)
+    command = f"sweeper ui {options}"
+    out.print(f"Every trial in the MLflow UI: {command}", soft_wrap=True, markup=False)
     return files
 
 
@@ -163,7 +202,9 @@ def _explain_failures(record: StudyRecord, paths: StudyPaths, out: Console) -> N
         if failed and failed.outcome and failed.outcome.failure:
             failure = failed.outcome.failure
             log = paths.trial(arm.name, failed.number).log
-            out.print(f"  {arm.name} #{failed.number}: {failure.message} (log: {log})")
+            message = visible(failure.message)
+            text = f"  {arm.name} #{failed.number}: {message} (log: {log})"
+            out.print(text, markup=False, emoji=False)
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 import time
 import uuid
@@ -16,9 +15,11 @@ from sweeper.cache import content_key, directory_hash, file_hash
 from sweeper.config.loading import LoadedStudy, LoadedSuite, find_file
 from sweeper.config.study import StudyConfig
 from sweeper.config.yaml_file import named_data_files
-from sweeper.errors import StudyChangedError
+from sweeper.databases import comparable
+from sweeper.errors import ConfigError, Problem, StudyChangedError
 from sweeper.paths import StudyPaths, write_text_atomically
 from sweeper.records import Provenance, SuiteSpec
+from sweeper.secrets import redact_command, redacted, redacted_json
 from sweeper.versions import git_revision, hardware, package_versions
 
 
@@ -28,6 +29,7 @@ class Snapshot(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     config: StudyConfig
+    """Without the passwords of databases."""
     files: dict[str, str]
     """Hashes of the data files, of models in local folders, and of the suites with their tasks."""
     cache_threads: int
@@ -92,7 +94,7 @@ def open_snapshot(
     """
     files = _hashes(study)
     provenance = Provenance(
-        command=shlex.join(command),
+        command=redact_command(command),
         study_file=str(study.path),
         started=time.time(),
         git_revision=git_revision(Path()),
@@ -125,12 +127,13 @@ def open_snapshot(
                 " (more trials, new arms, budget, compute and tracking may change)."
             )
         if differences:
-            # Another study begins here: what was asked for the old one must not guide it.
+            # Another study begins here: what was asked for the old one must not guide it. In a
+            # database of the user's own, it has another identity and so another name.
             for path in paths.directory.glob("study.db*"):
                 path.unlink()
         else:
             snapshot = recorded.model_copy(update={"config": study.config})
-    write_text_atomically(paths.snapshot, snapshot.model_dump_json(indent=1) + "\n")
+    write_text_atomically(paths.snapshot, redacted_json(snapshot))
     return snapshot
 
 
@@ -139,12 +142,25 @@ def _has_trials(paths: StudyPaths) -> bool:
 
 
 def read_snapshot(paths: StudyPaths) -> Snapshot | None:
-    """The recorded start of the study, if it was ever started."""
+    """The recorded start of the study, if it was ever started.
+
+    Raises:
+        ConfigError: The file was damaged.
+    """
     try:
         text = paths.snapshot.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
-    return Snapshot.model_validate(json.loads(text), strict=False)
+    except UnicodeDecodeError:
+        text = ""
+    try:
+        return Snapshot.model_validate(json.loads(text), strict=False)
+    except ValueError:
+        message = (
+            "expected the record of how the study was started, found something else or only a"
+            f" part of it. Restore it, or move {paths.directory} away to begin the study anew."
+        )
+        raise ConfigError([Problem(source=str(paths.snapshot), message=message)]) from None
 
 
 def _hashes(study: LoadedStudy) -> dict[str, str]:
@@ -171,7 +187,10 @@ def version_changes(snapshot: Snapshot) -> list[str]:
 
 
 def _plain(config: StudyConfig) -> dict[str, Any]:
-    plain: dict[str, Any] = json.loads(config.model_dump_json())
+    # Without secrets, as the recorded configuration is: a new token changes nothing.
+    plain: dict[str, Any] = redacted(json.loads(config.model_dump_json()))
+    if config.storage is not None:
+        plain["storage"] = comparable(config.storage)
     return plain
 
 
@@ -179,6 +198,8 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     found = []
     for path, before, after in _walk(old, new, ()):
         if path[0] in ("budget", "compute", "tracking") or path == ("evaluation", "samples"):
+            continue
+        if path[0] in ("training", "arms") and path[-1] == "checkpoint_every":
             continue
         if path[0] == "arms" and len(path) == 2 and before is _ABSENT:
             continue

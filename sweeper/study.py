@@ -16,8 +16,9 @@ from sweeper.config.loading import LoadedStudy
 from sweeper.config.settings import Method, effective, model_settings, resolve
 from sweeper.execution.executor import Executor, Finished, read_outcome
 from sweeper.history import read_study
-from sweeper.jobs import RunningJob
+from sweeper.jobs import RunningJob, clean_log
 from sweeper.paths import JobPaths, StudyPaths, read_json_lines, write_text_atomically
+from sweeper.patience import Patience
 from sweeper.records import (
     InterimPoint,
     Outcome,
@@ -28,7 +29,9 @@ from sweeper.records import (
     TrialSpec,
     derive_seed,
 )
-from sweeper.search.arm_search import ArmSearch, Asked, open_storage
+from sweeper.search.arm_search import ArmSearch, Asked
+from sweeper.search.storage import Storage, close_storage, open_storage
+from sweeper.secrets import redact, redacted_json, secrets_in
 from sweeper.snapshot import Snapshot, suite_spec, version_changes
 from sweeper.tracking.tracker import Tracker
 
@@ -94,6 +97,7 @@ class StudyRun:
         tracker: Records the study for people.
         observer: Is shown what happens.
         stop: Asked before anything is started.
+        patience: For databases that do not answer; shared with ``tracker``.
     """
 
     def __init__(
@@ -106,6 +110,7 @@ class StudyRun:
         tracker: Tracker,
         observer: Observer,
         stop: StopRequest,
+        patience: Patience | None = None,
     ) -> None:
         self.study = study
         self.paths = paths
@@ -124,6 +129,9 @@ class StudyRun:
         self._origin = preparation.make_origin(study, snapshot, cache)
         self._suite = suite_spec(study.selection)
         self._higher_is_better = True
+        self._patience = patience or Patience()
+        self._patience.tell = observer.message
+        self._patience.while_waiting = self._while_waiting
 
     def run(self) -> StudyRecord:
         """Do what is left to do.
@@ -142,8 +150,12 @@ class StudyRun:
         self._tracker.open_study(config, self._snapshot.provenance, self._study_text())
         self._prepare()
         self.phase = "search"
-        self._open_arms()
-        self._search()
+        storage = open_storage(config.storage or self.paths.optuna, self._patience)
+        try:
+            self._open_arms(storage)
+            self._search()
+        finally:
+            close_storage(storage)
         return self.record()
 
     def record(self) -> StudyRecord:
@@ -153,11 +165,14 @@ class StudyRun:
     # Preparation
 
     def _prepare(self) -> None:
+        trials_left = self._has_trials_left()
         for group in preparation.STEPS:
             waiting = deque(
                 spec
                 for step in group
                 if not preparation.is_done(spec := self._step_spec(step), self.paths)
+                # The cache may have been emptied since.
+                or (trials_left and not preparation.is_cached(step, self.paths))
             )
             while waiting or self.jobs:
                 self._check_stop()
@@ -176,6 +191,12 @@ class StudyRun:
         if record.starting_student:
             self._tracker.log_baseline("starting_student", record.starting_student)
 
+    def _has_trials_left(self) -> bool:
+        return any(
+            arm.stopped is None and sum(bool(t.outcome) for t in arm.trials) < arm.budget
+            for arm in self.record().arms
+        )
+
     def _step_spec(self, step: preparation.Step) -> PreparationSpec:
         files = self.paths.preparation(step)
         return preparation.make_spec(self.study, self._origin, self._suite, step, files)
@@ -191,17 +212,18 @@ class StudyRun:
 
     # Search
 
-    def _open_arms(self) -> None:
+    def _open_arms(self, storage: Storage) -> None:
         config = self.study.config
         record = self.record()
-        storage = open_storage(self.paths.optuna)
         budgets = trial_budgets(config)
         self._higher_is_better = record.higher_is_better
+        # Another study of this name may be in the same database.
+        known_as = f"{config.study}@{self._snapshot.identity}" if config.storage else config.study
         for name, arm in config.arms.items():
             trials = budgets[name]
             search = ArmSearch(
                 storage,
-                config.study,
+                known_as,
                 name,
                 arm,
                 config.sampler,
@@ -209,6 +231,7 @@ class StudyRun:
                 higher_is_better=record.higher_is_better,
                 pruner=config.pruner,
                 objectives=config.objectives,
+                patience=self._patience,
             )
             spaces = {key: space.model_dump(mode="json") for key, space in arm.search.items()}
             self._tracker.open_arm(name, arm.method, trials, arm.settings, spaces)
@@ -220,13 +243,12 @@ class StudyRun:
 
     def _reconcile(self, arm: ArmState) -> None:
         """Take up what an earlier run left: told, finished but not told, or interrupted."""
-        for number, state in arm.search.asked().items():
+        for number in arm.search.asked():
             arm.asked += 1
             files = self.paths.trial(arm.name, number)
             outcome = read_outcome(files)
-            if outcome is None or _is_bad_input(outcome):
-                if not state.is_finished():
-                    arm.pending.append(number)
+            if outcome is None or not attempts.is_over(outcome, files):
+                arm.pending.append(number)
                 continue
             if not files.recorded.exists():
                 spec = self._read_spec(files)
@@ -240,7 +262,7 @@ class StudyRun:
         while True:
             if self.stop.level == 0:
                 self._fill()
-            if not self.jobs:
+            if not self.jobs and not self._waits_for_a_machine():
                 self._observer.update(self)
                 self._check_stop()
                 return
@@ -261,6 +283,10 @@ class StudyRun:
                 asked = arm.search.ask()
                 arm.asked += 1
             self._start(arm, asked)
+
+    def _waits_for_a_machine(self) -> bool:
+        """Whether trials are left that may start, but nothing to run them on: nodes come and go."""
+        return self.stop.level == 0 and any(self._may_start(arm) for arm in self.arms.values())
 
     def _may_start(self, arm: ArmState) -> bool:
         # What has begun is finished; lost attempts cost nothing.
@@ -284,7 +310,7 @@ class StudyRun:
     def _start(self, arm: ArmState, asked: Asked) -> None:
         files = self.paths.trial(arm.name, asked.number)
         spec = self._trial_spec(arm, asked, attempts.set_aside(files), files)
-        write_text_atomically(files.spec, spec.model_dump_json(indent=1) + "\n")
+        write_text_atomically(files.spec, redacted_json(spec))
         self._tracker.start_trial(spec)
         self._executor.submit(spec)
         self._watch_new_jobs()
@@ -336,9 +362,9 @@ class StudyRun:
                 return
             outcome = attempts.lost(spec, finished.reason, files)
             write_text_atomically(files.outcome, outcome.model_dump_json(indent=1) + "\n")
-        if outcome.failure is not None and _is_bad_input(outcome):
-            # Not the trial's end: once the input is mended, the same trial runs again.
-            raise preparation.bad_input(self.study, outcome.failure)
+        if outcome.failure is not None and outcome.failure.kind in attempts.UNSPENT:
+            # Not the trial's end: once its cause is mended, the same trial runs again.
+            raise preparation.stopped_by(self.study, outcome.failure)
         if attempts.may_be_smaller(spec, outcome, files):
             self._observer.message(
                 f"{spec.arm} #{spec.number} ran out of memory; it runs again in smaller batches"
@@ -358,6 +384,7 @@ class StudyRun:
         rows = [Progress.model_validate(line) for line in lines]
         self._tracker.log_progress(spec.arm, spec.number, rows)
         self._tracker.finish_trial(spec, outcome, files)
+        attempts.discard_checkpoint(files)
         files.recorded.touch()
 
     @staticmethod
@@ -374,6 +401,8 @@ class StudyRun:
     def _wait(self) -> list[tuple[Finished, RunningJob]]:
         waits = any(arm.interim for arm in self.arms.values())
         finished = self._executor.wait(_VERDICT_SECONDS if waits else _POLL_SECONDS)
+        for done in finished:
+            clean_log(done.spec)
         for job in self.jobs.values():
             self._read_progress(job)
         ended = [(done, self.jobs.pop(done.spec.place.directory)) for done in finished]
@@ -399,6 +428,13 @@ class StudyRun:
             write_text_atomically(files.verdict, json.dumps(verdict))
         self._tracker.log_progress(job.spec.arm, job.spec.number, rows)
 
+    def _while_waiting(self) -> None:
+        """For a database; jobs go on meanwhile."""
+        self._observer.update(self)
+        if self.stop.level >= 2:
+            self._executor.stop()
+            raise Interrupted
+
     def _check_stop(self) -> None:
         if self.stop.level == 0:
             return
@@ -417,7 +453,8 @@ class StudyRun:
         )
 
     def _study_text(self) -> str:
-        return self.study.path.read_text(encoding="utf-8")
+        text = self.study.path.read_text(encoding="utf-8")
+        return redact(text, secrets_in(self.study.file.values))
 
 
 def _interim(
@@ -430,10 +467,6 @@ def _interim(
         if step < max_steps and step not in steps:
             steps[step] = InterimPoint(index=index, step=step, documents=documents)
     return tuple(steps.values())
-
-
-def _is_bad_input(outcome: Outcome) -> bool:
-    return outcome.failure is not None and outcome.failure.kind == "bad_input"
 
 
 def all_failed(record: StudyRecord) -> bool:

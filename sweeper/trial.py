@@ -9,18 +9,23 @@ from __future__ import annotations
 import json
 import math
 import socket
+import sys
+import tempfile
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from sweeper import disk
+from sweeper.cache import is_whole, noting
 from sweeper.config.models import ModelConfig
 from sweeper.config.settings import resolve
-from sweeper.distillation import held_out, job, teacher_outputs
+from sweeper.distillation import checkpoints, held_out, job, teacher_outputs
 from sweeper.distillation.data import prompt_hash
+from sweeper.distillation.held_out import HeldOut
 from sweeper.distillation.material import (
     Material,
     check_teacher,
@@ -35,6 +40,7 @@ from sweeper.evaluation.scoring import Evaluation, score
 from sweeper.evaluation.tasks import load_tasks, prompts
 from sweeper.paths import JobPaths, append_json_line, write_text_atomically
 from sweeper.records import (
+    INTERIM_PHASE,
     Cost,
     DataSummary,
     Failure,
@@ -48,6 +54,7 @@ from sweeper.records import (
     TrialSpec,
     derive_seed,
 )
+from sweeper.secrets import redact, redact_credentials, secrets_in, secrets_of_environment
 from sweeper.versions import package_versions
 
 _ANSWER_SECONDS = 0.02
@@ -68,6 +75,9 @@ class Reporter:
         self.phase_name = "load"
         self.step = 0
         self.point: dict[str, float] = {}
+        self.curve: list[Progress] = []
+        self.seconds_before = 0.0
+        """What the steps took that an earlier attempt did."""
 
     def phase(self, name: str, step: int | None = None, total: int | None = None) -> None:
         """A new phase, or how far it is."""
@@ -76,8 +86,7 @@ class Reporter:
 
     def train(self, step: int, max_steps: int, metrics: dict[str, float]) -> None:
         """A point of the training curve."""
-        self.step, self.point = step, metrics
-        self._write(
+        self._add(
             Progress(
                 time=time.time(), phase="train", step=step, max_steps=max_steps, metrics=metrics
             )
@@ -95,14 +104,26 @@ class Reporter:
             )
         )
 
+    def resume(self, curve: Sequence[Progress], step: int, max_steps: int, seconds: float) -> None:
+        """See ``Journal``. The points keep their times: whoever has them knows them again."""
+        for point in curve:
+            self._add(point)
+        self.step, self.seconds_before = step, seconds
+        self.phase("train", step, max_steps)
+
     def cost(self, seconds: float) -> Cost:
         """What a job that stops here has cost, as far as it has said."""
         return Cost(
             steps=self.step,
             trained_tokens=int(self.point.get("trained_tokens", 0)),
             generated_tokens=int(self.point.get("generated_tokens", 0)),
-            device_seconds=seconds,
+            device_seconds=seconds + self.seconds_before,
         )
+
+    def _add(self, point: Progress) -> None:
+        self.step, self.point = point.step or 0, point.metrics
+        self.curve.append(point)
+        self._write(point)
 
     def _write(self, progress: Progress) -> None:
         append_json_line(self._paths.progress, progress.model_dump(exclude_defaults=True))
@@ -124,10 +145,16 @@ def run(spec: TrialSpec | PreparationSpec) -> Outcome:
         common["earlier_seconds"] = spec.earlier_seconds
     try:
         spec = spec.model_copy(update={"origin": unpack_models(spec.origin)})
-        found = _trial(spec, reporter) if isinstance(spec, TrialSpec) else _prepare(spec, reporter)
+        if isinstance(spec, TrialSpec):
+            found = _trial(spec, reporter)
+        else:
+            with noting() as entries:
+                found = _prepare(spec, reporter)
+            found["cached"] = tuple(sorted(map(str, entries)))
     except Exception as error:  # the one boundary: whatever happened becomes an outcome
-        traceback.print_exc()
-        failure = _failure(error, reporter.phase_name)
+        failure = _without_secrets(_failure(error, reporter.phase_name, _places(spec)), spec)
+        with suppress(OSError):  # the log's disk may be full
+            print(failure.details, file=sys.stderr)
         return Outcome(
             state="failed",
             failure=failure,
@@ -138,15 +165,24 @@ def run(spec: TrialSpec | PreparationSpec) -> Outcome:
         )
     finished = time.time()
     cost = found.pop("cost", Cost())
-    cost = cost.model_copy(update={"device_seconds": finished - started})
+    seconds = finished - started + reporter.seconds_before
+    cost = cost.model_copy(update={"device_seconds": seconds})
     found.setdefault("state", "completed")
     return Outcome(finished=finished, cost=cost, **found, **common)
 
 
-def _failure(error: Exception, phase: str) -> Failure:
+def _places(spec: TrialSpec | PreparationSpec) -> tuple[Path, ...]:
+    """Where a job writes."""
+    return Path(spec.place.directory), Path(spec.origin.cache), Path(tempfile.gettempdir())
+
+
+def _failure(error: Exception, phase: str, places: tuple[Path, ...]) -> Failure:
     text = str(error).strip() or type(error).__name__
     message = text.splitlines()[0]
-    if isinstance(error, TrialError):
+    if disk.is_full(error, *places):
+        kind = "full_disk"
+        message = disk.explain(error, *places)
+    elif isinstance(error, TrialError):
         kind = error.kind
     elif isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
         kind = "out_of_memory"
@@ -167,6 +203,14 @@ def _failure(error: Exception, phase: str) -> Failure:
     )
 
 
+def _without_secrets(failure: Failure, spec: TrialSpec | PreparationSpec) -> Failure:
+    known = secrets_in(spec) | secrets_of_environment()
+    texts = {"message": failure.message, "details": failure.details}
+    return failure.model_copy(
+        update={name: redact_credentials(text, known) for name, text in texts.items()}
+    )
+
+
 def _trial(spec: TrialSpec, reporter: Reporter) -> dict[str, Any]:
     clock = Meter()
     with clock.timing("load"):
@@ -175,6 +219,7 @@ def _trial(spec: TrialSpec, reporter: Reporter) -> dict[str, Any]:
         teacher = _teacher(spec)
         if teacher != spec.origin.teacher:
             check_teacher(spec.origin, teacher, material.tokenizer)
+        fixed = _held_out(spec, material, reporter)
         student = job.starting_student(spec.origin, material, spec.place)
     pause = _Pause(spec, material, reporter, clock)
     reporter.phase("train", 0, spec.settings.max_steps)
@@ -189,7 +234,9 @@ def _trial(spec: TrialSpec, reporter: Reporter) -> dict[str, Any]:
         seed=spec.seed,
         lora=spec.lora,
         report=reporter.train,
+        probe=fixed.divergence if fixed else None,
         pause=PauseCallback(pause.points, pause) if spec.interim else None,
+        checkpoints=checkpoints.of_trial(spec, material, teacher, reporter),
     )
     if pause.pruned is not None:
         return {
@@ -209,6 +256,30 @@ def _trial(spec: TrialSpec, reporter: Reporter) -> dict[str, Any]:
         "curve": reporter.point,
         "model_parameters": _parameters(trained),
     }
+
+
+def _held_out(spec: TrialSpec, material: Material, reporter: Reporter) -> HeldOut | None:
+    """The study's fixed sequences, made again if the cache was emptied since the preparation."""
+    origin = spec.origin
+    if origin.held_out is None:
+        return None
+    entry = Path(origin.held_out)
+    if is_whole(entry):
+        with suppress(Exception):
+            fixed = held_out.read(entry)
+            if is_whole(entry):
+                return fixed
+    reporter.phase("held-out sequences")
+    seed = derive_seed(origin.seed, "teacher")
+    asked = (text for leaf in load_tasks(spec.suite) for text, _ in prompts(leaf))
+    made = held_out.prepare(
+        material,
+        list(asked),
+        spec.place,
+        lambda: load_model(origin.teacher, spec.place.device, seed=seed),
+    )
+    reporter.phase("load")
+    return held_out.read(made)
 
 
 def _sum_of_parts(meter: Meter, clock: Meter) -> Cost:
@@ -234,7 +305,7 @@ class _Pause:
     def __call__(self, step: int, model: Any) -> bool:
         point, longest = self.points[step], self._spec.settings.max_steps
         reporter = self._reporter
-        reporter.phase("interim evaluation", step, longest)
+        reporter.phase(INTERIM_PHASE, step, longest)
         with self._clock.timing("evaluation"):
             found = _evaluate(self._spec, model, self._material, documents=point.documents)
         interim = Interim(index=point.index, score=found.scores.score, documents=found.signed)
@@ -329,7 +400,8 @@ def _ask_teacher(
             lambda done, total: reporter.phase("teacher states", done, total),
         )
     reporter.phase("held-out sequences")
-    asked = (text for leaf in load_tasks(spec.suite) for text, _ in prompts(leaf))
+    leaves = load_tasks(spec.suite, allow_code=origin.evaluation.allow_code_execution)
+    asked = (text for leaf in leaves for text, _ in prompts(leaf))
     found["held_out"] = str(held_out.prepare(material, list(asked), place, lambda: model))
     return found
 
@@ -348,20 +420,21 @@ def _check_data(spec: PreparationSpec, material: Material, reporter: Reporter) -
     repeated = len(trained_on) - len(set(trained_on))
     if repeated:
         notes.append(f"{repeated} prompts stand in the training data more than once")
+    known, allow_code = set(trained_on), spec.origin.evaluation.allow_code_execution
     with blaming("evaluation", "selection"):
-        selection = _check_overlap(spec.suite, set(trained_on), "the training data")
+        selection = _check_overlap(spec.suite, known, "the training data", allow_code)
     if spec.test_suite is not None:
         with blaming("evaluation", "test"):
-            _check_overlap(spec.test_suite, set(trained_on), "the training data")
+            _check_overlap(spec.test_suite, known, "the training data", allow_code)
             name = f"the suite {spec.suite.config.suite}"
-            _check_overlap(spec.test_suite, selection, name)
+            _check_overlap(spec.test_suite, selection, name, allow_code)
     lengths = [len(sequence.prompt) for sequence in data.sequences]
     answers = [len(sequence.completion or ()) for sequence in data.sequences]
     return DataSummary(
         rows=len(material.examples),
         used=len(data.sequences),
         fingerprint=material.fingerprint,
-        source=f"{spec.origin.data.train.path} ({spec.origin.data.train.split})",
+        source=redact(f"{spec.origin.data.train.path} ({spec.origin.data.train.split})"),
         local=bool(spec.origin.data_files) or spec.origin.data.train.path.startswith("builtin/"),
         prompt_tokens=sum(lengths) / len(lengths),
         completion_tokens=sum(answers) / len(answers),
@@ -370,7 +443,7 @@ def _check_data(spec: PreparationSpec, material: Material, reporter: Reporter) -
     )
 
 
-def _check_overlap(suite: SuiteSpec, known: set[str], where: str) -> set[str]:
+def _check_overlap(suite: SuiteSpec, known: set[str], where: str, allow_code: bool) -> set[str]:
     """The hashes of the suite's prompts.
 
     Raises:
@@ -378,7 +451,7 @@ def _check_overlap(suite: SuiteSpec, known: set[str], where: str) -> set[str]:
     """
     asked: set[str] = set()
     shared: list[str] = []
-    for leaf in load_tasks(suite):
+    for leaf in load_tasks(suite, allow_code=allow_code):
         for prompt, texts in prompts(leaf):
             asked.add(prompt_hash(prompt))
             if known & {prompt_hash(text) for text in texts}:

@@ -73,7 +73,9 @@ def _job(job: Job, now: float) -> RunningJob:
     last = job.last
     if last is None:
         return RunningJob(label=label, phase="start")
-    rate = last.step / (last.time - job.started) if last.step and last.metrics else None
+    rate = None
+    if last.step and last.metrics and last.time > job.started:
+        rate = (last.step - job.begun) / (last.time - job.started)
     return RunningJob(
         label=label,
         phase=last.phase,
@@ -114,7 +116,7 @@ def _seconds_left(run: StudyRun, jobs: list[Job], now: float) -> float | None:
             for name, arm in run.arms.items()
         },
         {name: _remaining(arm, run, jobs) for name, arm in run.arms.items()},
-        run.study.config.compute.workers,
+        run.study.config.compute.workers or max(1, len(jobs)),
         [_underway(job, now) for job in jobs if isinstance(job.spec, TrialSpec)],
     )
 
@@ -129,5 +131,9 @@ def _remaining(arm: ArmState, run: StudyRun, jobs: list[Job]) -> int:
 def _underway(job: Job, now: float) -> Underway:
     assert isinstance(job.spec, TrialSpec)
     last = job.last
-    fraction = (last.step or 0) / last.max_steps if last and last.max_steps else 0.0
-    return Underway(job.spec.arm, now - job.started, fraction)
+    seconds = now - job.started
+    if last is None or not last.max_steps or (last.step or 0) <= job.begun:
+        return Underway(job.spec.arm, seconds, 0.0)
+    step = last.step or 0
+    # As if this attempt had done all of its steps.
+    return Underway(job.spec.arm, seconds * step / (step - job.begun), step / last.max_steps)

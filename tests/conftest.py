@@ -9,6 +9,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from tests.postgres import postgres, postgres_server
+
+__all__ = ["postgres", "postgres_server"]
+
 ROOT = Path(__file__).resolve().parent.parent
 DATA = Path(__file__).resolve().parent / "data"
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sweeper import attempts
+from sweeper.config.settings import MethodSettings
 from sweeper.paths import JobPaths
 
 NAMES = ("progress", "outcome", "log", "documents", "samples", "lost", "spec")
@@ -89,6 +90,17 @@ def begin(files: JobPaths) -> int:
     return number
 
 
+def test_a_checkpoint_outlasts_attempts_and_goes_with_the_trial(tmp_path: Path) -> None:
+    files = JobPaths(tmp_path / "0000")
+    leave_behind(files, 1)
+    (files.checkpoint / "40").mkdir(parents=True)
+    assert attempts.set_aside(files) == 2
+    assert (files.checkpoint / "40").is_dir()
+    for _ in range(2):
+        attempts.discard_checkpoint(files)
+        assert not files.checkpoint.exists()
+
+
 def test_losses_are_counted_over_attempts_and_interruptions_are_not(tmp_path: Path) -> None:
     files = JobPaths(tmp_path / "0000")
     assert begin(files) == 1
@@ -100,3 +112,15 @@ def test_losses_are_counted_over_attempts_and_interruptions_are_not(tmp_path: Pa
     assert attempts.note_loss(files, "ended by SIGSEGV") == attempts.MOST
     assert files.attempt(1).lost.read_text() == "ended by SIGKILL\n"
     assert not files.attempt(2).lost.exists()
+
+
+def test_a_smaller_attempt_makes_the_same_steps_of_smaller_pieces() -> None:
+    settings = MethodSettings(per_device_train_batch_size=8, gradient_accumulation_steps=3)
+    once = attempts.smaller(settings)
+    found = (
+        once.per_device_train_batch_size,
+        once.gradient_accumulation_steps,
+        once.rollout_batch_size,
+    )
+    assert found == (4, 6, 12)
+    assert attempts.smaller(once).rollout_batch_size == 6

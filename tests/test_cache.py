@@ -2,12 +2,21 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sweeper.cache import Cache, content_key, default_root, directory_hash, file_hash
+from sweeper.cache import (
+    Cache,
+    content_key,
+    default_root,
+    directory_hash,
+    file_hash,
+    is_whole,
+    noting,
+)
 
 
 def fill(text: str) -> Any:
@@ -115,3 +124,71 @@ def test_a_directorys_hash_sees_names_bytes_and_subfolders(tmp_path: Path) -> No
     assert file_hash(tmp_path / "d" / "sub" / "b") in (
         "d4735e3a265e16eee03f59718b9b5d03019c07d8b6c51f90da3a666eec13ab35"  # SHA-256 of "2"
     )
+
+
+@pytest.mark.parametrize("damage", ["removed", "cut short", "listing removed"])
+def test_a_damaged_entry_is_built_again(tmp_path: Path, damage: str) -> None:
+    cache = Cache(tmp_path)
+    entry = cache.obtain("students", {"a": 1}, fill("whole"))
+    assert is_whole(entry)
+    if damage == "removed":
+        (entry / "value").unlink()
+    elif damage == "cut short":
+        (entry / "value").write_text("who", encoding="utf-8")
+    else:
+        (entry / "files.json").unlink()
+    assert not is_whole(entry)
+    assert cache.obtain("students", {"a": 1}, fill("whole")) == entry
+    assert (entry / "value").read_text(encoding="utf-8") == "whole"
+
+
+@pytest.mark.parametrize("removed", ["the entry", "the kind", "the cache"])
+def test_a_cache_that_is_emptied_meanwhile_is_filled_again(tmp_path: Path, removed: str) -> None:
+    root = tmp_path / "cache"
+    cache = Cache(root)
+    calls: list[str] = []
+
+    def empty(place: str, entry: Path) -> None:
+        if place not in calls:
+            doomed = {"the entry": entry, "the kind": entry.parent, "the cache": root}
+            shutil.rmtree(doomed[removed])
+        calls.append(place)
+
+    def build(directory: Path) -> None:
+        fill("a")(directory)
+        empty("build", directory)
+
+    def read(directory: Path) -> str:
+        empty("read", directory)
+        return (directory / "value").read_text(encoding="utf-8")
+
+    assert cache.read("students", {"a": 1}, build, read) == "a"
+    assert calls == ["build", "build", "read", "build", "read"]
+    assert cache.obtain("students", {"a": 1}, forbidden).is_dir()
+
+
+def test_an_error_in_reading_a_whole_entry_is_the_readers(tmp_path: Path) -> None:
+    def read(directory: Path) -> str:
+        raise ValueError("not what it should be")
+
+    with pytest.raises(ValueError, match="not what"):
+        Cache(tmp_path).read("students", {"a": 1}, fill("a"), read)
+
+
+def test_what_killed_builders_left_is_removed(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    entry = cache.path("students", content_key({"a": 1}))
+    (entry.parent / f".{entry.name}.abcdefgh").mkdir(parents=True)
+    cache.obtain("students", {"a": 1}, fill("a"))
+    assert [path.name for path in entry.parent.iterdir() if path.is_dir()] == [entry.name]
+
+
+def test_what_a_job_has_used_is_noted_but_for_what_may_go(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    before = cache.obtain("students", {"a": 0}, fill("a"))
+    with noting() as used:
+        new = cache.obtain("students", {"a": 1}, fill("a"))
+        cache.obtain("students", {"a": 0}, forbidden)
+        cache.obtain("states", {"a": 1}, fill("a"), limit=1000)
+    cache.obtain("students", {"a": 2}, fill("a"))
+    assert used == {before, new}

@@ -11,6 +11,7 @@ from sweeper.paths import (
     append_json_line,
     is_name,
     read_json_lines,
+    remove_leftovers,
     write_text_atomically,
 )
 
@@ -111,3 +112,16 @@ def test_a_file_is_readable_by_whom_the_umask_lets(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert (tmp_path / "report.md").stat().st_mode & 0o777 == 0o640
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    kept = [".hidden", "spec.json", ".spec.json", "trainer"]
+    gone = [f".spec.json.{'0a' * 16}", ".trainer.xyz/checkpoint/file"]
+    for name in [*kept, *gone]:
+        path = tmp_path / "runs" / "arm" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    remove_leftovers(tmp_path)
+    left = {path.name for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == set(kept)
+    assert not (tmp_path / "runs" / "arm" / ".trainer.xyz").exists()

@@ -12,7 +12,8 @@ import pytest
 from sweeper.config.loading import load_study
 from sweeper.errors import StudyChangedError
 from sweeper.paths import StudyPaths, write_text_atomically
-from sweeper.search.arm_search import ArmSearch, open_storage
+from sweeper.search.arm_search import ArmSearch
+from sweeper.search.storage import open_storage
 from sweeper.snapshot import (
     Snapshot,
     open_snapshot,
@@ -141,6 +142,7 @@ def test_an_unchanged_study_keeps_what_was_asked_for(
         ["compute={device: cpu, threads_per_worker: 1}"],
         ["tracking.uri=http://127.0.0.1:5000", "tracking.experiment=other"],
         ["evaluation.samples=0"],
+        ["training.checkpoint_every=50", "arms.gkd.settings.checkpoint_every=5"],
         ["arms.seqkd={}"],
         ["arms.mine={method: gkd, settings: {lmbda: 0.0}, trials: 1}"],
     ],
@@ -295,3 +297,32 @@ def test_other_libraries_than_at_the_start_are_told(start: Callable[..., Snapsho
     older = snapshot.provenance.model_copy(update={"versions": versions})
     [told] = version_changes(snapshot.model_copy(update={"provenance": older}))
     assert told.startswith("trl was 0.1 when this study began and is ")
+
+
+def test_the_storage_may_not_change_but_its_password_may(
+    start: Callable[..., Snapshot], tmp_path: Path
+) -> None:
+    uri = "tracking.uri=postgresql://me:hunter2@db/mlflow"
+    first = start("storage=postgresql://me:hunter2@db/optuna", uri, command="--set " + uri)
+    recorded = paths(tmp_path).snapshot.read_text()
+    assert "hunter2" not in recorded and "postgresql://me:***@db/optuna" in recorded
+    for same in ("postgresql://me@db/optuna", "postgresql+psycopg://me:other@db/optuna"):
+        assert start(f"storage={same}").identity == first.identity
+    with pytest.raises(StudyChangedError) as caught:
+        start("storage=postgresql://me:hunter2@other/optuna")
+    assert 'storage: was "postgresql://me@db/optuna", now "postgresql://me@other/optuna"' in str(
+        caught.value
+    )
+    with pytest.raises(StudyChangedError, match='storage: was "postgresql://me@db/optuna", now nu'):
+        start()
+
+
+def test_without_trials_another_storage_begins_another_study(
+    start: Callable[..., Snapshot],
+) -> None:
+    first = start(trials=False)
+    second = start("storage=postgresql://me@db/optuna", trials=False)
+    assert second.identity != first.identity
+    assert start("storage=postgresql://me@db/optuna", trials=False) == second
+    changed = start("storage=postgresql://me@db/optuna", "seed=2", trials=False)
+    assert changed.identity != second.identity

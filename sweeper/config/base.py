@@ -19,13 +19,15 @@ from pydantic import (
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from sweeper.paths import NAME_PATTERN
+from sweeper.secrets import redact, redact_credentials
 
 Scalar = bool | int | float | str | None
 """A value that a search can sample and a database can hold."""
 
 Name = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
-PositiveInt = Annotated[int, Field(ge=1)]
+PositiveInt = Annotated[int, Field(ge=1, lt=2**31)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Gibibytes = Annotated[float, Field(ge=0, le=2**30, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -104,7 +106,16 @@ _EXPECTED = {
     "too_short": "at least one entry",
     "tuple_type": "a list",
 }
-_reprs = reprlib.Repr()
+
+
+class _Reprs(reprlib.Repr):
+    """Hides the secrets of a text before the text is cut."""
+
+    def repr_str(self, x: str, level: int) -> str:
+        return super().repr_str(redact_credentials(x), level)
+
+
+_reprs = _Reprs()
 _reprs.maxstring, _reprs.maxother = 200, 80
 _reprs.maxlevel, _reprs.maxlist, _reprs.maxdict = 2, 6, 4
 
@@ -124,5 +135,5 @@ def expectation(details: ErrorDetails) -> str:
 
 
 def short(value: Any) -> str:
-    """A value as messages show it, however large or deep it is."""
-    return _reprs.repr(value)
+    """A value as messages show it, however large or deep it is, without its secrets."""
+    return redact(_reprs.repr(value))

@@ -19,6 +19,7 @@ from sweeper.config.suite import SuiteConfig
 from sweeper.config.yaml_file import KeyPath, YamlFile, read
 from sweeper.errors import ConfigError, Problem
 from sweeper.paths import NAME_PATTERN
+from sweeper.secrets import is_secret_name
 
 Model = TypeVar("Model", bound=BaseModel)
 DATA_SUFFIXES = (".json", ".jsonl", ".parquet", ".csv")
@@ -236,7 +237,9 @@ def _problems(model: type[Model], file: YamlFile, error: ValidationError) -> Ite
             continue
         if message is None:
             wanted = list(dict.fromkeys(expected[path]))
-            message = f"expected {' or '.join(wanted)}, found {short(value)}"
+            secret = any(is_secret_name(str(part)) for part in path)
+            shown = "something else" if secret else short(value)
+            message = f"expected {' or '.join(wanted)}, found {shown}"
         yield file.problem(path, message)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from sweeper.config.base import (
     Dtype,
@@ -27,10 +27,10 @@ class ModelConfig(Strict):
     dtype: Dtype = "auto"
     """The type of the weights; `auto`: float32 on CPU and for a student that is trained whole
     (in bfloat16 small updates round away), else as stored."""
-    init_kwargs: JsonMapping = {}
-    """Further arguments of `from_pretrained`, such as `attn_implementation`."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Only for models that you have read."""
+    init_kwargs: JsonMapping = {}
+    """Further arguments of `from_pretrained`, such as `attn_implementation`."""
     random_init: bool = False
     """Start from random weights drawn from the study's seed; only the configuration is read."""
     keep_layers: (
@@ -65,13 +65,53 @@ class ModelConfig(Strict):
 
     @field_validator("init_kwargs", mode="after")
     @classmethod
-    def _check_init_kwargs(cls, init_kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _check_init_kwargs(
+        cls, init_kwargs: dict[str, Any], info: ValidationInfo
+    ) -> dict[str, Any]:
         problems = Problems()
-        for name in ("dtype", "torch_dtype"):
-            if name in init_kwargs:
-                problems.add((name,), f"expected the key dtype beside model, found {name!r} here")
+        trusted = bool(info.data.get("trust_remote_code"))
+        for name, value in init_kwargs.items():
+            if message := init_kwarg_problem(name, value, trusted=trusted):
+                problems.add((name,), message)
         problems.raise_if_any()
         return init_kwargs
+
+
+_BESIDE_MODEL = {
+    "dtype": "dtype",
+    "torch_dtype": "dtype",
+    "revision": "revision",
+    "trust_remote_code": "trust_remote_code",
+}
+"""Arguments that have keys of their own, which reports show and other places rely on."""
+_FIXED = {
+    "use_safetensors": "weights are read from safetensors files only",
+    "weights_only": "weights are read from safetensors files only",
+    "state_dict": "weights are read from the model's own files",
+    "config": "the configuration is read from the model's own files",
+    "pretrained_model_name_or_path": "the key model says which model it is",
+}
+_FOREIGN_CODE = ("allow_all_kernels", "use_kernels", "kernel_config", "code_revision")
+"""Arguments that load code from a hub, or say which."""
+
+
+def init_kwarg_problem(name: str, value: Any, *, trusted: bool = False) -> str | None:
+    """Say why ``from_pretrained`` cannot be given this argument; None if it can.
+
+    Args:
+        name: The argument.
+        value: Its value.
+        trusted: Whether ``trust_remote_code`` is on, as a key of its own.
+    """
+    if key := _BESIDE_MODEL.get(name):
+        return f"expected the key {key} beside model, found {name!r} here"
+    if reason := _FIXED.get(name):
+        return f"{name!r} cannot be set: {reason}"
+    # An attention with a slash in its name is the name of a repository with a kernel.
+    kernel = name == "attn_implementation" and isinstance(value, str) and "/" in value
+    if (kernel or name in _FOREIGN_CODE) and not trusted:
+        return f"{name!r} loads code from a hub, which needs trust_remote_code: true beside model"
+    return None
 
 
 def _is_count(value: Any, least: int) -> bool:

@@ -26,6 +26,8 @@ from sweeper.config.base import (
     expectation,
     short,
 )
+from sweeper.config.models import init_kwarg_problem
+from sweeper.secrets import is_secret_name
 
 Method = Literal["sft", "seqkd", "supervised_kd", "gkd"]
 METHODS: tuple[Method, ...] = ("sft", "seqkd", "supervised_kd", "gkd")
@@ -81,6 +83,9 @@ class TrainingConfig(Strict):
     """Compute in float16 autocast with loss scaling (GPUs only)."""
     logging_steps: PositiveInt = 5
     """Optimiser steps between two points of the training curve."""
+    checkpoint_every: PositiveInt | None = None
+    """Optimiser steps between two checkpoints, from which an interrupted trial goes on; by default
+    it starts again. Results do not depend on it."""
     engine: Literal["sweeper", "trl"] = "sweeper"
     """`trl` runs the stock trainers, with the differences that the documentation lists."""
     stock_normalization: bool = False
@@ -99,6 +104,9 @@ class MethodSettings(TrainingConfig):
     """Sampling temperature of the student's rollouts; the loss never sees it."""
     max_new_tokens: PositiveInt = 128
     """The longest rollout in tokens."""
+    rollout_batch_size: PositiveInt | None = None
+    """Rollouts sampled at a time; by default all of an optimiser step, which is fastest. Fewer take
+    less memory, and give the same answers but for rounding."""
     lmbda: Fraction = 0.5
     """The share of micro-batches whose sequences the student generates."""
     beta: Fraction = 0.5
@@ -121,7 +129,14 @@ _METHOD_KEYS: dict[Method, frozenset[str]] = {
     "supervised_kd": frozenset({"disable_dropout", "seq_kd"}),
     "gkd": GKD_KEYS,
 }
-_NOT_SEARCHABLE = {"engine", "extra", "length_bucketing", "logging_steps"}
+_NOT_SEARCHABLE = {
+    "checkpoint_every",
+    "engine",
+    "extra",
+    "length_bucketing",
+    "logging_steps",
+    "rollout_batch_size",
+}
 _DOTTED: dict[str, Any] = {
     "teacher.model": TypeAdapter(Annotated[str, Field(min_length=1)]),
     "teacher.dtype": TypeAdapter(Dtype),
@@ -129,9 +144,10 @@ _DOTTED: dict[str, Any] = {
     "lora.alpha": TypeAdapter(PositiveFloat),
     "lora.dropout": TypeAdapter(Annotated[float, Field(ge=0, lt=1)]),
 }
+_INIT_KWARGS = "teacher.init_kwargs."
 _OPEN: dict[str, Any] = {
     "extra.": TypeAdapter(Json),
-    "teacher.init_kwargs.": TypeAdapter(Scalar, config={"allow_inf_nan": False}),
+    _INIT_KWARGS: TypeAdapter(Scalar, config={"allow_inf_nan": False}),
 }
 """What begins so may go on with any name."""
 OTHER_SPELLINGS = {
@@ -168,6 +184,13 @@ def name_problem(method: Method, name: str, *, searched: bool) -> str | None:
         return f"{name!r} cannot be searched" + (
             ": name the argument, as in extra.NAME" if name == "extra" else ""
         )
+    if name.startswith(_INIT_KWARGS):
+        # Whether there is code to trust is said of the study's teacher, where it is seen.
+        argument = name.removeprefix(_INIT_KWARGS)
+        if message := init_kwarg_problem(argument, None):
+            return message
+        if searched and is_secret_name(argument):
+            return f"{name!r} cannot be searched: what is searched is recorded, secrets are not"
     dead = name in GKD_KEYS and name not in _METHOD_KEYS[method]
     dead |= name == "stock_normalization" and method != "gkd"
     dead |= name.startswith("teacher.") and method == "sft"
@@ -178,8 +201,15 @@ def name_problem(method: Method, name: str, *, searched: bool) -> str | None:
 
 def value_problem(name: str, value: Any) -> str | None:
     """Say why the setting ``name`` cannot be ``value``; None if it can."""
+    if name.startswith(_INIT_KWARGS):
+        argument = name.removeprefix(_INIT_KWARGS)
+        if message := init_kwarg_problem(argument, value):
+            return message
     if adapter := _DOTTED.get(name) or _OPEN.get(_open_prefix(name)):
-        return _type_problem(adapter, value)
+        message = _type_problem(adapter, value)
+        if message and is_secret_name(name):
+            return message.partition(", found ")[0] + ", found something else"
+        return message
     field = MethodSettings.model_fields[name]
     annotation: Any = field.annotation
     for constraint in field.metadata:

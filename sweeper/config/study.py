@@ -9,12 +9,15 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from sweeper.config.base import (
     Duration,
     Fraction,
+    Gibibytes,
+    JsonMapping,
     Name,
     PositiveFloat,
     PositiveInt,
     Problems,
     Strict,
 )
+from sweeper.config.compute import ADDRESS, ResourcesConfig, compute_problems
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.search import (
     ArmBudgetConfig,
@@ -34,7 +37,8 @@ from sweeper.config.settings import (
     without_effect,
 )
 from sweeper.config.space import Space, contains
-from sweeper.paths import RESERVED_NAMES
+from sweeper.databases import comparable, storage_problem
+from sweeper.paths import is_reserved
 
 LARGEST_GRID = 10_000
 """Combinations of one arm's values."""
@@ -55,7 +59,7 @@ class WarmStartConfig(Strict):
     """By default the study's."""
     warmup_ratio: Fraction | None = None
     """By default the study's."""
-    extra: dict[str, Any] = {}
+    extra: JsonMapping = {}
     """Further arguments of TRL's `SFTConfig`, over the study's."""
 
 
@@ -202,26 +206,47 @@ class EvaluationConfig(Strict):
 class ComputeConfig(Strict):
     """Where trials run."""
 
-    executor: Literal["local"] = "local"
-    """`local`: processes on this machine."""
-    workers: PositiveInt = 1
-    """Trials at a time; cores and devices are divided among them."""
+    executor: Literal["local", "ray"] = "local"
+    """`local`: processes on this machine; `ray`: tasks on the nodes of a Ray cluster."""
+    address: Annotated[str, Field(pattern=ADDRESS)] | None = None
+    """The Ray cluster: `auto`, the one that this machine belongs to (the default); `HOST:PORT`; or
+    `local`, a new one of this machine alone, for as long as the study runs."""
+    workers: PositiveInt | None = None
+    """Trials at a time; cores and devices are divided among them. By default one, or with a share
+    of a GPU (`resources_per_trial.gpu`) or with Ray as many as fit."""
+    resources_per_trial: ResourcesConfig = ResourcesConfig()
+    """What each trial takes of a machine."""
+    pin_cores: bool = False
+    """Keep each worker's process to cores of its own. (Linux; `local` only.)"""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")] = "auto"
     """`auto`: the accelerators there are, in turn, or the CPU."""
     threads_per_worker: PositiveInt | None = None
-    """By default the cores divided by the workers."""
+    """By default `resources_per_trial.cpu`; without it the cores divided by the workers, and one
+    with Ray."""
     trial_timeout: Duration | None = None
     """How long a trial may take: seconds, or `90s`, `30m`, `12h`, `2d`. One that takes longer is
     ended."""
     stall_timeout: Duration | None = None
     """How long a trial may go without a sign of progress: a point of its training curve, or a new
     phase. Evaluation is one phase."""
-    memory_limit: PositiveFloat | None = None
+    memory_limit: Annotated[Gibibytes, Field(gt=0)] | None = None
     """The main memory that a trial's process may take, in GiB: a trial that needs more fails as out
     of memory, instead of bringing the machine to a halt. (Linux; a GPU's memory is not meant.)"""
-    teacher_states_gib: Annotated[float, Field(ge=0)] = 20.0
+    teacher_states_gib: Gibibytes = 20.0
     """What the teacher's hidden states on sequences that do not change may take in the cache, in
     GiB; the least recently used go first. 0: they are computed again in every trial."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ComputeConfig:
+        problems = Problems()
+        # A record holds every key, with its default where the study file did not set it.
+        given = {name for name, value in self if value != type(self).model_fields[name].default}
+        for location, message in compute_problems(
+            given, self.executor, self.device, self.resources_per_trial
+        ):
+            problems.add(location, message)
+        problems.raise_if_any()
+        return self
 
 
 class TrackingConfig(Strict):
@@ -268,17 +293,29 @@ class StudyConfig(Strict):
     """How students are scored."""
     compute: ComputeConfig = ComputeConfig()
     """Where trials run."""
+    storage: str | None = None
+    """Where Optuna keeps the search: `sqlite:///FILE` or `postgresql://USER@HOST/DATABASE`; by
+    default the SQLite file `runs/<study>/study.db`."""
     tracking: TrackingConfig = TrackingConfig()
     """Where the study is recorded."""
 
     @field_validator("study", mode="after")
     @classmethod
     def _check_name(cls, name: str) -> str:
-        if name in RESERVED_NAMES:
+        if is_reserved(name):
             problems = Problems()
             problems.add((), f"expected another name: {name!r} is a file of the runs folder")
             problems.raise_if_any()
         return name
+
+    @field_validator("storage", mode="after")
+    @classmethod
+    def _check_storage(cls, storage: str | None) -> str | None:
+        if storage is not None and (message := storage_problem(storage)):
+            problems = Problems()
+            problems.add((), message)
+            problems.raise_if_any()
+        return storage
 
     @field_validator("arms", mode="before")
     @classmethod
@@ -305,6 +342,12 @@ class StudyConfig(Strict):
         if self.teacher.keep_layers is not None:
             message = "expected this key at the student: a teacher keeps all of its layers"
             problems.add(("teacher", "keep_layers"), message)
+        folded: dict[str, str] = {}
+        for name in self.arms:
+            other = folded.setdefault(name.casefold(), name)
+            if other != name:
+                message = f"expected names that differ in more than case, found {other!r} too"
+                problems.add(("arms", name), message)
         for name, arm in self.arms.items():
             dotted = [key for key in (*arm.settings, *arm.search) if key.startswith("lora.")]
             if dotted and self.student.lora is None:
@@ -321,6 +364,13 @@ class StudyConfig(Strict):
                 )
                 problems.add(("arms", name), message)
         self._check_objectives(problems)
+        uri = self.tracking.uri
+        if self.storage and uri and comparable(self.storage) == comparable(uri):
+            message = (
+                "expected another database than tracking.uri's: Optuna and MLflow each have a table"
+                " called alembic_version"
+            )
+            problems.add(("storage",), message)
         warm = self.warm_start
         if warm is not None and warm.method == "sft" and not self._has_references():
             message = (

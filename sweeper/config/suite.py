@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from sweeper.config.base import Name, PositiveInt, Problems, Strict
+from sweeper.config.base import Name, PositiveInt, Problems, Strict, short
 
 PERPLEXITIES = ("word_perplexity", "byte_perplexity", "bits_per_byte")
 """lm-eval's perplexity metrics: all three are scored as nats per byte, which add up."""
@@ -64,6 +64,9 @@ class SuiteConfig(Strict):
     @model_validator(mode="after")
     def _check(self) -> SuiteConfig:
         problems = Problems()
+        for index, folder in enumerate(self.task_paths):
+            if "\0" in folder:
+                problems.add(("task_paths", index), f"expected a path, found {short(folder)}")
         seen: set[str] = set()
         for index, task in enumerate(self.tasks):
             if task.task in seen:

@@ -19,6 +19,11 @@ from sweeper.errors import ConfigError, Problem
 
 KeyPath = tuple[str | int, ...]
 
+LARGEST_FILE = 2**20
+"""Bytes of a study or a suite: a hundred times what people write."""
+MOST_VALUES = 100_000
+"""Values of a file, those that aliases repeat counted each time."""
+
 
 @dataclass
 class YamlFile:
@@ -99,6 +104,16 @@ class _Constructor(SafeConstructor):
             message = str(error).partition(";")[0]
             raise ConstructorError(None, None, message, node.start_mark) from error
 
+    def check_mapping_key(
+        self, node: Any, key_node: Any, mapping: Any, key: Any, value: Any
+    ) -> bool:
+        try:
+            hash(key)
+        except TypeError:  # a list that holds a mapping
+            message = "found a key that cannot be one"
+            raise ConstructorError(None, None, message, key_node.start_mark) from None
+        return bool(super().check_mapping_key(node, key_node, mapping, key, value))
+
 
 def parse(text: str, source: str) -> Any:
     """Read YAML text, with problems reported at ``source``.
@@ -115,12 +130,15 @@ def _parse(text: str, source: str) -> tuple[Any, Node | None]:
     yaml.Constructor = _Constructor
     try:
         tree = yaml.compose(text)
+        _check_size(tree)
         return (None if tree is None else yaml.constructor.construct_document(tree)), tree
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else None
         column = mark.column + 1 if mark else None
-        message = f"not valid YAML: {(error.problem or str(error)).strip()}"
+        # Of a key that stands twice, it also quotes both values.
+        reason = (error.problem or str(error)).strip().partition(" with value ")[0]
+        message = f"not valid YAML: {reason}"
         problem = Problem(source=source, message=message, line=line, column=column)
         raise ConfigError([problem]) from error
     except ReaderError as error:
@@ -141,7 +159,12 @@ def read(path: Path) -> YamlFile:
     """
     source = str(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as stream:
+            content = stream.read(LARGEST_FILE + 1)
+        if len(content) > LARGEST_FILE:
+            message = f"expected at most {LARGEST_FILE // 2**20} MiB, found a larger file"
+            raise ConfigError([Problem(source=source, message=message)])
+        text = content.decode("utf-8")
     except FileNotFoundError:
         raise ConfigError([Problem(source=source, message="no such file")]) from None
     except UnicodeDecodeError as error:
@@ -162,6 +185,32 @@ def read(path: Path) -> YamlFile:
     file.places[()] = (source, 1, 1)
     _note_places(tree, (), file, seen=set())
     return file
+
+
+def _check_size(tree: Node | None) -> None:
+    """Refuse a file whose aliases make a huge value of a few lines ("a billion laughs").
+
+    Raises:
+        ConstructorError: It is too large; tells the innermost value that is.
+    """
+    sizes: dict[int, int] = {}
+
+    def size(node: Node) -> int:
+        if id(node) not in sizes:
+            sizes[id(node)] = 1  # what a value that holds itself counts inside itself
+            inner: list[Node] = []
+            if isinstance(node, MappingNode):
+                inner = [part for pair in node.value for part in pair]
+            elif isinstance(node, SequenceNode):
+                inner = node.value
+            sizes[id(node)] = 1 + sum(size(part) for part in inner)
+            if sizes[id(node)] > MOST_VALUES:
+                message = f"its aliases make more than {MOST_VALUES:,} values of it"
+                raise ConstructorError(None, None, message, node.start_mark)
+        return sizes[id(node)]
+
+    if tree is not None:
+        size(tree)
 
 
 def _place(before: str) -> tuple[int, int]:

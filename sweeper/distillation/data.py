@@ -78,7 +78,12 @@ def read_rows(data: DataConfig, files: Sequence[str]) -> list[dict[str, Any]]:
             raise BadInputError(str(error), ("data", "train", "split")) from error
     else:
         import datasets
+        from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as READERS
 
+        if not files and source.path in READERS:
+            # One of them unpickles whatever lies in the working directory.
+            message = f"expected the name of a dataset, found {source.path!r}, a kind of file"
+            raise BadInputError(message, ("data", "train", "path"))
         try:
             if files:
                 suffix = "." + files[0].rsplit(".", 1)[-1]

@@ -13,7 +13,8 @@ from sweeper.cache import Cache
 from sweeper.config.base import Scalar
 from sweeper.config.models import ModelConfig
 from sweeper.config.settings import Method, MethodSettings, resolve
-from sweeper.distillation import batches, held_out, teacher_outputs, teacher_states, trainers
+from sweeper.distillation import batches, teacher_outputs, teacher_states, trainers
+from sweeper.distillation.checkpoints import Checkpoints
 from sweeper.distillation.data import TokenizedData, render_prompt
 from sweeper.distillation.material import Material
 from sweeper.distillation.meter import Meter, MeterCallback, PauseCallback, Report
@@ -57,7 +58,7 @@ def starting_student(
         "data": material.fingerprint,
         "template": str(material.tokenizer.chat_template),
         "method": warm.method,
-        "settings": settings.model_dump(mode="json"),
+        "settings": settings.model_dump(mode="json", exclude={"checkpoint_every"}),
         "seed": origin.seed,
         "device": place.device.partition(":")[0],
         "threads": origin.cache_threads,
@@ -86,9 +87,16 @@ def starting_student(
         trained.save_pretrained(directory)
         material.tokenizer.save_pretrained(directory)
 
-    directory = Cache(Path(origin.cache)).obtain("warm_starts", determinants, build)
-    start = ModelConfig(model=str(directory), dtype=student.dtype, init_kwargs=student.init_kwargs)
-    return load_model(start, place.device)
+    def read(directory: Path) -> Any:
+        start = ModelConfig(
+            model=str(directory),
+            dtype=student.dtype,
+            trust_remote_code=student.trust_remote_code,
+            init_kwargs=student.init_kwargs,
+        )
+        return load_model(start, place.device)
+
+    return Cache(Path(origin.cache)).read("warm_starts", determinants, build, read)
 
 
 def distil(
@@ -103,7 +111,9 @@ def distil(
     seed: int,
     lora: dict[str, Scalar] | None = None,
     report: Report = lambda *_: None,
+    probe: Callable[[Any], float] | None = None,
     pause: PauseCallback | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> tuple[Any, Meter]:
     """Train ``model`` by ``method``.
 
@@ -118,7 +128,9 @@ def distil(
         seed: Of everything random in this job.
         lora: The arm's own values over the student's adapter.
         report: Called at every point of the training curve.
+        probe: Says how far the student is from the teacher, asked a few times on the way.
         pause: Where training waits, and may end.
+        checkpoints: Where the training is saved, and gone on with after an interruption.
 
     Returns:
         The trained student, wrapped in its adapter if it has one, and what it cost.
@@ -147,7 +159,7 @@ def distil(
             ),
             "processing_class": tokenizer,
             "callbacks": [
-                MeterCallback(meter, report, _probe(origin)),
+                MeterCallback(meter, report, probe),
                 *([pause] if pause else []),
             ],
         }
@@ -167,7 +179,10 @@ def distil(
         elif settings.disable_dropout:
             trainers.without_dropout(model)
         trainer = _make_trainer(method, settings, material, data, states, options, model, seed)
-        trainer.train()
+        if checkpoints is None:
+            trainer.train()
+        else:
+            checkpoints.train(trainer, meter)
     _check_finite(trainer.model)
     return trainer.model, meter
 
@@ -269,11 +284,6 @@ def _make_stock_trainer(
             rows.append({"prompt": prompt, "completion": whole[len(prompt) :]})
     stock = trainers.StockGKDTrainer if trainers.uses_teacher(method) else trainers.StockSFTTrainer
     return stock(train_dataset=Dataset.from_list(rows), **options)
-
-
-def _probe(origin: Origin) -> Callable[[Any], float] | None:
-    fixed = held_out.read(Path(origin.held_out)) if origin.held_out else None
-    return fixed.divergence if fixed else None
 
 
 def _check_finite(model: Any) -> None:

@@ -96,7 +96,7 @@ class Material:
             given = answers() if answers else None
             _write(tokenize(self.examples, self.tokenizer, max_length, given), directory)
 
-        return _read(Cache(Path(self.origin.cache)).obtain("tokens", determinants, build))
+        return Cache(Path(self.origin.cache)).read("tokens", determinants, build, _read)
 
 
 def unpack_models(origin: Origin) -> Origin:
@@ -128,7 +128,11 @@ def read_material(origin: Origin) -> Material:
         raise BadInputError(message, ("data", "system_prompt"))
     with blaming("teacher", "model"):
         check_teacher(origin, origin.teacher, tokenizer)
-    return Material(origin, tokenizer)
+    material = Material(origin, tokenizer)
+    # Now, because padding and truncation become part of a tokenizer's state when it is used: what
+    # one job leaves in the cache, another must find.
+    _ = material.text_key
+    return material
 
 
 def check_teacher(origin: Origin, teacher: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -24,8 +26,11 @@ from sweeper.config.base import Scalar
 from sweeper.config.models import LoraConfig, ModelConfig
 from sweeper.distillation import layers
 from sweeper.errors import BadInputError
+from sweeper.secrets import is_secret_name
 
 Model = TypeVar("Model", bound=ModelConfig)
+
+_WEIGHTS = ".safetensors"
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['content'] }}"
@@ -60,7 +65,8 @@ def identity(model: ModelConfig) -> dict[str, Any]:
     place = location(model.model)
     described: dict[str, Any] = {
         "dtype": model.dtype,
-        "init_kwargs": model.init_kwargs,
+        # A token opens a model, but does not change it.
+        "init_kwargs": {k: v for k, v in model.init_kwargs.items() if not is_secret_name(k)},
         "random_init": model.random_init,
         "keep_layers": model.keep_layers,
     }
@@ -133,9 +139,12 @@ def load_model(model: ModelConfig, device: str, *, seed: int = 0) -> PreTrainedM
             layers.shrink_config(config, kept)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            loaded = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            loaded = AutoModelForCausalLM.from_config(
+                config, trust_remote_code=model.trust_remote_code
+            )
         loaded = loaded.to(getattr(torch, dtype) if dtype != "auto" else torch.float32)
     else:
+        _check_files(Path(place), model)
         options = {"dtype": dtype, "use_safetensors": True, **model.init_kwargs}
         loaded = _load(AutoModelForCausalLM.from_pretrained, place, model, "weights", **options)
         if kept is not None:
@@ -266,6 +275,29 @@ def check_heads(teacher: ModelConfig, student: ModelConfig) -> None:
         )
 
 
+def _check_files(directory: Path, model: ModelConfig) -> None:
+    """Refuse what the library would unpickle in spite of ``use_safetensors``.
+
+    It would unpickle tensors only, so this is a second door. (A hub's files have only that one.)
+
+    Raises:
+        BadInputError: There are such files in the model's directory.
+    """
+    refused = []
+    for index in directory.glob("*.safetensors.index.json"):
+        with suppress(OSError, ValueError, AttributeError):
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            refused += sorted(str(name) for name in shards if not str(name).endswith(_WEIGHTS))
+    adapter = directory / "adapter_model.safetensors"
+    if (directory / "adapter_config.json").is_file() and not adapter.is_file():
+        refused += ["adapter_model.bin"]
+    if refused:
+        raise BadInputError(
+            f"Cannot load the weights of {model.model}: they must be safetensors files, because"
+            f" others may run code; found {refused[0]}"
+        )
+
+
 def _load(loader: Any, place: str, model: ModelConfig, what: str, **options: Any) -> Any:
     try:
         return loader(
@@ -274,6 +306,16 @@ def _load(loader: Any, place: str, model: ModelConfig, what: str, **options: Any
             trust_remote_code=model.trust_remote_code,
             **options,
         )
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise BadInputError(f"Cannot load the {what} of {model.model}: {reason}") from error
+    except (OSError, ValueError, KeyError, TypeError, ImportError, SafetensorError) as error:
+        text = str(error).strip() or type(error).__name__
+        raise BadInputError(f"Cannot load the {what} of {model.model}: {_reason(text)}") from error
+
+
+def _reason(text: str) -> str:
+    """What a library says, in our words where it names an argument that is a key of ours."""
+    if "trust_remote_code" in text:
+        return "it comes with code of its own, which needs trust_remote_code: true beside model"
+    if "safetensors" in text:
+        reason = text.splitlines()[0]
+        return f"they must be safetensors files, because others may run code ({reason})"
+    return text.splitlines()[0]

@@ -79,7 +79,10 @@ def obtain(
                 file.write(json.dumps({**row, "tokens": answer.tokens}) + "\n")
 
     key = _determinants(material, teacher, place)
-    directory = Cache(Path(origin.cache)).obtain("teacher_outputs", key, build)
+    return Cache(Path(origin.cache)).read("teacher_outputs", key, build, _read)
+
+
+def _read(directory: Path) -> list[tuple[int, ...]]:
     with (directory / _FILE).open(encoding="utf-8") as file:
         return [tuple(json.loads(line)["tokens"]) for line in file]
 

@@ -8,6 +8,7 @@ What the teacher's head makes of them needs only its last hidden states at the p
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -155,6 +156,7 @@ def _compute(
             size = starts[-1] * width
             if size * states.dtype.itemsize > limit:
                 raise _TooLargeError
+            _reserve(path, size * states.dtype.itemsize)
             whole = torch.from_file(str(path), shared=True, size=size, dtype=states.dtype)
             whole = whole.view(starts[-1], width)
         read = 0
@@ -165,6 +167,17 @@ def _compute(
         report(done, len(sequences))
     assert whole is not None
     return {"width": whole.shape[1], "dtype": str(whole.dtype).removeprefix("torch.")}
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Have the file's bytes on the disk: a mapped page that finds no room ends the process.
+
+    Raises:
+        OSError: There is no room.
+    """
+    with path.open("wb") as file:
+        if size and hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
 
 
 def _batches(sequences: Sequence[TokenSequence]) -> list[list[int]]:

@@ -27,6 +27,7 @@ import random
 import warnings
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,6 +41,7 @@ from sweeper.distillation.batches import (
     LengthBuckets,
     PromptCollator,
 )
+from sweeper.distillation.checkpoints import Checkpoints
 from sweeper.distillation.divergence import Heads
 from sweeper.distillation.meter import Meter
 from sweeper.distillation.models import store_for_autocast
@@ -55,9 +57,24 @@ with warnings.catch_warnings():
 
 
 class _Metered:
-    """Counts the tokens that a trainer's loss is taken over, and its time."""
+    """Counts the tokens that a trainer's loss is taken over, and its time.
+
+    Attributes:
+        meter: Takes the counts.
+        checkpoints: Saves and loads the training's state in place of transformers, if there are
+            any.
+    """
 
     meter: Meter
+    checkpoints: Checkpoints | None = None
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        assert self.checkpoints is not None
+        self.checkpoints.save()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        assert self.checkpoints is not None
+        self.checkpoints.load_weights(Path(resume_from_checkpoint))
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """The micro-batches of one accumulation window, counted."""
@@ -217,7 +234,7 @@ class OnPolicyTrainer(_FullBatches, GKDTrainer):  # type: ignore[misc]
                 end_ids=self._end_ids,
                 pad_id=self.processing_class.pad_token_id,
                 seed=derive_seed(self._seed, "rollout", window),
-                batch_size=len(prompts),
+                batch_size=self._settings.rollout_batch_size or len(prompts),
             )
         self.meter.add("on_policy", len(batches))
         self.meter.add("rollouts", len(rollouts))

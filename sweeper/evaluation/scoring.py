@@ -93,7 +93,7 @@ def score(
     templated = chat if config.apply_chat_template == "auto" else config.apply_chat_template
     system = config.system_instruction or (system_prompt if templated else None)
     with _undisturbed(model, end_ids):
-        leaves = [_thinned(leaf, documents) for leaf in load_tasks(suite)]
+        leaves = [_thinned(leaf, documents) for leaf in load_tasks(suite, allow_code=allow_code)]
         # HFLM wants the bare model; the adapter's layers are inside it and stay active.
         bare = model.get_base_model() if hasattr(model, "get_base_model") else model
         # A template says itself where a text begins; plain prompts begin as the tokenizer does it.

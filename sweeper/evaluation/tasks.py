@@ -36,11 +36,16 @@ class LeafTask:
         return self.task.eval_docs[index]
 
 
-def load_tasks(suite: SuiteSpec) -> list[LeafTask]:
+def load_tasks(suite: SuiteSpec, *, allow_code: bool = False) -> list[LeafTask]:
     """The suite's tasks, groups flattened.
 
+    Args:
+        suite: The suite.
+        allow_code: Accept tasks that run what the model wrote.
+
     Raises:
-        BadInputError: A task is unknown or broken, or has fewer documents than the suite names.
+        BadInputError: A task is unknown or broken, has fewer documents than the suite names, or
+            runs code and may not.
     """
     # lm-eval announces every task; what matters is said by our own messages.
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -54,6 +59,13 @@ def load_tasks(suite: SuiteSpec) -> list[LeafTask]:
             everything = everything or TaskManager(include_path=list(suite.task_directories))
             manager = everything
         for name, task in _load(manager, entry, suite).items():
+            if getattr(task, "UNSAFE_CODE", False) and not allow_code:
+                raise BadInputError(
+                    f"Suite {suite.config.suite}: the task {name!r} runs code that the model wrote"
+                    " (unsafe_code), which needs evaluation.allow_code_execution: true; best in a"
+                    " container without network and secrets",
+                    ("evaluation", "allow_code_execution"),
+                )
             leaves.append(LeafTask(entry, name, task, _documents(entry, name, task)))
     return leaves
 

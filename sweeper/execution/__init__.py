@@ -1,1 +1,1 @@
-"""Where jobs run: processes on this machine."""
+"""Where jobs run: processes on this machine, or tasks on the nodes of a cluster."""

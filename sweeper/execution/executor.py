@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
+from sweeper import disk
 from sweeper.paths import JobPaths
-from sweeper.records import Outcome, PreparationSpec, TrialSpec
+from sweeper.records import Failure, Outcome, PreparationSpec, TrialSpec
 
 Spec = TrialSpec | PreparationSpec
 
@@ -74,3 +76,10 @@ def read_outcome(paths: JobPaths) -> Outcome | None:
         return Outcome.model_validate_json(paths.outcome.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+
+
+def without_room(paths: JobPaths) -> Outcome:
+    """The outcome of a job that could not write its own, because no space is left."""
+    failure = Failure(kind="full_disk", message=disk.explain(None, paths.directory))
+    now = time.time()
+    return Outcome(state="failed", failure=failure, started=now, finished=now)

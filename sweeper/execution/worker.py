@@ -5,42 +5,84 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
+import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
 
+from sweeper import disk
 from sweeper.execution.allocator import keep_freed_memory
 from sweeper.execution.executor import Spec
-from sweeper.paths import JobPaths, write_text_atomically
+from sweeper.paths import JobPaths, open_to_append, write_text_atomically
 from sweeper.records import Failure, Outcome
 
+FULL_DISK = 74
+"""The exit code of a job that cannot even write its outcome; ``EX_IOERR`` of ``sysexits.h``."""
 
-def main(spec: Spec) -> None:
+
+@dataclass(frozen=True)
+class Share:
+    """What a job's process may use of its machine, beside the device and threads of its spec."""
+
+    cores: frozenset[int] | None = None
+    """The cores to stay on; None: any."""
+    gpu: float = 1.0
+    """The share of the device's memory that it may take."""
+    visible: str | None = None
+    """``CUDA_VISIBLE_DEVICES``, in place of the value that the process inherits."""
+    directory: str | None = None
+    """The working directory, in place of the inherited one."""
+
+
+WHOLE = Share()
+
+
+def main(spec: Spec, share: Share = WHOLE, run: Callable[[Spec], Outcome] | None = None) -> None:
     """Run ``spec`` in this process and write its outcome.
 
     Everything printed goes to the job's log. The process ends with its coordinator, so that no
     orphan works on a trial that a new coordinator has taken over.
+
+    Args:
+        spec: The job.
+        share: What it may use of the machine.
+        run: What does it; by default ``trial.run``.
     """
     paths = JobPaths(Path(spec.place.directory))
     # Ctrl-C in the terminal is for the coordinator, which decides what happens to its jobs.
     os.setsid()
-    _redirect_output(paths.log)
     _end_with_coordinator()
-    # An orphan of a killed coordinator may take a moment to notice: never work beside it.
-    with FileLock(paths.lock):
-        outcome = _run(spec)
-        write_text_atomically(paths.outcome, outcome.model_dump_json(indent=1) + "\n")
-    sys.stdout.flush()
-    sys.stderr.flush()
+    try:
+        _redirect_output(paths.log)
+        if share.directory is not None:
+            os.chdir(share.directory)
+        if share.cores is not None:
+            os.sched_setaffinity(0, share.cores)
+        # An orphan of a killed coordinator may take a moment to notice: never work beside it.
+        with FileLock(paths.lock):
+            outcome = _run(spec, share, run)
+            write_text_atomically(paths.outcome, outcome.model_dump_json(indent=1) + "\n")
+    except Exception as error:
+        if disk.is_full(error, paths.directory):
+            os._exit(FULL_DISK)
+        raise
+    with suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     # Daemon threads of libraries may hold locks: what matters is written, so leave at once.
     os._exit(0)
 
 
-def _run(spec: Spec) -> Outcome:
+def _run(spec: Spec, share: Share, run: Callable[[Spec], Outcome] | None) -> Outcome:
     started = time.time()
+    if share.visible is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = share.visible
     claimed = _claim_device(spec.place.device)
     from sweeper.execution import preload
 
@@ -57,10 +99,13 @@ def _run(spec: Spec) -> Outcome:
     torch.set_num_threads(spec.place.threads)
     if claimed == "cpu":
         keep_freed_memory()
+    elif claimed.startswith("cuda") and share.gpu < 1:
+        # A neighbour's memory stays its own: what needs more fails as out of memory.
+        torch.cuda.set_per_process_memory_fraction(share.gpu)
     if spec.place.memory_gib is not None:
         _limit_memory(spec.place.memory_gib)
     place = spec.place.model_copy(update={"device": claimed})
-    outcome = trial.run(spec.model_copy(update={"place": place}))
+    outcome = (run or trial.run)(spec.model_copy(update={"place": place}))
     return outcome.model_copy(update={"device": spec.place.device})
 
 
@@ -93,7 +138,7 @@ def _visible(index: int) -> str:
 
 def _redirect_output(log: Path) -> None:
     log.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    descriptor = open_to_append(log)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
@@ -106,6 +151,7 @@ def _end_with_coordinator() -> None:
 
     def watch() -> None:
         parent.join()
-        os._exit(1)
+        # With whatever the job has started: its process leads a group.
+        os.killpg(os.getpgrp(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()

@@ -90,6 +90,12 @@ def show(view: RenderableType, console: Console) -> None:
     console.out("\n".join(lines), highlight=False)
 
 
+def notice(record: StudyRecord, console: Console) -> None:
+    """Print that code from outside was allowed to run, if it was."""
+    if text := wording.code_notice(record.config):
+        show(Text(text, style="bold yellow"), console)
+
+
 def comparison_view(comparison: Comparison) -> RenderableType:
     """The final report of a study: the verdict, a table of the arms, and what to keep in mind."""
     return _ComparisonView(comparison)
@@ -180,7 +186,7 @@ class _ComparisonView:
                 *(
                     formatting.trial_counts(arm, comparison)
                     if name == "trials"
-                    else _cell(arm, name, digits, gap(arm.gap_closed))
+                    else Text(_cell(arm, name, digits, gap(arm.gap_closed)))
                     for name in layout.columns
                 ),
                 style="bold green" if arm.name in comparison.leaders else "",

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from ruamel.yaml import YAML
 
+from sweeper.reporting.visible import visible
 from sweeper.secrets import redacted
 
 
@@ -19,7 +20,8 @@ def inline(text: str) -> str:
     Code spans stay as they are.
     """
     # Longer runs of backticks are no spans of ours: what stands between them is escaped.
-    parts = re.split(r"((?<!`)`(?!`)[^`]*`(?!`))", " ".join(text.split()))
+    line = visible(" ".join(text.split()))
+    parts = re.split(r"((?<!`)`(?!`)[^`]*`(?!`))", line)
     return "".join(part if index % 2 else _escaped(part) for index, part in enumerate(parts))
 
 
@@ -38,6 +40,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Collection
 
 def fenced(text: str, language: str) -> str:
     """A code block that ``text`` cannot end."""
+    text = visible(text)
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
     return f"{fence}{language}\n{text.rstrip()}\n{fence}"
@@ -45,7 +48,17 @@ def fenced(text: str, language: str) -> str:
 
 def setting(name: str, value: Any) -> str:
     """One setting as a code span that can be pasted into a study file."""
-    return f"`{name}: {json.dumps(redacted(value, name), default=str, ensure_ascii=False)}`"
+    return code(f"{name}: {json.dumps(redacted(value, name), default=str, ensure_ascii=False)}")
+
+
+def code(text: str) -> str:
+    """``text`` on one line as a code span that it cannot end."""
+    line = visible(" ".join(text.split()))
+    longest = max((len(run) for run in re.findall(r"`+", line)), default=0)
+    if not longest:
+        return f"`{line}`"
+    fence = "`" * (longest + 1)
+    return f"{fence} {line} {fence}"
 
 
 def as_yaml(values: Mapping[str, Any]) -> str:
@@ -57,21 +70,6 @@ def as_yaml(values: Mapping[str, Any]) -> str:
     buffer = io.StringIO()
     yaml.dump(redacted(values), buffer)
     return buffer.getvalue()
-
-
-def true_keys(values: Any, names: Collection[str], path: str = "") -> list[str]:
-    """The paths of the keys called one of ``names`` whose value is true."""
-    return list(_true_keys(values, names, path))
-
-
-def _true_keys(values: Any, names: Collection[str], path: str) -> Iterator[str]:
-    if not isinstance(values, Mapping):
-        return
-    for key, value in values.items():
-        here = f"{path}.{key}" if path else str(key)
-        if value is True and str(key).rpartition(".")[2] in names:
-            yield here
-        yield from _true_keys(value, names, here)
 
 
 def _escaped(text: str) -> str:

@@ -10,6 +10,7 @@ from sweeper.analysis.comparison import ArmSummary, Comparison, Difference, Scor
 from sweeper.analysis.pareto import FrontPoint
 from sweeper.config.search import Objective
 from sweeper.records import Cost, FailureKind, TrialRecord
+from sweeper.reporting.visible import visible
 
 SHORT_NAMES = {
     "learning_rate": "lr",
@@ -29,6 +30,7 @@ FAILURE_NAMES: dict[FailureKind, str] = {
     "stalled": "stalled",
     "lost": "lost",
     "bad_input": "bad input",
+    "full_disk": "full disk",
     "bug": "bug",
 }
 """The kinds of failure in words."""
@@ -81,7 +83,7 @@ def number(value: Any, digits: int = 2) -> str:
     if value is None:
         return "none"
     if not isinstance(value, float):
-        return str(value)
+        return visible(" ".join(str(value).split()))
     if value == 0 or not math.isfinite(value):
         return f"{value:g}"
     if abs(value) < 0.01 or abs(value) >= 1e5:

@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.reporting import formatting
+from sweeper.reporting.visible import visible
 
 _TELLING = 0.1
 """The share of its steps after which a running trial says how long it will take."""
@@ -196,7 +197,7 @@ class LiveDisplay:
         self._print(text)
 
     def _print(self, line: str) -> None:
-        self._console.print(Text(line), soft_wrap=self._live is None)
+        self._console.print(Text(visible(line)), soft_wrap=self._live is None)
 
 
 class _LiveArea:

@@ -5,7 +5,6 @@ The same records give the same text: nothing in it depends on when or where it i
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,10 +12,10 @@ from matplotlib.figure import Figure
 
 from sweeper.analysis.comparison import Comparison, compare, selection_score
 from sweeper.analysis.importance import Importance, parameter_importance
-from sweeper.paths import write_text_atomically
+from sweeper.paths import remove_leftovers, write_bytes_atomically, write_text_atomically
 from sweeper.records import ArmRecord, StudyRecord, TrialRecord
 from sweeper.reporting import formatting, plots, wording
-from sweeper.reporting.escaping import cell, inline, setting, table, true_keys
+from sweeper.reporting.escaping import cell, inline, setting, table
 from sweeper.reporting.plot_style import png
 from sweeper.reporting.reproduction import data_sections, reproduction_sections
 
@@ -40,6 +39,7 @@ def write_report(record: StudyRecord, directory: Path) -> list[Path]:
         The files that were written, ``report.md`` first.
     """
     directory.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(directory)
     comparison = compare(record)
     seed = int(record.config.get("seed", 0))
     found = [parameter_importance(arm, seed) for arm in record.arms]
@@ -52,7 +52,7 @@ def write_report(record: StudyRecord, directory: Path) -> list[Path]:
         if figure is None:
             path.unlink(missing_ok=True)
         else:
-            _write_bytes(path, png(figure))
+            write_bytes_atomically(path, png(figure))
             images.append(path)
     shown = {path.name for path in images}
     text = "\n\n".join(_sections(record, comparison, importances, shown)) + "\n"
@@ -71,12 +71,6 @@ def _draw(
     }
 
 
-def _write_bytes(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    os.replace(temporary, path)
-
-
 def _sections(
     record: StudyRecord,
     comparison: Comparison,
@@ -85,8 +79,8 @@ def _sections(
 ) -> Iterator[str]:
     yield f"# {inline(record.study)}"
     yield f"**{inline(wording.headline(comparison))}**"
-    if unsafe := true_keys(record.config, ("trust_remote_code", "allow_code_execution")):
-        keys = formatting.listed(f"`{key}`" for key in unsafe)
+    if unsafe := wording.outside_code(record.config):
+        keys = formatting.listed(inline(_as_code(key)) for key in unsafe)
         yield f"> **Code from outside was allowed to run:** {keys}."
     if notes := wording.notes(comparison):
         yield "\n".join(f"- {inline(note)}" for note in notes)
@@ -104,6 +98,11 @@ def _sections(
     yield from _failures(record)
     yield from data_sections(record)
     yield from reproduction_sections(record)
+
+
+def _as_code(key: str) -> str:
+    name, _, rest = key.partition(" ")
+    return f"`{name}` {rest}"
 
 
 def _comparison_table(comparison: Comparison) -> str:

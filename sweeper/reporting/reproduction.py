@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sweeper.records import Provenance, StudyRecord
-from sweeper.reporting.escaping import as_yaml, cell, fenced, inline, table
+from sweeper.reporting.escaping import as_yaml, cell, code, fenced, inline, table
 from sweeper.secrets import redact
 
 
@@ -18,7 +18,7 @@ def data_sections(record: StudyRecord) -> Iterator[str]:
         return
     yield "## Data"
     facts = {
-        "source": f"`{data.source}`",
+        "source": code(redact(data.source)),
         "rows": f"{data.used:,} used of {data.rows:,}",
         "mean length": f"{data.prompt_tokens:.1f} tokens of prompt,"
         f" {data.completion_tokens:.1f} of reference",
@@ -44,7 +44,7 @@ def _provenance(provenance: Provenance, config: dict[str, Any]) -> dict[str, str
     revision = provenance.git_revision
     local = " with local changes" if revision and revision.endswith("+") else ""
     facts = {
-        "study file": f"`{provenance.study_file}`",
+        "study file": code(provenance.study_file),
         "started": datetime.fromtimestamp(provenance.started, UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "seed": str(config.get("seed", 0)),
         "git revision": f"`{revision.rstrip('+')}`{local}" if revision else "none",

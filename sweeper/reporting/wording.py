@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from sweeper.analysis.comparison import (
     SELECTION_NOTE,
     UNPAIRED_NOTE,
@@ -11,6 +14,7 @@ from sweeper.analysis.comparison import (
 )
 from sweeper.records import ArmRecord, Failure
 from sweeper.reporting import formatting
+from sweeper.reporting.visible import visible
 
 CLEAR = 2.0
 """Differences below this many standard errors are called unclear: about 95 % confidence, before the
@@ -64,7 +68,7 @@ def failures(comparison: Comparison) -> list[tuple[str, str]]:
 
 def reason(failure: Failure) -> str:
     """Why a job failed: the kind in words, and the message."""
-    return f"{formatting.FAILURE_NAMES[failure.kind]}: {failure.message}"
+    return f"{formatting.FAILURE_NAMES[failure.kind]}: {visible(failure.message)}"
 
 
 def reasons(arm: ArmRecord) -> dict[str, list[int]]:
@@ -74,6 +78,35 @@ def reasons(arm: ArmRecord) -> dict[str, list[int]]:
         if trial.outcome is not None and trial.outcome.failure is not None:
             found.setdefault(reason(trial.outcome.failure), []).append(trial.number)
     return found
+
+
+def outside_code(config: Mapping[str, Any]) -> list[str]:
+    """The keys of a study that let code from outside run, each with what it let run."""
+    found = []
+    arms = config.get("arms") or {}
+    for role in ("teacher", "student"):
+        model = config.get(role) or {}
+        if model.get("trust_remote_code") is not True:
+            continue
+        models = [str(model.get("model"))]
+        if role == "teacher":  # an arm's own teacher is the same with another name
+            for arm in arms.values():
+                own = (arm or {}).get("settings") or {}
+                searched = (arm or {}).get("search") or {}
+                models += [str(own["teacher.model"])] if "teacher.model" in own else []
+                models += map(str, (searched.get("teacher.model") or {}).get("choices", ()))
+        named = formatting.listed(dict.fromkeys(visible(name) for name in models))
+        found.append(f"{role}.trust_remote_code (the code of {named})")
+    if (config.get("evaluation") or {}).get("allow_code_execution") is True:
+        found.append("evaluation.allow_code_execution (what students answer)")
+    return found
+
+
+def code_notice(config: Mapping[str, Any]) -> str:
+    """The sentence that says so, or nothing."""
+    if not (keys := outside_code(config)):
+        return ""
+    return f"Code from outside was allowed to run: {formatting.listed(keys)}."
 
 
 def _leader(comparison: Comparison) -> str:

@@ -7,7 +7,6 @@ import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import optuna
@@ -19,6 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sweeper.config.base import Scalar
 from sweeper.config.search import Objective, PrunerConfig, SamplerConfig
 from sweeper.config.study import ArmConfig
+from sweeper.patience import Patience, patiently
 from sweeper.records import FailureKind, Interim, Outcome, derive_seed
 from sweeper.search.pruning import make_pruner, rungs, values_by_step, with_rungs
 from sweeper.search.sampling import grid, sample
@@ -60,6 +60,7 @@ class ArmSearch:
         higher_is_better: bool,
         pruner: PrunerConfig | None = None,
         objectives: Sequence[Objective] = ("score",),
+        patience: Patience | None = None,
     ) -> None:
         self._arm_name = arm_name
         self._arm = arm
@@ -68,14 +69,18 @@ class ArmSearch:
         self._objectives = objectives
         self._seed = seed
         upwards = {"score": higher_is_better}
-        self._study = optuna.create_study(
-            storage=storage,
-            study_name=f"{study}/{arm_name}",
-            pruner=make_pruner(self._pruner),
-            directions=["maximize" if upwards.get(name) else "minimize" for name in objectives],
-            load_if_exists=True,
+        self._patience = patience or Patience()
+        self._study = self._patience(
+            lambda: optuna.create_study(
+                storage=storage,
+                study_name=f"{study}/{arm_name}",
+                pruner=make_pruner(self._pruner),
+                directions=["maximize" if upwards.get(name) else "minimize" for name in objectives],
+                load_if_exists=True,
+            )
         )
 
+    @patiently
     def asked(self) -> dict[int, TrialState]:
         """The trials that were asked for, by number, with Optuna's state."""
         return {
@@ -89,22 +94,37 @@ class ArmSearch:
 
         The caller writes the trial's spec before it asks again.
         """
+        return self._ask(self._next_number())
+
+    @patiently
+    def _next_number(self) -> int:
         trials = self._trials()
-        waiting = any(trial.state == TrialState.WAITING for trial in trials)
-        number = len(trials) - waiting
+        return len(trials) - any(trial.state == TrialState.WAITING for trial in trials)
+
+    @patiently
+    def _ask(self, number: int) -> Asked:
+        trials = self._trials()
+        waiting = number < len(trials)
+        if waiting and trials[number].state != TrialState.WAITING:
+            # The database went away after it had stored the trial and before it said so.
+            return self.resume(number)
         self._study.sampler = self._make_sampler(number)
         if self._sampler.type == "grid" and not waiting:
             self._study.enqueue_trial(grid(self._arm)[number])
         trial = self._study.ask()
         return Asked(trial.number, sample(trial, self._arm))
 
+    @patiently
     def resume(self, number: int) -> Asked:
         """The parameters of a trial that exists; what an interruption left out is sampled now."""
         frozen = self._trials()[number]
+        if frozen.state.is_finished():  # its files were damaged, but what was sampled is known
+            return Asked(number, dict(frozen.params))
         self._study.sampler = self._make_sampler(number)
         trial = Trial(self._study, frozen._trial_id)
         return Asked(number, sample(trial, self._arm))
 
+    @patiently
     def goes_on(self, number: int, interim: Interim) -> bool:
         """Whether a trial that was scored in the middle of its training goes on.
 
@@ -131,6 +151,7 @@ class ArmSearch:
         trial.set_user_attr(verdict, goes_on)
         return goes_on
 
+    @patiently
     def tell(self, number: int, outcome: Outcome) -> None:
         """Record how a trial ended; telling the same again changes nothing.
 
@@ -272,10 +293,3 @@ def _make_sampler(config: SamplerConfig, seed: int) -> BaseSampler:
             # That conditional parameters are not part of the model needs no warning per trial.
             return GPSampler(n_startup_trials=startup, warn_independent_sampling=False, seed=seed)
         return RandomSampler(seed=seed)
-
-
-def open_storage(database: Path) -> optuna.storages.BaseStorage:
-    """The study's SQLite database, created if it is not there."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    database.parent.mkdir(parents=True, exist_ok=True)
-    return optuna.storages.RDBStorage(f"sqlite:///{database.resolve()}")

@@ -114,7 +114,8 @@ def effective_settings(method: Method, settings: MethodSettings) -> dict[str, An
     ``supervised_kd`` is GKD at ``lmbda = 0`` and ``beta = 0``, and shows as that.
     """
     values = settings.model_dump(exclude={"extra"})
-    alive = set(known_settings(method)) & set(values)
+    # How much is done at a time, and how often it is saved, changes no result.
+    alive = (set(known_settings(method)) & set(values)) - {"checkpoint_every", "rollout_batch_size"}
     if method == "supervised_kd":
         values |= {"lmbda": 0.0, "beta": 0.0}
         alive |= {"lmbda", "beta"}
@@ -331,10 +332,11 @@ def _milliseconds(seconds: float) -> int:
 def dataset_of(summary: DataSummary) -> Dataset:
     """The training data as MLflow's data set: named by its source, told apart by its content."""
     local = summary.local
-    source = {"uri": summary.source} if local else {"path": summary.source}
+    shown = redact(summary.source)
+    source = {"uri": shown} if local else {"path": shown}
     profile = summary.model_dump(include={"rows", "used", "prompt_tokens", "completion_tokens"})
     return Dataset(
-        name=(Path(summary.source).name if local else summary.source)[:500] or "data",
+        name=(Path(shown).name if local else shown)[:500] or "data",
         digest=summary.fingerprint[:36],
         source_type="local" if local else "hugging_face",
         source=json.dumps(source),

@@ -8,19 +8,25 @@ import os
 import urllib.error
 import urllib.request
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from sweeper.databases import address
 from sweeper.errors import SweeperError
+from sweeper.patience import Patience, Unanswered, absence
 from sweeper.secrets import redact
 from sweeper.tracking.mapping import Dataset, Point
 from sweeper.tracking.runs import Run, RunStatus, RunTracker
+from sweeper.tracking.sqlite_file import make_whole, sqlite_path
 from sweeper.tracking.uri import is_server
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
+
+_T = TypeVar("_T")
 
 _MOST_RUNS = 1000
 """Runs that MLflow finds at a time."""
@@ -29,6 +35,8 @@ _MOST_POINTS = 800
 _MOST_TEXTS = 100
 _PATIENCE = 10.0
 """Seconds to wait for a server or a database to answer at all."""
+_MARKS = ("study", "identity", "kind", "arm", "trial")
+"""The tags, after ``sweeper.``, that tell a run from all others."""
 
 
 class MlflowTracker(RunTracker):
@@ -49,6 +57,7 @@ class MlflowTracker(RunTracker):
         study: The study's name.
         identity: See ``RunTracker``.
         page_size: Runs to look up at a time, at most 1,000.
+        patience: For a database or a server that does not answer.
     """
 
     def __init__(
@@ -60,27 +69,38 @@ class MlflowTracker(RunTracker):
         *,
         identity: str | None = None,
         page_size: int = _MOST_RUNS,
+        patience: Patience | None = None,
     ) -> None:
-        store = MlflowStore(uri, experiment, artifact_location, page_size)
+        store = MlflowStore(uri, experiment, artifact_location, page_size, patience)
         super().__init__(store, study, identity)
 
 
 class MlflowStore:
-    """Runs in one MLflow experiment; a ``RunStore``."""
+    """Runs in one MLflow experiment; a ``RunStore``.
+
+    While the place does not answer, every call is repeated: each is safe to repeat.
+    """
 
     def __init__(
-        self, uri: str, experiment: str, artifact_location: str | None, page_size: int = _MOST_RUNS
+        self,
+        uri: str,
+        experiment: str,
+        artifact_location: str | None,
+        page_size: int = _MOST_RUNS,
+        patience: Patience | None = None,
     ) -> None:
         self._uri = uri
         self._experiment = experiment
         self._artifact_location = artifact_location
         self._page_size = page_size
+        self._patience = patience or Patience()
         self._client: MlflowClient | None = None
         self._experiment_id = ""
 
     def open(self, wanted: Mapping[str, str]) -> Iterable[Run]:
         """See ``RunStore``. Creates the database and its tables when there are none."""
-        with _explained(self._uri):
+
+        def connected() -> list[Run]:
             client = connect(self._uri)
             found = client.get_experiment_by_name(self._experiment)
             if found is not None and found.lifecycle_stage == "deleted":
@@ -93,10 +113,25 @@ class MlflowStore:
             self._client = client
             return [_run_of(run) for run in self._find(wanted)]
 
+        with _explained(self._uri):
+            return self._patiently(connected)
+
     def create(self, tags: Mapping[str, str], start: int) -> Run:
         """See ``RunStore``."""
-        made = self._connected.create_run(self._experiment_id, start_time=start, tags=dict(tags))
-        return _run_of(made)
+        names = [f"sweeper.{name}" for name in _MARKS]
+        marks = {name: tags[name] for name in names if name in tags}
+        tries = 0
+
+        def made() -> MlflowRun:
+            nonlocal tries
+            tries += 1
+            # An earlier try may have been stored without our hearing of it.
+            earlier = next(self._find(marks), None) if tries > 1 else None
+            return earlier or self._connected.create_run(
+                self._experiment_id, start_time=start, tags=dict(tags)
+            )
+
+        return _run_of(self._patiently(made))
 
     def write(
         self,
@@ -112,15 +147,20 @@ class MlflowStore:
         new_params = [Param(key, value) for key, value in (params or {}).items()]
         new_tags = [RunTag(key, value) for key, value in (tags or {}).items()]
         while metrics or new_params or new_tags:
-            self._connected.log_batch(
-                run.id, metrics[:_MOST_POINTS], new_params[:_MOST_TEXTS], new_tags[:_MOST_TEXTS]
-            )
+            batch = metrics[:_MOST_POINTS], new_params[:_MOST_TEXTS], new_tags[:_MOST_TEXTS]
+            self._patiently(partial(self._connected.log_batch, run.id, *batch))
             del metrics[:_MOST_POINTS], new_params[:_MOST_TEXTS], new_tags[:_MOST_TEXTS]
 
     def remove_tags(self, run: Run, names: Iterable[str]) -> None:
         """See ``RunStore``."""
-        for name in names:
-            self._connected.delete_tag(run.id, name)
+
+        def remove() -> None:
+            there = self._connected.get_run(run.id).data.tags
+            for name in names:
+                if name in there:
+                    self._connected.delete_tag(run.id, name)
+
+        self._patiently(remove)
 
     def add_dataset(self, run: Run, dataset: Dataset) -> None:
         """See ``RunStore``."""
@@ -135,25 +175,40 @@ class MlflowStore:
             profile=dataset.profile,
         )
         tag = InputTag("mlflow.data.context", "training")
-        self._connected.log_inputs(run.id, [DatasetInput(entity, [tag])])
+        inputs = [DatasetInput(entity, [tag])]
+        self._patiently(lambda: self._connected.log_inputs(run.id, inputs))
 
     def add_file(self, run: Run, path: Path, folder: str | None = None) -> None:
         """See ``RunStore``."""
-        self._connected.log_artifact(run.id, str(path), folder)
+        self._patiently(lambda: self._connected.log_artifact(run.id, str(path), folder))
 
     def add_text(self, run: Run, name: str, text: str) -> None:
         """See ``RunStore``."""
-        self._connected.log_text(run.id, text, name)
+        self._patiently(lambda: self._connected.log_text(run.id, text, name))
 
     def set_status(self, run: Run, status: RunStatus, end: int | None) -> None:
         """See ``RunStore``."""
         if end is None:
-            self._connected.update_run(run.id, status)
+            self._patiently(lambda: self._connected.update_run(run.id, status))
         else:
-            self._connected.set_terminated(run.id, status, end)
+            self._patiently(lambda: self._connected.set_terminated(run.id, status, end))
 
     def flush(self) -> None:
         """See ``RunStore``. Every write above has waited until it was stored."""
+
+    def _patiently(self, call: Callable[[], _T]) -> _T:
+        def translated() -> _T:
+            try:
+                with _quiet():
+                    return call()
+            except Exception as error:
+                # Before the first connection, silence more likely means a wrong address.
+                reason = absence(error, answered=self._client is not None)
+                if reason is None:
+                    raise
+                raise Unanswered(f"MLflow's store {address(self._uri)}", redact(reason)) from None
+
+        return self._patience(translated)
 
     @property
     def _connected(self) -> MlflowClient:
@@ -208,13 +263,30 @@ def connect(uri: str) -> MlflowClient:
     # Before MLflow is imported, which is when it reads them.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    # We try again ourselves, and tell the user; MLflow would be silent for minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     with _quiet():
         from mlflow import MlflowClient
 
+        if (path := sqlite_path(uri)) is not None:
+            make_whole(path, _make_tables)
         client = MlflowClient(tracking_uri=uri)
-        # The tables are made at the first question.
+        # Elsewhere, the tables are made at the first question.
         client.search_experiments(max_results=1)
+    # It logs, with a traceback, what it raises as well.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     return client
+
+
+def _make_tables(path: Path) -> None:
+    from mlflow.store.db import utils as untyped
+
+    utils: Any = untyped
+    engine = utils.create_sqlalchemy_engine_with_retry(f"sqlite:///{path}")
+    try:
+        utils._initialize_tables(engine)
+    finally:
+        engine.dispose()
 
 
 @contextlib.contextmanager
@@ -226,7 +298,7 @@ def _explained(uri: str) -> Iterator[None]:
         raise
     except Exception as error:
         # Without the cause, whose message may hold the password.
-        message = redact(f"MLflow cannot use {uri}: {type(error).__name__}: {error}")
+        message = redact(f"MLflow cannot use {address(uri)}: {type(error).__name__}: {error}")
         raise SweeperError(message) from None
 
 
@@ -259,14 +331,15 @@ def _probe(uri: str) -> None:
 def _quiet() -> Iterator[None]:
     """Keep MLflow from telling, table by table, that it makes a new database.
 
-    And SQLAlchemy from telling that MLflow uses something old, which would be an error where
-    warnings are errors.
+    And from printing what it then raises, and SQLAlchemy from telling that MLflow uses something
+    old, which would be an error where warnings are errors.
     """
     # MLflow's import, which comes after this, leaves the levels of these loggers alone.
-    loggers = [logging.getLogger(name) for name in ("mlflow.store.db.utils", "alembic")]
+    names = ("mlflow.store.db.utils", "psycopg", "alembic")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
-        logger.setLevel(logging.WARNING)
+        logger.setLevel(logging.WARNING if logger.name == "alembic" else logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The ``noload`` loader", DeprecationWarning)

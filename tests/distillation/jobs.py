@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,12 @@ def make_origin(folder: Path, **changes: Any) -> Origin:
 
 
 def train(
-    origin: Origin, place: Place, method: Method, seed: int = 1, **changes: Any
+    origin: Origin,
+    place: Place,
+    method: Method,
+    seed: int = 1,
+    probe: Callable[[Any], float] | None = None,
+    **changes: Any,
 ) -> tuple[Any, Meter, list[dict[str, float]]]:
     """Train the starting student with ``SETTINGS`` and ``changes``.
 
@@ -67,5 +73,6 @@ def train(
         settings=settings,
         seed=seed,
         report=lambda step, total, metrics: points.append(metrics),
+        probe=probe,
     )
     return model, meter, points

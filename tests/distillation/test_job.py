@@ -77,6 +77,16 @@ def test_the_seed_decides_everything(tmp_path: Path, place: Place, method: Metho
     assert not torch.equal(weights(first), weights(other))
 
 
+def test_fewer_rollouts_at_a_time_give_the_same_training(tmp_path: Path, place: Place) -> None:
+    origin = make_origin(tmp_path)
+    options = {"lmbda": 1.0, "gradient_accumulation_steps": 2}
+    _, meter, points = train(origin, place, "gkd", **options)
+    _, few, again = train(origin, place, "gkd", rollout_batch_size=3, **options)
+    assert few.cost().generated_tokens == meter.cost().generated_tokens
+    losses = [[point["loss"] for point in curve] for curve in (points, again)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
 def test_the_coin_lands_on_policy_as_often_as_lmbda_says(tmp_path: Path, place: Place) -> None:
     _, meter, _ = train(
         make_origin(tmp_path),
@@ -315,14 +325,22 @@ def test_tokens_are_made_once_and_read_without_the_rows(tmp_path: Path) -> None:
     assert material.tokens(20) != first
 
 
+def test_what_is_in_the_cache_is_found_by_a_tokenizer_that_was_used(tmp_path: Path) -> None:
+    origin = make_origin(tmp_path)
+    used, fresh = read_material(origin), read_material(origin)
+    used.tokenizer(["1+1?", "1000+1?"], padding=True, truncation=True, max_length=4)
+    assert used.text_key == fresh.text_key
+
+
 def test_the_distance_from_the_teacher_is_followed(tmp_path: Path, place: Place) -> None:
     origin = make_origin(tmp_path)
     material = read_material(origin)
     teacher = load_model(origin.teacher, "cpu")
     prompts = [f"{1000 + i}+{2000 + i}?" for i in range(20)]
     directory = held_out.prepare(material, prompts, place, lambda: teacher)
-    followed = origin.model_copy(update={"held_out": str(directory)})
-    _, meter, points = train(followed, place, "sft", max_steps=8)
+    fixed = held_out.read(directory)
+    assert fixed is not None
+    _, meter, points = train(origin, place, "sft", max_steps=8, probe=fixed.divergence)
     seen = [point["teacher_divergence"] for point in points if "teacher_divergence" in point]
     assert len(seen) == 4
     assert all(0 < value < math.log(2) for value in seen)

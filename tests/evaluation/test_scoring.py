@@ -324,3 +324,32 @@ def test_prompts_of_a_task_with_everything_that_may_be_one() -> None:
     asked, texts = found[0]
     assert asked in texts
     assert asked.endswith("?")
+
+
+@pytest.fixture
+def coding(tmp_path: Path) -> Path:
+    """A task that says that it runs what the model wrote; its own code is beside it."""
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    (tmp_path / "code.py").write_text("def ask(document):\n    return 'Q: ' + document['text']\n")
+    (tmp_path / "coding.yaml").write_text(
+        "task: coding\nunsafe_code: true\ndataset_path: json\n"
+        "dataset_kwargs: {data_files: {test: rows.jsonl}}\ntest_split: test\n"
+        "output_type: generate_until\ndoc_to_text: !function code.ask\n"
+        "doc_to_target: '{{text}}'\nmetric_list: [{metric: exact_match}]\n"
+        "generation_kwargs: {until: ['#'], max_gen_toks: 4}\n"
+    )
+    return tmp_path
+
+
+def test_a_task_that_runs_answers_needs_a_key(coding: Path, model: Any, tokenizer: Any) -> None:
+    found = suite(SuiteTask(task="coding"), directory=coding)
+    with pytest.raises(BadInputError, match=r"evaluation\.allow_code_execution: true") as caught:
+        load_tasks(found)
+    assert caught.value.key == ("evaluation", "allow_code_execution")
+    with pytest.raises(BadInputError, match="runs code that the model wrote"):
+        score(model, tokenizer, found, batch_size=2, chat=False)
+    # Functions beside a task file are the user's own, as the file is.
+    [leaf] = load_tasks(found, allow_code=True)
+    assert next(iter(prompts(leaf)))[0] == "Q: the quick brown fox"
+    allowed = score(model, tokenizer, found, batch_size=2, chat=False, allow_code=True)
+    assert allowed.scores.tasks[0].documents == len(ROWS)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -55,3 +57,19 @@ def test_a_gpu_that_torch_cannot_use_is_refused(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     with pytest.raises(SweeperError, match=f"of {device} there is none"):
         LocalExecutor(ComputeConfig(device=device))
+
+
+@pytest.mark.slow
+def test_libraries_send_no_usage_statistics() -> None:
+    code = (
+        "from sweeper.execution import preload\n"
+        "from huggingface_hub import constants\n"
+        "assert preload.failure is None, preload.failure\n"
+        "assert constants.HF_HUB_DISABLE_TELEMETRY\n"
+    )
+    names = ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_TELEMETRY", "DO_NOT_TRACK")
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr

@@ -154,6 +154,49 @@ def test_a_killed_run_goes_on_to_the_same_trials(
     assert {r.info.status for r in found} == {"FINISHED"}
 
 
+def test_a_run_that_is_killed_in_training_goes_on_from_a_checkpoint(
+    write_study: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    training = {
+        "max_steps": 120,
+        "per_device_train_batch_size": 2,
+        "max_length": 96,
+        "logging_steps": 7,
+        "checkpoint_every": 30,
+    }
+    settings = {"lmbda": 0.5, "beta": 0.5, "max_new_tokens": 8}
+    study = write_study(training=training, arms={"gkd": {"settings": settings}}, trials=1)
+    assert run(study).returncode == 0
+    second = tmp_path_factory.mktemp("second")
+    for name in ("study.yaml", "selection.yaml", "test.yaml"):
+        (second / name).write_text((study.parent / name).read_text())
+    trial = second / "runs" / "tiny" / "arms" / "gkd" / "0000"
+    _run_until(second, trial / "checkpoint" / "30", signal.SIGKILL)
+    assert outcomes(second) == {}
+    [step] = [path.name for path in (trial / "checkpoint").iterdir() if path.name.isdigit()]
+    done = run(second / "study.yaml")
+    assert done.returncode == 0, done.stderr
+
+    log = (trial / "log.txt").read_text()
+    assert f"Training goes on from the checkpoint after step {step}." in log
+    rows = [json.loads(line) for line in (trial / "progress.jsonl").read_text().splitlines()]
+    begun = [row["step"] for row in rows if row["phase"] == "train" and "metrics" not in row]
+    assert begun[-1] == int(step) >= 30
+    [first], [again] = outcomes(study.parent).values(), outcomes(second).values()
+    assert (first["attempt"], again["attempt"]) == (1, 2)
+    assert scores(second) == scores(study.parent)
+    assert documents(second) == documents(study.parent)
+    for name in ("steps", "trained_tokens", "generated_tokens"):
+        assert first["cost"][name] == again["cost"][name] > 0
+    assert first["curve"]["loss"] == again["curve"]["loss"]
+    [found] = trial_runs(second)
+    client = MlflowClient(f"sqlite:///{second / 'runs' / 'mlflow.db'}")
+    points = {p.step: p.value for p in client.get_metric_history(found.info.run_id, "train/loss")}
+    assert points == {row["step"]: row["metrics"]["loss"] for row in rows if "metrics" in row}
+    for directory in (study.parent, second):
+        assert not list(directory.glob("runs/tiny/arms/*/*/checkpoint"))
+
+
 def test_ctrl_c_twice_stops_now_and_can_be_continued(write_study: Callable[..., Path]) -> None:
     study = write_study(training={"max_steps": 400, "per_device_train_batch_size": 2})
     directory = study.parent

@@ -14,8 +14,9 @@ from optuna.trial import TrialState
 
 from sweeper.config.study import ArmConfig, SamplerConfig
 from sweeper.records import Failure, FailureKind, Outcome, Scores, TaskScore
-from sweeper.search.arm_search import ArmSearch, Asked, open_storage
+from sweeper.search.arm_search import ArmSearch, Asked
 from sweeper.search.sampling import budget, grid
+from sweeper.search.storage import open_storage
 
 SAMPLERS = ("tpe", "random", "grid", "gp")
 SEARCH: dict[str, Any] = {

@@ -12,7 +12,8 @@ from optuna.trial import TrialState
 
 from sweeper.config.search import PrunerConfig, SamplerConfig
 from sweeper.records import Interim, Outcome, derive_seed
-from sweeper.search.arm_search import ArmSearch, open_storage
+from sweeper.search.arm_search import ArmSearch
+from sweeper.search.storage import open_storage
 from tests.search.test_arm_search import SEARCH, arm, completed
 
 POINTS = 2

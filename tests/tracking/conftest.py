@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.postgres import Server
+
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -13,3 +15,18 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("mlflow") / "empty.db"
     connect(f"sqlite:///{path}")
     return path
+
+
+@pytest.fixture(scope="session")
+def empty_postgres(postgres_server: Server) -> str:
+    """A PostgreSQL database with MLflow's tables, to copy."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    from sweeper.databases import with_driver
+    from sweeper.tracking.mlflow_tracker import connect
+
+    url = postgres_server.database()
+    connect(with_driver(url))
+    # A database in use cannot be copied.
+    SqlAlchemyStore._engine_map.pop(with_driver(url)).dispose()
+    return url.rpartition("/")[2]

@@ -246,14 +246,18 @@ def memory_place() -> Recorder:
     return Recorder(lambda **more: MemoryTracker("digits", store, **more), read)
 
 
-def mlflow_place(folder: Path, empty_database: Path) -> Recorder:
+def mlflow_place(
+    folder: Path, empty_database: Path | None = None, uri: str | None = None
+) -> Recorder:
+    """MLflow with a copy of ``empty_database``, or at ``uri``."""
     from mlflow import MlflowClient
 
     from sweeper.tracking.mlflow_tracker import MlflowTracker
 
-    uri = f"sqlite:///{folder}/mlflow.db"
-    # Making the tables takes 1.7 s.
-    shutil.copy(empty_database, folder / "mlflow.db")
+    if empty_database is not None:
+        # Making the tables takes 1.7 s.
+        shutil.copy(empty_database, folder / "mlflow.db")
+    uri = uri or f"sqlite:///{folder}/mlflow.db"
 
     def make(**more: Any) -> RunTracker:
         return MlflowTracker(uri, "digits", str(folder / "artifacts"), "digits", **more)

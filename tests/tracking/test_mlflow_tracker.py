@@ -39,7 +39,6 @@ def test_a_new_database_is_made_without_a_word(
     assert capfd.readouterr() == ("", "")
     assert not [record for record in caplog.records if record.name.startswith("mlflow")]
     assert find_experiment(uri, "digits") is not None
-    assert logging.getLogger("mlflow.store.db.utils").level == logging.NOTSET
 
 
 def test_all_pages_of_runs_are_looked_up(tmp_path: Path, empty_database: Path) -> None:

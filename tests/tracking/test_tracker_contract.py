@@ -1,7 +1,8 @@
-"""What every tracker promises, checked on the one in memory and on MLflow with SQLite."""
+"""What every tracker promises: the one in memory, MLflow with SQLite and with PostgreSQL."""
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy
 
+from sweeper.databases import with_driver
+from sweeper.patience import Patience
 from sweeper.records import Failure
 from sweeper.tracking.mapping import NOTE, PARENT, RUN_NAME, Point
-from sweeper.tracking.mlflow_tracker import MlflowTracker
+from sweeper.tracking.mlflow_tracker import MlflowStore, MlflowTracker
 from sweeper.tracking.tracker import MemoryStore, MemoryTracker, Tracker
+from tests.postgres import QUOTED, Server
 from tests.tracking.examples import (
     NOON,
     PASSWORD,
@@ -33,10 +38,14 @@ from tests.tracking.examples import (
 )
 
 
-@pytest.fixture(params=["memory", "mlflow"])
+@pytest.fixture(params=["memory", "mlflow", "postgres"])
 def place(request: pytest.FixtureRequest, tmp_path: Path, empty_database: Path) -> Recorder:
     if request.param == "memory":
         return memory_place()
+    if request.param == "postgres":
+        server: Server = request.getfixturevalue("postgres")
+        template = request.getfixturevalue("empty_postgres")
+        return mlflow_place(tmp_path, uri=with_driver(server.database(template)))
     return mlflow_place(tmp_path, empty_database)
 
 
@@ -256,3 +265,51 @@ def test_trackers_are_light_to_import() -> None:
 def test_both_are_trackers() -> None:
     trackers: list[Tracker] = [MemoryTracker("digits"), MlflowTracker("", "", None, "digits")]
     assert len(trackers) == 2  # mypy does the checking
+
+
+def test_a_server_that_is_away_at_any_call_loses_nothing(
+    postgres: Server, empty_postgres: str, tmp_path: Path
+) -> None:
+    place = mlflow_place(tmp_path, uri=with_driver(postgres.database(empty_postgres)))
+    patience, told = Patience(), []
+
+    def tell(text: str) -> None:
+        told.append(text)
+        if "does not answer" in text:
+            postgres.start()
+
+    patience.tell = tell
+    tracker = opened(place, patience=patience)
+    waited = 0
+    for step in steps(place, tmp_path):
+        postgres.stop()
+        waited += 1
+        step(tracker)
+    assert len(told) == 2 * waited
+    assert all(PASSWORD not in text and QUOTED not in text for text in told)
+    check_whole_study(place)
+
+
+def test_a_run_whose_making_was_not_answered_is_made_once(
+    tmp_path: Path, empty_database: Path
+) -> None:
+    place = mlflow_place(tmp_path, empty_database)
+    tracker = opened(place)
+    store = tracker._store
+    assert isinstance(store, MlflowStore)
+    client = store._connected
+    lost: list[str] = []
+
+    def make(*arguments: Any, **more: Any) -> Any:
+        made = type(client).create_run(client, *arguments, **more)
+        if not lost:
+            lost.append("")
+            raise sqlalchemy.exc.OperationalError("", {}, sqlite3.OperationalError("db is locked"))
+        return made
+
+    client.create_run = make
+    tracker.start_trial(trial_spec())
+    assert lost
+    assert len(place.by_kind("trial")) == 1
+    tracker.start_trial(trial_spec(1))
+    assert len(place.by_kind("trial")) == 2

@@ -1,0 +1,350 @@
+"""Checkpoints of a training, from which it goes on as if it had never stopped.
+
+``<trial>/checkpoint/<step>`` holds what decides the steps to come (weights, optimiser, schedule,
+loss scale, random states) and what has been counted so far. The data order, the on-policy coin and
+the rollouts follow from seeds and the step, and so need no state.
+
+A checkpoint appears whole or not at all, and the former one goes only then. It is used by the work
+that it belongs to only, and only if every byte is as it was written. Weights are read as
+safetensors, everything else as JSON or with ``weights_only=True``: reading it runs no code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import TrainerCallback
+from transformers.trainer_pt_utils import safe_globals
+
+from sweeper.cache import content_key, file_hash
+from sweeper.config.models import ModelConfig
+from sweeper.distillation.material import Material
+from sweeper.distillation.meter import Meter
+from sweeper.distillation.models import identity
+from sweeper.paths import JobPaths
+from sweeper.records import Progress, Record, TrialSpec
+from sweeper.versions import library_versions
+
+_MANIFEST = "checkpoint.json"
+_WEIGHTS = "weights.safetensors"
+_STATE = "trainer_state.json"
+
+
+class Journal(Protocol):
+    """Where a training says how far it is."""
+
+    curve: list[Progress]
+    """The points of the training curve so far."""
+
+    def resume(self, curve: Sequence[Progress], step: int, max_steps: int, seconds: float) -> None:
+        """The training goes on from ``step``.
+
+        Args:
+            curve: The points before it, as they were reported then.
+            step: Optimiser steps done.
+            max_steps: Optimiser steps in all.
+            seconds: What the steps before it took.
+        """
+
+
+class Manifest(Record):
+    """``checkpoint.json``: what a checkpoint belongs to, its files, and the counts."""
+
+    format: Literal[1] = 1
+    work: str
+    """The key of everything that decides the training."""
+    step: int
+    max_steps: int
+    seconds: float
+    """Wall seconds of the steps so far."""
+    totals: dict[str, float]
+    """The meter's, without what came before the first step."""
+    since: dict[str, float]
+    """The meter's since the last point of the curve."""
+    loss_since: float
+    """The sum of the losses since the last point of the curve."""
+    loss_before: float
+    """The sum of those before it."""
+    logged: int
+    """The step of the last point of the curve."""
+    curve: tuple[Progress, ...]
+    files: dict[str, str]
+    """SHA-256 of every other file, by name."""
+
+
+def of_trial(
+    spec: TrialSpec, material: Material, teacher: ModelConfig, journal: Journal
+) -> Checkpoints | None:
+    """The trial's checkpoints; None if it keeps none.
+
+    The stock engine keeps none: what ``training.extra`` may ask of it can depend on random states
+    that transformers does not restore.
+
+    Args:
+        spec: With models that can be loaded.
+        material: Tokenizer and examples.
+        teacher: The arm's.
+        journal: Where the trial says how far it is.
+    """
+    every, origin = spec.settings.checkpoint_every, spec.origin
+    if every is None or spec.settings.engine != "sweeper":
+        return None
+    warm = origin.warm_start
+    asked = [teacher] if spec.method != "sft" else []
+    asked += [origin.teacher] if warm is not None and warm.method == "seqkd" else []
+    on_cpu = spec.place.device == "cpu"
+    work = {
+        "origin": origin.model_dump(
+            mode="json",
+            include={"seed", "warm_start", "teacher_outputs", "held_out", "cache_threads"},
+        ),
+        "training": origin.training.model_dump(mode="json", exclude={"checkpoint_every"}),
+        "student": identity(origin.student),
+        "adapter": origin.student.lora.model_dump(mode="json") if origin.student.lora else None,
+        "teachers": [identity(model) for model in asked],
+        "data": material.fingerprint,
+        **material.text_key,
+        "method": spec.method,
+        "settings": spec.settings.model_dump(mode="json", exclude={"checkpoint_every"}),
+        "lora": spec.lora,
+        "seed": spec.seed,
+        "device": spec.place.device.partition(":")[0],
+        # The order of sums, so the last digits, depend on it.
+        "threads": spec.place.threads if on_cpu else None,
+        "versions": library_versions(),
+    }
+    return Checkpoints(JobPaths(Path(spec.place.directory)), every, work, journal)
+
+
+class Checkpoints:
+    """The checkpoints of one training.
+
+    Args:
+        paths: Of the job.
+        every: Optimiser steps between two checkpoints. There is one after the last step, too.
+        work: JSON that determines the training: a checkpoint of other work is not used.
+        journal: Where the job says how far it is.
+    """
+
+    def __init__(
+        self, paths: JobPaths, every: int, work: Mapping[str, Any], journal: Journal
+    ) -> None:
+        self._root = paths.checkpoint
+        self._every, self._work, self._journal = every, content_key(work), journal
+        self._manifest: Manifest | None = None
+        """Of the checkpoint that this process goes on from."""
+        self._before: dict[str, float] = {}
+        """What the meter counted before the first step of this process."""
+        self._started = 0.0
+
+    def train(self, trainer: Any, meter: Meter) -> None:
+        """Train to the end, from the last usable checkpoint if there is one."""
+        self._trainer, self._meter = trainer, meter
+        directory = self._find()
+        trainer.checkpoints = self
+        trainer.add_callback(_Callback(self))
+        # What was trained on must be passed over, whatever ``extra`` says.
+        trainer.args.ignore_data_skip = False
+        trainer.train(resume_from_checkpoint=None if directory is None else str(directory))
+
+    def is_due(self, step: int, max_steps: int) -> bool:
+        """Whether the training is worth a checkpoint after ``step``."""
+        return step % self._every == 0 or step >= max_steps
+
+    def begin(self) -> None:
+        """The first step of this process comes next: put the counts back."""
+        trainer, meter, found = self._trainer, self._meter, self._manifest
+        self._before = dict(meter.totals)
+        self._started = meter.now()
+        if found is None:
+            return
+        for name, amount in found.totals.items():
+            meter.totals[name] += amount
+        meter.since = defaultdict(float, found.since)
+        meter.steps = found.step
+        # Transformers averages the loss over the steps since it was last logged.
+        trainer._tr_loss += found.loss_since
+        trainer._total_loss_scalar = found.loss_before
+        trainer._globalstep_last_logged = found.logged
+        trainer._initial_global_step = 0
+        self._journal.resume(found.curve, found.step, found.max_steps, found.seconds)
+
+    def save(self) -> None:
+        """Write a checkpoint.
+
+        One that cannot be written, to a full disk for example, costs nothing but what it is for:
+        the former one stays, and the training goes on.
+        """
+        step, began = self._trainer.state.global_step, self._meter.now()
+        try:
+            self._write(step)
+        # RuntimeError is what torch's writer raises.
+        except (OSError, RuntimeError, SafetensorError) as error:
+            print(
+                f"The checkpoint after step {step} could not be written to {self._root}"
+                f" ({_line(error)}). Training goes on.",
+                flush=True,
+            )
+        self._meter.add("seconds_checkpoint", self._meter.now() - began)
+
+    def load_weights(self, directory: Path) -> None:
+        """Put the weights of a usable checkpoint into the model."""
+        theirs, ours = load_file(directory / _WEIGHTS), _weights(self._trainer.model)
+        with torch.no_grad():
+            for name, tensor in ours.items():
+                tensor.copy_(theirs[name])
+
+    def _find(self) -> Path | None:
+        """The last usable checkpoint; what else is there is removed."""
+        self._manifest, found = None, None
+        names = os.listdir(self._root) if self._root.is_dir() else []
+        steps = sorted((int(name) for name in names if name.isdigit()), reverse=True)
+        for step in steps:
+            if found is None:
+                try:
+                    self._manifest = self._read(self._root / str(step))
+                    found = self._root / str(step)
+                except _Unusable as error:
+                    print(f"The checkpoint after step {step} is not used: {error}.", flush=True)
+        self._remove_all_but(found)
+        if found is not None:
+            print(f"Training goes on from the checkpoint after step {found.name}.", flush=True)
+        elif steps:
+            print("Training starts from the beginning.", flush=True)
+        return found
+
+    def _read(self, directory: Path) -> Manifest:
+        """Check that a checkpoint is whole, and of this work.
+
+        Raises:
+            _Unusable: It is not.
+        """
+        try:
+            text = (directory / _MANIFEST).read_text(encoding="utf-8")
+            manifest = Manifest.model_validate(json.loads(text))
+            files = {path.name: file_hash(path) for path in _files(directory)}
+        except (OSError, ValueError, ValidationError) as error:
+            raise _Unusable(f"it cannot be read ({_line(error)})") from error
+        if manifest.work != self._work:
+            raise _Unusable("it belongs to other settings, models, data, threads or versions")
+        if files != manifest.files:
+            raise _Unusable("it is damaged")
+        try:
+            self._check_contents(directory, files)
+        except Exception as error:  # readers raise whatever a broken file provokes
+            raise _Unusable(f"it cannot be read ({_line(error)})") from error
+        return manifest
+
+    def _check_contents(self, directory: Path, files: Mapping[str, str]) -> None:
+        """Read once what transformers is going to, for its failure would come too late.
+
+        Raises:
+            ValueError: The weights are not the model's.
+        """
+        for name in files:
+            if name.endswith((".pt", ".pth")):
+                with safe_globals():
+                    torch.load(directory / name, map_location="cpu", weights_only=True)
+        theirs = load_file(directory / _WEIGHTS)
+        ours = _weights(self._trainer.model)
+        if {n: (t.shape, t.dtype) for n, t in theirs.items()} != {
+            n: (t.shape, t.dtype) for n, t in ours.items()
+        }:
+            raise ValueError("its weights are not the model's")
+
+    def _write(self, step: int) -> None:
+        trainer = self._trainer
+        self._root.mkdir(exist_ok=True)
+        unfinished, finished = self._root / f".{step}", self._root / str(step)
+        unfinished.mkdir()
+        try:
+            save_file(_weights(trainer.model), unfinished / _WEIGHTS)
+            trainer._save_optimizer_and_scheduler(str(unfinished))
+            trainer._save_scaler(str(unfinished))
+            trainer._save_rng_state(str(unfinished))
+            trainer.state.save_to_json(str(unfinished / _STATE))
+            manifest = self._describe(step, unfinished)
+            text = json.dumps(manifest.model_dump(), indent=1)
+            (unfinished / _MANIFEST).write_text(text, encoding="utf-8")
+            for path in (*unfinished.iterdir(), unfinished):
+                _flush(path)
+            os.replace(unfinished, finished)
+            _flush(self._root)
+        except BaseException:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
+        self._remove_all_but(finished)
+
+    def _describe(self, step: int, directory: Path) -> Manifest:
+        trainer, meter, earlier = self._trainer, self._meter, self._manifest
+        return Manifest(
+            work=self._work,
+            step=step,
+            max_steps=trainer.state.max_steps,
+            seconds=meter.now() - self._started + (earlier.seconds if earlier else 0.0),
+            totals={n: total - self._before.get(n, 0.0) for n, total in meter.totals.items()},
+            since=dict(meter.since),
+            loss_since=trainer._tr_loss.item(),
+            loss_before=trainer._total_loss_scalar,
+            logged=trainer._globalstep_last_logged,
+            curve=tuple(self._journal.curve),
+            files={path.name: file_hash(path) for path in _files(directory)},
+        )
+
+    def _remove_all_but(self, kept: Path | None) -> None:
+        for path in self._root.iterdir() if self._root.is_dir() else ():
+            if path != kept:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+class _Unusable(Exception):
+    """Why a checkpoint cannot be gone on from."""
+
+
+class _Callback(TrainerCallback):  # type: ignore[misc]
+    """Tells a training's checkpoints where transformers' loop is."""
+
+    def __init__(self, checkpoints: Checkpoints) -> None:
+        self._checkpoints = checkpoints
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._checkpoints.begin()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # The trainer saves after it has logged.
+        control.should_save = self._checkpoints.is_due(state.global_step, state.max_steps)
+
+
+def _weights(model: Any) -> dict[str, torch.Tensor]:
+    """What training changes in place: trained parameters and persistent buffers."""
+    stored = model.state_dict(keep_vars=True)
+    found = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    found |= {n: b for n, b in model.named_buffers() if n in stored}
+    return {name: tensor.detach() for name, tensor in found.items()}
+
+
+def _files(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.iterdir() if path.name != _MANIFEST)
+
+
+def _flush(path: Path) -> None:
+    """Have the disk hold what was written to a file, or a directory's names."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,80 @@
+"""A job as a process on this machine, started from a forkserver that has the libraries loaded."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from multiprocessing.forkserver import ensure_running
+from pathlib import Path
+
+from sweeper.execution import worker
+from sweeper.execution.executor import Finished, Spec, read_outcome, without_room
+from sweeper.paths import JobPaths
+from sweeper.records import Outcome
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+
+
+def start_forkserver() -> None:
+    """Start the forkserver, which imports the libraries while the caller goes on."""
+    _CONTEXT.set_forkserver_preload(["sweeper.execution.preload"])
+    ensure_running()
+
+
+class JobProcess:
+    """One job's process, with a process group of its own: a crash or a kill stays in it."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        share: worker.Share = worker.WHOLE,
+        run: Callable[[Spec], Outcome] | None = None,
+    ) -> None:
+        self.spec = spec
+        name = Path(spec.place.directory).name
+        self._process = _CONTEXT.Process(target=worker.main, args=(spec, share, run), name=name)
+        self._process.start()
+
+    @property
+    def sentinel(self) -> int:
+        """What ``multiprocessing.connection.wait`` waits for."""
+        return self._process.sentinel
+
+    @property
+    def pid(self) -> int | None:
+        """The process id."""
+        return self._process.pid
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signal the process and whatever it started; it may be gone, or not yet a group."""
+        if self._process.pid is None:
+            return
+        try:
+            os.killpg(self._process.pid, number)
+        except ProcessLookupError:
+            if self._process.is_alive():
+                os.kill(self._process.pid, number)
+
+    def end(self, seconds: float) -> None:
+        """Wait for the end, so many seconds at most; then enforce it."""
+        self._process.join(seconds)
+        if self._process.is_alive():
+            self.signal(signal.SIGKILL)
+            self._process.join()
+
+    def collect(self) -> Finished:
+        """Wait for the end; what the job reported, or how it ended."""
+        self._process.join()
+        code = self._process.exitcode
+        paths = JobPaths(Path(self.spec.place.directory))
+        outcome = read_outcome(paths)
+        if outcome is None and code == worker.FULL_DISK:
+            outcome = without_room(paths)
+        if code is not None and code < 0:
+            reason = f"its process was ended by {signal.Signals(-code).name}"
+        else:
+            reason = f"its process ended with exit code {code} and no outcome"
+        self._process.close()
+        return Finished(self.spec, outcome, reason)

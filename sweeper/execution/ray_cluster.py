@@ -1,0 +1,340 @@
+"""Jobs as tasks of a Ray cluster, whose nodes share the study's files."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+import uuid
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+# Before Ray is loaded: it reads these once. Nothing about a study is sent to anyone, and a job on a
+# CPU hides the GPUs from itself (`worker`).
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+import ray
+from filelock import FileLock, Timeout
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from sweeper.config.study import ComputeConfig
+from sweeper.errors import SweeperError
+from sweeper.execution import node
+from sweeper.execution.devices import per_device
+from sweeper.execution.executor import Finished, Spec, read_outcome
+from sweeper.paths import JobPaths
+from sweeper.records import Outcome
+from sweeper.versions import available_cores, package_versions
+
+_CONNECT_SECONDS = 5.0
+_LOOK_SECONDS = 120.0
+"""How long a node may take to say what it sees; it imports sweeper meanwhile."""
+_GRACE_SECONDS = 5.0
+"""How long a job whose task has ended may go on holding its directory."""
+
+
+@dataclass
+class _Job:
+    spec: Spec
+    task: Any
+    node: str
+
+
+class RayExecutor:
+    """Runs as many jobs at a time as the cluster's nodes have room for.
+
+    A task starts its job as a process of its own, as on one machine, and waits for it; the job ends
+    with its task. Nodes may join and leave: what ran on one that left comes back without an
+    outcome.
+
+    Args:
+        compute: What the study says of the cluster.
+        written: Folders that jobs write to; every node must see them, file locks included.
+        read: Files and folders that jobs read.
+    """
+
+    def __init__(
+        self, compute: ComputeConfig, written: Sequence[Path] = (), read: Sequence[Path] = ()
+    ) -> None:
+        self._address = compute.address or "auto"
+        self._device = compute.device
+        self._most = compute.workers
+        resources = compute.resources_per_trial
+        self._threads = compute.threads_per_worker or resources.cpu or 1
+        self._wanted_gpu = resources.gpu
+        self._gpu = 0.0
+        self._written = [path.absolute() for path in written]
+        self._read = [path.absolute() for path in read]
+        self._jobs: list[_Job] = []
+        self._looked: dict[str, bool] = {}
+        """By a node's id, whether jobs can run there."""
+        self._environment = {key: os.environ[key] for key in node.ENVIRONMENT if key in os.environ}
+        # Tasks wait for processes, so their workers can be used again, and start jobs quickly.
+        self._run = ray.remote(max_calls=0, max_retries=0)(node.run_job)
+        self._look = ray.remote(num_cpus=0, max_calls=0, max_retries=0)(node.look)
+
+    def __enter__(self) -> RayExecutor:
+        """Connect to the cluster and look over its nodes.
+
+        Raises:
+            SweeperError: It does not answer, a node does not see what it must, or no node has what
+                a trial takes.
+        """
+        _connect(self._address)
+        try:
+            self._gpu = self._share_of_gpu()
+            if problems := self._look_over(_alive()):
+                listed = "\n".join(f"  {problem}" for problem in problems)
+                raise SweeperError(
+                    f"compute.executor: not every node of the Ray cluster can run this study's"
+                    f" trials:\n{listed}\n"
+                    "Nodes must share --runs, --cache-dir and the study's files, at the same paths,"
+                    " and have the same packages."
+                )
+            if not any(self._room(found) for found in _alive()):
+                raise SweeperError(self._too_much())
+        except BaseException:
+            ray.shutdown()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop whatever still runs, and leave the cluster."""
+        try:
+            self.stop()
+        finally:
+            ray.shutdown()
+
+    def free(self) -> int:
+        """How many jobs could be submitted now."""
+        return len(self._free_nodes())
+
+    def next_place(self, directory: Path) -> tuple[str, int]:
+        """The device and the CPU threads that the next job gets."""
+        return ("cuda:0" if self._gpu else "cpu"), self._threads
+
+    def submit(self, spec: Spec) -> None:
+        """Start a job.
+
+        Raises:
+            RuntimeError: Nothing is free.
+        """
+        free = self._free_nodes()
+        if not free:
+            raise RuntimeError("All nodes of the cluster are busy.")
+        place = spec.place.model_copy(update={"directory": os.path.abspath(spec.place.directory)})
+        text = spec.model_copy(update={"place": place}).model_dump_json()
+        task = self._run.options(
+            num_cpus=self._threads,
+            num_gpus=self._gpu,
+            name=f"sweeper {Path(place.directory).name}",
+            scheduling_strategy=NodeAffinitySchedulingStrategy(free[0], soft=False),
+        ).remote(text, self._gpu, os.getcwd(), self._environment)
+        self._jobs.append(_Job(spec, task, free[0]))
+
+    def wait(self, timeout: float) -> list[Finished]:
+        """The jobs that ended, waiting up to ``timeout`` seconds for the first."""
+        if not self._jobs:
+            time.sleep(timeout)
+            return []
+        tasks = [job.task for job in self._jobs]
+        if ray.wait(tasks, timeout=timeout)[0]:
+            ended, _ = ray.wait(tasks, num_returns=len(tasks), timeout=0)
+        else:
+            ended = []
+        finished = [job for job in self._jobs if job.task in ended]
+        self._jobs = [job for job in self._jobs if job.task not in ended]
+        return [_collect(job) for job in finished]
+
+    def running(self) -> list[Spec]:
+        """The jobs that run, in the order of their start."""
+        return [job.spec for job in self._jobs]
+
+    def cancel(self, spec: Spec) -> None:
+        """End one job now; ``wait`` returns it, with an outcome only if it was quicker."""
+        for job in self._jobs:
+            if job.spec == spec:
+                ray.cancel(job.task, force=True)
+
+    def stop(self) -> None:
+        """End all running jobs now; they report no outcome."""
+        for job in self._jobs:
+            ray.cancel(job.task, force=True)
+        tasks = [job.task for job in self._jobs]
+        if tasks:
+            ray.wait(tasks, num_returns=len(tasks), timeout=_GRACE_SECONDS)
+        for job in self._jobs:
+            _wait_for_its_process(job.spec)
+        self._jobs = []
+
+    def _share_of_gpu(self) -> float:
+        if self._wanted_gpu is not None:
+            return self._wanted_gpu
+        has_gpu = any(found["Resources"].get("GPU") for found in _alive())
+        return 1.0 if self._device == "cuda" or (self._device == "auto" and has_gpu) else 0.0
+
+    def _room(self, found: dict[str, Any]) -> int:
+        """How many jobs fit on an empty node."""
+        room = int(found["Resources"].get("CPU", 0) // self._threads)
+        if self._gpu:
+            room = min(room, int(found["Resources"].get("GPU", 0)) * per_device(self._gpu))
+        return room
+
+    def _free_nodes(self) -> list[str]:
+        """The nodes of the next jobs, one entry a job: the emptiest node first."""
+        alive = _alive()
+        for problem in self._look_over(alive):
+            warnings.warn(f"{problem}: no trial runs there", stacklevel=2)
+        running = Counter(job.node for job in self._jobs)
+        free = [
+            (running[found["NodeID"]] + taken, found["NodeID"])
+            for found in alive
+            if self._looked.get(found["NodeID"])
+            for taken in range(self._room(found) - running[found["NodeID"]])
+        ]
+        most = len(free) if self._most is None else self._most - len(self._jobs)
+        return [name for _, name in sorted(free)][: max(0, min(most, self._unused()))]
+
+    def _unused(self) -> int:
+        """How many jobs the cluster has room for beside whatever else it runs."""
+        unused = ray.available_resources()
+        room = int((unused.get("CPU", 0) + 1e-6) // self._threads)
+        if self._gpu:
+            room = min(room, int((unused.get("GPU", 0) + 1e-6) // self._gpu))
+        return room
+
+    def _look_over(self, alive: Sequence[dict[str, Any]]) -> list[str]:
+        """Have the nodes that are new look for what they must see; what is wrong with them."""
+        new = [found for found in alive if found["NodeID"] not in self._looked]
+        wrong: list[str] = []
+        if not new:
+            return wrong
+        with _tokens(self._written) as tokens:
+            inputs = tuple(str(path) for path in self._read)
+            sight = node.Sight(tokens, inputs, package_versions(), bool(self._gpu))
+            looks = []
+            for found in new:
+                where = NodeAffinitySchedulingStrategy(found["NodeID"], soft=False)
+                looks.append(self._look.options(scheduling_strategy=where).remote(sight))
+            ray.wait(looks, num_returns=len(looks), timeout=_LOOK_SECONDS)
+            for found, task in zip(new, looks, strict=True):
+                try:
+                    problems = ray.get(task, timeout=0)
+                except ray.exceptions.GetTimeoutError:
+                    problems = [f"did not answer within {_LOOK_SECONDS:g} s"]
+                except ray.exceptions.RayError as error:
+                    problems = [f"cannot run sweeper: {_last_line(error)}"]
+                self._looked[found["NodeID"]] = not problems
+                name = f"{found['NodeManagerHostname']} ({found['NodeManagerAddress']})"
+                wrong += [f"{name} {problem}" for problem in problems]
+        return wrong
+
+    def _too_much(self) -> str:
+        alive = _alive()
+        largest = {
+            kind: max((found["Resources"].get(kind, 0) for found in alive), default=0)
+            for kind in ("CPU", "GPU")
+        }
+        gpu = f" and {self._gpu:g} GPU" if self._gpu else ""
+        found = f" and {largest['GPU']:g} GPU" if self._gpu else ""
+        return (
+            f"compute.resources_per_trial: each trial takes {self._threads} CPU{gpu}, but no node"
+            f" of the Ray cluster has as much (the most are {largest['CPU']:g} CPU{found};"
+            f" nodes: {len(alive)})."
+        )
+
+
+def _alive() -> list[dict[str, Any]]:
+    return [found for found in ray.nodes() if found["Alive"]]
+
+
+def _connect(address: str) -> None:
+    """Join the cluster at ``address``.
+
+    Raises:
+        SweeperError: It does not answer.
+    """
+    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if address == "local":
+        # Nothing of it can be reached from other machines.
+        options |= {"num_cpus": available_cores(), "include_dashboard": False}
+        options |= {"_node_ip_address": "127.0.0.1"}
+    try:
+        if address != "local":
+            _check_that_it_listens(address)
+        ray.init(address=address, **options)
+    except (ConnectionError, OSError, ValueError, RuntimeError) as error:
+        hint = "start one with `ray start --head`, or" if address == "auto" else "check it, or"
+        raise SweeperError(
+            f"compute.address: no Ray cluster answers at {address!r}: {hint} use"
+            f" `address: local` ({_last_line(error)})"
+        ) from None
+
+
+def _check_that_it_listens(address: str) -> None:
+    # Ray itself tries for minutes.
+    from ray._private.services import canonicalize_bootstrap_address_or_die
+
+    host, _, port = canonicalize_bootstrap_address_or_die(address).rpartition(":")
+    socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+
+
+@contextmanager
+def _tokens(folders: Sequence[Path]) -> Iterator[tuple[str, ...]]:
+    """A locked file in each folder, for other machines to look for."""
+    with ExitStack() as stack:
+        paths = []
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f".seen-{uuid.uuid4().hex}"
+            stack.callback(path.unlink, missing_ok=True)
+            stack.enter_context(FileLock(path))
+            paths.append(str(path))
+        yield tuple(paths)
+
+
+def _collect(job: _Job) -> Finished:
+    try:
+        text, reason = ray.get(job.task)
+    except ray.exceptions.RayError as error:
+        _wait_for_its_process(job.spec)
+        outcome = read_outcome(JobPaths(Path(job.spec.place.directory)))
+        return Finished(job.spec, outcome, _reason(error))
+    outcome = Outcome.model_validate_json(text) if text is not None else None
+    return Finished(job.spec, outcome, reason)
+
+
+def _reason(error: ray.exceptions.RayError) -> str:
+    if isinstance(error, ray.exceptions.TaskCancelledError):
+        return "it was cancelled"
+    if isinstance(error, ray.exceptions.NodeDiedError | ray.exceptions.TaskUnschedulableError):
+        return "its node left the cluster"
+    if isinstance(error, ray.exceptions.OutOfMemoryError):
+        return "Ray ended it, because its node ran out of memory"
+    if isinstance(error, ray.exceptions.WorkerCrashedError):
+        return "its Ray worker was ended"
+    return f"its Ray task failed: {_last_line(error)}"
+
+
+def _last_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+
+
+def _wait_for_its_process(spec: Spec) -> None:
+    """Wait until nothing works in the job's directory; not for a machine that is out of reach."""
+    lock = JobPaths(Path(spec.place.directory)).lock
+    with suppress(Timeout, OSError), FileLock(lock, timeout=_GRACE_SECONDS):
+        pass

@@ -1,0 +1,71 @@
+"""Where Optuna keeps an arm's trials: a SQLite file, or a database that several people share."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.storages import RDBStorage
+
+from sweeper.databases import address, with_driver
+from sweeper.errors import SweeperError
+from sweeper.patience import Patience, Unanswered, absence
+from sweeper.secrets import redact
+
+Storage = RDBStorage
+
+
+def open_storage(where: Path | str, patience: Patience | None = None) -> Storage:
+    """Optuna's tables, created if they are not there.
+
+    While the database does not answer, calls of the storage raise ``Unanswered``, at once and
+    always: Optuna's own second tries do not know whether the first one was stored.
+
+    Args:
+        where: A SQLite file, or a URL.
+        patience: For a database that is locked or starting.
+
+    Raises:
+        SweeperError: The database cannot be reached or used.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # What goes wrong with a connection is raised, too.
+    logging.getLogger("psycopg").setLevel(logging.CRITICAL)
+    url = f"sqlite:///{where.resolve()}" if isinstance(where, Path) else with_driver(where)
+    if url.startswith("sqlite:///"):
+        file = Path(url.removeprefix("sqlite:///").partition("?")[0])
+        file.parent.mkdir(parents=True, exist_ok=True)
+    return (patience or Patience())(lambda: _open(url))
+
+
+def close_storage(storage: Storage) -> None:
+    """Close the connections; the storage can be used again all the same."""
+    storage.remove_session()
+    storage.engine.dispose()
+
+
+def _open(url: str) -> Storage:
+    options: dict[str, Any] = {} if url.startswith("sqlite:") else {"pool_pre_ping": True}
+    try:
+        storage = RDBStorage(url, engine_kwargs=options)
+    except Exception as error:
+        if reason := absence(error, answered=False):
+            raise Unanswered(address(url), reason) from None
+        # Without the cause, whose message may hold the password.
+        cause = error.__cause__ or error
+        message = f"Optuna cannot use {address(url)}: {type(cause).__name__}: {cause}"
+        raise SweeperError(redact(message)) from None
+
+    def translate(context: sqlalchemy.ExceptionContext) -> BaseException | None:
+        error = context.sqlalchemy_exception
+        # A connection that is found to be dead before it is used is replaced without a word.
+        if error is None or context.is_pre_ping:
+            return None
+        reason = absence(error)
+        return Unanswered(address(url), reason) if reason else None
+
+    sqlalchemy.event.listen(storage.engine, "handle_error", translate)
+    return storage

@@ -1,0 +1,142 @@
+"""Studies on a Ray cluster of two nodes, one of which is taken away."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+
+from tests.conftest import adder_study
+from tests.integration.test_study import outcomes, params, run, trial_runs
+
+pytestmark = [
+    pytest.mark.slow,
+    # Ray's own processes and sockets outlast what Python thinks of them.
+    pytest.mark.filterwarnings("ignore"),
+]
+
+WriteStudy = Callable[..., Path]
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Two nodes of one core each, on this machine."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    from ray.cluster_utils import Cluster
+
+    arguments = {"num_cpus": 1, "include_dashboard": False}
+    found = Cluster(initialize_head=True, head_node_args=arguments)
+    try:
+        yield found
+    finally:
+        found.shutdown()
+
+
+def compute(address: str) -> dict[str, Any]:
+    return {"executor": "ray", "address": address, "resources_per_trial": {"cpu": 1}}
+
+
+def wait_until(process: subprocess.Popen[str], holds: Callable[[], bool]) -> None:
+    """Wait while ``process`` runs."""
+    while not holds():
+        try:
+            process.wait(0.05)
+        except subprocess.TimeoutExpired:
+            continue
+        pytest.fail(f"ended early with {process.returncode}")
+
+
+def training(directory: Path) -> int:
+    """How many trials have begun to train and have not ended."""
+    trials = [path.parent for path in directory.glob("runs/tiny/arms/*/*/spec.json")]
+    return sum(
+        not (trial / "outcome.json").exists()
+        and (trial / "progress.jsonl").exists()
+        and '"loss"' in (trial / "progress.jsonl").read_text()
+        for trial in trials
+    )
+
+
+def test_a_node_that_is_taken_away_loses_nothing(write_study: WriteStudy, cluster: Any) -> None:
+    second = cluster.add_node(num_cpus=1)
+    long = {**adder_study()["training"], "max_steps": 150}
+    study = write_study(trials=2, training=long, compute=compute(cluster.address))
+    directory = study.parent
+    command = [sys.executable, "-m", "sweeper", "run", "study.yaml", "--cache-dir", "cache"]
+    with subprocess.Popen(
+        command, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        wait_until(process, lambda: training(directory) == 2)
+        cluster.remove_node(second)
+        out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert "was lost" in out
+    assert {outcome["state"] for outcome in outcomes(directory).values()} == {"completed"}
+    assert len(outcomes(directory)) == 4
+    lost = list(directory.glob("runs/tiny/arms/*/*/attempts/1/lost"))
+    assert len(lost) == 1
+    for arm in ("gkd", "sft"):
+        storage = f"sqlite:///{directory / 'runs' / 'tiny' / 'study.db'}"
+        trials = optuna.load_study(study_name=f"tiny/{arm}", storage=storage).trials
+        assert [trial.state.name for trial in trials] == ["COMPLETE"] * 2
+    assert [found.info.status for found in trial_runs(directory)] == ["FINISHED"] * 4
+
+
+def test_on_one_node_the_trials_are_those_of_the_local_executor(
+    write_study: WriteStudy, cluster: Any, tmp_path: Path
+) -> None:
+    pruner = {"type": "median", "at": [0.5], "documents": 6, "startup_trials": 1}
+    study = write_study(pruner=pruner, compute=compute(cluster.address))
+    done = run(study)
+    assert done.returncode == 0, done.stderr
+    states = {name: outcome["state"] for name, outcome in outcomes(tmp_path).items()}
+    sampled = params(tmp_path)
+    (tmp_path / "runs").rename(tmp_path / "on-ray")
+    assert run(write_study(pruner=pruner)).returncode == 0
+    assert params(tmp_path) == sampled
+    assert {name: outcome["state"] for name, outcome in outcomes(tmp_path).items()} == states
+
+
+def test_a_killed_coordinator_leaves_no_job_behind(write_study: WriteStudy, cluster: Any) -> None:
+    long = {**adder_study()["training"], "max_steps": 10**6}
+    study = write_study(arms={"sft": {}}, training=long, compute=compute(cluster.address))
+    directory = study.parent
+    command = [sys.executable, "-m", "sweeper", "run", "study.yaml", "--cache-dir", "cache"]
+    with subprocess.Popen(
+        command, cwd=directory, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        wait_until(process, lambda: training(directory) == 1)
+        os.kill(process.pid, signal.SIGKILL)
+    from filelock import FileLock
+
+    # The job's process holds its directory for as long as it lives.
+    [trial] = directory.glob("runs/tiny/arms/sft/*")
+    with FileLock(trial / "lock", timeout=60):
+        pass
+    write_study(arms={"sft": {}}, compute=compute(cluster.address))
+    assert "was started differently" in run(study).stderr.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"address": "127.0.0.1:9"}, "no Ray cluster answers at '127.0.0.1:9'"),
+        (
+            {"address": "local", "resources_per_trial": {"cpu": 999}},
+            "each trial takes 999 CPU, but no node",
+        ),
+    ],
+)
+def test_a_cluster_that_cannot_do_it_is_told_at_once(
+    write_study: WriteStudy, changes: dict[str, Any], message: str
+) -> None:
+    done = run(write_study(compute={"executor": "ray", **changes}))
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert message in " ".join(done.stderr.split())

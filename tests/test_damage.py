@@ -1,0 +1,88 @@
+"""Files of a study that were cut short between two runs: a full disk, a power cut, a bad copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sweeper.config.loading import load_study
+from sweeper.errors import ConfigError
+from sweeper.history import read_study
+from sweeper.paths import JobPaths, StudyPaths
+from sweeper.records import StudyRecord
+from sweeper.reporting.console import status_view
+from sweeper.reporting.markdown import write_report
+from sweeper.snapshot import read_snapshot
+from sweeper.tracking.tracker import MemoryStore, MemoryTracker
+from tests.test_crashes import ARMS, WritingExecutor, check, go_on, params
+
+WriteStudy = Callable[..., Path]
+
+
+def cut(path: Path, share: float) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+
+
+def look(study_file: Path) -> StudyRecord:
+    """What ``status`` and ``report`` do."""
+    paths = StudyPaths(study_file.parent / "runs", load_study(study_file).config.study)
+    snapshot = read_snapshot(paths)
+    assert snapshot is not None
+    record = read_study(paths, snapshot)
+    assert status_view(record)
+    assert write_report(record, study_file.parent / "reports")
+    return record
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "not recorded"])
+@pytest.mark.parametrize("share", [0.0, 0.5])
+@pytest.mark.parametrize("name", ["outcome", "spec", "progress"])
+def test_a_trial_whose_file_was_cut_short_is_there_once_again(
+    write_study: WriteStudy, name: str, share: float, recorded: bool
+) -> None:
+    study_file = write_study(trials=3, sampler={"type": "tpe", "startup_trials": 1}, arms=ARMS)
+    store = MemoryStore()
+    whole = go_on(study_file, MemoryTracker("tiny", store), WritingExecutor())
+    files = JobPaths(study_file.parent / "runs" / "tiny" / "arms" / "gkd" / "0001")
+    cut(getattr(files, name), share)
+    if not recorded:
+        files.recorded.unlink()
+    look(study_file)
+
+    executor = WritingExecutor()
+    record = go_on(study_file, MemoryTracker("tiny", store), executor)
+    # What was said on the way is lost, and the trial stands; without its spec or outcome it runs.
+    assert executor.submitted == ([] if name == "progress" else [("gkd", 1)])
+    assert params(record) == params(whole)
+    check(study_file, record, store)
+    assert params(look(study_file)) == params(whole)
+
+
+@pytest.mark.parametrize("step", ["data", "teacher", "student"])
+@pytest.mark.parametrize("name", ["outcome", "spec"])
+def test_a_step_of_the_preparation_whose_file_was_cut_short_is_done_again(
+    write_study: WriteStudy, step: str, name: str
+) -> None:
+    study_file, store = write_study(trials=1), MemoryStore()
+    whole = go_on(study_file, MemoryTracker("tiny", store), WritingExecutor())
+    files = StudyPaths(study_file.parent / "runs", "tiny").preparation(step)
+    cut(getattr(files, name), 0.5)
+    look(study_file)
+    assert go_on(study_file, MemoryTracker("tiny", store), WritingExecutor()) == whole
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_record_of_the_start_that_was_cut_short_is_told(
+    write_study: WriteStudy, share: float
+) -> None:
+    study_file, store = write_study(trials=1), MemoryStore()
+    go_on(study_file, MemoryTracker("tiny", store), WritingExecutor())
+    snapshot = StudyPaths(study_file.parent / "runs", "tiny").snapshot
+    cut(snapshot, share)
+    for attempt in (look, lambda at: go_on(at, MemoryTracker("tiny", store), WritingExecutor())):
+        with pytest.raises(ConfigError, match="expected the record of how the study was") as told:
+            attempt(study_file)
+        assert str(snapshot) in str(told.value)

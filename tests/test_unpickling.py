@@ -1,0 +1,163 @@
+"""Nothing in the package reads a pickle: the sources say so, and planted files prove it."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import pickle
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+import sweeper
+from sweeper.config.study import (
+    DataConfig,
+    DatasetConfig,
+    TeacherOutputsConfig,
+    TrainingConfig,
+    WarmStartConfig,
+)
+from sweeper.distillation import held_out, job, teacher_outputs, teacher_states
+from sweeper.distillation.data import TokenSequence
+from sweeper.distillation.material import read_material
+from sweeper.distillation.models import load_model
+from sweeper.execution.executor import read_outcome
+from sweeper.paths import StudyPaths, read_json_lines
+from sweeper.records import Place
+from tests.distillation.jobs import make_origin
+
+SOURCES = sorted(Path(sweeper.__file__).parent.rglob("*.py"))
+UNPICKLERS = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+READERS = {"read_pickle", "Unpickler", "load_pickle"}
+
+
+def offences(source: str) -> Iterator[str]:
+    """What in ``source`` reads pickles, or could be made to."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names = {(node.module or "").partition(".")[0], *(a.name for a in node.names)}
+        else:
+            names = set()
+        for name in sorted(names & (UNPICKLERS | READERS)):
+            yield f"line {node.lineno}: imports {name}"
+        if isinstance(node, ast.Attribute) and node.attr in READERS:
+            yield f"line {node.lineno}: uses {node.attr}"
+        if isinstance(node, ast.Name) and node.id in ("eval", "exec"):
+            yield f"line {node.lineno}: uses {node.id}"
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            given = {k.arg: getattr(k.value, "value", None) for k in node.keywords}
+            on = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
+            if (on, node.func.attr) == ("torch", "load") and given.get("weights_only") is not True:
+                yield f"line {node.lineno}: torch.load without weights_only=True"
+            if given.get("allow_pickle", False) is not False:
+                yield f"line {node.lineno}: allow_pickle"
+            if given.get("weights_only", True) is not True:
+                yield f"line {node.lineno}: weights_only is not True"
+
+
+def test_no_module_reads_pickles() -> None:
+    found = {path.name: list(offences(path.read_text(encoding="utf-8"))) for path in SOURCES}
+    assert {name: lines for name, lines in found.items() if lines} == {}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "import numpy, dill as d",
+        "from joblib import load",
+        "from pandas import read_pickle",
+        "pandas.read_pickle(x)",
+        "torch.load(x)",
+        "torch.load(x, weights_only=False)",
+        "torch.load(x, weights_only=sure)",
+        "numpy.load(x, allow_pickle=True)",
+        "load(x).load(y, weights_only=False)",
+        "eval(x)",
+    ],
+)
+def test_what_would_be_found(source: str) -> None:
+    assert list(offences(source))
+
+
+def test_what_is_allowed() -> None:
+    assert list(offences("torch.load(x, weights_only=True); numpy.load(x); model.eval()")) == []
+
+
+def test_the_scan_sees_the_whole_package() -> None:
+    assert len(SOURCES) > 60
+    assert {"study.py", "models.py", "worker.py", "cache.py"} <= {path.name for path in SOURCES}
+
+
+class Bomb:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return (Path.touch, (self.mark,))
+
+
+def _fill(folder: Path) -> None:
+    """Use every kind of cache entry: build it, or read what is there."""
+    origin = make_origin(
+        folder,
+        warm_start=WarmStartConfig(method="sft", max_steps=1),
+        training=TrainingConfig(max_steps=1, max_length=96, per_device_train_batch_size=2),
+        teacher_outputs=TeacherOutputsConfig(max_new_tokens=8),
+        data=DataConfig(train=DatasetConfig(path="builtin/addition", limit=4)),
+        teacher_states_gib=1.0,
+    )
+    place = Place(directory=str(folder), device="cpu", threads=1)
+    material = read_material(origin)
+    teacher = load_model(origin.teacher, "cpu")
+    steps: list[Callable[[], object]] = [
+        lambda: material.tokens(96),
+        lambda: teacher_outputs.obtain(material, origin.teacher, place),
+        lambda: teacher_states.obtain(
+            origin,
+            origin.teacher,
+            tuple(TokenSequence((5, 6), (7, 8)) for _ in range(2)),
+            place,
+            lambda: teacher,
+        ),
+        lambda: held_out.read(held_out.prepare(material, ["1+2?"], place, lambda: teacher)),
+        lambda: job.starting_student(origin, material, place),
+    ]
+    for step in steps:
+        # Damaged entries may be refused in any way; what matters is what runs.
+        with contextlib.suppress(Exception):
+            step()
+
+
+def test_a_pickle_in_place_of_each_file_of_the_cache(tmp_path: Path) -> None:
+    mark = tmp_path / "it-ran"
+    _fill(tmp_path)
+    kinds = {path.name for path in (tmp_path / "cache").iterdir()}
+    assert kinds >= {"tokens", "teacher_outputs", "teacher_states", "held_out", "warm_starts"}
+    files = [p for p in (tmp_path / "cache").glob("*/[!.]*/**/*") if p.is_file()]
+    assert len(files) > 10
+    for path in files:
+        path.write_bytes(pickle.dumps(Bomb(mark)).ljust(path.stat().st_size, b"\0"))
+    _fill(tmp_path)
+    assert not mark.exists()
+    for path in files:
+        torch.save({"bomb": Bomb(mark)}, path)
+    _fill(tmp_path)
+    assert not mark.exists()
+
+
+def test_a_pickle_in_place_of_each_record(tmp_path: Path) -> None:
+    mark = tmp_path / "it-ran"
+    files = StudyPaths(tmp_path, "s").trial("gkd", 0)
+    files.directory.mkdir(parents=True)
+    for path in (files.outcome, files.spec, files.progress, files.lost):
+        path.write_bytes(pickle.dumps(Bomb(mark)))
+    assert read_outcome(files) is None
+    assert read_json_lines(files.progress)[0] == []
+    assert not mark.exists()
