@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -11,8 +12,33 @@ from sweeper.budgets import device_seconds, stop_reason, trial_budgets
 from sweeper.config.study import StudyConfig
 from sweeper.execution.executor import read_outcome
 from sweeper.paths import JobPaths, StudyPaths
-from sweeper.records import ArmRecord, Outcome, StudyRecord, TrialRecord
+from sweeper.records import ArmRecord, DataSummary, Outcome, Scores, StudyRecord, TrialRecord
 from sweeper.snapshot import Snapshot
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What the preparation found, as far as it was completed."""
+
+    data: DataSummary | None
+    teacher: Outcome | None
+    starting_student: Outcome | None
+
+    @property
+    def scores(self) -> Scores | None:
+        """Of either model."""
+        ends = (self.teacher, self.starting_student)
+        return next((end.scores for end in ends if end and end.scores), None)
+
+
+def read_preparation(paths: StudyPaths) -> Preparation:
+    """What was found out before the study's trials."""
+    data = _completed(paths.preparation("data"))
+    return Preparation(
+        data=data.data if data else None,
+        teacher=_completed(paths.preparation("teacher")),
+        starting_student=_completed(paths.preparation("student")),
+    )
 
 
 def read_study(paths: StudyPaths, snapshot: Snapshot) -> StudyRecord:
@@ -28,11 +54,9 @@ def read_study(paths: StudyPaths, snapshot: Snapshot) -> StudyRecord:
         arm.name: {trial.number: trial.outcome for trial in arm.trials if trial.outcome}
         for arm in arms
     }
-    data = _completed(paths.preparation("data"))
+    before = read_preparation(paths)
     outcomes = [trial.outcome for arm in arms for trial in arm.trials if trial.outcome]
-    teacher = _completed(paths.preparation("teacher"))
-    student = _completed(paths.preparation("student"))
-    scored = next((o.scores for o in [teacher, student, *outcomes] if o and o.scores), None)
+    scored = before.scores or next((o.scores for o in outcomes if o.scores), None)
     higher = scored.higher_is_better if scored else True
     arms = tuple(
         arm.model_copy(
@@ -44,7 +68,7 @@ def read_study(paths: StudyPaths, snapshot: Snapshot) -> StudyRecord:
         )
         for arm in arms
     )
-    summary = data.data if data else None
+    summary = before.data
     provenance = snapshot.provenance.model_copy(
         update={"data_fingerprint": summary.fingerprint if summary else None}
     )
@@ -53,8 +77,8 @@ def read_study(paths: StudyPaths, snapshot: Snapshot) -> StudyRecord:
         config=config.model_dump(mode="json", exclude_unset=True),
         provenance=provenance,
         arms=arms,
-        teacher=teacher,
-        starting_student=student,
+        teacher=before.teacher,
+        starting_student=before.starting_student,
         data=summary,
         higher_is_better=higher,
     )

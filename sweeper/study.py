@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -15,7 +15,7 @@ from sweeper.budgets import StopReason, stop_reason, trial_budgets
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.settings import Method, effective, model_settings, resolve
 from sweeper.execution.executor import Executor, Finished, read_outcome
-from sweeper.history import read_study
+from sweeper.history import read_preparation, read_study
 from sweeper.jobs import RunningJob, clean_log
 from sweeper.paths import JobPaths, StudyPaths, read_json_lines, write_text_atomically
 from sweeper.patience import Patience
@@ -183,13 +183,13 @@ class StudyRun:
                 for finished, _ in self._wait():
                     self._finish_step(finished)
             self._origin = preparation.with_results(self._origin, group, self.paths)
-        record = self.record()
-        if record.data:
-            self._tracker.log_data(record.data)
-        if record.teacher:
-            self._tracker.log_baseline("teacher", record.teacher)
-        if record.starting_student:
-            self._tracker.log_baseline("starting_student", record.starting_student)
+        found = read_preparation(self.paths)
+        if found.data:
+            self._tracker.log_data(found.data)
+        if found.teacher:
+            self._tracker.log_baseline("teacher", found.teacher)
+        if found.starting_student:
+            self._tracker.log_baseline("starting_student", found.starting_student)
 
     def _has_trials_left(self) -> bool:
         return any(
@@ -214,9 +214,9 @@ class StudyRun:
 
     def _open_arms(self, storage: Storage) -> None:
         config = self.study.config
-        record = self.record()
         budgets = trial_budgets(config)
-        self._higher_is_better = record.higher_is_better
+        scores = read_preparation(self.paths).scores
+        self._higher_is_better = scores.higher_is_better if scores else True
         # Another study of this name may be in the same database.
         known_as = f"{config.study}@{self._snapshot.identity}" if config.storage else config.study
         for name, arm in config.arms.items():
@@ -228,7 +228,7 @@ class StudyRun:
                 arm,
                 config.sampler,
                 seed=config.seed,
-                higher_is_better=record.higher_is_better,
+                higher_is_better=self._higher_is_better,
                 pruner=config.pruner,
                 objectives=config.objectives,
                 patience=self._patience,
@@ -255,7 +255,9 @@ class StudyRun:
                 if attempts.may_be_smaller(spec, outcome, files):
                     arm.pending.append(number)
                     continue
-                self._record(arm, spec, outcome)
+                lines, _ = read_json_lines(files.progress)
+                rows = [Progress.model_validate(line) for line in lines]
+                self._record(arm, spec, outcome, rows)
             arm.outcomes[number] = outcome
 
     def _search(self) -> None:
@@ -375,14 +377,18 @@ class StudyRun:
         self.ended.append((spec, outcome))
         self._record(arm, spec, outcome)
 
-    def _record(self, arm: ArmState, spec: TrialSpec, outcome: Outcome) -> None:
-        """Tell Optuna, then MLflow, then note that both know; safe to repeat after a crash."""
+    def _record(
+        self, arm: ArmState, spec: TrialSpec, outcome: Outcome, rows: Sequence[Progress] = ()
+    ) -> None:
+        """Tell Optuna, then MLflow, then note that both know; safe to repeat after a crash.
+
+        ``rows`` is the trial's progress, if this process has not logged it while the trial ran.
+        """
         files = self.paths.trial(spec.arm, spec.number)
         arm.search.tell(spec.number, outcome)
         self._tracker.start_trial(spec)
-        lines, _ = read_json_lines(files.progress)
-        rows = [Progress.model_validate(line) for line in lines]
-        self._tracker.log_progress(spec.arm, spec.number, rows)
+        if rows:
+            self._tracker.log_progress(spec.arm, spec.number, rows)
         self._tracker.finish_trial(spec, outcome, files)
         attempts.discard_checkpoint(files)
         files.recorded.touch()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-
-from optuna.trial import Trial
+from typing import TYPE_CHECKING
 
 from sweeper.config.base import Scalar
 from sweeper.config.settings import without_effect
 from sweeper.config.space import CategoricalSpace, FloatSpace, IntSpace
 from sweeper.config.study import ArmConfig
+
+if TYPE_CHECKING:
+    # Who only reads a study needs its budgets, and not half a second of imports.
+    from optuna.trial import Trial
 
 AnySpace = FloatSpace | IntSpace | CategoricalSpace
 

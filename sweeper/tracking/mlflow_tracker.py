@@ -97,10 +97,10 @@ class MlflowStore:
         self._client: MlflowClient | None = None
         self._experiment_id = ""
 
-    def open(self, wanted: Mapping[str, str]) -> Iterable[Run]:
+    def open(self) -> None:
         """See ``RunStore``. Creates the database and its tables when there are none."""
 
-        def connected() -> list[Run]:
+        def connected() -> None:
             client = connect(self._uri)
             found = client.get_experiment_by_name(self._experiment)
             if found is not None and found.lifecycle_stage == "deleted":
@@ -111,10 +111,16 @@ class MlflowStore:
                 )
             self._experiment_id = found.experiment_id if found else self._create(client)
             self._client = client
-            return [_run_of(run) for run in self._find(wanted)]
 
         with _explained(self._uri):
-            return self._patiently(connected)
+            self._patiently(connected)
+
+    def find(self, wanted: Mapping[str, str], *, running: bool = False) -> Iterable[Run]:
+        """See ``RunStore``."""
+        with _explained(self._uri):
+            return self._patiently(
+                lambda: [_run_of(run) for run in self._find(wanted, running=running)]
+            )
 
     def create(self, tags: Mapping[str, str], start: int) -> Run:
         """See ``RunStore``."""
@@ -224,9 +230,10 @@ class MlflowStore:
         tags = {"mlflow.experimentKind": "custom_model_development"}
         return str(client.create_experiment(self._experiment, location, tags))
 
-    def _find(self, wanted: Mapping[str, str]) -> Iterator[MlflowRun]:
+    def _find(self, wanted: Mapping[str, str], *, running: bool = False) -> Iterator[MlflowRun]:
         """The runs with all the tags ``wanted``, oldest first, however many pages they fill."""
         query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in wanted.items())
+        query += " and attributes.status = 'RUNNING'" if running else ""
         token: str | None = None
         while True:
             page = self._connected.search_runs(

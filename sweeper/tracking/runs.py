@@ -46,12 +46,15 @@ class Run:
 class RunStore(Protocol):
     """Where runs are kept. It does what it is told; ``RunTracker`` keeps ``Run`` up to date."""
 
-    def open(self, wanted: Mapping[str, str]) -> Iterable[Run]:
-        """Connect, and yield every run that has all the tags ``wanted``, oldest first.
+    def open(self) -> None:
+        """Connect; the first call.
 
         Raises:
             SweeperError: The store cannot be reached or used.
         """
+
+    def find(self, wanted: Mapping[str, str], *, running: bool = False) -> Iterable[Run]:
+        """Every run that has all the tags ``wanted``, oldest first; or only those that run."""
 
     def create(self, tags: Mapping[str, str], start: int) -> Run:
         """Make a running run with ``tags``, all at once; ``start`` in ms since the epoch."""
@@ -121,8 +124,12 @@ class RunTracker:
     def open_study(self, config: StudyConfig, provenance: Provenance, study_text: str) -> None:
         """See ``Tracker``."""
         self._runs.clear()
-        for found in self._store.open(self._marks):
-            self._runs.setdefault(_key_of(found.tags), found)
+        self._store.open()
+        # Of the trials only those that an earlier process left running: there may be thousands.
+        for kind in ("study", "arm", "trial"):
+            marks = {**self._marks, "sweeper.kind": kind}
+            for found in self._store.find(marks, running=kind == "trial"):
+                self._runs.setdefault(_key_of(found.tags), found)
         self._opened = True
         self._common = mapping.code_tags(provenance)
         run = self._ensure(
@@ -204,6 +211,8 @@ class RunTracker:
         # Last: a run that is FINISHED or FAILED has everything.
         status: RunStatus = "FAILED" if outcome.state == "failed" else "FINISHED"
         self._set_status(run, status, outcome.finished)
+        # Nothing more is written there, and its tags and parameters take room.
+        del self._runs["trial", spec.arm, spec.number]
 
     def finish_study(self, files: Sequence[Path], state: StudyEnd) -> None:
         """See ``Tracker``."""
@@ -268,8 +277,16 @@ class RunTracker:
             if parent is not None:
                 marks[mapping.PARENT] = parent.id
             when = self._clock() if start is None else start
-            self._runs[key] = self._store.create({**tags, **marks}, round(when * 1000))
+            found = self._find_trial(marks) if kind == "trial" else None
+            made = found or self._store.create({**tags, **marks}, round(when * 1000))
+            self._runs[key] = made
         return self._runs[key]
+
+    def _find_trial(self, marks: Mapping[str, str]) -> Run | None:
+        # By the tags that few runs share: each further one makes the query slower.
+        wanted = {**self._marks, "sweeper.trial": marks["sweeper.trial"]}
+        alike = self._store.find(wanted)
+        return next((run for run in alike if _key_of(run.tags) == _key_of(marks)), None)
 
     def _write(
         self,

@@ -113,12 +113,15 @@ class MemoryStore:
     def __init__(self) -> None:
         self.runs: dict[str, MemoryRun] = {}
 
-    def open(self, wanted: Mapping[str, str]) -> Iterable[Run]:
+    def open(self) -> None:
+        """See ``RunStore``."""
+
+    def find(self, wanted: Mapping[str, str], *, running: bool = False) -> Iterable[Run]:
         """See ``RunStore``."""
         return [
             Run(run.id, run.status, dict(run.tags), dict(run.params))
             for run in self.runs.values()
-            if wanted.items() <= run.tags.items()
+            if wanted.items() <= run.tags.items() and (run.status == "RUNNING" or not running)
         ]
 
     def create(self, tags: Mapping[str, str], start: int) -> Run:

@@ -89,13 +89,14 @@ def test_more_than_a_thousand_runs_are_looked_up(tmp_path: Path, empty_database:
 def test_batches_larger_than_mlflow_takes_are_split(tmp_path: Path, empty_database: Path) -> None:
     mlflow_place(tmp_path, empty_database)
     store = MlflowStore(f"sqlite:///{tmp_path}/mlflow.db", "digits", str(tmp_path))
-    assert list(store.open({"sweeper.study": "digits"})) == []
+    store.open()
+    assert list(store.find({"sweeper.study": "digits"})) == []
     run = store.create({"sweeper.study": "digits"}, 0)
     points = [Point("train/loss", float(step), step, 1000 * step) for step in range(1700)]
     texts = {f"name{number}": "value" for number in range(230)}
     for _ in range(2):
         store.write(run, points, texts, texts)
-    (found,) = store.open({"sweeper.study": "digits"})
+    (found,) = store.find({"sweeper.study": "digits"})
     assert len(found.params) == 230
     with sqlite3.connect(tmp_path / "mlflow.db") as database:
         assert database.execute("SELECT count(*) FROM metrics").fetchone() == (1700,)
