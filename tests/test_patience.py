@@ -125,7 +125,7 @@ def test_a_server_that_restarts_between_calls_loses_nothing(postgres: Server, ki
     close_storage(storage)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_server_that_goes_away_within_any_statement_loses_nothing(postgres: Server) -> None:
     """The server ends the connection before, or after, each statement and commit of an ask."""
     patience = Patience()

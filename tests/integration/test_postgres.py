@@ -170,6 +170,7 @@ def test_a_server_that_restarts_in_the_middle_of_a_study_loses_nothing(
     check(storage, tracking, directory, {"gkd": 3, "sft": 1})
 
 
+@pytest.mark.soak
 def test_a_server_that_stays_away_stops_the_study_which_goes_on_later(
     write_study: Callable[..., Path], postgres: Server
 ) -> None:

@@ -75,6 +75,7 @@ def test_trials_are_pruned_and_told_as_such(write_study: WriteStudy) -> None:
     assert f"{len(early)} pruned" in sweeper(directory, "status", study.name).stdout
 
 
+@pytest.mark.soak
 def test_with_a_pruner_that_prunes_nothing_the_scores_are_those_without(
     write_study: WriteStudy, tmp_path: Path
 ) -> None:
