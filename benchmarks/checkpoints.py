@@ -24,7 +24,7 @@ from sweeper.distillation.checkpoints import Checkpoints
 from sweeper.distillation.material import read_material, unpack_models
 from sweeper.paths import JobPaths
 from sweeper.records import Place
-from sweeper.trial import Reporter
+from sweeper.reporter import Reporter
 
 USUAL = 50
 """Steps between two checkpoints, for which the share is told."""

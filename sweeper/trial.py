@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -38,22 +38,21 @@ from sweeper.distillation.trainers import argument_names
 from sweeper.errors import BadInputError, DivergedError, TrialError, blaming
 from sweeper.evaluation.scoring import Evaluation, score
 from sweeper.evaluation.tasks import load_tasks, prompts
-from sweeper.paths import JobPaths, append_json_line, write_text_atomically
+from sweeper.paths import JobPaths, write_text_atomically
 from sweeper.records import (
     INTERIM_PHASE,
     Cost,
     DataSummary,
     Failure,
     Interim,
-    InterimPoint,
     Outcome,
     PreparationSpec,
-    Progress,
     Scores,
     SuiteSpec,
     TrialSpec,
     derive_seed,
 )
+from sweeper.reporter import Reporter
 from sweeper.secrets import redact, redact_credentials, secrets_in, secrets_of_environment
 from sweeper.versions import package_versions
 
@@ -65,68 +64,6 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 _NO_DISTRIBUTION = "probability tensor contains either `inf`, `nan`"
 """What torch says when the stock trainer samples from a model that has diverged."""
-
-
-class Reporter:
-    """Appends to a job's progress file."""
-
-    def __init__(self, paths: JobPaths) -> None:
-        self._paths = paths
-        self.phase_name = "load"
-        self.step = 0
-        self.point: dict[str, float] = {}
-        self.curve: list[Progress] = []
-        self.seconds_before = 0.0
-        """What the steps took that an earlier attempt did."""
-
-    def phase(self, name: str, step: int | None = None, total: int | None = None) -> None:
-        """A new phase, or how far it is."""
-        self.phase_name = name
-        self._write(Progress(time=time.time(), phase=name, step=step, max_steps=total))
-
-    def train(self, step: int, max_steps: int, metrics: dict[str, float]) -> None:
-        """A point of the training curve."""
-        self._add(
-            Progress(
-                time=time.time(), phase="train", step=step, max_steps=max_steps, metrics=metrics
-            )
-        )
-
-    def interim(self, point: InterimPoint, max_steps: int, found: Interim) -> None:
-        """A score in the middle of the training."""
-        self._write(
-            Progress(
-                time=time.time(),
-                phase=self.phase_name,
-                step=point.step,
-                max_steps=max_steps,
-                interim=found,
-            )
-        )
-
-    def resume(self, curve: Sequence[Progress], step: int, max_steps: int, seconds: float) -> None:
-        """See ``Journal``. The points keep their times: whoever has them knows them again."""
-        for point in curve:
-            self._add(point)
-        self.step, self.seconds_before = step, seconds
-        self.phase("train", step, max_steps)
-
-    def cost(self, seconds: float) -> Cost:
-        """What a job that stops here has cost, as far as it has said."""
-        return Cost(
-            steps=self.step,
-            trained_tokens=int(self.point.get("trained_tokens", 0)),
-            generated_tokens=int(self.point.get("generated_tokens", 0)),
-            device_seconds=seconds + self.seconds_before,
-        )
-
-    def _add(self, point: Progress) -> None:
-        self.step, self.point = point.step or 0, point.metrics
-        self.curve.append(point)
-        self._write(point)
-
-    def _write(self, progress: Progress) -> None:
-        append_json_line(self._paths.progress, progress.model_dump(exclude_defaults=True))
 
 
 def run(spec: TrialSpec | PreparationSpec) -> Outcome:

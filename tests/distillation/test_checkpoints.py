@@ -17,6 +17,7 @@ from sweeper.config.loading import load_study
 from sweeper.config.settings import Method
 from sweeper.paths import JobPaths, read_json_lines
 from sweeper.records import Outcome, TrialSpec
+from sweeper.reporter import Reporter
 from tests.test_trial import trial_spec
 
 WriteStudy = Callable[..., Path]
@@ -52,15 +53,15 @@ class Killed(BaseException):
 @pytest.fixture
 def die(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], None]:
     """Lets jobs end abruptly at the point of the training curve that is given."""
-    report = trial.Reporter.train
+    report = Reporter.train
 
     def die_at(step: int | None) -> None:
-        def train(self: trial.Reporter, now: int, total: int, metrics: dict[str, float]) -> None:
+        def train(self: Reporter, now: int, total: int, metrics: dict[str, float]) -> None:
             report(self, now, total, metrics)
             if now == step:
                 raise Killed
 
-        monkeypatch.setattr(trial.Reporter, "train", train)
+        monkeypatch.setattr(Reporter, "train", train)
 
     return die_at
 
@@ -200,7 +201,7 @@ def test_a_trial_that_is_killed_while_it_is_scored_does_not_train_again(
             trial.run(spec)
     start_again(spec)
     with monkeypatch.context() as patched:
-        patched.setattr(trial.Reporter, "train", killed)
+        patched.setattr(Reporter, "train", killed)
         outcome = trial.run(spec)
     assert_same(spec, outcome, whole, undisturbed)
     assert outcome.cost.device_seconds > outcome.finished - outcome.started
