@@ -42,6 +42,7 @@ def search(study_file: Path, runs: Path, profile: Path | None) -> dict[str, Any]
     from sweeper.config.loading import load_study
     from sweeper.execution.local import LocalExecutor
     from sweeper.paths import StudyPaths
+    from sweeper.records import Outcome, TrialSpec
     from sweeper.reporting.live import LiveDisplay
     from sweeper.running import hold, tracking_place
     from sweeper.snapshot import open_snapshot
@@ -50,15 +51,14 @@ def search(study_file: Path, runs: Path, profile: Path | None) -> dict[str, Any]
     from sweeper.watching import Watcher
 
     found: dict[str, Any] = {"ask_seconds": 0.0, "tell_seconds": 0.0, "resident_mib": []}
+    found["trials"] = 0
 
     class Watched(Watcher):
-        ended = 0
-
-        def update(self, run: StudyRun) -> None:
-            super().update(run)
-            if len(run.ended) // EVERY > self.ended // EVERY:
+        def ended(self, spec: TrialSpec, outcome: Outcome) -> None:
+            super().ended(spec, outcome)
+            found["trials"] += 1
+            if found["trials"] % EVERY == 0:
                 found["resident_mib"].append(resident_mib())
-            self.ended = len(run.ended)
 
     class MeasuredRun(StudyRun):
         def _open_arms(self, storage: Any) -> None:
@@ -81,7 +81,6 @@ def search(study_file: Path, runs: Path, profile: Path | None) -> dict[str, Any]
                 profiler.dump_stats(profile)
             found["search_seconds"] = time.perf_counter() - started
             found["resident_mib"].append(resident_mib())
-            found["trials"] = len(self.ended)
 
     def timed(call: Any, key: str) -> Any:
         def measured(*arguments: Any) -> Any:

@@ -3,14 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from sweeper.config.study import StudyConfig
-from sweeper.records import Outcome
+from sweeper.records import FailureKind, Outcome
 from sweeper.search.sampling import budget
 
 StopReason = Literal["device_hours", "wall_time", "patience"]
 """The limit that ends an arm before it has had its trials."""
+
+
+class Ending(NamedTuple):
+    """The few things that a study remembers of each trial that ended, however many there are."""
+
+    state: Literal["completed", "pruned", "failed"]
+    failure: FailureKind | None
+    score: float | None
+    """Of the selection suite, if the trial completed."""
+    stderr: float
+    seconds: float
+    """Device-seconds of the last attempt."""
+    spent: float
+    """The device-seconds that it counts for: none if its process was lost."""
+    started: float
+    finished: float
+    """Both in seconds since the epoch."""
+
+
+def ending(outcome: Outcome) -> Ending:
+    """What is remembered of ``outcome``."""
+    scores = outcome.scores if outcome.state == "completed" else None
+    kind = outcome.failure.kind if outcome.failure else None
+    seconds = outcome.cost.device_seconds
+    return Ending(
+        state=outcome.state,
+        failure=kind,
+        score=scores.score if scores else None,
+        stderr=scores.stderr if scores else 0.0,
+        seconds=seconds,
+        spent=0.0 if kind == "lost" else seconds + outcome.earlier_seconds,
+        started=outcome.started,
+        finished=outcome.finished,
+    )
 
 
 def trial_budgets(config: StudyConfig) -> dict[str, int]:
@@ -41,17 +75,10 @@ def device_seconds(config: StudyConfig) -> dict[str, float | None]:
     return {name: None if value is None else value * 3600 for name, value in hours.items()}
 
 
-def spent(outcome: Outcome) -> float:
-    """The device-seconds that a trial counts for: none if its process was lost."""
-    if outcome.failure is not None and outcome.failure.kind == "lost":
-        return 0.0
-    return outcome.cost.device_seconds + outcome.earlier_seconds
-
-
 def stop_reason(
     config: StudyConfig,
     arm: str,
-    outcomes: Mapping[str, Mapping[int, Outcome]],
+    ended: Mapping[str, Mapping[int, Ending]],
     *,
     higher_is_better: bool,
     running: Sequence[tuple[str, float]] = (),
@@ -65,29 +92,29 @@ def stop_reason(
     Args:
         config: The study.
         arm: The arm's name.
-        outcomes: How trials ended, by arm and number.
+        ended: How trials ended, by arm and number.
         higher_is_better: Of the selection suite.
         running: The trials that run: their arm, and when they started, in seconds since the epoch.
         now: The time, if trials run.
     """
-    mine = outcomes.get(arm, {})
+    mine = ended.get(arm, {})
     patience = config.arms[arm].budget.patience or config.budget.patience
     if patience is not None and is_stale(mine, patience, higher_is_better=higher_is_better):
         return "patience"
     limit, wall_time = device_seconds(config)[arm], config.budget.wall_time
     if limit is None and wall_time is None:
         return None
-    everything = [outcome for group in outcomes.values() for outcome in group.values()]
+    everything = [trial for group in ended.values() for trial in group.values()]
     expected = _longest(mine.values()) or _longest(everything)
     if limit is not None:
-        total = sum(map(spent, mine.values()))
+        total = sum(trial.spent for trial in mine.values())
         total += sum(
             max(expected, (now or started) - started) for name, started in running if name == arm
         )
         if total + expected > limit or total >= limit:
             return "device_hours"
     if wall_time is not None:
-        whole = [(o.started, o.finished) for o in everything if spent(o)]
+        whole = [(trial.started, trial.finished) for trial in everything if trial.spent]
         whole += [(started, now or started) for _, started in running]
         total = _covered(whole)
         if total + expected > wall_time or total >= wall_time:
@@ -95,25 +122,24 @@ def stop_reason(
     return None
 
 
-def is_stale(outcomes: Mapping[int, Outcome], patience: int, *, higher_is_better: bool) -> bool:
+def is_stale(ended: Mapping[int, Ending], patience: int, *, higher_is_better: bool) -> bool:
     """Whether the best score has not risen beyond its standard error for ``patience`` trials.
 
     Trials are taken in the order of their numbers; those that failed or were pruned count, and
     have no score.
     """
     sign = 1.0 if higher_is_better else -1.0
-    ended = [outcomes[number] for number in sorted(outcomes)]
-    scores = [o.scores if o.state == "completed" else None for o in ended]
-    before = [found for found in scores[:-patience] if found is not None]
+    in_order = [ended[number] for number in sorted(ended)]
+    before = [(sign * t.score, t.stderr) for t in in_order[:-patience] if t.score is not None]
     if not before:
         return False
-    best = max(before, key=lambda found: sign * found.score)
-    gains = [sign * (found.score - best.score) for found in scores[-patience:] if found is not None]
-    return max(gains, default=0.0) <= best.stderr
+    best, stderr = max(before, key=lambda found: found[0])
+    since = [sign * t.score for t in in_order[-patience:] if t.score is not None]
+    return max(since, default=best) - best <= stderr
 
 
-def _longest(outcomes: Iterable[Outcome]) -> float:
-    return max((spent(o) for o in outcomes if o.state == "completed"), default=0.0)
+def _longest(ended: Iterable[Ending]) -> float:
+    return max((trial.spent for trial in ended if trial.state == "completed"), default=0.0)
 
 
 def _covered(intervals: Iterable[tuple[float, float]]) -> float:

@@ -8,7 +8,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from sweeper.budgets import device_seconds, stop_reason, trial_budgets
+from sweeper.budgets import device_seconds, ending, stop_reason, trial_budgets
 from sweeper.config.study import StudyConfig
 from sweeper.execution.executor import read_outcome
 from sweeper.paths import JobPaths, StudyPaths
@@ -51,7 +51,7 @@ def read_study(paths: StudyPaths, snapshot: Snapshot) -> StudyRecord:
     config = snapshot.config
     arms = tuple(_read_arm(paths, config, name) for name in config.arms)
     ended = {
-        arm.name: {trial.number: trial.outcome for trial in arm.trials if trial.outcome}
+        arm.name: {trial.number: ending(trial.outcome) for trial in arm.trials if trial.outcome}
         for arm in arms
     }
     before = read_preparation(paths)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 from sweeper import attempts, preparation
-from sweeper.budgets import StopReason, stop_reason, trial_budgets
+from sweeper.budgets import Ending, StopReason, ending, stop_reason, trial_budgets
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.settings import Method, effective, model_settings, resolve
 from sweeper.execution.executor import Executor, Finished, read_outcome
@@ -46,6 +46,9 @@ class Observer(Protocol):
     def update(self, run: StudyRun) -> None:
         """Called several times a second."""
 
+    def ended(self, spec: TrialSpec, outcome: Outcome) -> None:
+        """A trial ended."""
+
     def message(self, text: str) -> None:
         """Something worth a line of its own."""
 
@@ -78,7 +81,8 @@ class ArmState:
     interim: tuple[tuple[int, float], ...] = ()
     """Where in their training its students are scored: the point, and the share of the steps."""
     asked: int = 0
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    ended: dict[int, Ending] = field(default_factory=dict)
+    """The trials that ended, by number."""
 
     def unfinished(self) -> bool:
         """Whether there is something left to start."""
@@ -120,15 +124,13 @@ class StudyRun:
         self.arms: dict[str, ArmState] = {}
         self.jobs: dict[str, RunningJob] = {}
         """By the job's directory."""
-        self.ended: list[tuple[TrialSpec, Outcome]] = []
-        """The trials that ended in this run, in that order."""
         self._executor = executor
         self._tracker = tracker
         self._observer = observer
         self._snapshot = snapshot
         self._origin = preparation.make_origin(study, snapshot, cache)
         self._suite = suite_spec(study.selection)
-        self._higher_is_better = True
+        self.higher_is_better = True
         self._patience = patience or Patience()
         self._patience.tell = observer.message
         self._patience.while_waiting = self._while_waiting
@@ -216,7 +218,7 @@ class StudyRun:
         config = self.study.config
         budgets = trial_budgets(config)
         scores = read_preparation(self.paths).scores
-        self._higher_is_better = scores.higher_is_better if scores else True
+        self.higher_is_better = scores.higher_is_better if scores else True
         # Another study of this name may be in the same database.
         known_as = f"{config.study}@{self._snapshot.identity}" if config.storage else config.study
         for name, arm in config.arms.items():
@@ -228,7 +230,7 @@ class StudyRun:
                 arm,
                 config.sampler,
                 seed=config.seed,
-                higher_is_better=self._higher_is_better,
+                higher_is_better=self.higher_is_better,
                 pruner=config.pruner,
                 objectives=config.objectives,
                 patience=self._patience,
@@ -258,7 +260,7 @@ class StudyRun:
                 lines, _ = read_json_lines(files.progress)
                 rows = [Progress.model_validate(line) for line in lines]
                 self._record(arm, spec, outcome, rows)
-            arm.outcomes[number] = outcome
+            arm.ended[number] = ending(outcome)
 
     def _search(self) -> None:
         while True:
@@ -299,8 +301,8 @@ class StudyRun:
         return stop_reason(
             self.study.config,
             arm,
-            {name: state.outcomes for name, state in self.arms.items()},
-            higher_is_better=self._higher_is_better,
+            {name: state.ended for name, state in self.arms.items()},
+            higher_is_better=self.higher_is_better,
             running=[
                 (job.spec.arm, job.started)
                 for job in self.jobs.values()
@@ -373,8 +375,8 @@ class StudyRun:
             )
             arm.pending.append(spec.number)
             return
-        arm.outcomes[spec.number] = outcome
-        self.ended.append((spec, outcome))
+        arm.ended[spec.number] = ending(outcome)
+        self._observer.ended(spec, outcome)
         self._record(arm, spec, outcome)
 
     def _record(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 from sweeper.jobs import RunningJob as Job
 from sweeper.records import Outcome, PreparationSpec, TrialSpec
@@ -23,18 +24,22 @@ class Watcher:
 
     def __init__(self, display: LiveDisplay) -> None:
         self._display = display
+        self._ended: list[EndedJob] = []
 
     def update(self, run: StudyRun) -> None:
         """Draw the study as it is now."""
-        self._display.update(live_state(run, time.time()))
+        self._display.update(_live_state(run, self._ended, time.time()))
+
+    def ended(self, spec: TrialSpec, outcome: Outcome) -> None:
+        """Draw a trial's end, from the next update on."""
+        self._ended.append(_ended(spec, outcome))
 
     def message(self, text: str) -> None:
         """Print a line above the live area."""
         self._display.message(text)
 
 
-def live_state(run: StudyRun, now: float) -> LiveState:
-    """What to show of ``run`` at the time ``now``, in seconds since the epoch."""
+def _live_state(run: StudyRun, ended: Sequence[EndedJob], now: float) -> LiveState:
     jobs = list(run.jobs.values())
     steps = [job for job in jobs if isinstance(job.spec, PreparationSpec)]
     return LiveState(
@@ -42,7 +47,7 @@ def live_state(run: StudyRun, now: float) -> LiveState:
         started=run.started,
         arms=tuple(_arm(arm, run) for arm in run.arms.values()),
         running=tuple(_job(job, now) for job in jobs),
-        ended=tuple(_ended(spec, outcome) for spec, outcome in run.ended),
+        ended=tuple(ended),
         preparation=", ".join(_step_name(job) for job in steps) or None,
         seconds_left=_seconds_left(run, jobs, now),
         stopping=run.stop.level > 0,
@@ -50,19 +55,16 @@ def live_state(run: StudyRun, now: float) -> LiveState:
 
 
 def _arm(arm: ArmState, run: StudyRun) -> ArmProgress:
-    scores = [outcome.scores for outcome in arm.outcomes.values() if outcome.scores]
-    best = None
-    if scores:
-        choose = max if scores[0].higher_is_better else min
-        best = choose(score.score for score in scores)
-    failed = sum(outcome.state == "failed" for outcome in arm.outcomes.values())
+    scores = [trial.score for trial in arm.ended.values() if trial.score is not None]
+    choose = max if run.higher_is_better else min
+    failed = sum(trial.state == "failed" for trial in arm.ended.values())
     return ArmProgress(
         name=arm.name,
         method=arm.method,
         budget=arm.budget,
-        done=len(arm.outcomes) - failed,
+        done=len(arm.ended) - failed,
         failed=failed,
-        best=best,
+        best=choose(scores, default=None),
     )
 
 
@@ -112,7 +114,7 @@ def _seconds_left(run: StudyRun, jobs: list[Job], now: float) -> float | None:
         return None
     return estimate(
         {
-            name: [o.cost.device_seconds for o in arm.outcomes.values() if o.state == "completed"]
+            name: [trial.seconds for trial in arm.ended.values() if trial.state == "completed"]
             for name, arm in run.arms.items()
         },
         {name: _remaining(arm, run, jobs) for name, arm in run.arms.items()},
@@ -123,7 +125,7 @@ def _seconds_left(run: StudyRun, jobs: list[Job], now: float) -> float | None:
 
 def _remaining(arm: ArmState, run: StudyRun, jobs: list[Job]) -> int:
     if run.stop_reason(arm.name) is None:
-        return arm.budget - len(arm.outcomes)
+        return arm.budget - len(arm.ended)
     # What runs is finished, and nothing is started.
     return sum(isinstance(job.spec, TrialSpec) and job.spec.arm == arm.name for job in jobs)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.budgets import is_stale, spent, stop_reason, trial_budgets
+from sweeper.budgets import Ending, ending, is_stale, stop_reason, trial_budgets
 from sweeper.config.study import StudyConfig
 from sweeper.records import Cost, Failure, FailureKind, Outcome, Scores
 from tests.conftest import adder_study
@@ -26,14 +26,14 @@ def ended(
     kind: FailureKind | None = None,
     started: float = 0.0,
     earlier: float = 0.0,
-) -> Outcome:
+) -> Ending:
     scores = None
     if score is not None:
         scores = Scores(
             suite="s", suite_hash="h", score=score, stderr=stderr, higher_is_better=True,
             tasks=(), seconds=0.0,
         )  # fmt: skip
-    return Outcome(
+    outcome = Outcome(
         state="failed" if kind else "completed" if scores else "pruned",
         failure=Failure(kind=kind, message="m") if kind else None,
         scores=scores,
@@ -42,6 +42,7 @@ def ended(
         started=started,
         finished=started + seconds,
     )
+    return ending(outcome)
 
 
 def reason(study: StudyConfig, arm: str, outcomes: Any, **more: Any) -> str | None:
@@ -104,8 +105,8 @@ def test_nothing_starts_that_would_not_end_within_the_budget() -> None:
 def test_lost_attempts_are_not_spent_and_everything_else_is(
     kind: FailureKind | None, seconds: float
 ) -> None:
-    assert spent(ended(10.0, None, kind=kind)) == seconds
-    assert spent(ended(10.0, None, kind=kind, earlier=4.0)) == (seconds and seconds + 4.0)
+    assert ended(10.0, None, kind=kind).spent == seconds
+    assert ended(10.0, None, kind=kind, earlier=4.0).spent == (seconds and seconds + 4.0)
 
 
 def test_wall_time_counts_when_any_trial_runs() -> None:

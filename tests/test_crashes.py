@@ -155,6 +155,9 @@ class Silence:
     def update(self, run: StudyRun) -> None:
         """See ``Observer``."""
 
+    def ended(self, spec: TrialSpec, outcome: Outcome) -> None:
+        pass
+
     def message(self, text: str) -> None:
         """See ``Observer``."""
 

@@ -12,6 +12,8 @@ from typing import Literal, NamedTuple
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.measure import Measurement
+from rich.segment import Segment
+from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 
@@ -218,7 +220,7 @@ class _StatusView:
             score = formatting.score(selection_score(outcome), self._digits)
             seconds = formatting.seconds(max(outcome.finished - outcome.started, 0.0))
             yield Text(f"{label}: {outcome.state}, {score}, {seconds} s", style="dim")
-        # Written line by line: a rich table of thousands of trials takes half a minute.
+        # Line by line: a rich table of thousands of trials takes half a minute.
         for brief in (False, True):
             rows = {arm.name: _trial_rows(arm, self._digits, brief=brief) for arm in arms}
             widths = [
@@ -232,7 +234,7 @@ class _StatusView:
             method = "" if arm.name == arm.method else f" ({arm.method})"
             yield _heading(f"{arm.name}{method}: {len(arm.trials)} of {arm.budget} trials begun")
             if rows[arm.name]:
-                yield from _aligned(rows[arm.name], widths, options.max_width)
+                yield from _aligned(rows[arm.name], widths, console, options.max_width)
         if reasons := list(_reasons(self._record)):
             yield ""
             yield _heading("Failed trials")
@@ -370,8 +372,8 @@ def _trial_rows(arm: ArmRecord, digits: int, *, brief: bool) -> list[tuple[str, 
 
 
 def _aligned(
-    rows: Sequence[tuple[str, ...]], widths: Sequence[int], max_width: int
-) -> Iterator[Text]:
+    rows: Sequence[tuple[str, ...]], widths: Sequence[int], console: Console, max_width: int
+) -> RenderResult:
     """A heading and the rows, numbers to the right, the settings wrapped under themselves."""
 
     def front(row: tuple[str, ...]) -> tuple[str, str, str]:
@@ -381,13 +383,25 @@ def _aligned(
         return before, f"{state:<{widths[1]}}", after
 
     indent = sum(widths[:4]) + 2 * 5
+    styles = {state: console.get_style(style) for state, style in _STATE_STYLES.items()}
     yield Text("".join(front(_HEAD)) + _HEAD[4], style="dim")
     for row in rows:
         before, state, after = front(row)
         first, *more = _Chain(row[4]).lines(max(max_width - indent, 1))
-        style = _STATE_STYLES[row[1].partition(":")[0]]
-        yield Text.assemble(before, (state, style), after, first, overflow="fold")
-        yield from (Text(" " * indent + line, overflow="fold") for line in more)
+        style = styles[row[1].partition(":")[0]]
+        yield from _line((before, None), (state, style), (after + first, None), width=max_width)
+        for line in more:
+            yield from _line((" " * indent + line, None), width=max_width)
+
+
+def _line(*parts: tuple[str, Style | None], width: int) -> RenderResult:
+    """One line; one that is plain and fits goes without rich's layout, which is slow."""
+    text = "".join(part for part, _ in parts)
+    if text.isprintable() and cell_len(text) <= width:
+        yield from (Segment(part, style) for part, style in parts)
+        yield Segment.line()
+    else:
+        yield Text.assemble(*((part, style or "") for part, style in parts), overflow="fold")
 
 
 def _reasons(record: StudyRecord) -> Iterator[tuple[str, Text]]:
