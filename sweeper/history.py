@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
 from filelock import FileLock, Timeout
+from pydantic_core import from_json
 
 from sweeper.budgets import device_seconds, ending, stop_reason, trial_budgets
 from sweeper.config.study import StudyConfig
@@ -121,7 +121,7 @@ def _read_arm(paths: StudyPaths, config: StudyConfig, name: str) -> ArmRecord:
 def _read_trial(number: int, files: JobPaths) -> TrialRecord | None:
     try:
         # The spec is plain JSON here: validating all of it would dominate large studies.
-        spec: dict[str, Any] = json.loads(files.spec.read_text(encoding="utf-8"))
+        spec: dict[str, Any] = from_json(files.spec.read_bytes())
         params, settings = spec["params"], spec["settings"]
     except (OSError, ValueError, LookupError, TypeError):
         return None

@@ -269,7 +269,10 @@ class StudyPaths:
             raise ValueError(f"An arm's name must match {NAME_PATTERN}, but got {arm!r}.")
         root = self.check_place("arms", arm)
         if root.is_dir():
-            # Only digits of ASCII: others are no numbers that a trial was given.
-            numbered = [child for child in root.iterdir() if re.fullmatch("[0-9]+", child.name)]
-            for child in sorted(numbered, key=lambda child: int(child.name)):
-                yield int(child.name), JobPaths(self.check_place("arms", arm, child.name))
+            with os.scandir(root) as entries:
+                # Only digits of ASCII: others are no numbers that a trial was given.
+                numbered = [entry for entry in entries if re.fullmatch("[0-9]+", entry.name)]
+            for entry in sorted(numbered, key=lambda entry: int(entry.name)):
+                if entry.is_symlink():
+                    raise LinkedPathError(Path(entry.path))
+                yield int(entry.name), JobPaths(root / entry.name)

@@ -73,7 +73,7 @@ class Executor(Protocol):
 def read_outcome(paths: JobPaths) -> Outcome | None:
     """A job's outcome, or None if there is none that can be read."""
     try:
-        return Outcome.model_validate_json(paths.outcome.read_text(encoding="utf-8"))
+        return Outcome.model_validate_json(paths.outcome.read_bytes())
     except (OSError, ValueError):
         return None
 

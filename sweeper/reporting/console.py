@@ -88,8 +88,7 @@ def show(view: RenderableType, console: Console) -> None:
         return
     with console.capture() as capture:
         console.print(view)
-    lines = [line.rstrip() for line in capture.get().splitlines()]
-    console.out("\n".join(lines), highlight=False)
+    console.file.writelines(f"{line.rstrip()}\n" for line in capture.get().splitlines())
 
 
 def notice(record: StudyRecord, console: Console) -> None:

@@ -82,6 +82,8 @@ def number(value: Any, digits: int = 2) -> str:
         return "true" if value else "false"
     if value is None:
         return "none"
+    if isinstance(value, int):
+        return str(value)
     if not isinstance(value, float):
         return visible(" ".join(str(value).split()))
     if value == 0 or not math.isfinite(value):
