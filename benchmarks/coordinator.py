@@ -19,10 +19,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.pairs import ROOT
+
+if TYPE_CHECKING:
+    from tests.postgres import Server
 
 TIMED = 100
 BASE = 100
@@ -96,11 +100,11 @@ class Database:
         return ""
 
     def storage(self, folder: Path) -> str:
-        """Optuna's URL."""
+        """Optuna's URL for ``folder``."""
         return f"sqlite:///{folder.resolve()}/scale/study.db"
 
     def tracking(self, folder: Path) -> str:
-        """MLflow's URL."""
+        """MLflow's URL for ``folder``."""
         return f"sqlite:///{folder.resolve()}/mlflow.db"
 
 
@@ -110,7 +114,41 @@ def sqlite() -> Iterator[Database]:
     yield Database()
 
 
-DATABASES = {"sqlite": sqlite}
+class Postgres(Database):
+    """Databases of their own for each folder, on one server that waits for the disk."""
+
+    name = "postgres"
+
+    def __init__(self, server: Server) -> None:
+        @cache
+        def url(use: str, folder: Path) -> str:
+            return server.database().replace("postgresql://", "postgresql+psycopg://")
+
+        self._url = url
+
+    def keys(self, folder: Path) -> str:
+        """The URLs."""
+        return f"storage: {self.storage(folder)}\ntracking: {{uri: '{self.tracking(folder)}'}}\n"
+
+    def storage(self, folder: Path) -> str:
+        """A database of its own."""
+        return self._url("storage", folder)
+
+    def tracking(self, folder: Path) -> str:
+        """Another one."""
+        return self._url("tracking", folder)
+
+
+@contextmanager
+def postgres() -> Iterator[Database]:
+    """A server on this machine."""
+    from tests.postgres import running_server
+
+    with running_server(durable=True) as server:
+        yield Postgres(server)
+
+
+DATABASES = {"sqlite": sqlite, "postgres": postgres}
 
 
 def _search(folder: Path, sampler: str, trials: int, database: Database) -> dict[str, Any]:

