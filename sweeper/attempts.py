@@ -1,4 +1,4 @@
-"""Attempts at a trial: what is kept of those that did not finish."""
+"""Attempts at a trial: the spec of the next, and what is kept of those that did not finish."""
 
 from __future__ import annotations
 
@@ -6,11 +6,25 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Iterable
 
-from sweeper.config.settings import MethodSettings
+from sweeper.config.settings import MethodSettings, effective, model_settings, resolve
+from sweeper.config.study import StudyConfig
 from sweeper.execution.executor import read_outcome
 from sweeper.paths import JobPaths, read_json_lines, write_text_atomically
-from sweeper.records import Cost, Failure, FailureKind, Outcome, TrialSpec
+from sweeper.records import (
+    Cost,
+    Failure,
+    FailureKind,
+    InterimPoint,
+    Origin,
+    Outcome,
+    Place,
+    SuiteSpec,
+    TrialSpec,
+    derive_seed,
+)
+from sweeper.search.arm_search import Asked
 from sweeper.secrets import redact_credentials
 
 MOST = 3
@@ -45,6 +59,71 @@ def set_aside(files: JobPaths) -> int:
     for leftover in files.directory.glob(".trainer.*"):
         shutil.rmtree(leftover, ignore_errors=True)
     return number + 1
+
+
+def next_spec(
+    config: StudyConfig,
+    origin: Origin,
+    suite: SuiteSpec,
+    arm: str,
+    asked: Asked,
+    *,
+    interim: Iterable[tuple[int, float]],
+    place: tuple[str, int],
+    files: JobPaths,
+) -> TrialSpec:
+    """The spec of a trial's next attempt, once what an earlier one left is set aside.
+
+    Args:
+        config: The study.
+        origin: What its jobs share.
+        suite: The selection suite.
+        arm: The arm's name.
+        asked: The trial.
+        interim: Where in its training the student is scored: the points, and their shares of the
+            optimiser steps.
+        place: The device and the CPU threads.
+        files: The trial's.
+    """
+    attempt = set_aside(files)
+    method, fixed = config.arms[arm].method, config.arms[arm].settings
+    settings = effective(method, resolve(config.training, fixed, asked.params))
+    if ran_out_of_memory(files):
+        settings = smaller(settings)
+    device, threads = place
+    return TrialSpec(
+        origin=origin,
+        arm=arm,
+        method=method,
+        number=asked.number,
+        attempt=attempt,
+        seed=derive_seed(config.seed, arm, asked.number, "trial"),
+        params=asked.params,
+        settings=settings,
+        lora=model_settings("lora", fixed, asked.params),
+        teacher=model_settings("teacher", fixed, asked.params),
+        suite=suite,
+        interim=_steps(interim, settings.max_steps, config.pruner.documents),
+        earlier_seconds=out_of_memory_seconds(files),
+        place=Place(
+            directory=str(files.directory),
+            device=device,
+            threads=threads,
+            memory_gib=config.compute.memory_limit,
+        ),
+    )
+
+
+def _steps(
+    points: Iterable[tuple[int, float]], max_steps: int, documents: int
+) -> tuple[InterimPoint, ...]:
+    """The points as whole steps; of two at the same step the first, and none at the end."""
+    steps: dict[int, InterimPoint] = {}
+    for index, share in points:
+        step = max(1, round(share * max_steps))
+        if step < max_steps and step not in steps:
+            steps[step] = InterimPoint(index=index, step=step, documents=documents)
+    return tuple(steps.values())
 
 
 def is_over(outcome: Outcome | None, files: JobPaths) -> bool:

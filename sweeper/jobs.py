@@ -1,14 +1,15 @@
-"""A running job as its coordinator knows it: what it has said, and how long it may go on."""
+"""Running jobs as their coordinator knows them: what they have said, how long they may go on."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sweeper.config.study import ComputeConfig
-from sweeper.execution.executor import Spec
+from sweeper.config.compute import ComputeConfig
+from sweeper.execution.executor import Executor, Finished, Spec
 from sweeper.paths import JobPaths, read_json_lines
 from sweeper.records import INTERIM_PHASE, Failure, Progress, TrialSpec
 from sweeper.secrets import redact_credentials, secrets_in, secrets_of_environment
@@ -70,3 +71,48 @@ class RunningJob:
             message = f"no progress for {compute.stall_timeout:g} s (compute.stall_timeout)"
             return Failure(kind="stalled", message=f"{message}, in phase {phase!r}")
         return None
+
+
+class Jobs:
+    """The jobs that an executor runs, each followed in its progress file.
+
+    Args:
+        executor: Runs them.
+        compute: How long trials may go on.
+    """
+
+    def __init__(self, executor: Executor, compute: ComputeConfig) -> None:
+        self.running: dict[str, RunningJob] = {}
+        """By the job's directory."""
+        self._executor = executor
+        self._compute = compute
+
+    def notice(self) -> None:
+        """Follow what was submitted since."""
+        for spec in self._executor.running():
+            if spec.place.directory not in self.running:
+                self.running[spec.place.directory] = RunningJob(spec)
+
+    def wait(
+        self, timeout: float, hear: Callable[[TrialSpec, list[Progress]], None]
+    ) -> list[tuple[Finished, RunningJob]]:
+        """The jobs that ended, waiting up to ``timeout`` seconds for the first.
+
+        Args:
+            timeout: In seconds.
+            hear: Is given what a trial has said since the last time.
+        """
+        finished = self._executor.wait(timeout)
+        for done in finished:
+            clean_log(done.spec)
+        for job in self.running.values():
+            rows = job.read()
+            if rows and isinstance(job.spec, TrialSpec):
+                hear(job.spec, rows)
+        ended = [(done, self.running.pop(done.spec.place.directory)) for done in finished]
+        for job in self.running.values():
+            if job.given_up is None:
+                job.given_up = job.overdue(self._compute)
+                if job.given_up is not None:
+                    self._executor.cancel(job.spec)
+        return ended

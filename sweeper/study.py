@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -13,21 +13,18 @@ from typing import Protocol
 from sweeper import attempts, preparation
 from sweeper.budgets import Ending, StopReason, ending, stop_reason, trial_budgets
 from sweeper.config.loading import LoadedStudy
-from sweeper.config.settings import Method, effective, model_settings, resolve
+from sweeper.config.settings import Method
 from sweeper.execution.executor import Executor, Finished, read_outcome
 from sweeper.history import read_preparation, read_study
-from sweeper.jobs import RunningJob, clean_log
+from sweeper.jobs import Jobs, RunningJob
 from sweeper.paths import JobPaths, StudyPaths, read_json_lines, write_text_atomically
 from sweeper.patience import Patience
 from sweeper.records import (
-    InterimPoint,
     Outcome,
-    Place,
     PreparationSpec,
     Progress,
     StudyRecord,
     TrialSpec,
-    derive_seed,
 )
 from sweeper.search.arm_search import ArmSearch, Asked
 from sweeper.search.storage import Storage, close_storage, open_storage
@@ -122,8 +119,7 @@ class StudyRun:
         self.stop = stop
         self.phase = "prepare"
         self.arms: dict[str, ArmState] = {}
-        self.jobs: dict[str, RunningJob] = {}
-        """By the job's directory."""
+        self.jobs = Jobs(executor, study.config.compute)
         self._executor = executor
         self._tracker = tracker
         self._observer = observer
@@ -176,12 +172,12 @@ class StudyRun:
                 # The cache may have been emptied since.
                 or (trials_left and not preparation.is_cached(step, self.paths))
             )
-            while waiting or self.jobs:
+            while waiting or self.jobs.running:
                 self._check_stop()
                 while waiting and self._executor.free():
                     spec = waiting.popleft()
                     preparation.submit(spec, self.paths.preparation(spec.step), self._executor)
-                    self._watch_new_jobs()
+                    self.jobs.notice()
                 for finished, _ in self._wait():
                     self._finish_step(finished)
             self._origin = preparation.with_results(self._origin, group, self.paths)
@@ -266,7 +262,7 @@ class StudyRun:
         while True:
             if self.stop.level == 0:
                 self._fill()
-            if not self.jobs and not self._waits_for_a_machine():
+            if not self.jobs.running and not self._waits_for_a_machine():
                 self._observer.update(self)
                 self._check_stop()
                 return
@@ -305,7 +301,7 @@ class StudyRun:
             higher_is_better=self.higher_is_better,
             running=[
                 (job.spec.arm, job.started)
-                for job in self.jobs.values()
+                for job in self.jobs.running.values()
                 if isinstance(job.spec, TrialSpec)
             ],
             now=time.time(),
@@ -313,40 +309,20 @@ class StudyRun:
 
     def _start(self, arm: ArmState, asked: Asked) -> None:
         files = self.paths.trial(arm.name, asked.number)
-        spec = self._trial_spec(arm, asked, attempts.set_aside(files), files)
+        spec = attempts.next_spec(
+            self.study.config,
+            self._origin,
+            self._suite,
+            arm.name,
+            asked,
+            interim=arm.interim,
+            place=self._executor.next_place(files.directory),
+            files=files,
+        )
         write_text_atomically(files.spec, redacted_json(spec))
         self._tracker.start_trial(spec)
         self._executor.submit(spec)
-        self._watch_new_jobs()
-
-    def _trial_spec(self, arm: ArmState, asked: Asked, attempt: int, files: JobPaths) -> TrialSpec:
-        config = self.study.config
-        fixed = config.arms[arm.name].settings
-        device, threads = self._executor.next_place(files.directory)
-        settings = effective(arm.method, resolve(config.training, fixed, asked.params))
-        if attempts.ran_out_of_memory(files):
-            settings = attempts.smaller(settings)
-        return TrialSpec(
-            origin=self._origin,
-            arm=arm.name,
-            method=arm.method,
-            number=asked.number,
-            attempt=attempt,
-            seed=derive_seed(config.seed, arm.name, asked.number, "trial"),
-            params=asked.params,
-            settings=settings,
-            lora=model_settings("lora", fixed, asked.params),
-            teacher=model_settings("teacher", fixed, asked.params),
-            suite=self._suite,
-            interim=_interim(arm.interim, settings.max_steps, config.pruner.documents),
-            earlier_seconds=attempts.out_of_memory_seconds(files),
-            place=Place(
-                directory=str(files.directory),
-                device=device,
-                threads=threads,
-                memory_gib=config.compute.memory_limit,
-            ),
-        )
+        self.jobs.notice()
 
     def _settle(self, finished: Finished, job: RunningJob) -> None:
         spec, outcome = finished.spec, finished.outcome
@@ -401,40 +377,21 @@ class StudyRun:
 
     # Both
 
-    def _watch_new_jobs(self) -> None:
-        for spec in self._executor.running():
-            if spec.place.directory not in self.jobs:
-                self.jobs[spec.place.directory] = RunningJob(spec)
-
     def _wait(self) -> list[tuple[Finished, RunningJob]]:
         waits = any(arm.interim for arm in self.arms.values())
-        finished = self._executor.wait(_VERDICT_SECONDS if waits else _POLL_SECONDS)
-        for done in finished:
-            clean_log(done.spec)
-        for job in self.jobs.values():
-            self._read_progress(job)
-        ended = [(done, self.jobs.pop(done.spec.place.directory)) for done in finished]
-        for job in self.jobs.values():
-            if job.given_up is None:
-                job.given_up = job.overdue(self.study.config.compute)
-                if job.given_up is not None:
-                    self._executor.cancel(job.spec)
+        ended = self.jobs.wait(_VERDICT_SECONDS if waits else _POLL_SECONDS, self._hear)
         self._observer.update(self)
         if self.stop.level >= 2:
             self._check_stop()
         return ended
 
-    def _read_progress(self, job: RunningJob) -> None:
-        rows = job.read()
-        if not rows or not isinstance(job.spec, TrialSpec):
-            return
+    def _hear(self, spec: TrialSpec, rows: Sequence[Progress]) -> None:
         for interim in (row.interim for row in rows if row.interim):
-            arm = self.arms[job.spec.arm]
-            goes_on = arm.search.goes_on(job.spec.number, interim)
+            goes_on = self.arms[spec.arm].search.goes_on(spec.number, interim)
             verdict = {"index": interim.index, "goes_on": goes_on}
-            files = JobPaths(Path(job.spec.place.directory))
+            files = JobPaths(Path(spec.place.directory))
             write_text_atomically(files.verdict, json.dumps(verdict))
-        self._tracker.log_progress(job.spec.arm, job.spec.number, rows)
+        self._tracker.log_progress(spec.arm, spec.number, rows)
 
     def _while_waiting(self) -> None:
         """For a database; jobs go on meanwhile."""
@@ -448,7 +405,7 @@ class StudyRun:
             return
         if self.stop.level >= 2 or self.phase == "prepare":
             self._executor.stop()
-        elif self.jobs:
+        elif self.jobs.running:
             return
         if self._is_unfinished():
             raise Interrupted
@@ -456,25 +413,13 @@ class StudyRun:
     def _is_unfinished(self) -> bool:
         return (
             self.phase == "prepare"
-            or bool(self.jobs)
+            or bool(self.jobs.running)
             or any(self._may_start(arm) for arm in self.arms.values())
         )
 
     def _study_text(self) -> str:
         text = self.study.path.read_text(encoding="utf-8")
         return redact(text, secrets_in(self.study.file.values))
-
-
-def _interim(
-    points: Iterable[tuple[int, float]], max_steps: int, documents: int
-) -> tuple[InterimPoint, ...]:
-    """The points as whole steps; of two at the same step the first, and none at the end."""
-    steps: dict[int, InterimPoint] = {}
-    for index, share in points:
-        step = max(1, round(share * max_steps))
-        if step < max_steps and step not in steps:
-            steps[step] = InterimPoint(index=index, step=step, documents=documents)
-    return tuple(steps.values())
 
 
 def all_failed(record: StudyRecord) -> bool:

@@ -40,7 +40,7 @@ class Watcher:
 
 
 def _live_state(run: StudyRun, ended: Sequence[EndedJob], now: float) -> LiveState:
-    jobs = list(run.jobs.values())
+    jobs = list(run.jobs.running.values())
     steps = [job for job in jobs if isinstance(job.spec, PreparationSpec)]
     return LiveState(
         study=run.study.config.study,

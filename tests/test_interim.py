@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 
-from sweeper import trial
 from sweeper.config.loading import load_study
 from sweeper.config.models import LoraConfig, StudentConfig
 from sweeper.config.settings import Method, MethodSettings, effective
@@ -21,6 +20,7 @@ from sweeper.evaluation.scoring import score
 from sweeper.paths import JobPaths, read_json_lines
 from sweeper.records import InterimPoint, Place
 from sweeper.snapshot import suite_spec
+from sweeper.work.run import run
 from tests.distillation.jobs import SETTINGS, make_origin
 from tests.test_trial import trial_spec
 
@@ -81,11 +81,11 @@ def answer(files: JobPaths, *, index: int, goes_on: bool) -> None:
 def test_a_trial_that_may_go_on_ends_as_if_it_had_not_been_asked(write_study: WriteStudy) -> None:
     spec = trial_spec(load_study(write_study()), "gkd")
     files = JobPaths(Path(spec.place.directory))
-    alone = trial.run(spec)
+    alone = run(spec)
     files.progress.unlink()
     answer(files, index=1, goes_on=True)
     point = InterimPoint(index=1, step=2, documents=6)
-    asked = trial.run(spec.model_copy(update={"interim": (point,)}))
+    asked = run(spec.model_copy(update={"interim": (point,)}))
     assert alone.scores is not None
     assert asked.scores is not None
     assert (asked.state, asked.scores.score) == ("completed", alone.scores.score)
@@ -108,7 +108,7 @@ def test_a_trial_that_is_told_to_end_is_pruned_there(write_study: WriteStudy) ->
         InterimPoint(index=0, step=1, documents=6),
         InterimPoint(index=1, step=3, documents=6),
     )
-    outcome = trial.run(spec.model_copy(update={"interim": points, "earlier_seconds": 7.0}))
+    outcome = run(spec.model_copy(update={"interim": points, "earlier_seconds": 7.0}))
     assert (outcome.state, outcome.failure, outcome.scores) == ("pruned", None, None)
     assert outcome.interim is not None
     assert outcome.interim.index == 0

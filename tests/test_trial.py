@@ -11,13 +11,14 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from sweeper import preparation, trial
+from sweeper import preparation
 from sweeper.config.loading import LoadedStudy, load_study
 from sweeper.config.settings import effective, resolve
 from sweeper.errors import ConfigError
 from sweeper.paths import JobPaths, StudyPaths
 from sweeper.records import Outcome, Place, TrialSpec
 from sweeper.snapshot import open_snapshot, suite_spec
+from sweeper.work.run import run
 from tests.conftest import write_yaml
 
 WriteStudy = Callable[..., Path]
@@ -52,7 +53,7 @@ def prepare(study: LoadedStudy, step: preparation.Step) -> tuple[Outcome, JobPat
     files.directory.mkdir(parents=True, exist_ok=True)
     origin = preparation.make_origin(study, snapshot, study.path.parent / "cache")
     spec = preparation.make_spec(study, origin, suite_spec(study.selection), step, files)
-    return trial.run(spec), files
+    return run(spec), files
 
 
 @pytest.mark.parametrize("method", ["sft", "gkd"])
@@ -75,7 +76,7 @@ def test_divergence_between_the_points_of_the_curve_is_seen(
         "max_length": 96,
     }
     arms = {"sft": None, "gkd": {"settings": {"lmbda": 1.0, "max_new_tokens": 4}}}
-    outcome = trial.run(trial_spec(load_study(write_study(training=training, arms=arms)), method))
+    outcome = run(trial_spec(load_study(write_study(training=training, arms=arms)), method))
     assert outcome.failure is not None
     assert (outcome.state, outcome.failure.kind) == ("failed", "diverged"), outcome.failure
     assert outcome.scores is None
@@ -128,7 +129,7 @@ def test_a_score_that_is_no_number_is_a_failure(
     task: dict[str, Any] = {"task": "texts", "metric": "byte_perplexity"}
     write_yaml(tmp_path / "selection.yaml", {"suite": "selection", "tasks": [task]})
 
-    outcome = trial.run(trial_spec(load_study(study), "sft"))
+    outcome = run(trial_spec(load_study(study), "sft"))
     assert outcome.failure is not None
     assert (outcome.state, outcome.failure.kind) == ("failed", "diverged")
     assert outcome.failure.message == "The score of texts is nan: the model diverged."
@@ -138,7 +139,7 @@ def test_a_score_that_is_no_number_is_a_failure(
         tmp_path / "selection.yaml",
         {"suite": "selection", "tasks": [{**task, "documents": [0, 1]}]},
     )
-    assert trial.run(trial_spec(load_study(study), "sft")).state == "completed"
+    assert run(trial_spec(load_study(study), "sft")).state == "completed"
 
 
 def test_a_system_prompt_needs_a_chat_template(write_study: WriteStudy) -> None:
@@ -177,7 +178,7 @@ def test_a_system_prompt_is_refused_in_plain_format_of_a_chat_model(
 def test_a_trial_that_fails_has_cost_what_it_did(write_study: WriteStudy) -> None:
     training = {"max_steps": 8, "logging_steps": 1, "learning_rate": 1e30, "max_length": 96}
     study = load_study(write_study(training={**training, "per_device_train_batch_size": 2}))
-    outcome = trial.run(trial_spec(study, "sft"))
+    outcome = run(trial_spec(study, "sft"))
     assert outcome.failure is not None
     assert outcome.failure.kind == "diverged"
     assert 1 <= outcome.cost.steps < 8

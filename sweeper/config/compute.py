@@ -1,13 +1,13 @@
-"""What a trial takes of the machines that it runs on, and which of it an executor can give."""
+"""Where trials run, and what each takes of the machines there."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from sweeper.config.base import PositiveInt, Strict
+from sweeper.config.base import Duration, Gibibytes, PositiveInt, Problems, Strict
 
 ADDRESS = r"^(auto|local|(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5})$"
 """What a Ray cluster's address looks like."""
@@ -23,30 +23,69 @@ class ResourcesConfig(Strict):
     and each may take half of its memory."""
 
 
-def compute_problems(
-    given: Collection[str], executor: str, device: str, resources: ResourcesConfig
-) -> Iterator[tuple[tuple[str, ...], str]]:
-    """What does not fit together, by the key to blame.
+class ComputeConfig(Strict):
+    """Where trials run."""
 
-    Args:
-        given: The keys of `compute` that differ from their defaults.
-        executor: `local` or `ray`.
-        device: As written.
-        resources: What each trial takes.
-    """
-    gpu = resources.gpu
-    if resources.cpu is not None and "threads_per_worker" in given:
-        message = "expected one of threads_per_worker and resources_per_trial.cpu, found both"
-        yield ("threads_per_worker",), message
-    if gpu is not None and gpu > 0 and device == "cpu":
-        yield ("resources_per_trial", "gpu"), f"expected 0 with device: cpu, found {gpu:g}"
-    if gpu == 0 and device not in ("auto", "cpu"):
-        message = f"expected a share of a GPU with device: {device}, found 0"
-        yield ("resources_per_trial", "gpu"), message
-    if executor == "local" and "address" in given:
-        yield ("address",), "has no effect with executor: local"
-    if executor == "ray" and device not in ("auto", "cpu", "cuda"):
-        message = f"expected auto, cpu or cuda with executor: ray, found {device!r}"
-        yield ("device",), f"{message}: Ray chooses the GPU"
-    if executor == "ray" and "pin_cores" in given:
-        yield ("pin_cores",), "has no effect with executor: ray"
+    executor: Literal["local", "ray"] = "local"
+    """`local`: processes on this machine; `ray`: tasks on the nodes of a Ray cluster."""
+    address: Annotated[str, Field(pattern=ADDRESS)] | None = None
+    """The Ray cluster: `auto`, the one that this machine belongs to (the default); `HOST:PORT`; or
+    `local`, a new one of this machine alone, for as long as the study runs."""
+    workers: PositiveInt | None = None
+    """Trials at a time; cores and devices are divided among them. By default one, or with a share
+    of a GPU (`resources_per_trial.gpu`) or with Ray as many as fit."""
+    resources_per_trial: ResourcesConfig = ResourcesConfig()
+    """What each trial takes of a machine."""
+    pin_cores: bool = False
+    """Keep each worker's process to cores of its own. (Linux; `local` only.)"""
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")] = "auto"
+    """`auto`: the accelerators there are, in turn, or the CPU."""
+    threads_per_worker: PositiveInt | None = None
+    """By default `resources_per_trial.cpu`; without it the cores divided by the workers, and one
+    with Ray."""
+    trial_timeout: Duration | None = None
+    """How long a trial may take: seconds, or `90s`, `30m`, `12h`, `2d`. One that takes longer is
+    ended."""
+    stall_timeout: Duration | None = None
+    """How long a trial may go without a sign of progress: a point of its training curve, or a new
+    phase. Evaluation is one phase."""
+    memory_limit: Annotated[Gibibytes, Field(gt=0)] | None = None
+    """The main memory that a trial's process may take, in GiB: a trial that needs more fails as out
+    of memory, instead of bringing the machine to a halt. (Linux; a GPU's memory is not meant.)"""
+    teacher_states_gib: Gibibytes = 20.0
+    """What the teacher's hidden states on sequences that do not change may take in the cache, in
+    GiB; the least recently used go first. 0: they are computed again in every trial."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ComputeConfig:
+        problems = Problems()
+        # A record holds every key, with its default where the study file did not set it.
+        given = {name for name, value in self if value != type(self).model_fields[name].default}
+        for location, message in self._misfits(given):
+            problems.add(location, message)
+        problems.raise_if_any()
+        return self
+
+    def _misfits(self, given: Collection[str]) -> Iterator[tuple[tuple[str, ...], str]]:
+        """What does not fit together, by the key to blame.
+
+        Args:
+            given: The keys that differ from their defaults.
+        """
+        executor, device, resources = self.executor, self.device, self.resources_per_trial
+        gpu = resources.gpu
+        if resources.cpu is not None and "threads_per_worker" in given:
+            message = "expected one of threads_per_worker and resources_per_trial.cpu, found both"
+            yield ("threads_per_worker",), message
+        if gpu is not None and gpu > 0 and device == "cpu":
+            yield ("resources_per_trial", "gpu"), f"expected 0 with device: cpu, found {gpu:g}"
+        if gpu == 0 and device not in ("auto", "cpu"):
+            message = f"expected a share of a GPU with device: {device}, found 0"
+            yield ("resources_per_trial", "gpu"), message
+        if executor == "local" and "address" in given:
+            yield ("address",), "has no effect with executor: local"
+        if executor == "ray" and device not in ("auto", "cpu", "cuda"):
+            message = f"expected auto, cpu or cuda with executor: ray, found {device!r}"
+            yield ("device",), f"{message}: Ray chooses the GPU"
+        if executor == "ray" and "pin_cores" in given:
+            yield ("pin_cores",), "has no effect with executor: ray"

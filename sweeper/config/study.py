@@ -7,9 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from sweeper.config.base import (
-    Duration,
     Fraction,
-    Gibibytes,
     JsonMapping,
     Name,
     PositiveFloat,
@@ -17,7 +15,7 @@ from sweeper.config.base import (
     Problems,
     Strict,
 )
-from sweeper.config.compute import ADDRESS, ResourcesConfig, compute_problems
+from sweeper.config.compute import ComputeConfig
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.search import (
     ArmBudgetConfig,
@@ -201,52 +199,6 @@ class EvaluationConfig(Strict):
     """Let lm-eval tasks run code that the model wrote."""
     collapsed_score: float | None = None
     """A trial that scores this or worse counts as diverged: the sampler learns to keep away."""
-
-
-class ComputeConfig(Strict):
-    """Where trials run."""
-
-    executor: Literal["local", "ray"] = "local"
-    """`local`: processes on this machine; `ray`: tasks on the nodes of a Ray cluster."""
-    address: Annotated[str, Field(pattern=ADDRESS)] | None = None
-    """The Ray cluster: `auto`, the one that this machine belongs to (the default); `HOST:PORT`; or
-    `local`, a new one of this machine alone, for as long as the study runs."""
-    workers: PositiveInt | None = None
-    """Trials at a time; cores and devices are divided among them. By default one, or with a share
-    of a GPU (`resources_per_trial.gpu`) or with Ray as many as fit."""
-    resources_per_trial: ResourcesConfig = ResourcesConfig()
-    """What each trial takes of a machine."""
-    pin_cores: bool = False
-    """Keep each worker's process to cores of its own. (Linux; `local` only.)"""
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")] = "auto"
-    """`auto`: the accelerators there are, in turn, or the CPU."""
-    threads_per_worker: PositiveInt | None = None
-    """By default `resources_per_trial.cpu`; without it the cores divided by the workers, and one
-    with Ray."""
-    trial_timeout: Duration | None = None
-    """How long a trial may take: seconds, or `90s`, `30m`, `12h`, `2d`. One that takes longer is
-    ended."""
-    stall_timeout: Duration | None = None
-    """How long a trial may go without a sign of progress: a point of its training curve, or a new
-    phase. Evaluation is one phase."""
-    memory_limit: Annotated[Gibibytes, Field(gt=0)] | None = None
-    """The main memory that a trial's process may take, in GiB: a trial that needs more fails as out
-    of memory, instead of bringing the machine to a halt. (Linux; a GPU's memory is not meant.)"""
-    teacher_states_gib: Gibibytes = 20.0
-    """What the teacher's hidden states on sequences that do not change may take in the cache, in
-    GiB; the least recently used go first. 0: they are computed again in every trial."""
-
-    @model_validator(mode="after")
-    def _check(self) -> ComputeConfig:
-        problems = Problems()
-        # A record holds every key, with its default where the study file did not set it.
-        given = {name for name, value in self if value != type(self).model_fields[name].default}
-        for location, message in compute_problems(
-            given, self.executor, self.device, self.resources_per_trial
-        ):
-            problems.add(location, message)
-        problems.raise_if_any()
-        return self
 
 
 class TrackingConfig(Strict):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from importlib import metadata
 from itertools import takewhile
 
-from sweeper.config.study import ComputeConfig
+from sweeper.config.compute import ComputeConfig
 from sweeper.errors import SweeperError
 
 

@@ -9,7 +9,7 @@ from multiprocessing.connection import wait as wait_for
 from pathlib import Path
 from types import TracebackType
 
-from sweeper.config.study import ComputeConfig
+from sweeper.config.compute import ComputeConfig
 from sweeper.execution.devices import allowed_cores, count_workers, divide_cores, find_devices
 from sweeper.execution.executor import Finished, Spec
 from sweeper.execution.processes import JobProcess, start_forkserver

@@ -22,7 +22,7 @@ try:
 
     from tqdm import tqdm
 
-    import sweeper.trial  # noqa: F401
+    import sweeper.work.run  # noqa: F401
 
     # Its own lock is a semaphore of the system, which a job that is killed would leave behind.
     tqdm.set_lock(threading.RLock())

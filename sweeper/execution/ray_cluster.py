@@ -25,7 +25,7 @@ import ray
 from filelock import FileLock, Timeout
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from sweeper.config.study import ComputeConfig
+from sweeper.config.compute import ComputeConfig
 from sweeper.errors import SweeperError
 from sweeper.execution import node
 from sweeper.execution.devices import per_device

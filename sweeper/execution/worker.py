@@ -94,7 +94,7 @@ def _run(spec: Spec, share: Share, run: Callable[[Spec], Outcome] | None) -> Out
         return Outcome(state="failed", failure=failure, started=started, finished=time.time())
     import torch
 
-    from sweeper import trial
+    from sweeper.work.run import run as run_job
 
     torch.set_num_threads(spec.place.threads)
     if claimed == "cpu":
@@ -105,7 +105,7 @@ def _run(spec: Spec, share: Share, run: Callable[[Spec], Outcome] | None) -> Out
     if spec.place.memory_gib is not None:
         _limit_memory(spec.place.memory_gib)
     place = spec.place.model_copy(update={"device": claimed})
-    outcome = (run or trial.run)(spec.model_copy(update={"place": place}))
+    outcome = (run or run_job)(spec.model_copy(update={"place": place}))
     return outcome.model_copy(update={"device": spec.place.device})
 
 

@@ -12,12 +12,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sweeper import trial
 from sweeper.config.loading import load_study
 from sweeper.config.settings import Method
 from sweeper.paths import JobPaths, read_json_lines
 from sweeper.records import Outcome, TrialSpec
 from sweeper.reporter import Reporter
+from sweeper.work import scoring
+from sweeper.work.run import run
 from tests.test_trial import trial_spec
 
 WriteStudy = Callable[..., Path]
@@ -115,7 +116,7 @@ def start_again(spec: TrialSpec) -> None:
 def interrupt(spec: TrialSpec, die: Callable[[int | None], None], step: int) -> None:
     die(step)
     with pytest.raises(Killed):
-        trial.run(spec)
+        run(spec)
     die(None)
 
 
@@ -145,9 +146,9 @@ def test_a_trial_that_is_killed_twice_ends_as_if_nothing_had_happened(
 ) -> None:
     spec = make_spec(write_study, method, student=DROPOUT)
     whole = elsewhere(spec, tmp_path / "whole")
-    undisturbed = trial.run(whole)
+    undisturbed = run(whole)
     plain = elsewhere(spec, tmp_path / "plain", checkpoint_every=None)
-    assert trial.run(plain).scores.score == undisturbed.scores.score  # type: ignore[union-attr]
+    assert run(plain).scores.score == undisturbed.scores.score  # type: ignore[union-attr]
     assert curve(plain) == curve(whole)
     assert not files_of(plain).checkpoint.exists()
 
@@ -157,7 +158,7 @@ def test_a_trial_that_is_killed_twice_ends_as_if_nothing_had_happened(
     interrupt(spec, die, 10)
     assert saved(spec) == ["9"]
     start_again(spec)
-    outcome = trial.run(spec)
+    outcome = run(spec)
     assert saved(spec) == [str(STEPS)]
     assert_same(spec, outcome, whole, undisturbed)
     assert not list(files_of(spec).directory.glob(".trainer.*"))
@@ -176,10 +177,10 @@ def test_an_adapter_with_dropout_goes_on_too(
         arms={method: {"settings": {"disable_dropout": False}}},
     )
     whole = elsewhere(spec, tmp_path / "whole")
-    undisturbed = trial.run(whole)
+    undisturbed = run(whole)
     interrupt(spec, die, 6)
     start_again(spec)
-    assert_same(spec, trial.run(spec), whole, undisturbed)
+    assert_same(spec, run(spec), whole, undisturbed)
     names = load_file(files_of(spec).checkpoint / str(STEPS) / "weights.safetensors")
     assert names
     assert all("lora_" in name for name in names)
@@ -190,19 +191,19 @@ def test_a_trial_that_is_killed_while_it_is_scored_does_not_train_again(
 ) -> None:
     spec = make_spec(write_study, "sft", training={**TRAINING, "bf16": True})
     whole = elsewhere(spec, tmp_path / "whole")
-    undisturbed = trial.run(whole)
+    undisturbed = run(whole)
 
     def killed(*args: Any) -> None:
         raise Killed
 
     with monkeypatch.context() as patched:
-        patched.setattr(trial, "score", lambda *args, **kwargs: killed())
+        patched.setattr(scoring, "score", lambda *args, **kwargs: killed())
         with pytest.raises(Killed):
-            trial.run(spec)
+            run(spec)
     start_again(spec)
     with monkeypatch.context() as patched:
         patched.setattr(Reporter, "train", killed)
-        outcome = trial.run(spec)
+        outcome = run(spec)
     assert_same(spec, outcome, whole, undisturbed)
     assert outcome.cost.device_seconds > outcome.finished - outcome.started
 
@@ -214,7 +215,7 @@ def test_progress_goes_on_from_the_checkpoint(
     interrupt(spec, die, 8)
     before, _ = read_json_lines(files_of(spec).progress)
     start_again(spec)
-    trial.run(spec)
+    run(spec)
     assert "Training goes on from the checkpoint after step 6." in capsys.readouterr().out
     rows, _ = read_json_lines(files_of(spec).progress)
     points = [row for row in rows if row.get("metrics")]
@@ -298,7 +299,7 @@ def test_a_damaged_checkpoint_is_not_used(
     shutil.copytree(interrupted, files_of(spec).checkpoint)
     damage(files_of(spec).checkpoint / "6")
     capsys.readouterr()
-    outcome = trial.run(spec)
+    outcome = run(spec)
     assert outcome.state == "completed", outcome.failure
     assert outcome.cost.steps == STEPS
     assert list(curve(spec)) == [2, 4, 6, 8, 10, 11]
@@ -333,7 +334,7 @@ def test_a_checkpoint_of_other_work_is_not_used(
         name: getattr(spec, name).model_copy(update=value) if isinstance(value, dict) else value
         for name, value in change.items()
     }
-    assert trial.run(spec.model_copy(update=update)).state == "completed"
+    assert run(spec.model_copy(update=update)).state == "completed"
     said = capsys.readouterr().out
     assert "is not used: it belongs to other settings" in said
     assert "goes on from" not in said
@@ -348,7 +349,7 @@ def test_how_often_is_saved_may_change_between_attempts(
     interrupt(spec, die, 8)
     start_again(spec)
     oftener = spec.settings.model_copy(update={"checkpoint_every": 1})
-    assert trial.run(spec.model_copy(update={"settings": oftener})).state == "completed"
+    assert run(spec.model_copy(update={"settings": oftener})).state == "completed"
     assert "goes on from the checkpoint after step 6" in capsys.readouterr().out
 
 
@@ -362,7 +363,7 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_former_one(
 
     spec = make_spec(write_study, "sft")
     whole = elsewhere(spec, tmp_path / "whole")
-    undisturbed = trial.run(whole)
+    undisturbed = run(whole)
     save = TrainerState.save_to_json
 
     def killed(self: Any, path: str) -> None:
@@ -375,11 +376,11 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_former_one(
     with monkeypatch.context() as patched:
         patched.setattr(TrainerState, "save_to_json", killed)
         with pytest.raises(Killed):
-            trial.run(spec)
+            run(spec)
     shutil.copytree(tmp_path / "left", files_of(spec).checkpoint / ".6")
     assert saved(spec) == [".6", "3"]
     start_again(spec)
-    assert_same(spec, trial.run(spec), whole, undisturbed)
+    assert_same(spec, run(spec), whole, undisturbed)
     assert saved(spec) == [str(STEPS)]
 
 
@@ -388,7 +389,7 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_training(
 ) -> None:
     spec = make_spec(write_study, "sft")
     files_of(spec).checkpoint.write_text("in the way")
-    outcome = trial.run(spec)
+    outcome = run(spec)
     assert outcome.state == "completed", outcome.failure
     said = capsys.readouterr().out
     assert (
@@ -399,5 +400,5 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_training(
 
 def test_the_stock_engine_keeps_no_checkpoints(write_study: WriteStudy) -> None:
     spec = make_spec(write_study, "sft", training={**TRAINING, "engine": "trl"})
-    assert trial.run(spec).state == "completed"
+    assert run(spec).state == "completed"
     assert not files_of(spec).checkpoint.exists()

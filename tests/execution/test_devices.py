@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.config.study import ComputeConfig
+from sweeper.config.compute import ComputeConfig
 from sweeper.errors import SweeperError
 from sweeper.execution.devices import count_workers, divide_cores, per_device
 from sweeper.execution.local import LocalExecutor

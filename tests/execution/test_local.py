@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from sweeper.config.compute import ComputeConfig
 from sweeper.config.loading import load_study
 from sweeper.config.settings import resolve
-from sweeper.config.study import ComputeConfig
 from sweeper.execution.executor import Finished, read_outcome
 from sweeper.execution.local import LocalExecutor
 from sweeper.paths import JobPaths, StudyPaths, read_json_lines
@@ -119,7 +119,7 @@ def test_a_job_ends_with_its_coordinator(write_study: Callable[..., Path], tmp_p
         textwrap.dedent(
             f"""
             from pathlib import Path
-            from sweeper.config.study import ComputeConfig
+            from sweeper.config.compute import ComputeConfig
             from sweeper.execution.local import LocalExecutor
             from sweeper.records import TrialSpec
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from sweeper.config.study import ComputeConfig
+from sweeper.config.compute import ComputeConfig
 from sweeper.errors import SweeperError
 from sweeper.execution.local import LocalExecutor
 from sweeper.execution.worker import _claim_device

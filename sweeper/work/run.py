@@ -1,0 +1,111 @@
+"""The boundary of a job: whatever happens in it becomes an outcome."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import tempfile
+import time
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sweeper import disk
+from sweeper.cache import noting
+from sweeper.distillation.material import unpack_models
+from sweeper.errors import TrialError
+from sweeper.paths import JobPaths
+from sweeper.records import Cost, Failure, Outcome, PreparationSpec, TrialSpec
+from sweeper.reporter import Reporter
+from sweeper.secrets import redact_credentials, secrets_in, secrets_of_environment
+from sweeper.versions import package_versions
+from sweeper.work import preparation, trial
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+"""What torch says, by device and allocator."""
+
+_NO_DISTRIBUTION = "probability tensor contains either `inf`, `nan`"
+"""What torch says when the stock trainer samples from a model that has diverged."""
+
+
+def run(spec: TrialSpec | PreparationSpec) -> Outcome:
+    """Do the job and say how it ended; failure is a value, and this is where it is caught."""
+    paths = JobPaths(Path(spec.place.directory))
+    reporter = Reporter(paths)
+    started = time.time()
+    common: dict[str, Any] = {
+        "attempt": spec.attempt,
+        "started": started,
+        "host": socket.gethostname(),
+        "device": spec.place.device,
+        "versions": package_versions(),
+    }
+    if isinstance(spec, TrialSpec):
+        common["earlier_seconds"] = spec.earlier_seconds
+    try:
+        spec = spec.model_copy(update={"origin": unpack_models(spec.origin)})
+        if isinstance(spec, TrialSpec):
+            found = trial.do(spec, reporter)
+        else:
+            with noting() as entries:
+                found = preparation.do(spec, reporter)
+            found["cached"] = tuple(sorted(map(str, entries)))
+    except Exception as error:  # the one boundary: whatever happened becomes an outcome
+        failure = _without_secrets(_failure(error, reporter.phase_name, _places(spec)), spec)
+        with suppress(OSError):  # the log's disk may be full
+            print(failure.details, file=sys.stderr)
+        return Outcome(
+            state="failed",
+            failure=failure,
+            finished=time.time(),
+            cost=reporter.cost(time.time() - started),
+            curve=reporter.point,
+            **common,
+        )
+    finished = time.time()
+    cost = found.pop("cost", Cost())
+    seconds = finished - started + reporter.seconds_before
+    cost = cost.model_copy(update={"device_seconds": seconds})
+    found.setdefault("state", "completed")
+    return Outcome(finished=finished, cost=cost, **found, **common)
+
+
+def _places(spec: TrialSpec | PreparationSpec) -> tuple[Path, ...]:
+    """Where a job writes."""
+    return Path(spec.place.directory), Path(spec.origin.cache), Path(tempfile.gettempdir())
+
+
+def _failure(error: Exception, phase: str, places: tuple[Path, ...]) -> Failure:
+    text = str(error).strip() or type(error).__name__
+    message = text.splitlines()[0]
+    if disk.is_full(error, *places):
+        kind = "full_disk"
+        message = disk.explain(error, *places)
+    elif isinstance(error, TrialError):
+        kind = error.kind
+    elif isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
+        kind = "out_of_memory"
+        message = f"while in phase {phase!r}: {message}"
+    elif _NO_DISTRIBUTION in text:
+        kind = "diverged"
+        message = f"while in phase {phase!r}: {message}"
+    else:
+        kind = "bug"
+        message = f"while in phase {phase!r}: {type(error).__name__}: {message}"
+    return Failure.model_validate(
+        {
+            "kind": kind,
+            "message": message,
+            "key": getattr(error, "key", ()),
+            "details": traceback.format_exc(),
+        }
+    )
+
+
+def _without_secrets(failure: Failure, spec: TrialSpec | PreparationSpec) -> Failure:
+    known = secrets_in(spec) | secrets_of_environment()
+    texts = {"message": failure.message, "details": failure.details}
+    return failure.model_copy(
+        update={name: redact_credentials(text, known) for name, text in texts.items()}
+    )

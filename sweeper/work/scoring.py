@@ -1,0 +1,95 @@
+"""A model's score on the selection suite, as every job takes it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sweeper.distillation.material import Material
+from sweeper.distillation.models import end_token_ids
+from sweeper.errors import DivergedError
+from sweeper.evaluation.scoring import Evaluation, score
+from sweeper.paths import JobPaths, write_text_atomically
+from sweeper.records import PreparationSpec, Scores, TrialSpec
+
+
+def scored(spec: TrialSpec | PreparationSpec, model: Any, material: Material) -> Scores:
+    """Score ``model`` on the whole selection suite, and write what it answered beside the outcome.
+
+    Raises:
+        DivergedError: A score is no number.
+    """
+    found = evaluate(spec, model, material, samples=spec.origin.evaluation.samples)
+    _write(JobPaths(Path(spec.place.directory)), found)
+    return found.scores
+
+
+def evaluate(
+    spec: TrialSpec | PreparationSpec,
+    model: Any,
+    material: Material,
+    *,
+    documents: int | None = None,
+    samples: int = 0,
+) -> Evaluation:
+    """Score ``model`` on the selection suite.
+
+    Args:
+        spec: The job's.
+        model: The model.
+        material: The data, for its tokenizer.
+        documents: As many of each task's documents, from the first; None: all that are named.
+        samples: How many answers to keep.
+
+    Raises:
+        DivergedError: A score is no number.
+    """
+    evaluation = spec.origin.evaluation
+    found = score(
+        model,
+        material.tokenizer,
+        spec.suite,
+        batch_size=evaluation.batch_size,
+        chat=material.chat,
+        end_ids=end_token_ids(model, material.tokenizer),
+        system_prompt=spec.origin.data.system_prompt,
+        documents=documents,
+        samples=samples,
+        allow_code=evaluation.allow_code_execution,
+    )
+    for task in found.scores.tasks:
+        if not math.isfinite(task.score) or not math.isfinite(task.stderr):
+            raise DivergedError(f"The score of {task.task} is {task.score}: the model diverged.")
+    return found
+
+
+def check_collapse(scores: Scores, limit: float | None) -> None:
+    """Hold a trial to the study's own idea of a model that is broken.
+
+    Raises:
+        DivergedError: The score is ``limit`` or worse.
+    """
+    if limit is None:
+        return
+    if scores.score <= limit if scores.higher_is_better else scores.score >= limit:
+        raise DivergedError(
+            f"The score is {scores.score:.4g}, no better than evaluation.collapsed_score"
+            f" ({limit:g}): the model collapsed."
+        )
+
+
+def _write(paths: JobPaths, evaluation: Evaluation) -> None:
+    def lines(rows: Iterable[Any]) -> str:
+        return "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
+
+    write_text_atomically(paths.documents, lines(evaluation.documents))
+    write_text_atomically(paths.samples, lines(evaluation.samples))
+
+
+def parameters(model: Any) -> int:
+    """How many a model has."""
+    return sum(parameter.numel() for parameter in model.parameters())

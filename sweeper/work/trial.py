@@ -1,0 +1,157 @@
+"""A trial: a student is trained, scored in its midst where a pruner asks for it, and scored."""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sweeper.cache import is_whole
+from sweeper.config.models import ModelConfig
+from sweeper.distillation import checkpoints, held_out, job
+from sweeper.distillation.held_out import HeldOut
+from sweeper.distillation.material import Material, check_teacher, read_material
+from sweeper.distillation.meter import Meter, PauseCallback
+from sweeper.distillation.models import load_model, unpack
+from sweeper.evaluation.tasks import load_tasks, prompts
+from sweeper.paths import JobPaths
+from sweeper.records import INTERIM_PHASE, Cost, Interim, TrialSpec, derive_seed
+from sweeper.reporter import Reporter
+from sweeper.work.scoring import check_collapse, evaluate, parameters, scored
+
+_ANSWER_SECONDS = 0.02
+"""Between two looks at whether the coordinator has answered."""
+
+
+def do(spec: TrialSpec, reporter: Reporter) -> dict[str, Any]:
+    """Train the student, and score it; the parts of the outcome that follow from that."""
+    clock = Meter()
+    with clock.timing("load"):
+        reporter.phase("load")
+        material = read_material(spec.origin)
+        teacher = _teacher(spec)
+        if teacher != spec.origin.teacher:
+            check_teacher(spec.origin, teacher, material.tokenizer)
+        fixed = _held_out(spec, material, reporter)
+        student = job.starting_student(spec.origin, material, spec.place)
+    pause = _Pause(spec, material, reporter, clock)
+    reporter.phase("train", 0, spec.settings.max_steps)
+    trained, meter = job.distil(
+        spec.origin,
+        material,
+        spec.place,
+        model=student,
+        teacher=teacher,
+        method=spec.method,
+        settings=spec.settings,
+        seed=spec.seed,
+        lora=spec.lora,
+        report=reporter.train,
+        probe=fixed.divergence if fixed else None,
+        pause=PauseCallback(pause.points, pause) if spec.interim else None,
+        checkpoints=checkpoints.of_trial(spec, material, teacher, reporter),
+    )
+    if pause.pruned is not None:
+        return {
+            "state": "pruned",
+            "interim": pause.pruned,
+            "cost": _sum_of_parts(meter, clock),
+            "curve": reporter.point,
+            "model_parameters": parameters(trained),
+        }
+    reporter.phase("evaluate")
+    with clock.timing("evaluation"):
+        evaluation = scored(spec, trained, material)
+        check_collapse(evaluation, spec.origin.evaluation.collapsed_score)
+    return {
+        "scores": evaluation,
+        "cost": _sum_of_parts(meter, clock),
+        "curve": reporter.point,
+        "model_parameters": parameters(trained),
+    }
+
+
+def _held_out(spec: TrialSpec, material: Material, reporter: Reporter) -> HeldOut | None:
+    """The study's fixed sequences, made again if the cache was emptied since the preparation."""
+    origin = spec.origin
+    if origin.held_out is None:
+        return None
+    entry = Path(origin.held_out)
+    if is_whole(entry):
+        with suppress(Exception):
+            fixed = held_out.read(entry)
+            if is_whole(entry):
+                return fixed
+    reporter.phase("held-out sequences")
+    seed = derive_seed(origin.seed, "teacher")
+    leaves = load_tasks(spec.suite, allow_code=origin.evaluation.allow_code_execution)
+    asked = (text for leaf in leaves for text, _ in prompts(leaf))
+    made = held_out.prepare(
+        material,
+        list(asked),
+        spec.place,
+        lambda: load_model(origin.teacher, spec.place.device, seed=seed),
+    )
+    reporter.phase("load")
+    return held_out.read(made)
+
+
+def _sum_of_parts(meter: Meter, clock: Meter) -> Cost:
+    """The training's cost, with the seconds of the parts around it."""
+    cost = meter.cost()
+    return cost.model_copy(update={"seconds": {**cost.seconds, **clock.cost().seconds}})
+
+
+class _Pause:
+    """Scores a student in the middle of its training, and waits for word whether it goes on."""
+
+    def __init__(
+        self, spec: TrialSpec, material: Material, reporter: Reporter, clock: Meter
+    ) -> None:
+        self._spec = spec
+        self._material = material
+        self._reporter = reporter
+        self._clock = clock
+        self.points = {point.step: point for point in spec.interim}
+        self.pruned: Interim | None = None
+        """The score after which the trial was told to end."""
+
+    def __call__(self, step: int, model: Any) -> bool:
+        point, longest = self.points[step], self._spec.settings.max_steps
+        reporter = self._reporter
+        reporter.phase(INTERIM_PHASE, step, longest)
+        with self._clock.timing("evaluation"):
+            found = evaluate(self._spec, model, self._material, documents=point.documents)
+        interim = Interim(index=point.index, score=found.scores.score, documents=found.signed)
+        reporter.interim(point, longest, interim)
+        if not self._goes_on(point.index):
+            self.pruned = interim
+            return False
+        reporter.phase("train", step, longest)
+        return True
+
+    def _goes_on(self, index: int) -> bool:
+        # The process ends with its coordinator, so an answer comes, or there is nobody to wait for.
+        path = JobPaths(Path(self._spec.place.directory)).verdict
+        while True:
+            with suppress(OSError, ValueError):
+                verdict = json.loads(path.read_text(encoding="utf-8"))
+                if verdict["index"] == index:
+                    return bool(verdict["goes_on"])
+            time.sleep(_ANSWER_SECONDS)
+
+
+def _teacher(spec: TrialSpec) -> ModelConfig:
+    """The arm's teacher: the study's, with what the trial's settings say of it."""
+    options = dict(spec.origin.teacher.init_kwargs)
+    values = {}
+    for name, value in spec.teacher.items():
+        if name.startswith("init_kwargs."):
+            options[name.removeprefix("init_kwargs.")] = value
+        else:
+            values[name] = value
+    base = spec.origin.teacher.model_dump()
+    teacher = ModelConfig.model_validate({**base, **values, "init_kwargs": options})
+    return unpack(teacher, Path(spec.origin.cache))
