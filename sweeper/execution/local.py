@@ -38,7 +38,7 @@ class LocalExecutor:
     Args:
         compute: What the study says of the machine.
         devices: The devices to give out in turn, in place of those that are found.
-        run: What job processes do, in place of ``trial.run``; a function of a module.
+        run: What job processes do, in place of ``work.run``; a function of a module.
 
     Raises:
         SweeperError: The machine does not have what ``compute`` asks for.
