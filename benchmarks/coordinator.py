@@ -33,6 +33,10 @@ BASE = 100
 """The number of trials that others are compared with."""
 FIRST = 10
 """Trials that run before the rest is filled in."""
+COMPUTE = {
+    "local": "{workers: 1, device: cpu}",
+    "ray": "{executor: ray, address: local, workers: 1, device: cpu}",
+}
 ARM = "gkd"
 STUDY = """\
 study: scale
@@ -52,21 +56,24 @@ arms:
       learning_rate: {{type: float, low: 1.0e-5, high: 1.0e-2, log: true}}
 sampler: {{type: {sampler}}}
 evaluation: {{selection: {suite}}}
-compute: {{workers: 1, device: cpu}}
+compute: {compute}
 """
 
 
-def measure(folder: Path, sampler: str, trials: int, database: Database) -> dict[str, Any]:
+def measure(
+    folder: Path, sampler: str, trials: int, database: Database, executor: str = "local"
+) -> dict[str, Any]:
     """One study: its search, and the commands that read it."""
     folder.mkdir()
     started = time.perf_counter()
     filled = trials - TIMED if trials > TIMED else 0
     if filled:
-        _search(folder, sampler, FIRST, database)
+        _search(folder, sampler, FIRST, database, executor)
         _fill(folder, filled, database)
     before = time.perf_counter()
-    found = _search(folder, sampler, trials, database)
+    found = _search(folder, sampler, trials, database, executor)
     row = {
+        "executor": executor,
         "database": database.name,
         "sampler": sampler,
         "trials": trials,
@@ -151,9 +158,12 @@ def postgres() -> Iterator[Database]:
 DATABASES = {"sqlite": sqlite, "postgres": postgres}
 
 
-def _search(folder: Path, sampler: str, trials: int, database: Database) -> dict[str, Any]:
+def _search(
+    folder: Path, sampler: str, trials: int, database: Database, executor: str
+) -> dict[str, Any]:
     suite = ROOT / "eval_suites" / "addition-selection.yaml"
-    text = STUDY.format(trials=trials, sampler=sampler, suite=suite) + database.keys(folder)
+    text = STUDY.format(trials=trials, sampler=sampler, suite=suite, compute=COMPUTE[executor])
+    text += database.keys(folder)
     (folder / "study.yaml").write_text(text, encoding="utf-8")
     out = folder / "measured.json"
     _run(
@@ -184,7 +194,8 @@ def _line(row: dict[str, Any]) -> str:
     memory = row["resident_mib"]
     ratio = f"{row['ratio']:.2f}" if row["ratio"] is not None else ""
     return (
-        f"| {row['database']} | {row['sampler']} | {row['trials']:,} | {row['overhead']:.3f}"
+        f"| {row['executor']} | {row['database']} | {row['sampler']} | {row['trials']:,}"
+        f" | {row['overhead']:.3f}"
         f" | {row['ask']:.3f} | {ratio} | {memory[0]:.0f} → {memory[-1]:.0f}"
         f" | {row['open_seconds']:.1f} + {row['reconcile_seconds']:.1f}"
         f" | {row['status_seconds']:.1f} | {row['report_json_seconds']:.1f}"
@@ -193,8 +204,8 @@ def _line(row: dict[str, Any]) -> str:
 
 
 HEADER = """\
-| database | sampler | trials | s/trial | of it ask | ratio | MiB | start | status | json | report |
-|---|---|---|---|---|---|---|---|---|---|---|"""
+| jobs | database | sampler | trials | s/trial | of it ask | ratio | MiB | start | status | json | report |
+|---|---|---|---|---|---|---|---|---|---|---|---|"""  # noqa: E501
 
 
 def main() -> None:
@@ -207,6 +218,7 @@ def main() -> None:
     parser.add_argument(
         "--folder", type=Path, help="Where to keep the studies; by default nowhere."
     )
+    parser.add_argument("--ray", action="store_true", help="Also jobs on Ray.")
     options = parser.parse_args()
     rows: list[dict[str, Any]] = []
     print(HEADER, flush=True)
@@ -225,8 +237,17 @@ def main() -> None:
                         row["ratio"] = None if base is None else row["overhead"] / base
                         rows.append(row)
                         print(_line(row), flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+                        _write(options.json, rows)
+        if options.ray:
+            row = measure(place / "ray", "random", BASE, Database(), "ray")
+            rows.append({**row, "ratio": None})
+            print(_line(rows[-1]), flush=True)
+            _write(options.json, rows)
+
+
+def _write(file: Path | None, rows: list[dict[str, Any]]) -> None:
+    if file is not None:
+        file.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

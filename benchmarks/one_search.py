@@ -40,6 +40,7 @@ def search(study_file: Path, runs: Path, profile: Path | None) -> dict[str, Any]
 
     from benchmarks import idle_job
     from sweeper.config.loading import load_study
+    from sweeper.execution.executor import Executor
     from sweeper.execution.local import LocalExecutor
     from sweeper.paths import StudyPaths
     from sweeper.records import Outcome, TrialSpec
@@ -94,7 +95,14 @@ def search(study_file: Path, runs: Path, profile: Path | None) -> dict[str, Any]
 
     study = load_study(study_file, [])
     paths = StudyPaths(runs, study.config.study)
-    with hold(paths), LocalExecutor(study.config.compute, run=idle_job.do_nothing) as executor:
+    compute = study.config.compute
+    if compute.executor == "ray":
+        from sweeper.execution.ray_cluster import RayExecutor
+
+        idle: Executor = RayExecutor(compute, [paths.directory], run=idle_job.do_nothing)
+    else:
+        idle = LocalExecutor(compute, run=idle_job.do_nothing)
+    with hold(paths), idle as executor:
         snapshot = open_snapshot(study, paths, ["sweeper", "run"], 1)
         place = tracking_place(study.config, paths)
         tracker = MlflowTracker(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,9 +12,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 from pydantic import TypeAdapter
 
+from sweeper.execution.executor import Spec
 from sweeper.execution.processes import JobProcess, start_forkserver
 from sweeper.execution.worker import Share
-from sweeper.records import JobSpec
+from sweeper.records import JobSpec, Outcome
 from sweeper.versions import package_versions
 
 ENVIRONMENT = (
@@ -74,7 +75,11 @@ def _is_locked(path: str) -> bool:
 
 
 def run_job(
-    text: str, gpu: float, directory: str, environment: Mapping[str, str]
+    text: str,
+    gpu: float,
+    directory: str,
+    environment: Mapping[str, str],
+    run: Callable[[Spec], Outcome] | None = None,
 ) -> tuple[str | None, str]:
     """Run one job in a process of its own, and wait for it.
 
@@ -83,6 +88,7 @@ def run_job(
         gpu: The share of a GPU that it was given; the GPU is the caller's own visible one.
         directory: The coordinator's working directory; left alone where there is none.
         environment: Variables for the job.
+        run: What the process does; by default ``work.run``.
 
     Returns:
         Its outcome as JSON, or None if it ended without one; and how its process ended.
@@ -95,7 +101,7 @@ def run_job(
         visible=os.environ.get("CUDA_VISIBLE_DEVICES") if gpu else None,
         directory=directory if Path(directory).is_dir() else None,
     )
-    finished = JobProcess(spec, share).collect()
+    finished = JobProcess(spec, share, run).collect()
     outcome = finished.outcome.model_dump_json() if finished.outcome else None
     return outcome, f"{finished.reason}, on {os.uname().nodename}"
 

@@ -9,7 +9,7 @@ import time
 import uuid
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,10 +59,15 @@ class RayExecutor:
         compute: What the study says of the cluster.
         written: Folders that jobs write to; every node must see them, file locks included.
         read: Files and folders that jobs read.
+        run: What job processes do, in place of ``work.run``; a function of a module.
     """
 
     def __init__(
-        self, compute: ComputeConfig, written: Sequence[Path] = (), read: Sequence[Path] = ()
+        self,
+        compute: ComputeConfig,
+        written: Sequence[Path] = (),
+        read: Sequence[Path] = (),
+        run: Callable[[Spec], Outcome] | None = None,
     ) -> None:
         self._address = compute.address or "auto"
         self._device = compute.device
@@ -77,6 +82,7 @@ class RayExecutor:
         self._looked: dict[str, bool] = {}
         """By a node's id, whether jobs can run there."""
         self._environment = {key: os.environ[key] for key in node.ENVIRONMENT if key in os.environ}
+        self._job = run
         # Tasks wait for processes, so their workers can be used again, and start jobs quickly.
         self._run = ray.remote(max_calls=0, max_retries=0)(node.run_job)
         self._look = ray.remote(num_cpus=0, max_calls=0, max_retries=0)(node.look)
@@ -142,7 +148,7 @@ class RayExecutor:
             num_gpus=self._gpu,
             name=f"sweeper {Path(place.directory).name}",
             scheduling_strategy=NodeAffinitySchedulingStrategy(free[0], soft=False),
-        ).remote(text, self._gpu, os.getcwd(), self._environment)
+        ).remote(text, self._gpu, os.getcwd(), self._environment, self._job)
         self._jobs.append(_Job(spec, task, free[0]))
 
     def wait(self, timeout: float) -> list[Finished]:

@@ -52,7 +52,7 @@ def main(spec: Spec, share: Share = WHOLE, run: Callable[[Spec], Outcome] | None
     Args:
         spec: The job.
         share: What it may use of the machine.
-        run: What does it; by default ``trial.run``.
+        run: What does it; by default ``work.run``.
     """
     paths = JobPaths(Path(spec.place.directory))
     # Ctrl-C in the terminal is for the coordinator, which decides what happens to its jobs.
