@@ -14,6 +14,7 @@ from sweeper import attempts, preparation
 from sweeper.budgets import Ending, StopReason, ending, stop_reason, trial_budgets
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.settings import Method
+from sweeper.errors import SweeperError
 from sweeper.execution.executor import Executor, Finished, read_outcome
 from sweeper.history import read_preparation, read_study
 from sweeper.jobs import Jobs, RunningJob
@@ -240,15 +241,28 @@ class StudyRun:
             self._reconcile(state)
 
     def _reconcile(self, arm: ArmState) -> None:
-        """Take up what an earlier run left: told, finished but not told, or interrupted."""
-        for number in arm.search.asked():
+        """Take up what an earlier run left: told, finished but not told, or interrupted.
+
+        Raises:
+            SweeperError: Trials have run that the search knows nothing of.
+        """
+        known = arm.search.asked()
+        begun = [n for n, files in self.paths.trials(arm.name) if files.spec.exists()]
+        if forgotten := [number for number in begun if number not in known]:
+            raise SweeperError(
+                f"The search has lost trials of the arm {arm.name}, from #{forgotten[0]} on: it"
+                f" knows {len(known)}, but {len(begun)} lie in {self.paths.directory}. Put"
+                f" {redact(self.study.config.storage or str(self.paths.optuna))} back as it was, or"
+                f" remove {self.paths.directory} to begin anew."
+            )
+        for number, state in known.items():
             arm.asked += 1
             files = self.paths.trial(arm.name, number)
             outcome = read_outcome(files)
             if outcome is None or not attempts.is_over(outcome, files):
                 arm.pending.append(number)
                 continue
-            if not files.recorded.exists():
+            if not files.recorded.exists() or not state.is_finished():
                 spec = self._read_spec(files)
                 if attempts.may_be_smaller(spec, outcome, files):
                     arm.pending.append(number)

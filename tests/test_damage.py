@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from sweeper.config.loading import load_study
-from sweeper.errors import ConfigError
+from sweeper.errors import ConfigError, SweeperError
 from sweeper.history import read_study
 from sweeper.paths import JobPaths, StudyPaths
 from sweeper.records import StudyRecord
@@ -86,3 +88,39 @@ def test_a_record_of_the_start_that_was_cut_short_is_told(
         with pytest.raises(ConfigError, match="expected the record of how the study was") as told:
             attempt(study_file)
         assert str(snapshot) in str(told.value)
+
+
+@pytest.mark.parametrize("left", [None, b""], ids=["removed", "emptied"])
+def test_a_search_that_has_lost_its_trials_is_told_and_nothing_runs_twice(
+    write_study: WriteStudy, left: bytes | None
+) -> None:
+    study_file = write_study(trials=2, arms=ARMS)
+    store = MemoryStore()
+    go_on(study_file, MemoryTracker("tiny", store), WritingExecutor())
+    database = study_file.parent / "runs" / "tiny" / "study.db"
+    kept = database.read_bytes()
+    database.unlink()
+    if left is not None:
+        database.write_bytes(left)
+    executor = WritingExecutor()
+    with pytest.raises(SweeperError, match=r"lost trials of the arm gkd, from #0 on: it knows 0"):
+        go_on(study_file, MemoryTracker("tiny", store), executor)
+    assert not executor.submitted
+    database.write_bytes(kept)
+    record = go_on(study_file, MemoryTracker("tiny", store), executor)
+    assert not executor.submitted
+    check(study_file, record, store)
+
+
+def test_a_trial_that_optuna_forgot_the_end_of_is_told_again(write_study: WriteStudy) -> None:
+    """A power cut may take back the last that a database was told, and leave the mark of it."""
+    study_file = write_study(trials=2, arms=ARMS)
+    store = MemoryStore()
+    go_on(study_file, MemoryTracker("tiny", store), WritingExecutor())
+    database = study_file.parent / "runs" / "tiny" / "study.db"
+    with contextlib.closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("update trials set state = 'RUNNING' where number = 1")
+    executor = WritingExecutor()
+    record = go_on(study_file, MemoryTracker("tiny", store), executor)
+    assert not executor.submitted
+    check(study_file, record, store)
