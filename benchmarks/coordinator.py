@@ -3,7 +3,7 @@
 Studies whose trials do nothing, with one worker and everything else as in ``sweeper run``: the
 Optuna and MLflow databases, a process for each job, its files, the live display. ``overhead`` is
 the wall time of a search divided by its trials, in seconds. Of large studies only the last
-``TIMED`` trials run; those before are put there by ``filling.py``. ``ratio`` is the overhead over
+``--timed`` trials run; those before are put there by ``filling.py``. ``ratio`` is the overhead over
 that at 100 trials with the same sampler and database. Then ``sweeper status``, ``report --json``
 and ``report`` run on each study, as commands.
 """
@@ -28,7 +28,6 @@ from benchmarks.pairs import ROOT
 if TYPE_CHECKING:
     from tests.postgres import Server
 
-TIMED = 100
 BASE = 100
 """The number of trials that others are compared with."""
 FIRST = 10
@@ -61,12 +60,17 @@ compute: {compute}
 
 
 def measure(
-    folder: Path, sampler: str, trials: int, database: Database, executor: str = "local"
+    folder: Path,
+    sampler: str,
+    trials: int,
+    timed: int,
+    database: Database,
+    executor: str = "local",
 ) -> dict[str, Any]:
     """One study: its search, and the commands that read it."""
     folder.mkdir()
     started = time.perf_counter()
-    filled = trials - TIMED if trials > TIMED else 0
+    filled = max(trials - timed, 0)
     if filled:
         _search(folder, sampler, FIRST, database, executor)
         _fill(folder, filled, database)
@@ -213,6 +217,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--trials", type=int, nargs="+", default=[10, 100, 1_000, 10_000])
+    parser.add_argument("--timed", type=int, default=100, help="Trials that run, at most.")
     parser.add_argument("--samplers", nargs="+", default=["random", "tpe"])
     parser.add_argument("--databases", nargs="+", choices=DATABASES, default=list(DATABASES))
     parser.add_argument(
@@ -230,16 +235,15 @@ def main() -> None:
                 for sampler in options.samplers:
                     base = None
                     for trials in options.trials:
-                        row = measure(
-                            place / f"{name}-{sampler}-{trials}", sampler, trials, database
-                        )
+                        folder = place / f"{name}-{sampler}-{trials}"
+                        row = measure(folder, sampler, trials, options.timed, database)
                         base = row["overhead"] if trials == BASE else base
                         row["ratio"] = None if base is None else row["overhead"] / base
                         rows.append(row)
                         print(_line(row), flush=True)
                         _write(options.json, rows)
         if options.ray:
-            row = measure(place / "ray", "random", BASE, Database(), "ray")
+            row = measure(place / "ray", "random", BASE, BASE, Database(), "ray")
             rows.append({**row, "ratio": None})
             print(_line(rows[-1]), flush=True)
             _write(options.json, rows)
