@@ -4,7 +4,8 @@ The built-in pair, one GKD arm, several seeds; for each seed one study without a
 each pruner, with the same sampler and number of trials, one after the other. ``seconds`` is the sum
 of all trials' device-seconds, interim evaluations included; ``share`` is a pruner's sum over the
 one without; ``behind`` is how much worse its best score is, in standard errors of the unpruned
-best.
+best. With ``--sampler random`` the trials of both studies are the same ones, so that ``behind`` is
+the pruner's doing alone.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ training:
   per_device_train_batch_size: 32
   max_length: 96
   learning_rate: 2.0e-3
+  lr_scheduler_type: {schedule}
 arms:
   gkd:
     settings: {{max_new_tokens: 64}}
@@ -41,15 +43,23 @@ arms:
       beta: {{type: categorical, choices: [0.0, 0.1, 0.5, 0.9, 1.0]}}
       temperature: {{type: float, low: 0.3, high: 1.0}}
       learning_rate: {{type: float, low: 1.0e-5, high: 1.0e-2, log: true}}
+sampler: {sampler}
 pruner: {pruner}
 evaluation: {{selection: addition-selection.yaml, batch_size: 200}}
-compute: {{workers: 1, device: cpu}}
+compute: {{workers: 1, threads_per_worker: 1, device: cpu}}
 """
 
 
-def run(folder: Path, pruner: str, seed: int, trials: int, steps: int) -> dict[str, Any]:
+def run(folder: Path, pruner: str, seed: int, asked: argparse.Namespace) -> dict[str, Any]:
     """What one study found, and what its trials took."""
-    text = STUDY.format(pruner=pruner, seed=seed, trials=trials, steps=steps)
+    text = STUDY.format(
+        pruner=pruner,
+        seed=seed,
+        trials=asked.trials,
+        steps=asked.steps,
+        sampler=asked.sampler,
+        schedule=asked.schedule,
+    )
     (folder / "study.yaml").write_text(text, encoding="utf-8")
     name = "".join(letter if letter.isalnum() else "-" for letter in f"{seed}-{pruner}")
     runs = folder / "runs" / name
@@ -84,12 +94,14 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--trials", type=int, default=20)
     parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--sampler", default="random")
+    parser.add_argument("--schedule", default="constant", help="Of the learning rate.")
     options = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as place:
         for seed in range(options.seeds):
             for pruner in ["none", *options.pruners]:
-                row = run(Path(place), pruner, seed, options.trials, options.steps)
+                row = run(Path(place), pruner, seed, options)
                 whole = row if pruner == "none" else rows[-1 - options.pruners.index(pruner)]
                 row["share"] = row["seconds"] / whole["seconds"]
                 row["behind"] = (whole["best"] - row["best"]) / whole["stderr"]
@@ -103,6 +115,8 @@ def main() -> None:
         pruner: {
             "share": sum(r["seconds"] for r in rows if r["pruner"] == pruner)
             / sum(r["seconds"] for r in rows if r["pruner"] == "none"),
+            "share_of_steps": sum(r["steps"] for r in rows if r["pruner"] == pruner)
+            / sum(r["steps"] for r in rows if r["pruner"] == "none"),
             "worst_behind": max(r["behind"] for r in rows if r["pruner"] == pruner),
             "mean_behind": sum(r["behind"] for r in rows if r["pruner"] == pruner) / options.seeds,
         }
@@ -110,7 +124,8 @@ def main() -> None:
     }
     print(json.dumps(summary, indent=1))
     if options.json:
-        found = {"summary": summary, "studies": rows}
+        asked = {name: value for name, value in vars(options).items() if name != "json"}
+        found = {"asked": asked, "summary": summary, "studies": rows}
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
