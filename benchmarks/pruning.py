@@ -1,10 +1,11 @@
 """The same search with and without pruning: ``python -m benchmarks.pruning --json FILE``.
 
-The built-in pair, one GKD arm, several seeds; for each seed one study without a pruner and one for
+The built-in teacher, a student that is the same without one of its four layers, one GKD arm,
+several seeds; for each seed one study without a pruner and one for
 each pruner, with the same sampler and number of trials, one after the other. ``seconds`` is the sum
 of all trials' device-seconds, interim evaluations included; ``share`` is a pruner's sum over the
-one without; ``behind`` is how much worse its best score is, in standard errors of the unpruned
-best. With ``--sampler random`` the trials of both studies are the same ones, so that ``behind`` is
+one without; ``behind`` is how much worse its best score is, in standard errors (the larger of the
+two). With ``--sampler random`` the trials of both studies are the same ones, so that ``behind`` is
 the pruner's doing alone.
 """
 
@@ -16,7 +17,9 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks.engine import say
@@ -27,8 +30,8 @@ study: pruning
 seed: {seed}
 trials: {trials}
 teacher: {{model: builtin/adder-teacher}}
-student: {{model: builtin/adder-student}}
-data: {{train: {{path: builtin/addition, limit: 200}}}}
+student: {{model: builtin/adder-teacher, keep_layers: [0, 1, 3]}}
+data: {{train: {{path: builtin/addition}}}}
 training:
   max_steps: {steps}
   per_device_train_batch_size: 32
@@ -42,7 +45,7 @@ arms:
       lmbda: {{type: float, low: 0.0, high: 1.0}}
       beta: {{type: categorical, choices: [0.0, 0.1, 0.5, 0.9, 1.0]}}
       temperature: {{type: float, low: 0.3, high: 1.0}}
-      learning_rate: {{type: float, low: 1.0e-5, high: 1.0e-2, log: true}}
+      learning_rate: {{type: float, low: 1.0e-4, high: 1.0e-2, log: true}}
 sampler: {sampler}
 pruner: {pruner}
 evaluation: {{selection: addition-selection.yaml, batch_size: 200}}
@@ -50,8 +53,14 @@ compute: {{workers: 1, threads_per_worker: 1, device: cpu}}
 """
 
 
-def run(folder: Path, pruner: str, seed: int, asked: argparse.Namespace) -> dict[str, Any]:
-    """What one study found, and what its trials took."""
+def run(
+    folder: Path,
+    pruner: str,
+    seed: int,
+    asked: argparse.Namespace,
+    changes: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """What one study found, and what its trials took; ``changes`` are lines to replace."""
     text = STUDY.format(
         pruner=pruner,
         seed=seed,
@@ -60,6 +69,9 @@ def run(folder: Path, pruner: str, seed: int, asked: argparse.Namespace) -> dict
         sampler=asked.sampler,
         schedule=asked.schedule,
     )
+    for line, other in changes.items():
+        assert line in text
+        text = text.replace(line, other)
     (folder / "study.yaml").write_text(text, encoding="utf-8")
     name = "".join(letter if letter.isalnum() else "-" for letter in f"{seed}-{pruner}")
     runs = folder / "runs" / name
@@ -93,9 +105,9 @@ def main() -> None:
     parser.add_argument("--pruners", nargs="+", default=["asha"])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--trials", type=int, default=20)
-    parser.add_argument("--steps", type=int, default=80)
+    parser.add_argument("--steps", type=int, default=90)
     parser.add_argument("--sampler", default="random")
-    parser.add_argument("--schedule", default="constant", help="Of the learning rate.")
+    parser.add_argument("--schedule", default="linear", help="Of the learning rate.")
     options = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as place:
@@ -104,7 +116,8 @@ def main() -> None:
                 row = run(Path(place), pruner, seed, options)
                 whole = row if pruner == "none" else rows[-1 - options.pruners.index(pruner)]
                 row["share"] = row["seconds"] / whole["seconds"]
-                row["behind"] = (whole["best"] - row["best"]) / whole["stderr"]
+                error = max(whole["stderr"], row["stderr"])
+                row["behind"] = (whole["best"] - row["best"]) / error if error else 0.0
                 rows.append(row)
                 say(
                     f"seed {seed} {pruner}: best {row['best']:.3f} ± {row['stderr']:.3f},"

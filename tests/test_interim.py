@@ -12,8 +12,7 @@ import torch
 
 from sweeper.config.loading import load_study
 from sweeper.config.models import LoraConfig, StudentConfig
-from sweeper.config.settings import Method, MethodSettings, effective
-from sweeper.distillation import job
+from sweeper.config.settings import Method
 from sweeper.distillation.material import read_material
 from sweeper.distillation.meter import PauseCallback
 from sweeper.evaluation.scoring import score
@@ -21,7 +20,7 @@ from sweeper.paths import JobPaths, read_json_lines
 from sweeper.records import InterimPoint, Place
 from sweeper.snapshot import suite_spec
 from sweeper.work.run import run
-from tests.distillation.jobs import SETTINGS, make_origin
+from tests.distillation.jobs import make_origin, train
 from tests.test_trial import trial_spec
 
 WriteStudy = Callable[..., Path]
@@ -40,9 +39,7 @@ def test_being_scored_does_not_disturb_training(
     origin = make_origin(tmp_path, **({"student": student} if student else {}))
     material = read_material(origin)
     place = Place(directory=str(tmp_path), device="cpu", threads=1)
-    settings = MethodSettings(
-        **SETTINGS, gradient_accumulation_steps=2, disable_dropout=not student
-    )
+    changes = {"gradient_accumulation_steps": 2, "disable_dropout": not student}
     scores: list[float] = []
 
     def pause(step: int, model: Any) -> bool:
@@ -53,23 +50,13 @@ def test_being_scored_does_not_disturb_training(
         scores.append(evaluation.scores.score)
         return True
 
-    def train(pause: PauseCallback | None) -> torch.Tensor:
-        model, meter = job.distil(
-            origin,
-            material,
-            place,
-            model=job.starting_student(origin, material, place),
-            teacher=origin.teacher,
-            method=method,
-            settings=effective(method, settings),
-            seed=1,
-            pause=pause,
-        )
+    def weights(pause: PauseCallback | None) -> torch.Tensor:
+        model, meter, _ = train(origin, place, method, pause=pause, **changes)
         assert meter.cost().steps == 3
         return torch.cat([p.detach().flatten() for p in model.parameters()])
 
-    undisturbed = train(None)
-    assert torch.equal(undisturbed, train(PauseCallback((1, 2), pause)))
+    undisturbed = weights(None)
+    assert torch.equal(undisturbed, weights(PauseCallback((1, 2), pause)))
     assert len(scores) == 2
 
 

@@ -17,7 +17,7 @@ from sweeper.config.study import (
 )
 from sweeper.distillation import job
 from sweeper.distillation.material import read_material
-from sweeper.distillation.meter import Meter
+from sweeper.distillation.meter import Meter, PauseCallback
 from sweeper.records import Origin, Place
 
 SETTINGS: dict[str, Any] = {
@@ -53,6 +53,7 @@ def train(
     method: Method,
     seed: int = 1,
     probe: Callable[[Any], float] | None = None,
+    pause: PauseCallback | None = None,
     **changes: Any,
 ) -> tuple[Any, Meter, list[dict[str, float]]]:
     """Train the starting student with ``SETTINGS`` and ``changes``.
@@ -74,5 +75,6 @@ def train(
         seed=seed,
         report=lambda step, total, metrics: points.append(metrics),
         probe=probe,
+        pause=pause,
     )
     return model, meter, points
