@@ -37,10 +37,16 @@ fast: demo
 soak: demo
 	$(BIN)/pytest -q -m soak --timeout 7200
 
-# Speed and memory against stock TRL; takes long, and wants a machine with nothing beside it.
+# Speed and memory against stock TRL, and what a search costs; takes hours, and wants a machine with
+# nothing beside it.
 bench: demo
 	$(BIN)/python -m benchmarks.engine --json benchmarks/engine.json
 	$(BIN)/python -m benchmarks.study --json benchmarks/study.json
+	$(BIN)/python -m benchmarks.coordinator --ray --json benchmarks/coordinator.json
+	$(BIN)/python -m benchmarks.workers --json benchmarks/workers.json
+	$(BIN)/python -m benchmarks.pruning --json benchmarks/pruning.json
+	$(BIN)/python -m benchmarks.early_scores --json benchmarks/early_scores.json
+	$(BIN)/python -m benchmarks.checkpoints
 
 # A Ray cluster of two nodes on this machine, for `compute: {executor: ray}`; see docs/cluster.md.
 cluster: setup
