@@ -48,7 +48,7 @@ class PrunerConfig(Strict):
     three quarters; for `asha` and `hyperband` 1/reduction_factor² and 1/reduction_factor."""
     documents: PositiveInt = 50
     """Documents of each task that are scored then, spread evenly over the suite's."""
-    startup_trials: Annotated[int, Field(ge=0)] = 5
+    startup_trials: Annotated[int, Field(ge=0)] = 3
     """Trials of an arm that complete before one is pruned."""
     reduction_factor: Annotated[int, Field(ge=2)] | None = None
     """Of `asha` and `hyperband`: about one trial in so many goes on at each point; by default 3."""
