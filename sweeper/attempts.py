@@ -149,7 +149,18 @@ def note_loss(files: JobPaths, reason: str) -> int:
         How often that has happened to the trial, in this run of the study and in earlier ones.
     """
     write_text_atomically(files.lost, reason + "\n")
-    return 1 + len(list(files.directory.glob("attempts/*/lost")))
+    return _losses(files)
+
+
+def lost_for_good(files: JobPaths) -> str | None:
+    """How the process of a trial disappeared that is not to be started again; None otherwise."""
+    if not files.lost.exists() or _losses(files) < MOST:
+        return None
+    return files.lost.read_text(encoding="utf-8").strip()
+
+
+def _losses(files: JobPaths) -> int:
+    return files.lost.exists() + len(list(files.directory.glob("attempts/*/lost")))
 
 
 def ran_out_of_memory(files: JobPaths) -> bool:
@@ -198,22 +209,39 @@ def _is_out_of_memory(outcome: Outcome) -> bool:
     return outcome.failure is not None and outcome.failure.kind == "out_of_memory"
 
 
-def lost(spec: TrialSpec, reason: str, files: JobPaths) -> Outcome:
+def lost(spec: TrialSpec, reason: str, files: JobPaths, started: float | None = None) -> Outcome:
     """The outcome of a trial whose process keeps disappearing, with the end of its log."""
-    return ended(spec, "lost", f"lost {MOST} times: {reason}", files)
+    return ended(spec, "lost", f"lost {MOST} times: {reason}", files, started)
 
 
-def ended(spec: TrialSpec, kind: FailureKind, message: str, files: JobPaths) -> Outcome:
-    """The outcome of a trial whose process was ended before it could report one."""
+def ended(
+    spec: TrialSpec,
+    kind: FailureKind,
+    message: str,
+    files: JobPaths,
+    started: float | None = None,
+) -> Outcome:
+    """The outcome of a trial whose process was ended before it could report one.
+
+    Args:
+        spec: The trial's.
+        kind: Why it was ended.
+        message: The same, in words.
+        files: The trial's.
+        started: When its process was started, in seconds since the epoch, if it is known.
+    """
     log = files.log.read_text(encoding="utf-8", errors="replace") if files.log.exists() else ""
     rows, _ = read_json_lines(files.progress)
     now = time.time()
-    started = float(rows[0]["time"]) if rows else now
+    if started is None:
+        started = float(rows[0]["time"]) if rows else now
+    before = max((row.get("seconds_before", 0.0) for row in rows), default=0.0)
     steps = max((row["step"] for row in rows if row.get("metrics") and row.get("step")), default=0)
     return Outcome(
         state="failed",
         failure=Failure(kind=kind, message=message, details=redact_credentials(log[-4000:])),
-        cost=Cost(steps=steps, device_seconds=now - started),
+        cost=Cost(steps=steps, device_seconds=now - started + before),
+        earlier_seconds=spec.earlier_seconds,
         attempt=spec.attempt,
         started=started,
         finished=now,

@@ -26,8 +26,8 @@ class Ending(NamedTuple):
     spent: float
     """The device-seconds that it counts for: none if its process was lost."""
     started: float
+    """Its first attempt that counts; like ``finished`` in seconds since the epoch."""
     finished: float
-    """Both in seconds since the epoch."""
 
 
 def ending(outcome: Outcome) -> Ending:
@@ -42,7 +42,7 @@ def ending(outcome: Outcome) -> Ending:
         stderr=scores.stderr if scores else 0.0,
         seconds=seconds,
         spent=0.0 if kind == "lost" else seconds + outcome.earlier_seconds,
-        started=outcome.started,
+        started=outcome.started - outcome.earlier_seconds,
         finished=outcome.finished,
     )
 
@@ -87,7 +87,7 @@ def stop_reason(
     """Why ``arm`` may not start another trial now, beside the number of its trials; None if it may.
 
     Nothing starts that would not end within the budget, if it took as long as the longest of the
-    arm's trials that completed (of all arms', as long as the arm has none).
+    arm's trials so far (of all arms', as long as the arm has none).
 
     Args:
         config: The study.
@@ -139,7 +139,7 @@ def is_stale(ended: Mapping[int, Ending], patience: int, *, higher_is_better: bo
 
 
 def _longest(ended: Iterable[Ending]) -> float:
-    return max((trial.spent for trial in ended if trial.state == "completed"), default=0.0)
+    return max((trial.spent for trial in ended), default=0.0)
 
 
 def _covered(intervals: Iterable[tuple[float, float]]) -> float:

@@ -5,25 +5,27 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sweeper.config.compute import ComputeConfig
 from sweeper.execution.executor import Executor, Finished, Spec
 from sweeper.paths import JobPaths, read_json_lines
+from sweeper.patience import Patience
 from sweeper.records import INTERIM_PHASE, Failure, Progress, TrialSpec
 from sweeper.secrets import redact_credentials, secrets_in, secrets_of_environment
 
 
-def clean_log(spec: Spec) -> None:
-    """Take the job's secrets out of what its libraries printed, once it has ended."""
-    log = JobPaths(Path(spec.place.directory)).log
+def clean_log(files: JobPaths, secrets: AbstractSet[str]) -> None:
+    """Take secrets out of what a job's libraries printed, once it has ended."""
+    log = files.log
     try:
         # Byte for byte, but for the secrets: whatever else a log holds stays.
         text = log.read_bytes().decode("utf-8", "surrogateescape")
     except FileNotFoundError:
         return
-    clean = redact_credentials(text, secrets_in(spec) | secrets_of_environment())
+    clean = redact_credentials(text, secrets | secrets_of_environment())
     if clean != text:
         temporary = log.with_name(f".{log.name}.clean")
         temporary.write_bytes(clean.encode("utf-8", "surrogateescape"))
@@ -41,30 +43,36 @@ class RunningJob:
     begun: int = 0
     """Optimiser steps that were done when its training began, by an earlier attempt."""
     last: Progress | None = None
-    heard: float = field(default_factory=time.time)
-    """When something new was read there, by this process's clock; at first, when it started."""
+    since: float = 0.0
+    """When it started, by its coordinator's ``clock``."""
+    heard: float = 0.0
+    """When something new was read there, by the same clock; at first, when it started."""
     given_up: Failure | None = None
     """Why the coordinator has ended it."""
 
-    def read(self) -> list[Progress]:
-        """What the job has said since it was last asked."""
-        files = JobPaths(Path(self.spec.place.directory))
-        lines, self.position = read_json_lines(files.progress, self.position)
+    @property
+    def files(self) -> JobPaths:
+        """The job's."""
+        return JobPaths(Path(self.spec.place.directory))
+
+    def read(self, now: float) -> list[Progress]:
+        """What the job has said since it was last asked; ``now`` by the clock."""
+        lines, self.position = read_json_lines(self.files.progress, self.position)
         rows = [Progress.model_validate(line) for line in lines]
         for row in rows:
-            before, self.last, self.heard = self.last, row, time.time()
+            before, self.last, self.heard = self.last, row, now
             # It goes on, too, after it was scored in its midst.
             scored = before is not None and before.phase == INTERIM_PHASE
             if row.phase == "train" and not row.metrics and not scored:
                 self.begun = row.step or 0
         return rows
 
-    def overdue(self, compute: ComputeConfig) -> Failure | None:
+    def overdue(self, compute: ComputeConfig, now: float) -> Failure | None:
         """Why it has to be ended: a trial that has run, or been silent, for longer than allowed."""
         if not isinstance(self.spec, TrialSpec):
             return None
-        now, phase = time.time(), self.last.phase if self.last else "start"
-        if compute.trial_timeout is not None and now - self.started > compute.trial_timeout:
+        phase = self.last.phase if self.last else "start"
+        if compute.trial_timeout is not None and now - self.since > compute.trial_timeout:
             message = f"took longer than {compute.trial_timeout:g} s (compute.trial_timeout)"
             return Failure(kind="timeout", message=f"{message}, in phase {phase!r}")
         if compute.stall_timeout is not None and now - self.heard > compute.stall_timeout:
@@ -79,19 +87,23 @@ class Jobs:
     Args:
         executor: Runs them.
         compute: How long trials may go on.
+        patience: For databases. While they do not answer, jobs may wait for their coordinator, and
+            it hears nothing of them: that time is not held against them.
     """
 
-    def __init__(self, executor: Executor, compute: ComputeConfig) -> None:
+    def __init__(self, executor: Executor, compute: ComputeConfig, patience: Patience) -> None:
         self.running: dict[str, RunningJob] = {}
         """By the job's directory."""
         self._executor = executor
         self._compute = compute
+        self._patience = patience
 
     def notice(self) -> None:
         """Follow what was submitted since."""
         for spec in self._executor.running():
             if spec.place.directory not in self.running:
-                self.running[spec.place.directory] = RunningJob(spec)
+                now = self._clock()
+                self.running[spec.place.directory] = RunningJob(spec, since=now, heard=now)
 
     def wait(
         self, timeout: float, hear: Callable[[TrialSpec, list[Progress]], None]
@@ -104,15 +116,29 @@ class Jobs:
         """
         finished = self._executor.wait(timeout)
         for done in finished:
-            clean_log(done.spec)
+            self._clean_log(self.running[done.spec.place.directory])
         for job in self.running.values():
-            rows = job.read()
+            rows = job.read(self._clock())
             if rows and isinstance(job.spec, TrialSpec):
                 hear(job.spec, rows)
         ended = [(done, self.running.pop(done.spec.place.directory)) for done in finished]
         for job in self.running.values():
             if job.given_up is None:
-                job.given_up = job.overdue(self._compute)
+                job.given_up = job.overdue(self._compute, self._clock())
                 if job.given_up is not None:
                     self._executor.cancel(job.spec)
         return ended
+
+    def stop(self) -> None:
+        """End all running jobs now."""
+        self._executor.stop()
+        for job in self.running.values():
+            self._clean_log(job)
+
+    def _clock(self) -> float:
+        """Seconds that stand still while a database does not answer."""
+        return time.time() - self._patience.waited
+
+    @staticmethod
+    def _clean_log(job: RunningJob) -> None:
+        clean_log(job.files, secrets_in(job.spec))

@@ -58,6 +58,8 @@ class Patience:
 
     def __init__(self, seconds: float = LONGEST) -> None:
         self.seconds = seconds
+        self.waited = 0.0
+        """Seconds spent waiting, in all."""
         self.tell: Callable[[str], None] = lambda text: None
         """Is told when the waiting begins and when it ends well."""
         self.while_waiting: Callable[[], None] = lambda: None
@@ -97,10 +99,13 @@ class Patience:
         self.seconds = 0.0
 
     def _wait(self, seconds: float) -> None:
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            self.while_waiting()
-            time.sleep(min(left, _STEP))
+        began = time.monotonic()
+        try:
+            while (left := began + seconds - time.monotonic()) > 0:
+                self.while_waiting()
+                time.sleep(min(left, _STEP))
+        finally:
+            self.waited += time.monotonic() - began
 
 
 class Patient(Protocol):

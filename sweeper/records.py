@@ -180,6 +180,8 @@ class Progress(Record):
     metrics: dict[str, float] = {}
     """Points of the training curve at ``step``: ``loss``, ``learning_rate``, …"""
     interim: Interim | None = None
+    seconds_before: float = 0.0
+    """What the steps took that an earlier attempt did, where a training goes on from them."""
 
 
 class TaskScore(Record):

@@ -51,7 +51,16 @@ class Reporter:
         for point in curve:
             self._add(point)
         self.step, self.seconds_before = step, seconds
-        self.phase("train", step, max_steps)
+        self.phase_name = "train"
+        self._write(
+            Progress(
+                time=time.time(),
+                phase="train",
+                step=step,
+                max_steps=max_steps,
+                seconds_before=seconds,
+            )
+        )
 
     def cost(self, seconds: float) -> Cost:
         """What a job that stops here has cost, as far as it has said."""

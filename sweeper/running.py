@@ -20,7 +20,7 @@ from sweeper.cache import default_root
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.study import StudyConfig
 from sweeper.databases import NO_DRIVER, is_database, lacks_driver, with_driver
-from sweeper.errors import ConfigError, StudyBusyError, SweeperError
+from sweeper.errors import ConfigError, StudyBusyError
 from sweeper.paths import DEFAULT_RUNS, StudyPaths, remove_leftovers, write_text_atomically
 from sweeper.patience import Patience
 from sweeper.placement import make_executor
@@ -155,8 +155,8 @@ def run_study(
             tracker.finish_study(files, "failed" if failed else "finished")
         except (Interrupted, KeyboardInterrupt):
             patience.end()
-            # A database that is away must not keep the user from leaving.
-            with suppress(SweeperError):
+            # A database that is away, or was never reached, must not keep the user from leaving.
+            with suppress(Exception):
                 tracker.finish_study([], "interrupted")
             again = redact_command(command_line())
             out.print(

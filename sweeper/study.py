@@ -15,9 +15,9 @@ from sweeper.budgets import Ending, StopReason, ending, stop_reason, trial_budge
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.settings import Method
 from sweeper.errors import SweeperError
-from sweeper.execution.executor import Executor, Finished, read_outcome
+from sweeper.execution.executor import Busy, Executor, Finished, read_outcome
 from sweeper.history import read_preparation, read_study
-from sweeper.jobs import Jobs, RunningJob
+from sweeper.jobs import Jobs, RunningJob, clean_log
 from sweeper.paths import JobPaths, StudyPaths, read_json_lines, write_text_atomically
 from sweeper.patience import Patience
 from sweeper.records import (
@@ -51,7 +51,7 @@ class Observer(Protocol):
         """Something worth a line of its own."""
 
 
-class Interrupted(Exception):
+class Interrupted(BaseException):
     """The user stopped the study; it can be continued."""
 
 
@@ -120,7 +120,6 @@ class StudyRun:
         self.stop = stop
         self.phase = "prepare"
         self.arms: dict[str, ArmState] = {}
-        self.jobs = Jobs(executor, study.config.compute)
         self._executor = executor
         self._tracker = tracker
         self._observer = observer
@@ -129,6 +128,7 @@ class StudyRun:
         self._suite = suite_spec(study.selection)
         self.higher_is_better = True
         self._patience = patience or Patience()
+        self.jobs = Jobs(executor, study.config.compute, self._patience)
         self._patience.tell = observer.message
         self._patience.while_waiting = self._while_waiting
 
@@ -176,8 +176,12 @@ class StudyRun:
             while waiting or self.jobs.running:
                 self._check_stop()
                 while waiting and self._executor.free():
-                    spec = waiting.popleft()
-                    preparation.submit(spec, self.paths.preparation(spec.step), self._executor)
+                    spec = waiting[0]
+                    try:
+                        preparation.submit(spec, self.paths.preparation(spec.step), self._executor)
+                    except Busy:
+                        break
+                    waiting.popleft()
                     self.jobs.notice()
                 for finished, _ in self._wait():
                     self._finish_step(finished)
@@ -259,11 +263,17 @@ class StudyRun:
             arm.asked += 1
             files = self.paths.trial(arm.name, number)
             outcome = read_outcome(files)
+            reason = attempts.lost_for_good(files) if outcome is None else None
+            if reason is not None and (spec := self._readable_spec(files)):
+                outcome = attempts.lost(spec, reason, files)
+                write_text_atomically(files.outcome, outcome.model_dump_json(indent=1) + "\n")
             if outcome is None or not attempts.is_over(outcome, files):
                 arm.pending.append(number)
                 continue
             if not files.recorded.exists() or not state.is_finished():
                 spec = self._read_spec(files)
+                # Whoever saw it end may not have come to this.
+                clean_log(files, self._secrets())
                 if attempts.may_be_smaller(spec, outcome, files):
                     arm.pending.append(number)
                     continue
@@ -296,7 +306,8 @@ class StudyRun:
             else:
                 asked = arm.search.ask()
                 arm.asked += 1
-            self._start(arm, asked)
+            if not self._start(arm, asked):
+                return
 
     def _waits_for_a_machine(self) -> bool:
         """Whether trials are left that may start, but nothing to run them on: nodes come and go."""
@@ -314,15 +325,18 @@ class StudyRun:
             {name: state.ended for name, state in self.arms.items()},
             higher_is_better=self.higher_is_better,
             running=[
-                (job.spec.arm, job.started)
+                (job.spec.arm, job.started - job.spec.earlier_seconds)
                 for job in self.jobs.running.values()
                 if isinstance(job.spec, TrialSpec)
             ],
             now=time.time(),
         )
 
-    def _start(self, arm: ArmState, asked: Asked) -> None:
+    def _start(self, arm: ArmState, asked: Asked) -> bool:
+        """Start a trial; False, and it waits, if what was free is so no more."""
         files = self.paths.trial(arm.name, asked.number)
+        # Of an attempt that was interrupted.
+        clean_log(files, self._secrets())
         spec = attempts.next_spec(
             self.study.config,
             self._origin,
@@ -335,8 +349,13 @@ class StudyRun:
         )
         write_text_atomically(files.spec, redacted_json(spec))
         self._tracker.start_trial(spec)
-        self._executor.submit(spec)
+        try:
+            self._executor.submit(spec)
+        except Busy:
+            arm.pending.append(asked.number)
+            return False
         self.jobs.notice()
+        return True
 
     def _settle(self, finished: Finished, job: RunningJob) -> None:
         spec, outcome = finished.spec, finished.outcome
@@ -345,7 +364,7 @@ class StudyRun:
         files = self.paths.trial(spec.arm, spec.number)
         if outcome is None and job.given_up is not None:
             failure = job.given_up
-            outcome = attempts.ended(spec, failure.kind, failure.message, files)
+            outcome = attempts.ended(spec, failure.kind, failure.message, files, job.started)
             write_text_atomically(files.outcome, outcome.model_dump_json(indent=1) + "\n")
         if outcome is None:
             if attempts.note_loss(files, finished.reason) < attempts.MOST:
@@ -354,7 +373,7 @@ class StudyRun:
                 )
                 arm.pending.append(spec.number)
                 return
-            outcome = attempts.lost(spec, finished.reason, files)
+            outcome = attempts.lost(spec, finished.reason, files, job.started)
             write_text_atomically(files.outcome, outcome.model_dump_json(indent=1) + "\n")
         if outcome.failure is not None and outcome.failure.kind in attempts.UNSPENT:
             # Not the trial's end: once its cause is mended, the same trial runs again.
@@ -385,6 +404,12 @@ class StudyRun:
         attempts.discard_checkpoint(files)
         files.recorded.touch()
 
+    def _readable_spec(self, files: JobPaths) -> TrialSpec | None:
+        try:
+            return self._read_spec(files)
+        except (OSError, ValueError):
+            return None
+
     @staticmethod
     def _read_spec(files: JobPaths) -> TrialSpec:
         return TrialSpec.model_validate_json(files.spec.read_text(encoding="utf-8"))
@@ -411,14 +436,14 @@ class StudyRun:
         """For a database; jobs go on meanwhile."""
         self._observer.update(self)
         if self.stop.level >= 2:
-            self._executor.stop()
+            self.jobs.stop()
             raise Interrupted
 
     def _check_stop(self) -> None:
         if self.stop.level == 0:
             return
         if self.stop.level >= 2 or self.phase == "prepare":
-            self._executor.stop()
+            self.jobs.stop()
         elif self.jobs.running:
             return
         if self._is_unfinished():
@@ -432,8 +457,10 @@ class StudyRun:
         )
 
     def _study_text(self) -> str:
-        text = self.study.path.read_text(encoding="utf-8")
-        return redact(text, secrets_in(self.study.file.values))
+        return redact(self.study.path.read_text(encoding="utf-8"), self._secrets())
+
+    def _secrets(self) -> frozenset[str]:
+        return frozenset(secrets_in(self.study.file.values))
 
 
 def all_failed(record: StudyRecord) -> bool:

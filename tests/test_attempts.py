@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sweeper import attempts
+from sweeper.config.loading import load_study
 from sweeper.config.settings import MethodSettings
-from sweeper.paths import JobPaths
+from sweeper.paths import JobPaths, append_json_line
+from sweeper.records import Progress
+from tests.test_trial import trial_spec
 
 NAMES = ("progress", "outcome", "log", "documents", "samples", "lost", "spec")
 
@@ -124,3 +129,36 @@ def test_a_smaller_attempt_makes_the_same_steps_of_smaller_pieces() -> None:
     )
     assert found == (4, 6, 12)
     assert attempts.smaller(once).rollout_batch_size == 6
+
+
+def test_what_is_ended_from_outside_has_cost_what_all_its_attempts_took(
+    write_study: Callable[..., Path],
+) -> None:
+    spec = trial_spec(load_study(write_study()), "sft").model_copy(update={"earlier_seconds": 9.0})
+    files = JobPaths(Path(spec.place.directory))
+    files.directory.mkdir(parents=True, exist_ok=True)
+    now = time.time()
+    silent = attempts.ended(spec, "stalled", "no word", files, started=now - 100)
+    assert silent.cost.device_seconds == pytest.approx(100, abs=5)
+    assert silent.earlier_seconds == 9.0
+    rows = [
+        Progress(time=now - 50, phase="load"),
+        Progress(time=now - 40, phase="train", step=4, max_steps=9, seconds_before=30.0),
+    ]
+    for row in rows:
+        append_json_line(files.progress, row.model_dump(exclude_defaults=True))
+    resumed = attempts.ended(spec, "timeout", "too long", files)
+    assert resumed.cost.device_seconds == pytest.approx(80, abs=5)
+
+
+def test_what_was_lost_for_the_last_time_is_known_after_an_interruption(tmp_path: Path) -> None:
+    files = JobPaths(tmp_path / "0000")
+    for attempt in range(1, attempts.MOST + 1):
+        leave_behind(files, attempt)
+        files.lost.unlink()
+        assert attempts.lost_for_good(files) is None
+        assert attempts.note_loss(files, f"killed {attempt}") == attempt
+        if attempt < attempts.MOST:
+            assert attempts.lost_for_good(files) is None
+            attempts.set_aside(files)
+    assert attempts.lost_for_good(files) == f"killed {attempts.MOST}"

@@ -81,6 +81,9 @@ def test_nothing_starts_that_would_not_end_within_the_budget() -> None:
     assert reason(study, "gkd", {"gkd": {0: ended(20), 1: ended(11)}}) == "device_hours"
     # Without a trial of its own, an arm expects what others took.
     assert reason(study, "gkd", {"sft": {0: ended(51)}}) == "device_hours"
+    # One that did not complete may be the longest.
+    late = {"gkd": {0: ended(10), 1: ended(25, None, kind="timeout")}}
+    assert reason(study, "gkd", late) == "device_hours"
     # What runs is expected to take as long as the longest, or as long as it already has.
     one = {"gkd": {0: ended(20)}}
     assert reason(study, "gkd", one, running=[("sft", 0.0)], now=5.0) is None
@@ -115,6 +118,8 @@ def test_wall_time_counts_when_any_trial_runs() -> None:
     assert reason(study, "gkd", beside) is None
     apart = {"gkd": {0: ended(40)}, "sft": {0: ended(40, started=1000)}}  # 80 s, and a pause
     assert reason(study, "gkd", apart) == "wall_time"
+    twice = {"gkd": {0: ended(31, started=20, earlier=20)}, "sft": {0: ended(1, started=40)}}
+    assert reason(study, "gkd", twice) == "wall_time"  # 51 s, and as long again
     running = [("gkd", 1000.0)]
     assert reason(study, "gkd", {"gkd": {0: ended(40)}}, running=running, now=1015.0) is None
     assert reason(study, "gkd", {"gkd": {0: ended(40)}}, running=running, now=1021.0) == "wall_time"

@@ -22,7 +22,7 @@ import sqlalchemy
 
 from sweeper.cache import directory_hash
 from sweeper.config.loading import load_study
-from sweeper.execution.executor import Finished, Spec, read_outcome
+from sweeper.execution.executor import Busy, Finished, Spec, read_outcome
 from sweeper.paths import JobPaths, StudyPaths, append_json_line, write_text_atomically
 from sweeper.records import (
     Cost,
@@ -324,3 +324,27 @@ def test_a_study_that_is_killed_again_and_again_gets_done(study_file: Path) -> N
     assert allowed > 20
     check(study_file, record, store)
     assert set(executor.submitted) == set(params(record))
+
+
+class TakenExecutor(WritingExecutor):
+    """What is free may be taken by others before a job is submitted."""
+
+    refused: int = 0
+
+    def submit(self, spec: Spec) -> None:
+        if self.refused < 3 and (isinstance(spec, TrialSpec) or not self.refused):
+            self.refused += 1
+            raise Busy
+        super().submit(spec)
+
+    def wait(self, timeout: float) -> list[Finished]:
+        return super().wait(timeout) if self._running else []
+
+
+def test_trials_wait_when_others_take_what_was_free(study_file: Path) -> None:
+    executor = TakenExecutor()
+    store = MemoryStore()
+    record = go_on(study_file, MemoryTracker("tiny", store), executor)
+    assert executor.refused == 3
+    check(study_file, record, store)
+    assert len(executor.submitted) == len(set(executor.submitted)) == 4

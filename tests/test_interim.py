@@ -103,3 +103,16 @@ def test_a_trial_that_is_told_to_end_is_pruned_there(write_study: WriteStudy) ->
     assert outcome.cost.seconds["evaluation"] > 0
     assert outcome.earlier_seconds == 7.0
     assert not files.documents.exists()
+
+
+def test_a_trial_that_is_told_to_end_leaves_no_checkpoint_to_go_on_from(
+    write_study: WriteStudy,
+) -> None:
+    spec = trial_spec(load_study(write_study()), "sft")
+    files = JobPaths(Path(spec.place.directory))
+    settings = spec.settings.model_copy(update={"checkpoint_every": 2})
+    answer(files, index=0, goes_on=False)
+    point = InterimPoint(index=0, step=2, documents=6)
+    update = {"interim": (point,), "settings": settings}
+    assert run(spec.model_copy(update=update)).state == "pruned"
+    assert not files.checkpoint.exists()

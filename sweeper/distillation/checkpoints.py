@@ -322,7 +322,10 @@ class _Callback(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # The trainer saves after it has logged.
-        control.should_save = self._checkpoints.is_due(state.global_step, state.max_steps)
+        # A trial that was told to end here must not go on from here.
+        ends = control.should_training_stop and state.global_step < state.max_steps
+        due = self._checkpoints.is_due(state.global_step, state.max_steps)
+        control.should_save = due and not ends
 
 
 def _weights(model: Any) -> dict[str, torch.Tensor]:

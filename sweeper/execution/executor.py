@@ -26,6 +26,10 @@ class Finished:
     """How the process ended, for people; what an outcome of None is explained by."""
 
 
+class Busy(RuntimeError):
+    """Nothing is free, or not any more: others may use the same machines."""
+
+
 class Executor(Protocol):
     """Runs jobs and reports what ended. Owned by one coordinator, used from one thread.
 
@@ -54,7 +58,7 @@ class Executor(Protocol):
         """Start a job.
 
         Raises:
-            RuntimeError: Nothing is free.
+            Busy: Nothing is free.
         """
 
     def wait(self, timeout: float) -> list[Finished]:

@@ -11,7 +11,7 @@ from types import TracebackType
 
 from sweeper.config.compute import ComputeConfig
 from sweeper.execution.devices import allowed_cores, count_workers, divide_cores, find_devices
-from sweeper.execution.executor import Finished, Spec
+from sweeper.execution.executor import Busy, Finished, Spec
 from sweeper.execution.processes import JobProcess, start_forkserver
 from sweeper.execution.worker import Share
 from sweeper.records import Outcome
@@ -88,10 +88,10 @@ class LocalExecutor:
         """Start a job.
 
         Raises:
-            RuntimeError: Nothing is free.
+            Busy: Nothing is free.
         """
         if self.free() < 1:
-            raise RuntimeError(f"All {self._workers} workers are busy.")
+            raise Busy(f"All {self._workers} workers are busy.")
         slot = self._free_slot()
         cores = self._cores[slot] if self._cores else None
         self._jobs.append(_Job(spec, JobProcess(spec, Share(cores, self._gpu), self._run), slot))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
@@ -18,9 +19,20 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 
 
 def start_forkserver() -> None:
-    """Start the forkserver, which imports the libraries while the caller goes on."""
+    """Start the forkserver, which imports the libraries while the caller goes on.
+
+    Ctrl-C in the terminal is not for it, not even while it imports: what a process ignores is
+    ignored by what it starts.
+    """
     _CONTEXT.set_forkserver_preload(["sweeper.execution.preload"])
-    ensure_running()
+    if threading.current_thread() is not threading.main_thread():
+        ensure_running()
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class JobProcess:

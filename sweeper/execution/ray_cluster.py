@@ -9,7 +9,7 @@ import time
 import uuid
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +23,14 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
 from filelock import FileLock, Timeout
+from ray._private.state import available_resources_per_node
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweeper.config.compute import ComputeConfig
 from sweeper.errors import SweeperError
 from sweeper.execution import node
 from sweeper.execution.devices import per_device
-from sweeper.execution.executor import Finished, Spec, read_outcome
+from sweeper.execution.executor import Busy, Finished, Spec, read_outcome
 from sweeper.paths import JobPaths
 from sweeper.records import Outcome
 from sweeper.versions import available_cores, package_versions
@@ -136,11 +137,11 @@ class RayExecutor:
         """Start a job.
 
         Raises:
-            RuntimeError: Nothing is free.
+            Busy: Nothing is free.
         """
         free = self._free_nodes()
         if not free:
-            raise RuntimeError("All nodes of the cluster are busy.")
+            raise Busy("All nodes of the cluster are busy.")
         place = spec.place.model_copy(update={"directory": os.path.abspath(spec.place.directory)})
         text = spec.model_copy(update={"place": place}).model_dump_json()
         task = self._run.options(
@@ -205,21 +206,24 @@ class RayExecutor:
         for problem in self._look_over(alive):
             warnings.warn(f"{problem}: no trial runs there", stacklevel=2)
         running = Counter(job.node for job in self._jobs)
+        unused = available_resources_per_node()
         free = [
-            (running[found["NodeID"]] + taken, found["NodeID"])
-            for found in alive
-            if self._looked.get(found["NodeID"])
-            for taken in range(self._room(found) - running[found["NodeID"]])
+            (running[name] + taken, name)
+            for name, found in ((found["NodeID"], found) for found in alive)
+            if self._looked.get(name)
+            # What others use is free no more; what we use may not be told yet.
+            for taken in range(
+                min(self._room(found) - running[name], self._unused(unused.get(name, {})))
+            )
         ]
         most = len(free) if self._most is None else self._most - len(self._jobs)
-        return [name for _, name in sorted(free)][: max(0, min(most, self._unused()))]
+        return [name for _, name in sorted(free)][: max(0, most)]
 
-    def _unused(self) -> int:
-        """How many jobs the cluster has room for beside whatever else it runs."""
-        unused = ray.available_resources()
-        room = int((unused.get("CPU", 0) + 1e-6) // self._threads)
+    def _unused(self, resources: Mapping[str, float]) -> int:
+        """How many jobs a node has room for beside whatever it runs."""
+        room = int((resources.get("CPU", 0) + 1e-6) // self._threads)
         if self._gpu:
-            room = min(room, int((unused.get("GPU", 0) + 1e-6) // self._gpu))
+            room = min(room, int((resources.get("GPU", 0) + 1e-6) // self._gpu))
         return room
 
     def _look_over(self, alive: Sequence[dict[str, Any]]) -> list[str]:

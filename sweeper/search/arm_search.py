@@ -134,6 +134,8 @@ class ArmSearch:
         verdict = f"{_VERDICT}:{interim.index}"
         if verdict in frozen.user_attrs:
             return bool(frozen.user_attrs[verdict])
+        if frozen.state.is_finished():  # its files were damaged, and it runs again
+            return True
         trial = Trial(self._study, frozen._trial_id)
         before = f"{_RUNGS}:{interim.index}"
         if before not in frozen.user_attrs:

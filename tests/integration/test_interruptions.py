@@ -86,3 +86,15 @@ def test_ctrl_c_once_ends_after_the_running_trial(write_study: Callable[..., Pat
     assert (outcome.state, outcome.attempt) == ("completed", 1)
     study.check(study.run())
     assert len(study.outcomes()) == 2
+
+
+def test_ctrl_c_before_anything_runs_is_no_failure(long_study: WholeStudy) -> None:
+    """A terminal sends it to every process, the one that imports the libraries as well."""
+    first = long_study.start()
+    data = long_study.directory / "runs" / "tiny" / "preparation" / "data" / "spec.json"
+    wait_until(data.exists, "the first job to be submitted")
+    os.killpg(first.pid, signal.SIGINT)
+    done = long_study.end(first)
+    assert done.returncode == 130
+    assert "Stopped. Run the same command to go on" in done.stdout
+    assert "Traceback" not in done.stdout + done.stderr

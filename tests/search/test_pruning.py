@@ -179,3 +179,11 @@ def test_the_gp_learns_from_pruned_trials_and_does_not_take_one_for_the_best() -
     assert study.trials[asked.number].value == max(
         trial.value for trial in study.trials if trial.number not in (*early, asked.number)
     )
+
+
+def test_a_trial_that_ended_and_runs_again_is_not_pruned() -> None:
+    """Its files were damaged; Optuna's record of it stands."""
+    search = make_search(InMemoryStorage(), pruner("median", startup_trials=0))
+    asked = search.ask()
+    search.tell(asked.number, completed(0.5))
+    assert search.goes_on(asked.number, interim(asked.number, 0))
