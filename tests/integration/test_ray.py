@@ -14,6 +14,7 @@ import optuna
 import pytest
 
 from tests.conftest import adder_study
+from tests.execution.test_executors import make_spec
 from tests.integration.test_study import outcomes, params, run, trial_runs
 
 pytestmark = [
@@ -141,3 +142,39 @@ def test_a_cluster_that_cannot_do_it_is_told_at_once(
     done = run(write_study(compute={"executor": "ray", **changes}))
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
     assert message in " ".join(done.stderr.split())
+
+
+@pytest.mark.soak
+def test_a_node_that_others_have_filled_gets_no_trial(
+    write_study: WriteStudy, cluster: Any
+) -> None:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from sweeper.config.compute import ComputeConfig
+    from sweeper.execution.ray_cluster import RayExecutor
+
+    cluster.add_node(num_cpus=1)
+    study = write_study()
+    config = ComputeConfig.model_validate(compute(cluster.address))
+
+    class Other:
+        """Somebody else's work."""
+
+        def begin(self) -> None:
+            """Returns once it has its core."""
+
+    with RayExecutor(config) as executor:
+        for number, found in enumerate(ray.nodes()):
+            there = NodeAffinitySchedulingStrategy(found["NodeID"], soft=False)
+            other = ray.remote(num_cpus=1)(Other).options(scheduling_strategy=there).remote()
+            ray.get(other.begin.remote())
+            while executor.free() != 1:
+                executor.wait(0.1)
+            # It would wait for ever on the node that is full.
+            executor.submit(make_spec(study, number))
+            finished: list[Any] = []
+            while executor.running():
+                finished += executor.wait(60)
+            assert [done.outcome.state for done in finished] == ["completed"]
+            ray.kill(other)
