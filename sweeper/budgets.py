@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from sweeper.config.study import StudyConfig
-from sweeper.records import FailureKind, Outcome
+from sweeper.records import Outcome
 from sweeper.search.sampling import budget
 
 StopReason = Literal["device_hours", "wall_time", "patience"]
@@ -17,7 +17,6 @@ class Ending(NamedTuple):
     """The few things that a study remembers of each trial that ended, however many there are."""
 
     state: Literal["completed", "pruned", "failed"]
-    failure: FailureKind | None
     score: float | None
     """Of the selection suite, if the trial completed."""
     stderr: float
@@ -37,7 +36,6 @@ def ending(outcome: Outcome) -> Ending:
     seconds = outcome.cost.device_seconds
     return Ending(
         state=outcome.state,
-        failure=kind,
         score=scores.score if scores else None,
         stderr=scores.stderr if scores else 0.0,
         seconds=seconds,

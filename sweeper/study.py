@@ -263,6 +263,9 @@ class StudyRun:
             arm.asked += 1
             files = self.paths.trial(arm.name, number)
             outcome = read_outcome(files)
+            if outcome is None or not files.recorded.exists():
+                # Whoever saw it end may not have come to this.
+                clean_log(files, self._secrets())
             reason = attempts.lost_for_good(files) if outcome is None else None
             if reason is not None and (spec := self._readable_spec(files)):
                 outcome = attempts.lost(spec, reason, files)
@@ -272,8 +275,6 @@ class StudyRun:
                 continue
             if not files.recorded.exists() or not state.is_finished():
                 spec = self._read_spec(files)
-                # Whoever saw it end may not have come to this.
-                clean_log(files, self._secrets())
                 if attempts.may_be_smaller(spec, outcome, files):
                     arm.pending.append(number)
                     continue
@@ -335,8 +336,6 @@ class StudyRun:
     def _start(self, arm: ArmState, asked: Asked) -> bool:
         """Start a trial; False, and it waits, if what was free is so no more."""
         files = self.paths.trial(arm.name, asked.number)
-        # Of an attempt that was interrupted.
-        clean_log(files, self._secrets())
         spec = attempts.next_spec(
             self.study.config,
             self._origin,

@@ -32,7 +32,8 @@ def start_forkserver() -> None:
     try:
         ensure_running()
     finally:
-        signal.signal(signal.SIGINT, before)
+        # None: it was not Python that had set it.
+        signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
 
 
 class JobProcess:
