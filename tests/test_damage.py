@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from sweeper.attempts import MOST
 from sweeper.config.loading import load_study
 from sweeper.errors import ConfigError, SweeperError
+from sweeper.execution.executor import read_outcome
 from sweeper.history import read_study
 from sweeper.paths import JobPaths, StudyPaths
 from sweeper.records import StudyRecord
@@ -124,3 +126,29 @@ def test_a_trial_that_optuna_forgot_the_end_of_is_told_again(write_study: WriteS
     record = go_on(study_file, MemoryTracker("tiny", store), executor)
     assert not executor.submitted
     check(study_file, record, store)
+
+
+@pytest.mark.parametrize("ended", [True, False], ids=["ended", "lost"])
+def test_a_log_that_nobody_has_cleaned_is_cleaned_before_it_is_used(
+    write_study: WriteStudy, ended: bool
+) -> None:
+    secret = "plainly-a-secret-of-the-file"
+    teacher = {"model": "builtin/adder-teacher", "init_kwargs": {"token": secret}}
+    study_file = write_study(trials=1, arms=ARMS, teacher=teacher)
+    store = MemoryStore()
+    go_on(study_file, MemoryTracker("tiny", store), WritingExecutor())
+    files = JobPaths(study_file.parent / "runs" / "tiny" / "arms" / "gkd" / "0000")
+    files.recorded.unlink()
+    if not ended:
+        files.outcome.unlink()
+        for attempt in range(1, MOST):
+            files.attempt(attempt).directory.mkdir(parents=True)
+            files.attempt(attempt).lost.touch()
+        files.lost.write_text("killed\n")
+    files.log.write_text(f"a library prints {secret}\n")
+    go_on(study_file, MemoryTracker("tiny", store), WritingExecutor())
+    assert files.log.read_text() == "a library prints ***\n"
+    assert secret not in files.outcome.read_text()
+    outcome = read_outcome(files)
+    assert outcome is not None
+    assert outcome.state == ("completed" if ended else "failed")
