@@ -161,9 +161,13 @@ def _database_absence(error: DBAPIError) -> str | None:
 
 
 def _server_absence(links: list[BaseException]) -> str | None:
-    """Of a tracking server: no connection, a gateway before it that has none, or its database."""
+    """Of a tracking server: no connection, a gateway that has none, or its database."""
     requests: Any = sys.modules.get("requests")
-    silent = (requests.exceptions.ConnectionError, requests.exceptions.Timeout) if requests else ()
+    silent: tuple[type[Exception], ...] = ()
+    if requests:
+        errors = requests.exceptions
+        # The last: the connection broke in the middle of an answer.
+        silent = (errors.ConnectionError, errors.Timeout, errors.ChunkedEncodingError)
     for link in links:
         status = getattr(getattr(link, "response", None), "status_code", None)
         unavailable = getattr(link, "error_code", None) == "TEMPORARILY_UNAVAILABLE"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import sqlalchemy
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
 
 from sweeper.config.study import ArmConfig, SamplerConfig
 from sweeper.errors import SweeperError
@@ -263,3 +267,22 @@ def test_only_what_passes_is_waited_for(postgres: Server) -> None:
     assert absence(gone, answered=False) is None
     assert absence(ValueError("database is locked")) is None
     engine.dispose()
+
+
+def test_a_server_that_goes_in_the_middle_of_an_answer_is_waited_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{")
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        client = MlflowClient(f"http://127.0.0.1:{listening.getsockname()[1]}")
+        with pytest.raises(MlflowException, match="Connection broken") as caught:
+            client.search_experiments()
+        answering.join()
+    assert absence(caught.value)
+    assert absence(caught.value, answered=False) is None

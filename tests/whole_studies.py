@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pytest
 from mlflow.tracking import MlflowClient
 
 from sweeper.execution.executor import read_outcome
@@ -197,6 +198,16 @@ def wait_until(happened: Callable[[], bool], what: str, patience: float = _PATIE
     while not happened():
         assert time.monotonic() < deadline, f"waited {patience:g} s for {what}"
         time.sleep(0.01)
+
+
+def wait_beside(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:
+    """Look until it has happened; fails when ``process`` ends before."""
+    while not happened():
+        try:
+            process.wait(0.02)
+        except subprocess.TimeoutExpired:
+            continue
+        pytest.fail(f"ended early with {process.returncode}")
 
 
 def _environment(entry: Path) -> dict[str, str]:

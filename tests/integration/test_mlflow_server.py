@@ -15,6 +15,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from tests.integration.test_study import outcomes
+from tests.whole_studies import wait_beside
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak]
 
@@ -33,15 +34,10 @@ def serving(directory: Path, port: int) -> Iterator[None]:
     log = directory / "server.log"
     with log.open("w") as out:
         server = subprocess.Popen(
-            command, stdout=out, stderr=out, env=environment, start_new_session=True
+            command, stdout=out, stderr=out, env=environment, start_new_session=True, text=True
         )
     try:
-        while "Application startup complete" not in log.read_text():
-            try:
-                server.wait(0.1)
-            except subprocess.TimeoutExpired:
-                continue
-            pytest.fail(log.read_text())
+        wait_beside(server, lambda: "Application startup complete" in log.read_text())
         yield
     finally:
         os.killpg(server.pid, signal.SIGKILL)
@@ -63,11 +59,7 @@ def test_an_mlflow_server_that_restarts_in_the_middle_of_a_study_loses_nothing(
             command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
         spec = tmp_path / "runs" / "tiny" / "arms" / "gkd" / "0000" / "spec.json"
-        while not spec.exists() and process.poll() is None:
-            try:
-                process.wait(0.02)
-            except subprocess.TimeoutExpired:
-                continue
+        wait_beside(process, spec.exists)
     told = []
     assert process.stdout is not None
     for line in process.stdout:

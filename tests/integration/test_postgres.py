@@ -17,6 +17,7 @@ from sweeper.databases import with_driver
 from sweeper.search.storage import close_storage, open_storage
 from tests.integration.test_study import outcomes, params, run, sweeper
 from tests.postgres import PASSWORD, QUOTED, Server
+from tests.whole_studies import wait_beside
 
 pytestmark = pytest.mark.slow
 
@@ -148,12 +149,7 @@ def test_a_server_that_restarts_in_the_middle_of_a_study_loses_nothing(
         command, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         trial = directory / "runs" / "tiny" / "arms" / "gkd" / "0001"
-        while not (trial / "spec.json").exists() and process.poll() is None:
-            # Waiting on the process notices an early end.
-            try:
-                process.wait(0.02)
-            except subprocess.TimeoutExpired:
-                continue
+        wait_beside(process, (trial / "spec.json").exists)
         postgres.stop()
         told = []
         assert process.stdout is not None
@@ -183,11 +179,7 @@ def test_a_server_that_stays_away_stops_the_study_which_goes_on_later(
         command, cwd=study.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         trial = study.parent / "runs" / "tiny" / "arms" / "sft" / "0000"
-        while not (trial / "spec.json").exists() and process.poll() is None:
-            try:
-                process.wait(0.02)
-            except subprocess.TimeoutExpired:
-                continue
+        wait_beside(process, (trial / "spec.json").exists)
         postgres.stop()
         _, err = process.communicate(timeout=240)
     postgres.start()

@@ -16,6 +16,7 @@ import pytest
 from tests.conftest import adder_study
 from tests.execution.test_executors import make_spec
 from tests.integration.test_study import outcomes, params, run, trial_runs
+from tests.whole_studies import wait_beside
 
 pytestmark = [
     pytest.mark.slow,
@@ -44,16 +45,6 @@ def compute(address: str) -> dict[str, Any]:
     return {"executor": "ray", "address": address, "resources_per_trial": {"cpu": 1}}
 
 
-def wait_until(process: subprocess.Popen[str], holds: Callable[[], bool]) -> None:
-    """Wait while ``process`` runs."""
-    while not holds():
-        try:
-            process.wait(0.05)
-        except subprocess.TimeoutExpired:
-            continue
-        pytest.fail(f"ended early with {process.returncode}")
-
-
 def training(directory: Path) -> int:
     """How many trials have begun to train and have not ended."""
     trials = [path.parent for path in directory.glob("runs/tiny/arms/*/*/spec.json")]
@@ -74,7 +65,7 @@ def test_a_node_that_is_taken_away_loses_nothing(write_study: WriteStudy, cluste
     with subprocess.Popen(
         command, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        wait_until(process, lambda: training(directory) == 2)
+        wait_beside(process, lambda: training(directory) == 2)
         cluster.remove_node(second)
         out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
@@ -114,7 +105,7 @@ def test_a_killed_coordinator_leaves_no_job_behind(write_study: WriteStudy, clus
     with subprocess.Popen(
         command, cwd=directory, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True
     ) as process:
-        wait_until(process, lambda: training(directory) == 1)
+        wait_beside(process, lambda: training(directory) == 1)
         os.kill(process.pid, signal.SIGKILL)
     from filelock import FileLock
 

@@ -16,6 +16,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from tests.conftest import DATA, ROOT, write_yaml
+from tests.whole_studies import wait_beside
 
 pytestmark = pytest.mark.slow
 
@@ -472,13 +473,7 @@ def _run_until(
     with subprocess.Popen(
         command, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        while not sign.exists():
-            # Waiting on the process notices an early end, which would otherwise wait for ever.
-            try:
-                process.wait(0.02)
-            except subprocess.TimeoutExpired:
-                continue
-            break
+        wait_beside(process, sign.exists)
         os.kill(process.pid, number)
         if twice:
             assert process.stdout is not None
