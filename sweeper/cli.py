@@ -81,7 +81,8 @@ def report(
     from sweeper import disk
     from sweeper.analysis.comparison import as_json as comparison_json
     from sweeper.analysis.comparison import compare
-    from sweeper.reporting.console import comparison_view, notice, show
+    from sweeper.reporting.comparison_table import comparison_view
+    from sweeper.reporting.console import notice, show
     from sweeper.reporting.markdown import write_report
 
     study = _load(study_file, overrides)
@@ -102,7 +103,8 @@ def status(study_file: StudyFile, overrides: Overrides = None, runs: Runs = DEFA
     """List a study's trials."""
     from rich.console import Console
 
-    from sweeper.reporting.console import show, status_view
+    from sweeper.reporting.console import show
+    from sweeper.reporting.trial_list import status_view
 
     show(status_view(_read(_load(study_file, overrides), runs)), Console(markup=False, emoji=False))
 

@@ -25,7 +25,8 @@ from sweeper.paths import DEFAULT_RUNS, StudyPaths, remove_leftovers, write_text
 from sweeper.patience import Patience
 from sweeper.placement import make_executor
 from sweeper.records import StudyRecord
-from sweeper.reporting.console import comparison_view, notice, show
+from sweeper.reporting.comparison_table import comparison_view
+from sweeper.reporting.console import notice, show
 from sweeper.reporting.live import LiveDisplay, LiveState
 from sweeper.reporting.markdown import write_report
 from sweeper.reporting.visible import visible

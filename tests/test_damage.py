@@ -16,8 +16,8 @@ from sweeper.execution.executor import read_outcome
 from sweeper.history import read_study
 from sweeper.paths import JobPaths, StudyPaths
 from sweeper.records import StudyRecord
-from sweeper.reporting.console import status_view
 from sweeper.reporting.markdown import write_report
+from sweeper.reporting.trial_list import status_view
 from sweeper.snapshot import read_snapshot
 from sweeper.tracking.tracker import MemoryStore, MemoryTracker
 from tests.test_crashes import ARMS, WritingExecutor, check, go_on, params

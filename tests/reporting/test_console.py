@@ -8,7 +8,9 @@ from rich.text import Text
 
 from sweeper.analysis.comparison import SELECTION_NOTE, compare
 from sweeper.records import StudyRecord
-from sweeper.reporting.console import comparison_view, show, status_view
+from sweeper.reporting.comparison_table import comparison_view
+from sweeper.reporting.console import show
+from sweeper.reporting.trial_list import status_view
 from tests.reporting.example_study import (
     GKD_SEARCH,
     LR,
