@@ -6,19 +6,17 @@ import json
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
 from sweeper import attempts, preparation
-from sweeper.budgets import Ending, StopReason, ending, stop_reason, trial_budgets
+from sweeper.arms import ArmState, Ledger
+from sweeper.budgets import StopReason, ending, stop_reason, trial_budgets
 from sweeper.config.loading import LoadedStudy
-from sweeper.config.settings import Method
-from sweeper.errors import SweeperError
-from sweeper.execution.executor import Busy, Executor, Finished, read_outcome
+from sweeper.execution.executor import Busy, Executor, Finished
 from sweeper.history import read_preparation, read_study
-from sweeper.jobs import Jobs, RunningJob, clean_log
-from sweeper.paths import JobPaths, StudyPaths, read_json_lines, write_text_atomically
+from sweeper.jobs import Jobs, RunningJob
+from sweeper.paths import JobPaths, StudyPaths, write_text_atomically
 from sweeper.patience import Patience
 from sweeper.records import (
     Outcome,
@@ -66,27 +64,6 @@ class StopRequest:
         self.level = min(self.level + 1, 2)
 
 
-@dataclass
-class ArmState:
-    """One arm while the study runs."""
-
-    name: str
-    method: Method
-    budget: int
-    search: ArmSearch
-    pending: deque[int] = field(default_factory=deque)
-    """Trials that were interrupted, to run first."""
-    interim: tuple[tuple[int, float], ...] = ()
-    """Where in their training its students are scored: the point, and the share of the steps."""
-    asked: int = 0
-    ended: dict[int, Ending] = field(default_factory=dict)
-    """The trials that ended, by number."""
-
-    def unfinished(self) -> bool:
-        """Whether there is something left to start."""
-        return bool(self.pending) or self.asked < self.budget
-
-
 class StudyRun:
     """One run of ``sweeper run``: owns the study's databases while it lasts.
 
@@ -129,6 +106,9 @@ class StudyRun:
         self.higher_is_better = True
         self._patience = patience or Patience()
         self.jobs = Jobs(executor, study.config.compute, self._patience)
+        self._secrets = secrets_in(study.file.values)
+        where = redact(study.config.storage or str(paths.optuna))
+        self._ledger = Ledger(paths, where, tracker, self._secrets)
         self._patience.tell = observer.message
         self._patience.while_waiting = self._while_waiting
 
@@ -242,46 +222,7 @@ class StudyRun:
             points = enumerate(config.pruner.points()) if arm.search else ()
             state = ArmState(name, arm.method, trials, search, interim=tuple(points))
             self.arms[name] = state
-            self._reconcile(state)
-
-    def _reconcile(self, arm: ArmState) -> None:
-        """Take up what an earlier run left: told, finished but not told, or interrupted.
-
-        Raises:
-            SweeperError: Trials have run that the search knows nothing of.
-        """
-        known = arm.search.asked()
-        begun = [n for n, files in self.paths.trials(arm.name) if files.spec.exists()]
-        if forgotten := [number for number in begun if number not in known]:
-            raise SweeperError(
-                f"The search has lost trials of the arm {arm.name}, from #{forgotten[0]} on: it"
-                f" knows {len(known)}, but {len(begun)} lie in {self.paths.directory}. Put"
-                f" {redact(self.study.config.storage or str(self.paths.optuna))} back as it was, or"
-                f" remove {self.paths.directory} to begin anew."
-            )
-        for number, state in known.items():
-            arm.asked += 1
-            files = self.paths.trial(arm.name, number)
-            outcome = read_outcome(files)
-            if outcome is None or not files.recorded.exists():
-                # Whoever saw it end may not have come to this.
-                clean_log(files, self._secrets())
-            reason = attempts.lost_for_good(files) if outcome is None else None
-            if reason is not None and (spec := self._readable_spec(files)):
-                outcome = attempts.lost(spec, reason, files)
-                write_text_atomically(files.outcome, outcome.model_dump_json(indent=1) + "\n")
-            if outcome is None or not attempts.is_over(outcome, files):
-                arm.pending.append(number)
-                continue
-            if not files.recorded.exists() or not state.is_finished():
-                spec = self._read_spec(files)
-                if attempts.may_be_smaller(spec, outcome, files):
-                    arm.pending.append(number)
-                    continue
-                lines, _ = read_json_lines(files.progress)
-                rows = [Progress.model_validate(line) for line in lines]
-                self._record(arm, spec, outcome, rows)
-            arm.ended[number] = ending(outcome)
+            self._ledger.take_up(state)
 
     def _search(self) -> None:
         while True:
@@ -385,33 +326,7 @@ class StudyRun:
             return
         arm.ended[spec.number] = ending(outcome)
         self._observer.ended(spec, outcome)
-        self._record(arm, spec, outcome)
-
-    def _record(
-        self, arm: ArmState, spec: TrialSpec, outcome: Outcome, rows: Sequence[Progress] = ()
-    ) -> None:
-        """Tell Optuna, then MLflow, then note that both know; safe to repeat after a crash.
-
-        ``rows`` is the trial's progress, if this process has not logged it while the trial ran.
-        """
-        files = self.paths.trial(spec.arm, spec.number)
-        arm.search.tell(spec.number, outcome)
-        self._tracker.start_trial(spec)
-        if rows:
-            self._tracker.log_progress(spec.arm, spec.number, rows)
-        self._tracker.finish_trial(spec, outcome, files)
-        attempts.discard_checkpoint(files)
-        files.recorded.touch()
-
-    def _readable_spec(self, files: JobPaths) -> TrialSpec | None:
-        try:
-            return self._read_spec(files)
-        except (OSError, ValueError):
-            return None
-
-    @staticmethod
-    def _read_spec(files: JobPaths) -> TrialSpec:
-        return TrialSpec.model_validate_json(files.spec.read_text(encoding="utf-8"))
+        self._ledger.record(arm, spec, outcome)
 
     # Both
 
@@ -456,10 +371,7 @@ class StudyRun:
         )
 
     def _study_text(self) -> str:
-        return redact(self.study.path.read_text(encoding="utf-8"), self._secrets())
-
-    def _secrets(self) -> frozenset[str]:
-        return frozenset(secrets_in(self.study.file.values))
+        return redact(self.study.path.read_text(encoding="utf-8"), self._secrets)
 
 
 def all_failed(record: StudyRecord) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
+from sweeper.arms import ArmState
 from sweeper.jobs import RunningJob as Job
 from sweeper.records import Outcome, PreparationSpec, TrialSpec
 from sweeper.reporting.live import (
@@ -16,7 +17,7 @@ from sweeper.reporting.live import (
     Underway,
     estimate,
 )
-from sweeper.study import ArmState, StudyRun
+from sweeper.study import StudyRun
 
 
 class Watcher:

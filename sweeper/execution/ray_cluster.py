@@ -83,7 +83,7 @@ class RayExecutor:
         self._looked: dict[str, bool] = {}
         """By a node's id, whether jobs can run there."""
         self._environment = {key: os.environ[key] for key in node.ENVIRONMENT if key in os.environ}
-        self._job = run
+        self._work = run
         # Tasks wait for processes, so their workers can be used again, and start jobs quickly.
         self._run = ray.remote(max_calls=0, max_retries=0)(node.run_job)
         self._look = ray.remote(num_cpus=0, max_calls=0, max_retries=0)(node.look)
@@ -149,7 +149,7 @@ class RayExecutor:
             num_gpus=self._gpu,
             name=f"sweeper {Path(place.directory).name}",
             scheduling_strategy=NodeAffinitySchedulingStrategy(free[0], soft=False),
-        ).remote(text, self._gpu, os.getcwd(), self._environment, self._job)
+        ).remote(text, self._gpu, os.getcwd(), self._environment, self._work)
         self._jobs.append(_Job(spec, task, free[0]))
 
     def wait(self, timeout: float) -> list[Finished]:
