@@ -182,7 +182,14 @@ def cut(database: Path, number: int, keep: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "number"), [("random", 1), ("grid", 3), ("tpe", 1), ("tpe", 6), ("gp", 6)]
+    ("kind", "number"),
+    [
+        ("random", 1),
+        ("grid", 3),
+        ("tpe", 1),
+        ("tpe", 6),
+        pytest.param("gp", 6, marks=pytest.mark.soak),
+    ],
 )
 def test_a_trial_that_was_interrupted_while_it_was_sampled_gets_the_same_parameters(
     tmp_path: Path, kind: str, number: int
@@ -285,7 +292,7 @@ def test_a_failure_is_recorded_with_its_kind(tmp_path: Path) -> None:
     assert [trial.user_attrs["sweeper:failure"] for trial in trials] == list(kinds)
 
 
-@pytest.mark.parametrize("kind", ["tpe", "gp"])
+@pytest.mark.parametrize("kind", ["tpe", pytest.param("gp", marks=pytest.mark.soak)])
 def test_the_sampler_learns_to_keep_away_from_what_fails(tmp_path: Path, kind: str) -> None:
     """Half of the range runs out of memory, and beside it lie the best scores."""
     space = {"learning_rate": {"type": "float", "low": 0.01, "high": 1.0}}
