@@ -43,7 +43,7 @@ bench: demo
 	$(BIN)/python -m benchmarks.engine --json benchmarks/engine.json
 	$(BIN)/python -m benchmarks.study --json benchmarks/study.json
 	$(BIN)/python -m benchmarks.coordinator --ray --json benchmarks/coordinator.json
-	$(BIN)/python -m benchmarks.workers --json benchmarks/workers.json
+	$(BIN)/python -m benchmarks.workers --ray --json benchmarks/workers.json
 	$(BIN)/python -m benchmarks.pruning --json benchmarks/pruning.json
 	$(BIN)/python -m benchmarks.early_scores --json benchmarks/early_scores.json
 	$(BIN)/python -m benchmarks.checkpoints
