@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -56,14 +57,11 @@ class _StatusView:
             seconds = formatting.seconds(max(outcome.finished - outcome.started, 0.0))
             yield Text(f"{label}: {outcome.state}, {score}, {seconds} s", style="dim")
         # Line by line: a rich table of thousands of trials takes half a minute.
-        for brief in (False, True):
-            rows = {arm.name: _trial_rows(arm, self._digits, brief=brief) for arm in arms}
-            widths = [
-                max(cell_len(row[column]) for group in rows.values() for row in (_HEAD, *group))
-                for column in range(len(_HEAD))
-            ]
-            if sum(widths) + 2 * len(widths) <= options.max_width:
-                break
+        rows = {arm.name: _trial_rows(arm, self._digits) for arm in arms}
+        widths = _widths(rows.values())
+        if sum(widths) + 2 * len(widths) > options.max_width:
+            rows = {name: [_briefly(row) for row in found] for name, found in rows.items()}
+            widths = _widths(rows.values())
         for arm in arms:
             yield ""
             method = "" if arm.name == arm.method else f" ({arm.method})"
@@ -86,25 +84,36 @@ def _progress_sentence(record: StudyRecord) -> str:
     return f"{record.study}: {', '.join(parts)}"
 
 
-def _trial_rows(arm: ArmRecord, digits: int, *, brief: bool) -> list[tuple[str, ...]]:
-    """The arm's trials as the columns of ``_HEAD``; brief: no kinds of failure, no errors."""
+def _trial_rows(arm: ArmRecord, digits: int) -> list[tuple[str, ...]]:
+    """The arm's trials as the columns of ``_HEAD``."""
     rows: list[tuple[str, ...]] = []
     for trial in sorted(arm.trials, key=lambda trial: trial.number):
         outcome = trial.outcome
         state: str = trial.state
-        if outcome is not None and outcome.failure is not None and not brief:
+        if outcome is not None and outcome.failure is not None:
             state += f": {formatting.FAILURE_NAMES[outcome.failure.kind]}"
-        score = formatting.score(selection_score(outcome), digits)
         rows.append(
             (
                 str(trial.number),
                 state,
-                score.partition(" ±")[0] if brief else score,
+                formatting.score(selection_score(outcome), digits),
                 formatting.trial_seconds(trial),
                 formatting.settings(trial.params) or formatting.NOTHING,
             )
         )
     return rows
+
+
+def _briefly(row: tuple[str, ...]) -> tuple[str, ...]:
+    """A row without the kind of failure and the standard error."""
+    number, state, score, *others = row
+    return (number, state.partition(":")[0], score.partition(" ±")[0], *others)
+
+
+def _widths(groups: Iterable[Sequence[tuple[str, ...]]]) -> list[int]:
+    """Of the columns, in cells."""
+    rows = [_HEAD, *itertools.chain.from_iterable(groups)]
+    return [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
 
 
 def _aligned(
