@@ -21,7 +21,7 @@ from sweeper.config.study import ArmConfig
 from sweeper.patience import Patience, patiently
 from sweeper.records import FailureKind, Interim, Outcome, derive_seed
 from sweeper.search.pruning import make_pruner, rungs, values_by_step, with_rungs
-from sweeper.search.sampling import grid, sample
+from sweeper.search.sampling import common_space, grid, sample
 
 _FAILURE = "sweeper:failure"
 _PRUNED = "sweeper:pruned"
@@ -67,6 +67,7 @@ class ArmSearch:
         self._sampler = sampler
         self._pruner = pruner or PrunerConfig()
         self._objectives = objectives
+        self._space = common_space(arm)
         self._seed = seed
         upwards = {"score": higher_is_better}
         self._patience = patience or Patience()
@@ -208,9 +209,9 @@ class ArmSearch:
     def _make_sampler(self, number: int) -> BaseSampler:
         def make(purpose: str) -> BaseSampler:
             seed = derive_seed(self._seed, self._arm_name, number, "sampler", purpose)
-            return _make_sampler(self._sampler, seed)
+            return _make_sampler(self._sampler, seed, group=self._space is None)
 
-        return _RepeatableSampler(make)
+        return _RepeatableSampler(make, self._space if self._sampler.type == "tpe" else None)
 
 
 class _RepeatableSampler(BaseSampler):
@@ -222,15 +223,22 @@ class _RepeatableSampler(BaseSampler):
 
     Args:
         make: Makes the sampler of one purpose: a parameter's name, or ``""`` for all jointly.
+        space: What is sampled jointly, where it is known: to infer it from thousands of trials
+            takes a quarter of the time that it takes to sample.
     """
 
-    def __init__(self, make: Callable[[str], BaseSampler]) -> None:
+    def __init__(
+        self, make: Callable[[str], BaseSampler], space: dict[str, BaseDistribution] | None
+    ) -> None:
         self._make = make
         self._joint = make("")
+        self._space = space
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
+        if self._space is not None:
+            return {name: space for name, space in self._space.items() if not space.single()}
         return self._joint.infer_relative_search_space(study, trial)
 
     def sample_relative(
@@ -277,7 +285,7 @@ def _value(objective: Objective, outcome: Outcome) -> float:
     return float(getattr(outcome.cost, objective))
 
 
-def _make_sampler(config: SamplerConfig, seed: int) -> BaseSampler:
+def _make_sampler(config: SamplerConfig, seed: int, *, group: bool) -> BaseSampler:
     startup = config.startup_trials
     with warnings.catch_warnings():
         # `multivariate`, `group` and `constant_liar` are marked experimental; Optuna's version is
@@ -287,7 +295,7 @@ def _make_sampler(config: SamplerConfig, seed: int) -> BaseSampler:
             return TPESampler(
                 n_startup_trials=startup,
                 multivariate=True,
-                group=True,
+                group=group,
                 constant_liar=True,
                 seed=seed,
             )

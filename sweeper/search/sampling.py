@@ -13,9 +13,13 @@ from sweeper.config.study import ArmConfig
 
 if TYPE_CHECKING:
     # Who only reads a study needs its budgets, and not half a second of imports.
+    from optuna.distributions import BaseDistribution
     from optuna.trial import Trial
 
 AnySpace = FloatSpace | IntSpace | CategoricalSpace
+
+_DECISIVE = ("lmbda", "disable_dropout")
+"""Parameters whose values leave others without effect."""
 
 
 def sample(trial: Trial, arm: ArmConfig) -> dict[str, Scalar]:
@@ -50,6 +54,18 @@ def budget(arm: ArmConfig, trials: int, sampler: str) -> int:
     return min(wanted, len(grid(arm))) if sampler == "grid" else wanted
 
 
+def common_space(arm: ArmConfig) -> dict[str, BaseDistribution] | None:
+    """What every trial of the arm samples, by name; None if it depends on what is sampled.
+
+    An end of a continuous range may leave a parameter without effect, but is not sampled.
+    """
+    decisive = {name: arm.search[name].grid() or [] for name in _DECISIVE if name in arm.search}
+    for name, values in decisive.items():
+        if any(_is_dead(other, arm, {name: value}) for value in values for other in arm.search):
+            return None
+    return {name: _distribution(arm.search[name]) for name in sorted(_walk(arm, lambda *_: None))}
+
+
 def _walk(arm: ArmConfig, choose: Callable[[str, AnySpace], Scalar]) -> dict[str, Scalar]:
     params: dict[str, Scalar] = {}
     for name in _in_order(arm):
@@ -60,7 +76,7 @@ def _walk(arm: ArmConfig, choose: Callable[[str, AnySpace], Scalar]) -> dict[str
 
 def _in_order(arm: ArmConfig) -> list[str]:
     """The searched names, those that others depend on first; otherwise as written."""
-    return sorted(arm.search, key=lambda name: name not in ("lmbda", "disable_dropout"))
+    return sorted(arm.search, key=lambda name: name not in _DECISIVE)
 
 
 def _is_dead(name: str, arm: ArmConfig, params: dict[str, Scalar]) -> bool:
@@ -69,6 +85,16 @@ def _is_dead(name: str, arm: ArmConfig, params: dict[str, Scalar]) -> bool:
         return bool(params.get("disable_dropout", arm.settings.get("disable_dropout", True)))
     lmbda = params.get("lmbda", arm.settings.get("lmbda"))
     return name in without_effect(arm.method, lmbda)
+
+
+def _distribution(space: AnySpace) -> BaseDistribution:
+    from optuna import distributions
+
+    if isinstance(space, FloatSpace):
+        return distributions.FloatDistribution(space.low, space.high, space.log, space.step)
+    if isinstance(space, IntSpace):
+        return distributions.IntDistribution(space.low, space.high, space.log, space.step)
+    return distributions.CategoricalDistribution(space.choices)
 
 
 def _suggest(trial: Trial, name: str, space: AnySpace) -> Scalar:

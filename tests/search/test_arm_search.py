@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from sweeper.config.study import ArmConfig, SamplerConfig
 from sweeper.records import Failure, FailureKind, Outcome, Scores, TaskScore
 from sweeper.search.arm_search import ArmSearch, Asked
-from sweeper.search.sampling import budget, grid
+from sweeper.search.sampling import budget, common_space, grid
 from sweeper.search.storage import open_storage
 
 SAMPLERS = ("tpe", "random", "grid", "gp")
@@ -381,3 +381,38 @@ def test_no_sampler_warns_the_user(tmp_path: Path, caplog: pytest.LogCaptureFixt
     finally:
         optuna.logging.disable_propagation()
     assert [record.getMessage() for record in caplog.records] == []
+
+
+LMBDA: dict[str, Any] = {"type": "float", "low": 0.0, "high": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("lmbda", "depends"),
+    [
+        (SEARCH["lmbda"], True),  # at 0 nothing is sampled from the student
+        (LMBDA | {"step": 0.5}, True),
+        (LMBDA, False),
+        ({"type": "categorical", "choices": [0.25, 0.5]}, False),
+    ],
+)
+def test_what_all_trials_sample(lmbda: dict[str, Any], depends: bool) -> None:
+    space = common_space(arm(SEARCH | {"lmbda": lmbda}))
+    assert space is None if depends else space is not None and set(space) == set(SEARCH)
+
+
+def test_a_space_that_is_known_is_sampled_as_the_one_that_is_inferred(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    of = arm(SEARCH | {"lmbda": LMBDA})
+
+    def sampled() -> list[Asked]:
+        search = make_search(InMemoryStorage(), "tpe", of=of)
+        found = []
+        for _ in range(3 * STARTUP):
+            found.append(search.ask())
+            search.tell(found[-1].number, completed(float(found[-1].params["lmbda"] or 0)))
+        return found
+
+    known = sampled()
+    monkeypatch.setattr("sweeper.search.arm_search.common_space", lambda arm: None)
+    assert sampled() == known
