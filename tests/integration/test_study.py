@@ -135,6 +135,7 @@ def test_the_same_study_twice_from_nothing(
     assert documents(study.parent) == documents(second)
 
 
+@pytest.mark.soak
 def test_a_killed_run_goes_on_to_the_same_trials(
     write_study: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

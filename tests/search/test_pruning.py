@@ -118,7 +118,10 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("kind", ["median", "asha", "hyperband", "wilcoxon"])
-@pytest.mark.parametrize("writes", [0, 1, 2, 22])
+@pytest.mark.parametrize(
+    "writes",
+    [1, *(pytest.param(writes, marks=pytest.mark.soak) for writes in (0, 2, 22))],
+)
 def test_a_decision_that_a_kill_interrupts_is_made_as_it_would_have_been(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, writes: int
 ) -> None:
