@@ -1,0 +1,238 @@
+"""Means over seeds and documents, and how sure they are: the two are crossed.
+
+Every seed is scored on the same documents, and both arms of a comparison on the same documents with
+the same seeds. A score is ``x[s, d] = mean + seed[s] + document[d] + rest[s, d]``, and a mean is
+unsure because other seeds and other documents might have been drawn. To resample documents for each
+seed anew, or to pool seeds, takes one source of variance for many independent ones, and gives
+intervals that are too narrow.
+
+The variance of a mean has two parts, from the mean squares of the two-way random-effects model:
+that of the seeds, which few seeds tell badly, and that of the documents, which many documents tell
+well. The interval reaches as far as ``hypot(t_seeds * s_seeds, t_documents * s_documents)``, with
+each part's own quantile of Student's t (the method of variance estimates recovery: Zou and Donner,
+Statistics in Medicine 27, 2008): one number of degrees of freedom for both, Satterthwaite's, holds
+the truth in 92 % where three seeds differ more than the documents make unsure. The interval's
+shape, because bounded scores are skewed, is that of a crossed bootstrap (McCullagh, Bernoulli 6,
+2000; Owen, Annals of Applied Statistics 1, 2007), which by itself is too narrow for few seeds and
+too wide where the rest dominates.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, stats
+
+Matrix = NDArray[np.float64]
+"""Scores: one row a seed, one column a document."""
+
+DRAWS = 4_000
+"""Resamples of an interval by default."""
+_CHUNK = 2_000_000
+"""Numbers that are held at a time."""
+
+
+@dataclass(frozen=True)
+class Documents:
+    """The columns of a score matrix: what each counts, and which belong together.
+
+    Args:
+        weights: Each document's share of the mean; they sum to 1.
+        strata: The task of each document: other documents of the same tasks might have been drawn.
+        clusters: The group of each document: documents of one group are drawn together.
+    """
+
+    weights: Matrix
+    strata: NDArray[np.intp]
+    clusters: NDArray[np.intp]
+
+    @staticmethod
+    def alike(count: int) -> Documents:
+        """``count`` documents of one task, none of which belong together."""
+        ones = np.full(count, 1.0 / count)
+        return Documents(ones, np.zeros(count, np.intp), np.arange(count))
+
+    @staticmethod
+    def of_tasks(
+        tasks: Sequence[str], weights: dict[str, float], clusters: Sequence[str] | None = None
+    ) -> Documents:
+        """Documents of several tasks, of which each counts by its weight.
+
+        Args:
+            tasks: The task of each document.
+            weights: Each task's weight in the aggregate, of any sum.
+            clusters: The group of each document, within its task; by default each its own.
+        """
+        names, strata = np.unique(np.asarray(tasks), return_inverse=True)
+        sizes = np.bincount(strata)
+        shares = np.array([weights[str(name)] for name in names], dtype=float)
+        shares /= shares.sum()
+        groups = range(len(tasks)) if clusters is None else clusters
+        keys = [f"{task}\0{group}" for task, group in zip(tasks, groups, strict=True)]
+        _, numbers = np.unique(np.asarray(keys), return_inverse=True)
+        return Documents((shares / sizes)[strata], strata, numbers)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over seeds and documents, and how sure it is."""
+
+    mean: float
+    seeds: int
+    documents: int
+    variance_of_seeds: float
+    """Of the mean, because other seeds might have been drawn; 0 with one seed, which cannot say."""
+    variance_of_documents: float
+    """Of the mean, because other documents might have been drawn, and of the rest."""
+    freedom_of_documents: int
+    """Degrees of freedom of the latter; of the former one less than there are seeds."""
+    level: float
+    """How often such an interval holds the mean over all seeds and documents."""
+    low: float
+    high: float
+
+    @property
+    def stderr(self) -> float:
+        """The standard error, with both parts."""
+        return math.sqrt(self.variance_of_seeds + self.variance_of_documents)
+
+    def reach(self, tail: float) -> float:
+        """How far a mean lies from the truth, on one side, with the probability ``tail``."""
+        seeds = documents = 0.0
+        if self.variance_of_seeds > 0:
+            quantile = stats.t.isf(tail, self.seeds - 1)
+            seeds = float(quantile) * math.sqrt(self.variance_of_seeds)
+        if self.variance_of_documents > 0:
+            quantile = stats.t.isf(tail, self.freedom_of_documents)
+            documents = float(quantile) * math.sqrt(self.variance_of_documents)
+        return math.copysign(math.hypot(seeds, documents), 0.5 - tail)
+
+    def tail(self, distance: float) -> float:
+        """The probability, on one side, that a mean lies so far from the truth; of ``reach``."""
+        if self.stderr == 0:
+            return 0.5 if distance == 0 else float(distance < 0)
+        if distance < 0:
+            return 1 - self.tail(-distance)
+        lowest = math.log(sys.float_info.min)
+        if self.reach(math.exp(lowest)) <= distance:
+            return 0.0
+        found = optimize.brentq(
+            lambda logarithm: self.reach(math.exp(logarithm)) - distance, lowest, math.log(0.5)
+        )
+        return math.exp(float(found))
+
+
+def estimate(
+    scores: Matrix,
+    documents: Documents,
+    *,
+    level: float = 0.95,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Estimate:
+    """The mean of one arm's scores, or of the differences of two arms, with its interval.
+
+    Args:
+        scores: Shape (seeds, documents).
+        documents: Of the columns.
+        level: The interval's.
+        draws: Resamples; 0 takes the quantiles of Student's t.
+        seed: Of the resampling.
+
+    Raises:
+        ValueError: There are no scores, or the shapes do not fit.
+    """
+    if scores.ndim != 2 or 0 in scores.shape:
+        raise ValueError(f"Expected scores of shape (seeds, documents), got {scores.shape}.")
+    if scores.shape[1] != len(documents.weights):
+        raise ValueError(f"Expected {len(documents.weights)} documents, got {scores.shape[1]}.")
+    mean = float((scores @ documents.weights).mean())
+    of_seeds, of_documents, spare = _variances(scores, documents)
+    found = Estimate(
+        mean=mean,
+        seeds=scores.shape[0],
+        documents=scores.shape[1],
+        variance_of_seeds=of_seeds,
+        variance_of_documents=of_documents,
+        freedom_of_documents=spare,
+        level=level,
+        low=mean,
+        high=mean,
+    )
+    tail = (1 - level) / 2
+    reach = found.reach(tail)
+    low, high = mean - reach, mean + reach
+    if draws and reach > 0:
+        resampled = _resample(scores, documents, draws, np.random.default_rng(seed))
+        spread = float(resampled.std())
+        if spread > 0:
+            stretch = reach / (float(stats.norm.isf(tail)) * spread)
+            ends = np.quantile(resampled, [tail, 1 - tail])
+            low, high = (mean + stretch * (ends - resampled.mean())).tolist()
+    return replace(found, low=low, high=high)
+
+
+def _variances(scores: Matrix, documents: Documents) -> tuple[float, float, int]:
+    """The two parts of the mean's variance, and the degrees of freedom of the documents'.
+
+    The mean squares of seeds and of documents (or clusters) both hold the rest, which must not
+    count twice: the seeds' part is what is left without it, and never below 0.
+    """
+    seeds = scores.shape[0]
+    rows = scores @ documents.weights
+    # Each cluster's deviation from its task's mean, as it counts in the mean: they sum to nothing.
+    share = np.bincount(documents.strata, documents.weights)
+    task_means = _sums(scores * documents.weights, documents.strata) / share
+    deviations = _sums(
+        (scores - task_means[:, documents.strata]) * documents.weights, documents.clusters
+    )
+    task_of = np.zeros(deviations.shape[1], np.intp)
+    task_of[documents.clusters] = documents.strata
+    sizes = np.bincount(task_of)
+    correction = (sizes / np.maximum(sizes - 1, 1))[task_of]
+    columns = deviations.mean(axis=0)
+    of_documents = float((correction * columns**2).sum())
+    spare = max(int((sizes - 1).sum()), 1)
+    if seeds == 1:
+        return 0.0, of_documents, spare
+    rest = float((correction * ((deviations - columns) ** 2).sum(axis=0)).sum())
+    of_seeds = float(rows.var(ddof=1)) / seeds - rest / (seeds - 1) / seeds
+    return max(of_seeds, 0.0), of_documents, spare
+
+
+def _sums(values: Matrix, groups: NDArray[np.intp]) -> Matrix:
+    """Sums over the columns of each group; shape (rows, groups)."""
+    return np.stack([np.bincount(groups, row) for row in values])
+
+
+def _resample(
+    scores: Matrix, documents: Documents, draws: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Means of resamples: seeds drawn anew, and clusters within their task, once for all seeds."""
+    seeds = scores.shape[0]
+    clusters = int(documents.clusters.max()) + 1
+    task_of = np.zeros(clusters, np.intp)
+    task_of[documents.clusters] = documents.strata
+    share = np.bincount(documents.strata, documents.weights)
+    weights = _sums(documents.weights[None], documents.clusters)[0]
+    sums = _sums(scores * documents.weights, documents.clusters)
+    found = []
+    for start in range(0, draws, step := max(_CHUNK // clusters, 1)):
+        count = min(step, draws - start)
+        times = np.zeros((count, clusters))
+        for task in range(len(share)):
+            members = np.flatnonzero(task_of == task)
+            size = len(members)
+            times[:, members] = rng.multinomial(size, np.full(size, 1 / size), count)
+        rows = rng.multinomial(seeds, np.full(seeds, 1 / seeds), count) / seeds
+        drawn = (rows @ sums) * times
+        # A task's mean is over as many documents as its clusters happen to hold.
+        totals = np.stack([drawn[:, task_of == t].sum(axis=1) for t in range(len(share))])
+        held = np.stack([(times * weights)[:, task_of == t].sum(axis=1) for t in range(len(share))])
+        found.append((totals / held * share[:, None]).sum(axis=0))
+    return np.concatenate(found)
