@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from sweeper import attempts
 from sweeper.budgets import Ending, ending
@@ -13,19 +14,45 @@ from sweeper.errors import SweeperError
 from sweeper.execution.executor import read_outcome
 from sweeper.jobs import clean_log
 from sweeper.paths import JobPaths, StudyPaths, read_json_lines, write_text_atomically
-from sweeper.records import Outcome, Progress, TrialSpec
-from sweeper.search.arm_search import ArmSearch
+from sweeper.records import Final, Interim, Outcome, Progress, TrialSpec
+from sweeper.search.arm_search import Asked
 from sweeper.tracking.tracker import Tracker
+
+
+class Known(Protocol):
+    """What a search knows of a trial."""
+
+    def is_finished(self) -> bool:
+        """Whether it was told how the trial ended."""
+
+
+class Search(Protocol):
+    """Where an arm's trials come from."""
+
+    def asked(self) -> Mapping[int, Known]:
+        """The trials that were asked for, by number."""
+
+    def ask(self) -> Asked:
+        """The next trial."""
+
+    def resume(self, number: int) -> Asked:
+        """One that was asked for."""
+
+    def goes_on(self, number: int, interim: Interim) -> bool:
+        """Whether a trial that was scored in the middle of its training goes on."""
+
+    def tell(self, number: int, outcome: Outcome) -> None:
+        """How a trial ended; telling the same again changes nothing."""
 
 
 @dataclass
 class ArmState:
-    """One arm: its search, and how far it is."""
+    """One arm: its search, and how far it is; or its winners, which are trained again."""
 
     name: str
     method: Method
     budget: int
-    search: ArmSearch
+    search: Search
     pending: deque[int] = field(default_factory=deque)
     """Trials that were interrupted, to run first."""
     interim: tuple[tuple[int, float], ...] = ()
@@ -33,10 +60,22 @@ class ArmState:
     asked: int = 0
     ended: dict[int, Ending] = field(default_factory=dict)
     """The trials that ended, by number."""
+    finals: tuple[Final, ...] | None = None
+    """What the numbers stand for once the arm's winners are trained again."""
 
     def unfinished(self) -> bool:
         """Whether there is something left to start."""
         return bool(self.pending) or self.asked < self.budget
+
+    def files(self, paths: StudyPaths, number: int) -> JobPaths:
+        """Where a trial of the arm, or a winner, is kept."""
+        place = paths.trial if self.finals is None else paths.final
+        return place(self.name, number)
+
+    def begun(self, paths: StudyPaths) -> Iterable[int]:
+        """The trials, or winners, that were ever started."""
+        found = paths.trials(self.name) if self.finals is None else paths.finals(self.name)
+        return [number for number, files in found if files.spec.exists()]
 
 
 class Ledger:
@@ -64,17 +103,19 @@ class Ledger:
             SweeperError: Trials have run that the search knows nothing of.
         """
         known = arm.search.asked()
-        begun = [n for n, files in self._paths.trials(arm.name) if files.spec.exists()]
-        if forgotten := [number for number in begun if number not in known]:
+        begun = arm.begun(self._paths)
+        lost = [number for number in begun if number not in known]
+        # Of the winners, those of an earlier plan are left alone.
+        if forgotten := lost if arm.finals is None else []:
             raise SweeperError(
                 f"The search has lost trials of the arm {arm.name}, from #{forgotten[0]} on: it"
-                f" knows {len(known)}, but {len(begun)} lie in {self._paths.directory}. Put"
+                f" knows {len(known)}, but {len(list(begun))} lie in {self._paths.directory}. Put"
                 f" {self._storage} back as it was, or"
                 f" remove {self._paths.directory} to begin anew."
             )
         for number, state in known.items():
             arm.asked += 1
-            files = self._paths.trial(arm.name, number)
+            files = arm.files(self._paths, number)
             outcome = read_outcome(files)
             if outcome is None or not files.recorded.exists():
                 # Whoever saw it end may not have come to this.
@@ -107,11 +148,11 @@ class Ledger:
             outcome: How it ended.
             rows: Its progress, if this process has not logged it while the trial ran.
         """
-        files = self._paths.trial(spec.arm, spec.number)
+        files = arm.files(self._paths, spec.number)
         arm.search.tell(spec.number, outcome)
         self._tracker.start_trial(spec)
         if rows:
-            self._tracker.log_progress(spec.arm, spec.number, rows)
+            self._tracker.log_progress(spec, rows)
         self._tracker.finish_trial(spec, outcome, files)
         attempts.discard_checkpoint(files)
         files.recorded.touch()

@@ -16,6 +16,7 @@ from sweeper.records import (
     Cost,
     Failure,
     FailureKind,
+    Final,
     InterimPoint,
     Origin,
     Outcome,
@@ -53,7 +54,17 @@ def set_aside(files: JobPaths) -> int:
     kept = files.attempt(number)
     kept.directory.mkdir(parents=True, exist_ok=True)
     # The spec goes last: while it stands, an interrupted move is taken up again.
-    for name in ("progress", "outcome", "log", "documents", "samples", "verdict", "lost", "spec"):
+    for name in (
+        "progress",
+        "outcome",
+        "log",
+        "documents",
+        "test_documents",
+        "samples",
+        "verdict",
+        "lost",
+        "spec",
+    ):
         if getattr(files, name).exists():
             os.replace(getattr(files, name), getattr(kept, name))
     for leftover in files.directory.glob(".trainer.*"):
@@ -71,6 +82,8 @@ def next_spec(
     interim: Iterable[tuple[int, float]],
     place: tuple[str, int],
     files: JobPaths,
+    final: Final | None = None,
+    test_suite: SuiteSpec | None = None,
 ) -> TrialSpec:
     """The spec of a trial's next attempt, once what an earlier one left is set aside.
 
@@ -84,10 +97,17 @@ def next_spec(
             optimiser steps.
         place: The device and the CPU threads.
         files: The trial's.
+        final: What it is, if it is a winner that is trained again.
+        test_suite: What that is scored on as well.
     """
     attempt = set_aside(files)
     method, fixed = config.arms[arm].method, config.arms[arm].settings
     settings = effective(method, resolve(config.training, fixed, asked.params))
+    seed = derive_seed(config.seed, arm, asked.number, "trial")
+    if final is not None:
+        settings = settings.model_copy(update={"max_steps": final.max_steps})
+        # The same for all arms, so that they share what chance there is.
+        seed = derive_seed(config.seed, "confirm", final.seed, "trial")
     if ran_out_of_memory(files):
         settings = smaller(settings)
     device, threads = place
@@ -97,7 +117,7 @@ def next_spec(
         method=method,
         number=asked.number,
         attempt=attempt,
-        seed=derive_seed(config.seed, arm, asked.number, "trial"),
+        seed=seed,
         params=asked.params,
         settings=settings,
         lora=model_settings("lora", fixed, asked.params),
@@ -105,6 +125,8 @@ def next_spec(
         suite=suite,
         interim=_steps(interim, settings.max_steps, config.pruner.documents),
         earlier_seconds=out_of_memory_seconds(files),
+        final=final,
+        test_suite=test_suite,
         place=Place(
             directory=str(files.directory),
             device=device,

@@ -10,10 +10,23 @@ from pydantic_core import from_json
 
 from sweeper.budgets import device_seconds, ending, stop_reason, trial_budgets
 from sweeper.config.study import StudyConfig
+from sweeper.errors import ConfigError, Problem
 from sweeper.execution.executor import read_outcome
 from sweeper.paths import JobPaths, StudyPaths
-from sweeper.records import ArmRecord, DataSummary, Outcome, Scores, StudyRecord, TrialRecord
+from sweeper.records import (
+    ArmRecord,
+    DataSummary,
+    Final,
+    FinalRecord,
+    Outcome,
+    Plan,
+    Scores,
+    StudyRecord,
+    TestRecord,
+    TrialRecord,
+)
 from sweeper.snapshot import Snapshot
+from sweeper.tracking.mapping import Role
 
 
 @dataclass(frozen=True)
@@ -41,6 +54,31 @@ def read_preparation(paths: StudyPaths) -> Preparation:
     )
 
 
+def read_test_baselines(paths: StudyPaths) -> dict[Role, Outcome]:
+    """How teacher and starting student did on the test suite, as far as they were scored."""
+    steps: dict[Role, str] = {"teacher": "test_teacher", "starting_student": "test_student"}
+    found = {role: _completed(paths.preparation(step)) for role, step in steps.items()}
+    return {role: outcome for role, outcome in found.items() if outcome is not None}
+
+
+def read_plan(paths: StudyPaths) -> Plan | None:
+    """What is scored on the test suite, if the search has ended.
+
+    Raises:
+        ConfigError: The file was damaged.
+    """
+    try:
+        return Plan.model_validate_json(paths.plan.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        message = (
+            "expected the plan of what is scored on the test suite, found something else or only a"
+            " part of it. Restore it, or remove it to score winners anew."
+        )
+        raise ConfigError([Problem(source=str(paths.plan), message=message)]) from None
+
+
 def read_study(paths: StudyPaths, snapshot: Snapshot) -> StudyRecord:
     """The study with every trial that exists.
 
@@ -49,7 +87,8 @@ def read_study(paths: StudyPaths, snapshot: Snapshot) -> StudyRecord:
         snapshot: Its start.
     """
     config = snapshot.config
-    arms = tuple(_read_arm(paths, config, name) for name in config.arms)
+    plan = read_plan(paths)
+    arms = tuple(_read_arm(paths, config, name, plan) for name in config.arms)
     ended = {
         arm.name: {trial.number: ending(trial.outcome) for trial in arm.trials if trial.outcome}
         for arm in arms
@@ -81,6 +120,7 @@ def read_study(paths: StudyPaths, snapshot: Snapshot) -> StudyRecord:
         starting_student=before.starting_student,
         data=summary,
         higher_is_better=higher,
+        test=TestRecord(plan=plan, **read_test_baselines(paths)) if plan else None,
     )
 
 
@@ -100,7 +140,7 @@ def _completed(paths: JobPaths) -> Outcome | None:
     return outcome if outcome and outcome.state == "completed" else None
 
 
-def _read_arm(paths: StudyPaths, config: StudyConfig, name: str) -> ArmRecord:
+def _read_arm(paths: StudyPaths, config: StudyConfig, name: str, plan: Plan | None) -> ArmRecord:
     arm = config.arms[name]
     seconds = device_seconds(config)[name]
     return ArmRecord(
@@ -115,7 +155,23 @@ def _read_arm(paths: StudyPaths, config: StudyConfig, name: str) -> ArmRecord:
             for number, files in paths.trials(name)
             if (trial := _read_trial(number, files)) is not None
         ),
+        finals=() if plan is None else _read_finals(paths, name, plan),
     )
+
+
+def _read_finals(paths: StudyPaths, arm: str, plan: Plan) -> tuple[FinalRecord, ...]:
+    return tuple(
+        _read_final(number, plan.finals[arm][number], paths.final(arm, number))
+        for number in plan.current.get(arm, ())
+    )
+
+
+def _read_final(number: int, final: Final, files: JobPaths) -> FinalRecord:
+    outcome = read_outcome(files)
+    if outcome is not None and outcome.failure and outcome.failure.kind == "full_disk":
+        outcome = None
+    state: Any = outcome.state if outcome else "running" if _is_held(files) else "waiting"
+    return FinalRecord(number=number, final=final, state=state, outcome=outcome)
 
 
 def _read_trial(number: int, files: JobPaths) -> TrialRecord | None:

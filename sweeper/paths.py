@@ -141,6 +141,11 @@ class JobPaths:
         return self.directory / "documents.jsonl"
 
     @property
+    def test_documents(self) -> Path:
+        """The same on the test suite, of a winner that was trained again."""
+        return self.directory / "test_documents.jsonl"
+
+    @property
     def samples(self) -> Path:
         """A few prompts with the student's answers, for reading."""
         return self.directory / "samples.jsonl"
@@ -263,11 +268,29 @@ class StudyPaths:
             raise ValueError(f"An arm's name must match {NAME_PATTERN}, but got {arm!r}.")
         return JobPaths(self.check_place("arms", arm, f"{number:04d}"))
 
-    def trials(self, arm: str) -> Iterator[tuple[int, JobPaths]]:
-        """The trials of ``arm`` that have a directory, in ascending number."""
+    @property
+    def plan(self) -> Path:
+        """What is trained again and scored on the test suite, declared before any of it is."""
+        return self.directory / "plan.json"
+
+    def final(self, arm: str, number: int) -> JobPaths:
+        """The files of a winner that is trained again."""
         if not is_name(arm):
             raise ValueError(f"An arm's name must match {NAME_PATTERN}, but got {arm!r}.")
-        root = self.check_place("arms", arm)
+        return JobPaths(self.check_place("finals", arm, f"{number:04d}"))
+
+    def trials(self, arm: str) -> Iterator[tuple[int, JobPaths]]:
+        """The trials of ``arm`` that have a directory, in ascending number."""
+        return self._numbered("arms", arm)
+
+    def finals(self, arm: str) -> Iterator[tuple[int, JobPaths]]:
+        """The same of its winners that are trained again."""
+        return self._numbered("finals", arm)
+
+    def _numbered(self, kind: str, arm: str) -> Iterator[tuple[int, JobPaths]]:
+        if not is_name(arm):
+            raise ValueError(f"An arm's name must match {NAME_PATTERN}, but got {arm!r}.")
+        root = self.check_place(kind, arm)
         if root.is_dir():
             with os.scandir(root) as entries:
                 # Only digits of ASCII: others are no numbers that a trial was given.

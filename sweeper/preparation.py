@@ -16,9 +16,11 @@ from sweeper.records import Failure, Origin, Outcome, Place, PreparationSpec, Su
 from sweeper.secrets import redacted, redacted_json
 from sweeper.snapshot import Snapshot, data_files, suite_spec
 
-Step = Literal["data", "teacher", "student"]
+Step = Literal["data", "teacher", "student", "test_teacher", "test_student"]
 STEPS: tuple[tuple[Step, ...], ...] = (("data",), ("student", "teacher"))
 """The steps in their order; those of one group can run beside each other."""
+TEST_STEPS: tuple[tuple[Step, ...], ...] = (("test_student", "test_teacher"),)
+"""The same once the search has ended: only now is the test suite scored."""
 
 
 def make_origin(study: LoadedStudy, snapshot: Snapshot, cache: Path) -> Origin:
@@ -59,6 +61,8 @@ def make_spec(
 ) -> PreparationSpec:
     """The spec of one step; the executor fills in where it runs."""
     arms = study.config.arms
+    if study.test is not None and step in TEST_STEPS[0]:
+        suite = suite_spec(study.test)
     return PreparationSpec(
         step=step,
         origin=origin,

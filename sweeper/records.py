@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from sweeper.config.base import Scalar
+from sweeper.config.confirm import CostMeasure
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.settings import Method, MethodSettings, TrainingConfig
 from sweeper.config.study import DataConfig, EvaluationConfig, TeacherOutputsConfig, WarmStartConfig
@@ -96,6 +97,37 @@ class InterimPoint(Record):
     """Documents of each task."""
 
 
+class Final(Record):
+    """A winner of the search that is trained again, for the verdict."""
+
+    arm: str
+    trial: int
+    """The winner's number in the search."""
+    seed: int
+    """Among the seeds that all winners are trained with, from 0."""
+    at: CostMeasure
+    """What it has in common with the other arms' winners."""
+    max_steps: int
+    """Optimiser steps."""
+
+
+class Plan(Record):
+    """``plan.json``: everything that is scored on the test suite."""
+
+    schema_version: int = SCHEMA_VERSION
+    suite_hash: str
+    """Of the test suite."""
+    declared: float
+    """Seconds since the epoch."""
+    finals: dict[str, tuple[Final, ...]]
+    """By arm, all that were ever declared; their place is their number."""
+    current: dict[str, tuple[int, ...]]
+    """By arm, the numbers of those that the verdict is about."""
+    looks: int = 1
+    """How often finalists were declared: the first verdict is the only one without a look at the
+    test suite before."""
+
+
 class TrialSpec(Record):
     """One trial: everything that determines its result."""
 
@@ -122,6 +154,10 @@ class TrialSpec(Record):
     """Where in its training the student is scored, and waits for word whether to go on."""
     earlier_seconds: float = 0.0
     """What attempts that ran out of memory took on their devices."""
+    final: Final | None = None
+    """Of a winner that is trained again; ``number`` counts these by arm."""
+    test_suite: SuiteSpec | None = None
+    """What a winner is scored on as well."""
     place: Place
 
 
@@ -129,12 +165,13 @@ class PreparationSpec(Record):
     """One step that is done once per study, before its trials.
 
     ``data`` reads and checks data, tokenizers and suites; ``teacher`` scores the teacher and stores
-    its outputs; ``student`` makes the starting student and scores it.
+    its outputs; ``student`` makes the starting student and scores it. After the search
+    ``test_teacher`` and ``test_student`` score both on the test suite.
     """
 
     kind: Literal["preparation"] = "preparation"
     schema_version: int = SCHEMA_VERSION
-    step: Literal["data", "teacher", "student"]
+    step: Literal["data", "teacher", "student", "test_teacher", "test_student"]
     attempt: int = 1
     origin: Origin
     needs_teacher_outputs: bool
@@ -275,6 +312,8 @@ class Outcome(Record):
     state: Literal["completed", "pruned", "failed"]
     failure: Failure | None = None
     scores: Scores | None = None
+    test_scores: Scores | None = None
+    """On the test suite, of a winner that was trained again."""
     data: DataSummary | None = None
     """From the ``data`` step."""
     notes: tuple[str, ...] = ()
@@ -312,6 +351,15 @@ class TrialRecord(Record):
     outcome: Outcome | None = None
 
 
+class FinalRecord(Record):
+    """A winner that is trained again, as the reports see it."""
+
+    number: int
+    final: Final
+    state: Literal["completed", "failed", "running", "waiting"]
+    outcome: Outcome | None = None
+
+
 class ArmRecord(Record):
     """An arm with all of its trials."""
 
@@ -327,6 +375,8 @@ class ArmRecord(Record):
     search: dict[str, Any]
     """What the study file searches, as written there."""
     trials: tuple[TrialRecord, ...]
+    finals: tuple[FinalRecord, ...] = ()
+    """Its winners once more, as the study's plan declares them."""
 
 
 class Provenance(Record):
@@ -343,6 +393,14 @@ class Provenance(Record):
     suite_hashes: dict[str, str] = {}
 
 
+class TestRecord(Record):
+    """What a study knows of its test suite."""
+
+    plan: Plan
+    teacher: Outcome | None = None
+    starting_student: Outcome | None = None
+
+
 class StudyRecord(Record):
     """Everything that reports need to know about a study."""
 
@@ -356,3 +414,5 @@ class StudyRecord(Record):
     starting_student: Outcome | None
     data: DataSummary | None
     higher_is_better: bool = True
+    test: TestRecord | None = None
+    """None before winners are trained again."""

@@ -6,15 +6,17 @@ import json
 import time
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from sweeper import attempts, preparation
+from sweeper import attempts, confirm, preparation
+from sweeper.analysis.comparison import scored_trials
 from sweeper.arms import ArmState, Ledger
 from sweeper.budgets import StopReason, ending, stop_reason, trial_budgets
 from sweeper.config.loading import LoadedStudy
 from sweeper.execution.executor import Busy, Executor, Finished
-from sweeper.history import read_preparation, read_study
+from sweeper.history import read_preparation, read_study, read_test_baselines
 from sweeper.jobs import Jobs, RunningJob
 from sweeper.paths import JobPaths, StudyPaths, write_text_atomically
 from sweeper.patience import Patience
@@ -23,6 +25,7 @@ from sweeper.records import (
     PreparationSpec,
     Progress,
     StudyRecord,
+    SuiteSpec,
     TrialSpec,
 )
 from sweeper.search.arm_search import ArmSearch, Asked
@@ -103,6 +106,7 @@ class StudyRun:
         self._snapshot = snapshot
         self._origin = preparation.make_origin(study, snapshot, cache)
         self._suite = suite_spec(study.selection)
+        self._test_suite: SuiteSpec | None = None
         self.higher_is_better = True
         self._patience = patience or Patience()
         self.jobs = Jobs(executor, study.config.compute, self._patience)
@@ -135,6 +139,8 @@ class StudyRun:
             self._search()
         finally:
             close_storage(storage)
+        if config.confirms():
+            self._confirm()
         return self.record()
 
     def record(self) -> StudyRecord:
@@ -144,8 +150,17 @@ class StudyRun:
     # Preparation
 
     def _prepare(self) -> None:
-        trials_left = self._has_trials_left()
-        for group in preparation.STEPS:
+        self._do_steps(preparation.STEPS, trials_left=self._has_trials_left())
+        found = read_preparation(self.paths)
+        if found.data:
+            self._tracker.log_data(found.data)
+        if found.teacher:
+            self._tracker.log_baseline("teacher", found.teacher)
+        if found.starting_student:
+            self._tracker.log_baseline("starting_student", found.starting_student)
+
+    def _do_steps(self, groups: Sequence[Sequence[preparation.Step]], *, trials_left: bool) -> None:
+        for group in groups:
             waiting = deque(
                 spec
                 for step in group
@@ -166,13 +181,6 @@ class StudyRun:
                 for finished, _ in self._wait():
                     self._finish_step(finished)
             self._origin = preparation.with_results(self._origin, group, self.paths)
-        found = read_preparation(self.paths)
-        if found.data:
-            self._tracker.log_data(found.data)
-        if found.teacher:
-            self._tracker.log_baseline("teacher", found.teacher)
-        if found.starting_student:
-            self._tracker.log_baseline("starting_student", found.starting_student)
 
     def _has_trials_left(self) -> bool:
         return any(
@@ -224,6 +232,44 @@ class StudyRun:
             self.arms[name] = state
             self._ledger.take_up(state)
 
+    # Confirmation
+
+    def _confirm(self) -> None:
+        """Train the winners again with new seeds, and score the test suite, once."""
+        assert self.study.test is not None
+        record = self.record()
+        if not any(scored_trials(arm) for arm in record.arms):
+            return
+        suite = suite_spec(self.study.test)
+        plan = confirm.open_plan(self.study.config, record, suite.content_hash, self.paths)
+        self.phase = "confirm"
+        self._test_suite = suite
+        self.arms = {}
+        for arm in record.arms:
+            if not (current := plan.current.get(arm.name, ())):
+                continue
+            finals = plan.finals[arm.name]
+            state = ArmState(
+                arm.name,
+                arm.method,
+                len(current),
+                confirm.Declared(
+                    finals,
+                    current,
+                    {trial.number: trial.params for trial in arm.trials},
+                    partial(self.paths.final, arm.name),
+                ),
+                finals=finals,
+            )
+            self.arms[arm.name] = state
+            self._ledger.take_up(state)
+        self._do_steps(preparation.TEST_STEPS, trials_left=False)
+        for role, outcome in read_test_baselines(self.paths).items():
+            self._tracker.log_baseline(role, outcome, test=True)
+        self._search()
+
+    # Trials
+
     def _search(self) -> None:
         while True:
             if self.stop.level == 0:
@@ -261,6 +307,8 @@ class StudyRun:
 
     def stop_reason(self, arm: str) -> StopReason | None:
         """Why an arm starts no further trial now, if the study's budget forbids it."""
+        if self.phase == "confirm":
+            return None
         return stop_reason(
             self.study.config,
             arm,
@@ -276,7 +324,8 @@ class StudyRun:
 
     def _start(self, arm: ArmState, asked: Asked) -> bool:
         """Start a trial; False, and it waits, if what was free is so no more."""
-        files = self.paths.trial(arm.name, asked.number)
+        files = arm.files(self.paths, asked.number)
+        final = arm.finals[asked.number] if arm.finals is not None else None
         spec = attempts.next_spec(
             self.study.config,
             self._origin,
@@ -286,6 +335,8 @@ class StudyRun:
             interim=arm.interim,
             place=self._executor.next_place(files.directory),
             files=files,
+            final=final,
+            test_suite=self._test_suite if final is not None else None,
         )
         write_text_atomically(files.spec, redacted_json(spec))
         self._tracker.start_trial(spec)
@@ -301,7 +352,7 @@ class StudyRun:
         spec, outcome = finished.spec, finished.outcome
         assert isinstance(spec, TrialSpec)
         arm = self.arms[spec.arm]
-        files = self.paths.trial(spec.arm, spec.number)
+        files = arm.files(self.paths, spec.number)
         if outcome is None and job.given_up is not None:
             failure = job.given_up
             outcome = attempts.ended(spec, failure.kind, failure.message, files, job.started)
@@ -344,7 +395,7 @@ class StudyRun:
             verdict = {"index": interim.index, "goes_on": goes_on}
             files = JobPaths(Path(spec.place.directory))
             write_text_atomically(files.verdict, json.dumps(verdict))
-        self._tracker.log_progress(spec.arm, spec.number, rows)
+        self._tracker.log_progress(spec, rows)
 
     def _while_waiting(self) -> None:
         """For a database; jobs go on meanwhile."""

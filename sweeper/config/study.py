@@ -16,6 +16,7 @@ from sweeper.config.base import (
     Strict,
 )
 from sweeper.config.compute import ComputeConfig
+from sweeper.config.confirm import ConfirmConfig, CostMeasure
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.search import (
     ArmBudgetConfig,
@@ -243,6 +244,15 @@ class StudyConfig(Strict):
     """When the search stops, beside its `trials`."""
     evaluation: EvaluationConfig
     """How students are scored."""
+    confirm: ConfirmConfig = ConfirmConfig()
+    """What is done after the search to know whether its winners are better, or were lucky."""
+    compare_at: Annotated[tuple[CostMeasure, ...], Field(strict=False, min_length=1)] = ("steps",)
+    """What the arms have in common when their winners are compared: `steps` as the search trained
+    them; with `tokens` or `device_seconds` the cheaper arms' winners are also trained for as many
+    trained tokens, or seconds on their devices, as the most expensive one's."""
+    margin: PositiveFloat | None = None
+    """The difference on the test suite that is too small to matter: arms are called equivalent if
+    theirs is shown to be smaller."""
     compute: ComputeConfig = ComputeConfig()
     """Where trials run."""
     storage: str | None = None
@@ -316,6 +326,10 @@ class StudyConfig(Strict):
                 )
                 problems.add(("arms", name), message)
         self._check_objectives(problems)
+        if len(set(self.compare_at)) < len(self.compare_at):
+            problems.add(("compare_at",), "expected each measure once")
+        if "steps" not in self.compare_at:
+            problems.add(("compare_at",), "expected steps among the measures")
         uri = self.tracking.uri
         if self.storage and uri and comparable(self.storage) == comparable(uri):
             message = (
@@ -373,6 +387,10 @@ class StudyConfig(Strict):
             if reads and engine == "sweeper" and not own_teacher:
                 found |= arm.sources()
         return frozenset(found)
+
+    def confirms(self) -> bool:
+        """Whether winners are trained again after the search."""
+        return self.evaluation.test is not None and self.confirm.seeds > 0
 
     def needs_teacher_outputs(self) -> bool:
         """Whether any arm, or the warm start, trains on the teacher's own answers."""

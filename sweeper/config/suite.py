@@ -32,6 +32,10 @@ class SuiteTask(Strict):
     """The metric's direction; by default what the task says."""
     weight: Annotated[float, Field(gt=0)] = 1.0
     """The task's share in the suite's weighted mean."""
+    cluster_by: str | None = None
+    """A column of the documents: those with the same value belong together (questions on one text,
+    for example) and count as one draw where the verdict asks what chance might have drawn.
+    Documents that repeat do so without it."""
 
     @model_validator(mode="after")
     def _check(self) -> SuiteTask:

@@ -33,6 +33,8 @@ class DocumentScore:
     """The metric; nats per byte for perplexities."""
     weight: float
     """1, or the document's bytes for perplexities."""
+    cluster: str
+    """Equal for documents of the task that belong together."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +128,7 @@ def score(
         metric, chosen = _choose(leaf, logged)
         metrics[leaf.entry.task] = metric
         for row in chosen:
-            document = _document(leaf.name, row, metric)
+            document = _document(leaf, row, metric)
             scored.append(document)
             if sum(sample.task == leaf.name for sample in kept) < samples:
                 kept.append(_sample(leaf.name, row, document.score))
@@ -216,7 +218,12 @@ def _choose(leaf: LeafTask, logged: list[dict[str, Any]]) -> tuple[str, list[dic
     return metric, rows
 
 
-def _document(task: str, row: dict[str, Any], metric: str) -> DocumentScore:
+def _document(leaf: LeafTask, row: dict[str, Any], metric: str) -> DocumentScore:
+    task, column = leaf.name, leaf.entry.cluster_by
+    if column is not None and column not in row["doc"]:
+        known = ", ".join(map(str, row["doc"]))
+        raise BadInputError(f"Task {task}: cluster_by names no column {column!r}; it has {known}.")
+    cluster = row["doc_hash"] if column is None else str(row["doc"][column])
     value, weight = row[metric], 1.0
     if metric in PERPLEXITIES:
         # (log-likelihood in nats, bytes), whichever perplexity the suite names: nats per byte add.
@@ -231,7 +238,9 @@ def _document(task: str, row: dict[str, Any], metric: str) -> DocumentScore:
             f"Task {task}: the metric {metric!r} is no number per document, so trials cannot be"
             " compared document by document; choose another."
         )
-    return DocumentScore(task, int(row["doc_id"]), row["doc_hash"], float(value), float(weight))
+    return DocumentScore(
+        task, int(row["doc_id"]), row["doc_hash"], float(value), float(weight), cluster
+    )
 
 
 def _sample(task: str, row: dict[str, Any], value: float) -> Sample:

@@ -235,11 +235,23 @@ def version_tags(versions: Mapping[str, str]) -> dict[str, str]:
 def trial_tags(spec: TrialSpec) -> dict[str, str]:
     """What marks a trial that starts, or starts again."""
     sampled = ", ".join(f"{name} {text_of(value)}" for name, value in spec.params.items())
+    name = f"{spec.arm} #{spec.number}"
+    note = f"Trial {spec.number} of arm `{spec.arm}` ({spec.method}): "
+    tags: dict[str, object] = {}
+    if (final := spec.final) is not None:
+        name = f"{spec.arm} #{final.trial}, seed {final.seed}"
+        name += "" if final.at == "steps" else f", equal {final.at.replace('_', ' ')}"
+        note = f"Trial {final.trial} of arm `{spec.arm}` ({spec.method}), trained once more: "
+        tags = {
+            "sweeper.final_trial": final.trial,
+            "sweeper.final_seed": final.seed,
+            "sweeper.final_at": final.at,
+        }
     return as_tags(
         {
-            RUN_NAME: f"{spec.arm} #{spec.number}",
-            NOTE: f"Trial {spec.number} of arm `{spec.arm}` ({spec.method}): "
-            f"{sampled or 'nothing is searched'}.",
+            RUN_NAME: name,
+            NOTE: f"{note}{sampled or 'nothing is searched'}.",
+            **tags,
             "sweeper.method": spec.method,
             "sweeper.attempt": spec.attempt,
             "sweeper.state": "running",
@@ -292,6 +304,8 @@ def outcome_points(outcome: Outcome) -> list[Point]:
     """A trial's scores and costs, all at the time it ended."""
     cost = outcome.cost
     values = _score_values("score", outcome.scores) if outcome.scores else {}
+    if outcome.test_scores:
+        values |= _score_values("test", outcome.test_scores, "test")
     values |= {
         "cost/steps": cost.steps,
         "cost/trained_tokens": cost.trained_tokens,
@@ -311,12 +325,19 @@ def baseline_points(role: Role, outcome: Outcome) -> list[Point]:
     return _points_at_end(_score_values(role, outcome.scores), outcome)
 
 
-def _score_values(prefix: str, scores: Scores) -> dict[str, float]:
+def test_points(role: Role, outcome: Outcome) -> list[Point]:
+    """The same on the test suite, such as ``teacher_test/test``."""
+    if outcome.scores is None:
+        return []
+    return _points_at_end(_score_values(f"{role}_test", outcome.scores, "test"), outcome)
+
+
+def _score_values(prefix: str, scores: Scores, suite: str = "selection") -> dict[str, float]:
     values = {f"{prefix}/{task.task}": task.score for task in scores.tasks}
     # Last, so that a task with such a name cannot hide the objective.
     return values | {
-        f"{prefix}/selection": scores.score,
-        f"{prefix}/selection_stderr": scores.stderr,
+        f"{prefix}/{suite}": scores.score,
+        f"{prefix}/{suite}_stderr": scores.stderr,
     }
 
 

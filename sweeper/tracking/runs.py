@@ -30,6 +30,8 @@ _END: dict[StudyEnd, RunStatus] = {
     "interrupted": "KILLED",
 }
 _DATA = "sweeper.data_fingerprint"
+_JOBS = ("trial", "final")
+"""Runs of one job each: of the search, and of a winner that is trained again."""
 _STALE = ("sweeper.failure_kind", "sweeper.failure")
 
 
@@ -126,9 +128,9 @@ class RunTracker:
         self._runs.clear()
         self._store.open()
         # Of the trials only those that an earlier process left running: there may be thousands.
-        for kind in ("study", "arm", "trial"):
+        for kind in ("study", "arm", *_JOBS):
             marks = {**self._marks, "sweeper.kind": kind}
-            for found in self._store.find(marks, running=kind == "trial"):
+            for found in self._store.find(marks, running=kind in _JOBS):
                 self._runs.setdefault(_key_of(found.tags), found)
         self._opened = True
         self._common = mapping.code_tags(provenance)
@@ -152,9 +154,10 @@ class RunTracker:
         self._data = summary
         self._add_data(self._study())
 
-    def log_baseline(self, role: Role, outcome: Outcome) -> None:
+    def log_baseline(self, role: Role, outcome: Outcome, *, test: bool = False) -> None:
         """See ``Tracker``."""
-        self._write(self._study(), points=mapping.baseline_points(role, outcome))
+        points = mapping.test_points if test else mapping.baseline_points
+        self._write(self._study(), points=points(role, outcome))
 
     def open_arm(
         self,
@@ -192,11 +195,13 @@ class RunTracker:
         self._write(run, tags=mapping.trial_tags(spec))
         self._set_status(run, "RUNNING")
 
-    def log_progress(self, arm: str, number: int, rows: Sequence[Progress]) -> None:
+    def log_progress(self, spec: TrialSpec, rows: Sequence[Progress]) -> None:
         """See ``Tracker``."""
-        run = self._runs.get(("trial", arm, number))
+        run = self._runs.get(_key(spec))
         if run is None:
-            raise LookupError(f"start_trial must come before log_progress, for {arm} #{number}.")
+            raise LookupError(
+                f"start_trial must come before log_progress, for {spec.arm} #{spec.number}."
+            )
         self._write(run, points=mapping.curve_points(rows))
 
     def finish_trial(self, spec: TrialSpec, outcome: Outcome, files: JobPaths) -> None:
@@ -205,14 +210,14 @@ class RunTracker:
         self._write(run, mapping.outcome_points(outcome), tags=mapping.outcome_tags(spec, outcome))
         shown = redacted(spec.model_dump(mode="json"))
         self._store.add_text(run, files.spec.name, json.dumps(shown, indent=1))
-        for path in (files.log, files.samples, files.documents):
+        for path in (files.log, files.samples, files.documents, files.test_documents):
             if path.is_file():
                 self._store.add_file(run, path)
         # Last: a run that is FINISHED or FAILED has everything.
         status: RunStatus = "FAILED" if outcome.state == "failed" else "FINISHED"
         self._set_status(run, status, outcome.finished)
         # Nothing more is written there, and its tags and parameters take room.
-        del self._runs["trial", spec.arm, spec.number]
+        del self._runs[_key(spec)]
 
     def finish_study(self, files: Sequence[Path], state: StudyEnd) -> None:
         """See ``Tracker``."""
@@ -221,7 +226,7 @@ class RunTracker:
             if path.is_file():
                 self._store.add_file(study, path, "report")
         for (kind, _, _), run in self._runs.items():
-            if kind == "trial" and run.status == "RUNNING":
+            if kind in _JOBS and run.status == "RUNNING":
                 self._write(run, tags={"sweeper.state": "interrupted"})
                 self._set_status(run, "KILLED")
             elif kind == "arm":
@@ -245,7 +250,7 @@ class RunTracker:
         arm = self._runs.get(("arm", spec.arm, None))
         if arm is None:
             raise LookupError(f"open_arm must come before the trials of {spec.arm!r}.")
-        key = ("trial", spec.arm, spec.number)
+        key = _key(spec)
         tags = {**self._common, **mapping.trial_tags(spec)}
         run = self._ensure(key, tags, parent=arm, start=start)
         # Again for a run that is known: the process may have been killed after creating it.
@@ -277,7 +282,7 @@ class RunTracker:
             if parent is not None:
                 marks[mapping.PARENT] = parent.id
             when = self._clock() if start is None else start
-            found = self._find_trial(marks) if kind == "trial" else None
+            found = self._find_trial(marks) if kind in _JOBS else None
             made = found or self._store.create({**tags, **marks}, round(when * 1000))
             self._runs[key] = made
         return self._runs[key]
@@ -318,6 +323,10 @@ class RunTracker:
         ends = None if status == "RUNNING" else round((end or self._clock()) * 1000)
         self._store.set_status(run, status, ends)
         run.status = status
+
+
+def _key(spec: TrialSpec) -> _Key:
+    return ("trial" if spec.final is None else "final", spec.arm, spec.number)
 
 
 def _key_of(tags: Mapping[str, str]) -> _Key:

@@ -40,8 +40,11 @@ class Tracker(Protocol):
     def log_data(self, summary: DataSummary) -> None:
         """Note the training data as an input of the study, and of every trial from now on."""
 
-    def log_baseline(self, role: Role, outcome: Outcome) -> None:
-        """Note the scores of the teacher, or of the student that every arm starts from."""
+    def log_baseline(self, role: Role, outcome: Outcome, *, test: bool = False) -> None:
+        """Note the scores of the teacher, or of the student that every arm starts from.
+
+        On the selection suite, or on the ``test`` suite.
+        """
 
     def open_arm(
         self,
@@ -63,7 +66,7 @@ class Tracker(Protocol):
             LookupError: The trial's arm was not opened.
         """
 
-    def log_progress(self, arm: str, number: int, rows: Sequence[Progress]) -> None:
+    def log_progress(self, spec: TrialSpec, rows: Sequence[Progress]) -> None:
         """Add points to a trial's curves; rows that were logged before change nothing.
 
         Points of an earlier attempt stay, with their own times.

@@ -25,7 +25,7 @@ def do(spec: PreparationSpec, reporter: Reporter) -> dict[str, Any]:
     if spec.step == "data":
         return {"data": _check_data(spec, material, reporter)}
     place, origin = spec.place, spec.origin
-    if spec.step == "teacher":
+    if spec.step in ("teacher", "test_teacher"):
         reporter.phase("load the teacher")
         model: Any = load_model(
             origin.teacher, place.device, seed=derive_seed(origin.seed, "teacher")

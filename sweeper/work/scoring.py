@@ -1,4 +1,4 @@
-"""A model's score on the selection suite, as every job takes it."""
+"""A model's score on a suite, as every job takes it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sweeper.distillation.models import end_token_ids
 from sweeper.errors import DivergedError
 from sweeper.evaluation.scoring import Evaluation, score
 from sweeper.paths import JobPaths, write_text_atomically
-from sweeper.records import PreparationSpec, Scores, TrialSpec
+from sweeper.records import PreparationSpec, Scores, SuiteSpec, TrialSpec
 
 
 def scored(spec: TrialSpec | PreparationSpec, model: Any, material: Material) -> Scores:
@@ -23,8 +23,22 @@ def scored(spec: TrialSpec | PreparationSpec, model: Any, material: Material) ->
     Raises:
         DivergedError: A score is no number.
     """
-    found = evaluate(spec, model, material, samples=spec.origin.evaluation.samples)
-    _write(JobPaths(Path(spec.place.directory)), found)
+    found = evaluate(spec, model, material, spec.suite, samples=spec.origin.evaluation.samples)
+    paths = JobPaths(Path(spec.place.directory))
+    write_text_atomically(paths.documents, _lines(found.documents))
+    write_text_atomically(paths.samples, _lines(found.samples))
+    return found.scores
+
+
+def tested(spec: TrialSpec, suite: SuiteSpec, model: Any, material: Material) -> Scores:
+    """The same on the test suite, without what it answered: nobody is to learn from that.
+
+    Raises:
+        DivergedError: A score is no number.
+    """
+    found = evaluate(spec, model, material, suite)
+    paths = JobPaths(Path(spec.place.directory))
+    write_text_atomically(paths.test_documents, _lines(found.documents))
     return found.scores
 
 
@@ -32,16 +46,18 @@ def evaluate(
     spec: TrialSpec | PreparationSpec,
     model: Any,
     material: Material,
+    suite: SuiteSpec,
     *,
     documents: int | None = None,
     samples: int = 0,
 ) -> Evaluation:
-    """Score ``model`` on the selection suite.
+    """Score ``model`` on ``suite``.
 
     Args:
         spec: The job's.
         model: The model.
         material: The data, for its tokenizer.
+        suite: The suite.
         documents: As many of each task's documents, from the first; None: all that are named.
         samples: How many answers to keep.
 
@@ -52,7 +68,7 @@ def evaluate(
     found = score(
         model,
         material.tokenizer,
-        spec.suite,
+        suite,
         batch_size=evaluation.batch_size,
         chat=material.chat,
         end_ids=end_token_ids(model, material.tokenizer),
@@ -82,12 +98,8 @@ def check_collapse(scores: Scores, limit: float | None) -> None:
         )
 
 
-def _write(paths: JobPaths, evaluation: Evaluation) -> None:
-    def lines(rows: Iterable[Any]) -> str:
-        return "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
-
-    write_text_atomically(paths.documents, lines(evaluation.documents))
-    write_text_atomically(paths.samples, lines(evaluation.samples))
+def _lines(rows: Iterable[Any]) -> str:
+    return "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
 
 
 def parameters(model: Any) -> int:

@@ -19,7 +19,7 @@ from sweeper.evaluation.tasks import load_tasks, prompts
 from sweeper.paths import JobPaths
 from sweeper.records import INTERIM_PHASE, Cost, Interim, TrialSpec, derive_seed
 from sweeper.reporter import Reporter
-from sweeper.work.scoring import check_collapse, evaluate, parameters, scored
+from sweeper.work.scoring import check_collapse, evaluate, parameters, scored, tested
 
 _ANSWER_SECONDS = 0.02
 """Between two looks at whether the coordinator has answered."""
@@ -65,8 +65,10 @@ def do(spec: TrialSpec, reporter: Reporter) -> dict[str, Any]:
     with clock.timing("evaluation"):
         evaluation = scored(spec, trained, material)
         check_collapse(evaluation, spec.origin.evaluation.collapsed_score)
+        on_test = tested(spec, spec.test_suite, trained, material) if spec.test_suite else None
     return {
         "scores": evaluation,
+        "test_scores": on_test,
         "cost": _sum_of_parts(meter, clock),
         "curve": reporter.point,
         "model_parameters": parameters(trained),
@@ -123,7 +125,8 @@ class _Pause:
         reporter = self._reporter
         reporter.phase(INTERIM_PHASE, step, longest)
         with self._clock.timing("evaluation"):
-            found = evaluate(self._spec, model, self._material, documents=point.documents)
+            spec = self._spec
+            found = evaluate(spec, model, self._material, spec.suite, documents=point.documents)
         interim = Interim(index=point.index, score=found.scores.score, documents=found.signed)
         reporter.interim(point, longest, interim)
         if not self._goes_on(point.index):

@@ -1,0 +1,166 @@
+"""After the search: which winners are trained again, declared before the test suite is read."""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from sweeper.analysis.comparison import scored_trials
+from sweeper.config.base import Scalar
+from sweeper.config.confirm import CostMeasure
+from sweeper.config.study import StudyConfig
+from sweeper.execution.executor import read_outcome
+from sweeper.history import read_plan
+from sweeper.paths import JobPaths, StudyPaths, write_text_atomically
+from sweeper.records import (
+    ArmRecord,
+    Final,
+    Interim,
+    Outcome,
+    Plan,
+    StudyRecord,
+    TrialRecord,
+)
+from sweeper.search.arm_search import Asked
+
+_TRAINING = ("rollout", "teacher", "student", "optimiser")
+"""The parts of a trial's seconds that grow with its steps."""
+
+
+def open_plan(config: StudyConfig, record: StudyRecord, suite_hash: str, paths: StudyPaths) -> Plan:
+    """The plan for the study as it is; what an earlier one declared keeps its number.
+
+    Args:
+        config: The study.
+        record: Its search, which has ended.
+        suite_hash: Of the test suite.
+        paths: Where the study is recorded.
+    """
+    wanted = _finals(config, record)
+    earlier = read_plan(paths)
+    if earlier is None:
+        finals, looks = {}, 0
+    else:
+        finals, looks = dict(earlier.finals), earlier.looks
+    current = {}
+    for arm, chosen in wanted.items():
+        known = list(finals.get(arm, ()))
+        known += [final for final in chosen if final not in known]
+        finals[arm] = tuple(known)
+        current[arm] = tuple(known.index(final) for final in chosen)
+    if earlier is not None and earlier.current == current:
+        return earlier
+    plan = Plan(
+        suite_hash=suite_hash,
+        declared=time.time(),
+        finals=finals,
+        current=current,
+        looks=looks + 1,
+    )
+    write_text_atomically(paths.plan, plan.model_dump_json(indent=1) + "\n")
+    return plan
+
+
+def _finals(config: StudyConfig, record: StudyRecord) -> dict[str, list[Final]]:
+    winners = {
+        arm.name: _winners(arm, config.confirm.top_k, record.higher_is_better)
+        for arm in record.arms
+    }
+    found: dict[str, list[Final]] = {name: [] for name, best in winners.items() if best}
+    for at in config.compare_at:
+        # As many as the most expensive arm's best takes.
+        most = max((_cost(best[0], at) for best in winners.values() if best), default=0.0)
+        for name, best in winners.items():
+            for trial in best:
+                steps = _steps(trial)
+                longer = round(steps * most / cost) if (cost := _cost(trial, at)) else steps
+                if at != "steps" and longer <= steps:
+                    continue
+                found[name] += [
+                    Final(
+                        arm=name,
+                        trial=trial.number,
+                        seed=seed,
+                        at=at,
+                        max_steps=steps if at == "steps" else longer,
+                    )
+                    for seed in range(config.confirm.seeds)
+                ]
+    return found
+
+
+def _winners(arm: ArmRecord, top_k: int, higher_is_better: bool) -> list[TrialRecord]:
+    """The best completed trials; of equal ones the first."""
+    sign = -1 if higher_is_better else 1
+    ranked = sorted(scored_trials(arm), key=lambda pair: sign * pair[1].score)
+    return [trial for trial, _ in ranked[:top_k]]
+
+
+def _steps(trial: TrialRecord) -> int:
+    return int(trial.settings["max_steps"])
+
+
+def _cost(trial: TrialRecord, at: CostMeasure) -> float:
+    if trial.outcome is None or at == "steps":
+        return 0.0
+    cost = trial.outcome.cost
+    if at == "tokens":
+        return float(cost.trained_tokens)
+    return sum(cost.seconds.get(part, 0.0) for part in _TRAINING)
+
+
+class _State(enum.Enum):
+    BEGUN = "begun"
+    ENDED = "ended"
+
+    def is_finished(self) -> bool:
+        return self is _State.ENDED
+
+
+class Declared:
+    """Asks for an arm's winners once more, one after the other; takes the place of its search.
+
+    Args:
+        finals: What is to be trained; those whose numbers are not ``current`` stay as they are.
+        current: Their numbers.
+        params: The parameters of the arm's trials.
+        files: The files of a number.
+    """
+
+    def __init__(
+        self,
+        finals: Sequence[Final],
+        current: Sequence[int],
+        params: Mapping[int, dict[str, Scalar]],
+        files: Callable[[int], JobPaths],
+    ) -> None:
+        self._finals = finals
+        self._current = current
+        self._params = params
+        self._files = files
+        self._asked = [number for number in current if files(number).spec.exists()]
+
+    def asked(self) -> dict[int, _State]:
+        """Those that have begun."""
+        return {
+            number: _State.ENDED if read_outcome(self._files(number)) else _State.BEGUN
+            for number in self._asked
+        }
+
+    def ask(self) -> Asked:
+        """The next that has not begun."""
+        number = next(number for number in self._current if number not in self._asked)
+        self._asked.append(number)
+        return self.resume(number)
+
+    def resume(self, number: int) -> Asked:
+        """One that has begun."""
+        return Asked(number, dict(self._params[self._finals[number].trial]))
+
+    def goes_on(self, number: int, interim: Interim) -> bool:
+        """Always: winners are not pruned."""
+        return True
+
+    def tell(self, number: int, outcome: Outcome) -> None:
+        """Nothing: no search learns from it."""
