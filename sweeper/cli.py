@@ -80,20 +80,17 @@ def report(
     from rich.console import Console
 
     from sweeper import disk
-    from sweeper.analysis.comparison import as_json as comparison_json
-    from sweeper.analysis.comparison import compare
-    from sweeper.reporting.comparison_table import comparison_view
-    from sweeper.reporting.console import notice, show
+    from sweeper.analysis.verdict import study_json
+    from sweeper.reporting.final import show_study
     from sweeper.reporting.markdown import write_report
 
     study = _load(study_file, overrides)
     record = _read(study, runs)
     if as_json:
-        typer.echo(json.dumps(comparison_json(compare(record)), indent=2))
+        typer.echo(json.dumps(study_json(record), indent=2))
         return
     console = Console(markup=False, emoji=False)
-    notice(record, console)
-    show(comparison_view(compare(record)), console)
+    show_study(record, console)
     with disk.explained(reports):
         written = write_report(record, reports / study.config.study)
     console.print(f"Report: {written[0]}", soft_wrap=True)

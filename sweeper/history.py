@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
 from pydantic_core import from_json
 
 from sweeper.budgets import device_seconds, ending, stop_reason, trial_budgets
+from sweeper.config.confirm import CostMeasure
 from sweeper.config.study import StudyConfig
-from sweeper.errors import ConfigError, Problem
+from sweeper.errors import ConfigError, Problem, SweeperError
 from sweeper.execution.executor import read_outcome
-from sweeper.paths import JobPaths, StudyPaths
+from sweeper.paths import JobPaths, StudyPaths, read_json_lines
 from sweeper.records import (
     ArmRecord,
     DataSummary,
@@ -22,7 +26,9 @@ from sweeper.records import (
     Plan,
     Scores,
     StudyRecord,
+    TestedArm,
     TestRecord,
+    TestScores,
     TrialRecord,
 )
 from sweeper.snapshot import Snapshot
@@ -120,8 +126,135 @@ def read_study(paths: StudyPaths, snapshot: Snapshot) -> StudyRecord:
         starting_student=before.starting_student,
         data=summary,
         higher_is_better=higher,
-        test=TestRecord(plan=plan, **read_test_baselines(paths)) if plan else None,
+        test=_read_test(paths, plan, arms, higher) if plan else None,
     )
+
+
+def _read_test(
+    paths: StudyPaths, plan: Plan, arms: Sequence[ArmRecord], higher_is_better: bool
+) -> TestRecord:
+    ends = read_test_baselines(paths)
+    rows: dict[JobPaths, list[_Document]] = {}
+    tested, missing = [], []
+    for arm in arms:
+        for (trial, at), finals in _groups(arm).items():
+            done = [final for final in finals if final.state == "completed" and final.outcome]
+            if len(done) < len(finals):
+                missing.append(
+                    f"{arm.name} #{trial}: {len(finals) - len(done)} of {len(finals)} trainings"
+                    f" with new seeds (at equal {at.replace('_', ' ')}) have no score."
+                )
+            if not done:
+                continue
+            found = []
+            for final in done:
+                files = paths.final(arm.name, final.number)
+                rows[files] = _read_documents(files.test_documents)
+                found.append((final, rows[files]))
+            tested.append(_tested(arm, trial, at, found))
+    steps = {"teacher": "test_teacher", "starting_student": "test_student"}
+    baselines = {}
+    for role, step in steps.items():
+        files = paths.preparation(step)
+        if role in ends:
+            rows[files] = _read_documents(files.documents)
+            baselines[role] = tuple(document.value for document in rows[files])
+    suite = next((end.scores.suite for end in ends.values() if end.scores), "")
+    first = next(iter(rows.values()), [])
+    for files, documents in rows.items():
+        if [document.key for document in documents] != [document.key for document in first]:
+            raise SweeperError(
+                f"{files.directory}: expected scores of the same documents of the test suite as in"
+                f" {next(iter(rows)).directory}, found others: they cannot be compared in pairs."
+            )
+    scores = TestScores(
+        suite=suite,
+        higher_is_better=higher_is_better,
+        tasks=tuple(document.task for document in first),
+        shares=tuple(abs(document.share) for document in first),
+        clusters=tuple(document.cluster for document in first),
+        arms=_winners_of(tested, higher_is_better),
+        teacher=baselines.get("teacher"),
+        starting_student=baselines.get("starting_student"),
+        looks=plan.looks,
+        missing=tuple(missing),
+    )
+    return TestRecord(plan=plan, scores=scores if tested else None, **ends)
+
+
+class _Document(NamedTuple):
+    task: str
+    doc_id: int
+    doc_hash: str
+    cluster: str
+    share: float
+    value: float
+    """The score as the suite's mean takes it."""
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        return self.task, self.doc_id, self.doc_hash
+
+
+def _read_documents(path: Path) -> list[_Document]:
+    rows, _ = read_json_lines(path)
+    return [
+        _Document(
+            row["task"],
+            row["doc_id"],
+            row["doc_hash"],
+            row["cluster"],
+            row["share"],
+            math.copysign(1.0, row["share"]) * row["score"],
+        )
+        for row in rows
+    ]
+
+
+def _groups(arm: ArmRecord) -> dict[tuple[int, CostMeasure], list[FinalRecord]]:
+    found: dict[tuple[int, CostMeasure], list[FinalRecord]] = {}
+    for final in arm.finals:
+        found.setdefault((final.final.trial, final.final.at), []).append(final)
+    return found
+
+
+def _tested(
+    arm: ArmRecord,
+    trial: int,
+    at: CostMeasure,
+    documents: Sequence[tuple[FinalRecord, list[_Document]]],
+) -> TestedArm:
+    finals = [final for final, _ in documents]
+    outcomes = [final.outcome for final in finals if final.outcome]
+    searched = next(found.outcome for found in arm.trials if found.number == trial)
+    assert searched is not None and searched.scores is not None
+    return TestedArm(
+        arm=arm.name,
+        method=arm.method,
+        trial=trial,
+        at=at,
+        max_steps=finals[0].final.max_steps,
+        seeds=tuple(final.final.seed for final in finals),
+        scores=tuple(tuple(document.value for document in rows) for _, rows in documents),
+        selection=tuple(outcome.scores.score for outcome in outcomes if outcome.scores),
+        searched=searched.scores.score,
+        device_seconds=sum(o.cost.device_seconds for o in outcomes) / len(outcomes),
+        trained_tokens=sum(o.cost.trained_tokens for o in outcomes) / len(outcomes),
+    )
+
+
+def _winners_of(tested: Sequence[TestedArm], higher_is_better: bool) -> tuple[TestedArm, ...]:
+    """Of several winners of an arm the one that does best on the selection suite with new seeds."""
+    sign = 1 if higher_is_better else -1
+    best: dict[str, TestedArm] = {}
+    for arm in tested:
+        if arm.at != "steps":
+            continue
+        mean = sum(arm.selection) / len(arm.selection)
+        other = best.get(arm.arm)
+        if other is None or sign * mean > sign * sum(other.selection) / len(other.selection):
+            best[arm.arm] = arm
+    return tuple(arm for arm in tested if arm.arm in best and best[arm.arm].trial == arm.trial)
 
 
 def _is_held(files: JobPaths) -> bool:

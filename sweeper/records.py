@@ -393,10 +393,52 @@ class Provenance(Record):
     suite_hashes: dict[str, str] = {}
 
 
+class TestedArm(Record):
+    """An arm's winner, trained again with several seeds, on the test suite."""
+
+    arm: str
+    method: Method
+    trial: int
+    at: CostMeasure
+    max_steps: int
+    seeds: tuple[int, ...]
+    scores: tuple[tuple[float, ...], ...]
+    """By seed and document, in the suite's units."""
+    selection: tuple[float, ...]
+    """The same students' scores on the selection suite, by seed."""
+    searched: float
+    """The trial's score on it in the search."""
+    device_seconds: float
+    """The mean of one training and its scoring."""
+    trained_tokens: float
+    """The mean over seeds."""
+
+
+class TestScores(Record):
+    """Everything that was measured on the test suite."""
+
+    suite: str
+    higher_is_better: bool
+    tasks: tuple[str, ...]
+    """Of each document."""
+    shares: tuple[float, ...]
+    clusters: tuple[str, ...]
+    arms: tuple[TestedArm, ...]
+    teacher: tuple[float, ...] | None
+    """By document."""
+    starting_student: tuple[float, ...] | None
+    looks: int = 1
+    """How often winners were declared; see ``Plan``."""
+    missing: tuple[str, ...] = ()
+    """Winners that could not be trained or scored again, in words."""
+
+
 class TestRecord(Record):
     """What a study knows of its test suite."""
 
     plan: Plan
+    scores: TestScores | None = None
+    """Once the winners of two arms, or more, were scored."""
     teacher: Outcome | None = None
     starting_student: Outcome | None = None
 

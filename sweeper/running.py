@@ -15,7 +15,6 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 
 from sweeper import disk
-from sweeper.analysis.comparison import compare
 from sweeper.cache import default_root
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.study import StudyConfig
@@ -25,8 +24,7 @@ from sweeper.paths import DEFAULT_RUNS, StudyPaths, remove_leftovers, write_text
 from sweeper.patience import Patience
 from sweeper.placement import make_executor
 from sweeper.records import StudyRecord
-from sweeper.reporting.comparison_table import comparison_view
-from sweeper.reporting.console import notice, show
+from sweeper.reporting.final import show_study
 from sweeper.reporting.live import LiveDisplay, LiveState
 from sweeper.reporting.markdown import write_report
 from sweeper.reporting.visible import visible
@@ -187,8 +185,7 @@ def _study_options(study: LoadedStudy, runs: Path) -> str:
 
 
 def _report(record: StudyRecord, directory: Path, out: Console, options: str) -> list[Path]:
-    notice(record, out)
-    show(comparison_view(compare(record)), out)
+    show_study(record, out)
     files = write_report(record, directory)
     out.print(f"Report: {files[0]}", soft_wrap=True, markup=False)
     command = f"sweeper ui {options}"

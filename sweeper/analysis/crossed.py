@@ -59,23 +59,21 @@ class Documents:
 
     @staticmethod
     def of_tasks(
-        tasks: Sequence[str], weights: dict[str, float], clusters: Sequence[str] | None = None
+        tasks: Sequence[str], shares: Sequence[float], clusters: Sequence[str] | None = None
     ) -> Documents:
-        """Documents of several tasks, of which each counts by its weight.
+        """Documents of several tasks.
 
         Args:
             tasks: The task of each document.
-            weights: Each task's weight in the aggregate, of any sum.
+            shares: What the mean takes of each document's score, of any sum.
             clusters: The group of each document, within its task; by default each its own.
         """
-        names, strata = np.unique(np.asarray(tasks), return_inverse=True)
-        sizes = np.bincount(strata)
-        shares = np.array([weights[str(name)] for name in names], dtype=float)
-        shares /= shares.sum()
+        _, strata = np.unique(np.asarray(tasks), return_inverse=True)
+        weights = np.asarray(shares, dtype=float)
         groups = range(len(tasks)) if clusters is None else clusters
         keys = [f"{task}\0{group}" for task, group in zip(tasks, groups, strict=True)]
         _, numbers = np.unique(np.asarray(keys), return_inverse=True)
-        return Documents((shares / sizes)[strata], strata, numbers)
+        return Documents(weights / weights.sum(), strata, numbers)
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,8 @@ class DocumentScore:
     """1, or the document's bytes for perplexities."""
     cluster: str
     """Equal for documents of the task that belong together."""
+    share: float = 0.0
+    """What the suite's mean takes of the score; negative if it turns the task's sign."""
 
 
 @dataclass(frozen=True)
@@ -145,14 +147,39 @@ def score(
         tasks=tasks,
         seconds=time.perf_counter() - started,
     )
-    turned = {
-        leaf.name
-        for leaf in leaves
-        for task in tasks
-        if task.task == leaf.entry.task and task.higher_is_better != higher
-    }
-    signed = tuple(-item.score if item.task in turned else item.score for item in scored)
+    scored = _shared_out(scored, leaves, tasks, higher_is_better=higher)
+    signed = tuple(math.copysign(1.0, item.share) * item.score for item in scored)
     return Evaluation(scores, tuple(scored), tuple(kept), signed)
+
+
+def _shared_out(
+    documents: Sequence[DocumentScore],
+    leaves: Sequence[LeafTask],
+    tasks: Sequence[TaskScore],
+    *,
+    higher_is_better: bool,
+) -> list[DocumentScore]:
+    """The documents with their shares in the suite's weighted mean."""
+    entry_of = {leaf.name: leaf.entry.task for leaf in leaves}
+    totals: dict[str, float] = {}
+    for document in documents:
+        entry = entry_of[document.task]
+        totals[entry] = totals.get(entry, 0.0) + document.weight
+    whole = sum(task.weight for task in tasks)
+    shares = {
+        task.task: math.copysign(
+            task.weight / whole, 1 if task.higher_is_better == higher_is_better else -1
+        )
+        for task in tasks
+    }
+    return [
+        replace(
+            document,
+            share=shares[entry] * document.weight / totals[entry],
+        )
+        for document in documents
+        for entry in [entry_of[document.task]]
+    ]
 
 
 def aggregate(config: SuiteConfig, tasks: Sequence[TaskScore]) -> tuple[float, float, bool]:

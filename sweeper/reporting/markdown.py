@@ -12,9 +12,10 @@ from matplotlib.figure import Figure
 
 from sweeper.analysis.comparison import Comparison, compare, selection_score
 from sweeper.analysis.importance import Importance, parameter_importance
+from sweeper.analysis.verdict import TEST, Verdict, verdict_of
 from sweeper.paths import remove_leftovers, write_bytes_atomically, write_text_atomically
 from sweeper.records import ArmRecord, StudyRecord, TrialRecord
-from sweeper.reporting import formatting, plots, wording
+from sweeper.reporting import formatting, plots, verdict_table, wording
 from sweeper.reporting.escaping import cell, inline, setting, table
 from sweeper.reporting.plot_style import png
 from sweeper.reporting.reproduction import data_sections, reproduction_sections
@@ -78,7 +79,14 @@ def _sections(
     images: set[str],
 ) -> Iterator[str]:
     yield f"# {inline(record.study)}"
-    yield f"**{inline(wording.headline(comparison))}**"
+    verdict = verdict_of(record, comparison.best_gkd)
+    if verdict is not None:
+        yield f"**{inline(verdict.sentence)}**"
+        yield from _verdict(verdict)
+        yield "## The search"
+        yield inline(wording.headline(comparison))
+    else:
+        yield f"**{inline(wording.headline(comparison))}**"
     if unsafe := wording.outside_code(record.config):
         keys = formatting.listed(inline(_as_code(key)) for key in unsafe)
         yield f"> **Code from outside was allowed to run:** {keys}."
@@ -98,6 +106,32 @@ def _sections(
     yield from _failures(record)
     yield from data_sections(record)
     yield from reproduction_sections(record)
+
+
+def _verdict(verdict: Verdict) -> Iterator[str]:
+    """The winners on the test suite, and each comparison."""
+    digits = verdict_table.digits_of(verdict)
+    for at in verdict_table.measures(verdict):
+        yield f"## The test suite {inline(verdict.suite)}, at equal {at.replace('_', ' ')}"
+        rows = []
+        ends = (("*teacher*", verdict.teacher), ("*starting student*", verdict.starting_student))
+        for label, end in ends:
+            if end is not None:
+                rows.append([label, *verdict_table.end_cells(end, digits)])
+        for arm in verdict.at(at):
+            name = cell(f"{arm.arm} #{arm.trial}")
+            rows.append([name, *verdict_table.arm_cells(arm, digits)])
+        yield table(["winner", *verdict_table.COLUMNS], rows)
+        sentences = [inline(pair.sentence) for pair in verdict.pairs if pair.at == at]
+        yield "\n".join(f"- {sentence}" for sentence in sentences)
+    notes = [
+        "“Of search”: by how much the search's score of a winner exceeds that of its new seeds on"
+        " the same selection suite, which is what the search owed to luck.",
+        f"Intervals are of 95 % and hold for other seeds and other documents. p is that of a"
+        f" {TEST}.",
+        *verdict.notes,
+    ]
+    yield "\n".join(f"- {inline(note)}" for note in notes)
 
 
 def _as_code(key: str) -> str:

@@ -63,7 +63,7 @@ def test_documents_that_repeat_count_once() -> None:
     once = estimate(scores, Documents.alike(50), draws=0)
     twice = np.concatenate([scores, scores], axis=1)
     groups = [str(number % 50) for number in range(100)]
-    together = Documents.of_tasks(["task"] * 100, {"task": 1.0}, groups)
+    together = Documents.of_tasks(["task"] * 100, [1.0] * 100, groups)
     grouped = estimate(twice, together, draws=0)
     assert (grouped.mean, grouped.stderr) == pytest.approx((once.mean, once.stderr))
     assert grouped.freedom_of_documents == once.freedom_of_documents
@@ -74,7 +74,7 @@ def test_tasks_count_by_their_weight_and_differ_without_being_chance() -> None:
     # All of one task's documents score 1, all of the other's 0: nothing is left to chance.
     tasks = ["easy"] * 10 + ["hard"] * 30
     scores = np.array([[1.0] * 10 + [0.0] * 30] * 2)
-    documents = Documents.of_tasks(tasks, {"easy": 3.0, "hard": 1.0})
+    documents = Documents.of_tasks(tasks, [0.3] * 10 + [1 / 30] * 30)
     found = estimate(scores, documents)
     assert (found.mean, found.stderr) == pytest.approx((0.75, 0.0))
     assert (found.low, found.high) == pytest.approx((0.75, 0.75))
@@ -83,7 +83,7 @@ def test_tasks_count_by_their_weight_and_differ_without_being_chance() -> None:
 def test_two_tasks_vary_as_two_independent_means() -> None:
     scores = drawn(1, 60, rest=1.0)
     scores[:, :20] *= 3
-    documents = Documents.of_tasks(["a"] * 20 + ["b"] * 40, {"a": 1.0, "b": 1.0})
+    documents = Documents.of_tasks(["a"] * 20 + ["b"] * 40, [1 / 20] * 20 + [1 / 40] * 40)
     found = estimate(scores, documents, draws=0)
     parts = [stats.sem(scores[0, :20]) / 2, stats.sem(scores[0, 20:]) / 2]
     assert found.stderr == pytest.approx(math.hypot(*parts))

@@ -1,0 +1,429 @@
+"""The verdict: what the test suite says of each arm's winner, and of their differences.
+
+Pure functions on records. Arms are compared pair by pair, on the same documents with the same
+seeds. The pairs that form the claim are the best GKD arm against each offline arm or, where a study
+has only one kind, all pairs; Holm's procedure keeps the chance of a single false claim among them
+at ``ALPHA``.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from sweeper.analysis.comparison import as_json as comparison_json
+from sweeper.analysis.comparison import compare
+from sweeper.analysis.crossed import Documents, Estimate, Matrix, estimate
+from sweeper.analysis.significance import (
+    ALPHA,
+    Conclusion,
+    conclude,
+    equivalence_p,
+    exact_mcnemar,
+    holm,
+    p_value,
+    permutation_p,
+)
+from sweeper.config.confirm import CostMeasure
+from sweeper.config.settings import OFFLINE_METHODS, Method
+from sweeper.records import Record, StudyRecord, TestedArm, TestScores, derive_seed
+
+TEST = "crossed random-effects t test, two-sided"
+"""The test whose p enters Holm's procedure."""
+PERMUTATIONS = 1_999
+"""Of the test beside it."""
+
+
+class Interval(Record):
+    """A mean over seeds and documents, with its 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+    stderr: float
+    seeds: int
+    documents: int
+
+
+class ArmVerdict(Record):
+    """An arm's winner on the test suite."""
+
+    arm: str
+    method: Method
+    trial: int
+    at: CostMeasure
+    max_steps: int
+    test: Interval
+    selection: float
+    """The mean over the new seeds on the selection suite."""
+    inflation: float
+    """By how much the search's score of the trial exceeds that: what was luck."""
+    gap_closed: float | None
+    """The share of the way from the starting student to the teacher."""
+    device_seconds: float
+    trained_tokens: float
+
+
+class PairVerdict(Record):
+    """One arm against another."""
+
+    arm: str
+    against: str
+    at: CostMeasure
+    difference: float
+    """In the suite's units: where lower is better, a negative one is a lead."""
+    interval: tuple[float, float]
+    """95 %."""
+    stderr: float
+    seeds: int
+    documents: int
+    p: float
+    p_adjusted: float
+    """Of Holm's procedure over the claim's pairs at the same measure of cost."""
+    test: str
+    p_permutation: float | None
+    """Beside it: of a permutation test, with several seeds."""
+    p_mcnemar: float | None
+    """Beside it: McNemar's exact test, with one seed and answers that are right or wrong."""
+    p_equivalence: float | None
+    """Of the two one-sided tests that the difference is within the margin."""
+    effect: float | None
+    """The difference in units of the documents' standard deviation."""
+    conclusion: Conclusion
+    sentence: str
+
+
+class Verdict(Record):
+    """What a study proves."""
+
+    suite: str
+    higher_is_better: bool
+    margin: float | None
+    sentence: str
+    """The verdict in one sentence or two."""
+    arms: tuple[ArmVerdict, ...]
+    pairs: tuple[PairVerdict, ...]
+    teacher: Interval | None
+    starting_student: Interval | None
+    notes: tuple[str, ...]
+
+    def at(self, measure: str) -> list[ArmVerdict]:
+        """The arms as they compare at ``measure``: those with no other training have one."""
+        own = {arm.arm: arm for arm in self.arms if arm.at == "steps"}
+        return list((own | {arm.arm: arm for arm in self.arms if arm.at == measure}).values())
+
+
+def judge(
+    scores: TestScores,
+    measures: Sequence[CostMeasure],
+    margin: float | None,
+    *,
+    best_gkd: str | None,
+    seed: int = 0,
+) -> Verdict:
+    """Compare the arms' winners.
+
+    Args:
+        scores: What was measured.
+        measures: What the arms have in common when they are compared; ``steps`` first.
+        margin: The difference that is too small to matter.
+        best_gkd: The GKD arm with the best score on the selection suite: the claim is about it.
+        seed: Of the resampling.
+    """
+    documents = Documents.of_tasks(scores.tasks, scores.shares, scores.clusters)
+    sign = 1.0 if scores.higher_is_better else -1.0
+    ends = [
+        None if found is None else _interval(estimate(_matrix([found]), documents, seed=seed))
+        for found in (scores.teacher, scores.starting_student)
+    ]
+    teacher, start = ends
+    arms = tuple(_arm(arm, documents, teacher, start, seed) for arm in scores.arms)
+    pairs: list[PairVerdict] = []
+    for at in measures:
+        own = {arm.arm: arm for arm in scores.arms if arm.at == "steps"}
+        longer = {arm.arm: arm for arm in scores.arms if arm.at == at}
+        if at != "steps" and not longer:
+            continue
+        pairs += _compare(
+            list((own | longer).values()), at, documents, margin, best_gkd, sign, seed
+        )
+    return Verdict(
+        suite=scores.suite,
+        higher_is_better=scores.higher_is_better,
+        margin=margin,
+        sentence=_headline(pairs, arms, best_gkd),
+        arms=arms,
+        pairs=tuple(pairs),
+        teacher=teacher,
+        starting_student=start,
+        notes=tuple(_notes(scores, pairs)),
+    )
+
+
+def verdict_of(record: StudyRecord, best_gkd: str | None) -> Verdict | None:
+    """The verdict of a study, once winners were scored on its test suite.
+
+    Args:
+        record: The study.
+        best_gkd: The GKD arm with the best score on the selection suite.
+    """
+    if record.test is None or record.test.scores is None:
+        return None
+    return judge(
+        record.test.scores,
+        record.config.get("compare_at", ("steps",)),
+        record.config.get("margin"),
+        best_gkd=best_gkd,
+        seed=derive_seed(record.config.get("seed", 0), "verdict"),
+    )
+
+
+def as_json(verdict: Verdict) -> dict[str, Any]:
+    """The verdict as plain JSON values; ``arms`` by name, at equal steps."""
+    arms: dict[str, dict[str, Any]] = {}
+    for arm in verdict.arms:
+        if arm.at == "steps":
+            plain = arm.model_dump(mode="json", exclude={"arm", "method"})
+            test = plain.pop("test")
+            interval = [test.pop("low"), test.pop("high")]
+            arms[arm.arm] = {"test": {**test, "interval": interval, **plain}}
+    return {
+        "verdict": verdict.sentence,
+        "verdicts": [pair.model_dump(mode="json") for pair in verdict.pairs],
+        "arms": arms,
+        "verdict_notes": list(verdict.notes),
+    }
+
+
+def study_json(record: StudyRecord) -> dict[str, Any]:
+    """A study's comparison and its verdict as plain JSON values, for scripts."""
+    comparison = compare(record)
+    plain = comparison_json(comparison)
+    verdict = verdict_of(record, comparison.best_gkd)
+    if verdict is None:
+        return plain
+    found = as_json(verdict)
+    arms = {name: {**arm, **found["arms"].get(name, {})} for name, arm in plain["arms"].items()}
+    return {**plain, **found, "arms": arms}
+
+
+def claim(arms: Sequence[TestedArm], best_gkd: str | None) -> list[tuple[TestedArm, TestedArm]]:
+    """The pairs that a study's claim is about, the GKD arm first."""
+    offline = [arm for arm in arms if arm.method in OFFLINE_METHODS]
+    gkd = next((arm for arm in arms if arm.arm == best_gkd), None)
+    if gkd is not None and offline:
+        return [(gkd, other) for other in offline]
+    return list(itertools.combinations(arms, 2))
+
+
+def _compare(
+    arms: Sequence[TestedArm],
+    at: CostMeasure,
+    documents: Documents,
+    margin: float | None,
+    best_gkd: str | None,
+    sign: float,
+    seed: int,
+) -> list[PairVerdict]:
+    found = []
+    for ours, theirs in claim(arms, best_gkd):
+        common = [number for number in ours.seeds if number in theirs.seeds]
+        if common:
+            pick = [
+                _matrix([arm.scores[arm.seeds.index(number)] for number in common])
+                for arm in (ours, theirs)
+            ]
+            found.append((ours, theirs, pick[0], pick[1]))
+    differences = [estimate(a - b, documents, seed=seed) for _, _, a, b in found]
+    # Everything is decided where higher is better.
+    leads = [estimate(sign * (a - b), documents, draws=0) for _, _, a, b in found]
+    p_values = [p_value(lead) for lead in leads]
+    verdicts = []
+    for (ours, theirs, a, b), difference, lead, p, adjusted in zip(
+        found, differences, leads, p_values, holm(p_values), strict=True
+    ):
+        conclusion = conclude(lead, adjusted, margin)
+        several = len(a) > 1
+        binary = bool(np.isin(a, (0.0, 1.0)).all() and np.isin(b, (0.0, 1.0)).all())
+        verdicts.append(
+            PairVerdict(
+                arm=ours.arm,
+                against=theirs.arm,
+                at=at,
+                difference=difference.mean,
+                interval=(difference.low, difference.high),
+                stderr=difference.stderr,
+                seeds=difference.seeds,
+                documents=difference.documents,
+                p=p,
+                p_adjusted=adjusted,
+                test=TEST,
+                p_permutation=permutation_p(a - b, documents, draws=PERMUTATIONS, seed=seed)
+                if several
+                else None,
+                p_mcnemar=exact_mcnemar(a[0] > 0, b[0] > 0) if binary and not several else None,
+                p_equivalence=None if margin is None else equivalence_p(lead, margin),
+                effect=_effect(a, b, documents),
+                conclusion=conclusion,
+                sentence=_sentence(
+                    ours.arm, theirs.arm, difference, adjusted, len(found), conclusion, margin
+                ),
+            )
+        )
+    return verdicts
+
+
+def _arm(
+    arm: TestedArm,
+    documents: Documents,
+    teacher: Interval | None,
+    start: Interval | None,
+    seed: int,
+) -> ArmVerdict:
+    found = estimate(_matrix(arm.scores), documents, seed=seed)
+    selection = float(np.mean(arm.selection))
+    gap = None
+    if teacher is not None and start is not None and teacher.mean != start.mean:
+        gap = (found.mean - start.mean) / (teacher.mean - start.mean)
+    return ArmVerdict(
+        arm=arm.arm,
+        method=arm.method,
+        trial=arm.trial,
+        at=arm.at,
+        max_steps=arm.max_steps,
+        test=_interval(found),
+        selection=selection,
+        inflation=arm.searched - selection,
+        gap_closed=gap,
+        device_seconds=arm.device_seconds,
+        trained_tokens=arm.trained_tokens,
+    )
+
+
+def _matrix(rows: Sequence[Sequence[float]]) -> Matrix:
+    return np.asarray(rows, dtype=float)
+
+
+def _interval(found: Estimate) -> Interval:
+    return Interval(
+        mean=found.mean,
+        low=found.low,
+        high=found.high,
+        stderr=found.stderr,
+        seeds=found.seeds,
+        documents=found.documents,
+    )
+
+
+def _effect(ours: Matrix, theirs: Matrix, documents: Documents) -> float | None:
+    """Cohen's d with the documents' deviation in both arms, seeds averaged."""
+    columns = np.stack([ours.mean(axis=0), theirs.mean(axis=0)])
+    means = columns @ documents.weights
+    variance = float((((columns - means[:, None]) ** 2) @ documents.weights).mean())
+    return float(means[0] - means[1]) / variance**0.5 if variance > 0 else None
+
+
+def _sentence(
+    ours: str,
+    theirs: str,
+    difference: Estimate,
+    p_adjusted: float,
+    comparisons: int,
+    conclusion: Conclusion,
+    margin: float | None,
+) -> str:
+    low, high = difference.low, difference.high
+    digits = _digits(difference.stderr)
+    number = (
+        f"{difference.mean:+.{digits}f} (95 % interval {low:+.{digits}f} to {high:+.{digits}f},"
+        f" {_p(p_adjusted)}{_after_holm(comparisons)}; {_count(difference.seeds, 'seed')},"
+        f" {_count(difference.documents, 'document')})"
+    )
+    if conclusion == "equivalent":
+        assert margin is not None
+        real = ""
+        if p_adjusted <= ALPHA:
+            real = ", a difference that is real and too small to matter"
+        return f"{ours} and {theirs} are equivalent within {margin:g}: {number}{real}."
+    if conclusion == "inconclusive":
+        return f"Whether {ours} or {theirs} is better cannot be told: {number}."
+    return f"{ours} is {conclusion} than {theirs}: {number}."
+
+
+def _headline(
+    pairs: Sequence[PairVerdict], arms: Sequence[ArmVerdict], best_gkd: str | None
+) -> str:
+    """The claim's pairs at equal steps, in one sentence; with the cost in another."""
+    mine = [pair for pair in pairs if pair.at == "steps"]
+    if not mine:
+        return "There is nothing to compare on the test suite."
+    if len({pair.arm for pair in mine}) > 1:
+        return " ".join(pair.sentence for pair in mine)
+    order: tuple[Conclusion, ...] = ("better", "equivalent", "worse", "inconclusive")
+    groups = {name: [p.against for p in mine if p.conclusion == name] for name in order}
+    name = mine[0].arm
+    texts = {
+        "better": f"{name} is better than {{}}",
+        "equivalent": f"{name} is equivalent to {{}}",
+        "worse": f"{name} is worse than {{}}",
+        "inconclusive": f"whether {name} or {{}} is better cannot be told",
+    }
+    parts = [
+        texts[group].format(_listed(names, "or" if group == "inconclusive" else "and"))
+        for group, names in groups.items()
+        if names
+    ]
+    sentence = "; ".join(parts)
+    if len(mine) == 1:
+        return f"On the test suite: {mine[0].sentence}"
+    return f"On the test suite, {sentence}. The closest: {_closest(mine).sentence}"
+
+
+def _closest(pairs: Sequence[PairVerdict]) -> PairVerdict:
+    """The pair that decides: the least clear lead."""
+    return max(pairs, key=lambda pair: pair.p_adjusted)
+
+
+def _notes(scores: TestScores, pairs: Sequence[PairVerdict]) -> list[str]:
+    found = []
+    if scores.looks > 1:
+        found.append(
+            f"Winners were declared {scores.looks} times: the test suite had been scored before"
+            " this verdict, which is therefore not the first look at it."
+        )
+    found += scores.missing
+    fewest = min((pair.seeds for pair in pairs), default=0)
+    if fewest == 1:
+        found.append(
+            "With one seed the intervals hold for these students only: nothing is known of others"
+            " that were trained the same way."
+        )
+    elif fewest == 2:
+        found.append("Two seeds tell little of how seeds differ: intervals hold in 92 to 98 %.")
+    return found
+
+
+def _digits(stderr: float) -> int:
+    if stderr <= 0:
+        return 3
+    return int(min(max(1 - np.floor(np.log10(stderr)), 2), 5))
+
+
+def _p(value: float) -> str:
+    return "p < 0.001" if value < 0.001 else f"p = {value:.{2 if value >= 0.1 else 3}f}"
+
+
+def _after_holm(comparisons: int) -> str:
+    return f" after Holm's correction for {comparisons}" if comparisons > 1 else ""
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _listed(names: Sequence[str], word: Literal["and", "or"]) -> str:
+    *most, last = names
+    return f"{', '.join(most)} {word} {last}" if most else last
