@@ -19,16 +19,16 @@ from sweeper.execution.executor import read_outcome
 from sweeper.paths import JobPaths, StudyPaths, read_json_lines
 from sweeper.records import (
     ArmRecord,
+    Confirmation,
     DataSummary,
     Final,
+    FinalArm,
     FinalRecord,
+    FinalScores,
     Outcome,
     Plan,
     Scores,
     StudyRecord,
-    TestedArm,
-    TestRecord,
-    TestScores,
     TrialRecord,
 )
 from sweeper.snapshot import Snapshot
@@ -132,7 +132,7 @@ def read_study(paths: StudyPaths, snapshot: Snapshot) -> StudyRecord:
 
 def _read_test(
     paths: StudyPaths, plan: Plan, arms: Sequence[ArmRecord], higher_is_better: bool
-) -> TestRecord:
+) -> Confirmation:
     ends = read_test_baselines(paths)
     rows: dict[JobPaths, list[_Document]] = {}
     tested, missing = [], []
@@ -167,7 +167,7 @@ def _read_test(
                 f"{files.directory}: expected scores of the same documents of the test suite as in"
                 f" {next(iter(rows)).directory}, found others: they cannot be compared in pairs."
             )
-    scores = TestScores(
+    scores = FinalScores(
         suite=suite,
         higher_is_better=higher_is_better,
         tasks=tuple(document.task for document in first),
@@ -179,7 +179,7 @@ def _read_test(
         looks=plan.looks,
         missing=tuple(missing),
     )
-    return TestRecord(plan=plan, scores=scores if tested else None, **ends)
+    return Confirmation(plan=plan, scores=scores if tested else None, **ends)
 
 
 class _Document(NamedTuple):
@@ -223,12 +223,12 @@ def _tested(
     trial: int,
     at: CostMeasure,
     documents: Sequence[tuple[FinalRecord, list[_Document]]],
-) -> TestedArm:
+) -> FinalArm:
     finals = [final for final, _ in documents]
     outcomes = [final.outcome for final in finals if final.outcome]
     searched = next(found.outcome for found in arm.trials if found.number == trial)
     assert searched is not None and searched.scores is not None
-    return TestedArm(
+    return FinalArm(
         arm=arm.name,
         method=arm.method,
         trial=trial,
@@ -243,10 +243,10 @@ def _tested(
     )
 
 
-def _winners_of(tested: Sequence[TestedArm], higher_is_better: bool) -> tuple[TestedArm, ...]:
+def _winners_of(tested: Sequence[FinalArm], higher_is_better: bool) -> tuple[FinalArm, ...]:
     """Of several winners of an arm the one that does best on the selection suite with new seeds."""
     sign = 1 if higher_is_better else -1
-    best: dict[str, TestedArm] = {}
+    best: dict[str, FinalArm] = {}
     for arm in tested:
         if arm.at != "steps":
             continue

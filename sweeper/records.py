@@ -393,7 +393,7 @@ class Provenance(Record):
     suite_hashes: dict[str, str] = {}
 
 
-class TestedArm(Record):
+class FinalArm(Record):
     """An arm's winner, trained again with several seeds, on the test suite."""
 
     arm: str
@@ -414,7 +414,7 @@ class TestedArm(Record):
     """The mean over seeds."""
 
 
-class TestScores(Record):
+class FinalScores(Record):
     """Everything that was measured on the test suite."""
 
     suite: str
@@ -423,7 +423,7 @@ class TestScores(Record):
     """Of each document."""
     shares: tuple[float, ...]
     clusters: tuple[str, ...]
-    arms: tuple[TestedArm, ...]
+    arms: tuple[FinalArm, ...]
     teacher: tuple[float, ...] | None
     """By document."""
     starting_student: tuple[float, ...] | None
@@ -433,11 +433,11 @@ class TestScores(Record):
     """Winners that could not be trained or scored again, in words."""
 
 
-class TestRecord(Record):
+class Confirmation(Record):
     """What a study knows of its test suite."""
 
     plan: Plan
-    scores: TestScores | None = None
+    scores: FinalScores | None = None
     """Once the winners of two arms, or more, were scored."""
     teacher: Outcome | None = None
     starting_student: Outcome | None = None
@@ -456,5 +456,5 @@ class StudyRecord(Record):
     starting_student: Outcome | None
     data: DataSummary | None
     higher_is_better: bool = True
-    test: TestRecord | None = None
+    test: Confirmation | None = None
     """None before winners are trained again."""

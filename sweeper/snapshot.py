@@ -80,8 +80,8 @@ def open_snapshot(
     """The recorded start of the study, brought up to date with what may change; or a new one.
 
     Until the first trial, anything may change. Then more trials, more arms, and other budget,
-    compute or tracking settings continue a study; anything else would compare results of different
-    studies.
+    confirmation, compute or tracking settings continue a study; anything else would compare results
+    of different studies.
 
     Args:
         study: The study file as it is now.
@@ -124,7 +124,7 @@ def open_snapshot(
                 f"{study.path}: the study {study.config.study!r} in {paths.directory} was started"
                 f" differently:\n{listed}\n"
                 "Its results would not compare. Give the study another name, or undo the change"
-                " (more trials, new arms, budget, compute and tracking may change)."
+                " (more trials, new arms, budget, confirm, compute and tracking may change)."
             )
         if differences:
             # Another study begins here: what was asked for the old one must not guide it. In a
@@ -194,10 +194,14 @@ def _plain(config: StudyConfig) -> dict[str, Any]:
     return plain
 
 
+_MAY_CHANGE = ("budget", "compare_at", "compute", "confirm", "margin", "tracking")
+"""Keys that change no trial of the search."""
+
+
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     found = []
     for path, before, after in _walk(old, new, ()):
-        if path[0] in ("budget", "compute", "tracking") or path == ("evaluation", "samples"):
+        if path[0] in _MAY_CHANGE or path == ("evaluation", "samples"):
             continue
         if path[0] in ("training", "arms") and path[-1] == "checkpoint_every":
             continue

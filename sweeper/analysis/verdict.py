@@ -29,7 +29,7 @@ from sweeper.analysis.significance import (
 )
 from sweeper.config.confirm import CostMeasure
 from sweeper.config.settings import OFFLINE_METHODS, Method
-from sweeper.records import Record, StudyRecord, TestedArm, TestScores, derive_seed
+from sweeper.records import FinalArm, FinalScores, Record, StudyRecord, derive_seed
 
 TEST = "crossed random-effects t test, two-sided"
 """The test whose p enters Holm's procedure."""
@@ -117,7 +117,7 @@ class Verdict(Record):
 
 
 def judge(
-    scores: TestScores,
+    scores: FinalScores,
     measures: Sequence[CostMeasure],
     margin: float | None,
     *,
@@ -210,7 +210,7 @@ def study_json(record: StudyRecord) -> dict[str, Any]:
     return {**plain, **found, "arms": arms}
 
 
-def claim(arms: Sequence[TestedArm], best_gkd: str | None) -> list[tuple[TestedArm, TestedArm]]:
+def claim(arms: Sequence[FinalArm], best_gkd: str | None) -> list[tuple[FinalArm, FinalArm]]:
     """The pairs that a study's claim is about, the GKD arm first."""
     offline = [arm for arm in arms if arm.method in OFFLINE_METHODS]
     gkd = next((arm for arm in arms if arm.arm == best_gkd), None)
@@ -220,7 +220,7 @@ def claim(arms: Sequence[TestedArm], best_gkd: str | None) -> list[tuple[TestedA
 
 
 def _compare(
-    arms: Sequence[TestedArm],
+    arms: Sequence[FinalArm],
     at: CostMeasure,
     documents: Documents,
     margin: float | None,
@@ -277,7 +277,7 @@ def _compare(
 
 
 def _arm(
-    arm: TestedArm,
+    arm: FinalArm,
     documents: Documents,
     teacher: Interval | None,
     start: Interval | None,
@@ -387,7 +387,7 @@ def _closest(pairs: Sequence[PairVerdict]) -> PairVerdict:
     return max(pairs, key=lambda pair: pair.p_adjusted)
 
 
-def _notes(scores: TestScores, pairs: Sequence[PairVerdict]) -> list[str]:
+def _notes(scores: FinalScores, pairs: Sequence[PairVerdict]) -> list[str]:
     found = []
     if scores.looks > 1:
         found.append(

@@ -80,6 +80,13 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> LoadedStudy:
             suite = _load_suite(file, ("evaluation", role), name, path, problems)
             if suite:
                 suites[role] = suite
+    test = suites.get("test")
+    if config is not None and config.confirms() and test and test.config.aggregate != "mean":
+        message = (
+            "expected a suite with aggregate: mean, because winners are compared document by"
+            f" document, found {test.config.aggregate} in {test.path} (or set confirm.seeds: 0)"
+        )
+        problems.append(file.problem(("evaluation", "test"), message))
     _check_files(file, path, problems)
     if problems or config is None:
         raise ConfigError(problems)

@@ -159,6 +159,30 @@ def test_mixed_directions_and_weights(own_tasks: Path, tiny_student: str) -> Non
     assert found.scores.stderr == pytest.approx(expected)
 
 
+def test_documents_share_out_the_suites_score(own_tasks: Path, tiny_student: str) -> None:
+    config = ModelConfig(model=tiny_student)
+    student, tokenizer = load_model(config, "cpu"), load_tokenizer(config)
+    tasks = (SuiteTask(task="rolling", weight=3.0), SuiteTask(task="choice", cluster_by="gold"))
+    found = score(student, tokenizer, suite(*tasks, directory=own_tasks), batch_size=2, chat=False)
+    total = sum(document.share * document.score for document in found.documents)
+    assert total == pytest.approx(found.scores.score)
+    assert sum(abs(document.share) for document in found.documents) == pytest.approx(1)
+    # A perplexity is to be low, and the suite's score high.
+    assert {document.share < 0 for document in found.documents if document.task == "rolling"} == {
+        True
+    }
+    chosen = [document for document in found.documents if document.task == "choice"]
+    assert [document.cluster for document in chosen] == ["0", "1", "1"]
+
+
+def test_a_column_that_groups_documents_must_exist(own_tasks: Path, tiny_student: str) -> None:
+    config = ModelConfig(model=tiny_student)
+    student, tokenizer = load_model(config, "cpu"), load_tokenizer(config)
+    spec = suite(SuiteTask(task="choice", cluster_by="article"), directory=own_tasks)
+    with pytest.raises(BadInputError, match="cluster_by names no column 'article'; it has"):
+        score(student, tokenizer, spec, batch_size=2, chat=False)
+
+
 def test_the_worst_task_decides_a_minimum() -> None:
     def result(value: float, higher: bool) -> TaskScore:
         return TaskScore(

@@ -1,0 +1,147 @@
+"""What a study proves, from scores that are known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sweeper.analysis.significance import holm
+from sweeper.analysis.verdict import Verdict, as_json, judge
+from sweeper.config.settings import Method
+from sweeper.records import FinalArm, FinalScores
+
+SEEDS, DOCUMENTS = 5, 120
+
+
+def tested(
+    name: str, method: Method, chance: float, *, of: int, at: Any = "steps", seeds: int = SEEDS
+) -> FinalArm:
+    """An arm that answers each document rightly with ``chance``; ``of`` sets which."""
+    rng = np.random.default_rng(of)
+    easy = np.random.default_rng(0).normal(0, 0.15, DOCUMENTS)
+    scores = rng.random((seeds, DOCUMENTS)) < np.clip(chance + easy, 0, 1)
+    return FinalArm(
+        arm=name,
+        method=method,
+        trial=3,
+        at=at,
+        max_steps=80 if at == "steps" else 200,
+        seeds=tuple(range(seeds)),
+        scores=tuple(tuple(map(float, row)) for row in scores),
+        selection=(chance,) * seeds,
+        searched=chance + 0.04,
+        device_seconds=10.0,
+        trained_tokens=1000.0,
+    )
+
+
+def scores(*arms: FinalArm, **changes: Any) -> FinalScores:
+    return FinalScores(
+        suite="test",
+        higher_is_better=True,
+        tasks=("task",) * DOCUMENTS,
+        shares=(1 / DOCUMENTS,) * DOCUMENTS,
+        clusters=tuple(map(str, range(DOCUMENTS))),
+        arms=arms,
+        teacher=(1.0,) * DOCUMENTS,
+        starting_student=(0.0,) * DOCUMENTS,
+    ).model_copy(update=changes)
+
+
+GKD = tested("gkd", "gkd", 0.7, of=1)
+SFT = tested("sft", "sft", 0.4, of=2)
+KD = tested("supervised_kd", "supervised_kd", 0.69, of=3)
+
+
+def verdict(*arms: FinalArm, margin: float | None = None, **changes: Any) -> Verdict:
+    return judge(scores(*arms, **changes), ("steps", "device_seconds"), margin, best_gkd="gkd")
+
+
+def test_the_best_gkd_arm_is_compared_with_each_offline_arm() -> None:
+    found = verdict(GKD, tested("gkd-default", "gkd", 0.6, of=5), SFT, KD)
+    assert [(pair.arm, pair.against) for pair in found.pairs] == [
+        ("gkd", "sft"),
+        ("gkd", "supervised_kd"),
+    ]
+    assert [pair.conclusion for pair in found.pairs] == ["better", "inconclusive"]
+    assert [p.p_adjusted for p in found.pairs] == pytest.approx(holm([p.p for p in found.pairs]))
+    assert "better than sft" in found.sentence
+    assert "whether gkd or supervised_kd is better cannot be told" in found.sentence
+
+
+def test_without_gkd_all_pairs_are_compared() -> None:
+    found = judge(scores(SFT, KD), ("steps",), None, best_gkd=None)
+    assert [(pair.arm, pair.against) for pair in found.pairs] == [("sft", "supervised_kd")]
+    assert found.pairs[0].conclusion == "worse"
+    assert found.sentence == f"On the test suite: {found.pairs[0].sentence}"
+
+
+def test_a_margin_makes_arms_equivalent() -> None:
+    found = verdict(GKD, KD, margin=0.15)
+    assert found.pairs[0].conclusion == "equivalent"
+    assert "equivalent within 0.15" in found.sentence
+    assert verdict(GKD, KD, margin=0.001).pairs[0].conclusion == "inconclusive"
+
+
+def test_the_sentence_says_what_the_numbers_say() -> None:
+    [pair] = verdict(GKD, SFT).pairs
+    assert pair.interval[0] < pair.difference < pair.interval[1]
+    assert f"{pair.difference:+.2f}" in pair.sentence or f"{pair.difference:+.3f}" in pair.sentence
+    assert "95 % interval" in pair.sentence and "5 seeds, 120 documents" in pair.sentence
+    plain = as_json(verdict(GKD, SFT))
+    assert plain["verdicts"][0]["sentence"] == pair.sentence
+    wanted = {"arm", "against", "difference", "interval", "p", "p_adjusted", "conclusion"}
+    assert wanted <= plain["verdicts"][0].keys()
+    assert {"mean", "interval", "seeds"} <= plain["arms"]["gkd"]["test"].keys()
+
+
+def test_where_lower_is_better_a_negative_difference_is_a_lead() -> None:
+    found = verdict(tested("gkd", "gkd", 0.3, of=7), SFT, higher_is_better=False)
+    [pair] = found.pairs
+    assert pair.difference < 0
+    assert pair.conclusion in ("better", "inconclusive")
+    swapped = verdict(GKD, SFT, higher_is_better=False)
+    assert swapped.pairs[0].conclusion == "worse"
+
+
+def test_only_seeds_that_both_arms_have_are_paired() -> None:
+    fewer = tested("sft", "sft", 0.4, of=2, seeds=3)
+    [pair] = verdict(GKD, fewer).pairs
+    assert pair.seeds == 3
+
+
+def test_one_seed_knows_nothing_of_others() -> None:
+    found = verdict(tested("gkd", "gkd", 0.7, of=1, seeds=1), tested("sft", "sft", 0.4, of=2))
+    [pair] = found.pairs
+    assert pair.p_mcnemar is not None and pair.p_permutation is None
+    assert any("one seed" in note for note in found.notes)
+
+
+def test_arms_that_trained_longer_are_compared_beside() -> None:
+    longer = tested("sft", "sft", 0.72, of=9, at="device_seconds")
+    found = verdict(GKD, SFT, longer)
+    assert [(pair.at, pair.conclusion) for pair in found.pairs] == [
+        ("steps", "better"),
+        ("device_seconds", "inconclusive"),
+    ]
+    assert [arm.max_steps for arm in found.at("device_seconds")] == [80, 200]
+
+
+def test_gap_and_inflation() -> None:
+    found = verdict(GKD, SFT)
+    gkd = found.arms[0]
+    assert gkd.gap_closed == pytest.approx(gkd.test.mean)
+    assert gkd.inflation == pytest.approx(0.04)
+
+
+def test_a_second_look_is_told() -> None:
+    assert not any("declared" in note for note in verdict(GKD, SFT).notes)
+    assert any("declared 2 times" in note for note in verdict(GKD, SFT, looks=2).notes)
+
+
+def test_arms_that_are_the_same_are_never_better_by_the_same_seeds() -> None:
+    twin = GKD.model_copy(update={"arm": "twin", "method": "sft"})
+    [pair] = verdict(GKD, twin).pairs
+    assert (pair.difference, pair.p, pair.conclusion) == (0.0, 1.0, "inconclusive")

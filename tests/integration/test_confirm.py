@@ -1,0 +1,78 @@
+"""Winners trained again: real studies, killed and continued, to their verdict."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from mlflow.tracking import MlflowClient
+
+from sweeper.records import Plan
+from tests.whole_studies import WholeStudy, wait_until
+
+pytestmark = pytest.mark.slow
+
+
+def finals(study: WholeStudy) -> dict[str, dict[str, object]]:
+    """How each winner ended, by its directory below ``finals``."""
+    root = study.paths.directory / "finals"
+    found = {}
+    for path in sorted(root.glob("*/*/outcome.json")):
+        outcome = json.loads(path.read_text())
+        name = str(path.parent.relative_to(root))
+        found[name] = {
+            "state": outcome["state"],
+            "selection": outcome["scores"]["score"],
+            "test": outcome["test_scores"]["score"],
+            "documents": (path.parent / "test_documents.jsonl").read_text(),
+        }
+    return found
+
+
+def test_winners_are_trained_again_and_judged_however_often_it_is_killed(
+    write_study: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    study = WholeStudy(write_study(trials=1, confirm={"seeds": 2}, margin=0.9).parent)
+    study.check(study.run())
+    whole = finals(study)
+    assert list(whole) == ["gkd/0000", "gkd/0001", "sft/0000", "sft/0001"]
+    assert {final["state"] for final in whole.values()} == {"completed"}
+
+    told = study.run("--json", command="report")
+    found = json.loads(told.stdout)
+    [pair] = found["verdicts"]
+    assert (pair["arm"], pair["against"], pair["seeds"]) == ("gkd", "sft", 2)
+    assert pair["documents"] == 8
+    assert pair["sentence"] in found["verdict"]
+    means = [whole[f"gkd/{seed:04d}"]["test"] for seed in range(2)]
+    assert found["arms"]["gkd"]["test"]["mean"] == pytest.approx(sum(means) / 2)  # type: ignore[arg-type]
+    assert found["verdict"] in (study.directory / "reports" / "tiny" / "report.md").read_text()
+
+    client = MlflowClient(f"sqlite:///{study.paths.mlflow}")
+    experiment = client.get_experiment_by_name("tiny")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], "tags.`sweeper.kind` = 'final'")
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    assert len(runs) == 4 and all("test/test" in run.data.metrics for run in runs)
+
+    # Once more: nothing is left to do, and the test suite is not read again.
+    before = {path: path.stat().st_mtime_ns for path in study.paths.directory.rglob("spec.json")}
+    study.check(study.run())
+    after = {path: path.stat().st_mtime_ns for path in study.paths.directory.rglob("spec.json")}
+    assert after == before
+
+    # Killed while a winner trains, and once between two of them.
+    second = study.copy(tmp_path_factory.mktemp("killed"))
+    root = second.paths.directory / "finals"
+    for moment in ("gkd/0000/progress.jsonl", "sft/0000/outcome.json"):
+        process = second.start()
+        wait_until(lambda: (root / moment).exists() or process.poll() is not None, moment)  # noqa: B023
+        process.send_signal(signal.SIGKILL)
+        second.end(process)
+    second.check(second.run())
+    assert finals(second) == whole
+    plan = Plan.model_validate_json(second.paths.plan.read_bytes())
+    assert plan.looks == 1
