@@ -136,7 +136,7 @@ def judge(
     documents = Documents.of_tasks(scores.tasks, scores.shares, scores.clusters)
     sign = 1.0 if scores.higher_is_better else -1.0
     ends = [
-        None if found is None else _interval(estimate(_matrix([found]), documents, seed=seed))
+        None if found is None else _estimated(_matrix([found]), documents, seed)
         for found in (scores.teacher, scores.starting_student)
     ]
     teacher, start = ends
@@ -283,7 +283,7 @@ def _arm(
     start: Interval | None,
     seed: int,
 ) -> ArmVerdict:
-    found = estimate(_matrix(arm.scores), documents, seed=seed)
+    found = _estimated(_matrix(arm.scores), documents, seed)
     selection = float(np.mean(arm.selection))
     gap = None
     if teacher is not None and start is not None and teacher.mean != start.mean:
@@ -294,7 +294,7 @@ def _arm(
         trial=arm.trial,
         at=arm.at,
         max_steps=arm.max_steps,
-        test=_interval(found),
+        test=found,
         selection=selection,
         inflation=arm.searched - selection,
         gap_closed=gap,
@@ -307,11 +307,14 @@ def _matrix(rows: Sequence[Sequence[float]]) -> Matrix:
     return np.asarray(rows, dtype=float)
 
 
-def _interval(found: Estimate) -> Interval:
+def _estimated(scores: Matrix, documents: Documents, seed: int) -> Interval:
+    """An arm's mean; a share of right answers is between 0 and 1, and so is its interval."""
+    found = estimate(scores, documents, seed=seed)
+    low, high = (0.0, 1.0) if np.isin(scores, (0.0, 1.0)).all() else (-np.inf, np.inf)
     return Interval(
         mean=found.mean,
-        low=found.low,
-        high=found.high,
+        low=max(found.low, low),
+        high=min(found.high, high),
         stderr=found.stderr,
         seeds=found.seeds,
         documents=found.documents,
@@ -378,7 +381,10 @@ def _headline(
     ]
     sentence = "; ".join(parts)
     if len(mine) == 1:
-        return f"On the test suite: {mine[0].sentence}"
+        sentence = mine[0].sentence
+        if mine[0].conclusion == "inconclusive":
+            sentence = sentence[0].lower() + sentence[1:]
+        return f"On the test suite {sentence}"
     return f"On the test suite, {sentence}. The closest: {_closest(mine).sentence}"
 
 

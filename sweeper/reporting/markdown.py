@@ -121,12 +121,12 @@ def _verdict(verdict: Verdict) -> Iterator[str]:
         for arm in verdict.at(at):
             name = cell(f"{arm.arm} #{arm.trial}")
             rows.append([name, *verdict_table.arm_cells(arm, digits)])
-        yield table(["winner", *verdict_table.COLUMNS], rows)
+        yield table(["winner", *verdict_table.COLUMNS], rows, left={0})
         sentences = [inline(pair.sentence) for pair in verdict.pairs if pair.at == at]
         yield "\n".join(f"- {sentence}" for sentence in sentences)
     notes = [
-        "“Of search”: by how much the search's score of a winner exceeds that of its new seeds on"
-        " the same selection suite, which is what the search owed to luck.",
+        "The search's luck is by how much its score of a winner exceeds that of new seeds on the"
+        " same selection suite.",
         f"Intervals are of 95 % and hold for other seeds and other documents. p is that of a"
         f" {TEST}.",
         *verdict.notes,

@@ -14,7 +14,7 @@ from sweeper.analysis.verdict import ArmVerdict, Interval, Verdict
 from sweeper.reporting import formatting
 from sweeper.reporting.console import heading
 
-COLUMNS = ("test score", "95 % interval", "of search", "gap closed", "steps", "device seconds")
+COLUMNS = ("test score", "95 % interval", "search's luck", "gap closed", "steps", "device seconds")
 """Of the table of winners, beside the arm; in a narrow terminal without the last ones."""
 
 CONCLUSIONS = {
@@ -41,7 +41,7 @@ def arm_cells(arm: ArmVerdict, digits: int) -> list[str]:
     return [
         f"{arm.test.mean:.{digits}f}",
         interval(arm.test, digits),
-        f"{arm.inflation:+.{digits}f}",
+        f"{round(arm.inflation, digits) + 0.0:+.{digits}f}",
         formatting.percent(arm.gap_closed),
         f"{arm.max_steps:,}",
         formatting.seconds(arm.device_seconds),

@@ -15,7 +15,7 @@ from sweeper.records import FinalArm, FinalScores
 SEEDS, DOCUMENTS = 5, 120
 
 
-def tested(
+def winner(
     name: str, method: Method, chance: float, *, of: int, at: Any = "steps", seeds: int = SEEDS
 ) -> FinalArm:
     """An arm that answers each document rightly with ``chance``; ``of`` sets which."""
@@ -50,9 +50,9 @@ def scores(*arms: FinalArm, **changes: Any) -> FinalScores:
     ).model_copy(update=changes)
 
 
-GKD = tested("gkd", "gkd", 0.7, of=1)
-SFT = tested("sft", "sft", 0.4, of=2)
-KD = tested("supervised_kd", "supervised_kd", 0.69, of=3)
+GKD = winner("gkd", "gkd", 0.7, of=1)
+SFT = winner("sft", "sft", 0.4, of=2)
+KD = winner("supervised_kd", "supervised_kd", 0.69, of=3)
 
 
 def verdict(*arms: FinalArm, margin: float | None = None, **changes: Any) -> Verdict:
@@ -60,7 +60,7 @@ def verdict(*arms: FinalArm, margin: float | None = None, **changes: Any) -> Ver
 
 
 def test_the_best_gkd_arm_is_compared_with_each_offline_arm() -> None:
-    found = verdict(GKD, tested("gkd-default", "gkd", 0.6, of=5), SFT, KD)
+    found = verdict(GKD, winner("gkd-default", "gkd", 0.6, of=5), SFT, KD)
     assert [(pair.arm, pair.against) for pair in found.pairs] == [
         ("gkd", "sft"),
         ("gkd", "supervised_kd"),
@@ -75,7 +75,7 @@ def test_without_gkd_all_pairs_are_compared() -> None:
     found = judge(scores(SFT, KD), ("steps",), None, best_gkd=None)
     assert [(pair.arm, pair.against) for pair in found.pairs] == [("sft", "supervised_kd")]
     assert found.pairs[0].conclusion == "worse"
-    assert found.sentence == f"On the test suite: {found.pairs[0].sentence}"
+    assert found.sentence == f"On the test suite {found.pairs[0].sentence}"
 
 
 def test_a_margin_makes_arms_equivalent() -> None:
@@ -98,7 +98,7 @@ def test_the_sentence_says_what_the_numbers_say() -> None:
 
 
 def test_where_lower_is_better_a_negative_difference_is_a_lead() -> None:
-    found = verdict(tested("gkd", "gkd", 0.3, of=7), SFT, higher_is_better=False)
+    found = verdict(winner("gkd", "gkd", 0.3, of=7), SFT, higher_is_better=False)
     [pair] = found.pairs
     assert pair.difference < 0
     assert pair.conclusion in ("better", "inconclusive")
@@ -107,20 +107,20 @@ def test_where_lower_is_better_a_negative_difference_is_a_lead() -> None:
 
 
 def test_only_seeds_that_both_arms_have_are_paired() -> None:
-    fewer = tested("sft", "sft", 0.4, of=2, seeds=3)
+    fewer = winner("sft", "sft", 0.4, of=2, seeds=3)
     [pair] = verdict(GKD, fewer).pairs
     assert pair.seeds == 3
 
 
 def test_one_seed_knows_nothing_of_others() -> None:
-    found = verdict(tested("gkd", "gkd", 0.7, of=1, seeds=1), tested("sft", "sft", 0.4, of=2))
+    found = verdict(winner("gkd", "gkd", 0.7, of=1, seeds=1), winner("sft", "sft", 0.4, of=2))
     [pair] = found.pairs
     assert pair.p_mcnemar is not None and pair.p_permutation is None
     assert any("one seed" in note for note in found.notes)
 
 
 def test_arms_that_trained_longer_are_compared_beside() -> None:
-    longer = tested("sft", "sft", 0.72, of=9, at="device_seconds")
+    longer = winner("sft", "sft", 0.72, of=9, at="device_seconds")
     found = verdict(GKD, SFT, longer)
     assert [(pair.at, pair.conclusion) for pair in found.pairs] == [
         ("steps", "better"),

