@@ -170,7 +170,10 @@ class WholeStudy:
             tags = run.data.tags
             if tags["sweeper.kind"] == "trial":
                 tracked[f"{tags['sweeper.arm']}/{int(tags['sweeper.trial']):04d}"] = run
-        assert len(runs) == len(tracked) + len({name.split("/")[0] for name in tracked}) + 1
+        finals = [run for run in runs if run.data.tags["sweeper.kind"] == "final"]
+        assert len(finals) == len(list(self.paths.directory.glob("finals/*/*/recorded")))
+        arms = {name.split("/")[0] for name in tracked}
+        assert len(runs) == len(tracked) + len(finals) + len(arms) + 1
         assert sorted(tracked) == list(expected)
         for name, outcome in expected.items():
             assert outcome.scores is not None, (name, outcome.failure)

@@ -6,6 +6,7 @@ import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow.tracking import MlflowClient
@@ -32,10 +33,11 @@ def finals(study: WholeStudy) -> dict[str, dict[str, object]]:
     return found
 
 
-def test_winners_are_trained_again_and_judged_however_often_it_is_killed(
-    write_study: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    study = WholeStudy(write_study(trials=1, confirm={"seeds": 2}, margin=0.9).parent)
+CONFIRMED: dict[str, Any] = {"trials": 1, "confirm": {"seeds": 2}, "margin": 0.9}
+
+
+def test_winners_are_trained_again_and_judged(write_study: Callable[..., Path]) -> None:
+    study = WholeStudy(write_study(**CONFIRMED).parent)
     study.check(study.run())
     whole = finals(study)
     assert list(whole) == ["gkd/0000", "gkd/0001", "sft/0000", "sft/0001"]
@@ -64,6 +66,14 @@ def test_winners_are_trained_again_and_judged_however_often_it_is_killed(
     after = {path: path.stat().st_mtime_ns for path in study.paths.directory.rglob("spec.json")}
     assert after == before
 
+
+@pytest.mark.soak
+def test_winners_are_the_same_however_often_the_study_is_killed(
+    write_study: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    study = WholeStudy(write_study(**CONFIRMED).parent)
+    study.check(study.run())
+    whole = finals(study)
     # Killed while a winner trains, and once between two of them.
     second = study.copy(tmp_path_factory.mktemp("killed"))
     root = second.paths.directory / "finals"

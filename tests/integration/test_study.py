@@ -122,6 +122,7 @@ def test_one_command_from_study_to_report(write_study: Callable[..., Path]) -> N
     assert len(outcomes(directory)) == len(trial_runs(directory)) == 6
 
 
+@pytest.mark.soak
 def test_the_same_study_twice_from_nothing(
     write_study: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -156,6 +157,7 @@ def test_a_killed_run_goes_on_to_the_same_trials(
     assert {r.info.status for r in found} == {"FINISHED"}
 
 
+@pytest.mark.soak
 def test_a_run_that_is_killed_in_training_goes_on_from_a_checkpoint(
     write_study: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
