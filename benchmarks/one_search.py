@@ -47,7 +47,8 @@ def search(study_file: Path, runs: Path, profile: Path | None) -> dict[str, Any]
     from sweeper.reporting.live import LiveDisplay
     from sweeper.running import hold, tracking_place
     from sweeper.snapshot import open_snapshot
-    from sweeper.study import StopRequest, StudyRun
+    from sweeper.stopping import StopRequest
+    from sweeper.study import StudyRun
     from sweeper.tracking.mlflow_tracker import MlflowTracker
     from sweeper.watching import Watcher
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -72,11 +72,6 @@ class ArmState:
         place = paths.trial if self.finals is None else paths.final
         return place(self.name, number)
 
-    def begun(self, paths: StudyPaths) -> Iterable[int]:
-        """The trials, or winners, that were ever started."""
-        found = paths.trials(self.name) if self.finals is None else paths.finals(self.name)
-        return [number for number, files in found if files.spec.exists()]
-
 
 class Ledger:
     """Keeps Optuna, MLflow and a study's files of one mind about the trials that ended.
@@ -103,13 +98,13 @@ class Ledger:
             SweeperError: Trials have run that the search knows nothing of.
         """
         known = arm.search.asked()
-        begun = arm.begun(self._paths)
-        lost = [number for number in begun if number not in known]
-        # Of the winners, those of an earlier plan are left alone.
-        if forgotten := lost if arm.finals is None else []:
+        # Winners of an earlier plan may lie beside those of this one.
+        trials = self._paths.trials(arm.name) if arm.finals is None else ()
+        begun = [number for number, files in trials if files.spec.exists()]
+        if forgotten := [number for number in begun if number not in known]:
             raise SweeperError(
                 f"The search has lost trials of the arm {arm.name}, from #{forgotten[0]} on: it"
-                f" knows {len(known)}, but {len(list(begun))} lie in {self._paths.directory}. Put"
+                f" knows {len(known)}, but {len(begun)} lie in {self._paths.directory}. Put"
                 f" {self._storage} back as it was, or"
                 f" remove {self._paths.directory} to begin anew."
             )

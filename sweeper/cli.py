@@ -17,7 +17,7 @@ from sweeper.paths import DEFAULT_RUNS
 if TYPE_CHECKING:
     from sweeper.config.loading import LoadedStudy
     from sweeper.paths import StudyPaths
-    from sweeper.records import StudyRecord
+    from sweeper.study_record import StudyRecord
 
 app = typer.Typer(
     help="Sweep on-policy distillation (GKD) and compare it fairly with offline distillation.",
@@ -80,9 +80,9 @@ def report(
     from rich.console import Console
 
     from sweeper import disk
-    from sweeper.analysis.verdict import study_json
     from sweeper.reporting.final import show_study
     from sweeper.reporting.markdown import write_report
+    from sweeper.reporting.study_json import study_json
 
     study = _load(study_file, overrides)
     record = _read(study, runs)

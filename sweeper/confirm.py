@@ -5,24 +5,19 @@ from __future__ import annotations
 import enum
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from sweeper.analysis.comparison import scored_trials
+from sweeper.arms import ArmState
 from sweeper.config.base import Scalar
 from sweeper.config.confirm import CostMeasure
 from sweeper.config.study import StudyConfig
 from sweeper.execution.executor import read_outcome
-from sweeper.history import read_plan
+from sweeper.finals import read_plan
 from sweeper.paths import JobPaths, StudyPaths, write_text_atomically
-from sweeper.records import (
-    ArmRecord,
-    Final,
-    Interim,
-    Outcome,
-    Plan,
-    StudyRecord,
-    TrialRecord,
-)
+from sweeper.records import Final, Interim, Outcome
 from sweeper.search.arm_search import Asked
+from sweeper.study_record import ArmRecord, Plan, StudyRecord, TrialRecord
 
 _TRAINING = ("rollout", "teacher", "student", "optimiser")
 """The parts of a trial's seconds that grow with its steps."""
@@ -60,6 +55,19 @@ def open_plan(config: StudyConfig, record: StudyRecord, suite_hash: str, paths: 
     )
     write_text_atomically(paths.plan, plan.model_dump_json(indent=1) + "\n")
     return plan
+
+
+def finalists(plan: Plan, record: StudyRecord, paths: StudyPaths) -> dict[str, ArmState]:
+    """The arms once more, with what the plan declares in place of their searches."""
+    found = {}
+    for arm in record.arms:
+        if not (current := plan.current.get(arm.name, ())):
+            continue
+        finals = plan.finals[arm.name]
+        params = {trial.number: trial.params for trial in arm.trials}
+        asked = Declared(finals, current, params, partial(paths.final, arm.name))
+        found[arm.name] = ArmState(arm.name, arm.method, len(current), asked, finals=finals)
+    return found
 
 
 def _finals(config: StudyConfig, record: StudyRecord) -> dict[str, list[Final]]:

@@ -281,16 +281,9 @@ class StudyPaths:
 
     def trials(self, arm: str) -> Iterator[tuple[int, JobPaths]]:
         """The trials of ``arm`` that have a directory, in ascending number."""
-        return self._numbered("arms", arm)
-
-    def finals(self, arm: str) -> Iterator[tuple[int, JobPaths]]:
-        """The same of its winners that are trained again."""
-        return self._numbered("finals", arm)
-
-    def _numbered(self, kind: str, arm: str) -> Iterator[tuple[int, JobPaths]]:
         if not is_name(arm):
             raise ValueError(f"An arm's name must match {NAME_PATTERN}, but got {arm!r}.")
-        root = self.check_place(kind, arm)
+        root = self.check_place("arms", arm)
         if root.is_dir():
             with os.scandir(root) as entries:
                 # Only digits of ASCII: others are no numbers that a trial was given.

@@ -6,7 +6,7 @@ All are frozen, plain and JSON. Whoever reads an old record checks ``schema_vers
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -109,23 +109,6 @@ class Final(Record):
     """What it has in common with the other arms' winners."""
     max_steps: int
     """Optimiser steps."""
-
-
-class Plan(Record):
-    """``plan.json``: everything that is scored on the test suite."""
-
-    schema_version: int = SCHEMA_VERSION
-    suite_hash: str
-    """Of the test suite."""
-    declared: float
-    """Seconds since the epoch."""
-    finals: dict[str, tuple[Final, ...]]
-    """By arm, all that were ever declared; their place is their number."""
-    current: dict[str, tuple[int, ...]]
-    """By arm, the numbers of those that the verdict is about."""
-    looks: int = 1
-    """How often finalists were declared: the first verdict is the only one without a look at the
-    test suite before."""
 
 
 class TrialSpec(Record):
@@ -339,122 +322,3 @@ class Outcome(Record):
     """Package versions in the process that did the work."""
     model_parameters: int | None = None
     """Parameters of the scored model."""
-
-
-class TrialRecord(Record):
-    """A trial as the reports see it."""
-
-    number: int
-    state: Literal["completed", "pruned", "failed", "running", "waiting"]
-    params: dict[str, Scalar]
-    settings: dict[str, Any]
-    outcome: Outcome | None = None
-
-
-class FinalRecord(Record):
-    """A winner that is trained again, as the reports see it."""
-
-    number: int
-    final: Final
-    state: Literal["completed", "failed", "running", "waiting"]
-    outcome: Outcome | None = None
-
-
-class ArmRecord(Record):
-    """An arm with all of its trials."""
-
-    name: str
-    method: Method
-    budget: int
-    device_hours: float | None = None
-    """What its trials may take on their devices; None: as much as they need."""
-    stopped: Literal["device_hours", "wall_time", "patience"] | None = None
-    """The limit that ended it before it has had its trials."""
-    settings: dict[str, Any]
-    """What the study file fixes for the arm."""
-    search: dict[str, Any]
-    """What the study file searches, as written there."""
-    trials: tuple[TrialRecord, ...]
-    finals: tuple[FinalRecord, ...] = ()
-    """Its winners once more, as the study's plan declares them."""
-
-
-class Provenance(Record):
-    """What is needed to reproduce a study."""
-
-    command: str
-    study_file: str
-    started: float
-    git_revision: str | None
-    """The revision of the working directory's repository; ``+`` at the end: with local changes."""
-    versions: dict[str, str]
-    hardware: dict[str, str]
-    data_fingerprint: str | None = None
-    suite_hashes: dict[str, str] = {}
-
-
-class FinalArm(Record):
-    """An arm's winner, trained again with several seeds, on the test suite."""
-
-    arm: str
-    method: Method
-    trial: int
-    at: CostMeasure
-    max_steps: int
-    seeds: tuple[int, ...]
-    scores: tuple[tuple[float, ...], ...]
-    """By seed and document, in the suite's units."""
-    selection: tuple[float, ...]
-    """The same students' scores on the selection suite, by seed."""
-    searched: float
-    """The trial's score on it in the search."""
-    device_seconds: float
-    """The mean of one training and its scoring."""
-    trained_tokens: float
-    """The mean over seeds."""
-
-
-class FinalScores(Record):
-    """Everything that was measured on the test suite."""
-
-    suite: str
-    higher_is_better: bool
-    tasks: tuple[str, ...]
-    """Of each document."""
-    shares: tuple[float, ...]
-    clusters: tuple[str, ...]
-    arms: tuple[FinalArm, ...]
-    teacher: tuple[float, ...] | None
-    """By document."""
-    starting_student: tuple[float, ...] | None
-    looks: int = 1
-    """How often winners were declared; see ``Plan``."""
-    missing: tuple[str, ...] = ()
-    """Winners that could not be trained or scored again, in words."""
-
-
-class Confirmation(Record):
-    """What a study knows of its test suite."""
-
-    plan: Plan
-    scores: FinalScores | None = None
-    """Once the winners of two arms, or more, were scored."""
-    teacher: Outcome | None = None
-    starting_student: Outcome | None = None
-
-
-class StudyRecord(Record):
-    """Everything that reports need to know about a study."""
-
-    schema_version: int = SCHEMA_VERSION
-    study: str
-    config: dict[str, Any]
-    """The study file as it was read, overrides included."""
-    provenance: Provenance
-    arms: tuple[ArmRecord, ...]
-    teacher: Outcome | None
-    starting_student: Outcome | None
-    data: DataSummary | None
-    higher_is_better: bool = True
-    test: Confirmation | None = None
-    """None before winners are trained again."""

@@ -23,14 +23,15 @@ from sweeper.errors import ConfigError, StudyBusyError
 from sweeper.paths import DEFAULT_RUNS, StudyPaths, remove_leftovers, write_text_atomically
 from sweeper.patience import Patience
 from sweeper.placement import make_executor
-from sweeper.records import StudyRecord
 from sweeper.reporting.final import show_study
 from sweeper.reporting.live import LiveDisplay, LiveState
 from sweeper.reporting.markdown import write_report
 from sweeper.reporting.visible import visible
 from sweeper.secrets import redact_command
 from sweeper.snapshot import command_line, open_snapshot
-from sweeper.study import Interrupted, StopRequest, StudyRun, all_failed
+from sweeper.stopping import Interrupted, StopRequest
+from sweeper.study import StudyRun, all_failed
+from sweeper.study_record import StudyRecord
 from sweeper.tracking.mlflow_tracker import MlflowTracker
 from sweeper.watching import Watcher
 

@@ -18,8 +18,9 @@ from sweeper.config.yaml_file import named_data_files
 from sweeper.databases import comparable
 from sweeper.errors import ConfigError, Problem, StudyChangedError
 from sweeper.paths import StudyPaths, write_text_atomically
-from sweeper.records import Provenance, SuiteSpec
+from sweeper.records import SuiteSpec
 from sweeper.secrets import redact_command, redacted, redacted_json
+from sweeper.study_record import Provenance
 from sweeper.versions import git_revision, hardware, package_versions
 
 

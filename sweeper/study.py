@@ -6,7 +6,6 @@ import json
 import time
 from collections import deque
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -16,22 +15,18 @@ from sweeper.arms import ArmState, Ledger
 from sweeper.budgets import StopReason, ending, stop_reason, trial_budgets
 from sweeper.config.loading import LoadedStudy
 from sweeper.execution.executor import Busy, Executor, Finished
-from sweeper.history import read_preparation, read_study, read_test_baselines
+from sweeper.finals import read_test_baselines
+from sweeper.history import read_preparation, read_study
 from sweeper.jobs import Jobs, RunningJob
 from sweeper.paths import JobPaths, StudyPaths, write_text_atomically
 from sweeper.patience import Patience
-from sweeper.records import (
-    Outcome,
-    PreparationSpec,
-    Progress,
-    StudyRecord,
-    SuiteSpec,
-    TrialSpec,
-)
+from sweeper.records import Outcome, PreparationSpec, Progress, SuiteSpec, TrialSpec
 from sweeper.search.arm_search import ArmSearch, Asked
 from sweeper.search.storage import Storage, close_storage, open_storage
 from sweeper.secrets import redact, redacted_json, secrets_in
 from sweeper.snapshot import Snapshot, suite_spec, version_changes
+from sweeper.stopping import Interrupted, StopRequest
+from sweeper.study_record import StudyRecord
 from sweeper.tracking.tracker import Tracker
 
 _POLL_SECONDS = 0.25
@@ -50,21 +45,6 @@ class Observer(Protocol):
 
     def message(self, text: str) -> None:
         """Something worth a line of its own."""
-
-
-class Interrupted(BaseException):
-    """The user stopped the study; it can be continued."""
-
-
-class StopRequest:
-    """How urgently the user wants the study to stop: 0 not, 1 after running trials, 2 now."""
-
-    def __init__(self) -> None:
-        self.level = 0
-
-    def press(self) -> None:
-        """One more Ctrl-C."""
-        self.level = min(self.level + 1, 2)
 
 
 class StudyRun:
@@ -170,7 +150,9 @@ class StudyRun:
             )
             while waiting or self.jobs.running:
                 self._check_stop()
-                while waiting and self._executor.free():
+                if self.stop.level and not self.jobs.running:
+                    raise Interrupted
+                while waiting and self.stop.level == 0 and self._executor.free():
                     spec = waiting[0]
                     try:
                         preparation.submit(spec, self.paths.preparation(spec.step), self._executor)
@@ -244,25 +226,9 @@ class StudyRun:
         plan = confirm.open_plan(self.study.config, record, suite.content_hash, self.paths)
         self.phase = "confirm"
         self._test_suite = suite
-        self.arms = {}
-        for arm in record.arms:
-            if not (current := plan.current.get(arm.name, ())):
-                continue
-            finals = plan.finals[arm.name]
-            state = ArmState(
-                arm.name,
-                arm.method,
-                len(current),
-                confirm.Declared(
-                    finals,
-                    current,
-                    {trial.number: trial.params for trial in arm.trials},
-                    partial(self.paths.final, arm.name),
-                ),
-                finals=finals,
-            )
-            self.arms[arm.name] = state
-            self._ledger.take_up(state)
+        self.arms = confirm.finalists(plan, record, self.paths)
+        for arm in self.arms.values():
+            self._ledger.take_up(arm)
         self._do_steps(preparation.TEST_STEPS, trials_left=False)
         for role, outcome in read_test_baselines(self.paths).items():
             self._tracker.log_baseline(role, outcome, test=True)

@@ -10,17 +10,10 @@ import pytest
 from sweeper.config.study import StudyConfig
 from sweeper.confirm import open_plan
 from sweeper.errors import ConfigError
-from sweeper.history import read_plan
+from sweeper.finals import read_plan
 from sweeper.paths import StudyPaths
-from sweeper.records import (
-    ArmRecord,
-    Cost,
-    Outcome,
-    Provenance,
-    Scores,
-    StudyRecord,
-    TrialRecord,
-)
+from sweeper.records import Cost, Outcome, Scores
+from sweeper.study_record import ArmRecord, Provenance, StudyRecord, TrialRecord
 from tests.conftest import adder_study
 
 

@@ -30,13 +30,14 @@ from sweeper.records import (
     Outcome,
     Progress,
     Scores,
-    StudyRecord,
     TaskScore,
     TrialSpec,
     derive_seed,
 )
 from sweeper.snapshot import open_snapshot
-from sweeper.study import StopRequest, StudyRun
+from sweeper.stopping import StopRequest
+from sweeper.study import StudyRun
+from sweeper.study_record import StudyRecord
 from sweeper.tracking.tracker import MemoryRun, MemoryStore, MemoryTracker
 
 WriteStudy = Callable[..., Path]

@@ -15,10 +15,10 @@ from sweeper.errors import ConfigError, SweeperError
 from sweeper.execution.executor import read_outcome
 from sweeper.history import read_study
 from sweeper.paths import JobPaths, StudyPaths
-from sweeper.records import StudyRecord
 from sweeper.reporting.markdown import write_report
 from sweeper.reporting.trial_list import status_view
 from sweeper.snapshot import read_snapshot
+from sweeper.study_record import StudyRecord
 from sweeper.tracking.tracker import MemoryStore, MemoryTracker
 from tests.test_crashes import ARMS, WritingExecutor, check, go_on, params
 

@@ -10,8 +10,8 @@ The variance of a mean has two parts, from the mean squares of the two-way rando
 that of the seeds, which few seeds tell badly, and that of the documents, which many documents tell
 well. The interval reaches as far as ``hypot(t_seeds * s_seeds, t_documents * s_documents)``, with
 each part's own quantile of Student's t (the method of variance estimates recovery: Zou and Donner,
-Statistics in Medicine 27, 2008): one number of degrees of freedom for both, Satterthwaite's, holds
-the truth in 92 % where three seeds differ more than the documents make unsure. The interval's
+Statistics in Medicine 27, 2008): one number of degrees of freedom for both, Satterthwaite's, gives
+too narrow intervals where few seeds differ more than the documents make unsure. The interval's
 shape, because bounded scores are skewed, is that of a crossed bootstrap (McCullagh, Bernoulli 6,
 2000; Owen, Annals of Applied Statistics 1, 2007), which by itself is too narrow for few seeds and
 too wide where the rest dominates.

@@ -16,7 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 from sweeper.analysis.comparison import scored_trials
 from sweeper.config.base import Scalar
 from sweeper.config.space import CategoricalSpace, FloatSpace, IntSpace, Space, contains
-from sweeper.records import ArmRecord, Record
+from sweeper.records import Record
+from sweeper.study_record import ArmRecord
 
 if TYPE_CHECKING:
     from optuna import Study

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sweeper.config.search import Objective
-from sweeper.records import Record, TrialRecord
+from sweeper.records import Record
+from sweeper.study_record import TrialRecord
 
 
 class FrontPoint(Record):

@@ -3,22 +3,19 @@
 Pure functions on records. Arms are compared pair by pair, on the same documents with the same
 seeds. The pairs that form the claim are the best GKD arm against each offline arm or, where a study
 has only one kind, all pairs; Holm's procedure keeps the chance of a single false claim among them
-at ``ALPHA``.
+at ``significance.ALPHA``.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, Literal
+from dataclasses import replace
 
 import numpy as np
 
-from sweeper.analysis.comparison import as_json as comparison_json
-from sweeper.analysis.comparison import compare
-from sweeper.analysis.crossed import Documents, Estimate, Matrix, estimate
+from sweeper.analysis.crossed import Documents, Matrix, estimate
 from sweeper.analysis.significance import (
-    ALPHA,
     Conclusion,
     conclude,
     equivalence_p,
@@ -29,7 +26,8 @@ from sweeper.analysis.significance import (
 )
 from sweeper.config.confirm import CostMeasure
 from sweeper.config.settings import OFFLINE_METHODS, Method
-from sweeper.records import FinalArm, FinalScores, Record, StudyRecord, derive_seed
+from sweeper.records import Record, derive_seed
+from sweeper.study_record import FinalArm, FinalScores, StudyRecord
 
 TEST = "crossed random-effects t test, two-sided"
 """The test whose p enters Holm's procedure."""
@@ -92,8 +90,9 @@ class PairVerdict(Record):
     """Of the two one-sided tests that the difference is within the margin."""
     effect: float | None
     """The difference in units of the documents' standard deviation."""
+    comparisons: int
+    """The pairs of the claim at this measure of cost."""
     conclusion: Conclusion
-    sentence: str
 
 
 class Verdict(Record):
@@ -102,13 +101,14 @@ class Verdict(Record):
     suite: str
     higher_is_better: bool
     margin: float | None
-    sentence: str
-    """The verdict in one sentence or two."""
     arms: tuple[ArmVerdict, ...]
     pairs: tuple[PairVerdict, ...]
     teacher: Interval | None
     starting_student: Interval | None
-    notes: tuple[str, ...]
+    looks: int
+    """How often winners were declared: at 1 this is the first look at the test suite."""
+    missing: tuple[str, ...]
+    """Winners that could not be trained or scored again, in words."""
 
     def at(self, measure: str) -> list[ArmVerdict]:
         """The arms as they compare at ``measure``: those with no other training have one."""
@@ -154,12 +154,12 @@ def judge(
         suite=scores.suite,
         higher_is_better=scores.higher_is_better,
         margin=margin,
-        sentence=_headline(pairs, arms, best_gkd),
         arms=arms,
         pairs=tuple(pairs),
         teacher=teacher,
         starting_student=start,
-        notes=tuple(_notes(scores, pairs)),
+        looks=scores.looks,
+        missing=scores.missing,
     )
 
 
@@ -179,35 +179,6 @@ def verdict_of(record: StudyRecord, best_gkd: str | None) -> Verdict | None:
         best_gkd=best_gkd,
         seed=derive_seed(record.config.get("seed", 0), "verdict"),
     )
-
-
-def as_json(verdict: Verdict) -> dict[str, Any]:
-    """The verdict as plain JSON values; ``arms`` by name, at equal steps."""
-    arms: dict[str, dict[str, Any]] = {}
-    for arm in verdict.arms:
-        if arm.at == "steps":
-            plain = arm.model_dump(mode="json", exclude={"arm", "method"})
-            test = plain.pop("test")
-            interval = [test.pop("low"), test.pop("high")]
-            arms[arm.arm] = {"test": {**test, "interval": interval, **plain}}
-    return {
-        "verdict": verdict.sentence,
-        "verdicts": [pair.model_dump(mode="json") for pair in verdict.pairs],
-        "arms": arms,
-        "verdict_notes": list(verdict.notes),
-    }
-
-
-def study_json(record: StudyRecord) -> dict[str, Any]:
-    """A study's comparison and its verdict as plain JSON values, for scripts."""
-    comparison = compare(record)
-    plain = comparison_json(comparison)
-    verdict = verdict_of(record, comparison.best_gkd)
-    if verdict is None:
-        return plain
-    found = as_json(verdict)
-    arms = {name: {**arm, **found["arms"].get(name, {})} for name, arm in plain["arms"].items()}
-    return {**plain, **found, "arms": arms}
 
 
 def claim(arms: Sequence[FinalArm], best_gkd: str | None) -> list[tuple[FinalArm, FinalArm]]:
@@ -238,14 +209,12 @@ def _compare(
             ]
             found.append((ours, theirs, pick[0], pick[1]))
     differences = [estimate(a - b, documents, seed=seed) for _, _, a, b in found]
-    # Everything is decided where higher is better.
-    leads = [estimate(sign * (a - b), documents, draws=0) for _, _, a, b in found]
-    p_values = [p_value(lead) for lead in leads]
+    p_values = [p_value(difference) for difference in differences]
     verdicts = []
-    for (ours, theirs, a, b), difference, lead, p, adjusted in zip(
-        found, differences, leads, p_values, holm(p_values), strict=True
+    for (ours, theirs, a, b), difference, p, adjusted in zip(
+        found, differences, p_values, holm(p_values), strict=True
     ):
-        conclusion = conclude(lead, adjusted, margin)
+        lead = replace(difference, mean=sign * difference.mean)
         several = len(a) > 1
         binary = bool(np.isin(a, (0.0, 1.0)).all() and np.isin(b, (0.0, 1.0)).all())
         verdicts.append(
@@ -267,10 +236,8 @@ def _compare(
                 p_mcnemar=exact_mcnemar(a[0] > 0, b[0] > 0) if binary and not several else None,
                 p_equivalence=None if margin is None else equivalence_p(lead, margin),
                 effect=_effect(a, b, documents),
-                conclusion=conclusion,
-                sentence=_sentence(
-                    ours.arm, theirs.arm, difference, adjusted, len(found), conclusion, margin
-                ),
+                comparisons=len(found),
+                conclusion=conclude(lead, adjusted, margin),
             )
         )
     return verdicts
@@ -327,109 +294,3 @@ def _effect(ours: Matrix, theirs: Matrix, documents: Documents) -> float | None:
     means = columns @ documents.weights
     variance = float((((columns - means[:, None]) ** 2) @ documents.weights).mean())
     return float(means[0] - means[1]) / variance**0.5 if variance > 0 else None
-
-
-def _sentence(
-    ours: str,
-    theirs: str,
-    difference: Estimate,
-    p_adjusted: float,
-    comparisons: int,
-    conclusion: Conclusion,
-    margin: float | None,
-) -> str:
-    low, high = difference.low, difference.high
-    digits = _digits(difference.stderr)
-    number = (
-        f"{difference.mean:+.{digits}f} (95 % interval {low:+.{digits}f} to {high:+.{digits}f},"
-        f" {_p(p_adjusted)}{_after_holm(comparisons)}; {_count(difference.seeds, 'seed')},"
-        f" {_count(difference.documents, 'document')})"
-    )
-    if conclusion == "equivalent":
-        assert margin is not None
-        real = ""
-        if p_adjusted <= ALPHA:
-            real = ", a difference that is real and too small to matter"
-        return f"{ours} and {theirs} are equivalent within {margin:g}: {number}{real}."
-    if conclusion == "inconclusive":
-        return f"Whether {ours} or {theirs} is better cannot be told: {number}."
-    return f"{ours} is {conclusion} than {theirs}: {number}."
-
-
-def _headline(
-    pairs: Sequence[PairVerdict], arms: Sequence[ArmVerdict], best_gkd: str | None
-) -> str:
-    """The claim's pairs at equal steps, in one sentence; with the cost in another."""
-    mine = [pair for pair in pairs if pair.at == "steps"]
-    if not mine:
-        return "There is nothing to compare on the test suite."
-    if len({pair.arm for pair in mine}) > 1:
-        return " ".join(pair.sentence for pair in mine)
-    order: tuple[Conclusion, ...] = ("better", "equivalent", "worse", "inconclusive")
-    groups = {name: [p.against for p in mine if p.conclusion == name] for name in order}
-    name = mine[0].arm
-    texts = {
-        "better": f"{name} is better than {{}}",
-        "equivalent": f"{name} is equivalent to {{}}",
-        "worse": f"{name} is worse than {{}}",
-        "inconclusive": f"whether {name} or {{}} is better cannot be told",
-    }
-    parts = [
-        texts[group].format(_listed(names, "or" if group == "inconclusive" else "and"))
-        for group, names in groups.items()
-        if names
-    ]
-    sentence = "; ".join(parts)
-    if len(mine) == 1:
-        sentence = mine[0].sentence
-        if mine[0].conclusion == "inconclusive":
-            sentence = sentence[0].lower() + sentence[1:]
-        return f"On the test suite {sentence}"
-    return f"On the test suite, {sentence}. The closest: {_closest(mine).sentence}"
-
-
-def _closest(pairs: Sequence[PairVerdict]) -> PairVerdict:
-    """The pair that decides: the least clear lead."""
-    return max(pairs, key=lambda pair: pair.p_adjusted)
-
-
-def _notes(scores: FinalScores, pairs: Sequence[PairVerdict]) -> list[str]:
-    found = []
-    if scores.looks > 1:
-        found.append(
-            f"Winners were declared {scores.looks} times: the test suite had been scored before"
-            " this verdict, which is therefore not the first look at it."
-        )
-    found += scores.missing
-    fewest = min((pair.seeds for pair in pairs), default=0)
-    if fewest == 1:
-        found.append(
-            "With one seed the intervals hold for these students only: nothing is known of others"
-            " that were trained the same way."
-        )
-    elif fewest == 2:
-        found.append("Two seeds tell little of how seeds differ: intervals hold in 92 to 98 %.")
-    return found
-
-
-def _digits(stderr: float) -> int:
-    if stderr <= 0:
-        return 3
-    return int(min(max(1 - np.floor(np.log10(stderr)), 2), 5))
-
-
-def _p(value: float) -> str:
-    return "p < 0.001" if value < 0.001 else f"p = {value:.{2 if value >= 0.1 else 3}f}"
-
-
-def _after_holm(comparisons: int) -> str:
-    return f" after Holm's correction for {comparisons}" if comparisons > 1 else ""
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number:,} {noun}s"
-
-
-def _listed(names: Sequence[str], word: Literal["and", "or"]) -> str:
-    *most, last = names
-    return f"{', '.join(most)} {word} {last}" if most else last

@@ -173,10 +173,7 @@ def _shared_out(
         for task in tasks
     }
     return [
-        replace(
-            document,
-            share=shares[entry] * document.weight / totals[entry],
-        )
+        replace(document, share=shares[entry] * document.weight / totals[entry])
         for document in documents
         for entry in [entry_of[document.task]]
     ]

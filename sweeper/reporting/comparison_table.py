@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from sweeper.analysis.comparison import ArmSummary, Comparison
 from sweeper.reporting import formatting, wording
-from sweeper.reporting.console import Chain, definitions, heading
+from sweeper.reporting.console import Chain, bulleted, definitions, full_width, heading, plain_table
 
 Column = Literal["trials", "settings", "score", "difference", "gap", "steps", "tokens", "seconds"]
 
@@ -103,19 +101,19 @@ class _ComparisonView:
             yield definitions((name, Text(kinds)) for name, kinds in failures)
         if notes := wording.notes(comparison):
             yield ""
-            yield _bulleted(notes)
+            yield bulleted(notes)
 
     def _fitting_table(self, console: Console, options: ConsoleOptions) -> tuple[_Layout, Table]:
         for layout in _LAYOUTS:
             table = self._table(layout, ascii_only=options.ascii_only)
-            if _full_width(console, options, table) <= options.max_width:
+            if full_width(console, options, table) <= options.max_width:
                 break
         return layout, table
 
     def _table(self, layout: _Layout, *, ascii_only: bool) -> Table:
         comparison, bar = self._comparison, layout.bar
         digits = formatting.comparison_digits(comparison)
-        table = _plain_table()
+        table = plain_table()
         table.add_column("arm", no_wrap=True, overflow="ellipsis")
         for name in layout.columns:
             left = name == "settings" or (name == "gap" and bar)
@@ -193,19 +191,3 @@ def _bar(share: float, width: int, *, ascii_only: bool) -> str:
     if share < -0.005:
         return below + bar[1:]
     return bar[:-1] + above if share > 1.005 else bar
-
-
-def _plain_table() -> Table:
-    return Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
-
-
-def _full_width(console: Console, options: ConsoleOptions, table: Table) -> int:
-    """The width of a table of which nothing is wrapped."""
-    return Measurement.get(console, options.update(width=10_000), table).maximum
-
-
-def _bulleted(lines: Sequence[str]) -> Table:
-    table = Table.grid(padding=(0, 1, 0, 0))
-    for line in lines:
-        table.add_row(Text("·"), Text(line), style="dim")
-    return table

@@ -13,8 +13,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from sweeper.records import StudyRecord
 from sweeper.reporting import wording
+from sweeper.study_record import StudyRecord
 
 
 def show(view: RenderableType, console: Console) -> None:
@@ -73,4 +73,22 @@ def definitions(rows: Iterable[tuple[str, RenderableType]]) -> Table:
     table.add_column()
     for name, value in rows:
         table.add_row(f"  {name}", value)
+    return table
+
+
+def plain_table() -> Table:
+    """A table without lines."""
+    return Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
+
+
+def full_width(console: Console, options: ConsoleOptions, table: Table) -> int:
+    """The width of a table of which nothing is wrapped."""
+    return Measurement.get(console, options.update(width=10_000), table).maximum
+
+
+def bulleted(lines: Iterable[str], style: str = "dim") -> Table:
+    """A list."""
+    table = Table.grid(padding=(0, 1, 0, 0))
+    for line in lines:
+        table.add_row(Text("·"), Text(line), style=style)
     return table

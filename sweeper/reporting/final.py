@@ -6,10 +6,10 @@ from rich.console import Console
 
 from sweeper.analysis.comparison import compare
 from sweeper.analysis.verdict import verdict_of
-from sweeper.records import StudyRecord
 from sweeper.reporting.comparison_table import comparison_view
 from sweeper.reporting.console import notice, show
 from sweeper.reporting.verdict_table import verdict_view
+from sweeper.study_record import StudyRecord
 
 
 def show_study(record: StudyRecord, console: Console) -> None:

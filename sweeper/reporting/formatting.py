@@ -9,8 +9,9 @@ from typing import Any
 from sweeper.analysis.comparison import ArmSummary, Comparison, Difference, Score
 from sweeper.analysis.pareto import FrontPoint
 from sweeper.config.search import Objective
-from sweeper.records import Cost, FailureKind, TrialRecord
+from sweeper.records import Cost, FailureKind
 from sweeper.reporting.visible import visible
+from sweeper.study_record import TrialRecord
 
 SHORT_NAMES = {
     "learning_rate": "lr",
@@ -196,10 +197,10 @@ def failure_counts(failures: Mapping[FailureKind, int]) -> str:
     return ", ".join(f"{n} {FAILURE_NAMES[kind]}" for kind, n in sorted(failures.items()))
 
 
-def listed(names: Iterable[str]) -> str:
+def listed(names: Iterable[str], word: str = "and") -> str:
     """Names as a sentence has them: ``a, b and c``."""
     *most, last = names
-    return f"{', '.join(most)} and {last}" if most else last
+    return f"{', '.join(most)} {word} {last}" if most else last
 
 
 def trial_numbers(numbers: Sequence[int]) -> str:

@@ -14,11 +14,11 @@ from sweeper.analysis.comparison import Comparison, compare, selection_score
 from sweeper.analysis.importance import Importance, parameter_importance
 from sweeper.analysis.verdict import TEST, Verdict, verdict_of
 from sweeper.paths import remove_leftovers, write_bytes_atomically, write_text_atomically
-from sweeper.records import ArmRecord, StudyRecord, TrialRecord
-from sweeper.reporting import formatting, plots, verdict_table, wording
+from sweeper.reporting import formatting, plots, verdict_table, verdict_wording, wording
 from sweeper.reporting.escaping import cell, inline, setting, table
 from sweeper.reporting.plot_style import png
 from sweeper.reporting.reproduction import data_sections, reproduction_sections
+from sweeper.study_record import ArmRecord, StudyRecord, TrialRecord
 
 TEXT_NAME = "report.md"
 MOST_ROWS = 100
@@ -81,7 +81,7 @@ def _sections(
     yield f"# {inline(record.study)}"
     verdict = verdict_of(record, comparison.best_gkd)
     if verdict is not None:
-        yield f"**{inline(verdict.sentence)}**"
+        yield f"**{inline(verdict_wording.headline(verdict))}**"
         yield from _verdict(verdict)
         yield "## The search"
         yield inline(wording.headline(comparison))
@@ -110,26 +110,25 @@ def _sections(
 
 def _verdict(verdict: Verdict) -> Iterator[str]:
     """The winners on the test suite, and each comparison."""
-    digits = verdict_table.digits_of(verdict)
     for at in verdict_table.measures(verdict):
         yield f"## The test suite {inline(verdict.suite)}, at equal {at.replace('_', ' ')}"
         rows = []
         ends = (("*teacher*", verdict.teacher), ("*starting student*", verdict.starting_student))
         for label, end in ends:
             if end is not None:
-                rows.append([label, *verdict_table.end_cells(end, digits)])
+                rows.append([label, *verdict_table.end_cells(end)])
         for arm in verdict.at(at):
             name = cell(f"{arm.arm} #{arm.trial}")
-            rows.append([name, *verdict_table.arm_cells(arm, digits)])
+            rows.append([name, *verdict_table.arm_cells(arm)])
         yield table(["winner", *verdict_table.COLUMNS], rows, left={0})
-        sentences = [inline(pair.sentence) for pair in verdict.pairs if pair.at == at]
-        yield "\n".join(f"- {sentence}" for sentence in sentences)
+        told = verdict_wording.sentences(verdict, at)
+        yield "\n".join(f"- {inline(sentence)}" for sentence in told)
     notes = [
         "The search's luck is by how much its score of a winner exceeds that of new seeds on the"
         " same selection suite.",
         f"Intervals are of 95 % and hold for other seeds and other documents. p is that of a"
         f" {TEST}.",
-        *verdict.notes,
+        *verdict_wording.notes(verdict),
     ]
     yield "\n".join(f"- {inline(note)}" for note in notes)
 

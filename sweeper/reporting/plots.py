@@ -18,7 +18,6 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from sweeper.analysis.comparison import ArmSummary, Comparison, scored_trials
 from sweeper.analysis.importance import Importance
-from sweeper.records import StudyRecord, TrialRecord
 from sweeper.reporting import formatting, plot_labels
 from sweeper.reporting.plot_labels import EndLabel, end_labels, place_labels
 from sweeper.reporting.plot_style import (
@@ -35,6 +34,7 @@ from sweeper.reporting.plot_style import (
     styled,
     thinned,
 )
+from sweeper.study_record import StudyRecord, TrialRecord
 
 MOST_NAMED = 12
 """Trials on the map whose scores are all written beside them; of more, only the best one's."""

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from sweeper.records import Provenance, StudyRecord
 from sweeper.reporting.escaping import as_yaml, cell, code, fenced, inline, table
 from sweeper.secrets import redact
+from sweeper.study_record import Provenance, StudyRecord
 
 
 def data_sections(record: StudyRecord) -> Iterator[str]:

@@ -13,9 +13,9 @@ from rich.style import Style
 from rich.text import Text
 
 from sweeper.analysis.comparison import scored_trials, selection_score
-from sweeper.records import ArmRecord, StudyRecord
 from sweeper.reporting import formatting, wording
 from sweeper.reporting.console import Chain, definitions, heading
+from sweeper.study_record import ArmRecord, StudyRecord
 
 _HEAD = ("trial", "state", "score", "seconds", "settings")
 _STATE_STYLES = {

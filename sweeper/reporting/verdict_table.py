@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from sweeper.analysis.verdict import ArmVerdict, Interval, Verdict
 from sweeper.reporting import formatting
-from sweeper.reporting.console import heading
+from sweeper.reporting.console import bulleted, full_width, heading, plain_table
+from sweeper.reporting.verdict_wording import headline, notes, sentences
 
 COLUMNS = ("test score", "95 % interval", "search's luck", "gap closed", "steps", "device seconds")
 """Of the table of winners, beside the arm; in a narrow terminal without the last ones."""
 
-CONCLUSIONS = {
-    "better": "better",
-    "worse": "worse",
-    "equivalent": "equivalent",
-    "inconclusive": "cannot be told",
-}
-"""The conclusions in a few words."""
+DIGITS = 3
+"""After the point."""
 
 
 def verdict_view(verdict: Verdict) -> RenderableType:
@@ -36,32 +28,26 @@ def measures(verdict: Verdict) -> list[str]:
     return list(dict.fromkeys(pair.at for pair in verdict.pairs))
 
 
-def arm_cells(arm: ArmVerdict, digits: int) -> list[str]:
+def arm_cells(arm: ArmVerdict) -> list[str]:
     """A winner as ``COLUMNS``."""
     return [
-        f"{arm.test.mean:.{digits}f}",
-        interval(arm.test, digits),
-        f"{round(arm.inflation, digits) + 0.0:+.{digits}f}",
+        f"{arm.test.mean:.{DIGITS}f}",
+        interval(arm.test),
+        f"{round(arm.inflation, DIGITS) + 0.0:+.{DIGITS}f}",
         formatting.percent(arm.gap_closed),
         f"{arm.max_steps:,}",
         formatting.seconds(arm.device_seconds),
     ]
 
 
-def end_cells(end: Interval, digits: int) -> list[str]:
+def end_cells(end: Interval) -> list[str]:
     """The teacher, or the starting student, as ``COLUMNS``."""
-    return [f"{end.mean:.{digits}f}", interval(end, digits), "", "", "", ""]
+    return [f"{end.mean:.{DIGITS}f}", interval(end), "", "", "", ""]
 
 
-def interval(found: Interval, digits: int) -> str:
+def interval(found: Interval) -> str:
     """``0.412 to 0.498``."""
-    return f"{found.low:.{digits}f} to {found.high:.{digits}f}"
-
-
-def digits_of(verdict: Verdict) -> int:
-    """Digits after the point that the intervals are worth."""
-    widths = [arm.test.high - arm.test.low for arm in verdict.arms]
-    return 3 if any(width > 0 for width in widths) else 2
+    return f"{found.low:.{DIGITS}f} to {found.high:.{DIGITS}f}"
 
 
 class _VerdictView:
@@ -70,40 +56,30 @@ class _VerdictView:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         verdict = self._verdict
-        yield Text(verdict.sentence, style="bold")
+        yield Text(headline(verdict), style="bold")
         for at in measures(verdict):
             yield ""
             equal = at.replace("_", " ")
             yield heading(f"Winners on the test suite {verdict.suite}, at equal {equal}")
             for count in range(len(COLUMNS), 1, -1):
                 table = self._winners(at, count)
-                wanted = Measurement.get(console, options.update(width=10_000), table).maximum
-                if wanted <= options.max_width:
+                if full_width(console, options, table) <= options.max_width:
                     break
             yield table
-            lines = [pair.sentence for pair in verdict.pairs if pair.at == at]
-            yield _bulleted(lines)
-        if verdict.notes:
+            yield bulleted(sentences(verdict, at), style="")
+        if told := notes(verdict):
             yield ""
-            yield _bulleted(verdict.notes)
+            yield bulleted(told)
 
     def _winners(self, at: str, count: int) -> Table:
-        digits = digits_of(self._verdict)
-        table = Table(box=box.SIMPLE_HEAD, show_edge=False, header_style="dim", pad_edge=False)
+        table = plain_table()
         table.add_column("arm", no_wrap=True)
         for name in COLUMNS[:count]:
             table.add_column(name, justify="right", no_wrap=True)
         ends = (("teacher", self._verdict.teacher), ("start", self._verdict.starting_student))
         for label, end in ends:
             if end is not None:
-                table.add_row(label, *end_cells(end, digits)[:count], style="dim")
+                table.add_row(label, *end_cells(end)[:count], style="dim")
         for arm in self._verdict.at(at):
-            table.add_row(f"{arm.arm} #{arm.trial}", *arm_cells(arm, digits)[:count])
+            table.add_row(f"{arm.arm} #{arm.trial}", *arm_cells(arm)[:count])
         return table
-
-
-def _bulleted(lines: Sequence[str]) -> Table:
-    table = Table.grid(padding=(0, 1, 0, 0))
-    for line in lines:
-        table.add_row(Text("·"), Text(line))
-    return table

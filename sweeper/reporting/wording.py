@@ -12,9 +12,10 @@ from sweeper.analysis.comparison import (
     Comparison,
     Score,
 )
-from sweeper.records import ArmRecord, Failure
+from sweeper.records import Failure
 from sweeper.reporting import formatting
 from sweeper.reporting.visible import visible
+from sweeper.study_record import ArmRecord
 
 CLEAR = 2.0
 """Differences below this many standard errors are called unclear: about 95 % confidence, before the

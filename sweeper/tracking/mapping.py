@@ -29,8 +29,9 @@ from sweeper.config.settings import (
     without_effect,
 )
 from sweeper.config.study import StudyConfig
-from sweeper.records import DataSummary, Outcome, Progress, Provenance, Scores, TrialSpec
+from sweeper.records import DataSummary, Outcome, Progress, Scores, TrialSpec
 from sweeper.secrets import redact, redacted
+from sweeper.study_record import Provenance
 
 LONGEST_PARAM = 6000
 """Characters that MLflow keeps of a parameter's value."""
@@ -318,18 +319,13 @@ def outcome_points(outcome: Outcome) -> list[Point]:
     return _points_at_end(values, outcome)
 
 
-def baseline_points(role: Role, outcome: Outcome) -> list[Point]:
-    """The scores of a model that no arm trained, such as ``teacher/selection``."""
+def baseline_points(role: Role, outcome: Outcome, *, test: bool = False) -> list[Point]:
+    """The scores of a model that no arm trained: ``teacher/selection``, ``teacher_test/test``."""
     if outcome.scores is None:
         return []
+    if test:
+        return _points_at_end(_score_values(f"{role}_test", outcome.scores, "test"), outcome)
     return _points_at_end(_score_values(role, outcome.scores), outcome)
-
-
-def test_points(role: Role, outcome: Outcome) -> list[Point]:
-    """The same on the test suite, such as ``teacher_test/test``."""
-    if outcome.scores is None:
-        return []
-    return _points_at_end(_score_values(f"{role}_test", outcome.scores, "test"), outcome)
 
 
 def _score_values(prefix: str, scores: Scores, suite: str = "selection") -> dict[str, float]:

@@ -16,8 +16,9 @@ from typing import Any, Literal, Protocol
 from sweeper.config.settings import Method
 from sweeper.config.study import StudyConfig
 from sweeper.paths import JobPaths
-from sweeper.records import DataSummary, Outcome, Progress, Provenance, TrialSpec
+from sweeper.records import DataSummary, Outcome, Progress, TrialSpec
 from sweeper.secrets import redact, redacted
+from sweeper.study_record import Provenance
 from sweeper.tracking import mapping
 from sweeper.tracking.mapping import Dataset, Point, Role
 
@@ -156,8 +157,7 @@ class RunTracker:
 
     def log_baseline(self, role: Role, outcome: Outcome, *, test: bool = False) -> None:
         """See ``Tracker``."""
-        points = mapping.test_points if test else mapping.baseline_points
-        self._write(self._study(), points=points(role, outcome))
+        self._write(self._study(), points=mapping.baseline_points(role, outcome, test=test))
 
     def open_arm(
         self,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sweeper.analysis.importance import MOST_TRIALS, parameter_importance
-from sweeper.records import ArmRecord, TrialRecord
+from sweeper.study_record import ArmRecord, TrialRecord
 from tests.reporting.example_study import GKD_SEARCH, LR, arm, completed, example_study, trial
 
 SEARCH: dict[str, Any] = {

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from sweeper.records import Plan
+from sweeper.study_record import Plan
 from tests.whole_studies import WholeStudy, wait_until
 
 pytestmark = pytest.mark.slow

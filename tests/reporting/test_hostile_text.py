@@ -13,7 +13,6 @@ from rich.console import Console
 from sweeper.analysis.comparison import compare
 from sweeper.config.yaml_file import read
 from sweeper.errors import ConfigError
-from sweeper.records import StudyRecord
 from sweeper.reporting.comparison_table import comparison_view
 from sweeper.reporting.console import notice, show
 from sweeper.reporting.escaping import cell, code, fenced, inline, setting, table
@@ -21,6 +20,7 @@ from sweeper.reporting.live import LiveDisplay
 from sweeper.reporting.markdown import write_report
 from sweeper.reporting.trial_list import status_view
 from sweeper.reporting.visible import visible
+from sweeper.study_record import StudyRecord
 from tests.reporting.example_study import arm, completed, failed, study, trial
 
 HOSTILE = [

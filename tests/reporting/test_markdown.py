@@ -8,10 +8,10 @@ import pytest
 from ruamel.yaml import YAML
 
 from sweeper.analysis.comparison import SELECTION_NOTE
-from sweeper.records import StudyRecord
 from sweeper.reporting.escaping import as_yaml, cell, fenced, setting, table
 from sweeper.reporting.markdown import write_report
 from sweeper.secrets import redact
+from sweeper.study_record import StudyRecord
 from tests.reporting.example_study import (
     CONFIG,
     arm,

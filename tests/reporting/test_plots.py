@@ -10,10 +10,10 @@ from matplotlib.transforms import Bbox
 
 from sweeper.analysis.comparison import compare
 from sweeper.analysis.importance import Importance
-from sweeper.records import StudyRecord
 from sweeper.reporting import plots
 from sweeper.reporting.plot_labels import apart
 from sweeper.reporting.plot_style import COLOURS, looks_of, png, spread
+from sweeper.study_record import StudyRecord
 from tests.reporting.example_study import GKD_SEARCH, arm, completed, example_study, study, trial
 
 

@@ -20,12 +20,12 @@ from sweeper.records import (
     Outcome,
     Place,
     Progress,
-    Provenance,
     Scores,
     SuiteSpec,
     TaskScore,
     TrialSpec,
 )
+from sweeper.study_record import Provenance
 from sweeper.tracking.mapping import Point
 from sweeper.tracking.runs import RunTracker
 from sweeper.tracking.tracker import MemoryStore, MemoryTracker

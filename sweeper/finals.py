@@ -1,0 +1,196 @@
+"""What a study's winners left that were trained again: the plan, and their scores by document."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from sweeper.config.confirm import CostMeasure
+from sweeper.errors import ConfigError, Problem, SweeperError
+from sweeper.execution.executor import read_completed, read_state
+from sweeper.paths import JobPaths, StudyPaths, read_json_lines
+from sweeper.records import Outcome
+from sweeper.study_record import ArmRecord, Confirmation, FinalArm, FinalRecord, FinalScores, Plan
+from sweeper.tracking.mapping import Role
+
+TEST_STEPS: dict[Role, str] = {"teacher": "test_teacher", "starting_student": "test_student"}
+"""The steps of the preparation that score a model which no arm trained."""
+
+
+def read_plan(paths: StudyPaths) -> Plan | None:
+    """What is scored on the test suite, if the search has ended.
+
+    Raises:
+        ConfigError: The file was damaged.
+    """
+    try:
+        return Plan.model_validate_json(paths.plan.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        message = (
+            "expected the plan of what is scored on the test suite, found something else or only a"
+            " part of it. Restore it, or remove it to score winners anew."
+        )
+        raise ConfigError([Problem(source=str(paths.plan), message=message)]) from None
+
+
+def read_test_baselines(paths: StudyPaths) -> dict[Role, Outcome]:
+    """How teacher and starting student did on the test suite, as far as they were scored."""
+    found = {role: read_completed(paths.preparation(step)) for role, step in TEST_STEPS.items()}
+    return {role: outcome for role, outcome in found.items() if outcome is not None}
+
+
+def read_finals(paths: StudyPaths, arm: str, plan: Plan) -> tuple[FinalRecord, ...]:
+    """An arm's winners that the verdict is about, with how far each training is."""
+    found = []
+    for number in plan.current.get(arm, ()):
+        state, outcome = read_state(paths.final(arm, number))
+        final = plan.finals[arm][number]
+        found.append(FinalRecord(number=number, final=final, state=state, outcome=outcome))
+    return tuple(found)
+
+
+def read_confirmation(
+    paths: StudyPaths, plan: Plan, arms: Sequence[ArmRecord], *, higher_is_better: bool
+) -> Confirmation:
+    """What was measured on the test suite so far.
+
+    Args:
+        paths: Where the study is recorded.
+        plan: What is scored.
+        arms: The arms, with their winners.
+        higher_is_better: Of the selection suite, which chooses among an arm's winners.
+
+    Raises:
+        SweeperError: Two models were not scored on the same documents.
+    """
+    ends = read_test_baselines(paths)
+    on_test = [end.scores for end in ends.values() if end.scores]
+    rows: dict[JobPaths, list[_Document]] = {}
+    tested, missing = [], []
+    for arm in arms:
+        for (trial, at), finals in _groups(arm).items():
+            done = [final for final in finals if final.state == "completed" and final.outcome]
+            if len(done) < len(finals):
+                missing.append(
+                    f"{arm.name} #{trial}: {len(finals) - len(done)} of {len(finals)} trainings"
+                    f" with new seeds (at equal {at.replace('_', ' ')}) have no score."
+                )
+            if not done:
+                continue
+            found = []
+            for final in done:
+                files = paths.final(arm.name, final.number)
+                rows[files] = _read_documents(files.test_documents)
+                found.append((final, rows[files]))
+                if final.outcome and final.outcome.test_scores:
+                    on_test.append(final.outcome.test_scores)
+            tested.append(_tested(arm, trial, at, found))
+    baselines = {}
+    for role in ends:
+        files = paths.preparation(TEST_STEPS[role])
+        rows[files] = _read_documents(files.documents)
+        baselines[role] = tuple(document.value for document in rows[files])
+    known = Confirmation(
+        plan=plan, teacher=ends.get("teacher"), starting_student=ends.get("starting_student")
+    )
+    if not tested:
+        return known
+    first = next(iter(rows.values()))
+    for files, documents in rows.items():
+        if [document.key for document in documents] != [document.key for document in first]:
+            raise SweeperError(
+                f"{files.directory}: expected scores of the same documents of the test suite as in"
+                f" {next(iter(rows)).directory}, found others: they cannot be compared in pairs."
+            )
+    scores = FinalScores(
+        suite=on_test[0].suite,
+        higher_is_better=on_test[0].higher_is_better,
+        tasks=tuple(document.task for document in first),
+        shares=tuple(abs(document.share) for document in first),
+        clusters=tuple(document.cluster for document in first),
+        arms=_winners_of(tested, higher_is_better),
+        teacher=baselines.get("teacher"),
+        starting_student=baselines.get("starting_student"),
+        looks=plan.looks,
+        missing=tuple(missing),
+    )
+    return known.model_copy(update={"scores": scores})
+
+
+class _Document(NamedTuple):
+    task: str
+    doc_id: int
+    doc_hash: str
+    cluster: str
+    share: float
+    value: float
+    """The score as the suite's mean takes it."""
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        return self.task, self.doc_id, self.doc_hash
+
+
+def _read_documents(path: Path) -> list[_Document]:
+    rows, _ = read_json_lines(path)
+    return [
+        _Document(
+            row["task"],
+            row["doc_id"],
+            row["doc_hash"],
+            row["cluster"],
+            row["share"],
+            math.copysign(1.0, row["share"]) * row["score"],
+        )
+        for row in rows
+    ]
+
+
+def _groups(arm: ArmRecord) -> dict[tuple[int, CostMeasure], list[FinalRecord]]:
+    found: dict[tuple[int, CostMeasure], list[FinalRecord]] = {}
+    for final in arm.finals:
+        found.setdefault((final.final.trial, final.final.at), []).append(final)
+    return found
+
+
+def _tested(
+    arm: ArmRecord,
+    trial: int,
+    at: CostMeasure,
+    documents: Sequence[tuple[FinalRecord, list[_Document]]],
+) -> FinalArm:
+    finals = [final for final, _ in documents]
+    outcomes = [final.outcome for final in finals if final.outcome]
+    searched = next(found.outcome for found in arm.trials if found.number == trial)
+    assert searched is not None and searched.scores is not None
+    return FinalArm(
+        arm=arm.name,
+        method=arm.method,
+        trial=trial,
+        at=at,
+        max_steps=finals[0].final.max_steps,
+        seeds=tuple(final.final.seed for final in finals),
+        scores=tuple(tuple(document.value for document in rows) for _, rows in documents),
+        selection=tuple(outcome.scores.score for outcome in outcomes if outcome.scores),
+        searched=searched.scores.score,
+        device_seconds=sum(o.cost.device_seconds for o in outcomes) / len(outcomes),
+        trained_tokens=sum(o.cost.trained_tokens for o in outcomes) / len(outcomes),
+    )
+
+
+def _winners_of(tested: Sequence[FinalArm], higher_is_better: bool) -> tuple[FinalArm, ...]:
+    """Of several winners of an arm the one that does best on the selection suite with new seeds."""
+    sign = 1 if higher_is_better else -1
+    best: dict[str, FinalArm] = {}
+    for arm in tested:
+        if arm.at != "steps":
+            continue
+        mean = sum(arm.selection) / len(arm.selection)
+        other = best.get(arm.arm)
+        if other is None or sign * mean > sign * sum(other.selection) / len(other.selection):
+            best[arm.arm] = arm
+    return tuple(arm for arm in tested if arm.arm in best and best[arm.arm].trial == arm.trial)

@@ -1,0 +1,45 @@
+"""A study's comparison and its verdict as plain JSON values, for scripts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sweeper.analysis.comparison import as_json as comparison_json
+from sweeper.analysis.comparison import compare
+from sweeper.analysis.verdict import Verdict, verdict_of
+from sweeper.reporting.verdict_wording import headline, notes, sentence
+from sweeper.study_record import StudyRecord
+
+
+def study_json(record: StudyRecord) -> dict[str, Any]:
+    """What ``sweeper report --json`` prints."""
+    comparison = compare(record)
+    plain = comparison_json(comparison)
+    verdict = verdict_of(record, comparison.best_gkd)
+    if verdict is None:
+        return plain
+    tests = _tests(verdict)
+    return {
+        **plain,
+        "verdict": headline(verdict),
+        "verdicts": [
+            {**pair.model_dump(mode="json"), "sentence": sentence(pair, verdict.margin)}
+            for pair in verdict.pairs
+        ],
+        "verdict_notes": notes(verdict),
+        "arms": {
+            name: {**arm, **({"test": tests[name]} if name in tests else {})}
+            for name, arm in plain["arms"].items()
+        },
+    }
+
+
+def _tests(verdict: Verdict) -> dict[str, dict[str, Any]]:
+    """Each arm's winner on the test suite, as the search trained it."""
+    found = {}
+    for arm in verdict.arms:
+        if arm.at == "steps":
+            plain = arm.model_dump(mode="json", exclude={"arm", "method"})
+            test = plain.pop("test")
+            found[arm.arm] = {**test, "interval": [test.pop("low"), test.pop("high")], **plain}
+    return found

@@ -1,0 +1,82 @@
+"""What is read of winners that were trained again."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sweeper.errors import SweeperError
+from sweeper.finals import read_confirmation, read_finals
+from sweeper.paths import StudyPaths, write_text_atomically
+from sweeper.records import Final, Outcome, Scores
+from sweeper.study_record import ArmRecord, Confirmation, Plan, TrialRecord
+
+
+def scores(value: float, *, higher_is_better: bool = True) -> Scores:
+    return Scores(
+        suite="s", suite_hash="h", score=value, stderr=0.1, higher_is_better=higher_is_better,
+        tasks=(), seconds=0.0,
+    )  # fmt: skip
+
+
+def confirmation(tmp_path: Path, *, other_hash: str = "h1") -> Confirmation:
+    """Of two arms with one training each, on a test suite whose score is to be low."""
+    paths = StudyPaths(tmp_path, "tiny")
+    arms = []
+    plan = Plan(
+        suite_hash="h",
+        declared=0.0,
+        finals={
+            arm: (Final(arm=arm, trial=0, seed=0, at="steps", max_steps=4),)
+            for arm in ("gkd", "sft")
+        },
+        current={"gkd": (0,), "sft": (0,)},
+    )
+    for arm, value in (("gkd", 1.0), ("sft", 2.0)):
+        files = paths.final(arm, 0)
+        outcome = Outcome(
+            state="completed",
+            scores=scores(0.5),
+            test_scores=scores(value, higher_is_better=False),
+            started=0.0,
+            finished=1.0,
+        )
+        rows = [
+            {
+                "task": "t",
+                "doc_id": number,
+                "doc_hash": f"h{number}" if number == 0 or arm == "gkd" else other_hash,
+                "cluster": f"h{number}",
+                "score": value,
+                "weight": 1.0,
+                "share": 0.5,
+            }
+            for number in range(2)
+        ]
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        write_text_atomically(files.test_documents, text)
+        write_text_atomically(files.outcome, outcome.model_dump_json())
+        found = Outcome(state="completed", scores=scores(0.6), started=0.0, finished=1.0)
+        trial = TrialRecord(number=0, state="completed", params={}, settings={}, outcome=found)
+        arms.append(
+            ArmRecord(
+                name=arm, method=arm, budget=1, settings={}, search={}, trials=(trial,),  # type: ignore[arg-type]
+                finals=read_finals(paths, arm, plan),
+            )
+        )  # fmt: skip
+    return read_confirmation(paths, plan, arms, higher_is_better=True)
+
+
+def test_the_test_suite_has_a_direction_of_its_own(tmp_path: Path) -> None:
+    found = confirmation(tmp_path).scores
+    assert found is not None
+    assert not found.higher_is_better
+    assert [arm.scores for arm in found.arms] == [((1.0, 1.0),), ((2.0, 2.0),)]
+    assert [arm.searched - arm.selection[0] for arm in found.arms] == pytest.approx([0.1, 0.1])
+
+
+def test_other_documents_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SweeperError, match=r"sft/0000: expected scores of the same documents"):
+        confirmation(tmp_path, other_hash="changed")
