@@ -41,5 +41,6 @@ def _tests(verdict: Verdict) -> dict[str, dict[str, Any]]:
         if arm.at == "steps":
             plain = arm.model_dump(mode="json", exclude={"arm", "method"})
             test = plain.pop("test")
-            found[arm.arm] = {**test, "interval": [test.pop("low"), test.pop("high")], **plain}
+            interval = [test.pop("low"), test.pop("high")]
+            found[arm.arm] = {**test, "interval": interval, **plain}
     return found
