@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import json
 import sys
 from pathlib import Path
@@ -70,11 +69,17 @@ def run(
 
 @app.command()
 def report(
-    study_file: StudyFile,
+    study_file: Annotated[
+        Path | None, typer.Argument(metavar="[STUDY]", help="The study file (YAML).")
+    ] = None,
     overrides: Overrides = None,
     runs: Runs = DEFAULT_RUNS,
     reports: Reports = Path("reports"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
+    records: Annotated[
+        Path | None,
+        typer.Option("--records", metavar="FILE", help="A report's records, instead of a study."),
+    ] = None,
 ) -> None:
     """Report a study again from its records."""
     from rich.console import Console
@@ -84,16 +89,42 @@ def report(
     from sweeper.reporting.markdown import write_report
     from sweeper.reporting.study_json import study_json
 
-    study = _load(study_file, overrides)
-    record = _read(study, runs)
+    record = _recorded(study_file, overrides, runs, records)
     if as_json:
         typer.echo(json.dumps(study_json(record), indent=2))
         return
     console = Console(markup=False, emoji=False)
     show_study(record, console)
     with disk.explained(reports):
-        written = write_report(record, reports / study.config.study)
+        written = write_report(record, reports / record.study)
     console.print(f"Report: {written[0]}", soft_wrap=True)
+
+
+@app.command()
+def compare(
+    named: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="STUDY...",
+            help="Study files, folders of studies or reports, or records.json.gz.",
+        ),
+    ],
+    runs: Runs = DEFAULT_RUNS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
+) -> None:
+    """Compare studies with each other, or the same study with several seeds."""
+    from rich.console import Console
+
+    from sweeper.analysis.studies import compare_studies
+    from sweeper.lookup import find_records
+    from sweeper.reporting.console import show
+    from sweeper.reporting.studies_table import studies_json, studies_view
+
+    found = compare_studies(find_records(named, runs))
+    if as_json:
+        typer.echo(json.dumps(studies_json(found), indent=2))
+        return
+    show(studies_view(found), Console(markup=False, emoji=False))
 
 
 @app.command()
@@ -172,20 +203,21 @@ def _paths(study: LoadedStudy, runs: Path) -> StudyPaths:
     return StudyPaths(runs, study.config.study)
 
 
-def _read(study: LoadedStudy, runs: Path) -> StudyRecord:
+def _recorded(
+    study_file: Path | None, overrides: list[str] | None, runs: Path, records: Path | None
+) -> StudyRecord:
     from sweeper.errors import ConfigError, Problem
-    from sweeper.history import read_study
-    from sweeper.snapshot import read_snapshot
+    from sweeper.records_file import read_records
 
-    paths = _paths(study, runs)
-    snapshot = read_snapshot(paths)
-    if snapshot is None:
-        message = f"the study {study.config.study!r} has not been run: nothing in {paths.directory}"
-        raise ConfigError([Problem(source=str(study.path), message=message)])
-    # None of ten thousand trials is garbage: to look for some is a quarter of the command's time.
-    gc.disable()
-    try:
-        return read_study(paths, snapshot)
-    finally:
-        gc.freeze()
-        gc.enable()
+    if records is not None and study_file is None and not overrides:
+        return read_records(records)
+    if study_file is None or records is not None:
+        message = "expected either a study file or a report's records"
+        raise ConfigError([Problem(source="--records", message=message)])
+    return _read(_load(study_file, overrides), runs)
+
+
+def _read(study: LoadedStudy, runs: Path) -> StudyRecord:
+    from sweeper.lookup import record_of_study
+
+    return record_of_study(study, runs)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +13,7 @@ from sweeper.config.confirm import CostMeasure
 from sweeper.errors import ConfigError, Problem, SweeperError
 from sweeper.execution.executor import read_completed, read_state
 from sweeper.paths import JobPaths, StudyPaths, read_json_lines
-from sweeper.records import Outcome
+from sweeper.records import Outcome, Scores
 from sweeper.study_record import ArmRecord, Confirmation, FinalArm, FinalRecord, FinalScores, Plan
 from sweeper.tracking.mapping import Role
 
@@ -112,6 +114,7 @@ def read_confirmation(
         tasks=tuple(document.task for document in first),
         shares=tuple(abs(document.share) for document in first),
         clusters=tuple(document.cluster for document in first),
+        documents_hash=_digest(first, on_test[0]),
         arms=_winners_of(tested, higher_is_better),
         teacher=baselines.get("teacher"),
         starting_student=baselines.get("starting_student"),
@@ -148,6 +151,13 @@ def _read_documents(path: Path) -> list[_Document]:
         )
         for row in rows
     ]
+
+
+def _digest(documents: Sequence[_Document], scores: Scores) -> str:
+    """See ``FinalScores.documents_hash``."""
+    measured = [[task.task, task.metric] for task in scores.tasks]
+    rows = [[*document.key, document.cluster, document.share] for document in documents]
+    return hashlib.sha256(json.dumps([measured, rows]).encode()).hexdigest()
 
 
 def _groups(arm: ArmRecord) -> dict[tuple[int, CostMeasure], list[FinalRecord]]:

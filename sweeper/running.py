@@ -33,6 +33,8 @@ from sweeper.stopping import Interrupted, StopRequest
 from sweeper.study import StudyRun, all_failed
 from sweeper.study_record import StudyRecord
 from sweeper.tracking.mlflow_tracker import MlflowTracker
+from sweeper.tracking.runs import StudyEnd
+from sweeper.tracking.verdict_points import verdict_points
 from sweeper.watching import Watcher
 
 FAILED, INTERRUPTED = 1, 130
@@ -152,7 +154,8 @@ def run_study(
             patience.while_waiting = lambda: None
             failed = all_failed(record)
             files = _report(record, reports / config.study, out, _study_options(study, runs))
-            tracker.finish_study(files, "failed" if failed else "finished")
+            state: StudyEnd = "failed" if failed else "finished"
+            tracker.finish_study(files, state, verdict_points(record))
         except (Interrupted, KeyboardInterrupt):
             patience.end()
             # A database that is away, or was never reached, must not keep the user from leaving.

@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -82,6 +83,7 @@ def _hide_value(found: re.Match[str]) -> str:
     return f"{before}{quote}{HIDDEN}{quote if value[1:].endswith(quote or ' ') else ''}"
 
 
+@lru_cache(maxsize=4096)
 def is_secret_name(name: str) -> bool:
     """Whether a key of this name, such as ``token`` or ``db_password``, holds a secret."""
     return _SECRET_NAME.search(name) is not None

@@ -112,6 +112,9 @@ class FinalScores(Record):
     """Of each document."""
     shares: tuple[float, ...]
     clusters: tuple[str, ...]
+    documents_hash: str = ""
+    """SHA-256 of the documents, in their order, with what is measured on them and how much each
+    counts: scores of two studies compare document by document only if it is the same."""
     arms: tuple[FinalArm, ...]
     teacher: tuple[float, ...] | None
     """By document."""

@@ -19,10 +19,15 @@ from sweeper.study_record import ArmRecord, StudyRecord, TrialRecord
 
 SELECTION_NOTE = (
     "Each arm's score is the best of its trials on the suite that chose it, so it is optimistic,"
-    " and more so the more trials the arm had. No score here is from a suite that the search did"
-    " not see."
+    " and more so the more trials the arm had."
 )
 """What every reader of these scores must know."""
+
+UNCONFIRMED_NOTE = "No score here is from a suite that the search did not see."
+CONFIRMED_NOTE = (
+    "The verdict is about other seeds, and about documents that the search did not see."
+)
+"""What follows it, without and with a verdict."""
 
 UNPAIRED_NOTE = (
     "The standard error of a difference treats the two scores as independent (an unpaired"
@@ -123,12 +128,19 @@ class Comparison(Record):
     """Whether arms with something to search had different budgets."""
     several_suites: bool
     """Whether the scores come from more than one version of the suite, and so do not compare."""
+    confirmed: bool = False
+    """Whether winners were scored on a suite that the search did not see."""
     preparation_cost: Cost
     """What the teacher and the starting student cost; shared, and in no arm's cost."""
 
     def arm(self, name: str) -> ArmSummary:
         """The arm called ``name``."""
         return next(arm for arm in self.arms if arm.name == name)
+
+
+def selection_note(comparison: Comparison) -> str:
+    """What every reader of the search's scores must know, with and without a verdict."""
+    return f"{SELECTION_NOTE} {CONFIRMED_NOTE if comparison.confirmed else UNCONFIRMED_NOTE}"
 
 
 def selection_score(outcome: Outcome | None) -> Score | None:
@@ -189,6 +201,7 @@ def compare(record: StudyRecord) -> Comparison:
         best_gkd=best_gkd.name if best_gkd else None,
         unequal_budgets=len(budgets) > 1,
         several_suites=len({scores.suite_hash for scores in suites}) > 1,
+        confirmed=record.test is not None and record.test.scores is not None,
         preparation_cost=total_cost([record.teacher, record.starting_student]),
     )
 
@@ -227,7 +240,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "unequal_budgets": comparison.unequal_budgets,
         "several_suites": comparison.several_suites,
         "preparation_cost": _cost_as_json(comparison.preparation_cost),
-        "notes": [SELECTION_NOTE, UNPAIRED_NOTE],
+        "notes": [selection_note(comparison), UNPAIRED_NOTE],
     }
 
 

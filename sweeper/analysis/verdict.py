@@ -143,13 +143,9 @@ def judge(
     arms = tuple(_arm(arm, documents, teacher, start, seed) for arm in scores.arms)
     pairs: list[PairVerdict] = []
     for at in measures:
-        own = {arm.arm: arm for arm in scores.arms if arm.at == "steps"}
-        longer = {arm.arm: arm for arm in scores.arms if arm.at == at}
-        if at != "steps" and not longer:
+        if at != "steps" and not any(arm.at == at for arm in scores.arms):
             continue
-        pairs += _compare(
-            list((own | longer).values()), at, documents, margin, best_gkd, sign, seed
-        )
+        pairs += _compare(arms_at(scores, at), at, documents, margin, best_gkd, sign, seed)
     return Verdict(
         suite=scores.suite,
         higher_is_better=scores.higher_is_better,
@@ -181,6 +177,27 @@ def verdict_of(record: StudyRecord, best_gkd: str | None) -> Verdict | None:
     )
 
 
+def arms_at(scores: FinalScores, at: CostMeasure) -> list[FinalArm]:
+    """The arms as they compare at a measure of cost: those with no other training have one."""
+    own = {arm.arm: arm for arm in scores.arms if arm.at == "steps"}
+    return list((own | {arm.arm: arm for arm in scores.arms if arm.at == at}).values())
+
+
+def paired(ours: FinalArm, theirs: FinalArm) -> tuple[Matrix, Matrix] | None:
+    """The scores of two arms with the seeds that both have, if there are any.
+
+    Each of shape (seeds, documents).
+    """
+    common = [number for number in ours.seeds if number in theirs.seeds]
+    if not common:
+        return None
+    a, b = (
+        _matrix([arm.scores[arm.seeds.index(number)] for number in common])
+        for arm in (ours, theirs)
+    )
+    return a, b
+
+
 def claim(arms: Sequence[FinalArm], best_gkd: str | None) -> list[tuple[FinalArm, FinalArm]]:
     """The pairs that a study's claim is about, the GKD arm first."""
     offline = [arm for arm in arms if arm.method in OFFLINE_METHODS]
@@ -201,13 +218,8 @@ def _compare(
 ) -> list[PairVerdict]:
     found = []
     for ours, theirs in claim(arms, best_gkd):
-        common = [number for number in ours.seeds if number in theirs.seeds]
-        if common:
-            pick = [
-                _matrix([arm.scores[arm.seeds.index(number)] for number in common])
-                for arm in (ours, theirs)
-            ]
-            found.append((ours, theirs, pick[0], pick[1]))
+        if pair := paired(ours, theirs):
+            found.append((ours, theirs, *pair))
     differences = [estimate(a - b, documents, seed=seed) for _, _, a, b in found]
     p_values = [p_value(difference) for difference in differences]
     verdicts = []

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sweeper.reporting.escaping import as_yaml, cell, code, fenced, inline, table
+from sweeper.reporting.visible import visible
 from sweeper.secrets import redact
 from sweeper.study_record import Provenance, StudyRecord
 
@@ -38,6 +39,16 @@ def reproduction_sections(record: StudyRecord) -> Iterator[str]:
     yield fenced(redact(record.provenance.command), "sh")
     yield "The study file, with everything that the command set over it:"
     yield fenced(as_yaml(record.config), "yaml")
+
+
+def short_facts(record: StudyRecord) -> dict[str, str]:
+    """The least that it takes to run a study again, for the terminal."""
+    provenance = record.provenance
+    return {
+        "command": visible(redact(provenance.command)),
+        "seed": str(record.config.get("seed", 0)),
+        "revision": visible(provenance.git_revision or "none"),
+    }
 
 
 def _provenance(provenance: Provenance, config: dict[str, Any]) -> dict[str, str]:

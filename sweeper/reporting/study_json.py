@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sweeper.analysis.comparison import as_json as comparison_json
 from sweeper.analysis.comparison import compare
 from sweeper.analysis.verdict import Verdict, verdict_of
+from sweeper.reporting.parts import PARTS, Part
 from sweeper.reporting.verdict_wording import headline, notes, sentence
 from sweeper.study_record import StudyRecord
 
 
-def study_json(record: StudyRecord) -> dict[str, Any]:
-    """What ``sweeper report --json`` prints."""
+def study_json(record: StudyRecord, parts: Sequence[Part] = PARTS) -> dict[str, Any]:
+    """What ``sweeper report --json`` prints; its keys are described in docs/verdict.md."""
     comparison = compare(record)
     plain = comparison_json(comparison)
+    for part in parts:
+        plain[part.name] = part.as_json(record, comparison)
     verdict = verdict_of(record, comparison.best_gkd)
     if verdict is None:
         return plain

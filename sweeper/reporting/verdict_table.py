@@ -1,18 +1,22 @@
-"""The verdict in the terminal: its sentence, the winners on the test suite, and the comparisons."""
+"""The verdict in the terminal, and the cells of its tables, which the report shares.
+
+Where all comparisons have one arm in common, the reference, a single table has each arm's score and
+its difference to the reference. It is taken apart where the terminal is too narrow, or where every
+arm is compared with every other one.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.table import Table
 from rich.text import Text
 
-from sweeper.analysis.verdict import ArmVerdict, Interval, Verdict
-from sweeper.reporting import formatting
-from sweeper.reporting.console import bulleted, full_width, heading, plain_table
-from sweeper.reporting.verdict_wording import headline, notes, sentences
-
-COLUMNS = ("test score", "95 % interval", "search's luck", "gap closed", "steps", "device seconds")
-"""Of the table of winners, beside the arm; in a narrow terminal without the last ones."""
+from sweeper.analysis.verdict import ArmVerdict, Interval, PairVerdict, Verdict
+from sweeper.reporting import formatting, grids
+from sweeper.reporting.console import bulleted, heading
+from sweeper.reporting.grids import Grid
+from sweeper.reporting.verdict_wording import explanations, headline, notes, p_text
 
 DIGITS = 3
 """After the point."""
@@ -28,26 +32,82 @@ def measures(verdict: Verdict) -> list[str]:
     return list(dict.fromkeys(pair.at for pair in verdict.pairs))
 
 
-def arm_cells(arm: ArmVerdict) -> list[str]:
-    """A winner as ``COLUMNS``."""
-    return [
-        f"{arm.test.mean:.{DIGITS}f}",
-        interval(arm.test),
-        f"{round(arm.inflation, DIGITS) + 0.0:+.{DIGITS}f}",
-        formatting.percent(arm.gap_closed),
-        f"{arm.max_steps:,}",
-        formatting.seconds(arm.device_seconds),
+def title(verdict: Verdict, at: str) -> str:
+    """Of the table at a measure of cost."""
+    return f"The winners on the test suite {verdict.suite}, at equal {at.replace('_', ' ')}"
+
+
+def reference(verdict: Verdict, at: str) -> str | None:
+    """The arm that every comparison is about; None if they have none in common."""
+    found = {pair.arm for pair in verdict.pairs if pair.at == at}
+    return found.pop() if len(found) == 1 else None
+
+
+def whole_grid(verdict: Verdict, at: str) -> Grid:
+    """Scores and costs of the arms and, if there is a ``reference``, the differences to it."""
+    arms = arms_grid(verdict, at)
+    ours = reference(verdict, at)
+    if ours is None:
+        return arms
+    pairs = {pair.against: pair for pair in verdict.pairs if pair.at == at}
+    header = (*arms.header[:2], *_pair_header(f"{ours} − arm", f"{ours} is"), *arms.header[2:])
+    empty = [""] * 3
+    middle = [empty] * arms.ends
+    for arm in verdict.at(at):
+        pair = pairs.get(arm.arm)
+        none = ["reference" if arm.arm == ours else formatting.NOTHING, "", ""]
+        middle.append(_pair_cells(pair) if pair else none)
+    rows = [[*row[:2], *cells, *row[2:]] for row, cells in zip(arms.rows, middle, strict=True)]
+    return Grid(header, rows, arms.ends, left=(f"{ours} is",))
+
+
+def arms_grid(verdict: Verdict, at: str) -> Grid:
+    """Scores and costs of teacher, start and arms."""
+    header = ("arm", "test score [95 %]", "gap closed", "search's luck", "steps", "device seconds")
+    known = {"teacher": verdict.teacher, "start": verdict.starting_student}
+    ends = [[name, interval(end), *[""] * (len(header) - 2)] for name, end in known.items() if end]
+    return Grid(header, [*ends, *map(_arm_cells, verdict.at(at))], len(ends))
+
+
+def pairs_grid(verdict: Verdict, at: str) -> Grid:
+    """The differences."""
+    rows = [
+        [f"{pair.arm} − {pair.against}", *_pair_cells(pair)]
+        for pair in verdict.pairs
+        if pair.at == at
     ]
-
-
-def end_cells(end: Interval) -> list[str]:
-    """The teacher, or the starting student, as ``COLUMNS``."""
-    return [f"{end.mean:.{DIGITS}f}", interval(end), "", "", "", ""]
+    conclusion = "the first is"
+    return Grid(("comparison", *_pair_header("difference", conclusion)), rows, left=(conclusion,))
 
 
 def interval(found: Interval) -> str:
-    """``0.412 to 0.498``."""
-    return f"{found.low:.{DIGITS}f} to {found.high:.{DIGITS}f}"
+    """``0.412 [0.361, 0.463]``."""
+    return f"{found.mean:.{DIGITS}f} [{found.low:.{DIGITS}f}, {found.high:.{DIGITS}f}]"
+
+
+def difference(pair: PairVerdict) -> str:
+    """``+0.105 [+0.021, +0.190]``."""
+    low, high = pair.interval
+    return f"{pair.difference:+.{DIGITS}f} [{low:+.{DIGITS}f}, {high:+.{DIGITS}f}]"
+
+
+def _pair_header(name: str, conclusion: str) -> tuple[str, str, str]:
+    return f"{name} [95 %]", "p adjusted", conclusion
+
+
+def _pair_cells(pair: PairVerdict) -> list[str]:
+    return [difference(pair), p_text(pair.p_adjusted), pair.conclusion]
+
+
+def _arm_cells(arm: ArmVerdict) -> list[str]:
+    return [
+        f"{arm.arm} #{arm.trial}",
+        interval(arm.test),
+        formatting.percent(arm.gap_closed),
+        f"{round(arm.inflation, DIGITS) + 0.0:+.{DIGITS}f}",
+        f"{arm.max_steps:,}",
+        formatting.seconds(arm.device_seconds),
+    ]
 
 
 class _VerdictView:
@@ -59,27 +119,21 @@ class _VerdictView:
         yield Text(headline(verdict), style="bold")
         for at in measures(verdict):
             yield ""
-            equal = at.replace("_", " ")
-            yield heading(f"Winners on the test suite {verdict.suite}, at equal {equal}")
-            for count in range(len(COLUMNS), 1, -1):
-                table = self._winners(at, count)
-                if full_width(console, options, table) <= options.max_width:
-                    break
-            yield table
-            yield bulleted(sentences(verdict, at), style="")
-        if told := notes(verdict):
-            yield ""
-            yield bulleted(told)
+            yield heading(title(verdict, at))
+            yield from _tables(verdict, at, console, options)
+        yield ""
+        yield bulleted([*explanations(verdict), *notes(verdict)])
 
-    def _winners(self, at: str, count: int) -> Table:
-        table = plain_table()
-        table.add_column("arm", no_wrap=True)
-        for name in COLUMNS[:count]:
-            table.add_column(name, justify="right", no_wrap=True)
-        ends = (("teacher", self._verdict.teacher), ("start", self._verdict.starting_student))
-        for label, end in ends:
-            if end is not None:
-                table.add_row(label, *end_cells(end)[:count], style="dim")
-        for arm in self._verdict.at(at):
-            table.add_row(f"{arm.arm} #{arm.trial}", *arm_cells(arm)[:count])
-        return table
+
+def _tables(
+    verdict: Verdict, at: str, console: Console, options: ConsoleOptions
+) -> Iterator[RenderableType]:
+    if reference(verdict, at) is not None:
+        whole = whole_grid(verdict, at)
+        for grid in (whole, grids.without(whole, "steps")):
+            if grids.fits(table := grids.drawn(grid), console, options):
+                yield table
+                return
+    yield grids.narrowed(arms_grid(verdict, at), console, options)
+    yield ""
+    yield grids.narrowed(pairs_grid(verdict, at), console, options)

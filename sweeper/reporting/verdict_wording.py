@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from sweeper.analysis.significance import ALPHA, Conclusion
-from sweeper.analysis.verdict import PairVerdict, Verdict
+from sweeper.analysis.verdict import TEST, PairVerdict, Verdict
 from sweeper.reporting import formatting
 
 _ORDER: dict[Conclusion, str] = {
@@ -49,7 +48,7 @@ def sentence(pair: PairVerdict, margin: float | None) -> str:
     after = f" after Holm's correction for {pair.comparisons}" if pair.comparisons > 1 else ""
     number = (
         f"{pair.difference:+.{digits}f} (95 % interval {low:+.{digits}f} to {high:+.{digits}f},"
-        f" {_p(pair.p_adjusted)}{after}; {_count(pair.seeds, 'seed')},"
+        f" p {p_text(pair.p_adjusted, equals='= ')}{after}; {_count(pair.seeds, 'seed')},"
         f" {_count(pair.documents, 'document')})"
     )
     if pair.conclusion == "equivalent":
@@ -84,9 +83,20 @@ def notes(verdict: Verdict) -> list[str]:
     return found
 
 
-def sentences(verdict: Verdict, at: str) -> Sequence[str]:
-    """One for each pair that was compared at the measure of cost ``at``."""
-    return [sentence(pair, verdict.margin) for pair in verdict.pairs if pair.at == at]
+def explanations(verdict: Verdict) -> list[str]:
+    """How the numbers of the verdict's tables are meant."""
+    margin = ""
+    if verdict.margin is not None:
+        margin = (
+            f" Arms are equivalent if they are shown to differ by less than {verdict.margin:g}."
+        )
+    return [
+        "Intervals are of 95 %, for other seeds and other documents; p is that of a"
+        f" {TEST}, adjusted by Holm's procedure for the comparisons of one table.{margin}",
+        "The search's luck is by how much its score of a winner exceeds that of new seeds on the"
+        " same selection suite. The gap closed is the share of the way from the starting student"
+        " to the teacher.",
+    ]
 
 
 def _digits(stderr: float) -> int:
@@ -94,8 +104,9 @@ def _digits(stderr: float) -> int:
     return min(max(1 - math.floor(math.log10(stderr)), 2), 5) if stderr > 0 else 3
 
 
-def _p(value: float) -> str:
-    return "p < 0.001" if value < 0.001 else f"p = {value:.{2 if value >= 0.1 else 3}f}"
+def p_text(value: float, equals: str = "") -> str:
+    """``< 0.001``, or two significant digits after ``equals``."""
+    return "< 0.001" if value < 0.001 else f"{equals}{value:.{2 if value >= 0.1 else 3}f}"
 
 
 def _count(number: int, noun: str) -> str:

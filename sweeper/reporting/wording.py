@@ -6,16 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from sweeper.analysis.comparison import (
-    SELECTION_NOTE,
     UNPAIRED_NOTE,
     ArmSummary,
     Comparison,
     Score,
+    selection_note,
 )
 from sweeper.records import Failure
 from sweeper.reporting import formatting
 from sweeper.reporting.visible import visible
-from sweeper.study_record import ArmRecord
+from sweeper.study_record import ArmRecord, StudyRecord
 
 CLEAR = 2.0
 """Differences below this many standard errors are called unclear: about 95 % confidence, before the
@@ -48,7 +48,7 @@ def notes(comparison: Comparison) -> list[str]:
     if not comparison.higher_is_better:
         found.append("Lower scores are better: a negative difference is a lead.")
     if comparison.leaders:
-        found.append(SELECTION_NOTE)
+        found.append(selection_note(comparison))
     if any(arm.difference for arm in comparison.arms):
         found.append(UNPAIRED_NOTE)
     if _no_gap(comparison.teacher, comparison.starting_student, comparison.higher_is_better):
@@ -56,6 +56,24 @@ def notes(comparison: Comparison) -> list[str]:
             "The teacher is no better than the starting student: there is no gap to close."
         )
     return found
+
+
+def unconfirmed(record: StudyRecord) -> str:
+    """What a study without a verdict lacks, and how to get it; nothing where it has one."""
+    if record.test is not None and record.test.scores is not None:
+        return ""
+    if (record.config.get("confirm") or {}).get("seeds"):
+        return (
+            "Nothing is confirmed yet: the winners are still to be trained again and scored on the"
+            " test suite. The same command goes on with it."
+        )
+    test = (record.config.get("evaluation") or {}).get("test")
+    suite = "" if test else "a test suite as `evaluation.test` and "
+    return (
+        "Nothing was confirmed: these are the search's own scores, and the best of them may be"
+        f" lucky. Give the study {suite}`confirm: {{seeds: 5}}` and run it again: its winners are"
+        " then trained with new seeds, and judged on documents that the search never saw."
+    )
 
 
 def failures(comparison: Comparison) -> list[tuple[str, str]]:

@@ -219,9 +219,13 @@ class RunTracker:
         # Nothing more is written there, and its tags and parameters take room.
         del self._runs[_key(spec)]
 
-    def finish_study(self, files: Sequence[Path], state: StudyEnd) -> None:
+    def finish_study(
+        self, files: Sequence[Path], state: StudyEnd, verdict: Sequence[mapping.Point] = ()
+    ) -> None:
         """See ``Tracker``."""
         study = self._study()
+        if verdict:
+            self._write(study, verdict)
         for path in files:
             if path.is_file():
                 self._store.add_file(study, path, "report")

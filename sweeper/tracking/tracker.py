@@ -85,8 +85,10 @@ class Tracker(Protocol):
             LookupError: The trial's arm was not opened.
         """
 
-    def finish_study(self, files: Sequence[Path], state: StudyEnd) -> None:
-        """Store the report's files, and end the runs of the arms and the study.
+    def finish_study(
+        self, files: Sequence[Path], state: StudyEnd, verdict: Sequence[Point] = ()
+    ) -> None:
+        """Store the report's files and the verdict, and end the runs of the arms and the study.
 
         Trials that still run are recorded as killed; ``start_trial`` sets them running again.
         """

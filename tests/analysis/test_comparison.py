@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from sweeper.analysis.comparison import SELECTION_NOTE, as_json, compare
+from sweeper.analysis.comparison import SELECTION_NOTE, UNCONFIRMED_NOTE, as_json, compare
 from tests.reporting.example_study import (
     LR,
     arm,
@@ -162,7 +162,7 @@ def test_the_json_holds_what_scripts_read() -> None:
     }
     assert content["teacher"] == {"score": 0.938, "stderr": 0.011}
     assert content["starting_student"] == {"score": 0.312, "stderr": 0.021}
-    assert SELECTION_NOTE in content["notes"]
+    assert f"{SELECTION_NOTE} {UNCONFIRMED_NOTE}" in content["notes"]
 
 
 def test_without_a_teacher_there_is_no_gap() -> None:

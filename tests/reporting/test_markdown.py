@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from sweeper.analysis.comparison import SELECTION_NOTE
+from sweeper.analysis.comparison import SELECTION_NOTE, UNCONFIRMED_NOTE
+from sweeper.records_file import NAME
 from sweeper.reporting.escaping import as_yaml, cell, fenced, setting, table
 from sweeper.reporting.markdown import write_report
 from sweeper.secrets import redact
@@ -55,7 +56,7 @@ def test_every_link_leads_to_a_file_of_the_report(directory: Path, text: str) ->
     links = _links(text)
 
     assert set(links) == {"progress.png", "cost.png", "lmbda_beta.png", "importance.png"}
-    assert {path.name for path in directory.iterdir()} == {"report.md", *links}
+    assert {path.name for path in directory.iterdir()} == {"report.md", NAME, *links}
 
 
 def test_it_mentions_each_arm_each_trial_and_each_failure(text: str) -> None:
@@ -68,7 +69,7 @@ def test_it_mentions_each_arm_each_trial_and_each_failure(text: str) -> None:
 
 
 def test_it_says_that_the_scores_are_those_of_the_search(text: str) -> None:
-    assert SELECTION_NOTE in text
+    assert f"{SELECTION_NOTE} {UNCONFIRMED_NOTE}" in text
 
 
 def test_it_holds_what_is_needed_to_run_the_study_again(text: str) -> None:
@@ -104,7 +105,7 @@ def test_plots_of_an_earlier_report_do_not_stay(tmp_path: Path) -> None:
     text = _report(study([arm("gkd", []), arm("sft", [])]), tmp_path)
 
     assert _links(text) == []
-    assert [path.name for path in tmp_path.iterdir()] == ["report.md"]
+    assert {path.name for path in tmp_path.iterdir()} == {"report.md", NAME}
 
 
 def test_a_study_where_everything_failed_has_a_report(tmp_path: Path) -> None:

@@ -53,6 +53,9 @@ def steps(place: Recorder, tmp_path: Path) -> list[Callable[[Tracker], None]]:
     files = job_files(tmp_path)
     report = tmp_path / "report.md"
     report.write_text("# gkd wins\n")
+    records = tmp_path / "records.json.gz"
+    records.write_bytes(b"\x1f\x8b")
+    verdict = [Point("verdict/steps/gkd/sft/difference", 0.1, 0, int(NOON + 90) * 1000)]
     return [
         lambda tracker: tracker.log_data(summary()),
         lambda tracker: tracker.log_baseline("teacher", completed(0.97)),
@@ -62,7 +65,10 @@ def steps(place: Recorder, tmp_path: Path) -> list[Callable[[Tracker], None]]:
         lambda tracker: tracker.finish_trial(trial_spec(), completed(), files),
         lambda tracker: tracker.start_trial(trial_spec(1)),
         lambda tracker: tracker.finish_trial(trial_spec(1), failed(), files),
-        lambda tracker: (tracker.finish_study([report], "finished"), tracker.close())[-1],
+        lambda tracker: (
+            tracker.finish_study([report, records], "finished", verdict),
+            tracker.close(),
+        )[-1],
     ]
 
 
@@ -108,7 +114,10 @@ def check_whole_study(place: Recorder) -> None:
 
     assert set(first.artifacts) == {"spec.json", "log.txt", "documents.jsonl"}
     assert study.artifacts["report/report.md"] == b"# gkd wins\n"
-    assert set(study.artifacts) == {"report/report.md", "study.yaml", "provenance.json"}
+    assert study.artifacts["report/records.json.gz"] == b"\x1f\x8b"
+    expected = {"report/report.md", "report/records.json.gz", "study.yaml", "provenance.json"}
+    assert set(study.artifacts) == expected
+    assert study.values("verdict/steps/gkd/sft/difference") == [0.1]
 
 
 def test_a_study_is_recorded_once_though_everything_is_called_twice(

@@ -1,0 +1,54 @@
+"""Tables as text, which the terminal and the report draw each in their own way."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from rich.console import Console, ConsoleOptions
+from rich.table import Table
+from rich.text import Text
+
+from sweeper.reporting.console import full_width, plain_table
+
+
+class Grid(NamedTuple):
+    """A table as text: the first column names the rows."""
+
+    header: tuple[str, ...]
+    rows: list[list[str]]
+    ends: int = 0
+    """How many of the first rows are the teacher and the starting student."""
+    left: tuple[str, ...] = ()
+    """Columns of words, beside the first; the others hold numbers."""
+
+
+def without(grid: Grid, name: str) -> Grid:
+    """The table without the column called ``name``."""
+    at = grid.header.index(name)
+    rows = [[*row[:at], *row[at + 1 :]] for row in grid.rows]
+    return grid._replace(header=(*grid.header[:at], *grid.header[at + 1 :]), rows=rows)
+
+
+def narrowed(grid: Grid, console: Console, options: ConsoleOptions) -> Table:
+    """The table for a terminal, without its last columns as far as that is too narrow."""
+    while not fits(table := drawn(grid), console, options) and len(grid.header) > 2:
+        grid = without(grid, grid.header[-1])
+    return table
+
+
+def fits(table: Table, console: Console, options: ConsoleOptions) -> bool:
+    """Whether nothing of a table has to be cut."""
+    return full_width(console, options, table) <= options.max_width
+
+
+def drawn(grid: Grid) -> Table:
+    """The table for a terminal, with headers on two lines."""
+    table = plain_table()
+    for index, name in enumerate(grid.header):
+        words = name.replace(" [", "\n[") if "[" in name else "\n".join(name.rsplit(" ", 1))
+        left = index == 0 or name in grid.left
+        table.add_column(Text(words), justify="left" if left else "right", no_wrap=True)
+    for number, row in enumerate(grid.rows):
+        # A bracket is no markup.
+        table.add_row(*map(Text, row), style="dim" if number < grid.ends else "")
+    return table

@@ -1,0 +1,42 @@
+"""What a report is made from: the record, and everything that is computed of it, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sweeper.analysis.comparison import Comparison, compare
+from sweeper.analysis.importance import Importance, parameter_importance
+from sweeper.analysis.verdict import Verdict, verdict_of
+from sweeper.reporting import verdict_wording, wording
+from sweeper.study_record import StudyRecord
+
+
+@dataclass(frozen=True)
+class Page:
+    """A study with what its report says."""
+
+    record: StudyRecord
+    comparison: Comparison
+    verdict: Verdict | None
+    """None before winners were scored on the test suite."""
+    importances: tuple[Importance, ...]
+
+    @staticmethod
+    def of(record: StudyRecord) -> Page:
+        """The page of a study at any stage."""
+        comparison = compare(record)
+        seed = int(record.config.get("seed", 0))
+        found = (parameter_importance(arm, seed) for arm in record.arms)
+        return Page(
+            record=record,
+            comparison=comparison,
+            verdict=verdict_of(record, comparison.best_gkd),
+            importances=tuple(one for one in found if one is not None),
+        )
+
+    @property
+    def headline(self) -> str:
+        """The verdict, or what the search found."""
+        if self.verdict is not None:
+            return verdict_wording.headline(self.verdict)
+        return wording.headline(self.comparison)
