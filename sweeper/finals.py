@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pydantic_core import to_jsonable_python
+
 from sweeper.config.confirm import CostMeasure
 from sweeper.errors import ConfigError, Problem, SweeperError
 from sweeper.execution.executor import read_completed, read_state
 from sweeper.paths import JobPaths, StudyPaths, read_json_lines
-from sweeper.records import Outcome
-from sweeper.study_record import ArmRecord, Confirmation, FinalArm, FinalRecord, FinalScores, Plan
+from sweeper.records import Outcome, TrialSpec
+from sweeper.study_record import (
+    ArmRecord,
+    Confirmation,
+    FinalArm,
+    FinalRecord,
+    FinalScores,
+    Footing,
+    Plan,
+)
 from sweeper.tracking.mapping import Role
 
 TEST_STEPS: dict[Role, str] = {"teacher": "test_teacher", "starting_student": "test_student"}
@@ -82,13 +94,15 @@ def read_confirmation(
             if not done:
                 continue
             found = []
+            footings = []
             for final in done:
                 files = paths.final(arm.name, final.number)
                 rows[files] = _read_documents(files.test_documents)
                 found.append((final, rows[files]))
+                footings += _read_footing(files)
                 if final.outcome and final.outcome.test_scores:
                     on_test.append(final.outcome.test_scores)
-            tested.append(_tested(arm, trial, at, found))
+            tested.append(_tested(arm, trial, at, found, footings))
     baselines = {}
     for role in ends:
         files = paths.preparation(TEST_STEPS[role])
@@ -150,6 +164,30 @@ def _read_documents(path: Path) -> list[_Document]:
     ]
 
 
+def _read_footing(files: JobPaths) -> list[Footing]:
+    """What a training was told; nothing of one whose spec was removed."""
+    try:
+        spec = TrialSpec.model_validate_json(files.spec.read_bytes())
+    except (OSError, ValueError):
+        return []
+    origin, settings = spec.origin, spec.settings
+    start = {"student": origin.student, "warm_start": origin.warm_start, "adapter": spec.lora}
+    teacher = {"teacher": origin.teacher, "own": spec.teacher}
+    return [
+        Footing(
+            start=_digest(start),
+            prompts=origin.data_fingerprint or "",
+            teacher=_digest(teacher),
+            sequences=settings.per_device_train_batch_size * settings.gradient_accumulation_steps,
+        )
+    ]
+
+
+def _digest(value: object) -> str:
+    text = json.dumps(to_jsonable_python(value), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 def _groups(arm: ArmRecord) -> dict[tuple[int, CostMeasure], list[FinalRecord]]:
     found: dict[tuple[int, CostMeasure], list[FinalRecord]] = {}
     for final in arm.finals:
@@ -162,6 +200,7 @@ def _tested(
     trial: int,
     at: CostMeasure,
     documents: Sequence[tuple[FinalRecord, list[_Document]]],
+    footings: Sequence[Footing],
 ) -> FinalArm:
     finals = [final for final, _ in documents]
     outcomes = [final.outcome for final in finals if final.outcome]
@@ -178,7 +217,9 @@ def _tested(
         selection=tuple(outcome.scores.score for outcome in outcomes if outcome.scores),
         searched=searched.scores.score,
         device_seconds=sum(o.cost.device_seconds for o in outcomes) / len(outcomes),
+        training_seconds=sum(o.cost.training_seconds() for o in outcomes) / len(outcomes),
         trained_tokens=sum(o.cost.trained_tokens for o in outcomes) / len(outcomes),
+        footings=tuple(dict.fromkeys(footings)),
     )
 
 

@@ -9,7 +9,7 @@ at ``significance.ALPHA``.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -111,9 +111,15 @@ class Verdict(Record):
     """Winners that could not be trained or scored again, in words."""
 
     def at(self, measure: str) -> list[ArmVerdict]:
-        """The arms as they compare at ``measure``: those with no other training have one."""
+        """The arms as they compare at ``measure``: those with no other training have one.
+
+        At equal steps all of them, else those that the claim is about.
+        """
         own = {arm.arm: arm for arm in self.arms if arm.at == "steps"}
-        return list((own | {arm.arm: arm for arm in self.arms if arm.at == measure}).values())
+        found = own | {arm.arm: arm for arm in self.arms if arm.at == measure}
+        pairs = (pair for pair in self.pairs if pair.at == measure)
+        claimed = {name for pair in pairs for name in (pair.arm, pair.against)}
+        return [arm for arm in found.values() if measure == "steps" or arm.arm in claimed]
 
 
 def judge(
@@ -181,13 +187,17 @@ def verdict_of(record: StudyRecord, best_gkd: str | None) -> Verdict | None:
     )
 
 
-def claim(arms: Sequence[FinalArm], best_gkd: str | None) -> list[tuple[FinalArm, FinalArm]]:
-    """The pairs that a study's claim is about, the GKD arm first."""
-    offline = [arm for arm in arms if arm.method in OFFLINE_METHODS]
-    gkd = next((arm for arm in arms if arm.arm == best_gkd), None)
-    if gkd is not None and offline:
-        return [(gkd, other) for other in offline]
-    return list(itertools.combinations(arms, 2))
+def claim(methods: Mapping[str, Method], best_gkd: str | None) -> list[tuple[str, str]]:
+    """The pairs of arms that a study's claim is about, the GKD arm first.
+
+    Args:
+        methods: Of the arms that have a winner.
+        best_gkd: The GKD arm with the best score on the selection suite.
+    """
+    offline = [name for name, method in methods.items() if method in OFFLINE_METHODS]
+    if best_gkd is not None and best_gkd in methods and offline:
+        return [(best_gkd, name) for name in offline]
+    return list(itertools.combinations(methods, 2))
 
 
 def _compare(
@@ -199,8 +209,10 @@ def _compare(
     sign: float,
     seed: int,
 ) -> list[PairVerdict]:
+    by_name = {arm.arm: arm for arm in arms}
     found = []
-    for ours, theirs in claim(arms, best_gkd):
+    for names in claim({arm.arm: arm.method for arm in arms}, best_gkd):
+        ours, theirs = (by_name[name] for name in names)
         common = [number for number in ours.seeds if number in theirs.seeds]
         if common:
             pick = [
