@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from sweeper.analysis.comparison import scored_trials
+from sweeper.analysis.comparison import compare, scored_trials
+from sweeper.analysis.footing import TOLERANCE
+from sweeper.analysis.verdict import claim
 from sweeper.arms import ArmState
 from sweeper.config.base import Scalar
 from sweeper.config.confirm import CostMeasure
@@ -18,9 +20,6 @@ from sweeper.paths import JobPaths, StudyPaths, write_text_atomically
 from sweeper.records import Final, Interim, Outcome
 from sweeper.search.arm_search import Asked
 from sweeper.study_record import ArmRecord, Plan, StudyRecord, TrialRecord
-
-_TRAINING = ("rollout", "teacher", "student", "optimiser")
-"""The parts of a trial's seconds that grow with its steps."""
 
 
 def open_plan(config: StudyConfig, record: StudyRecord, suite_hash: str, paths: StudyPaths) -> Plan:
@@ -76,14 +75,18 @@ def _finals(config: StudyConfig, record: StudyRecord) -> dict[str, list[Final]]:
         for arm in record.arms
     }
     found: dict[str, list[Final]] = {name: [] for name, best in winners.items() if best}
+    methods = {name: config.arms[name].method for name in found}
+    claimed = {name for pair in claim(methods, compare(record).best_gkd) for name in pair}
     for at in config.compare_at:
         # As many as the most expensive arm's best takes.
-        most = max((_cost(best[0], at) for best in winners.values() if best), default=0.0)
-        for name, best in winners.items():
-            for trial in best:
+        most = max((_cost(winners[name][0], at) for name in claimed), default=0.0)
+        for name in found:
+            if at != "steps" and name not in claimed:
+                continue
+            for trial in winners[name]:
                 steps = _steps(trial)
                 longer = round(steps * most / cost) if (cost := _cost(trial, at)) else steps
-                if at != "steps" and longer <= steps:
+                if at != "steps" and longer <= steps * (1 + TOLERANCE):
                     continue
                 found[name] += [
                     Final(
@@ -115,7 +118,7 @@ def _cost(trial: TrialRecord, at: CostMeasure) -> float:
     cost = trial.outcome.cost
     if at == "tokens":
         return float(cost.trained_tokens)
-    return sum(cost.seconds.get(part, 0.0) for part in _TRAINING)
+    return cost.training_seconds()
 
 
 class _State(enum.Enum):

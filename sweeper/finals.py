@@ -9,12 +9,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from pydantic_core import to_jsonable_python
+
 from sweeper.config.confirm import CostMeasure
 from sweeper.errors import ConfigError, Problem, SweeperError
 from sweeper.execution.executor import read_completed, read_state
 from sweeper.paths import JobPaths, StudyPaths, read_json_lines
-from sweeper.records import Outcome, Scores
-from sweeper.study_record import ArmRecord, Confirmation, FinalArm, FinalRecord, FinalScores, Plan
+from sweeper.records import Outcome, Scores, TrialSpec
+from sweeper.study_record import (
+    ArmRecord,
+    Confirmation,
+    FinalArm,
+    FinalRecord,
+    FinalScores,
+    Footing,
+    Plan,
+)
 from sweeper.tracking.mapping import Role
 
 TEST_STEPS: dict[Role, str] = {"teacher": "test_teacher", "starting_student": "test_student"}
@@ -84,13 +94,15 @@ def read_confirmation(
             if not done:
                 continue
             found = []
+            footings = []
             for final in done:
                 files = paths.final(arm.name, final.number)
                 rows[files] = _read_documents(files.test_documents)
                 found.append((final, rows[files]))
+                footings += _read_footing(files)
                 if final.outcome and final.outcome.test_scores:
                     on_test.append(final.outcome.test_scores)
-            tested.append(_tested(arm, trial, at, found))
+            tested.append(_tested(arm, trial, at, found, footings))
     baselines = {}
     for role in ends:
         files = paths.preparation(TEST_STEPS[role])
@@ -114,7 +126,7 @@ def read_confirmation(
         tasks=tuple(document.task for document in first),
         shares=tuple(abs(document.share) for document in first),
         clusters=tuple(document.cluster for document in first),
-        documents_hash=_digest(first, on_test[0]),
+        documents_hash=_identity(first, on_test[0]),
         arms=_winners_of(tested, higher_is_better),
         teacher=baselines.get("teacher"),
         starting_student=baselines.get("starting_student"),
@@ -153,11 +165,35 @@ def _read_documents(path: Path) -> list[_Document]:
     ]
 
 
-def _digest(documents: Sequence[_Document], scores: Scores) -> str:
+def _identity(documents: Sequence[_Document], scores: Scores) -> str:
     """See ``FinalScores.documents_hash``."""
     measured = [[task.task, task.metric] for task in scores.tasks]
     rows = [[*document.key, document.cluster, document.share] for document in documents]
-    return hashlib.sha256(json.dumps([measured, rows]).encode()).hexdigest()
+    return _digest([measured, rows])
+
+
+def _read_footing(files: JobPaths) -> list[Footing]:
+    """What a training was told; nothing of one whose spec was removed."""
+    try:
+        spec = TrialSpec.model_validate_json(files.spec.read_bytes())
+    except (OSError, ValueError):
+        return []
+    origin, settings = spec.origin, spec.settings
+    start = {"student": origin.student, "warm_start": origin.warm_start, "adapter": spec.lora}
+    teacher = {"teacher": origin.teacher, "own": spec.teacher}
+    return [
+        Footing(
+            start=_digest(start),
+            prompts=origin.data_fingerprint or "",
+            teacher=_digest(teacher),
+            sequences=settings.per_device_train_batch_size * settings.gradient_accumulation_steps,
+        )
+    ]
+
+
+def _digest(value: object) -> str:
+    text = json.dumps(to_jsonable_python(value), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _groups(arm: ArmRecord) -> dict[tuple[int, CostMeasure], list[FinalRecord]]:
@@ -172,6 +208,7 @@ def _tested(
     trial: int,
     at: CostMeasure,
     documents: Sequence[tuple[FinalRecord, list[_Document]]],
+    footings: Sequence[Footing],
 ) -> FinalArm:
     finals = [final for final, _ in documents]
     outcomes = [final.outcome for final in finals if final.outcome]
@@ -188,7 +225,9 @@ def _tested(
         selection=tuple(outcome.scores.score for outcome in outcomes if outcome.scores),
         searched=searched.scores.score,
         device_seconds=sum(o.cost.device_seconds for o in outcomes) / len(outcomes),
+        training_seconds=sum(o.cost.training_seconds() for o in outcomes) / len(outcomes),
         trained_tokens=sum(o.cost.trained_tokens for o in outcomes) / len(outcomes),
+        footings=tuple(dict.fromkeys(footings)),
     )
 
 

@@ -265,6 +265,11 @@ class Cost(Record):
     """The parts: ``load``, ``rollout``, ``teacher``, ``student``, ``optimiser``, ``diagnostics``,
     ``checkpoint``, ``evaluation``."""
 
+    def training_seconds(self) -> float:
+        """What grows with the steps of a training."""
+        parts = ("rollout", "teacher", "student", "optimiser")
+        return sum(self.seconds.get(part, 0.0) for part in parts)
+
 
 class DataSummary(Record):
     """What the data step found."""

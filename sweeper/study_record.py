@@ -82,6 +82,19 @@ class Provenance(Record):
     suite_hashes: dict[str, str] = {}
 
 
+class Footing(Record):
+    """What a training stood on: to be the same in all arms."""
+
+    start: str
+    """A digest of the student and how it was made ready; of its adapter, too."""
+    prompts: str
+    """The fingerprint of the examples."""
+    teacher: str
+    """A digest of the teacher."""
+    sequences: int
+    """Of an optimiser step."""
+
+
 class FinalArm(Record):
     """An arm's winner, trained again with several seeds, on the test suite."""
 
@@ -99,8 +112,12 @@ class FinalArm(Record):
     """The trial's score on it in the search."""
     device_seconds: float
     """The mean of one training and its scoring."""
+    training_seconds: float = 0.0
+    """Of that, the training: what grows with its steps."""
     trained_tokens: float
     """The mean over seeds."""
+    footings: tuple[Footing, ...] = ()
+    """Those of its trainings that differ."""
 
 
 class FinalScores(Record):
@@ -113,7 +130,7 @@ class FinalScores(Record):
     shares: tuple[float, ...]
     clusters: tuple[str, ...]
     documents_hash: str = ""
-    """SHA-256 of the documents, in their order, with what is measured on them and how much each
+    """A digest of the documents, in their order, with what is measured on them and how much each
     counts: scores of two studies compare document by document only if it is the same."""
     arms: tuple[FinalArm, ...]
     teacher: tuple[float, ...] | None

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 from sweeper.arms import ArmState
+from sweeper.config.study import StudyConfig
 from sweeper.jobs import RunningJob as Job
 from sweeper.records import Outcome, PreparationSpec, TrialSpec
 from sweeper.reporting.live import (
@@ -50,6 +51,7 @@ def _live_state(run: StudyRun, ended: Sequence[EndedJob], now: float) -> LiveSta
         running=tuple(_job(job, now) for job in jobs),
         ended=tuple(ended),
         preparation=", ".join(_step_name(job) for job in steps) or None,
+        noun="trainings of winners" if run.phase == "confirm" else "trials",
         seconds_left=_seconds_left(run, jobs, now),
         stopping=run.stop.level > 0,
     )
@@ -70,9 +72,7 @@ def _arm(arm: ArmState, run: StudyRun) -> ArmProgress:
 
 
 def _job(job: Job, now: float) -> RunningJob:
-    label = (
-        f"{job.spec.arm} #{job.spec.number}" if isinstance(job.spec, TrialSpec) else job.spec.step
-    )
+    label = _label(job.spec) if isinstance(job.spec, TrialSpec) else job.spec.step
     last = job.last
     if last is None:
         return RunningJob(label=label, phase="start")
@@ -92,7 +92,7 @@ def _job(job: Job, now: float) -> RunningJob:
 def _ended(spec: TrialSpec, outcome: Outcome) -> EndedJob:
     failure, found = outcome.failure, outcome.scores or outcome.interim
     return EndedJob(
-        label=f"{spec.arm} #{spec.number}",
+        label=_label(spec),
         score=found.score if found else None,
         pruned=outcome.state == "pruned",
         failure=f"{failure.kind.replace('_', ' ')}: {failure.message}" if failure else None,
@@ -100,12 +100,25 @@ def _ended(spec: TrialSpec, outcome: Outcome) -> EndedJob:
     )
 
 
+def _label(spec: TrialSpec) -> str:
+    """``gkd #3``; of a winner that is trained again, its number in the search and the new seed."""
+    if spec.final is None:
+        return f"{spec.arm} #{spec.number}"
+    longer = "" if spec.final.at == "steps" else f", equal {spec.final.at.replace('_', ' ')}"
+    return f"{spec.arm} #{spec.final.trial} (new seed {spec.final.seed + 1}{longer})"
+
+
 def _step_name(job: Job) -> str:
     assert isinstance(job.spec, PreparationSpec)
-    if job.spec.step == "data":
-        return "checking the data"
-    if job.spec.step == "teacher":
-        return "scoring the teacher"
+    match job.spec.step:
+        case "data":
+            return "checking the data"
+        case "teacher":
+            return "scoring the teacher"
+        case "test_teacher":
+            return "scoring the teacher on the test suite"
+        case "test_student":
+            return "scoring the starting student on the test suite"
     warm = job.spec.origin.warm_start is not None
     return "warming up and scoring the student" if warm else "scoring the student"
 
@@ -113,15 +126,35 @@ def _step_name(job: Job) -> str:
 def _seconds_left(run: StudyRun, jobs: list[Job], now: float) -> float | None:
     if not run.arms:
         return None
+    seconds = {
+        name: [trial.seconds for trial in arm.ended.values() if trial.state == "completed"]
+        for name, arm in run.arms.items()
+    }
+    remaining = {name: _remaining(arm, run, jobs) for name, arm in run.arms.items()}
+    if run.phase == "search" and run.study.config.confirms():
+        remaining = _with_confirmation(remaining, seconds, run.study.config)
     return estimate(
-        {
-            name: [trial.seconds for trial in arm.ended.values() if trial.state == "completed"]
-            for name, arm in run.arms.items()
-        },
-        {name: _remaining(arm, run, jobs) for name, arm in run.arms.items()},
+        seconds,
+        remaining,
         run.study.config.compute.workers or max(1, len(jobs)),
         [_underway(job, now) for job in jobs if isinstance(job.spec, TrialSpec)],
     )
+
+
+def _with_confirmation(
+    remaining: dict[str, int], seconds: dict[str, list[float]], config: StudyConfig
+) -> dict[str, int]:
+    """The winners' trainings too, as if each took as long as a trial of its arm.
+
+    At equal seconds, all arms' take as long as the most expensive one's.
+    """
+    each = config.confirm.top_k * config.confirm.seeds
+    found = {name: count + each for name, count in remaining.items()}
+    known = {name: sum(took) / len(took) for name, took in seconds.items() if took}
+    if "device_seconds" in config.compare_at and known:
+        slowest = max(known, key=known.__getitem__)
+        found[slowest] += each * (len(found) - 1)
+    return found
 
 
 def _remaining(arm: ArmState, run: StudyRun, jobs: list[Job]) -> int:

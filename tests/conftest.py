@@ -108,6 +108,7 @@ def adder_study(**changes: Any) -> dict[str, Any]:
             },
         },
         "evaluation": {"selection": "selection.yaml", "test": "test.yaml", "samples": 2},
+        "confirm": {"seeds": 0},
     }
     return {**study, **changes}
 

@@ -19,7 +19,10 @@ from sweeper.config.loading import load_study, schema
 from sweeper.config.settings import METHODS, MethodSettings
 from sweeper.errors import SweeperError
 from sweeper.paths import StudyPaths, write_text_atomically
+from sweeper.records_file import NAME
+from sweeper.reporting.markdown import write_report
 from sweeper.snapshot import open_snapshot
+from tests.reporting.confirmed_study import confirmed_study
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICKSTART = str(ROOT / "studies" / "quickstart.yaml")
@@ -65,7 +68,7 @@ def test_the_installed_command_and_the_module_print_the_version() -> None:
 def test_help_names_every_command() -> None:
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
-    for name in ("run", "report", "status", "ui", "schema"):
+    for name in ("run", "report", "compare", "status", "ui", "schema"):
         assert name in result.output
         assert CliRunner().invoke(app, [name, "--help"]).exit_code == 0
 
@@ -126,6 +129,58 @@ def test_a_study_that_was_not_run_has_nothing_to_show(
     assert "the study 'tiny' has not been run" in result.err
     assert str(tmp_path / "elsewhere" / "tiny") in result.err
     assert not (tmp_path / "elsewhere").exists(), "looking must not make anything"
+    assert not (tmp_path / "reports").exists()
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The folders of two reports."""
+    root = tmp_path_factory.mktemp("reports")
+    for seed in (1, 2):
+        record = confirmed_study(seed, name=f"adder-{seed}", trials=6, seeds=1)
+        write_report(record, root / record.study)
+    return [root / "adder-1", root / "adder-2"]
+
+
+def test_records_alone_are_reported_and_compared(
+    command: Callable[..., Result], reported: list[Path], tmp_path: Path
+) -> None:
+    records = reported[0] / NAME
+    told = command("report", "--records", records, "--json")
+    assert (told.code, told.err) == (0, "")
+    assert json.loads(told.out)["study"] == "adder-1"
+    shown = command("report", "--records", records)
+    assert shown.code == 0 and "Report: reports/adder-1/report.md" in shown.out
+    written = (tmp_path / "reports" / "adder-1" / "report.md").read_bytes()
+    assert written == (reported[0] / "report.md").read_bytes()
+    compared = command("compare", records, reported[1])
+    assert (compared.code, compared.err) == (0, "")
+    assert compared.out.startswith("2 studies that are the same but for their seed.")
+    found = json.loads(command("compare", *reported, "--json").out)
+    assert [study["study"] for study in found["studies"]] == ["adder-1", "adder-2"]
+
+
+def test_what_cannot_be_reported_or_compared_is_one_message(
+    command: Callable[..., Result], reported: list[Path], write_study: WriteStudy, tmp_path: Path
+) -> None:
+    (tmp_path / "foreign.json.gz").write_bytes(b"text")
+    (tmp_path / "empty").mkdir()
+    records = reported[0] / NAME
+    study = write_study()
+    cases = [
+        (["report"], "--records: expected either a study file or a report's records"),
+        (["report", study, "--records", records], "--records: expected either a study file"),
+        (["report", "--records", "foreign.json.gz"], "foreign.json.gz: expected records.json.gz"),
+        (["compare", records], f"{records}: expected two studies or more to compare, found 1"),
+        (["compare", records, records], f"{records}: expected another study, found the one of"),
+        (["compare", records, "empty"], "empty: expected the folder of a report or of a study"),
+        (["compare", records, "nope.yaml"], "nope.yaml: no such file"),
+        (["compare", records, study], f"{study}: the study 'tiny' has not been run"),
+    ]
+    for arguments, message in cases:
+        result = command(*arguments)
+        assert result.code == 2 and is_message(result)
+        assert result.err.startswith(message) and result.err.count("\n") == 1, result.err
     assert not (tmp_path / "reports").exists()
 
 

@@ -107,6 +107,24 @@ def test_cheaper_arms_train_longer_for_the_same_cost(tmp_path: Path) -> None:
     assert [final[3:] for final in shown(plan) if final[0] == "gkd"] == [("steps", 20)]
 
 
+def test_what_costs_the_same_or_is_not_claimed_is_not_trained_longer(tmp_path: Path) -> None:
+    nearly = record([trial(0, 0.5, tokens=104)], [trial(0, 0.4, tokens=100)])
+    assert {final[3] for final in shown(open_in(tmp_path, tokens(), nearly))} == {"steps"}
+    # Of two GKD arms the claim is about the better one.
+    arms = record([trial(0, 0.5, tokens=300)], [trial(0, 0.4, tokens=100)]).arms
+    third = arms[0].model_copy(update={"name": "default", "trials": (trial(0, 0.3, tokens=50),)})
+    searched = SEARCHED.model_copy(update={"arms": (*arms, third)})
+    plan = open_in(tmp_path, tokens(default={"method": "gkd"}), searched)
+    assert [final[0] for final in shown(plan) if final[3] == "tokens"] == ["sft"]
+
+
+def tokens(**arms: Any) -> StudyConfig:
+    """A study that compares at equal tokens as well."""
+    study = adder_study(confirm={"seeds": 1}, compare_at=["steps", "tokens"])
+    study["arms"] |= arms
+    return StudyConfig.model_validate(study)
+
+
 def test_an_arm_without_a_score_has_no_winner(tmp_path: Path) -> None:
     plan = open_in(tmp_path, config(), record([trial(0, 0.5)], [trial(0, None)]))
     assert list(plan.current) == ["gkd"]

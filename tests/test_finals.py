@@ -21,7 +21,7 @@ def scores(value: float, *, higher_is_better: bool = True) -> Scores:
     )  # fmt: skip
 
 
-def confirmation(tmp_path: Path, *, other_hash: str = "h1") -> Confirmation:
+def confirmation(tmp_path: Path, *, other_hash: str = "h1", share: float = 0.5) -> Confirmation:
     """Of two arms with one training each, on a test suite whose score is to be low."""
     paths = StudyPaths(tmp_path, "tiny")
     arms = []
@@ -51,7 +51,7 @@ def confirmation(tmp_path: Path, *, other_hash: str = "h1") -> Confirmation:
                 "cluster": f"h{number}",
                 "score": value,
                 "weight": 1.0,
-                "share": 0.5,
+                "share": share,
             }
             for number in range(2)
         ]
@@ -75,6 +75,13 @@ def test_the_test_suite_has_a_direction_of_its_own(tmp_path: Path) -> None:
     assert not found.higher_is_better
     assert [arm.scores for arm in found.arms] == [((1.0, 1.0),), ((2.0, 2.0),)]
     assert [arm.searched - arm.selection[0] for arm in found.arms] == pytest.approx([0.1, 0.1])
+
+
+def test_the_same_documents_are_known_by_their_hash(tmp_path: Path) -> None:
+    first, again = (confirmation(tmp_path / name).scores for name in ("a", "b"))
+    other = confirmation(tmp_path / "c", share=0.25).scores
+    assert first is not None and again is not None and other is not None
+    assert first.documents_hash == again.documents_hash != other.documents_hash
 
 
 def test_other_documents_are_refused(tmp_path: Path) -> None:

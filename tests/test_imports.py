@@ -51,6 +51,7 @@ def test_checking_a_study_loads_no_library_that_trains_or_searches() -> None:
     [
         "sweeper.study, sweeper.running, sweeper.watching, sweeper.execution.local",
         "sweeper.reporting.console, sweeper.reporting.live, sweeper.reporting.markdown",
+        "sweeper.lookup, sweeper.reporting.final, sweeper.reporting.studies_table",
     ],
 )
 def test_the_coordinator_loads_no_library_that_trains(modules: str) -> None:

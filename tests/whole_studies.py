@@ -130,13 +130,21 @@ class WholeStudy:
         found = sorted((self.paths.directory / "arms").glob("*/*/"))
         return {"/".join(path.parts[-2:]): JobPaths(path) for path in found}
 
+    def finals(self) -> dict[str, JobPaths]:
+        """The directories of winners that are trained again, by ``finals/arm/number``."""
+        found = sorted((self.paths.directory / "finals").glob("*/*/"))
+        return {"/".join(path.parts[-3:]): JobPaths(path) for path in found}
+
     def outcomes(self) -> dict[str, Outcome | None]:
         return {name: read_outcome(files) for name, files in self.trials().items()}
 
     def results(self) -> dict[str, Any]:
-        """What must not depend on interruptions: parameters, scores, documents and curves."""
+        """What must not depend on interruptions: parameters, scores, documents and curves.
+
+        Of trials, and of the winners that are trained again.
+        """
         found: dict[str, Any] = {}
-        for name, files in self.trials().items():
+        for name, files in {**self.trials(), **self.finals()}.items():
             spec = TrialSpec.model_validate_json(files.spec.read_text(encoding="utf-8"))
             outcome = read_outcome(files)
             assert outcome is not None, name
@@ -144,6 +152,8 @@ class WholeStudy:
             scores = outcome.scores.model_copy(update={"seconds": 0.0})
             curve = {key: v for key, v in outcome.curve.items() if "second" not in key}
             documents = files.documents.read_text(encoding="utf-8")
+            if spec.final is not None:
+                documents += files.test_documents.read_text(encoding="utf-8")
             found[name] = (spec.params, spec.settings, scores, documents, curve)
         return found
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+from pydantic import ValidationError
 from scipy import stats
 
 from sweeper.analysis.comparison import Comparison, Score, compare
@@ -20,6 +21,7 @@ from sweeper.analysis.significance import Conclusion
 from sweeper.analysis.unpaired import estimate_unpaired
 from sweeper.analysis.verdict import Interval, PairVerdict, Verdict, arms_at, paired, verdict_of
 from sweeper.config.confirm import CostMeasure
+from sweeper.config.study import StudyConfig
 from sweeper.records import Record
 from sweeper.secrets import redacted
 from sweeper.study_record import FinalArm, FinalScores, StudyRecord
@@ -179,12 +181,20 @@ def _described(record: StudyRecord) -> dict[str, Any]:
     if record.data is not None:
         contents["data"] = record.data.fingerprint[:12]
     described: dict[str, Any] = {
-        **redacted(record.config),
+        **redacted(_with_defaults(record.config)),
         "contents": contents,
         "hardware": provenance.hardware,
         "versions": provenance.versions,
     }
     return described
+
+
+def _with_defaults(config: dict[str, Any]) -> dict[str, Any]:
+    """A study file with every key, so that one that is left out is no other value."""
+    try:
+        return StudyConfig.model_validate(config).model_dump(mode="json")
+    except ValidationError:  # of another version, or with a secret hidden that has to be a number
+        return config
 
 
 def _differences(

@@ -9,8 +9,9 @@ at ``significance.ALPHA``.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -26,6 +27,7 @@ from sweeper.analysis.significance import (
 )
 from sweeper.config.confirm import CostMeasure
 from sweeper.config.settings import OFFLINE_METHODS, Method
+from sweeper.config.study import StudyConfig
 from sweeper.records import Record, derive_seed
 from sweeper.study_record import FinalArm, FinalScores, StudyRecord
 
@@ -110,10 +112,22 @@ class Verdict(Record):
     missing: tuple[str, ...]
     """Winners that could not be trained or scored again, in words."""
 
+    @property
+    def claimed(self) -> tuple[str, ...]:
+        """The arms that the claim is about."""
+        pairs = (name for pair in self.pairs for name in (pair.arm, pair.against))
+        return tuple(dict.fromkeys(pairs))
+
     def at(self, measure: str) -> list[ArmVerdict]:
-        """The arms as they compare at ``measure``: those with no other training have one."""
+        """The arms as they compare at ``measure``: those with no other training have one.
+
+        At equal steps all of them, else those that the claim is about.
+        """
         own = {arm.arm: arm for arm in self.arms if arm.at == "steps"}
-        return list((own | {arm.arm: arm for arm in self.arms if arm.at == measure}).values())
+        found = own | {arm.arm: arm for arm in self.arms if arm.at == measure}
+        pairs = (pair for pair in self.pairs if pair.at == measure)
+        claimed = {name for pair in pairs for name in (pair.arm, pair.against)}
+        return [arm for arm in found.values() if measure == "steps" or arm.arm in claimed]
 
 
 def judge(
@@ -168,13 +182,26 @@ def verdict_of(record: StudyRecord, best_gkd: str | None) -> Verdict | None:
     """
     if record.test is None or record.test.scores is None:
         return None
-    return judge(
+    default = StudyConfig.model_fields["compare_at"].default
+    return _judge_once(
         record.test.scores,
-        record.config.get("compare_at", ("steps",)),
+        tuple(record.config.get("compare_at", default)),
         record.config.get("margin"),
-        best_gkd=best_gkd,
-        seed=derive_seed(record.config.get("seed", 0), "verdict"),
+        best_gkd,
+        derive_seed(record.config.get("seed", 0), "verdict"),
     )
+
+
+@lru_cache(maxsize=2)
+def _judge_once(
+    scores: FinalScores,
+    measures: tuple[CostMeasure, ...],
+    margin: float | None,
+    best_gkd: str | None,
+    seed: int,
+) -> Verdict:
+    """The terminal, the report and the tracker ask for the same verdict, which takes seconds."""
+    return judge(scores, measures, margin, best_gkd=best_gkd, seed=seed)
 
 
 def arms_at(scores: FinalScores, at: CostMeasure) -> list[FinalArm]:
@@ -198,13 +225,17 @@ def paired(ours: FinalArm, theirs: FinalArm) -> tuple[Matrix, Matrix] | None:
     return a, b
 
 
-def claim(arms: Sequence[FinalArm], best_gkd: str | None) -> list[tuple[FinalArm, FinalArm]]:
-    """The pairs that a study's claim is about, the GKD arm first."""
-    offline = [arm for arm in arms if arm.method in OFFLINE_METHODS]
-    gkd = next((arm for arm in arms if arm.arm == best_gkd), None)
-    if gkd is not None and offline:
-        return [(gkd, other) for other in offline]
-    return list(itertools.combinations(arms, 2))
+def claim(methods: Mapping[str, Method], best_gkd: str | None) -> list[tuple[str, str]]:
+    """The pairs of arms that a study's claim is about, the GKD arm first.
+
+    Args:
+        methods: Of the arms that have a winner.
+        best_gkd: The GKD arm with the best score on the selection suite.
+    """
+    offline = [name for name, method in methods.items() if method in OFFLINE_METHODS]
+    if best_gkd is not None and best_gkd in methods and offline:
+        return [(best_gkd, name) for name in offline]
+    return list(itertools.combinations(methods, 2))
 
 
 def _compare(
@@ -216,8 +247,10 @@ def _compare(
     sign: float,
     seed: int,
 ) -> list[PairVerdict]:
+    by_name = {arm.arm: arm for arm in arms}
     found = []
-    for ours, theirs in claim(arms, best_gkd):
+    for names in claim({arm.arm: arm.method for arm in arms}, best_gkd):
+        ours, theirs = (by_name[name] for name in names)
         if pair := paired(ours, theirs):
             found.append((ours, theirs, *pair))
     differences = [estimate(a - b, documents, seed=seed) for _, _, a, b in found]

@@ -20,6 +20,6 @@ class ConfirmConfig(Strict):
 
     top_k: PositiveInt = 1
     """How many of each arm's completed trials, the best first."""
-    seeds: Annotated[int, Field(ge=0)] = 0
+    seeds: Annotated[int, Field(ge=0)] = 5
     """How often each is trained; the same seeds for all arms. 0: no confirmation. One seed says
     nothing about others, and two little: from three on, intervals can be trusted."""

@@ -246,10 +246,14 @@ class StudyConfig(Strict):
     """How students are scored."""
     confirm: ConfirmConfig = ConfirmConfig()
     """What is done after the search to know whether its winners are better, or were lucky."""
-    compare_at: Annotated[tuple[CostMeasure, ...], Field(strict=False, min_length=1)] = ("steps",)
+    compare_at: Annotated[tuple[CostMeasure, ...], Field(strict=False, min_length=1)] = (
+        "steps",
+        "tokens",
+        "device_seconds",
+    )
     """What the arms have in common when their winners are compared: `steps` as the search trained
-    them; with `tokens` or `device_seconds` the cheaper arms' winners are also trained for as many
-    trained tokens, or seconds on their devices, as the most expensive one's."""
+    them; with `tokens` or `device_seconds` the claim's cheaper winners are also trained for as many
+    trained tokens, or seconds on their devices, as its most expensive one."""
     margin: PositiveFloat | None = None
     """The difference on the test suite that is too small to matter: arms are called equivalent if
     theirs is shown to be smaller."""

@@ -8,10 +8,12 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from sweeper.analysis.comparison import compare
+from sweeper.analysis.footing import equal_footing
 from sweeper.analysis.verdict import verdict_of
 from sweeper.reporting import wording
 from sweeper.reporting.comparison_table import comparison_view
 from sweeper.reporting.console import definitions, heading, notice, show
+from sweeper.reporting.footing_table import TITLE, footing_view
 from sweeper.reporting.parts import PARTS, Part
 from sweeper.reporting.reproduction import short_facts
 from sweeper.reporting.verdict_table import verdict_view
@@ -25,7 +27,10 @@ def show_study(record: StudyRecord, console: Console, parts: Sequence[Part] = PA
     verdict = verdict_of(record, comparison.best_gkd)
     if verdict is not None:
         show(verdict_view(verdict), console)
-        # Equal footing: what the arms had in common stands here.
+        if rows := equal_footing(record, verdict.claimed):
+            console.print()
+            show(heading(TITLE), console)
+            show(footing_view(rows), console)
         console.print()
         show(heading("The search"), console)
     show(comparison_view(comparison), console)

@@ -85,6 +85,8 @@ class LiveState:
     """All trials that ended since the command began, in that order: it only ever grows."""
     preparation: str | None = None
     """The step of the preparation that is running, in words."""
+    noun: str = "trials"
+    """What the arms count: trials of the search, or trainings of its winners."""
     seconds_left: float | None = None
     stopping: bool = False
     """Whether the study ends as soon as the running trials have."""
@@ -236,7 +238,7 @@ def _status_line(state: LiveState, now: float) -> str:
     if state.preparation:
         parts.append(state.preparation)
     elif state.budget:
-        parts.append(f"{state.ended_trials} of {state.budget} trials")
+        parts.append(f"{state.ended_trials} of {state.budget} {state.noun}")
     parts.append(_clock(now - state.started))
     if state.stopping:
         parts.append("stopping after the running trials")
@@ -310,11 +312,15 @@ class _PlainLines:
         self._ended = 0
         self._counts: dict[str, tuple[int, int]] = {}
         self._preparation: str | None = None
+        self._noun = ""
         self._tenth: int | None = None
         self._stopping = False
 
     def changes(self, state: LiveState) -> Iterator[str]:
         """The lines that are new with ``state``."""
+        if state.noun != self._noun:
+            # Other things are counted from here on.
+            self._noun, self._tenth, self._counts = state.noun, None, {}
         if state.preparation and state.preparation != self._preparation:
             yield f"{state.study}: {state.preparation}"
         self._preparation = state.preparation
@@ -345,13 +351,14 @@ class _PlainLines:
             if before is not None and before != (arm.done, arm.failed) and not named:
                 best = "" if arm.best is None else f", best {arm.best:.4g}"
                 failed = f", {arm.failed} failed" if arm.failed else ""
-                yield f"{arm.name}: {arm.done} of {arm.budget} trials completed{failed}{best}"
+                ended = f"{arm.done} of {arm.budget} {state.noun} completed"
+                yield f"{arm.name}: {ended}{failed}{best}"
 
     def _overall(self, state: LiveState) -> Iterator[str]:
         if state.preparation or not state.budget:
             return
         tenth = math.floor(state.fraction * 10 + 1e-9)
-        trials = f"{state.ended_trials} of {state.budget} trials"
+        trials = f"{state.ended_trials} of {state.budget} {state.noun}"
         if self._tenth is None:
             yield f"{state.study}: {trials} done"
         elif tenth > self._tenth:

@@ -67,7 +67,7 @@ def _sections(page: Page, images: set[str], parts: Sequence[Part]) -> Iterator[s
         yield f"> **Code from outside was allowed to run:** {keys}."
     if page.verdict is not None:
         yield from report_verdict.tables(page.verdict)
-        # Equal footing: what the arms had in common stands here.
+        yield from report_verdict.footing(record, page.verdict)
         yield from report_verdict.plot_sections(images)
     else:
         yield f"> {inline(wording.unconfirmed(record))}"

@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterator
 
 from matplotlib.figure import Figure
 
+from sweeper.analysis.footing import equal_footing
 from sweeper.analysis.verdict import PairVerdict, Verdict
-from sweeper.reporting import formatting, verdict_plot
+from sweeper.reporting import footing_table, formatting, verdict_plot
 from sweeper.reporting.escaping import cell, inline, table
 from sweeper.reporting.grids import Grid
 from sweeper.reporting.page import Page
@@ -20,6 +21,7 @@ from sweeper.reporting.verdict_table import (
     whole_grid,
 )
 from sweeper.reporting.verdict_wording import explanations, notes, p_text, sentence
+from sweeper.study_record import StudyRecord
 
 PLOT = "verdict.png"
 
@@ -40,6 +42,14 @@ def tables(verdict: Verdict) -> Iterator[str]:
         if reference(verdict, at) is None:
             yield _table(pairs_grid(verdict, at))
     yield "\n".join(f"- {inline(note)}" for note in (*explanations(verdict), *notes(verdict)))
+
+
+def footing(record: StudyRecord, verdict: Verdict) -> Iterator[str]:
+    """What the winners' trainings had in common, and what not."""
+    if rows := equal_footing(record, verdict.claimed):
+        yield f"### {footing_table.TITLE}"
+        cells = [list(map(cell, row)) for row in footing_table.footing_cells(rows)]
+        yield table(footing_table.COLUMNS, cells, left={0, 1, 2})
 
 
 def plot_sections(images: Collection[str]) -> Iterator[str]:

@@ -91,9 +91,10 @@ def _grids(found: StudiesComparison) -> Iterator[tuple[str, Grid]]:
     yield "The best arm of each study, by the selection suite", _best_arms(found.studies)
     if any(study.pairs for study in found.studies):
         yield "The verdict of each study", _verdicts(found.studies)
-    if found.replications:
-        count = len(found.replications[0].studies)
-        yield f"Over the seeds of {count} studies", _replications(found.replications)
+    for at in dict.fromkeys(one.at for one in found.replications):
+        those = [one for one in found.replications if one.at == at]
+        title = f"Over the seeds of {len(those[0].studies)} studies, at equal {_words(at)}"
+        yield title, _replications(those)
     if found.across:
         title = f"Arms of the other studies against those of {found.studies[0].study}"
         yield f"{title}, on the same documents", _across(found.across)
@@ -125,12 +126,15 @@ def _selection(score: Score | None) -> str:
 def _verdicts(studies: Sequence[StudySummary]) -> Grid:
     rows = []
     for study in studies:
-        told = "" if study.pairs else ": no verdict, nothing was confirmed"
-        rows.append([f"{study.study}{told}", "", "", ""])
-        for pair in study.pairs:
-            name = f"  {pair.arm} − {pair.against}{_at(pair.at)}"
-            difference = verdict_table.difference(pair)
-            rows.append([name, difference, pair.conclusion, p_text(pair.p_adjusted)])
+        if not study.pairs:
+            rows.append([f"{study.study}: nothing was confirmed", "", "", ""])
+        for at in dict.fromkeys(pair.at for pair in study.pairs):
+            rows.append([f"{study.study}, at equal {_words(at)}", "", "", ""])
+            for pair in study.pairs:
+                if pair.at == at:
+                    name = f"  {pair.arm} − {pair.against}"
+                    difference = verdict_table.difference(pair)
+                    rows.append([name, difference, pair.conclusion, p_text(pair.p_adjusted)])
     header = ("comparison", "difference [95 %]", "the first is", "p adjusted")
     return Grid(header, rows, left=("the first is",))
 
@@ -138,12 +142,11 @@ def _verdicts(studies: Sequence[StudySummary]) -> Grid:
 def _replications(replications: Sequence[Replication]) -> Grid:
     rows = []
     for one in replications:
-        low, high = one.interval
         counted = [f"{count} {name}" for name, count in one.conclusions.items()]
         rows.append(
             [
-                f"{one.arm} − {one.against}{_at(one.at)}",
-                f"{one.mean:+.{DIGITS}f} [{low:+.{DIGITS}f}, {high:+.{DIGITS}f}]",
+                f"{one.arm} − {one.against}",
+                _signed(one.mean, one.interval),
                 ", ".join(counted),
                 f"{one.deviation:.{DIGITS}f}",
             ]
@@ -155,12 +158,11 @@ def _replications(replications: Sequence[Replication]) -> Grid:
 def _across(pairs: Sequence[AcrossPair]) -> Grid:
     rows = []
     for pair in pairs:
-        low, high = pair.interval
         other = "" if pair.arm == pair.against_arm else f" − {pair.against_arm}"
         rows.append(
             [
                 f"{pair.study}: {pair.arm}{other}",
-                f"{pair.difference:+.{DIGITS}f} [{low:+.{DIGITS}f}, {high:+.{DIGITS}f}]",
+                _signed(pair.difference, pair.interval),
                 f"{pair.seeds[0]}, {pair.seeds[1]}",
                 f"{pair.documents:,}",
             ]
@@ -168,8 +170,13 @@ def _across(pairs: Sequence[AcrossPair]) -> Grid:
     return Grid(("arm", "difference [95 %]", "seeds", "documents"), rows)
 
 
-def _at(measure: str) -> str:
-    return "" if measure == "steps" else f", equal {measure.replace('_', ' ')}"
+def _signed(mean: float, interval: tuple[float, float]) -> str:
+    low, high = interval
+    return f"{mean:+.{DIGITS}f} [{low:+.{DIGITS}f}, {high:+.{DIGITS}f}]"
+
+
+def _words(measure: str) -> str:
+    return measure.replace("_", " ")
 
 
 def _settings(found: StudiesComparison) -> Table:
@@ -184,7 +191,10 @@ def _settings(found: StudiesComparison) -> Table:
 
 
 def _value(value: Any) -> Text:
-    text = formatting.NOTHING if value is None else formatting.number(value, 6)
+    values = value if isinstance(value, list) else [value]
+    text = ", ".join(
+        formatting.NOTHING if one is None else formatting.number(one, 6) for one in values
+    )
     return Text(text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…")
 
 

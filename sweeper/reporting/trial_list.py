@@ -15,6 +15,7 @@ from rich.text import Text
 from sweeper.analysis.comparison import scored_trials, selection_score
 from sweeper.reporting import formatting, wording
 from sweeper.reporting.console import Chain, definitions, heading
+from sweeper.reporting.winner_list import winner_counts, winner_failures, winner_table
 from sweeper.study_record import ArmRecord, StudyRecord
 
 _HEAD = ("trial", "state", "score", "seconds", "settings")
@@ -68,7 +69,11 @@ class _StatusView:
             yield heading(f"{arm.name}{method}: {len(arm.trials)} of {arm.budget} trials begun")
             if rows[arm.name]:
                 yield from _aligned(rows[arm.name], widths, console, options.max_width)
-        if reasons := list(_reasons(self._record)):
+        if any(arm.finals for arm in arms):
+            yield ""
+            yield heading("Winners, trained again")
+            yield winner_table(self._record, self._digits)
+        if reasons := [*_reasons(self._record), *winner_failures(self._record)]:
             yield ""
             yield heading("Failed trials")
             yield definitions(reasons)
@@ -81,6 +86,8 @@ def _progress_sentence(record: StudyRecord) -> str:
     for state, count in states.items():
         if state in ("pruned", "failed", "running"):
             parts.append(f"{count} {state}")
+    if again := winner_counts(record):
+        parts.append(again)
     return f"{record.study}: {', '.join(parts)}"
 
 
@@ -149,7 +156,7 @@ def _line(*parts: tuple[str, Style | None], width: int) -> RenderResult:
         yield Text.assemble(*((part, style or "") for part, style in parts), overflow="fold")
 
 
-def _reasons(record: StudyRecord) -> Iterator[tuple[str, Text]]:
+def _reasons(record: StudyRecord) -> Iterator[tuple[str, RenderableType]]:
     """Each reason of failure once, with the jobs that ended by it."""
     for label, outcome in (("teacher", record.teacher), ("student", record.starting_student)):
         if outcome is not None and outcome.failure is not None:

@@ -12,6 +12,7 @@ from sweeper.analysis.comparison import (
     Score,
     selection_note,
 )
+from sweeper.config.confirm import ConfirmConfig
 from sweeper.records import Failure
 from sweeper.reporting import formatting
 from sweeper.reporting.visible import visible
@@ -62,16 +63,20 @@ def unconfirmed(record: StudyRecord) -> str:
     """What a study without a verdict lacks, and how to get it; nothing where it has one."""
     if record.test is not None and record.test.scores is not None:
         return ""
-    if (record.config.get("confirm") or {}).get("seeds"):
+    test = (record.config.get("evaluation") or {}).get("test")
+    seeds = (record.config.get("confirm") or {}).get("seeds", ConfirmConfig().seeds)
+    if test and seeds:
         return (
             "Nothing is confirmed yet: the winners are still to be trained again and scored on the"
             " test suite. The same command goes on with it."
         )
-    test = (record.config.get("evaluation") or {}).get("test")
-    suite = "" if test else "a test suite as `evaluation.test` and "
+    lacking = [
+        *([] if test else ["a test suite as `evaluation.test`"]),
+        *([] if seeds else ["`confirm: {seeds: 5}`"]),
+    ]
     return (
         "Nothing was confirmed: these are the search's own scores, and the best of them may be"
-        f" lucky. Give the study {suite}`confirm: {{seeds: 5}}` and run it again: its winners are"
+        f" lucky. Give the study {formatting.listed(lacking)} and run it again: its winners are"
         " then trained with new seeds, and judged on documents that the search never saw."
     )
 

@@ -33,7 +33,12 @@ def finals(study: WholeStudy) -> dict[str, dict[str, object]]:
     return found
 
 
-CONFIRMED: dict[str, Any] = {"trials": 1, "confirm": {"seeds": 2}, "margin": 0.9}
+CONFIRMED: dict[str, Any] = {
+    "trials": 1,
+    "confirm": {"seeds": 2},
+    "compare_at": ["steps"],
+    "margin": 0.9,
+}
 
 
 def test_winners_are_trained_again_and_judged(write_study: Callable[..., Path]) -> None:
@@ -59,6 +64,11 @@ def test_winners_are_trained_again_and_judged(write_study: Callable[..., Path]) 
     runs = client.search_runs([experiment.experiment_id], "tags.`sweeper.kind` = 'final'")
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert len(runs) == 4 and all("test/test" in run.data.metrics for run in runs)
+
+    status = study.run(command="status").stdout
+    assert "4 of 4 trainings of winners completed" in status
+    listed = [line.split()[:5] for line in status.splitlines()]
+    assert ["gkd", "#0", "2", "steps", "completed"] in listed
 
     # Once more: nothing is left to do, and the test suite is not read again.
     before = {path: path.stat().st_mtime_ns for path in study.paths.directory.rglob("spec.json")}

@@ -450,6 +450,7 @@ def test_rows_that_a_user_brings(
                 "supervised_kd": None,
             },
             "evaluation": {"selection": "selection.yaml", "test": "test.yaml"},
+            "confirm": {"seeds": 0},
         },
     )
     done = run(study)

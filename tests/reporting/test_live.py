@@ -65,6 +65,19 @@ def test_plain_lines_tell_the_story_of_a_run_once() -> None:
     ]
 
 
+def test_what_follows_the_search_is_counted_anew() -> None:
+    done = replace(START, arms=_arms(4, 4, best=0.5))
+    again = replace(START, noun="trainings of winners")
+    one = replace(again, arms=_arms(1, 0, best=0.5), ended=(EndedJob("gkd #2 (new seed 1)", 0.5),))
+
+    assert _plain(done, again, one) == [
+        "adder: 8 of 8 trials done",
+        "adder: 0 of 8 trainings of winners done",
+        "gkd #2 (new seed 1) finished: 0.5",
+        "adder: 10 % (1 of 8 trainings of winners)",
+    ]
+
+
 def test_a_running_trial_makes_no_flood() -> None:
     steps = [
         replace(START, running=(RunningJob("gkd #0", "train", step, 1000, loss=1 / (step + 1)),))

@@ -56,6 +56,7 @@ def test_the_page_has_its_parts_in_their_order(page: str) -> None:
             "**On the test suite",
             "## The winners on the test suite addition-test, at equal steps",
             "## The winners on the test suite addition-test, at equal device seconds",
+            "### Equal footing",
             "![The verdict](verdict.png)",
             "## The search",
             "![Score by trial](progress.png)",
@@ -95,7 +96,7 @@ def test_without_a_verdict_the_page_says_how_to_get_one(tmp_path: Path) -> None:
     lines = page.split("\n\n")
     assert lines[1].startswith("**gkd has the best score on the selection suite")
     assert lines[2].startswith("> Nothing was confirmed")
-    assert "`evaluation.test`" in lines[2] and "`confirm: {seeds: 5}`" in lines[2]
+    assert "Give the study a test suite as `evaluation.test` and run it again" in lines[2]
     assert "verdict.png" not in page
     assert "Nothing was confirmed" in terminal(example_study(), 400)
 

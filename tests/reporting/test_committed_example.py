@@ -1,0 +1,101 @@
+"""The example report of the repository is what its records give, and what README.md quotes.
+
+``EXAMPLE`` IS REGENERATED with ``make quickstart`` and copied; nothing else has to be done here.
+Until it holds ``records.json.gz``, the made-up study takes its place: once it does, remove
+``_stand_in``.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from sweeper.records_file import NAME, read_records
+from sweeper.reporting.final import show_study
+from sweeper.reporting.markdown import write_report
+from sweeper.reporting.study_json import study_json
+from sweeper.study_record import FinalArm, StudyRecord
+from tests.reporting.confirmed_study import confirmed_study
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "reports" / "examples" / "quickstart"
+README_WIDTH = 80
+"""Columns of the terminal that README.md shows."""
+
+
+class Example(NamedTuple):
+    folder: Path
+    record: StudyRecord
+    readme: str
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Example:
+    if not (EXAMPLE / NAME).is_file():
+        return _stand_in(tmp_path_factory.mktemp("example"))
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    return Example(EXAMPLE, read_records(EXAMPLE / NAME), readme)
+
+
+def _stand_in(folder: Path) -> Example:
+    write_report(confirmed_study(), folder)
+    record = read_records(folder / NAME)
+    shown = terminal(record).split("\n\n")
+    return Example(folder, record, "\n".join(["```", shown[0], shown[1], "```"]))
+
+
+def terminal(record: StudyRecord) -> str:
+    file = io.StringIO()
+    show_study(record, Console(file=file, width=README_WIDTH))
+    return file.getvalue()
+
+
+def test_the_report_is_what_its_records_give(example: Example, tmp_path: Path) -> None:
+    write_report(example.record, tmp_path)
+    for name in ("report.md", NAME):
+        assert (tmp_path / name).read_bytes() == (example.folder / name).read_bytes(), name
+
+
+def test_the_readme_quotes_lines_that_the_command_prints(example: Example) -> None:
+    printed = terminal(example.record).splitlines()
+    sentence = study_json(example.record)["verdict"]
+    start = " ".join(sentence.split()[:4])
+    blocks = re.findall(r"(?ms)^```\n(.*?)^```$", example.readme)
+    [block] = [block for block in blocks if block.startswith(start)]
+    quoted = [line for line in block.splitlines() if line.strip() and line.strip() != "…"]
+    of_the_run = ("Report: ", "Every trial in the MLflow UI: ")
+    for line in quoted:
+        assert line.rstrip() in printed or line.startswith(of_the_run), line
+
+
+def test_the_headline_numbers_are_those_of_the_documents(example: Example) -> None:
+    """From the scores by document, with nothing but sums."""
+    assert example.record.test is not None and example.record.test.scores is not None
+    scores = example.record.test.scores
+    weights = np.array(scores.shares) / np.sum(scores.shares)
+
+    def mean(arm: FinalArm, seeds: set[int]) -> float:
+        rows = [row for row, seed in zip(arm.scores, arm.seeds, strict=True) if seed in seeds]
+        return float(np.mean([np.dot(row, weights) for row in rows]))
+
+    told = study_json(example.record)
+    page = (example.folder / "report.md").read_text(encoding="utf-8").replace("\u00a0", " ")
+    own = {arm.arm: arm for arm in scores.arms if arm.at == "steps"}
+    for name, arm in own.items():
+        expected = mean(arm, set(arm.seeds))
+        assert told["arms"][name]["test"]["mean"] == pytest.approx(expected)
+        assert f"{name} #{arm.trial}" in page and f"| {expected:.3f} \\[" in page
+    assert told["verdicts"]
+    for pair in told["verdicts"]:
+        arms = own | {arm.arm: arm for arm in scores.arms if arm.at == pair["at"]}
+        ours, theirs = arms[pair["arm"]], arms[pair["against"]]
+        common = set(ours.seeds) & set(theirs.seeds)
+        expected = mean(ours, common) - mean(theirs, common)
+        assert pair["difference"] == pytest.approx(expected)
+        assert f"| {expected:+.3f} \\[" in page

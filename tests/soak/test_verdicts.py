@@ -1,0 +1,81 @@
+"""Whole studies of which is known how they must end."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.conftest import ROOT, adder_study, adder_suite, write_yaml
+from tests.whole_studies import WholeStudy
+
+pytestmark = pytest.mark.soak
+
+HELPS = ROOT / "studies" / "on-policy-helps.yaml"
+SEEDS = 20
+MOST_FALSE = 3
+RATE = {"learning_rate": {"type": "float", "low": 1e-3, "high": 3e-3, "log": True}}
+
+
+def verdicts(study: WholeStudy) -> list[dict[str, Any]]:
+    """How it ends."""
+    study.check(study.run())
+    found: list[dict[str, Any]] = json.loads(study.run("--json", command="report").stdout)[
+        "verdicts"
+    ]
+    return found
+
+
+def written(directory: Path, **changes: Any) -> WholeStudy:
+    """The study that is built so that on-policy training helps, or a change of it."""
+    study = {**YAML(typ="safe", pure=True).load(HELPS.read_text(encoding="utf-8")), **changes}
+    study |= {"study": "tiny", "evaluation": {"selection": "selection.yaml", "test": "test.yaml"}}
+    write_yaml(directory / "selection.yaml", adder_suite("selection", 0, 200))
+    write_yaml(directory / "test.yaml", adder_suite("test", 200, 600))
+    write_yaml(directory / "study.yaml", study)
+    return WholeStudy(directory)
+
+
+def test_on_policy_training_is_better_where_it_must_be(tmp_path: Path) -> None:
+    [pair] = verdicts(written(tmp_path))
+    assert (pair["arm"], pair["against"], pair["conclusion"]) == ("gkd", "sft", "better")
+    assert pair["p_adjusted"] < 0.01
+    assert pair["interval"][0] > 0
+
+
+def test_two_arms_without_on_policy_sequences_are_not_told_apart(tmp_path: Path) -> None:
+    # The same loss on the same sequences, under two names.
+    arms = {
+        "gkd": {"method": "gkd", "settings": {"lmbda": 0.0, "beta": 0.0}, "search": RATE},
+        "supervised_kd": {"method": "supervised_kd", "search": RATE},
+    }
+    [pair] = verdicts(written(tmp_path, arms=arms, trials=2))
+    assert pair["conclusion"] in ("equivalent", "inconclusive")
+
+
+def test_arms_that_are_alike_are_seldom_told_apart(tmp_path: Path) -> None:
+    arms = {name: {"method": "gkd", "settings": {"lmbda": 0.0}, "search": RATE} for name in "ab"}
+    counted: Counter[str] = Counter()
+    for seed in range(SEEDS):
+        directory = tmp_path / str(seed)
+        directory.mkdir()
+        study = adder_study(
+            seed=seed,
+            arms=arms,
+            data={"train": {"path": "builtin/addition", "limit": 200}},
+            confirm={"seeds": 3},
+            compare_at=["steps"],
+            margin=0.1,
+        )
+        study["training"] |= {"max_steps": 20, "per_device_train_batch_size": 16}
+        write_yaml(directory / "study.yaml", study)
+        write_yaml(directory / "selection.yaml", adder_suite("selection", 0, 50))
+        write_yaml(directory / "test.yaml", adder_suite("test", 50, 250))
+        cache = Path("..") / "cache"
+        [pair] = verdicts(WholeStudy(directory, cache=cache))
+        counted[pair["conclusion"]] += 1
+    assert counted["better"] + counted["worse"] <= MOST_FALSE, counted
