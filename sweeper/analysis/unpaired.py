@@ -35,9 +35,10 @@ def estimate_unpaired(
     """The mean of ``ours`` minus that of ``theirs``.
 
     Three parts of the variance, each from its own mean squares and with its own degrees of freedom:
-    our seeds, their seeds, and the documents' differences, which hold the rest of both. As in
-    ``crossed``, the interval reaches as far as the root of the sum of their squared reaches (the
-    method of variance estimates recovery: Zou and Donner, Statistics in Medicine 27, 2008).
+    our seeds, their seeds, and the documents' differences. The rest is in all of them and must
+    count once: it stays with the seeds and is taken off the documents, except for an arm with one
+    seed. The interval reaches as far as the root of the sum of their squared reaches (the method of
+    variance estimates recovery: Zou and Donner, Statistics in Medicine 27, 2008).
 
     Args:
         ours: Shape (our seeds, documents).
@@ -49,16 +50,21 @@ def estimate_unpaired(
         ValueError: The shapes do not fit.
     """
     columns = (ours.mean(axis=0) - theirs.mean(axis=0))[None]
-    by_document = estimate(columns, documents, level=level, draws=0)
+    by_document = estimate(columns, documents, draws=0)
     tail = (1 - level) / 2
-    variance = by_document.variance_of_documents
-    reach = by_document.reach(tail) ** 2
+    of_documents = by_document.variance_of_documents
+    variance = reach = 0.0
     for scores in (ours, theirs):
         seeds = len(scores)
         if seeds > 1:
-            part = estimate(scores, documents, draws=0).variance_of_seeds
+            part = float((scores @ documents.weights).var(ddof=1)) / seeds
             variance += part
             reach += part * float(stats.t.isf(tail, seeds - 1)) ** 2
+            of_documents -= _rest(scores, documents) / seeds
+    of_documents = max(of_documents, 0.0)
+    variance += of_documents
+    spare = max(by_document.freedom_of_documents, 1)
+    reach += of_documents * float(stats.t.isf(tail, spare)) ** 2
     half = math.sqrt(reach)
     return UnpairedEstimate(
         mean=by_document.mean,
@@ -68,3 +74,10 @@ def estimate_unpaired(
         low=by_document.mean - half,
         high=by_document.mean + half,
     )
+
+
+def _rest(scores: Matrix, documents: Documents) -> float:
+    """What is left of the variance of one seed's mean, once seeds and documents are taken away."""
+    left = scores - scores.mean(axis=0)
+    rows = (estimate(row[None], documents, draws=0).variance_of_documents for row in left)
+    return sum(rows) / (len(scores) - 1)

@@ -56,8 +56,12 @@ def test_the_variance_is_the_sum_of_its_parts() -> None:
     documents = Documents.alike(300)
     ours, theirs = arms(rng, (3, 5), 300, 0.5)
     columns = ours.mean(axis=0) - theirs.mean(axis=0)
-    parts = [estimate(one, documents, draws=0).variance_of_seeds for one in (ours, theirs)]
-    expected = sum(parts) + columns.var(ddof=1) / 300
+    expected = columns.var(ddof=1) / 300
+    for one in (ours, theirs):
+        seeds, rows = len(one), one.mean(axis=1)
+        rest = one - one.mean(axis=0) - rows[:, None] + one.mean()
+        mean_square = (rest**2).sum() / ((seeds - 1) * 299)
+        expected += rows.var(ddof=1) / seeds - mean_square / (seeds * 300)
     assert estimate_unpaired(ours, theirs, documents).stderr ** 2 == pytest.approx(expected)
 
 
