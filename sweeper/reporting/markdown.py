@@ -11,13 +11,14 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from sweeper.analysis.comparison import Comparison, compare, selection_score
-from sweeper.analysis.importance import Importance, parameter_importance
+from sweeper.analysis.lessons import SearchLessons, search_lessons
 from sweeper.analysis.verdict import TEST, Verdict, verdict_of
 from sweeper.paths import remove_leftovers, write_bytes_atomically, write_text_atomically
 from sweeper.reporting import formatting, plots, verdict_table, verdict_wording, wording
 from sweeper.reporting.escaping import cell, inline, setting, table
 from sweeper.reporting.plot_style import png
 from sweeper.reporting.reproduction import data_sections, reproduction_sections
+from sweeper.reporting.search_lessons import search_plots, search_sections
 from sweeper.study_record import ArmRecord, StudyRecord, TrialRecord
 
 TEXT_NAME = "report.md"
@@ -42,10 +43,8 @@ def write_report(record: StudyRecord, directory: Path) -> list[Path]:
     directory.mkdir(parents=True, exist_ok=True)
     remove_leftovers(directory)
     comparison = compare(record)
-    seed = int(record.config.get("seed", 0))
-    found = [parameter_importance(arm, seed) for arm in record.arms]
-    importances = [importance for importance in found if importance is not None]
-    drawn = _draw(record, comparison, importances)
+    lessons = search_lessons(record)
+    drawn = _draw(record, comparison, lessons)
     # Plots first: a reader of the new text finds all that it shows.
     images = []
     for name, figure in drawn.items():
@@ -56,26 +55,25 @@ def write_report(record: StudyRecord, directory: Path) -> list[Path]:
             write_bytes_atomically(path, png(figure))
             images.append(path)
     shown = {path.name for path in images}
-    text = "\n\n".join(_sections(record, comparison, importances, shown)) + "\n"
+    text = "\n\n".join(_sections(record, comparison, lessons, shown)) + "\n"
     write_text_atomically(directory / TEXT_NAME, text)
     return [directory / TEXT_NAME, *images]
 
 
 def _draw(
-    record: StudyRecord, comparison: Comparison, importances: Sequence[Importance]
+    record: StudyRecord, comparison: Comparison, lessons: SearchLessons
 ) -> dict[str, Figure | None]:
     return {
         "progress.png": plots.progress_plot(comparison),
         "cost.png": plots.cost_plot(record, comparison),
-        "lmbda_beta.png": plots.map_plot(record, comparison),
-        "importance.png": plots.importance_plot(importances, comparison),
+        **search_plots(record, comparison, lessons),
     }
 
 
 def _sections(
     record: StudyRecord,
     comparison: Comparison,
-    importances: Sequence[Importance],
+    lessons: SearchLessons,
     images: set[str],
 ) -> Iterator[str]:
     yield f"# {inline(record.study)}"
@@ -97,7 +95,8 @@ def _sections(
     yield _cost_table(comparison)
     if preparation := _preparation(comparison):
         yield preparation
-    yield from _plots(record, comparison, importances, images)
+    yield from _plots(images)
+    yield from search_sections(comparison, lessons, images)
     yield from _fronts(comparison)
     yield "## Trials"
     yield _ends_table(record)
@@ -198,12 +197,7 @@ def _preparation(comparison: Comparison) -> str:
     )
 
 
-def _plots(
-    record: StudyRecord,
-    comparison: Comparison,
-    importances: Sequence[Importance],
-    images: set[str],
-) -> Iterator[str]:
+def _plots(images: set[str]) -> Iterator[str]:
     readings = {
         "progress.png": (
             "Score by trial",
@@ -215,33 +209,12 @@ def _plots(
             "Faint points are trials, large ones each arm's best. Of two arms at the same height,"
             " the one further left is cheaper.",
         ),
-        "lmbda_beta.png": (
-            "The GKD settings",
-            "Each mark is a trial of a GKD arm; other settings vary too. Trials with the same"
-            " values are drawn beside one another.",
-        ),
-        "importance.png": ("Which settings matter", _importance_reading(importances)),
     }
     for name, (title, reading) in readings.items():
         if name in images:
             yield f"## {title}"
             yield f"![{title}]({name})"
             yield reading
-
-
-def _importance_reading(importances: Sequence[Importance]) -> str:
-    reading = (
-        "How much of the score's variance each setting explains on its own (fANOVA), as a share of"
-        " what all of them explain so: the filled bars of an arm sum to 100 %."
-    )
-    if any(importance.conditional for importance in importances):
-        reading += (
-            " Hatched: settings that only some trials sampled, estimated within those, and so not"
-            " on the scale of the others."
-        )
-    if any(importance.trials < 20 for importance in importances):
-        reading += " From so few trials, only large differences mean something."
-    return reading
 
 
 def _fronts(comparison: Comparison) -> Iterator[str]:
