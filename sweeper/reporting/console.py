@@ -72,7 +72,7 @@ def definitions(rows: Iterable[tuple[str, RenderableType]]) -> Table:
     table.add_column(no_wrap=True)
     table.add_column()
     for name, value in rows:
-        table.add_row(f"  {name}", value)
+        table.add_row(Text(f"  {name}"), value)
     return table
 
 

@@ -61,12 +61,12 @@ def code(text: str) -> str:
     return f"{fence} {line} {fence}"
 
 
-def as_yaml(values: Mapping[str, Any]) -> str:
-    """``values`` as YAML in their own order, without secrets."""
+def as_yaml(values: Mapping[str, Any], *, flow: bool = False) -> str:
+    """``values`` as YAML in their own order, without secrets; ``flow``: one line for each key."""
     yaml: Any = YAML(typ="safe", pure=True)
-    yaml.default_flow_style = False
+    yaml.default_flow_style = None if flow else False
     yaml.sort_base_mapping_type_on_output = False
-    yaml.width = 100
+    yaml.width = 10_000 if flow else 100
     buffer = io.StringIO()
     yaml.dump(redacted(values), buffer)
     return buffer.getvalue()

@@ -186,6 +186,16 @@ def percent(share: float | None) -> str:
     return NOTHING if share is None else f"{share * 100:.0f} %"
 
 
+def whole_percents(shares: Mapping[str, float]) -> dict[str, int]:
+    """Shares that sum to 1 in whole per cent that sum to 100: the largest remainders go up."""
+    whole = {name: math.floor(share * 100) for name, share in shares.items()}
+    left = round(sum(shares.values()) * 100) - sum(whole.values())
+    by_remainder = sorted(shares, key=lambda name: whole[name] - shares[name] * 100)
+    for name in by_remainder[:left]:
+        whole[name] += 1
+    return whole
+
+
 def trial_seconds(trial: TrialRecord) -> str:
     """How long a trial ran, by its own clock."""
     outcome = trial.outcome

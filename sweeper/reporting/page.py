@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sweeper.analysis.comparison import Comparison, compare
-from sweeper.analysis.importance import Importance, parameter_importance
+from sweeper.analysis.lessons import SearchLessons, search_lessons
 from sweeper.analysis.verdict import Verdict, verdict_of
 from sweeper.reporting import verdict_wording, wording
 from sweeper.study_record import StudyRecord
@@ -19,19 +19,18 @@ class Page:
     comparison: Comparison
     verdict: Verdict | None
     """None before winners were scored on the test suite."""
-    importances: tuple[Importance, ...]
+    search: SearchLessons
+    """What the search taught of its settings."""
 
     @staticmethod
     def of(record: StudyRecord) -> Page:
         """The page of a study at any stage."""
         comparison = compare(record)
-        seed = int(record.config.get("seed", 0))
-        found = (parameter_importance(arm, seed) for arm in record.arms)
         return Page(
             record=record,
             comparison=comparison,
             verdict=verdict_of(record, comparison.best_gkd),
-            importances=tuple(one for one in found if one is not None),
+            search=search_lessons(record),
         )
 
     @property

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from matplotlib.figure import Figure
 
 from sweeper.analysis.comparison import Comparison
-from sweeper.analysis.importance import Importance
 from sweeper.reporting import formatting, wording
 from sweeper.reporting import plots as drawings
 from sweeper.reporting.escaping import cell, inline, table
 from sweeper.reporting.page import Page
+from sweeper.reporting.search_lessons import search_plots, search_sections
 
 
 def plots(page: Page) -> dict[str, Figure | None]:
@@ -19,8 +19,7 @@ def plots(page: Page) -> dict[str, Figure | None]:
     return {
         "progress.png": drawings.progress_plot(page.comparison),
         "cost.png": drawings.cost_plot(page.record, page.comparison),
-        "lmbda_beta.png": drawings.map_plot(page.record, page.comparison),
-        "importance.png": drawings.importance_plot(page.importances, page.comparison),
+        **search_plots(page.record, page.comparison, page.search),
     }
 
 
@@ -36,8 +35,9 @@ def sections(page: Page, images: set[str]) -> Iterator[str]:
     yield _cost_table(comparison)
     if preparation := _preparation(comparison):
         yield preparation
-    yield from _plots(page.importances, images)
+    yield from _plots(images)
     yield from _fronts(comparison)
+    yield from search_sections(comparison, page.search, images)
 
 
 def _comparison_table(comparison: Comparison) -> str:
@@ -100,7 +100,7 @@ def _preparation(comparison: Comparison) -> str:
     )
 
 
-def _plots(importances: Sequence[Importance], images: set[str]) -> Iterator[str]:
+def _plots(images: set[str]) -> Iterator[str]:
     readings = {
         "progress.png": (
             "Score by trial",
@@ -112,33 +112,12 @@ def _plots(importances: Sequence[Importance], images: set[str]) -> Iterator[str]
             "Faint points are trials, large ones each arm's best. Of two arms at the same height,"
             " the one further left is cheaper.",
         ),
-        "lmbda_beta.png": (
-            "The GKD settings",
-            "Each mark is a trial of a GKD arm; other settings vary too. Trials with the same"
-            " values are drawn beside one another.",
-        ),
-        "importance.png": ("Which settings matter", _importance_reading(importances)),
     }
     for name, (title, reading) in readings.items():
         if name in images:
             yield f"### {title}"
             yield f"![{title}]({name})"
             yield reading
-
-
-def _importance_reading(importances: Sequence[Importance]) -> str:
-    reading = (
-        "How much of the score's variance each setting explains on its own (fANOVA), as a share of"
-        " what all of them explain so: the filled bars of an arm sum to 100 %."
-    )
-    if any(importance.conditional for importance in importances):
-        reading += (
-            " Hatched: settings that only some trials sampled, estimated within those, and so not"
-            " on the scale of the others."
-        )
-    if any(importance.trials < 20 for importance in importances):
-        reading += " From so few trials, only large differences mean something."
-    return reading
 
 
 def _fronts(comparison: Comparison) -> Iterator[str]:

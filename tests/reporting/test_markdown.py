@@ -55,7 +55,9 @@ def text(directory: Path) -> str:
 def test_every_link_leads_to_a_file_of_the_report(directory: Path, text: str) -> None:
     links = _links(text)
 
-    assert set(links) == {"progress.png", "cost.png", "lmbda_beta.png", "importance.png"}
+    assert set(links) == {
+        *("progress.png", "cost.png", "lmbda_beta.png", "importance.png", "effects.png")
+    }
     assert {path.name for path in directory.iterdir()} == {"report.md", NAME, *links}
 
 
