@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.errors import SweeperError
-from sweeper.finals import read_confirmation, read_finals
+from sweeper.finals import MOST_POINTS, read_confirmation, read_finals
 from sweeper.paths import StudyPaths, write_text_atomically
 from sweeper.records import Final, Outcome, Scores
 from sweeper.study_record import ArmRecord, Confirmation, Plan, TrialRecord
@@ -75,6 +75,28 @@ def test_the_test_suite_has_a_direction_of_its_own(tmp_path: Path) -> None:
     assert not found.higher_is_better
     assert [arm.scores for arm in found.arms] == [((1.0, 1.0),), ((2.0, 2.0),)]
     assert [arm.searched - arm.selection[0] for arm in found.arms] == pytest.approx([0.1, 0.1])
+
+
+def test_a_training_curve_is_thinned_and_keeps_the_yardstick(tmp_path: Path) -> None:
+    paths = StudyPaths(tmp_path, "tiny")
+    rows: list[dict[str, object]] = [{"phase": "load", "time": 0.0}]
+    for step in range(1, 1001):
+        metrics = {"loss": 1 / step, "grad_norm": 2.0}
+        if step % 250 == 0:
+            metrics["teacher_divergence"] = 1 / step
+        rows.append({"phase": "train", "step": step, "metrics": metrics})
+    # A training that goes on from a checkpoint repeats what came before.
+    rows += [rows[1], {"phase": "train", "step": 2, "metrics": {"loss": float("nan")}}]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    write_text_atomically(paths.final("gkd", 0).progress, text)
+    final = Final(arm="gkd", trial=0, seed=0, at="steps", max_steps=1000)
+    plan = Plan(suite_hash="h", declared=0.0, finals={"gkd": (final,)}, current={"gkd": (0,)})
+    [found] = read_finals(paths, "gkd", plan)
+    assert len(found.curve) <= MOST_POINTS + 4
+    steps = [point.step for point in found.curve]
+    assert steps == sorted(set(steps)) and steps[-1] == 1000
+    assert [p.step for p in found.curve if p.teacher_divergence] == [250, 500, 750, 1000]
+    assert found.curve[-1].loss == pytest.approx(0.001)
 
 
 def test_other_documents_are_refused(tmp_path: Path) -> None:

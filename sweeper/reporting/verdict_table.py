@@ -34,7 +34,7 @@ def arm_cells(arm: ArmVerdict) -> list[str]:
         f"{arm.test.mean:.{DIGITS}f}",
         interval(arm.test),
         f"{round(arm.inflation, DIGITS) + 0.0:+.{DIGITS}f}",
-        formatting.percent(arm.gap_closed),
+        gap(arm),
         f"{arm.max_steps:,}",
         formatting.seconds(arm.device_seconds),
     ]
@@ -48,6 +48,15 @@ def end_cells(end: Interval) -> list[str]:
 def interval(found: Interval) -> str:
     """``0.412 to 0.498``."""
     return f"{found.low:.{DIGITS}f} to {found.high:.{DIGITS}f}"
+
+
+def gap(arm: ArmVerdict) -> str:
+    """The share of the gap that was closed, with its interval: ``31 % (5 to 58)``."""
+    told = formatting.percent(arm.gap_closed)
+    if arm.gap_interval is None:
+        return told
+    low, high = (f"{end * 100:.0f}" for end in arm.gap_interval)
+    return f"{told} ({low} to {high})"
 
 
 class _VerdictView:
