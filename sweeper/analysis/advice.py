@@ -2,10 +2,11 @@
 
 A piece of advice is **confirmed** or **contradicted** only by a test: the trials that follow it are
 set against those that do not, by the Mann–Whitney test with at least four trials on each side, and
-p is at most 0.05 after Holm's correction for all advice that was tested. Everything else **cannot
-be told**. All scored trials of the study's GKD arms count. They differ in other settings too, and a
-sampler that learns repeats what did well, so what is confirmed goes with good scores; it need not
-be their cause.
+p is at most 0.05 after Holm's correction for all advice that was tested. Two pieces have tests of
+their own: whether a winner gains by more steps, the verdict's; whether the teacher leads, that of
+two independent scores. Everything else **cannot be told**. All scored trials of the study's GKD
+arms count. They differ in other settings too, and a sampler that learns repeats what did well, so
+what is confirmed goes with good scores; it need not be their cause.
 """
 
 from __future__ import annotations
@@ -19,10 +20,15 @@ from scipy import stats
 
 from sweeper.analysis.comparison import Comparison, scored_trials, selection_score
 from sweeper.analysis.failures import failure_kind
-from sweeper.analysis.learning_curves import LateProgress, late_progress
+from sweeper.analysis.longer_training import (
+    LateProgress,
+    LongerTraining,
+    late_progress,
+    longer_training,
+)
 from sweeper.analysis.ranks import rank_sum_p
-from sweeper.analysis.realised import number_of
 from sweeper.analysis.significance import ALPHA, holm
+from sweeper.analysis.trial_settings import number_of
 from sweeper.analysis.verdict import Verdict
 from sweeper.records import FailureKind, Record
 from sweeper.study_record import StudyRecord, TrialRecord
@@ -81,7 +87,7 @@ class TeacherSize(Record):
     student: int
 
 
-Evidence = Contrast | TeacherLead | TeacherSize | LateProgress
+Evidence = Contrast | TeacherLead | TeacherSize | LongerTraining | LateProgress
 
 
 class Advice(Record):
@@ -132,11 +138,13 @@ def _evidence(
     scores = [score.score for _, score in pairs]
     for rule in _score_rules(trials):
         yield rule.topic, _contrast("score", trials, scores, rule.follows, sign)
-    assert comparison.best_gkd is not None
-    late = late_progress(record, comparison.best_gkd, verdict)
-    longer = _upper_half(trials, "max_steps")
-    by_steps = _contrast("score", trials, scores, longer, sign)
-    yield "longer_training", by_steps if by_steps.following and by_steps.others else late
+    by_steps = _contrast("score", trials, scores, _upper_half(trials, "max_steps"), sign)
+    if by_steps.following and by_steps.others:
+        yield "longer_training", by_steps
+    else:
+        assert comparison.best_gkd is not None
+        tried = longer_training(record, [comparison.best_gkd, *(arm.name for arm in gkd)])
+        yield "longer_training", tried or late_progress(record, comparison.best_gkd, verdict)
     timed = [(trial, value) for trial in trials if (value := _rollout_seconds(trial)) is not None]
     yield (
         "shorter_rollouts",
@@ -315,11 +323,12 @@ def _teacher_size(record: StudyRecord) -> TeacherSize | None:
 
 
 def _p(evidence: Evidence | None) -> float | None:
-    return None if evidence is None or isinstance(evidence, TeacherSize) else evidence.p
+    # What a curve does at its end, and how large one teacher is, prove nothing of the advice.
+    untested = evidence is None or isinstance(evidence, TeacherSize | LateProgress)
+    return None if untested else evidence.p
 
 
 def _judged(evidence: Evidence | None, p_adjusted: float | None) -> Judgement:
-    # One study has one teacher: what its size does cannot be seen.
     if evidence is None or p_adjusted is None or p_adjusted > ALPHA:
         return "untold"
     match evidence:
@@ -327,8 +336,8 @@ def _judged(evidence: Evidence | None, p_adjusted: float | None) -> Judgement:
             favourable = evidence.following_better
         case TeacherLead():
             favourable = (evidence.standard_errors or 0.0) > 0
-        case LateProgress():
-            favourable = evidence.fall > 0
+        case LongerTraining():
+            favourable = evidence.gain > 0
         case _:
             favourable = None
     if favourable is None:

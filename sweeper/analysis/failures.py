@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from sweeper.analysis.realised import number_of
 from sweeper.analysis.significance import ALPHA
+from sweeper.analysis.trial_settings import finite_number
 from sweeper.config.base import Scalar
 from sweeper.records import FailureKind, Record
 from sweeper.study_record import ArmRecord, StudyRecord, TrialRecord
@@ -130,11 +130,13 @@ def _region(trials: Sequence[TrialRecord], failed: NDArray[np.bool_]) -> Region 
 
 def _fisher(inside: NDArray[np.bool_], failed: NDArray[np.bool_]) -> NDArray[np.float64]:
     """The p of every cut (rows) for every way to deal out the failures (columns)."""
-    hits = inside.astype(np.float32) @ failed.astype(np.float32)
-    sizes = inside.sum(axis=1)
+    hits = (inside.astype(np.float32) @ failed.astype(np.float32)).astype(int)
     counts = np.arange(int(failed[:, 0].sum()) + 1)
-    table = stats.hypergeom.sf(counts[None] - 1, len(failed), counts[-1], sizes[:, None])
-    found: NDArray[np.float64] = np.take_along_axis(table, hits.astype(int), axis=1)
+    sizes = inside.sum(axis=1)
+    chances = stats.hypergeom.pmf(counts[None], len(failed), counts[-1], sizes[:, None])
+    # That so many failures are inside, or more.
+    tails = np.cumsum(chances[:, ::-1], axis=1)[:, ::-1]
+    found: NDArray[np.float64] = np.take_along_axis(tails, hits, axis=1)
     return found
 
 
@@ -145,7 +147,7 @@ def _cuts(trials: Sequence[TrialRecord], name: str) -> list[_Cut]:
     """
     sampled = [trial.params.get(name) for trial in trials]
     present = [value for value in sampled if value is not None]
-    numbers = [number_of(trial, name) if name in trial.params else None for trial in trials]
+    numbers = [finite_number(value) for value in sampled]
     found: list[_Cut] = []
     if all(isinstance(v, int | float) and not isinstance(v, bool) for v in present):
         values = np.array([np.nan if value is None else value for value in numbers])

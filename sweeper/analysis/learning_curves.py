@@ -9,9 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from scipy import stats
-
-from sweeper.analysis.ranks import FEWEST_A_SIDE
 from sweeper.analysis.verdict import Verdict
 from sweeper.config.settings import Method
 from sweeper.records import Record
@@ -41,23 +38,9 @@ class LearningCurve(Record):
     steps: tuple[CurveStep, ...]
 
 
-class LateProgress(Record):
-    """How far a winner still came nearer to the teacher at the end of its training."""
-
-    arm: str
-    start: int
-    end: int
-    """Between which steps: the last two at which it was measured."""
-    fall: float
-    """The share of the distance from the teacher that went, the mean over seeds."""
-    seeds: int
-    p: float
-    """Of a t test over the seeds, two-sided, that it was nothing."""
-
-
 def learning_curves(record: StudyRecord, verdict: Verdict | None) -> tuple[LearningCurve, ...]:
     """The curve of each arm's winner; all of them by the yardstick, or all by their losses."""
-    groups = [(arm, found) for arm in record.arms if (found := _winner(arm, verdict))]
+    groups = [(arm, found) for arm in record.arms if (found := winner_finals(arm, verdict))]
     for measure in ("teacher_divergence", "loss"):
         curves = [_curve(arm, finals, measure) for arm, finals in groups]
         shown = tuple(curve for curve in curves if len(curve.steps) > 1)
@@ -66,38 +49,7 @@ def learning_curves(record: StudyRecord, verdict: Verdict | None) -> tuple[Learn
     return ()
 
 
-def late_progress(record: StudyRecord, arm: str, verdict: Verdict | None) -> LateProgress | None:
-    """Whether the winner of ``arm`` was still coming nearer to the teacher when it was stopped.
-
-    Only of trainings that are over. None without the yardstick, or with fewer than
-    ``ranks.FEWEST_A_SIDE`` seeds.
-    """
-    winner = next((one for one in record.arms if one.name == arm), None)
-    finals = _winner(winner, verdict) if winner else []
-    ends: list[tuple[int, float, int, float]] = []
-    for final in finals:
-        points = [
-            (point.step, point.teacher_divergence)
-            for point in final.curve
-            if point.teacher_divergence is not None
-        ]
-        if final.state == "completed" and len(points) > 1 and points[-2][1] > 0:
-            ends.append((*points[-2], *points[-1]))
-    if len(ends) < FEWEST_A_SIDE or len({(before, after) for before, _, after, _ in ends}) > 1:
-        return None
-    falls = [1 - after / before for _, before, _, after in ends]
-    p = float(stats.ttest_1samp(falls, 0.0).pvalue) if len(set(falls)) > 1 else 1.0
-    return LateProgress(
-        arm=arm,
-        start=ends[0][0],
-        end=ends[0][2],
-        fall=sum(falls) / len(falls),
-        seeds=len(falls),
-        p=p,
-    )
-
-
-def _winner(arm: ArmRecord, verdict: Verdict | None) -> list[FinalRecord]:
+def winner_finals(arm: ArmRecord, verdict: Verdict | None) -> list[FinalRecord]:
     """The trainings of the arm's winner, as long as the search's."""
     finals = [final for final in arm.finals if final.final.at == "steps"]
     if not finals:

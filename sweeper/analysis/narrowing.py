@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from sweeper.analysis.comparison import Score
+from sweeper.analysis.trial_settings import finite_number
 from sweeper.config.base import Scalar
 from sweeper.config.space import CategoricalSpace, FloatSpace, IntSpace, Space
 from sweeper.study_record import TrialRecord
@@ -84,7 +85,7 @@ def _smaller(
         tried = [trial.params.get(name) for trial in trials]
         kept = tuple(c for c in space.choices if c in chosen or tried.count(c) < FEWEST_TRIED)
         return CategoricalSpace(type="categorical", choices=kept or space.choices)
-    numbers = [number for value in chosen if (number := _number(value)) is not None]
+    numbers = [number for value in chosen if (number := finite_number(value)) is not None]
     if not numbers or not space.low < space.high:
         return space
     forth, back = (math.log, math.exp) if space.log else (float, float)
@@ -123,12 +124,6 @@ def _short(value: float, *, down: bool) -> float:
     unit = 10.0 ** (math.floor(math.log10(abs(value))) - 1)
     whole = math.floor(value / unit + 1e-9) if down else math.ceil(value / unit - 1e-9)
     return float(f"{whole * unit:.2g}")
-
-
-def _number(value: Scalar) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
 
 
 def _read(raw: object) -> AnySpace | None:

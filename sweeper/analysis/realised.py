@@ -6,15 +6,15 @@ in other settings too, so a correlation is no proof of a cause.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from typing import Literal
 
 from sweeper.analysis.comparison import scored_trials
 from sweeper.analysis.ranks import Correlation, rank_correlation
 from sweeper.analysis.significance import ALPHA, holm
+from sweeper.analysis.trial_settings import number_of
 from sweeper.records import Record, Rollouts
-from sweeper.study_record import StudyRecord, TrialRecord
+from sweeper.study_record import StudyRecord
 
 Quantity = Literal["on_policy_share", "length", "truncated_share"]
 QUANTITIES: tuple[Quantity, ...] = ("on_policy_share", "length", "truncated_share")
@@ -100,14 +100,6 @@ def realised(record: StudyRecord) -> Realised | None:
         ),
         reference_length=reference if reference > 0 else None,
     )
-
-
-def number_of(trial: TrialRecord, name: str) -> float | None:
-    """A trial's setting, sampled or fixed, if it is a finite number."""
-    value = trial.params.get(name, trial.settings.get(name))
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        return None
-    return float(value)
 
 
 def _trends(trials: Iterable[RealisedTrial], sign: float) -> list[Trend]:

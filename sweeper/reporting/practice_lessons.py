@@ -128,12 +128,6 @@ def practice_json(lessons: PracticeLessons) -> dict[str, Any]:
             "fragment": fragment(found.arms),
             "narrowed_fragment": fragment(found.narrowed) if found.narrowed else None,
         }
-    realised_plain = None
-    if lessons.realised is not None:
-        realised_plain = lessons.realised.model_dump(mode="json") | {
-            "sentences": _realised_sentences(lessons),
-            "warnings": practice_wording.realised_warnings(lessons.realised),
-        }
     return {
         "recommended": recommended,
         "advice": [
@@ -148,7 +142,21 @@ def practice_json(lessons: PracticeLessons) -> dict[str, Any]:
             {**group.model_dump(mode="json"), "sentence": practice_wording.failure_sentence(group)}
             for group in lessons.failures
         ],
-        "realised": realised_plain,
+        "realised": _realised_json(lessons),
+    }
+
+
+def _realised_json(lessons: PracticeLessons) -> dict[str, Any] | None:
+    if (found := lessons.realised) is None:
+        return None
+    return {
+        "trials": len(found.trials),
+        "trends": [trend.model_dump(mode="json") for trend in found.trends],
+        "truncated": [{"arm": trial.arm, "number": trial.number} for trial in found.truncated],
+        "longer": [{"arm": trial.arm, "number": trial.number} for trial in found.longer],
+        "reference_length": found.reference_length,
+        "sentences": _realised_sentences(lessons),
+        "warnings": practice_wording.realised_warnings(found),
     }
 
 

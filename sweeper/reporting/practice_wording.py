@@ -14,7 +14,7 @@ from sweeper.analysis.advice import (
     Topic,
 )
 from sweeper.analysis.failures import FailureGroup, Region
-from sweeper.analysis.learning_curves import LateProgress
+from sweeper.analysis.longer_training import LateProgress, LongerTraining
 from sweeper.analysis.ranks import FEWEST_A_SIDE
 from sweeper.analysis.realised import (
     MANY_TRUNCATED,
@@ -75,7 +75,8 @@ _SIDES: dict[Topic, tuple[str, str]] = {
 RULE = (
     "Advice is called confirmed or contradicted only if the trials that follow it and those that do"
     f" not, at least {FEWEST_A_SIDE} of each, differ by a rank test with p of at most 0.05 after"
-    " Holm's correction for all advice tested here. Trials differ in other settings too, and a"
+    " Holm's correction for all advice tested here; what more steps give, and whether the teacher"
+    " leads, have tests of their own. Trials differ in other settings too, and a"
     " search repeats what did well: what is confirmed goes with good results, and need not be their"
     " cause."
 )
@@ -99,8 +100,16 @@ def advice_evidence(one: Advice) -> str:
             return (
                 f"between steps {evidence.start} and {evidence.end} the winner of {evidence.arm}"
                 f" lost {_percent(evidence.fall)} of its distance from the teacher (mean of"
-                f" {evidence.seeds} seeds)" + _p(one.p_adjusted)
+                f" {evidence.seeds} seeds, {p_words(evidence.p)}); what more steps do to scores was"
+                " not tried"
             )
+        case LongerTraining():
+            low, high = evidence.interval
+            return (
+                f"the winner of {evidence.arm} gained {evidence.gain:+.3f} on the test suite (95 %"
+                f" interval {low:+.3f} to {high:+.3f}; {evidence.seeds} seeds) with"
+                f" {evidence.longer_steps:,} steps instead of {evidence.steps:,}"
+            ) + _p(one.p_adjusted)
         case None:
             return "there is nothing here to tell it by"
 
@@ -108,7 +117,7 @@ def advice_evidence(one: Advice) -> str:
 def _contrast(topic: Topic, found: Contrast) -> str:
     ours, theirs = _SIDES[topic]
     if not found.following and not found.others:
-        return "no trial says so"
+        return "there is no trial to tell it by"
     if not found.following or not found.others:
         return f"there is no trial {theirs if found.following else ours} to compare with"
     small = max(abs(found.following_median or 0.0), abs(found.others_median or 0.0))

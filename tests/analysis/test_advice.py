@@ -8,9 +8,11 @@ import pytest
 
 from sweeper.analysis.advice import Advice, Contrast, Topic, advice
 from sweeper.analysis.comparison import compare
-from sweeper.analysis.learning_curves import LateProgress, learning_curves
-from sweeper.study_record import StudyRecord
+from sweeper.analysis.learning_curves import learning_curves
+from sweeper.analysis.longer_training import LateProgress, LongerTraining
+from sweeper.study_record import Confirmation, Plan, StudyRecord
 from tests.analysis.practice_examples import falling, final, sampled
+from tests.analysis.test_verdict import scores, winner
 from tests.reporting.example_study import arm, completed, failed, study, trial
 
 
@@ -116,16 +118,33 @@ def test_the_teacher_is_measured() -> None:
     assert lead["larger_teacher"].judgement == "untold"
 
 
-def test_training_that_still_comes_nearer_speaks_for_more_of_it() -> None:
-    def record(last: float) -> StudyRecord:
-        made = arm("gkd", [trial(0, completed(0.5))])
-        return study([made.model_copy(update={"finals": falling("gkd", 5, last)})])
+def test_a_winner_that_was_trained_for_longer_says_what_it_gained() -> None:
+    def judgement(chance: float) -> str:
+        longer = winner("gkd", "gkd", chance, of=9, at="device_seconds")
+        plan = Plan(suite_hash="h", declared=0.0, finals={}, current={})
+        tested = Confirmation(plan=plan, scores=scores(winner("gkd", "gkd", 0.5, of=1), longer))
+        record = study([arm("gkd", [trial(0, completed(0.5))])])
+        found = advised(record.model_copy(update={"test": tested}))["longer_training"]
+        assert isinstance(found.evidence, LongerTraining)
+        assert (found.evidence.steps, found.evidence.longer_steps) == (80, 200)
+        return found.judgement
 
-    still = advised(record(0.05))["longer_training"]
-    assert still.judgement == "confirmed"
+    assert [judgement(0.9), judgement(0.5), judgement(0.1)] == [
+        "confirmed",
+        "untold",
+        "contradicted",
+    ]
+
+
+def test_a_curve_that_still_falls_is_told_and_proves_nothing() -> None:
+    made = arm("gkd", [trial(0, completed(0.5))])
+    record = study([made.model_copy(update={"finals": falling("gkd", 5, 0.05)})])
+    still = advised(record)["longer_training"]
+    assert still.judgement == "untold"
     assert isinstance(still.evidence, LateProgress)
     assert (still.evidence.start, still.evidence.end, still.evidence.seeds) == (40, 60, 5)
-    assert advised(record(0.098))["longer_training"].judgement == "untold"
+    assert still.evidence.fall == pytest.approx(0.48)
+    assert still.evidence.p < 0.001
 
 
 def test_more_steps_are_tested_where_they_were_searched() -> None:

@@ -114,7 +114,8 @@ def test_every_study_can_be_shown(name: str) -> None:
     plain = json.loads(json.dumps(practice_json(lessons), allow_nan=False))
     assert set(plain) == {"recommended", "advice", "failures", "realised"}
     for shown in (text, terminal(lessons, 120)):
-        assert "nan" not in shown and "None" not in shown
+        # As a trial's own setting it stands there as YAML has it.
+        assert not re.search(r"(?<!\.)\bnan\b|\bNone\b", shown)
     if name in ("no arms", "no trials"):
         assert not text and practice_view(lessons) is None
 
