@@ -324,8 +324,9 @@ def _teacher_size(record: StudyRecord) -> TeacherSize | None:
 
 def _p(evidence: Evidence | None) -> float | None:
     # What a curve does at its end, and how large one teacher is, prove nothing of the advice.
-    untested = evidence is None or isinstance(evidence, TeacherSize | LateProgress)
-    return None if untested else evidence.p
+    if evidence is None or isinstance(evidence, TeacherSize | LateProgress):
+        return None
+    return evidence.p
 
 
 def _judged(evidence: Evidence | None, p_adjusted: float | None) -> Judgement:

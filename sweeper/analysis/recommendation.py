@@ -99,9 +99,7 @@ def recommend(
         best=best.rival,
         several_objectives=len(comparison.objectives) > 1,
         settings=settings,
-        arms={
-            _free_name(record, "recommended"): {"method": chosen.arm.method, "settings": settings}
-        },
+        arms={_free_name(record, "recommended"): _arm(chosen.arm, settings)},
         narrowed=_narrowed(record, chosen.arm),
     )
 
@@ -174,9 +172,11 @@ def _narrowed(record: StudyRecord, arm: ArmRecord) -> dict[str, Any] | None:
     search = narrowed(arm.search, ranked)
     if search is None:
         return None
-    fixed = {"settings": arm.settings} if arm.settings else {}
-    name = _free_name(record, "narrowed")
-    return {name: {"method": arm.method, **fixed, "search": search}}
+    return {_free_name(record, "narrowed"): {**_arm(arm, arm.settings), "search": search}}
+
+
+def _arm(arm: ArmRecord, settings: dict[str, Any]) -> dict[str, Any]:
+    return {"method": arm.method, **({"settings": settings} if settings else {})}
 
 
 def _free_name(record: StudyRecord, name: str) -> str:

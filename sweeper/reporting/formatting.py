@@ -186,6 +186,11 @@ def percent(share: float | None) -> str:
     return NOTHING if share is None else f"{share * 100:.0f} %"
 
 
+def p_value(value: float) -> str:
+    """How likely something is by chance: ``p = 0.032``."""
+    return "p < 0.001" if value < 0.001 else f"p = {value:.{2 if value >= 0.1 else 3}f}"
+
+
 def trial_seconds(trial: TrialRecord) -> str:
     """How long a trial ran, by its own clock."""
     outcome = trial.outcome

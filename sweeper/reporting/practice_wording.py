@@ -100,8 +100,8 @@ def advice_evidence(one: Advice) -> str:
             return (
                 f"between steps {evidence.start} and {evidence.end} the winner of {evidence.arm}"
                 f" lost {_percent(evidence.fall)} of its distance from the teacher (mean of"
-                f" {evidence.seeds} seeds, {p_words(evidence.p)}); what more steps do to scores was"
-                " not tried"
+                f" {evidence.seeds} seeds, {formatting.p_value(evidence.p)}); what more steps do to"
+                " scores was not tried"
             )
         case LongerTraining():
             low, high = evidence.interval
@@ -147,8 +147,8 @@ def realised_sentences(found: Realised, *, reversed_scores: bool) -> list[str]:
         one = trend.correlation
         numbers = (
             f"rank correlation {one.value:+.2f}, 95 % interval {one.low:+.2f} to {one.high:+.2f},"
-            f" {p_words(trend.p_adjusted)} after Holm's correction for {len(found.trends)};"
-            f" {one.pairs} trials"
+            f" {formatting.p_value(trend.p_adjusted)} after Holm's correction for"
+            f" {len(found.trends)}; {one.pairs} trials"
         )
         if not trend.is_told:
             told.append(f"Whether scores go with the {what} cannot be told ({numbers}).")
@@ -187,7 +187,9 @@ def correlation_title(trend: Trend | None) -> str:
     """What stands above a panel."""
     if trend is None:
         return ""
-    return f"rank correlation {trend.correlation.value:+.2f}, {p_words(trend.p_adjusted)}"
+    return (
+        f"rank correlation {trend.correlation.value:+.2f}, {formatting.p_value(trend.p_adjusted)}"
+    )
 
 
 def failure_sentence(group: FailureGroup) -> str:
@@ -205,8 +207,8 @@ def _region(found: Region) -> str:
     value = formatting.number(found.value, 3)
     return (
         f"{found.failed_inside} of these {found.failed} had {found.setting} {sign}{value},"
-        f" {found.others_inside} of the {found.others} others did ({p_words(found.p)} for the best"
-        " of all cuts)"
+        f" {found.others_inside} of the {found.others} others did"
+        f" ({formatting.p_value(found.p)} for the best of all cuts)"
     )
 
 
@@ -246,13 +248,8 @@ def recommendation_reason(found: Recommendation) -> str:
     return " ".join(told)
 
 
-def p_words(value: float) -> str:
-    """``p = 0.032``."""
-    return "p < 0.001" if value < 0.001 else f"p = {value:.{2 if value >= 0.1 else 3}f}"
-
-
 def _p(value: float | None) -> str:
-    return "" if value is None else f", {p_words(value)}"
+    return "" if value is None else f", {formatting.p_value(value)}"
 
 
 def _percent(share: float) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
+from sweeper.history import read_study
+from sweeper.snapshot import read_snapshot
 from sweeper.study_record import Plan
 from tests.whole_studies import WholeStudy, wait_until
 
@@ -59,6 +61,14 @@ def test_winners_are_trained_again_and_judged(write_study: Callable[..., Path]) 
     runs = client.search_runs([experiment.experiment_id], "tags.`sweeper.kind` = 'final'")
     assert {run.info.status for run in runs} == {"FINISHED"}
     assert len(runs) == 4 and all("test/test" in run.data.metrics for run in runs)
+
+    snapshot = read_snapshot(study.paths)
+    assert snapshot is not None
+    for arm in read_study(study.paths, snapshot).arms:
+        for final in arm.finals:
+            assert final.curve and final.curve[-1].teacher_divergence is not None
+            assert final.outcome and final.outcome.rollouts
+            assert (final.outcome.rollouts.on_policy_share > 0) == (arm.method == "gkd")
 
     # Once more: nothing is left to do, and the test suite is not read again.
     before = {path: path.stat().st_mtime_ns for path in study.paths.directory.rglob("spec.json")}
