@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from statistics import median
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from scipy import stats
 
@@ -101,11 +101,8 @@ class Advice(Record):
     """Of Holm's procedure over all advice that was tested."""
 
 
-class _Rule(NamedTuple):
-    """Which trials follow a piece of advice: True, or do not: False. None: neither."""
-
-    topic: Topic
-    follows: Callable[[TrialRecord], bool | None]
+_Follows = Callable[[TrialRecord], bool | None]
+"""Whether a trial follows a piece of advice; None if it is no case for it."""
 
 
 def advice(
@@ -136,8 +133,8 @@ def _evidence(
     pairs = [pair for arm in gkd for pair in scored_trials(arm)]
     trials = [trial for trial, _ in pairs]
     scores = [score.score for _, score in pairs]
-    for rule in _score_rules(trials):
-        yield rule.topic, _contrast("score", trials, scores, rule.follows, sign)
+    for topic, follows in _BY_SCORE.items():
+        yield topic, _contrast("score", trials, scores, follows, sign)
     by_steps = _contrast("score", trials, scores, _upper_half(trials, "max_steps"), sign)
     if by_steps.following and by_steps.others:
         yield "longer_training", by_steps
@@ -168,32 +165,7 @@ def _evidence(
     yield "larger_teacher", _teacher_size(record)
 
 
-def _score_rules(trials: Sequence[TrialRecord]) -> list[_Rule]:
-    def samples(trial: TrialRecord) -> bool:
-        return number_of(trial, "lmbda") != 0
-
-    def dropout(trial: TrialRecord) -> bool | None:
-        value = trial.params.get("disable_dropout", trial.settings.get("disable_dropout"))
-        return value if isinstance(value, bool) else None
-
-    def more_on_policy(trial: TrialRecord) -> bool | None:
-        lmbda = number_of(trial, "lmbda")
-        # The advice is about students that sample less.
-        return None if lmbda is None or lmbda > 0.8 + _NEAR else lmbda >= 0.6 - _NEAR
-
-    return [
-        _Rule("balanced_lmbda", _between("lmbda", 0.4, 0.6)),
-        _Rule("more_on_policy", more_on_policy),
-        _Rule(
-            "temperature",
-            lambda trial: _between("temperature", 0.7, 0.9)(trial) if samples(trial) else None,
-        ),
-        _Rule("balanced_beta", _between("beta", 0.4, 0.6)),
-        _Rule("no_dropout", dropout),
-    ]
-
-
-def _between(name: str, low: float, high: float) -> Callable[[TrialRecord], bool | None]:
+def _between(name: str, low: float, high: float) -> _Follows:
     def follows(trial: TrialRecord) -> bool | None:
         value = number_of(trial, name)
         return None if value is None else low - _NEAR <= value <= high + _NEAR
@@ -201,7 +173,33 @@ def _between(name: str, low: float, high: float) -> Callable[[TrialRecord], bool
     return follows
 
 
-def _upper_half(trials: Sequence[TrialRecord], name: str) -> Callable[[TrialRecord], bool | None]:
+def _more_on_policy(trial: TrialRecord) -> bool | None:
+    lmbda = number_of(trial, "lmbda")
+    # The advice is about students that sample less.
+    return None if lmbda is None or lmbda > 0.8 + _NEAR else lmbda >= 0.6 - _NEAR
+
+
+def _warm(trial: TrialRecord) -> bool | None:
+    # Without rollouts the temperature changes nothing.
+    return _between("temperature", 0.7, 0.9)(trial) if number_of(trial, "lmbda") != 0 else None
+
+
+def _no_dropout(trial: TrialRecord) -> bool | None:
+    value = trial.params.get("disable_dropout", trial.settings.get("disable_dropout"))
+    return value if isinstance(value, bool) else None
+
+
+_BY_SCORE: dict[Topic, _Follows] = {
+    "balanced_lmbda": _between("lmbda", 0.4, 0.6),
+    "more_on_policy": _more_on_policy,
+    "temperature": _warm,
+    "balanced_beta": _between("beta", 0.4, 0.6),
+    "no_dropout": _no_dropout,
+}
+"""Advice that is judged by scores alone."""
+
+
+def _upper_half(trials: Sequence[TrialRecord], name: str) -> _Follows:
     lower = _lower_half(trials, name)
 
     def follows(trial: TrialRecord) -> bool | None:
@@ -211,7 +209,7 @@ def _upper_half(trials: Sequence[TrialRecord], name: str) -> Callable[[TrialReco
     return follows
 
 
-def _lower_half(trials: Sequence[TrialRecord], name: str) -> Callable[[TrialRecord], bool | None]:
+def _lower_half(trials: Sequence[TrialRecord], name: str) -> _Follows:
     """Up to the middle of what the trials have; nobody follows if all have the same."""
     values = [value for trial in trials if (value := number_of(trial, name)) is not None]
     middle = median(values) if values else 0.0
@@ -229,7 +227,7 @@ def _contrast(
     measure: str,
     trials: Sequence[TrialRecord],
     values: Sequence[float],
-    follows: Callable[[TrialRecord], bool | None],
+    follows: _Follows,
     sign: float,
 ) -> Contrast:
     """``sign`` is 1 where following the advice should give higher values, else -1."""

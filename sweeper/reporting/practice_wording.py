@@ -99,9 +99,9 @@ def advice_evidence(one: Advice) -> str:
         case LateProgress():
             return (
                 f"between steps {evidence.start} and {evidence.end} the winner of {evidence.arm}"
-                f" lost {_percent(evidence.fall)} of its distance from the teacher (mean of"
-                f" {evidence.seeds} seeds, {formatting.p_value(evidence.p)}); what more steps do to"
-                " scores was not tried"
+                f" lost {formatting.percent(evidence.fall)} of its distance from the teacher (mean"
+                f" of {evidence.seeds} seeds, {formatting.p_value(evidence.p)}); what more steps do"
+                " to scores was not tried"
             )
         case LongerTraining():
             low, high = evidence.interval
@@ -168,7 +168,7 @@ def realised_warnings(found: Realised) -> list[str]:
         at = f" (max_new_tokens {_span(limits)})" if limits else ""
         told.append(
             f"In {len(found.truncated)} of {len(found.trials)} GKD trials more than"
-            f" {_percent(MANY_TRUNCATED)} of the rollouts were cut at max_new_tokens{at}:"
+            f" {formatting.percent(MANY_TRUNCATED)} of the rollouts were cut at max_new_tokens{at}:"
             f" {_named(found.truncated)}. A student that trains on answers without an end may learn"
             " not to end; give rollouts more room."
         )
@@ -235,7 +235,7 @@ def recommendation_reason(found: Recommendation) -> str:
         told.append(f"{price}.")
         if found.best.arm != found.arm:
             told.append(
-                f"The best score of them has {found.best.arm}, {found.best.score:.3f} against"
+                f"{found.best.arm} has the best score of them, {found.best.score:.3f} against"
                 f" {found.chosen.score:.3f}, for {formatting.seconds(found.best.device_seconds)}"
                 " device-seconds; more seeds or documents might tell."
             )
@@ -250,10 +250,6 @@ def recommendation_reason(found: Recommendation) -> str:
 
 def _p(value: float | None) -> str:
     return "" if value is None else f", {formatting.p_value(value)}"
-
-
-def _percent(share: float) -> str:
-    return formatting.percent(share)
 
 
 def _trials(number: int) -> str:
