@@ -87,16 +87,17 @@ def report(
     from sweeper import disk
     from sweeper.reporting.final import show_study
     from sweeper.reporting.markdown import write_report
+    from sweeper.reporting.page import Page
     from sweeper.reporting.study_json import study_json
 
-    record = _recorded(study_file, overrides, runs, records)
+    page = Page.of(_recorded(study_file, overrides, runs, records))
     if as_json:
-        typer.echo(json.dumps(study_json(record), indent=2))
+        typer.echo(json.dumps(study_json(page), indent=2))
         return
     console = Console(markup=False, emoji=False)
-    show_study(record, console)
+    show_study(page, console)
     with disk.explained(reports):
-        written = write_report(record, reports / record.study)
+        written = write_report(page, reports / page.record.study)
     console.print(f"Report: {written[0]}", soft_wrap=True)
 
 

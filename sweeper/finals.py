@@ -19,6 +19,7 @@ from sweeper.records import Outcome, Scores, TrialSpec
 from sweeper.study_record import (
     ArmRecord,
     Confirmation,
+    CurvePoint,
     FinalArm,
     FinalRecord,
     FinalScores,
@@ -26,6 +27,9 @@ from sweeper.study_record import (
     Plan,
 )
 from sweeper.tracking.mapping import Role
+
+MOST_POINTS = 50
+"""Of a training curve, beside the few points at which the yardstick was asked."""
 
 TEST_STEPS: dict[Role, str] = {"teacher": "test_teacher", "starting_student": "test_student"}
 """The steps of the preparation that score a model which no arm trained."""
@@ -59,9 +63,17 @@ def read_finals(paths: StudyPaths, arm: str, plan: Plan) -> tuple[FinalRecord, .
     """An arm's winners that the verdict is about, with how far each training is."""
     found = []
     for number in plan.current.get(arm, ()):
-        state, outcome = read_state(paths.final(arm, number))
-        final = plan.finals[arm][number]
-        found.append(FinalRecord(number=number, final=final, state=state, outcome=outcome))
+        files = paths.final(arm, number)
+        state, outcome = read_state(files)
+        found.append(
+            FinalRecord(
+                number=number,
+                final=plan.finals[arm][number],
+                state=state,
+                outcome=outcome,
+                curve=_read_curve(files),
+            )
+        )
     return tuple(found)
 
 
@@ -134,6 +146,25 @@ def read_confirmation(
         missing=tuple(missing),
     )
     return known.model_copy(update={"scores": scores})
+
+
+def _read_curve(files: JobPaths) -> tuple[CurvePoint, ...]:
+    """The training so far. All points with the yardstick are among those that are kept."""
+    rows, _ = read_json_lines(files.progress)
+    points: dict[int, CurvePoint] = {}
+    for row in rows:
+        metrics = row.get("metrics") or {}
+        found = {name: metrics[name] for name in ("loss", "teacher_divergence") if name in metrics}
+        # A training that went on from a checkpoint says again what was said before it.
+        if found and all(math.isfinite(value) for value in found.values()):
+            points[row["step"]] = CurvePoint(step=row["step"], **found)
+    ordered = [points[step] for step in sorted(points)]
+    stride = max(-(-len(ordered) // MOST_POINTS), 1)
+    return tuple(
+        point
+        for index, point in enumerate(reversed(ordered))
+        if index % stride == 0 or point.teacher_divergence is not None
+    )[::-1]
 
 
 class _Document(NamedTuple):

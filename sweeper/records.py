@@ -271,6 +271,18 @@ class Cost(Record):
         return sum(self.seconds.get(part, 0.0) for part in parts)
 
 
+class Rollouts(Record):
+    """What a student sampled while it was trained: means over the whole training."""
+
+    on_policy_share: float
+    """Of the micro-batches: what ``lmbda`` came to."""
+    length: float | None = None
+    """Tokens of a rollout; None if there were none."""
+    truncated_share: float | None = None
+    """Of the rollouts, those that ``max_new_tokens`` cut; None if there were none, or if the
+    trainer does not say."""
+
+
 class DataSummary(Record):
     """What the data step found."""
 
@@ -317,6 +329,8 @@ class Outcome(Record):
     """Device-seconds of the attempts before, which ran out of memory; not in ``cost``."""
     curve: dict[str, float] = {}
     """The last training point: loss, on-policy share, rollout length, …"""
+    rollouts: Rollouts | None = None
+    """Over the whole training, of a trial that was not ended by a failure."""
     attempt: int = 1
     started: float
     """Seconds since the epoch."""

@@ -26,6 +26,7 @@ from sweeper.placement import make_executor
 from sweeper.reporting.final import show_study
 from sweeper.reporting.live import LiveDisplay, LiveState
 from sweeper.reporting.markdown import write_report
+from sweeper.reporting.page import Page
 from sweeper.reporting.visible import visible
 from sweeper.secrets import redact_command
 from sweeper.snapshot import command_line, open_snapshot
@@ -189,8 +190,9 @@ def _study_options(study: LoadedStudy, runs: Path) -> str:
 
 
 def _report(record: StudyRecord, directory: Path, out: Console, options: str) -> list[Path]:
-    show_study(record, out)
-    files = write_report(record, directory)
+    page = Page.of(record)
+    show_study(page, out)
+    files = write_report(page, directory)
     out.print(f"Report: {files[0]}", soft_wrap=True, markup=False)
     command = f"sweeper ui {options}"
     out.print(f"Every trial in the MLflow UI: {command}", soft_wrap=True, markup=False)

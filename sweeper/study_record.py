@@ -40,6 +40,17 @@ class Plan(Record):
     test suite before."""
 
 
+class CurvePoint(Record):
+    """A point of a training curve."""
+
+    step: int
+    """Optimiser steps done."""
+    loss: float | None = None
+    """The mean training loss since the last point; of one method with one ``beta`` only."""
+    teacher_divergence: float | None = None
+    """Nats a token from the teacher on text that no arm trains on: the same yardstick for all."""
+
+
 class FinalRecord(Record):
     """A winner that is trained again, as the reports see it."""
 
@@ -47,6 +58,8 @@ class FinalRecord(Record):
     final: Final
     state: Literal["completed", "pruned", "failed", "running", "waiting"]
     outcome: Outcome | None = None
+    curve: tuple[CurvePoint, ...] = ()
+    """Of its training, in ascending steps; an even selection of the points."""
 
 
 class ArmRecord(Record):

@@ -21,6 +21,7 @@ from sweeper.errors import SweeperError
 from sweeper.paths import StudyPaths, write_text_atomically
 from sweeper.records_file import NAME
 from sweeper.reporting.markdown import write_report
+from sweeper.reporting.page import Page
 from sweeper.snapshot import open_snapshot
 from tests.reporting.confirmed_study import confirmed_study
 
@@ -138,7 +139,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     root = tmp_path_factory.mktemp("reports")
     for seed in (1, 2):
         record = confirmed_study(seed, name=f"adder-{seed}", trials=6, seeds=1)
-        write_report(record, root / record.study)
+        write_report(Page.of(record), root / record.study)
     return [root / "adder-1", root / "adder-2"]
 
 

@@ -16,6 +16,7 @@ from sweeper.execution.executor import read_outcome
 from sweeper.history import read_study
 from sweeper.paths import JobPaths, StudyPaths
 from sweeper.reporting.markdown import write_report
+from sweeper.reporting.page import Page
 from sweeper.reporting.trial_list import status_view
 from sweeper.snapshot import read_snapshot
 from sweeper.study_record import StudyRecord
@@ -37,7 +38,7 @@ def look(study_file: Path) -> StudyRecord:
     assert snapshot is not None
     record = read_study(paths, snapshot)
     assert status_view(record)
-    assert write_report(record, study_file.parent / "reports")
+    assert write_report(Page.of(record), study_file.parent / "reports")
     return record
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.errors import SweeperError
-from sweeper.finals import read_confirmation, read_finals
+from sweeper.finals import MOST_POINTS, read_confirmation, read_finals
 from sweeper.paths import StudyPaths, write_text_atomically
 from sweeper.records import Final, Outcome, Scores
 from sweeper.study_record import ArmRecord, Confirmation, Plan, TrialRecord
@@ -82,6 +82,28 @@ def test_the_same_documents_are_known_by_their_hash(tmp_path: Path) -> None:
     other = confirmation(tmp_path / "c", share=0.25).scores
     assert first is not None and again is not None and other is not None
     assert first.documents_hash == again.documents_hash != other.documents_hash
+
+
+def test_a_training_curve_is_thinned_and_keeps_the_yardstick(tmp_path: Path) -> None:
+    paths = StudyPaths(tmp_path, "tiny")
+    rows: list[dict[str, object]] = [{"phase": "load", "time": 0.0}]
+    for step in range(1, 1001):
+        metrics = {"loss": 1 / step, "grad_norm": 2.0}
+        if step % 250 == 0:
+            metrics["teacher_divergence"] = 1 / step
+        rows.append({"phase": "train", "step": step, "metrics": metrics})
+    # A training that goes on from a checkpoint repeats what came before.
+    rows += [rows[1], {"phase": "train", "step": 2, "metrics": {"loss": float("nan")}}]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    write_text_atomically(paths.final("gkd", 0).progress, text)
+    final = Final(arm="gkd", trial=0, seed=0, at="steps", max_steps=1000)
+    plan = Plan(suite_hash="h", declared=0.0, finals={"gkd": (final,)}, current={"gkd": (0,)})
+    [found] = read_finals(paths, "gkd", plan)
+    assert len(found.curve) <= MOST_POINTS + 4
+    steps = [point.step for point in found.curve]
+    assert steps == sorted(set(steps)) and steps[-1] == 1000
+    assert [p.step for p in found.curve if p.teacher_divergence] == [250, 500, 750, 1000]
+    assert found.curve[-1].loss == pytest.approx(0.001)
 
 
 def test_other_documents_are_refused(tmp_path: Path) -> None:

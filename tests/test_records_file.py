@@ -12,6 +12,7 @@ import pytest
 from sweeper.errors import ConfigError
 from sweeper.records_file import NAME, read_records, shareable, write_records
 from sweeper.reporting.markdown import write_report
+from sweeper.reporting.page import Page
 from sweeper.study_record import StudyRecord
 from tests.reporting.confirmed_study import confirmed_study
 from tests.reporting.example_study import arm, completed, failed, study, trial
@@ -25,12 +26,12 @@ def record() -> StudyRecord:
 @pytest.fixture(scope="module")
 def report(record: StudyRecord, tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("reports")
-    write_report(record, directory)
+    write_report(Page.of(record), directory)
     return directory
 
 
 def test_the_records_of_a_report_give_it_again(report: Path, tmp_path: Path) -> None:
-    write_report(read_records(report / NAME), tmp_path)
+    write_report(Page.of(read_records(report / NAME)), tmp_path)
     names = {path.name for path in report.iterdir()}
     assert {path.name for path in tmp_path.iterdir()} == names >= {NAME, "report.md", "verdict.png"}
     for name in names:
@@ -57,7 +58,7 @@ def test_secrets_and_what_is_only_of_this_machine_stay_out(tmp_path: Path) -> No
         trial(1, broken.model_copy(update={"failure": trace})),
     ]
     config: dict[str, Any] = {"tracking": {"uri": "http://u:hunter2@h"}, "password": "hunter3"}
-    write_report(study([arm("sft", trials)], config=config), tmp_path)
+    write_report(Page.of(study([arm("sft", trials)], config=config)), tmp_path)
     text = gzip.decompress((tmp_path / NAME).read_bytes()).decode()
     for secret in ("hunter2", "hunter3", "hf_abc", "gpu-box", "/home/me", "line 3"):
         assert secret not in text

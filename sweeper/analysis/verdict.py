@@ -16,6 +16,7 @@ from functools import lru_cache
 import numpy as np
 
 from sweeper.analysis.crossed import Documents, Matrix, estimate
+from sweeper.analysis.ratio import ratio_interval
 from sweeper.analysis.significance import (
     Conclusion,
     conclude,
@@ -63,6 +64,9 @@ class ArmVerdict(Record):
     """By how much the search's score of the trial exceeds that: what was luck."""
     gap_closed: float | None
     """The share of the way from the starting student to the teacher."""
+    gap_interval: tuple[float, float] | None = None
+    """95 %, of Fieller's method; None where teacher and starting student are not shown to differ,
+    so that the share might be anything."""
     device_seconds: float
     trained_tokens: float
 
@@ -154,7 +158,7 @@ def judge(
         for found in (scores.teacher, scores.starting_student)
     ]
     teacher, start = ends
-    arms = tuple(_arm(arm, documents, teacher, start, seed) for arm in scores.arms)
+    arms = tuple(_arm(arm, scores, documents, teacher, start, seed) for arm in scores.arms)
     pairs: list[PairVerdict] = []
     for at in measures:
         if at != "steps" and not any(arm.at == at for arm in scores.arms):
@@ -290,16 +294,22 @@ def _compare(
 
 def _arm(
     arm: FinalArm,
+    scores: FinalScores,
     documents: Documents,
     teacher: Interval | None,
     start: Interval | None,
     seed: int,
 ) -> ArmVerdict:
-    found = _estimated(_matrix(arm.scores), documents, seed)
+    matrix = _matrix(arm.scores)
+    found = _estimated(matrix, documents, seed)
     selection = float(np.mean(arm.selection))
-    gap = None
+    gap = interval = None
     if teacher is not None and start is not None and teacher.mean != start.mean:
         gap = (found.mean - start.mean) / (teacher.mean - start.mean)
+        floor = _matrix([scores.starting_student or ()])
+        interval = ratio_interval(
+            matrix - floor, _matrix([scores.teacher or ()]) - floor, documents
+        )
     return ArmVerdict(
         arm=arm.arm,
         method=arm.method,
@@ -310,6 +320,7 @@ def _arm(
         selection=selection,
         inflation=arm.searched - selection,
         gap_closed=gap,
+        gap_interval=interval,
         device_seconds=arm.device_seconds,
         trained_tokens=arm.trained_tokens,
     )

@@ -13,7 +13,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from sweeper.errors import DivergedError
-from sweeper.records import Cost
+from sweeper.records import Cost, Rollouts
 
 PROBES = 4
 """How often in a training the student is compared with the teacher on fixed sequences."""
@@ -63,6 +63,18 @@ class Meter:
             if "truncated" in self.totals:
                 found["truncated_share"] = since["truncated"] / since["rollouts"]
         return found
+
+    def rollouts(self) -> Rollouts | None:
+        """The same shares and lengths over the whole training; None before it has begun."""
+        totals = self.totals
+        if not totals["micro_batches"]:
+            return None
+        rollouts = totals["rollouts"]
+        return Rollouts(
+            on_policy_share=totals["on_policy"] / totals["micro_batches"],
+            length=totals["generated_tokens"] / rollouts if rollouts else None,
+            truncated_share=totals["truncated"] / rollouts if "truncated" in totals else None,
+        )
 
     def cost(self) -> Cost:
         """Everything that training has cost so far."""

@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from sweeper.analysis.comparison import compare
 from sweeper.analysis.footing import equal_footing
-from sweeper.analysis.verdict import verdict_of
 from sweeper.reporting import wording
 from sweeper.reporting.comparison_table import comparison_view
 from sweeper.reporting.console import definitions, heading, notice, show
 from sweeper.reporting.footing_table import TITLE, footing_view
-from sweeper.reporting.parts import PARTS, Part
+from sweeper.reporting.page import Page
+from sweeper.reporting.practice_lessons import practice_view
 from sweeper.reporting.reproduction import short_facts
+from sweeper.reporting.search_lessons import search_view
 from sweeper.reporting.verdict_table import verdict_view
 from sweeper.study_record import StudyRecord
 
 
-def show_study(record: StudyRecord, console: Console, parts: Sequence[Part] = PARTS) -> None:
+def show_study(page: Page, console: Console) -> None:
     """Print the verdict, if winners were scored on the test suite, the search, and the rest."""
+    record, verdict = page.record, page.verdict
     notice(record, console)
-    comparison = compare(record)
-    verdict = verdict_of(record, comparison.best_gkd)
     if verdict is not None:
         show(verdict_view(verdict), console)
         if rows := equal_footing(record, verdict.claimed):
@@ -33,12 +30,11 @@ def show_study(record: StudyRecord, console: Console, parts: Sequence[Part] = PA
             show(footing_view(rows), console)
         console.print()
         show(heading("The search"), console)
-    show(comparison_view(comparison), console)
+    show(comparison_view(page.comparison), console)
     if lacking := wording.unconfirmed(record):
         console.print()
         show(Text(lacking), console)
-    for part in parts:
-        view = part.view(record, comparison)
+    for view in (search_view(page.comparison, page.search), practice_view(page.practice)):
         if view is not None:
             console.print()
             show(view, console)

@@ -196,6 +196,16 @@ def whole_percents(shares: Mapping[str, float]) -> dict[str, int]:
     return whole
 
 
+def p_number(value: float) -> str:
+    """How likely something is by chance: ``< 0.001``, or two significant digits."""
+    return "< 0.001" if value < 0.001 else f"{value:.{2 if value >= 0.1 else 3}f}"
+
+
+def p_value(value: float) -> str:
+    """The same in a sentence: ``p = 0.032``."""
+    return f"p {'' if value < 0.001 else '= '}{p_number(value)}"
+
+
 def trial_seconds(trial: TrialRecord) -> str:
     """How long a trial ran, by its own clock."""
     outcome = trial.outcome

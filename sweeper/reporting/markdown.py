@@ -7,7 +7,7 @@ written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from sweeper import records_file
@@ -15,33 +15,31 @@ from sweeper.paths import remove_leftovers, write_bytes_atomically, write_text_a
 from sweeper.reporting import formatting, report_details, report_search, report_verdict, wording
 from sweeper.reporting.escaping import inline
 from sweeper.reporting.page import Page
-from sweeper.reporting.parts import PARTS, Part
 from sweeper.reporting.plot_style import png
+from sweeper.reporting.practice_lessons import practice_plots, practice_sections
 from sweeper.reporting.reproduction import data_sections, reproduction_sections
-from sweeper.study_record import StudyRecord
 
 TEXT_NAME = "report.md"
 
 
-def write_report(record: StudyRecord, directory: Path, parts: Sequence[Part] = PARTS) -> list[Path]:
+def write_report(page: Page, directory: Path) -> list[Path]:
     """Write the report of a study that may be at any stage.
 
     Args:
-        record: The study.
+        page: The study.
         directory: The report's own folder; it is made when missing. Files of an earlier report in
             it are replaced, and plots that no longer have anything to show are removed.
-        parts: What the report has beside the verdict and the search.
 
     Returns:
         The files that were written: ``report.md``, the records that give it again, the plots.
     """
     directory.mkdir(parents=True, exist_ok=True)
     remove_leftovers(directory)
-    record = records_file.shareable(record)
-    page = Page.of(record)
-    drawn = report_verdict.plots(page) | report_search.plots(page)
-    for part in parts:
-        drawn |= part.plots(record, page.comparison)
+    drawn = {
+        **report_verdict.plots(page),
+        **report_search.plots(page),
+        **practice_plots(page.practice, page.comparison),
+    }
     # Plots first: a reader of the new text finds all that it shows.
     images = []
     for name, figure in drawn.items():
@@ -51,14 +49,14 @@ def write_report(record: StudyRecord, directory: Path, parts: Sequence[Part] = P
         else:
             write_bytes_atomically(path, png(figure))
             images.append(path)
-    records_file.write_records(record, directory / records_file.NAME)
+    records_file.write_records(page.record, directory / records_file.NAME)
     shown = {path.name for path in images}
-    text = "\n\n".join(_sections(page, shown, parts)) + "\n"
+    text = "\n\n".join(_sections(page, shown)) + "\n"
     write_text_atomically(directory / TEXT_NAME, text)
     return [directory / TEXT_NAME, directory / records_file.NAME, *images]
 
 
-def _sections(page: Page, images: set[str], parts: Sequence[Part]) -> Iterator[str]:
+def _sections(page: Page, images: set[str]) -> Iterator[str]:
     record, comparison = page.record, page.comparison
     yield f"# {inline(record.study)}"
     yield f"**{inline(page.headline)}**"
@@ -72,8 +70,7 @@ def _sections(page: Page, images: set[str], parts: Sequence[Part]) -> Iterator[s
     else:
         yield f"> {inline(wording.unconfirmed(record))}"
     yield from report_search.sections(page, images)
-    for part in parts:
-        yield from part.sections(record, comparison, images)
+    yield from practice_sections(page.practice, images)
     yield "## Details"
     if page.verdict is not None:
         yield from report_verdict.details(page.verdict)

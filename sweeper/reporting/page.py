@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from sweeper.analysis.comparison import Comparison, compare
 from sweeper.analysis.lessons import SearchLessons, search_lessons
 from sweeper.analysis.verdict import Verdict, verdict_of
+from sweeper.records_file import shareable
 from sweeper.reporting import verdict_wording, wording
+from sweeper.reporting.practice_lessons import PracticeLessons, practice_lessons
 from sweeper.study_record import StudyRecord
 
 
@@ -21,16 +23,21 @@ class Page:
     """None before winners were scored on the test suite."""
     search: SearchLessons
     """What the search taught of its settings."""
+    practice: PracticeLessons
+    """What the study taught of training well."""
 
     @staticmethod
     def of(record: StudyRecord) -> Page:
-        """The page of a study at any stage."""
+        """The page of a study at any stage, without its secrets."""
+        record = shareable(record)
         comparison = compare(record)
+        verdict = verdict_of(record, comparison.best_gkd)
         return Page(
             record=record,
             comparison=comparison,
-            verdict=verdict_of(record, comparison.best_gkd),
+            verdict=verdict,
             search=search_lessons(record),
+            practice=practice_lessons(record, comparison, verdict),
         )
 
     @property

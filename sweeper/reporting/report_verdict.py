@@ -20,7 +20,7 @@ from sweeper.reporting.verdict_table import (
     title,
     whole_grid,
 )
-from sweeper.reporting.verdict_wording import explanations, notes, p_text, sentence
+from sweeper.reporting.verdict_wording import explanations, notes, sentence
 from sweeper.study_record import StudyRecord
 
 PLOT = "verdict.png"
@@ -90,8 +90,8 @@ def _computed(pair: PairVerdict) -> list[str]:
         difference(pair),
         f"{pair.stderr:.4f}",
         formatting.NOTHING if pair.effect is None else f"{pair.effect:+.2f}",
-        *(cell(p_text(p)) for p in (pair.p, pair.p_adjusted)),
-        *(formatting.NOTHING if p is None else cell(p_text(p)) for p in beside),
+        *(cell(formatting.p_number(p)) for p in (pair.p, pair.p_adjusted)),
+        *(formatting.NOTHING if p is None else cell(formatting.p_number(p)) for p in beside),
     ]
 
 

@@ -16,7 +16,6 @@ from sweeper.reporting import formatting, verdict_table
 from sweeper.reporting.console import bulleted, heading, plain_table
 from sweeper.reporting.grids import Grid, narrowed
 from sweeper.reporting.verdict_table import DIGITS
-from sweeper.reporting.verdict_wording import p_text
 from sweeper.reporting.visible import visible
 
 LONGEST_VALUE = 40
@@ -134,7 +133,9 @@ def _verdicts(studies: Sequence[StudySummary]) -> Grid:
                 if pair.at == at:
                     name = f"  {pair.arm} − {pair.against}"
                     difference = verdict_table.difference(pair)
-                    rows.append([name, difference, pair.conclusion, p_text(pair.p_adjusted)])
+                    rows.append(
+                        [name, difference, pair.conclusion, formatting.p_number(pair.p_adjusted)]
+                    )
     header = ("comparison", "difference [95 %]", "the first is", "p adjusted")
     return Grid(header, rows, left=("the first is",))
 

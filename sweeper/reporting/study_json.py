@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from sweeper.analysis.comparison import as_json as comparison_json
-from sweeper.analysis.comparison import compare
-from sweeper.analysis.verdict import Verdict, verdict_of
-from sweeper.reporting.parts import PARTS, Part
+from sweeper.analysis.verdict import Verdict
+from sweeper.reporting.page import Page
+from sweeper.reporting.practice_lessons import practice_json
+from sweeper.reporting.search_lessons import search_json
 from sweeper.reporting.verdict_wording import headline, notes, sentence
-from sweeper.study_record import StudyRecord
 
 
-def study_json(record: StudyRecord, parts: Sequence[Part] = PARTS) -> dict[str, Any]:
+def study_json(page: Page) -> dict[str, Any]:
     """What ``sweeper report --json`` prints; its keys are described in docs/verdict.md."""
-    comparison = compare(record)
-    plain = comparison_json(comparison)
-    for part in parts:
-        plain[part.name] = part.as_json(record, comparison)
-    verdict = verdict_of(record, comparison.best_gkd)
+    plain = {
+        **comparison_json(page.comparison),
+        **search_json(page.search),
+        **practice_json(page.practice),
+    }
+    verdict = page.verdict
     if verdict is None:
         return plain
     tests = _tests(verdict)

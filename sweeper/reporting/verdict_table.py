@@ -16,7 +16,7 @@ from sweeper.analysis.verdict import ArmVerdict, Interval, PairVerdict, Verdict
 from sweeper.reporting import formatting, grids
 from sweeper.reporting.console import bulleted, heading
 from sweeper.reporting.grids import Grid
-from sweeper.reporting.verdict_wording import explanations, headline, notes, p_text
+from sweeper.reporting.verdict_wording import explanations, headline, notes
 
 DIGITS = 3
 """After the point."""
@@ -96,18 +96,27 @@ def _pair_header(name: str, conclusion: str) -> tuple[str, str, str]:
 
 
 def _pair_cells(pair: PairVerdict) -> list[str]:
-    return [difference(pair), p_text(pair.p_adjusted), pair.conclusion]
+    return [difference(pair), formatting.p_number(pair.p_adjusted), pair.conclusion]
 
 
 def _arm_cells(arm: ArmVerdict) -> list[str]:
     return [
         f"{arm.arm} #{arm.trial}",
         interval(arm.test),
-        formatting.percent(arm.gap_closed),
+        gap(arm),
         f"{round(arm.inflation, DIGITS) + 0.0:+.{DIGITS}f}",
         f"{arm.max_steps:,}",
         formatting.seconds(arm.device_seconds),
     ]
+
+
+def gap(arm: ArmVerdict) -> str:
+    """The share of the gap that was closed, with its interval: ``31 % (5 to 58)``."""
+    told = formatting.percent(arm.gap_closed)
+    if arm.gap_interval is None:
+        return told
+    low, high = (f"{end * 100:.0f}" for end in arm.gap_interval)
+    return f"{told} ({low} to {high})"
 
 
 class _VerdictView:

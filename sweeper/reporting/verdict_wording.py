@@ -48,7 +48,7 @@ def sentence(pair: PairVerdict, margin: float | None) -> str:
     after = f" after Holm's correction for {pair.comparisons}" if pair.comparisons > 1 else ""
     number = (
         f"{pair.difference:+.{digits}f} (95 % interval {low:+.{digits}f} to {high:+.{digits}f},"
-        f" p {p_text(pair.p_adjusted, equals='= ')}{after}; {_count(pair.seeds, 'seed')},"
+        f" {formatting.p_value(pair.p_adjusted)}{after}; {_count(pair.seeds, 'seed')},"
         f" {_count(pair.documents, 'document')})"
     )
     if pair.conclusion == "equivalent":
@@ -102,11 +102,6 @@ def explanations(verdict: Verdict) -> list[str]:
 def _digits(stderr: float) -> int:
     """After the point: two digits of the standard error."""
     return min(max(1 - math.floor(math.log10(stderr)), 2), 5) if stderr > 0 else 3
-
-
-def p_text(value: float, equals: str = "") -> str:
-    """``< 0.001``, or two significant digits after ``equals``."""
-    return "< 0.001" if value < 0.001 else f"{equals}{value:.{2 if value >= 0.1 else 3}f}"
 
 
 def _count(number: int, noun: str) -> str:

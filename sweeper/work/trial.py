@@ -59,6 +59,7 @@ def do(spec: TrialSpec, reporter: Reporter) -> dict[str, Any]:
             "interim": pause.pruned,
             "cost": _sum_of_parts(meter, clock),
             "curve": reporter.point,
+            "rollouts": meter.rollouts(),
             "model_parameters": parameters(trained),
         }
     reporter.phase("evaluate")
@@ -71,6 +72,7 @@ def do(spec: TrialSpec, reporter: Reporter) -> dict[str, Any]:
         "test_scores": on_test,
         "cost": _sum_of_parts(meter, clock),
         "curve": reporter.point,
+        "rollouts": meter.rollouts(),
         "model_parameters": parameters(trained),
     }
 

@@ -130,6 +130,11 @@ def test_gap_and_inflation() -> None:
     found = verdict(GKD, SFT)
     gkd = found.arms[0]
     assert gkd.gap_closed == pytest.approx(gkd.test.mean)
+    assert gkd.gap_interval is not None
+    low, high = gkd.gap_interval
+    assert low < gkd.gap_closed < high
+    nothing = verdict(GKD, SFT, teacher=SFT.scores[0], starting_student=SFT.scores[1])
+    assert nothing.arms[0].gap_interval is None
     assert gkd.inflation == pytest.approx(0.04)
 
 

@@ -57,6 +57,10 @@ def test_every_method_trains_and_counts(tmp_path: Path, place: Place, method: Me
         assert points[-1]["on_policy_share"] == 1.0
         assert points[-1]["rollout_length"] <= 10
         assert points[-1]["truncated_share"] > 0.5
+        rollouts = meter.rollouts()
+        assert rollouts is not None and rollouts.truncated_share is not None
+        assert rollouts.length == cost.generated_tokens / 12
+        assert (rollouts.on_policy_share, rollouts.truncated_share > 0.5) == (1.0, True)
     else:
         assert cost.generated_tokens == 0
     parts = {"sft": {"student", "optimiser"}, "seqkd": {"student", "optimiser"}}

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
+from sweeper.history import read_study
+from sweeper.snapshot import read_snapshot
 from sweeper.study_record import Plan
 from tests.whole_studies import WholeStudy, wait_until
 
@@ -69,6 +71,13 @@ def test_winners_are_trained_again_and_judged(write_study: Callable[..., Path]) 
     assert "4 of 4 trainings of winners completed" in status
     listed = [line.split()[:5] for line in status.splitlines()]
     assert ["gkd", "#0", "2", "steps", "completed"] in listed
+    snapshot = read_snapshot(study.paths)
+    assert snapshot is not None
+    for arm in read_study(study.paths, snapshot).arms:
+        for final in arm.finals:
+            assert final.curve and final.curve[-1].teacher_divergence is not None
+            assert final.outcome and final.outcome.rollouts
+            assert (final.outcome.rollouts.on_policy_share > 0) == (arm.method == "gkd")
 
     # Once more: nothing is left to do, and the test suite is not read again.
     before = {path: path.stat().st_mtime_ns for path in study.paths.directory.rglob("spec.json")}

@@ -19,6 +19,7 @@ from rich.console import Console
 from sweeper.records_file import NAME, read_records
 from sweeper.reporting.final import show_study
 from sweeper.reporting.markdown import write_report
+from sweeper.reporting.page import Page
 from sweeper.reporting.study_json import study_json
 from sweeper.study_record import FinalArm, StudyRecord
 from tests.reporting.confirmed_study import confirmed_study
@@ -44,7 +45,7 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Example:
 
 
 def _stand_in(folder: Path) -> Example:
-    write_report(confirmed_study(), folder)
+    write_report(Page.of(confirmed_study()), folder)
     record = read_records(folder / NAME)
     shown = terminal(record).split("\n\n")
     return Example(folder, record, "\n".join(["```", shown[0], shown[1], "```"]))
@@ -52,19 +53,19 @@ def _stand_in(folder: Path) -> Example:
 
 def terminal(record: StudyRecord) -> str:
     file = io.StringIO()
-    show_study(record, Console(file=file, width=README_WIDTH))
+    show_study(Page.of(record), Console(file=file, width=README_WIDTH))
     return file.getvalue()
 
 
 def test_the_report_is_what_its_records_give(example: Example, tmp_path: Path) -> None:
-    write_report(example.record, tmp_path)
+    write_report(Page.of(example.record), tmp_path)
     for name in ("report.md", NAME):
         assert (tmp_path / name).read_bytes() == (example.folder / name).read_bytes(), name
 
 
 def test_the_readme_quotes_lines_that_the_command_prints(example: Example) -> None:
     printed = terminal(example.record).splitlines()
-    sentence = study_json(example.record)["verdict"]
+    sentence = study_json(Page.of(example.record))["verdict"]
     start = " ".join(sentence.split()[:4])
     blocks = re.findall(r"(?ms)^```\n(.*?)^```$", example.readme)
     [block] = [block for block in blocks if block.startswith(start)]
@@ -84,7 +85,7 @@ def test_the_headline_numbers_are_those_of_the_documents(example: Example) -> No
         rows = [row for row, seed in zip(arm.scores, arm.seeds, strict=True) if seed in seeds]
         return float(np.mean([np.dot(row, weights) for row in rows]))
 
-    told = study_json(example.record)
+    told = study_json(Page.of(example.record))
     page = (example.folder / "report.md").read_text(encoding="utf-8").replace("\u00a0", " ")
     own = {arm.arm: arm for arm in scores.arms if arm.at == "steps"}
     for name, arm in own.items():

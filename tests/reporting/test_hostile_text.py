@@ -18,6 +18,7 @@ from sweeper.reporting.console import notice, show
 from sweeper.reporting.escaping import cell, code, fenced, inline, setting, table
 from sweeper.reporting.live import LiveDisplay
 from sweeper.reporting.markdown import write_report
+from sweeper.reporting.page import Page
 from sweeper.reporting.trial_list import status_view
 from sweeper.reporting.visible import visible
 from sweeper.study_record import StudyRecord
@@ -71,7 +72,7 @@ def test_a_terminal_is_not_steered(text: str, terminal: bool) -> None:
 
 @pytest.mark.parametrize("text", [t for t in HOSTILE if "\ud800" not in t])
 def test_a_report_shows_it_as_text(text: str, tmp_path: Path) -> None:
-    write_report(hostile_study(text), tmp_path)
+    write_report(Page.of(hostile_study(text)), tmp_path)
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u202e]", report)
     # What stands in code, in fences of any length, is no markup.
@@ -157,7 +158,7 @@ def test_foreign_code_is_named(config: dict[str, Any], expected: str, tmp_path: 
     out = io.StringIO()
     notice(record, Console(file=out, width=300))
     assert (expected in out.getvalue()) if expected else not out.getvalue()
-    write_report(record, tmp_path)
+    write_report(Page.of(record), tmp_path)
     report = (tmp_path / "report.md").read_text()
     assert ("Code from outside was allowed to run" in report) == bool(expected)
 

@@ -11,6 +11,7 @@ from sweeper.analysis.comparison import SELECTION_NOTE, UNCONFIRMED_NOTE
 from sweeper.records_file import NAME
 from sweeper.reporting.escaping import as_yaml, cell, fenced, setting, table
 from sweeper.reporting.markdown import write_report
+from sweeper.reporting.page import Page
 from sweeper.secrets import redact
 from sweeper.study_record import StudyRecord
 from tests.reporting.example_study import (
@@ -25,7 +26,7 @@ from tests.reporting.example_study import (
 
 
 def _report(record: StudyRecord, directory: Path) -> str:
-    files = write_report(record, directory)
+    files = write_report(Page.of(record), directory)
     assert files[0] == directory / "report.md"
     assert all(file.is_file() for file in files)
     return files[0].read_text(encoding="utf-8")
@@ -43,7 +44,7 @@ def _tables(text: str) -> list[list[str]]:
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("reports") / "adder"
-    write_report(example_study(), directory)
+    write_report(Page.of(example_study()), directory)
     return directory
 
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from matplotlib.figure import Figure
 from matplotlib.text import Text as Label
 from rich.console import Console
-from rich.text import Text
 
 from sweeper.analysis.comparison import CONFIRMED_NOTE, UNCONFIRMED_NOTE, compare
 from sweeper.analysis.verdict import Verdict, verdict_of
 from sweeper.reporting.final import show_study
 from sweeper.reporting.markdown import write_report
-from sweeper.reporting.parts import Part
+from sweeper.reporting.page import Page
 from sweeper.reporting.study_json import study_json
 from sweeper.reporting.verdict_plot import verdict_plot
 from sweeper.study_record import StudyRecord
@@ -32,7 +29,7 @@ def record() -> StudyRecord:
 @pytest.fixture(scope="module")
 def page(record: StudyRecord, tmp_path_factory: pytest.TempPathFactory) -> str:
     directory = tmp_path_factory.mktemp("reports")
-    return write_report(record, directory)[0].read_text(encoding="utf-8")
+    return write_report(Page.of(record), directory)[0].read_text(encoding="utf-8")
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +39,9 @@ def verdict(record: StudyRecord) -> Verdict:
     return found
 
 
-def terminal(record: StudyRecord, width: int, parts: Sequence[Part] = ()) -> str:
+def terminal(record: StudyRecord, width: int) -> str:
     console = Console(width=width, file=io.StringIO())
-    show_study(record, console, parts)
+    show_study(Page.of(record), console)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -88,11 +85,11 @@ def test_the_table_has_each_arm_with_its_difference(page: str, verdict: Verdict)
 def test_what_is_said_of_the_search_is_right_with_a_verdict(record: StudyRecord, page: str) -> None:
     assert CONFIRMED_NOTE in page and UNCONFIRMED_NOTE not in page
     assert "Nothing was confirmed" not in page
-    assert any(CONFIRMED_NOTE in note for note in study_json(record)["notes"])
+    assert any(CONFIRMED_NOTE in note for note in study_json(Page.of(record))["notes"])
 
 
 def test_without_a_verdict_the_page_says_how_to_get_one(tmp_path: Path) -> None:
-    page = write_report(example_study(), tmp_path)[0].read_text(encoding="utf-8")
+    page = write_report(Page.of(example_study()), tmp_path)[0].read_text(encoding="utf-8")
     lines = page.split("\n\n")
     assert lines[1].startswith("**gkd has the best score on the selection suite")
     assert lines[2].startswith("> Nothing was confirmed")
@@ -138,22 +135,11 @@ def test_the_plot_shows_margin_intervals_and_conclusions(
     assert any(patch.get_x() == -0.03 for patch in right.patches)
 
 
-def test_a_part_of_another_module_is_in_every_form(record: StudyRecord, tmp_path: Path) -> None:
-    def drawn(record: StudyRecord, comparison: object) -> dict[str, Figure | None]:
-        return {"lesson.png": Figure(), "gone.png": None}
-
-    part = Part(
-        name="lessons",
-        plots=drawn,
-        sections=lambda record, comparison, images: ["## Lessons", *sorted(images)],
-        view=lambda record, comparison: Text("a lesson"),
-        as_json=lambda record, comparison: {"learnt": record.study},
-    )
-    (tmp_path / "gone.png").write_bytes(b"")
-    files = write_report(record, tmp_path, [part])
-    page = files[0].read_text(encoding="utf-8")
-    assert page.index("## The search") < page.index("## Lessons") < page.index("## Details")
-    assert "\n\nlesson.png\n\n" in page and "\n\nverdict.png\n\n" in page
-    assert tmp_path / "lesson.png" in files and not (tmp_path / "gone.png").exists()
-    assert study_json(record, [part])["lessons"] == {"learnt": "adder"}
-    assert "\na lesson\n" in terminal(record, 80, [part])
+def test_what_the_study_taught_is_in_every_form(record: StudyRecord, page: str) -> None:
+    lessons = ("## What each setting does", "## The settings to take")
+    places = [page.index(text) for text in ("## The search", *lessons, "## Details")]
+    assert places == sorted(places)
+    told = study_json(Page.of(record))
+    assert {"importance", "effects", "exhausted_ranges", "recommended", "advice"} <= set(told)
+    shown = terminal(record, 80)
+    assert "What the search taught" in shown and "Settings to take" in shown

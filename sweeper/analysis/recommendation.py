@@ -1,0 +1,185 @@
+"""The settings that a study recommends, as arms of a study file.
+
+The arm: with a verdict, one that no comparison on the test suite shows to be worse; without one,
+one whose best score is not clearly behind the best of all. Of several such arms the cheapest: where
+a difference cannot be told, the price can. Prices within ``SAME_COST`` of the lowest count as the
+same, and then the better score decides.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+from scipy import stats
+
+from sweeper.analysis.comparison import ArmSummary, Comparison, Score, scored_trials
+from sweeper.analysis.narrowing import narrowed, rounded
+from sweeper.analysis.significance import ALPHA
+from sweeper.analysis.verdict import Verdict
+from sweeper.config.settings import Method
+from sweeper.records import Record
+from sweeper.study_record import ArmRecord, StudyRecord, TrialRecord
+
+SAME_COST = 1.1
+"""Times the lowest device-seconds: how far costs of the same training differ anyhow."""
+
+Basis = Literal["test", "selection"]
+"""Which suite chose the arm."""
+
+
+class Rival(Record):
+    """An arm among which the choice was."""
+
+    arm: str
+    score: float
+    """On the suite that chose."""
+    device_seconds: float
+    """Of one training and its scoring."""
+
+
+class Recommendation(Record):
+    """An arm, its settings, and why."""
+
+    arm: str
+    method: Method
+    trial: int
+    basis: Basis
+    chosen: Rival
+    rivals: tuple[Rival, ...]
+    """The arms from which it cannot be told apart, by score."""
+    beaten: tuple[str, ...]
+    """Arms that it is shown to be better than; of the test suite only."""
+    best: Rival
+    """The one of ``chosen`` and ``rivals`` with the best score."""
+    several_objectives: bool
+    """Whether the search looked for more than the score, by which alone this is chosen."""
+    settings: dict[str, Any]
+    """What is fixed in the arm, and what the trial sampled, rounded."""
+    arms: dict[str, Any]
+    """The arm as ``arms:`` of a study file has it, under a name that the study does not have."""
+    narrowed: dict[str, Any] | None
+    """An arm in the same form that searches where the best trials were; None if there are too few
+    to say, or if nothing is searched."""
+
+
+class _Candidate(NamedTuple):
+    arm: ArmRecord
+    trial: int
+    rival: Rival
+
+
+def recommend(
+    record: StudyRecord, comparison: Comparison, verdict: Verdict | None
+) -> Recommendation | None:
+    """What to train with; None before anything was scored."""
+    basis: Basis = "test"
+    unbeaten, beaten, higher_is_better = _on_test(record, verdict)
+    if not unbeaten:
+        basis, higher_is_better = "selection", comparison.higher_is_better
+        unbeaten, beaten = _on_selection(record, comparison), []
+    if not unbeaten:
+        return None
+    sign = 1.0 if higher_is_better else -1.0
+    lowest = min(one.rival.device_seconds for one in unbeaten)
+    cheap = [one for one in unbeaten if one.rival.device_seconds <= SAME_COST * lowest]
+    chosen = max(cheap, key=lambda one: sign * one.rival.score)
+    best = max(unbeaten, key=lambda one: sign * one.rival.score)
+    trial = next(trial for trial in chosen.arm.trials if trial.number == chosen.trial)
+    settings = {**chosen.arm.settings, **_sampled(chosen.arm, trial)}
+    return Recommendation(
+        arm=chosen.arm.name,
+        method=chosen.arm.method,
+        trial=chosen.trial,
+        basis=basis,
+        chosen=chosen.rival,
+        rivals=tuple(one.rival for one in unbeaten if one is not chosen),
+        beaten=tuple((loser for winner, loser in beaten if winner == chosen.arm.name)),
+        best=best.rival,
+        several_objectives=len(comparison.objectives) > 1,
+        settings=settings,
+        arms={_free_name(record, "recommended"): _arm(chosen.arm, settings)},
+        narrowed=_narrowed(record, chosen.arm),
+    )
+
+
+def _on_test(
+    record: StudyRecord, verdict: Verdict | None
+) -> tuple[list[_Candidate], list[tuple[str, str]], bool]:
+    """The winners that are not shown to be worse than another, and who is better than whom."""
+    if verdict is None:
+        return [], [], True
+    pairs = [pair for pair in verdict.pairs if pair.at == "steps"]
+    beaten = [(p.arm, p.against) for p in pairs if p.conclusion == "better"]
+    beaten += [(p.against, p.arm) for p in pairs if p.conclusion == "worse"]
+    compared = {name for pair in pairs for name in (pair.arm, pair.against)}
+    losers = {loser for _, loser in beaten}
+    arms = {arm.name: arm for arm in record.arms}
+    unbeaten = [
+        _Candidate(
+            arms[one.arm],
+            one.trial,
+            Rival(arm=one.arm, score=one.test.mean, device_seconds=one.device_seconds),
+        )
+        for one in verdict.at("steps")
+        if one.arm not in losers and (one.arm in compared or not pairs)
+    ]
+    return unbeaten, beaten, verdict.higher_is_better
+
+
+def _on_selection(record: StudyRecord, comparison: Comparison) -> list[_Candidate]:
+    """The arms whose best score is not clearly behind that of the leader."""
+    if not comparison.leaders:
+        return []
+    leader = comparison.arm(comparison.leaders[0]).best_score
+    assert leader is not None
+    found = []
+    for arm in record.arms:
+        summary = comparison.arm(arm.name)
+        if summary.best_score and summary.best and not _clearly_apart(leader, summary.best_score):
+            rival = Rival(
+                arm=arm.name, score=summary.best_score.score, device_seconds=_seconds(summary)
+            )
+            found.append(_Candidate(arm, summary.best.number, rival))
+    return found
+
+
+def _clearly_apart(leader: Score, other: Score) -> bool:
+    """Whether scores of independent documents would differ so much in one study of twenty.
+
+    Without standard errors every difference counts.
+    """
+    apart = abs(leader.score - other.score)
+    if leader.stderr is None or other.stderr is None:
+        return apart > 0
+    stderr = math.hypot(leader.stderr, other.stderr)
+    return apart > float(stats.norm.isf(ALPHA / 2)) * stderr
+
+
+def _seconds(summary: ArmSummary) -> float:
+    outcome = summary.best.outcome if summary.best else None
+    return outcome.cost.device_seconds if outcome else 0.0
+
+
+def _sampled(arm: ArmRecord, trial: TrialRecord) -> dict[str, Any]:
+    return {name: rounded(value, arm.search.get(name)) for name, value in trial.params.items()}
+
+
+def _narrowed(record: StudyRecord, arm: ArmRecord) -> dict[str, Any] | None:
+    sign = 1.0 if record.higher_is_better else -1.0
+    ranked = sorted(scored_trials(arm), key=lambda pair: -sign * pair[1].score)
+    search = narrowed(arm.search, ranked)
+    if search is None:
+        return None
+    return {_free_name(record, "narrowed"): {**_arm(arm, arm.settings), "search": search}}
+
+
+def _arm(arm: ArmRecord, settings: dict[str, Any]) -> dict[str, Any]:
+    return {"method": arm.method, **({"settings": settings} if settings else {})}
+
+
+def _free_name(record: StudyRecord, name: str) -> str:
+    taken = {arm.name.casefold() for arm in record.arms}
+    names: Sequence[str] = [name, *(f"{name}-{number}" for number in range(2, len(taken) + 3))]
+    return next(one for one in names if one not in taken)

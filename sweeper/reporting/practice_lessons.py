@@ -1,0 +1,254 @@
+"""What a study teaches about training well: settings to take, advice, failures and rollouts.
+
+``practice_lessons`` looks once; the other functions show what it found, as plots, as Markdown, in
+the terminal and as JSON.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from sweeper.analysis.advice import Advice, Judgement, advice
+from sweeper.analysis.comparison import Comparison
+from sweeper.analysis.failures import FailureGroup, failure_groups
+from sweeper.analysis.learning_curves import LearningCurve, learning_curves
+from sweeper.analysis.realised import Realised, realised
+from sweeper.analysis.recommendation import Recommendation, recommend
+from sweeper.analysis.verdict import Verdict
+from sweeper.records import Record
+from sweeper.reporting import practice_wording
+from sweeper.reporting.console import bulleted, heading
+from sweeper.reporting.escaping import as_yaml, fenced, inline, table
+from sweeper.reporting.practice_plots import learning_plot, realised_plot
+from sweeper.reporting.visible import visible
+from sweeper.secrets import redacted
+from sweeper.study_record import StudyRecord
+
+REALISED_IMAGE, CURVES_IMAGE = "realised.png", "learning_curves.png"
+
+
+class PracticeLessons(Record):
+    """What a study teaches about training well."""
+
+    higher_is_better: bool
+    recommendation: Recommendation | None
+    advice: tuple[Advice, ...]
+    failures: tuple[FailureGroup, ...]
+    realised: Realised | None
+    curves: tuple[LearningCurve, ...]
+
+
+def practice_lessons(
+    record: StudyRecord, comparison: Comparison, verdict: Verdict | None
+) -> PracticeLessons:
+    """Look at a study that may be at any stage.
+
+    Args:
+        record: The study.
+        comparison: Its arms on the selection suite.
+        verdict: Its winners on the test suite, once they were scored.
+    """
+    return PracticeLessons(
+        higher_is_better=record.higher_is_better,
+        recommendation=recommend(record, comparison, verdict),
+        advice=advice(record, comparison, verdict),
+        failures=failure_groups(record),
+        realised=realised(record),
+        curves=learning_curves(record, verdict),
+    )
+
+
+def practice_plots(lessons: PracticeLessons, comparison: Comparison) -> dict[str, Figure | None]:
+    """The plots by file name; None for those without anything to show."""
+    return {
+        REALISED_IMAGE: realised_plot(comparison, lessons.realised),
+        CURVES_IMAGE: learning_plot(comparison, lessons.curves),
+    }
+
+
+def fragment(arms: dict[str, Any]) -> str:
+    """Arms as a study file has them, without secrets."""
+    return visible(as_yaml({"arms": arms}))
+
+
+def practice_sections(lessons: PracticeLessons, images: set[str]) -> Iterator[str]:
+    """The report's sections; images are shown only if they were written."""
+    yield from _recommended(lessons.recommendation)
+    yield from _advice(lessons.advice)
+    yield from _realised(lessons, images)
+    if lessons.curves and CURVES_IMAGE in images:
+        yield "## How the winners learned"
+        yield f"![How the winners learned]({CURVES_IMAGE})"
+        yield _curves_reading(lessons.curves)
+    if lessons.failures:
+        yield "## Where trials failed"
+        yield "\n".join(
+            f"- {inline(group.arm)}: {inline(practice_wording.failure_sentence(group))}."
+            for group in lessons.failures
+        )
+
+
+def practice_view(lessons: PracticeLessons) -> RenderableType | None:
+    """The settings to take, the advice that was tested, and the failures; None without any."""
+    parts: list[RenderableType] = []
+    if (found := lessons.recommendation) is not None:
+        text = Text(fragment(found.arms).rstrip(), style="green")
+        parts += [
+            heading("Settings to take"),
+            Text(practice_wording.recommendation_reason(found)),
+            text,
+        ]
+    if lines := _advice_lines(lessons.advice):
+        parts += ["", heading("Common advice, on this study's evidence"), bulleted(lines, style="")]
+    warnings = practice_wording.realised_warnings(lessons.realised) if lessons.realised else []
+    if warnings:
+        parts += ["", heading("Rollouts"), bulleted(warnings, style="yellow")]
+    if lessons.failures:
+        failed = [f"{g.arm}: {practice_wording.failure_sentence(g)}" for g in lessons.failures]
+        parts += ["", heading("Where trials failed"), bulleted(map(visible, failed), style="")]
+    if not parts:
+        return None
+    return Group(*(parts[1:] if parts[0] == "" else parts))
+
+
+def practice_json(lessons: PracticeLessons) -> dict[str, Any]:
+    """The same as plain values."""
+    found = lessons.recommendation
+    recommended = None
+    if found is not None:
+        plain = redacted(found.model_dump(mode="json", exclude={"arms", "narrowed"}))
+        recommended = {
+            **plain,
+            "reason": practice_wording.recommendation_reason(found),
+            "fragment": fragment(found.arms),
+            "narrowed_fragment": fragment(found.narrowed) if found.narrowed else None,
+        }
+    return {
+        "recommended": recommended,
+        "advice": [
+            {
+                **one.model_dump(mode="json"),
+                "advice": practice_wording.ADVICE[one.topic],
+                "told": practice_wording.advice_evidence(one),
+            }
+            for one in lessons.advice
+        ],
+        "failures": [
+            {**group.model_dump(mode="json"), "sentence": practice_wording.failure_sentence(group)}
+            for group in lessons.failures
+        ],
+        "realised": _realised_json(lessons),
+    }
+
+
+def _realised_json(lessons: PracticeLessons) -> dict[str, Any] | None:
+    if (found := lessons.realised) is None:
+        return None
+    return {
+        "trials": len(found.trials),
+        "trends": [trend.model_dump(mode="json") for trend in found.trends],
+        "truncated": [{"arm": trial.arm, "number": trial.number} for trial in found.truncated],
+        "longer": [{"arm": trial.arm, "number": trial.number} for trial in found.longer],
+        "reference_length": found.reference_length,
+        "sentences": _realised_sentences(lessons),
+        "warnings": practice_wording.realised_warnings(found),
+    }
+
+
+def _recommended(found: Recommendation | None) -> Iterator[str]:
+    if found is None:
+        return
+    yield "## The settings to take"
+    yield inline(practice_wording.recommendation_reason(found))
+    yield (f"Trial {found.trial} of {inline(found.arm)}, in few digits, as an arm of a study file:")
+    yield fenced(fragment(found.arms), "yaml")
+    if found.narrowed is not None:
+        yield "To search on, where its best trials were:"
+        yield fenced(fragment(found.narrowed), "yaml")
+
+
+def _advice(found: tuple[Advice, ...]) -> Iterator[str]:
+    if not found:
+        return
+    yield "## Common advice, on this study's evidence"
+    yield table(
+        ["advice", "here", "evidence"],
+        [
+            [
+                inline(practice_wording.ADVICE[one.topic]),
+                _marked(one.judgement),
+                inline(practice_wording.advice_evidence(one)),
+            ]
+            for one in _told_first(found)
+        ],
+        left=(0, 1, 2),
+    )
+    yield practice_wording.RULE
+
+
+def _marked(judgement: Judgement) -> str:
+    text = practice_wording.JUDGEMENTS[judgement]
+    return text if judgement == "untold" else f"**{text}**"
+
+
+def _told_first(found: tuple[Advice, ...]) -> list[Advice]:
+    return sorted(found, key=lambda one: one.judgement == "untold")
+
+
+def _advice_lines(found: tuple[Advice, ...]) -> list[str]:
+    """What was told, with its numbers; of the rest, how much there is."""
+    lines = []
+    for one in found:
+        if one.judgement != "untold":
+            told = practice_wording.JUDGEMENTS[one.judgement]
+            evidence = practice_wording.advice_evidence(one)
+            lines.append(f"{practice_wording.ADVICE[one.topic]} {told.capitalize()}: {evidence}.")
+    if untold := sum(one.judgement == "untold" for one in found):
+        more = " more" if lines else ""
+        pieces = f"{untold}{more} piece{'s' if untold > 1 else ''} of advice"
+        lines.append(f"{pieces} cannot be told here: the report has the numbers.")
+    return lines
+
+
+def _realised(lessons: PracticeLessons, images: set[str]) -> Iterator[str]:
+    if lessons.realised is None:
+        return
+    told = [*practice_wording.realised_warnings(lessons.realised), *_realised_sentences(lessons)]
+    if not told and REALISED_IMAGE not in images:
+        return
+    yield "## What GKD sampled"
+    if REALISED_IMAGE in images:
+        yield f"![What GKD sampled]({REALISED_IMAGE})"
+        yield (
+            "Each mark is a trial of a GKD arm; shares and lengths are means over its training."
+            " Other settings vary too: what goes with a score need not be its cause."
+        )
+    if told:
+        yield "\n".join(f"- {inline(line)}" for line in told)
+
+
+def _realised_sentences(lessons: PracticeLessons) -> list[str]:
+    assert lessons.realised is not None
+    return practice_wording.realised_sentences(
+        lessons.realised, reversed_scores=not lessons.higher_is_better
+    )
+
+
+def _curves_reading(curves: tuple[LearningCurve, ...]) -> str:
+    seeds = max(step.seeds for curve in curves for step in curve.steps)
+    over = "one seed" if seeds == 1 else f"the mean and the range over {seeds} seeds"
+    if curves[0].measure == "loss":
+        return (
+            f"The training losses of each arm's winner: {over}. They do not compare between arms:"
+            " each has its own divergence and its own sequences."
+        )
+    return (
+        f"How far each arm's winner is from the teacher on the same fixed text: {over}. The text is"
+        " the teacher's, cut short, so this says little of what a student does on text of its own;"
+        " training losses do not compare between arms at all."
+    )
