@@ -24,7 +24,6 @@ itself is too narrow for few seeds and too wide where the rest dominates.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -37,6 +36,8 @@ Matrix = NDArray[np.float64]
 
 DRAWS = 4_000
 """Resamples of an interval by default."""
+_LEAST = 1e-50
+"""A probability below which it does not matter how small it is; it is taken for 0."""
 _CHUNK = 2_000_000
 """Numbers that are held at a time."""
 
@@ -129,7 +130,7 @@ class Estimate:
             return 0.5 ** (self.freedom_of_documents + 1)
         if self.stderr == 0 or self.freedom_of_documents == 0:
             return 0.5
-        lowest = math.log(sys.float_info.min)
+        lowest = math.log(_LEAST)
         if self.reach(math.exp(lowest)) <= distance:
             return 0.0
         found = optimize.brentq(

@@ -102,6 +102,13 @@ def test_what_is_equal_everywhere_is_no_difference() -> None:
     assert p_value(always) == pytest.approx(stats.binomtest(10, 10).pvalue)
 
 
+@pytest.mark.parametrize("documents", [2, 8, 100, 5_000])
+@pytest.mark.parametrize("seeds", [1, 2, 5])
+def test_what_is_far_from_equal_has_a_small_p(seeds: int, documents: int) -> None:
+    scores = np.random.default_rng(0).normal(1e6, 1.0, (seeds, documents))
+    assert 0.0 <= p_value(estimate(scores, Documents.alike(documents), draws=0)) < 1e-4
+
+
 def test_one_document_shows_nothing() -> None:
     for scores in (np.ones((1, 1)), np.ones((3, 1)), np.array([[0.5], [0.51], [0.49]])):
         found = estimate(scores, Documents.alike(1))
