@@ -162,6 +162,13 @@ def test_intervals_hold_the_truth_as_often_as_they_say(
     assert 0.91 <= held / times <= 0.99
 
 
+@pytest.mark.parametrize("seeds", [1, 2, 3, 4, 6, 8, 10, 30])
+def test_the_tail_is_the_inverse_of_the_reach(seeds: int) -> None:
+    found = estimate(drawn(seeds, 100, seed=0.1, document=0.5), Documents.alike(100), draws=0)
+    for tail in (1e-12, 1e-4, 0.025, 0.3):
+        assert found.tail(found.reach(tail)) == pytest.approx(tail, rel=1e-6)
+
+
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="Expected 3 documents, got 4"):
         estimate(np.zeros((2, 4)), Documents.alike(3))
