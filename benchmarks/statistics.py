@@ -3,12 +3,15 @@
 Simulated pairs of arms, scored on the same documents with the same number of seeds. By design
 (seeds, documents, kind of score, how much seeds differ):
 
-- ``false_better_rate``: how often an arm is called better than one that is its equal, and
-  ``false_rate`` how often better or worse;
+- ``false_better_rate``: how often an arm is called better than one that is its equal,
+  ``false_rate`` how often better or worse, and ``family_rate`` how often any of three pairs is so
+  after Holm's procedure;
 - ``coverage``: how often the 95 % interval of the difference holds the true one, and
   ``coverage_mean`` that of one arm's mean;
 - ``power``: how often a difference is found that is as large as ``smallest_difference`` says, for a
   power of 0.8;
+- ``false_equivalent_rate``: how often arms are called equivalent that differ by just the margin,
+  which is that same difference;
 - ``permutation``: how often the permutation test calls equal arms different;
 - for comparison, what is not used: ``pooled``, a test that takes every seed's answer to a document
   for a document of its own (McNemar's for answers that are right or wrong), and ``nested``, the
@@ -21,28 +24,35 @@ import argparse
 import itertools
 import json
 import math
-from dataclasses import dataclass
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy import stats
 
-from benchmarks.engine import say
 from sweeper.analysis.crossed import Documents, Matrix, estimate
 from sweeper.analysis.significance import (
     ALPHA,
     conclude,
     exact_mcnemar,
+    holm,
     p_value,
     permutation_p,
     smallest_difference,
 )
 
-NESTED_DRAWS = 400
-PERMUTATIONS = 199
-RATES = ("false_better_rate", "false_rate", "coverage", "coverage_mean", "power")
-RATES += ("permutation", "pooled", "nested")
+DRAWS = 400
+NESTED_DRAWS = 200
+PERMUTATIONS = 99
+COVERED = (0.93, 0.97)
+"""What an interval of 95 % is to hold."""
+MORE = 5
+RATES = ("false_better_rate", "false_rate", "family_rate", "coverage", "coverage_mean", "power")
+RATES += ("false_equivalent_rate", "permutation", "pooled", "nested")
 
 
 @dataclass(frozen=True)
@@ -51,51 +61,90 @@ class Design:
 
     seeds: int
     documents: int
-    binary: bool
+    score: Literal["number", "right or wrong"]
     seed: float
     """Of a seed's quality."""
+    right: float = 0.5
+    """How many answers are right."""
+    cluster: int = 1
+    """Documents that belong together."""
+    tasks: int = 1
+    """Tasks of equal weight; each has half as many documents as the one before."""
     document: float = 0.5
     """Of what one arm finds easier than the other, by document."""
     rest: float = 0.7
 
-    def arms(self, rng: np.random.Generator, ahead: float = 0.0) -> tuple[Matrix, Matrix]:
-        """Scores of two arms, the first ``ahead`` of the other in the latent quality."""
-        shape = (self.seeds, self.documents)
-        difficulty = rng.normal(0, 1, (1, self.documents))
+    @property
+    def binary(self) -> bool:
+        """Whether answers are right or wrong."""
+        return self.score == "right or wrong"
 
-        def one(shift: float) -> Matrix:
-            latent = shift + difficulty + rng.normal(0, self.document, (1, self.documents))
+    def columns(self) -> Documents:
+        """What the documents are to the mean."""
+        if self.cluster == self.tasks == 1:
+            return Documents.alike(self.documents)
+        shares = 0.5 ** np.arange(self.tasks)
+        ends = np.cumsum(shares / shares.sum()) * self.documents
+        task = np.searchsorted(ends, np.arange(self.documents) + 0.5)
+        sizes = np.bincount(task)
+        groups = [str(number // self.cluster) for number in range(self.documents)]
+        return Documents.of_tasks([str(number) for number in task], list(1.0 / sizes[task]), groups)
+
+    def spread(self) -> float:
+        """Of all that makes an answer, by which a right one is told from a wrong one."""
+        return math.sqrt(1 + self.document**2 + self.seed**2 + self.rest**2)
+
+    def arms(self, rng: np.random.Generator, *leads: float) -> list[Matrix]:
+        """Scores of arms that are ahead by ``leads`` in the latent quality."""
+        # Documents of a cluster have half of the variance of their difficulty in common.
+        groups = np.arange(self.documents) // self.cluster
+
+        def effect(deviation: float) -> Matrix:
+            own = rng.normal(0, deviation, self.documents)
+            if self.cluster == 1:
+                return own[None]
+            common = rng.normal(0, deviation, groups[-1] + 1)[groups]
+            return ((own + common) / math.sqrt(2))[None]
+
+        difficulty = effect(1.0) + self.spread() * stats.norm.ppf(self.right)
+        found = []
+        for lead in leads:
+            latent = lead + difficulty + effect(self.document)
             latent = latent + rng.normal(0, self.seed, (self.seeds, 1))
-            latent = latent + rng.normal(0, self.rest, shape)
-            return (latent > 0).astype(float) if self.binary else latent
+            latent = latent + rng.normal(0, self.rest, (self.seeds, self.documents))
+            found.append((latent > 0).astype(float) if self.binary else latent)
+        return found
 
-        return one(ahead), one(0.0)
+    def predicted(self, rng: np.random.Generator) -> tuple[float, float]:
+        """The lead that should be found with a power of 0.8: latent, and in the score."""
+        lead = size = 0.0
+        # Of right and wrong answers the variances follow from the lead, and the lead from them.
+        for _ in range(3 if self.binary else 1):
+            size = self._shown(rng, lead)
+            if not self.binary:
+                return size, size
+            ahead = stats.norm.ppf(min(self.right + size, 0.999)) - stats.norm.ppf(self.right)
+            lead = float(ahead) * self.spread()
+        return lead, size
 
-    def predicted(self, rng: np.random.Generator) -> float:
-        """The latent lead that should be found with a power of 0.8."""
-        if not self.binary:
-            return smallest_difference(
-                2 * self.seed**2,
-                2 * self.document**2,
-                2 * self.rest**2,
-                seeds=self.seeds,
-                documents=self.documents,
-            )
-        # What right and wrong answers leave of each variance, from many seeds and documents.
-        many = Design(60, 6_000, True, self.seed, self.document, self.rest)
-        ours, theirs = many.arms(rng)
-        found = ours - theirs
+    def _shown(self, rng: np.random.Generator, lead: float) -> float:
+        """The difference that the design shows, if an arm is ahead by ``lead``."""
+        # What is left of each variance, from many seeds and documents that stand for themselves.
+        seeds, documents = 400, 1_500
+        many = replace(self, seeds=seeds, documents=documents, cluster=1, tasks=1)
+        found = np.subtract(*many.arms(rng, lead, 0.0))
         rows, columns = found.mean(axis=1), found.mean(axis=0)
         rest = float((found - rows[:, None] - columns + found.mean()).var())
-        size = smallest_difference(
-            max(float(rows.var()) - rest / 6_000, 0.0),
-            max(float(columns.var()) - rest / 60, 0.0),
-            rest,
-            seeds=self.seeds,
-            documents=self.documents,
+        by_row = max(float(rows.var()) - rest / documents, 0.0)
+        of_seeds = by_row if self.binary else 2 * self.seed**2
+        of_documents = max(float(columns.var()) - rest / seeds, 0.0)
+        # Documents of small tasks tell as much as fewer that count alike; of what documents that
+        # belong together have in common, there are only so many draws as clusters.
+        worth = 1 / float((self.columns().weights ** 2).sum())
+        of_documents *= (1 + self.cluster) / 2
+        return smallest_difference(
+            of_seeds, of_documents, rest, seeds=self.seeds, documents=round(worth)
         )
-        spread = math.sqrt(1 + self.document**2 + self.seed**2 + self.rest**2)
-        return float(stats.norm.ppf(0.5 + size)) * spread
 
 
 def nested_interval(scores: Matrix, rng: np.random.Generator) -> tuple[float, float]:
@@ -116,47 +165,77 @@ def pooled_p(ours: Matrix, theirs: Matrix, *, binary: bool) -> float:
 
 
 def simulate(design: Design, times: int) -> dict[str, Any]:
-    """The rates of one design."""
-    entropy = [design.seeds, design.documents, design.binary, round(1000 * design.seed)]
-    rng = np.random.default_rng(entropy)
-    documents = Documents.alike(design.documents)
-    counted = dict.fromkeys(
-        ("better", "false", "covered", "covered_mean", "found", "permuted", "pooled", "nested"), 0
-    )
-    truth = 0.5 if design.binary else 0.0
-    ahead = design.predicted(rng)
-    few = max(times // 5, 1)
+    """The rates of one design; what is slow, of a part of the simulations.
+
+    A coverage outside ``COVERED`` is simulated ``MORE`` times as often, to tell chance from fault.
+    """
+    rng = np.random.default_rng(list(repr(design).encode()))
+    documents = design.columns()
+    lead, margin = design.predicted(rng)
+    true_mean = design.right if design.binary else design.spread() * stats.norm.ppf(design.right)
+    held: dict[str, list[bool]] = {name: [] for name in RATES}
     for number in range(times):
-        ours, theirs = design.arms(rng)
-        difference = estimate(ours - theirs, documents, seed=number, draws=1_000)
-        conclusion = conclude(difference, p_value(difference), None)
-        counted["better"] += conclusion == "better"
-        counted["false"] += conclusion in ("better", "worse")
-        counted["covered"] += difference.low <= 0 <= difference.high
-        mean = estimate(ours, documents, seed=number, draws=1_000)
-        counted["covered_mean"] += mean.low <= truth <= mean.high
-        counted["pooled"] += pooled_p(ours, theirs, binary=design.binary) <= ALPHA
-        better = estimate(np.subtract(*design.arms(rng, ahead)), documents, draws=0)
-        counted["found"] += conclude(better, p_value(better), None) == "better"
-        if number < few:
-            low, high = nested_interval(ours - theirs, rng)
-            counted["nested"] += low <= 0 <= high
-            permuted = permutation_p(ours - theirs, documents, draws=PERMUTATIONS, seed=number)
-            counted["permuted"] += permuted <= ALPHA
-    return {
-        "seeds": design.seeds,
-        "documents": design.documents,
-        "score": "right or wrong" if design.binary else "number",
-        "seed_deviation": design.seed,
-        "false_better_rate": counted["better"] / times,
-        "false_rate": counted["false"] / times,
-        "coverage": counted["covered"] / times,
-        "coverage_mean": counted["covered_mean"] / times,
-        "power": counted["found"] / times,
-        "permutation": counted["permuted"] / few,
-        "pooled": counted["pooled"] / times,
-        "nested": counted["nested"] / few,
-    }
+        arms = design.arms(rng, 0.0, 0.0, 0.0, 0.0, lead)
+        differences = [estimate(arms[0] - arm, documents, draws=0) for arm in arms[1:4]]
+        p_values = [p_value(difference) for difference in differences]
+        first = conclude(differences[0], p_values[0], None)
+        held["false_better_rate"].append(first == "better")
+        held["false_rate"].append(first in ("better", "worse"))
+        held["family_rate"].append(min(holm(p_values)) <= ALPHA)
+        better = estimate(arms[4] - arms[0], documents, draws=0)
+        held["power"].append(conclude(better, p_value(better), None) == "better")
+        held["false_equivalent_rate"].append(conclude(better, 1.0, margin) == "equivalent")
+        for name, scores, truth in covered(arms, true_mean):
+            low, high = interval(scores, documents, number)
+            held[name].append(low <= truth <= high)
+        if number % 4 == 0:
+            held["pooled"].append(pooled_p(arms[0], arms[1], binary=design.binary) <= ALPHA)
+        if number % 20 == 0:
+            low, high = nested_interval(arms[0] - arms[1], rng)
+            held["nested"].append(low <= 0 <= high)
+            permuted = permutation_p(arms[0] - arms[1], documents, draws=PERMUTATIONS, seed=number)
+            held["permutation"].append(permuted <= ALPHA)
+    outside = [
+        name
+        for name in ("coverage", "coverage_mean")
+        if not COVERED[0] <= np.mean(held[name]) <= COVERED[1]
+    ]
+    for number in range(times, MORE * times if outside else times):
+        for name, scores, truth in covered(design.arms(rng, 0.0, 0.0), true_mean):
+            if name in outside:
+                low, high = interval(scores, documents, number)
+                held[name].append(low <= truth <= high)
+    rates = {name: round(float(np.mean(found)), 4) for name, found in held.items()}
+    return {**asdict(design), **rates}
+
+
+def covered(arms: Sequence[Matrix], mean: float) -> Iterator[tuple[str, Matrix, float]]:
+    """What an interval is computed of, and what it should hold."""
+    yield "coverage", arms[0] - arms[1], 0.0
+    yield "coverage_mean", arms[0], mean
+
+
+def interval(scores: Matrix, documents: Documents, number: int) -> tuple[float, float]:
+    """As the verdict has it, from fewer resamples."""
+    found = estimate(scores, documents, seed=number, draws=DRAWS)
+    return found.low, found.high
+
+
+def designs() -> Iterator[Design]:
+    """All that are simulated."""
+    kinds: tuple[Literal["number"], Literal["right or wrong"]] = ("number", "right or wrong")
+    for seeds, documents, score, deviation in itertools.product(
+        (3, 5, 10), (100, 500), kinds, (0.0, 0.1, 0.3)
+    ):
+        yield Design(seeds, documents, score, deviation)
+    for seeds, deviation in itertools.product((3, 5), (0.0, 0.1)):
+        for score in kinds:
+            yield Design(seeds, 40, score, deviation)
+        yield Design(seeds, 200, "number", deviation, cluster=4)
+        yield Design(seeds, 210, "number", deviation, tasks=3)
+        yield Design(seeds, 300, "right or wrong", deviation, right=0.9)
+    for seeds, deviation in itertools.product((3, 10), (0.03, 1.0)):
+        yield Design(seeds, 500, "number", deviation)
 
 
 def main() -> None:
@@ -164,23 +243,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--times", type=int, default=2_000)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
     options = parser.parse_args()
-    rows = []
-    columns = ["seeds", "documents", "score", "seed_deviation", *RATES]
+    rows: list[dict[str, Any]] = []
+    columns = ["seeds", "documents", "score", "right", "cluster", "tasks", "seed", *RATES]
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}", flush=True)
-    for seeds, documents, binary, deviation in itertools.product(
-        (3, 5, 10), (100, 500), (True, False), (0.0, 0.1, 0.3)
-    ):
-        row = simulate(Design(seeds, documents, binary, deviation), options.times)
-        rows.append(row)
-        shown = [f"{row[name]:.3f}" if name in RATES else str(row[name]) for name in columns]
-        print(f"| {' | '.join(shown)} |", flush=True)
-        if options.json:
-            found = {"times": options.times, "designs": rows}
-            options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    worst = max(row["false_better_rate"] for row in rows)
-    covered = [row["coverage"] for row in rows]
-    say(f"false better at most {worst:.3f}; coverage {min(covered):.3f} to {max(covered):.3f}")
+    with ProcessPoolExecutor(options.workers) as pool:
+        for row in pool.map(simulate, designs(), itertools.repeat(options.times)):
+            rows.append(row)
+            shown = [f"{row[name]:.3f}" if name in RATES else str(row[name]) for name in columns]
+            print(f"| {' | '.join(shown)} |", flush=True)
+    if options.json:
+        found = {"times": options.times, "designs": rows}
+        options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    for name in RATES:
+        rates = [row[name] for row in rows]
+        print(f"{name}: {min(rates):.3f} to {max(rates):.3f}")
 
 
 if __name__ == "__main__":

@@ -68,6 +68,28 @@ def run(
 
 
 @app.command()
+def check(
+    study_file: StudyFile,
+    overrides: Overrides = None,
+    runs: Runs = DEFAULT_RUNS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+) -> None:
+    """Check a study before anything is spent on it, and say what it can show."""
+    from rich.console import Console
+
+    from sweeper.preflight import check as check_study
+    from sweeper.reporting.check_table import check_json, check_view
+    from sweeper.reporting.console import show
+
+    findings, design = check_study(_load(study_file, overrides), runs)
+    if as_json:
+        typer.echo(json.dumps(check_json(findings, design), indent=2))
+    else:
+        show(check_view(findings, design), Console(markup=False, emoji=False))
+    raise typer.Exit(2 if any(finding.state == "error" for finding in findings) else 0)
+
+
+@app.command()
 def report(
     study_file: Annotated[
         Path | None, typer.Argument(metavar="[STUDY]", help="The study file (YAML).")

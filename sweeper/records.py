@@ -301,6 +301,10 @@ class DataSummary(Record):
     """Mean length of the references, 0 without any."""
     chat: bool
     """Whether prompts go through a chat template."""
+    selection_documents: int | None = None
+    """Of the selection suite; None in old records."""
+    test_documents: int | None = None
+    """Of the test suite; None without one."""
     notes: tuple[str, ...] = ()
     """What a user should know: rows dropped, prompts repeated, …"""
 

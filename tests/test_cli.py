@@ -23,6 +23,7 @@ from sweeper.records_file import NAME
 from sweeper.reporting.markdown import write_report
 from sweeper.reporting.page import Page
 from sweeper.snapshot import open_snapshot
+from tests.conftest import adder_suite, write_yaml
 from tests.reporting.confirmed_study import confirmed_study
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -69,7 +70,7 @@ def test_the_installed_command_and_the_module_print_the_version() -> None:
 def test_help_names_every_command() -> None:
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
-    for name in ("run", "report", "compare", "status", "ui", "schema"):
+    for name in ("run", "check", "report", "compare", "status", "ui", "schema"):
         assert name in result.output
         assert CliRunner().invoke(app, [name, "--help"]).exit_code == 0
 
@@ -80,7 +81,7 @@ def test_a_command_that_does_not_exist_is_refused(command: Callable[..., Result]
     assert is_message(result)
 
 
-@pytest.mark.parametrize("name", ["run", "report", "status", "ui"])
+@pytest.mark.parametrize("name", ["run", "check", "report", "status", "ui"])
 def test_a_study_that_is_wrong_is_told_with_its_places(
     command: Callable[..., Result], write_study: WriteStudy, name: str
 ) -> None:
@@ -94,7 +95,7 @@ def test_a_study_that_is_wrong_is_told_with_its_places(
     assert any("seed: expected a whole number, found 'three'" in line for line in lines)
 
 
-@pytest.mark.parametrize("name", ["run", "report", "status", "ui"])
+@pytest.mark.parametrize("name", ["run", "check", "report", "status", "ui"])
 def test_a_file_that_is_not_there_is_told(command: Callable[..., Result], name: str) -> None:
     result = command(name, "nope.yaml")
     assert result.code == 2
@@ -231,6 +232,73 @@ def test_an_error_of_ours_is_one_line_and_no_traceback(
     assert result.code == 2
     assert is_message(result)
     assert "seed: was 3, now 99" in result.err
+
+
+def test_check_says_what_a_study_can_show(
+    command: Callable[..., Result], write_study: WriteStudy, tmp_path: Path
+) -> None:
+    path = write_study(confirm={"seeds": 4}, margin=0.01)
+    result = command("check", path, "--json")
+    assert (result.code, result.err) == (0, "")
+    printed = json.loads(result.out)
+    states = {finding["what"]: finding["state"] for finding in printed["findings"]}
+    assert states == {
+        "study file": "ok",
+        "confirmation": "ok",
+        "smallest difference": "ok",
+        "margin": "warning",
+    }
+    design = printed["design"]
+    assert (design["documents"], design["seeds"], design["comparisons"]) == (8, 4, 1)
+    assert [row["seeds"] for row in design["rows"]] == [3, 4, 5, 10]
+    sizes = [row["differences"][0] for row in design["rows"]]
+    assert sizes == sorted(sizes, reverse=True)
+    shown = command("check", path)
+    assert "! " in shown.out and "0.01 is smaller than what the design can show" in shown.out
+    assert "assumed, as nothing has been measured" in " ".join(shown.out.split())
+    assert not (tmp_path / "runs").exists(), "checking must not begin the study"
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"confirm": {"seeds": 0}}, "confirm.seeds is 0"),
+        ({"confirm": {"seeds": 2}}, "too few to tell how seeds differ"),
+        ({"evaluation": {"selection": "selection.yaml"}}, "there is no test suite"),
+    ],
+)
+def test_check_warns_of_what_proves_nothing(
+    command: Callable[..., Result], write_study: WriteStudy, changes: dict[str, Any], told: str
+) -> None:
+    result = command("check", write_study(**changes))
+    assert result.code == 0
+    [warning] = [line for line in result.out.splitlines() if line.startswith("!")]
+    assert told in " ".join(result.out.split())
+    assert "Write" in result.out, warning
+
+
+@pytest.mark.slow
+def test_check_counts_the_documents_of_a_suite_that_names_none(
+    command: Callable[..., Result], write_study: WriteStudy, tmp_path: Path
+) -> None:
+    path = write_study(confirm={"seeds": 3})
+    everything = adder_suite("test", 0, 1)
+    del everything["tasks"][0]["documents"]
+    write_yaml(tmp_path / "test.yaml", {**everything, "task_paths": ["tasks"]})
+    task = (ROOT / "eval_suites" / "tasks" / "addition.yaml").read_text(encoding="utf-8")
+    data = ROOT / "eval_suites" / "data" / "addition.jsonl"
+    rows = data.read_text(encoding="utf-8").splitlines(keepends=True)
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "addition.yaml").write_text(
+        task.replace("../data/addition.jsonl", "rows.jsonl"), encoding="utf-8"
+    )
+    (tmp_path / "tasks" / "rows.jsonl").write_text("".join(rows[30:47]), encoding="utf-8")
+    result = command("check", path, "--json")
+    assert (result.code, json.loads(result.out)["design"]["documents"]) == (0, 17)
+    (tmp_path / "tasks" / "rows.jsonl").write_text("".join(rows[5:47]), encoding="utf-8")
+    shared = command("check", path)
+    assert shared.code == 2
+    assert "✗" in shared.out and "prompts of its own" in " ".join(shared.out.split())
 
 
 def test_the_schema_is_json_and_describes_every_key() -> None:

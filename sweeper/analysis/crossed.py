@@ -8,31 +8,36 @@ intervals that are too narrow.
 
 The variance of a mean has two parts, from the mean squares of the two-way random-effects model:
 that of the seeds, which few seeds tell badly, and that of the documents, which many documents tell
-well. The interval reaches as far as ``hypot(t_seeds * s_seeds, t_documents * s_documents)``, with
-each part's own quantile of Student's t (the method of variance estimates recovery: Zou and Donner,
-Statistics in Medicine 27, 2008): one number of degrees of freedom for both, Satterthwaite's, gives
-too narrow intervals where few seeds differ more than the documents make unsure. The interval's
-shape, because bounded scores are skewed, is that of a crossed bootstrap (McCullagh, Bernoulli 6,
-2000; Owen, Annals of Applied Statistics 1, 2007), which by itself is too narrow for few seeds and
-too wide where the rest dominates.
+well. Both mean squares hold the rest, which must count once: it stays with the seeds and is taken
+off the documents. The other way round, seeds that happen to lie close together leave nothing of
+their part, and the interval misses the truth up to twice as often as it says.
+
+The interval reaches as far as a standard error times a mean of the quantiles of Student's t for
+the seeds and for the documents, weighted by their shares of the variance (Cochran, Biometrics 20,
+1964). Satterthwaite's one number of degrees of freedom for both gives too narrow intervals where
+few seeds differ about as much as the documents make unsure, most of all far out, where Holm's
+procedure looks. The interval's shape, because bounded scores are skewed, is that of a crossed
+bootstrap (McCullagh, Bernoulli 6, 2000; Owen, Annals of Applied Statistics 1, 2007), which by
+itself is too narrow for few seeds and too wide where the rest dominates.
 """
 
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import optimize, special
 
 Matrix = NDArray[np.float64]
 """Scores: one row a seed, one column a document."""
 
 DRAWS = 4_000
 """Resamples of an interval by default."""
+_LEAST = 1e-50
+"""A probability below which it does not matter how small it is; it is taken for 0."""
 _CHUNK = 2_000_000
 """Numbers that are held at a time."""
 
@@ -84,11 +89,13 @@ class Estimate:
     seeds: int
     documents: int
     variance_of_seeds: float
-    """Of the mean, because other seeds might have been drawn; 0 with one seed, which cannot say."""
+    """Of the mean, because other seeds might have been drawn, and of the rest; 0 with one seed,
+    which cannot say."""
     variance_of_documents: float
-    """Of the mean, because other documents might have been drawn, and of the rest."""
+    """Of the mean, because other documents might have been drawn; with one seed also the rest."""
     freedom_of_documents: int
-    """Degrees of freedom of the latter; of the former one less than there are seeds."""
+    """Degrees of freedom of the latter; of the former one less than there are seeds. 0 with one
+    document, which says nothing of others."""
     level: float
     """How often such an interval holds the mean over all seeds and documents."""
     low: float
@@ -101,28 +108,60 @@ class Estimate:
 
     def reach(self, tail: float) -> float:
         """How far a mean lies from the truth, on one side, with the probability ``tail``."""
-        seeds = documents = 0.0
-        if self.variance_of_seeds > 0:
-            quantile = stats.t.isf(tail, self.seeds - 1)
-            seeds = float(quantile) * math.sqrt(self.variance_of_seeds)
-        if self.variance_of_documents > 0:
-            quantile = stats.t.isf(tail, self.freedom_of_documents)
-            documents = float(quantile) * math.sqrt(self.variance_of_documents)
-        return math.copysign(math.hypot(seeds, documents), 0.5 - tail)
+        return float(
+            reach(
+                self.variance_of_seeds,
+                self.variance_of_documents,
+                tail,
+                seeds=self.seeds,
+                freedom_of_documents=self.freedom_of_documents,
+            )
+        )
 
     def tail(self, distance: float) -> float:
-        """The probability, on one side, that a mean lies so far from the truth; of ``reach``."""
-        if self.stderr == 0:
-            return 0.5 if distance == 0 else float(distance < 0)
+        """The probability, on one side, that a mean lies so far from the truth; of ``reach``.
+
+        Where all scores are the same it is that of a sign test: that all documents agree by chance.
+        One document alone shows nothing.
+        """
         if distance < 0:
             return 1 - self.tail(-distance)
-        lowest = math.log(sys.float_info.min)
+        if self.stderr == 0 and distance > 0:
+            return 0.5 ** (self.freedom_of_documents + 1)
+        if self.stderr == 0 or self.freedom_of_documents == 0:
+            return 0.5
+        lowest = math.log(_LEAST)
         if self.reach(math.exp(lowest)) <= distance:
             return 0.0
         found = optimize.brentq(
             lambda logarithm: self.reach(math.exp(logarithm)) - distance, lowest, math.log(0.5)
         )
         return math.exp(float(found))
+
+
+def reach(
+    of_seeds: float | NDArray[np.float64],
+    of_documents: float | NDArray[np.float64],
+    tail: float,
+    *,
+    seeds: int,
+    freedom_of_documents: int,
+) -> NDArray[np.float64]:
+    """How far means of these variances lie from the truth, on one side, with probability ``tail``.
+
+    Args:
+        of_seeds: The seeds' parts of the variances of the means, as in ``Estimate``.
+        of_documents: The documents' parts.
+        tail: At most 0.5, to be reached on this side; above, it is the other side's, and negative.
+        seeds: How many there are.
+        freedom_of_documents: Of the documents' parts.
+    """
+    quantile_of_documents = -special.stdtrit(max(freedom_of_documents, 1), tail)
+    quantile_of_seeds = -special.stdtrit(seeds - 1, tail) if seeds > 1 else quantile_of_documents
+    variance = np.asarray(of_seeds) + of_documents
+    share = np.divide(of_seeds, variance, out=np.zeros_like(variance), where=variance > 0)
+    farther = (quantile_of_seeds - quantile_of_documents) * share
+    return np.asarray((quantile_of_documents + farther) * np.sqrt(variance))
 
 
 def estimate(
@@ -163,13 +202,13 @@ def estimate(
         high=mean,
     )
     tail = (1 - level) / 2
-    reach = found.reach(tail)
-    low, high = mean - reach, mean + reach
-    if draws and reach > 0:
+    margin = found.reach(tail)
+    low, high = mean - margin, mean + margin
+    if draws and margin > 0:
         resampled = _resample(scores, documents, draws, np.random.default_rng(seed))
         spread = float(resampled.std())
         if spread > 0:
-            stretch = reach / (float(stats.norm.isf(tail)) * spread)
+            stretch = margin / (-float(special.ndtri(tail)) * spread)
             ends = np.quantile(resampled, [tail, 1 - tail])
             low, high = (mean + stretch * (ends - resampled.mean())).tolist()
     return replace(found, low=low, high=high)
@@ -179,7 +218,7 @@ def _variances(scores: Matrix, documents: Documents) -> tuple[float, float, int]
     """The two parts of the mean's variance, and the degrees of freedom of the documents'.
 
     The mean squares of seeds and of documents (or clusters) both hold the rest, which must not
-    count twice: the seeds' part is what is left without it, and never below 0.
+    count twice: the documents' part is what is left without it, and never below 0.
     """
     seeds = scores.shape[0]
     rows = scores @ documents.weights
@@ -193,14 +232,16 @@ def _variances(scores: Matrix, documents: Documents) -> tuple[float, float, int]
     task_of[documents.clusters] = documents.strata
     sizes = np.bincount(task_of)
     correction = (sizes / np.maximum(sizes - 1, 1))[task_of]
+    # What is left of scores that are all the same, in floating point, is no variance.
+    deviations[np.abs(deviations) < 1e-12 * np.abs(documents.weights).max()] = 0.0
     columns = deviations.mean(axis=0)
     of_documents = float((correction * columns**2).sum())
-    spare = max(int((sizes - 1).sum()), 1)
+    spare = int((sizes - 1).sum())
     if seeds == 1:
         return 0.0, of_documents, spare
     rest = float((correction * ((deviations - columns) ** 2).sum(axis=0)).sum())
-    of_seeds = float(rows.var(ddof=1)) / seeds - rest / (seeds - 1) / seeds
-    return max(of_seeds, 0.0), of_documents, spare
+    of_seeds = float(rows.var(ddof=1)) / seeds
+    return of_seeds, max(of_documents - rest / (seeds - 1) / seeds, 0.0), spare
 
 
 def _sums(values: Matrix, groups: NDArray[np.intp]) -> Matrix:
@@ -217,7 +258,8 @@ def _resample(
     task_of = np.zeros(clusters, np.intp)
     task_of[documents.clusters] = documents.strata
     share = np.bincount(documents.strata, documents.weights)
-    weights = _sums(documents.weights[None], documents.clusters)[0]
+    in_task = (task_of[:, None] == np.arange(len(share))).astype(float)
+    weights = in_task * _sums(documents.weights[None], documents.clusters).T
     sums = _sums(scores * documents.weights, documents.clusters)
     found = []
     for start in range(0, draws, step := max(_CHUNK // clusters, 1)):
@@ -226,11 +268,12 @@ def _resample(
         for task in range(len(share)):
             members = np.flatnonzero(task_of == task)
             size = len(members)
-            times[:, members] = rng.multinomial(size, np.full(size, 1 / size), count)
+            chosen = rng.integers(size, size=(count, size)) + size * np.arange(count)[:, None]
+            times[:, members] = np.bincount(chosen.ravel(), minlength=count * size).reshape(
+                count, size
+            )
         rows = rng.multinomial(seeds, np.full(seeds, 1 / seeds), count) / seeds
-        drawn = (rows @ sums) * times
         # A task's mean is over as many documents as its clusters happen to hold.
-        totals = np.stack([drawn[:, task_of == t].sum(axis=1) for t in range(len(share))])
-        held = np.stack([(times * weights)[:, task_of == t].sum(axis=1) for t in range(len(share))])
-        found.append((totals / held * share[:, None]).sum(axis=0))
+        totals = ((rows @ sums) * times) @ in_task
+        found.append((totals / (times @ weights)) @ share)
     return np.concatenate(found)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
-from sweeper.analysis.crossed import Documents, Estimate, Matrix, estimate
+from sweeper.analysis.crossed import Documents, Estimate, Matrix, estimate, reach
 
 ALPHA = 0.05
 """How often at most a study claims a difference where there is none."""
@@ -29,7 +29,7 @@ def p_value(difference: Estimate) -> float:
     """That so large a difference appears by chance: two-sided, with both sources of variance.
 
     It is at most 0.05 just where a symmetric 95 % interval leaves 0 out. Where all scores differ by
-    the same there is nothing to doubt.
+    the same it is that of a sign test of the documents.
     """
     return min(2 * difference.tail(abs(difference.mean)), 1.0)
 
@@ -70,8 +70,9 @@ def permutation_p(
 
     def size(scores: Matrix) -> float:
         found = estimate(scores, documents, draws=0)
-        reach = found.reach(ALPHA / 2)
-        return abs(found.mean) / reach if reach > 0 else math.inf
+        # The quantile depends on the variances' shares, so the margin is no multiple of an error.
+        margin = found.reach(ALPHA / 2)
+        return abs(found.mean) / margin if margin > 0 else math.inf
 
     if not differences.any():
         return 1.0
@@ -91,11 +92,11 @@ def permutation_p(
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Adjusted for their number (Holm 1979), in the given order."""
-    from statsmodels.stats.multitest import multipletests
-
-    if not p_values:
-        return []
-    return [float(p) for p in multipletests(p_values, method="holm")[1]]
+    found = np.asarray(p_values, dtype=float)
+    order = np.argsort(found)
+    steps = np.arange(len(found), 0, -1) * found[order]
+    found[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return [float(p) for p in found]
 
 
 def conclude(difference: Estimate, p_adjusted: float, margin: float | None) -> Conclusion:
@@ -137,22 +138,28 @@ def smallest_difference(
     """
     rng = np.random.default_rng(0)
     rest = of_rest / (seeds * documents)
-    by_document = of_documents / documents + rest
-    variance = of_seeds / seeds + by_document
+    variance = of_seeds / seeds + of_documents / documents + rest
     if variance == 0:
         return 0.0
-    tail = ALPHA / comparisons / 2
-    drawn = by_document * rng.chisquare(documents - 1, _DRAWS) / (documents - 1)
-    reach = stats.t.isf(tail, documents - 1) ** 2 * drawn
+
+    def drawn(mean: float, freedom: int) -> NDArray[np.float64]:
+        return mean * rng.chisquare(freedom, _DRAWS) / freedom
+
+    by_seed = np.zeros(_DRAWS)
+    by_document = drawn(of_documents / documents + rest, documents - 1)
     if seeds > 1:
-        free = (seeds - 1) * (documents - 1)
-        both = (of_seeds / seeds + rest) * rng.chisquare(seeds - 1, _DRAWS) / (seeds - 1)
-        without = np.maximum(both - rest * rng.chisquare(free, _DRAWS) / free, 0)
-        reach = reach + stats.t.isf(tail, seeds - 1) ** 2 * without
-    reach = np.sqrt(reach)
+        by_seed = drawn(of_seeds / seeds + rest, seeds - 1)
+        by_document -= drawn(rest, (seeds - 1) * (documents - 1))
+    reached = reach(
+        by_seed,
+        np.maximum(by_document, 0),
+        ALPHA / comparisons / 2,
+        seeds=seeds,
+        freedom_of_documents=documents - 1,
+    )
     deviation = math.sqrt(variance)
 
     def lacking(difference: float) -> float:
-        return float(stats.norm.sf((reach - difference) / deviation).mean()) - power
+        return float(stats.norm.sf((reached - difference) / deviation).mean()) - power
 
-    return float(optimize.brentq(lacking, 0.0, 3 * float(reach.max()) + 10 * deviation))
+    return float(optimize.brentq(lacking, 0.0, 3 * float(reached.max()) + 10 * deviation))

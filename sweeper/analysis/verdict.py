@@ -18,6 +18,7 @@ import numpy as np
 from sweeper.analysis.crossed import Documents, Matrix, estimate
 from sweeper.analysis.ratio import ratio_interval
 from sweeper.analysis.significance import (
+    ALPHA,
     Conclusion,
     conclude,
     equivalence_p,
@@ -331,13 +332,23 @@ def _matrix(rows: Sequence[Sequence[float]]) -> Matrix:
 
 
 def _estimated(scores: Matrix, documents: Documents, seed: int) -> Interval:
-    """An arm's mean; a share of right answers is between 0 and 1, and so is its interval."""
+    """An arm's mean; a share of right answers is between 0 and 1, and so is its interval.
+
+    Where all answers are right, or all wrong, it is Clopper and Pearson's (Biometrika 26, 1934).
+    """
     found = estimate(scores, documents, seed=seed)
-    low, high = (0.0, 1.0) if np.isin(scores, (0.0, 1.0)).all() else (-np.inf, np.inf)
+    low, high = found.low, found.high
+    if np.isin(scores, (0.0, 1.0)).all():
+        low, high = max(low, 0.0), min(high, 1.0)
+        error = 1 - (ALPHA / 2) ** (1 / len(np.unique(documents.clusters)))
+        if scores.all():
+            low = 1 - error
+        elif not scores.any():
+            high = error
     return Interval(
         mean=found.mean,
-        low=max(found.low, low),
-        high=min(found.high, high),
+        low=low,
+        high=high,
         stderr=found.stderr,
         seeds=found.seeds,
         documents=found.documents,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sweeper.config.settings import resolve
@@ -11,7 +12,7 @@ from sweeper.distillation.material import Material, read_material
 from sweeper.distillation.models import end_token_ids, load_model
 from sweeper.distillation.trainers import argument_names
 from sweeper.errors import BadInputError, blaming
-from sweeper.evaluation.tasks import load_tasks, prompts
+from sweeper.evaluation.tasks import LeafTask, load_tasks, prompts
 from sweeper.records import DataSummary, PreparationSpec, SuiteSpec, derive_seed
 from sweeper.reporter import Reporter
 from sweeper.secrets import redact
@@ -100,12 +101,16 @@ def _check_data(spec: PreparationSpec, material: Material, reporter: Reporter) -
         notes.append(f"{repeated} prompts stand in the training data more than once")
     known, allow_code = set(trained_on), spec.origin.evaluation.allow_code_execution
     with blaming("evaluation", "selection"):
-        selection = _check_overlap(spec.suite, known, "the training data", allow_code)
+        leaves = load_tasks(spec.suite, allow_code=allow_code)
+        selection = _check_overlap(spec.suite, leaves, known, "the training data")
+    documents, test_documents = _count(leaves), None
     if spec.test_suite is not None:
         with blaming("evaluation", "test"):
-            _check_overlap(spec.test_suite, known, "the training data", allow_code)
+            leaves = load_tasks(spec.test_suite, allow_code=allow_code)
+            _check_overlap(spec.test_suite, leaves, known, "the training data")
             name = f"the suite {spec.suite.config.suite}"
-            _check_overlap(spec.test_suite, selection, name, allow_code)
+            _check_overlap(spec.test_suite, leaves, selection, name)
+        test_documents = _count(leaves)
     lengths = [len(sequence.prompt) for sequence in data.sequences]
     answers = [len(sequence.completion or ()) for sequence in data.sequences]
     return DataSummary(
@@ -117,11 +122,19 @@ def _check_data(spec: PreparationSpec, material: Material, reporter: Reporter) -
         prompt_tokens=sum(lengths) / len(lengths),
         completion_tokens=sum(answers) / len(answers),
         chat=material.chat,
+        selection_documents=documents,
+        test_documents=test_documents,
         notes=tuple(notes),
     )
 
 
-def _check_overlap(suite: SuiteSpec, known: set[str], where: str, allow_code: bool) -> set[str]:
+def _count(leaves: Sequence[LeafTask]) -> int:
+    return sum(len(leaf.documents) for leaf in leaves)
+
+
+def _check_overlap(
+    suite: SuiteSpec, leaves: Sequence[LeafTask], known: set[str], where: str
+) -> set[str]:
     """The hashes of the suite's prompts.
 
     Raises:
@@ -129,7 +142,7 @@ def _check_overlap(suite: SuiteSpec, known: set[str], where: str, allow_code: bo
     """
     asked: set[str] = set()
     shared: list[str] = []
-    for leaf in load_tasks(suite, allow_code=allow_code):
+    for leaf in leaves:
         for prompt, texts in prompts(leaf):
             asked.add(prompt_hash(prompt))
             if known & {prompt_hash(text) for text in texts}:

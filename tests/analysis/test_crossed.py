@@ -46,7 +46,40 @@ def test_the_variance_is_that_of_the_mean_squares() -> None:
     rest = ((scores - rows[:, None] - columns + mean) ** 2).sum() / (3 * 29)
     found = estimate(scores, Documents.alike(30), draws=0)
     assert found.stderr == pytest.approx(math.sqrt((of_seeds + of_documents - rest) / 120))
-    assert found.variance_of_documents == pytest.approx(of_documents / 120)
+    assert found.variance_of_seeds == pytest.approx(of_seeds / 120)
+    assert found.variance_of_documents == pytest.approx((of_documents - rest) / 120)
+
+
+def test_the_mean_squares_are_those_of_a_textbook() -> None:
+    # Shrout and Fleiss (Psychological Bulletin 86, 1979), six targets and four judges: BMS 11.24,
+    # JMS 32.49, EMS 1.02.
+    judges = np.array(
+        [[9, 6, 8, 7, 10, 6], [2, 1, 4, 1, 5, 2], [5, 3, 6, 2, 6, 4], [8, 2, 8, 6, 9, 7]], float
+    )
+    found = estimate(judges, Documents.alike(6), draws=0)
+    assert 24 * found.variance_of_seeds == pytest.approx(32.49, abs=0.005)
+    assert 24 * found.variance_of_documents == pytest.approx(11.24 - 1.02, abs=0.01)
+
+
+def test_the_standard_error_is_that_of_a_mixed_model() -> None:
+    import pandas
+    from statsmodels.regression.mixed_linear_model import MixedLM
+
+    scores = drawn(5, 12, seed=0.8, document=1.0, rest=0.5, of=4)
+    rows = [(s, d, scores[s, d]) for s in range(5) for d in range(12)]
+    table = pandas.DataFrame(rows, columns=["seed", "document", "score"])
+    crossed = {"seed": "0 + C(seed)", "document": "0 + C(document)"}
+    model = MixedLM.from_formula("score ~ 1", table, groups=np.ones(60), vc_formula=crossed)
+    fitted = model.fit(reml=True)
+    found = estimate(scores, Documents.alike(12), draws=0)
+    assert found.stderr == pytest.approx(float(fitted.bse["Intercept"]), rel=1e-3)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1), (2, 2), (3, 1)])
+def test_few_seeds_and_documents_give_finite_intervals(shape: tuple[int, int]) -> None:
+    found = estimate(drawn(*shape), Documents.alike(shape[1]))
+    assert math.isfinite(found.low) and math.isfinite(found.high)
+    assert found.low <= found.mean <= found.high
 
 
 def test_seeds_that_differ_are_no_documents() -> None:
@@ -55,6 +88,7 @@ def test_seeds_that_differ_are_no_documents() -> None:
     found = estimate(scores, Documents.alike(10_000))
     assert found.stderr == pytest.approx(0.1)
     assert found.reach(0.025) == pytest.approx(0.1 * stats.t.isf(0.025, 2))
+    assert found.tail(found.reach(0.001)) == pytest.approx(0.001)
     assert found.low < 0 < found.high
 
 
@@ -126,6 +160,13 @@ def test_intervals_hold_the_truth_as_often_as_they_say(
     )
     # Three standard errors of a share of 600 around the benchmark's 0.93 to 0.97.
     assert 0.91 <= held / times <= 0.99
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3, 4, 6, 8, 10, 30])
+def test_the_tail_is_the_inverse_of_the_reach(seeds: int) -> None:
+    found = estimate(drawn(seeds, 100, seed=0.1, document=0.5), Documents.alike(100), draws=0)
+    for tail in (1e-12, 1e-4, 0.025, 0.3):
+        assert found.tail(found.reach(tail)) == pytest.approx(tail, rel=1e-6)
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sweeper.analysis.crossed import Documents, Estimate, estimate
+from sweeper.analysis.crossed import Documents, Estimate, estimate, reach
 from sweeper.analysis.significance import (
     ALPHA,
     Conclusion,
@@ -35,6 +35,17 @@ def test_one_seed_is_a_t_test_over_documents() -> None:
     assert found == pytest.approx(stats.ttest_1samp(scores[0], 0.0).pvalue)
 
 
+def test_two_arms_with_one_seed_are_a_paired_t_test() -> None:
+    from statsmodels.stats.weightstats import ttost_paired
+
+    rng = np.random.default_rng(2)
+    ours, theirs = rng.normal(0.5, 0.2, 60), rng.normal(0.45, 0.2, 60)
+    found = estimate((ours - theirs)[None], Documents.alike(60))
+    assert p_value(found) == pytest.approx(stats.ttest_rel(ours, theirs).pvalue)
+    expected, *_ = ttost_paired(ours, theirs, -0.1, 0.1)
+    assert equivalence_p(found, 0.1) == pytest.approx(expected)
+
+
 def test_mcnemar_is_exact() -> None:
     # 20 documents that only ours answers, 8 that only theirs does: twice the binomial tail.
     ours = np.array([True] * 20 + [False] * 8 + [True] * 50)
@@ -44,8 +55,12 @@ def test_mcnemar_is_exact() -> None:
 
 
 def test_holms_example() -> None:
+    from statsmodels.stats.multitest import multipletests
+
     # Holm (1979), as R gives it: p.adjust(c(0.01, 0.04, 0.03, 0.005), "holm").
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    p_values = list(np.random.default_rng(0).uniform(0, 0.2, 7))
+    assert holm(p_values) == pytest.approx(list(multipletests(p_values, method="holm")[1]))
     assert holm([]) == []
 
 
@@ -84,6 +99,21 @@ def test_what_is_equal_everywhere_is_no_difference() -> None:
     assert conclude(same, 1.0, 0.01) == "equivalent"
     always = estimate(np.full((3, 10), 0.5), Documents.alike(10))
     assert conclude(always, p_value(always), 0.01) == "better"
+    assert p_value(always) == pytest.approx(stats.binomtest(10, 10).pvalue)
+
+
+@pytest.mark.parametrize("documents", [2, 8, 100, 5_000])
+@pytest.mark.parametrize("seeds", [1, 2, 5])
+def test_what_is_far_from_equal_has_a_small_p(seeds: int, documents: int) -> None:
+    scores = np.random.default_rng(0).normal(1e6, 1.0, (seeds, documents))
+    assert 0.0 <= p_value(estimate(scores, Documents.alike(documents), draws=0)) < 1e-4
+
+
+def test_one_document_shows_nothing() -> None:
+    for scores in (np.ones((1, 1)), np.ones((3, 1)), np.array([[0.5], [0.51], [0.49]])):
+        found = estimate(scores, Documents.alike(1))
+        assert p_value(found) == 1.0
+        assert equivalence_p(found, 10.0) == 0.5
 
 
 def test_the_permutation_test_finds_a_difference_and_repeats() -> None:
@@ -110,6 +140,31 @@ def test_more_documents_do_not_replace_seeds() -> None:
 
     assert of(3, 1_000) > of(3, 100_000) > of(6, 1_000)
     assert smallest_difference(4e-4, 0.1, 0.1, seeds=3, documents=200, comparisons=3) > of(3, 200)
+
+
+@pytest.mark.parametrize(("seeds", "seed"), [(3, 0.0), (3, 0.1), (5, 0.03)])
+def test_equal_arms_are_seldom_different(seeds: int, seed: float) -> None:
+    # The mean squares of normal scores, of 500 documents with deviations of 0.5 and 0.7, drawn.
+    rng, times, documents = np.random.default_rng(1), 20_000, 500
+    rest = 0.98 / seeds / documents
+    of_seeds, of_documents = 2 * seed**2 / seeds + rest, 0.5 / documents + rest
+    squares = [
+        mean * rng.chisquare(freedom, times) / freedom
+        for mean, freedom in (
+            (of_seeds, seeds - 1),
+            (of_documents, documents - 1),
+            (rest, (seeds - 1) * (documents - 1)),
+        )
+    ]
+    margin = reach(
+        squares[0],
+        np.maximum(squares[1] - squares[2], 0.0),
+        ALPHA / 2,
+        seeds=seeds,
+        freedom_of_documents=documents - 1,
+    )
+    means = rng.normal(0, np.sqrt(of_seeds + of_documents - rest), times)
+    assert 0.03 <= (np.abs(means) > margin).mean() <= 0.06
 
 
 def test_a_difference_as_large_as_predicted_is_found_as_often_as_predicted() -> None:

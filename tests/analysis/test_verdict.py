@@ -147,3 +147,12 @@ def test_arms_that_are_the_same_are_never_better_by_the_same_seeds() -> None:
     twin = GKD.model_copy(update={"arm": "twin", "method": "sft"})
     [pair] = verdict(GKD, twin).pairs
     assert (pair.difference, pair.p, pair.conclusion) == (0.0, 1.0, "inconclusive")
+
+
+def test_an_arm_without_a_mistake_may_make_one() -> None:
+    found = verdict(winner("gkd", "gkd", 2.0, of=1), SFT)
+    test = found.arms[0].test
+    # Clopper and Pearson's interval, as statsmodels' proportion_confint(120, 120, method="beta").
+    assert (test.mean, test.high) == pytest.approx((1.0, 1.0))
+    assert test.low == pytest.approx(0.96973, abs=1e-5)
+    assert found.pairs[0].conclusion == "better"

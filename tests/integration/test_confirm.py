@@ -60,6 +60,13 @@ def test_winners_are_trained_again_and_judged(write_study: Callable[..., Path]) 
     assert found["arms"]["gkd"]["test"]["mean"] == pytest.approx(sum(means) / 2)  # type: ignore[arg-type]
     assert found["verdict"] in (study.directory / "reports" / "tiny" / "report.md").read_text()
 
+    design = json.loads(study.run("--json", command="check").stdout)["design"]
+    assert (design["documents"], design["comparisons"]) == (8, 1)
+    assert design["basis"].startswith("measured on the test suite")
+    study.paths.plan.rename(study.directory / "plan.json")
+    design = json.loads(study.run("--json", command="check").stdout)["design"]
+    assert "measured in the arms' best trials" in design["basis"]
+
     client = MlflowClient(f"sqlite:///{study.paths.mlflow}")
     experiment = client.get_experiment_by_name("tiny")
     assert experiment is not None

@@ -1,0 +1,179 @@
+"""What a study's design can show: the smallest difference that it finds, before it is run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from sweeper.analysis.crossed import Matrix
+from sweeper.analysis.significance import smallest_difference
+from sweeper.config.settings import OFFLINE_METHODS
+from sweeper.config.study import StudyConfig
+from sweeper.records import Record
+
+POWER = 0.8
+"""How often a difference of the size that is told would be found."""
+SEEDS = (3, 5, 10)
+"""Numbers of seeds that are shown beside the study's own."""
+SEED_DEVIATION = 0.02
+"""How much seeds change an arm's score, as long as nothing has been measured."""
+ACCURACIES = (0.5, 0.8)
+"""Shares of right answers that are assumed as long."""
+_COMMON = 0.5
+"""Of the documents' variance: what both arms find hard, and their difference does not hold."""
+_OF_DOCUMENTS = 0.5
+"""Of the rest: what all seeds of an arm find hard."""
+
+
+class Variances(Record):
+    """Of the difference of two arms, in one document with one seed."""
+
+    name: str
+    """Where they are from, in a word or two."""
+    of_seeds: float
+    of_documents: float
+    of_rest: float
+
+
+class Row(Record):
+    """What a number of seeds can show."""
+
+    seeds: int
+    differences: tuple[float, ...]
+    """The smallest, by the design's ``variances``."""
+
+
+class Design(Record):
+    """What documents and seeds can show."""
+
+    documents: int
+    seeds: int
+    """The study's."""
+    comparisons: int
+    """In the claim; Holm's procedure corrects for them."""
+    power: float = POWER
+    basis: str
+    """What the variances are, in words."""
+    variances: tuple[Variances, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def smallest(self) -> tuple[float, ...]:
+        """The smallest differences with the study's own seeds."""
+        return next(row.differences for row in self.rows if row.seeds == self.seeds)
+
+
+def comparisons(config: StudyConfig) -> int:
+    """The pairs of the claim; see ``verdict.claim``."""
+    offline = sum(arm.method in OFFLINE_METHODS for arm in config.arms.values())
+    if 0 < offline < len(config.arms):
+        return offline
+    return len(config.arms) * (len(config.arms) - 1) // 2
+
+
+def design(
+    documents: int, seeds: int, pairs: int, variances: Sequence[Variances], basis: str
+) -> Design:
+    """What ``documents``, of which there are at least 2, show with several numbers of seeds."""
+    return Design(
+        documents=documents,
+        seeds=seeds,
+        comparisons=pairs,
+        basis=basis,
+        variances=tuple(variances),
+        rows=tuple(
+            Row(
+                seeds=count,
+                differences=tuple(
+                    smallest_difference(
+                        known.of_seeds,
+                        known.of_documents,
+                        known.of_rest,
+                        seeds=count,
+                        documents=documents,
+                        comparisons=pairs,
+                        power=POWER,
+                    )
+                    for known in variances
+                ),
+            )
+            for count in sorted({*SEEDS, seeds})
+        ),
+    )
+
+
+def assumed() -> tuple[tuple[Variances, ...], str]:
+    """Variances before anything has been measured, and what they are in words."""
+    found = tuple(
+        _split(f"accuracy {accuracy:g}", 2 * (1 - _COMMON) * accuracy * (1 - accuracy))
+        for accuracy in ACCURACIES
+    )
+    shares = " and ".join(f"{accuracy:g}" for accuracy in ACCURACIES)
+    return found, (
+        f"assumed, as nothing has been measured: answers that are right or wrong, {shares} of them"
+        f" right; half of the documents' variance common to both arms, and half of what is left"
+        f" common to an arm's seeds; a standard deviation of {SEED_DEVIATION:g} between seeds"
+    )
+
+
+def from_trials(
+    arms: Sequence[Mapping[str, float]],
+) -> tuple[tuple[Variances, ...], str] | None:
+    """Variances from the documents of the arms' best trials, each trained once.
+
+    Args:
+        arms: By arm, the score of each document of the selection suite.
+    """
+    found = []
+    for number, ours in enumerate(arms):
+        for theirs in arms[number + 1 :]:
+            common = [key for key in ours if key in theirs]
+            if len(common) > 1:
+                found.append(float(np.var([ours[k] - theirs[k] for k in common], ddof=1)))
+    if not found:
+        return None
+    return (_split("measured", float(np.mean(found))),), (
+        "documents' variance measured in the arms' best trials, half of it taken as common to an"
+        f" arm's seeds; a standard deviation of {SEED_DEVIATION:g} between seeds assumed"
+    )
+
+
+def from_finals(differences: Sequence[Matrix]) -> tuple[tuple[Variances, ...], str] | None:
+    """Variances from winners that were trained with several seeds.
+
+    Args:
+        differences: Of pairs of arms, each of shape (seeds, documents) with at least 2 of both.
+    """
+    parts = []
+    for scores in differences:
+        seeds, documents = scores.shape
+        if seeds < 2 or documents < 2:
+            continue
+        rows, columns = scores.mean(axis=1), scores.mean(axis=0)
+        left = scores - rows[:, None] - columns + scores.mean()
+        rest = float((left**2).sum()) / (seeds - 1) / (documents - 1)
+        parts.append(
+            (
+                float(rows.var(ddof=1)) - rest / documents,
+                float(columns.var(ddof=1)) - rest / seeds,
+                rest,
+            )
+        )
+    if not parts:
+        return None
+    of_seeds, of_documents, rest = (
+        max(float(np.mean(part)), 0.0) for part in zip(*parts, strict=True)
+    )
+    return (
+        Variances(name="measured", of_seeds=of_seeds, of_documents=of_documents, of_rest=rest),
+    ), "measured on the test suite, in the winners that were trained with several seeds"
+
+
+def _split(name: str, variance: float) -> Variances:
+    return Variances(
+        name=name,
+        of_seeds=2 * SEED_DEVIATION**2,
+        of_documents=_OF_DOCUMENTS * variance,
+        of_rest=(1 - _OF_DOCUMENTS) * variance,
+    )
