@@ -31,6 +31,9 @@ from sweeper.tracking.mapping import Role
 MOST_POINTS = 50
 """Of a training curve, beside the few points at which the yardstick was asked."""
 
+_DIGEST = 12
+"""Characters of a hash that tells two things apart for a reader."""
+
 TEST_STEPS: dict[Role, str] = {"teacher": "test_teacher", "starting_student": "test_student"}
 """The steps of the preparation that score a model which no arm trained."""
 
@@ -215,7 +218,7 @@ def _read_footing(files: JobPaths) -> list[Footing]:
     return [
         Footing(
             start=_digest(start),
-            prompts=origin.data_fingerprint or "",
+            prompts=(origin.data_fingerprint or "")[:_DIGEST],
             teacher=_digest(teacher),
             sequences=settings.per_device_train_batch_size * settings.gradient_accumulation_steps,
         )
@@ -224,7 +227,7 @@ def _read_footing(files: JobPaths) -> list[Footing]:
 
 def _digest(value: object) -> str:
     text = json.dumps(to_jsonable_python(value), sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST]
 
 
 def _groups(arm: ArmRecord) -> dict[tuple[int, CostMeasure], list[FinalRecord]]:

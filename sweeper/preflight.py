@@ -5,13 +5,11 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
 from sweeper.analysis import power
 from sweeper.analysis.comparison import compare
 from sweeper.analysis.findings import Finding
 from sweeper.analysis.power import Design
-from sweeper.analysis.verdict import claim
+from sweeper.analysis.verdict import claim, paired
 from sweeper.cache import default_root
 from sweeper.config.loading import LoadedStudy, LoadedSuite
 from sweeper.errors import ConfigError
@@ -183,16 +181,13 @@ def _variances(paths: StudyPaths) -> tuple[tuple[power.Variances, ...], str]:
 def _of_finals(record: StudyRecord) -> tuple[tuple[power.Variances, ...], str] | None:
     if record.test is None or record.test.scores is None:
         return None
-    arms = [arm for arm in record.test.scores.arms if arm.at == "steps"]
+    arms = {arm.arm: arm for arm in record.test.scores.arms if arm.at == "steps"}
+    methods = {name: arm.method for name, arm in arms.items()}
     differences = []
-    for ours, theirs in claim(arms, compare(record).best_gkd):
-        common = [seed for seed in ours.seeds if seed in theirs.seeds]
-        rows = [
-            np.subtract(ours.scores[ours.seeds.index(s)], theirs.scores[theirs.seeds.index(s)])
-            for s in common
-        ]
-        if rows:
-            differences.append(np.stack(rows))
+    for names in claim(methods, compare(record).best_gkd):
+        pair = paired(*(arms[name] for name in names))
+        if pair is not None:
+            differences.append(pair[0] - pair[1])
     return power.from_finals(differences)
 
 

@@ -101,7 +101,7 @@ class Footing(Record):
     start: str
     """A digest of the student and how it was made ready; of its adapter, too."""
     prompts: str
-    """The fingerprint of the examples."""
+    """The beginning of the examples' fingerprint."""
     teacher: str
     """A digest of the teacher."""
     sequences: int
