@@ -46,6 +46,56 @@ def _version(
 
 
 @app.command()
+def init(
+    teacher: Annotated[
+        str | None, typer.Option(help="The teacher: a hub id, a folder, or builtin/NAME.")
+    ] = None,
+    student: Annotated[str | None, typer.Option(help="The student, likewise.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Prompts with answers: a json, jsonl, parquet or csv file, or a hub id."),
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option("--from-recipe", help="An Oumi training configuration for GKD (YAML)."),
+    ] = None,
+    selection: Annotated[
+        Path | None, typer.Option(help="A suite that chooses; by default of held-out data.")
+    ] = None,
+    test: Annotated[Path | None, typer.Option(help="A suite that only tests, likewise.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The new study file.")] = Path(
+        "study.yaml"
+    ),
+) -> None:
+    """Write a study to begin with: of a teacher, a student and data, or from a recipe."""
+    from sweeper.errors import ConfigError, Problem
+    from sweeper.scaffolding import study as scaffolding
+
+    request = scaffolding.Request(output, teacher, student, data, selection, test)
+    if recipe is not None:
+        draft = scaffolding.draft_from_recipe(recipe, request)
+        origin = f"From the recipe {recipe}, by sweeper init."
+    else:
+        named = {"--teacher": teacher, "--student": student, "--data": data}
+        problems = [
+            Problem(source=option, message="required, but missing (or use --from-recipe)")
+            for option, value in named.items()
+            if value is None
+        ]
+        if problems:
+            raise ConfigError(problems)
+        draft = scaffolding.draft_study(request)
+        origin = f"Distils {teacher} into {student}; by sweeper init."
+    written = scaffolding.write_draft(draft, output, origin)
+    for note in draft.notes:
+        typer.echo(str(note), err=True)
+    typer.echo(f"Wrote {', '.join(map(str, written))}")
+    for missing in draft.fill_in:
+        typer.echo(f"Fill in: {missing}")
+    typer.echo(f"Then: sweeper run {output}")
+
+
+@app.command()
 def run(
     study_file: StudyFile,
     overrides: Overrides = None,

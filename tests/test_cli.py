@@ -65,7 +65,7 @@ def test_the_installed_command_and_the_module_print_the_version() -> None:
 def test_help_names_every_command() -> None:
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
-    for name in ("run", "report", "status", "ui", "schema"):
+    for name in ("init", "run", "report", "status", "ui", "schema"):
         assert name in result.output
         assert CliRunner().invoke(app, [name, "--help"]).exit_code == 0
 
@@ -74,6 +74,27 @@ def test_a_command_that_does_not_exist_is_refused(command: Callable[..., Result]
     result = command("rnu")
     assert result.code == 2
     assert is_message(result)
+
+
+def test_init_says_what_it_wrote_and_what_is_missing(
+    command: Callable[..., Result], tmp_path: Path
+) -> None:
+    missing = command("init", "--teacher", "a/b")
+    assert missing.code == 2 and is_message(missing)
+    assert [line.split(":")[0] for line in missing.err.splitlines()] == ["--student", "--data"]
+
+    recipe = tmp_path / "gkd.yaml"
+    recipe.write_text("training:\n  run_name: x\n  gkd: {teacher_model_name_or_path: a/b}\n")
+    wrote = command("init", "--from-recipe", recipe, "--student", "a/c", "--data", "a/d")
+    assert wrote.code == 0
+    name = "training.run_name: not taken over: a study has a name of its own"
+    assert wrote.err == f"{recipe}:2:3: {name}\n"
+    assert wrote.out.startswith("Wrote study.yaml, study/selection.yaml, study/test.yaml\nFill in:")
+    assert load_study(Path("study.yaml")).config.teacher.model == "a/b"
+
+    again = command("init", "--from-recipe", recipe)
+    assert again.code == 2 and is_message(again)
+    assert again.err.startswith("--output: expected a new file, but study.yaml exists")
 
 
 @pytest.mark.parametrize("name", ["run", "report", "status", "ui"])
