@@ -158,6 +158,64 @@ def status(study_file: StudyFile, overrides: Overrides = None, runs: Runs = DEFA
 
 
 @app.command()
+def export(
+    study_file: StudyFile,
+    overrides: Overrides = None,
+    runs: Runs = DEFAULT_RUNS,
+    as_recipe: Annotated[
+        bool, typer.Option("--recipe", help="As an Oumi training configuration.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The recipe's file; by default it is printed."),
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="As a model: the folder to write; it is trained once more.")
+    ] = None,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="An adapter's weights added to those below it.")
+    ] = False,
+    arm: Annotated[str | None, typer.Option(help="The best of this arm, not the winner.")] = None,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="The cache of warm starts and teacher outputs.")
+    ] = None,
+) -> None:
+    """Write a study's winner as a recipe, or as a model with its card."""
+    from rich.console import Console
+
+    from sweeper import exporting
+    from sweeper.errors import ConfigError, Problem
+
+    if as_recipe == (model is not None):
+        message = "expected either --recipe or --model DIR"
+        raise ConfigError([Problem(source="export", message=message)])
+    for option, belongs in (("--output", output and model), ("--merged", merged and as_recipe)):
+        if belongs:
+            message = f"has no effect with {'--model' if model else '--recipe'}"
+            raise ConfigError([Problem(source=option, message=message)])
+    study = _load(study_file, overrides)
+    record = _read(study, runs)
+    if model is None:
+        text, unsaid = exporting.export_recipe(study, record, arm, output)
+        for line in unsaid:
+            typer.echo(line, err=True)
+        typer.echo(text if output is None else f"Wrote {output}", nl=output is not None)
+        return
+    console = Console(markup=False, emoji=False)
+    code = exporting.export_model(
+        study,
+        _paths(study, runs),
+        record,
+        model,
+        arm=arm,
+        merged=merged,
+        cache=cache_dir,
+        out=console,
+    )
+    raise typer.Exit(code)
+
+
+@app.command()
 def ui(
     study_file: StudyFile,
     overrides: Overrides = None,

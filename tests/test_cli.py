@@ -65,7 +65,7 @@ def test_the_installed_command_and_the_module_print_the_version() -> None:
 def test_help_names_every_command() -> None:
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
-    for name in ("init", "run", "report", "status", "ui", "schema"):
+    for name in ("init", "run", "report", "export", "status", "ui", "schema"):
         assert name in result.output
         assert CliRunner().invoke(app, [name, "--help"]).exit_code == 0
 
@@ -95,6 +95,23 @@ def test_init_says_what_it_wrote_and_what_is_missing(
     again = command("init", "--from-recipe", recipe)
     assert again.code == 2 and is_message(again)
     assert again.err.startswith("--output: expected a new file, but study.yaml exists")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "export: expected either --recipe or --model DIR"),
+        (["--recipe", "--model", "d"], "export: expected either --recipe or --model DIR"),
+        (["--recipe", "--merged"], "--merged: has no effect with --recipe"),
+        (["--model", "d", "-o", "f"], "--output: has no effect with --model"),
+    ],
+)
+def test_export_is_asked_for_one_thing(
+    command: Callable[..., Result], options: list[str], message: str
+) -> None:
+    result = command("export", "study.yaml", *options)
+    assert result.code == 2 and is_message(result)
+    assert result.err == f"{message}\n"
 
 
 @pytest.mark.parametrize("name", ["run", "report", "status", "ui"])
@@ -136,7 +153,9 @@ def test_an_override_that_is_wrong_names_the_option(
     assert result.err == f"{message}\n"
 
 
-@pytest.mark.parametrize("arguments", [["status"], ["report"], ["report", "--json"], ["ui"]])
+@pytest.mark.parametrize(
+    "arguments", [["status"], ["report"], ["report", "--json"], ["ui"], ["export", "--recipe"]]
+)
 def test_a_study_that_was_not_run_has_nothing_to_show(
     command: Callable[..., Result], write_study: WriteStudy, tmp_path: Path, arguments: list[str]
 ) -> None:

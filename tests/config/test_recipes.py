@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from sweeper.config.columns import ColumnsConfig
 from sweeper.config.models import ModelConfig
 from sweeper.config.recipes.keys import DATASET_NOT_TAKEN, NOT_TAKEN, READ, TAKEN
 from sweeper.config.recipes.reading import Recipe, read_recipe
@@ -301,8 +300,7 @@ def as_study(recipe: Recipe, **changes: Any) -> StudyConfig:
 
 
 def written(config: StudyConfig, arm: str = "gkd-recipe") -> str:
-    columns = config.data.train.columns
-    return yaml_text(write_recipe(config, arm, {}, columns)[0], flow=9)
+    return yaml_text(write_recipe(config, arm, {})[0], flow=9)
 
 
 @pytest.mark.parametrize("text", [BASIC, CONSERVATIVE, WHOLE, QUANTISED])
@@ -328,6 +326,7 @@ def test_an_arm_is_written_as_the_trial_trained_it(read_text: ReadText) -> None:
         read_text(BASIC),
         arms={"gkd": {"search": {"lmbda": {"type": "float", "low": 0.0, "high": 1.0}}}},
         training={"max_steps": 20, "bf16": True},
+        data={"train": {"path": "a/b", "columns": {"messages": "messages"}}},
     )
     params = {
         "lmbda": 0.75,
@@ -335,7 +334,7 @@ def test_an_arm_is_written_as_the_trial_trained_it(read_text: ReadText) -> None:
         "teacher.model": "a/other",
         "extra.neftune_noise_alpha": 1,
     }
-    values, unsaid = write_recipe(config, "gkd", params, ColumnsConfig(messages="messages"))
+    values, unsaid = write_recipe(config, "gkd", params)
     assert values["training"]["gkd"]["lmbda"] == 0.75
     assert values["training"]["gkd"]["teacher_model_name_or_path"] == "a/other"
     assert values["training"]["trainer_kwargs"] == {"neftune_noise_alpha": 1}
@@ -350,10 +349,10 @@ def test_an_arm_is_written_as_the_trial_trained_it(read_text: ReadText) -> None:
 def test_offline_arms_are_written_where_the_format_has_a_trainer(read_text: ReadText) -> None:
     arms = {"sft": None, "seqkd": None, "supervised_kd": None}
     config = as_study(read_text(BASIC), arms=arms)
-    sft, _ = write_recipe(config, "sft", {}, None)
+    sft, _ = write_recipe(config, "sft", {})
     assert sft["training"]["trainer_type"] == "TRL_SFT" and "gkd" not in sft["training"]
-    supervised, _ = write_recipe(config, "supervised_kd", {}, None)
+    supervised, _ = write_recipe(config, "supervised_kd", {})
     assert supervised["training"]["trainer_type"] == "TRL_GKD"
     assert supervised["training"]["gkd"]["lmbda"] == supervised["training"]["gkd"]["beta"] == 0
     with pytest.raises(ConfigError, match=r"--recipe: the arm seqkd trains on answers"):
-        write_recipe(config, "seqkd", {}, None)
+        write_recipe(config, "seqkd", {})

@@ -8,7 +8,7 @@ from typing import Any
 
 from sweeper.builtin import MODELS, model_directory
 from sweeper.config.base import Scalar
-from sweeper.config.columns import ColumnsConfig
+from sweeper.config.loading import DATA_SUFFIXES
 from sweeper.config.models import ModelConfig
 from sweeper.config.recipes.keys import SETTINGS, TAKEN, KeyPath
 from sweeper.config.settings import MethodSettings, effective, model_settings, resolve
@@ -34,10 +34,7 @@ _WRITTEN = frozenset(
 
 
 def write_recipe(
-    config: StudyConfig,
-    arm: str,
-    params: Mapping[str, Scalar],
-    columns: ColumnsConfig | None,
+    config: StudyConfig, arm: str, params: Mapping[str, Scalar]
 ) -> tuple[dict[str, Any], list[str]]:
     """The recipe that trains as a trial of ``arm`` does, and what it cannot say, in words.
 
@@ -45,7 +42,6 @@ def write_recipe(
         config: The study.
         arm: The arm.
         params: What was sampled for the trial.
-        columns: What the columns of the study's data hold, if that is known.
 
     Raises:
         ConfigError: The format has no trainer for the arm's method.
@@ -68,7 +64,7 @@ def write_recipe(
     }
     values: dict[str, Any] = {
         "model": _student(config, settings),
-        "data": {"train": {"datasets": [_dataset(config.data.train, columns)]}},
+        "data": {"train": {"datasets": [_dataset(config.data.train)]}},
         "training": training,
     }
     if method != "sft":
@@ -84,7 +80,7 @@ def write_recipe(
         values["peft"] = _same(adapter, "student", "lora")
         if bits := _bits(config.student):
             values["peft"] |= {"q_lora": True, "q_lora_bits": bits}
-    return values, _unsaid(config, settings, columns, on_policy=method == "gkd")
+    return values, _unsaid(config, settings, on_policy=method == "gkd")
 
 
 def _training(settings: MethodSettings) -> dict[str, Any]:
@@ -152,8 +148,9 @@ def _bits(model: ModelConfig) -> int | None:
     return None if quantization is None else int(str(quantization).removeprefix("int"))
 
 
-def _dataset(data: DatasetConfig, columns: ColumnsConfig | None) -> dict[str, Any]:
-    local = data.path.endswith((".json", ".jsonl", ".parquet", ".csv"))
+def _dataset(data: DatasetConfig) -> dict[str, Any]:
+    columns = data.columns
+    local = data.path.endswith(DATA_SUFFIXES)
     arguments: dict[str, Any] = {}
     found: dict[str, Any] = {"dataset_name": data.path}
     if columns is not None and columns.messages is not None:
@@ -207,7 +204,6 @@ def place(model: str) -> str:
 def _unsaid(
     config: StudyConfig,
     settings: MethodSettings,
-    columns: ColumnsConfig | None,
     *,
     on_policy: bool,
 ) -> list[str]:
@@ -227,7 +223,7 @@ def _unsaid(
         found.append("The study puts a system prompt before every prompt, which this does not do.")
     if config.data.train.path.startswith("builtin/"):
         found.append(f"{config.data.train.path} is known to sweeper only: name a data set.")
-    elif columns is None:
+    elif config.data.train.columns is None:
         found.append("The study guesses the columns of its data; say what they hold.")
     if config.data.train.revision is not None:
         found.append(
