@@ -69,11 +69,12 @@ def init(
 ) -> None:
     """Write a study to begin with: of a teacher, a student and data, or from a recipe."""
     from sweeper.errors import ConfigError, Problem
-    from sweeper.scaffolding import study as scaffolding
+    from sweeper.scaffolding.draft import Request, write_draft
+    from sweeper.scaffolding.study import draft_from_recipe, draft_study
 
-    request = scaffolding.Request(output, teacher, student, data, selection, test)
+    request = Request(output, teacher, student, data, selection, test)
     if recipe is not None:
-        draft = scaffolding.draft_from_recipe(recipe, request)
+        draft = draft_from_recipe(recipe, request)
         origin = f"From the recipe {recipe}, by sweeper init."
     else:
         named = {"--teacher": teacher, "--student": student, "--data": data}
@@ -84,9 +85,9 @@ def init(
         ]
         if problems:
             raise ConfigError(problems)
-        draft = scaffolding.draft_study(request)
+        draft = draft_study(request)
         origin = f"Distils {teacher} into {student}; by sweeper init."
-    written = scaffolding.write_draft(draft, output, origin)
+    written = write_draft(draft, output, origin)
     for note in draft.notes:
         typer.echo(str(note), err=True)
     typer.echo(f"Wrote {', '.join(map(str, written))}")

@@ -33,7 +33,7 @@ from sweeper.records import KeptStudent, Outcome, Place, Scores, TrialSpec
 from sweeper.reporting.model_card import model_card
 from sweeper.running import INTERRUPTED, hold
 from sweeper.scaffolding.local_data import find_columns, read_rows
-from sweeper.secrets import redacted_json
+from sweeper.secrets import redacted, redacted_json
 from sweeper.snapshot import Snapshot, changes, data_files, read_snapshot, suite_spec
 from sweeper.study_record import StudyRecord
 
@@ -67,7 +67,7 @@ def export_recipe(
         f" chosen {winner.why}."
     )
     lines = "\n".join(textwrap.fill(line, WIDTH - 2) for line in (head, *unsaid))
-    text = commented(lines) + yaml_text(values, flow=9)
+    text = commented(lines) + yaml_text(redacted(values), flow=9)
     if output is not None:
         message = None
         try:

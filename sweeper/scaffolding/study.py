@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-import shutil
-import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,9 @@ from sweeper.config.recipes.keys import EPOCHS
 from sweeper.config.recipes.reading import Recipe, read_recipe
 from sweeper.config.study import StudyConfig
 from sweeper.config.yaml_file import YamlFile
-from sweeper.config.yaml_text import commented, yaml_text
 from sweeper.errors import ConfigError, Problem
 from sweeper.paths import is_name
+from sweeper.scaffolding.draft import Draft, Request, Values
 from sweeper.scaffolding.local_data import find_columns, hold_out, json_lines, pairs, read_rows
 from sweeper.scaffolding.suites import (
     FILL_IN,
@@ -33,43 +31,6 @@ RECIPE_ARM = "gkd-recipe"
 
 _BATCH, _ACCUMULATION = 8, 4
 _FEWEST_STEPS, _MOST_STEPS = 20, 2000
-_MAX_NEW_TOKENS = 256
-"""Where the data do not say how long answers are."""
-
-Values = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What the user says, beside a recipe."""
-
-    output: Path
-    """Where the study is to be written."""
-    teacher: str | None = None
-    student: str | None = None
-    data: str | None = None
-    selection: Path | None = None
-    """A suite file of the user's own."""
-    test: Path | None = None
-
-
-@dataclass
-class Draft:
-    """A study that is not written yet."""
-
-    values: Values
-    comments: dict[tuple[str, ...], str] = field(default_factory=dict)
-    files: dict[str, str] = field(default_factory=dict)
-    """Beside the study, by path in a folder of the study's name."""
-    fill_in: list[str] = field(default_factory=list)
-    """What the user has to complete, in words."""
-    notes: list[Problem] = field(default_factory=list)
-    """What of a recipe was not taken over."""
-    rows: int | None = None
-    """What there is to train on, if that is known."""
-    max_new_tokens: int = _MAX_NEW_TOKENS
-    references: bool = True
-    """Whether the data have reference answers."""
 
 
 def draft_study(request: Request) -> Draft:
@@ -137,57 +98,8 @@ def draft_from_recipe(path: Path, request: Request) -> Draft:
         ends = (float(f"{rate / 10:.3g}"), float(f"{rate * 10:.3g}"))
     _add_arms(draft, shared, fixed, ends)
     _add_suites(draft, request)
-    _check(draft, lambda problem: recipe.blame(problem, RECIPE_ARM))
+    _check(draft, recipe.blame)
     return draft
-
-
-def write_draft(draft: Draft, output: Path, origin: str) -> list[Path]:
-    """Write the study and what lies beside it: all of it, or nothing.
-
-    Args:
-        draft: The study.
-        output: Its file.
-        origin: What it was made from, in words.
-
-    Returns:
-        The files.
-
-    Raises:
-        ConfigError: One of them exists, or cannot be written.
-    """
-    folder = output.parent / output.stem
-    for path in (output, folder) if draft.files else (output,):
-        if path.exists() or path.is_symlink():
-            message = f"expected a new file, but {path} exists: remove it, or choose another name"
-            raise ConfigError([Problem(source="--output", message=message)])
-    temporary = output.parent / f".{output.name}.{uuid.uuid4().hex}"
-    try:
-        temporary.mkdir(parents=True)
-        (temporary / output.name).write_text(study_text(draft, output, origin), encoding="utf-8")
-        for name, text in draft.files.items():
-            path = temporary / output.stem / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-        if draft.files:
-            os.replace(temporary / output.stem, folder)
-        os.replace(temporary / output.name, output)
-    except OSError as error:
-        message = f"cannot be written: {error.strerror}"
-        raise ConfigError([Problem(source=str(output), message=message)]) from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return [output, *(folder / name for name in draft.files)]
-
-
-def study_text(draft: Draft, output: Path, origin: str) -> str:
-    """The study file, with comments."""
-    head = f"{origin}\nRun it with: sweeper run {output}"
-    if draft.fill_in:
-        head += f" (once what is marked {FILL_IN} is completed)"
-    if draft.notes:
-        notes = "\n".join(f"  {note.path}: {note.message}" for note in draft.notes)
-        head += f"\nOf the recipe:\n{notes}"
-    return commented(head) + yaml_text(draft.values, draft.comments)
 
 
 def _head(request: Request) -> Values:
@@ -228,7 +140,7 @@ def _add_local_data(draft: Draft, request: Request, train: Values, recipe: Path 
     columns = columns or find_columns(path, rows[0])
     train["columns"] = columns.model_dump(exclude_none=True)
     train["path"] = os.path.relpath(path, request.output.parent)
-    if isinstance(limit := train.get("limit"), int):
+    if _is_count(limit := train.get("limit")):
         rows = rows[:limit]
     draft.rows = len(rows)
     if columns.messages is not None:
@@ -246,18 +158,26 @@ def _add_local_data(draft: Draft, request: Request, train: Values, recipe: Path 
     task = draft.values["study"]
     draft.files = {"train.jsonl": json_lines(held.train), **held_out_files(task, held)}
     draft.rows = len(held.train)
-    train.pop("limit", None)
+    if _is_count(limit):
+        del train["limit"]
     train["path"] = f"{request.output.stem}/train.jsonl"
     draft.comments["data", "train", "path"] = f"{path.name} without what the suites score"
 
 
 def _add_steps(draft: Draft, recipe: Recipe, training: Values) -> None:
     """Turn epochs, and a warm-up in steps, into what a study knows."""
-    window = training.get("per_device_train_batch_size", 8)
-    window *= training.get("gradient_accumulation_steps", 1)
+    sizes = [
+        training.get(name, default)
+        for name, default in (
+            ("per_device_train_batch_size", 8),
+            ("gradient_accumulation_steps", 1),
+        )
+    ]
+    # What is no number is told where all values are checked.
+    window = math.prod(size if _is_count(size) else 1 for size in sizes)
     epochs = EPOCHS if recipe.epochs is None else recipe.epochs
     if "max_steps" not in training:
-        steps = draft.rows and isinstance(window, int) and _exact_steps(draft.rows, epochs, window)
+        steps = draft.rows and _exact_steps(draft.rows, epochs, window)
         training["max_steps"] = steps or 500
         why = f"{epochs:g} epochs of {draft.rows} rows"
         if not steps:
@@ -266,8 +186,12 @@ def _add_steps(draft: Draft, recipe: Recipe, training: Values) -> None:
         draft.comments["training", "max_steps"] = why
     if recipe.warmup_steps is not None:
         steps = training["max_steps"]
-        if isinstance(steps, int) and steps > 0:
+        if _is_count(steps):
             training["warmup_ratio"] = min(1.0, recipe.warmup_steps / steps)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
 
 
 def _exact_steps(rows: int, epochs: float, window: int) -> int:
@@ -304,7 +228,8 @@ def _add_arms(
     arms["seqkd"] = {"search": rate}
     arms["supervised_kd"] = {**({"settings": own} if own else {}), "search": rate}
     draft.values["arms"] = arms
-    draft.values["teacher_outputs"] = {"max_new_tokens": settings["max_new_tokens"]}
+    if _is_count(longest := settings["max_new_tokens"]):
+        draft.values["teacher_outputs"] = {"max_new_tokens": longest}
     where = ("arms", "gkd", "search")
     draft.comments |= {
         (*where, "lmbda"): "0: only the data; 0.5: balanced; 1: only what the student samples",
@@ -339,9 +264,10 @@ def _add_suites(draft: Draft, request: Request) -> None:
         draft.comments["confirm",] = "winners are trained again with new seeds, and tested"
 
 
-def _check(draft: Draft, blame: Any) -> None:
+def _check(draft: Draft, blame: Callable[[Problem], Problem]) -> None:
     """Check the values; a problem is the user's, and ``blame`` says where it comes from."""
     try:
         check(StudyConfig, YamlFile(source="init", values=draft.values))
     except ConfigError as error:
-        raise ConfigError([blame(problem) for problem in error.problems]) from None
+        # A value that several arms share is wrong once.
+        raise ConfigError(list(dict.fromkeys(map(blame, error.problems)))) from None

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
+from ruamel.yaml import YAML
 
 from sweeper.config.loading import load_study
 from sweeper.config.settings import METHODS
+from sweeper.config.yaml_text import yaml_text
 from sweeper.errors import ConfigError
 from sweeper.records import SuiteSpec
-from sweeper.scaffolding.study import (
-    RECIPE_ARM,
-    Draft,
-    Request,
-    draft_from_recipe,
-    draft_study,
-    write_draft,
-)
+from sweeper.scaffolding.draft import Draft, Request, write_draft
+from sweeper.scaffolding.local_data import read_rows
+from sweeper.scaffolding.study import RECIPE_ARM, draft_from_recipe, draft_study
 from sweeper.snapshot import suite_spec
-from tests.config.test_recipes import BASIC, CONSERVATIVE
+from tests.config.test_recipes import BASIC, CONSERVATIVE, WHOLE
 from tests.conftest import DATA
 
 
@@ -188,6 +189,46 @@ def test_a_value_that_a_study_cannot_have_is_told_in_the_recipe(tmp_path: Path) 
         draft_from_recipe(recipe, Request(tmp_path / "mine.yaml"))
     place = f"{recipe}:6:5: training.gkd.beta"
     assert str(caught.value) == f"{place}: expected a number less than or equal to 1, found 1.5"
+
+
+def test_whatever_stands_in_a_recipe_is_taken_or_told(tmp_path: Path) -> None:
+    recipe, known = tmp_path / "gkd.yaml", YAML(typ="safe", pure=True).load(WHOLE)
+    shutil.copy(DATA / "gsm8k-train.jsonl", tmp_path / "rows.jsonl")
+    told = 0
+    for path, parent in list(_parents(known, ())):
+        before = parent[path[-1]]
+        for odd in ("x", {"a": [None]}):
+            parent[path[-1]] = odd
+            recipe.write_text(yaml_text(known), encoding="utf-8")
+            try:
+                draft_from_recipe(recipe, Request(tmp_path / "mine.yaml", student="a/b"))
+            except ConfigError as error:
+                told += 1
+                for problem in error.problems:
+                    placed = problem.line is not None or problem.source.endswith("rows.jsonl")
+                    assert placed, (path, odd, problem)
+        parent[path[-1]] = before
+    assert told > 40
+
+
+def _parents(value: Any, path: tuple[str | int, ...]) -> Iterator[tuple[Any, Any]]:
+    """Every key of a document with what holds it."""
+    for key in list(value) if isinstance(value, dict) else range(len(value)):
+        yield (*path, key), value
+        if isinstance(value[key], dict | list):
+            yield from _parents(value[key], (*path, key))
+
+
+def test_every_kind_of_file_is_read(tmp_path: Path) -> None:
+    rows = [{"prompt": "a", "completion": "b"}, {"prompt": "c", "completion": "d, e"}]
+    (tmp_path / "a.json").write_text(json.dumps(rows), encoding="utf-8")
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    (tmp_path / "a.csv").write_text('prompt,completion\na,b\nc,"d, e"\n', encoding="utf-8")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    for suffix in ("json", "jsonl", "csv", "parquet"):
+        assert read_rows(tmp_path / f"a.{suffix}") == rows, suffix
+    with pytest.raises(ConfigError, match=r"b.csv: no such file"):
+        read_rows(tmp_path / "b.csv")
 
 
 @pytest.mark.parametrize(

@@ -56,15 +56,11 @@ class Recipe:
     origins: dict[KeyPath, KeyPath] = field(default_factory=dict)
     """The recipe's keys, by those of the study that they became."""
 
-    def blame(self, problem: Problem, arm: str) -> Problem:
-        """A problem of the study, at the place in the recipe that it comes from.
-
-        Args:
-            problem: The problem.
-            arm: The arm that the recipe became.
-        """
-        path = problem.path.replace(f"arms.{arm}.settings.", f"{SETTINGS}.")
-        parts = tuple(path.split("."))
+    def blame(self, problem: Problem) -> Problem:
+        """A problem of the study, at the place in the recipe that it comes from."""
+        parts = tuple(problem.path.split("."))
+        if parts[0] == "arms" and parts[2:3] == (SETTINGS,):
+            parts = parts[2:]
         for length in range(len(parts), 0, -1):
             if origin := self.origins.get(parts[:length]):
                 return self.file.problem(origin, problem.message)
@@ -81,7 +77,7 @@ def read_recipe(path: Path) -> Recipe:
     problems: list[Problem] = []
     leaves = dict(_leaves(recipe.file, recipe.file.values, (), problems))
     _check_trainer(recipe.file, leaves, problems)
-    adapter = bool(leaves.get("training.use_peft"))
+    adapter = leaves.get("training.use_peft") is True
     for key, value in leaves.items():
         where = tuple(key.split("."))
         try:
@@ -176,13 +172,17 @@ def _read(recipe: Recipe, key: str, where: KeyPath, value: Any) -> None:
     elif key == "model.model_kwargs":
         for name, argument in _mapping(value).items():
             _take_argument(recipe, "student", (*where, name), name, argument)
+    elif key == "training.use_peft":
+        _flag(value)
     elif key == "model.load_pretrained_weights":
-        if value is False:
+        if not _flag(value):
             _take(recipe, ("student", "random_init"), where, True)
     elif key == "training.num_train_epochs":
-        recipe.epochs = _number(value, 0)
+        recipe.epochs = _number(value)
+        recipe.origins.setdefault(("training", "max_steps"), where)
     elif key == "training.warmup_steps":
-        recipe.warmup_steps = int(_number(value, 0))
+        recipe.warmup_steps = int(_number(value))
+        recipe.origins[("training", "warmup_ratio")] = where
     elif key == "training.mixed_precision_dtype":
         if (name := str(value).lower()) not in _MIXED:
             raise ValueError(f"expected NONE, BF16 or FP16, found {short(value)}")
@@ -192,7 +192,7 @@ def _read(recipe: Recipe, key: str, where: KeyPath, value: Any) -> None:
         for name, argument in _mapping(value).items():
             to = ("max_length",) if name == "max_length" else ("extra", name)
             _take(recipe, ("training", *to), (*where, name), argument)
-    elif key == "peft.q_lora" and value is True:
+    elif key == "peft.q_lora" and _flag(value):
         bits = recipe.file.values["peft"].get("q_lora_bits", 4)
         _take(recipe, ("student", "quantization"), where, f"int{bits}")
 
@@ -205,7 +205,7 @@ def _take_argument(recipe: Recipe, role: str, where: KeyPath, name: str, value: 
         else:
             _take(recipe, (role, "dtype"), where, value)
     elif name in ("load_in_8bit", "load_in_4bit"):
-        if value is True:
+        if _flag(value):
             _take(recipe, (role, "quantization"), where, f"int{name[8]}")
     elif name in ("revision", "trust_remote_code"):
         _take(recipe, (role, name), where, value)
@@ -253,18 +253,25 @@ def _read_datasets(recipe: Recipe, where: KeyPath, value: Any) -> None:
 _COLUMN_ARGUMENTS = {"prompt_column", "response_column", "messages_column"}
 
 
-def _columns(reader: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _columns(reader: str, arguments: Mapping[str, Any]) -> dict[str, str]:
     """What the columns hold, by the class of Oumi's that reads them."""
     if reader == "PromptResponseDataset":
-        return {
-            "prompt": arguments.get("prompt_column", "instruction"),
-            "completion": arguments.get("response_column", "output"),
+        named = {
+            "prompt": ("prompt_column", "instruction"),
+            "completion": ("response_column", "output"),
         }
-    if reader == "HuggingFaceDataset":
-        if prompt := arguments.get("prompt_column"):
-            return {"prompt": prompt}
-        return {"messages": arguments.get("messages_column", "messages")}
-    return {}
+    elif reader != "HuggingFaceDataset":
+        return {}
+    elif "prompt_column" in arguments:
+        named = {"prompt": ("prompt_column", "prompt")}
+    else:
+        named = {"messages": ("messages_column", "messages")}
+    found = {}
+    for column, (argument, default) in named.items():
+        found[column] = arguments.get(argument, default)
+        if not isinstance(found[column], str):
+            raise ValueError(f"expected a column's name, found {short(found[column])} ({argument})")
+    return found
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -273,9 +280,15 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return {str(name): inner for name, inner in value.items()}
 
 
-def _number(value: Any, least: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < least:
-        raise ValueError(f"expected a number of at least {least:g}, found {short(value)}")
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 2**31:
+        raise ValueError(f"expected a number of at least 0, found {short(value)}")
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError(f"expected true or false, found {short(value)}")
     return value
 
 
