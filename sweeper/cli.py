@@ -45,6 +45,57 @@ def _version(
 
 
 @app.command()
+def init(
+    teacher: Annotated[
+        str | None, typer.Option(help="The teacher: a hub id, a folder, or builtin/NAME.")
+    ] = None,
+    student: Annotated[str | None, typer.Option(help="The student, likewise.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="Prompts with answers: a json, jsonl, parquet or csv file, or a hub id."),
+    ] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option("--from-recipe", help="An Oumi training configuration for GKD (YAML)."),
+    ] = None,
+    selection: Annotated[
+        Path | None, typer.Option(help="A suite that chooses; by default of held-out data.")
+    ] = None,
+    test: Annotated[Path | None, typer.Option(help="A suite that only tests, likewise.")] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The new study file.")] = Path(
+        "study.yaml"
+    ),
+) -> None:
+    """Write a study to begin with: of a teacher, a student and data, or from a recipe."""
+    from sweeper.errors import ConfigError, Problem
+    from sweeper.scaffolding.draft import Request, write_draft
+    from sweeper.scaffolding.study import draft_from_recipe, draft_study
+
+    request = Request(output, teacher, student, data, selection, test)
+    if recipe is not None:
+        draft = draft_from_recipe(recipe, request)
+        origin = f"From the recipe {recipe}, by sweeper init."
+    else:
+        named = {"--teacher": teacher, "--student": student, "--data": data}
+        problems = [
+            Problem(source=option, message="required, but missing (or use --from-recipe)")
+            for option, value in named.items()
+            if value is None
+        ]
+        if problems:
+            raise ConfigError(problems)
+        draft = draft_study(request)
+        origin = f"Distils {teacher} into {student}; by sweeper init."
+    written = write_draft(draft, output, origin)
+    for note in draft.notes:
+        typer.echo(str(note), err=True)
+    typer.echo(f"Wrote {', '.join(map(str, written))}")
+    for missing in draft.fill_in:
+        typer.echo(f"Fill in: {missing}")
+    typer.echo(f"Then: sweeper run {output}")
+
+
+@app.command()
 def run(
     study_file: StudyFile,
     overrides: Overrides = None,
@@ -159,6 +210,64 @@ def status(study_file: StudyFile, overrides: Overrides = None, runs: Runs = DEFA
     from sweeper.reporting.trial_list import status_view
 
     show(status_view(_read(_load(study_file, overrides), runs)), Console(markup=False, emoji=False))
+
+
+@app.command()
+def export(
+    study_file: StudyFile,
+    overrides: Overrides = None,
+    runs: Runs = DEFAULT_RUNS,
+    as_recipe: Annotated[
+        bool, typer.Option("--recipe", help="As an Oumi training configuration.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="The recipe's file; by default it is printed."),
+    ] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="As a model: the folder to write; it is trained once more.")
+    ] = None,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="An adapter's weights added to those below it.")
+    ] = False,
+    arm: Annotated[str | None, typer.Option(help="The best of this arm, not the winner.")] = None,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="The cache of warm starts and teacher outputs.")
+    ] = None,
+) -> None:
+    """Write a study's winner as a recipe, or as a model with its card."""
+    from rich.console import Console
+
+    from sweeper import exporting
+    from sweeper.errors import ConfigError, Problem
+
+    if as_recipe == (model is not None):
+        message = "expected either --recipe or --model DIR"
+        raise ConfigError([Problem(source="export", message=message)])
+    for option, belongs in (("--output", output and model), ("--merged", merged and as_recipe)):
+        if belongs:
+            message = f"has no effect with {'--model' if model else '--recipe'}"
+            raise ConfigError([Problem(source=option, message=message)])
+    study = _load(study_file, overrides)
+    record = _read(study, runs)
+    if model is None:
+        text, unsaid = exporting.export_recipe(study, record, arm, output)
+        for line in unsaid:
+            typer.echo(line, err=True)
+        typer.echo(text if output is None else f"Wrote {output}", nl=output is not None)
+        return
+    console = Console(markup=False, emoji=False)
+    code = exporting.export_model(
+        study,
+        _paths(study, runs),
+        record,
+        model,
+        arm=arm,
+        merged=merged,
+        cache=cache_dir,
+        out=console,
+    )
+    raise typer.Exit(code)
 
 
 @app.command()

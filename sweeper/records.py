@@ -111,6 +111,16 @@ class Final(Record):
     """Optimiser steps."""
 
 
+class KeptStudent(Record):
+    """Where a trial leaves its student, for use."""
+
+    directory: str
+    merged: bool
+    """Whether an adapter's weights are added to those below it."""
+    base: str
+    """What an adapter that is not merged lies on: a hub id or a directory."""
+
+
 class TrialSpec(Record):
     """One trial: everything that determines its result."""
 
@@ -141,6 +151,8 @@ class TrialSpec(Record):
     """Of a winner that is trained again; ``number`` counts these by arm."""
     test_suite: SuiteSpec | None = None
     """What a winner is scored on as well."""
+    keep: KeptStudent | None = None
+    """By default only results are kept."""
     place: Place
 
 

@@ -115,10 +115,7 @@ def open_snapshot(
         provenance=provenance,
     )
     if recorded := read_snapshot(paths):
-        differences = [
-            *_differences(_plain(recorded.config), _plain(study.config)),
-            *_file_differences(recorded.files, files),
-        ]
+        differences = changes(recorded, study, files)
         if differences and _has_trials(paths):
             listed = "\n".join(f"  {difference}" for difference in differences)
             raise StudyChangedError(
@@ -136,6 +133,22 @@ def open_snapshot(
             snapshot = recorded.model_copy(update={"config": study.config})
     write_text_atomically(paths.snapshot, redacted_json(snapshot))
     return snapshot
+
+
+def changes(
+    recorded: Snapshot, study: LoadedStudy, files: dict[str, str] | None = None
+) -> list[str]:
+    """What differs from how the study was started and makes other results, in words.
+
+    Args:
+        recorded: How it was started.
+        study: The study file as it is now.
+        files: Hashes of the files that it names now, if they are known.
+    """
+    return [
+        *_differences(_plain(recorded.config), _plain(study.config)),
+        *_file_differences(recorded.files, _hashes(study) if files is None else files),
+    ]
 
 
 def _has_trials(paths: StudyPaths) -> bool:

@@ -70,7 +70,10 @@ def test_the_installed_command_and_the_module_print_the_version() -> None:
 def test_help_names_every_command() -> None:
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
-    for name in ("run", "check", "report", "compare", "status", "ui", "schema"):
+    for name in (
+        *("init", "run", "check", "report", "compare"),
+        *("export", "status", "ui", "schema"),
+    ):
         assert name in result.output
         assert CliRunner().invoke(app, [name, "--help"]).exit_code == 0
 
@@ -79,6 +82,44 @@ def test_a_command_that_does_not_exist_is_refused(command: Callable[..., Result]
     result = command("rnu")
     assert result.code == 2
     assert is_message(result)
+
+
+def test_init_says_what_it_wrote_and_what_is_missing(
+    command: Callable[..., Result], tmp_path: Path
+) -> None:
+    missing = command("init", "--teacher", "a/b")
+    assert missing.code == 2 and is_message(missing)
+    assert [line.split(":")[0] for line in missing.err.splitlines()] == ["--student", "--data"]
+
+    recipe = tmp_path / "gkd.yaml"
+    recipe.write_text("training:\n  run_name: x\n  gkd: {teacher_model_name_or_path: a/b}\n")
+    wrote = command("init", "--from-recipe", recipe, "--student", "a/c", "--data", "a/d")
+    assert wrote.code == 0
+    name = "training.run_name: not taken over: a study has a name of its own"
+    assert wrote.err == f"{recipe}:2:3: {name}\n"
+    assert wrote.out.startswith("Wrote study.yaml, study/selection.yaml, study/test.yaml\nFill in:")
+    assert load_study(Path("study.yaml")).config.teacher.model == "a/b"
+
+    again = command("init", "--from-recipe", recipe)
+    assert again.code == 2 and is_message(again)
+    assert again.err.startswith("--output: expected a new file, but study.yaml exists")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "export: expected either --recipe or --model DIR"),
+        (["--recipe", "--model", "d"], "export: expected either --recipe or --model DIR"),
+        (["--recipe", "--merged"], "--merged: has no effect with --recipe"),
+        (["--model", "d", "-o", "f"], "--output: has no effect with --model"),
+    ],
+)
+def test_export_is_asked_for_one_thing(
+    command: Callable[..., Result], options: list[str], message: str
+) -> None:
+    result = command("export", "study.yaml", *options)
+    assert result.code == 2 and is_message(result)
+    assert result.err == f"{message}\n"
 
 
 @pytest.mark.parametrize("name", ["run", "check", "report", "status", "ui"])
@@ -120,7 +161,9 @@ def test_an_override_that_is_wrong_names_the_option(
     assert result.err == f"{message}\n"
 
 
-@pytest.mark.parametrize("arguments", [["status"], ["report"], ["report", "--json"], ["ui"]])
+@pytest.mark.parametrize(
+    "arguments", [["status"], ["report"], ["report", "--json"], ["ui"], ["export", "--recipe"]]
+)
 def test_a_study_that_was_not_run_has_nothing_to_show(
     command: Callable[..., Result], write_study: WriteStudy, tmp_path: Path, arguments: list[str]
 ) -> None:

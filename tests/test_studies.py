@@ -55,3 +55,15 @@ def test_the_task_file_names_a_task_that_some_suite_scores(path: Path) -> None:
 def test_no_study_is_named_twice() -> None:
     names = [load_study(path).config.study for path in STUDIES]
     assert len(names) == len(set(names))
+
+
+def test_what_trains_on_gsm8k_trains_on_no_row_that_selects() -> None:
+    studies = [load_study(path) for path in STUDIES]
+    found = [study for study in studies if study.config.data.train.path == "openai/gsm8k"]
+    assert len(found) == 3
+    for study in found:
+        train, [selection] = study.config.data.train, study.selection.config.tasks
+        assert (train.split, selection.task) == ("train", "gsm8k_train_split")
+        assert selection.documents is not None and train.limit == selection.documents[0]
+        assert study.test is not None
+        assert [task.task for task in study.test.config.tasks] == ["gsm8k_test_split"]

@@ -74,6 +74,11 @@ class WholeStudy:
         """The same, to its end; no process of it is left then."""
         return self.end(self.start(*options, kill=kill, command=command))
 
+    def make(self, command: str, *options: str) -> subprocess.CompletedProcess[str]:
+        """A command that needs no study yet."""
+        program = [sys.executable, "-m", "sweeper", command, *options]
+        return subprocess.run(program, cwd=self.directory, capture_output=True, text=True)
+
     def end(self, process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
         """Wait for the end of ``process`` and of every process that it has started."""
         with process:

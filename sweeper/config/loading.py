@@ -101,12 +101,20 @@ def load_suite(path: Path) -> LoadedSuite:
     Raises:
         ConfigError: Lists everything that is wrong.
     """
-    file = read(path)
+    return LoadedSuite(check(SuiteConfig, read(path)), path)
+
+
+def check(model: type[Model], file: YamlFile) -> Model:
+    """Check a file's values.
+
+    Raises:
+        ConfigError: Lists everything that is wrong.
+    """
     problems: list[Problem] = []
-    config = _validate(SuiteConfig, file, problems)
+    config = _validate(model, file, problems)
     if config is None:
         raise ConfigError(problems)
-    return LoadedSuite(config, path)
+    return config
 
 
 def find_file(name: str, study_file: Path) -> Path | None:

@@ -15,6 +15,7 @@ from sweeper.config.base import (
     Problems,
     Strict,
 )
+from sweeper.config.columns import ColumnsConfig
 from sweeper.config.compute import ComputeConfig
 from sweeper.config.confirm import ConfirmConfig, CostMeasure
 from sweeper.config.models import ModelConfig, StudentConfig
@@ -60,27 +61,6 @@ class WarmStartConfig(Strict):
     """By default the study's."""
     extra: JsonMapping = {}
     """Further arguments of TRL's `SFTConfig`, over the study's."""
-
-
-class ColumnsConfig(Strict):
-    """Which columns of the rows hold what."""
-
-    prompt: str | None = None
-    """The prompt's column."""
-    completion: str | None = None
-    """The reference answer's column; without one, only methods that need no references can run."""
-    messages: str | None = None
-    """A column of chat messages, the assistant's answer last; excludes the other two."""
-
-    @model_validator(mode="after")
-    def _check(self) -> ColumnsConfig:
-        problems = Problems()
-        if (self.prompt is None) == (self.messages is None):
-            problems.add((), "expected either prompt (and completion) or messages")
-        elif self.messages is not None and self.completion is not None:
-            problems.add(("completion",), "expected no completion beside messages")
-        problems.raise_if_any()
-        return self
 
 
 class DatasetConfig(Strict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.constructor import ConstructorError, SafeConstructor
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import MarkedYAMLError, ReusedAnchorWarning, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
@@ -129,7 +130,10 @@ def _parse(text: str, source: str) -> tuple[Any, Node | None]:
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _Constructor
     try:
-        tree = yaml.compose(text)
+        with warnings.catch_warnings():
+            # YAML lets an anchor stand again; the last one counts.
+            warnings.simplefilter("ignore", ReusedAnchorWarning)
+            tree = yaml.compose(text)
         _check_size(tree)
         return (None if tree is None else yaml.constructor.construct_document(tree)), tree
     except MarkedYAMLError as error:

@@ -11,18 +11,10 @@ from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from sweeper import builtin
-from sweeper.config.study import ColumnsConfig, DataConfig
+from sweeper.config.columns import ColumnsConfig, guess_columns, unknown_columns
+from sweeper.config.study import DataConfig
 from sweeper.distillation.models import turn_end_ids
 from sweeper.errors import BadInputError
-
-GUESSED_COLUMNS = (
-    ColumnsConfig(messages="messages"),
-    ColumnsConfig(prompt="prompt", completion="completion"),
-    ColumnsConfig(prompt="question", completion="answer"),
-    ColumnsConfig(prompt="instruction", completion="output"),
-    ColumnsConfig(prompt="prompt"),
-)
-"""Tried in this order when the study names no columns."""
 
 _FORMATS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
@@ -251,15 +243,10 @@ def prompt_hash(text: str) -> str:
 
 
 def _guess(row: dict[str, Any], source: str) -> ColumnsConfig:
-    for columns in GUESSED_COLUMNS:
-        names = [name for name in columns.model_dump().values() if name is not None]
-        if all(name in row for name in names):
-            return columns
-    raise BadInputError(
-        "expected columns: {prompt: …, completion: …} or {messages: …}, because none of the columns"
-        f" of {source} has a name that says so: {', '.join(sorted(row))}",
-        ("data", "train", "columns"),
-    )
+    columns = guess_columns(row)
+    if columns is None:
+        raise BadInputError(unknown_columns(source, row), ("data", "train", "columns"))
+    return columns
 
 
 def _cell(row: dict[str, Any], column: str, kind: type, number: int, source: str) -> Any:

@@ -15,6 +15,7 @@ from sweeper.distillation.held_out import HeldOut
 from sweeper.distillation.material import Material, check_teacher, read_material
 from sweeper.distillation.meter import Meter, PauseCallback
 from sweeper.distillation.models import load_model, unpack
+from sweeper.distillation.saving import save_student
 from sweeper.evaluation.tasks import load_tasks, prompts
 from sweeper.paths import JobPaths
 from sweeper.records import INTERIM_PHASE, Cost, Interim, TrialSpec, derive_seed
@@ -67,13 +68,17 @@ def do(spec: TrialSpec, reporter: Reporter) -> dict[str, Any]:
         evaluation = scored(spec, trained, material)
         check_collapse(evaluation, spec.origin.evaluation.collapsed_score)
         on_test = tested(spec, spec.test_suite, trained, material) if spec.test_suite else None
+    count = parameters(trained)
+    if spec.keep is not None:
+        reporter.phase("save")
+        save_student(trained, material.tokenizer, spec.keep, spec.origin.student.revision)
     return {
         "scores": evaluation,
         "test_scores": on_test,
         "cost": _sum_of_parts(meter, clock),
         "curve": reporter.point,
         "rollouts": meter.rollouts(),
-        "model_parameters": parameters(trained),
+        "model_parameters": count,
     }
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from sweeper import cli
 from sweeper.config.loading import load_study, load_suite
+from sweeper.config.yaml_file import parse
 from sweeper.errors import ConfigError
 from tests.config.test_fuzz import SUITE, TEXT
 from tests.conftest import ROOT, write_yaml
@@ -236,3 +237,7 @@ def test_files_that_are_no_studies(folder: Path, name: str, message: str) -> Non
 
 def test_the_limit_of_python_on_digits_is_there() -> None:
     assert 0 < sys.get_int_max_str_digits() < 5000
+
+
+def test_an_anchor_may_stand_again() -> None:
+    assert parse("a: &x 1\nb: &x 2\nc: *x\n", "text") == {"a": 1, "b": 2, "c": 2}

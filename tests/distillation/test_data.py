@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from sweeper.config.columns import ColumnsConfig
 from sweeper.config.models import ModelConfig
-from sweeper.config.study import ColumnsConfig, DataConfig, DatasetConfig
+from sweeper.config.study import DataConfig, DatasetConfig
 from sweeper.distillation.data import (
     Example,
     fingerprint,

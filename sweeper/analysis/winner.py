@@ -1,0 +1,89 @@
+"""Which student of a study is the one to use."""
+
+from __future__ import annotations
+
+from sweeper.analysis.comparison import Comparison, compare
+from sweeper.analysis.verdict import Verdict, verdict_of
+from sweeper.config.settings import Method
+from sweeper.errors import ConfigError, Problem
+from sweeper.records import Record
+from sweeper.study_record import ArmRecord, FinalRecord, StudyRecord, TrialRecord
+
+
+class Winner(Record):
+    """A trial of an arm, and why it is chosen."""
+
+    arm: str
+    method: Method
+    trial: TrialRecord
+    final: FinalRecord | None
+    """The same settings with the first new seed, if they were trained again: no seed is chosen by
+    its score."""
+    why: str
+    """In words, after "chosen ": ``by its selection score``."""
+
+
+def choose(record: StudyRecord, arm: str | None = None) -> Winner:
+    """The study's winner, or that of one of its arms.
+
+    The best GKD arm wins, unless the verdict is that an offline arm is better. In a study without
+    GKD it is the arm with the best selection score.
+
+    Args:
+        record: The study.
+        arm: The arm to take, whatever the scores say.
+
+    Raises:
+        ConfigError: There is no such arm, or it has no trial with a score.
+    """
+    comparison = compare(record)
+    verdict = verdict_of(record, comparison.best_gkd)
+    if arm is None:
+        name, why = _best_arm(comparison, verdict)
+    else:
+        name, why = arm, "by name"
+    found = next((known for known in record.arms if known.name == name), None)
+    if found is None:
+        names = ", ".join(known.name for known in record.arms)
+        raise _nothing(f"expected one of {names}, found {name!r}")
+    trial = _trial(found, comparison, verdict)
+    if trial is None:
+        raise _nothing(f"the arm {name} has no trial with a score yet")
+    again = (
+        final
+        for final in sorted(found.finals, key=lambda final: final.final.seed)
+        if final.final.trial == trial.number
+        and final.final.at == "steps"
+        and final.state == "completed"
+    )
+    return Winner(arm=name, method=found.method, trial=trial, final=next(again, None), why=why)
+
+
+def _best_arm(comparison: Comparison, verdict: Verdict | None) -> tuple[str, str]:
+    best = comparison.best_gkd
+    if best is None:
+        if not comparison.leaders:
+            raise _nothing("the study has no trial with a score yet")
+        return comparison.leaders[0], "by its selection score"
+    if verdict is None:
+        return best, "by its selection score among the GKD arms"
+    ahead = {
+        pair.against: abs(pair.difference)
+        for pair in verdict.pairs
+        if pair.arm == best and pair.at == "steps" and pair.conclusion == "worse"
+    }
+    if ahead:
+        return max(ahead, key=lambda name: ahead[name]), f"by the verdict: {best} is worse"
+    return best, "by its selection score among the GKD arms; no arm is shown to be better"
+
+
+def _trial(arm: ArmRecord, comparison: Comparison, verdict: Verdict | None) -> TrialRecord | None:
+    """The arm's best: of several that were trained again, the one that did best then."""
+    for judged in verdict.arms if verdict else ():
+        if judged.arm == arm.name and judged.at == "steps":
+            return next(trial for trial in arm.trials if trial.number == judged.trial)
+    return comparison.arm(arm.name).best
+
+
+def _nothing(message: str) -> ConfigError:
+    return ConfigError([Problem(source="--arm", message=message)])

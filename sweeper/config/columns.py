@@ -1,0 +1,57 @@
+"""Which columns of a data set hold the prompts and their answers."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from pydantic import model_validator
+
+from sweeper.config.base import Problems, Strict
+
+
+class ColumnsConfig(Strict):
+    """Which columns of the rows hold what."""
+
+    prompt: str | None = None
+    """The prompt's column."""
+    completion: str | None = None
+    """The reference answer's column; without one, only methods that need no references can run."""
+    messages: str | None = None
+    """A column of chat messages, the assistant's answer last; excludes the other two."""
+
+    @model_validator(mode="after")
+    def _check(self) -> ColumnsConfig:
+        problems = Problems()
+        if (self.prompt is None) == (self.messages is None):
+            problems.add((), "expected either prompt (and completion) or messages")
+        elif self.messages is not None and self.completion is not None:
+            problems.add(("completion",), "expected no completion beside messages")
+        problems.raise_if_any()
+        return self
+
+
+GUESSED_COLUMNS = (
+    ColumnsConfig(messages="messages"),
+    ColumnsConfig(prompt="prompt", completion="completion"),
+    ColumnsConfig(prompt="question", completion="answer"),
+    ColumnsConfig(prompt="instruction", completion="output"),
+    ColumnsConfig(prompt="prompt"),
+)
+"""Tried in this order when a study names no columns."""
+
+
+def guess_columns(names: Collection[str]) -> ColumnsConfig | None:
+    """What columns of these names hold; None if no name says so."""
+    for columns in GUESSED_COLUMNS:
+        wanted = [name for name in columns.model_dump().values() if name is not None]
+        if all(name in names for name in wanted):
+            return columns
+    return None
+
+
+def unknown_columns(source: str, names: Collection[str]) -> str:
+    """The message for a data set none of whose columns has a name that says what it holds."""
+    return (
+        "expected columns: {prompt: …, completion: …} or {messages: …}, because none of the columns"
+        f" of {source} has a name that says so: {', '.join(sorted(names))}"
+    )

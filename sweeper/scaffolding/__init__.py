@@ -1,0 +1,1 @@
+"""``sweeper init``: a study to begin with, from names or from a recipe."""
