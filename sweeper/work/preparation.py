@@ -8,11 +8,12 @@ from sweeper.config.settings import resolve
 from sweeper.distillation import held_out, job, teacher_outputs
 from sweeper.distillation.data import prompt_hash
 from sweeper.distillation.material import Material, read_material
-from sweeper.distillation.models import end_token_ids, load_model
+from sweeper.distillation.models import end_token_ids, load_model, load_tokenizer
+from sweeper.distillation.pairs import template_note
 from sweeper.distillation.trainers import argument_names
 from sweeper.errors import BadInputError, blaming
 from sweeper.evaluation.tasks import load_tasks, prompts
-from sweeper.records import DataSummary, PreparationSpec, SuiteSpec, derive_seed
+from sweeper.records import DataSummary, Origin, PreparationSpec, SuiteSpec, derive_seed
 from sweeper.reporter import Reporter
 from sweeper.secrets import redact
 from sweeper.work.scoring import parameters, scored
@@ -106,6 +107,8 @@ def _check_data(spec: PreparationSpec, material: Material, reporter: Reporter) -
             _check_overlap(spec.test_suite, known, "the training data", allow_code)
             name = f"the suite {spec.suite.config.suite}"
             _check_overlap(spec.test_suite, selection, name, allow_code)
+    if note := _template_note(spec.origin, material):
+        notes.append(note)
     lengths = [len(sequence.prompt) for sequence in data.sequences]
     answers = [len(sequence.completion or ()) for sequence in data.sequences]
     return DataSummary(
@@ -119,6 +122,14 @@ def _check_data(spec: PreparationSpec, material: Material, reporter: Reporter) -
         chat=material.chat,
         notes=tuple(notes),
     )
+
+
+def _template_note(origin: Origin, material: Material) -> str | None:
+    if origin.data.format == "plain":
+        return None
+    names = (origin.teacher.model, origin.student.model)
+    teacher = load_tokenizer(origin.teacher)
+    return template_note(teacher, material.tokenizer, names, origin.data.system_prompt)
 
 
 def _check_overlap(suite: SuiteSpec, known: set[str], where: str, allow_code: bool) -> set[str]:
