@@ -100,7 +100,7 @@ def read_config(model: ModelConfig) -> PretrainedConfig:
     if getattr(config, "is_encoder_decoder", False):
         raise BadInputError(
             f"expected a decoder-only model, found {model.model}, an encoder-decoder"
-            f" ({config.model_type}), in whose answers no prompt is continued"
+            f" ({config.model_type}), which sweeper does not distil"
         )
     return config
 
