@@ -127,6 +127,8 @@ def export_model(
     adapter = study.config.student.lora is not None and not merged
     if adapter:
         _check_base(study)
+    if merged:
+        _check_merged(study)
     snapshot = read_snapshot(paths)
     assert snapshot is not None, "what is recorded was begun"
     if differences := changes(snapshot, study):
@@ -165,6 +167,13 @@ def _check_directory(directory: Path) -> None:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         message = f"expected a new or an empty folder, but {directory} holds something"
         raise ConfigError([Problem(source="--model", message=message)])
+
+
+def _check_merged(study: LoadedStudy) -> None:
+    """Refuse to put an adapter into weights that were rounded: they would be rounded once more."""
+    if study.config.student.quantization is not None:
+        message = "expected no --merged: the student's weights are rounded (student.quantization)"
+        raise ConfigError([Problem(source="--merged", message=message)])
 
 
 def _check_base(study: LoadedStudy) -> None:
@@ -211,7 +220,8 @@ def _spec(
             "settings": recorded.settings.model_copy(update={"checkpoint_every": None}),
             "interim": (),
             "suite": suite_spec(study.selection),
-            "test_suite": suite_spec(study.test) if study.test and recorded.test_suite else None,
+            # What was scored there is recorded, and the test suite is read once.
+            "test_suite": None,
             "keep": keep,
             # With other threads sums have another order.
             "place": Place(
@@ -248,18 +258,24 @@ def _train(spec: TrialSpec, executor: Executor, label: str, out: Console) -> Out
 
 def _repeated(winner: Winner, outcome: Outcome) -> str:
     """How the scores compare with those that are recorded, in words."""
-    recorded = winner.final.outcome if winner.final else winner.trial.outcome
-    assert recorded is not None
-    pairs = [(outcome.scores, recorded.scores), (outcome.test_scores, recorded.test_scores)]
-    told = [_compared(now, before) for now, before in pairs if now and before]
+    recorded = _recorded(winner)
+    now, before = outcome.scores, recorded.scores
+    told = [_compared(now, before)] if now and before else []
     changed = sorted(
         name
         for name, version in outcome.versions.items()
         if recorded.versions.get(name, version) != version
     )
-    if changed and any(now and before and now.score != before.score for now, before in pairs):
+    if changed and now and before and now.score != before.score:
         told.append(f"Other versions than then: {', '.join(changed)}.")
     return " ".join(["Trained once more from its recorded settings:", *told])
+
+
+def _recorded(winner: Winner) -> Outcome:
+    """How the winner ended in the study."""
+    recorded = winner.final.outcome if winner.final else winner.trial.outcome
+    assert recorded is not None
+    return recorded
 
 
 def _compared(now: Scores, before: Scores) -> str:
@@ -282,7 +298,8 @@ def _card(
     return model_card(
         record,
         winner,
-        outcome,
+        # The test suite is not scored again.
+        outcome.model_copy(update={"test_scores": _recorded(winner).test_scores}),
         base=student if hub else None,
         teacher=str(teacher.get("model", config.teacher.model)),
         adapter=adapter,

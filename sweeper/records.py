@@ -141,7 +141,8 @@ class TrialSpec(Record):
     lora: dict[str, Scalar] = {}
     """The trial's own values over the student's adapter: ``r``, ``alpha``, ``dropout``."""
     teacher: dict[str, Scalar] = {}
-    """The trial's own values over the teacher: ``model``, ``dtype``, ``init_kwargs.NAME``."""
+    """The trial's own values over the teacher: ``model``, ``dtype``, ``quantization``,
+    ``init_kwargs.NAME``."""
     suite: SuiteSpec
     interim: tuple[InterimPoint, ...] = ()
     """Where in its training the student is scored, and waits for word whether to go on."""

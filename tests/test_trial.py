@@ -20,6 +20,7 @@ from sweeper.records import Outcome, Place, TrialSpec
 from sweeper.snapshot import open_snapshot, suite_spec
 from sweeper.work.run import run
 from tests.conftest import write_yaml
+from tests.tiny_models import CHATML, make_tiny
 
 WriteStudy = Callable[..., Path]
 
@@ -195,3 +196,39 @@ def test_teacher_answers_that_were_cut_are_told(write_study: WriteStudy) -> None
         " (teacher_outputs.max_new_tokens)",
     )
     assert outcome.held_out is not None
+
+
+def test_an_arms_teacher_may_be_rounded_and_padded_otherwise(
+    write_study: WriteStudy, tmp_path: Path
+) -> None:
+    small, large = (
+        make_tiny(tmp_path / str(rows), vocab_rows=rows, layers=rows // 132) for rows in (264, 272)
+    )
+    own = {"teacher.model": large, "teacher.quantization": "int8"}
+    models = {"teacher": {"model": small}, "student": {"model": small}}
+    arms = {"gkd": {"settings": {"max_new_tokens": 4, "lmbda": 0.5}}}
+    study = load_study(write_study(**models, arms=arms))
+    spec = trial_spec(study, "gkd")
+    teacher = {name.removeprefix("teacher."): value for name, value in own.items()}
+    outcome = run(spec.model_copy(update={"teacher": teacher}))
+    assert outcome.failure is None
+    # A teacher with fewer ids than the student: the student would have to be another one.
+    models["student"] = models["teacher"] = {"model": large}
+    spec = trial_spec(load_study(write_study(study="other", **models, arms=arms)), "gkd")
+    failure = run(spec.model_copy(update={"teacher": {"model": small}})).failure
+    assert failure is not None
+    assert (failure.kind, failure.key) == ("bad_input", ("arms", "gkd"))
+    assert "student.vocab_size: 264 leaves it out" in failure.message
+
+
+def test_templates_that_differ_are_told_before_anything_is_trained(
+    write_study: WriteStudy, tmp_path: Path
+) -> None:
+    teacher = make_tiny(tmp_path / "teacher", template="Hi. " + CHATML)
+    student = make_tiny(tmp_path / "student")
+    models = {"teacher": {"model": teacher}, "student": {"model": student}}
+    for form, told in (("auto", True), ("plain", False)):
+        data = {"train": {"path": "builtin/addition", "limit": 4}, "format": form}
+        outcome, _ = prepare(load_study(write_study(**models, data=data)), "data")
+        assert outcome.data is not None
+        assert any("the chat templates" in note for note in outcome.data.notes) is told

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from sweeper.config.base import (
     Dtype,
@@ -15,6 +15,8 @@ from sweeper.config.base import (
     Strict,
     short,
 )
+
+Quantization = Literal["int8", "int4"]
 
 
 class ModelConfig(Strict):
@@ -27,10 +29,18 @@ class ModelConfig(Strict):
     dtype: Dtype = "auto"
     """The type of the weights; `auto`: float32 on CPU and for a student that is trained whole
     (in bfloat16 small updates round away), else as stored."""
+    quantization: Quantization | None = None
+    """Round the weights of linear layers, but not the head's, to 8 bits (LLM.int8) or 4 (NF4) by
+    bitsandbytes: `pip install 'sweeper[quantization]'`. A student then needs `lora` (QLoRA)."""
+    vocab_size: PositiveInt | None = None
+    """Leave out the rows of the embeddings and of the head from this token id on: padding, which
+    no token of the tokenizer has. By default the smaller one's where teacher and student differ."""
+    compile: bool = False
+    """For a teacher: compile its forward pass on whole sequences (`torch.compile`)."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Only for models that you have read."""
     init_kwargs: JsonMapping = {}
-    """Further arguments of `from_pretrained`, such as `attn_implementation`."""
+    """Further arguments of `from_pretrained`, such as `attn_implementation` and `device_map`."""
     random_init: bool = False
     """Start from random weights drawn from the study's seed; only the configuration is read."""
     keep_layers: (
@@ -43,6 +53,11 @@ class ModelConfig(Strict):
     ) = None
     """For a student: leave out all other layers. A number of layers, evenly spread with the first
     and the last among them; or a list of layers, counted from 0."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _understand_other_spellings(cls, values: Any) -> Any:
+        return _in_our_words(values) if isinstance(values, dict) else values
 
     @field_validator("keep_layers", mode="before")
     @classmethod
@@ -76,10 +91,46 @@ class ModelConfig(Strict):
         problems.raise_if_any()
         return init_kwargs
 
+    @model_validator(mode="after")
+    def _check_quantization(self) -> Self:
+        problems = Problems()
+        if self.quantization is not None and self.random_init:
+            message = "expected no quantization of random weights"
+            problems.add(("quantization",), message)
+        if self.quantization is not None and "quantization_config" in self.init_kwargs:
+            message = "expected either this key or init_kwargs.quantization_config, found both"
+            problems.add(("quantization",), message)
+        problems.raise_if_any()
+        return self
+
+
+def _in_our_words(values: dict[str, Any]) -> dict[str, Any]:
+    """Understand `torch_dtype`, also among `init_kwargs`, and `int8` and `int4` for a type.
+
+    Other tools spell the types of weights and their quantization so.
+    """
+    said = dict(values)
+    options = said.get("init_kwargs")
+    found = [said.pop(name) for name in ("torch_dtype", "dtype") if name in said]
+    if isinstance(options, dict):
+        found += [options[name] for name in ("torch_dtype", "dtype") if name in options]
+        kept = {k: v for k, v in options.items() if k not in ("torch_dtype", "dtype")}
+        said["init_kwargs"] = kept
+    problems = Problems()
+    for kind in found:
+        key = "quantization" if kind in get_args(Quantization) else "dtype"
+        if said.setdefault(key, kind) != kind:
+            message = f"expected one, found both {short(said[key])} and {short(kind)}"
+            problems.add((key,), message)
+    problems.raise_if_any()
+    return said
+
 
 _BESIDE_MODEL = {
     "dtype": "dtype",
     "torch_dtype": "dtype",
+    "load_in_4bit": "quantization",
+    "load_in_8bit": "quantization",
     "revision": "revision",
     "trust_remote_code": "trust_remote_code",
 }
@@ -138,3 +189,15 @@ class StudentConfig(ModelConfig):
 
     lora: LoraConfig | None = None
     """Train an adapter; by default all weights are trained."""
+
+    @model_validator(mode="after")
+    def _check_adapter(self) -> Self:
+        problems = Problems()
+        if self.quantization is not None and self.lora is None:
+            message = (
+                "expected lora beside it: quantized weights stay as they are, and an adapter on"
+                " them is trained"
+            )
+            problems.add(("quantization",), message)
+        problems.raise_if_any()
+        return self

@@ -3,13 +3,14 @@
 A setting's full name is a key of ``MethodSettings``, or one of these dotted names:
 
 - ``extra.NAME``: any further argument of the method's TRL configuration class;
-- ``teacher.model``, ``teacher.dtype``, ``teacher.init_kwargs.NAME``: the teacher of an arm;
+- ``teacher.model``, ``teacher.dtype``, ``teacher.quantization``, ``teacher.init_kwargs.NAME``: the
+  teacher of an arm;
 - ``lora.r``, ``lora.alpha``, ``lora.dropout``: the student's adapter, when the student has one.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -26,7 +27,7 @@ from sweeper.config.base import (
     expectation,
     short,
 )
-from sweeper.config.models import init_kwarg_problem
+from sweeper.config.models import Quantization, init_kwarg_problem
 from sweeper.secrets import is_secret_name
 
 Method = Literal["sft", "seqkd", "supervised_kd", "gkd"]
@@ -140,6 +141,7 @@ _NOT_SEARCHABLE = {
 _DOTTED: dict[str, Any] = {
     "teacher.model": TypeAdapter(Annotated[str, Field(min_length=1)]),
     "teacher.dtype": TypeAdapter(Dtype),
+    "teacher.quantization": TypeAdapter(Quantization | None),
     "lora.r": TypeAdapter(PositiveInt),
     "lora.alpha": TypeAdapter(PositiveFloat),
     "lora.dropout": TypeAdapter(Annotated[float, Field(ge=0, lt=1)]),
@@ -205,6 +207,8 @@ def value_problem(name: str, value: Any) -> str | None:
         argument = name.removeprefix(_INIT_KWARGS)
         if message := init_kwarg_problem(argument, value):
             return message
+    if name == "teacher.dtype" and value in get_args(Quantization):
+        return f"expected the key teacher.quantization for {value}"
     if adapter := _DOTTED.get(name) or _OPEN.get(_open_prefix(name)):
         message = _type_problem(adapter, value)
         if message and is_secret_name(name):

@@ -288,6 +288,9 @@ class StudyConfig(Strict):
         if self.teacher.keep_layers is not None:
             message = "expected this key at the student: a teacher keeps all of its layers"
             problems.add(("teacher", "keep_layers"), message)
+        if self.student.compile:
+            message = "expected this key at the teacher: a student's forward pass is not compiled"
+            problems.add(("student", "compile"), message)
         folded: dict[str, str] = {}
         for name in self.arms:
             other = folded.setdefault(name.casefold(), name)

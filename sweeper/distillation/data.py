@@ -14,7 +14,7 @@ from sweeper import builtin
 from sweeper.config.columns import ColumnsConfig, guess_columns, unknown_columns
 from sweeper.config.study import DataConfig
 from sweeper.distillation.models import turn_end_ids
-from sweeper.errors import BadInputError
+from sweeper.errors import BadInputError, blaming
 
 _FORMATS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
@@ -147,7 +147,8 @@ def tokenize(
     sequences: list[TokenSequence] = []
     dropped = cut = 0
     for index, example in enumerate(examples):
-        prompt_text = render_prompt(example, tokenizer)
+        with blaming("data", "train"):
+            prompt_text = render_prompt(example, tokenizer)
         prompt = tuple(tokenizer(prompt_text, add_special_tokens=False)["input_ids"])
         if len(prompt) >= max_length:
             dropped += 1
@@ -187,7 +188,7 @@ def render_prompt(example: Example, tokenizer: PreTrainedTokenizerBase) -> str:
         )
     except TemplateError as error:
         message = f"expected messages that the chat template takes, but it says: {error}"
-        raise BadInputError(message, ("data", "train")) from error
+        raise BadInputError(message) from error
 
 
 def tokenize_completion(
@@ -201,9 +202,12 @@ def tokenize_completion(
     answer = {"role": "assistant", "content": example.completion}
     whole = str(tokenizer.apply_chat_template([*example.messages, answer], tokenize=False))
     if not whole.startswith(prompt_text):
+        found, wanted = first_difference(whole, prompt_text)
         raise BadInputError(
-            "The chat template is not prefix-preserving: with the answer, the prompt reads"
-            f" {whole[: len(prompt_text)]!r} instead of {prompt_text!r}."
+            "expected a chat template that is prefix-preserving: with the answer, the prompt has"
+            f" {found!r} where it had {wanted!r}"
+            " (data.format: plain does without the template)",
+            ("student", "model"),
         )
     tokens = _continuation(prompt_text, whole, tokenizer)
     ends = turn_end_ids(tokenizer)
@@ -212,6 +216,27 @@ def tokenize_completion(
         if token in ends:
             return tuple(tokens[: position + 1])
     return tuple(tokens)
+
+
+def first_difference(one: str, other: str) -> tuple[str, str]:
+    """What two texts have where they begin to differ, with a little of what is around it."""
+    pairs = enumerate(zip(one, other, strict=False))
+    place = next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+    around = slice(max(0, place - 10), place + 30)
+    return one[around], other[around]
+
+
+def check_template(tokenizer: PreTrainedTokenizerBase, system_prompt: str | None) -> None:
+    """Check, before there are rows, that answers follow their prompts in the chat template.
+
+    Raises:
+        BadInputError: They do not, or the template refuses such messages.
+    """
+    turns = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    example = Example((*turns, {"role": "user", "content": "Question?"}), "Answer.")
+    with blaming("data", "system_prompt" if system_prompt else "train"):
+        prompt = render_prompt(example, tokenizer)
+    tokenize_completion(example, prompt, tokenizer)
 
 
 def _continuation(prompt: str, whole: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:

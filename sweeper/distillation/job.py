@@ -14,12 +14,12 @@ from sweeper.config.base import Scalar
 from sweeper.config.models import ModelConfig
 from sweeper.config.settings import Method, MethodSettings, resolve
 from sweeper.distillation import batches, teacher_outputs, teacher_states, trainers
+from sweeper.distillation.adapters import add_adapter, merge_adapter
 from sweeper.distillation.checkpoints import Checkpoints
 from sweeper.distillation.data import TokenizedData, render_prompt
 from sweeper.distillation.material import Material
 from sweeper.distillation.meter import Meter, MeterCallback, PauseCallback, Report
 from sweeper.distillation.models import (
-    add_adapter,
     computing_threads,
     end_token_ids,
     identity,
@@ -82,15 +82,15 @@ def starting_student(
             seed=derive_seed(origin.seed, "warm_start"),
             report=report,
         )
-        if hasattr(trained, "merge_and_unload"):
-            trained = trained.merge_and_unload()
-        trained.save_pretrained(directory)
+        whole = merge_adapter(trained, student, place.device, seed)
+        whole.save_pretrained(directory)
         material.tokenizer.save_pretrained(directory)
 
     def read(directory: Path) -> Any:
         start = ModelConfig(
             model=str(directory),
             dtype=student.dtype,
+            quantization=student.quantization,
             trust_remote_code=student.trust_remote_code,
             init_kwargs=student.init_kwargs,
         )
@@ -144,6 +144,9 @@ def distil(
     if origin.student.lora is not None:
         adapter_seed = derive_seed(seed, "adapter")
         model = add_adapter(model, origin.student.lora, lora or {}, adapter_seed)
+    elif getattr(model, "is_quantized", False):
+        message = "expected an adapter to train, because the student's weights are quantized"
+        raise BadInputError(message, ("student", "lora"))
     meter = Meter(torch.cuda.synchronize if place.device.startswith("cuda") else lambda: None)
     states: TeacherStates | None = None
     with tempfile.TemporaryDirectory(dir=place.directory, prefix=".trainer.") as output:

@@ -19,17 +19,20 @@ from sweeper.distillation.data import (
     Example,
     TokenizedData,
     TokenSequence,
+    check_template,
     fingerprint,
     read_examples,
     tokenize,
 )
 from sweeper.distillation.models import (
-    check_heads,
-    check_pair,
+    check_attention,
     is_plain,
     load_tokenizer,
+    read_config,
     unpack,
 )
+from sweeper.distillation.pairs import aligned, check_heads, check_pair
+from sweeper.distillation.quantization import check_quantization
 from sweeper.errors import BadInputError, blaming
 from sweeper.records import Origin
 from sweeper.versions import library_versions
@@ -100,15 +103,24 @@ class Material:
 
 
 def unpack_models(origin: Origin) -> Origin:
-    """The same with models that can be loaded: what a package carries packed, from the cache.
+    """The same with models as they are loaded.
+
+    What a package carries packed comes from the cache, and padding of vocabularies that only one of
+    the two has is left out.
 
     Raises:
-        BadInputError: The package is not installed.
+        BadInputError: The package is not installed, or a model is none that can be distilled here.
     """
-    models = {}
+    models: dict[str, ModelConfig] = {}
     for role, model in (("teacher", origin.teacher), ("student", origin.student)):
         with blaming(role, "model"):
             models[role] = unpack(model, Path(origin.cache))
+            config = read_config(models[role])
+        with blaming(role, "quantization"):
+            check_quantization(model, config)
+        with blaming(role, "init_kwargs", "attn_implementation"):
+            check_attention(model)
+    models["teacher"], models["student"] = aligned(models["teacher"], models["student"])
     return origin.model_copy(update=models)
 
 
@@ -126,6 +138,7 @@ def read_material(origin: Origin) -> Material:
     if origin.data.system_prompt and is_plain(tokenizer):
         message = "expected none, because without a chat template nothing sets it off"
         raise BadInputError(message, ("data", "system_prompt"))
+    check_template(tokenizer, origin.data.system_prompt)
     with blaming("teacher", "model"):
         check_teacher(origin, origin.teacher, tokenizer)
     material = Material(origin, tokenizer)
@@ -143,7 +156,7 @@ def check_teacher(origin: Origin, teacher: ModelConfig, tokenizer: PreTrainedTok
     """
     names = (teacher.model, origin.student.model)
     check_pair(load_tokenizer(teacher), tokenizer, names)
-    check_heads(teacher, origin.student)
+    check_heads(teacher, origin.student, tokenizer)
 
 
 def _write(data: TokenizedData, directory: Path) -> None:

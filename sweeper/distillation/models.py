@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,22 +16,32 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import import_utils
 
 from sweeper import builtin
 from sweeper.builtin import smollm2
 from sweeper.cache import Cache, directory_hash
-from sweeper.config.base import Scalar
-from sweeper.config.models import LoraConfig, ModelConfig
+from sweeper.config.models import ModelConfig
 from sweeper.distillation import layers
+from sweeper.distillation.compilation import compile_reading
+from sweeper.distillation.late_bitsandbytes import import_bitsandbytes
+from sweeper.distillation.quantization import check_quantization, keep_trainable, load_options
 from sweeper.errors import BadInputError
 from sweeper.secrets import is_secret_name
 
 Model = TypeVar("Model", bound=ModelConfig)
 
 _WEIGHTS = ".safetensors"
+_FLASH_ATTENTION: dict[str, tuple[str, Callable[[], bool]]] = {
+    "flash_attention_2": ("flash-attn", import_utils.is_flash_attn_2_available),
+    "flash_attention_3": ("flash-attn-3", import_utils.is_flash_attn_3_available),
+    "flash_attention_4": ("flash-attn-4", import_utils.is_flash_attn_4_available),
+}
+"""The packages that bring them, and what transformers asks before it looks on a hub instead."""
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['content'] }}"
@@ -65,6 +76,9 @@ def identity(model: ModelConfig) -> dict[str, Any]:
     place = location(model.model)
     described: dict[str, Any] = {
         "dtype": model.dtype,
+        "quantization": model.quantization,
+        "vocab_size": model.vocab_size,
+        "compile": model.compile,
         # A token opens a model, but does not change it.
         "init_kwargs": {k: v for k, v in model.init_kwargs.items() if not is_secret_name(k)},
         "random_init": model.random_init,
@@ -72,8 +86,48 @@ def identity(model: ModelConfig) -> dict[str, Any]:
     }
     if Path(place).is_dir():
         return {**described, "directory": directory_hash(Path(place), dated=True)}
-    config = _load(AutoConfig.from_pretrained, place, model, "configuration")
+    config = read_config(model)
     return {**described, "model": place, "commit": getattr(config, "_commit_hash", None)}
+
+
+def read_config(model: ModelConfig) -> PretrainedConfig:
+    """The model's configuration, without its weights.
+
+    Raises:
+        BadInputError: It cannot be read, or is not a decoder-only language model's.
+    """
+    config = _load(AutoConfig.from_pretrained, location(model.model), model, "configuration")
+    if getattr(config, "is_encoder_decoder", False):
+        raise BadInputError(
+            f"expected a decoder-only model, found {model.model}, an encoder-decoder"
+            f" ({config.model_type}), which sweeper does not distil"
+        )
+    return config
+
+
+def check_attention(model: ModelConfig, *, here: bool = False) -> None:
+    """Check that the flash attention that a model asks for is installed.
+
+    The library would go on with code from a hub, or fail once the weights are there.
+
+    Args:
+        model: What its ``init_kwargs`` say.
+        here: Whether it has to work in this process, on a device that it can see.
+
+    Raises:
+        BadInputError: It is not installed, or does not work here.
+    """
+    name = model.init_kwargs.get("attn_implementation")
+    if not isinstance(name, str) or name not in _FLASH_ATTENTION:
+        return
+    package, works = _FLASH_ATTENTION[name]
+    if not any(metadata.distributions(name=package)):
+        raise BadInputError(
+            f"{name} needs {package}, which is not installed: pip install {package}, or leave the"
+            " key out for torch's own attention (sdpa)"
+        )
+    if here and not works():
+        raise BadInputError(f"{name} needs a device that the installed {package} works on")
 
 
 def load_tokenizer(model: ModelConfig, *, plain: bool = False) -> PreTrainedTokenizerBase:
@@ -120,14 +174,15 @@ def load_model(model: ModelConfig, device: str, *, seed: int = 0) -> PreTrainedM
     With ``random_init`` the weights are drawn from ``seed``, and only the configuration is read.
 
     Raises:
-        BadInputError: It cannot be loaded, or is not a decoder-only language model.
+        BadInputError: It cannot be loaded as it is asked for, or is not a decoder-only language
+            model.
     """
     place = location(model.model)
-    config = _load(AutoConfig.from_pretrained, place, model, "configuration")
-    if getattr(config, "is_encoder_decoder", False):
-        raise BadInputError(
-            f"{model.model} is an encoder-decoder model; sweeper distils decoder-only models."
-        )
+    config = read_config(model)
+    check_attention(model, here=True)
+    check_quantization(model, config)
+    if model.quantization is not None or hasattr(config, "quantization_config"):
+        import_bitsandbytes()
     kept = None
     if model.keep_layers is not None:
         kept = layers.chosen(model.keep_layers, config)
@@ -140,46 +195,28 @@ def load_model(model: ModelConfig, device: str, *, seed: int = 0) -> PreTrainedM
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             loaded = AutoModelForCausalLM.from_config(
-                config, trust_remote_code=model.trust_remote_code
+                config,
+                trust_remote_code=model.trust_remote_code,
+                attn_implementation=model.init_kwargs.get("attn_implementation"),
             )
         loaded = loaded.to(getattr(torch, dtype) if dtype != "auto" else torch.float32)
     else:
         _check_files(Path(place), model)
-        options = {"dtype": dtype, "use_safetensors": True, **model.init_kwargs}
+        options = {"dtype": dtype, "use_safetensors": True}
+        if model.quantization is not None:
+            options |= load_options(model, dtype, device)
+        options |= model.init_kwargs
         loaded = _load(AutoModelForCausalLM.from_pretrained, place, model, "weights", **options)
         if kept is not None:
             layers.keep_layers(loaded, kept)
-    if "device_map" not in model.init_kwargs:
+    keep_trainable(loaded)
+    if "device_map" not in model.init_kwargs and model.quantization is None:
         loaded = loaded.to(device)
+    if model.vocab_size is not None:
+        loaded.resize_token_embeddings(model.vocab_size)
+    if model.compile:
+        compile_reading(loaded.eval())
     return loaded.eval()
-
-
-def add_adapter(
-    model: PreTrainedModel, lora: LoraConfig, changes: dict[str, Scalar], seed: int
-) -> Any:
-    """The model with a fresh low-rank adapter, initialised from ``seed``.
-
-    Args:
-        model: Its weights are frozen in place.
-        lora: The study's adapter.
-        changes: The arm's own ``r``, ``alpha`` or ``dropout``.
-        seed: Of the adapter's initialisation.
-    """
-    from peft import LoraConfig as PeftLoraConfig
-    from peft import get_peft_model
-
-    values = {**lora.model_dump(), **changes}
-    modules = values["target_modules"]
-    config = PeftLoraConfig(
-        task_type="CAUSAL_LM",
-        r=values["r"],
-        lora_alpha=values["alpha"],
-        lora_dropout=values["dropout"],
-        target_modules=modules if isinstance(modules, str) else list(modules),
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return get_peft_model(model, config)
 
 
 @contextmanager
@@ -235,44 +272,6 @@ def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     if after and after[0] in added and added[after[0]].special:
         ids.add(after[0])
     return ids
-
-
-def check_pair(
-    teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase, names: tuple[str, str]
-) -> None:
-    """Check that teacher and student mean the same by each token.
-
-    Raises:
-        BadInputError: Their vocabularies differ, so their distributions cannot be compared.
-    """
-    theirs, ours = teacher.get_vocab(), student.get_vocab()
-    if theirs == ours:
-        return
-    token = next(t for t in (*ours, *theirs) if ours.get(t) != theirs.get(t))
-    raise BadInputError(
-        f"The vocabularies of the teacher {names[0]} and the student {names[1]} differ, for example"
-        f" in {token!r} (teacher {theirs.get(token)}, student {ours.get(token)}), so their"
-        " next-token distributions cannot be compared."
-    )
-
-
-def check_heads(teacher: ModelConfig, student: ModelConfig) -> None:
-    """Check that both models give as many logits; padded vocabularies may not.
-
-    Raises:
-        BadInputError: They do not, so their distributions cannot be compared.
-    """
-    theirs, ours = (
-        _load(AutoConfig.from_pretrained, location(model.model), model, "configuration")
-        .get_text_config()
-        .vocab_size
-        for model in (teacher, student)
-    )
-    if ours != theirs:
-        raise BadInputError(
-            f"The student {student.model} has {ours} logits and the teacher {teacher.model}"
-            f" {theirs}, so their next-token distributions cannot be compared."
-        )
 
 
 def _check_files(directory: Path, model: ModelConfig) -> None:

@@ -43,6 +43,7 @@ from sweeper.distillation.batches import (
 )
 from sweeper.distillation.checkpoints import Checkpoints
 from sweeper.distillation.divergence import Heads
+from sweeper.distillation.late_bitsandbytes import import_bitsandbytes
 from sweeper.distillation.meter import Meter
 from sweeper.distillation.models import store_for_autocast
 from sweeper.distillation.rollouts import generate
@@ -320,6 +321,9 @@ def arguments(
         BadInputError: The class refuses a value, or ``extra`` names an argument that sweeper sets.
     """
     kind = _config_class(method)
+    if settings.optim != MethodSettings.model_fields["optim"].default:
+        # Many of the others are its.
+        import_bitsandbytes()
     values: dict[str, Any] = {
         name: getattr(settings, name)
         for name in (

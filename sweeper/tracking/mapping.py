@@ -144,11 +144,15 @@ def trial_params(spec: TrialSpec) -> dict[str, str]:
         "student/model": origin.student.model,
         "student/dtype": origin.student.dtype,
     }
+    if origin.student.quantization is not None:
+        values["student/quantization"] = origin.student.quantization
     values |= settings
     for name, value in spec.settings.extra.items():
         values[f"training/extra.{name}"] = value
     if spec.method != "sft":
         values |= {"teacher/model": origin.teacher.model, "teacher/dtype": origin.teacher.dtype}
+        if origin.teacher.quantization is not None:
+            values["teacher/quantization"] = origin.teacher.quantization
         for name, value in origin.teacher.init_kwargs.items():
             values[f"teacher/init_kwargs.{name}"] = value
         for name, value in spec.teacher.items():

@@ -9,11 +9,12 @@ from sweeper.config.settings import resolve
 from sweeper.distillation import held_out, job, teacher_outputs
 from sweeper.distillation.data import prompt_hash
 from sweeper.distillation.material import Material, read_material
-from sweeper.distillation.models import end_token_ids, load_model
+from sweeper.distillation.models import end_token_ids, load_model, load_tokenizer
+from sweeper.distillation.pairs import template_note
 from sweeper.distillation.trainers import argument_names
 from sweeper.errors import BadInputError, blaming
 from sweeper.evaluation.tasks import LeafTask, load_tasks, prompts
-from sweeper.records import DataSummary, PreparationSpec, SuiteSpec, derive_seed
+from sweeper.records import DataSummary, Origin, PreparationSpec, SuiteSpec, derive_seed
 from sweeper.reporter import Reporter
 from sweeper.secrets import redact
 from sweeper.work.scoring import parameters, scored
@@ -111,6 +112,8 @@ def _check_data(spec: PreparationSpec, material: Material, reporter: Reporter) -
             name = f"the suite {spec.suite.config.suite}"
             _check_overlap(spec.test_suite, leaves, selection, name)
         test_documents = _count(leaves)
+    if note := _template_note(spec.origin, material):
+        notes.append(note)
     lengths = [len(sequence.prompt) for sequence in data.sequences]
     answers = [len(sequence.completion or ()) for sequence in data.sequences]
     return DataSummary(
@@ -130,6 +133,14 @@ def _check_data(spec: PreparationSpec, material: Material, reporter: Reporter) -
 
 def _count(leaves: Sequence[LeafTask]) -> int:
     return sum(len(leaf.documents) for leaf in leaves)
+
+
+def _template_note(origin: Origin, material: Material) -> str | None:
+    if origin.data.format == "plain":
+        return None
+    names = (origin.teacher.model, origin.student.model)
+    teacher = load_tokenizer(origin.teacher)
+    return template_note(teacher, material.tokenizer, names, origin.data.system_prompt)
 
 
 def _check_overlap(

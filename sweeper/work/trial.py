@@ -15,7 +15,9 @@ from sweeper.distillation.held_out import HeldOut
 from sweeper.distillation.material import Material, check_teacher, read_material
 from sweeper.distillation.meter import Meter, PauseCallback
 from sweeper.distillation.models import load_model, unpack
+from sweeper.distillation.pairs import cut_to, token_ids
 from sweeper.distillation.saving import save_student
+from sweeper.errors import blaming
 from sweeper.evaluation.tasks import load_tasks, prompts
 from sweeper.paths import JobPaths
 from sweeper.records import INTERIM_PHASE, Cost, Interim, TrialSpec, derive_seed
@@ -34,7 +36,8 @@ def do(spec: TrialSpec, reporter: Reporter) -> dict[str, Any]:
         material = read_material(spec.origin)
         teacher = _teacher(spec)
         if teacher != spec.origin.teacher:
-            check_teacher(spec.origin, teacher, material.tokenizer)
+            with blaming("arms", spec.arm):
+                check_teacher(spec.origin, teacher, material.tokenizer)
         fixed = _held_out(spec, material, reporter)
         student = job.starting_student(spec.origin, material, spec.place)
     pause = _Pause(spec, material, reporter, clock)
@@ -163,5 +166,9 @@ def _teacher(spec: TrialSpec) -> ModelConfig:
         else:
             values[name] = value
     base = spec.origin.teacher.model_dump()
+    if "model" in values:
+        base.pop("vocab_size")
     teacher = ModelConfig.model_validate({**base, **values, "init_kwargs": options})
-    return unpack(teacher, Path(spec.origin.cache))
+    with blaming("arms", spec.arm):
+        unpacked = unpack(teacher, Path(spec.origin.cache))
+        return cut_to(unpacked, token_ids(spec.origin.student))

@@ -49,3 +49,25 @@ def test_a_built_in_model_of_a_package_that_may_be_missing_is_known(
     model = "builtin/smollm2-135m-instruct"
     path = write_study(teacher={"model": model}, student={"model": model, "keep_layers": 10})
     assert load_study(path).config.student == StudentConfig(model=model, keep_layers=10)
+
+
+@pytest.mark.parametrize(
+    ("written", "dtype", "quantization"),
+    [
+        ({}, "auto", None),
+        ({"quantization": "int4"}, "auto", "int4"),
+        ({"dtype": "bfloat16", "quantization": "int8"}, "bfloat16", "int8"),
+        ({"dtype": "int8"}, "auto", "int8"),
+        ({"torch_dtype": "bfloat16"}, "bfloat16", None),
+        ({"init_kwargs": {"torch_dtype": "int8", "device_map": "auto"}}, "auto", "int8"),
+        ({"dtype": "bfloat16", "init_kwargs": {"torch_dtype": "int4"}}, "bfloat16", "int4"),
+        ({"dtype": "bfloat16", "init_kwargs": {"dtype": "bfloat16"}}, "bfloat16", None),
+    ],
+)
+def test_types_and_quantization_by_any_of_their_names(
+    written: dict[str, Any], dtype: str, quantization: str | None
+) -> None:
+    model = ModelConfig(model="m", **written)
+    assert (model.dtype, model.quantization) == (dtype, quantization)
+    assert model.init_kwargs in ({}, {"device_map": "auto"})
+    assert ModelConfig.model_validate(model.model_dump()) == model

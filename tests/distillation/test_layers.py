@@ -28,8 +28,9 @@ from transformers import (
 )
 
 from sweeper.config.models import LoraConfig, ModelConfig
+from sweeper.distillation.adapters import add_adapter
 from sweeper.distillation.layers import spread
-from sweeper.distillation.models import add_adapter, identity, load_model
+from sweeper.distillation.models import identity, load_model
 from sweeper.errors import BadInputError
 
 LAYERS = 6

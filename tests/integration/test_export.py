@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import signal
 from pathlib import Path
 
@@ -54,7 +53,7 @@ def test_from_a_data_file_to_a_model(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == [] and not (tmp_path / "model").exists()
 
     told = do("export", "--model=model", "--cache-dir=cache")
-    assert len(re.findall("exactly as recorded", told)) == 2, told
+    assert "exactly as recorded" in told
     do("export", "--model=merged", "--merged", "--cache-dir=cache")
     assert leftovers(tmp_path) == []
     again = study.run(*options, "--model=model", command="export")
