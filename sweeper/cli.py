@@ -92,7 +92,7 @@ def init(
     typer.echo(f"Wrote {', '.join(map(str, written))}")
     for missing in draft.fill_in:
         typer.echo(f"Fill in: {missing}")
-    typer.echo(f"Then: sweeper run {output}")
+    typer.echo(f"Then: sweeper check {output}; sweeper run {output}")
 
 
 @app.command()

@@ -81,7 +81,7 @@ def read_study(paths: StudyPaths, snapshot: Snapshot) -> StudyRecord:
     )
     return StudyRecord(
         study=config.study,
-        config=config.model_dump(mode="json", exclude_unset=True),
+        config=snapshot.written or config.model_dump(mode="json", exclude_unset=True),
         provenance=provenance,
         arms=arms,
         teacher=before.teacher,

@@ -31,6 +31,8 @@ class Snapshot(BaseModel):
 
     config: StudyConfig
     """Without the passwords of databases."""
+    written: dict[str, Any] = {}
+    """Of it, what the study file and the command say: reports show this."""
     files: dict[str, str]
     """Hashes of the data files, of models in local folders, and of the suites with their tasks."""
     cache_threads: int
@@ -109,6 +111,7 @@ def open_snapshot(
     )
     snapshot = Snapshot(
         config=study.config,
+        written=_written(study.config),
         files=files,
         cache_threads=threads,
         identity=uuid.uuid4().hex,
@@ -130,7 +133,9 @@ def open_snapshot(
             for path in paths.directory.glob("study.db*"):
                 path.unlink()
         else:
-            snapshot = recorded.model_copy(update={"config": study.config})
+            snapshot = recorded.model_copy(
+                update={"config": study.config, "written": _written(study.config)}
+            )
     write_text_atomically(paths.snapshot, redacted_json(snapshot))
     return snapshot
 
@@ -149,6 +154,10 @@ def changes(
         *_differences(_plain(recorded.config), _plain(study.config)),
         *_file_differences(recorded.files, _hashes(study) if files is None else files),
     ]
+
+
+def _written(config: StudyConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude_unset=True)
 
 
 def _has_trials(paths: StudyPaths) -> bool:

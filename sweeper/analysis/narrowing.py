@@ -6,12 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
-
 from sweeper.analysis.comparison import Score
 from sweeper.analysis.trial_settings import finite_number
 from sweeper.config.base import Scalar
-from sweeper.config.space import CategoricalSpace, FloatSpace, IntSpace, Space
+from sweeper.config.space import (
+    AnySpace,
+    CategoricalSpace,
+    FloatSpace,
+    IntSpace,
+    read_space,
+)
 from sweeper.study_record import TrialRecord
 
 FEWEST_TRIALS = 8
@@ -25,9 +29,6 @@ WORTH = 0.8
 FEWEST_TRIED = 2
 """Trials of a choice before it is left out."""
 
-AnySpace = FloatSpace | IntSpace | CategoricalSpace
-_SPACE: TypeAdapter[AnySpace] = TypeAdapter(Space)
-
 
 def rounded(value: Scalar, raw_space: object) -> Scalar:
     """A sampled value in as few significant digits, two or more, as its space allows.
@@ -35,7 +36,7 @@ def rounded(value: Scalar, raw_space: object) -> Scalar:
     What lies inside a range is not rounded to 0, to 1 or to the range's end, where settings such as
     ``lmbda`` and ``beta`` mean something else.
     """
-    space = _read(raw_space)
+    space = read_space(raw_space)
     if not isinstance(value, float) or not isinstance(space, FloatSpace) or space.step is not None:
         return value
     special = {0.0, 1.0, space.low, space.high}
@@ -65,13 +66,13 @@ def narrowed(
     best = ranked[: max(math.ceil(BEST_SHARE * len(ranked)), 3)]
     found = {}
     for name, raw in search.items():
-        space = _read(raw)
+        space = read_space(raw)
         if space is None:
             return None
         smaller = _smaller(space, name, [t for t, _ in best], [t for t, _ in ranked])
         found[name] = smaller.model_dump(mode="json", exclude_defaults=True)
         found[name] = {"type": smaller.type, **found[name]}
-    same = all(_read(found[name]) == _read(raw) for name, raw in search.items())
+    same = all(read_space(found[name]) == read_space(raw) for name, raw in search.items())
     return None if same else found
 
 
@@ -124,10 +125,3 @@ def _short(value: float, *, down: bool) -> float:
     unit = 10.0 ** (math.floor(math.log10(abs(value))) - 1)
     whole = math.floor(value / unit + 1e-9) if down else math.ceil(value / unit - 1e-9)
     return float(f"{whole * unit:.2g}")
-
-
-def _read(raw: object) -> AnySpace | None:
-    try:
-        return _SPACE.validate_python(raw)
-    except ValidationError:
-        return None

@@ -10,10 +10,10 @@ from typing import Any, Literal
 import numpy as np
 
 from sweeper.analysis.effects import Effect
-from sweeper.analysis.refits import INTERVAL, AnySpace, ArmRefits, Axis, Floats
+from sweeper.analysis.refits import INTERVAL, ArmRefits, Axis, Floats
 from sweeper.config.base import Scalar
 from sweeper.config.settings import is_setting, value_problem
-from sweeper.config.space import CategoricalSpace, IntSpace
+from sweeper.config.space import AnySpace, CategoricalSpace, IntSpace
 from sweeper.records import Record
 
 FEWEST_BEST = 3

@@ -21,11 +21,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
 
 from sweeper.analysis.comparison import scored_trials
 from sweeper.config.base import Scalar
-from sweeper.config.space import CategoricalSpace, FloatSpace, IntSpace, Space, contains
+from sweeper.config.space import (
+    AnySpace,
+    CategoricalSpace,
+    IntSpace,
+    contains,
+    read_space,
+)
 from sweeper.records import derive_seed
 from sweeper.study_record import ArmRecord
 
@@ -42,12 +47,10 @@ POINTS = 24
 INTERVAL = (0.1, 0.9)
 """The quantiles across re-fits that every interval here is made of."""
 
-AnySpace = FloatSpace | IntSpace | CategoricalSpace
 Row = tuple[dict[str, Scalar], float]
 """A trial's settings, and its score."""
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
-_SPACE: TypeAdapter[AnySpace] = TypeAdapter(Space)
 
 
 @dataclass(frozen=True)
@@ -205,7 +208,7 @@ def refit(arm: ArmRecord, study_seed: int = 0) -> ArmRefits:
     """
     axes = {}
     for name, raw in arm.search.items():
-        space = _read(raw)
+        space = read_space(raw)
         if space is not None and _varies(space):
             axes[name] = Axis(name, space)
     rows = [
@@ -290,13 +293,6 @@ def _fits(space: AnySpace, value: Scalar) -> bool:
     if not isinstance(space, CategoricalSpace) and isinstance(value, bool):
         return False
     return contains(space, value)
-
-
-def _read(raw: object) -> AnySpace | None:
-    try:
-        return _SPACE.validate_python(raw)
-    except ValidationError:
-        return None
 
 
 def _thinned(rows: Sequence[Row]) -> Sequence[Row]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from sweeper.config.base import Problems, Scalar, Strict
 
@@ -111,7 +111,17 @@ class CategoricalSpace(Strict):
         return list(self.choices)
 
 
-Space = Annotated[FloatSpace | IntSpace | CategoricalSpace, Field(discriminator="type")]
+AnySpace = FloatSpace | IntSpace | CategoricalSpace
+Space = Annotated[AnySpace, Field(discriminator="type")]
+_SPACE: TypeAdapter[AnySpace] = TypeAdapter(Space)
+
+
+def read_space(raw: object) -> AnySpace | None:
+    """A space as a record has it; None of anything else."""
+    try:
+        return _SPACE.validate_python(raw)
+    except ValidationError:
+        return None
 
 
 def _check_range(low: float, high: float, log: bool, step: float | None) -> None:
@@ -139,7 +149,7 @@ def _steps(low: float, high: float, step: float) -> int:
     return int((Decimal(str(high)) - Decimal(str(low))) / Decimal(str(step)))
 
 
-def contains(space: FloatSpace | IntSpace | CategoricalSpace, value: Scalar) -> bool:
+def contains(space: AnySpace, value: Scalar) -> bool:
     """Whether ``value`` can be sampled from ``space``."""
     if isinstance(space, CategoricalSpace):
         return value in space.choices

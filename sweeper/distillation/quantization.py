@@ -44,7 +44,15 @@ def load_options(model: ModelConfig, dtype: str, device: str) -> dict[str, Any]:
         model: One with ``quantization``.
         dtype: What to compute in; ``auto``: what the rounded weights are multiplied with.
         device: Where the model goes unless it says so itself; it cannot always be moved later.
+
+    Raises:
+        BadInputError: The device is Apple's, where bitsandbytes computes with code from a hub.
     """
+    if device.startswith("mps"):
+        raise BadInputError(
+            f"{model.quantization} needs code from a hub on {device}: use compute.device: cpu, or"
+            " a model that is not quantized"
+        )
     if model.quantization == "int8":
         how = BitsAndBytesConfig(load_in_8bit=True)
     else:

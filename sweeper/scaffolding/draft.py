@@ -97,7 +97,7 @@ def write_draft(draft: Draft, output: Path, origin: str) -> list[Path]:
 
 def study_text(draft: Draft, output: Path, origin: str) -> str:
     """The study file, with comments."""
-    head = f"{origin}\nRun it with: sweeper run {output}"
+    head = f"{origin}\nCheck it with: sweeper check {output}; run it with: sweeper run {output}"
     if draft.fill_in:
         head += f" (once what is marked {FILL_IN} is completed)"
     if draft.notes:
