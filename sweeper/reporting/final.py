@@ -8,8 +8,8 @@ from rich.text import Text
 from sweeper.analysis.footing import equal_footing
 from sweeper.reporting import wording
 from sweeper.reporting.comparison_table import comparison_view
-from sweeper.reporting.console import definitions, heading, notice, show
-from sweeper.reporting.footing_table import TITLE, footing_view
+from sweeper.reporting.console import bulleted, definitions, heading, notice, show
+from sweeper.reporting.footing_table import TITLE, footing_note, footing_view
 from sweeper.reporting.page import Page
 from sweeper.reporting.practice_lessons import practice_view
 from sweeper.reporting.reproduction import short_facts
@@ -28,6 +28,8 @@ def show_study(page: Page, console: Console) -> None:
             console.print()
             show(heading(TITLE), console)
             show(footing_view(rows), console)
+            if note := footing_note(rows):
+                show(bulleted([note]), console)
         console.print()
         show(heading("The search"), console)
     show(comparison_view(page.comparison), console)

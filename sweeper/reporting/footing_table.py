@@ -32,6 +32,18 @@ def footing_view(rows: Sequence[FootingRow]) -> RenderableType:
     return table
 
 
+def footing_note(rows: Iterable[FootingRow]) -> str | None:
+    """What to do where trainings that cost differently were compared at equal steps alone."""
+    found = list(rows)
+    apart = any(row.unit == "s" and row.at == "steps" and row.state == "differs" for row in found)
+    if not apart or any(row.at == "device_seconds" for row in found):
+        return None
+    return (
+        "The winners' trainings took differently long, and were compared at equal steps only:"
+        " compare_at: [steps, device_seconds] trains the cheaper ones for as long, too."
+    )
+
+
 def _state(row: FootingRow) -> str:
     if row.state != "close":
         return row.state

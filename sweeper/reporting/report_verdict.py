@@ -50,6 +50,8 @@ def footing(record: StudyRecord, verdict: Verdict) -> Iterator[str]:
         yield f"### {footing_table.TITLE}"
         cells = [list(map(cell, row)) for row in footing_table.footing_cells(rows)]
         yield table(footing_table.COLUMNS, cells, left={0, 1, 2})
+        if note := footing_table.footing_note(rows):
+            yield inline(note)
 
 
 def plot_sections(images: Collection[str]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, Locator, LogLocator, MaxNLocator, NullLocator
 
 from sweeper.analysis.comparison import Comparison, scored_trials
 from sweeper.analysis.effects import Effect
@@ -124,7 +124,8 @@ def effects_plot(
 def _heights(arm: ArmRecord, effects: Sequence[Effect]) -> tuple[float, float]:
     """What the axes of an arm show: all bands, and all but the most extreme trials."""
     scores = [score.score for _, score in scored_trials(arm)]
-    ends = [*np.quantile(scores, (0.05, 0.95))] if scores else []
+    share = 0.05 if len(scores) >= 20 else 0.0
+    ends = [*np.quantile(scores, (share, 1 - share))] if scores else []
     ends += [height for effect in effects for height in (*effect.low, *effect.high)]
     if not ends:
         return (0.0, 1.0)
@@ -172,8 +173,7 @@ def _draw_effect(axes: Axes, effect: Effect, arm: ArmRecord, look: Look) -> None
         axes.plot(places, effect.scores, linewidth=1.8, **style)
         if effect.scale == "log":
             axes.set_xscale("log")
-            narrow = places[-1] / places[0] < 50
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,), numticks=6))
+            axes.xaxis.set_major_locator(_log_ticks(places[0], places[-1]))
             axes.xaxis.set_major_formatter(lambda value, _: formatting.number(float(value)))
             axes.xaxis.set_minor_locator(NullLocator())
         else:
@@ -183,6 +183,13 @@ def _draw_effect(axes: Axes, effect: Effect, arm: ArmRecord, look: Look) -> None
     axes.tick_params(labelsize=8)
     within = f" ({effect.trials} trials)" if effect.conditional else ""
     axes.set_xlabel(plain(effect.name) + within, fontsize=9, parse_math=False)
+
+
+def _log_ticks(low: float, high: float) -> Locator:
+    """Few enough for a small panel: of a short range the ends and the middle."""
+    if high / low < 20:
+        return FixedLocator(np.geomspace(low, high, 3).tolist())
+    return LogLocator(subs=(1, 2, 5) if high / low < 50 else (1,), numticks=6)
 
 
 def _tick(value: Scalar) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from sweeper.analysis.footing import FootingRow, equal_footing
-from sweeper.reporting.footing_table import footing_cells, footing_view
+from sweeper.reporting.footing_table import footing_cells, footing_note, footing_view
 from sweeper.study_record import Confirmation, FinalArm, Footing, Plan
 from tests.analysis.test_verdict import GKD, SFT, scores, winner
 from tests.test_confirm import SEARCHED
@@ -43,6 +43,7 @@ def test_what_is_the_same_is_equal_and_what_is_nearly_so_is_close() -> None:
     assert cells["trained tokens"] == ("within 4.0 %", "1.0k")
     assert cells["trials of the search"] == ("differs", "gkd 3 · sft 2")
     assert cells["device-seconds of training"] == ("differs", "gkd 10 · sft 4.0")
+    assert "compare_at: [steps, device_seconds]" in (footing_note(found.values()) or "")
 
 
 def test_another_start_or_another_batch_is_seen() -> None:
@@ -62,6 +63,7 @@ def test_how_equal_the_cost_came_out_that_was_meant_to_be() -> None:
     row = found["at equal device seconds"]
     assert (row.state, row.at) == ("close", "device_seconds")
     assert row.values == {"gkd": 10.0, "sft": 9.8}
+    assert footing_note(found.values()) is None
 
 
 def test_there_is_nothing_to_tell_of_one_arm() -> None:

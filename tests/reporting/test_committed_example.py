@@ -1,8 +1,6 @@
 """The example report of the repository is what its records give, and what README.md quotes.
 
-``EXAMPLE`` IS REGENERATED with ``make quickstart`` and copied; nothing else has to be done here.
-Until it holds ``records.json.gz``, the made-up study takes its place: once it does, remove
-``_stand_in``.
+``make quickstart`` makes it; README.md quotes it as 80 columns show it.
 """
 
 from __future__ import annotations
@@ -22,7 +20,6 @@ from sweeper.reporting.markdown import write_report
 from sweeper.reporting.page import Page
 from sweeper.reporting.study_json import study_json
 from sweeper.study_record import FinalArm, StudyRecord
-from tests.reporting.confirmed_study import confirmed_study
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "reports" / "examples" / "quickstart"
@@ -37,18 +34,9 @@ class Example(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def example(tmp_path_factory: pytest.TempPathFactory) -> Example:
-    if not (EXAMPLE / NAME).is_file():
-        return _stand_in(tmp_path_factory.mktemp("example"))
+def example() -> Example:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     return Example(EXAMPLE, read_records(EXAMPLE / NAME), readme)
-
-
-def _stand_in(folder: Path) -> Example:
-    write_report(Page.of(confirmed_study()), folder)
-    record = read_records(folder / NAME)
-    shown = terminal(record).split("\n\n")
-    return Example(folder, record, "\n".join(["```", shown[0], shown[1], "```"]))
 
 
 def terminal(record: StudyRecord) -> str:
