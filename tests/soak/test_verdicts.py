@@ -65,13 +65,15 @@ def test_arms_that_are_alike_are_seldom_told_apart(tmp_path: Path) -> None:
         directory.mkdir()
         study = adder_study(
             seed=seed,
+            trials=1,
             arms=arms,
             data={"train": {"path": "builtin/addition", "limit": 200}},
             confirm={"seeds": 3},
+            compute={"workers": 2},
             compare_at=["steps"],
             margin=0.1,
         )
-        study["training"] |= {"max_steps": 20, "per_device_train_batch_size": 16}
+        study["training"] |= {"max_steps": 12, "per_device_train_batch_size": 16}
         write_yaml(directory / "study.yaml", study)
         write_yaml(directory / "selection.yaml", adder_suite("selection", 0, 50))
         write_yaml(directory / "test.yaml", adder_suite("test", 50, 250))
