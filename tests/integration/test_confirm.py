@@ -63,9 +63,10 @@ def test_winners_are_trained_again_and_judged(write_study: Callable[..., Path]) 
     design = json.loads(study.run("--json", command="check").stdout)["design"]
     assert (design["documents"], design["comparisons"]) == (8, 1)
     assert design["basis"].startswith("measured on the test suite")
-    study.paths.plan.rename(study.directory / "plan.json")
+    aside = study.paths.plan.rename(study.directory / "plan.json")
     design = json.loads(study.run("--json", command="check").stdout)["design"]
     assert "measured in the arms' best trials" in design["basis"]
+    aside.rename(study.paths.plan)
 
     client = MlflowClient(f"sqlite:///{study.paths.mlflow}")
     experiment = client.get_experiment_by_name("tiny")
