@@ -19,7 +19,7 @@ from tests.tiny_models import make_tiny
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script:DeprecationWarning")
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @torch.no_grad()
 def test_a_compiled_teacher_gives_the_same_states(tmp_path: Path) -> None:
     config = ModelConfig(model=make_tiny(tmp_path, "llama3", layers=1, spread=4.0))

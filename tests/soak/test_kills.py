@@ -104,7 +104,7 @@ def test_a_study_that_is_killed_at_one_boundary_after_the_other(
     check_again(study, undisturbed)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_study_that_is_killed_at_two_random_moments(
     undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
