@@ -138,6 +138,7 @@ def check(error: ConfigError) -> None:
         assert problem.line is None or problem.line >= 1
 
 
+@pytest.mark.soak
 def test_thousands_of_broken_files(folder: Path) -> None:
     file = folder / "broken.yaml"
     refused = placed = 0
