@@ -125,11 +125,11 @@ def test_float32_is_as_exact_as_stock(pair: Pair, beta: float) -> None:
 @given(pairs, betas, st.integers(1, 4000))
 @examples
 def test_the_chunks_do_not_matter(pair: Pair, beta: float, budget: int) -> None:
-    # Of models that nearly agree, loss and gradients are what rounding leaves of the probabilities;
-    # a product of one row is rounded otherwise than one of many on some processors.
-    chance = 2e-7 * len(pair.ours) * max(1.0, float(pair.ours.detach().abs().max()))
+    # In float64: of models that nearly agree, float32 leaves nothing but rounding, which depends on
+    # the processor and on where numbers lie in memory.
+    pair.to(torch.float64)
     for ours, whole in zip(pair.mine(beta, budget=budget), pair.mine(beta), strict=True):
-        assert off(ours, whole) < 1e-5 or (ours - whole).abs().max() <= chance
+        assert off(ours, whole) < 1e-5
 
 
 @pytest.mark.parametrize("threads", [1, 2])
