@@ -139,7 +139,9 @@ def _tables(
 ) -> Iterator[RenderableType]:
     if reference(verdict, at) is not None:
         whole = whole_grid(verdict, at)
-        for grid in (whole, grids.without(whole, "steps")):
+        shorter = grids.without(whole, "steps")
+        # What trainings took stands under "Equal footing" as well.
+        for grid in (whole, shorter, grids.without(shorter, "device seconds")):
             if grids.fits(table := grids.drawn(grid), console, options):
                 yield table
                 return

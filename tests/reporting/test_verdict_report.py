@@ -115,7 +115,7 @@ def test_every_width_shows_each_arm_and_each_difference(
 
 
 def test_a_wide_terminal_has_one_table(record: StudyRecord) -> None:
-    wide, narrow = terminal(record, 140), terminal(record, 80)
+    wide, narrow = terminal(record, 120), terminal(record, 80)
     assert "gkd − arm" in wide and "gkd − sft" not in wide
     assert "gkd − sft" in narrow
 
