@@ -128,7 +128,7 @@ def check(
     """Check a study before anything is spent on it, and say what it can show."""
     from rich.console import Console
 
-    from sweeper.preflight import check as check_study
+    from sweeper.preflight.checking import check as check_study
     from sweeper.reporting.check_table import check_json, check_view
     from sweeper.reporting.console import show
 
