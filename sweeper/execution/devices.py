@@ -10,9 +10,11 @@ import sys
 from collections.abc import Sequence
 from importlib import metadata
 from itertools import takewhile
+from pathlib import Path
 
 from sweeper.config.compute import ComputeConfig
 from sweeper.errors import SweeperError
+from sweeper.records import Place
 
 
 def per_device(gpu: float) -> int:
@@ -27,7 +29,17 @@ def count_workers(compute: ComputeConfig, devices: Sequence[str]) -> int:
     Raises:
         SweeperError: More are asked for than fit.
     """
-    gpu = compute.resources_per_trial.gpu
+    gpu, each = compute.resources_per_trial.gpu, compute.devices_per_trial
+    if each > 1 and list(devices) != ["cpu"]:
+        if (most := len(devices) // each) < (compute.workers or 1):
+            key = "devices_per_trial" if most == 0 else "workers"
+            found = each if most == 0 else compute.workers
+            raise SweeperError(
+                f"compute.{key}: expected at most {most or len(devices)}, found {found}: each trial"
+                f" takes {each} devices, and this machine has {len(devices)}"
+                f" ({', '.join(devices)})."
+            )
+        return compute.workers or (most if gpu else 1)
     if not gpu:
         return compute.workers or 1
     if list(devices) == ["cpu"]:
@@ -42,6 +54,16 @@ def count_workers(compute: ComputeConfig, devices: Sequence[str]) -> int:
             f" {gpu:g} of a GPU (resources_per_trial), and this machine has {len(devices)}."
         )
     return compute.workers or most
+
+
+def make_place(directory: Path, devices: Sequence[str], threads: int) -> Place:
+    """Where a job runs: one process on each of ``devices``, and ``threads`` for all of them."""
+    return Place(
+        directory=str(directory),
+        device=devices[0],
+        devices=tuple(devices) if len(devices) > 1 else (),
+        threads=max(1, threads // len(devices)),
+    )
 
 
 def divide_cores(

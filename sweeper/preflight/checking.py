@@ -91,7 +91,7 @@ def _counted(study: LoadedStudy) -> int:
         paths.directory.mkdir()
         cache = default_root()
         with make_executor(study, paths, cache) as executor:
-            _, threads = executor.next_place(paths.directory)
+            threads = executor.next_place(paths.directory).threads
             snapshot = open_snapshot(study, paths, command_line(), threads)
             origin = make_origin(study, snapshot, cache)
             files = paths.preparation("data")
