@@ -126,7 +126,12 @@ def next_spec(
         earlier_seconds=out_of_memory_seconds(files),
         final=final,
         test_suite=test_suite,
-        place=place.model_copy(update={"memory_gib": config.compute.memory_limit}),
+        place=place.model_copy(
+            update={
+                "memory_gib": config.compute.memory_limit,
+                "shard_teacher": config.compute.shard_teacher,
+            }
+        ),
     )
 
 

@@ -228,6 +228,7 @@ def _spec(
                 update={
                     "threads": recorded.place.threads,
                     "memory_gib": config.compute.memory_limit,
+                    "shard_teacher": config.compute.shard_teacher,
                 }
             ),
         }

@@ -84,6 +84,8 @@ class Place(Record):
     """Of a trial on several devices all of them, one for each of its processes."""
     rank: int = 0
     """Which of these processes this one is; only the first reports."""
+    shard_teacher: bool = False
+    """Whether the teacher's layers are divided among them."""
     threads: int
     """CPU threads of each process."""
     memory_gib: float | None = None

@@ -38,6 +38,9 @@ class ComputeConfig(Strict):
     """The devices that each trial trains on together, all of one machine: as many processes (on the
     CPU, too), each with a copy of the models, and with `per_device_train_batch_size` sequences of a
     micro-batch of its own."""
+    shard_teacher: bool = False
+    """Divide the teacher's layers among a trial's devices, instead of a copy on each: a layer is
+    put together where it reads, which takes less memory and more time."""
     resources_per_trial: ResourcesConfig = ResourcesConfig()
     """What each trial takes of a machine."""
     pin_cores: bool = False
@@ -94,6 +97,8 @@ class ComputeConfig(Strict):
                 yield ("resources_per_trial", "gpu"), message
             if device not in ("auto", "cpu", "cuda"):
                 yield ("device",), f"expected auto, cpu or cuda {several}, found {device!r}"
+        elif self.shard_teacher:
+            yield ("shard_teacher",), "has no effect with devices_per_trial: 1"
         if executor == "local" and "address" in given:
             yield ("address",), "has no effect with executor: local"
         if executor == "ray" and device not in ("auto", "cpu", "cuda"):

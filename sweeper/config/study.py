@@ -356,6 +356,10 @@ class StudyConfig(Strict):
         spread = f"expected none {several}: every device has a copy of its own of the model"
         if self.training.engine == "trl":
             problems.add(("training", "engine"), stock)
+        if self.compute.shard_teacher and (self.teacher.quantization or self.teacher.compile):
+            key = "quantization" if self.teacher.quantization else "compile"
+            message = f"expected none with compute.shard_teacher: {key} keeps a layer in one piece"
+            problems.add(("teacher", key), message)
         for role, model in (("teacher", self.teacher), ("student", self.student)):
             if "device_map" in model.init_kwargs:
                 problems.add((role, "init_kwargs", "device_map"), spread)
@@ -365,6 +369,9 @@ class StudyConfig(Strict):
             for where in ("settings", "search"):
                 if (key := "teacher.init_kwargs.device_map") in getattr(arm, where):
                     problems.add(("arms", name, where, key), spread)
+                if self.compute.shard_teacher and "teacher.quantization" in getattr(arm, where):
+                    message = "expected none with compute.shard_teacher"
+                    problems.add(("arms", name, where, "teacher.quantization"), message)
 
     @staticmethod
     def _check_grid(name: str, arm: ArmConfig, problems: Problems) -> None:

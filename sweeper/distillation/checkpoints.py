@@ -130,6 +130,7 @@ def of_trial(
         # The order of sums, so the last digits, depend on it.
         "threads": spec.place.threads if on_cpu else None,
         "processes": ranks.size,
+        "shard_teacher": spec.place.shard_teacher,
         "versions": library_versions(),
     }
     return Checkpoints(JobPaths(Path(spec.place.directory)), every, work, journal, ranks)

@@ -185,7 +185,7 @@ def distil(
         elif settings.disable_dropout:
             trainers.without_dropout(model)
         trainer = _make_trainer(
-            method, settings, material, data, states, options, model, seed, ranks
+            method, settings, material, data, states, options, model, seed, ranks, place
         )
         if not ranks.first:
             # As the trainer has seeded it, dropout would be the same in every process.
@@ -259,6 +259,7 @@ def _make_trainer(
     model: Any,
     seed: int,
     ranks: Ranks,
+    place: Place,
 ) -> Any:
     tokenizer = options["processing_class"]
     if settings.engine == "trl":
@@ -271,6 +272,7 @@ def _make_trainer(
             end_ids=end_token_ids(model, tokenizer),
             seed=seed,
             teacher_states=states,
+            shard_teacher=place.shard_teacher,
             train_dataset=batches.rows(data.sequences),
             **options,
         )

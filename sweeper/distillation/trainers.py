@@ -51,6 +51,7 @@ from sweeper.distillation.meter import Meter
 from sweeper.distillation.models import store_for_autocast
 from sweeper.distillation.ranks import ALONE, Ranks
 from sweeper.distillation.rollouts import generate
+from sweeper.distillation.sharding import shard
 from sweeper.distillation.teacher_states import TeacherStates
 from sweeper.errors import BadInputError
 from sweeper.records import derive_seed
@@ -189,6 +190,7 @@ class OnPolicyTrainer(_FullBatches, GKDTrainer):  # type: ignore[misc]
         seed: Of the on-policy coin and of the rollouts.
         lengths: Of all rows, in tokens; None to take rows as they come.
         teacher_states: The teacher's on the rows of the dataset, where they are stored.
+        shard_teacher: Divide the teacher among the processes.
         **kwargs: As ``GKDTrainer``'s. The dataset is one of ``batches.rows``.
     """
 
@@ -202,6 +204,7 @@ class OnPolicyTrainer(_FullBatches, GKDTrainer):  # type: ignore[misc]
         seed: int,
         lengths: Sequence[int] | None,
         teacher_states: TeacherStates | None,
+        shard_teacher: bool = False,
         **kwargs: Any,
     ) -> None:
         self.meter = meter
@@ -220,6 +223,9 @@ class OnPolicyTrainer(_FullBatches, GKDTrainer):  # type: ignore[misc]
         )
         if lower is not None:
             store_for_autocast(self.teacher_model, lower)
+        self._sharded = shard_teacher
+        if shard_teacher:
+            shard(self.teacher_model)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """The micro-batches of one accumulation window, with rollouts in place of references.
@@ -240,6 +246,9 @@ class OnPolicyTrainer(_FullBatches, GKDTrainer):  # type: ignore[misc]
         if any(on_policy):
             with self.meter.timing("rollout"):
                 counts = self._roll_out(batches, on_policy, window)
+        for index, batch in enumerate(batches):
+            beside = on_policy[index * self.ranks.size : (index + 1) * self.ranks.size]
+            batch["all_stored"] = not any(beside)
         self._count(batches, counts)
         if self._settings.stock_normalization:
             return batches, stock_items
@@ -310,7 +319,7 @@ class OnPolicyTrainer(_FullBatches, GKDTrainer):  # type: ignore[misc]
                 self._heads = Heads.of(bare, self.teacher_model)
             with self.meter.timing("teacher"), torch.no_grad():
                 self.teacher_model.eval()
-                theirs = self._read_teacher(self._heads, inputs["indices"], tokens, counted)
+                theirs = self._read_teacher(self._heads, inputs, tokens, counted)
             if bare is model:
                 total = self._diverge(tokens, counted, theirs)
             else:
@@ -330,11 +339,13 @@ class OnPolicyTrainer(_FullBatches, GKDTrainer):  # type: ignore[misc]
         return self._heads.divergence(ours, theirs, self._settings.beta)
 
     def _read_teacher(
-        self, heads: Heads, indices: Sequence[int] | None, tokens: Any, counted: torch.Tensor
+        self, heads: Heads, inputs: dict[str, Any], tokens: Any, counted: torch.Tensor
     ) -> torch.Tensor:
-        if self._teacher_states is None or indices is None:
+        stored, indices = self._teacher_states, inputs["indices"]
+        # A divided teacher reads in all processes, or in none.
+        if stored is None or indices is None or (self._sharded and not inputs["all_stored"]):
             return heads.teacher.states(tokens, counted)
-        return self._teacher_states.of(indices).to(counted.device)
+        return stored.of(indices).to(counted.device)
 
 
 def uses_teacher(method: Method) -> bool:

@@ -63,8 +63,7 @@ class OtherRanks:
 
     def decide(self, outcome: Outcome) -> None:
         """The first process ends with ``outcome``; does not return if that is another's fault."""
-        if outcome.failure is not None and outcome.failure.kind == "bug":
-            # What breaks off a connection to another process is that one's end.
+        if _is_vague(outcome):
             self._watcher.join(_GRACE)
         self._decided.acquire()
         if outcome.state == "failed":
@@ -88,7 +87,7 @@ class OtherRanks:
                 self._end_the_trial()
 
     def _end_the_trial(self) -> None:
-        """End as those have ended that did not complete."""
+        """End as the process did that failed first."""
         deadline = time.monotonic() + _MOMENT
         for process in self._processes:
             process.join(max(0.0, deadline - time.monotonic()))
@@ -96,27 +95,36 @@ class OtherRanks:
         self._kill()
         count = len(self._processes) + 1
         for rank, code in codes.items():
-            # One that was ended is the cause; what the others report is the broken connection.
             if code is not None and code < 0:
                 name = signal.Signals(-code).name
                 print(f"Process {rank + 1} of {count} was ended by {name}.", flush=True)
                 os.kill(os.getpid(), -code)
                 os.kill(os.getpid(), signal.SIGKILL)
-        reports = []
-        for rank in codes:
-            with suppress(OSError, ValueError):
-                report = Outcome.model_validate_json(self._paths.rank(rank).read_bytes())
-                reports += [report] if report.failure else []
-        if reports:
-            first = min(reports, key=lambda report: report.finished)
-            write_text_atomically(self._paths.outcome, first.model_dump_json(indent=1) + "\n")
+        reports = {rank: report for rank in codes if (report := self._report(rank))}
+        silent = [code for rank, code in codes.items() if code and rank not in reports]
+        found = sorted(reports.values(), key=lambda report: (_is_vague(report), report.finished))
+        cause = None if silent and all(map(_is_vague, found)) else found[0]
+        if cause is not None:
+            write_text_atomically(self._paths.outcome, cause.model_dump_json(indent=1) + "\n")
         self.end()
         with suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()
-        os._exit(0 if reports else max(code or 0 for code in codes.values()))
+        os._exit(0 if cause else silent[0])
+
+    def _report(self, rank: int) -> Outcome | None:
+        """What a process that failed has said of it."""
+        with suppress(OSError, ValueError):
+            report = Outcome.model_validate_json(self._paths.rank(rank).read_bytes())
+            return report if report.failure else None
+        return None
 
     def _kill(self) -> None:
         for process in self._processes:
             process.kill()
             process.join()
+
+
+def _is_vague(outcome: Outcome) -> bool:
+    """Whether the cause may be another process: its end breaks off the connections to it."""
+    return outcome.failure is not None and outcome.failure.kind == "bug"

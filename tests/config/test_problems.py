@@ -605,13 +605,19 @@ def test_a_grid_that_nobody_can_finish_is_refused(folder: Path, space: str) -> N
             "arms.gkd.settings.teacher.init_kwargs.device_map",
             "every device has a copy",
         ),
+        (
+            "teacher.quantization=int8",
+            "teacher.quantization",
+            "expected none with compute.shard_teacher",
+        ),
     ],
 )
 def test_what_cannot_be_on_several_devices_is_refused(
     folder: Path, override: str, key: str, message: str
 ) -> None:
     assert load(folder, STUDY, [override]).config.compute.devices_per_trial == 1
-    [found] = problems(folder, STUDY, [override, "compute.devices_per_trial=2"])
+    several = ["compute.devices_per_trial=2", "compute.shard_teacher=true"]
+    [found] = problems(folder, STUDY, [override, *several])
     assert found.path == key
     assert message in found.message
 
@@ -679,6 +685,7 @@ def test_what_ends_a_search_early_is_checked(
         ),
         ("{devices_per_trial: 2, device: mps}", "compute.device", "expected auto, cpu or cuda"),
         ("{devices_per_trial: 2, device: 'cuda:1'}", "compute.device", "found 'cuda:1'"),
+        ("{shard_teacher: true}", "compute.shard_teacher", "no effect with devices_per_trial: 1"),
         ("{devices_per_trial: 0}", "compute.devices_per_trial", "greater than or equal to 1"),
     ],
 )

@@ -52,6 +52,7 @@ CASES: dict[str, dict[str, Any]] = {
         "gradient_accumulation_steps": 2,
         "length_bucketing": False,
     },
+    "sharded teacher": {"method": "gkd", "lmbda": 0.5, "shard_teacher": True},
     "adam": {"method": "gkd", "lmbda": 0.5, "optim": "adamw_torch", "learning_rate": 1e-3},
 }
 
@@ -67,6 +68,9 @@ def train(name: str, place: Place, shared: Path) -> dict[str, Any]:
     case = {**SETTINGS, **CASES[name]}
     method, rank = case.pop("method"), case.pop("lora", None)
     case["gradient_accumulation_steps"] //= place.processes
+    place = place.model_copy(
+        update={"shard_teacher": case.pop("shard_teacher", False) and place.processes > 1}
+    )
     lora = LoraConfig(r=rank) if rank else None
     origin = make_origin(
         shared,

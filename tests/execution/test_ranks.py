@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,15 +15,14 @@ import pytest
 
 from sweeper.config.compute import ComputeConfig
 from sweeper.config.loading import load_study
-from sweeper.execution.executor import Finished, Spec
+from sweeper.execution.executor import Finished
 from sweeper.execution.local import LocalExecutor
+from sweeper.execution.worker import FULL_DISK
 from sweeper.paths import JobPaths, read_json_lines, write_text_atomically
-from sweeper.records import InterimPoint, Outcome, TrialSpec
-from tests.execution import misfits
+from sweeper.records import InterimPoint, TrialSpec
+from tests.conftest import ROOT
 from tests.test_trial import trial_spec
 from tests.whole_studies import wait_until
-
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 GKD = {"gkd": {"settings": {"lmbda": 0.5, "beta": 0.5, "max_new_tokens": 8}}}
 
@@ -45,10 +47,8 @@ def wait(executor: LocalExecutor) -> Finished:
     return finished[0]
 
 
-def run(
-    spec: TrialSpec, devices: int, directory: Path, do: Callable[[Spec], Outcome] | None = None
-) -> tuple[TrialSpec, Finished]:
-    with LocalExecutor(compute(devices), run=do) as executor:
+def run(spec: TrialSpec, devices: int, directory: Path) -> tuple[TrialSpec, Finished]:
+    with LocalExecutor(compute(devices)) as executor:
         spec = placed(spec, executor, directory)
         executor.submit(spec)
         return spec, wait(executor)
@@ -73,6 +73,8 @@ def assert_nothing_is_left(directory: Path) -> None:
     assert not list(directory.glob(".trainer.*"))
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_a_trial_on_two_devices(write_study: Callable[..., Path], tmp_path: Path) -> None:
     spec = trial_spec(load_study(write_study(arms=GKD)), "gkd")
     doubled = spec.settings.model_copy(update={"gradient_accumulation_steps": 2})
@@ -98,6 +100,8 @@ def test_a_trial_on_two_devices(write_study: Callable[..., Path], tmp_path: Path
     assert_nothing_is_left(tmp_path / "two")
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_a_trial_on_two_devices_is_pruned(write_study: Callable[..., Path], tmp_path: Path) -> None:
     spec = trial_spec(load_study(write_study(arms={"sft": None})), "sft")
     spec = spec.model_copy(update={"interim": (InterimPoint(index=0, step=2, documents=4),)})
@@ -111,33 +115,51 @@ def test_a_trial_on_two_devices_is_pruned(write_study: Callable[..., Path], tmp_
     assert_nothing_is_left(directory)
 
 
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """How trials of three processes ended."""
+    command = [sys.executable, "-m", "tests.execution.siblings", str(tmp_path_factory.mktemp("e"))]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
 @pytest.mark.parametrize(
-    ("do", "blamed"),
-    [(misfits.first_runs_out_of_memory, 0), (misfits.second_runs_out_of_memory, 1)],
+    ("end", "failure"),
+    [
+        ("complete", None),
+        ("first out of memory", ["out_of_memory", "in process 0"]),
+        ("first has a bug", ["bug", "in process 0"]),
+        ("second out of memory", ["out_of_memory", "in process 1"]),
+    ],
 )
 def test_the_failure_of_one_process_is_the_trials(
-    write_study: Callable[..., Path], tmp_path: Path, do: Callable[[Spec], Outcome], blamed: int
+    ends: dict[str, Any], end: str, failure: list[str] | None
 ) -> None:
-    spec = trial_spec(load_study(write_study()), "sft")
-    _, finished = run(spec, 3, tmp_path / "trial", do)
-    assert finished.outcome is not None, finished.reason
-    assert finished.outcome.failure is not None
-    assert finished.outcome.failure.kind == "out_of_memory"
-    assert finished.outcome.failure.message == f"in process {blamed}"
-    assert_nothing_is_left(tmp_path / "trial")
+    found = ends[end]
+    assert (found["code"], found["left"]) == (0, []), found
+    assert found["failure"] == failure
+    assert found["state"] == ("failed" if failure else "completed")
 
 
-def test_a_process_that_is_killed_takes_the_trial_with_it(
-    write_study: Callable[..., Path], tmp_path: Path
-) -> None:
-    spec = trial_spec(load_study(write_study()), "sft")
-    spec, finished = run(spec, 3, tmp_path / "trial", misfits.second_is_killed)
-    assert finished.outcome is None
-    assert finished.reason == "its process was ended by SIGKILL"
-    assert "Process 2 of 3 was ended by SIGKILL." in files_of(spec).log.read_text()
-    wait_until(lambda: not processes_in(tmp_path / "trial"), "the trial's processes to end")
+@pytest.mark.parametrize(
+    ("end", "code"),
+    [
+        ("second killed", -signal.SIGSEGV),
+        ("second without room", FULL_DISK),
+        ("first killed", -signal.SIGKILL),
+    ],
+)
+def test_the_end_of_one_process_is_the_trials(ends: dict[str, Any], end: str, code: int) -> None:
+    found = ends[end]
+    assert (found["code"], found["state"]) == (code, None), found
+    said = "Process 2 of 3 was ended by SIGSEGV." in found["log"]
+    assert said == (end == "second killed")
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 @pytest.mark.parametrize("kill", [True, False], ids=["killed", "stopped"])
 def test_no_process_outlives_the_first(
     write_study: Callable[..., Path], tmp_path: Path, kill: bool
@@ -160,6 +182,7 @@ def begun(spec: TrialSpec) -> bool:
     return any(row.get("metrics") for row in rows)
 
 
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.soak
 @pytest.mark.parametrize("killed", [0, 1])
 def test_two_processes_go_on_from_their_checkpoint(
@@ -202,3 +225,23 @@ def test_two_processes_go_on_from_their_checkpoint(
     for key in ("loss", "grad_norm", "trained_tokens", "generated_tokens", "on_policy_share"):
         assert again.outcome.curve[key] == undisturbed.outcome.curve[key]
     assert again.outcome.cost.trained_tokens == undisturbed.outcome.cost.trained_tokens
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.soak
+def test_a_trial_on_two_devices_of_a_node(write_study: Callable[..., Path], tmp_path: Path) -> None:
+    from sweeper.execution.ray_cluster import RayExecutor
+
+    spec = trial_spec(load_study(write_study(arms=GKD)), "gkd")
+    wanted = {"executor": "ray", "address": "local", "device": "cpu", "devices_per_trial": 2}
+    directory = tmp_path / "trial"
+    directory.mkdir()
+    with RayExecutor(ComputeConfig(**wanted)) as executor:
+        spec = spec.model_copy(update={"place": executor.next_place(directory)})
+        executor.submit(spec)
+        while not (finished := executor.wait(60)):
+            pass
+    outcome = finished[0].outcome
+    assert outcome is not None, finished[0].reason
+    assert (outcome.state, outcome.devices) == ("completed", 2), outcome.failure
+    assert_nothing_is_left(directory)
