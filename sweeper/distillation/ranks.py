@@ -99,7 +99,8 @@ def joined(place: Place) -> Iterator[Ranks]:
     dist.init_process_group(
         # What is no tensor goes through the processors' memory: who waits for it keeps no GPU busy.
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-        init_method=meeting.as_uri(),
+        # A file by its path: as a URL, one with a space in it would be looked for elsewhere.
+        store=dist.FileStore(str(meeting), place.processes),
         rank=place.rank,
         world_size=place.processes,
         timeout=_PATIENCE,
