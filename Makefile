@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests of one file share what they set up, so files are what is divided among processes.
+PROCESSES ?= 2
+PYTEST := $(BIN)/pytest -q --numprocesses $(PROCESSES) --dist loadfile
 # Tests and studies never reach for a hub.
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
@@ -27,15 +30,15 @@ quickstart: setup
 	$(BIN)/sweeper run studies/quickstart.yaml
 
 test: demo lint
-	$(BIN)/pytest -q -m "not slow and not gpu and not soak"
-	$(BIN)/pytest -q -m "slow and not gpu and not soak"
+	$(PYTEST) -m "not slow and not gpu and not soak"
+	$(PYTEST) -m "slow and not gpu and not soak"
 
 # What to run while working: no training longer than a few steps.
 fast: demo
-	$(BIN)/pytest -q -m "not slow and not gpu and not soak"
+	$(PYTEST) -m "not slow and not gpu and not soak"
 
 soak: demo
-	$(BIN)/pytest -q -m soak --timeout 7200
+	$(PYTEST) -m soak --timeout 7200
 
 # Speed and memory against stock TRL, and what a search costs; takes hours, and wants a machine with
 # nothing beside it.
