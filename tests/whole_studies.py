@@ -66,6 +66,7 @@ class WholeStudy:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=_hear_interrupts,
         )
 
     def run(
@@ -226,6 +227,11 @@ def wait_beside(process: subprocess.Popen[str], happened: Callable[[], bool]) ->
         except subprocess.TimeoutExpired:
             continue
         pytest.fail(f"ended early with {process.returncode}")
+
+
+def _hear_interrupts() -> None:
+    """A shell's background jobs ignore Ctrl-C, and so does what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _environment(entry: Path) -> dict[str, str]:
