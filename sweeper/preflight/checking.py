@@ -12,17 +12,19 @@ from sweeper.config.loading import LoadedStudy, LoadedSuite
 from sweeper.config.study import StudyConfig
 from sweeper.errors import SweeperError
 from sweeper.execution.devices import count_workers, find_devices
-from sweeper.history import read_study
+from sweeper.history import read_lead, read_study
 from sweeper.paths import StudyPaths, read_json_lines
 from sweeper.preflight.claim import claim_findings, design_findings
 from sweeper.preflight.data import data_findings
-from sweeper.preflight.examining import examine
-from sweeper.preflight.pair import pair_findings
+from sweeper.preflight.examining import recorded_examination, run_data_step
+from sweeper.preflight.pair import lead_finding, pair_findings
 from sweeper.preflight.settings import settings_findings
 from sweeper.preparation import problem_of
 from sweeper.records import Examination, Failure
-from sweeper.snapshot import read_snapshot
-from sweeper.study_record import StudyRecord
+from sweeper.snapshot import Snapshot, changes, read_snapshot
+from sweeper.study_record import Lead, StudyRecord
+
+KnownVariances = tuple[tuple[power.Variances, ...], str]
 
 
 def check(study: LoadedStudy, runs: Path) -> Preflight:
@@ -36,23 +38,39 @@ def check(study: LoadedStudy, runs: Path) -> Preflight:
         SweeperError: The data step could not be run.
     """
     paths = StudyPaths(runs, study.config.study)
-    return judge(study, paths, examine(study, paths))
+    snapshot = read_snapshot(paths)
+    if snapshot is not None and changes(snapshot, study):
+        return judge(study, run_data_step(study), variances=_variances(paths, snapshot))
+    seen = recorded_examination(study, paths, snapshot) if snapshot is not None else None
+    return judge(
+        study,
+        seen or run_data_step(study),
+        lead=read_lead(paths),
+        variances=_variances(paths, snapshot),
+    )
 
 
-def judge(study: LoadedStudy, paths: StudyPaths, seen: Examination) -> Preflight:
-    """What is said of a study, given what the data step saw.
+def judge(
+    study: LoadedStudy,
+    seen: Examination,
+    *,
+    lead: Lead | None = None,
+    variances: KnownVariances | None = None,
+) -> Preflight:
+    """What is said of a study.
 
     Args:
         study: The checked study file.
-        paths: Where the study is recorded; read only.
         seen: What the data step saw.
+        lead: The teacher's over the starting student, once both were scored.
+        variances: Of a difference, and what they are in words; by default as assumed.
     """
     config = study.config
     devices, of_compute = _devices(config)
     documents = seen.test_documents
     if documents is None and study.test is not None:
         documents = _named_documents(study.test)
-    of_design, design = design_findings(config, documents, *_variances(paths))
+    of_design, design = design_findings(config, documents, *(variances or power.assumed()))
     return Preflight(
         findings=(
             Finding(
@@ -60,6 +78,7 @@ def judge(study: LoadedStudy, paths: StudyPaths, seen: Examination) -> Preflight
             ),
             *(_wrong(study, problem) for problem in seen.problems),
             *pair_findings(seen),
+            *([lead_finding(lead)] if lead is not None else []),
             *data_findings(study, seen),
             *settings_findings(config, devices),
             *of_compute,
@@ -115,16 +134,15 @@ def _named_documents(suite: LoadedSuite) -> int | None:
     return found
 
 
-def _variances(paths: StudyPaths) -> tuple[tuple[power.Variances, ...], str]:
-    """As measured by what the study left, the winners before the trials; or as assumed."""
-    snapshot = read_snapshot(paths)
+def _variances(paths: StudyPaths, snapshot: Snapshot | None) -> KnownVariances | None:
+    """As measured by what the study left, the winners before the trials."""
     if snapshot is None:
-        return power.assumed()
+        return None
     record = read_study(paths, snapshot)
-    return _of_finals(record) or _of_trials(record, paths) or power.assumed()
+    return _of_finals(record) or _of_trials(record, paths)
 
 
-def _of_finals(record: StudyRecord) -> tuple[tuple[power.Variances, ...], str] | None:
+def _of_finals(record: StudyRecord) -> KnownVariances | None:
     if record.test is None or record.test.scores is None:
         return None
     arms = {arm.arm: arm for arm in record.test.scores.arms if arm.at == "steps"}
@@ -137,9 +155,7 @@ def _of_finals(record: StudyRecord) -> tuple[tuple[power.Variances, ...], str] |
     return power.from_finals(differences)
 
 
-def _of_trials(
-    record: StudyRecord, paths: StudyPaths
-) -> tuple[tuple[power.Variances, ...], str] | None:
+def _of_trials(record: StudyRecord, paths: StudyPaths) -> KnownVariances | None:
     scored = []
     for arm in compare(record).arms:
         if arm.best is not None:
