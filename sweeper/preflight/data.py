@@ -25,8 +25,13 @@ def data_findings(study: LoadedStudy, seen: Examination) -> list[Finding]:
     """
     found = [*_rows(seen), *_suites(study, seen)]
     if seen.data is not None and seen.data.lengths is not None:
-        found += [*_max_length(seen.data.lengths), *_rollouts(study.config, seen.data.lengths)]
+        found += length_findings(study.config, seen.data.lengths)
     return found
+
+
+def length_findings(config: StudyConfig, lengths: TokenLengths) -> list[Finding]:
+    """What is cut of prompts, references, rollouts and the teacher's answers."""
+    return [*_max_length(lengths), *_rollouts(config, lengths)]
 
 
 def _rows(seen: Examination) -> Iterator[Finding]:
