@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from sweeper.analysis.findings import Finding
 from sweeper.config.loading import LoadedStudy, LoadedSuite
-from sweeper.config.settings import resolve
+from sweeper.config.settings import MethodSettings
 from sweeper.config.study import ArmConfig, StudyConfig
 from sweeper.records import Examination, Lengths, TokenLengths
 
@@ -31,7 +31,7 @@ def data_findings(study: LoadedStudy, seen: Examination) -> list[Finding]:
 
 def length_findings(config: StudyConfig, lengths: TokenLengths) -> list[Finding]:
     """What is cut of prompts, references, rollouts and the teacher's answers."""
-    return [*_max_length(lengths), *_rollouts(config, lengths)]
+    return [*_max_length(lengths), *_own_max_length(config, lengths), *_rollouts(config, lengths)]
 
 
 def _rows(seen: Examination) -> Iterator[Finding]:
@@ -99,13 +99,35 @@ def _max_length(lengths: TokenLengths) -> Iterator[Finding]:
     )
 
 
+def _own_max_length(config: StudyConfig, lengths: TokenLengths) -> Iterator[Finding]:
+    for name, arm in config.arms.items():
+        limits = _limits(arm, "max_length")
+        share = lengths.sequences.longer_than(min(limits)) if limits else 0.0
+        if share > 0:
+            yield Finding(
+                state="warning",
+                what="max_length",
+                detail=f"{name}: {100 * share:.0f} % of the prompts with their references are longer"
+                f" than {min(limits):,} tokens, and cut or left out",
+                advice=f"Write max_length: {_rounded(lengths.sequences.percentiles[-1])}.",
+            )
+
+
+def _limits(arm: ArmConfig, key: str) -> tuple[int, ...]:
+    """The lowest and the highest value of a limit that an arm searches, or the one that it sets."""
+    if (space := arm.search.get(key)) is not None:
+        ends = [int(end) for end in space.ends().values() if isinstance(end, int | float)]
+        return tuple(sorted({min(ends), max(ends)}))
+    return (int(arm.settings[key]),) if key in arm.settings else ()
+
+
 def _rollouts(config: StudyConfig, lengths: TokenLengths) -> Iterator[Finding]:
     """References that are longer than what is sampled: answers of that length would be cut."""
     if lengths.references is None:
         return
     by_limits: dict[tuple[int, ...], list[str]] = {}
     for name, arm in config.arms.items():
-        if limits := rollout_limits(config, arm):
+        if limits := rollout_limits(arm):
             by_limits.setdefault(limits, []).append(name)
     for limits, arms in by_limits.items():
         what, key = "max_new_tokens", "max_new_tokens"
@@ -116,14 +138,11 @@ def _rollouts(config: StudyConfig, lengths: TokenLengths) -> Iterator[Finding]:
         yield _longer("teacher outputs", "the teacher", key, (limit,), lengths.references)
 
 
-def rollout_limits(config: StudyConfig, arm: ArmConfig) -> tuple[int, ...]:
+def rollout_limits(arm: ArmConfig) -> tuple[int, ...]:
     """The lowest and the highest ``max_new_tokens`` of an arm, or the one; none if none counts."""
     if arm.method != "gkd" or arm.settings.get("lmbda") == 0:
         return ()
-    if (space := arm.search.get("max_new_tokens")) is not None:
-        ends = [int(end) for end in space.ends().values() if isinstance(end, int | float)]
-        return tuple(sorted({min(ends), max(ends)})) if ends else ()
-    return (resolve(config.training, arm.settings).max_new_tokens,)
+    return _limits(arm, "max_new_tokens") or (MethodSettings().max_new_tokens,)
 
 
 def _longer(what: str, who: str, key: str, limits: tuple[int, ...], lengths: Lengths) -> Finding:
