@@ -107,7 +107,7 @@ def _own_max_length(config: StudyConfig, lengths: TokenLengths) -> Iterator[Find
             yield Finding(
                 state="warning",
                 what="max_length",
-                detail=f"{name}: {100 * share:.0f} % of the prompts with their references are longer"
+                detail=f"{name}: {_share(share)} of the prompts with their references are longer"
                 f" than {min(limits):,} tokens, and cut or left out",
                 advice=f"Write max_length: {_rounded(lengths.sequences.percentiles[-1])}.",
             )
@@ -130,12 +130,12 @@ def _rollouts(config: StudyConfig, lengths: TokenLengths) -> Iterator[Finding]:
         if limits := rollout_limits(arm):
             by_limits.setdefault(limits, []).append(name)
     for limits, arms in by_limits.items():
-        what, key = "max_new_tokens", "max_new_tokens"
-        yield _longer(what, ", ".join(arms), key, limits, lengths.references)
+        key, who = "max_new_tokens", f"{', '.join(arms)}: "
+        yield _longer(key, who, key, limits, lengths.references)
     if config.needs_teacher_outputs():
         limit = config.teacher_outputs.max_new_tokens
         key = "teacher_outputs.max_new_tokens"
-        yield _longer("teacher outputs", "the teacher", key, (limit,), lengths.references)
+        yield _longer("teacher outputs", "", key, (limit,), lengths.references)
 
 
 def rollout_limits(arm: ArmConfig) -> tuple[int, ...]:
@@ -146,26 +146,26 @@ def rollout_limits(arm: ArmConfig) -> tuple[int, ...]:
 
 
 def _longer(what: str, who: str, key: str, limits: tuple[int, ...], lengths: Lengths) -> Finding:
+    """Which share of the references is longer than each of the limits, in ascending order."""
     shares = [lengths.longer_than(limit) for limit in limits]
-    told = ", ".join(
-        f"{_share(share)} longer than {limit:,}"
-        for share, limit in zip(shares, limits, strict=True)
-    )
-    told = f"{who}: of the references {told}"
+    verb = "are" if shares[0] else "is"
+    detail = f"{who}{_share(shares[0])} of the references {verb} longer than {limits[0]:,} tokens"
+    for share, limit in zip(shares[1:], limits[1:], strict=True):
+        detail += f", {_share(share)} longer than {limit:,}"
     if shares[0] <= MOST_LONGER:
-        return Finding(state="ok", what=what, detail=f"{told} tokens")
+        return Finding(state="ok", what=what, detail=detail)
     wanted = _rounded(lengths.percentiles[95])
     low = " as its lowest value" if len(limits) > 1 else ""
     return Finding(
         state="warning",
         what=what,
-        detail=f"{told} tokens; answers that are cut do not teach to end",
-        advice=f"Write {key}: {wanted}{low}, which 95 % of them fit into.",
+        detail=f"{detail}; an answer that is cut does not teach to end",
+        advice=f"95 % of them fit into {wanted}: write {key}: {wanted}{low}.",
     )
 
 
 def _share(share: float) -> str:
-    return "none is" if share == 0 else f"{100 * share:.0f} % are"
+    return f"{100 * share:.0f} %" if share else "none"
 
 
 def _rounded(tokens: int) -> int:

@@ -64,7 +64,7 @@ def test_a_sound_study_is_told_what_is_known_of_it(
     )
     assert "{max_length: 80}" in found["max_length"].advice
     assert found["max_new_tokens"].detail.startswith(
-        "gkd: of the references 86 % are longer than 8 tokens"
+        "gkd: 86 % of the references are longer than 8 tokens"
     )
     assert "max_new_tokens: 48" in found["max_new_tokens"].advice
 

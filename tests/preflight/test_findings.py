@@ -153,16 +153,18 @@ def test_references_longer_than_rollouts_are_counted_at_both_ends_of_a_range() -
     )
     rows = told(length_findings(study, lengths()), "max_new_tokens")
     assert [state for state, _ in rows] == ["warning", "ok"]
-    assert "gkd: of the references 75 % are longer than 50, none is longer than 200" in rows[0][1]
-    assert "max_new_tokens: 192 as its lowest value" in rows[0][1]
-    assert "fixed: of the references 4 % are longer than 192" in rows[1][1]
+    assert (
+        "gkd: 75 % of the references are longer than 50 tokens, none longer than 200" in rows[0][1]
+    )
+    assert "write max_new_tokens: 192 as its lowest value" in rows[0][1]
+    assert "fixed: 4 % of the references are longer than 192 tokens" in rows[1][1]
     assert not any("offline" in text for _, text in rows)
 
 
 def test_the_teachers_answers_are_held_against_the_references_too() -> None:
     study = config(arms={"seqkd": {}}, teacher_outputs={"max_new_tokens": 100})
     [(state, text)] = told(length_findings(study, lengths()), "teacher outputs")
-    assert state == "warning" and "50 % are longer than 100" in text
+    assert state == "warning" and "50 % of the references are longer than 100" in text
     assert "teacher_outputs.max_new_tokens: 192" in text
     assert not told(length_findings(study, lengths(references=None)), "teacher outputs")
 
