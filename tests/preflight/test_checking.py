@@ -84,7 +84,7 @@ def test_what_is_wrong_is_told_at_once_and_hides_nothing_else(
     assert set(errors) == {"settings", "teacher", "selection suite"}
     assert errors["teacher"].place.startswith(f"{tmp_path / 'study.yaml'}:")
     assert errors["teacher"].place.endswith(": teacher.model")
-    assert "nobody/has-this-model" in errors["teacher"].detail
+    assert "nobody/has-this-model: it is not on this machine" in errors["teacher"].detail
     assert "no_such_argument" in errors["settings"].detail
     assert "1 of the suite selection are also in the" in errors["selection suite"].detail
     found = by_name(checked)
