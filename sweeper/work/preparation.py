@@ -11,6 +11,7 @@ from sweeper.distillation.data import prompt_hash
 from sweeper.distillation.material import Material, read_material
 from sweeper.distillation.models import end_token_ids, load_model, load_tokenizer
 from sweeper.distillation.pairs import template_note
+from sweeper.distillation.shapes import shapes_of
 from sweeper.distillation.trainers import argument_names
 from sweeper.errors import BadInputError, blaming
 from sweeper.evaluation.tasks import LeafTask, load_tasks, prompts
@@ -19,13 +20,19 @@ from sweeper.reporter import Reporter
 from sweeper.secrets import redact
 from sweeper.work.scoring import parameters, scored
 
+_LONGEST_ANSWER = 256
+"""What lm-eval lets a model write where a task does not say."""
+
 
 def do(spec: PreparationSpec, reporter: Reporter) -> dict[str, Any]:
     """Do the step; the parts of the outcome that follow from it."""
     reporter.phase("read the data")
     material = read_material(spec.origin)
     if spec.step == "data":
-        return {"data": _check_data(spec, material, reporter)}
+        data = _check_data(spec, material, reporter)
+        if spec.shapes:
+            reporter.phase("shapes of the models")
+        return {"data": data, "shapes": shapes_of(spec.origin, spec.shapes, spec.place.device)}
     place, origin = spec.place, spec.origin
     if spec.step in ("teacher", "test_teacher"):
         reporter.phase("load the teacher")
@@ -105,6 +112,7 @@ def _check_data(spec: PreparationSpec, material: Material, reporter: Reporter) -
         leaves = load_tasks(spec.suite, allow_code=allow_code)
         selection = _check_overlap(spec.suite, leaves, known, "the training data")
     documents, test_documents = _count(leaves), None
+    scored = list(leaves)
     if spec.test_suite is not None:
         with blaming("evaluation", "test"):
             leaves = load_tasks(spec.test_suite, allow_code=allow_code)
@@ -112,6 +120,7 @@ def _check_data(spec: PreparationSpec, material: Material, reporter: Reporter) -
             name = f"the suite {spec.suite.config.suite}"
             _check_overlap(spec.test_suite, leaves, selection, name)
         test_documents = _count(leaves)
+        scored += leaves
     if note := _template_note(spec.origin, material):
         notes.append(note)
     lengths = [len(sequence.prompt) for sequence in data.sequences]
@@ -124,7 +133,12 @@ def _check_data(spec: PreparationSpec, material: Material, reporter: Reporter) -
         local=bool(spec.origin.data_files) or spec.origin.data.train.path.startswith("builtin/"),
         prompt_tokens=sum(lengths) / len(lengths),
         completion_tokens=sum(answers) / len(answers),
+        longest_prompt=max(lengths),
+        longest_completion=max(answers),
+        longest_text=max(map(sum, zip(lengths, answers, strict=True))),
         chat=material.chat,
+        scored_tokens=max(_longest(leaf, material) for leaf in scored),
+        scored_likelihoods=any(leaf.task.OUTPUT_TYPE != "generate_until" for leaf in scored),
         selection_documents=documents,
         test_documents=test_documents,
         notes=tuple(notes),
@@ -133,6 +147,15 @@ def _check_data(spec: PreparationSpec, material: Material, reporter: Reporter) -
 
 def _count(leaves: Sequence[LeafTask]) -> int:
     return sum(len(leaf.documents) for leaf in leaves)
+
+
+def _longest(leaf: LeafTask, material: Material) -> int:
+    """The tokens of the task's longest document, with the examples before it and its answer."""
+    text = max((asked for asked, _ in prompts(leaf)), key=len, default="")
+    read = len(material.tokenizer(text)["input_ids"])
+    examples = int(leaf.task.get_config("num_fewshot") or 0)
+    options = leaf.task.get_config("generation_kwargs") or {}
+    return read * (1 + examples) + int(options.get("max_gen_toks", _LONGEST_ANSWER))
 
 
 def _template_note(origin: Origin, material: Material) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.cache import is_whole
-from sweeper.config.models import ModelConfig
+from sweeper.config.models import ModelConfig, with_settings
 from sweeper.distillation import checkpoints, held_out, job
 from sweeper.distillation.held_out import HeldOut
 from sweeper.distillation.material import Material, check_teacher, read_material
@@ -158,17 +158,7 @@ class _Pause:
 
 def _teacher(spec: TrialSpec) -> ModelConfig:
     """The arm's teacher: the study's, with what the trial's settings say of it."""
-    options = dict(spec.origin.teacher.init_kwargs)
-    values = {}
-    for name, value in spec.teacher.items():
-        if name.startswith("init_kwargs."):
-            options[name.removeprefix("init_kwargs.")] = value
-        else:
-            values[name] = value
-    base = spec.origin.teacher.model_dump()
-    if "model" in values:
-        base.pop("vocab_size")
-    teacher = ModelConfig.model_validate({**base, **values, "init_kwargs": options})
+    teacher = with_settings(spec.origin.teacher, spec.teacher)
     with blaming("arms", spec.arm):
         unpacked = unpack(teacher, Path(spec.origin.cache))
         return cut_to(unpacked, token_ids(spec.origin.student))
