@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from sweeper.analysis import power
@@ -9,21 +10,25 @@ from sweeper.analysis.comparison import compare
 from sweeper.analysis.findings import Finding, Preflight
 from sweeper.analysis.verdict import claim, paired
 from sweeper.config.loading import LoadedStudy, LoadedSuite
+from sweeper.config.models import StudentConfig
 from sweeper.config.study import StudyConfig
+from sweeper.corners import wanted
 from sweeper.errors import SweeperError
-from sweeper.execution.devices import count_workers, find_devices
+from sweeper.execution.devices import Room, find_devices, rooms
 from sweeper.history import read_lead, read_study
 from sweeper.paths import StudyPaths, read_json_lines
 from sweeper.preflight.claim import claim_findings, design_findings
 from sweeper.preflight.data import data_findings
 from sweeper.preflight.examining import recorded_examination, run_data_step
-from sweeper.preflight.pair import lead_finding, pair_findings
+from sweeper.preflight.memory import memory_findings
+from sweeper.preflight.pair import lead_finding, pair_findings, size_finding
 from sweeper.preflight.settings import settings_findings
 from sweeper.preparation import problem_of
-from sweeper.records import Examination, Failure
+from sweeper.records import Examination, Failure, ModelShape, ShapeRequest
 from sweeper.snapshot import Snapshot, changes, read_snapshot
 from sweeper.study_record import Lead, StudyRecord
 
+Shaped = tuple[ShapeRequest, ModelShape]
 KnownVariances = tuple[tuple[power.Variances, ...], str]
 
 
@@ -38,13 +43,15 @@ def check(study: LoadedStudy, runs: Path) -> Preflight:
         SweeperError: The data step could not be run.
     """
     paths = StudyPaths(runs, study.config.study)
+    device = next(iter(_devices(study.config)[0]), "cpu")
     snapshot = read_snapshot(paths)
     if snapshot is not None and changes(snapshot, study):
-        return judge(study, run_data_step(study), variances=_variances(paths, snapshot))
-    seen = recorded_examination(study, paths, snapshot) if snapshot is not None else None
+        seen = run_data_step(study, device)
+        return judge(study, seen, variances=_variances(paths, snapshot))
+    known = recorded_examination(study, paths, snapshot) if snapshot is not None else None
     return judge(
         study,
-        seen or run_data_step(study),
+        known or run_data_step(study, device),
         lead=read_lead(paths),
         variances=_variances(paths, snapshot),
     )
@@ -66,7 +73,10 @@ def judge(
         variances: Of a difference, and what they are in words; by default as assumed.
     """
     config = study.config
-    devices, of_compute = _devices(config)
+    devices, places, of_compute = _devices(config)
+    # Old records have no shapes.
+    shapes = list(zip(wanted(config), seen.shapes, strict=False))
+    teacher, student = _parameters(config, shapes)
     documents = seen.test_documents
     if documents is None and study.test is not None:
         documents = _named_documents(study.test)
@@ -78,10 +88,12 @@ def judge(
             ),
             *(_wrong(study, problem) for problem in seen.problems),
             *pair_findings(seen),
+            *([size_finding(teacher, student)] if teacher and student else []),
             *([lead_finding(lead)] if lead is not None else []),
             *data_findings(study, seen),
-            *settings_findings(config, devices),
+            *settings_findings(config, devices, student),
             *of_compute,
+            *_memory(config, seen, shapes, places),
             *claim_findings(config),
             *of_design,
         ),
@@ -109,18 +121,36 @@ def _wrong(study: LoadedStudy, problem: Failure) -> Finding:
     )
 
 
-def _devices(config: StudyConfig) -> tuple[list[str], list[Finding]]:
+def _devices(config: StudyConfig) -> tuple[list[str], list[Room], list[Finding]]:
     """What trials would run on, as far as this machine can say; and what is wrong with it."""
     compute = config.compute
     if compute.executor != "local":
-        return [], []
+        return [], [], []
     try:
-        wanted = "cpu" if compute.resources_per_trial.gpu == 0 else compute.device
-        devices = find_devices(wanted)
-        count_workers(compute, devices)
+        kind = "cpu" if compute.resources_per_trial.gpu == 0 else compute.device
+        return find_devices(kind), rooms(compute), []
     except SweeperError as error:
-        return [], [Finding(state="error", what="compute", detail=str(error))]
-    return devices, []
+        return [], [], [Finding(state="error", what="compute", detail=str(error))]
+
+
+def _parameters(config: StudyConfig, shapes: Sequence[Shaped]) -> tuple[int | None, int | None]:
+    """How many the teacher and the student have, an adapter left out, as far as it is known."""
+    teacher = student = None
+    for asked, shape in shapes:
+        if isinstance(asked.model, StudentConfig):
+            student = shape.parameters - (shape.trainable_parameters if shape.adapted else 0)
+        elif asked.model.model == config.teacher.model:
+            teacher = shape.parameters
+    return teacher, student
+
+
+def _memory(
+    config: StudyConfig, seen: Examination, shapes: Sequence[Shaped], places: Sequence[Room]
+) -> list[Finding]:
+    if seen.data is None or not shapes:
+        return []
+    known = {asked.key(): shape for asked, shape in shapes}
+    return memory_findings(config, seen.data, lambda asked: known[asked.key()], places)
 
 
 def _named_documents(suite: LoadedSuite) -> int | None:
