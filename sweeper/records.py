@@ -86,11 +86,14 @@ class Place(Record):
     """The main memory that the job's process may take."""
 
 
+Autocast = Literal["bfloat16", "float16"]
+
+
 class ShapeRequest(Record):
     """A model whose shape is asked for."""
 
     model: StudentConfig | ModelConfig
-    autocast: Literal["bfloat16", "float16"] | None
+    autocast: Autocast | None
     """What it computes in, if not in the type of its weights."""
 
     def key(self) -> str:

@@ -11,7 +11,7 @@ from sweeper.config.base import Scalar
 from sweeper.config.study import StudyConfig
 from sweeper.execution.devices import Room
 from sweeper.preflight.peak import GIB, Kind, Peak, Scoring, Sizes, moments, worst
-from sweeper.records import DataSummary, ModelShape, ShapeRequest
+from sweeper.records import Autocast, DataSummary, ModelShape, ShapeRequest
 from sweeper.remedies import REMEDIES, Change, Setup, setup_of, smaller_teacher
 from sweeper.reporting.formatting import count, listed
 
@@ -120,7 +120,9 @@ def corners(config: StudyConfig, arm: str) -> Iterator[Setup]:
 
 def _requests(setup: Setup) -> tuple[ShapeRequest, ShapeRequest | None]:
     settings = setup.settings
-    autocast = "bfloat16" if settings.bf16 else "float16" if settings.fp16 else None
+    autocast: Autocast | None = (
+        "bfloat16" if settings.bf16 else "float16" if settings.fp16 else None
+    )
     student = ShapeRequest(model=setup.student, autocast=autocast)
     if setup.teacher is None:
         return student, None
