@@ -125,19 +125,21 @@ def check(
     runs: Runs = DEFAULT_RUNS,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Check a study before anything is spent on it, and say what it can show."""
+    """Say all that is known of a study before anything is trained, and what it can show."""
     from rich.console import Console
 
     from sweeper.preflight.checking import check as check_study
     from sweeper.reporting.check_table import check_json, check_view
     from sweeper.reporting.console import show
 
-    findings, design = check_study(_load(study_file, overrides), runs)
+    study = _load(study_file, overrides)
+    with Console(stderr=True).status("Looking over data, tokenizers and suites"):
+        found = check_study(study, runs)
     if as_json:
-        typer.echo(json.dumps(check_json(findings, design), indent=2))
+        typer.echo(json.dumps(check_json(found), indent=2))
     else:
-        show(check_view(findings, design), Console(markup=False, emoji=False))
-    raise typer.Exit(2 if any(finding.state == "error" for finding in findings) else 0)
+        show(check_view(found), Console(markup=False, emoji=False))
+    raise typer.Exit(2 if found.errors else 0)
 
 
 @app.command()
