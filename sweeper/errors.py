@@ -37,13 +37,17 @@ class Problem:
     column: int | None = None
     """Counted from 1."""
 
-    def __str__(self) -> str:
+    @property
+    def place(self) -> str:
+        """File, line, column and key, as far as they are known."""
         # An option is quoted as it was typed, and may hold a password.
         place = redact_option(self.source) if self.source.startswith("--") else self.source
         if self.line is not None:
             place += f":{self.line}:{self.column}"
-        key = f"{self.path}: " if self.path else ""
-        return f"{place}: {key}{self.message}"
+        return f"{place}: {self.path}" if self.path else place
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}"
 
 
 class SweeperError(Exception):

@@ -116,6 +116,8 @@ def explain(study: LoadedStudy, step: str, outcome: Outcome | None, files: JobPa
     with the end of the log.
     """
     failure = outcome.failure if outcome else None
+    if outcome is not None and outcome.examination and outcome.examination.problems:
+        return ConfigError([problem_of(study, found) for found in outcome.examination.problems])
     if failure is not None and failure.kind in ("bad_input", "full_disk"):
         return stopped_by(study, failure)
     reason = failure.message if failure else "its process ended without an outcome"
@@ -126,9 +128,14 @@ def stopped_by(study: LoadedStudy, failure: Failure) -> SweeperError:
     """A worker's complaint; about input, at the place of the key that is to blame."""
     if failure.kind == "full_disk":
         return FullDiskError(failure.message)
+    return ConfigError([problem_of(study, failure)])
+
+
+def problem_of(study: LoadedStudy, failure: Failure) -> Problem:
+    """A complaint about input, at the place of the key that is to blame."""
     if failure.key:
-        return ConfigError([study.file.problem(failure.key, failure.message)])
-    return ConfigError([Problem(source=str(study.path), message=failure.message)])
+        return study.file.problem(failure.key, failure.message)
+    return Problem(source=str(study.path), message=failure.message)
 
 
 def _extra_names(study: LoadedStudy, arm: str) -> tuple[str, ...]:

@@ -1,0 +1,154 @@
+"""What is known of a study's data and suites: rows, columns, prompts in two places, lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sweeper.analysis.findings import Finding
+from sweeper.config.loading import LoadedStudy, LoadedSuite
+from sweeper.config.settings import resolve
+from sweeper.config.study import ArmConfig, StudyConfig
+from sweeper.records import Examination, Lengths, TokenLengths
+
+MOST_LONGER = 0.05
+"""The share of references that may be longer than what is sampled, without a warning."""
+_ROUND = 16
+"""Limits that are suggested are multiples of it."""
+
+
+def data_findings(study: LoadedStudy, seen: Examination) -> list[Finding]:
+    """Rows, suites and lengths, as far as they could be read.
+
+    Args:
+        study: The checked study file.
+        seen: What the data step saw.
+    """
+    found = [*_rows(seen), *_suites(study, seen)]
+    if seen.data is not None and seen.data.lengths is not None:
+        found += [*_max_length(seen.data.lengths), *_rollouts(study.config, seen.data.lengths)]
+    return found
+
+
+def _rows(seen: Examination) -> Iterator[Finding]:
+    rows = seen.rows
+    if rows is None:
+        return
+    columns = " and ".join(rows.columns)
+    answers = {0: "prompts alone", rows.rows: "all with a reference"}.get(
+        rows.references, f"{rows.references:,} with a reference"
+    )
+    yield Finding(
+        state="ok",
+        what="training data",
+        detail=f"{rows.rows:,} rows of {rows.source}, {answers}; read from {columns}",
+    )
+    if rows.repeated:
+        yield Finding(
+            state="warning",
+            what="repeated prompts",
+            detail=f"{rows.repeated:,} of {rows.rows:,} prompts stand in the training data more"
+            " than once, and count so much more",
+            advice="Remove them unless they have other answers.",
+        )
+
+
+def _suites(study: LoadedStudy, seen: Examination) -> Iterator[Finding]:
+    named: tuple[tuple[str, LoadedSuite | None, int | None], ...] = (
+        ("selection suite", study.selection, seen.selection_documents),
+        ("test suite", study.test, seen.test_documents),
+    )
+    for what, suite, documents in named:
+        if suite is not None and documents is not None:
+            tasks = ", ".join(task.task for task in suite.config.tasks)
+            detail = f"{suite.config.suite}: {documents:,} documents of {tasks}"
+            yield Finding(state="ok", what=what, detail=detail)
+    if seen.overlap_free:
+        places = "training data and suites" if study.test is None else "training data, selection"
+        places += "" if study.test is None else " and test suite"
+        detail = f"{places} share no prompt"
+        yield Finding(state="ok", what="overlap", detail=detail)
+
+
+def _max_length(lengths: TokenLengths) -> Iterator[Finding]:
+    limit, prompts, whole = lengths.max_length, lengths.prompts, lengths.sequences
+    spans = f"prompts have {_span(prompts)} tokens"
+    if lengths.references is not None:
+        spans += f", with their references {_span(whole)}"
+    if not lengths.dropped and not lengths.cut:
+        yield Finding(
+            state="ok", what="max_length", detail=f"{spans}; all fit into max_length ({limit:,})"
+        )
+        return
+    parts = []
+    if lengths.dropped:
+        parts.append(f"{lengths.dropped:,} of {prompts.count:,} prompts are too long and left out")
+    if lengths.cut and lengths.references is not None:
+        count = lengths.references.count
+        parts.append(f"{lengths.cut:,} of {count:,} references are cut, and lose their end")
+    wanted = _rounded(max(whole.percentiles[-1], prompts.percentiles[-1] + _ROUND))
+    yield Finding(
+        state="warning",
+        what="max_length",
+        detail=f"at training.max_length: {limit} {'; '.join(parts)} ({spans})",
+        advice=f"Write training: {{max_length: {wanted}}}, or leave out what is longer.",
+    )
+
+
+def _rollouts(config: StudyConfig, lengths: TokenLengths) -> Iterator[Finding]:
+    """References that are longer than what is sampled: answers of that length would be cut."""
+    if lengths.references is None:
+        return
+    by_limits: dict[tuple[int, ...], list[str]] = {}
+    for name, arm in config.arms.items():
+        if limits := rollout_limits(config, arm):
+            by_limits.setdefault(limits, []).append(name)
+    for limits, arms in by_limits.items():
+        what, key = "max_new_tokens", "max_new_tokens"
+        yield _longer(what, ", ".join(arms), key, limits, lengths.references)
+    if config.needs_teacher_outputs():
+        limit = config.teacher_outputs.max_new_tokens
+        key = "teacher_outputs.max_new_tokens"
+        yield _longer("teacher outputs", "the teacher", key, (limit,), lengths.references)
+
+
+def rollout_limits(config: StudyConfig, arm: ArmConfig) -> tuple[int, ...]:
+    """The lowest and the highest ``max_new_tokens`` of an arm, or the one; none if none counts."""
+    if arm.method != "gkd" or arm.settings.get("lmbda") == 0:
+        return ()
+    if (space := arm.search.get("max_new_tokens")) is not None:
+        ends = [int(end) for end in space.ends().values() if isinstance(end, int | float)]
+        return tuple(sorted({min(ends), max(ends)})) if ends else ()
+    return (resolve(config.training, arm.settings).max_new_tokens,)
+
+
+def _longer(what: str, who: str, key: str, limits: tuple[int, ...], lengths: Lengths) -> Finding:
+    shares = [lengths.longer_than(limit) for limit in limits]
+    told = ", ".join(
+        f"{_share(share)} of the references are longer than {limit}"
+        if number == 0
+        else f"{_share(share)} than {limit}"
+        for number, (limit, share) in enumerate(zip(limits, shares, strict=True))
+    )
+    if shares[0] <= MOST_LONGER:
+        return Finding(state="ok", what=what, detail=f"{who}: {told}")
+    wanted = _rounded(lengths.percentiles[95])
+    low = " as its lowest value" if len(limits) > 1 else ""
+    return Finding(
+        state="warning",
+        what=what,
+        detail=f"{who}: {told} tokens; answers that are cut do not learn to end",
+        advice=f"Write {key}: {wanted}{low}: 95 % of the references fit into it.",
+    )
+
+
+def _share(share: float) -> str:
+    return "none" if share == 0 else f"{100 * share:.0f} %"
+
+
+def _rounded(tokens: int) -> int:
+    return -(-tokens // _ROUND) * _ROUND
+
+
+def _span(lengths: Lengths) -> str:
+    shortest, longest = lengths.percentiles[0], lengths.percentiles[-1]
+    return f"{shortest:,}" if shortest == longest else f"{shortest:,} to {longest:,}"
