@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+
+from rich.console import Console
 
 from sweeper.analysis import power
 from sweeper.analysis.comparison import compare
 from sweeper.analysis.findings import Finding, Preflight
 from sweeper.analysis.verdict import claim, paired
+from sweeper.cache import default_root
 from sweeper.config.loading import LoadedStudy, LoadedSuite
 from sweeper.config.study import StudyConfig
 from sweeper.errors import SweeperError
@@ -16,8 +20,10 @@ from sweeper.history import read_study
 from sweeper.paths import StudyPaths, read_json_lines
 from sweeper.preflight.claim import claim_findings, design_findings
 from sweeper.preflight.data import data_findings
+from sweeper.preflight.durations import time_findings
 from sweeper.preflight.examining import examine
 from sweeper.preflight.pair import pair_findings
+from sweeper.preflight.probe import Probed, probe
 from sweeper.preflight.settings import settings_findings
 from sweeper.preparation import problem_of
 from sweeper.records import Examination, Failure
@@ -25,34 +31,55 @@ from sweeper.snapshot import read_snapshot
 from sweeper.study_record import StudyRecord
 
 
-def check(study: LoadedStudy, runs: Path) -> Preflight:
+def check(
+    study: LoadedStudy, runs: Path, cache: Path | None = None, probing: Console | None = None
+) -> Preflight:
     """Everything that is known of a study whose file is well-formed, before it is run.
 
     Args:
         study: The checked study file.
         runs: Where studies are recorded; what this one left there is read, and not changed.
+        cache: The content-addressed cache; by default the user's.
+        probing: Where a probe shows how far it is; None: nothing is trained.
 
     Raises:
         SweeperError: The data step could not be run.
     """
     paths = StudyPaths(runs, study.config.study)
-    return judge(study, paths, examine(study, paths))
+    started = time.time()
+    seen = examine(study, paths)
+    found = judge(study, paths, seen)
+    if probing is None or found.errors:
+        return found
+    try:
+        probed = probe(study, paths, cache or default_root(), probing, begun=started)
+    except SweeperError as error:
+        return judge(study, paths, seen, error)
+    return judge(study, paths, seen, probed)
 
 
-def judge(study: LoadedStudy, paths: StudyPaths, seen: Examination) -> Preflight:
+def judge(
+    study: LoadedStudy,
+    paths: StudyPaths,
+    seen: Examination,
+    probed: Probed | SweeperError | None = None,
+) -> Preflight:
     """What is said of a study, given what the data step saw.
 
     Args:
         study: The checked study file.
         paths: Where the study is recorded; read only.
         seen: What the data step saw.
+        probed: What a probe measured, or why it failed.
     """
     config = study.config
+    record = _record(study, paths)
     devices, of_compute = _devices(config)
     documents = seen.test_documents
     if documents is None and study.test is not None:
         documents = _named_documents(study.test)
-    of_design, design = design_findings(config, documents, *_variances(paths))
+    of_design, design = design_findings(config, documents, *_variances(record, paths))
+    of_time, estimated = time_findings(study, record, probed, documents, devices)
     return Preflight(
         findings=(
             Finding(
@@ -65,8 +92,10 @@ def judge(study: LoadedStudy, paths: StudyPaths, seen: Examination) -> Preflight
             *of_compute,
             *claim_findings(config),
             *of_design,
+            *of_time,
         ),
         design=design,
+        estimate=estimated,
     )
 
 
@@ -115,12 +144,18 @@ def _named_documents(suite: LoadedSuite) -> int | None:
     return found
 
 
-def _variances(paths: StudyPaths) -> tuple[tuple[power.Variances, ...], str]:
-    """As measured by what the study left, the winners before the trials; or as assumed."""
+def _record(study: LoadedStudy, paths: StudyPaths) -> StudyRecord | None:
+    """What the study has left, if it has begun."""
     snapshot = read_snapshot(paths)
-    if snapshot is None:
+    return None if snapshot is None else read_study(paths, snapshot)
+
+
+def _variances(
+    record: StudyRecord | None, paths: StudyPaths
+) -> tuple[tuple[power.Variances, ...], str]:
+    """As measured by what the study left, the winners before the trials; or as assumed."""
+    if record is None:
         return power.assumed()
-    record = read_study(paths, snapshot)
     return _of_finals(record) or _of_trials(record, paths) or power.assumed()
 
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from sweeper.analysis.findings import Finding
 from sweeper.analysis.pace import ArmPace, Estimate, StudyPace
 from sweeper.budgets import device_seconds
+from sweeper.config.loading import LoadedStudy
 from sweeper.config.models import ModelConfig
 from sweeper.config.settings import MethodSettings, resolve
 from sweeper.config.study import StudyConfig
+from sweeper.errors import SweeperError
+from sweeper.execution.devices import count_workers
+from sweeper.preflight.estimate import estimate
+from sweeper.preflight.measured import pace_of_study
+from sweeper.preflight.probe import Probed
 from sweeper.reporting.formatting import duration, listed, percent, whole_percents
+from sweeper.study_record import StudyRecord
 
 _SLOW = 60.0
 """Seconds of training from which on a trial is worth being made faster."""
@@ -18,20 +25,50 @@ _LARGE = 0.3
 """The share of a step from which on a part of it is worth being made faster."""
 
 
-def unknown(study_file: str) -> Finding:
-    """The row of a study of which nothing has been measured."""
-    detail = f"unknown: sweeper check {study_file} --probe measures it"
-    return Finding(state="ok", what="time", detail=detail)
+def time_findings(
+    study: LoadedStudy,
+    record: StudyRecord | None,
+    probed: Probed | SweeperError | None,
+    test_documents: int | None,
+    devices: Sequence[str],
+) -> tuple[list[Finding], Estimate | None]:
+    """How long the study takes, what of it its limits do not allow, and how to make it faster.
+
+    Args:
+        study: The checked study file.
+        record: What the study left, if it has begun: its trials say how long others take.
+        probed: What a probe measured, or why it failed.
+        test_documents: Of the test suite; None if they cannot be counted.
+        devices: What trials would run on here, as far as it is known.
+    """
+    config = study.config
+    if isinstance(probed, SweeperError):
+        return [Finding(state="error", what="time", detail=str(probed))], None
+    measured = probed.pace if probed else None
+    if measured is None and record is not None:
+        measured = pace_of_study(record, _workers(config, devices))
+    if measured is None or len(measured.arms) < len(config.arms):
+        detail = f"unknown: sweeper check {study.path} --probe measures it"
+        return [Finding(state="ok", what="time", detail=detail)], None
+    found = estimate(config, measured, test_documents)
+    return findings(config, measured, found), found
 
 
-def time_findings(config: StudyConfig, measured: StudyPace, found: Estimate) -> list[Finding]:
-    """How long the study takes, what of it its limits do not allow, and how to make it faster."""
+def findings(config: StudyConfig, measured: StudyPace, found: Estimate) -> list[Finding]:
+    """What is said of an estimate."""
     return [
         _time(found),
         *_budget(config, found),
         *_timeouts(config, found),
         *_slow(config, measured),
     ]
+
+
+def _workers(config: StudyConfig, devices: Sequence[str]) -> int:
+    compute = config.compute
+    if compute.executor == "local" and devices:
+        return count_workers(compute, devices)
+    return compute.workers or 1
 
 
 def _time(found: Estimate) -> Finding:

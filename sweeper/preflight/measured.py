@@ -67,12 +67,11 @@ def _pairs(begins: Sequence[Progress], ends: Sequence[Progress]) -> list[tuple[P
     return list(zip(begins, ends, strict=False))
 
 
-def pace_of_study(record: StudyRecord, tasks: int, workers: int) -> StudyPace | None:
+def pace_of_study(record: StudyRecord, workers: int) -> StudyPace | None:
     """What the trials of a study say that has begun; None until every arm has a scored one.
 
     Args:
         record: The study.
-        tasks: Of the selection suite.
         workers: Trials at a time.
     """
     ends = {"teacher": record.teacher, "student": record.starting_student}
@@ -88,7 +87,7 @@ def pace_of_study(record: StudyRecord, tasks: int, workers: int) -> StudyPace | 
         preparation={name: end.finished - end.started for name, end in ends.items() if end},
         teacher_scoring=teacher.seconds,
         documents=sum(task.documents for task in teacher.tasks),
-        tasks=tasks,
+        tasks=len(teacher.tasks),
         arms=tuple(arms),
     )
 

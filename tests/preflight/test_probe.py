@@ -74,7 +74,7 @@ def test_a_probe_measures_every_arm_and_leaves_nothing_behind(study: WholeStudy)
 
 def test_a_probe_that_is_interrupted_leaves_nothing_behind(study: WholeStudy) -> None:
     process = study.start("--probe", "--cache-dir", "cache", command="check")
-    trials = f"temporary/*/tiny/arms/*/*/progress.jsonl"
+    trials = "temporary/*/tiny/arms/*/*/progress.jsonl"
     wait_beside(process, lambda: any(study.directory.glob(trials)))
     os.kill(process.pid, signal.SIGINT)
     done = study.end(process)
