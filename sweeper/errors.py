@@ -4,6 +4,7 @@
 
     SweeperError
     ├── ConfigError        a study, suite or command-line value is wrong (exit code 2)
+    ├── PreflightError     a study cannot work, as is known before it begins (exit code 2)
     ├── StudyChangedError  the study file no longer fits the recorded study (exit code 2)
     ├── StudyBusyError     another process is running this study (exit code 2)
     ├── FullDiskError      no space is left where something has to be written
@@ -64,6 +65,12 @@ class ConfigError(SweeperError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class PreflightError(SweeperError):
+    """A study cannot work as written; lists everything that keeps it from being run."""
+
+    exit_code = 2
 
 
 class StudyChangedError(SweeperError):

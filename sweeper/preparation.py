@@ -71,6 +71,7 @@ def make_spec(
         extra_arguments={
             name: (arm.method, _extra_names(study, name)) for name, arm in arms.items()
         },
+        own_teachers=_own_teachers(study) if step == "data" else {},
         suite=suite,
         test_suite=suite_spec(study.test) if study.test and step == "data" else None,
         place=Place(directory=str(paths.directory), device="cpu", threads=1),
@@ -89,7 +90,9 @@ def is_done(spec: PreparationSpec, paths: StudyPaths) -> bool:
         return False
     now = redacted(spec.model_dump(mode="json"))
     same = ("origin", "suite", "test_suite", "needs_teacher_outputs", "reads", "extra_arguments")
-    return all(before.get(key) == now[key] for key in same)
+    # Studies that began before arms' teachers were checked have not noted them.
+    teachers = before.get("own_teachers", {}) == now["own_teachers"]
+    return teachers and all(before.get(key) == now[key] for key in same)
 
 
 def is_cached(step: Step, paths: StudyPaths) -> bool:
@@ -146,3 +149,13 @@ def _extra_names(study: LoadedStudy, arm: str) -> tuple[str, ...]:
         if key.startswith("extra."):
             names.add(key.removeprefix("extra."))
     return tuple(sorted(names))
+
+
+def _own_teachers(study: LoadedStudy) -> dict[str, tuple[str, ...]]:
+    found = {}
+    for name, arm in study.config.arms.items():
+        space = arm.search.get("teacher.model")
+        named = (space.grid() or []) if space is not None else [arm.settings.get("teacher.model")]
+        if models := tuple(str(model) for model in named if model is not None):
+            found[name] = models
+    return found

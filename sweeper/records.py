@@ -176,6 +176,8 @@ class PreparationSpec(Record):
     (True)."""
     extra_arguments: dict[str, tuple[Method, tuple[str, ...]]] = {}
     """By arm, the names below ``extra`` that TRL's configuration class must know."""
+    own_teachers: dict[str, tuple[str, ...]] = {}
+    """By arm, the teachers that it has instead of the study's."""
     suite: SuiteSpec
     test_suite: SuiteSpec | None
     """Read by ``data`` only, and only to check that no prompt is in two places."""

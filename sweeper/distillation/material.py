@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
 from sweeper.cache import Cache, hash_text
+from sweeper.config.base import Scalar
 from sweeper.config.models import ModelConfig
 from sweeper.distillation.data import (
     Example,
@@ -33,7 +34,7 @@ from sweeper.distillation.models import (
     read_config,
     unpack,
 )
-from sweeper.distillation.pairs import aligned, check_heads, check_pair
+from sweeper.distillation.pairs import aligned, check_heads, check_pair, cut_to, token_ids
 from sweeper.distillation.quantization import check_quantization
 from sweeper.errors import BadInputError, blaming
 from sweeper.records import Origin
@@ -190,6 +191,31 @@ def check_teacher(origin: Origin, teacher: ModelConfig, tokenizer: PreTrainedTok
     names = (teacher.model, origin.student.model)
     check_pair(load_tokenizer(teacher), tokenizer, names)
     check_heads(teacher, origin.student, tokenizer)
+
+
+def own_teacher(origin: Origin, values: Mapping[str, Scalar]) -> ModelConfig:
+    """The teacher of an arm: the study's, with what the arm says of it.
+
+    Args:
+        origin: The study's, with models as they are loaded.
+        values: The arm's dotted settings below ``teacher``.
+
+    Raises:
+        BadInputError: It cannot be read.
+    """
+    options = dict(origin.teacher.init_kwargs)
+    own = {}
+    for name, value in values.items():
+        if name.startswith("init_kwargs."):
+            options[name.removeprefix("init_kwargs.")] = value
+        else:
+            own[name] = value
+    base = origin.teacher.model_dump()
+    if "model" in own:
+        base.pop("vocab_size")
+    teacher = ModelConfig.model_validate({**base, **own, "init_kwargs": options})
+    unpacked = unpack(teacher, Path(origin.cache))
+    return cut_to(unpacked, token_ids(origin.student))
 
 
 def _write(data: TokenizedData, directory: Path) -> None:

@@ -10,25 +10,29 @@ from rich.console import Console
 from sweeper.analysis import power
 from sweeper.analysis.comparison import compare
 from sweeper.analysis.findings import Finding, Preflight
+from sweeper.analysis.pace import StudyPace
 from sweeper.analysis.verdict import claim, paired
 from sweeper.cache import default_root
 from sweeper.config.loading import LoadedStudy, LoadedSuite
 from sweeper.config.study import StudyConfig
 from sweeper.errors import SweeperError
 from sweeper.execution.devices import count_workers, find_devices
-from sweeper.history import read_study
+from sweeper.history import read_lead, read_study
 from sweeper.paths import StudyPaths, read_json_lines
 from sweeper.preflight.claim import claim_findings, design_findings
 from sweeper.preflight.data import data_findings
-from sweeper.preflight.durations import time_findings
-from sweeper.preflight.examining import examine
-from sweeper.preflight.pair import pair_findings
-from sweeper.preflight.probe import Probed, probe
+from sweeper.preflight.durations import with_time, workers_of
+from sweeper.preflight.examining import recorded_examination, run_data_step
+from sweeper.preflight.measured import pace_of_study
+from sweeper.preflight.pair import lead_finding, pair_findings
+from sweeper.preflight.probe import probe
 from sweeper.preflight.settings import settings_findings
 from sweeper.preparation import problem_of
 from sweeper.records import Examination, Failure
-from sweeper.snapshot import read_snapshot
-from sweeper.study_record import StudyRecord
+from sweeper.snapshot import changes, read_snapshot
+from sweeper.study_record import Lead, StudyRecord
+
+KnownVariances = tuple[tuple[power.Variances, ...], str]
 
 
 def check(
@@ -40,46 +44,58 @@ def check(
         study: The checked study file.
         runs: Where studies are recorded; what this one left there is read, and not changed.
         cache: The content-addressed cache; by default the user's.
-        probing: Where a probe shows how far it is; None: nothing is trained.
+        probing: Where a probe shows how far it is. None: nothing is trained.
 
     Raises:
         SweeperError: The data step could not be run.
     """
     paths = StudyPaths(runs, study.config.study)
     started = time.time()
-    seen = examine(study, paths)
-    found = judge(study, paths, seen)
-    if probing is None or found.errors:
+    snapshot = read_snapshot(paths)
+    record = read_study(paths, snapshot) if snapshot is not None else None
+    # Of a study that was written differently, documents may be much the same, and nothing else.
+    same = snapshot is not None and not changes(snapshot, study)
+    variances = _variances(paths, record) if record is not None else None
+    seen = recorded_examination(study, paths, snapshot) if snapshot is not None and same else None
+    seen = seen or run_data_step(study)
+    found = judge(study, seen, lead=read_lead(paths) if same else None, variances=variances)
+    if found.errors:
         return found
-    try:
-        probed = probe(study, paths, cache or default_root(), probing, begun=started)
-    except SweeperError as error:
-        return judge(study, paths, seen, error)
-    return judge(study, paths, seen, probed)
+    timed: StudyPace | SweeperError | None = None
+    if probing is not None:
+        try:
+            probed = probe(study, paths, cache or default_root(), probing, begun=started)
+        except SweeperError as error:
+            timed = error
+        else:
+            timed = probed.pace
+            found = judge(study, seen, lead=probed.lead, variances=variances)
+    elif record is not None and same:
+        timed = pace_of_study(record, workers_of(study.config))
+    return with_time(study, found, timed, seen.test_documents)
 
 
 def judge(
     study: LoadedStudy,
-    paths: StudyPaths,
     seen: Examination,
-    probed: Probed | SweeperError | None = None,
+    *,
+    lead: Lead | None = None,
+    variances: KnownVariances | None = None,
 ) -> Preflight:
-    """What is said of a study, given what the data step saw.
+    """What is said of a study.
 
     Args:
         study: The checked study file.
-        paths: Where the study is recorded; read only.
         seen: What the data step saw.
-        probed: What a probe measured, or why it failed.
+        lead: The teacher's over the starting student, once both were scored.
+        variances: Of a difference, and what they are in words; by default as assumed.
     """
     config = study.config
-    record = _record(study, paths)
     devices, of_compute = _devices(config)
     documents = seen.test_documents
     if documents is None and study.test is not None:
         documents = _named_documents(study.test)
-    of_design, design = design_findings(config, documents, *_variances(record, paths))
-    of_time, estimated = time_findings(study, record, probed, documents, devices)
+    of_design, design = design_findings(config, documents, *(variances or power.assumed()))
     return Preflight(
         findings=(
             Finding(
@@ -87,15 +103,14 @@ def judge(
             ),
             *(_wrong(study, problem) for problem in seen.problems),
             *pair_findings(seen),
+            *([lead_finding(lead)] if lead is not None else []),
             *data_findings(study, seen),
             *settings_findings(config, devices),
             *of_compute,
             *claim_findings(config),
             *of_design,
-            *of_time,
         ),
         design=design,
-        estimate=estimated,
     )
 
 
@@ -144,22 +159,12 @@ def _named_documents(suite: LoadedSuite) -> int | None:
     return found
 
 
-def _record(study: LoadedStudy, paths: StudyPaths) -> StudyRecord | None:
-    """What the study has left, if it has begun."""
-    snapshot = read_snapshot(paths)
-    return None if snapshot is None else read_study(paths, snapshot)
+def _variances(paths: StudyPaths, record: StudyRecord) -> KnownVariances | None:
+    """As measured by what the study left, the winners before the trials."""
+    return _of_finals(record) or _of_trials(record, paths)
 
 
-def _variances(
-    record: StudyRecord | None, paths: StudyPaths
-) -> tuple[tuple[power.Variances, ...], str]:
-    """As measured by what the study left, the winners before the trials; or as assumed."""
-    if record is None:
-        return power.assumed()
-    return _of_finals(record) or _of_trials(record, paths) or power.assumed()
-
-
-def _of_finals(record: StudyRecord) -> tuple[tuple[power.Variances, ...], str] | None:
+def _of_finals(record: StudyRecord) -> KnownVariances | None:
     if record.test is None or record.test.scores is None:
         return None
     arms = {arm.arm: arm for arm in record.test.scores.arms if arm.at == "steps"}
@@ -172,9 +177,7 @@ def _of_finals(record: StudyRecord) -> tuple[tuple[power.Variances, ...], str] |
     return power.from_finals(differences)
 
 
-def _of_trials(
-    record: StudyRecord, paths: StudyPaths
-) -> tuple[tuple[power.Variances, ...], str] | None:
+def _of_trials(record: StudyRecord, paths: StudyPaths) -> KnownVariances | None:
     scored = []
     for arm in compare(record).arms:
         if arm.best is not None:

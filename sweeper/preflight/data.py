@@ -25,8 +25,13 @@ def data_findings(study: LoadedStudy, seen: Examination) -> list[Finding]:
     """
     found = [*_rows(seen), *_suites(study, seen)]
     if seen.data is not None and seen.data.lengths is not None:
-        found += [*_max_length(seen.data.lengths), *_rollouts(study.config, seen.data.lengths)]
+        found += length_findings(study.config, seen.data.lengths)
     return found
+
+
+def length_findings(config: StudyConfig, lengths: TokenLengths) -> list[Finding]:
+    """What is cut of prompts, references, rollouts and the teacher's answers."""
+    return [*_max_length(lengths), *_rollouts(config, lengths)]
 
 
 def _rows(seen: Examination) -> Iterator[Finding]:
@@ -89,7 +94,7 @@ def _max_length(lengths: TokenLengths) -> Iterator[Finding]:
     yield Finding(
         state="warning",
         what="max_length",
-        detail=f"at training.max_length: {limit} {'; '.join(parts)} ({spans})",
+        detail=f"training.max_length is {limit:,}: {'; '.join(parts)} ({spans})",
         advice=f"Write training: {{max_length: {wanted}}}, or leave out what is longer.",
     )
 
@@ -124,25 +129,24 @@ def rollout_limits(config: StudyConfig, arm: ArmConfig) -> tuple[int, ...]:
 def _longer(what: str, who: str, key: str, limits: tuple[int, ...], lengths: Lengths) -> Finding:
     shares = [lengths.longer_than(limit) for limit in limits]
     told = ", ".join(
-        f"{_share(share)} of the references are longer than {limit}"
-        if number == 0
-        else f"{_share(share)} than {limit}"
-        for number, (limit, share) in enumerate(zip(limits, shares, strict=True))
+        f"{_share(share)} longer than {limit:,}"
+        for share, limit in zip(shares, limits, strict=True)
     )
+    told = f"{who}: of the references {told}"
     if shares[0] <= MOST_LONGER:
-        return Finding(state="ok", what=what, detail=f"{who}: {told}")
+        return Finding(state="ok", what=what, detail=f"{told} tokens")
     wanted = _rounded(lengths.percentiles[95])
     low = " as its lowest value" if len(limits) > 1 else ""
     return Finding(
         state="warning",
         what=what,
-        detail=f"{who}: {told} tokens; answers that are cut do not learn to end",
-        advice=f"Write {key}: {wanted}{low}: 95 % of the references fit into it.",
+        detail=f"{told} tokens; answers that are cut do not teach to end",
+        advice=f"Write {key}: {wanted}{low}, which 95 % of them fit into.",
     )
 
 
 def _share(share: float) -> str:
-    return "none" if share == 0 else f"{100 * share:.0f} %"
+    return "none is" if share == 0 else f"{100 * share:.0f} % are"
 
 
 def _rounded(tokens: int) -> int:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
-from sweeper.analysis.findings import Finding
+from sweeper.analysis.findings import Finding, Preflight
 from sweeper.analysis.pace import ArmPace, Estimate, StudyPace
 from sweeper.budgets import device_seconds
 from sweeper.config.loading import LoadedStudy
@@ -12,12 +12,9 @@ from sweeper.config.models import ModelConfig
 from sweeper.config.settings import MethodSettings, resolve
 from sweeper.config.study import StudyConfig
 from sweeper.errors import SweeperError
-from sweeper.execution.devices import count_workers
+from sweeper.execution.devices import count_workers, find_devices
 from sweeper.preflight.estimate import estimate
-from sweeper.preflight.measured import pace_of_study
-from sweeper.preflight.probe import Probed
 from sweeper.reporting.formatting import duration, listed, percent, whole_percents
-from sweeper.study_record import StudyRecord
 
 _SLOW = 60.0
 """Seconds of training from which on a trial is worth being made faster."""
@@ -25,36 +22,33 @@ _LARGE = 0.3
 """The share of a step from which on a part of it is worth being made faster."""
 
 
-def time_findings(
+def with_time(
     study: LoadedStudy,
-    record: StudyRecord | None,
-    probed: Probed | SweeperError | None,
+    found: Preflight,
+    measured: StudyPace | SweeperError | None,
     test_documents: int | None,
-    devices: Sequence[str],
-) -> tuple[list[Finding], Estimate | None]:
-    """How long the study takes, what of it its limits do not allow, and how to make it faster.
+) -> Preflight:
+    """The preflight with how long the study takes, whether that is allowed, and what is slow.
 
     Args:
         study: The checked study file.
-        record: What the study left, if it has begun: its trials say how long others take.
-        probed: What a probe measured, or why it failed.
-        test_documents: Of the test suite; None if they cannot be counted.
-        devices: What trials would run on here, as far as it is known.
+        found: What is known of it otherwise.
+        measured: What was measured of its trials; or why that failed.
+        test_documents: Of the test suite; None without one.
     """
-    config = study.config
-    if isinstance(probed, SweeperError):
-        return [Finding(state="error", what="time", detail=str(probed))], None
-    measured = probed.pace if probed else None
-    if measured is None and record is not None:
-        measured = pace_of_study(record, _workers(config, devices))
-    if measured is None or len(measured.arms) < len(config.arms):
+    estimated = None
+    if isinstance(measured, SweeperError):
+        rows = [Finding(state="error", what="time", detail=str(measured))]
+    elif measured is None:
         detail = f"unknown: sweeper check {study.path} --probe measures it"
-        return [Finding(state="ok", what="time", detail=detail)], None
-    found = estimate(config, measured, test_documents)
-    return findings(config, measured, found), found
+        rows = [Finding(state="ok", what="time", detail=detail)]
+    else:
+        estimated = estimate(study.config, measured, test_documents)
+        rows = time_findings(study.config, measured, estimated)
+    return found.model_copy(update={"findings": (*found.findings, *rows), "estimate": estimated})
 
 
-def findings(config: StudyConfig, measured: StudyPace, found: Estimate) -> list[Finding]:
+def time_findings(config: StudyConfig, measured: StudyPace, found: Estimate) -> list[Finding]:
     """What is said of an estimate."""
     return [
         _time(found),
@@ -64,11 +58,13 @@ def findings(config: StudyConfig, measured: StudyPace, found: Estimate) -> list[
     ]
 
 
-def _workers(config: StudyConfig, devices: Sequence[str]) -> int:
+def workers_of(config: StudyConfig) -> int:
+    """Trials at a time, of a study that can run here; of a cluster, what the study says of it."""
     compute = config.compute
-    if compute.executor == "local" and devices:
-        return count_workers(compute, devices)
-    return compute.workers or 1
+    if compute.workers is not None or compute.executor != "local":
+        return compute.workers or 1
+    wanted = "cpu" if compute.resources_per_trial.gpu == 0 else compute.device
+    return count_workers(compute, find_devices(wanted))
 
 
 def _time(found: Estimate) -> Finding:

@@ -13,26 +13,12 @@ from sweeper.config.loading import LoadedStudy
 from sweeper.errors import SweeperError
 from sweeper.execution.executor import read_outcome
 from sweeper.execution.local import LocalExecutor
-from sweeper.paths import JobPaths, StudyPaths
+from sweeper.paths import StudyPaths
 from sweeper.preparation import explain, is_done, make_origin, make_spec, submit
 from sweeper.records import Examination, Outcome, PreparationSpec
-from sweeper.snapshot import changes, command_line, open_snapshot, read_snapshot, suite_spec
+from sweeper.snapshot import Snapshot, command_line, open_snapshot, suite_spec
 
 _POLL_SECONDS = 0.25
-
-
-def examine(study: LoadedStudy, paths: StudyPaths) -> Examination:
-    """Look the study's data, tokenizers and suites over, unless it was done for the same inputs.
-
-    Args:
-        study: The checked study file.
-        paths: Where the study is recorded; read only.
-
-    Raises:
-        SweeperError: The step could not be run.
-    """
-    outcome = _recorded(study, paths) or _run(study)
-    return seen_in(outcome)
 
 
 def seen_in(outcome: Outcome) -> Examination:
@@ -48,10 +34,16 @@ def seen_in(outcome: Outcome) -> Examination:
     )
 
 
-def _recorded(study: LoadedStudy, paths: StudyPaths) -> Outcome | None:
-    snapshot = read_snapshot(paths)
-    if snapshot is None or changes(snapshot, study):
-        return None
+def recorded_examination(
+    study: LoadedStudy, paths: StudyPaths, snapshot: Snapshot
+) -> Examination | None:
+    """What the data step of the study saw when it ran; None if it did not, or had other inputs.
+
+    Args:
+        study: The checked study file, which has not changed since.
+        paths: Where the study is recorded; read only.
+        snapshot: Its start.
+    """
     files = paths.preparation("data")
     try:
         before = PreparationSpec.model_validate_json(files.spec.read_bytes())
@@ -60,11 +52,18 @@ def _recorded(study: LoadedStudy, paths: StudyPaths) -> Outcome | None:
     # Where the cache lies is no part of what the step sees.
     origin = make_origin(study, snapshot, Path(before.origin.cache))
     spec = make_spec(study, origin, suite_spec(study.selection), "data", files)
-    return read_outcome(files) if is_done(spec, paths) else None
+    outcome = read_outcome(files)
+    return seen_in(outcome) if outcome is not None and is_done(spec, paths) else None
 
 
-def _run(study: LoadedStudy) -> Outcome:
-    """On this machine's processor, leaving nothing behind but what the cache keeps of models."""
+def run_data_step(study: LoadedStudy) -> Examination:
+    """Look data, tokenizers and suites over, on this machine's processor.
+
+    Nothing is left behind but what the cache keeps.
+
+    Raises:
+        SweeperError: The step could not be run.
+    """
     cache = default_root()
     with tempfile.TemporaryDirectory(prefix="sweeper-check-") as directory:
         paths = StudyPaths(Path(directory), study.config.study)
@@ -78,14 +77,8 @@ def _run(study: LoadedStudy) -> Outcome:
             submit(spec, files, executor)
             while not (finished := executor.wait(_POLL_SECONDS)):
                 pass
-        return _told(study, finished[0].outcome, files)
-
-
-def _told(study: LoadedStudy, outcome: Outcome | None, files: JobPaths) -> Outcome:
-    if outcome is not None and (outcome.data is not None or outcome.examination is not None):
-        return outcome
-    error = explain(study, "data", outcome, files)
-    if isinstance(error, SweeperError) and str(files.log) in str(error):
-        # The log goes with its folder.
-        raise SweeperError(str(error).splitlines()[0])
-    raise error
+    outcome = finished[0].outcome
+    if outcome is not None and outcome.examination is not None:
+        return outcome.examination
+    # Its log is gone with its folder.
+    raise SweeperError(str(explain(study, "data", outcome, files)).splitlines()[0])

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sweeper.analysis.findings import Finding
+from sweeper.analysis.lead import is_better
 from sweeper.records import Examination, TokenizerSummary
+from sweeper.reporting.wording import teacher_lead
+from sweeper.study_record import Lead
 
 
 def pair_findings(seen: Examination) -> list[Finding]:
@@ -13,6 +16,22 @@ def pair_findings(seen: Examination) -> list[Finding]:
     if seen.tokenizer is None:
         return []
     return list(_tokenizer(seen.tokenizer))
+
+
+def lead_finding(lead: Lead) -> Finding:
+    """Whether the teacher is measurably better than the starting student on the selection suite.
+
+    A teacher that is not is no error: the suite may show little of what it knows, and that nothing
+    can be gained from it may be what a study is to show.
+    """
+    return Finding(
+        state="ok" if is_better(lead) else "warning",
+        what="teacher's lead",
+        detail=teacher_lead(lead),
+        advice=""
+        if is_better(lead)
+        else "Take another teacher, or a suite that shows what it does better.",
+    )
 
 
 def _tokenizer(found: TokenizerSummary) -> Iterator[Finding]:

@@ -16,9 +16,9 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 
@@ -28,6 +28,7 @@ from sweeper.config.base import Scalar
 from sweeper.config.loading import LoadedStudy
 from sweeper.errors import SweeperError
 from sweeper.execution.executor import Busy, Executor, Finished, Spec, read_completed
+from sweeper.history import read_lead
 from sweeper.jobs import Jobs, RunningJob, answer
 from sweeper.paths import StudyPaths, read_json_lines, write_text_atomically
 from sweeper.patience import Patience
@@ -37,7 +38,6 @@ from sweeper.preflight.measured import pace_of_probe, seconds_by_phase
 from sweeper.records import (
     Failure,
     InterimPoint,
-    Outcome,
     PreparationSpec,
     Progress,
     Scores,
@@ -48,6 +48,7 @@ from sweeper.reporting.live import ArmProgress, LiveDisplay, LiveState
 from sweeper.search.arm_search import Asked
 from sweeper.secrets import redacted_json
 from sweeper.snapshot import command_line, open_snapshot, read_snapshot, suite_spec
+from sweeper.study_record import Lead
 from sweeper.watching import running_job, step_name
 
 FEW, MORE = 4, 20
@@ -61,21 +62,13 @@ _SHARED = ("warm start", "score", "teacher outputs", "teacher states", "held-out
 _POLL_SECONDS = 0.05
 
 
-@dataclass(frozen=True)
-class Probed:
-    """What a probe found.
+class Probed(NamedTuple):
+    """What a probe found."""
 
-    Attributes:
-        teacher: The teacher, scored on the selection suite.
-        student: The starting student, likewise.
-        test_documents: Of the test suite; None without one.
-        pace: What everything took.
-    """
-
-    teacher: Outcome
-    student: Outcome
-    test_documents: int | None
+    lead: Lead | None
+    """The teacher's over the starting student, which both were scored."""
     pace: StudyPace
+    """What everything took."""
 
 
 def probe(
@@ -160,10 +153,10 @@ class _Probe:
             self._origin = preparation.with_results(self._origin, group, self._paths)
         # Libraries that are loaded already cost the study's first step more.
         self._seconds["data"] = max(self._seconds["data"], self._started - begun)
-        data, teacher, student = (
-            read_completed(self._paths.preparation(step)) for step in ("data", "teacher", "student")
+        teacher, student = (
+            read_completed(self._paths.preparation(step)) for step in ("teacher", "student")
         )
-        assert data and data.data and teacher and teacher.scores and student and student.scores
+        assert teacher and teacher.scores and student and student.scores
         tasks = self._plan_scoring(student.scores)
         # What costs most comes first: what does not work at all shows there.
         asked = [(name, 0, found.heaviest) for name, found in self._ends.items()]
@@ -173,23 +166,19 @@ class _Probe:
             if found.lightest != found.heaviest
         ]
         self._work([partial(self._submit_trial, *each) for each in asked])
-        return Probed(
-            teacher=teacher,
-            student=student,
-            test_documents=data.data.test_documents,
-            pace=StudyPace(
-                basis="probe",
-                trials=len(asked),
-                workers=self._workers,
-                device=teacher.device,
-                preparation=self._seconds,
-                parts=self._parts,
-                teacher_scoring=teacher.scores.seconds,
-                documents=self._documents,
-                tasks=tasks,
-                arms=tuple(self._arm(name) for name in self._ends),
-            ),
+        pace = StudyPace(
+            basis="probe",
+            trials=len(asked),
+            workers=self._workers,
+            device=teacher.device,
+            preparation=self._seconds,
+            parts=self._parts,
+            teacher_scoring=teacher.scores.seconds,
+            documents=self._documents,
+            tasks=tasks,
+            arms=tuple(self._arm(name) for name in self._ends),
         )
+        return Probed(read_lead(self._paths), pace)
 
     def _work(self, waiting: Sequence[Callable[[], None]]) -> None:
         """Have jobs done, as many at a time as in the study.

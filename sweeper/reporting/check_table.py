@@ -28,6 +28,14 @@ def check_view(found: Preflight) -> RenderableType:
     return Group(*parts)
 
 
+def preflight_view(found: Preflight) -> RenderableType:
+    """The same in short, for a study that begins: what to know, and the names of what is well."""
+    told = [finding for finding in found.findings if finding.state == "warning"]
+    well = dict.fromkeys(finding.what for finding in found.findings if finding.state == "ok")
+    sign, style = _SIGNS["ok"]
+    return Group(_rows(told), Text.assemble((sign, style), f"  {', '.join(well)}"))
+
+
 def check_json(found: Preflight) -> dict[str, Any]:
     """The same for programs."""
     return found.model_dump(mode="json")
@@ -40,13 +48,15 @@ def _rows(findings: Iterable[Finding]) -> Table:
     table.add_column(overflow="fold")
     for finding in findings:
         sign, style = _SIGNS[finding.state]
-        table.add_row(Text(sign, style=style), finding.what, visible(sentence(finding)))
+        place = f"{finding.place}: " if finding.place else ""
+        text = visible(place + sentence(finding))
+        table.add_row(Text(sign, style=style), finding.what, Text(text, overflow="fold"))
     return table
 
 
 def sentence(finding: Finding) -> str:
-    """What was found, where, and what to do about it."""
-    text = f"{finding.place}: {finding.detail}" if finding.place else finding.detail
+    """What was found, and what to do about it."""
+    text = finding.detail
     if not finding.advice:
         return text
     return f"{text} {finding.advice}" if text.endswith(".") else f"{text}. {finding.advice}"

@@ -22,6 +22,7 @@ from sweeper.distillation.data import (
 from sweeper.distillation.material import (
     Material,
     check_teacher,
+    own_teacher,
     student_material,
     unpack_model,
 )
@@ -80,6 +81,7 @@ def do(spec: PreparationSpec, reporter: Reporter) -> dict[str, Any]:
     _check_arguments(found)
     _read_rows(found)
     _read_models(found)
+    _read_own_teachers(found)
     _read_tokens(found)
     reporter.phase("check that no prompt is in two places")
     _read_suites(found)
@@ -160,6 +162,17 @@ def _read_models(found: _Found) -> None:
                 for token in sorted(turn_end_ids(tokenizer))
             ),
         )
+
+
+def _read_own_teachers(found: _Found) -> None:
+    """The teachers that arms have instead of the study's."""
+    if found.material is None or found.origin is None:
+        return
+    for arm, models in found.spec.own_teachers.items():
+        for model in models:
+            with found.noting("arms", arm):
+                teacher = own_teacher(found.origin, {"model": model})
+                check_teacher(found.origin, teacher, found.material.tokenizer)
 
 
 def _read_tokens(found: _Found) -> None:
