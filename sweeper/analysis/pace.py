@@ -93,7 +93,7 @@ class StudyPace(Record):
     preparation: dict[str, float]
     """Seconds of each step: ``data``, ``teacher``, ``student``."""
     parts: dict[str, float] = {}
-    """What is known of them: seconds of the warm start, of the teacher's outputs, …"""
+    """What is known of them: seconds of the warm start, the teacher's outputs, …"""
     teacher_scoring: float
     """Seconds of the teacher on the selection suite."""
     documents: int
@@ -137,7 +137,7 @@ class ArmTime(Record):
     device_hours: float
     """Of the search and of its winners."""
     lightest: dict[str, Scalar]
-    """Of what is searched, what the cheapest trial that was measured had."""
+    """Of what is searched and costs time, what the cheapest trial had that was measured."""
     heaviest: dict[str, Scalar]
     """The same of the dearest; equal where one trial stands for all."""
 
@@ -156,4 +156,6 @@ class Estimate(Record):
     """If the pruner ends half of the trials that it may, at the first look; None without one."""
     device_hours: float
     phases: tuple[Phase, ...]
+    parts: dict[str, float] = {}
+    """What is known of the preparation: seconds of the warm start, the teacher's outputs, …"""
     arms: tuple[ArmTime, ...]

@@ -12,8 +12,10 @@ from sweeper.analysis.footing import TOLERANCE
 from sweeper.analysis.pace import ArmPace, ArmTime, Estimate, Pace, Phase, StudyPace
 from sweeper.analysis.verdict import claim
 from sweeper.budgets import trial_budgets
+from sweeper.config.base import Scalar
 from sweeper.config.confirm import CostMeasure
 from sweeper.config.study import StudyConfig
+from sweeper.preflight.ends import COSTLY
 
 Where = Callable[[ArmPace], float]
 """Where an arm's trials are between its lightest and its heaviest."""
@@ -46,6 +48,7 @@ def estimate(config: StudyConfig, measured: StudyPace, test_documents: int | Non
         pruned_wall_seconds=pruned,
         device_hours=sum(phase.device_seconds for phase in phases) / 3600,
         phases=phases,
+        parts=measured.parts,
         arms=tuple(_arm(arm, mean) for arm in measured.arms),
     )
 
@@ -216,6 +219,10 @@ def _arm(arm: ArmPace, schedule: _Schedule) -> ArmTime:
         trials=len(jobs[0]),
         trainings=len(jobs[1]),
         device_hours=sum(map(sum, jobs)) / 3600,
-        lightest=arm.lightest.params,
-        heaviest=arm.heaviest.params,
+        lightest=_costly(arm.lightest.params),
+        heaviest=_costly(arm.heaviest.params),
     )
+
+
+def _costly(params: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    return {name: value for name, value in params.items() if name in COSTLY}
