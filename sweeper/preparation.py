@@ -9,6 +9,7 @@ from typing import Literal
 
 from sweeper.cache import is_whole
 from sweeper.config.loading import LoadedStudy
+from sweeper.corners import wanted
 from sweeper.errors import ConfigError, FullDiskError, Problem, SweeperError
 from sweeper.execution.executor import Executor, read_outcome
 from sweeper.paths import JobPaths, StudyPaths, write_text_atomically
@@ -71,6 +72,7 @@ def make_spec(
         extra_arguments={
             name: (arm.method, _extra_names(study, name)) for name, arm in arms.items()
         },
+        shapes=wanted(study.config) if step == "data" else (),
         own_teachers=_own_teachers(study) if step == "data" else {},
         suite=suite,
         test_suite=suite_spec(study.test) if study.test and step == "data" else None,
@@ -90,9 +92,9 @@ def is_done(spec: PreparationSpec, paths: StudyPaths) -> bool:
         return False
     now = redacted(spec.model_dump(mode="json"))
     same = ("origin", "suite", "test_suite", "needs_teacher_outputs", "reads", "extra_arguments")
-    # Studies that began before arms' teachers were checked have not noted them.
-    teachers = before.get("own_teachers", {}) == now["own_teachers"]
-    return teachers and all(before.get(key) == now[key] for key in same)
+    # Studies that began before these were asked for have not noted them.
+    later = {"own_teachers": {}, "shapes": now["shapes"]}
+    return all(before.get(key, later.get(key)) == now[key] for key in (*same, *later))
 
 
 def is_cached(step: Step, paths: StudyPaths) -> bool:

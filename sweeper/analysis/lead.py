@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from sweeper.analysis.crossed import Documents, estimate
+from sweeper.analysis.crossed import Documents, Estimate, estimate
 from sweeper.analysis.significance import ALPHA, p_value
 from sweeper.records import Scores
 from sweeper.study_record import Lead, ScoredDocument
@@ -37,41 +37,44 @@ def teacher_lead(
     """
     sign = 1.0 if teacher.higher_is_better else -1.0
     value = sign * (teacher.score - student.score)
-    common = {
-        "teacher": teacher.score,
-        "student": student.score,
-        "value": value,
-        "documents": sum(task.documents for task in teacher.tasks),
-    }
-    pairs = [(one.value, other.value) for one, other in zip(theirs, ours, strict=False)]
-    paired = len(pairs) > 1 and [d.key for d in theirs] == [d.key for d in ours]
-    if paired:
-        documents = Documents.of_tasks(
-            [one.task for one in theirs],
-            [abs(one.share) for one in theirs],
-            [one.cluster for one in theirs],
-        )
-        differences = np.array([[sign * (one - other) for one, other in pairs]])
-        found = estimate(differences, documents, draws=0)
-        if math.isclose(found.mean, value, abs_tol=1e-9):
-            return Lead(
-                **common,
-                low=found.low,
-                high=found.high,
-                stderr=found.stderr,
-                p=p_value(found),
-                paired=True,
-            )
-    stderr = math.hypot(teacher.stderr, student.stderr)
-    reach = float(stats.norm.isf(ALPHA / 2)) * stderr
+    paired = _paired(theirs, ours, sign)
+    if paired is not None and math.isclose(paired.mean, value, abs_tol=1e-9):
+        low, high, stderr, p = paired.low, paired.high, paired.stderr, p_value(paired)
+    else:
+        paired = None
+        stderr = math.hypot(teacher.stderr, student.stderr)
+        reach = float(stats.norm.isf(ALPHA / 2)) * stderr
+        low, high = value - reach, value + reach
+        p = float(2 * stats.norm.sf(abs(value) / stderr)) if stderr > 0 else 1.0
     return Lead(
-        **common,
-        low=value - reach,
-        high=value + reach,
+        teacher=teacher.score,
+        student=student.score,
+        value=value,
+        low=low,
+        high=high,
         stderr=stderr,
-        p=float(2 * stats.norm.sf(abs(value) / stderr)) if stderr > 0 else 1.0,
-        paired=False,
+        p=p,
+        documents=sum(task.documents for task in teacher.tasks),
+        paired=paired is not None,
     )
+
+
+def _paired(
+    theirs: Sequence[ScoredDocument], ours: Sequence[ScoredDocument], sign: float
+) -> Estimate | None:
+    """The mean difference over documents that both answered; None if there are no such."""
+    if len(theirs) < 2 or not any(one.share for one in theirs):
+        return None
+    if [one.key for one in theirs] != [one.key for one in ours]:
+        return None
+    documents = Documents.of_tasks(
+        [one.task for one in theirs],
+        [abs(one.share) for one in theirs],
+        [one.cluster for one in theirs],
+    )
+    pairs = zip(theirs, ours, strict=True)
+    differences = np.array([[sign * (one.value - other.value) for one, other in pairs]])
+    return estimate(differences, documents, draws=0)
 
 
 def is_better(lead: Lead) -> bool:

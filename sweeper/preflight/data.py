@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from sweeper.analysis.findings import Finding
 from sweeper.config.loading import LoadedStudy, LoadedSuite
-from sweeper.config.settings import resolve
+from sweeper.config.settings import MethodSettings
 from sweeper.config.study import ArmConfig, StudyConfig
 from sweeper.records import Examination, Lengths, TokenLengths
 
@@ -31,7 +31,7 @@ def data_findings(study: LoadedStudy, seen: Examination) -> list[Finding]:
 
 def length_findings(config: StudyConfig, lengths: TokenLengths) -> list[Finding]:
     """What is cut of prompts, references, rollouts and the teacher's answers."""
-    return [*_max_length(lengths), *_rollouts(config, lengths)]
+    return [*_max_length(lengths), *_own_max_length(config, lengths), *_rollouts(config, lengths)]
 
 
 def _rows(seen: Examination) -> Iterator[Finding]:
@@ -99,54 +99,73 @@ def _max_length(lengths: TokenLengths) -> Iterator[Finding]:
     )
 
 
+def _own_max_length(config: StudyConfig, lengths: TokenLengths) -> Iterator[Finding]:
+    for name, arm in config.arms.items():
+        limits = _limits(arm, "max_length")
+        share = lengths.sequences.longer_than(min(limits)) if limits else 0.0
+        if share > 0:
+            yield Finding(
+                state="warning",
+                what="max_length",
+                detail=f"{name}: {_share(share)} of the prompts with their references are longer"
+                f" than {min(limits):,} tokens, and cut or left out",
+                advice=f"Write max_length: {_rounded(lengths.sequences.percentiles[-1])}.",
+            )
+
+
+def _limits(arm: ArmConfig, key: str) -> tuple[int, ...]:
+    """The lowest and the highest value of a limit that an arm searches, or the one that it sets."""
+    if (space := arm.search.get(key)) is not None:
+        ends = [int(end) for end in space.ends().values() if isinstance(end, int | float)]
+        return tuple(sorted({min(ends), max(ends)}))
+    return (int(arm.settings[key]),) if key in arm.settings else ()
+
+
 def _rollouts(config: StudyConfig, lengths: TokenLengths) -> Iterator[Finding]:
     """References that are longer than what is sampled: answers of that length would be cut."""
     if lengths.references is None:
         return
     by_limits: dict[tuple[int, ...], list[str]] = {}
     for name, arm in config.arms.items():
-        if limits := rollout_limits(config, arm):
+        if limits := rollout_limits(arm):
             by_limits.setdefault(limits, []).append(name)
     for limits, arms in by_limits.items():
-        what, key = "max_new_tokens", "max_new_tokens"
-        yield _longer(what, ", ".join(arms), key, limits, lengths.references)
+        key, who = "max_new_tokens", f"{', '.join(arms)}: "
+        yield _longer(key, who, key, limits, lengths.references)
     if config.needs_teacher_outputs():
         limit = config.teacher_outputs.max_new_tokens
         key = "teacher_outputs.max_new_tokens"
-        yield _longer("teacher outputs", "the teacher", key, (limit,), lengths.references)
+        yield _longer("teacher outputs", "", key, (limit,), lengths.references)
 
 
-def rollout_limits(config: StudyConfig, arm: ArmConfig) -> tuple[int, ...]:
+def rollout_limits(arm: ArmConfig) -> tuple[int, ...]:
     """The lowest and the highest ``max_new_tokens`` of an arm, or the one; none if none counts."""
     if arm.method != "gkd" or arm.settings.get("lmbda") == 0:
         return ()
-    if (space := arm.search.get("max_new_tokens")) is not None:
-        ends = [int(end) for end in space.ends().values() if isinstance(end, int | float)]
-        return tuple(sorted({min(ends), max(ends)})) if ends else ()
-    return (resolve(config.training, arm.settings).max_new_tokens,)
+    return _limits(arm, "max_new_tokens") or (MethodSettings().max_new_tokens,)
 
 
 def _longer(what: str, who: str, key: str, limits: tuple[int, ...], lengths: Lengths) -> Finding:
+    """Which share of the references is longer than each of the limits, in ascending order."""
     shares = [lengths.longer_than(limit) for limit in limits]
-    told = ", ".join(
-        f"{_share(share)} longer than {limit:,}"
-        for share, limit in zip(shares, limits, strict=True)
-    )
-    told = f"{who}: of the references {told}"
+    verb = "are" if shares[0] else "is"
+    detail = f"{who}{_share(shares[0])} of the references {verb} longer than {limits[0]:,} tokens"
+    for share, limit in zip(shares[1:], limits[1:], strict=True):
+        detail += f", {_share(share)} longer than {limit:,}"
     if shares[0] <= MOST_LONGER:
-        return Finding(state="ok", what=what, detail=f"{told} tokens")
+        return Finding(state="ok", what=what, detail=detail)
     wanted = _rounded(lengths.percentiles[95])
     low = " as its lowest value" if len(limits) > 1 else ""
     return Finding(
         state="warning",
         what=what,
-        detail=f"{told} tokens; answers that are cut do not teach to end",
-        advice=f"Write {key}: {wanted}{low}, which 95 % of them fit into.",
+        detail=f"{detail}; an answer that is cut does not teach to end",
+        advice=f"95 % of them fit into {wanted}: write {key}: {wanted}{low}.",
     )
 
 
 def _share(share: float) -> str:
-    return "none is" if share == 0 else f"{100 * share:.0f} % are"
+    return f"{100 * share:.0f} %" if share else "none"
 
 
 def _rounded(tokens: int) -> int:

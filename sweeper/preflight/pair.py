@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from sweeper.analysis.advice import TEACHER_RATIO
 from sweeper.analysis.findings import Finding
 from sweeper.analysis.lead import is_better
 from sweeper.records import Examination, TokenizerSummary
+from sweeper.reporting import formatting
 from sweeper.reporting.wording import teacher_lead
 from sweeper.study_record import Lead
 
@@ -16,6 +18,29 @@ def pair_findings(seen: Examination) -> list[Finding]:
     if seen.tokenizer is None:
         return []
     return list(_tokenizer(seen.tokenizer))
+
+
+def size_finding(teacher: int, student: int) -> Finding:
+    """How large the teacher is against the student.
+
+    Args:
+        teacher: Its parameters.
+        student: The same, without an adapter.
+    """
+    low, high = TEACHER_RATIO
+    ratio = teacher / student
+    detail = (
+        f"{ratio:.2g} times the student's: {formatting.count(teacher)} against"
+        f" {formatting.count(student)} parameters"
+    )
+    if low <= ratio <= high:
+        return Finding(state="ok", what="teacher's size", detail=detail)
+    advice = f"A teacher {low:g} to {high:g} times as large as the student is said to be best: "
+    if ratio < low:
+        advice += "a smaller one may know little more."
+    else:
+        advice += "what a larger one does may be beyond the student, and costs more."
+    return Finding(state="warning", what="teacher's size", detail=detail, advice=advice)
 
 
 def lead_finding(lead: Lead) -> Finding:

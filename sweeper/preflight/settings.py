@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sweeper.analysis.findings import Finding
+from sweeper.config.base import Scalar
 from sweeper.config.settings import MethodSettings, resolve, without_effect
 from sweeper.config.space import contains
 from sweeper.config.study import ArmConfig, StudyConfig
+from sweeper.reporting import formatting
 
+_LARGE = 1_000_000_000
+"""Parameters from which on a student is better trained through an adapter."""
 _NOT_ADAM = ("adafactor", "rmsprop", "sgd")
 _STOCK_HAS_NONE = (
     "checkpoint_every",
@@ -20,12 +24,15 @@ _STOCK_HAS_NONE = (
 _ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon")
 
 
-def settings_findings(config: StudyConfig, devices: Sequence[str] = ()) -> list[Finding]:
+def settings_findings(
+    config: StudyConfig, devices: Sequence[str] = (), student: int | None = None
+) -> list[Finding]:
     """Settings without effect, dropout, the adapter and the attention.
 
     Args:
         config: The study.
         devices: What trials would run on here, as far as it is known.
+        student: Parameters of the student, if they are known.
     """
     dead = [*_dead_everywhere(config)]
     for name, arm in config.arms.items():
@@ -36,7 +43,7 @@ def settings_findings(config: StudyConfig, devices: Sequence[str] = ()) -> list[
     if not dead:
         detail = "every setting that is written has an effect"
         dead = [Finding(state="ok", what="settings", detail=detail)]
-    return [*dead, _dropout(config), _adapter(config), *_attention(config, devices)]
+    return [*dead, _dropout(config), _adapter(config, student), *_attention(config, devices)]
 
 
 def _dead(names: Sequence[str], why: str, advice: str) -> Finding:
@@ -81,10 +88,10 @@ def _may_drop(arm: ArmConfig) -> bool:
 def _dead_in_arm(config: StudyConfig, arm: ArmConfig) -> Iterator[Finding]:
     fixed = resolve(config.training, arm.settings)
     own = [*arm.settings, *arm.search]
-    lmbda = fixed.lmbda
+    lmbda: Scalar = fixed.lmbda
     if space := arm.search.get("lmbda"):
-        values = space.grid()
-        lmbda = float(values[0]) if values is not None and len(values) == 1 else 0.5
+        values = space.grid() or []
+        lmbda = values[0] if len(values) == 1 else None
     dead = set(without_effect(arm.method, lmbda))
     if arm.method == "gkd" and lmbda == 0:
         dead.add("rollout_batch_size")
@@ -134,8 +141,17 @@ def _dropout(config: StudyConfig) -> Finding:
     return Finding(state="ok", what="dropout", detail="off in every arm")
 
 
-def _adapter(config: StudyConfig) -> Finding:
+def _adapter(config: StudyConfig, student: int | None) -> Finding:
     lora = config.student.lora
+    if lora is None and student is not None and student > _LARGE:
+        return Finding(
+            state="warning",
+            what="adapter",
+            detail=f"none: all of the student's {formatting.count(student)} weights are trained,"
+            " with a gradient and two states of the optimiser each",
+            advice="Write student: {lora: {r: 16, alpha: 32}}: an adapter takes a small part of"
+            " that.",
+        )
     if lora is None:
         detail = "none: all of the student's weights are trained"
         return Finding(state="ok", what="adapter", detail=detail)

@@ -199,7 +199,11 @@ def failure_sentence(group: FailureGroup) -> str:
         f"{len(group.trials)} of {group.ended} trials: {kind}"
         f" ({formatting.trial_numbers(group.trials)})"
     )
-    return f"{told}; {_region(group.region)}" if group.region else told
+    if group.region:
+        told += f"; {_region(group.region)}"
+    if group.remedies:
+        told += f". To need less, in the order to try: {'; '.join(group.remedies)}"
+    return told
 
 
 def _region(found: Region) -> str:

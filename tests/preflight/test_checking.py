@@ -64,7 +64,7 @@ def test_a_sound_study_is_told_what_is_known_of_it(
     )
     assert "{max_length: 80}" in found["max_length"].advice
     assert found["max_new_tokens"].detail.startswith(
-        "gkd: of the references 86 % are longer than 8 tokens"
+        "gkd: 86 % of the references are longer than 8 tokens"
     )
     assert "max_new_tokens: 48" in found["max_new_tokens"].advice
 
@@ -84,7 +84,7 @@ def test_what_is_wrong_is_told_at_once_and_hides_nothing_else(
     assert set(errors) == {"settings", "teacher", "selection suite"}
     assert errors["teacher"].place.startswith(f"{tmp_path / 'study.yaml'}:")
     assert errors["teacher"].place.endswith(": teacher.model")
-    assert "nobody/has-this-model" in errors["teacher"].detail
+    assert "nobody/has-this-model: it is not on this machine" in errors["teacher"].detail
     assert "no_such_argument" in errors["settings"].detail
     assert "1 of the suite selection are also in the" in errors["selection suite"].detail
     found = by_name(checked)

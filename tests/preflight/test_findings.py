@@ -10,7 +10,7 @@ from sweeper.analysis.findings import Finding
 from sweeper.config.study import StudyConfig
 from sweeper.preflight.claim import claim_findings, design_findings
 from sweeper.preflight.data import length_findings
-from sweeper.preflight.pair import lead_finding
+from sweeper.preflight.pair import lead_finding, size_finding
 from sweeper.preflight.settings import settings_findings
 from sweeper.records import Lengths, TokenLengths
 from sweeper.study_record import Lead
@@ -106,6 +106,26 @@ def test_attention_is_spoken_of_where_there_is_a_gpu() -> None:
     assert "sdpa in the teacher" in text and "flash_attention_2" in text
 
 
+def test_a_large_student_is_better_trained_through_an_adapter() -> None:
+    for parameters, state in ((494_000_000, "ok"), (1_540_000_000, "warning")):
+        [(found, text)] = told(settings_findings(config(), student=parameters), "adapter")
+        assert found == state and "student's" in text
+    lora = {"model": "m", "lora": {"r": 8}}
+    [(found, _)] = told(settings_findings(config(student=lora), student=10**10), "adapter")
+    assert found == "ok"
+
+
+@pytest.mark.parametrize(
+    ("teacher", "state", "said"),
+    [(1.5e9, "ok", "3 times"), (0.5e9, "warning", "little more"), (7e9, "warning", "beyond")],
+)
+def test_a_teacher_should_be_two_to_four_times_as_large(
+    teacher: float, state: str, said: str
+) -> None:
+    found = size_finding(int(teacher), 500_000_000)
+    assert found.state == state and said in f"{found.detail} {found.advice}"
+
+
 def test_shares_are_counted_in_hundredths_by_nearest_rank() -> None:
     assert [LONG.longer_than(limit) for limit in (0, 100, 199, 200)] == [1.0, 0.5, 0.01, 0.0]
 
@@ -133,16 +153,18 @@ def test_references_longer_than_rollouts_are_counted_at_both_ends_of_a_range() -
     )
     rows = told(length_findings(study, lengths()), "max_new_tokens")
     assert [state for state, _ in rows] == ["warning", "ok"]
-    assert "gkd: of the references 75 % are longer than 50, none is longer than 200" in rows[0][1]
-    assert "max_new_tokens: 192 as its lowest value" in rows[0][1]
-    assert "fixed: of the references 4 % are longer than 192" in rows[1][1]
+    assert (
+        "gkd: 75 % of the references are longer than 50 tokens, none longer than 200" in rows[0][1]
+    )
+    assert "write max_new_tokens: 192 as its lowest value" in rows[0][1]
+    assert "fixed: 4 % of the references are longer than 192 tokens" in rows[1][1]
     assert not any("offline" in text for _, text in rows)
 
 
 def test_the_teachers_answers_are_held_against_the_references_too() -> None:
     study = config(arms={"seqkd": {}}, teacher_outputs={"max_new_tokens": 100})
     [(state, text)] = told(length_findings(study, lengths()), "teacher outputs")
-    assert state == "warning" and "50 % are longer than 100" in text
+    assert state == "warning" and "50 % of the references are longer than 100" in text
     assert "teacher_outputs.max_new_tokens: 192" in text
     assert not told(length_findings(study, lengths(references=None)), "teacher outputs")
 
@@ -153,6 +175,14 @@ def test_what_max_length_cuts_is_counted_with_a_length_that_would_do() -> None:
     assert "3 of 1,000 prompts are too long and left out" in text
     assert "40 of 1,000 references are cut" in text
     assert "max_length: 224" in text
+
+
+def test_an_arm_may_cut_more_than_the_study() -> None:
+    search = {"max_length": {"type": "categorical", "choices": [300, 150]}}
+    study = config(arms={"sft": {"search": search}, "seqkd": {"settings": {"max_length": 200}}})
+    first, second = told(length_findings(study, lengths()), "max_length")
+    assert first[0] == "ok"
+    assert "sft: 25 % of the prompts with their references are longer than 150" in second[1]
 
 
 @pytest.mark.parametrize(
