@@ -28,6 +28,8 @@ class Pace(Record):
     """Of a step."""
     rollout_length: float | None = None
     """Mean tokens of a rollout; None if there were none."""
+    peak_bytes: int | None = None
+    """The most memory that it took; see ``Outcome``."""
 
     @property
     def training(self) -> float:
@@ -136,6 +138,8 @@ class ArmTime(Record):
     """Of its winners, with new seeds and at all measures of cost."""
     device_hours: float
     """Of the search and of its winners."""
+    peak_bytes: int | None
+    """The most memory that a trial took that was measured; None if that is not known."""
     lightest: dict[str, Scalar]
     """Of what is searched and costs time, what the cheapest trial had that was measured."""
     heaviest: dict[str, Scalar]

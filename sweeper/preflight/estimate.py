@@ -207,6 +207,7 @@ def _wall(schedule: _Schedule, workers: int) -> float:
 
 def _arm(arm: ArmPace, schedule: _Schedule) -> ArmTime:
     mean = arm.at(arm.mean)
+    peaks = (arm.lightest.peak_bytes, arm.heaviest.peak_bytes)
     jobs = (schedule.trials[arm.arm], schedule.trainings[arm.arm], schedule.tests[arm.arm])
     return ArmTime(
         arm=arm.arm,
@@ -219,6 +220,7 @@ def _arm(arm: ArmPace, schedule: _Schedule) -> ArmTime:
         trials=len(jobs[0]),
         trainings=len(jobs[1]),
         device_hours=sum(map(sum, jobs)) / 3600,
+        peak_bytes=max((size for size in peaks if size is not None), default=None),
         lightest=_costly(arm.lightest.params),
         heaviest=_costly(arm.heaviest.params),
     )

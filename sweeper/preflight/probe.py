@@ -212,6 +212,7 @@ class _Probe:
             return
         rows = self._rows[spec.place.directory]
         found = pace_of_probe(rows, job.started, self._documents, spec.params)
+        found = found.model_copy(update={"peak_bytes": outcome.peak_bytes})
         # The heaviest is submitted first, but may end last.
         self._paces[spec.arm].insert(0 if spec.number == 0 else 1, found)
 

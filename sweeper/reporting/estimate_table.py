@@ -15,9 +15,10 @@ def estimate_view(found: Estimate) -> list[RenderableType]:
     """The arms' seconds and device-hours, and what they were measured at."""
     table = plain_table()
     table.add_column("arm", overflow="fold")
-    for name in ("step", "tokens/s", "scoring", "trial", "trials", "device-hours"):
+    for name in ("step", "tokens/s", "scoring", "trial", "memory", "trials", "hours"):
         table.add_column(name, justify="right", no_wrap=True)
     for arm in found.arms:
+        peak = arm.peak_bytes
         winners = f" + {arm.trainings}" if arm.trainings else ""
         table.add_row(
             arm.arm,
@@ -25,6 +26,7 @@ def estimate_view(found: Estimate) -> list[RenderableType]:
             formatting.count(arm.tokens_per_second),
             formatting.duration(arm.scoring_seconds),
             formatting.duration(arm.trial_seconds),
+            formatting.NOTHING if peak is None else f"{peak / 2**30:.2g} GiB",
             f"{arm.trials}{winners}",
             f"{arm.device_hours:.2g}",
         )
@@ -33,7 +35,10 @@ def estimate_view(found: Estimate) -> list[RenderableType]:
 
 def _notes(found: Estimate) -> Iterator[str]:
     if any(arm.trainings for arm in found.arms):
-        yield "Trials: those of the search + trainings of winners with new seeds."
+        yield (
+            "Trials: those of the search + trainings of winners with new seeds. Hours are those of"
+            " devices; memory is the most that a job took."
+        )
     if found.parts:
         took = ", ".join(f"{part} {formatting.duration(s)}" for part, s in found.parts.items())
         yield f"In the preparation: {took}; next to nothing where the cache has them."
