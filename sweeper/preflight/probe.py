@@ -143,7 +143,8 @@ class _Probe:
         self._parts: dict[str, float] = {}
         self._rows: dict[str, list[Progress]] = {}
         """What trials said, by their directories."""
-        self._paces: dict[str, list[Pace]] = {name: [] for name in study.config.arms}
+        self._paces: dict[str, list[Pace]] = {}
+        """By arm, once the study is prepared."""
 
     def run(self, begun: float) -> Probed:
         """Do it all; see ``probe``."""
@@ -158,6 +159,7 @@ class _Probe:
         )
         assert teacher and teacher.scores and student and student.scores
         tasks = self._plan_scoring(student.scores)
+        self._paces = {name: [] for name in self._ends}
         # What costs most comes first: what does not work at all shows there.
         asked = [(name, 0, found.heaviest) for name, found in self._ends.items()]
         asked += [
@@ -325,7 +327,7 @@ class _Probe:
             LiveState(
                 study=self._study.config.study,
                 started=self._started,
-                arms=tuple(self._progress(name) for name in self._ends),
+                arms=tuple(self._progress(name) for name in self._paces),
                 running=tuple(running_job(job, time.time()) for job in jobs),
                 preparation=", ".join(map(step_name, steps)) or None,
                 noun="probes",
