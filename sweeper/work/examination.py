@@ -5,6 +5,7 @@ Each part is looked at on its own, so that what is wrong with one does not hide 
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -91,10 +92,8 @@ def do(spec: PreparationSpec, reporter: Reporter) -> dict[str, Any]:
     _read_tokens(found)
     reporter.phase("check that no prompt is in two places")
     _read_suites(found)
-    if found.origin is not None and spec.shapes:
-        reporter.phase("shapes of the models")
-        with found.noting("student", "model"):
-            found.shapes = shapes_of(found.origin, spec.shapes, spec.place.device)
+    reporter.phase("shapes of the models")
+    _find_shapes(found)
     summary = _summary(found)
     examination = Examination(
         rows=found.rows,
@@ -226,6 +225,21 @@ def _read_suites(found: _Found) -> None:
     complete = found.examples is not None and found.selection is not None
     complete &= spec.test_suite is None or found.test is not None
     found.overlap_free = complete and len(found.problems) == before
+
+
+def _find_shapes(found: _Found) -> None:
+    """How large the models are.
+
+    One whose own code cannot be followed without values has no shape, and can be trained all the
+    same.
+    """
+    if found.origin is None:
+        return
+    spec = found.spec
+    try:
+        found.shapes = shapes_of(found.origin, spec.shapes, spec.place.device)
+    except Exception:  # whatever code of a model's own raises; what is wrong with it is noted above
+        traceback.print_exc()
 
 
 def _check_overlap(
