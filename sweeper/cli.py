@@ -124,6 +124,12 @@ def check(
     overrides: Overrides = None,
     runs: Runs = DEFAULT_RUNS,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Measure a few steps of each arm: how long it takes.")
+    ] = False,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="The cache of warm starts and teacher outputs.")
+    ] = None,
 ) -> None:
     """Say all that is known of a study before anything is trained, and what it can show."""
     from rich.console import Console
@@ -133,8 +139,12 @@ def check(
     from sweeper.reporting.console import show
 
     study = _load(study_file, overrides)
-    with Console(stderr=True).status("Looking over data, tokenizers and suites"):
-        found = check_study(study, runs)
+    progress = Console(markup=False, emoji=False, stderr=True)
+    try:
+        found = check_study(study, runs, progress, probing=probe, cache=cache_dir)
+    except KeyboardInterrupt:
+        typer.echo("Stopped. Nothing was begun.", err=True)
+        raise typer.Exit(130) from None
     if as_json:
         typer.echo(json.dumps(check_json(found), indent=2))
     else:

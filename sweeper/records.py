@@ -530,3 +530,6 @@ class Outcome(Record):
     """Package versions in the process that did the work."""
     model_parameters: int | None = None
     """Parameters of the scored model."""
+    peak_bytes: int | None = None
+    """The most memory that the job took: of its GPU, else its process's main memory, libraries
+    included; None in old records."""

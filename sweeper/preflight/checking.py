@@ -2,59 +2,93 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
+
+from rich.console import Console
 
 from sweeper.analysis import power
 from sweeper.analysis.comparison import compare
 from sweeper.analysis.findings import Finding, Preflight
+from sweeper.analysis.pace import StudyPace
 from sweeper.analysis.verdict import claim, paired
+from sweeper.cache import default_root
 from sweeper.config.loading import LoadedStudy, LoadedSuite
 from sweeper.config.models import StudentConfig
 from sweeper.config.study import StudyConfig
 from sweeper.corners import wanted
 from sweeper.errors import SweeperError
 from sweeper.execution.devices import Room, find_devices, rooms
-from sweeper.history import read_lead, read_study
+from sweeper.history import read_study
 from sweeper.paths import StudyPaths, read_json_lines
 from sweeper.preflight.claim import claim_findings, design_findings
 from sweeper.preflight.data import data_findings
+from sweeper.preflight.durations import with_time, workers_of
 from sweeper.preflight.examining import recorded_examination, run_data_step
+from sweeper.preflight.measured import pace_of_study
 from sweeper.preflight.memory import memory_findings
 from sweeper.preflight.pair import lead_finding, pair_findings, size_finding
+from sweeper.preflight.probe import probe
 from sweeper.preflight.settings import settings_findings
 from sweeper.preparation import problem_of
 from sweeper.records import Examination, Failure, ModelShape, ShapeRequest
-from sweeper.snapshot import Snapshot, changes, read_snapshot
+from sweeper.snapshot import changes, read_snapshot
 from sweeper.study_record import Lead, StudyRecord
 
 Shaped = tuple[ShapeRequest, ModelShape]
 KnownVariances = tuple[tuple[power.Variances, ...], str]
 
 
-def check(study: LoadedStudy, runs: Path) -> Preflight:
+def check(
+    study: LoadedStudy,
+    runs: Path,
+    out: Console | None = None,
+    *,
+    probing: bool = False,
+    cache: Path | None = None,
+) -> Preflight:
     """Everything that is known of a study whose file is well-formed, before it is run.
 
     Args:
         study: The checked study file.
         runs: Where studies are recorded; what this one left there is read, and not changed.
+        out: Where it is shown that something is under way; None: nowhere.
+        probing: Whether a few steps of each arm are done, to measure how long the study takes.
+        cache: The content-addressed cache that a probe uses; by default the user's.
 
     Raises:
         SweeperError: The data step could not be run.
     """
+    out = out or Console(quiet=True)
+    started = time.time()
     paths = StudyPaths(runs, study.config.study)
-    device = next(iter(_devices(study.config)[0]), "cpu")
-    snapshot = read_snapshot(paths)
-    if snapshot is not None and changes(snapshot, study):
-        seen = run_data_step(study, device)
-        return judge(study, seen, variances=_variances(paths, snapshot))
-    known = recorded_examination(study, paths, snapshot) if snapshot is not None else None
-    return judge(
-        study,
-        known or run_data_step(study, device),
-        lead=read_lead(paths),
-        variances=_variances(paths, snapshot),
-    )
+    with out.status("Looking over data, tokenizers and suites"):
+        snapshot = read_snapshot(paths)
+        record = read_study(paths, snapshot) if snapshot is not None else None
+        variances = _variances(record, paths) if record is not None else None
+        if snapshot is not None and changes(snapshot, study):
+            # Its documents may be much the same; nothing else of it says anything.
+            snapshot = record = None
+        known = recorded_examination(study, paths, snapshot) if snapshot is not None else None
+        device = next(iter(_devices(study.config)[0]), "cpu")
+        seen = known or run_data_step(study, device)
+        lead = record.lead if record is not None else None
+        found = judge(study, seen, lead=lead, variances=variances)
+    if found.errors:
+        return found
+    timed: StudyPace | SweeperError | None = None
+    if probing:
+        try:
+            probed = probe(study, paths, cache or default_root(), out, begun=started)
+        except SweeperError as error:
+            timed = error
+        else:
+            timed = probed.pace
+            found = judge(study, seen, lead=probed.lead, variances=variances)
+    elif record is not None:
+        timed = pace_of_study(record, workers_of(study.config))
+    return with_time(study, found, timed, seen.test_documents)
 
 
 def judge(
@@ -164,11 +198,8 @@ def _named_documents(suite: LoadedSuite) -> int | None:
     return found
 
 
-def _variances(paths: StudyPaths, snapshot: Snapshot | None) -> KnownVariances | None:
+def _variances(record: StudyRecord, paths: StudyPaths) -> KnownVariances | None:
     """As measured by what the study left, the winners before the trials."""
-    if snapshot is None:
-        return None
-    record = read_study(paths, snapshot)
     return _of_finals(record) or _of_trials(record, paths)
 
 
