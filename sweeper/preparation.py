@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from sweeper.cache import is_whole
+from sweeper.config.lengths import study_lengths
 from sweeper.config.loading import LoadedStudy
 from sweeper.errors import ConfigError, FullDiskError, Problem, SweeperError
 from sweeper.execution.executor import Executor, read_outcome
@@ -71,6 +72,7 @@ def make_spec(
         extra_arguments={
             name: (arm.method, _extra_names(study, name)) for name, arm in arms.items()
         },
+        lengths=study_lengths(study.config) if step == "data" else (),
         suite=suite,
         test_suite=suite_spec(study.test) if study.test and step == "data" else None,
         place=Place(directory=str(paths.directory), device="cpu", threads=1),
@@ -88,7 +90,15 @@ def is_done(spec: PreparationSpec, paths: StudyPaths) -> bool:
     except (OSError, ValueError):
         return False
     now = redacted(spec.model_dump(mode="json"))
-    same = ("origin", "suite", "test_suite", "needs_teacher_outputs", "reads", "extra_arguments")
+    same = (
+        "origin",
+        "suite",
+        "test_suite",
+        "needs_teacher_outputs",
+        "reads",
+        "extra_arguments",
+        "lengths",
+    )
     return all(before.get(key) == now[key] for key in same)
 
 

@@ -17,6 +17,7 @@ from sweeper.evaluation.tasks import LeafTask, load_tasks, prompts
 from sweeper.records import DataSummary, Origin, PreparationSpec, SuiteSpec, derive_seed
 from sweeper.reporter import Reporter
 from sweeper.secrets import redact
+from sweeper.work.lengths import check_suite, check_training
 from sweeper.work.scoring import parameters, scored
 
 
@@ -94,8 +95,8 @@ def _check_data(spec: PreparationSpec, material: Material, reporter: Reporter) -
             raise BadInputError(f"TRL's configuration for {method} has no argument {name!r}", key)
     length = spec.origin.training.max_length
     data = material.tokens(length)
+    notes = [*data.notes, *check_training(spec, material)]
     reporter.phase("check that no prompt is in two places")
-    notes = list(data.notes)
     trained_on = [prompt_hash(example.prompt) for example in material.examples]
     repeated = len(trained_on) - len(set(trained_on))
     if repeated:
@@ -104,6 +105,7 @@ def _check_data(spec: PreparationSpec, material: Material, reporter: Reporter) -
     with blaming("evaluation", "selection"):
         leaves = load_tasks(spec.suite, allow_code=allow_code)
         selection = _check_overlap(spec.suite, leaves, known, "the training data")
+        notes += check_suite(spec, spec.suite, leaves, material, ("evaluation", "selection"))
     documents, test_documents = _count(leaves), None
     if spec.test_suite is not None:
         with blaming("evaluation", "test"):
@@ -111,6 +113,7 @@ def _check_data(spec: PreparationSpec, material: Material, reporter: Reporter) -
             _check_overlap(spec.test_suite, leaves, known, "the training data")
             name = f"the suite {spec.suite.config.suite}"
             _check_overlap(spec.test_suite, leaves, selection, name)
+            notes += check_suite(spec, spec.test_suite, leaves, material, ("evaluation", "test"))
         test_documents = _count(leaves)
     if note := _template_note(spec.origin, material):
         notes.append(note)

@@ -22,6 +22,7 @@ from sweeper.evaluation.tasks import load_tasks, prompts
 from sweeper.paths import JobPaths
 from sweeper.records import INTERIM_PHASE, Cost, Interim, TrialSpec, derive_seed
 from sweeper.reporter import Reporter
+from sweeper.work.lengths import check_trial
 from sweeper.work.scoring import check_collapse, evaluate, parameters, scored, tested
 
 _ANSWER_SECONDS = 0.02
@@ -38,6 +39,7 @@ def do(spec: TrialSpec, reporter: Reporter) -> dict[str, Any]:
         if teacher != spec.origin.teacher:
             with blaming("arms", spec.arm):
                 check_teacher(spec.origin, teacher, material.tokenizer)
+                check_trial(spec, teacher, material)
         fixed = _held_out(spec, material, reporter)
         student = job.starting_student(spec.origin, material, spec.place)
     pause = _Pause(spec, material, reporter, clock)
