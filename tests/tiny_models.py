@@ -64,6 +64,7 @@ class Family:
 QWEN_FAMILY = Family(
     ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), "<|im_end|>", CHATML, pad="<|endoftext|>"
 )
+SMOLLM_FAMILY = Family(QWEN_FAMILY.special, "<|im_end|>", CHATML, pad="<|im_end|>")
 # Its end token is not the one that ends a turn, as in the base models of the family.
 LLAMA3_FAMILY = Family(
     special=(
@@ -110,6 +111,7 @@ class Architecture:
 ARCHITECTURES: dict[str, Architecture] = {
     "qwen2": Architecture("qwen2", QWEN_FAMILY, {**_HEADS, "tie_word_embeddings": True}),
     "llama3": Architecture("llama", LLAMA3_FAMILY),
+    "smollm2": Architecture("llama", SMOLLM_FAMILY, {**_HEADS, "tie_word_embeddings": True}),
     "gemma": Architecture("gemma", GEMMA_FAMILY, {**_HEADS, "head_dim": 8}),
     "gemma2": Architecture("gemma2", GEMMA_FAMILY, {**_HEADS, **_WINDOW}),
     "gemma3": Architecture("gemma3_text", GEMMA_FAMILY, {**_HEADS, **_WINDOW}),
