@@ -261,8 +261,18 @@ class Failure(Record):
     """One line, for people."""
     key: tuple[str, ...] = ()
     """The key of the study file that is to blame, if one is."""
+    remedies: tuple[str, ...] = ()
+    """What to try, in the order to try it: each goes on from "Try"."""
     details: str = ""
     """The traceback, or the end of the log."""
+
+    def told(self) -> str:
+        """The message, and what to try."""
+        if not self.remedies:
+            return self.message
+        *most, last = self.remedies
+        listed = f"{', '.join(most)} or {last}" if most else last
+        return f"{self.message.rstrip('.')}. Try {listed}."
 
 
 class Cost(Record):

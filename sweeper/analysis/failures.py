@@ -58,6 +58,8 @@ class FailureGroup(Record):
     """Trials of the arm that have ended, however they did."""
     region: Region | None
     """Where they happened, if that is told from chance."""
+    remedies: tuple[str, ...] = ()
+    """What to try, as the latest of them says."""
 
 
 def failure_groups(record: StudyRecord) -> tuple[FailureGroup, ...]:
@@ -78,6 +80,7 @@ def _groups(arm: ArmRecord) -> list[FailureGroup]:
                 trials=tuple(t.number for t, is_one in zip(ended, failed, strict=True) if is_one),
                 ended=len(ended),
                 region=_region(ended, np.array(failed)),
+                remedies=_remedies([t for t, is_one in zip(ended, failed, strict=True) if is_one]),
             )
         )
     return found
@@ -88,6 +91,11 @@ def failure_kind(trial: TrialRecord) -> FailureKind | None:
     if trial.state != "failed" or trial.outcome is None or trial.outcome.failure is None:
         return None
     return trial.outcome.failure.kind
+
+
+def _remedies(failed: Sequence[TrialRecord]) -> tuple[str, ...]:
+    latest = max(failed, key=lambda trial: trial.number).outcome
+    return latest.failure.remedies if latest is not None and latest.failure is not None else ()
 
 
 _Cut = tuple[str, Literal["at least", "at most", "is"], Scalar, NDArray[np.bool_]]

@@ -19,6 +19,7 @@ from sweeper.paths import JobPaths
 from sweeper.records import Cost, Failure, Outcome, PreparationSpec, TrialSpec
 from sweeper.reporter import Reporter
 from sweeper.secrets import redact_credentials, secrets_in, secrets_of_environment
+from sweeper.troubleshooting import steadier
 from sweeper.versions import package_versions
 from sweeper.work import preparation, trial
 
@@ -52,7 +53,7 @@ def run(spec: TrialSpec | PreparationSpec) -> Outcome:
                 found = preparation.do(spec, reporter)
             found["cached"] = tuple(sorted(map(str, entries)))
     except Exception as error:  # the one boundary: whatever happened becomes an outcome
-        failure = _without_secrets(_failure(error, reporter.phase_name, _places(spec)), spec)
+        failure = _without_secrets(_failure(error, reporter.phase_name, spec), spec)
         with suppress(OSError):  # the log's disk may be full
             print(failure.details, file=sys.stderr)
         return Outcome(
@@ -76,7 +77,8 @@ def _places(spec: TrialSpec | PreparationSpec) -> tuple[Path, ...]:
     return Path(spec.place.directory), Path(spec.origin.cache), Path(tempfile.gettempdir())
 
 
-def _failure(error: Exception, phase: str, places: tuple[Path, ...]) -> Failure:
+def _failure(error: Exception, phase: str, spec: TrialSpec | PreparationSpec) -> Failure:
+    places = _places(spec)
     text = str(error).strip() or type(error).__name__
     message = text.splitlines()[0]
     if disk.is_full(error, *places):
@@ -98,9 +100,17 @@ def _failure(error: Exception, phase: str, places: tuple[Path, ...]) -> Failure:
             "kind": kind,
             "message": message,
             "key": getattr(error, "key", ()),
+            "remedies": _remedies(kind, spec),
             "details": traceback.format_exc(),
         }
     )
+
+
+def _remedies(kind: str, spec: TrialSpec | PreparationSpec) -> tuple[str, ...]:
+    """What to try after a failure of that kind; nothing where the trial's settings cannot help."""
+    if kind == "diverged" and isinstance(spec, TrialSpec):
+        return steadier(spec)
+    return ()
 
 
 def _without_secrets(failure: Failure, spec: TrialSpec | PreparationSpec) -> Failure:

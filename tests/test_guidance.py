@@ -1,0 +1,175 @@
+"""Every hint that guides give is answered, in the words that ``docs/guidance.md`` quotes."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from sweeper.analysis.comparison import compare
+from sweeper.analysis.verdict import verdict_of
+from sweeper.config.compute import ComputeConfig
+from sweeper.config.loading import load_study, schema
+from sweeper.config.models import ModelConfig
+from sweeper.errors import BadInputError, ConfigError
+from sweeper.jobs import RunningJob
+from sweeper.records import Failure, FailureKind, Progress, TrialSpec
+from sweeper.reporting.page import Page
+from sweeper.reporting.practice_lessons import practice_lessons, practice_sections
+from sweeper.scaffolding.draft import Request, study_text
+from sweeper.scaffolding.study import draft_study
+from sweeper.study_record import StudyRecord
+from sweeper.tracking.mapping import curve_points, outcome_points
+from sweeper.troubleshooting import steadier
+from tests.conftest import DATA, ROOT
+from tests.reporting.confirmed_study import confirmed_study
+from tests.reporting.example_study import arm, completed, study, trial
+from tests.reporting.test_practice_lessons import teaching
+from tests.test_trial import trial_spec
+
+Row = tuple[str, str, str]
+
+
+def rows() -> list[Row]:
+    """The table's: hint, place, phrase."""
+    lines = (ROOT / "docs" / "guidance.md").read_text(encoding="utf-8").splitlines()
+    found = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines if line.startswith("|")]
+    cells = [[cell.strip().replace("\\|", "|") for cell in row] for row in found[2:]]
+    assert all(len(row) == 3 and all(row) for row in cells), cells
+    return [(hint, place, phrase) for hint, place, phrase in cells]
+
+
+def hints() -> list[str]:
+    lines = (DATA / "hints.txt").read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def test_every_hint_is_answered() -> None:
+    assert list(dict.fromkeys(hint for hint, _, _ in rows())) == hints()
+    assert len(set(rows())) == len(rows())
+
+
+@pytest.mark.parametrize("place", sorted({place for _, place, _ in rows()}))
+def test_what_is_quoted_is_said_there(
+    place: str, tmp_path: Path, write_study: Callable[..., Path]
+) -> None:
+    said = " ".join(PLACES[place](tmp_path, write_study).split())
+    for hint, where, phrase in rows():
+        if where == place:
+            assert phrase in said, hint
+
+
+Say = Callable[[Path, Callable[..., Path]], str]
+
+
+def _spec(write_study: Callable[..., Path], *, device: str = "cpu") -> TrialSpec:
+    """A GKD trial of which everything can be said: nothing is done yet against anything."""
+    training = {"gradient_accumulation_steps": 2, "max_length": 96}
+    arms = {"gkd": {"settings": {"disable_dropout": False}}}
+    made = trial_spec(load_study(write_study(arms=arms, training=training)), "gkd")
+    return made.model_copy(update={"place": made.place.model_copy(update={"device": device})})
+
+
+def _diverged(folder: Path, write_study: Callable[..., Path]) -> str:
+    remedies = steadier(_spec(write_study))
+    return Failure(kind="diverged", message="The loss is nan.", remedies=remedies).told()
+
+
+def _overdue(kind: FailureKind) -> Say:
+    def say(folder: Path, write_study: Callable[..., Path]) -> str:
+        job = RunningJob(_spec(write_study, device="cuda:0"))
+        job.last = Progress(time=0.0, phase="train")
+        limits = {"timeout": "trial_timeout", "stalled": "stall_timeout"}
+        failure = job.overdue(ComputeConfig.model_validate({limits[kind]: 10}), 20.0)
+        assert failure is not None and failure.kind == kind
+        return failure.told()
+
+    return say
+
+
+def _report_of(*records: StudyRecord) -> str:
+    found = []
+    for record in records:
+        comparison = compare(record)
+        verdict = verdict_of(record, comparison.best_gkd)
+        lessons = practice_lessons(record, comparison, verdict)
+        found += practice_sections(lessons, {"realised.png", "learning_curves.png"})
+    return "\n".join(found)
+
+
+def _report(folder: Path, write_study: Callable[..., Path]) -> str:
+    return _report_of(teaching(), confirmed_study())
+
+
+def _poor_quality(folder: Path, write_study: Callable[..., Path]) -> str:
+    poor = [trial(0, completed(0.31), lmbda=0.3, temperature=0.3)]
+    return _report_of(study([arm("gkd", poor)], teacher=0.9, student=0.3))
+
+
+def _verdict(folder: Path, write_study: Callable[..., Path]) -> str:
+    return Page.of(confirmed_study()).headline
+
+
+def _init(data: str) -> Say:
+    def say(folder: Path, write_study: Callable[..., Path]) -> str:
+        (folder / "rows.csv").write_text("prompt\n" + "one\ntwo\n" * 20, encoding="utf-8")
+        path = folder / "rows.csv" if data == "prompts alone" else DATA / "gsm8k-train.jsonl"
+        request = Request(folder / "study.yaml", "a/teacher", "a/student", str(path))
+        return study_text(draft_study(request), Path("study.yaml"), "")
+
+    return say
+
+
+def _mlflow(folder: Path, write_study: Callable[..., Path]) -> str:
+    # That a training says all of these, test_job.py sees.
+    row = Progress(time=0.0, phase="train", step=1, metrics={"loss": 1.0, "peak_memory_gib": 1.0})
+    points = [*curve_points([row]), *outcome_points(completed(0.5))]
+    return " ".join(point.key for point in points)
+
+
+def _teacher_key(folder: Path, write_study: Callable[..., Path]) -> str:
+    path = write_study()
+    text = re.sub(r"teacher:\n  model: .*\n", "", path.read_text(encoding="utf-8"))
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load_study(path)
+    return str(caught.value)
+
+
+def _flash_attention(folder: Path, write_study: Callable[..., Path]) -> str:
+    from sweeper.distillation.models import check_attention
+
+    options = {"attn_implementation": "flash_attention_2"}
+    with pytest.raises(BadInputError) as caught:
+        check_attention(ModelConfig(model="a", init_kwargs=options))
+    return str(caught.value)
+
+
+def _installation(folder: Path, write_study: Callable[..., Path]) -> str:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return " ".join(project["project"]["dependencies"])
+
+
+def _schema(folder: Path, write_study: Callable[..., Path]) -> str:
+    return json.dumps(schema(), ensure_ascii=False).replace("\\n", " ")
+
+
+PLACES: dict[str, Say] = {
+    "report": _report,
+    "report: poor quality": _poor_quality,
+    "verdict": _verdict,
+    "failure: diverged": _diverged,
+    "failure: timeout": _overdue("timeout"),
+    "failure: stalled": _overdue("stalled"),
+    "init": _init("prompts and answers"),
+    "init: prompts alone": _init("prompts alone"),
+    "schema": _schema,
+    "MLflow": _mlflow,
+    "key: teacher": _teacher_key,
+    "key: teacher.init_kwargs": _flash_attention,
+    "installation": _installation,
+}
