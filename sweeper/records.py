@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sweeper.config.base import Scalar
 from sweeper.config.confirm import CostMeasure
-from sweeper.config.lengths import Lengths
+from sweeper.config.lengths import LengthLimits
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.settings import Method, MethodSettings, TrainingConfig
 from sweeper.config.study import DataConfig, EvaluationConfig, TeacherOutputsConfig, WarmStartConfig
@@ -177,7 +177,7 @@ class PreparationSpec(Record):
     (True)."""
     extra_arguments: dict[str, tuple[Method, tuple[str, ...]]] = {}
     """By arm, the names below ``extra`` that TRL's configuration class must know."""
-    lengths: tuple[Lengths, ...] = ()
+    lengths: tuple[LengthLimits, ...] = ()
     """What limits the sequences that are trained on and sampled; checked by ``data``."""
     suite: SuiteSpec
     test_suite: SuiteSpec | None

@@ -14,7 +14,7 @@ Key = Annotated[tuple[str, ...], Field(strict=False)]
 """A key of the study file."""
 
 
-class Lengths(Strict):
+class LengthLimits(Strict):
     """How long the sequences of an arm, or of the teacher's answers, may become, in tokens."""
 
     longest: int
@@ -26,25 +26,25 @@ class Lengths(Strict):
     sampled_key: Key = ()
 
 
-def study_lengths(config: StudyConfig) -> tuple[Lengths, ...]:
+def study_lengths(config: StudyConfig) -> tuple[LengthLimits, ...]:
     """What limits the sequences of each arm, and of a warm start; the longest that it may try."""
     found = [_of_arm(config, name, arm) for name, arm in config.arms.items()]
     if config.warm_start is not None:
         whole = config.training.max_length
-        found.append(Lengths(longest=whole, longest_key=("training", "max_length")))
+        found.append(LengthLimits(longest=whole, longest_key=("training", "max_length")))
     return tuple(dict.fromkeys(found))
 
 
-def _of_arm(config: StudyConfig, name: str, arm: ArmConfig) -> Lengths:
+def _of_arm(config: StudyConfig, name: str, arm: ArmConfig) -> LengthLimits:
     longest, key = _largest(name, arm, "max_length")
     if longest is None:
         longest, key = config.training.max_length, ("training", "max_length")
     if not _samples(arm):
-        return Lengths(longest=longest, longest_key=key)
+        return LengthLimits(longest=longest, longest_key=key)
     sampled, sampled_key = _largest(name, arm, "max_new_tokens")
     if sampled is None:
         sampled = MethodSettings.model_fields["max_new_tokens"].default
-    return Lengths(longest=longest, longest_key=key, sampled=sampled, sampled_key=sampled_key)
+    return LengthLimits(longest=longest, longest_key=key, sampled=sampled, sampled_key=sampled_key)
 
 
 def _largest(name: str, arm: ArmConfig, setting: str) -> tuple[int | None, Key]:

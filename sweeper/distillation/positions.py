@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from sweeper.config.lengths import Key, Lengths
+from sweeper.config.lengths import Key, LengthLimits
 from sweeper.config.models import ModelConfig
 from sweeper.distillation.data import TokenSequence
 from sweeper.distillation.models import read_config
@@ -50,7 +50,7 @@ def ends(model: ModelConfig) -> bool:
 
 
 def check_lengths(
-    models: Models, lengths: Sequence[Lengths], sequences: Sequence[TokenSequence]
+    models: Models, lengths: Sequence[LengthLimits], sequences: Sequence[TokenSequence]
 ) -> list[str]:
     """Check that what an arm trains on, and samples, ends within the models' positions.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from sweeper.config.lengths import Key, Lengths
+from sweeper.config.lengths import Key, LengthLimits
 from sweeper.config.models import ModelConfig
 from sweeper.distillation.material import Material
 from sweeper.distillation.positions import (
@@ -75,7 +75,7 @@ def check_trial(spec: TrialSpec, teacher: ModelConfig, material: Material) -> No
     """
     settings, arm = spec.settings, ("arms", spec.arm)
     samples = spec.method == "gkd" and settings.lmbda > 0
-    lengths = Lengths(
+    lengths = LengthLimits(
         longest=settings.max_length,
         longest_key=arm,
         sampled=settings.max_new_tokens if samples else None,
