@@ -132,12 +132,12 @@ def check(
     from sweeper.reporting.check_table import check_json, check_view
     from sweeper.reporting.console import show
 
-    findings, design = check_study(_load(study_file, overrides), runs)
+    found = check_study(_load(study_file, overrides), runs)
     if as_json:
-        typer.echo(json.dumps(check_json(findings, design), indent=2))
+        typer.echo(json.dumps(check_json(found), indent=2))
     else:
-        show(check_view(findings, design), Console(markup=False, emoji=False))
-    raise typer.Exit(2 if any(finding.state == "error" for finding in findings) else 0)
+        show(check_view(found), Console(markup=False, emoji=False))
+    raise typer.Exit(2 if found.errors else 0)
 
 
 @app.command()

@@ -177,6 +177,8 @@ class PreparationSpec(Record):
     (True)."""
     extra_arguments: dict[str, tuple[Method, tuple[str, ...]]] = {}
     """By arm, the names below ``extra`` that TRL's configuration class must know."""
+    own_teachers: dict[str, tuple[str, ...]] = {}
+    """By arm, the teachers that it has instead of the study's."""
     lengths: tuple[LengthLimits, ...] = ()
     """What limits the sequences that are trained on and sampled; checked by ``data``."""
     suite: SuiteSpec
@@ -309,6 +311,33 @@ class Rollouts(Record):
     trainer does not say."""
 
 
+class Lengths(Record):
+    """How long some texts are, in tokens of the student's."""
+
+    count: int
+    percentiles: Annotated[tuple[int, ...], Field(min_length=101, max_length=101)]
+    """From the 0th, which is the shortest, to the 100th, the longest."""
+
+    def longer_than(self, limit: int) -> float:
+        """The share of them that has more than ``limit`` tokens, in whole hundredths."""
+        return sum(length > limit for length in self.percentiles[1:]) / 100
+
+
+class TokenLengths(Record):
+    """How long the training data are before anything is cut, and what ``max_length`` does."""
+
+    max_length: int
+    prompts: Lengths
+    references: Lengths | None
+    """None where there are none."""
+    sequences: Lengths
+    """Prompts with their references."""
+    dropped: int
+    """Prompts that leave no room for an answer."""
+    cut: int
+    """References that do not fit whole."""
+
+
 class DataSummary(Record):
     """What the data step found."""
 
@@ -331,8 +360,59 @@ class DataSummary(Record):
     """Of the selection suite; None in old records."""
     test_documents: int | None = None
     """Of the test suite; None without one."""
+    lengths: TokenLengths | None = None
+    """None in old records."""
     notes: tuple[str, ...] = ()
     """What a user should know: rows dropped, prompts repeated, …"""
+
+
+class RowsSummary(Record):
+    """The training data as rows, before any tokenizer."""
+
+    rows: int
+    source: str
+    columns: tuple[str, ...]
+    """What prompts and references are read from: two columns, one, or that of the messages."""
+    references: int
+    """Rows with a reference answer."""
+    repeated: int
+    """Prompts that stand there more than once."""
+
+
+class TokenizerSummary(Record):
+    """How texts become tokens."""
+
+    tokens: int
+    """Of the vocabulary that teacher and student share."""
+    logits: int
+    """Of either model, as they are compared."""
+    chat: bool
+    """Whether prompts go through a chat template."""
+    template_note: str | None
+    """How the teacher's template differs."""
+    ends: tuple[str, ...]
+    """The tokens that end an answer."""
+    unended: int | None = None
+    """References after which there is none of them; None where that is not known."""
+
+
+class Examination(Record):
+    """What the data step saw, part by part: what is wrong with one part hides no other.
+
+    A part is None where it is wrong, or needs what is.
+    """
+
+    rows: RowsSummary | None = None
+    tokenizer: TokenizerSummary | None = None
+    data: DataSummary | None = None
+    selection_documents: int | None = None
+    test_documents: int | None = None
+    overlap_free: bool = False
+    """Whether it is known that no prompt is in two places."""
+    overlong: tuple[str, ...] = ()
+    """Texts that are longer than a model was made for, in words."""
+    problems: tuple[Failure, ...] = ()
+    """Everything that keeps the study from running."""
 
 
 class Outcome(Record):
@@ -346,6 +426,8 @@ class Outcome(Record):
     """On the test suite, of a winner that was trained again."""
     data: DataSummary | None = None
     """From the ``data`` step."""
+    examination: Examination | None = None
+    """From the ``data`` step, even if it failed."""
     notes: tuple[str, ...] = ()
     """What a user should know of it."""
     held_out: str | None = None

@@ -1,9 +1,10 @@
-"""What a check finds: one record a fact, for people and for programs."""
+"""What a preflight finds: one record a fact, for people and for programs."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+from sweeper.analysis.power import Design
 from sweeper.records import Record
 
 
@@ -16,3 +17,18 @@ class Finding(Record):
     detail: str
     advice: str = ""
     """What to do about it."""
+    place: str = ""
+    """File, line, column and key of what is to blame, if that is known."""
+
+
+class Preflight(Record):
+    """Everything that is known of a study before anything is trained."""
+
+    findings: tuple[Finding, ...]
+    design: Design | None = None
+    """What the study can show; None where it makes no claim, or that cannot be known yet."""
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """What keeps the study from being run."""
+        return tuple(found for found in self.findings if found.state == "error")

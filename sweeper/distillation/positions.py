@@ -15,7 +15,6 @@ from transformers import AutoModelForCausalLM
 
 from sweeper.config.lengths import Key, LengthLimits
 from sweeper.config.models import ModelConfig
-from sweeper.distillation.data import TokenSequence
 from sweeper.distillation.models import read_config
 from sweeper.errors import BadInputError
 
@@ -50,14 +49,14 @@ def ends(model: ModelConfig) -> bool:
 
 
 def check_lengths(
-    models: Models, lengths: Sequence[LengthLimits], sequences: Sequence[TokenSequence]
+    models: Models, limit: LengthLimits, lengths: Sequence[tuple[int, int]]
 ) -> list[str]:
     """Check that what an arm trains on, and samples, ends within the models' positions.
 
     Args:
         models: The teacher and the student.
-        lengths: What limits the sequences of the arms.
-        sequences: The data, cut at the largest of the limits.
+        limit: What limits its sequences.
+        lengths: Tokens of the data's prompts and answers, before anything is cut.
 
     Returns:
         What to tell the user of sequences that go beyond the lengths a model was trained on.
@@ -65,23 +64,16 @@ def check_lengths(
     Raises:
         BadInputError: One goes beyond the positions of a model that has no more.
     """
-    notes: list[str] = []
-    sizes = [(len(one.prompt), len(one.completion or ())) for one in sequences]
-    for limit in lengths:
-        kept = [(prompt, answer) for prompt, answer in sizes if prompt < limit.longest]
-        if not kept:
-            continue
-        longest = max(min(prompt + answer, limit.longest) for prompt, answer in kept)
-        notes += check_text(
-            models,
-            longest,
-            limit.longest_key,
-            found=f"{limit.longest} and a sequence of {longest} tokens",
-        )
-        if limit.sampled is not None:
-            prompt = max(prompt for prompt, _ in kept)
-            notes += check_sampled(models, prompt, limit.sampled, limit.sampled_key)
-    return list(dict.fromkeys(notes))
+    kept = [(prompt, answer) for prompt, answer in lengths if prompt < limit.longest]
+    if not kept:
+        return []
+    longest = max(min(prompt + answer, limit.longest) for prompt, answer in kept)
+    found = f"{limit.longest} and a sequence of {longest} tokens"
+    notes = check_text(models, longest, limit.longest_key, found=found)
+    if limit.sampled is None:
+        return notes
+    prompt = max(prompt for prompt, _ in kept)
+    return notes + check_sampled(models, prompt, limit.sampled, limit.sampled_key)
 
 
 def check_sampled(models: Models, prompt: int, sampled: int, key: Key) -> list[str]:

@@ -1,184 +1,148 @@
-"""``sweeper check``: what is known of a study before anything is spent on it."""
+"""``sweeper check``, and what ``sweeper run`` begins with: everything that is known beforehand."""
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from sweeper.analysis import power
 from sweeper.analysis.comparison import compare
-from sweeper.analysis.findings import Finding
-from sweeper.analysis.power import Design
+from sweeper.analysis.findings import Finding, Preflight
 from sweeper.analysis.verdict import claim, paired
-from sweeper.cache import default_root
 from sweeper.config.loading import LoadedStudy, LoadedSuite
-from sweeper.errors import ConfigError
-from sweeper.history import read_preparation, read_study
+from sweeper.config.study import StudyConfig
+from sweeper.errors import SweeperError
+from sweeper.execution.devices import count_workers, find_devices
+from sweeper.history import read_lead, read_study
 from sweeper.paths import StudyPaths, read_json_lines
-from sweeper.placement import make_executor
-from sweeper.preparation import explain, make_origin, make_spec, submit
-from sweeper.snapshot import command_line, open_snapshot, read_snapshot, suite_spec
-from sweeper.study_record import StudyRecord
+from sweeper.preflight.claim import claim_findings, design_findings
+from sweeper.preflight.data import data_findings
+from sweeper.preflight.examining import recorded_examination, run_data_step
+from sweeper.preflight.pair import lead_finding, pair_findings
+from sweeper.preflight.settings import settings_findings
+from sweeper.preparation import problem_of
+from sweeper.records import Examination, Failure
+from sweeper.snapshot import Snapshot, changes, read_snapshot
+from sweeper.study_record import Lead, StudyRecord
 
-_POLL_SECONDS = 0.25
-FEWEST_SEEDS = 3
-"""From which on intervals are narrow enough to be of use."""
+KnownVariances = tuple[tuple[power.Variances, ...], str]
 
 
-def check(study: LoadedStudy, runs: Path) -> tuple[list[Finding], Design | None]:
-    """What is right and wrong with a study whose file is well-formed, and what it can show.
+def check(study: LoadedStudy, runs: Path) -> Preflight:
+    """Everything that is known of a study whose file is well-formed, before it is run.
 
     Args:
         study: The checked study file.
-        runs: Where studies are recorded; what this one left there is measured, and not changed.
+        runs: Where studies are recorded; what this one left there is read, and not changed.
 
     Raises:
         SweeperError: The data step could not be run.
     """
-    config = study.config
-    found = [
-        Finding(state="ok", what="study file", detail=f"{config.study}: {', '.join(config.arms)}")
-    ]
-    found += [_confirmation(study)]
-    pairs = power.comparisons(config)
-    if not config.confirms() or study.test is None or pairs == 0:
-        return found, None
-    paths = StudyPaths(runs, config.study)
-    try:
-        documents = count_documents(study, study.test, paths)
-    except ConfigError as error:
-        found.append(Finding(state="error", what="data and suites", detail=str(error)))
-        return found, None
-    if documents < 2:
-        detail = f"{documents} document says nothing of others"
-        advice = "Let the test suite name more documents."
-        found.append(Finding(state="error", what="test suite", detail=detail, advice=advice))
-        return found, None
-    variances, basis = _variances(paths)
-    shown = power.design(documents, config.confirm.seeds, pairs, variances, basis)
-    return [*found, _smallest(shown), *_margin(config.margin, shown)], shown
-
-
-def count_documents(study: LoadedStudy, suite: LoadedSuite, paths: StudyPaths) -> int:
-    """How many documents the test suite has: as was found, as it says, or by the data step.
-
-    Raises:
-        ConfigError: Data or suites cannot work as written.
-        SweeperError: The step failed.
-    """
+    paths = StudyPaths(runs, study.config.study)
     snapshot = read_snapshot(paths)
-    if snapshot and snapshot.files.get("suite test") == suite_spec(suite).content_hash:
-        data = read_preparation(paths).data
-        if data is not None and data.test_documents is not None:
-            return data.test_documents
-    named = [_named(task.documents, task.limit) for task in suite.config.tasks]
-    if all(named):
-        return sum(number for number in named if number)
-    return _counted(study)
-
-
-def _named(documents: tuple[int, int] | None, limit: int | None) -> int | None:
-    if documents is None:
-        return None
-    first, end = documents
-    return min(end - first, limit or end)
-
-
-def _counted(study: LoadedStudy) -> int:
-    """By the data step, which leaves nothing behind but what the cache keeps of models."""
-    with tempfile.TemporaryDirectory(prefix="sweeper-check-") as directory:
-        paths = StudyPaths(Path(directory), study.config.study)
-        paths.directory.mkdir()
-        cache = default_root()
-        with make_executor(study, paths, cache) as executor:
-            _, threads = executor.next_place(paths.directory)
-            snapshot = open_snapshot(study, paths, command_line(), threads)
-            origin = make_origin(study, snapshot, cache)
-            files = paths.preparation("data")
-            spec = make_spec(study, origin, suite_spec(study.selection), "data", files)
-            submit(spec, files, executor)
-            while not (finished := executor.wait(_POLL_SECONDS)):
-                pass
-        outcome = finished[0].outcome
-        if outcome is None or outcome.data is None or outcome.data.test_documents is None:
-            raise explain(study, "data", outcome, files)
-        return outcome.data.test_documents
-
-
-def _confirmation(study: LoadedStudy) -> Finding:
-    config = study.config
-    what = "confirmation"
-    if study.test is None:
-        return Finding(
-            state="warning",
-            what=what,
-            detail="there is no test suite: the search's best scores are optimistic, and no claim",
-            advice="Write evaluation: {test: SUITE} and confirm: {seeds: 5}.",
-        )
-    if config.confirm.seeds == 0:
-        return Finding(
-            state="warning",
-            what=what,
-            detail="confirm.seeds is 0: the test suite is not used, and no claim is made",
-            advice="Write confirm: {seeds: 5}.",
-        )
-    if power.comparisons(config) == 0:
-        return Finding(
-            state="warning",
-            what=what,
-            detail="there is one arm, and nothing to compare it with",
-            advice="Add an arm, for example sft.",
-        )
-    if config.confirm.seeds < FEWEST_SEEDS:
-        return Finding(
-            state="warning",
-            what=what,
-            detail=f"confirm.seeds is {config.confirm.seeds}: too few to tell how seeds differ",
-            advice=f"Write confirm: {{seeds: 5}}, or {FEWEST_SEEDS} at least.",
-        )
-    detail = f"winners are trained with {config.confirm.seeds} seeds, and scored on the test suite"
-    return Finding(state="ok", what=what, detail=detail)
-
-
-def _smallest(design: Design) -> Finding:
-    sizes = " to ".join(f"{size:.3f}" for size in sorted(design.smallest))
-    seeds = f"{design.seeds} seed{'s' * (design.seeds != 1)}"
-    pairs = f"{design.comparisons} comparison{'s' * (design.comparisons != 1)}"
-    return Finding(
-        state="ok",
-        what="smallest difference",
-        detail=f"{sizes} is found with {design.power:.0%} power by {seeds} and"
-        f" {design.documents:,} documents, in a claim of {pairs}",
+    if snapshot is not None and changes(snapshot, study):
+        return judge(study, run_data_step(study), variances=_variances(paths, snapshot))
+    seen = recorded_examination(study, paths, snapshot) if snapshot is not None else None
+    return judge(
+        study,
+        seen or run_data_step(study),
+        lead=read_lead(paths),
+        variances=_variances(paths, snapshot),
     )
 
 
-def _margin(margin: float | None, design: Design) -> list[Finding]:
-    if margin is None:
-        return []
-    if margin >= max(design.smallest):
-        detail = f"{margin:g}, and the design can show that arms are equivalent within it"
-        return [Finding(state="ok", what="margin", detail=detail)]
-    return [
-        Finding(
-            state="warning",
-            what="margin",
-            detail=f"{margin:g} is smaller than what the design can show"
-            f" ({max(design.smallest):.3f}): arms will hardly be called equivalent",
-            advice="Use more documents or seeds, or a wider margin.",
-        )
-    ]
+def judge(
+    study: LoadedStudy,
+    seen: Examination,
+    *,
+    lead: Lead | None = None,
+    variances: KnownVariances | None = None,
+) -> Preflight:
+    """What is said of a study.
+
+    Args:
+        study: The checked study file.
+        seen: What the data step saw.
+        lead: The teacher's over the starting student, once both were scored.
+        variances: Of a difference, and what they are in words; by default as assumed.
+    """
+    config = study.config
+    devices, of_compute = _devices(config)
+    documents = seen.test_documents
+    if documents is None and study.test is not None:
+        documents = _named_documents(study.test)
+    of_design, design = design_findings(config, documents, *(variances or power.assumed()))
+    return Preflight(
+        findings=(
+            Finding(
+                state="ok", what="study file", detail=f"{config.study}: {', '.join(config.arms)}"
+            ),
+            *(_wrong(study, problem) for problem in seen.problems),
+            *pair_findings(seen),
+            *([lead_finding(lead)] if lead is not None else []),
+            *data_findings(study, seen),
+            *settings_findings(config, devices),
+            *of_compute,
+            *claim_findings(config),
+            *of_design,
+        ),
+        design=design,
+    )
 
 
-def _variances(paths: StudyPaths) -> tuple[tuple[power.Variances, ...], str]:
-    """As measured by what the study left, the winners before the trials; or as assumed."""
-    snapshot = read_snapshot(paths)
+_PARTS = {
+    ("data",): "training data",
+    ("evaluation", "selection"): "selection suite",
+    ("evaluation", "test"): "test suite",
+    ("teacher",): "teacher",
+    ("student",): "student",
+    ("training",): "settings",
+    ("arms",): "settings",
+}
+"""What a key of the study file is a part of."""
+
+
+def _wrong(study: LoadedStudy, problem: Failure) -> Finding:
+    parts = (what for key, what in _PARTS.items() if problem.key[: len(key)] == key)
+    found = problem_of(study, problem)
+    return Finding(
+        state="error", what=next(parts, "study file"), detail=found.message, place=found.place
+    )
+
+
+def _devices(config: StudyConfig) -> tuple[list[str], list[Finding]]:
+    """What trials would run on, as far as this machine can say; and what is wrong with it."""
+    compute = config.compute
+    if compute.executor != "local":
+        return [], []
+    try:
+        wanted = "cpu" if compute.resources_per_trial.gpu == 0 else compute.device
+        devices = find_devices(wanted)
+        count_workers(compute, devices)
+    except SweeperError as error:
+        return [], [Finding(state="error", what="compute", detail=str(error))]
+    return devices, []
+
+
+def _named_documents(suite: LoadedSuite) -> int | None:
+    """How many documents a suite names, where all of its tasks do."""
+    found = 0
+    for task in suite.config.tasks:
+        if task.documents is None:
+            return None
+        first, end = task.documents
+        found += min(end - first, task.limit or end)
+    return found
+
+
+def _variances(paths: StudyPaths, snapshot: Snapshot | None) -> KnownVariances | None:
+    """As measured by what the study left, the winners before the trials."""
     if snapshot is None:
-        return power.assumed()
+        return None
     record = read_study(paths, snapshot)
-    return _of_finals(record) or _of_trials(record, paths) or power.assumed()
+    return _of_finals(record) or _of_trials(record, paths)
 
 
-def _of_finals(record: StudyRecord) -> tuple[tuple[power.Variances, ...], str] | None:
+def _of_finals(record: StudyRecord) -> KnownVariances | None:
     if record.test is None or record.test.scores is None:
         return None
     arms = {arm.arm: arm for arm in record.test.scores.arms if arm.at == "steps"}
@@ -191,9 +155,7 @@ def _of_finals(record: StudyRecord) -> tuple[tuple[power.Variances, ...], str] |
     return power.from_finals(differences)
 
 
-def _of_trials(
-    record: StudyRecord, paths: StudyPaths
-) -> tuple[tuple[power.Variances, ...], str] | None:
+def _of_trials(record: StudyRecord, paths: StudyPaths) -> KnownVariances | None:
     scored = []
     for arm in compare(record).arms:
         if arm.best is not None:

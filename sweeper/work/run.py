@@ -9,7 +9,7 @@ import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sweeper import disk
 from sweeper.cache import noting
@@ -21,7 +21,9 @@ from sweeper.reporter import Reporter
 from sweeper.secrets import redact_credentials, secrets_in, secrets_of_environment
 from sweeper.troubleshooting import steadier
 from sweeper.versions import package_versions
-from sweeper.work import preparation, trial
+from sweeper.work import examination, preparation, trial
+
+Spec = TypeVar("Spec", TrialSpec, PreparationSpec)
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 """What torch says, by device and allocator."""
@@ -45,13 +47,7 @@ def run(spec: TrialSpec | PreparationSpec) -> Outcome:
     if isinstance(spec, TrialSpec):
         common["earlier_seconds"] = spec.earlier_seconds
     try:
-        spec = spec.model_copy(update={"origin": unpack_models(spec.origin)})
-        if isinstance(spec, TrialSpec):
-            found = trial.do(spec, reporter)
-        else:
-            with noting() as entries:
-                found = preparation.do(spec, reporter)
-            found["cached"] = tuple(sorted(map(str, entries)))
+        found = _do(spec, reporter)
     except Exception as error:  # the one boundary: whatever happened becomes an outcome
         failure = _without_secrets(_failure(error, reporter.phase_name, spec), spec)
         with suppress(OSError):  # the log's disk may be full
@@ -70,6 +66,28 @@ def run(spec: TrialSpec | PreparationSpec) -> Outcome:
     cost = cost.model_copy(update={"device_seconds": seconds})
     found.setdefault("state", "completed")
     return Outcome(finished=finished, cost=cost, **found, **common)
+
+
+def _do(spec: TrialSpec | PreparationSpec, reporter: Reporter) -> dict[str, Any]:
+    """The parts of the outcome that follow from the job."""
+    if isinstance(spec, TrialSpec):
+        return trial.do(_unpacked(spec), reporter)
+    with noting() as entries:
+        if spec.step == "data":
+            # Reads the models itself: what is wrong with them must not hide the rest.
+            found = examination.do(spec, reporter)
+            seen = found["examination"]
+            told = tuple(_without_secrets(problem, spec) for problem in seen.problems)
+            found["examination"] = seen.model_copy(update={"problems": told})
+            found |= {"failure": told[0], "state": "failed"} if told else {}
+        else:
+            found = preparation.do(_unpacked(spec), reporter)
+    found["cached"] = tuple(sorted(map(str, entries)))
+    return found
+
+
+def _unpacked(spec: Spec) -> Spec:
+    return spec.model_copy(update={"origin": unpack_models(spec.origin)})
 
 
 def _places(spec: TrialSpec | PreparationSpec) -> tuple[Path, ...]:

@@ -108,9 +108,19 @@ def test_one_command_from_study_to_report(write_study: Callable[..., Path]) -> N
     assert "to the best" in done.stdout
     assert "gkd" in sweeper(directory, "status", study.name).stdout
 
+    assert "!  max_new_tokens" in done.stdout and "✓  study file, vocabulary," in done.stdout
+    checked = sweeper(directory, "check", study.name, "--json")
+    [lead] = [
+        finding
+        for finding in json.loads(checked.stdout)["findings"]
+        if finding["what"] == "teacher's lead"
+    ]
+    assert (lead["state"], found["teacher_lead"]["paired"]) == ("ok", True)
+
     before = {path: path.stat().st_mtime_ns for path in directory.glob("runs/**/outcome.json")}
     again = run(study)
     assert again.returncode == 0
+    assert "✓  study file" not in again.stdout, "it is said once"
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert len(trial_runs(directory)) == 4
 
@@ -119,6 +129,7 @@ def test_one_command_from_study_to_report(write_study: Callable[..., Path]) -> N
     assert "seed: was 3, now 4" in refused.stderr
     more = run(study, "--set", "trials=3", "--set", "compute.workers=2")
     assert more.returncode == 0, more.stderr
+    assert "!  max_new_tokens" in more.stdout, "another study is another preflight"
     assert len(outcomes(directory)) == len(trial_runs(directory)) == 6
 
 
@@ -361,6 +372,9 @@ def test_prompts_in_two_places_are_refused(
     assert (
         "evaluation.test: expected prompts of its own, but 1 of the suite test are" in done.stderr
     )
+    assert "✓  study file, vocabulary" in done.stdout
+    client = MlflowClient(f"sqlite:///{tmp_path / 'runs' / 'mlflow.db'}")
+    assert "tiny" not in [found.name for found in client.search_experiments()]
     write_yaml(tmp_path / "test.yaml", {**_suite(tmp_path / "selection.yaml"), "suite": "test"})
     study = tmp_path / "study.yaml"
     study.write_text(study.read_text().replace("rows.jsonl", "builtin/addition"))
