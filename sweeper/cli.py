@@ -124,6 +124,12 @@ def check(
     overrides: Overrides = None,
     runs: Runs = DEFAULT_RUNS,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Measure a few steps of each arm: how long it takes.")
+    ] = False,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="The cache of warm starts and teacher outputs.")
+    ] = None,
 ) -> None:
     """Check a study before anything is spent on it, and say what it can show."""
     from rich.console import Console
@@ -132,7 +138,13 @@ def check(
     from sweeper.reporting.check_table import check_json, check_view
     from sweeper.reporting.console import show
 
-    found = check_study(_load(study_file, overrides), runs)
+    study = _load(study_file, overrides)
+    progress = Console(markup=False, emoji=False, stderr=True) if probe else None
+    try:
+        found = check_study(study, runs, cache_dir, progress)
+    except KeyboardInterrupt:
+        typer.echo("Stopped. Nothing was begun.", err=True)
+        raise typer.Exit(130) from None
     if as_json:
         typer.echo(json.dumps(check_json(found), indent=2))
     else:

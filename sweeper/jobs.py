@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -11,9 +12,9 @@ from pathlib import Path
 
 from sweeper.config.compute import ComputeConfig
 from sweeper.execution.executor import Executor, Finished, Spec
-from sweeper.paths import JobPaths, read_json_lines
+from sweeper.paths import JobPaths, read_json_lines, write_text_atomically
 from sweeper.patience import Patience
-from sweeper.records import INTERIM_PHASE, Failure, FailureKind, Progress, TrialSpec
+from sweeper.records import INTERIM_PHASE, Failure, FailureKind, Interim, Progress, TrialSpec
 from sweeper.secrets import redact_credentials, secrets_in, secrets_of_environment
 from sweeper.troubleshooting import faster
 
@@ -31,6 +32,12 @@ def clean_log(files: JobPaths, secrets: AbstractSet[str]) -> None:
         temporary = log.with_name(f".{log.name}.clean")
         temporary.write_bytes(clean.encode("utf-8", "surrogateescape"))
         os.replace(temporary, log)
+
+
+def answer(spec: TrialSpec, interim: Interim, goes_on: bool) -> None:
+    """Tell a trial that was scored in the middle of its training whether it goes on."""
+    files = JobPaths(Path(spec.place.directory))
+    write_text_atomically(files.verdict, json.dumps({"index": interim.index, "goes_on": goes_on}))
 
 
 @dataclass

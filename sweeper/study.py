@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,8 +17,8 @@ from sweeper.config.loading import LoadedStudy
 from sweeper.execution.executor import Busy, Executor, Finished, read_outcome
 from sweeper.finals import read_test_baselines
 from sweeper.history import read_lead, read_preparation, read_study
-from sweeper.jobs import Jobs, RunningJob
-from sweeper.paths import JobPaths, StudyPaths, write_text_atomically
+from sweeper.jobs import Jobs, RunningJob, answer
+from sweeper.paths import StudyPaths, write_text_atomically
 from sweeper.patience import Patience
 from sweeper.records import Outcome, PreparationSpec, Progress, SuiteSpec, TrialSpec
 from sweeper.reporting.wording import teacher_lead
@@ -378,10 +377,7 @@ class StudyRun:
 
     def _hear(self, spec: TrialSpec, rows: Sequence[Progress]) -> None:
         for interim in (row.interim for row in rows if row.interim):
-            goes_on = self.arms[spec.arm].search.goes_on(spec.number, interim)
-            verdict = {"index": interim.index, "goes_on": goes_on}
-            files = JobPaths(Path(spec.place.directory))
-            write_text_atomically(files.verdict, json.dumps(verdict))
+            answer(spec, interim, self.arms[spec.arm].search.goes_on(spec.number, interim))
         self._tracker.log_progress(spec, rows)
 
     def _while_waiting(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from sweeper.analysis.pace import Estimate
 from sweeper.analysis.power import Design
 from sweeper.records import Record
 
@@ -27,6 +28,8 @@ class Preflight(Record):
     findings: tuple[Finding, ...]
     design: Design | None = None
     """What the study can show; None where it makes no claim, or that cannot be known yet."""
+    estimate: Estimate | None = None
+    """How long the study takes; None where nothing was measured of it."""
 
     @property
     def errors(self) -> tuple[Finding, ...]:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+
+from rich.console import Console
 
 from sweeper.analysis import power
 from sweeper.analysis.comparison import compare
 from sweeper.analysis.findings import Finding, Preflight
+from sweeper.analysis.pace import StudyPace
 from sweeper.analysis.verdict import claim, paired
+from sweeper.cache import default_root
 from sweeper.config.loading import LoadedStudy, LoadedSuite
 from sweeper.config.study import StudyConfig
 from sweeper.errors import SweeperError
@@ -16,38 +21,58 @@ from sweeper.history import read_lead, read_study
 from sweeper.paths import StudyPaths, read_json_lines
 from sweeper.preflight.claim import claim_findings, design_findings
 from sweeper.preflight.data import data_findings
+from sweeper.preflight.durations import with_time, workers_of
 from sweeper.preflight.examining import recorded_examination, run_data_step
+from sweeper.preflight.measured import pace_of_study
 from sweeper.preflight.pair import lead_finding, pair_findings
+from sweeper.preflight.probe import probe
 from sweeper.preflight.settings import settings_findings
 from sweeper.preparation import problem_of
 from sweeper.records import Examination, Failure
-from sweeper.snapshot import Snapshot, changes, read_snapshot
+from sweeper.snapshot import changes, read_snapshot
 from sweeper.study_record import Lead, StudyRecord
 
 KnownVariances = tuple[tuple[power.Variances, ...], str]
 
 
-def check(study: LoadedStudy, runs: Path) -> Preflight:
+def check(
+    study: LoadedStudy, runs: Path, cache: Path | None = None, probing: Console | None = None
+) -> Preflight:
     """Everything that is known of a study whose file is well-formed, before it is run.
 
     Args:
         study: The checked study file.
         runs: Where studies are recorded; what this one left there is read, and not changed.
+        cache: The content-addressed cache; by default the user's.
+        probing: Where a probe shows how far it is. None: nothing is trained.
 
     Raises:
         SweeperError: The data step could not be run.
     """
     paths = StudyPaths(runs, study.config.study)
+    started = time.time()
     snapshot = read_snapshot(paths)
-    if snapshot is not None and changes(snapshot, study):
-        return judge(study, run_data_step(study), variances=_variances(paths, snapshot))
-    seen = recorded_examination(study, paths, snapshot) if snapshot is not None else None
-    return judge(
-        study,
-        seen or run_data_step(study),
-        lead=read_lead(paths),
-        variances=_variances(paths, snapshot),
-    )
+    record = read_study(paths, snapshot) if snapshot is not None else None
+    # Of a study that was written differently, documents may be much the same, and nothing else.
+    same = snapshot is not None and not changes(snapshot, study)
+    variances = _variances(paths, record) if record is not None else None
+    seen = recorded_examination(study, paths, snapshot) if snapshot is not None and same else None
+    seen = seen or run_data_step(study)
+    found = judge(study, seen, lead=read_lead(paths) if same else None, variances=variances)
+    if found.errors:
+        return found
+    timed: StudyPace | SweeperError | None = None
+    if probing is not None:
+        try:
+            probed = probe(study, paths, cache or default_root(), probing, begun=started)
+        except SweeperError as error:
+            timed = error
+        else:
+            timed = probed.pace
+            found = judge(study, seen, lead=probed.lead, variances=variances)
+    elif record is not None and same:
+        timed = pace_of_study(record, workers_of(study.config))
+    return with_time(study, found, timed, seen.test_documents)
 
 
 def judge(
@@ -134,11 +159,8 @@ def _named_documents(suite: LoadedSuite) -> int | None:
     return found
 
 
-def _variances(paths: StudyPaths, snapshot: Snapshot | None) -> KnownVariances | None:
+def _variances(paths: StudyPaths, record: StudyRecord) -> KnownVariances | None:
     """As measured by what the study left, the winners before the trials."""
-    if snapshot is None:
-        return None
-    record = read_study(paths, snapshot)
     return _of_finals(record) or _of_trials(record, paths)
 
 

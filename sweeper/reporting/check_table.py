@@ -12,15 +12,20 @@ from rich.text import Text
 from sweeper.analysis.findings import Finding, Preflight
 from sweeper.analysis.power import Design
 from sweeper.reporting.console import heading, plain_table
+from sweeper.reporting.estimate_table import estimate_view
 from sweeper.reporting.visible import visible
 
 _SIGNS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "error": ("✗", "red")}
 
 
 def check_view(found: Preflight) -> RenderableType:
-    """All findings, and the smallest differences by number of seeds."""
-    table = _rows(found.findings)
-    return table if found.design is None else Group(table, "", *_design(found.design))
+    """All findings, the smallest differences by number of seeds, and the time by arm."""
+    parts: list[RenderableType] = [_rows(found.findings)]
+    if found.design is not None:
+        parts += ["", *_design(found.design)]
+    if found.estimate is not None:
+        parts += ["", *estimate_view(found.estimate)]
+    return Group(*parts)
 
 
 def preflight_view(found: Preflight) -> RenderableType:
