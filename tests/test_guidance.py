@@ -11,21 +11,37 @@ from pathlib import Path
 import pytest
 
 from sweeper.analysis.comparison import compare
+from sweeper.analysis.findings import Finding
+from sweeper.analysis.pace import ArmPace
 from sweeper.analysis.verdict import verdict_of
 from sweeper.config.compute import ComputeConfig
-from sweeper.config.loading import load_study, schema
+from sweeper.config.loading import LoadedStudy, load_study, schema
 from sweeper.config.models import ModelConfig
 from sweeper.errors import BadInputError, ConfigError
 from sweeper.jobs import RunningJob
-from sweeper.records import Failure, FailureKind, Progress, TrialSpec
+from sweeper.preflight.data import data_findings
+from sweeper.preflight.durations import time_findings
+from sweeper.preflight.estimate import estimate
+from sweeper.preflight.pair import lead_finding, pair_findings, size_finding
+from sweeper.preflight.settings import settings_findings
+from sweeper.records import (
+    Examination,
+    Failure,
+    FailureKind,
+    Progress,
+    RowsSummary,
+    TokenizerSummary,
+    TrialSpec,
+)
 from sweeper.reporting.page import Page
 from sweeper.reporting.practice_lessons import practice_lessons, practice_sections
 from sweeper.scaffolding.draft import Request, study_text
 from sweeper.scaffolding.study import draft_study
-from sweeper.study_record import StudyRecord
+from sweeper.study_record import Lead, StudyRecord
 from sweeper.tracking.mapping import curve_points, outcome_points
 from sweeper.troubleshooting import steadier
 from tests.conftest import DATA, ROOT
+from tests.preflight.test_estimate import pace, study_pace
 from tests.reporting.confirmed_study import confirmed_study
 from tests.reporting.example_study import arm, completed, study, trial
 from tests.reporting.test_practice_lessons import teaching
@@ -158,7 +174,49 @@ def _schema(folder: Path, write_study: Callable[..., Path]) -> str:
     return json.dumps(schema(), ensure_ascii=False).replace("\\n", " ")
 
 
+def _check(what: str) -> Say:
+    """The rows of a check that are called so: of a study in which much could be better."""
+
+    def say(folder: Path, write_study: Callable[..., Path]) -> str:
+        arms = {"gkd": {"settings": {"disable_dropout": False}}, "sft": None}
+        training = {"gradient_accumulation_steps": 4}
+        study = load_study(write_study(arms=arms, training=training))
+        rows = [row for row in _findings(study) if row.what == what]
+        return " ".join(f"{row.detail} {row.advice}" for row in rows)
+
+    return say
+
+
+def _findings(study: LoadedStudy) -> list[Finding]:
+    rows = RowsSummary(rows=9, source="a.jsonl", columns=("q",), references=0, repeated=0)
+    note = "the chat templates differ"
+    tokens = TokenizerSummary(tokens=9, logits=9, chat=True, template_note=note, ends=("</s>",))
+    lead = {"teacher": 0.5, "student": 0.5, "value": 0.0, "low": -0.1, "high": 0.1}
+    heavy = pace(9.0, parts={"rollout": 4.0, "teacher": 4.0})
+    gkd = ArmPace(arm="gkd", method="gkd", lightest=heavy, heaviest=heavy)
+    measured = study_pace(device="cuda:0")
+    measured = measured.model_copy(update={"arms": (gkd, measured.arms[1])})
+    seen = Examination(rows=rows, tokenizer=tokens)
+    return [
+        *settings_findings(study.config, ["cuda:0"], student=10**9),
+        *pair_findings(seen),
+        *data_findings(study, seen),
+        size_finding(70 * 10**9, 10**9),
+        lead_finding(Lead(**lead, stderr=0.1, p=1.0, documents=9, paired=True)),
+        *time_findings(study.config, measured, estimate(study.config, measured, 9)),
+    ]
+
+
 PLACES: dict[str, Say] = {
+    "check: adapter": _check("adapter"),
+    "check: attention": _check("attention"),
+    "check: chat template": _check("chat template"),
+    "check: dropout": _check("dropout"),
+    "check: slow training": _check("slow training"),
+    "check: teacher's lead": _check("teacher's lead"),
+    "check: teacher's size": _check("teacher's size"),
+    "check: training data": _check("training data"),
+    "check: vocabulary": _check("vocabulary"),
     "report": _report,
     "report: poor quality": _poor_quality,
     "verdict": _verdict,
