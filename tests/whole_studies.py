@@ -155,8 +155,7 @@ class WholeStudy:
             assert outcome is not None, name
             assert outcome.scores is not None, outcome.failure
             scores = outcome.scores.model_copy(update={"seconds": 0.0})
-            measured = ("seconds_", "peak_")
-            curve = {k: v for k, v in outcome.curve.items() if not k.startswith(measured)}
+            curve = {key: v for key, v in outcome.curve.items() if "second" not in key}
             documents = files.documents.read_text(encoding="utf-8")
             if spec.final is not None:
                 documents += files.test_documents.read_text(encoding="utf-8")

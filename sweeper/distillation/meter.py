@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
@@ -12,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from transformers import TrainerCallback
 
 from sweeper.errors import DivergedError
@@ -94,18 +91,6 @@ class Meter:
         )
 
 
-def peak_memory(device: str) -> float:
-    """The most memory that the process has had so far: of its GPU, or else of main memory; GiB.
-
-    Args:
-        device: The kind of device that it computes on.
-    """
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**30
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most / 2 ** (30 if sys.platform == "darwin" else 20)
-
-
 class PauseCallback(TrainerCallback):  # type: ignore[misc]
     """Lets training wait at some of its steps, and end there.
 
@@ -177,7 +162,6 @@ class MeterCallback(TrainerCallback):  # type: ignore[misc]
                 raise DivergedError(
                     f"The {name} is {point[name]} at step {state.global_step}: training diverged."
                 )
-        point["peak_memory_gib"] = peak_memory(args.device.type)
         point |= self._probed
         self._probed = {}
         self._report(state.global_step, state.max_steps, {**point, **self._meter.read()})

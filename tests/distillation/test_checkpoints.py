@@ -103,9 +103,7 @@ def curve(spec: TrialSpec) -> dict[int, dict[str, float]]:
 
 
 def without_seconds(values: dict[str, float]) -> dict[str, float]:
-    return {
-        name: value for name, value in values.items() if not name.startswith(("seconds_", "peak_"))
-    }
+    return {name: value for name, value in values.items() if not name.startswith("seconds_")}
 
 
 def start_again(spec: TrialSpec) -> None:

@@ -50,7 +50,6 @@ def test_every_method_trains_and_counts(tmp_path: Path, place: Place, method: Me
     assert cost.steps == 3
     assert len(points) == 3
     assert points[-1]["trained_tokens"] == cost.trained_tokens > 0
-    assert 0 < points[0]["peak_memory_gib"] <= points[-1]["peak_memory_gib"]
     if method == "gkd":
         # Twelve prompts, ten tokens each; an untrained student hardly ever ends earlier.
         assert 80 <= cost.generated_tokens <= 120
