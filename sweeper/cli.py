@@ -131,7 +131,7 @@ def check(
         Path | None, typer.Option(help="The cache of warm starts and teacher outputs.")
     ] = None,
 ) -> None:
-    """Check a study before anything is spent on it, and say what it can show."""
+    """Say all that is known of a study before anything is trained, and what it can show."""
     from rich.console import Console
 
     from sweeper.preflight.checking import check as check_study
@@ -139,9 +139,9 @@ def check(
     from sweeper.reporting.console import show
 
     study = _load(study_file, overrides)
-    progress = Console(markup=False, emoji=False, stderr=True) if probe else None
+    progress = Console(markup=False, emoji=False, stderr=True)
     try:
-        found = check_study(study, runs, cache_dir, progress)
+        found = check_study(study, runs, progress, probing=probe, cache=cache_dir)
     except KeyboardInterrupt:
         typer.echo("Stopped. Nothing was begun.", err=True)
         raise typer.Exit(130) from None

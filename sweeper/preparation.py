@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from sweeper.cache import is_whole
 from sweeper.config.lengths import study_lengths
 from sweeper.config.loading import LoadedStudy
+from sweeper.corners import wanted
 from sweeper.errors import ConfigError, FullDiskError, Problem, SweeperError
 from sweeper.execution.executor import Executor, read_outcome
 from sweeper.paths import JobPaths, StudyPaths, write_text_atomically
@@ -72,6 +73,7 @@ def make_spec(
         extra_arguments={
             name: (arm.method, _extra_names(study, name)) for name, arm in arms.items()
         },
+        shapes=wanted(study.config) if step == "data" else (),
         own_teachers=_own_teachers(study) if step == "data" else {},
         lengths=study_lengths(study.config) if step == "data" else (),
         suite=suite,
@@ -92,10 +94,9 @@ def is_done(spec: PreparationSpec, paths: StudyPaths) -> bool:
         return False
     now = redacted(spec.model_dump(mode="json"))
     same = ("origin", "suite", "test_suite", "needs_teacher_outputs", "reads", "extra_arguments")
-    # Studies that began before these were checked have not noted them.
-    later: dict[str, Any] = {"own_teachers": {}, "lengths": now["lengths"]}
-    known = all(before.get(key, earlier) == now[key] for key, earlier in later.items())
-    return known and all(before.get(key) == now[key] for key in same)
+    # Studies that began before these were asked for have not noted them.
+    later = {"own_teachers": {}, "shapes": now["shapes"], "lengths": now["lengths"]}
+    return all(before.get(key, later.get(key)) == now[key] for key in (*same, *later))
 
 
 def is_cached(step: Step, paths: StudyPaths) -> bool:

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sweeper.config.base import Scalar
 from sweeper.config.confirm import CostMeasure
 from sweeper.config.lengths import LengthLimits
-from sweeper.config.models import ModelConfig, StudentConfig
+from sweeper.config.models import ModelConfig, Quantization, StudentConfig
 from sweeper.config.settings import Method, MethodSettings, TrainingConfig
 from sweeper.config.study import DataConfig, EvaluationConfig, TeacherOutputsConfig, WarmStartConfig
 from sweeper.config.suite import SuiteConfig
@@ -85,6 +85,19 @@ class Place(Record):
     """CPU threads."""
     memory_gib: float | None = None
     """The main memory that the job's process may take."""
+
+
+class ShapeRequest(Record):
+    """A model whose shape is asked for."""
+
+    model: ModelConfig | StudentConfig
+    """A teacher, or a student; in this order a record of a teacher is read as one."""
+    autocast: Literal["bfloat16", "float16"] | None
+    """What it computes in, if not in the type of its weights."""
+
+    def key(self) -> str:
+        """The same for equal requests."""
+        return self.model_dump_json()
 
 
 class InterimPoint(Record):
@@ -184,6 +197,8 @@ class PreparationSpec(Record):
     suite: SuiteSpec
     test_suite: SuiteSpec | None
     """Read by ``data`` only, and only to check that no prompt is in two places."""
+    shapes: tuple[ShapeRequest, ...] = ()
+    """Models that ``data`` should find the shapes of."""
     place: Place
 
 
@@ -311,12 +326,80 @@ class Rollouts(Record):
     trainer does not say."""
 
 
+class Growth(Record):
+    """Bytes that grow with the sequences that a model reads at a time."""
+
+    fixed: float
+    token: float
+    """For each of their tokens."""
+    pair: float
+    """For each pair of tokens of one sequence: what attention keeps that is not fused."""
+
+    def bytes(self, sequences: int, length: int) -> float:
+        """What ``sequences`` of ``length`` tokens each take."""
+        return self.fixed + sequences * length * (self.token + length * self.pair)
+
+
+class Training(Record):
+    """What a forward and a backward pass take, gradients of weights aside."""
+
+    kept: Growth
+    """Between the two."""
+    peak: Growth
+    """The most at any time."""
+
+
+class ModelShape(Record):
+    """How large a model is as it is loaded, and what reading with it takes."""
+
+    parameters: int
+    """All, an adapter's included."""
+    embedding_parameters: int
+    head_parameters: int
+    """0 if they are those of the embeddings."""
+    linear_parameters: int
+    """Of the linear layers but the head: what quantization rounds."""
+    adapter_parameters: int
+    """Of an adapter on all linear layers, for each of its ranks."""
+    trainable_parameters: int
+    """0 of a teacher."""
+    largest_trainable: int
+    """Parameters of the largest tensor among these."""
+    adapted: bool
+    """Whether an adapter is trained instead of the model."""
+    quantization: Quantization | None
+    dtype_bytes: int
+    """Of a weight that is not quantized."""
+    trainable_bytes: int
+    """Of a weight that is trained."""
+    computing_bytes: int
+    """Of a number that the linear layers give."""
+    hidden_size: int
+    layers: int
+    heads: int
+    key_value_heads: int
+    head_size: int
+    """Channels of a head."""
+    vocabulary: int
+    reading: Growth
+    """The most that is alive while it reads, logits aside."""
+    training: Training | None
+    """Of a student."""
+    checkpointed: Training | None
+    """Of a student, with ``gradient_checkpointing``."""
+
+
 class Lengths(Record):
     """How long some texts are, in tokens of the student's."""
 
     count: int
     percentiles: Annotated[tuple[int, ...], Field(min_length=101, max_length=101)]
     """From the 0th, which is the shortest, to the 100th, the longest."""
+
+    @property
+    def longest(self) -> int:
+        """The most tokens that one of them has."""
+        return self.percentiles[-1]
 
     def longer_than(self, limit: int) -> float:
         """The share of them that has more than ``limit`` tokens, in whole hundredths."""
@@ -356,6 +439,10 @@ class DataSummary(Record):
     """Mean length of the references, 0 without any."""
     chat: bool
     """Whether prompts go through a chat template."""
+    scored_tokens: int | None = None
+    """Of the longest document of the suites with its answer, about; None in old records."""
+    scored_likelihoods: bool = False
+    """Whether a task of the suites measures how likely a text is."""
     selection_documents: int | None = None
     """Of the selection suite; None in old records."""
     test_documents: int | None = None
@@ -411,6 +498,8 @@ class Examination(Record):
     """Whether it is known that no prompt is in two places."""
     overlong: tuple[str, ...] = ()
     """Texts that are longer than a model was made for, in words."""
+    shapes: tuple[ModelShape, ...] = ()
+    """Of the models that were asked for."""
     problems: tuple[Failure, ...] = ()
     """Everything that keeps the study from running."""
 
@@ -453,3 +542,6 @@ class Outcome(Record):
     """Package versions in the process that did the work."""
     model_parameters: int | None = None
     """Parameters of the scored model."""
+    peak_bytes: int | None = None
+    """The most memory that the job took: of its GPU, else its process's main memory, libraries
+    included; None in old records."""

@@ -1,11 +1,12 @@
-"""What to try when a training diverges, or takes too long: what its settings leave to be tried.
+"""What to try after a trial failed: what its settings leave to be tried.
 
 Each piece goes on from "Try". They are in the order to try them: what costs least comes first.
 """
 
 from __future__ import annotations
 
-from sweeper.config.models import ModelConfig
+from sweeper import remedies
+from sweeper.config.models import ModelConfig, with_settings
 from sweeper.records import INTERIM_PHASE, TrialSpec
 
 _SCORING = ("evaluate", INTERIM_PHASE)
@@ -25,6 +26,16 @@ def steadier(spec: TrialSpec) -> tuple[str, ...]:
     return tuple(found)
 
 
+def lighter(spec: TrialSpec) -> tuple[str, ...]:
+    """What may let a training fit that ran out of memory."""
+    origin, student = spec.origin, spec.origin.student
+    if student.lora is not None:
+        lora = student.lora.model_copy(update=spec.lora)
+        student = student.model_copy(update={"lora": lora})
+    teacher = with_settings(origin.teacher, spec.teacher) if _asks_teacher(spec) else None
+    return tuple(remedies.advice(remedies.Setup(spec.method, spec.settings, student, teacher)))
+
+
 def faster(spec: TrialSpec, phase: str) -> tuple[str, ...]:
     """What may make a trial faster that took too long.
 
@@ -35,7 +46,6 @@ def faster(spec: TrialSpec, phase: str) -> tuple[str, ...]:
     if phase in _SCORING:
         return ("a larger evaluation.batch_size", "fewer documents in the suite")
     settings, origin = spec.settings, spec.origin
-    asks_teacher = spec.method in ("gkd", "supervised_kd")
     samples = spec.method == "gkd" and settings.lmbda > 0
     found = []
     if samples:
@@ -47,12 +57,16 @@ def faster(spec: TrialSpec, phase: str) -> tuple[str, ...]:
         )
     if samples and settings.rollout_batch_size is not None:
         found.append("a larger rollout_batch_size")
-    models = [origin.student, *([origin.teacher] if asks_teacher else [])]
+    models = [origin.student, *([origin.teacher] if _asks_teacher(spec) else [])]
     if spec.place.device.startswith("cuda") and not all(map(_is_fused, models)):
         found.append("flash attention (init_kwargs: {attn_implementation: flash_attention_2})")
-    if asks_teacher and not origin.teacher.compile:
+    if _asks_teacher(spec) and not origin.teacher.compile:
         found.append("teacher.compile: true")
     return (*found, "fewer max_steps")
+
+
+def _asks_teacher(spec: TrialSpec) -> bool:
+    return spec.method in ("gkd", "supervised_kd")
 
 
 def _is_fused(model: ModelConfig) -> bool:

@@ -39,7 +39,7 @@ from sweeper.scaffolding.draft import Request, study_text
 from sweeper.scaffolding.study import draft_study
 from sweeper.study_record import Lead, StudyRecord
 from sweeper.tracking.mapping import curve_points, outcome_points
-from sweeper.troubleshooting import steadier
+from sweeper.troubleshooting import lighter, steadier
 from tests.conftest import DATA, ROOT
 from tests.preflight.test_estimate import pace, study_pace
 from tests.reporting.confirmed_study import confirmed_study
@@ -95,6 +95,11 @@ def _diverged(folder: Path, write_study: Callable[..., Path]) -> str:
     return Failure(kind="diverged", message="The loss is nan.", remedies=remedies).told()
 
 
+def _out_of_memory(folder: Path, write_study: Callable[..., Path]) -> str:
+    remedies = lighter(_spec(write_study))
+    return Failure(kind="out_of_memory", message="CUDA out of memory", remedies=remedies).told()
+
+
 def _overdue(kind: FailureKind) -> Say:
     def say(folder: Path, write_study: Callable[..., Path]) -> str:
         job = RunningJob(_spec(write_study, device="cuda:0"))
@@ -141,9 +146,9 @@ def _init(data: str) -> Say:
 
 
 def _mlflow(folder: Path, write_study: Callable[..., Path]) -> str:
-    # That a training says all of these, test_job.py sees.
-    row = Progress(time=0.0, phase="train", step=1, metrics={"loss": 1.0, "peak_memory_gib": 1.0})
-    points = [*curve_points([row]), *outcome_points(completed(0.5))]
+    row = Progress(time=0.0, phase="train", step=1, metrics={"loss": 1.0})
+    ended = completed(0.5).model_copy(update={"peak_bytes": 2**30})
+    points = [*curve_points([row]), *outcome_points(ended)]
     return " ".join(point.key for point in points)
 
 
@@ -221,6 +226,7 @@ PLACES: dict[str, Say] = {
     "report: poor quality": _poor_quality,
     "verdict": _verdict,
     "failure: diverged": _diverged,
+    "failure: out of memory": _out_of_memory,
     "failure: timeout": _overdue("timeout"),
     "failure: stalled": _overdue("stalled"),
     "init": _init("prompts and answers"),

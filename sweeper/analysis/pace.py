@@ -28,6 +28,8 @@ class Pace(Record):
     """Of a step."""
     rollout_length: float | None = None
     """Mean tokens of a rollout; None if there were none."""
+    peak_bytes: int | None = None
+    """The most memory that it took; see ``Outcome``."""
 
     @property
     def training(self) -> float:
@@ -93,7 +95,7 @@ class StudyPace(Record):
     preparation: dict[str, float]
     """Seconds of each step: ``data``, ``teacher``, ``student``."""
     parts: dict[str, float] = {}
-    """What is known of them: seconds of the warm start, of the teacher's outputs, …"""
+    """What is known of them: seconds of the warm start, the teacher's outputs, …"""
     teacher_scoring: float
     """Seconds of the teacher on the selection suite."""
     documents: int
@@ -136,8 +138,10 @@ class ArmTime(Record):
     """Of its winners, with new seeds and at all measures of cost."""
     device_hours: float
     """Of the search and of its winners."""
+    peak_bytes: int | None
+    """The most memory that a trial took that was measured; None if that is not known."""
     lightest: dict[str, Scalar]
-    """Of what is searched, what the cheapest trial that was measured had."""
+    """Of what is searched and costs time, what the cheapest trial had that was measured."""
     heaviest: dict[str, Scalar]
     """The same of the dearest; equal where one trial stands for all."""
 
@@ -156,4 +160,6 @@ class Estimate(Record):
     """If the pruner ends half of the trials that it may, at the first look; None without one."""
     device_hours: float
     phases: tuple[Phase, ...]
+    parts: dict[str, float] = {}
+    """What is known of the preparation: seconds of the warm start, the teacher's outputs, …"""
     arms: tuple[ArmTime, ...]

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sweeper.cache import Cache, hash_text
 from sweeper.config.base import Scalar
-from sweeper.config.models import ModelConfig
+from sweeper.config.models import ModelConfig, with_settings
 from sweeper.distillation.data import (
     Example,
     TokenizedData,
@@ -203,18 +203,7 @@ def own_teacher(origin: Origin, values: Mapping[str, Scalar]) -> ModelConfig:
     Raises:
         BadInputError: It cannot be read.
     """
-    options = dict(origin.teacher.init_kwargs)
-    own = {}
-    for name, value in values.items():
-        if name.startswith("init_kwargs."):
-            options[name.removeprefix("init_kwargs.")] = value
-        else:
-            own[name] = value
-    base = origin.teacher.model_dump()
-    if "model" in own:
-        base.pop("vocab_size")
-    teacher = ModelConfig.model_validate({**base, **own, "init_kwargs": options})
-    unpacked = unpack(teacher, Path(origin.cache))
+    unpacked = unpack(with_settings(origin.teacher, values), Path(origin.cache))
     return cut_to(unpacked, token_ids(origin.student))
 
 

@@ -106,7 +106,18 @@ def _run(spec: Spec, share: Share, run: Callable[[Spec], Outcome] | None) -> Out
         _limit_memory(spec.place.memory_gib)
     place = spec.place.model_copy(update={"device": claimed})
     outcome = (run or run_job)(spec.model_copy(update={"place": place}))
-    return outcome.model_copy(update={"device": spec.place.device})
+    found = {"device": spec.place.device, "peak_bytes": _peak_bytes(claimed)}
+    return outcome.model_copy(update=found)
+
+
+def _peak_bytes(device: str) -> int:
+    """The most memory that this process has taken; see ``Outcome.peak_bytes``."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_reserved()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _limit_memory(gib: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -14,63 +15,78 @@ from sweeper.analysis.pace import StudyPace
 from sweeper.analysis.verdict import claim, paired
 from sweeper.cache import default_root
 from sweeper.config.loading import LoadedStudy, LoadedSuite
+from sweeper.config.models import StudentConfig
 from sweeper.config.study import StudyConfig
+from sweeper.corners import wanted
 from sweeper.errors import SweeperError
-from sweeper.execution.devices import count_workers, find_devices
-from sweeper.history import read_lead, read_study
+from sweeper.execution.devices import Room, find_devices, rooms
+from sweeper.history import read_study
 from sweeper.paths import StudyPaths, read_json_lines
 from sweeper.preflight.claim import claim_findings, design_findings
 from sweeper.preflight.data import data_findings
 from sweeper.preflight.durations import with_time, workers_of
 from sweeper.preflight.examining import recorded_examination, run_data_step
 from sweeper.preflight.measured import pace_of_study
-from sweeper.preflight.pair import lead_finding, pair_findings
+from sweeper.preflight.memory import memory_findings
+from sweeper.preflight.pair import lead_finding, pair_findings, size_finding
 from sweeper.preflight.probe import probe
 from sweeper.preflight.settings import settings_findings
 from sweeper.preparation import problem_of
-from sweeper.records import Examination, Failure
+from sweeper.records import Examination, Failure, ModelShape, ShapeRequest
 from sweeper.snapshot import changes, read_snapshot
 from sweeper.study_record import Lead, StudyRecord
 
+Shaped = tuple[ShapeRequest, ModelShape]
 KnownVariances = tuple[tuple[power.Variances, ...], str]
 
 
 def check(
-    study: LoadedStudy, runs: Path, cache: Path | None = None, probing: Console | None = None
+    study: LoadedStudy,
+    runs: Path,
+    out: Console | None = None,
+    *,
+    probing: bool = False,
+    cache: Path | None = None,
 ) -> Preflight:
     """Everything that is known of a study whose file is well-formed, before it is run.
 
     Args:
         study: The checked study file.
         runs: Where studies are recorded; what this one left there is read, and not changed.
-        cache: The content-addressed cache; by default the user's.
-        probing: Where a probe shows how far it is. None: nothing is trained.
+        out: Where it is shown that something is under way; None: nowhere.
+        probing: Whether a few steps of each arm are done, to measure how long the study takes.
+        cache: The content-addressed cache that a probe uses; by default the user's.
 
     Raises:
         SweeperError: The data step could not be run.
     """
-    paths = StudyPaths(runs, study.config.study)
+    out = out or Console(quiet=True)
     started = time.time()
-    snapshot = read_snapshot(paths)
-    record = read_study(paths, snapshot) if snapshot is not None else None
-    # Of a study that was written differently, documents may be much the same, and nothing else.
-    same = snapshot is not None and not changes(snapshot, study)
-    variances = _variances(paths, record) if record is not None else None
-    seen = recorded_examination(study, paths, snapshot) if snapshot is not None and same else None
-    seen = seen or run_data_step(study)
-    found = judge(study, seen, lead=read_lead(paths) if same else None, variances=variances)
+    paths = StudyPaths(runs, study.config.study)
+    with out.status("Looking over data, tokenizers and suites"):
+        snapshot = read_snapshot(paths)
+        record = read_study(paths, snapshot) if snapshot is not None else None
+        variances = _variances(record, paths) if record is not None else None
+        if snapshot is not None and changes(snapshot, study):
+            # Its documents may be much the same; nothing else of it says anything.
+            snapshot = record = None
+        known = recorded_examination(study, paths, snapshot) if snapshot is not None else None
+        device = next(iter(_devices(study.config)[0]), "cpu")
+        seen = known or run_data_step(study, device)
+        lead = record.lead if record is not None else None
+        found = judge(study, seen, lead=lead, variances=variances)
     if found.errors:
         return found
     timed: StudyPace | SweeperError | None = None
-    if probing is not None:
+    if probing:
         try:
-            probed = probe(study, paths, cache or default_root(), probing, begun=started)
+            probed = probe(study, paths, cache or default_root(), out, begun=started)
         except SweeperError as error:
             timed = error
         else:
             timed = probed.pace
             found = judge(study, seen, lead=probed.lead, variances=variances)
-    elif record is not None and same:
+    elif record is not None:
         timed = pace_of_study(record, workers_of(study.config))
     return with_time(study, found, timed, seen.test_documents)
 
@@ -91,7 +107,10 @@ def judge(
         variances: Of a difference, and what they are in words; by default as assumed.
     """
     config = study.config
-    devices, of_compute = _devices(config)
+    devices, places, of_compute = _devices(config)
+    # Old records have no shapes.
+    shapes = list(zip(wanted(config), seen.shapes, strict=False))
+    teacher, student = _parameters(config, shapes)
     documents = seen.test_documents
     if documents is None and study.test is not None:
         documents = _named_documents(study.test)
@@ -103,10 +122,12 @@ def judge(
             ),
             *(_wrong(study, problem) for problem in seen.problems),
             *pair_findings(seen),
+            *([size_finding(teacher, student)] if teacher and student else []),
             *([lead_finding(lead)] if lead is not None else []),
             *data_findings(study, seen),
-            *settings_findings(config, devices),
+            *settings_findings(config, devices, student),
             *of_compute,
+            *_memory(config, seen, shapes, places),
             *claim_findings(config),
             *of_design,
         ),
@@ -134,18 +155,36 @@ def _wrong(study: LoadedStudy, problem: Failure) -> Finding:
     )
 
 
-def _devices(config: StudyConfig) -> tuple[list[str], list[Finding]]:
+def _devices(config: StudyConfig) -> tuple[list[str], list[Room], list[Finding]]:
     """What trials would run on, as far as this machine can say; and what is wrong with it."""
     compute = config.compute
     if compute.executor != "local":
-        return [], []
+        return [], [], []
     try:
-        wanted = "cpu" if compute.resources_per_trial.gpu == 0 else compute.device
-        devices = find_devices(wanted)
-        count_workers(compute, devices)
+        kind = "cpu" if compute.resources_per_trial.gpu == 0 else compute.device
+        return find_devices(kind), rooms(compute), []
     except SweeperError as error:
-        return [], [Finding(state="error", what="compute", detail=str(error))]
-    return devices, []
+        return [], [], [Finding(state="error", what="compute", detail=str(error))]
+
+
+def _parameters(config: StudyConfig, shapes: Sequence[Shaped]) -> tuple[int | None, int | None]:
+    """How many the teacher and the student have, an adapter left out, as far as it is known."""
+    teacher = student = None
+    for asked, shape in shapes:
+        if isinstance(asked.model, StudentConfig):
+            student = shape.parameters - (shape.trainable_parameters if shape.adapted else 0)
+        elif asked.model.model == config.teacher.model:
+            teacher = shape.parameters
+    return teacher, student
+
+
+def _memory(
+    config: StudyConfig, seen: Examination, shapes: Sequence[Shaped], places: Sequence[Room]
+) -> list[Finding]:
+    if seen.data is None or not shapes:
+        return []
+    known = {asked.key(): shape for asked, shape in shapes}
+    return memory_findings(config, seen.data, lambda asked: known[asked.key()], places)
 
 
 def _named_documents(suite: LoadedSuite) -> int | None:
@@ -159,7 +198,7 @@ def _named_documents(suite: LoadedSuite) -> int | None:
     return found
 
 
-def _variances(paths: StudyPaths, record: StudyRecord) -> KnownVariances | None:
+def _variances(record: StudyRecord, paths: StudyPaths) -> KnownVariances | None:
     """As measured by what the study left, the winners before the trials."""
     return _of_finals(record) or _of_trials(record, paths)
 

@@ -11,6 +11,7 @@ from sweeper.config.space import AnySpace, CategoricalSpace
 from sweeper.config.study import ArmConfig
 
 COSTLY = (
+    "lmbda",
     "max_steps",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
@@ -19,7 +20,7 @@ COSTLY = (
     "gradient_checkpointing",
     "lora.r",
 )
-"""Settings of which more costs more time; ``lmbda`` beside them."""
+"""Settings of which more costs more time."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ def ends(arm: ArmConfig) -> Ends:
     lightest: dict[str, Scalar] = {}
     heaviest: dict[str, Scalar] = {}
     for name, space in arm.search.items():
+        if name == "lmbda":
+            continue
         values = list(space.ends().values())
         costly = name in COSTLY
         lightest[name] = min(values) if costly else middle(space)  # type: ignore[type-var]

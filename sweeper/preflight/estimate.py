@@ -12,8 +12,10 @@ from sweeper.analysis.footing import TOLERANCE
 from sweeper.analysis.pace import ArmPace, ArmTime, Estimate, Pace, Phase, StudyPace
 from sweeper.analysis.verdict import claim
 from sweeper.budgets import trial_budgets
+from sweeper.config.base import Scalar
 from sweeper.config.confirm import CostMeasure
 from sweeper.config.study import StudyConfig
+from sweeper.preflight.ends import COSTLY
 
 Where = Callable[[ArmPace], float]
 """Where an arm's trials are between its lightest and its heaviest."""
@@ -46,6 +48,7 @@ def estimate(config: StudyConfig, measured: StudyPace, test_documents: int | Non
         pruned_wall_seconds=pruned,
         device_hours=sum(phase.device_seconds for phase in phases) / 3600,
         phases=phases,
+        parts=measured.parts,
         arms=tuple(_arm(arm, mean) for arm in measured.arms),
     )
 
@@ -204,6 +207,7 @@ def _wall(schedule: _Schedule, workers: int) -> float:
 
 def _arm(arm: ArmPace, schedule: _Schedule) -> ArmTime:
     mean = arm.at(arm.mean)
+    peaks = (arm.lightest.peak_bytes, arm.heaviest.peak_bytes)
     jobs = (schedule.trials[arm.arm], schedule.trainings[arm.arm], schedule.tests[arm.arm])
     return ArmTime(
         arm=arm.arm,
@@ -216,6 +220,11 @@ def _arm(arm: ArmPace, schedule: _Schedule) -> ArmTime:
         trials=len(jobs[0]),
         trainings=len(jobs[1]),
         device_hours=sum(map(sum, jobs)) / 3600,
-        lightest=arm.lightest.params,
-        heaviest=arm.heaviest.params,
+        peak_bytes=max((size for size in peaks if size is not None), default=None),
+        lightest=_costly(arm.lightest.params),
+        heaviest=_costly(arm.heaviest.params),
     )
+
+
+def _costly(params: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    return {name: value for name, value in params.items() if name in COSTLY}

@@ -56,10 +56,12 @@ def recorded_examination(
     return seen_in(outcome) if outcome is not None and is_done(spec, paths) else None
 
 
-def run_data_step(study: LoadedStudy) -> Examination:
-    """Look data, tokenizers and suites over, on this machine's processor.
+def run_data_step(study: LoadedStudy, device: str) -> Examination:
+    """Look data, tokenizers and suites over; nothing is left behind but what the cache keeps.
 
-    Nothing is left behind but what the cache keeps.
+    Args:
+        study: The checked study file.
+        device: What trials would run on: it decides the type of weights.
 
     Raises:
         SweeperError: The step could not be run.
@@ -68,7 +70,7 @@ def run_data_step(study: LoadedStudy) -> Examination:
     with tempfile.TemporaryDirectory(prefix="sweeper-check-") as directory:
         paths = StudyPaths(Path(directory), study.config.study)
         paths.directory.mkdir()
-        with LocalExecutor(ComputeConfig(device="cpu")) as executor:
+        with LocalExecutor(ComputeConfig(), [device]) as executor:
             _, threads = executor.next_place(paths.directory)
             snapshot = open_snapshot(study, paths, command_line(), threads)
             files = paths.preparation("data")

@@ -127,4 +127,5 @@ def _pace(outcome: Outcome, params: dict[str, Scalar]) -> Pace:
         parts={part: cost.seconds.get(part, 0.0) / steps for part in _PARTS},
         trained_tokens=cost.trained_tokens / steps,
         rollout_length=outcome.rollouts.length if outcome.rollouts else None,
+        peak_bytes=outcome.peak_bytes,
     )

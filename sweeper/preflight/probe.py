@@ -57,8 +57,8 @@ _SHORT_STEP = 0.5
 """Seconds of a step up to which ``MORE`` are done: a few short ones say little."""
 _SCORING = 10.0
 """Seconds that scoring the student may take; of a suite that takes longer, a part is scored."""
-_SHARED = ("warm start", "score", "teacher outputs", "teacher states", "held-out sequences")
-"""Phases of the preparation that a reader wants to know the seconds of."""
+_SHARED = ("warm start", "teacher outputs", "teacher states")
+"""Phases of the preparation whose results the cache keeps for all trials."""
 _POLL_SECONDS = 0.05
 
 
@@ -212,6 +212,7 @@ class _Probe:
             return
         rows = self._rows[spec.place.directory]
         found = pace_of_probe(rows, job.started, self._documents, spec.params)
+        found = found.model_copy(update={"peak_bytes": outcome.peak_bytes})
         # The heaviest is submitted first, but may end last.
         self._paces[spec.arm].insert(0 if spec.number == 0 else 1, found)
 

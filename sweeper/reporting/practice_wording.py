@@ -227,7 +227,11 @@ def failure_sentence(group: FailureGroup) -> str:
     )
     if group.region:
         told += f"; {_region(group.region)}"
-    return f"{told}. Try {formatting.listed(group.remedies, 'or')}" if group.remedies else told
+    if group.kind == "out_of_memory" and group.remedies:
+        told += f". To need less, in the order to try: {'; '.join(group.remedies)}"
+    elif group.remedies:
+        told += f". Try {formatting.listed(group.remedies, 'or')}"
+    return told
 
 
 def _region(found: Region) -> str:

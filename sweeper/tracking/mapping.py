@@ -318,6 +318,8 @@ def outcome_points(outcome: Outcome) -> list[Point]:
         "cost/device_seconds": cost.device_seconds,
         **{f"cost/seconds_{part}": seconds for part, seconds in cost.seconds.items()},
     }
+    if outcome.peak_bytes is not None:
+        values["cost/peak_memory_gib"] = outcome.peak_bytes / 2**30
     if outcome.earlier_seconds:
         values["cost/earlier_attempts_seconds"] = outcome.earlier_seconds
     return _points_at_end(values, outcome)

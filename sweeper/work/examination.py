@@ -28,6 +28,7 @@ from sweeper.distillation.material import (
 )
 from sweeper.distillation.models import load_tokenizer, turn_end_ids
 from sweeper.distillation.pairs import aligned, template_note, token_ids
+from sweeper.distillation.shapes import shapes_of
 from sweeper.distillation.trainers import argument_names
 from sweeper.errors import BadInputError, blaming
 from sweeper.evaluation.tasks import LeafTask, load_tasks, prompts
@@ -36,6 +37,7 @@ from sweeper.records import (
     Examination,
     Failure,
     Lengths,
+    ModelShape,
     Origin,
     PreparationSpec,
     RowsSummary,
@@ -46,6 +48,9 @@ from sweeper.records import (
 from sweeper.reporter import Reporter
 from sweeper.secrets import redact
 from sweeper.work.lengths import check_suite, check_training
+
+_LONGEST_ANSWER = 256
+"""What lm-eval lets a model write where a task does not say."""
 
 
 @dataclass
@@ -62,6 +67,7 @@ class _Found:
     data: TokenizedData | None = None
     selection: list[LeafTask] | None = None
     test: list[LeafTask] | None = None
+    shapes: tuple[ModelShape, ...] = ()
     overlap_free: bool = False
     overlong: list[str] = field(default_factory=list)
     """Of texts that are longer than a model was made for."""
@@ -89,6 +95,10 @@ def do(spec: PreparationSpec, reporter: Reporter) -> dict[str, Any]:
     reporter.phase("check that no prompt is in two places")
     _read_suites(found)
     _measure(found)
+    if found.origin is not None and spec.shapes:
+        reporter.phase("shapes of the models")
+        with found.noting("student", "model"):
+            found.shapes = shapes_of(found.origin, spec.shapes, spec.place.device)
     summary = _summary(found)
     examination = Examination(
         rows=found.rows,
@@ -98,6 +108,7 @@ def do(spec: PreparationSpec, reporter: Reporter) -> dict[str, Any]:
         test_documents=_count(found.test),
         overlap_free=found.overlap_free,
         overlong=tuple(found.overlong),
+        shapes=found.shapes,
         problems=tuple(found.problems),
     )
     return {"data": None if found.problems else summary, "examination": examination}
@@ -272,7 +283,8 @@ def _summary(found: _Found) -> DataSummary | None:
     if found.tokenizer is not None and found.tokenizer.template_note:
         notes.append(found.tokenizer.template_note)
     notes += found.overlong
-    prompts = [len(sequence.prompt) for sequence in data.sequences]
+    scored = [*(found.selection or ()), *(found.test or ())]
+    lengths = [len(sequence.prompt) for sequence in data.sequences]
     answers = [len(sequence.completion or ()) for sequence in data.sequences]
     return DataSummary(
         rows=rows.rows,
@@ -280,14 +292,25 @@ def _summary(found: _Found) -> DataSummary | None:
         fingerprint=material.fingerprint,
         source=rows.source,
         local=bool(origin.data_files) or origin.data.train.path.startswith("builtin/"),
-        prompt_tokens=sum(prompts) / len(prompts),
+        prompt_tokens=sum(lengths) / len(lengths),
         completion_tokens=sum(answers) / len(answers),
         chat=material.chat,
+        scored_tokens=max((_longest(leaf, material) for leaf in scored), default=None),
+        scored_likelihoods=any(leaf.task.OUTPUT_TYPE != "generate_until" for leaf in scored),
         selection_documents=_count(found.selection),
         test_documents=_count(found.test),
         lengths=_lengths(data, origin.training.max_length),
         notes=tuple(notes),
     )
+
+
+def _longest(leaf: LeafTask, material: Material) -> int:
+    """The tokens of the task's longest document, with the examples before it and its answer."""
+    text = max((asked for asked, _ in prompts(leaf)), key=len, default="")
+    read = len(material.tokenizer(text)["input_ids"])
+    examples = int(leaf.task.get_config("num_fewshot") or 0)
+    options = leaf.task.get_config("generation_kwargs") or {}
+    return read * (1 + examples) + int(options.get("max_gen_toks", _LONGEST_ANSWER))
 
 
 def _lengths(data: TokenizedData, max_length: int) -> TokenLengths:

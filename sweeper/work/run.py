@@ -19,7 +19,7 @@ from sweeper.paths import JobPaths
 from sweeper.records import Cost, Failure, Outcome, PreparationSpec, TrialSpec
 from sweeper.reporter import Reporter
 from sweeper.secrets import redact_credentials, secrets_in, secrets_of_environment
-from sweeper.troubleshooting import steadier
+from sweeper.troubleshooting import lighter, steadier
 from sweeper.versions import package_versions
 from sweeper.work import examination, preparation, trial
 
@@ -126,8 +126,9 @@ def _failure(error: Exception, phase: str, spec: TrialSpec | PreparationSpec) ->
 
 def _remedies(kind: str, spec: TrialSpec | PreparationSpec) -> tuple[str, ...]:
     """What to try after a failure of that kind; nothing where the trial's settings cannot help."""
-    if kind == "diverged" and isinstance(spec, TrialSpec):
-        return steadier(spec)
+    of_kind = {"diverged": steadier, "out_of_memory": lighter}
+    if isinstance(spec, TrialSpec) and kind in of_kind:
+        return of_kind[kind](spec)
     return ()
 
 

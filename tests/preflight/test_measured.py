@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from sweeper.preflight.measured import pace_of_probe, seconds_by_phase
+from sweeper.preflight.measured import pace_of_probe, pace_of_study, seconds_by_phase
 from sweeper.records import INTERIM_PHASE, Interim, Progress
+from tests.reporting.example_study import arm, completed, failed, study, trial
 
 MOST = 80
 
@@ -76,3 +77,24 @@ def test_phases_of_the_preparation_last_until_the_next() -> None:
         Progress(time=5, phase="score"),
     ]
     assert seconds_by_phase(rows, 9.0) == {"read the data": 1, "warm start": 3, "score": 4}
+
+
+def test_the_trials_of_a_study_say_how_long_others_take() -> None:
+    # 300 steps take 7 tenths of a trial, its scoring 2.5 s.
+    took = {0: 20.0, 1: 40.0, 2: 24.0}
+    trials = [trial(number, completed(0.5, seconds=seconds)) for number, seconds in took.items()]
+    found = pace_of_study(study([arm("gkd", [*trials, trial(3, failed())])]), workers=2)
+    assert found is not None
+    assert (found.basis, found.trials, found.workers) == ("records", 3, 2)
+    assert found.preparation == {"teacher": 3, "student": 2}
+    [gkd] = found.arms
+    assert (gkd.lightest.seconds, gkd.heaviest.seconds) == (pytest.approx(20), pytest.approx(40))
+    assert gkd.at(gkd.mean).seconds == pytest.approx(28)
+    assert gkd.lightest.step == pytest.approx(14 / 300)
+    assert gkd.lightest.scoring == 2.5
+
+
+def test_an_arm_without_a_scored_trial_leaves_the_time_unknown() -> None:
+    trials = [trial(0, completed(0.5))]
+    record = study([arm("gkd", trials), arm("sft", [trial(0, failed()), trial(1, None)])])
+    assert pace_of_study(record, workers=1) is None

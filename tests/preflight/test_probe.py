@@ -55,6 +55,7 @@ def test_a_probe_measures_every_arm_and_leaves_nothing_behind(study: WholeStudy)
     for arm in (gkd, sft):
         assert arm["step_seconds"] > 0 and arm["scoring_seconds"] > 0
         assert arm["tokens_per_second"] > 0
+        assert arm["peak_bytes"] > 2**27, "torch alone takes more"
         # Four steps of four sequences, and scoring twelve documents.
         assert arm["trial_seconds"] >= 4 * arm["step_seconds"] + arm["scoring_seconds"]
     # A share of 0.5 of the batches is sampled in every trial: nothing that is searched changes it.
