@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from sweeper.analysis.comparison import compare
 from sweeper.analysis.findings import Finding
@@ -40,8 +41,9 @@ from sweeper.scaffolding.study import draft_study
 from sweeper.study_record import Lead, StudyRecord
 from sweeper.tracking.mapping import curve_points, outcome_points
 from sweeper.troubleshooting import lighter, steadier
-from tests.conftest import DATA, ROOT
+from tests.conftest import DATA, ROOT, write_yaml
 from tests.preflight.test_estimate import pace, study_pace
+from tests.preflight.test_memory import rows as memory_of
 from tests.reporting.confirmed_study import confirmed_study
 from tests.reporting.example_study import arm, completed, study, trial
 from tests.reporting.test_practice_lessons import teaching
@@ -154,8 +156,9 @@ def _mlflow(folder: Path, write_study: Callable[..., Path]) -> str:
 
 def _teacher_key(folder: Path, write_study: Callable[..., Path]) -> str:
     path = write_study()
-    text = re.sub(r"teacher:\n  model: .*\n", "", path.read_text(encoding="utf-8"))
-    path.write_text(text, encoding="utf-8")
+    values = YAML(typ="safe", pure=True).load(path)
+    del values["teacher"]
+    write_yaml(path, values)
     with pytest.raises(ConfigError) as caught:
         load_study(path)
     return str(caught.value)
@@ -203,7 +206,8 @@ def _findings(study: LoadedStudy) -> list[Finding]:
     measured = measured.model_copy(update={"arms": (gkd, measured.arms[1])})
     seen = Examination(rows=rows, tokenizer=tokens)
     return [
-        *settings_findings(study.config, ["cuda:0"], student=10**9),
+        *(memory_of(gib) for gib in (40, 12)),
+        *settings_findings(study.config, ["cuda:0"], student=2 * 10**9),
         *pair_findings(seen),
         *data_findings(study, seen),
         size_finding(70 * 10**9, 10**9),
@@ -217,6 +221,7 @@ PLACES: dict[str, Say] = {
     "check: attention": _check("attention"),
     "check: chat template": _check("chat template"),
     "check: dropout": _check("dropout"),
+    "check: memory": _check("memory"),
     "check: slow training": _check("slow training"),
     "check: teacher's lead": _check("teacher's lead"),
     "check: teacher's size": _check("teacher's size"),
