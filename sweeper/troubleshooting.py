@@ -62,7 +62,10 @@ def faster(spec: TrialSpec, phase: str) -> tuple[str, ...]:
         found.append("flash attention (init_kwargs: {attn_implementation: flash_attention_2})")
     if _asks_teacher(spec) and not origin.teacher.compile:
         found.append("teacher.compile: true")
-    return (*found, "fewer max_steps")
+    found.append("fewer max_steps")
+    if _asks_teacher(spec):
+        found.append("an arm seqkd, which asks the teacher once")
+    return tuple(found)
 
 
 def _asks_teacher(spec: TrialSpec) -> bool:

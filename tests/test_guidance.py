@@ -55,8 +55,9 @@ Row = tuple[str, str, str]
 def rows() -> list[Row]:
     """The table's: hint, place, phrase."""
     lines = (ROOT / "docs" / "guidance.md").read_text(encoding="utf-8").splitlines()
-    found = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines if line.startswith("|")]
-    cells = [[cell.strip().replace("\\|", "|") for cell in row] for row in found[2:]]
+    start = next(number for number, line in enumerate(lines) if line.startswith("| hint |"))
+    found = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines[start + 2 :] if line]
+    cells = [[cell.strip().replace("\\|", "|") for cell in row] for row in found]
     assert all(len(row) == 3 and all(row) for row in cells), cells
     return [(hint, place, phrase) for hint, place, phrase in cells]
 
@@ -206,7 +207,7 @@ def _findings(study: LoadedStudy) -> list[Finding]:
     measured = measured.model_copy(update={"arms": (gkd, measured.arms[1])})
     seen = Examination(rows=rows, tokenizer=tokens)
     return [
-        *(memory_of(gib) for gib in (40, 12)),
+        *(memory_of(gib) for gib in (40, 12, 4)),
         *settings_findings(study.config, ["cuda:0"], student=2 * 10**9),
         *pair_findings(seen),
         *data_findings(study, seen),

@@ -40,6 +40,7 @@ def test_a_diverged_training_is_told_what_is_not_done_yet(spec: Spec) -> None:
 
 
 def test_a_slow_training_is_told_what_would_make_it_faster(spec: Spec) -> None:
+    once = "an arm seqkd, which asks the teacher once"
     flash = "flash attention (init_kwargs: {attn_implementation: flash_attention_2})"
     slow = spec("gkd", "cuda:0", gradient_accumulation_steps=4, rollout_batch_size=2)
     assert faster(slow, "train") == (
@@ -50,16 +51,17 @@ def test_a_slow_training_is_told_what_would_make_it_faster(spec: Spec) -> None:
         flash,
         "teacher.compile: true",
         "fewer max_steps",
+        once,
     )
     off_policy = faster(spec("gkd", lmbda=0.0), "train")
-    assert off_policy == ("teacher.compile: true", "fewer max_steps")
+    assert off_policy == ("teacher.compile: true", "fewer max_steps", once)
     assert faster(spec("sft"), "train") == ("fewer max_steps",)
     quick = {"model": "builtin/adder-teacher", "compile": True}
     quick["init_kwargs"] = {"attn_implementation": "flash_attention_2"}
     assert flash in faster(spec("gkd", "cuda:0", teacher=quick), "train")
     student = {"model": "builtin/adder-student", "init_kwargs": quick["init_kwargs"]}
     done = faster(spec("gkd", "cuda:0", teacher=quick, student=student), "train")
-    assert done == ("a lower max_new_tokens", "fewer max_steps")
+    assert done == ("a lower max_new_tokens", "fewer max_steps", once)
 
 
 def test_what_is_slow_to_score_is_not_trained_otherwise(spec: Spec) -> None:
