@@ -6,6 +6,7 @@ import json
 import re
 import tomllib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,6 @@ from ruamel.yaml import YAML
 from sweeper.analysis.comparison import compare
 from sweeper.analysis.findings import Finding
 from sweeper.analysis.pace import ArmPace
-from sweeper.analysis.verdict import verdict_of
 from sweeper.config.compute import ComputeConfig
 from sweeper.config.loading import LoadedStudy, load_study, schema
 from sweeper.config.models import ModelConfig
@@ -115,27 +115,28 @@ def _overdue(kind: FailureKind) -> Say:
     return say
 
 
-def _report_of(*records: StudyRecord) -> str:
-    found = []
-    for record in records:
-        comparison = compare(record)
-        verdict = verdict_of(record, comparison.best_gkd)
-        lessons = practice_lessons(record, comparison, verdict)
-        found += practice_sections(lessons, {"realised.png", "learning_curves.png"})
-    return "\n".join(found)
+def _advice(record: StudyRecord) -> str:
+    comparison = compare(record)
+    lessons = practice_lessons(record, comparison, None)
+    return "\n".join(practice_sections(lessons, {"realised.png", "learning_curves.png"}))
+
+
+@cache
+def _confirmed() -> Page:
+    return Page.of(confirmed_study())
 
 
 def _report(folder: Path, write_study: Callable[..., Path]) -> str:
-    return _report_of(teaching(), confirmed_study())
+    return _advice(teaching()) + "\n".join(practice_sections(_confirmed().practice, set()))
 
 
 def _poor_quality(folder: Path, write_study: Callable[..., Path]) -> str:
     poor = [trial(0, completed(0.31), lmbda=0.3, temperature=0.3)]
-    return _report_of(study([arm("gkd", poor)], teacher=0.9, student=0.3))
+    return _advice(study([arm("gkd", poor)], teacher=0.9, student=0.3))
 
 
 def _verdict(folder: Path, write_study: Callable[..., Path]) -> str:
-    return Page.of(confirmed_study()).headline
+    return _confirmed().headline
 
 
 def _init(data: str) -> Say:

@@ -161,12 +161,11 @@ def make_tiny(
         vocab_size=vocab_rows or len(tokenizer),
         hidden_size=width,
         num_hidden_layers=layers,
-        max_position_embeddings=512,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         **{"intermediate_size": 2 * width} if architecture != "gpt2" else {"n_inner": 2 * width},
-        **{**kind.values, **changes},
+        **{"max_position_embeddings": 512, **kind.values, **changes},
     )
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)

@@ -24,7 +24,7 @@ def test_a_student_that_learned_nothing_gets_what_was_not_tried() -> None:
     words = poor_quality_sentences(told)
     assert words.startswith(
         "The best GKD trial, gkd #0, is not measurably better than the starting student (0.320"
-        " against 0.300, +0.9 standard errors). Try more on-policy sequences (lmbda 0.6 to 0.8), a"
+        " against 0.300, +0.8 standard errors). Try more on-policy sequences (lmbda 0.6 to 0.8), a"
         " temperature of 0.7 to 0.9 or training for longer (max_steps)."
     )
     assert "sweeper check" in words

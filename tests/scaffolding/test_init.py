@@ -126,13 +126,15 @@ def test_other_data_get_suites_to_complete(tmp_path: Path) -> None:
             load_study(folder / "mine.yaml")
         told = "tasks.0.task: expected a value of your own, found the placeholder 'FILL-IN-TASK'"
         assert [str(problem).split(": ", 1)[1] for problem in caught.value.problems] == [told] * 2
-        assert [problem.line for problem in caught.value.problems] == [4, 4]
+        assert [problem.line for problem in caught.value.problems] == [6, 6]
 
 
 def test_prompts_alone_leave_the_answers_to_the_teacher(tmp_path: Path) -> None:
     data = tmp_path / "rows.csv"
     data.write_text("prompt\none\ntwo\n", encoding="utf-8")
-    write(draft_study(request(tmp_path, data=str(data))), tmp_path)
+    suites = Path(__file__).parents[2] / "eval_suites"
+    own = {role: suites / f"addition-{role}.yaml" for role in ("selection", "test")}
+    write(draft_study(request(tmp_path, data=str(data), **own)), tmp_path)
     arms = load_study(tmp_path / "mine.yaml").config.arms
     assert "sft" not in arms and arms["gkd"].settings["seq_kd"] is True
 
