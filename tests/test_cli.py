@@ -293,6 +293,7 @@ def test_check_says_what_a_study_can_show(
     assert states == {
         "study file": "ok",
         "vocabulary": "ok",
+        "teacher's size": "ok",
         "chat template": "ok",
         "end tokens": "ok",
         "training data": "ok",
@@ -304,6 +305,7 @@ def test_check_says_what_a_study_can_show(
         "settings": "warning",
         "dropout": "ok",
         "adapter": "ok",
+        "memory": "ok",
         "confirmation": "ok",
         "smallest difference": "ok",
         "margin": "warning",

@@ -24,7 +24,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
-from sweeper.config.models import ModelConfig, StudentConfig
+from sweeper.config.models import LoraConfig, ModelConfig, StudentConfig
 from sweeper.distillation import layers
 from sweeper.distillation.adapters import add_adapter
 from sweeper.distillation.models import read_config, unpack
@@ -99,7 +99,7 @@ def shape_of(model: ModelConfig, device: str, *, autocast: str | None = None) ->
         training = checkpointed = None
         if isinstance(model, StudentConfig):
             if model.lora is not None:
-                made = add_adapter(made, model.lora, {}, seed=0)
+                made = _with_adapter(made, model.lora)
             without_dropout(made)
             training = _training(body, computing)
             made.activation_checkpointing_enable()
@@ -127,6 +127,22 @@ def shape_of(model: ModelConfig, device: str, *, autocast: str | None = None) ->
         training=training,
         checkpointed=checkpointed,
     )
+
+
+def _with_adapter(made: Any, lora: LoraConfig) -> Any:
+    """The model with an adapter whose weights have shapes only, too.
+
+    PEFT moves new weights to those that they adapt, for which tensors without values may not have
+    been seen by anything else before. It leaves alone what is on no device.
+    """
+    with torch.device("meta"):
+        adapted = add_adapter(made, lora, {}, seed=0)
+    for module in adapted.modules():
+        for name, weights in list(module.named_parameters(recurse=False)):
+            if weights.is_meta:
+                placed = torch.empty(weights.shape, dtype=weights.dtype)
+                setattr(module, name, nn.Parameter(placed, weights.requires_grad))
+    return adapted
 
 
 def _dtype(model: ModelConfig, config: PretrainedConfig, device: str) -> torch.dtype:

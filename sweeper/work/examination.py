@@ -5,6 +5,7 @@ Each part is looked at on its own, so that what is wrong with one does not hide 
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -95,10 +96,8 @@ def do(spec: PreparationSpec, reporter: Reporter) -> dict[str, Any]:
     reporter.phase("check that no prompt is in two places")
     _read_suites(found)
     _measure(found)
-    if found.origin is not None and spec.shapes:
-        reporter.phase("shapes of the models")
-        with found.noting("student", "model"):
-            found.shapes = shapes_of(found.origin, spec.shapes, spec.place.device)
+    reporter.phase("shapes of the models")
+    _find_shapes(found)
     summary = _summary(found)
     examination = Examination(
         rows=found.rows,
@@ -246,6 +245,21 @@ def _measure(found: _Found) -> None:
         if suite is not None and leaves is not None:
             with found.noting("evaluation", role):
                 found.overlong += check_suite(suite, leaves, material, ("evaluation", role))
+
+
+def _find_shapes(found: _Found) -> None:
+    """How large the models are.
+
+    One whose own code cannot be followed without values has no shape, and can be trained all the
+    same.
+    """
+    if found.origin is None:
+        return
+    spec = found.spec
+    try:
+        found.shapes = shapes_of(found.origin, spec.shapes, spec.place.device)
+    except Exception:  # whatever code of a model's own raises; what is wrong with it is noted above
+        traceback.print_exc()
 
 
 def _check_overlap(

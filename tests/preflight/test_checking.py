@@ -40,7 +40,7 @@ def test_a_sound_study_is_told_what_is_known_of_it(
         tmp_path,
         ROWS[3],
         teacher={"model": tiny_teacher},
-        student={"model": tiny_student},
+        student={"model": tiny_student, "lora": {"r": 2}},
         training={"max_length": 60},
     )
     assert not checked.errors
@@ -56,6 +56,8 @@ def test_a_sound_study_is_told_what_is_known_of_it(
     assert found["selection suite"].detail == "selection: 12 documents of addition"
     assert found["test suite"].detail == "test: 8 documents of addition"
     assert found["overlap"].state == "ok"
+    assert found["teacher's size"].detail.startswith("4.3 times the student's")
+    assert found["memory"].state == "ok"
     # Lengths are those of before anything is cut.
     assert found["max_length"].state == "warning"
     assert found["max_length"].detail == (
