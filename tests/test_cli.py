@@ -309,7 +309,9 @@ def test_check_says_what_a_study_can_show(
         "confirmation": "ok",
         "smallest difference": "ok",
         "margin": "warning",
+        "time": "ok",
     }
+    assert printed["estimate"] is None, "nothing was measured"
     design = printed["design"]
     assert (design["documents"], design["seeds"], design["comparisons"]) == (8, 4, 1)
     assert [row["seeds"] for row in design["rows"]] == [3, 4, 5, 10]

@@ -43,6 +43,7 @@ from sweeper.records import (
     Scores,
     TrialSpec,
 )
+from sweeper.remedies import advice, setup_of
 from sweeper.reporting import formatting
 from sweeper.reporting.live import ArmProgress, LiveDisplay, LiveState
 from sweeper.search.arm_search import Asked
@@ -126,7 +127,8 @@ class _Probe:
     ) -> None:
         self._study, self._recorded, self._paths = study, recorded, paths
         self._executor, self._display = executor, display
-        self._workers = executor.free()
+        # Nodes of a cluster may be busy now.
+        self._workers = max(executor.free(), 1)
         self._jobs = Jobs(executor, study.config.compute, Patience())
         self._suite = suite_spec(study.selection)
         _, threads = executor.next_place(paths.directory)
@@ -143,7 +145,8 @@ class _Probe:
         self._parts: dict[str, float] = {}
         self._rows: dict[str, list[Progress]] = {}
         """What trials said, by their directories."""
-        self._paces: dict[str, list[Pace]] = {name: [] for name in study.config.arms}
+        self._paces: dict[str, list[Pace]] = {}
+        """By arm, once the study is prepared."""
 
     def run(self, begun: float) -> Probed:
         """Do it all; see ``probe``."""
@@ -158,6 +161,7 @@ class _Probe:
         )
         assert teacher and teacher.scores and student and student.scores
         tasks = self._plan_scoring(student.scores)
+        self._paces = {name: [] for name in self._ends}
         # What costs most comes first: what does not work at all shows there.
         asked = [(name, 0, found.heaviest) for name, found in self._ends.items()]
         asked += [
@@ -223,7 +227,11 @@ class _Probe:
             what = f"the preparation ({spec.step})"
         else:
             what = f"a trial of the arm {spec.arm} ({formatting.settings(spec.params)})"
-        return SweeperError(f"{what} failed: {failure.message if failure else reason}")
+        message = f"{what} failed: {failure.message if failure else reason}"
+        if isinstance(spec, TrialSpec) and failure and failure.kind == "out_of_memory":
+            changes = advice(setup_of(self._study.config, spec.arm, spec.params))
+            message += f" (what to try, in this order: {'; '.join(changes)})"
+        return SweeperError(message)
 
     # Preparation
 
@@ -325,7 +333,7 @@ class _Probe:
             LiveState(
                 study=self._study.config.study,
                 started=self._started,
-                arms=tuple(self._progress(name) for name in self._ends),
+                arms=tuple(self._progress(name) for name in self._paces),
                 running=tuple(running_job(job, time.time()) for job in jobs),
                 preparation=", ".join(map(step_name, steps)) or None,
                 noun="probes",
