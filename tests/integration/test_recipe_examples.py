@@ -97,9 +97,12 @@ def test_an_example_is_checked_run_and_written_back_as_the_same_recipe(
     written = YAML(typ="safe").load(Path("study.yaml"))
     arms = json.dumps({RECIPE_ARM: written["arms"][RECIPE_ARM]})
     changes = [f"arms={arms}", f"training.max_steps={STEPS}", "confirm.seeds=0", "trials=1"]
+    changes += ["training.per_device_train_batch_size=2"]
     options = ["study.yaml", *(f"--set={change}" for change in changes)]
-    assert "study file" in sweeper("check", *options)
     sweeper("run", *options, "--cache-dir", "cache")
+    # What the study's own data step saw is read again.
+    told = sweeper("check", *options)
+    assert "vocabulary" in told and "✗" not in told
     files = StudyPaths(Path("runs"), "study").trial(RECIPE_ARM, 0)
     outcome = read_outcome(files)
     assert outcome is not None and outcome.state == "completed", outcome
