@@ -95,18 +95,22 @@ def check_text(
         before: How much of the text the key says nothing of.
         unit: What the key counts, if that is not plain.
     """
-    notes = []
+    passed = []
     for role, model in models.items():
         count = positions(model)
         if count is None or tokens <= count:
             continue
+        name = f"the {role} {model.model}"
         if ends(model):
-            _refuse(f"the {role} {model.model}", count, key, found=found, before=before, unit=unit)
-        notes.append(
-            f"{'.'.join(key)}: {found} is more than the {count} tokens that the {role}"
-            f" {model.model} was made for; what it says beyond them may be worse"
-        )
-    return notes
+            _refuse(name, count, key, found=found, before=before, unit=unit)
+        passed.append((count, name))
+    if not passed:
+        return []
+    count, name = min(passed, key=lambda one: one[0])
+    return [
+        f"{'.'.join(key)}: {found} is more than the {count} tokens that {name} was made for; what it"
+        " says beyond them may be worse"
+    ]
 
 
 def _refuse(model: str, count: int, key: Key, *, found: str, before: int, unit: str) -> NoReturn:

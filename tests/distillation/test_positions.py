@@ -59,8 +59,8 @@ def data_step(
         path = write_study(
             teacher=models,
             student=models,
-            data={"train": {"path": "rows.jsonl"}, "format": "plain"},
             **{
+                "data": {"train": {"path": "rows.jsonl"}, "format": "plain"},
                 "training": LENGTHS,
                 "teacher_outputs": {"max_new_tokens": 8},
                 "arms": {"gkd": gkd},
@@ -124,21 +124,21 @@ def test_positions_end_where_they_are_learned(tiny: dict[str, str], tmp_path: Pa
     [
         (
             {"gkd": {"settings": {"lmbda": 0.5, "max_new_tokens": 60}}},
-            "arms.gkd.settings.max_new_tokens: expected at most 41, because the teacher {model} has"
-            " 64 positions and no more, found 60 after a prompt of 23 tokens",
+            "arms.gkd.settings.max_new_tokens: expected at most 42, because the teacher {model} has"
+            " 64 positions and no more, found 60 after a prompt of 22 tokens",
         ),
         (
             {"gkd": {"search": {"max_new_tokens": {"type": "int", "low": 8, "high": 48}}}},
-            "arms.gkd.search.max_new_tokens: expected at most 41, because the teacher {model} has"
-            " 64 positions and no more, found 48 after a prompt of 23 tokens",
+            "arms.gkd.search.max_new_tokens: expected at most 42, because the teacher {model} has"
+            " 64 positions and no more, found 48 after a prompt of 22 tokens",
         ),
         (
             {
                 "gkd": {"settings": {"lmbda": 0.0, "seq_kd": True}},
                 "teacher_outputs": {"max_new_tokens": 50},
             },
-            "teacher_outputs.max_new_tokens: expected at most 41, because the teacher {model} has"
-            " 64 positions and no more, found 50 after a prompt of 23 tokens",
+            "teacher_outputs.max_new_tokens: expected at most 42, because the teacher {model} has"
+            " 64 positions and no more, found 50 after a prompt of 22 tokens",
         ),
         (
             {"gkd": {"settings": {"lmbda": 0.0}}, "asked": "Q" * 60},
@@ -180,13 +180,13 @@ def test_beyond_the_length_that_a_model_was_trained_on_is_told(
     assert found == []
     model = tiny["qwen2"]
     rollouts, answers = (note for note in outcome.data.notes if "was made for" in note)
-    assert rollouts.startswith("arms.gkd.settings.max_new_tokens: 60 after a prompt of 23 tokens")
+    assert rollouts.startswith("arms.gkd.settings.max_new_tokens: 60 after a prompt of 22 tokens")
     assert f"is more than the 64 tokens that the teacher {model} was made for" in rollouts
     assert answers.startswith("evaluation.selection: one of 76")
 
 
 def test_what_fits_is_not_mentioned(data_step: Callable[..., Any]) -> None:
-    outcome, found = data_step("gpt2", gkd={"settings": {"max_new_tokens": 41}}, asked="Q" * 48)
+    outcome, found = data_step("gpt2", gkd={"settings": {"max_new_tokens": 42}}, asked="Q" * 48)
     assert found == []
     assert not [note for note in outcome.data.notes if "position" in note or "made for" in note]
 
