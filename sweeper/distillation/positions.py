@@ -108,8 +108,8 @@ def check_text(
         return []
     count, name = min(passed, key=lambda one: one[0])
     return [
-        f"{'.'.join(key)}: {found} is more than the {count} tokens that {name} was made for; what it"
-        " says beyond them may be worse"
+        f"{'.'.join(key)}: {found} is more than the {count} tokens that {name} was made for; what"
+        " it says beyond them may be worse"
     ]
 
 
