@@ -123,4 +123,11 @@ def _check_the_same(first: dict[str, Any], again: dict[str, Any], models: list[s
         said = dict(first.get(section, {}))
         if "model" in said:
             said["model"] = next(m.partition("=")[2] for m in models if section in m.split("=")[0])
-        assert again[section].items() >= said.items(), section
+        assert _holds(again[section], said), section
+
+
+def _holds(whole: Any, part: Any) -> bool:
+    """Whether ``whole`` has every value of ``part``, and perhaps more."""
+    if isinstance(whole, dict) and isinstance(part, dict):
+        return all(name in whole and _holds(whole[name], value) for name, value in part.items())
+    return bool(whole == part)
