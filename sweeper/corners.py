@@ -7,7 +7,7 @@ from itertools import product
 
 from sweeper.config.base import Scalar
 from sweeper.config.study import StudyConfig
-from sweeper.records import ShapeRequest
+from sweeper.records import Autocast, ShapeRequest
 from sweeper.remedies import Setup, setup_of
 
 _LARGEST = (
@@ -63,7 +63,9 @@ def corners(config: StudyConfig, arm: str) -> Iterator[Setup]:
 def requests(setup: Setup) -> tuple[ShapeRequest, ShapeRequest | None]:
     """The student that a training loads, and the teacher if it loads one."""
     settings = setup.settings
-    autocast = "bfloat16" if settings.bf16 else "float16" if settings.fp16 else None
+    autocast: Autocast | None = (
+        "bfloat16" if settings.bf16 else "float16" if settings.fp16 else None
+    )
     student = ShapeRequest(model=setup.student, autocast=autocast)
     if setup.teacher is None:
         return student, None

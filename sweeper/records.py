@@ -87,12 +87,15 @@ class Place(Record):
     """The main memory that the job's process may take."""
 
 
+Autocast = Literal["bfloat16", "float16"]
+
+
 class ShapeRequest(Record):
     """A model whose shape is asked for."""
 
     model: ModelConfig | StudentConfig
     """A teacher, or a student; in this order a record of a teacher is read as one."""
-    autocast: Literal["bfloat16", "float16"] | None
+    autocast: Autocast | None
     """What it computes in, if not in the type of its weights."""
 
     def key(self) -> str:

@@ -1,8 +1,9 @@
 """How large a model is and what reading and training it takes, found out without its weights.
 
-The model is made of tensors that have shapes but no values (torch's ``FakeTensorMode``). It reads
-sequences of three lengths, forward and back, and what is alive meanwhile is counted. So the counts
-are those of the model's own code, whatever its architecture; nothing is computed.
+The model is made of tensors that have shapes but no values (torch's meta device, and its
+``FakeTensorMode``). It reads sequences of three lengths, forward and back, and what is alive
+meanwhile is counted. So the counts are those of the model's own code, whatever its architecture;
+nothing is computed.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.pytorch_utils import Conv1D
 
-from sweeper.config.models import LoraConfig, ModelConfig, StudentConfig
+from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.distillation import layers
 from sweeper.distillation.adapters import add_adapter
 from sweeper.distillation.models import read_config, unpack
@@ -84,34 +85,40 @@ def shape_of(model: ModelConfig, device: str, *, autocast: str | None = None) ->
         text.vocab_size = model.vocab_size
     dtype = _dtype(model, config, device)
     computing: torch.dtype | None = getattr(torch, autocast) if autocast else None
-    with FakeTensorMode():
+    with torch.device("meta"):
         made: Any = AutoModelForCausalLM.from_config(
             config,
             dtype=dtype,
             trust_remote_code=model.trust_remote_code,
             attn_implementation=model.init_kwargs.get("attn_implementation"),
         )
-        if made.config._attn_implementation != "eager":
-            made.set_attn_implementation(_FUSED)
-        counts = _count(made)
-        body = made.get_decoder()
+    if made.config._attn_implementation != "eager":
+        made.set_attn_implementation(_FUSED)
+    counts, body = _count(made), made.get_decoder()
+    if isinstance(model, StudentConfig) and model.lora is not None:
+        with torch.device("meta"):
+            made = add_adapter(made, model.lora, {}, seed=0)
+    parameters = sum(weights.numel() for weights in made.parameters())
+    trainable = [weights for weights in made.parameters() if weights.requires_grad]
+    training = checkpointed = None
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        made.to_empty(device="cpu")
         reading = _reading(body, computing)
-        training = checkpointed = None
         if isinstance(model, StudentConfig):
-            if model.lora is not None:
-                made = _with_adapter(made, model.lora)
             without_dropout(made)
+            # Their gradient is as large as they are, however much is read: it counts elsewhere.
+            body.get_input_embeddings().requires_grad_(False)
             training = _training(body, computing)
             made.activation_checkpointing_enable()
             checkpointed = _training(body, computing)
-        trainable = [weights for weights in made.parameters() if weights.requires_grad]
-        whole = sum(weights.numel() for weights in made.parameters())
+        else:
+            trainable = []
     heads = int(text.num_attention_heads)
     return ModelShape(
         **counts,
-        parameters=whole,
-        trainable_parameters=sum(weights.numel() for weights in trainable) if training else 0,
-        largest_trainable=max((w.numel() for w in trainable), default=0) if training else 0,
+        parameters=parameters,
+        trainable_parameters=sum(weights.numel() for weights in trainable),
+        largest_trainable=max((weights.numel() for weights in trainable), default=0),
         trainable_bytes=trainable[0].dtype.itemsize if trainable else dtype.itemsize,
         adapted=isinstance(model, StudentConfig) and model.lora is not None,
         dtype_bytes=dtype.itemsize,
@@ -127,22 +134,6 @@ def shape_of(model: ModelConfig, device: str, *, autocast: str | None = None) ->
         training=training,
         checkpointed=checkpointed,
     )
-
-
-def _with_adapter(made: Any, lora: LoraConfig) -> Any:
-    """The model with an adapter whose weights have shapes only, too.
-
-    PEFT moves new weights to those that they adapt, for which tensors without values may not have
-    been seen by anything else before. It leaves alone what is on no device.
-    """
-    with torch.device("meta"):
-        adapted = add_adapter(made, lora, {}, seed=0)
-    for module in adapted.modules():
-        for name, weights in list(module.named_parameters(recurse=False)):
-            if weights.is_meta:
-                placed = torch.empty(weights.shape, dtype=weights.dtype)
-                setattr(module, name, nn.Parameter(placed, weights.requires_grad))
-    return adapted
 
 
 def _dtype(model: ModelConfig, config: PretrainedConfig, device: str) -> torch.dtype:
@@ -176,7 +167,7 @@ def _count(model: Any) -> dict[str, int]:
     }
 
 
-class _Alive(TorchDispatchMode):
+class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of tensors made under it, while they are alive.
 
     Args:
@@ -188,7 +179,7 @@ class _Alive(TorchDispatchMode):
     """
 
     def __init__(self, known: Sequence[Tensor]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._kept = [tensor.untyped_storage() for tensor in known]
         self._known = {storage._cdata for storage in self._kept}
@@ -221,10 +212,10 @@ def _reading(body: Any, autocast: torch.dtype | None) -> Growth:
     """The most that is alive while the model reads a sequence, its last hidden states included."""
 
     def peak(length: int) -> int:
-        with _Alive([*body.parameters(), *body.buffers()]) as alive:
-            with torch.no_grad(), _autocast(autocast):
-                body(input_ids=_tokens(length), use_cache=False)
-            return alive.peak
+        alive = _Alive([*body.parameters(), *body.buffers()])
+        with alive, torch.no_grad(), _autocast(autocast):
+            body(input_ids=_tokens(length), use_cache=False)
+        return alive.peak
 
     return _through([peak(length) for length in _LENGTHS])
 
@@ -238,12 +229,13 @@ def _training(body: Any, autocast: torch.dtype | None) -> Training:
             weights.register_post_accumulate_grad_hook(_drop)
 
     def alive_on(length: int) -> tuple[int, int]:
-        with _Alive([*body.parameters(), *body.buffers()]) as alive:
+        alive = _Alive([*body.parameters(), *body.buffers()])
+        with alive:
             with _autocast(autocast):
                 states = body(input_ids=_tokens(length), use_cache=False).last_hidden_state
             kept = alive.now
             states.sum().backward()
-            return kept, alive.peak
+        return kept, alive.peak
 
     kept, peak = zip(*(alive_on(length) for length in _LENGTHS), strict=True)
     return Training(kept=_through(kept), peak=_through(peak))

@@ -321,5 +321,5 @@ class _Training:
 
 LIBRARIES: dict[Kind, float] = {"cpu": 0.8 * GIB, "cuda": 0.6 * GIB, "mps": 0.3 * GIB}
 """What a process takes before it has loaded a model."""
-STOCK_TENSORS, STOCK_TENSORS_AT_AN_END = 14, 10
+STOCK_TENSORS, STOCK_TENSORS_AT_AN_END = 17, 9
 """The most that stock TRL keeps of the logits' size in its divergence."""
