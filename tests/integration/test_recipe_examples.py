@@ -42,7 +42,7 @@ _DATA = (
 )
 EXAMPLES = {
     "basic": Example(BASIC, "qwen2", _DATA),
-    "quantised teacher": Example(QUANTISED, "llama3", ("student.model", *_DATA)),
+    "quantised": Example(QUANTISED, "llama3", ("student.model", *_DATA)),
     "conservative": Example(CONSERVATIVE, "gemma", ("student.model", *_DATA)),
 }
 
@@ -74,45 +74,56 @@ def test_what_an_example_does_not_say_is_asked_for_and_not_guessed(
     assert all(problem.line is not None for problem in caught.value.problems)
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the examples are run: they share a tracking database, which takes time to make."""
+    path = tmp_path_factory.mktemp("examples")
+    rows = [{"prompt": f"{n}+1?", "completion": f"It is {n + 1}."} for n in range(40)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (path / "rows.jsonl").write_text(lines, encoding="utf-8")
+    return path
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_is_checked_run_and_written_back_as_the_same_recipe(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(folder)
     example = EXAMPLES[name]
-    if example is EXAMPLES["quantised teacher"]:
+    if name == "quantised":
         pytest.importorskip("bitsandbytes")
-    rows = [{"prompt": f"{n}+1?", "completion": f"It is {n + 1}."} for n in range(40)]
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    Path("rows.jsonl").write_text(lines, encoding="utf-8")
-    Path("recipe.yaml").write_text(example.text, encoding="utf-8")
+    recipe, study = Path(f"{name}-recipe.yaml"), f"{name}.yaml"
+    recipe.write_text(example.text, encoding="utf-8")
+    root = folder / "models" / name
     models = [
-        f"--{role}={make_tiny(tmp_path / role, example.architecture, layers=layers)}"
+        f"--{role}={make_tiny(root / role, example.architecture, layers=layers)}"
         for role, layers in (("teacher", 2), ("student", 1))
     ]
-    told = sweeper("init", "--from-recipe", "recipe.yaml", "--data", "rows.jsonl", *models)
+    told = sweeper(
+        "init", "--from-recipe", str(recipe), "--data", "rows.jsonl", *models, "-o", study
+    )
     assert "Fill in" not in told
 
-    written = YAML(typ="safe").load(Path("study.yaml"))
+    written = YAML(typ="safe").load(Path(study))
     arms = json.dumps({RECIPE_ARM: written["arms"][RECIPE_ARM]})
     changes = [f"arms={arms}", f"training.max_steps={STEPS}", "confirm.seeds=0", "trials=1"]
     changes += ["training.per_device_train_batch_size=2"]
-    options = ["study.yaml", *(f"--set={change}" for change in changes)]
+    options = [study, *(f"--set={change}" for change in changes)]
     sweeper("run", *options, "--cache-dir", "cache")
     # What the study's own data step saw is read again.
     told = sweeper("check", *options)
     assert "vocabulary" in told and "✗" not in told
-    files = StudyPaths(Path("runs"), "study").trial(RECIPE_ARM, 0)
+    files = StudyPaths(Path("runs"), name).trial(RECIPE_ARM, 0)
     outcome = read_outcome(files)
     assert outcome is not None and outcome.state == "completed", outcome
     assert outcome.cost.steps == STEPS and outcome.scores is not None
 
-    first = read_recipe(Path("recipe.yaml"))
+    first = read_recipe(recipe)
     spec = TrialSpec.model_validate_json(files.spec.read_text(encoding="utf-8"))
     assert spec.settings.model_dump().items() >= first.settings.items()
-    sweeper("export", *options, "--recipe", "--arm", RECIPE_ARM, "-o", "winner.yaml")
-    again = read_recipe(Path("winner.yaml"))
+    sweeper("export", *options, "--recipe", "--arm", RECIPE_ARM, "-o", f"{name}-winner.yaml")
+    again = read_recipe(Path(f"{name}-winner.yaml"))
     assert again.settings.items() >= first.settings.items()
     _check_the_same(first.values, again.values, models)
 
