@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from sweeper.cache import is_whole
+from sweeper.config.lengths import study_lengths
 from sweeper.config.loading import LoadedStudy
 from sweeper.corners import wanted
 from sweeper.errors import ConfigError, FullDiskError, Problem, SweeperError
@@ -74,6 +75,7 @@ def make_spec(
         },
         shapes=wanted(study.config) if step == "data" else (),
         own_teachers=_own_teachers(study) if step == "data" else {},
+        lengths=study_lengths(study.config) if step == "data" else (),
         suite=suite,
         test_suite=suite_spec(study.test) if study.test and step == "data" else None,
         place=Place(directory=str(paths.directory), device="cpu", threads=1),
@@ -93,7 +95,7 @@ def is_done(spec: PreparationSpec, paths: StudyPaths) -> bool:
     now = redacted(spec.model_dump(mode="json"))
     same = ("origin", "suite", "test_suite", "needs_teacher_outputs", "reads", "extra_arguments")
     # Studies that began before these were asked for have not noted them.
-    later = {"own_teachers": {}, "shapes": now["shapes"]}
+    later = {"own_teachers": {}, "shapes": now["shapes"], "lengths": now["lengths"]}
     return all(before.get(key, later.get(key)) == now[key] for key in (*same, *later))
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sweeper.config.base import Scalar
 from sweeper.config.confirm import CostMeasure
+from sweeper.config.lengths import LengthLimits
 from sweeper.config.models import ModelConfig, Quantization, StudentConfig
 from sweeper.config.settings import Method, MethodSettings, TrainingConfig
 from sweeper.config.study import DataConfig, EvaluationConfig, TeacherOutputsConfig, WarmStartConfig
@@ -194,6 +195,8 @@ class PreparationSpec(Record):
     """By arm, the names below ``extra`` that TRL's configuration class must know."""
     own_teachers: dict[str, tuple[str, ...]] = {}
     """By arm, the teachers that it has instead of the study's."""
+    lengths: tuple[LengthLimits, ...] = ()
+    """What limits the sequences that are trained on and sampled; checked by ``data``."""
     suite: SuiteSpec
     test_suite: SuiteSpec | None
     """Read by ``data`` only, and only to check that no prompt is in two places."""
@@ -278,8 +281,18 @@ class Failure(Record):
     """One line, for people."""
     key: tuple[str, ...] = ()
     """The key of the study file that is to blame, if one is."""
+    remedies: tuple[str, ...] = ()
+    """What to try, in the order to try it: each goes on from "Try"."""
     details: str = ""
     """The traceback, or the end of the log."""
+
+    def told(self) -> str:
+        """The message, and what to try."""
+        if not self.remedies:
+            return self.message
+        *most, last = self.remedies
+        listed = f"{', '.join(most)} or {last}" if most else last
+        return f"{self.message.rstrip('.')}. Try {listed}."
 
 
 class Cost(Record):
@@ -486,6 +499,8 @@ class Examination(Record):
     test_documents: int | None = None
     overlap_free: bool = False
     """Whether it is known that no prompt is in two places."""
+    overlong: tuple[str, ...] = ()
+    """Texts that are longer than a model was made for, in words."""
     shapes: tuple[ModelShape, ...] = ()
     """Of the models that were asked for."""
     problems: tuple[Failure, ...] = ()

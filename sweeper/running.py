@@ -215,7 +215,7 @@ def _explain_failures(record: StudyRecord, paths: StudyPaths, out: Console) -> N
         if failed and failed.outcome and failed.outcome.failure:
             failure = failed.outcome.failure
             log = paths.trial(arm.name, failed.number).log
-            message = visible(failure.message)
+            message = visible(failure.told())
             text = f"  {arm.name} #{failed.number}: {message} (log: {log})"
             out.print(text, markup=False, emoji=False)
 

@@ -341,8 +341,7 @@ class StudyRun:
         arm = self.arms[spec.arm]
         files = arm.files(self.paths, spec.number)
         if outcome is None and job.given_up is not None:
-            failure = job.given_up
-            outcome = attempts.ended(spec, failure.kind, failure.message, files, job.started)
+            outcome = attempts.ended(spec, job.given_up, files, job.started)
             write_text_atomically(files.outcome, outcome.model_dump_json(indent=1) + "\n")
         if outcome is None:
             if attempts.note_loss(files, finished.reason) < attempts.MOST:

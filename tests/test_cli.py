@@ -103,7 +103,11 @@ def test_init_says_what_it_wrote_and_what_is_missing(
     name = "training.run_name: not taken over: a study has a name of its own"
     assert wrote.err == f"{recipe}:2:3: {name}\n"
     assert wrote.out.startswith("Wrote study.yaml, study/selection.yaml, study/test.yaml\nFill in:")
-    assert load_study(Path("study.yaml")).config.teacher.model == "a/b"
+    left = command("check", "study.yaml")
+    assert left.code == 2 and is_message(left)
+    placeholder = "tasks.0.task: expected a value of your own, found the placeholder 'FILL-IN-TASK'"
+    suites = [f"study/{role}.yaml:6:5: {placeholder}" for role in ("selection", "test")]
+    assert left.err.splitlines() == suites
 
     again = command("init", "--from-recipe", recipe)
     assert again.code == 2 and is_message(again)

@@ -62,7 +62,7 @@ class FailureGroup(Record):
     region: Region | None
     """Where they happened, if that is told from chance."""
     remedies: tuple[str, ...] = ()
-    """What to change, in the order to try it, where they ran out of memory."""
+    """What to try, in the order to try it."""
 
 
 def failure_groups(record: StudyRecord) -> tuple[FailureGroup, ...]:
@@ -84,7 +84,9 @@ def _groups(arm: ArmRecord, config: dict[str, Any]) -> list[FailureGroup]:
                 trials=tuple(trial.number for trial in failed_trials),
                 ended=len(ended),
                 region=_region(ended, np.array(failed)),
-                remedies=_remedies(arm, config, failed_trials) if kind == "out_of_memory" else (),
+                remedies=_remedies(arm, config, failed_trials)
+                if kind == "out_of_memory"
+                else _latest_remedies(failed_trials),
             )
         )
     return found
@@ -103,6 +105,12 @@ def _remedies(
     setups = [setup_of(study, arm.name, trial.params) for trial in trials]
     smallest = min(setups, key=lambda setup: setup.settings.per_device_train_batch_size)
     return tuple(advice(smallest))
+
+
+def _latest_remedies(failed: Sequence[TrialRecord]) -> tuple[str, ...]:
+    """As the last of the trials to fail so says."""
+    latest = max(failed, key=lambda trial: trial.number).outcome
+    return latest.failure.remedies if latest is not None and latest.failure is not None else ()
 
 
 def failure_kind(trial: TrialRecord) -> FailureKind | None:

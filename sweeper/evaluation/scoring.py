@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sweeper.config.suite import PERPLEXITIES, SuiteConfig
 from sweeper.errors import BadInputError
-from sweeper.evaluation.tasks import LeafTask, load_tasks
+from sweeper.evaluation.tasks import LeafTask, in_chat, load_tasks
 from sweeper.records import Scores, SuiteSpec, TaskScore
 
 
@@ -94,8 +94,7 @@ def score(
     """
     started = time.perf_counter()
     config = suite.config
-    templated = chat if config.apply_chat_template == "auto" else config.apply_chat_template
-    system = config.system_instruction or (system_prompt if templated else None)
+    templated, system = in_chat(config, chat=chat, system_prompt=system_prompt)
     with _undisturbed(model, end_ids):
         leaves = [_thinned(leaf, documents) for leaf in load_tasks(suite, allow_code=allow_code)]
         # HFLM wants the bare model; the adapter's layers are inside it and stay active.
@@ -118,8 +117,8 @@ def score(
             bootstrap_iters=0,
             log_samples=True,
             system_instruction=system,
-            apply_chat_template=bool(templated),
-            fewshot_as_multiturn=bool(templated),
+            apply_chat_template=templated,
+            fewshot_as_multiturn=templated,
             confirm_run_unsafe_code=allow_code,
         )
     scored: list[DocumentScore] = []

@@ -26,7 +26,13 @@ def data_findings(study: LoadedStudy, seen: Examination) -> list[Finding]:
     found = [*_rows(seen), *_suites(study, seen)]
     if seen.data is not None and seen.data.lengths is not None:
         found += length_findings(study.config, seen.data.lengths)
-    return found
+    return [*found, *_overlong(seen)]
+
+
+def _overlong(seen: Examination) -> Iterator[Finding]:
+    for told in seen.overlong:
+        advice = "Shorten it, unless you know that the model reads as far."
+        yield Finding(state="warning", what="positions", detail=told, advice=advice)
 
 
 def length_findings(config: StudyConfig, lengths: TokenLengths) -> list[Finding]:

@@ -149,9 +149,10 @@ def remedy(forecast: Forecast, room: Room) -> str:
                 return f"{listed(together)} together need {_of(found, room)} GiB."
     if not together:
         return "Take smaller models, or a device with more memory."
+    offline = " Offline, sft and seqkd train without the teacher." if forecast.teacher else ""
     return (
         f"Even {listed(together)} together need {_of(found, room)} GiB: take smaller models, or a"
-        " device with more memory."
+        f" device with more memory.{offline}"
     )
 
 

@@ -113,8 +113,8 @@ def failures(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def reason(failure: Failure) -> str:
-    """Why a job failed: the kind in words, and the message."""
-    return f"{formatting.FAILURE_NAMES[failure.kind]}: {visible(failure.message)}"
+    """Why a job failed: the kind in words, the message, and what to try."""
+    return f"{formatting.FAILURE_NAMES[failure.kind]}: {visible(failure.told())}"
 
 
 def reasons(arm: ArmRecord) -> dict[str, list[int]]:

@@ -48,6 +48,7 @@ from sweeper.records import (
 )
 from sweeper.reporter import Reporter
 from sweeper.secrets import redact
+from sweeper.work.lengths import check_suite, check_training
 
 _LONGEST_ANSWER = 256
 """What lm-eval lets a model write where a task does not say."""
@@ -69,6 +70,8 @@ class _Found:
     test: list[LeafTask] | None = None
     shapes: tuple[ModelShape, ...] = ()
     overlap_free: bool = False
+    overlong: list[str] = field(default_factory=list)
+    """Of texts that are longer than a model was made for."""
 
     @contextmanager
     def noting(self, *key: str) -> Iterator[None]:
@@ -92,6 +95,7 @@ def do(spec: PreparationSpec, reporter: Reporter) -> dict[str, Any]:
     _read_tokens(found)
     reporter.phase("check that no prompt is in two places")
     _read_suites(found)
+    _measure(found)
     reporter.phase("shapes of the models")
     _find_shapes(found)
     summary = _summary(found)
@@ -102,6 +106,7 @@ def do(spec: PreparationSpec, reporter: Reporter) -> dict[str, Any]:
         selection_documents=_count(found.selection),
         test_documents=_count(found.test),
         overlap_free=found.overlap_free,
+        overlong=tuple(found.overlong),
         shapes=found.shapes,
         problems=tuple(found.problems),
     )
@@ -227,6 +232,21 @@ def _read_suites(found: _Found) -> None:
     found.overlap_free = complete and len(found.problems) == before
 
 
+def _measure(found: _Found) -> None:
+    """How far what the models read reaches into their positions."""
+    spec, material = found.spec, found.material
+    if material is None or found.origin is None or found.data is None:
+        return
+    found.overlong += check_training(spec, material, found.noting)
+    for role, suite, leaves in (
+        ("selection", spec.suite, found.selection),
+        ("test", spec.test_suite, found.test),
+    ):
+        if suite is not None and leaves is not None:
+            with found.noting("evaluation", role):
+                found.overlong += check_suite(suite, leaves, material, ("evaluation", role))
+
+
 def _find_shapes(found: _Found) -> None:
     """How large the models are.
 
@@ -276,6 +296,7 @@ def _summary(found: _Found) -> DataSummary | None:
         notes.append(f"{rows.repeated} prompts stand in the training data more than once")
     if found.tokenizer is not None and found.tokenizer.template_note:
         notes.append(found.tokenizer.template_note)
+    notes += found.overlong
     scored = [*(found.selection or ()), *(found.test or ())]
     lengths = [len(sequence.prompt) for sequence in data.sequences]
     answers = [len(sequence.completion or ()) for sequence in data.sequences]

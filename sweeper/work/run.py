@@ -19,6 +19,7 @@ from sweeper.paths import JobPaths
 from sweeper.records import Cost, Failure, Outcome, PreparationSpec, TrialSpec
 from sweeper.reporter import Reporter
 from sweeper.secrets import redact_credentials, secrets_in, secrets_of_environment
+from sweeper.troubleshooting import lighter, steadier
 from sweeper.versions import package_versions
 from sweeper.work import examination, preparation, trial
 
@@ -48,7 +49,7 @@ def run(spec: TrialSpec | PreparationSpec) -> Outcome:
     try:
         found = _do(spec, reporter)
     except Exception as error:  # the one boundary: whatever happened becomes an outcome
-        failure = _without_secrets(_failure(error, reporter.phase_name, _places(spec)), spec)
+        failure = _without_secrets(_failure(error, reporter.phase_name, spec), spec)
         with suppress(OSError):  # the log's disk may be full
             print(failure.details, file=sys.stderr)
         return Outcome(
@@ -94,7 +95,8 @@ def _places(spec: TrialSpec | PreparationSpec) -> tuple[Path, ...]:
     return Path(spec.place.directory), Path(spec.origin.cache), Path(tempfile.gettempdir())
 
 
-def _failure(error: Exception, phase: str, places: tuple[Path, ...]) -> Failure:
+def _failure(error: Exception, phase: str, spec: TrialSpec | PreparationSpec) -> Failure:
+    places = _places(spec)
     text = str(error).strip() or type(error).__name__
     message = text.splitlines()[0]
     if disk.is_full(error, *places):
@@ -116,9 +118,18 @@ def _failure(error: Exception, phase: str, places: tuple[Path, ...]) -> Failure:
             "kind": kind,
             "message": message,
             "key": getattr(error, "key", ()),
+            "remedies": _remedies(kind, spec),
             "details": traceback.format_exc(),
         }
     )
+
+
+def _remedies(kind: str, spec: TrialSpec | PreparationSpec) -> tuple[str, ...]:
+    """What to try after a failure of that kind; nothing where the trial's settings cannot help."""
+    of_kind = {"diverged": steadier, "out_of_memory": lighter}
+    if isinstance(spec, TrialSpec) and kind in of_kind:
+        return of_kind[kind](spec)
+    return ()
 
 
 def _without_secrets(failure: Failure, spec: TrialSpec | PreparationSpec) -> Failure:

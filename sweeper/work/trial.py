@@ -25,6 +25,7 @@ from sweeper.evaluation.tasks import load_tasks, prompts
 from sweeper.paths import JobPaths
 from sweeper.records import INTERIM_PHASE, Cost, Interim, TrialSpec, derive_seed
 from sweeper.reporter import Reporter
+from sweeper.work.lengths import check_trial
 from sweeper.work.scoring import check_collapse, evaluate, parameters, scored, tested
 
 _ANSWER_SECONDS = 0.02
@@ -41,6 +42,7 @@ def do(spec: TrialSpec, reporter: Reporter) -> dict[str, Any]:
             teacher = own_teacher(spec.origin, spec.teacher)
             if teacher != spec.origin.teacher:
                 check_teacher(spec.origin, teacher, material.tokenizer)
+                check_trial(spec, teacher, material)
         fixed = _held_out(spec, material, reporter)
         student = job.starting_student(spec.origin, material, spec.place)
     pause = _Pause(spec, material, reporter, clock)
