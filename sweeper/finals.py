@@ -185,6 +185,7 @@ class _Document(NamedTuple):
 
 
 def _read_documents(path: Path) -> list[_Document]:
+    """Those that the suite's score is made of."""
     rows, _ = read_json_lines(path)
     return [
         _Document(
@@ -196,12 +197,13 @@ def _read_documents(path: Path) -> list[_Document]:
             math.copysign(1.0, row["share"]) * row["score"],
         )
         for row in rows
+        if row["share"]
     ]
 
 
 def _identity(documents: Sequence[_Document], scores: Scores) -> str:
     """See ``FinalScores.documents_hash``."""
-    measured = [[task.task, task.metric] for task in scores.tasks]
+    measured = [[task.task, task.metric] for task in scores.tasks if task.weight]
     rows = [[*document.key, document.cluster, document.share] for document in documents]
     return _digest([measured, rows])
 

@@ -71,7 +71,7 @@ def count_documents(study: LoadedStudy, suite: LoadedSuite, paths: StudyPaths) -
         data = read_preparation(paths).data
         if data is not None and data.test_documents is not None:
             return data.test_documents
-    named = [_named(task.documents, task.limit) for task in suite.config.tasks]
+    named = [_named(task.documents, task.limit) for task in suite.config.tasks if task.weight]
     if all(named):
         return sum(number for number in named if number)
     return _counted(study)

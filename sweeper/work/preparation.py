@@ -132,7 +132,8 @@ def _check_data(spec: PreparationSpec, material: Material, reporter: Reporter) -
 
 
 def _count(leaves: Sequence[LeafTask]) -> int:
-    return sum(len(leaf.documents) for leaf in leaves)
+    """The documents that a suite's score is made of."""
+    return sum(len(leaf.documents) for leaf in leaves if leaf.entry.weight)
 
 
 def _template_note(origin: Origin, material: Material) -> str | None:
