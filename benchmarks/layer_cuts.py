@@ -13,6 +13,7 @@ import argparse
 import json
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -24,7 +25,8 @@ from benchmarks.pairs import ROOT
 
 STUDY = ROOT / "studies" / "smollm2.yaml"
 LAYERS = 30
-COUNTS = (28, 26, 24, 22, 20)
+SPREAD = (28, 26, 24, 22, 20)
+BLOCK = (26, 22)
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,15 @@ class Cut:
     kept: tuple[int, ...]
 
 
-def cuts(counts: tuple[int, ...]) -> list[Cut]:
-    """All of them, the teacher first."""
-    from sweeper.distillation.layers import spread
+def cuts(spread: Sequence[int], block: Sequence[int]) -> list[Cut]:
+    """The teacher, and the cuts that leave so many layers."""
+    from sweeper.distillation import layers
 
-    found = [Cut("teacher", tuple(range(LAYERS)))]
-    for count in counts:
-        found.append(Cut("spread", spread(count, LAYERS)))
-        found.append(Cut("block", (*range(count - 2), LAYERS - 2, LAYERS - 1)))
-    return found
+    return [
+        Cut("teacher", tuple(range(LAYERS))),
+        *(Cut("spread", layers.spread(count, LAYERS)) for count in spread),
+        *(Cut("block", (*range(count - 2), LAYERS - 2, LAYERS - 1)) for count in block),
+    ]
 
 
 def measure(cut: Cut, steps: int, rate: float) -> dict[str, Any]:
@@ -54,7 +56,7 @@ def measure(cut: Cut, steps: int, rate: float) -> dict[str, Any]:
     from sweeper.config.loading import load_study
     from sweeper.config.settings import resolve
     from sweeper.distillation import job
-    from sweeper.distillation.material import read_material
+    from sweeper.distillation.material import read_material, unpack_models
     from sweeper.distillation.models import end_token_ids
     from sweeper.evaluation.scoring import score
     from sweeper.records import Origin, Place
@@ -75,7 +77,7 @@ def measure(cut: Cut, steps: int, rate: float) -> dict[str, Any]:
         evaluation=config.evaluation,
         cache=str(default_root()),
     )
-    material = read_material(origin)
+    material = read_material(unpack_models(origin))
 
     def scores(model: Any) -> dict[str, float]:
         found = score(
@@ -106,7 +108,7 @@ def measure(cut: Cut, steps: int, rate: float) -> dict[str, Any]:
                 material,
                 place,
                 model=model,
-                teacher=config.teacher,
+                teacher=material.origin.teacher,
                 method="sft",
                 settings=settings,
                 seed=1,
@@ -120,8 +122,9 @@ def main() -> None:
     """Print a line a cut and, if asked, write JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--counts", type=int, nargs="+", default=COUNTS)
-    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--spread", type=int, nargs="*", default=SPREAD)
+    parser.add_argument("--block", type=int, nargs="*", default=BLOCK)
+    parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--rate", type=float, default=1e-4)
     parser.add_argument("--processes", type=int, default=2)
     asked = parser.parse_args()
@@ -130,7 +133,8 @@ def main() -> None:
         asked.processes, mp_context=get_context("spawn"), max_tasks_per_child=1
     ) as pool:
         jobs = [
-            pool.submit(measure, cut, asked.steps, asked.rate) for cut in cuts(tuple(asked.counts))
+            pool.submit(measure, cut, asked.steps, asked.rate)
+            for cut in cuts(asked.spread, asked.block)
         ]
         for job in jobs:
             rows.append(job.result())

@@ -1,9 +1,13 @@
-"""Short questions that a small chat model answers in a sentence, and a cut one gets wrong.
+"""Short questions that a small chat model answers well, and gets wrong when layers are missing.
 
-Six kinds of question, about words and about countries, each with a reference answer whose last word
-is what was asked for::
+Five kinds of question, about words and about countries, each with a reference answer of one
+sentence or two whose last word is what was asked for::
 
-    What is the past tense of "go"?    The past tense of "go" is "went".
+    What is the capital of France?           The capital of France is Paris.
+    Which form of "go" is right yesterday?   Today they go. Yesterday they went.
+
+The tasks begin the answer for a model, and look at the word that it goes on with: that is what it
+knows, whatever its manner of answering.
 
 And two kinds to choose from, about countries and about things, for a multiple-choice task.
 Training, selection and test have different words of each kind, so that a student that answers well
@@ -35,27 +39,24 @@ class Kind:
 
     Attributes:
         question: With ``{0}`` where the word goes.
-        answer: With ``{0}`` for the word and ``{1}`` for what is asked.
-        pairs: Words and answers, ``word answer`` with commas between; ``_`` is a blank.
+        prefix: How every answer begins, with ``{0}`` again.
+        pairs: Words and what is asked of each, ``word target`` with commas between.
     """
 
     question: str
-    answer: str
+    prefix: str
     pairs: str
 
     def items(self) -> list[tuple[str, str]]:
-        """Words and answers."""
-        found = []
-        for pair in self.pairs.replace("\n", " ").split(","):
-            word, answer = pair.split()
-            found.append((word.replace("_", " "), answer.replace("_", " ")))
-        return found
+        """Words and targets."""
+        pairs = (pair.split() for pair in self.pairs.split(","))
+        return [(word, target) for word, target in pairs]
 
 
 KINDS: Mapping[str, Kind] = {
     "capital": Kind(
         "What is the capital of {0}?",
-        "The capital of {0} is {1}.",
+        "The capital of {0} is",
         """France Paris, Germany Berlin, Italy Rome, Spain Madrid, Portugal Lisbon, Greece Athens,
         Austria Vienna, Poland Warsaw, Hungary Budapest, Sweden Stockholm, Norway Oslo, Denmark
         Copenhagen, Finland Helsinki, Ireland Dublin, Belgium Brussels, Russia Moscow,
@@ -70,8 +71,8 @@ KINDS: Mapping[str, Kind] = {
         England London, Israel Jerusalem, Jordan Amman, Cyprus Nicosia""",
     ),
     "opposite": Kind(
-        'What is the opposite of "{0}"?',
-        'The opposite of "{0}" is "{1}".',
+        "What is the opposite of {0}?",
+        "The opposite of {0} is",
         """hot cold, big small, good bad, up down, left right, day night, black white, open closed,
         fast slow, hard soft, high low, early late, rich poor, strong weak, happy sad, old young,
         light dark, wet dry, full empty, clean dirty, loud quiet, near far, long short, thick thin,
@@ -86,8 +87,8 @@ KINDS: Mapping[str, Kind] = {
         possible impossible, guilty innocent, polite rude, simple complex, public private""",
     ),
     "plural": Kind(
-        'What is the plural of "{0}"?',
-        'The plural of "{0}" is "{1}".',
+        "What do you call more than one {0}?",
+        "One {0}, two",
         """child children, mouse mice, foot feet, tooth teeth, man men, woman women, goose geese,
         person people, ox oxen, leaf leaves, knife knives, wolf wolves, life lives, wife wives,
         half halves, shelf shelves, loaf loaves, thief thieves, city cities, baby babies, lady
@@ -101,8 +102,8 @@ KINDS: Mapping[str, Kind] = {
         cactus cacti, crisis crises, analysis analyses, fungus fungi, nucleus nuclei""",
     ),
     "past": Kind(
-        'What is the past tense of "{0}"?',
-        'The past tense of "{0}" is "{1}".',
+        'Which form of "{0}" is right yesterday?',
+        "Today they {0}. Yesterday they",
         """go went, eat ate, see saw, run ran, come came, take took, give gave, make made, say said,
         tell told, think thought, buy bought, bring brought, teach taught, catch caught, fight
         fought, find found, write wrote, drive drove, ride rode, rise rose, speak spoke, break
@@ -115,23 +116,9 @@ KINDS: Mapping[str, Kind] = {
         called, ask asked, help helped, start started, want wanted, dance danced, live lived, love
         loved, move moved, stop stopped, plan planned, try tried, study studied, carry carried""",
     ),
-    "comparative": Kind(
-        'What is the comparative form of "{0}"?',
-        'The comparative form of "{0}" is "{1}".',
-        """big bigger, small smaller, tall taller, short shorter, long longer, fast faster, slow
-        slower, old older, young younger, hot hotter, cold colder, warm warmer, cool cooler, high
-        higher, low lower, strong stronger, weak weaker, rich richer, poor poorer, clean cleaner,
-        dark darker, bright brighter, hard harder, soft softer, deep deeper, wide wider, narrow
-        narrower, thick thicker, thin thinner, cheap cheaper, loud louder, quiet quieter, quick
-        quicker, near nearer, sweet sweeter, sharp sharper, smart smarter, kind kinder, nice
-        nicer, large larger, close closer, safe safer, brave braver, wise wiser, late later, easy
-        easier, happy happier, busy busier, heavy heavier, funny funnier, pretty prettier, dirty
-        dirtier, early earlier, lucky luckier, hungry hungrier, good better, bad worse, fat
-        fatter, wet wetter, sad sadder""",
-    ),
     "language": Kind(
         "What is the main language of {0}?",
-        "The main language of {0} is {1}.",
+        "The main language of {0} is",
         """France French, Germany German, Italy Italian, Spain Spanish, Portugal Portuguese, Greece
         Greek, Poland Polish, Hungary Hungarian, Sweden Swedish, Norway Norwegian, Denmark Danish,
         Finland Finnish, Russia Russian, Ukraine Ukrainian, Romania Romanian, Bulgaria Bulgarian,
@@ -142,7 +129,7 @@ KINDS: Mapping[str, Kind] = {
         Iceland Icelandic, Colombia Spanish, Cuba Spanish, England English, Albania Albanian""",
     ),
 }
-"""What is generated, and scored by the last word."""
+"""What is generated."""
 
 CONTINENTS = {
     "Africa": """Kenya, Egypt, Nigeria, Ghana, Morocco, Algeria, Tunisia, Libya, Senegal, Ethiopia,
@@ -189,19 +176,22 @@ def dataset(split: str) -> list[dict[str, str]]:
     Raises:
         ValueError: If the split is unknown.
     """
-    chosen = [
-        {"question": row["question"], "answer": f"{row['prefix']} {row['choices'][row['gold']]}."}
-        for row in choices(split)
+    asked = [
+        *((row, row["target"]) for row in questions(split)),
+        *((row, row["choices"][row["gold"]]) for row in choices(split)),
     ]
-    asked = ({"question": row["question"], "answer": row["answer"]} for row in questions(split))
-    return _mixed([*asked, *chosen])
+    return _mixed(
+        {"question": row["question"], "answer": f"{row['prefix']} {target}."}
+        for row, target in asked
+    )
 
 
 def questions(split: str) -> list[dict[str, str]]:
-    """Questions to be answered in a sentence.
+    """Questions whose answers a model is to end.
 
     Returns:
-        Rows with the columns ``question``, ``answer`` and ``target``, the answer's last word.
+        Rows with the columns ``question``, ``prefix``, with which the answer begins, and
+        ``target``, the word that ends it.
 
     Raises:
         ValueError: If the split is unknown.
@@ -209,7 +199,7 @@ def questions(split: str) -> list[dict[str, str]]:
     return _mixed(
         {
             "question": kind.question.format(word),
-            "answer": kind.answer.format(word, target),
+            "prefix": kind.prefix.format(word),
             "target": target,
         }
         for name, kind in KINDS.items()
