@@ -3,7 +3,8 @@
 For each cut, a student made from the layers that are left is scored on the selection suite of
 ``studies/smollm2.yaml``, trained for a few steps on the study's reference answers, as its arm
 ``sft`` is, and scored again. ``spread`` leaves out layers at even distances, as ``keep_layers: 24``
-does; ``block`` leaves out one block, just before the last two layers. One process a cut, two at a
+does; ``block`` leaves out one block, just before the last two layers. Everything is trained but in
+the rows ``adapter``, which train a LoRA adapter on the ``spread`` cut. One process a cut, two at a
 time (``--processes``), one thread each.
 """
 
@@ -13,7 +14,6 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
@@ -26,7 +26,9 @@ from benchmarks.pairs import ROOT
 STUDY = ROOT / "studies" / "smollm2.yaml"
 LAYERS = 30
 SPREAD = (28, 26, 24, 22, 20)
-BLOCK = (26, 22)
+BLOCK = (26, 24, 22)
+ADAPTER = (24,)
+RANK = 16
 
 
 @dataclass(frozen=True)
@@ -35,25 +37,33 @@ class Cut:
 
     how: str
     kept: tuple[int, ...]
+    rate: float = 0.0
+    """The learning rate."""
+    rank: int | None = None
+    """Of an adapter."""
 
 
-def cuts(spread: Sequence[int], block: Sequence[int]) -> list[Cut]:
+def cuts(asked: argparse.Namespace) -> list[Cut]:
     """The teacher, and the cuts that leave so many layers."""
-    from sweeper.distillation import layers
+    from sweeper.distillation.layers import spread
 
-    return [
-        Cut("teacher", tuple(range(LAYERS))),
-        *(Cut("spread", layers.spread(count, LAYERS)) for count in spread),
-        *(Cut("block", (*range(count - 2), LAYERS - 2, LAYERS - 1)) for count in block),
-    ]
+    found = [Cut("teacher", tuple(range(LAYERS)))]
+    for rate in asked.rates:
+        found += [Cut("spread", spread(count, LAYERS), rate) for count in asked.spread]
+    for count in asked.block:
+        found.append(Cut("block", (*range(count - 2), LAYERS - 2, LAYERS - 1), asked.rates[0]))
+    for rate in asked.adapter_rates:
+        found += [Cut("adapter", spread(count, LAYERS), rate, RANK) for count in asked.adapter]
+    return found
 
 
-def measure(cut: Cut, steps: int, rate: float) -> dict[str, Any]:
+def measure(cut: Cut, steps: int) -> dict[str, Any]:
     """Scores by task before and after the training, and what it took."""
     import torch
 
     from sweeper.cache import default_root
     from sweeper.config.loading import load_study
+    from sweeper.config.models import LoraConfig
     from sweeper.config.settings import resolve
     from sweeper.distillation import job
     from sweeper.distillation.material import read_material, unpack_models
@@ -65,11 +75,12 @@ def measure(cut: Cut, steps: int, rate: float) -> dict[str, Any]:
     torch.set_num_threads(1)
     study = load_study(STUDY, [])
     config, suite = study.config, suite_spec(study.selection)
+    lora = LoraConfig(r=cut.rank, alpha=2 * cut.rank) if cut.rank else None
     origin = Origin(
         study=config.study,
         seed=config.seed,
         teacher=config.teacher,
-        student=config.student.model_copy(update={"keep_layers": cut.kept}),
+        student=config.student.model_copy(update={"keep_layers": cut.kept, "lora": lora}),
         warm_start=None,
         data=config.data,
         teacher_outputs=config.teacher_outputs,
@@ -101,7 +112,8 @@ def measure(cut: Cut, steps: int, rate: float) -> dict[str, Any]:
             "before": scores(model),
         }
         if cut.how != "teacher":
-            settings = resolve(config.training, {"max_steps": steps, "learning_rate": rate})
+            row["learning_rate"] = cut.rate
+            settings = resolve(config.training, {"max_steps": steps, "learning_rate": cut.rate})
             started = time.perf_counter()
             trained, _ = job.distil(
                 material.origin,
@@ -124,23 +136,22 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--spread", type=int, nargs="*", default=SPREAD)
     parser.add_argument("--block", type=int, nargs="*", default=BLOCK)
+    parser.add_argument("--adapter", type=int, nargs="*", default=ADAPTER)
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--rate", type=float, default=1e-4)
+    parser.add_argument("--rates", type=float, nargs="+", default=(1e-4,))
+    parser.add_argument("--adapter-rates", type=float, nargs="+", default=(1e-3,))
     parser.add_argument("--processes", type=int, default=2)
     asked = parser.parse_args()
     rows = []
     with ProcessPoolExecutor(
         asked.processes, mp_context=get_context("spawn"), max_tasks_per_child=1
     ) as pool:
-        jobs = [
-            pool.submit(measure, cut, asked.steps, asked.rate)
-            for cut in cuts(asked.spread, asked.block)
-        ]
+        jobs = [pool.submit(measure, cut, asked.steps) for cut in cuts(asked)]
         for job in jobs:
             rows.append(job.result())
             say(json.dumps(rows[-1]))
     if asked.json:
-        found = {"steps": asked.steps, "learning_rate": asked.rate, "cuts": rows}
+        found = {"steps": asked.steps, "cuts": rows}
         asked.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
