@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-SPLITS = {"train": 0.5, "selection": 0.15, "test": 0.35}
+SPLITS = {"train": 0.35, "selection": 0.15, "test": 0.5}
 """Splits by name, with their shares of the words of each kind."""
 CHOICES = 4
 """Answers to choose from."""
