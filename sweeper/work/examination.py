@@ -348,4 +348,7 @@ def _percentiles(lengths: list[int]) -> Lengths:
 
 
 def _count(leaves: Sequence[LeafTask] | None) -> int | None:
-    return None if leaves is None else sum(len(leaf.documents) for leaf in leaves)
+    """The documents that a suite's score is made of."""
+    if leaves is None:
+        return None
+    return sum(len(leaf.documents) for leaf in leaves if leaf.entry.weight)
