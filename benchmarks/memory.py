@@ -100,12 +100,6 @@ DESIGNS = (
     Design("int8 teacher", teacher={"quantization": "int8"}),
     Design("int4 teacher", teacher={"quantization": "int4"}),
     Design("on-policy", rows=8, length=128, settings={"lmbda": 1.0, "max_new_tokens": 64}),
-    Design(
-        "many rollouts",
-        rows=2,
-        length=256,
-        settings={"lmbda": 1.0, "max_new_tokens": 32, "gradient_accumulation_steps": 32},
-    ),
     Design("sft", method="sft"),
     Design("sft, 8 rows of 512", method="sft", length=512, rows=8),
     Design("sft, adapter", method="sft", student=LORA),

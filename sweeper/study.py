@@ -147,7 +147,7 @@ class StudyRun:
         known = read_lead(self.paths)
         self._do_steps(preparation.STEPS[1:], trials_left=self._has_trials_left())
         lead = read_lead(self.paths)
-        if known is None and lead is not None and not is_better(lead):
+        if lead is not None and lead != known and not is_better(lead):
             self._observer.message(teacher_lead(lead))
         found = read_preparation(self.paths)
         if found.data:

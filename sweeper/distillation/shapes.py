@@ -101,7 +101,7 @@ def shape_of(model: ModelConfig, device: str, *, autocast: str | None = None) ->
     parameters = sum(weights.numel() for weights in made.parameters())
     trainable = [weights for weights in made.parameters() if weights.requires_grad]
     training = checkpointed = None
-    with FakeTensorMode():
+    with FakeTensorMode(allow_non_fake_inputs=True):
         made.to_empty(device="cpu")
         reading = _reading(body, computing)
         if isinstance(model, StudentConfig):

@@ -8,7 +8,6 @@ from sweeper.analysis.findings import Preflight
 from sweeper.cache import content_key
 from sweeper.config.loading import LoadedStudy
 from sweeper.errors import PreflightError
-from sweeper.history import read_lead
 from sweeper.paths import StudyPaths, write_text_atomically
 from sweeper.preflight.checking import judge
 from sweeper.preflight.examining import seen_in
@@ -49,7 +48,8 @@ def pass_preflight(
     identity = content_key(snapshot.model_dump(mode="json", include={"config", "files"}))
     if _passed(paths) == identity:
         return
-    found = judge(study, seen_in(outcome), lead=read_lead(paths))
+    # Whether the teacher leads, the study says once it has scored it.
+    found = judge(study, seen_in(outcome))
     tell(found)
     if found.errors:
         raise PreflightError(

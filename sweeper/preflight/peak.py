@@ -217,6 +217,9 @@ class _Training:
         grown = shape.checkpointed if settings.gradient_checkpointing else shape.training
         assert grown is not None
         kept = grown.kept.bytes(self.rows, self.length)
+        if self.kind == "cpu" and shape.training is not None:
+            # What is kept lies scattered, and the heap can use little of what is freed between.
+            kept = max(kept, SCATTERED * shape.training.kept.bytes(self.rows, self.length))
         highest = grown.peak.bytes(self.rows, self.length)
         head = 0.0 if shape.adapted else self.head * shape.trainable_bytes
         earlier = self.gradients if settings.gradient_accumulation_steps > 1 else 0.0
@@ -268,7 +271,8 @@ class _Training:
         chunks = max(1, ceil(2 * row * positions / LOGITS_BUDGET))
         rows = ceil(positions / chunks)
         number = ours.computing_bytes
-        logits = rows * ours.vocabulary * (number + theirs.computing_bytes)
+        # A chunk's logits of the teacher are there until those of the next one are.
+        logits = rows * ours.vocabulary * (number + theirs.computing_bytes * min(chunks, 2))
         block = min(rows * row, (2 if self.kind == "cpu" else 32) * 2**20)
         work = block * (3 if number == EXACT else 5)
         states = positions * ours.hidden_size * ours.dtype_bytes
@@ -319,7 +323,9 @@ class _Training:
         return Peak(moment=name, parts={part: size for part, size in parts.items() if size})
 
 
-LIBRARIES: dict[Kind, float] = {"cpu": 0.8 * GIB, "cuda": 0.6 * GIB, "mps": 0.3 * GIB}
-"""What a process takes before it has loaded a model."""
+LIBRARIES: dict[Kind, float] = {"cpu": 0.9 * GIB, "cuda": 0.6 * GIB, "mps": 0.3 * GIB}
+"""What a process takes beside its tensors; on a CPU with what the C library's heap loses."""
+SCATTERED = 0.4
+"""The share of the activations that a heap takes with gradient checkpointing; fitted."""
 STOCK_TENSORS, STOCK_TENSORS_AT_AN_END = 17, 9
 """The most that stock TRL keeps of the logits' size in its divergence."""
