@@ -22,7 +22,7 @@ from sweeper.scaffolding.study import RECIPE_ARM
 from tests.config.test_recipes import BASIC, CONSERVATIVE, QUANTISED
 from tests.tiny_models import make_tiny
 
-STEPS = 2
+STEPS = 4
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,7 @@ EXAMPLES = {
     "quantised": Example(QUANTISED, "llama3", ("student.model", *_DATA)),
     "conservative": Example(CONSERVATIVE, "gemma", ("student.model", *_DATA)),
 }
+OTHERS = ("quantised", "conservative")
 
 
 def sweeper(*arguments: str) -> str:
@@ -85,7 +86,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EXAMPLES)
+@pytest.mark.parametrize(
+    "name", ["basic", *(pytest.param(name, marks=pytest.mark.soak) for name in OTHERS)]
+)
 def test_an_example_is_checked_run_and_written_back_as_the_same_recipe(
     name: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +121,7 @@ def test_an_example_is_checked_run_and_written_back_as_the_same_recipe(
     outcome = read_outcome(files)
     assert outcome is not None and outcome.state == "completed", outcome
     assert outcome.cost.steps == STEPS and outcome.scores is not None
+    assert outcome.cost.generated_tokens > 0
 
     first = read_recipe(recipe)
     spec = TrialSpec.model_validate_json(files.spec.read_text(encoding="utf-8"))

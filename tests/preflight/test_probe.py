@@ -73,6 +73,7 @@ def test_a_probe_measures_every_arm_and_leaves_nothing_behind(study: WholeStudy)
     assert left_behind(study) == []
 
 
+@pytest.mark.soak
 def test_a_probe_that_is_interrupted_leaves_nothing_behind(study: WholeStudy) -> None:
     process = study.start("--probe", "--cache-dir", "cache", command="check")
     trials = "temporary/*/tiny/arms/*/*/progress.jsonl"
