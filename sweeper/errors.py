@@ -4,6 +4,7 @@
 
     SweeperError
     ├── ConfigError        a study, suite or command-line value is wrong (exit code 2)
+    ├── PreflightError     a study cannot work, as is known before it begins (exit code 2)
     ├── StudyChangedError  the study file no longer fits the recorded study (exit code 2)
     ├── StudyBusyError     another process is running this study (exit code 2)
     ├── FullDiskError      no space is left where something has to be written
@@ -37,13 +38,17 @@ class Problem:
     column: int | None = None
     """Counted from 1."""
 
-    def __str__(self) -> str:
+    @property
+    def place(self) -> str:
+        """File, line, column and key, as far as they are known."""
         # An option is quoted as it was typed, and may hold a password.
         place = redact_option(self.source) if self.source.startswith("--") else self.source
         if self.line is not None:
             place += f":{self.line}:{self.column}"
-        key = f"{self.path}: " if self.path else ""
-        return f"{place}: {key}{self.message}"
+        return f"{place}: {self.path}" if self.path else place
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}"
 
 
 class SweeperError(Exception):
@@ -60,6 +65,12 @@ class ConfigError(SweeperError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class PreflightError(SweeperError):
+    """A study cannot work as written; lists everything that keeps it from being run."""
+
+    exit_code = 2
 
 
 class StudyChangedError(SweeperError):

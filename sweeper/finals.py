@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from pydantic_core import to_jsonable_python
 
@@ -25,6 +24,7 @@ from sweeper.study_record import (
     FinalScores,
     Footing,
     Plan,
+    ScoredDocument,
 )
 from sweeper.tracking.mapping import Role
 
@@ -96,7 +96,7 @@ def read_confirmation(
     """
     ends = read_test_baselines(paths)
     on_test = [end.scores for end in ends.values() if end.scores]
-    rows: dict[JobPaths, list[_Document]] = {}
+    rows: dict[JobPaths, list[ScoredDocument]] = {}
     tested, missing = [], []
     for arm in arms:
         for (trial, at), finals in _groups(arm).items():
@@ -112,7 +112,7 @@ def read_confirmation(
             footings = []
             for final in done:
                 files = paths.final(arm.name, final.number)
-                rows[files] = _read_documents(files.test_documents)
+                rows[files] = read_documents(files.test_documents)
                 found.append((final, rows[files]))
                 footings += _read_footing(files)
                 if final.outcome and final.outcome.test_scores:
@@ -121,7 +121,7 @@ def read_confirmation(
     baselines = {}
     for role in ends:
         files = paths.preparation(TEST_STEPS[role])
-        rows[files] = _read_documents(files.documents)
+        rows[files] = read_documents(files.documents)
         baselines[role] = tuple(document.value for document in rows[files])
     known = Confirmation(
         plan=plan, teacher=ends.get("teacher"), starting_student=ends.get("starting_student")
@@ -170,24 +170,11 @@ def _read_curve(files: JobPaths) -> tuple[CurvePoint, ...]:
     )[::-1]
 
 
-class _Document(NamedTuple):
-    task: str
-    doc_id: int
-    doc_hash: str
-    cluster: str
-    share: float
-    value: float
-    """The score as the suite's mean takes it."""
-
-    @property
-    def key(self) -> tuple[str, int, str]:
-        return self.task, self.doc_id, self.doc_hash
-
-
-def _read_documents(path: Path) -> list[_Document]:
+def read_documents(path: Path) -> list[ScoredDocument]:
+    """A model's score on each document that a suite's score is made of, in the suite's order."""
     rows, _ = read_json_lines(path)
     return [
-        _Document(
+        ScoredDocument(
             row["task"],
             row["doc_id"],
             row["doc_hash"],
@@ -196,12 +183,13 @@ def _read_documents(path: Path) -> list[_Document]:
             math.copysign(1.0, row["share"]) * row["score"],
         )
         for row in rows
+        if row["share"]
     ]
 
 
-def _identity(documents: Sequence[_Document], scores: Scores) -> str:
+def _identity(documents: Sequence[ScoredDocument], scores: Scores) -> str:
     """See ``FinalScores.documents_hash``."""
-    measured = [[task.task, task.metric] for task in scores.tasks]
+    measured = [[task.task, task.metric] for task in scores.tasks if task.weight]
     rows = [[*document.key, document.cluster, document.share] for document in documents]
     return _digest([measured, rows])
 
@@ -242,7 +230,7 @@ def _tested(
     arm: ArmRecord,
     trial: int,
     at: CostMeasure,
-    documents: Sequence[tuple[FinalRecord, list[_Document]]],
+    documents: Sequence[tuple[FinalRecord, list[ScoredDocument]]],
     footings: Sequence[Footing],
 ) -> FinalArm:
     finals = [final for final, _ in documents]

@@ -7,16 +7,19 @@ from typing import Any
 
 from pydantic_core import from_json
 
+from sweeper.analysis.lead import teacher_lead
 from sweeper.budgets import device_seconds, ending, stop_reason, trial_budgets
 from sweeper.config.study import StudyConfig
 from sweeper.execution.executor import read_completed, read_state
-from sweeper.finals import read_confirmation, read_finals, read_plan
+from sweeper.finals import read_confirmation, read_documents, read_finals, read_plan
 from sweeper.paths import JobPaths, StudyPaths
 from sweeper.records import DataSummary, Outcome, Scores
 from sweeper.snapshot import Snapshot
 from sweeper.study_record import (
     ArmRecord,
+    Lead,
     Plan,
+    ScoredDocument,
     StudyRecord,
     TrialRecord,
 )
@@ -45,6 +48,25 @@ def read_preparation(paths: StudyPaths) -> Preparation:
         teacher=read_completed(paths.preparation("teacher")),
         starting_student=read_completed(paths.preparation("student")),
     )
+
+
+def read_lead(paths: StudyPaths) -> Lead | None:
+    """How much better the teacher is than the starting student, once both were scored."""
+    found = read_preparation(paths)
+    teacher = found.teacher.scores if found.teacher else None
+    student = found.starting_student.scores if found.starting_student else None
+    if teacher is None or student is None or teacher.suite_hash != student.suite_hash:
+        return None
+    theirs, ours = (_documents(paths.preparation(step)) for step in ("teacher", "student"))
+    return teacher_lead(teacher, student, theirs, ours)
+
+
+def _documents(files: JobPaths) -> list[ScoredDocument]:
+    """Of the selection suite; none where the file was damaged."""
+    try:
+        return read_documents(files.documents)
+    except (LookupError, TypeError, ValueError):
+        return []
 
 
 def read_study(paths: StudyPaths, snapshot: Snapshot) -> StudyRecord:
@@ -88,6 +110,7 @@ def read_study(paths: StudyPaths, snapshot: Snapshot) -> StudyRecord:
         starting_student=before.starting_student,
         data=summary,
         higher_is_better=higher,
+        lead=read_lead(paths),
         test=read_confirmation(paths, plan, arms, higher_is_better=higher) if plan else None,
     )
 

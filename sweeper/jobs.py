@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable
@@ -11,10 +12,11 @@ from pathlib import Path
 
 from sweeper.config.compute import ComputeConfig
 from sweeper.execution.executor import Executor, Finished, Spec
-from sweeper.paths import JobPaths, read_json_lines
+from sweeper.paths import JobPaths, read_json_lines, write_text_atomically
 from sweeper.patience import Patience
-from sweeper.records import INTERIM_PHASE, Failure, Progress, TrialSpec
+from sweeper.records import INTERIM_PHASE, Failure, FailureKind, Interim, Progress, TrialSpec
 from sweeper.secrets import redact_credentials, secrets_in, secrets_of_environment
+from sweeper.troubleshooting import faster
 
 
 def clean_log(files: JobPaths, secrets: AbstractSet[str]) -> None:
@@ -30,6 +32,12 @@ def clean_log(files: JobPaths, secrets: AbstractSet[str]) -> None:
         temporary = log.with_name(f".{log.name}.clean")
         temporary.write_bytes(clean.encode("utf-8", "surrogateescape"))
         os.replace(temporary, log)
+
+
+def answer(spec: TrialSpec, interim: Interim, goes_on: bool) -> None:
+    """Tell a trial that was scored in the middle of its training whether it goes on."""
+    files = JobPaths(Path(spec.place.directory))
+    write_text_atomically(files.verdict, json.dumps({"index": interim.index, "goes_on": goes_on}))
 
 
 @dataclass
@@ -74,11 +82,19 @@ class RunningJob:
         phase = self.last.phase if self.last else "start"
         if compute.trial_timeout is not None and now - self.since > compute.trial_timeout:
             message = f"took longer than {compute.trial_timeout:g} s (compute.trial_timeout)"
-            return Failure(kind="timeout", message=f"{message}, in phase {phase!r}")
+            return self._too_slow("timeout", message, phase)
         if compute.stall_timeout is not None and now - self.heard > compute.stall_timeout:
             message = f"no progress for {compute.stall_timeout:g} s (compute.stall_timeout)"
-            return Failure(kind="stalled", message=f"{message}, in phase {phase!r}")
+            return self._too_slow("stalled", message, phase)
         return None
+
+    def _too_slow(self, kind: FailureKind, message: str, phase: str) -> Failure:
+        assert isinstance(self.spec, TrialSpec)
+        return Failure(
+            kind=kind,
+            message=f"{message}, in phase {phase!r}",
+            remedies=faster(self.spec, phase),
+        )
 
 
 class Jobs:

@@ -219,6 +219,11 @@ class StudyPaths:
         return self.directory / "study.json"
 
     @property
+    def preflight(self) -> Path:
+        """What was known of the study before it began, and of which study it was known."""
+        return self.directory / "preflight.json"
+
+    @property
     def optuna(self) -> Path:
         """The SQLite file with one Optuna study per arm."""
         return self.directory / "study.db"

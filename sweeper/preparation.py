@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Literal
 
 from sweeper.cache import is_whole
+from sweeper.config.lengths import study_lengths
 from sweeper.config.loading import LoadedStudy
+from sweeper.corners import wanted
 from sweeper.errors import ConfigError, FullDiskError, Problem, SweeperError
 from sweeper.execution.executor import Executor, read_outcome
 from sweeper.paths import JobPaths, StudyPaths, write_text_atomically
@@ -71,6 +73,9 @@ def make_spec(
         extra_arguments={
             name: (arm.method, _extra_names(study, name)) for name, arm in arms.items()
         },
+        shapes=wanted(study.config) if step == "data" else (),
+        own_teachers=_own_teachers(study) if step == "data" else {},
+        lengths=study_lengths(study.config) if step == "data" else (),
         suite=suite,
         test_suite=suite_spec(study.test) if study.test and step == "data" else None,
         place=Place(directory=str(paths.directory), device="cpu", threads=1),
@@ -89,7 +94,9 @@ def is_done(spec: PreparationSpec, paths: StudyPaths) -> bool:
         return False
     now = redacted(spec.model_dump(mode="json"))
     same = ("origin", "suite", "test_suite", "needs_teacher_outputs", "reads", "extra_arguments")
-    return all(before.get(key) == now[key] for key in same)
+    # Studies that began before these were asked for have not noted them.
+    later = {"own_teachers": {}, "shapes": now["shapes"], "lengths": now["lengths"]}
+    return all(before.get(key, later.get(key)) == now[key] for key in (*same, *later))
 
 
 def is_cached(step: Step, paths: StudyPaths) -> bool:
@@ -115,6 +122,8 @@ def explain(study: LoadedStudy, step: str, outcome: Outcome | None, files: JobPa
     with the end of the log.
     """
     failure = outcome.failure if outcome else None
+    if outcome is not None and outcome.examination and outcome.examination.problems:
+        return ConfigError([problem_of(study, found) for found in outcome.examination.problems])
     if failure is not None and failure.kind in ("bad_input", "full_disk"):
         return stopped_by(study, failure)
     reason = failure.message if failure else "its process ended without an outcome"
@@ -125,9 +134,14 @@ def stopped_by(study: LoadedStudy, failure: Failure) -> SweeperError:
     """A worker's complaint; about input, at the place of the key that is to blame."""
     if failure.kind == "full_disk":
         return FullDiskError(failure.message)
+    return ConfigError([problem_of(study, failure)])
+
+
+def problem_of(study: LoadedStudy, failure: Failure) -> Problem:
+    """A complaint about input, at the place of the key that is to blame."""
     if failure.key:
-        return ConfigError([study.file.problem(failure.key, failure.message)])
-    return ConfigError([Problem(source=str(study.path), message=failure.message)])
+        return study.file.problem(failure.key, failure.message)
+    return Problem(source=str(study.path), message=failure.message)
 
 
 def _extra_names(study: LoadedStudy, arm: str) -> tuple[str, ...]:
@@ -138,3 +152,13 @@ def _extra_names(study: LoadedStudy, arm: str) -> tuple[str, ...]:
         if key.startswith("extra."):
             names.add(key.removeprefix("extra."))
     return tuple(sorted(names))
+
+
+def _own_teachers(study: LoadedStudy) -> dict[str, tuple[str, ...]]:
+    found = {}
+    for name, arm in study.config.arms.items():
+        space = arm.search.get("teacher.model")
+        named = (space.grid() or []) if space is not None else [arm.settings.get("teacher.model")]
+        if models := tuple(str(model) for model in named if model is not None):
+            found[name] = models
+    return found

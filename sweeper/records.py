@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sweeper.config.base import Scalar
 from sweeper.config.confirm import CostMeasure
-from sweeper.config.models import ModelConfig, StudentConfig
+from sweeper.config.lengths import LengthLimits
+from sweeper.config.models import ModelConfig, Quantization, StudentConfig
 from sweeper.config.settings import Method, MethodSettings, TrainingConfig
 from sweeper.config.study import DataConfig, EvaluationConfig, TeacherOutputsConfig, WarmStartConfig
 from sweeper.config.suite import SuiteConfig
@@ -99,6 +100,22 @@ class Place(Record):
     def alone(self) -> Place:
         """The same for a job of one process."""
         return self.model_copy(update={"devices": ()})
+
+
+Autocast = Literal["bfloat16", "float16"]
+
+
+class ShapeRequest(Record):
+    """A model whose shape is asked for."""
+
+    model: ModelConfig | StudentConfig
+    """A teacher, or a student; in this order a record of a teacher is read as one."""
+    autocast: Autocast | None
+    """What it computes in, if not in the type of its weights."""
+
+    def key(self) -> str:
+        """The same for equal requests."""
+        return self.model_dump_json()
 
 
 class InterimPoint(Record):
@@ -191,9 +208,15 @@ class PreparationSpec(Record):
     (True)."""
     extra_arguments: dict[str, tuple[Method, tuple[str, ...]]] = {}
     """By arm, the names below ``extra`` that TRL's configuration class must know."""
+    own_teachers: dict[str, tuple[str, ...]] = {}
+    """By arm, the teachers that it has instead of the study's."""
+    lengths: tuple[LengthLimits, ...] = ()
+    """What limits the sequences that are trained on and sampled; checked by ``data``."""
     suite: SuiteSpec
     test_suite: SuiteSpec | None
     """Read by ``data`` only, and only to check that no prompt is in two places."""
+    shapes: tuple[ShapeRequest, ...] = ()
+    """Models that ``data`` should find the shapes of."""
     place: Place
 
 
@@ -273,8 +296,18 @@ class Failure(Record):
     """One line, for people."""
     key: tuple[str, ...] = ()
     """The key of the study file that is to blame, if one is."""
+    remedies: tuple[str, ...] = ()
+    """What to try, in the order to try it: each goes on from "Try"."""
     details: str = ""
     """The traceback, or the end of the log."""
+
+    def told(self) -> str:
+        """The message, and what to try."""
+        if not self.remedies:
+            return self.message
+        *most, last = self.remedies
+        listed = f"{', '.join(most)} or {last}" if most else last
+        return f"{self.message.rstrip('.')}. Try {listed}."
 
 
 class Cost(Record):
@@ -321,6 +354,101 @@ class Rollouts(Record):
     trainer does not say."""
 
 
+class Growth(Record):
+    """Bytes that grow with the sequences that a model reads at a time."""
+
+    fixed: float
+    token: float
+    """For each of their tokens."""
+    pair: float
+    """For each pair of tokens of one sequence: what attention keeps that is not fused."""
+
+    def bytes(self, sequences: int, length: int) -> float:
+        """What ``sequences`` of ``length`` tokens each take."""
+        return self.fixed + sequences * length * (self.token + length * self.pair)
+
+
+class Training(Record):
+    """What a forward and a backward pass take, gradients of weights aside."""
+
+    kept: Growth
+    """Between the two."""
+    peak: Growth
+    """The most at any time."""
+
+
+class ModelShape(Record):
+    """How large a model is as it is loaded, and what reading with it takes."""
+
+    parameters: int
+    """All, an adapter's included."""
+    embedding_parameters: int
+    head_parameters: int
+    """0 if they are those of the embeddings."""
+    linear_parameters: int
+    """Of the linear layers but the head: what quantization rounds."""
+    adapter_parameters: int
+    """Of an adapter on all linear layers, for each of its ranks."""
+    trainable_parameters: int
+    """0 of a teacher."""
+    largest_trainable: int
+    """Parameters of the largest tensor among these."""
+    adapted: bool
+    """Whether an adapter is trained instead of the model."""
+    quantization: Quantization | None
+    dtype_bytes: int
+    """Of a weight that is not quantized."""
+    trainable_bytes: int
+    """Of a weight that is trained."""
+    computing_bytes: int
+    """Of a number that the linear layers give."""
+    hidden_size: int
+    layers: int
+    heads: int
+    key_value_heads: int
+    head_size: int
+    """Channels of a head."""
+    vocabulary: int
+    reading: Growth
+    """The most that is alive while it reads, logits aside."""
+    training: Training | None
+    """Of a student."""
+    checkpointed: Training | None
+    """Of a student, with ``gradient_checkpointing``."""
+
+
+class Lengths(Record):
+    """How long some texts are, in tokens of the student's."""
+
+    count: int
+    percentiles: Annotated[tuple[int, ...], Field(min_length=101, max_length=101)]
+    """From the 0th, which is the shortest, to the 100th, the longest."""
+
+    @property
+    def longest(self) -> int:
+        """The most tokens that one of them has."""
+        return self.percentiles[-1]
+
+    def longer_than(self, limit: int) -> float:
+        """The share of them that has more than ``limit`` tokens, in whole hundredths."""
+        return sum(length > limit for length in self.percentiles[1:]) / 100
+
+
+class TokenLengths(Record):
+    """How long the training data are before anything is cut, and what ``max_length`` does."""
+
+    max_length: int
+    prompts: Lengths
+    references: Lengths | None
+    """None where there are none."""
+    sequences: Lengths
+    """Prompts with their references."""
+    dropped: int
+    """Prompts that leave no room for an answer."""
+    cut: int
+    """References that do not fit whole."""
+
+
 class DataSummary(Record):
     """What the data step found."""
 
@@ -339,12 +467,69 @@ class DataSummary(Record):
     """Mean length of the references, 0 without any."""
     chat: bool
     """Whether prompts go through a chat template."""
+    scored_tokens: int | None = None
+    """Of the longest document of the suites with its answer, about; None in old records."""
+    scored_likelihoods: bool = False
+    """Whether a task of the suites measures how likely a text is."""
     selection_documents: int | None = None
     """Of the selection suite; None in old records."""
     test_documents: int | None = None
     """Of the test suite; None without one."""
+    lengths: TokenLengths | None = None
+    """None in old records."""
     notes: tuple[str, ...] = ()
     """What a user should know: rows dropped, prompts repeated, …"""
+
+
+class RowsSummary(Record):
+    """The training data as rows, before any tokenizer."""
+
+    rows: int
+    source: str
+    columns: tuple[str, ...]
+    """What prompts and references are read from: two columns, one, or that of the messages."""
+    references: int
+    """Rows with a reference answer."""
+    repeated: int
+    """Prompts that stand there more than once."""
+
+
+class TokenizerSummary(Record):
+    """How texts become tokens."""
+
+    tokens: int
+    """Of the vocabulary that teacher and student share."""
+    logits: int
+    """Of either model, as they are compared."""
+    chat: bool
+    """Whether prompts go through a chat template."""
+    template_note: str | None
+    """How the teacher's template differs."""
+    ends: tuple[str, ...]
+    """The tokens that end an answer."""
+    unended: int | None = None
+    """References after which there is none of them; None where that is not known."""
+
+
+class Examination(Record):
+    """What the data step saw, part by part: what is wrong with one part hides no other.
+
+    A part is None where it is wrong, or needs what is.
+    """
+
+    rows: RowsSummary | None = None
+    tokenizer: TokenizerSummary | None = None
+    data: DataSummary | None = None
+    selection_documents: int | None = None
+    test_documents: int | None = None
+    overlap_free: bool = False
+    """Whether it is known that no prompt is in two places."""
+    overlong: tuple[str, ...] = ()
+    """Texts that are longer than a model was made for, in words."""
+    shapes: tuple[ModelShape, ...] = ()
+    """Of the models that were asked for."""
+    problems: tuple[Failure, ...] = ()
+    """Everything that keeps the study from running."""
 
 
 class Outcome(Record):
@@ -358,6 +543,8 @@ class Outcome(Record):
     """On the test suite, of a winner that was trained again."""
     data: DataSummary | None = None
     """From the ``data`` step."""
+    examination: Examination | None = None
+    """From the ``data`` step, even if it failed."""
     notes: tuple[str, ...] = ()
     """What a user should know of it."""
     held_out: str | None = None
@@ -385,6 +572,9 @@ class Outcome(Record):
     """Package versions in the process that did the work."""
     model_parameters: int | None = None
     """Parameters of the scored model."""
+    peak_bytes: int | None = None
+    """The most memory that the job took: of its GPU, else its process's main memory, libraries
+    included; None in old records."""
 
     @property
     def wall_seconds(self) -> float:

@@ -23,6 +23,8 @@ from sweeper.errors import ConfigError, StudyBusyError
 from sweeper.paths import DEFAULT_RUNS, StudyPaths, remove_leftovers, write_text_atomically
 from sweeper.patience import Patience
 from sweeper.placement import make_executor
+from sweeper.preflight.beginning import pass_preflight
+from sweeper.reporting.check_table import preflight_view
 from sweeper.reporting.final import show_study
 from sweeper.reporting.live import LiveDisplay, LiveState
 from sweeper.reporting.markdown import write_report
@@ -150,6 +152,13 @@ def run_study(
                     Watcher(display),
                     stop,
                     patience,
+                    lambda outcome: pass_preflight(
+                        study,
+                        paths,
+                        snapshot,
+                        outcome,
+                        lambda found: display.show(preflight_view(found)),
+                    ),
                 )
                 record = run.run()
             patience.while_waiting = lambda: None
@@ -206,7 +215,7 @@ def _explain_failures(record: StudyRecord, paths: StudyPaths, out: Console) -> N
         if failed and failed.outcome and failed.outcome.failure:
             failure = failed.outcome.failure
             log = paths.trial(arm.name, failed.number).log
-            message = visible(failure.message)
+            message = visible(failure.told())
             text = f"  {arm.name} #{failed.number}: {message} (log: {log})"
             out.print(text, markup=False, emoji=False)
 

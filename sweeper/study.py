@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from sweeper import attempts, confirm, preparation
 from sweeper.analysis.comparison import scored_trials
+from sweeper.analysis.lead import is_better
 from sweeper.arms import ArmState, Ledger
 from sweeper.budgets import StopReason, ending, stop_reason, trial_budgets
 from sweeper.config.loading import LoadedStudy
-from sweeper.execution.executor import Busy, Executor, Finished
+from sweeper.execution.executor import Busy, Executor, Finished, read_outcome
 from sweeper.finals import read_test_baselines
-from sweeper.history import read_preparation, read_study
-from sweeper.jobs import Jobs, RunningJob
-from sweeper.paths import JobPaths, StudyPaths, write_text_atomically
+from sweeper.history import read_lead, read_preparation, read_study
+from sweeper.jobs import Jobs, RunningJob, answer
+from sweeper.paths import StudyPaths, write_text_atomically
 from sweeper.patience import Patience
 from sweeper.records import Outcome, PreparationSpec, Progress, SuiteSpec, TrialSpec
+from sweeper.reporting.wording import teacher_lead
 from sweeper.search.arm_search import ArmSearch, Asked
 from sweeper.search.storage import Storage, close_storage, open_storage
 from sweeper.secrets import redact, redacted_json, secrets_in
@@ -60,6 +61,8 @@ class StudyRun:
         observer: Is shown what happens.
         stop: Asked before anything is started.
         patience: For databases that do not answer; shared with ``tracker``.
+        preflight: Is told what the data step found, before anything is recorded or trained; raises
+            to refuse the study.
     """
 
     def __init__(
@@ -73,11 +76,13 @@ class StudyRun:
         observer: Observer,
         stop: StopRequest,
         patience: Patience | None = None,
+        preflight: Callable[[Outcome], None] = lambda _: None,
     ) -> None:
         self.study = study
         self.paths = paths
         self.started = time.time()
         self.stop = stop
+        self._preflight = preflight
         self.phase = "prepare"
         self.arms: dict[str, ArmState] = {}
         self._executor = executor
@@ -104,12 +109,16 @@ class StudyRun:
 
         Raises:
             ConfigError: Data, models, tasks or settings cannot work as written.
+            PreflightError: The preflight says so.
             SweeperError: The preparation failed.
             Interrupted: The user stopped it.
         """
         config = self.study.config
         for change in version_changes(self._snapshot):
             self._observer.message(change)
+        # While the executor gets ready: it takes some time where there is no database yet.
+        self._tracker.connect()
+        self._check()
         self._tracker.open_study(config, self._snapshot.provenance, self._study_text())
         self._prepare()
         self.phase = "search"
@@ -129,8 +138,17 @@ class StudyRun:
 
     # Preparation
 
+    def _check(self) -> None:
+        self._do_steps(preparation.STEPS[:1], trials_left=self._has_trials_left())
+        if outcome := read_outcome(self.paths.preparation("data")):
+            self._preflight(outcome)
+
     def _prepare(self) -> None:
-        self._do_steps(preparation.STEPS, trials_left=self._has_trials_left())
+        known = read_lead(self.paths)
+        self._do_steps(preparation.STEPS[1:], trials_left=self._has_trials_left())
+        lead = read_lead(self.paths)
+        if lead is not None and lead != known and not is_better(lead):
+            self._observer.message(teacher_lead(lead))
         found = read_preparation(self.paths)
         if found.data:
             self._tracker.log_data(found.data)
@@ -178,9 +196,12 @@ class StudyRun:
         assert isinstance(finished.spec, PreparationSpec)
         step, outcome = finished.spec.step, finished.outcome
         if outcome is None or outcome.state != "completed":
+            if outcome is not None and outcome.examination is not None:
+                self._preflight(outcome)
             files = self.paths.preparation(step)
             raise preparation.explain(self.study, step, outcome, files)
-        for note in (*(outcome.data.notes if outcome.data else ()), *outcome.notes):
+        # What is to be said of the data, the preflight says.
+        for note in outcome.notes:
             self._observer.message(f"{step}: {note}")
 
     # Search
@@ -320,8 +341,7 @@ class StudyRun:
         arm = self.arms[spec.arm]
         files = arm.files(self.paths, spec.number)
         if outcome is None and job.given_up is not None:
-            failure = job.given_up
-            outcome = attempts.ended(spec, failure.kind, failure.message, files, job.started)
+            outcome = attempts.ended(spec, job.given_up, files, job.started)
             write_text_atomically(files.outcome, outcome.model_dump_json(indent=1) + "\n")
         if outcome is None:
             if attempts.note_loss(files, finished.reason) < attempts.MOST:
@@ -357,10 +377,7 @@ class StudyRun:
 
     def _hear(self, spec: TrialSpec, rows: Sequence[Progress]) -> None:
         for interim in (row.interim for row in rows if row.interim):
-            goes_on = self.arms[spec.arm].search.goes_on(spec.number, interim)
-            verdict = {"index": interim.index, "goes_on": goes_on}
-            files = JobPaths(Path(spec.place.directory))
-            write_text_atomically(files.verdict, json.dumps(verdict))
+            answer(spec, interim, self.arms[spec.arm].search.goes_on(spec.number, interim))
         self._tracker.log_progress(spec, rows)
 
     def _while_waiting(self) -> None:

@@ -5,7 +5,7 @@ Frozen, plain and JSON, like the records of jobs that they are made of.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from sweeper.config.base import Scalar
 from sweeper.config.confirm import CostMeasure
@@ -165,6 +165,41 @@ class Confirmation(Record):
     starting_student: Outcome | None = None
 
 
+class ScoredDocument(NamedTuple):
+    """A document's score as the suite's mean takes it, and what identifies the document."""
+
+    task: str
+    doc_id: int
+    doc_hash: str
+    cluster: str
+    share: float
+    value: float
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """What tells it from all other documents."""
+        return self.task, self.doc_id, self.doc_hash
+
+
+class Lead(Record):
+    """How much better the teacher is than the student that all arms start from."""
+
+    teacher: float
+    """Its score on the selection suite."""
+    student: float
+    value: float
+    """The difference; positive where the teacher is better, whichever way the suite counts."""
+    low: float
+    high: float
+    """The interval of 95 %, for other documents."""
+    stderr: float
+    p: float
+    """Two-sided."""
+    documents: int
+    paired: bool
+    """Whether they were compared document by document; else as two independent scores."""
+
+
 class StudyRecord(Record):
     """Everything that reports need to know about a study."""
 
@@ -178,5 +213,7 @@ class StudyRecord(Record):
     starting_student: Outcome | None
     data: DataSummary | None
     higher_is_better: bool = True
+    lead: Lead | None = None
+    """The teacher's, once it and the starting student were scored; None in old records."""
     test: Confirmation | None = None
     """None before winners are trained again."""

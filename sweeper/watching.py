@@ -48,9 +48,9 @@ def _live_state(run: StudyRun, ended: Sequence[EndedJob], now: float) -> LiveSta
         study=run.study.config.study,
         started=run.started,
         arms=tuple(_arm(arm, run) for arm in run.arms.values()),
-        running=tuple(_job(job, now) for job in jobs),
+        running=tuple(running_job(job, now) for job in jobs),
         ended=tuple(ended),
-        preparation=", ".join(_step_name(job) for job in steps) or None,
+        preparation=", ".join(step_name(job) for job in steps) or None,
         noun="trainings of winners" if run.phase == "confirm" else "trials",
         seconds_left=_seconds_left(run, jobs, now),
         stopping=run.stop.level > 0,
@@ -71,7 +71,8 @@ def _arm(arm: ArmState, run: StudyRun) -> ArmProgress:
     )
 
 
-def _job(job: Job, now: float) -> RunningJob:
+def running_job(job: Job, now: float) -> RunningJob:
+    """What is shown of a job."""
     label = _label(job.spec) if isinstance(job.spec, TrialSpec) else job.spec.step
     last = job.last
     if last is None:
@@ -108,7 +109,8 @@ def _label(spec: TrialSpec) -> str:
     return f"{spec.arm} #{spec.final.trial} (new seed {spec.final.seed + 1}{longer})"
 
 
-def _step_name(job: Job) -> str:
+def step_name(job: Job) -> str:
+    """What a step of the preparation does, in words."""
     assert isinstance(job.spec, PreparationSpec)
     match job.spec.step:
         case "data":

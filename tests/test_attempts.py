@@ -14,7 +14,7 @@ from sweeper import attempts
 from sweeper.config.loading import load_study
 from sweeper.config.settings import MethodSettings
 from sweeper.paths import JobPaths, append_json_line
-from sweeper.records import Progress
+from sweeper.records import Failure, Progress
 from tests.test_trial import trial_spec
 
 NAMES = ("progress", "outcome", "log", "documents", "samples", "lost", "spec")
@@ -138,7 +138,9 @@ def test_what_is_ended_from_outside_has_cost_what_all_its_attempts_took(
     files = JobPaths(Path(spec.place.directory))
     files.directory.mkdir(parents=True, exist_ok=True)
     now = time.time()
-    silent = attempts.ended(spec, "stalled", "no word", files, started=now - 100)
+    silent = attempts.ended(
+        spec, Failure(kind="stalled", message="no word"), files, started=now - 100
+    )
     assert silent.cost.device_seconds == pytest.approx(100, abs=5)
     assert silent.earlier_seconds == 9.0
     rows = [
@@ -147,7 +149,7 @@ def test_what_is_ended_from_outside_has_cost_what_all_its_attempts_took(
     ]
     for row in rows:
         append_json_line(files.progress, row.model_dump(exclude_defaults=True))
-    resumed = attempts.ended(spec, "timeout", "too long", files)
+    resumed = attempts.ended(spec, Failure(kind="timeout", message="too long"), files)
     assert resumed.cost.device_seconds == pytest.approx(80, abs=5)
 
 

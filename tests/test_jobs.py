@@ -56,3 +56,6 @@ def test_time_in_which_a_database_did_not_answer_is_not_held_against_jobs(
     jobs.wait(0, hear)
     assert executor.cancelled is (waited == 0)
     assert (job.given_up is None) is (waited > 0)
+    if job.given_up is not None:
+        assert f"(compute.{limit})" in job.given_up.message
+        assert job.given_up.remedies == ("fewer max_steps",)

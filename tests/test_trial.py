@@ -80,6 +80,8 @@ def test_divergence_between_the_points_of_the_curve_is_seen(
     outcome = run(trial_spec(load_study(write_study(training=training, arms=arms)), method))
     assert outcome.failure is not None
     assert (outcome.state, outcome.failure.kind) == ("failed", "diverged"), outcome.failure
+    assert outcome.failure.remedies[:2] == ("a lower learning_rate", "a higher warmup_ratio")
+    assert ("another beta" in outcome.failure.remedies) is (method == "gkd")
     assert outcome.scores is None
     assert outcome.cost.device_seconds > 0
 

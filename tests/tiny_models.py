@@ -64,6 +64,7 @@ class Family:
 QWEN_FAMILY = Family(
     ("<|endoftext|>", "<|im_start|>", "<|im_end|>"), "<|im_end|>", CHATML, pad="<|endoftext|>"
 )
+SMOLLM_FAMILY = Family(QWEN_FAMILY.special, "<|im_end|>", CHATML, pad="<|im_end|>")
 # Its end token is not the one that ends a turn, as in the base models of the family.
 LLAMA3_FAMILY = Family(
     special=(
@@ -110,6 +111,7 @@ class Architecture:
 ARCHITECTURES: dict[str, Architecture] = {
     "qwen2": Architecture("qwen2", QWEN_FAMILY, {**_HEADS, "tie_word_embeddings": True}),
     "llama3": Architecture("llama", LLAMA3_FAMILY),
+    "smollm2": Architecture("llama", SMOLLM_FAMILY, {**_HEADS, "tie_word_embeddings": True}),
     "gemma": Architecture("gemma", GEMMA_FAMILY, {**_HEADS, "head_dim": 8}),
     "gemma2": Architecture("gemma2", GEMMA_FAMILY, {**_HEADS, **_WINDOW}),
     "gemma3": Architecture("gemma3_text", GEMMA_FAMILY, {**_HEADS, **_WINDOW}),
@@ -159,12 +161,11 @@ def make_tiny(
         vocab_size=vocab_rows or len(tokenizer),
         hidden_size=width,
         num_hidden_layers=layers,
-        max_position_embeddings=512,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         **{"intermediate_size": 2 * width} if architecture != "gpt2" else {"n_inner": 2 * width},
-        **{**kind.values, **changes},
+        **{"max_position_embeddings": 512, **kind.values, **changes},
     )
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         torch.manual_seed(seed)

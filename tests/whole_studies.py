@@ -38,6 +38,8 @@ class WholeStudy:
     cache: Path = Path("cache")
     tag: str = field(default_factory=lambda: uuid.uuid4().hex)
     """In the environment of every process of this study, to find them by."""
+    limit: float = 280.0
+    """Seconds that a command may take, also on a machine with much to do."""
 
     @property
     def paths(self) -> StudyPaths:
@@ -66,6 +68,7 @@ class WholeStudy:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=_hear_interrupts,
         )
 
     def run(
@@ -82,7 +85,7 @@ class WholeStudy:
     def end(self, process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
         """Wait for the end of ``process`` and of every process that it has started."""
         with process:
-            out, err = process.communicate(timeout=280)
+            out, err = process.communicate(timeout=self.limit)
         wait_until(lambda: not self.processes(), f"its processes to end: {self.processes()}")
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
@@ -226,6 +229,11 @@ def wait_beside(process: subprocess.Popen[str], happened: Callable[[], bool]) ->
         except subprocess.TimeoutExpired:
             continue
         pytest.fail(f"ended early with {process.returncode}")
+
+
+def _hear_interrupts() -> None:
+    """A shell's background jobs ignore Ctrl-C, and so does what they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _environment(entry: Path) -> dict[str, str]:

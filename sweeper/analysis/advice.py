@@ -76,7 +76,7 @@ class TeacherLead(Record):
     teacher: float
     start: float
     standard_errors: float | None
-    """The lead of the teacher, in those of the difference (unpaired)."""
+    """The lead of the teacher, in those of the difference; unpaired in old records."""
     p: float | None
 
 
@@ -301,6 +301,13 @@ def _teacher_lead(record: StudyRecord) -> TeacherLead | None:
     teacher, start = selection_score(record.teacher), selection_score(record.starting_student)
     if teacher is None or start is None:
         return None
+    if (known := record.lead) is not None:
+        return TeacherLead(
+            teacher=teacher.score,
+            start=start.score,
+            standard_errors=known.value / known.stderr if known.stderr > 0 else None,
+            p=known.p,
+        )
     lead = (1.0 if record.higher_is_better else -1.0) * (teacher.score - start.score)
     stderr = math.hypot(teacher.stderr or 0.0, start.stderr or 0.0)
     errors = lead / stderr if stderr > 0 else None

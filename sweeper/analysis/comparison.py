@@ -15,7 +15,7 @@ from sweeper.analysis.pareto import FrontPoint, pareto_front
 from sweeper.config.search import Objective
 from sweeper.config.settings import OFFLINE_METHODS, Method
 from sweeper.records import SCHEMA_VERSION, Cost, FailureKind, Outcome, Record
-from sweeper.study_record import ArmRecord, StudyRecord, TrialRecord
+from sweeper.study_record import ArmRecord, Lead, StudyRecord, TrialRecord
 
 SELECTION_NOTE = (
     "Each arm's score is the best of its trials on the suite that chose it, so it is optimistic,"
@@ -120,6 +120,8 @@ class Comparison(Record):
     arms: tuple[ArmSummary, ...]
     teacher: Score | None
     starting_student: Score | None
+    lead: Lead | None = None
+    """The teacher's over the starting student, document by document."""
     leaders: tuple[str, ...]
     """The arm with the best score, or all arms that share it."""
     best_offline: str | None
@@ -191,6 +193,7 @@ def compare(record: StudyRecord) -> Comparison:
         ),
         teacher=teacher,
         starting_student=student,
+        lead=record.lead,
         leaders=tuple(
             arm.name
             for arm in arms
@@ -234,6 +237,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "arms": {arm.name: _arm_as_json(arm) for arm in comparison.arms},
         "teacher": _score_as_json(comparison.teacher),
         "starting_student": _score_as_json(comparison.starting_student),
+        "teacher_lead": comparison.lead and comparison.lead.model_dump(mode="json"),
         "leaders": list(comparison.leaders),
         "best_offline": comparison.best_offline,
         "best_gkd": comparison.best_gkd,

@@ -11,16 +11,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 from scipy import special
 
 from sweeper.analysis.significance import ALPHA
 from sweeper.analysis.trial_settings import finite_number
 from sweeper.config.base import Scalar
+from sweeper.config.study import StudyConfig
 from sweeper.records import FailureKind, Record
+from sweeper.remedies import advice, setup_of
 from sweeper.study_record import ArmRecord, StudyRecord, TrialRecord
 
 FEWEST = 2
@@ -58,29 +61,56 @@ class FailureGroup(Record):
     """Trials of the arm that have ended, however they did."""
     region: Region | None
     """Where they happened, if that is told from chance."""
+    remedies: tuple[str, ...] = ()
+    """What to try, in the order to try it."""
 
 
 def failure_groups(record: StudyRecord) -> tuple[FailureGroup, ...]:
     """The failures of each arm by their kind, the most frequent first."""
-    return tuple(group for arm in record.arms for group in _groups(arm))
+    return tuple(group for arm in record.arms for group in _groups(arm, record.config))
 
 
-def _groups(arm: ArmRecord) -> list[FailureGroup]:
+def _groups(arm: ArmRecord, config: dict[str, Any]) -> list[FailureGroup]:
     ended = [trial for trial in arm.trials if trial.state in ("completed", "pruned", "failed")]
     counts = Counter(kind for trial in ended if (kind := failure_kind(trial)))
     found = []
     for kind, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
         failed = [failure_kind(trial) == kind for trial in ended]
+        failed_trials = [t for t, is_one in zip(ended, failed, strict=True) if is_one]
         found.append(
             FailureGroup(
                 arm=arm.name,
                 kind=kind,
-                trials=tuple(t.number for t, is_one in zip(ended, failed, strict=True) if is_one),
+                trials=tuple(trial.number for trial in failed_trials),
                 ended=len(ended),
                 region=_region(ended, np.array(failed)),
+                remedies=_remedies(arm, config, failed_trials)
+                if kind == "out_of_memory"
+                else _latest_remedies(failed_trials),
             )
         )
     return found
+
+
+def _remedies(
+    arm: ArmRecord, config: dict[str, Any], trials: Sequence[TrialRecord]
+) -> tuple[str, ...]:
+    """For the trial that failed with the fewest rows in a micro-batch."""
+    try:
+        study = StudyConfig.model_validate(config)
+    except ValidationError:  # another version's
+        return ()
+    if arm.name not in study.arms:
+        return ()
+    setups = [setup_of(study, arm.name, trial.params) for trial in trials]
+    smallest = min(setups, key=lambda setup: setup.settings.per_device_train_batch_size)
+    return tuple(advice(smallest))
+
+
+def _latest_remedies(failed: Sequence[TrialRecord]) -> tuple[str, ...]:
+    """As the last of the trials to fail so says."""
+    latest = max(failed, key=lambda trial: trial.number).outcome
+    return latest.failure.remedies if latest is not None and latest.failure is not None else ()
 
 
 def failure_kind(trial: TrialRecord) -> FailureKind | None:

@@ -10,7 +10,7 @@ MODELS: tuple[str, ...] = ("adder-teacher", "adder-student")
 PACKED_MODELS: tuple[str, ...] = ("smollm2-135m-instruct",)
 """Names of models that the extra `demo` brings; `sweeper.builtin.smollm2` unpacks this one."""
 
-DATASETS: tuple[str, ...] = ("addition",)
+DATASETS: tuple[str, ...] = ("addition", "facts")
 """Names that `dataset` knows."""
 
 
@@ -34,6 +34,6 @@ def dataset(name: str, split: str) -> list[dict[str, str]]:
     if name not in DATASETS:
         raise ValueError(f"`name` must be one of {', '.join(DATASETS)}, but got {name!r}.")
     # Imported here, or `python -m sweeper.builtin.addition` would find its module already loaded.
-    from sweeper.builtin import addition
+    from sweeper.builtin import addition, facts
 
-    return addition.problems(split)
+    return facts.dataset(split) if name == "facts" else addition.problems(split)

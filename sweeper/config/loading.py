@@ -13,7 +13,8 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from sweeper.config.base import expectation, short
-from sweeper.config.settings import METHODS, likely_meant, unknown_name
+from sweeper.config.placeholders import left_over
+from sweeper.config.settings import METHODS, MethodSettings, likely_meant, unknown_name
 from sweeper.config.study import StudyConfig
 from sweeper.config.suite import SuiteConfig
 from sweeper.config.yaml_file import KeyPath, YamlFile, read
@@ -88,6 +89,7 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> LoadedStudy:
         )
         problems.append(file.problem(("evaluation", "test"), message))
     _check_files(file, path, problems)
+    problems.extend(left_over(file))
     if problems or config is None:
         raise ConfigError(problems)
     return LoadedStudy(
@@ -101,7 +103,12 @@ def load_suite(path: Path) -> LoadedSuite:
     Raises:
         ConfigError: Lists everything that is wrong.
     """
-    return LoadedSuite(check(SuiteConfig, read(path)), path)
+    file = read(path)
+    problems = left_over(file)
+    config = _validate(SuiteConfig, file, problems)
+    if problems or config is None:
+        raise ConfigError(problems)
+    return LoadedSuite(config, path)
 
 
 def check(model: type[Model], file: YamlFile) -> Model:
@@ -136,6 +143,8 @@ def schema() -> dict[str, Any]:
     sampler = schema["properties"]["sampler"]
     types = schema["$defs"]["SamplerConfig"]["properties"]["type"]
     sampler["anyOf"] = [{"$ref": sampler.pop("$ref")}, {"enum": types["enum"]}]
+    settings = schema["$defs"]["ArmConfig"]["properties"]["settings"]
+    settings["properties"] = MethodSettings.model_json_schema()["properties"]
     of_method = copy.deepcopy(schema["$defs"]["ArmConfig"])
     of_method.pop("required")
     schema["$defs"]["NamedArmConfig"] = of_method

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -12,6 +13,7 @@ from sweeper.config.base import (
     PositiveFloat,
     PositiveInt,
     Problems,
+    Scalar,
     Strict,
     short,
 )
@@ -167,6 +169,26 @@ def init_kwarg_problem(name: str, value: Any, *, trusted: bool = False) -> str |
 
 def _is_count(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def with_settings(teacher: ModelConfig, values: Mapping[str, Scalar]) -> ModelConfig:
+    """The study's teacher with what an arm's settings say of it.
+
+    Args:
+        teacher: The study's.
+        values: ``model``, ``dtype``, ``quantization`` or ``init_kwargs.NAME``.
+    """
+    options = dict(teacher.init_kwargs)
+    changed: dict[str, Any] = {}
+    for name, value in values.items():
+        if name.startswith("init_kwargs."):
+            options[name.removeprefix("init_kwargs.")] = value
+        else:
+            changed[name] = value
+    base = teacher.model_dump()
+    if "model" in changed:
+        base.pop("vocab_size")
+    return ModelConfig.model_validate({**base, **changed, "init_kwargs": options})
 
 
 class LoraConfig(Strict):

@@ -30,8 +30,9 @@ class SuiteTask(Strict):
     """The lm-eval filter whose metric is read, as in `exact_match,strict-match`."""
     higher_is_better: bool | None = None
     """The metric's direction; by default what the task says."""
-    weight: Annotated[float, Field(gt=0)] = 1.0
-    """The task's share in the suite's weighted mean."""
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    """The task's share in the suite's weighted mean. 0: the task is scored and reported beside the
+    suite's score, and has no part in it, in the search, or in the verdict."""
     cluster_by: str | None = None
     """A column of the documents: those with the same value belong together (questions on one text,
     for example) and count as one draw where the verdict asks what chance might have drawn.
@@ -78,5 +79,7 @@ class SuiteConfig(Strict):
                     ("tasks", index, "task"), f"expected each task once, found {task.task!r} again"
                 )
             seen.add(task.task)
+        if not any(task.weight for task in self.tasks):
+            problems.add(("tasks",), "expected a task with a weight above 0, found none")
         problems.raise_if_any()
         return self

@@ -47,6 +47,9 @@ class TokenizedData:
     kept: tuple[int, ...]
     """Which examples the sequences are of."""
     sequences: tuple[TokenSequence, ...]
+    lengths: tuple[tuple[int, int], ...]
+    """Tokens of every example's prompt and answer before anything is cut; of an answer that there
+    is none of, or that is dropped with its prompt, 0."""
     notes: tuple[str, ...]
 
 
@@ -105,7 +108,26 @@ def read_examples(data: DataConfig, files: Sequence[str]) -> list[Example]:
         BadInputError: A column is missing, or a row does not hold text.
     """
     rows = read_rows(data, files)
-    columns = data.train.columns or _guess(rows[0], data.train.path)
+    return to_examples(rows, columns_of(data, rows), data)
+
+
+def columns_of(data: DataConfig, rows: Sequence[dict[str, Any]]) -> ColumnsConfig:
+    """Which columns hold what: as the study says, or guessed.
+
+    Raises:
+        BadInputError: They cannot be guessed.
+    """
+    return data.train.columns or _guess(rows[0], data.train.path)
+
+
+def to_examples(
+    rows: Sequence[dict[str, Any]], columns: ColumnsConfig, data: DataConfig
+) -> list[Example]:
+    """Rows as prompts and reference answers.
+
+    Raises:
+        BadInputError: A column is missing, or a row does not hold text.
+    """
     system = [{"role": "system", "content": data.system_prompt}] if data.system_prompt else []
     examples = []
     for number, row in enumerate(rows, start=1):
@@ -145,12 +167,14 @@ def tokenize(
     """
     kept: list[int] = []
     sequences: list[TokenSequence] = []
+    lengths: list[tuple[int, int]] = []
     dropped = cut = 0
     for index, example in enumerate(examples):
         with blaming("data", "train"):
             prompt_text = render_prompt(example, tokenizer)
         prompt = tuple(tokenizer(prompt_text, add_special_tokens=False)["input_ids"])
         if len(prompt) >= max_length:
+            lengths.append((len(prompt), 0))
             dropped += 1
             continue
         completion: tuple[int, ...] | None = None
@@ -158,6 +182,7 @@ def tokenize(
             completion = completions[index]
         elif example.completion is not None:
             completion = tokenize_completion(example, prompt_text, tokenizer)
+        lengths.append((len(prompt), len(completion or ())))
         if completion is not None and len(prompt) + len(completion) > max_length:
             completion = completion[: max_length - len(prompt)]
             cut += 1
@@ -171,7 +196,7 @@ def tokenize(
     if not sequences:
         message = f"expected room for prompts, but every prompt is {max_length} tokens or longer"
         raise BadInputError(message, ("training", "max_length"))
-    return TokenizedData(tuple(kept), tuple(sequences), tuple(notes))
+    return TokenizedData(tuple(kept), tuple(sequences), tuple(lengths), tuple(notes))
 
 
 def render_prompt(example: Example, tokenizer: PreTrainedTokenizerBase) -> str:

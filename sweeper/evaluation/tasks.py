@@ -11,7 +11,7 @@ from typing import Any
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from sweeper.config.suite import SuiteTask
+from sweeper.config.suite import SuiteConfig, SuiteTask
 from sweeper.errors import BadInputError
 from sweeper.records import SuiteSpec
 
@@ -68,6 +68,20 @@ def load_tasks(suite: SuiteSpec, *, allow_code: bool = False) -> list[LeafTask]:
                 )
             leaves.append(LeafTask(entry, name, task, _documents(entry, name, task)))
     return leaves
+
+
+def in_chat(
+    config: SuiteConfig, *, chat: bool, system_prompt: str | None
+) -> tuple[bool, str | None]:
+    """Whether a suite's prompts go through the chat template, and the system prompt before them.
+
+    Args:
+        config: The suite.
+        chat: Whether training uses the template: what the suite's ``auto`` means.
+        system_prompt: The study's, for suites in chat form without one of their own.
+    """
+    templated = chat if config.apply_chat_template == "auto" else config.apply_chat_template
+    return templated, config.system_instruction or (system_prompt if templated else None)
 
 
 def prompts(leaf: LeafTask) -> Iterator[tuple[str, set[str]]]:

@@ -8,9 +8,11 @@ import platform
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from itertools import takewhile
 from pathlib import Path
+from typing import Literal
 
 from sweeper.config.compute import ComputeConfig
 from sweeper.errors import SweeperError
@@ -102,20 +104,89 @@ def find_devices(wanted: str) -> list[str]:
     return _gpus() or ["cpu"]
 
 
+@dataclass(frozen=True)
+class Room:
+    """The memory that a trial has on a kind of device.
+
+    Attributes:
+        name: The device, and who shares it.
+        kind: Of the device.
+        bytes: What the trial has of it.
+    """
+
+    name: str
+    kind: Literal["cpu", "cuda", "mps"]
+    bytes: float
+
+
+def rooms(compute: ComputeConfig) -> list[Room]:
+    """What each process of a trial has on this machine, by kind and size of its devices.
+
+    Nothing is said of the nodes of a cluster, nor of a GPU whose driver does not answer.
+
+    Raises:
+        SweeperError: The machine does not have what ``compute`` asks for.
+    """
+    if compute.executor != "local":
+        return []
+    share = compute.resources_per_trial.gpu
+    devices = find_devices("cpu" if share == 0 else compute.device)
+    workers = count_workers(compute, devices)
+    if not devices[0].startswith("cuda"):
+        return [_main_memory(compute, devices[0], workers)]
+    sizes = _gpu_memory()
+    processes = workers * compute.devices_per_trial
+    jobs = per_device(share) if share else math.ceil(processes / len(devices))
+    part = share or 1 / jobs
+    shared = f"a GPU of {{:.0f}} GiB{f' that {jobs} trials share' * (jobs > 1)}"
+    found = {sizes[device] for device in devices if device in sizes}
+    return [Room(shared.format(size / 2**30), "cuda", size * part) for size in sorted(found)]
+
+
+def _main_memory(compute: ComputeConfig, device: str, workers: int) -> Room:
+    """The machine's memory, shared by its workers; or what a trial may take of it."""
+    kind: Literal["cpu", "mps"] = "mps" if device == "mps" else "cpu"
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    each = compute.devices_per_trial
+    limit = math.inf if compute.memory_limit is None else compute.memory_limit * 2**30 / each
+    if limit < total / (workers * each):
+        return Room("compute.memory_limit", kind, limit)
+    sharing = f"{workers} workers" if each == 1 else f"{workers * each} processes"
+    shared = f", which {sharing} share" * (workers * each > 1)
+    return Room(f"main memory ({total / 2**30:.0f} GiB{shared})", kind, total / (workers * each))
+
+
+def _gpu_memory() -> dict[str, int]:
+    """The bytes of each GPU that torch may use, by its name."""
+    query = ("--query-gpu=memory.total", "--format=csv,noheader,nounits")
+    sizes = [int(line) * 2**20 for line in _ask_driver(*query) if line.strip().isdigit()]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(index) for index in range(len(sizes))]
+    if visible is not None:
+        names = list(takewhile(lambda name: name not in ("", "-1"), visible.split(",")))
+    known = dict(zip(map(str, range(len(sizes))), sizes, strict=True))
+    return {f"cuda:{at}": known[name] for at, name in enumerate(names) if name in known}
+
+
 def _gpus() -> list[str]:
     """The GPUs that torch may use: those of the driver, within ``CUDA_VISIBLE_DEVICES``."""
     if metadata.version("torch").endswith("+cpu"):
         return []
-    try:
-        listed = subprocess.run(
-            ["nvidia-smi", "--list-gpus"], capture_output=True, text=True, check=True, timeout=30
-        ).stdout
-    except (OSError, subprocess.SubprocessError):
-        return []
-    count = sum(line.startswith("GPU ") for line in listed.splitlines())
+    count = sum(line.startswith("GPU ") for line in _ask_driver("--list-gpus"))
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         # CUDA stops reading at the first name that is none, such as -1.
         named = takewhile(lambda name: name not in ("", "-1"), visible.split(","))
         count = min(count, len(list(named)))
     return [f"cuda:{index}" for index in range(count)]
+
+
+def _ask_driver(*arguments: str) -> list[str]:
+    """The lines that NVIDIA's driver answers; none where there is none."""
+    try:
+        answer = subprocess.run(
+            ["nvidia-smi", *arguments], capture_output=True, text=True, check=True, timeout=30
+        )
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return answer.stdout.splitlines()

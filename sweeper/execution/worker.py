@@ -141,7 +141,22 @@ def _run(spec: Spec, share: Share, run: Callable[[Spec], Outcome] | None) -> Out
         _limit_memory(place.memory_gib / place.processes)
     inside = place.model_copy(update={"device": claimed})
     outcome = (run or run_job)(spec.model_copy(update={"place": inside}))
-    return outcome.model_copy(update={"device": ", ".join(devices), "devices": len(devices)})
+    found = {
+        "device": ", ".join(devices),
+        "devices": len(devices),
+        "peak_bytes": _peak_bytes(claimed),
+    }
+    return outcome.model_copy(update=found)
+
+
+def _peak_bytes(device: str) -> int:
+    """The most memory that this process has taken; see ``Outcome.peak_bytes``."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_reserved()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _limit_memory(gib: float) -> None:

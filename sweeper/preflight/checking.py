@@ -1,184 +1,211 @@
-"""``sweeper check``: what is known of a study before anything is spent on it."""
+"""``sweeper check``, and what ``sweeper run`` begins with: everything that is known beforehand."""
 
 from __future__ import annotations
 
-import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
+
+from rich.console import Console
 
 from sweeper.analysis import power
 from sweeper.analysis.comparison import compare
-from sweeper.analysis.findings import Finding
-from sweeper.analysis.power import Design
+from sweeper.analysis.findings import Finding, Preflight
+from sweeper.analysis.pace import StudyPace
 from sweeper.analysis.verdict import claim, paired
 from sweeper.cache import default_root
 from sweeper.config.loading import LoadedStudy, LoadedSuite
-from sweeper.errors import ConfigError
-from sweeper.history import read_preparation, read_study
+from sweeper.config.models import StudentConfig
+from sweeper.config.study import StudyConfig
+from sweeper.corners import wanted
+from sweeper.errors import SweeperError
+from sweeper.execution.devices import Room, find_devices, rooms
+from sweeper.history import read_study
 from sweeper.paths import StudyPaths, read_json_lines
-from sweeper.placement import make_executor
-from sweeper.preparation import explain, make_origin, make_spec, submit
-from sweeper.snapshot import command_line, open_snapshot, read_snapshot, suite_spec
-from sweeper.study_record import StudyRecord
+from sweeper.preflight.claim import claim_findings, design_findings
+from sweeper.preflight.data import data_findings
+from sweeper.preflight.durations import with_time, workers_of
+from sweeper.preflight.examining import recorded_examination, run_data_step
+from sweeper.preflight.measured import pace_of_study
+from sweeper.preflight.memory import memory_findings
+from sweeper.preflight.pair import lead_finding, pair_findings, size_finding
+from sweeper.preflight.probe import probe
+from sweeper.preflight.settings import settings_findings
+from sweeper.preparation import problem_of
+from sweeper.records import Examination, Failure, ModelShape, ShapeRequest
+from sweeper.snapshot import changes, read_snapshot
+from sweeper.study_record import Lead, StudyRecord
 
-_POLL_SECONDS = 0.25
-FEWEST_SEEDS = 3
-"""From which on intervals are narrow enough to be of use."""
+Shaped = tuple[ShapeRequest, ModelShape]
+KnownVariances = tuple[tuple[power.Variances, ...], str]
 
 
-def check(study: LoadedStudy, runs: Path) -> tuple[list[Finding], Design | None]:
-    """What is right and wrong with a study whose file is well-formed, and what it can show.
+def check(
+    study: LoadedStudy,
+    runs: Path,
+    out: Console | None = None,
+    *,
+    probing: bool = False,
+    cache: Path | None = None,
+) -> Preflight:
+    """Everything that is known of a study whose file is well-formed, before it is run.
 
     Args:
         study: The checked study file.
-        runs: Where studies are recorded; what this one left there is measured, and not changed.
+        runs: Where studies are recorded; what this one left there is read, and not changed.
+        out: Where it is shown that something is under way; None: nowhere.
+        probing: Whether a few steps of each arm are done, to measure how long the study takes.
+        cache: The content-addressed cache that a probe uses; by default the user's.
 
     Raises:
         SweeperError: The data step could not be run.
     """
-    config = study.config
-    found = [
-        Finding(state="ok", what="study file", detail=f"{config.study}: {', '.join(config.arms)}")
-    ]
-    found += [_confirmation(study)]
-    pairs = power.comparisons(config)
-    if not config.confirms() or study.test is None or pairs == 0:
-        return found, None
-    paths = StudyPaths(runs, config.study)
-    try:
-        documents = count_documents(study, study.test, paths)
-    except ConfigError as error:
-        found.append(Finding(state="error", what="data and suites", detail=str(error)))
-        return found, None
-    if documents < 2:
-        detail = f"{documents} document says nothing of others"
-        advice = "Let the test suite name more documents."
-        found.append(Finding(state="error", what="test suite", detail=detail, advice=advice))
-        return found, None
-    variances, basis = _variances(paths)
-    shown = power.design(documents, config.confirm.seeds, pairs, variances, basis)
-    return [*found, _smallest(shown), *_margin(config.margin, shown)], shown
+    out = out or Console(quiet=True)
+    started = time.time()
+    paths = StudyPaths(runs, study.config.study)
+    with out.status("Looking over data, tokenizers and suites"):
+        snapshot = read_snapshot(paths)
+        record = read_study(paths, snapshot) if snapshot is not None else None
+        variances = _variances(record, paths) if record is not None else None
+        if snapshot is not None and changes(snapshot, study):
+            # Its documents may be much the same; nothing else of it says anything.
+            snapshot = record = None
+        known = recorded_examination(study, paths, snapshot) if snapshot is not None else None
+        device = next(iter(_devices(study.config)[0]), "cpu")
+        seen = known or run_data_step(study, device)
+        lead = record.lead if record is not None else None
+        found = judge(study, seen, lead=lead, variances=variances)
+    if found.errors:
+        return found
+    timed: StudyPace | SweeperError | None = None
+    if probing:
+        try:
+            probed = probe(study, paths, cache or default_root(), out, begun=started)
+        except SweeperError as error:
+            timed = error
+        else:
+            timed = probed.pace
+            found = judge(study, seen, lead=probed.lead, variances=variances)
+    elif record is not None:
+        timed = pace_of_study(record, workers_of(study.config))
+    return with_time(study, found, timed, seen.test_documents)
 
 
-def count_documents(study: LoadedStudy, suite: LoadedSuite, paths: StudyPaths) -> int:
-    """How many documents the test suite has: as was found, as it says, or by the data step.
+def judge(
+    study: LoadedStudy,
+    seen: Examination,
+    *,
+    lead: Lead | None = None,
+    variances: KnownVariances | None = None,
+) -> Preflight:
+    """What is said of a study.
 
-    Raises:
-        ConfigError: Data or suites cannot work as written.
-        SweeperError: The step failed.
+    Args:
+        study: The checked study file.
+        seen: What the data step saw.
+        lead: The teacher's over the starting student, once both were scored.
+        variances: Of a difference, and what they are in words; by default as assumed.
     """
-    snapshot = read_snapshot(paths)
-    if snapshot and snapshot.files.get("suite test") == suite_spec(suite).content_hash:
-        data = read_preparation(paths).data
-        if data is not None and data.test_documents is not None:
-            return data.test_documents
-    named = [_named(task.documents, task.limit) for task in suite.config.tasks]
-    if all(named):
-        return sum(number for number in named if number)
-    return _counted(study)
-
-
-def _named(documents: tuple[int, int] | None, limit: int | None) -> int | None:
-    if documents is None:
-        return None
-    first, end = documents
-    return min(end - first, limit or end)
-
-
-def _counted(study: LoadedStudy) -> int:
-    """By the data step, which leaves nothing behind but what the cache keeps of models."""
-    with tempfile.TemporaryDirectory(prefix="sweeper-check-") as directory:
-        paths = StudyPaths(Path(directory), study.config.study)
-        paths.directory.mkdir()
-        cache = default_root()
-        with make_executor(study, paths, cache) as executor:
-            threads = executor.next_place(paths.directory).threads
-            snapshot = open_snapshot(study, paths, command_line(), threads)
-            origin = make_origin(study, snapshot, cache)
-            files = paths.preparation("data")
-            spec = make_spec(study, origin, suite_spec(study.selection), "data", files)
-            submit(spec, files, executor)
-            while not (finished := executor.wait(_POLL_SECONDS)):
-                pass
-        outcome = finished[0].outcome
-        if outcome is None or outcome.data is None or outcome.data.test_documents is None:
-            raise explain(study, "data", outcome, files)
-        return outcome.data.test_documents
-
-
-def _confirmation(study: LoadedStudy) -> Finding:
     config = study.config
-    what = "confirmation"
-    if study.test is None:
-        return Finding(
-            state="warning",
-            what=what,
-            detail="there is no test suite: the search's best scores are optimistic, and no claim",
-            advice="Write evaluation: {test: SUITE} and confirm: {seeds: 5}.",
-        )
-    if config.confirm.seeds == 0:
-        return Finding(
-            state="warning",
-            what=what,
-            detail="confirm.seeds is 0: the test suite is not used, and no claim is made",
-            advice="Write confirm: {seeds: 5}.",
-        )
-    if power.comparisons(config) == 0:
-        return Finding(
-            state="warning",
-            what=what,
-            detail="there is one arm, and nothing to compare it with",
-            advice="Add an arm, for example sft.",
-        )
-    if config.confirm.seeds < FEWEST_SEEDS:
-        return Finding(
-            state="warning",
-            what=what,
-            detail=f"confirm.seeds is {config.confirm.seeds}: too few to tell how seeds differ",
-            advice=f"Write confirm: {{seeds: 5}}, or {FEWEST_SEEDS} at least.",
-        )
-    detail = f"winners are trained with {config.confirm.seeds} seeds, and scored on the test suite"
-    return Finding(state="ok", what=what, detail=detail)
-
-
-def _smallest(design: Design) -> Finding:
-    sizes = " to ".join(f"{size:.3f}" for size in sorted(design.smallest))
-    seeds = f"{design.seeds} seed{'s' * (design.seeds != 1)}"
-    pairs = f"{design.comparisons} comparison{'s' * (design.comparisons != 1)}"
-    return Finding(
-        state="ok",
-        what="smallest difference",
-        detail=f"{sizes} is found with {design.power:.0%} power by {seeds} and"
-        f" {design.documents:,} documents, in a claim of {pairs}",
+    devices, places, of_compute = _devices(config)
+    # Old records have no shapes.
+    shapes = list(zip(wanted(config), seen.shapes, strict=False))
+    teacher, student = _parameters(config, shapes)
+    documents = seen.test_documents
+    if documents is None and study.test is not None:
+        documents = _named_documents(study.test)
+    of_design, design = design_findings(config, documents, *(variances or power.assumed()))
+    return Preflight(
+        findings=(
+            Finding(
+                state="ok", what="study file", detail=f"{config.study}: {', '.join(config.arms)}"
+            ),
+            *(_wrong(study, problem) for problem in seen.problems),
+            *pair_findings(seen),
+            *([size_finding(teacher, student)] if teacher and student else []),
+            *([lead_finding(lead)] if lead is not None else []),
+            *data_findings(study, seen),
+            *settings_findings(config, devices, student),
+            *of_compute,
+            *_memory(config, seen, shapes, places),
+            *claim_findings(config),
+            *of_design,
+        ),
+        design=design,
     )
 
 
-def _margin(margin: float | None, design: Design) -> list[Finding]:
-    if margin is None:
+_PARTS = {
+    ("data",): "training data",
+    ("evaluation", "selection"): "selection suite",
+    ("evaluation", "test"): "test suite",
+    ("teacher",): "teacher",
+    ("student",): "student",
+    ("training",): "settings",
+    ("arms",): "settings",
+}
+"""What a key of the study file is a part of."""
+
+
+def _wrong(study: LoadedStudy, problem: Failure) -> Finding:
+    parts = (what for key, what in _PARTS.items() if problem.key[: len(key)] == key)
+    found = problem_of(study, problem)
+    return Finding(
+        state="error", what=next(parts, "study file"), detail=found.message, place=found.place
+    )
+
+
+def _devices(config: StudyConfig) -> tuple[list[str], list[Room], list[Finding]]:
+    """What trials would run on, as far as this machine can say; and what is wrong with it."""
+    compute = config.compute
+    if compute.executor != "local":
+        return [], [], []
+    try:
+        kind = "cpu" if compute.resources_per_trial.gpu == 0 else compute.device
+        return find_devices(kind), rooms(compute), []
+    except SweeperError as error:
+        return [], [], [Finding(state="error", what="compute", detail=str(error))]
+
+
+def _parameters(config: StudyConfig, shapes: Sequence[Shaped]) -> tuple[int | None, int | None]:
+    """How many the teacher and the student have, an adapter left out, as far as it is known."""
+    teacher = student = None
+    for asked, shape in shapes:
+        if isinstance(asked.model, StudentConfig):
+            student = shape.parameters - (shape.trainable_parameters if shape.adapted else 0)
+        elif asked.model.model == config.teacher.model:
+            teacher = shape.parameters
+    return teacher, student
+
+
+def _memory(
+    config: StudyConfig, seen: Examination, shapes: Sequence[Shaped], places: Sequence[Room]
+) -> list[Finding]:
+    if seen.data is None or not shapes:
         return []
-    if margin >= max(design.smallest):
-        detail = f"{margin:g}, and the design can show that arms are equivalent within it"
-        return [Finding(state="ok", what="margin", detail=detail)]
-    return [
-        Finding(
-            state="warning",
-            what="margin",
-            detail=f"{margin:g} is smaller than what the design can show"
-            f" ({max(design.smallest):.3f}): arms will hardly be called equivalent",
-            advice="Use more documents or seeds, or a wider margin.",
-        )
-    ]
+    known = {asked.key(): shape for asked, shape in shapes}
+    return memory_findings(config, seen.data, lambda asked: known[asked.key()], places)
 
 
-def _variances(paths: StudyPaths) -> tuple[tuple[power.Variances, ...], str]:
-    """As measured by what the study left, the winners before the trials; or as assumed."""
-    snapshot = read_snapshot(paths)
-    if snapshot is None:
-        return power.assumed()
-    record = read_study(paths, snapshot)
-    return _of_finals(record) or _of_trials(record, paths) or power.assumed()
+def _named_documents(suite: LoadedSuite) -> int | None:
+    """How many documents a suite's score is made of, where all of its tasks name theirs."""
+    found = 0
+    for task in suite.config.tasks:
+        if not task.weight:
+            continue
+        if task.documents is None:
+            return None
+        first, end = task.documents
+        found += min(end - first, task.limit or end)
+    return found
 
 
-def _of_finals(record: StudyRecord) -> tuple[tuple[power.Variances, ...], str] | None:
+def _variances(record: StudyRecord, paths: StudyPaths) -> KnownVariances | None:
+    """As measured by what the study left, the winners before the trials."""
+    return _of_finals(record) or _of_trials(record, paths)
+
+
+def _of_finals(record: StudyRecord) -> KnownVariances | None:
     if record.test is None or record.test.scores is None:
         return None
     arms = {arm.arm: arm for arm in record.test.scores.arms if arm.at == "steps"}
@@ -191,9 +218,7 @@ def _of_finals(record: StudyRecord) -> tuple[tuple[power.Variances, ...], str] |
     return power.from_finals(differences)
 
 
-def _of_trials(
-    record: StudyRecord, paths: StudyPaths
-) -> tuple[tuple[power.Variances, ...], str] | None:
+def _of_trials(record: StudyRecord, paths: StudyPaths) -> KnownVariances | None:
     scored = []
     for arm in compare(record).arms:
         if arm.best is not None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from sweeper.analysis.by_task import by_task
 from sweeper.analysis.footing import equal_footing
-from sweeper.reporting import wording
+from sweeper.reporting import task_table, wording
 from sweeper.reporting.comparison_table import comparison_view
 from sweeper.reporting.console import bulleted, definitions, heading, notice, show
 from sweeper.reporting.footing_table import TITLE, footing_note, footing_view
@@ -24,6 +25,10 @@ def show_study(page: Page, console: Console) -> None:
     notice(record, console)
     if verdict is not None:
         show(verdict_view(verdict), console)
+        if results := by_task(record):
+            console.print()
+            show(heading(task_table.TITLE), console)
+            show(task_table.task_view(results), console)
         if rows := equal_footing(record, verdict.claimed):
             console.print()
             show(heading(TITLE), console)

@@ -36,6 +36,9 @@ FAILURE_NAMES: dict[FailureKind, str] = {
 }
 """The kinds of failure in words."""
 
+_UNITS = (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1))
+"""Units of time with their seconds, each with the next smaller one."""
+
 NOTHING = "–"
 """Stands where there is no value."""
 
@@ -179,6 +182,15 @@ def time_left(seconds: float) -> str:
         return f"about {hours} h {rest} min" if rest else f"about {hours} h"
     days, hours = divmod(round(minutes / 60), 24)
     return f"about {days} d {hours} h" if hours else f"about {days} d"
+
+
+def duration(seconds: float) -> str:
+    """A duration in its two largest units: ``0.8 s``, ``4 min 40 s``, ``2 h 10 min``."""
+    for large, size, small, unit in _UNITS:
+        first, rest = divmod(round(seconds / unit) * unit, size)
+        if first:
+            return f"{first} {large} {rest // unit} {small}" if rest else f"{first} {large}"
+    return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
 
 
 def percent(share: float | None) -> str:

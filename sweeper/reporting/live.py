@@ -19,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.reporting import formatting
+from sweeper.reporting.console import show
 from sweeper.reporting.visible import visible
 
 _TELLING = 0.1
@@ -197,6 +198,10 @@ class LiveDisplay:
     def message(self, text: str) -> None:
         """Print a line that stays: above the live area where there is one."""
         self._print(text)
+
+    def show(self, view: RenderableType) -> None:
+        """Print something larger that stays."""
+        show(view, self._console)
 
     def _print(self, line: str) -> None:
         self._console.print(Text(visible(line)), soft_wrap=self._live is None)

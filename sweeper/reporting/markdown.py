@@ -65,6 +65,7 @@ def _sections(page: Page, images: set[str]) -> Iterator[str]:
         yield f"> **Code from outside was allowed to run:** {keys}."
     if page.verdict is not None:
         yield from report_verdict.tables(page.verdict)
+        yield from report_verdict.tasks(record)
         yield from report_verdict.footing(record, page.verdict)
         yield from report_verdict.plot_sections(images)
     else:

@@ -87,7 +87,7 @@ def _metadata(
 
 
 def _metric(scores: Scores) -> str:
-    names = {task.metric for task in scores.tasks}
+    names = {task.metric for task in scores.tasks if task.weight}
     return names.pop() if len(names) == 1 else "mean"
 
 

@@ -17,6 +17,7 @@ from sweeper.analysis.advice import Advice, Judgement, advice
 from sweeper.analysis.comparison import Comparison
 from sweeper.analysis.failures import FailureGroup, failure_groups
 from sweeper.analysis.learning_curves import LearningCurve, learning_curves
+from sweeper.analysis.poor_quality import PoorQuality, poor_quality
 from sweeper.analysis.realised import Realised, realised
 from sweeper.analysis.recommendation import Recommendation, recommend
 from sweeper.analysis.verdict import Verdict
@@ -38,6 +39,7 @@ class PracticeLessons(Record):
     higher_is_better: bool
     recommendation: Recommendation | None
     advice: tuple[Advice, ...]
+    poor_quality: PoorQuality | None
     failures: tuple[FailureGroup, ...]
     realised: Realised | None
     curves: tuple[LearningCurve, ...]
@@ -53,10 +55,12 @@ def practice_lessons(
         comparison: Its arms on the selection suite.
         verdict: Its winners on the test suite, once they were scored.
     """
+    found = advice(record, comparison, verdict)
     return PracticeLessons(
         higher_is_better=record.higher_is_better,
         recommendation=recommend(record, comparison, verdict),
-        advice=advice(record, comparison, verdict),
+        advice=found,
+        poor_quality=poor_quality(comparison, found),
         failures=failure_groups(record),
         realised=realised(record),
         curves=learning_curves(record, verdict),
@@ -79,7 +83,7 @@ def fragment(arms: dict[str, Any]) -> str:
 def practice_sections(lessons: PracticeLessons, images: set[str]) -> Iterator[str]:
     """The report's sections; images are shown only if they were written."""
     yield from _recommended(lessons.recommendation)
-    yield from _advice(lessons.advice)
+    yield from _advice(lessons)
     yield from _realised(lessons, images)
     if lessons.curves and CURVES_IMAGE in images:
         yield "## How the winners learned"
@@ -103,13 +107,16 @@ def practice_view(lessons: PracticeLessons) -> RenderableType | None:
             Text(practice_wording.recommendation_reason(found)),
             text,
         ]
-    if lines := _advice_lines(lessons.advice):
+    lines = _advice_lines(lessons.advice)
+    if lessons.poor_quality is not None:
+        lines.insert(0, visible(practice_wording.poor_quality_sentences(lessons.poor_quality)))
+    if lines:
         parts += ["", heading("Common advice, on this study's evidence"), bulleted(lines, style="")]
     warnings = practice_wording.realised_warnings(lessons.realised) if lessons.realised else []
     if warnings:
         parts += ["", heading("Rollouts"), bulleted(warnings, style="yellow")]
     if lessons.failures:
-        failed = [f"{g.arm}: {practice_wording.failure_sentence(g)}" for g in lessons.failures]
+        failed = [f"{g.arm}: {practice_wording.failure_sentence(g)}." for g in lessons.failures]
         parts += ["", heading("Where trials failed"), bulleted(map(visible, failed), style="")]
     if not parts:
         return None
@@ -138,12 +145,20 @@ def practice_json(lessons: PracticeLessons) -> dict[str, Any]:
             }
             for one in lessons.advice
         ],
+        "poor_quality": _poor_quality_json(lessons.poor_quality),
         "failures": [
             {**group.model_dump(mode="json"), "sentence": practice_wording.failure_sentence(group)}
             for group in lessons.failures
         ],
         "realised": _realised_json(lessons),
     }
+
+
+def _poor_quality_json(found: PoorQuality | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    sentence = practice_wording.poor_quality_sentences(found)
+    return {**found.model_dump(mode="json"), "sentence": sentence}
 
 
 def _realised_json(lessons: PracticeLessons) -> dict[str, Any] | None:
@@ -172,10 +187,12 @@ def _recommended(found: Recommendation | None) -> Iterator[str]:
         yield fenced(fragment(found.narrowed), "yaml")
 
 
-def _advice(found: tuple[Advice, ...]) -> Iterator[str]:
-    if not found:
+def _advice(lessons: PracticeLessons) -> Iterator[str]:
+    if not lessons.advice:
         return
     yield "## Common advice, on this study's evidence"
+    if lessons.poor_quality is not None:
+        yield inline(practice_wording.poor_quality_sentences(lessons.poor_quality))
     yield table(
         ["advice", "here", "evidence"],
         [
@@ -184,7 +201,7 @@ def _advice(found: tuple[Advice, ...]) -> Iterator[str]:
                 _marked(one.judgement),
                 inline(practice_wording.advice_evidence(one)),
             ]
-            for one in _told_first(found)
+            for one in _told_first(lessons.advice)
         ],
         left=(0, 1, 2),
     )

@@ -15,6 +15,7 @@ from sweeper.analysis.advice import (
 )
 from sweeper.analysis.failures import FailureGroup, Region
 from sweeper.analysis.longer_training import LateProgress, LongerTraining
+from sweeper.analysis.poor_quality import PoorQuality, Untried
 from sweeper.analysis.ranks import FEWEST_A_SIDE
 from sweeper.analysis.realised import (
     MANY_TRUNCATED,
@@ -71,6 +72,14 @@ _SIDES: dict[Topic, tuple[str, str]] = {
     "gkd_costs_more": ("with GKD", "offline"),
 }
 """Which trials a contrast sets against which."""
+
+UNTRIED: dict[Untried, str] = {
+    "more_on_policy": "more on-policy sequences (lmbda 0.6 to 0.8)",
+    "temperature": "a temperature of 0.7 to 0.9",
+    "longer_training": "training for longer (max_steps)",
+    "better_teacher": "a teacher that is measurably better than the starting student",
+}
+"""What to try where quality is poor, after "Try"."""
 
 RULE = (
     "Advice is called confirmed or contradicted only if the trials that follow it and those that do"
@@ -139,6 +148,23 @@ def _size(found: TeacherSize) -> str:
     )
 
 
+def poor_quality_sentences(found: PoorQuality) -> str:
+    """That GKD taught too little to measure, and what to try."""
+    by = ""
+    if found.standard_errors is not None:
+        by = f", {found.standard_errors:+.1f} standard errors"
+    told = (
+        f"The best GKD trial, {found.arm} #{found.trial}, is not measurably better than the"
+        f" starting student ({found.score:.3f} against {found.start:.3f}{by})."
+    )
+    if found.untried:
+        told += f" Try {formatting.listed(map(UNTRIED.__getitem__, found.untried), 'or')}."
+    return (
+        f"{told} Whether teacher and student fit together, sweeper check says; what the student"
+        " writes stands beside its trials' outcomes (samples.jsonl): the loss alone does not tell."
+    )
+
+
 def realised_sentences(found: Realised, *, reversed_scores: bool) -> list[str]:
     """How scores go with what was sampled."""
     told = []
@@ -193,13 +219,19 @@ def correlation_title(trend: Trend | None) -> str:
 
 
 def failure_sentence(group: FailureGroup) -> str:
-    """How many trials failed so, and where, as a sentence without its final stop."""
+    """How many trials failed so, where, and what to try, without the final stop."""
     kind = formatting.FAILURE_NAMES[group.kind]
     told = (
         f"{len(group.trials)} of {group.ended} trials: {kind}"
         f" ({formatting.trial_numbers(group.trials)})"
     )
-    return f"{told}; {_region(group.region)}" if group.region else told
+    if group.region:
+        told += f"; {_region(group.region)}"
+    if group.kind == "out_of_memory" and group.remedies:
+        told += f". To need less, in the order to try: {'; '.join(group.remedies)}"
+    elif group.remedies:
+        told += f". Try {formatting.listed(group.remedies, 'or')}"
+    return told
 
 
 def _region(found: Region) -> str:

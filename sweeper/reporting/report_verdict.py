@@ -6,9 +6,10 @@ from collections.abc import Collection, Iterator
 
 from matplotlib.figure import Figure
 
+from sweeper.analysis.by_task import by_task
 from sweeper.analysis.footing import equal_footing
 from sweeper.analysis.verdict import PairVerdict, Verdict
-from sweeper.reporting import footing_table, formatting, verdict_plot
+from sweeper.reporting import footing_table, formatting, task_table, verdict_plot
 from sweeper.reporting.escaping import cell, inline, table
 from sweeper.reporting.grids import Grid
 from sweeper.reporting.page import Page
@@ -42,6 +43,14 @@ def tables(verdict: Verdict) -> Iterator[str]:
         if reference(verdict, at) is None:
             yield _table(pairs_grid(verdict, at))
     yield "\n".join(f"- {inline(note)}" for note in (*explanations(verdict), *notes(verdict)))
+
+
+def tasks(record: StudyRecord) -> Iterator[str]:
+    """What the winners recovered of each task, where the suite has several."""
+    if results := by_task(record):
+        yield f"### {task_table.TITLE}"
+        yield _table(task_table.task_grid(results))
+        yield "\n".join(f"- {inline(note)}" for note in task_table.task_notes(results))
 
 
 def footing(record: StudyRecord, verdict: Verdict) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from sweeper.analysis.by_task import by_task
 from sweeper.analysis.comparison import as_json as comparison_json
 from sweeper.analysis.verdict import Verdict
 from sweeper.reporting.page import Page
@@ -31,6 +32,7 @@ def study_json(page: Page) -> dict[str, Any]:
             for pair in verdict.pairs
         ],
         "verdict_notes": notes(verdict),
+        "tasks": [result.model_dump(mode="json") for result in by_task(page.record)],
         "arms": {
             name: {**arm, **({"test": tests[name]} if name in tests else {})}
             for name, arm in plain["arms"].items()

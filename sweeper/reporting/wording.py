@@ -12,11 +12,12 @@ from sweeper.analysis.comparison import (
     Score,
     selection_note,
 )
+from sweeper.analysis.lead import is_better, is_worse
 from sweeper.config.confirm import ConfirmConfig
 from sweeper.records import Failure
 from sweeper.reporting import formatting
 from sweeper.reporting.visible import visible
-from sweeper.study_record import ArmRecord, StudyRecord
+from sweeper.study_record import ArmRecord, Lead, StudyRecord
 
 CLEAR = 2.0
 """Differences below this many standard errors are called unclear: about 95 % confidence, before the
@@ -52,11 +53,32 @@ def notes(comparison: Comparison) -> list[str]:
         found.append(selection_note(comparison))
     if any(arm.difference for arm in comparison.arms):
         found.append(UNPAIRED_NOTE)
-    if _no_gap(comparison.teacher, comparison.starting_student, comparison.higher_is_better):
+    if comparison.lead is not None:
+        if not is_better(comparison.lead):
+            found.append(teacher_lead(comparison.lead))
+    elif _no_gap(comparison.teacher, comparison.starting_student, comparison.higher_is_better):
         found.append(
             "The teacher is no better than the starting student: there is no gap to close."
         )
     return found
+
+
+def teacher_lead(lead: Lead) -> str:
+    """Whether the teacher is better than the student that all arms start from, in a sentence."""
+    if is_better(lead):
+        told = "The teacher is measurably better than the starting student"
+    elif is_worse(lead):
+        told = "The teacher is worse than the starting student"
+    else:
+        told = "The teacher is not measurably better than the starting student"
+    numbers = (
+        f"{lead.teacher:.3f} against {lead.student:.3f}, {lead.value:+.3f}, 95 % interval"
+        f" {lead.low:+.3f} to {lead.high:+.3f}, {lead.documents:,} documents"
+    )
+    told += f" on the selection suite ({numbers})"
+    if is_better(lead):
+        return f"{told}."
+    return f"{told}: there may be nothing to distil that the suite could show."
 
 
 def unconfirmed(record: StudyRecord) -> str:
@@ -91,8 +113,8 @@ def failures(comparison: Comparison) -> list[tuple[str, str]]:
 
 
 def reason(failure: Failure) -> str:
-    """Why a job failed: the kind in words, and the message."""
-    return f"{formatting.FAILURE_NAMES[failure.kind]}: {visible(failure.message)}"
+    """Why a job failed: the kind in words, the message, and what to try."""
+    return f"{formatting.FAILURE_NAMES[failure.kind]}: {visible(failure.told())}"
 
 
 def reasons(arm: ArmRecord) -> dict[str, list[int]]:

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sweeper.config.placeholders import FILL_IN
 from sweeper.config.yaml_text import commented, yaml_text
 from sweeper.errors import ConfigError, Problem
-from sweeper.scaffolding.suites import FILL_IN
 
 Values = dict[str, Any]
 
@@ -100,6 +100,11 @@ def study_text(draft: Draft, output: Path, origin: str) -> str:
     head = f"{origin}\nCheck it with: sweeper check {output}; run it with: sweeper run {output}"
     if draft.fill_in:
         head += f" (once what is marked {FILL_IN} is completed)"
+    name = draft.values["study"]
+    head += (
+        f"\nStart small: sweeper run {output} --set study={name}-small --set trials=1 --set"
+        " training.max_steps=20, or with smaller models of the same family."
+    )
     if draft.notes:
         notes = "\n".join(f"  {note.path}: {note.message}" for note in draft.notes)
         head += f"\nOf the recipe:\n{notes}"

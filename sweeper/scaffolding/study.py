@@ -11,6 +11,7 @@ from typing import Any
 from sweeper.config.base import short
 from sweeper.config.columns import ColumnsConfig
 from sweeper.config.loading import DATA_SUFFIXES, check, find_file, load_suite
+from sweeper.config.placeholders import FILL_IN
 from sweeper.config.recipes.keys import EPOCHS
 from sweeper.config.recipes.reading import Recipe, read_recipe
 from sweeper.config.study import StudyConfig
@@ -19,12 +20,7 @@ from sweeper.errors import ConfigError, Problem
 from sweeper.paths import is_name
 from sweeper.scaffolding.draft import Draft, Request, Values
 from sweeper.scaffolding.local_data import find_columns, hold_out, json_lines, pairs, read_rows
-from sweeper.scaffolding.suites import (
-    FILL_IN,
-    answer_tokens,
-    held_out_files,
-    placeholder_suites,
-)
+from sweeper.scaffolding.suites import answer_tokens, held_out_files, placeholder_suites
 
 RECIPE_ARM = "gkd-recipe"
 """The arm that a recipe becomes."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from sweeper.config.placeholders import FILL_IN
 from sweeper.config.yaml_text import commented, yaml_text
 from sweeper.scaffolding.local_data import HeldOut, json_lines
-
-FILL_IN = "FILL-IN"
-"""How a placeholder begins."""
 
 _SHORT = 5
 """Words of an answer that a student can be asked to give literally."""

@@ -278,10 +278,10 @@ def outcome_tags(spec: TrialSpec, outcome: Outcome) -> dict[str, str]:
         **version_tags(outcome.versions),
     }
     if failure is not None:
-        tags |= {"sweeper.failure_kind": failure.kind, "sweeper.failure": failure.message}
+        tags |= {"sweeper.failure_kind": failure.kind, "sweeper.failure": failure.told()}
         details = "\n".join(f"    {line}" for line in failure.details.splitlines()[-60:])
         note = trial_tags(spec)[NOTE]
-        tags[NOTE] = f"{note}\n\nFailed ({failure.kind}): {failure.message}\n\n{details}".rstrip()
+        tags[NOTE] = f"{note}\n\nFailed ({failure.kind}): {failure.told()}\n\n{details}".rstrip()
     return as_tags(tags)
 
 
@@ -318,6 +318,8 @@ def outcome_points(outcome: Outcome) -> list[Point]:
         "cost/device_seconds": cost.device_seconds,
         **{f"cost/seconds_{part}": seconds for part, seconds in cost.seconds.items()},
     }
+    if outcome.peak_bytes is not None:
+        values["cost/peak_memory_gib"] = outcome.peak_bytes / 2**30
     if outcome.earlier_seconds:
         values["cost/earlier_attempts_seconds"] = outcome.earlier_seconds
     return _points_at_end(values, outcome)

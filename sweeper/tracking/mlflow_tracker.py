@@ -97,11 +97,20 @@ class MlflowStore:
         self._client: MlflowClient | None = None
         self._experiment_id = ""
 
-    def open(self) -> None:
+    def connect(self) -> None:
         """See ``RunStore``. Creates the database and its tables when there are none."""
 
         def connected() -> None:
-            client = connect(self._uri)
+            self._client = connect(self._uri)
+
+        with _explained(self._uri):
+            self._patiently(connected)
+
+    def open(self) -> None:
+        """See ``RunStore``."""
+
+        def opened() -> None:
+            client = self._client or connect(self._uri)
             found = client.get_experiment_by_name(self._experiment)
             if found is not None and found.lifecycle_stage == "deleted":
                 raise SweeperError(
@@ -113,7 +122,7 @@ class MlflowStore:
             self._client = client
 
         with _explained(self._uri):
-            self._patiently(connected)
+            self._patiently(opened)
 
     def find(self, wanted: Mapping[str, str], *, running: bool = False) -> Iterable[Run]:
         """See ``RunStore``."""

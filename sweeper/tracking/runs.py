@@ -49,8 +49,15 @@ class Run:
 class RunStore(Protocol):
     """Where runs are kept. It does what it is told; ``RunTracker`` keeps ``Run`` up to date."""
 
+    def connect(self) -> None:
+        """Reach the store, and record nothing there.
+
+        Raises:
+            SweeperError: It cannot be reached or used.
+        """
+
     def open(self) -> None:
-        """Connect; the first call.
+        """Connect, and have a place for the study's runs; before any other call.
 
         Raises:
             SweeperError: The store cannot be reached or used.
@@ -123,6 +130,10 @@ class RunTracker:
         self._common: dict[str, str] = {}
         self._data: DataSummary | None = None
         self._opened = False
+
+    def connect(self) -> None:
+        """See ``Tracker``."""
+        self._store.connect()
 
     def open_study(self, config: StudyConfig, provenance: Provenance, study_text: str) -> None:
         """See ``Tracker``."""

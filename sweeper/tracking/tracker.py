@@ -26,8 +26,15 @@ class Tracker(Protocol):
     study does.
     """
 
+    def connect(self) -> None:
+        """Reach the place where runs are kept, and record nothing: a study may yet be refused.
+
+        Raises:
+            SweeperError: It cannot be reached or used.
+        """
+
     def open_study(self, config: StudyConfig, provenance: Provenance, study_text: str) -> None:
-        """Find or make the study's run and set it running; the first call on every tracker.
+        """Find or make the study's run and set it running; what is recorded comes after it.
 
         Args:
             config: The study.
@@ -118,6 +125,9 @@ class MemoryStore:
 
     def __init__(self) -> None:
         self.runs: dict[str, MemoryRun] = {}
+
+    def connect(self) -> None:
+        """See ``RunStore``."""
 
     def open(self) -> None:
         """See ``RunStore``."""

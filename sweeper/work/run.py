@@ -9,7 +9,7 @@ import time
 import traceback
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sweeper import disk
 from sweeper.cache import noting
@@ -19,8 +19,11 @@ from sweeper.paths import JobPaths
 from sweeper.records import Cost, Failure, Outcome, PreparationSpec, TrialSpec
 from sweeper.reporter import Reporter
 from sweeper.secrets import redact_credentials, secrets_in, secrets_of_environment
+from sweeper.troubleshooting import lighter, steadier
 from sweeper.versions import package_versions
-from sweeper.work import preparation, trial
+from sweeper.work import examination, preparation, trial
+
+Spec = TypeVar("Spec", TrialSpec, PreparationSpec)
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 """What torch says, by device and allocator."""
@@ -45,15 +48,9 @@ def run(spec: TrialSpec | PreparationSpec) -> Outcome:
     if isinstance(spec, TrialSpec):
         common["earlier_seconds"] = spec.earlier_seconds
     try:
-        spec = spec.model_copy(update={"origin": unpack_models(spec.origin)})
-        if isinstance(spec, TrialSpec):
-            found = trial.do(spec, reporter)
-        else:
-            with noting() as entries:
-                found = preparation.do(spec, reporter)
-            found["cached"] = tuple(sorted(map(str, entries)))
+        found = _do(spec, reporter)
     except Exception as error:  # the one boundary: whatever happened becomes an outcome
-        failure = _without_secrets(_failure(error, reporter.phase_name, _places(spec)), spec)
+        failure = _without_secrets(_failure(error, reporter.phase_name, spec), spec)
         with suppress(OSError):  # the log's disk may be full
             print(failure.details, file=sys.stderr)
         return Outcome(
@@ -72,12 +69,35 @@ def run(spec: TrialSpec | PreparationSpec) -> Outcome:
     return Outcome(finished=finished, cost=cost, **found, **common)
 
 
+def _do(spec: TrialSpec | PreparationSpec, reporter: Reporter) -> dict[str, Any]:
+    """The parts of the outcome that follow from the job."""
+    if isinstance(spec, TrialSpec):
+        return trial.do(_unpacked(spec), reporter)
+    with noting() as entries:
+        if spec.step == "data":
+            # Reads the models itself: what is wrong with them must not hide the rest.
+            found = examination.do(spec, reporter)
+            seen = found["examination"]
+            told = tuple(_without_secrets(problem, spec) for problem in seen.problems)
+            found["examination"] = seen.model_copy(update={"problems": told})
+            found |= {"failure": told[0], "state": "failed"} if told else {}
+        else:
+            found = preparation.do(_unpacked(spec), reporter)
+    found["cached"] = tuple(sorted(map(str, entries)))
+    return found
+
+
+def _unpacked(spec: Spec) -> Spec:
+    return spec.model_copy(update={"origin": unpack_models(spec.origin)})
+
+
 def _places(spec: TrialSpec | PreparationSpec) -> tuple[Path, ...]:
     """Where a job writes."""
     return Path(spec.place.directory), Path(spec.origin.cache), Path(tempfile.gettempdir())
 
 
-def _failure(error: Exception, phase: str, places: tuple[Path, ...]) -> Failure:
+def _failure(error: Exception, phase: str, spec: TrialSpec | PreparationSpec) -> Failure:
+    places = _places(spec)
     text = str(error).strip() or type(error).__name__
     message = text.splitlines()[0]
     if disk.is_full(error, *places):
@@ -99,9 +119,18 @@ def _failure(error: Exception, phase: str, places: tuple[Path, ...]) -> Failure:
             "kind": kind,
             "message": message,
             "key": getattr(error, "key", ()),
+            "remedies": _remedies(kind, spec),
             "details": traceback.format_exc(),
         }
     )
+
+
+def _remedies(kind: str, spec: TrialSpec | PreparationSpec) -> tuple[str, ...]:
+    """What to try after a failure of that kind; nothing where the trial's settings cannot help."""
+    of_kind = {"diverged": steadier, "out_of_memory": lighter}
+    if isinstance(spec, TrialSpec) and kind in of_kind:
+        return of_kind[kind](spec)
+    return ()
 
 
 def _without_secrets(failure: Failure, spec: TrialSpec | PreparationSpec) -> Failure:

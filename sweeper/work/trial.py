@@ -9,13 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.cache import is_whole
-from sweeper.config.models import ModelConfig
 from sweeper.distillation import checkpoints, held_out, job
 from sweeper.distillation.held_out import HeldOut
-from sweeper.distillation.material import Material, check_teacher, read_material
+from sweeper.distillation.material import (
+    Material,
+    check_teacher,
+    own_teacher,
+    read_material,
+)
 from sweeper.distillation.meter import Meter, PauseCallback
-from sweeper.distillation.models import load_model, unpack
-from sweeper.distillation.pairs import cut_to, token_ids
+from sweeper.distillation.models import load_model
 from sweeper.distillation.ranks import Ranks, joined
 from sweeper.distillation.saving import save_student
 from sweeper.errors import blaming
@@ -23,6 +26,7 @@ from sweeper.evaluation.tasks import load_tasks, prompts
 from sweeper.paths import JobPaths
 from sweeper.records import INTERIM_PHASE, Cost, Interim, TrialSpec, derive_seed
 from sweeper.reporter import Reporter
+from sweeper.work.lengths import check_trial
 from sweeper.work.scoring import check_collapse, evaluate, parameters, scored, tested
 
 _ANSWER_SECONDS = 0.02
@@ -38,10 +42,11 @@ def do(spec: TrialSpec, reporter: Reporter) -> dict[str, Any]:
     with clock.timing("load"):
         reporter.phase("load")
         material = read_material(spec.origin)
-        teacher = _teacher(spec)
-        if teacher != spec.origin.teacher:
-            with blaming("arms", spec.arm):
+        with blaming("arms", spec.arm):
+            teacher = own_teacher(spec.origin, spec.teacher)
+            if teacher != spec.origin.teacher:
                 check_teacher(spec.origin, teacher, material.tokenizer)
+                check_trial(spec, teacher, material)
         fixed = _held_out(spec, material, reporter)
         student = job.starting_student(spec.origin, material, spec.place)
     with joined(spec.place) as ranks:
@@ -175,21 +180,3 @@ class _Pause:
                 if verdict["index"] == index:
                     return bool(verdict["goes_on"])
             time.sleep(_ANSWER_SECONDS)
-
-
-def _teacher(spec: TrialSpec) -> ModelConfig:
-    """The arm's teacher: the study's, with what the trial's settings say of it."""
-    options = dict(spec.origin.teacher.init_kwargs)
-    values = {}
-    for name, value in spec.teacher.items():
-        if name.startswith("init_kwargs."):
-            options[name.removeprefix("init_kwargs.")] = value
-        else:
-            values[name] = value
-    base = spec.origin.teacher.model_dump()
-    if "model" in values:
-        base.pop("vocab_size")
-    teacher = ModelConfig.model_validate({**base, **values, "init_kwargs": options})
-    with blaming("arms", spec.arm):
-        unpacked = unpack(teacher, Path(spec.origin.cache))
-        return cut_to(unpacked, token_ids(spec.origin.student))

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sweeper.analysis.failures import FailureGroup, failure_groups
+from sweeper.reporting.practice_wording import failure_sentence
 from sweeper.study_record import TrialRecord
 from tests.reporting.example_study import arm, completed, failed, study, trial
 
@@ -48,6 +49,31 @@ def test_failures_at_a_choice_are_told_and_kinds_are_kept_apart() -> None:
     assert diverged.region is not None
     assert (diverged.region.setting, diverged.region.value) == ("optim", "sgd")
     assert memory.region is None
+
+
+def test_what_to_change_is_told_where_memory_ran_out() -> None:
+    trials = [
+        trial(n, failed("out_of_memory"), per_device_train_batch_size=rows)
+        for n, rows in enumerate((16, 8))
+    ]
+    arms = {"gkd": {"settings": {"gradient_checkpointing": True}}}
+    config = {
+        "study": "s",
+        "teacher": {"model": "t"},
+        "student": {"model": "s"},
+        "data": {"train": {"path": "rows.jsonl"}},
+        "arms": arms,
+        "evaluation": {"selection": "selection.yaml"},
+    }
+    [group] = failure_groups(study([arm("gkd", trials)], config=config))
+    first, *others = group.remedies
+    assert first.startswith("per_device_train_batch_size: 4 with gradient_accumulation_steps: 2")
+    assert others == [
+        "teacher.quantization: int8",
+        "a smaller teacher.model",
+        "student.lora: {r: 16}",
+    ]
+    assert f"To need less, in the order to try: {first}; " in failure_sentence(group)
 
 
 def test_chance_is_not_told() -> None:

@@ -66,7 +66,9 @@ def test_errors_state_the_rule_and_the_value() -> None:
         addition.problems("dev")
     with pytest.raises(ValueError, match="but got -1"):
         addition.problems("train", -1)
-    with pytest.raises(ValueError, match="must be one of addition, but got 'multiplication'"):
+    with pytest.raises(
+        ValueError, match="must be one of addition, facts, but got 'multiplication'"
+    ):
         builtin.dataset("multiplication", "train")
 
 

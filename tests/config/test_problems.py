@@ -506,7 +506,8 @@ def test_all_mistakes_of_all_files_are_told_at_once(folder: Path) -> None:
         ("suite: s\ntasks: [{task: a, documents: ['0', 3]}]", "tasks.0.documents.0", "whole"),
         ("suite: s\ntasks: [{task: a, documents: [0]}]", "tasks.0.documents.1", "missing"),
         ("suite: s\ntasks: [{task: ''}]", "tasks.0.task", "expected some text"),
-        ("suite: s\ntasks: [{task: a, weight: -1}]", "tasks.0.weight", "greater than 0"),
+        ("suite: s\ntasks: [{task: a, weight: -1}]", "tasks.0.weight", "or equal to 0"),
+        ("suite: s\ntasks: [{task: a, weight: 0}]", "tasks", "a weight above 0, found none"),
         ("suite: s\ntasks: [a]", "tasks.0", "expected a mapping, found 'a'"),
         ("suite: s\ntasks: [{task: a}]\naggregate: sum", "aggregate", "'mean' or 'minimum'"),
         (

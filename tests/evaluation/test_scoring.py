@@ -175,6 +175,22 @@ def test_documents_share_out_the_suites_score(own_tasks: Path, tiny_student: str
     assert [document.cluster for document in chosen] == ["0", "1", "1"]
 
 
+def test_a_task_of_weight_0_is_scored_beside_the_score(own_tasks: Path, tiny_student: str) -> None:
+    config = ModelConfig(model=tiny_student)
+    student, tokenizer = load_model(config, "cpu"), load_tokenizer(config)
+    tasks = (SuiteTask(task="choice", weight=0), SuiteTask(task="rolling"))
+    found = score(student, tokenizer, suite(*tasks, directory=own_tasks), batch_size=2, chat=False)
+    beside, counted = found.scores.tasks
+    assert beside.documents == 3 and beside.higher_is_better
+    # The direction is that of what counts, too.
+    assert (found.scores.score, found.scores.stderr) == (counted.score, counted.stderr)
+    assert not found.scores.higher_is_better
+    assert {document.share for document in found.documents if document.task == "choice"} == {0}
+    rolling = [document for document in found.documents if document.task == "rolling"]
+    assert found.signed == tuple(document.score for document in rolling)
+    assert sum(document.share for document in rolling) == pytest.approx(1)
+
+
 def test_a_column_that_groups_documents_must_exist(own_tasks: Path, tiny_student: str) -> None:
     config = ModelConfig(model=tiny_student)
     student, tokenizer = load_model(config, "cpu"), load_tokenizer(config)

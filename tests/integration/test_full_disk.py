@@ -86,6 +86,7 @@ def test_the_disk_of_the_runs_is_full_while_a_trial_trains(
     assert len(study.results()) == 2
 
 
+@pytest.mark.soak
 def test_the_disk_of_the_cache_is_full(
     write_study: Callable[..., Path], small_disk: SmallDisk
 ) -> None:

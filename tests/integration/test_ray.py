@@ -97,6 +97,7 @@ def test_on_one_node_the_trials_are_those_of_the_local_executor(
     assert {name: outcome["state"] for name, outcome in outcomes(tmp_path).items()} == states
 
 
+@pytest.mark.soak
 def test_a_killed_coordinator_leaves_no_job_behind(write_study: WriteStudy, cluster: Any) -> None:
     long = {**adder_study()["training"], "max_steps": 10**6}
     study = write_study(arms={"sft": {}}, training=long, compute=compute(cluster.address))

@@ -91,6 +91,7 @@ def test_with_a_pruner_that_prunes_nothing_the_scores_are_those_without(
     assert all(set(trial.intermediate_values) == {1, 3} for trial in told(tmp_path, "gkd"))
 
 
+@pytest.mark.soak
 def test_several_objectives_give_a_front(write_study: WriteStudy) -> None:
     study = write_study(trials=3, objectives=["score", "generated_tokens"])
     done = run(study)

@@ -1,6 +1,6 @@
-"""The example report of the repository is what its records give, and what README.md quotes.
+"""The example reports of the repository are what their records give, and what README.md quotes.
 
-``make quickstart`` makes it; README.md quotes it as 80 columns show it.
+``make quickstart`` and ``make smollm2`` make them; README.md quotes the first, in 80 columns.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from sweeper.reporting.study_json import study_json
 from sweeper.study_record import FinalArm, StudyRecord
 
 ROOT = Path(__file__).resolve().parents[2]
-EXAMPLE = ROOT / "reports" / "examples" / "quickstart"
+EXAMPLES = sorted(path.parent for path in (ROOT / "reports" / "examples").glob(f"*/{NAME}"))
+QUOTED = "quickstart"
 README_WIDTH = 80
 """Columns of the terminal that README.md shows."""
 
@@ -30,13 +31,11 @@ README_WIDTH = 80
 class Example(NamedTuple):
     folder: Path
     record: StudyRecord
-    readme: str
 
 
-@pytest.fixture(scope="module")
-def example() -> Example:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    return Example(EXAMPLE, read_records(EXAMPLE / NAME), readme)
+@pytest.fixture(scope="module", params=EXAMPLES, ids=lambda folder: folder.name)
+def example(request: pytest.FixtureRequest) -> Example:
+    return Example(request.param, read_records(request.param / NAME))
 
 
 def terminal(record: StudyRecord) -> str:
@@ -51,11 +50,13 @@ def test_the_report_is_what_its_records_give(example: Example, tmp_path: Path) -
         assert (tmp_path / name).read_bytes() == (example.folder / name).read_bytes(), name
 
 
-def test_the_readme_quotes_lines_that_the_command_prints(example: Example) -> None:
-    printed = terminal(example.record).splitlines()
-    sentence = study_json(Page.of(example.record))["verdict"]
+def test_the_readme_quotes_lines_that_the_command_prints() -> None:
+    record = read_records(ROOT / "reports" / "examples" / QUOTED / NAME)
+    printed = terminal(record).splitlines()
+    sentence = study_json(Page.of(record))["verdict"]
     start = " ".join(sentence.split()[:4])
-    blocks = re.findall(r"(?ms)^```\n(.*?)^```$", example.readme)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"(?ms)^```\n(.*?)^```$", readme)
     [block] = [block for block in blocks if block.startswith(start)]
     quoted = [line for line in block.splitlines() if line.strip() and line.strip() != "…"]
     of_the_run = ("Report: ", "Every trial in the MLflow UI: ")

@@ -53,6 +53,23 @@ def test_counts_are_short(value: float, text: str) -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
+        (0.84, "0.8 s"),
+        (31.4, "31 s"),
+        (59.7, "1 min"),
+        (280.4, "4 min 40 s"),
+        (3599.8, "1 h"),
+        (7800, "2 h 10 min"),
+        (86_399, "1 d"),
+        (273_000, "3 d 4 h"),
+    ],
+)
+def test_durations_have_two_units(seconds: float, text: str) -> None:
+    assert formatting.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
         (3, "a few seconds"),
         (41, "about 45 s"),
         (58, "about 1 min"),

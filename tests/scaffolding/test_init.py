@@ -122,14 +122,19 @@ def test_other_data_get_suites_to_complete(tmp_path: Path) -> None:
         draft = draft_study(request(folder, data=data))
         write_draft(draft, folder / "mine.yaml", "made by a test")
         assert draft.fill_in == ["the tasks in mine/selection.yaml and mine/test.yaml"]
-        study = load_study(folder / "mine.yaml")
-        assert study.selection.config.tasks[0].task == "FILL-IN-TASK"
+        with pytest.raises(ConfigError) as caught:
+            load_study(folder / "mine.yaml")
+        told = "tasks.0.task: expected a value of your own, found the placeholder 'FILL-IN-TASK'"
+        assert [str(problem).split(": ", 1)[1] for problem in caught.value.problems] == [told] * 2
+        assert [problem.line for problem in caught.value.problems] == [6, 6]
 
 
 def test_prompts_alone_leave_the_answers_to_the_teacher(tmp_path: Path) -> None:
     data = tmp_path / "rows.csv"
     data.write_text("prompt\none\ntwo\n", encoding="utf-8")
-    write(draft_study(request(tmp_path, data=str(data))), tmp_path)
+    suites = Path(__file__).parents[2] / "eval_suites"
+    own = {role: suites / f"addition-{role}.yaml" for role in ("selection", "test")}
+    write(draft_study(request(tmp_path, data=str(data), **own)), tmp_path)
     arms = load_study(tmp_path / "mine.yaml").config.arms
     assert "sft" not in arms and arms["gkd"].settings["seq_kd"] is True
 
@@ -175,8 +180,13 @@ def test_what_a_recipe_lacks_is_marked_and_asked_for(tmp_path: Path) -> None:
         "student.model", "data.train.path", "training.max_steps",
         "the tasks in mine/selection.yaml and mine/test.yaml",
     ]  # fmt: skip
-    study = load_study(tmp_path / "mine.yaml")
-    assert study.config.student.model == "FILL-IN-STUDENT"
+    with pytest.raises(ConfigError) as caught:
+        load_study(tmp_path / "mine.yaml")
+    assert {(problem.path, problem.line is None) for problem in caught.value.problems} == {
+        ("student.model", False),
+        ("data.train.path", False),
+        ("tasks.0.task", False),
+    }
     text = (tmp_path / "mine.yaml").read_text(encoding="utf-8")
     assert text.count("FILL-IN:") == 4
     assert "#   training.output_dir: not taken over: a study keeps its files below runs/" in text

@@ -17,6 +17,8 @@ pytestmark = pytest.mark.soak
 
 HELPS = ROOT / "studies" / "on-policy-helps.yaml"
 SEEDS = 20
+LIMIT = 1800.0
+"""Seconds for one study."""
 MOST_FALSE = 3
 RATE = {"learning_rate": {"type": "float", "low": 1e-3, "high": 3e-3, "log": True}}
 
@@ -37,7 +39,7 @@ def written(directory: Path, **changes: Any) -> WholeStudy:
     write_yaml(directory / "selection.yaml", adder_suite("selection", 0, 200))
     write_yaml(directory / "test.yaml", adder_suite("test", 200, 600))
     write_yaml(directory / "study.yaml", study)
-    return WholeStudy(directory)
+    return WholeStudy(directory, limit=LIMIT)
 
 
 def test_on_policy_training_is_better_where_it_must_be(tmp_path: Path) -> None:
@@ -78,6 +80,6 @@ def test_arms_that_are_alike_are_seldom_told_apart(tmp_path: Path) -> None:
         write_yaml(directory / "selection.yaml", adder_suite("selection", 0, 50))
         write_yaml(directory / "test.yaml", adder_suite("test", 50, 250))
         cache = Path("..") / "cache"
-        [pair] = verdicts(WholeStudy(directory, cache=cache))
+        [pair] = verdicts(WholeStudy(directory, cache=cache, limit=LIMIT))
         counted[pair["conclusion"]] += 1
     assert counted["better"] + counted["worse"] <= MOST_FALSE, counted

@@ -1,0 +1,281 @@
+"""The forecast of a training's memory against what trainings take: ``python -m benchmarks.memory``.
+
+Each design is a whole training job on the CPU, the same function that trials run, in a process of
+its own with the C library set as a trial's is. What it takes is the most that its process ever had
+resident (``VmHWM``). All texts of a design are of one length, so that every micro-batch is the
+worst. ``--json FILE`` writes the table that ``docs/memory.md`` shows; ``--only NAME`` measures one
+design.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import shutil
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoConfig
+
+from benchmarks.engine import in_own_process
+from benchmarks.pairs import make
+from sweeper.config.models import ModelConfig, StudentConfig
+from sweeper.config.settings import Method, MethodSettings, effective
+from sweeper.distillation import job
+from sweeper.distillation.material import read_material, unpack_models
+from sweeper.distillation.shapes import shape_of
+from sweeper.execution.allocator import keep_freed_memory
+from sweeper.preflight.peak import GIB, Peak, Sizes, moments, worst
+from sweeper.records import Origin, Place
+from sweeper.remedies import Setup
+
+WIDE = {
+    "model_type": "qwen2",
+    "vocab_size": 151_936,
+    "hidden_size": 384,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": True,
+}
+"""A student whose memory is in its vocabulary: 73 million parameters, 58 of them embeddings."""
+DEEP = {
+    "model_type": "llama",
+    "vocab_size": 49_152,
+    "hidden_size": 512,
+    "intermediate_size": 2048,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 8,
+    "tie_word_embeddings": False,
+}
+"""A student whose memory is in its layers: 117 million parameters."""
+
+
+@dataclass(frozen=True)
+class Design:
+    """A training to measure: SmolLM2-135M teaches its 10-layer cut, but for what is said here."""
+
+    name: str
+    method: Method = "gkd"
+    length: int = 256
+    rows: int = 4
+    settings: dict[str, Any] = field(default_factory=dict)
+    teacher: dict[str, Any] = field(default_factory=dict)
+    student: dict[str, Any] = field(default_factory=dict)
+    made: dict[str, Any] | None = None
+    """The configuration of random models in the place of both."""
+
+
+LORA = {"lora": {"r": 16}}
+DESIGNS = (
+    Design("beta 0.5"),
+    Design("beta 0", settings={"beta": 0.0}),
+    Design("beta 1", settings={"beta": 1.0}),
+    Design("8 rows", rows=8),
+    Design("512 tokens", length=512),
+    Design("accumulation", settings={"gradient_accumulation_steps": 2}),
+    Design("checkpointing", length=512, rows=8, settings={"gradient_checkpointing": True}),
+    Design("adapter", length=512, student=LORA),
+    Design(
+        "adapter, checkpointing",
+        length=512,
+        rows=8,
+        student=LORA,
+        settings={"gradient_checkpointing": True},
+    ),
+    Design(
+        "eager attention", length=512, student={"init_kwargs": {"attn_implementation": "eager"}}
+    ),
+    Design("bfloat16 autocast", length=512, settings={"bf16": True}),
+    Design("bfloat16 teacher", teacher={"dtype": "bfloat16"}),
+    Design("int8 teacher", teacher={"quantization": "int8"}),
+    Design("int4 teacher", teacher={"quantization": "int4"}),
+    Design("on-policy", rows=8, length=128, settings={"lmbda": 1.0, "max_new_tokens": 64}),
+    Design("sft", method="sft"),
+    Design("sft, 8 rows of 512", method="sft", length=512, rows=8),
+    Design("sft, adapter", method="sft", student=LORA),
+    Design("supervised_kd", method="supervised_kd"),
+    Design("wide", made=WIDE),
+    Design("wide, sft", method="sft", made=WIDE),
+    Design("deep", made=DEEP),
+    Design("deep, sft", method="sft", made=DEEP, length=512),
+    Design("sgd", made=DEEP, settings={"optim": "sgd"}),
+    Design("trl, beta 0.5", rows=2, settings={"engine": "trl"}),
+    Design("trl, beta 0", rows=2, settings={"engine": "trl", "beta": 0.0}),
+    Design("trl, sft", method="sft", settings={"engine": "trl"}),
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A design's peak, and the forecast of it."""
+
+    name: str
+    measured: float
+    """In bytes."""
+    forecast: Peak
+    libraries: float
+    """What the process had before it loaded a model, in bytes."""
+
+    @property
+    def ratio(self) -> float:
+        """Of the forecast to what was measured."""
+        return self.forecast.total / self.measured
+
+
+def unpack(shared: Path) -> None:
+    """Have SmolLM2 in the cache, for unpacking it takes memory of its own."""
+    make("smollm2", shared, 1)
+
+
+def measure(design: Design, shared: Path, threads: int) -> Measured:
+    """Train by a design, and forecast it.
+
+    Args:
+        design: The training.
+        shared: A folder that the designs share.
+        threads: Of the CPU.
+    """
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    before = _resident("VmRSS")
+    with tempfile.TemporaryDirectory(dir=shared) as name:
+        origin = _origin(design, shared, Path(name), threads)
+        settings = effective(design.method, _settings(design))
+        place = Place(directory=name, device="cpu", threads=threads)
+        material = read_material(origin)
+        with contextlib.redirect_stdout(io.StringIO()):
+            job.distil(
+                origin,
+                material,
+                place,
+                model=job.starting_student(origin, material, place),
+                teacher=origin.teacher,
+                method=design.method,
+                settings=settings,
+                seed=1,
+            )
+        highest = _resident("VmHWM")
+        data = material.tokens(settings.max_length).sequences
+        sizes = Sizes(
+            prompt=max(len(s.prompt) for s in data),
+            answer=max(len(s.completion or ()) for s in data),
+            text=max(len(s.prompt) + len(s.completion or ()) for s in data),
+        )
+        autocast = "bfloat16" if settings.bf16 else None
+        distils = design.method in ("gkd", "supervised_kd")
+        teacher = origin.teacher if distils else None
+        found = moments(
+            Setup(design.method, settings, origin.student, teacher),
+            shape_of(origin.student, "cpu", autocast=autocast),
+            shape_of(teacher, "cpu", autocast=autocast) if teacher else None,
+            sizes,
+            "cpu",
+        )
+    return Measured(design.name, highest, worst(found), before)
+
+
+def _settings(design: Design) -> MethodSettings:
+    return MethodSettings(
+        **{
+            "max_steps": 2,
+            "per_device_train_batch_size": design.rows,
+            "max_length": design.length,
+            "learning_rate": 1e-5,
+            "logging_steps": 1,
+            "lmbda": 0.0,
+            "beta": 0.5,
+            **design.settings,
+        }
+    )
+
+
+def _origin(design: Design, shared: Path, folder: Path, threads: int) -> Origin:
+    origin = make("smollm2", shared, threads, design.length).origin
+    teacher, student = origin.teacher, StudentConfig(model=origin.student.model, keep_layers=10)
+    if design.made is not None:
+        unpacked = Path(unpack_models(origin).teacher.model)
+        place = str(_made(design.made, unpacked, folder / "made"))
+        teacher = ModelConfig(model=place, random_init=True)
+        student = StudentConfig(model=place, random_init=True)
+    changes = {
+        "teacher": ModelConfig.model_validate({**teacher.model_dump(), **design.teacher}),
+        "student": StudentConfig.model_validate({**student.model_dump(), **design.student}),
+        "teacher_states_gib": 0.0,
+    }
+    return unpack_models(origin.model_copy(update=changes))
+
+
+def _made(values: dict[str, Any], tokenizer: Path, folder: Path) -> Path:
+    """A model without weights: a configuration, and another model's tokenizer."""
+    folder.mkdir()
+    for path in tokenizer.iterdir():
+        if path.suffix in (".json", ".jinja", ".txt") and path.name != "config.json":
+            shutil.copy(path, folder)
+    config = AutoConfig.for_model(**values, max_position_embeddings=2048)
+    config.save_pretrained(folder)
+    return folder
+
+
+def _resident(name: str) -> float:
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition(f"{name}:")[2].split()[0]) * 1024.0
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--only", action="append", choices=[design.name for design in DESIGNS])
+    parser.add_argument("--threads", type=int, default=1)
+    asked = parser.parse_args()
+    console = Console()
+    designs = [design for design in DESIGNS if not asked.only or design.name in asked.only]
+    found = []
+    with tempfile.TemporaryDirectory() as shared:
+        in_own_process(unpack, Path(shared))
+        for design in designs:
+            one = in_own_process(measure, design, Path(shared), asked.threads)
+            found.append(one)
+            parts = {part: round(size / GIB, 2) for part, size in one.forecast.parts.items()}
+            console.print(f"{one.name}: {one.ratio:.2f} of {one.measured / GIB:.2f} GiB")
+            console.print(f"  {one.forecast.moment}: {parts}", style="dim")
+    console.print(_table(found))
+    if asked.json:
+        rows = [
+            {
+                **asdict(design),
+                "libraries_gib": round(one.libraries / GIB, 3),
+                "measured_gib": round(one.measured / GIB, 3),
+                "forecast_gib": round(one.forecast.total / GIB, 3),
+                "ratio": round(one.ratio, 3),
+                "moment": one.forecast.moment,
+                "parts_gib": {p: round(size / GIB, 3) for p, size in one.forecast.parts.items()},
+            }
+            for design, one in zip(designs, found, strict=True)
+        ]
+        asked.json.write_text(json.dumps({"designs": rows}, indent=1) + "\n", encoding="utf-8")
+
+
+def _table(found: list[Measured]) -> Table:
+    table = Table()
+    table.add_column("design")
+    for name in ("measured, GiB", "forecast, GiB", "forecast/measured"):
+        table.add_column(name, justify="right")
+    for one in found:
+        sizes = one.measured / GIB, one.forecast.total / GIB, one.ratio
+        table.add_row(one.name, *(f"{value:.2f}" for value in sizes))
+    return table
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""How long the sequences of a study may become, by the keys that limit them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from sweeper.config.base import Strict
+from sweeper.config.settings import MethodSettings
+from sweeper.config.study import ArmConfig, StudyConfig
+
+Key = Annotated[tuple[str, ...], Field(strict=False)]
+"""A key of the study file."""
+
+
+class LengthLimits(Strict):
+    """How long the sequences of an arm, or of the teacher's answers, may become, in tokens."""
+
+    longest: int
+    """Of a prompt and an answer that stands in the data: what is longer is cut."""
+    longest_key: Key
+    """What says so."""
+    sampled: int | None = None
+    """What is sampled after a prompt, which nothing cuts; None if nothing is."""
+    sampled_key: Key = ()
+
+
+def study_lengths(config: StudyConfig) -> tuple[LengthLimits, ...]:
+    """What limits the sequences of each arm, and of a warm start; the longest that it may try."""
+    found = [_of_arm(config, name, arm) for name, arm in config.arms.items()]
+    if config.warm_start is not None:
+        whole = config.training.max_length
+        found.append(LengthLimits(longest=whole, longest_key=("training", "max_length")))
+    return tuple(dict.fromkeys(found))
+
+
+def _of_arm(config: StudyConfig, name: str, arm: ArmConfig) -> LengthLimits:
+    longest, key = _largest(name, arm, "max_length")
+    if longest is None:
+        longest, key = config.training.max_length, ("training", "max_length")
+    if not _samples(arm):
+        return LengthLimits(longest=longest, longest_key=key)
+    sampled, sampled_key = _largest(name, arm, "max_new_tokens")
+    if sampled is None:
+        sampled = MethodSettings.model_fields["max_new_tokens"].default
+    return LengthLimits(longest=longest, longest_key=key, sampled=sampled, sampled_key=sampled_key)
+
+
+def _largest(name: str, arm: ArmConfig, setting: str) -> tuple[int | None, Key]:
+    """The largest value that the arm gives a setting; None if it leaves it to the study."""
+    if (space := arm.search.get(setting)) is not None:
+        values = [value for value in space.ends().values() if isinstance(value, int)]
+        return max(values), ("arms", name, "search", setting)
+    return arm.settings.get(setting), ("arms", name, "settings", setting)
+
+
+def _samples(arm: ArmConfig) -> bool:
+    """Whether a trial of the arm may sample from its student."""
+    if arm.method != "gkd":
+        return False
+    space = arm.search.get("lmbda")
+    if space is None:
+        return bool(arm.settings.get("lmbda", MethodSettings.model_fields["lmbda"].default))
+    return any(end != 0 for end in space.ends().values())

@@ -1,0 +1,183 @@
+"""What is known of a study's data and suites: rows, columns, prompts in two places, lengths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from sweeper.analysis.findings import Finding
+from sweeper.config.loading import LoadedStudy, LoadedSuite
+from sweeper.config.settings import MethodSettings
+from sweeper.config.study import ArmConfig, StudyConfig
+from sweeper.records import Examination, Lengths, TokenLengths
+
+MOST_LONGER = 0.05
+"""The share of references that may be longer than what is sampled, without a warning."""
+_ROUND = 16
+"""Limits that are suggested are multiples of it."""
+
+
+def data_findings(study: LoadedStudy, seen: Examination) -> list[Finding]:
+    """Rows, suites and lengths, as far as they could be read.
+
+    Args:
+        study: The checked study file.
+        seen: What the data step saw.
+    """
+    found = [*_rows(seen), *_suites(study, seen)]
+    if seen.data is not None and seen.data.lengths is not None:
+        found += length_findings(study.config, seen.data.lengths)
+    return [*found, *_overlong(seen)]
+
+
+def _overlong(seen: Examination) -> Iterator[Finding]:
+    for told in seen.overlong:
+        advice = "Shorten it, unless you know that the model reads as far."
+        yield Finding(state="warning", what="positions", detail=told, advice=advice)
+
+
+def length_findings(config: StudyConfig, lengths: TokenLengths) -> list[Finding]:
+    """What is cut of prompts, references, rollouts and the teacher's answers."""
+    return [*_max_length(lengths), *_own_max_length(config, lengths), *_rollouts(config, lengths)]
+
+
+def _rows(seen: Examination) -> Iterator[Finding]:
+    rows = seen.rows
+    if rows is None:
+        return
+    columns = " and ".join(rows.columns)
+    answers = {0: "prompts alone", rows.rows: "all with a reference"}.get(
+        rows.references, f"{rows.references:,} with a reference"
+    )
+    yield Finding(
+        state="ok",
+        what="training data",
+        detail=f"{rows.rows:,} rows of {rows.source}, {answers}; read from {columns}",
+    )
+    if rows.repeated:
+        yield Finding(
+            state="warning",
+            what="repeated prompts",
+            detail=f"{rows.repeated:,} of {rows.rows:,} prompts stand in the training data more"
+            " than once, and count so much more",
+            advice="Remove them unless they have other answers.",
+        )
+
+
+def _suites(study: LoadedStudy, seen: Examination) -> Iterator[Finding]:
+    named: tuple[tuple[str, LoadedSuite | None, int | None], ...] = (
+        ("selection suite", study.selection, seen.selection_documents),
+        ("test suite", study.test, seen.test_documents),
+    )
+    for what, suite, documents in named:
+        if suite is not None and documents is not None:
+            tasks = ", ".join(task.task for task in suite.config.tasks)
+            detail = f"{suite.config.suite}: {documents:,} documents of {tasks}"
+            yield Finding(state="ok", what=what, detail=detail)
+    if seen.overlap_free:
+        places = "training data and suites" if study.test is None else "training data, selection"
+        places += "" if study.test is None else " and test suite"
+        detail = f"{places} share no prompt"
+        yield Finding(state="ok", what="overlap", detail=detail)
+
+
+def _max_length(lengths: TokenLengths) -> Iterator[Finding]:
+    limit, prompts, whole = lengths.max_length, lengths.prompts, lengths.sequences
+    spans = f"prompts have {_span(prompts)} tokens"
+    if lengths.references is not None:
+        spans += f", with their references {_span(whole)}"
+    if not lengths.dropped and not lengths.cut:
+        yield Finding(
+            state="ok", what="max_length", detail=f"{spans}; all fit into max_length ({limit:,})"
+        )
+        return
+    parts = []
+    if lengths.dropped:
+        parts.append(f"{lengths.dropped:,} of {prompts.count:,} prompts are too long and left out")
+    if lengths.cut and lengths.references is not None:
+        count = lengths.references.count
+        parts.append(f"{lengths.cut:,} of {count:,} references are cut, and lose their end")
+    wanted = _rounded(max(whole.percentiles[-1], prompts.percentiles[-1] + _ROUND))
+    yield Finding(
+        state="warning",
+        what="max_length",
+        detail=f"training.max_length is {limit:,}: {'; '.join(parts)} ({spans})",
+        advice=f"Write training: {{max_length: {wanted}}}, or leave out what is longer.",
+    )
+
+
+def _own_max_length(config: StudyConfig, lengths: TokenLengths) -> Iterator[Finding]:
+    for name, arm in config.arms.items():
+        limits = _limits(arm, "max_length")
+        share = lengths.sequences.longer_than(min(limits)) if limits else 0.0
+        if share > 0:
+            yield Finding(
+                state="warning",
+                what="max_length",
+                detail=f"{name}: {_share(share)} of the prompts with their references are longer"
+                f" than {min(limits):,} tokens, and cut or left out",
+                advice=f"Write max_length: {_rounded(lengths.sequences.percentiles[-1])}.",
+            )
+
+
+def _limits(arm: ArmConfig, key: str) -> tuple[int, ...]:
+    """The lowest and the highest value of a limit that an arm searches, or the one that it sets."""
+    if (space := arm.search.get(key)) is not None:
+        ends = [int(end) for end in space.ends().values() if isinstance(end, int | float)]
+        return tuple(sorted({min(ends), max(ends)}))
+    return (int(arm.settings[key]),) if key in arm.settings else ()
+
+
+def _rollouts(config: StudyConfig, lengths: TokenLengths) -> Iterator[Finding]:
+    """References that are longer than what is sampled: answers of that length would be cut."""
+    if lengths.references is None:
+        return
+    by_limits: dict[tuple[int, ...], list[str]] = {}
+    for name, arm in config.arms.items():
+        if limits := rollout_limits(arm):
+            by_limits.setdefault(limits, []).append(name)
+    for limits, arms in by_limits.items():
+        key, who = "max_new_tokens", f"{', '.join(arms)}: "
+        yield _longer(key, who, key, limits, lengths.references)
+    if config.needs_teacher_outputs():
+        limit = config.teacher_outputs.max_new_tokens
+        key = "teacher_outputs.max_new_tokens"
+        yield _longer("teacher outputs", "", key, (limit,), lengths.references)
+
+
+def rollout_limits(arm: ArmConfig) -> tuple[int, ...]:
+    """The lowest and the highest ``max_new_tokens`` of an arm, or the one; none if none counts."""
+    if arm.method != "gkd" or arm.settings.get("lmbda") == 0:
+        return ()
+    return _limits(arm, "max_new_tokens") or (MethodSettings().max_new_tokens,)
+
+
+def _longer(what: str, who: str, key: str, limits: tuple[int, ...], lengths: Lengths) -> Finding:
+    """Which share of the references is longer than each of the limits, in ascending order."""
+    shares = [lengths.longer_than(limit) for limit in limits]
+    verb = "are" if shares[0] else "is"
+    detail = f"{who}{_share(shares[0])} of the references {verb} longer than {limits[0]:,} tokens"
+    for share, limit in zip(shares[1:], limits[1:], strict=True):
+        detail += f", {_share(share)} longer than {limit:,}"
+    if shares[0] <= MOST_LONGER:
+        return Finding(state="ok", what=what, detail=detail)
+    wanted = _rounded(lengths.percentiles[95])
+    low = " as its lowest value" if len(limits) > 1 else ""
+    return Finding(
+        state="warning",
+        what=what,
+        detail=f"{detail}; an answer that is cut does not teach to end",
+        advice=f"95 % of them fit into {wanted}: write {key}: {wanted}{low}.",
+    )
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:.0f} %" if share else "none"
+
+
+def _rounded(tokens: int) -> int:
+    return -(-tokens // _ROUND) * _ROUND
+
+
+def _span(lengths: Lengths) -> str:
+    shortest, longest = lengths.percentiles[0], lengths.percentiles[-1]
+    return f"{shortest:,}" if shortest == longest else f"{shortest:,} to {longest:,}"

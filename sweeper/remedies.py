@@ -1,0 +1,145 @@
+"""What to change about a training that does not fit into memory, in the order to try it.
+
+Used before a study is started, where each change's effect is estimated, and after trials have run
+out of memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from sweeper.config.base import Scalar
+from sweeper.config.models import LoraConfig, ModelConfig, StudentConfig, with_settings
+from sweeper.config.settings import Method, MethodSettings, effective, model_settings, resolve
+from sweeper.config.study import StudyConfig
+
+SMALLEST_TEACHER = 1 / 8
+"""The smallest share of the teacher's parameters that is proposed."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything about a training that decides what memory it takes.
+
+    Attributes:
+        method: The arm's.
+        settings: Of the trial.
+        student: With the adapter that the trial gives it.
+        teacher: The one that the trial loads; None if it loads none.
+        teacher_share: How many of its parameters are left, where a smaller one is thought of.
+    """
+
+    method: Method
+    settings: MethodSettings
+    student: StudentConfig
+    teacher: ModelConfig | None
+    teacher_share: float = 1.0
+
+
+@dataclass(frozen=True)
+class Change:
+    """A changed training, and what was changed.
+
+    Attributes:
+        words: Keys of the study file with their new values, where there are such.
+        setup: What comes of it.
+    """
+
+    words: str
+    setup: Setup
+
+
+Remedy = Callable[[Setup], Iterator[Change]]
+"""Gives the changes that it has for a training, the mildest first; none that are made already."""
+
+
+def smaller_batches(setup: Setup) -> Iterator[Change]:
+    """Fewer sequences at a time, and as many in an optimiser step.
+
+    As many rollouts are sampled at a time as a micro-batch has sequences.
+    """
+    settings = setup.settings
+    rows = settings.per_device_train_batch_size
+    sampled = setup.method == "gkd" and settings.lmbda > 0 and settings.engine == "sweeper"
+    for fewer in (count for count in range(rows - 1, 0, -1) if rows % count == 0):
+        values = {
+            "per_device_train_batch_size": fewer,
+            "gradient_accumulation_steps": settings.gradient_accumulation_steps * (rows // fewer),
+        }
+        if sampled:
+            values["rollout_batch_size"] = min(fewer, settings.rollout_batch_size or fewer)
+        size, *others = (f"{name}: {value}" for name, value in values.items())
+        words = f"{size} with {' and '.join(others)}"
+        yield Change(words, replace(setup, settings=settings.model_copy(update=values)))
+
+
+def quantized_teacher(setup: Setup) -> Iterator[Change]:
+    """The teacher's linear layers in 8 bits, or in 4."""
+    if setup.teacher is None:
+        return
+    for kind in {None: ("int8", "int4"), "int8": ("int4",)}.get(setup.teacher.quantization, ()):
+        teacher = setup.teacher.model_copy(update={"quantization": kind})
+        yield Change(f"teacher.quantization: {kind}", replace(setup, teacher=teacher))
+
+
+def smaller_teacher(setup: Setup) -> Iterator[Change]:
+    """A teacher of half the parameters, or a quarter, and so on."""
+    share = setup.teacher_share
+    while setup.teacher is not None and share > SMALLEST_TEACHER:
+        share /= 2
+        yield Change("a smaller teacher.model", replace(setup, teacher_share=share))
+
+
+def gradient_checkpointing(setup: Setup) -> Iterator[Change]:
+    """Activations that are computed again in the backward pass."""
+    if not setup.settings.gradient_checkpointing:
+        settings = setup.settings.model_copy(update={"gradient_checkpointing": True})
+        yield Change("gradient_checkpointing: true", replace(setup, settings=settings))
+
+
+def adapter(setup: Setup) -> Iterator[Change]:
+    """A low-rank adapter that is trained in the student's place."""
+    if setup.student.lora is None:
+        student = setup.student.model_copy(update={"lora": LoraConfig()})
+        yield Change("student.lora: {r: 16}", replace(setup, student=student))
+
+
+REMEDIES: tuple[Remedy, ...] = (
+    smaller_batches,
+    quantized_teacher,
+    smaller_teacher,
+    gradient_checkpointing,
+    adapter,
+)
+"""In the order to try them."""
+
+
+def advice(setup: Setup) -> list[str]:
+    """What can still be changed, in the order to try it: the mildest change of each remedy."""
+    return [change.words for remedy in REMEDIES for change in islice(remedy(setup), 1)]
+
+
+def setup_of(config: StudyConfig, arm: str, params: Mapping[str, Scalar]) -> Setup:
+    """The training of a trial of the study.
+
+    Args:
+        config: The study.
+        arm: The arm's name.
+        params: What the trial sampled.
+    """
+    method, fixed = config.arms[arm].method, config.arms[arm].settings
+    given = dict(params)
+    student, teacher = config.student, config.teacher
+    if student.lora is not None:
+        changed = student.lora.model_copy(update=model_settings("lora", fixed, given))
+        student = student.model_copy(update={"lora": changed})
+    return Setup(
+        method=method,
+        settings=effective(method, resolve(config.training, fixed, given)),
+        student=student,
+        teacher=with_settings(teacher, model_settings("teacher", fixed, given))
+        if method in ("gkd", "supervised_kd")
+        else None,
+    )

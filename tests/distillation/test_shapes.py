@@ -1,0 +1,80 @@
+"""Shapes of models, found without their weights, against models that are there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sweeper.config.models import LoraConfig, ModelConfig, StudentConfig
+from sweeper.distillation.adapters import add_adapter
+from sweeper.distillation.models import load_model
+from sweeper.distillation.shapes import shape_of
+from tests.tiny_models import make_tiny
+
+
+def kept_for_backward(model: Any, length: int) -> int:
+    """The bytes that a real forward pass leaves for the backward pass, weights aside."""
+    known = {weights.untyped_storage()._cdata for weights in model.parameters()}
+    known |= {buffer.untyped_storage()._cdata for buffer in model.buffers()}
+    found: dict[int, torch.Tensor] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage()._cdata not in known:
+            found[tensor.untyped_storage()._cdata] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        tokens = torch.arange(length)[None] % 32
+        states = model.get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state
+    found[states.untyped_storage()._cdata] = states
+    return sum(tensor.untyped_storage().nbytes() for tensor in found.values())
+
+
+@pytest.mark.parametrize("architecture", ["qwen2", "gpt2"])
+def test_a_shape_is_that_of_the_loaded_model(architecture: str, tmp_path: Path) -> None:
+    path = make_tiny(tmp_path, architecture, layers=3)
+    student = StudentConfig(model=path, keep_layers=2)
+    shape, model = shape_of(student, "cpu"), load_model(student, "cpu")
+    count = sum(weights.numel() for weights in model.parameters())
+    assert (shape.parameters, shape.trainable_parameters, shape.layers) == (count, count, 2)
+    assert shape.training is not None
+    kept = kept_for_backward(model, 256)
+    assert shape.training.kept.bytes(1, 256) == pytest.approx(kept, rel=0.05)
+
+
+def test_what_is_trained_of_an_adapted_student(tmp_path: Path) -> None:
+    path = make_tiny(tmp_path)
+    student = StudentConfig(model=path, lora=LoraConfig(r=4))
+    adapted = add_adapter(load_model(student, "cpu"), LoraConfig(r=4), {}, seed=0)
+    trained = sum(w.numel() for w in adapted.parameters() if w.requires_grad)
+    shape = shape_of(student, "cpu")
+    assert shape.adapted
+    assert shape.trainable_parameters == trained == 4 * shape.adapter_parameters
+    whole = shape_of(StudentConfig(model=path), "cpu")
+    assert shape.parameters == whole.parameters + trained
+
+
+def test_gradient_checkpointing_keeps_less_and_eager_attention_keeps_pairs(tmp_path: Path) -> None:
+    path = make_tiny(tmp_path)
+    fused = shape_of(StudentConfig(model=path), "cpu")
+    eager = shape_of(StudentConfig(model=path, init_kwargs={"attn_implementation": "eager"}), "cpu")
+    assert fused.training is not None
+    assert fused.checkpointed is not None
+    assert eager.training is not None
+    assert fused.checkpointed.kept.token < fused.training.kept.token / 3
+    assert fused.training.kept.pair == 0
+    # Attention's weights: a float32 for each head of each layer.
+    assert eager.training.kept.pair >= 2 * 2 * 4
+
+
+def test_a_teacher_is_only_read_and_its_type_is_as_stored(tmp_path: Path) -> None:
+    path = make_tiny(tmp_path, dtype="bfloat16", vocab_rows=400)
+    teacher = shape_of(ModelConfig(model=path, vocab_size=300), "cuda")
+    assert (teacher.dtype_bytes, teacher.vocabulary) == (2, 300)
+    assert (teacher.trainable_parameters, teacher.training) == (0, None)
+    assert shape_of(ModelConfig(model=path), "cpu").dtype_bytes == 4
+    # A student that is trained whole is in float32 whatever is stored.
+    assert shape_of(StudentConfig(model=path), "cuda").dtype_bytes == 4
