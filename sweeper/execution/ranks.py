@@ -98,7 +98,8 @@ class OtherRanks:
             if code is not None and code < 0:
                 name = signal.Signals(-code).name
                 print(f"Process {rank + 1} of {count} was ended by {name}.", flush=True)
-                os.kill(os.getpid(), -code)
+                # To this very thread, which dies of it here unless the process does not heed it.
+                signal.pthread_kill(threading.get_ident(), -code)
                 os.kill(os.getpid(), signal.SIGKILL)
         reports = {rank: report for rank in codes if (report := self._report(rank))}
         silent = [code for rank, code in codes.items() if code and rank not in reports]
