@@ -80,7 +80,7 @@ def next_spec(
     asked: Asked,
     *,
     interim: Iterable[tuple[int, float]],
-    place: tuple[str, int],
+    place: Place,
     files: JobPaths,
     final: Final | None = None,
     test_suite: SuiteSpec | None = None,
@@ -95,7 +95,7 @@ def next_spec(
         asked: The trial.
         interim: Where in its training the student is scored: the points, and their shares of the
             optimiser steps.
-        place: The device and the CPU threads.
+        place: Where it runs.
         files: The trial's.
         final: What it is, if it is a winner that is trained again.
         test_suite: What that is scored on as well.
@@ -110,7 +110,6 @@ def next_spec(
         seed = derive_seed(config.seed, "confirm", final.seed, "trial")
     if ran_out_of_memory(files):
         settings = smaller(settings)
-    device, threads = place
     return TrialSpec(
         origin=origin,
         arm=arm,
@@ -127,11 +126,11 @@ def next_spec(
         earlier_seconds=out_of_memory_seconds(files),
         final=final,
         test_suite=test_suite,
-        place=Place(
-            directory=str(files.directory),
-            device=device,
-            threads=threads,
-            memory_gib=config.compute.memory_limit,
+        place=place.model_copy(
+            update={
+                "memory_gib": config.compute.memory_limit,
+                "shard_teacher": config.compute.shard_teacher,
+            }
         ),
     )
 
@@ -258,10 +257,11 @@ def ended(
     return Outcome(
         state="failed",
         failure=failure.model_copy(update={"details": redact_credentials(log[-4000:])}),
-        cost=Cost(steps=steps, device_seconds=now - started + before),
+        cost=Cost(steps=steps, device_seconds=now - started + before).on(spec.place.processes),
         earlier_seconds=spec.earlier_seconds,
         attempt=spec.attempt,
         started=started,
         finished=now,
         device=spec.place.device,
+        devices=spec.place.processes,
     )

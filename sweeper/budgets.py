@@ -40,7 +40,7 @@ def ending(outcome: Outcome) -> Ending:
         stderr=scores.stderr if scores else 0.0,
         seconds=seconds,
         spent=0.0 if kind == "lost" else seconds + outcome.earlier_seconds,
-        started=outcome.started - outcome.earlier_seconds,
+        started=outcome.started - outcome.earlier_seconds / outcome.devices,
         finished=outcome.finished,
     )
 
@@ -103,11 +103,14 @@ def stop_reason(
     if limit is None and wall_time is None:
         return None
     everything = [trial for group in ended.values() for trial in group.values()]
+    devices = config.compute.devices_per_trial
     expected = _longest(mine.values()) or _longest(everything)
     if limit is not None:
         total = sum(trial.spent for trial in mine.values())
         total += sum(
-            max(expected, (now or started) - started) for name, started in running if name == arm
+            max(expected, ((now or started) - started) * devices)
+            for name, started in running
+            if name == arm
         )
         if total + expected > limit or total >= limit:
             return "device_hours"
@@ -115,7 +118,7 @@ def stop_reason(
         whole = [(trial.started, trial.finished) for trial in everything if trial.spent]
         whole += [(started, now or started) for _, started in running]
         total = _covered(whole)
-        if total + expected > wall_time or total >= wall_time:
+        if total + expected / devices > wall_time or total >= wall_time:
             return "wall_time"
     return None
 

@@ -29,7 +29,7 @@ from sweeper.execution.executor import Executor
 from sweeper.jobs import RunningJob
 from sweeper.paths import JobPaths, StudyPaths, write_text_atomically
 from sweeper.placement import make_executor
-from sweeper.records import KeptStudent, Outcome, Place, Scores, TrialSpec
+from sweeper.records import KeptStudent, Outcome, Scores, TrialSpec
 from sweeper.reporting.model_card import model_card
 from sweeper.running import INTERRUPTED, hold
 from sweeper.scaffolding.local_data import find_columns, read_rows
@@ -212,7 +212,7 @@ def _spec(
     origin = preparation.make_origin(study, snapshot, cache)
     for steps in preparation.STEPS:
         origin = preparation.with_results(origin, steps, paths)
-    device, _ = executor.next_place(work)
+    place = executor.next_place(work)
     return recorded.model_copy(
         update={
             "origin": origin,
@@ -224,11 +224,12 @@ def _spec(
             "test_suite": None,
             "keep": keep,
             # With other threads sums have another order.
-            "place": Place(
-                directory=str(work),
-                device=device,
-                threads=recorded.place.threads,
-                memory_gib=config.compute.memory_limit,
+            "place": place.model_copy(
+                update={
+                    "threads": recorded.place.threads,
+                    "memory_gib": config.compute.memory_limit,
+                    "shard_teacher": config.compute.shard_teacher,
+                }
             ),
         }
     )

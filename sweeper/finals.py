@@ -201,6 +201,7 @@ def _read_footing(files: JobPaths) -> list[Footing]:
     except (OSError, ValueError):
         return []
     origin, settings = spec.origin, spec.settings
+    window = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
     start = {"student": origin.student, "warm_start": origin.warm_start, "adapter": spec.lora}
     teacher = {"teacher": origin.teacher, "own": spec.teacher}
     return [
@@ -208,7 +209,7 @@ def _read_footing(files: JobPaths) -> list[Footing]:
             start=_digest(start),
             prompts=(origin.data_fingerprint or "")[:_DIGEST],
             teacher=_digest(teacher),
-            sequences=settings.per_device_train_batch_size * settings.gradient_accumulation_steps,
+            sequences=window * spec.place.processes,
         )
     ]
 

@@ -166,6 +166,15 @@ class JobPaths:
         return self.directory / "checkpoint"
 
     @property
+    def ranks(self) -> Path:
+        """Where the processes of a trial on several devices meet; only while it runs."""
+        return self.directory / ".trainer.ranks"
+
+    def rank(self, number: int) -> Path:
+        """How one of these processes ended, beside the first."""
+        return self.ranks / f"{number}.json"
+
+    @property
     def lock(self) -> Path:
         """Held by the process that works in this directory."""
         return self.directory / "lock"

@@ -109,8 +109,7 @@ def submit(spec: PreparationSpec, files: JobPaths, executor: Executor) -> None:
     """Start a step in a clean directory."""
     for path in (files.outcome, files.progress, files.log, files.documents, files.samples):
         path.unlink(missing_ok=True)
-    device, threads = executor.next_place(files.directory)
-    place = Place(directory=str(files.directory), device=device, threads=threads)
+    place = executor.next_place(files.directory).alone()
     placed = spec.model_copy(update={"place": place})
     write_text_atomically(files.spec, redacted_json(placed))
     executor.submit(placed)

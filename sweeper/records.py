@@ -81,10 +81,25 @@ class Place(Record):
     directory: str
     device: str
     """A torch device: ``cpu``, ``cuda:0``, ``mps``."""
+    devices: tuple[str, ...] = ()
+    """Of a trial on several devices all of them, one for each of its processes."""
+    rank: int = 0
+    """Which of these processes this one is; only the first reports."""
+    shard_teacher: bool = False
+    """Whether the teacher's layers are divided among them."""
     threads: int
-    """CPU threads."""
+    """CPU threads of each process."""
     memory_gib: float | None = None
-    """The main memory that the job's process may take."""
+    """The main memory that the job may take, its processes together."""
+
+    @property
+    def processes(self) -> int:
+        """How many processes the job has."""
+        return max(1, len(self.devices))
+
+    def alone(self) -> Place:
+        """The same for a job of one process."""
+        return self.model_copy(update={"devices": ()})
 
 
 Autocast = Literal["bfloat16", "float16"]
@@ -305,16 +320,26 @@ class Cost(Record):
     generated_tokens: int = 0
     """Tokens that the student sampled."""
     device_seconds: float = 0.0
-    """Wall seconds on the job's device, from model loading to the last score. Of a trial that was
-    interrupted: what its last attempt took, and the steps that it went on from."""
+    """Wall seconds on the job's device, from model loading to the last score; of several devices
+    all of theirs. Of a trial that was interrupted: what its last attempt took, and the steps that
+    it went on from."""
     seconds: dict[str, float] = {}
-    """The parts: ``load``, ``rollout``, ``teacher``, ``student``, ``optimiser``, ``diagnostics``,
-    ``checkpoint``, ``evaluation``."""
+    """The parts, in device-seconds: ``load``, ``rollout``, ``teacher``, ``student``, ``optimiser``,
+    ``diagnostics``, ``checkpoint``, ``evaluation``."""
 
     def training_seconds(self) -> float:
         """What grows with the steps of a training."""
         parts = ("rollout", "teacher", "student", "optimiser")
         return sum(self.seconds.get(part, 0.0) for part in parts)
+
+    def on(self, devices: int) -> Cost:
+        """The cost of a job that took as long on so many devices."""
+        return self.model_copy(
+            update={
+                "device_seconds": self.device_seconds * devices,
+                "seconds": {part: value * devices for part, value in self.seconds.items()},
+            }
+        )
 
 
 class Rollouts(Record):
@@ -541,6 +566,8 @@ class Outcome(Record):
     finished: float
     host: str = ""
     device: str = ""
+    devices: int = 1
+    """How many the job had to itself."""
     versions: dict[str, str] = {}
     """Package versions in the process that did the work."""
     model_parameters: int | None = None
@@ -548,3 +575,8 @@ class Outcome(Record):
     peak_bytes: int | None = None
     """The most memory that the job took: of its GPU, else its process's main memory, libraries
     included; None in old records."""
+
+    @property
+    def wall_seconds(self) -> float:
+        """What the last attempt took, with the steps that it went on from."""
+        return self.cost.device_seconds / self.devices

@@ -10,10 +10,15 @@ from sweeper.records import Cost, Interim, InterimPoint, Progress
 
 
 class Reporter:
-    """Appends to a job's progress file."""
+    """Appends to a job's progress file.
 
-    def __init__(self, paths: JobPaths) -> None:
-        self._paths = paths
+    Args:
+        paths: The job's.
+        silent: Only remember: the process is one beside the first of a trial.
+    """
+
+    def __init__(self, paths: JobPaths, *, silent: bool = False) -> None:
+        self._paths, self._silent = paths, silent
         self.phase_name = "load"
         self.step = 0
         self.point: dict[str, float] = {}
@@ -77,4 +82,5 @@ class Reporter:
         self._write(point)
 
     def _write(self, progress: Progress) -> None:
-        append_json_line(self._paths.progress, progress.model_dump(exclude_defaults=True))
+        if not self._silent:
+            append_json_line(self._paths.progress, progress.model_dump(exclude_defaults=True))

@@ -128,7 +128,7 @@ def run_study(
     patience = Patience()
     executor = make_executor(study, paths, cache)
     with disk.explained(*places), hold(paths), executor:
-        _, threads = executor.next_place(paths.directory)
+        threads = executor.next_place(paths.directory).threads
         snapshot = open_snapshot(study, paths, command_line(), threads)
         place = tracking_place(config, paths)
         tracker = MlflowTracker(

@@ -218,13 +218,16 @@ def _plain(config: StudyConfig) -> dict[str, Any]:
 
 
 _MAY_CHANGE = ("budget", "compare_at", "compute", "confirm", "margin", "tracking")
-"""Keys that change no trial of the search."""
+"""Keys that change no trial of the search, except for the devices of a trial: a step takes as many
+sequences on each."""
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     found = []
     for path, before, after in _walk(old, new, ()):
-        if path[0] in _MAY_CHANGE or path == ("evaluation", "samples"):
+        if path[0] in _MAY_CHANGE and path != ("compute", "devices_per_trial"):
+            continue
+        if path == ("evaluation", "samples"):
             continue
         if path[0] in ("training", "arms") and path[-1] == "checkpoint_every":
             continue

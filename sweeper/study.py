@@ -302,7 +302,7 @@ class StudyRun:
             {name: state.ended for name, state in self.arms.items()},
             higher_is_better=self.higher_is_better,
             running=[
-                (job.spec.arm, job.started - job.spec.earlier_seconds)
+                (job.spec.arm, job.started - job.spec.earlier_seconds / job.spec.place.processes)
                 for job in self.jobs.running.values()
                 if isinstance(job.spec, TrialSpec)
             ],

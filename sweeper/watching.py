@@ -97,7 +97,7 @@ def _ended(spec: TrialSpec, outcome: Outcome) -> EndedJob:
         score=found.score if found else None,
         pruned=outcome.state == "pruned",
         failure=f"{failure.kind.replace('_', ' ')}: {failure.message}" if failure else None,
-        seconds=outcome.cost.device_seconds,
+        seconds=outcome.wall_seconds,
     )
 
 
@@ -129,7 +129,11 @@ def _seconds_left(run: StudyRun, jobs: list[Job], now: float) -> float | None:
     if not run.arms:
         return None
     seconds = {
-        name: [trial.seconds for trial in arm.ended.values() if trial.state == "completed"]
+        name: [
+            trial.seconds / run.study.config.compute.devices_per_trial
+            for trial in arm.ended.values()
+            if trial.state == "completed"
+        ]
         for name, arm in run.arms.items()
     }
     remaining = {name: _remaining(arm, run, jobs) for name, arm in run.arms.items()}

@@ -125,6 +125,22 @@ def test_wall_time_counts_when_any_trial_runs() -> None:
     assert reason(study, "gkd", {"gkd": {0: ended(40)}}, running=running, now=1021.0) == "wall_time"
 
 
+def test_a_trial_on_two_devices_spends_two_device_seconds_a_second() -> None:
+    def limited(**budget: Any) -> StudyConfig:
+        return config(budget=budget, compute={"devices_per_trial": 2})
+
+    study = limited(device_hours=100 / HOUR)  # 50 s an arm
+    one = {"gkd": {0: ended(10)}}
+    assert reason(study, "gkd", one, running=[("gkd", 0.0)], now=14.0) is None
+    assert reason(study, "gkd", one, running=[("gkd", 0.0)], now=16.0) == "device_hours"
+    # 20 s, and 10 s of each of two devices.
+    one = {"gkd": {0: ended(20)}}
+    assert reason(limited(wall_time="31s"), "gkd", one) is None
+    assert reason(limited(wall_time="29s"), "gkd", one) == "wall_time"
+    shared = {"earlier_seconds": 8.0, "started": 10.0, "finished": 20.0, "devices": 2}
+    assert ending(Outcome(state="completed", **shared)).started == 6.0
+
+
 def test_an_arm_is_stale_when_its_best_has_not_risen_beyond_its_standard_error() -> None:
     rising = dict(enumerate(ended(score=score, stderr=0.05) for score in (0.3, 0.4, 0.5, 0.6)))
     assert not is_stale(rising, 2, higher_is_better=True)

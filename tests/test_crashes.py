@@ -28,6 +28,7 @@ from sweeper.records import (
     Cost,
     DataSummary,
     Outcome,
+    Place,
     Progress,
     Scores,
     TaskScore,
@@ -76,8 +77,8 @@ class WritingExecutor:
     def free(self) -> int:
         return 1 - len(self._running)
 
-    def next_place(self, directory: Path) -> tuple[str, int]:
-        return "cpu", 1
+    def next_place(self, directory: Path) -> Place:
+        return Place(directory=str(directory), device="cpu", threads=1)
 
     def submit(self, spec: Spec) -> None:
         assert self.free()

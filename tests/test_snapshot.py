@@ -183,6 +183,8 @@ def test_what_may_change_is_recorded_and_keeps_the_first_provenance(
         (["evaluation.test="], ['evaluation.test: was "test.yaml", now null']),
         (["evaluation.selection=test.yaml"], ["evaluation.selection", "suite selection"]),
         (["seed=2", "trials=3"], ["seed: was 1", "trials: was 4"]),
+        # A step takes more sequences then.
+        (["compute.devices_per_trial=2"], ["compute.devices_per_trial: was 1, now 2"]),
     ],
 )
 def test_what_would_not_compare_is_refused_with_every_difference(

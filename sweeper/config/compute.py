@@ -19,8 +19,8 @@ class ResourcesConfig(Strict):
     cpu: PositiveInt | None = None
     """CPU cores: the trial's threads."""
     gpu: Annotated[float, Field(ge=0, le=1)] | None = None
-    """The share of a GPU, at most 1: a trial trains on one device. With 0.5, two trials share one,
-    and each may take half of its memory."""
+    """The share of a GPU, at most 1 (`devices_per_trial` is for more). With 0.5, two trials share
+    one, and each may take half of its memory."""
 
 
 class ComputeConfig(Strict):
@@ -34,6 +34,13 @@ class ComputeConfig(Strict):
     workers: PositiveInt | None = None
     """Trials at a time; cores and devices are divided among them. By default one, or with a share
     of a GPU (`resources_per_trial.gpu`) or with Ray as many as fit."""
+    devices_per_trial: PositiveInt = 1
+    """The devices that each trial trains on together, all of one machine: as many processes (on the
+    CPU, too), each with a copy of the models, and with `per_device_train_batch_size` sequences of a
+    micro-batch of its own."""
+    shard_teacher: bool = False
+    """Divide the teacher's layers among a trial's devices, instead of a copy on each: a layer is
+    put together where it reads, which takes less memory and more time."""
     resources_per_trial: ResourcesConfig = ResourcesConfig()
     """What each trial takes of a machine."""
     pin_cores: bool = False
@@ -41,8 +48,8 @@ class ComputeConfig(Strict):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")] = "auto"
     """`auto`: the accelerators there are, in turn, or the CPU."""
     threads_per_worker: PositiveInt | None = None
-    """By default `resources_per_trial.cpu`; without it the cores divided by the workers, and one
-    with Ray."""
+    """By default `resources_per_trial.cpu`; without it the cores divided by the workers, and with
+    Ray one for each of a trial's devices. The processes of a trial share them."""
     trial_timeout: Duration | None = None
     """How long a trial may take: seconds, or `90s`, `30m`, `12h`, `2d`. One that takes longer is
     ended."""
@@ -50,8 +57,9 @@ class ComputeConfig(Strict):
     """How long a trial may go without a sign of progress: a point of its training curve, or a new
     phase. Evaluation is one phase."""
     memory_limit: Annotated[Gibibytes, Field(gt=0)] | None = None
-    """The main memory that a trial's process may take, in GiB: a trial that needs more fails as out
-    of memory, instead of bringing the machine to a halt. (Linux; a GPU's memory is not meant.)"""
+    """The main memory that a trial may take, in GiB: one that needs more fails as out of memory,
+    instead of bringing the machine to a halt. The processes of a trial on several devices may take
+    an equal part of it each. (Linux; a GPU's memory is not meant.)"""
     teacher_states_gib: Gibibytes = 20.0
     """What the teacher's hidden states on sequences that do not change may take in the cache, in
     GiB; the least recently used go first. 0: they are computed again in every trial."""
@@ -82,6 +90,15 @@ class ComputeConfig(Strict):
         if gpu == 0 and device not in ("auto", "cpu"):
             message = f"expected a share of a GPU with device: {device}, found 0"
             yield ("resources_per_trial", "gpu"), message
+        if (count := self.devices_per_trial) > 1:
+            several = f"with devices_per_trial: {count}"
+            if gpu is not None and 0 < gpu < 1:
+                message = f"expected 1 {several}, found {gpu:g}: only one device can be shared"
+                yield ("resources_per_trial", "gpu"), message
+            if device not in ("auto", "cpu", "cuda"):
+                yield ("device",), f"expected auto, cpu or cuda {several}, found {device!r}"
+        elif self.shard_teacher:
+            yield ("shard_teacher",), "has no effect with devices_per_trial: 1"
         if executor == "local" and "address" in given:
             yield ("address",), "has no effect with executor: local"
         if executor == "ray" and device not in ("auto", "cpu", "cuda"):

@@ -313,6 +313,8 @@ class StudyConfig(Strict):
                 )
                 problems.add(("arms", name), message)
         self._check_objectives(problems)
+        if self.compute.devices_per_trial > 1:
+            self._check_copies(problems)
         if len(set(self.compare_at)) < len(self.compare_at):
             problems.add(("compare_at",), "expected each measure once")
         if "steps" not in self.compare_at:
@@ -346,6 +348,30 @@ class StudyConfig(Strict):
         if several and self.budget.patience is not None:
             message = "expected no patience with several objectives: there is no single best trial"
             problems.add(("budget", "patience"), message)
+
+    def _check_copies(self, problems: Problems) -> None:
+        """Whether every device of a trial can have copies of its own of the models."""
+        several = f"with compute.devices_per_trial: {self.compute.devices_per_trial}"
+        stock = f"expected sweeper {several}, by which the stock GKD trainer divides its gradients"
+        spread = f"expected none {several}: every device has a copy of its own of the model"
+        if self.training.engine == "trl":
+            problems.add(("training", "engine"), stock)
+        if self.compute.shard_teacher and (self.teacher.quantization or self.teacher.compile):
+            key = "quantization" if self.teacher.quantization else "compile"
+            message = f"expected none with compute.shard_teacher: {key} keeps a layer in one piece"
+            problems.add(("teacher", key), message)
+        for role, model in (("teacher", self.teacher), ("student", self.student)):
+            if "device_map" in model.init_kwargs:
+                problems.add((role, "init_kwargs", "device_map"), spread)
+        for name, arm in self.arms.items():
+            if arm.settings.get("engine") == "trl":
+                problems.add(("arms", name, "settings", "engine"), stock)
+            for where in ("settings", "search"):
+                if (key := "teacher.init_kwargs.device_map") in getattr(arm, where):
+                    problems.add(("arms", name, where, key), spread)
+                if self.compute.shard_teacher and "teacher.quantization" in getattr(arm, where):
+                    message = "expected none with compute.shard_teacher"
+                    problems.add(("arms", name, where, "teacher.quantization"), message)
 
     @staticmethod
     def _check_grid(name: str, arm: ArmConfig, problems: Problems) -> None:

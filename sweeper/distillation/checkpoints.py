@@ -14,8 +14,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -31,6 +33,7 @@ from sweeper.config.models import ModelConfig
 from sweeper.distillation.material import Material
 from sweeper.distillation.meter import Meter
 from sweeper.distillation.models import identity
+from sweeper.distillation.ranks import ALONE, Ranks
 from sweeper.paths import JobPaths
 from sweeper.records import Progress, Record, TrialSpec
 from sweeper.versions import library_versions
@@ -60,7 +63,7 @@ class Journal(Protocol):
 class Manifest(Record):
     """``checkpoint.json``: what a checkpoint belongs to, its files, and the counts."""
 
-    format: Literal[1] = 1
+    format: Literal[2] = 2
     work: str
     """The key of everything that decides the training."""
     step: int
@@ -71,8 +74,8 @@ class Manifest(Record):
     """The meter's, without what came before the first step."""
     since: dict[str, float]
     """The meter's since the last point of the curve."""
-    loss_since: float
-    """The sum of the losses since the last point of the curve."""
+    losses_since: tuple[float, ...]
+    """The sum of each process's losses since the last point of the curve."""
     loss_before: float
     """The sum of those before it."""
     logged: int
@@ -83,7 +86,11 @@ class Manifest(Record):
 
 
 def of_trial(
-    spec: TrialSpec, material: Material, teacher: ModelConfig, journal: Journal
+    spec: TrialSpec,
+    material: Material,
+    teacher: ModelConfig,
+    journal: Journal,
+    ranks: Ranks = ALONE,
 ) -> Checkpoints | None:
     """The trial's checkpoints; None if it keeps none.
 
@@ -95,6 +102,7 @@ def of_trial(
         material: Tokenizer and examples.
         teacher: The arm's.
         journal: Where the trial says how far it is.
+        ranks: The processes that train together.
     """
     every, origin = spec.settings.checkpoint_every, spec.origin
     if every is None or spec.settings.engine != "sweeper":
@@ -121,25 +129,37 @@ def of_trial(
         "device": spec.place.device.partition(":")[0],
         # The order of sums, so the last digits, depend on it.
         "threads": spec.place.threads if on_cpu else None,
+        "processes": ranks.size,
+        "shard_teacher": spec.place.shard_teacher,
         "versions": library_versions(),
     }
-    return Checkpoints(JobPaths(Path(spec.place.directory)), every, work, journal)
+    return Checkpoints(JobPaths(Path(spec.place.directory)), every, work, journal, ranks)
 
 
 class Checkpoints:
     """The checkpoints of one training.
+
+    Of several processes the first writes them, with what the others have of their own: random
+    states, and losses that are not averaged yet. All go on from what the first has found.
 
     Args:
         paths: Of the job.
         every: Optimiser steps between two checkpoints. There is one after the last step, too.
         work: JSON that determines the training: a checkpoint of other work is not used.
         journal: Where the job says how far it is.
+        ranks: The processes that train together.
     """
 
     def __init__(
-        self, paths: JobPaths, every: int, work: Mapping[str, Any], journal: Journal
+        self,
+        paths: JobPaths,
+        every: int,
+        work: Mapping[str, Any],
+        journal: Journal,
+        ranks: Ranks = ALONE,
     ) -> None:
         self._root = paths.checkpoint
+        self._ranks = ranks
         self._every, self._work, self._journal = every, content_key(work), journal
         self._manifest: Manifest | None = None
         """Of the checkpoint that this process goes on from."""
@@ -150,7 +170,9 @@ class Checkpoints:
     def train(self, trainer: Any, meter: Meter) -> None:
         """Train to the end, from the last usable checkpoint if there is one."""
         self._trainer, self._meter = trainer, meter
-        directory = self._find()
+        directory, self._manifest = self._ranks.of_first(
+            self._find() if self._ranks.first else (None, None)
+        )
         trainer.checkpoints = self
         trainer.add_callback(_Callback(self))
         # What was trained on must be passed over, whatever ``extra`` says.
@@ -173,7 +195,7 @@ class Checkpoints:
         meter.since = defaultdict(float, found.since)
         meter.steps = found.step
         # Transformers averages the loss over the steps since it was last logged.
-        trainer._tr_loss += found.loss_since
+        trainer._tr_loss += found.losses_since[self._ranks.rank]
         trainer._total_loss_scalar = found.loss_before
         trainer._globalstep_last_logged = found.logged
         trainer._initial_global_step = 0
@@ -186,8 +208,10 @@ class Checkpoints:
         the former one stays, and the training goes on.
         """
         step, began = self._trainer.state.global_step, self._meter.now()
+        parts = self._ranks.gather(self._own_part())
         try:
-            self._write(step)
+            if self._ranks.first:
+                self._write(step, parts)
         # RuntimeError is what torch's writer raises.
         except (OSError, RuntimeError, SafetensorError) as error:
             print(
@@ -204,15 +228,15 @@ class Checkpoints:
             for name, tensor in ours.items():
                 tensor.copy_(theirs[name])
 
-    def _find(self) -> Path | None:
+    def _find(self) -> tuple[Path | None, Manifest | None]:
         """The last usable checkpoint; what else is there is removed."""
-        self._manifest, found = None, None
+        manifest, found = None, None
         names = os.listdir(self._root) if self._root.is_dir() else []
         steps = sorted((int(name) for name in names if name.isdigit()), reverse=True)
         for step in steps:
             if found is None:
                 try:
-                    self._manifest = self._read(self._root / str(step))
+                    manifest = self._read(self._root / str(step))
                     found = self._root / str(step)
                 except _Unusable as error:
                     print(f"The checkpoint after step {step} is not used: {error}.", flush=True)
@@ -221,7 +245,7 @@ class Checkpoints:
             print(f"Training goes on from the checkpoint after step {found.name}.", flush=True)
         elif steps:
             print("Training starts from the beginning.", flush=True)
-        return found
+        return found, manifest
 
     def _read(self, directory: Path) -> Manifest:
         """Check that a checkpoint is whole, and of this work.
@@ -262,8 +286,24 @@ class Checkpoints:
         }:
             raise ValueError("its weights are not the model's")
 
-    def _write(self, step: int) -> None:
+    def _own_part(self) -> _Part | Exception:
+        """What this process adds to a checkpoint, or why it cannot."""
         trainer = self._trainer
+        try:
+            with tempfile.TemporaryDirectory(dir=trainer.args.output_dir) as directory:
+                trainer._save_rng_state(directory)
+                states = {path.name: path.read_bytes() for path in Path(directory).iterdir()}
+        except (OSError, RuntimeError) as error:
+            return error
+        return _Part(states, trainer._tr_loss.item())
+
+    def _write(self, step: int, everybody: Sequence[_Part | Exception]) -> None:
+        trainer = self._trainer
+        parts = []
+        for part in everybody:
+            if isinstance(part, Exception):
+                raise part
+            parts.append(part)
         self._root.mkdir(exist_ok=True)
         unfinished, finished = self._root / f".{step}", self._root / str(step)
         unfinished.mkdir()
@@ -271,9 +311,11 @@ class Checkpoints:
             save_file(_weights(trainer.model), unfinished / _WEIGHTS)
             trainer._save_optimizer_and_scheduler(str(unfinished))
             trainer._save_scaler(str(unfinished))
-            trainer._save_rng_state(str(unfinished))
+            for part in parts:
+                for name, content in part.random_states.items():
+                    (unfinished / name).write_bytes(content)
             trainer.state.save_to_json(str(unfinished / _STATE))
-            manifest = self._describe(step, unfinished)
+            manifest = self._describe(step, unfinished, [part.loss_since for part in parts])
             text = json.dumps(manifest.model_dump(), indent=1)
             (unfinished / _MANIFEST).write_text(text, encoding="utf-8")
             for path in (*unfinished.iterdir(), unfinished):
@@ -285,7 +327,7 @@ class Checkpoints:
             raise
         self._remove_all_but(finished)
 
-    def _describe(self, step: int, directory: Path) -> Manifest:
+    def _describe(self, step: int, directory: Path, losses: Sequence[float]) -> Manifest:
         trainer, meter, earlier = self._trainer, self._meter, self._manifest
         return Manifest(
             work=self._work,
@@ -294,7 +336,7 @@ class Checkpoints:
             seconds=meter.now() - self._started + (earlier.seconds if earlier else 0.0),
             totals={n: total - self._before.get(n, 0.0) for n, total in meter.totals.items()},
             since=dict(meter.since),
-            loss_since=trainer._tr_loss.item(),
+            losses_since=tuple(losses),
             loss_before=trainer._total_loss_scalar,
             logged=trainer._globalstep_last_logged,
             curve=tuple(self._journal.curve),
@@ -305,6 +347,15 @@ class Checkpoints:
         for path in self._root.iterdir() if self._root.is_dir() else ():
             if path != kept:
                 shutil.rmtree(path, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What a process has of its own."""
+
+    random_states: dict[str, bytes]
+    """Files, by name."""
+    loss_since: float
 
 
 class _Unusable(Exception):

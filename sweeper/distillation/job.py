@@ -25,6 +25,7 @@ from sweeper.distillation.models import (
     identity,
     load_model,
 )
+from sweeper.distillation.ranks import ALONE, Ranks
 from sweeper.distillation.teacher_states import TeacherStates
 from sweeper.errors import BadInputError, DivergedError
 from sweeper.records import Origin, Place, derive_seed
@@ -114,6 +115,7 @@ def distil(
     probe: Callable[[Any], float] | None = None,
     pause: PauseCallback | None = None,
     checkpoints: Checkpoints | None = None,
+    ranks: Ranks = ALONE,
 ) -> tuple[Any, Meter]:
     """Train ``model`` by ``method``.
 
@@ -131,6 +133,7 @@ def distil(
         probe: Says how far the student is from the teacher, asked a few times on the way.
         pause: Where training waits, and may end.
         checkpoints: Where the training is saved, and gone on with after an interruption.
+        ranks: The processes that train it together, each from here on.
 
     Returns:
         The trained student, wrapped in its adapter if it has one, and what it cost.
@@ -181,7 +184,12 @@ def distil(
                     )
         elif settings.disable_dropout:
             trainers.without_dropout(model)
-        trainer = _make_trainer(method, settings, material, data, states, options, model, seed)
+        trainer = _make_trainer(
+            method, settings, material, data, states, options, model, seed, ranks, place
+        )
+        if not ranks.first:
+            # As the trainer has seeded it, dropout would be the same in every process.
+            torch.manual_seed(derive_seed(seed, "dropout", ranks.rank))
         if checkpoints is None:
             trainer.train()
         else:
@@ -235,7 +243,7 @@ def stored_teacher_states(
         report: Called with the number of sequences read and their total.
     """
     window = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
-    reads = settings.max_steps * window * (1 - settings.lmbda)
+    reads = settings.max_steps * window * place.processes * (1 - settings.lmbda)
     if reads * _TRIALS_TO_PAY < len(data.sequences):
         return None
     return teacher_states.obtain(material.origin, teacher, data.sequences, place, load, report)
@@ -250,10 +258,13 @@ def _make_trainer(
     options: dict[str, Any],
     model: Any,
     seed: int,
+    ranks: Ranks,
+    place: Place,
 ) -> Any:
     tokenizer = options["processing_class"]
     if settings.engine == "trl":
         return _make_stock_trainer(method, material, data, options)
+    options["ranks"] = ranks
     options["lengths"] = batches.lengths(data.sequences) if settings.length_bucketing else None
     if trainers.uses_teacher(method):
         return trainers.OnPolicyTrainer(
@@ -261,6 +272,7 @@ def _make_trainer(
             end_ids=end_token_ids(model, tokenizer),
             seed=seed,
             teacher_states=states,
+            shard_teacher=place.shard_teacher,
             train_dataset=batches.rows(data.sequences),
             **options,
         )

@@ -51,6 +51,7 @@ def generate(
     pad_id: int,
     seed: int,
     batch_size: int,
+    numbers: Sequence[int] | None = None,
     report: Callable[[int], None] = lambda done: None,
 ) -> list[Rollout]:
     """Sample one answer to each prompt from the model's own distribution at ``temperature``.
@@ -69,6 +70,9 @@ def generate(
         seed: Decides every draw. Unless the model needs ``model.generate``, each prompt has random
             numbers of its own, so that ``batch_size`` changes an answer by rounding only.
         batch_size: Answers that are written at a time.
+        numbers: Of the prompts among those that others sample answers to with the same seed, in
+            ascending order: so that each has random numbers of its own there, too. By default their
+            indices.
         report: Called with the number of complete answers, whenever it has grown.
 
     Returns:
@@ -80,7 +84,14 @@ def generate(
     if not prompts:
         return []
     request = _Request(
-        prompts, temperature, max_new_tokens, frozenset(end_ids), pad_id, seed, batch_size
+        prompts,
+        range(len(prompts)) if numbers is None else numbers,
+        temperature,
+        max_new_tokens,
+        frozenset(end_ids),
+        pad_id,
+        seed,
+        batch_size,
     )
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     # A tuned prompt is in the wrapper, not in the model.
@@ -108,6 +119,7 @@ class _Request:
     """What ``generate`` is asked for."""
 
     prompts: Sequence[Sequence[int]]
+    numbers: Sequence[int]
     temperature: float
     max_new_tokens: int
     ends: frozenset[int]
@@ -128,7 +140,7 @@ def _decode(model: Any, request: _Request) -> _Answers:
     batch = Batch(
         model,
         [
-            Answer(index, list(prompts[index]), f"{request.seed}/{index}")
+            Answer(index, list(prompts[index]), f"{request.seed}/{request.numbers[index]}")
             for index in request.order()
         ],
         rows=request.batch_size,
@@ -232,7 +244,7 @@ def _delegate(model: Any, base: Any, request: _Request) -> _Answers:
     )
     device = next(model.parameters()).device
     order = request.order()
-    with _undisturbed(base, settings, device, request.seed):
+    with _undisturbed(base, settings, device, request.seed + request.numbers[0]):
         for start in range(0, len(order), request.batch_size):
             indices = order[start : start + request.batch_size]
             width = len(prompts[indices[0]])

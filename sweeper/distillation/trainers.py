@@ -19,19 +19,22 @@ This is the only module that imports TRL. What differs from the stock ``GKDTrain
 - **The teacher reads sequences that do not change once**: its last hidden states are stored.
 - **All draws have their own seed**: data order, on-policy coin and rollouts do not disturb
   each other.
+- **Several processes train as one does on the same sequences.** Stock divides the sum over the
+  tokens of all processes' batches once more by the number of processes.
 """
 
 from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from trl import SFTConfig, SFTTrainer
+from trl.models.utils import _ForwardRedirection
 from trl.trainer.utils import disable_dropout_in_model
 
 from sweeper.config.settings import Method, MethodSettings
@@ -46,7 +49,9 @@ from sweeper.distillation.divergence import Heads
 from sweeper.distillation.late_bitsandbytes import import_bitsandbytes
 from sweeper.distillation.meter import Meter
 from sweeper.distillation.models import store_for_autocast
+from sweeper.distillation.ranks import ALONE, Ranks
 from sweeper.distillation.rollouts import generate
+from sweeper.distillation.sharding import shard
 from sweeper.distillation.teacher_states import TeacherStates
 from sweeper.errors import BadInputError
 from sweeper.records import derive_seed
@@ -62,11 +67,13 @@ class _Metered:
 
     Attributes:
         meter: Takes the counts.
+        ranks: The processes that train together; counts are of all of them.
         checkpoints: Saves and loads the training's state in place of transformers, if there are
             any.
     """
 
     meter: Meter
+    ranks: Ranks = ALONE
     checkpoints: Checkpoints | None = None
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
@@ -83,11 +90,17 @@ class _Metered:
         self._count(batches)
         return batches, items
 
-    def _count(self, batches: list[dict[str, Any]]) -> None:
-        for batch in batches:
-            self.meter.add("micro_batches", 1)
-            if "labels" in batch:
-                self.meter.add("trained_tokens", int((batch["labels"] != IGNORED).sum()))
+    def _count(
+        self, batches: list[dict[str, Any]], rollouts: Mapping[str, float] | None = None
+    ) -> None:
+        labels = [batch["labels"] for batch in batches if "labels" in batch]
+        counts = {
+            "micro_batches": float(len(batches)),
+            "trained_tokens": float(sum(int((each != IGNORED).sum()) for each in labels)),
+            **(rollouts or {}),
+        }
+        for name, amount in self.ranks.add_up(counts).items():
+            self.meter.add(name, amount)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         """Forward and backward of one micro-batch, timed."""
@@ -118,7 +131,7 @@ class _FullBatches(_Metered):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         args = self.args  # type: ignore[attr-defined]
         rows = len(train_dataset if train_dataset is not None else self.train_dataset)  # type: ignore[attr-defined]
-        window = args.train_batch_size * args.gradient_accumulation_steps
+        window = args.train_batch_size * args.gradient_accumulation_steps * self.ranks.size
         order = EndlessPermutations(rows, args.max_steps * window, args.data_seed)
         if self.lengths is None:
             return order
@@ -128,8 +141,11 @@ class _FullBatches(_Metered):
 class OfflineTrainer(_FullBatches, SFTTrainer):  # type: ignore[misc]
     """TRL's ``SFTTrainer`` on sequences that are already token ids; its loss is cross-entropy."""
 
-    def __init__(self, *, meter: Meter, lengths: Sequence[int] | None, **kwargs: Any) -> None:
+    def __init__(
+        self, *, meter: Meter, ranks: Ranks, lengths: Sequence[int] | None, **kwargs: Any
+    ) -> None:
         self.meter = meter
+        self.ranks = ranks
         self.lengths = lengths
         super().__init__(**kwargs)
 
@@ -168,11 +184,13 @@ class OnPolicyTrainer(_FullBatches, GKDTrainer):  # type: ignore[misc]
 
     Args:
         meter: Counts tokens and seconds.
+        ranks: The processes that train together.
         settings: Of the method.
         end_ids: Tokens that end a rollout.
         seed: Of the on-policy coin and of the rollouts.
         lengths: Of all rows, in tokens; None to take rows as they come.
         teacher_states: The teacher's on the rows of the dataset, where they are stored.
+        shard_teacher: Divide the teacher among the processes.
         **kwargs: As ``GKDTrainer``'s. The dataset is one of ``batches.rows``.
     """
 
@@ -180,17 +198,21 @@ class OnPolicyTrainer(_FullBatches, GKDTrainer):  # type: ignore[misc]
         self,
         *,
         meter: Meter,
+        ranks: Ranks,
         settings: MethodSettings,
         end_ids: Sequence[int],
         seed: int,
         lengths: Sequence[int] | None,
         teacher_states: TeacherStates | None,
+        shard_teacher: bool = False,
         **kwargs: Any,
     ) -> None:
         self.meter = meter
+        self.ranks = ranks
         self.lengths = lengths
         self._teacher_states = teacher_states
         self._heads: Heads | None = None
+        self._redirect = _ForwardRedirection()
         self._settings = settings
         self._end_ids = list(end_ids)
         self._seed = seed
@@ -201,6 +223,9 @@ class OnPolicyTrainer(_FullBatches, GKDTrainer):  # type: ignore[misc]
         )
         if lower is not None:
             store_for_autocast(self.teacher_model, lower)
+        self._sharded = shard_teacher
+        if shard_teacher:
+            shard(self.teacher_model)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """The micro-batches of one accumulation window, with rollouts in place of references.
@@ -214,17 +239,34 @@ class OnPolicyTrainer(_FullBatches, GKDTrainer):  # type: ignore[misc]
         )
         window = self.state.global_step
         coin = random.Random(derive_seed(self._seed, "coin", window))
-        chosen = [index for index in range(len(batches)) if coin.random() < self._settings.lmbda]
-        if chosen:
+        # Of the micro-batches of all processes, to which accelerate deals them out in turn.
+        count = len(batches) * self.ranks.size
+        on_policy = [coin.random() < self._settings.lmbda for _ in range(count)]
+        counts = None
+        if any(on_policy):
             with self.meter.timing("rollout"):
-                self._roll_out([batches[index] for index in chosen], window)
-        self._count(batches)
+                counts = self._roll_out(batches, on_policy, window)
+        for index, batch in enumerate(batches):
+            beside = on_policy[index * self.ranks.size : (index + 1) * self.ranks.size]
+            batch["all_stored"] = not any(beside)
+        self._count(batches, counts)
         if self._settings.stock_normalization:
             return batches, stock_items
         return batches, self._get_num_items_in_batch(batches, device)
 
-    def _roll_out(self, batches: list[dict[str, Any]], window: int) -> None:
-        prompts = [prompt for batch in batches for prompt in batch["prompts"]]
+    def _roll_out(
+        self, batches: list[dict[str, Any]], on_policy: Sequence[bool], window: int
+    ) -> dict[str, float]:
+        """Put rollouts into this process's batches, those of all of which ``on_policy`` says it."""
+        rank, size = self.ranks.rank, self.ranks.size
+        chosen = [index for index in range(rank, len(on_policy), size) if on_policy[index]]
+        prompts: list[list[int]] = []
+        numbers: list[int] = []
+        for index in chosen:
+            found = batches[index // size]["prompts"]
+            first = sum(on_policy[:index]) * self.args.train_batch_size
+            prompts += found
+            numbers += range(first, first + len(found))
         # Within one autocast the weights are rounded once, not for every token.
         with self.accelerator.autocast():
             rollouts = generate(
@@ -236,16 +278,20 @@ class OnPolicyTrainer(_FullBatches, GKDTrainer):  # type: ignore[misc]
                 pad_id=self.processing_class.pad_token_id,
                 seed=derive_seed(self._seed, "rollout", window),
                 batch_size=self._settings.rollout_batch_size or len(prompts),
+                numbers=numbers,
             )
-        self.meter.add("on_policy", len(batches))
-        self.meter.add("rollouts", len(rollouts))
-        self.meter.add("generated_tokens", sum(len(rollout.tokens) for rollout in rollouts))
-        self.meter.add("truncated", sum(not rollout.finished for rollout in rollouts))
         answers = iter(rollouts)
-        for batch in batches:
+        for index in chosen:
+            batch = batches[index // size]
             pairs = [(prompt, next(answers).tokens) for prompt in batch["prompts"]]
             # No row of the dataset any more.
             batch.update(self._collator.pad(pairs), indices=None)
+        return {
+            "on_policy": len(chosen),
+            "rollouts": len(rollouts),
+            "generated_tokens": sum(len(rollout.tokens) for rollout in rollouts),
+            "truncated": sum(not rollout.finished for rollout in rollouts),
+        }
 
     def _one_step(self, *args: Any, **kwargs: Any) -> Any:
         # Past GKDTrainer, whose step would sample again, to the step that only trains.
@@ -263,27 +309,43 @@ class OnPolicyTrainer(_FullBatches, GKDTrainer):  # type: ignore[misc]
         Eq. (1) of https://arxiv.org/abs/2306.13649, on the positions that count only. Sequences are
         padded on their right, where causal attention does not look, so no mask is needed.
         """
+        bare = self.accelerator.unwrap_model(model)
         tokens = {"input_ids": inputs["input_ids"]}
         # The logits at a position predict the token after it.
         counted = inputs["labels"][:, 1:] != IGNORED
         # Accelerate puts autocast around the whole model's forward, which is not what runs here.
         with self.accelerator.autocast():
             if self._heads is None:
-                self._heads = Heads.of(model, self.teacher_model)
+                self._heads = Heads.of(bare, self.teacher_model)
             with self.meter.timing("teacher"), torch.no_grad():
                 self.teacher_model.eval()
-                theirs = self._read_teacher(self._heads, inputs["indices"], tokens, counted)
-            ours = self._heads.student.states(tokens, counted)
-            total = self._heads.divergence(ours, theirs, self._settings.beta)
-        loss = total / (counted.sum() if num_items_in_batch is None else num_items_in_batch)
+                theirs = self._read_teacher(self._heads, inputs, tokens, counted)
+            if bare is model:
+                total = self._diverge(tokens, counted, theirs)
+            else:
+                # Gradients are added up over processes only of what passes the wrapper's forward.
+                total = self._redirect(model, bare, self._diverge, tokens, counted, theirs)
+        if num_items_in_batch is None:
+            num_items_in_batch = counted.sum()
+        # Of all processes' tokens; the wrapper takes the mean of their gradients, not the sum.
+        loss = total / num_items_in_batch * self.ranks.size
         return (loss, {}) if return_outputs else loss
 
-    def _read_teacher(
-        self, heads: Heads, indices: Sequence[int] | None, tokens: Any, counted: torch.Tensor
+    def _diverge(
+        self, tokens: dict[str, torch.Tensor], counted: torch.Tensor, theirs: torch.Tensor
     ) -> torch.Tensor:
-        if self._teacher_states is None or indices is None:
+        assert self._heads is not None
+        ours = self._heads.student.states(tokens, counted)
+        return self._heads.divergence(ours, theirs, self._settings.beta)
+
+    def _read_teacher(
+        self, heads: Heads, inputs: dict[str, Any], tokens: Any, counted: torch.Tensor
+    ) -> torch.Tensor:
+        stored, indices = self._teacher_states, inputs["indices"]
+        # A divided teacher reads in all processes, or in none.
+        if stored is None or indices is None or (self._sharded and not inputs["all_stored"]):
             return heads.teacher.states(tokens, counted)
-        return self._teacher_states.of(indices).to(counted.device)
+        return stored.of(indices).to(counted.device)
 
 
 def uses_teacher(method: Method) -> bool:
@@ -359,6 +421,8 @@ def arguments(
         # A NaN must be seen, not averaged away.
         logging_nan_inf_filter=False,
         dataloader_pin_memory=device != "cpu",
+        # Of all processes, of which each divides by the tokens of all.
+        average_tokens_across_devices=True,
     )
     if uses_teacher(method):
         values.update(
@@ -374,7 +438,9 @@ def arguments(
     clash = sorted(set(settings.extra) & (set(values) | {"warmup_ratio", "gradient_checkpointing"}))
     if clash:
         raise BadInputError(f"training.extra names {clash[0]!r}, which is a setting of its own.")
+    # Parameters all take part in each step, and buffers are equal: nothing to look for.
+    copies = {"ddp_find_unused_parameters": False, "ddp_broadcast_buffers": False}
     try:
-        return kind(**values, **settings.extra)
+        return kind(**values, **{**copies, **settings.extra})
     except (TypeError, ValueError) as error:
         raise BadInputError(f"TRL's {kind.__name__} refuses the settings: {error}") from error

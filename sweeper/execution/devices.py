@@ -11,10 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from itertools import takewhile
+from pathlib import Path
 from typing import Literal
 
 from sweeper.config.compute import ComputeConfig
 from sweeper.errors import SweeperError
+from sweeper.records import Place
 
 
 def per_device(gpu: float) -> int:
@@ -29,7 +31,17 @@ def count_workers(compute: ComputeConfig, devices: Sequence[str]) -> int:
     Raises:
         SweeperError: More are asked for than fit.
     """
-    gpu = compute.resources_per_trial.gpu
+    gpu, each = compute.resources_per_trial.gpu, compute.devices_per_trial
+    if each > 1 and list(devices) != ["cpu"]:
+        if (most := len(devices) // each) < (compute.workers or 1):
+            key = "devices_per_trial" if most == 0 else "workers"
+            found = each if most == 0 else compute.workers
+            raise SweeperError(
+                f"compute.{key}: expected at most {most or len(devices)}, found {found}: each trial"
+                f" takes {each} devices, and this machine has {len(devices)}"
+                f" ({', '.join(devices)})."
+            )
+        return compute.workers or (most if gpu else 1)
     if not gpu:
         return compute.workers or 1
     if list(devices) == ["cpu"]:
@@ -44,6 +56,16 @@ def count_workers(compute: ComputeConfig, devices: Sequence[str]) -> int:
             f" {gpu:g} of a GPU (resources_per_trial), and this machine has {len(devices)}."
         )
     return compute.workers or most
+
+
+def make_place(directory: Path, devices: Sequence[str], threads: int) -> Place:
+    """Where a job runs: one process on each of ``devices``, and ``threads`` for all of them."""
+    return Place(
+        directory=str(directory),
+        device=devices[0],
+        devices=tuple(devices) if len(devices) > 1 else (),
+        threads=max(1, threads // len(devices)),
+    )
 
 
 def divide_cores(
@@ -98,7 +120,7 @@ class Room:
 
 
 def rooms(compute: ComputeConfig) -> list[Room]:
-    """What a trial has on this machine, by kind and size of its devices.
+    """What each process of a trial has on this machine, by kind and size of its devices.
 
     Nothing is said of the nodes of a cluster, nor of a GPU whose driver does not answer.
 
@@ -113,7 +135,8 @@ def rooms(compute: ComputeConfig) -> list[Room]:
     if not devices[0].startswith("cuda"):
         return [_main_memory(compute, devices[0], workers)]
     sizes = _gpu_memory()
-    jobs = per_device(share) if share else math.ceil(workers / len(devices))
+    processes = workers * compute.devices_per_trial
+    jobs = per_device(share) if share else math.ceil(processes / len(devices))
     part = share or 1 / jobs
     shared = f"a GPU of {{:.0f}} GiB{f' that {jobs} trials share' * (jobs > 1)}"
     found = {sizes[device] for device in devices if device in sizes}
@@ -124,11 +147,13 @@ def _main_memory(compute: ComputeConfig, device: str, workers: int) -> Room:
     """The machine's memory, shared by its workers; or what a trial may take of it."""
     kind: Literal["cpu", "mps"] = "mps" if device == "mps" else "cpu"
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = math.inf if compute.memory_limit is None else compute.memory_limit * 2**30
-    if limit < total / workers:
+    each = compute.devices_per_trial
+    limit = math.inf if compute.memory_limit is None else compute.memory_limit * 2**30 / each
+    if limit < total / (workers * each):
         return Room("compute.memory_limit", kind, limit)
-    shared = f", which {workers} workers share" * (workers > 1)
-    return Room(f"main memory ({total / 2**30:.0f} GiB{shared})", kind, total / workers)
+    sharing = f"{workers} workers" if each == 1 else f"{workers * each} processes"
+    shared = f", which {sharing} share" * (workers * each > 1)
+    return Room(f"main memory ({total / 2**30:.0f} GiB{shared})", kind, total / (workers * each))
 
 
 def _gpu_memory() -> dict[str, int]:

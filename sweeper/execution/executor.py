@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from sweeper import disk
 from sweeper.paths import JobPaths
-from sweeper.records import Failure, Outcome, PreparationSpec, TrialSpec
+from sweeper.records import Failure, Outcome, Place, PreparationSpec, TrialSpec
 
 Spec = TrialSpec | PreparationSpec
 
@@ -53,8 +53,8 @@ class Executor(Protocol):
     def free(self) -> int:
         """How many jobs could be submitted now."""
 
-    def next_place(self, directory: Path) -> tuple[str, int]:
-        """The device and the CPU threads that the next job gets."""
+    def next_place(self, directory: Path) -> Place:
+        """Where the next job runs that works in ``directory``."""
 
     def submit(self, spec: Spec) -> None:
         """Start a job.

@@ -10,11 +10,17 @@ from pathlib import Path
 from types import TracebackType
 
 from sweeper.config.compute import ComputeConfig
-from sweeper.execution.devices import allowed_cores, count_workers, divide_cores, find_devices
+from sweeper.execution.devices import (
+    allowed_cores,
+    count_workers,
+    divide_cores,
+    find_devices,
+    make_place,
+)
 from sweeper.execution.executor import Busy, Finished, Spec
 from sweeper.execution.processes import JobProcess, start_forkserver
 from sweeper.execution.worker import Share
-from sweeper.records import Outcome
+from sweeper.records import Outcome, Place
 from sweeper.versions import available_cores
 
 _GRACE_SECONDS = 5.0
@@ -56,6 +62,7 @@ class LocalExecutor:
         self._devices = list(find_devices(wanted) if devices is None else devices)
         self._gpu = resources.gpu or 1.0
         self._workers = count_workers(compute, self._devices)
+        self._each = compute.devices_per_trial
         threads = compute.threads_per_worker or resources.cpu
         self._threads = threads or max(1, available_cores() // self._workers)
         cores = allowed_cores() if compute.pin_cores else []
@@ -80,9 +87,11 @@ class LocalExecutor:
         """How many jobs could be submitted now."""
         return self._workers - len(self._jobs)
 
-    def next_place(self, directory: Path) -> tuple[str, int]:
-        """The device and the CPU threads that the next job gets."""
-        return self._devices[self._free_slot() % len(self._devices)], self._threads
+    def next_place(self, directory: Path) -> Place:
+        """Where the next job runs that works in ``directory``."""
+        first = self._free_slot() * self._each
+        found = [self._devices[i % len(self._devices)] for i in range(first, first + self._each)]
+        return make_place(directory, found, self._threads)
 
     def submit(self, spec: Spec) -> None:
         """Start a job.

@@ -29,10 +29,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sweeper.config.compute import ComputeConfig
 from sweeper.errors import SweeperError
 from sweeper.execution import node
-from sweeper.execution.devices import per_device
+from sweeper.execution.devices import make_place, per_device
 from sweeper.execution.executor import Busy, Finished, Spec, read_outcome
 from sweeper.paths import JobPaths
-from sweeper.records import Outcome
+from sweeper.records import Outcome, Place
 from sweeper.versions import available_cores, package_versions
 
 _CONNECT_SECONDS = 5.0
@@ -74,9 +74,11 @@ class RayExecutor:
         self._device = compute.device
         self._most = compute.workers
         resources = compute.resources_per_trial
-        self._threads = compute.threads_per_worker or resources.cpu or 1
+        self._each = compute.devices_per_trial
+        self._threads = compute.threads_per_worker or resources.cpu or self._each
         self._wanted_gpu = resources.gpu
         self._gpu = 0.0
+        """Of each device; all of a trial's are of one node."""
         self._written = [path.absolute() for path in written]
         self._read = [path.absolute() for path in read]
         self._jobs: list[_Job] = []
@@ -129,9 +131,10 @@ class RayExecutor:
         """How many jobs could be submitted now."""
         return len(self._free_nodes())
 
-    def next_place(self, directory: Path) -> tuple[str, int]:
-        """The device and the CPU threads that the next job gets."""
-        return ("cuda:0" if self._gpu else "cpu"), self._threads
+    def next_place(self, directory: Path) -> Place:
+        """Where the next job runs that works in ``directory``."""
+        found = [f"cuda:{index}" if self._gpu else "cpu" for index in range(self._each)]
+        return make_place(directory, found, self._threads)
 
     def submit(self, spec: Spec) -> None:
         """Start a job.
@@ -146,7 +149,7 @@ class RayExecutor:
         text = spec.model_copy(update={"place": place}).model_dump_json()
         task = self._run.options(
             num_cpus=self._threads,
-            num_gpus=self._gpu,
+            num_gpus=self._gpu * self._each,
             name=f"sweeper {Path(place.directory).name}",
             scheduling_strategy=NodeAffinitySchedulingStrategy(free[0], soft=False),
         ).remote(text, self._gpu, os.getcwd(), self._environment, self._work)
@@ -197,7 +200,8 @@ class RayExecutor:
         """How many jobs fit on an empty node."""
         room = int(found["Resources"].get("CPU", 0) // self._threads)
         if self._gpu:
-            room = min(room, int(found["Resources"].get("GPU", 0)) * per_device(self._gpu))
+            gpus = int(found["Resources"].get("GPU", 0))
+            room = min(room, gpus * per_device(self._gpu) // self._each)
         return room
 
     def _free_nodes(self) -> list[str]:
@@ -223,7 +227,8 @@ class RayExecutor:
         """How many jobs a node has room for beside whatever it runs."""
         room = int((resources.get("CPU", 0) + 1e-6) // self._threads)
         if self._gpu:
-            room = min(room, int((resources.get("GPU", 0) + 1e-6) // self._gpu))
+            gpus = self._gpu * self._each
+            room = min(room, int((resources.get("GPU", 0) + 1e-6) // gpus))
         return room
 
     def _look_over(self, alive: Sequence[dict[str, Any]]) -> list[str]:
@@ -258,7 +263,7 @@ class RayExecutor:
             kind: max((found["Resources"].get(kind, 0) for found in alive), default=0)
             for kind in ("CPU", "GPU")
         }
-        gpu = f" and {self._gpu:g} GPU" if self._gpu else ""
+        gpu = f" and {self._gpu * self._each:g} GPU" if self._gpu else ""
         found = f" and {largest['GPU']:g} GPU" if self._gpu else ""
         return (
             f"compute.resources_per_trial: each trial takes {self._threads} CPU{gpu}, but no node"

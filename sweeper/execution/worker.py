@@ -9,9 +9,10 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock
@@ -19,11 +20,14 @@ from filelock import FileLock
 from sweeper import disk
 from sweeper.execution.allocator import keep_freed_memory
 from sweeper.execution.executor import Spec
+from sweeper.execution.ranks import OtherRanks
 from sweeper.paths import JobPaths, open_to_append, write_text_atomically
 from sweeper.records import Failure, Outcome
 
 FULL_DISK = 74
 """The exit code of a job that cannot even write its outcome; ``EX_IOERR`` of ``sysexits.h``."""
+FAILED = 1
+"""The exit code of a process beside a trial's first that has left word of its failure."""
 
 
 @dataclass(frozen=True)
@@ -57,8 +61,7 @@ def main(spec: Spec, share: Share = WHOLE, run: Callable[[Spec], Outcome] | None
     paths = JobPaths(Path(spec.place.directory))
     # Ctrl-C in the terminal is for the coordinator, which decides what happens to its jobs.
     os.setsid()
-    _end_with_coordinator()
-    try:
+    with _leaving(paths):
         _redirect_output(paths.log)
         if share.directory is not None:
             os.chdir(share.directory)
@@ -66,8 +69,36 @@ def main(spec: Spec, share: Share = WHOLE, run: Callable[[Spec], Outcome] | None
             os.sched_setaffinity(0, share.cores)
         # An orphan of a killed coordinator may take a moment to notice: never work beside it.
         with FileLock(paths.lock):
+            others = None
+            if spec.place.devices:
+                others = OtherRanks(spec, partial(_follow, share=share, run=run))
+            _end_with_parent()
+            if others is not None:
+                others.watch()
             outcome = _run(spec, share, run)
+            if others is not None:
+                others.decide(outcome)
             write_text_atomically(paths.outcome, outcome.model_dump_json(indent=1) + "\n")
+            if others is not None:
+                others.end()
+
+
+def _follow(spec: Spec, share: Share, run: Callable[[Spec], Outcome] | None) -> None:
+    """Be one of the processes beside the first."""
+    paths = JobPaths(Path(spec.place.directory))
+    _end_with_parent()
+    with _leaving(paths):
+        outcome = _run(spec, share, run)
+        write_text_atomically(paths.rank(spec.place.rank), outcome.model_dump_json())
+        if outcome.state == "failed":
+            os._exit(FAILED)
+
+
+@contextmanager
+def _leaving(paths: JobPaths) -> Iterator[None]:
+    """End the process with the block, with an exit code that says so if the disk is full."""
+    try:
+        yield
     except Exception as error:
         if disk.is_full(error, paths.directory):
             os._exit(FULL_DISK)
@@ -83,7 +114,9 @@ def _run(spec: Spec, share: Share, run: Callable[[Spec], Outcome] | None) -> Out
     started = time.time()
     if share.visible is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = share.visible
-    claimed = _claim_device(spec.place.device)
+    place = spec.place
+    devices = place.devices or (place.device,)
+    claimed = _claim_device(devices, place.rank)
     from sweeper.execution import preload
 
     if preload.failure is not None:
@@ -96,17 +129,23 @@ def _run(spec: Spec, share: Share, run: Callable[[Spec], Outcome] | None) -> Out
 
     from sweeper.work.run import run as run_job
 
-    torch.set_num_threads(spec.place.threads)
+    torch.set_num_threads(place.threads)
     if claimed == "cpu":
         keep_freed_memory()
     elif claimed.startswith("cuda") and share.gpu < 1:
         # A neighbour's memory stays its own: what needs more fails as out of memory.
         torch.cuda.set_per_process_memory_fraction(share.gpu)
-    if spec.place.memory_gib is not None:
-        _limit_memory(spec.place.memory_gib)
-    place = spec.place.model_copy(update={"device": claimed})
-    outcome = (run or run_job)(spec.model_copy(update={"place": place}))
-    found = {"device": spec.place.device, "peak_bytes": _peak_bytes(claimed)}
+    elif len(devices) > 1:
+        torch.cuda.set_device(claimed)
+    if place.memory_gib is not None:
+        _limit_memory(place.memory_gib / place.processes)
+    inside = place.model_copy(update={"device": claimed})
+    outcome = (run or run_job)(spec.model_copy(update={"place": inside}))
+    found = {
+        "device": ", ".join(devices),
+        "devices": len(devices),
+        "peak_bytes": _peak_bytes(claimed),
+    }
     return outcome.model_copy(update=found)
 
 
@@ -130,12 +169,20 @@ def _limit_memory(gib: float) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
 
 
-def _claim_device(device: str) -> str:
-    """Show only the job's own GPU to its libraries; the name by which they then know it."""
+def _claim_device(devices: Sequence[str], rank: int = 0) -> str:
+    """Show only the job's own GPUs to its libraries.
+
+    All of a trial's, to each of its processes: only so can they reach each other's memory.
+
+    Returns:
+        The name by which the libraries then know the process's own.
+    """
+    device = devices[rank]
     kind, _, index = device.partition(":")
     if kind == "cuda" and index:
-        os.environ["CUDA_VISIBLE_DEVICES"] = _visible(int(index))
-        return "cuda:0"
+        own = [_visible(int(name.partition(":")[2])) for name in devices]
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(own)
+        return f"cuda:{rank}"
     if kind == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     return device
@@ -155,7 +202,8 @@ def _redirect_output(log: Path) -> None:
     os.close(descriptor)
 
 
-def _end_with_coordinator() -> None:
+def _end_with_parent() -> None:
+    """End with the coordinator; of a trial's processes beside its first, with that one."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return

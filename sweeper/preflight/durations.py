@@ -97,9 +97,9 @@ def _budget(config: StudyConfig, found: Estimate) -> list[Finding]:
     if wall_time is not None and search > wall_time:
         short.append(f"wall_time ends the search after {duration(wall_time)} of {duration(search)}")
     for arm in found.arms:
-        seconds = allowed[arm.arm]
-        if seconds is not None and arm.trials * arm.trial_seconds > seconds:
-            count = int(seconds / arm.trial_seconds)
+        seconds, trial = allowed[arm.arm], arm.trial_seconds * config.compute.devices_per_trial
+        if seconds is not None and arm.trials * trial > seconds:
+            count = int(seconds / trial)
             short.append(f"device_hours end {arm.arm} after {count} of {arm.trials} trials")
     if not short:
         return [Finding(state="ok", what="budget", detail="the search ends within it")]

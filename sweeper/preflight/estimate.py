@@ -68,6 +68,8 @@ class _Schedule:
     """Of the same on the test suite."""
     ends: list[float]
     """Of the teacher and the starting student on the test suite."""
+    devices: int
+    """Of each trial, and of each training of a winner; any other job has one."""
 
 
 def _schedule(
@@ -97,7 +99,8 @@ def _schedule(
         for name, training in _trainings(config, measured, paces):
             trainings[name].append(paces[name].start + training + paces[name].scoring)
             tests[name].append(paces[name].scoring * factor)
-    return _Schedule(data, list(steps.values()), trials, trainings, tests, ends)
+    devices = config.compute.devices_per_trial
+    return _Schedule(data, list(steps.values()), trials, trainings, tests, ends, devices)
 
 
 def _looks(config: StudyConfig, arm: ArmPace) -> tuple[float, ...]:
@@ -156,7 +159,7 @@ def _cost(pace: Pace, at: CostMeasure) -> float:
 
 
 def _phases(schedule: _Schedule, workers: int) -> tuple[Phase, ...]:
-    before = schedule.preparation
+    before, devices = schedule.preparation, schedule.devices
     trained, tested = (sum(map(sum, x.values())) for x in (schedule.trainings, schedule.tests))
     both = {
         name: [training + test for training, test in zip(jobs, schedule.tests[name], strict=True)]
@@ -174,13 +177,17 @@ def _phases(schedule: _Schedule, workers: int) -> tuple[Phase, ...]:
         Phase(
             name="search",
             wall_seconds=makespan(schedule.trials, workers),
-            device_seconds=sum(map(sum, schedule.trials.values())),
+            device_seconds=sum(map(sum, schedule.trials.values())) * devices,
         ),
-        Phase(name="confirmation", wall_seconds=(1 - share) * wall, device_seconds=trained),
+        Phase(
+            name="confirmation",
+            wall_seconds=(1 - share) * wall,
+            device_seconds=trained * devices,
+        ),
         Phase(
             name="test scoring",
             wall_seconds=share * wall + makespan({"": schedule.ends}, workers),
-            device_seconds=tested + sum(schedule.ends),
+            device_seconds=tested * devices + sum(schedule.ends),
         ),
     )
     return tuple(phase for phase in found if phase.device_seconds)
@@ -219,7 +226,7 @@ def _arm(arm: ArmPace, schedule: _Schedule) -> ArmTime:
         trial_range=(arm.at(arm.low).seconds, arm.at(arm.high).seconds),
         trials=len(jobs[0]),
         trainings=len(jobs[1]),
-        device_hours=sum(map(sum, jobs)) / 3600,
+        device_hours=sum(map(sum, jobs)) * schedule.devices / 3600,
         peak_bytes=max((size for size in peaks if size is not None), default=None),
         lightest=_costly(arm.lightest.params),
         heaviest=_costly(arm.heaviest.params),

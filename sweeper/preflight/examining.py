@@ -71,7 +71,7 @@ def run_data_step(study: LoadedStudy, device: str) -> Examination:
         paths = StudyPaths(Path(directory), study.config.study)
         paths.directory.mkdir()
         with LocalExecutor(ComputeConfig(), [device]) as executor:
-            _, threads = executor.next_place(paths.directory)
+            threads = executor.next_place(paths.directory).threads
             snapshot = open_snapshot(study, paths, command_line(), threads)
             files = paths.preparation("data")
             origin = make_origin(study, snapshot, cache)

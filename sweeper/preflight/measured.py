@@ -116,15 +116,17 @@ def _arm(arm: ArmRecord) -> ArmPace | None:
 
 
 def _pace(outcome: Outcome, params: dict[str, Scalar]) -> Pace:
-    cost, steps = outcome.cost, outcome.cost.steps
-    training, scoring = cost.training_seconds(), outcome.scores.seconds if outcome.scores else 0.0
+    cost, steps, devices = outcome.cost, outcome.cost.steps, outcome.devices
+    # A cost counts the seconds of each device; here is asked how long it takes.
+    training = cost.training_seconds() / devices
+    scoring = outcome.scores.seconds if outcome.scores else 0.0
     return Pace(
         params=params,
-        start=max(cost.device_seconds - training - scoring, 0.0),
+        start=max(outcome.wall_seconds - training - scoring, 0.0),
         step=training / steps,
         steps=steps,
         scoring=scoring,
-        parts={part: cost.seconds.get(part, 0.0) / steps for part in _PARTS},
+        parts={part: cost.seconds.get(part, 0.0) / devices / steps for part in _PARTS},
         trained_tokens=cost.trained_tokens / steps,
         rollout_length=outcome.rollouts.length if outcome.rollouts else None,
         peak_bytes=outcome.peak_bytes,

@@ -131,7 +131,7 @@ class _Probe:
         self._workers = max(executor.free(), 1)
         self._jobs = Jobs(executor, study.config.compute, Patience())
         self._suite = suite_spec(study.selection)
-        _, threads = executor.next_place(paths.directory)
+        threads = executor.next_place(paths.directory).threads
         # The threads of a study that has begun are in the keys of what the cache keeps for it.
         snapshot = read_snapshot(recorded) or open_snapshot(study, paths, command_line(), threads)
         self._origin = preparation.make_origin(study, snapshot, cache)

@@ -35,13 +35,14 @@ _NO_DISTRIBUTION = "probability tensor contains either `inf`, `nan`"
 def run(spec: TrialSpec | PreparationSpec) -> Outcome:
     """Do the job and say how it ended; failure is a value, and this is where it is caught."""
     paths = JobPaths(Path(spec.place.directory))
-    reporter = Reporter(paths)
+    reporter = Reporter(paths, silent=spec.place.rank > 0)
     started = time.time()
     common: dict[str, Any] = {
         "attempt": spec.attempt,
         "started": started,
         "host": socket.gethostname(),
         "device": spec.place.device,
+        "devices": spec.place.processes,
         "versions": package_versions(),
     }
     if isinstance(spec, TrialSpec):
@@ -56,14 +57,14 @@ def run(spec: TrialSpec | PreparationSpec) -> Outcome:
             state="failed",
             failure=failure,
             finished=time.time(),
-            cost=reporter.cost(time.time() - started),
+            cost=reporter.cost(time.time() - started).on(spec.place.processes),
             curve=reporter.point,
             **common,
         )
     finished = time.time()
     cost = found.pop("cost", Cost())
     seconds = finished - started + reporter.seconds_before
-    cost = cost.model_copy(update={"device_seconds": seconds})
+    cost = cost.model_copy(update={"device_seconds": seconds}).on(spec.place.processes)
     found.setdefault("state", "completed")
     return Outcome(finished=finished, cost=cost, **found, **common)
 

@@ -19,6 +19,7 @@ from sweeper.distillation.material import (
 )
 from sweeper.distillation.meter import Meter, PauseCallback
 from sweeper.distillation.models import load_model
+from sweeper.distillation.ranks import Ranks, joined
 from sweeper.distillation.saving import save_student
 from sweeper.errors import blaming
 from sweeper.evaluation.tasks import load_tasks, prompts
@@ -33,7 +34,10 @@ _ANSWER_SECONDS = 0.02
 
 
 def do(spec: TrialSpec, reporter: Reporter) -> dict[str, Any]:
-    """Train the student, and score it; the parts of the outcome that follow from that."""
+    """Train the student, and score it; the parts of the outcome that follow from that.
+
+    On several devices all of the trial's processes train, and the first one does the rest.
+    """
     clock = Meter()
     with clock.timing("load"):
         reporter.phase("load")
@@ -45,23 +49,27 @@ def do(spec: TrialSpec, reporter: Reporter) -> dict[str, Any]:
                 check_trial(spec, teacher, material)
         fixed = _held_out(spec, material, reporter)
         student = job.starting_student(spec.origin, material, spec.place)
-    pause = _Pause(spec, material, reporter, clock)
-    reporter.phase("train", 0, spec.settings.max_steps)
-    trained, meter = job.distil(
-        spec.origin,
-        material,
-        spec.place,
-        model=student,
-        teacher=teacher,
-        method=spec.method,
-        settings=spec.settings,
-        seed=spec.seed,
-        lora=spec.lora,
-        report=reporter.train,
-        probe=fixed.divergence if fixed else None,
-        pause=PauseCallback(pause.points, pause) if spec.interim else None,
-        checkpoints=checkpoints.of_trial(spec, material, teacher, reporter),
-    )
+    with joined(spec.place) as ranks:
+        pause = _Pause(spec, material, reporter, clock, ranks)
+        reporter.phase("train", 0, spec.settings.max_steps)
+        trained, meter = job.distil(
+            spec.origin,
+            material,
+            spec.place,
+            model=student,
+            teacher=teacher,
+            method=spec.method,
+            settings=spec.settings,
+            seed=spec.seed,
+            lora=spec.lora,
+            report=reporter.train,
+            probe=fixed.divergence if fixed else None,
+            pause=PauseCallback(pause.points, pause) if spec.interim else None,
+            checkpoints=checkpoints.of_trial(spec, material, teacher, reporter, ranks),
+            ranks=ranks,
+        )
+    if not ranks.first:
+        return {}
     if pause.pruned is not None:
         return {
             "state": "pruned",
@@ -122,20 +130,33 @@ def _sum_of_parts(meter: Meter, clock: Meter) -> Cost:
 
 
 class _Pause:
-    """Scores a student in the middle of its training, and waits for word whether it goes on."""
+    """Scores a student in the middle of its training, and waits for word whether it goes on.
+
+    Of several processes the first does, and tells the others.
+    """
 
     def __init__(
-        self, spec: TrialSpec, material: Material, reporter: Reporter, clock: Meter
+        self,
+        spec: TrialSpec,
+        material: Material,
+        reporter: Reporter,
+        clock: Meter,
+        ranks: Ranks,
     ) -> None:
         self._spec = spec
         self._material = material
         self._reporter = reporter
         self._clock = clock
+        self._ranks = ranks
         self.points = {point.step: point for point in spec.interim}
         self.pruned: Interim | None = None
         """The score after which the trial was told to end."""
 
     def __call__(self, step: int, model: Any) -> bool:
+        goes_on = self._score(step, model) if self._ranks.first else True
+        return self._ranks.of_first(goes_on)
+
+    def _score(self, step: int, model: Any) -> bool:
         point, longest = self.points[step], self._spec.settings.max_steps
         reporter = self._reporter
         reporter.phase(INTERIM_PHASE, step, longest)

@@ -592,6 +592,38 @@ def test_a_grid_that_nobody_can_finish_is_refused(folder: Path, space: str) -> N
 
 
 @pytest.mark.parametrize(
+    ("override", "key", "message"),
+    [
+        ("training.engine=trl", "training.engine", "expected sweeper with compute.devices"),
+        ("arms.sft.settings={engine: trl}", "arms.sft.settings.engine", "divides its gradients"),
+        (
+            "teacher.init_kwargs={device_map: auto}",
+            "teacher.init_kwargs.device_map",
+            "expected none with compute.devices_per_trial: 2",
+        ),
+        (
+            "arms.gkd.settings={teacher.init_kwargs.device_map: auto}",
+            "arms.gkd.settings.teacher.init_kwargs.device_map",
+            "every device has a copy",
+        ),
+        (
+            "teacher.quantization=int8",
+            "teacher.quantization",
+            "expected none with compute.shard_teacher",
+        ),
+    ],
+)
+def test_what_cannot_be_on_several_devices_is_refused(
+    folder: Path, override: str, key: str, message: str
+) -> None:
+    assert load(folder, STUDY, [override]).config.compute.devices_per_trial == 1
+    several = ["compute.devices_per_trial=2", "compute.shard_teacher=true"]
+    [found] = problems(folder, STUDY, [override, *several])
+    assert found.path == key
+    assert message in found.message
+
+
+@pytest.mark.parametrize(
     ("added", "key", "message"),
     [
         ("pruner: sha\n", "pruner.type", "'none', 'median', 'asha', 'hyperband' or 'wilcoxon'"),
@@ -647,6 +679,15 @@ def test_what_ends_a_search_early_is_checked(
             "compute.resources_per_trial.gpu",
             "less than or equal to 1",
         ),
+        (
+            "{devices_per_trial: 2, resources_per_trial: {gpu: 0.5}}",
+            "compute.resources_per_trial.gpu",
+            "expected 1 with devices_per_trial: 2, found 0.5",
+        ),
+        ("{devices_per_trial: 2, device: mps}", "compute.device", "expected auto, cpu or cuda"),
+        ("{devices_per_trial: 2, device: 'cuda:1'}", "compute.device", "found 'cuda:1'"),
+        ("{shard_teacher: true}", "compute.shard_teacher", "no effect with devices_per_trial: 1"),
+        ("{devices_per_trial: 0}", "compute.devices_per_trial", "greater than or equal to 1"),
     ],
 )
 def test_what_trials_take_is_checked(folder: Path, compute: str, key: str, message: str) -> None:

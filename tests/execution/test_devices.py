@@ -39,7 +39,25 @@ def test_as_many_workers_as_the_devices_have_room_for() -> None:
 def test_devices_are_given_out_in_turn(tmp_path: Path) -> None:
     executor = LocalExecutor(compute(resources_per_trial={"gpu": 0.5, "cpu": 1}), GPUS)
     assert executor.free() == 4
-    assert executor.next_place(tmp_path) == ("cuda:0", 1)
+    place = executor.next_place(tmp_path)
+    assert (place.device, place.devices, place.threads) == ("cuda:0", (), 1)
+
+
+def test_a_trial_gets_devices_of_its_own(tmp_path: Path) -> None:
+    four = [f"cuda:{index}" for index in range(4)]
+    twos = compute(devices_per_trial=2, resources_per_trial={"gpu": 1, "cpu": 4})
+    executor = LocalExecutor(twos, four)
+    assert executor.free() == 2
+    place = executor.next_place(tmp_path)
+    assert (place.device, place.devices, place.threads) == ("cuda:0", ("cuda:0", "cuda:1"), 2)
+    assert (place.processes, place.alone().processes) == (2, 1)
+    assert count_workers(compute(devices_per_trial=2), four) == 1
+    assert count_workers(compute(devices_per_trial=3, workers=5), ["cpu"]) == 5
+    with pytest.raises(SweeperError, match=r"compute\.workers: expected at most 1, found 2"):
+        count_workers(compute(devices_per_trial=3, workers=2), four)
+    for devices in (["mps"], ["cuda:0"]):
+        with pytest.raises(SweeperError, match=r"devices_per_trial: expected at most 1, found 2"):
+            count_workers(compute(devices_per_trial=2), devices)
 
 
 def test_every_worker_has_cores_of_its_own_or_none_has() -> None:

@@ -212,5 +212,6 @@ def test_a_job_ends_with_its_coordinator(write_study: Callable[..., Path], tmp_p
 
 def test_devices_and_threads_are_divided(tmp_path: Path) -> None:
     with LocalExecutor(ComputeConfig(workers=2, device="cpu", threads_per_worker=3)) as executor:
-        assert executor.next_place(tmp_path) == ("cpu", 3)
+        place = executor.next_place(tmp_path)
+        assert (place.directory, place.device, place.threads) == (str(tmp_path), "cpu", 3)
         assert executor.free() == 2

@@ -20,7 +20,7 @@ def claim(patch: pytest.MonkeyPatch, device: str, visible: str | None) -> tuple[
         patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
         patch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    return _claim_device(device), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return _claim_device([device]), os.environ.get("CUDA_VISIBLE_DEVICES")
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,13 @@ def test_a_job_sees_its_own_gpu_alone(
     monkeypatch: pytest.MonkeyPatch, device: str, visible: str | None, seen: str
 ) -> None:
     assert claim(monkeypatch, device, visible) == ("cuda:0", seen)
+
+
+def test_each_process_of_a_job_sees_all_of_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    for rank in range(2):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6")
+        assert _claim_device(["cuda:1", "cuda:2"], rank) == f"cuda:{rank}"
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "5,6"
 
 
 @pytest.mark.parametrize("visible", [None, "3,5"])

@@ -91,7 +91,7 @@ _SUITES = "students are scored by the suites below evaluation"
 _KEPT = "trials keep no weights; sweeper export --model writes the winner's"
 _SEED = "everything random follows from the study's seed"
 _RESUME = "an interrupted study goes on by itself"
-_ONE_DEVICE = "a trial trains on one device"
+_COPIES = "each of a trial's devices has copies of the models (compute.devices_per_trial)"
 _TOKENS = "sequences are tokenized once, before training"
 _OTHER_TRAINER = "it belongs to another trainer"
 _TOKENIZER = "the student's own tokenizer and chat template are used"
@@ -108,9 +108,9 @@ NOT_TAKEN: Mapping[str, str] = {
     "model.chat_template": _TOKENIZER,
     "model.chat_template_kwargs": _TOKENIZER,
     "model.compile": _NO_COUNTERPART,
-    "model.device_map": _ONE_DEVICE,
+    "model.device_map": _COPIES,
     "model.enable_liger_kernel": "the losses have memory-saving code of their own",
-    "model.shard_for_eval": _ONE_DEVICE,
+    "model.shard_for_eval": _COPIES,
     "model.freeze_layers": "all weights are trained, or an adapter",
     "data.validation": _SUITES,
     "data.test": _SUITES,
@@ -155,9 +155,9 @@ NOT_TAKEN: Mapping[str, str] = {
     "training.dataloader_num_workers": _TOKENS,
     "training.dataloader_persistent_workers": _TOKENS,
     "training.dataloader_prefetch_factor": _TOKENS,
-    "training.dataloader_main_process_only": _ONE_DEVICE,
-    "training.ddp_find_unused_parameters": _ONE_DEVICE,
-    "training.nccl_default_timeout_minutes": _ONE_DEVICE,
+    "training.dataloader_main_process_only": _COPIES,
+    "training.ddp_find_unused_parameters": _COPIES,
+    "training.nccl_default_timeout_minutes": _COPIES,
     "training.reward_functions": _OTHER_TRAINER,
     "training.grpo": _OTHER_TRAINER,
     "training.gold": _OTHER_TRAINER,
@@ -174,8 +174,8 @@ NOT_TAKEN: Mapping[str, str] = {
     "peft.use_bnb_nested_quant": _QUANTIZATION,
     "peft.llm_int8_skip_modules": _QUANTIZATION,
     "peft.peft_save_mode": _KEPT,
-    "fsdp": _ONE_DEVICE,
-    "deepspeed": _ONE_DEVICE,
+    "fsdp": _COPIES,
+    "deepspeed": _COPIES,
 }
 """Keys that mean something to Oumi, and why they mean nothing here."""
 

@@ -1,0 +1,107 @@
+"""Trainings that are run once by one process and once by several, for comparison."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sweeper.config.models import LoraConfig, StudentConfig
+from sweeper.config.settings import MethodSettings, effective
+from sweeper.distillation import job
+from sweeper.distillation.material import read_material
+from sweeper.distillation.ranks import joined
+from sweeper.execution.executor import Spec
+from sweeper.paths import JobPaths
+from sweeper.records import Outcome, Place
+from tests.distillation.jobs import make_origin
+
+MICRO_BATCHES = 4
+"""Of an optimiser step, of all processes together."""
+SETTINGS: dict[str, Any] = {
+    "max_steps": 3,
+    "per_device_train_batch_size": 2,
+    # Its steps are the gradients: what Adam makes of a gradient near 0 depends on rounding.
+    "optim": "sgd",
+    "learning_rate": 0.3,
+    "max_grad_norm": 0.0,
+    "max_length": 96,
+    "logging_steps": 1,
+    "max_new_tokens": 44,
+    "gradient_accumulation_steps": MICRO_BATCHES,
+}
+CASES: dict[str, dict[str, Any]] = {
+    "sft": {"method": "sft"},
+    "seqkd": {"method": "seqkd"},
+    "supervised_kd": {"method": "supervised_kd"},
+    "gkd, beta 0": {"method": "gkd", "lmbda": 0.0, "beta": 0.0},
+    "gkd, beta 0.5": {"method": "gkd", "lmbda": 0.5, "beta": 0.5},
+    "gkd, beta 1": {"method": "gkd", "lmbda": 1.0, "beta": 1.0},
+    "clipped": {"method": "gkd", "lmbda": 0.5, "beta": 0.0, "max_grad_norm": 0.01},
+    "adapter": {"method": "gkd", "lmbda": 0.5, "beta": 0.5, "lora": 2},
+    "sft of an adapter": {"method": "sft", "lora": 2},
+    "recomputed activations": {"method": "gkd", "lmbda": 0.5, "gradient_checkpointing": True},
+    "stock normalization": {"method": "gkd", "lmbda": 1.0, "stock_normalization": True},
+    "few rollouts at a time": {"method": "gkd", "lmbda": 1.0, "rollout_batch_size": 3},
+    "one micro-batch each": {
+        "method": "gkd",
+        "lmbda": 0.7,
+        "seq_kd": True,
+        "gradient_accumulation_steps": 2,
+        "length_bucketing": False,
+    },
+    "sharded teacher": {"method": "gkd", "lmbda": 0.5, "shard_teacher": True},
+    "adam": {"method": "gkd", "lmbda": 0.5, "optim": "adamw_torch", "learning_rate": 1e-3},
+}
+
+
+def train(name: str, place: Place, shared: Path) -> dict[str, Any]:
+    """Train a case in the processes of ``place``; the weights, the curve and the counts.
+
+    Args:
+        name: Of the case.
+        place: Of this process. It divides the micro-batches of a step among all of them.
+        shared: Where the cache is.
+    """
+    case = {**SETTINGS, **CASES[name]}
+    method, rank = case.pop("method"), case.pop("lora", None)
+    case["gradient_accumulation_steps"] //= place.processes
+    place = place.model_copy(
+        update={"shard_teacher": case.pop("shard_teacher", False) and place.processes > 1}
+    )
+    lora = LoraConfig(r=rank) if rank else None
+    origin = make_origin(
+        shared,
+        student=StudentConfig(model="builtin/adder-student", lora=lora),
+        teacher_states_gib=1.0,
+    )
+    JobPaths(Path(place.directory)).ranks.mkdir(parents=True, exist_ok=True)
+    material, points = read_material(origin), []
+    student = job.starting_student(origin, material, place)
+    with joined(place) as ranks:
+        model, meter = job.distil(
+            origin,
+            material,
+            place,
+            model=student,
+            teacher=origin.teacher,
+            method=method,
+            settings=effective(method, MethodSettings(**case)),
+            seed=1,
+            report=lambda step, total, metrics: points.append(metrics),
+            ranks=ranks,
+        )
+    weights = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+    return {"weights": weights, "points": points, "totals": dict(meter.totals)}
+
+
+def train_all(spec: Spec) -> Outcome:
+    """Train all cases, and leave what came of them in the job's directory."""
+    started, place = time.time(), spec.place
+    directory = Path(place.directory)
+    for name in CASES:
+        own = place.model_copy(update={"directory": str(directory / name)})
+        torch.save(train(name, own, directory.parent), directory / f"{name}-{place.rank}.pt")
+    return Outcome(state="completed", started=started, finished=time.time())
