@@ -22,12 +22,13 @@ def left_over(file: YamlFile) -> list[Problem]:
     ]
 
 
-def _texts(value: Any, key: KeyPath) -> Iterator[tuple[KeyPath, str]]:
+def _texts(value: Any, key: KeyPath, above: tuple[int, ...] = ()) -> Iterator[tuple[KeyPath, str]]:
+    """Every text in a value; an alias of what it stands in is not followed."""
     if isinstance(value, str):
         yield key, value
-    elif isinstance(value, dict):
-        for name, inner in value.items():
-            yield from _texts(inner, (*key, str(name)))
-    elif isinstance(value, list):
-        for index, inner in enumerate(value):
-            yield from _texts(inner, (*key, index))
+    if not isinstance(value, dict | list) or id(value) in above:
+        return
+    inside = value.items() if isinstance(value, dict) else enumerate(value)
+    for name, inner in inside:
+        step = str(name) if isinstance(value, dict) else name
+        yield from _texts(inner, (*key, step), (*above, id(value)))
