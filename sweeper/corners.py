@@ -1,4 +1,4 @@
-"""The trainings of a study among which the one is that takes most memory, and what they load."""
+"""The trainings of a study that take most memory, and least, and what they load."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from collections.abc import Iterator
 from itertools import product
 
 from sweeper.config.base import Scalar
+from sweeper.config.models import StudentConfig
 from sweeper.config.study import StudyConfig
 from sweeper.records import Autocast, ShapeRequest
 from sweeper.remedies import Setup, setup_of
 
-_LARGEST = (
+_MORE = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "max_length",
     "max_new_tokens",
     "lora.r",
 )
-"""Settings of which more takes more."""
+"""Settings of which more takes more: the largest value of a space is tried, or the smallest."""
 _EITHER = (
     "gradient_checkpointing",
     "bf16",
@@ -25,6 +26,7 @@ _EITHER = (
     "optim",
     "lmbda",
     "beta",
+    "rollout_batch_size",
     "seq_kd",
     "teacher.model",
     "teacher.dtype",
@@ -35,25 +37,40 @@ _EITHER = (
 
 
 def wanted(config: StudyConfig) -> tuple[ShapeRequest, ...]:
-    """The models whose shapes a forecast of the study needs."""
+    """The models whose shapes are to be found: those of a forecast, and the study's teacher.
+
+    How large that is is told also where no arm loads it.
+    """
     found = {
         request.key(): request
         for arm in config.arms
-        for setup in corners(config, arm)
+        for cheapest in (False, True)
+        for setup in corners(config, arm, cheapest=cheapest)
         for request in requests(setup)
         if request is not None
     }
+    names = {one.model.model for one in found.values() if not isinstance(one.model, StudentConfig)}
+    if config.teacher.model not in names:
+        teacher = ShapeRequest(model=config.teacher, autocast=None)
+        found[teacher.key()] = teacher
     return tuple(found.values())
 
 
-def corners(config: StudyConfig, arm: str) -> Iterator[Setup]:
-    """The arm's trainings among which the one is that takes most memory."""
+def corners(config: StudyConfig, arm: str, *, cheapest: bool = False) -> Iterator[Setup]:
+    """The arm's trainings among which the one is that takes most memory.
+
+    Args:
+        config: The study.
+        arm: The arm's name.
+        cheapest: Those among which the one is that takes least, instead.
+    """
+    choose = min if cheapest else max
     search = config.arms[arm].search
     values: dict[str, list[Scalar]] = {}
     for name, space in search.items():
         ends = list(space.ends().values())
-        if name in _LARGEST:
-            values[name] = [max(end for end in ends if isinstance(end, int | float))]
+        if name in _MORE:
+            values[name] = [choose(end for end in ends if isinstance(end, int | float))]
         elif name in _EITHER:
             values[name] = ends
     for chosen in product(*values.values()):

@@ -415,6 +415,8 @@ class ModelShape(Record):
     """Of a student."""
     checkpointed: Training | None
     """Of a student, with ``gradient_checkpointing``."""
+    unforeseen: str | None = None
+    """Why nothing can be said of the memory that it takes as it is loaded."""
 
 
 class Lengths(Record):
@@ -449,6 +451,18 @@ class TokenLengths(Record):
     """References that do not fit whole."""
 
 
+class ScoredTask(Record):
+    """What a task of a suite has a model read, as far as that decides the memory it takes."""
+
+    task: str
+    texts: int
+    """How many there are."""
+    tokens: int
+    """Of the longest with its answer, at most as many as a model reads at once; about."""
+    likelihoods: bool
+    """Whether it is asked how likely texts are."""
+
+
 class DataSummary(Record):
     """What the data step found."""
 
@@ -467,10 +481,12 @@ class DataSummary(Record):
     """Mean length of the references, 0 without any."""
     chat: bool
     """Whether prompts go through a chat template."""
+    scored: tuple[ScoredTask, ...] = ()
+    """The tasks of the suites; none in old records."""
     scored_tokens: int | None = None
-    """Of the longest document of the suites with its answer, about; None in old records."""
+    """In older records: of the longest document of the suites with its answer."""
     scored_likelihoods: bool = False
-    """Whether a task of the suites measures how likely a text is."""
+    """In older records: whether a task of the suites measures how likely a text is."""
     selection_documents: int | None = None
     """Of the selection suite; None in old records."""
     test_documents: int | None = None

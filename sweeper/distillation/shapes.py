@@ -56,14 +56,17 @@ def shapes_of(
         BadInputError: A model cannot be read.
     """
     rows = token_ids(origin.student)
-    return tuple(
-        shape_of(
-            cut_to(unpack(request.model, Path(origin.cache)), rows),
-            device,
-            autocast=request.autocast,
-        )
-        for request in wanted
-    )
+    known: dict[str, ModelShape] = {}
+    found = []
+    for request in wanted:
+        # Rounded weights are counted, and read, as those that they are made of.
+        whole = request.model.model_copy(update={"quantization": None})
+        key = request.model_copy(update={"model": whole}).key()
+        if key not in known:
+            model = cut_to(unpack(whole, Path(origin.cache)), rows)
+            known[key] = shape_of(model, device, autocast=request.autocast)
+        found.append(known[key].model_copy(update={"quantization": request.model.quantization}))
+    return tuple(found)
 
 
 def shape_of(model: ModelConfig, device: str, *, autocast: str | None = None) -> ModelShape:
@@ -133,7 +136,20 @@ def shape_of(model: ModelConfig, device: str, *, autocast: str | None = None) ->
         reading=reading,
         training=training,
         checkpointed=checkpointed,
+        unforeseen=_unforeseen(model, config),
     )
+
+
+def _unforeseen(model: ModelConfig, config: PretrainedConfig) -> str | None:
+    """Why the memory that the model takes does not follow from its shape; None if it does."""
+    role = "student" if isinstance(model, StudentConfig) else "teacher"
+    if "device_map" in model.init_kwargs:
+        return f"the {role}'s init_kwargs.device_map decides what lies on which device"
+    if "quantization_config" in model.init_kwargs:
+        return f"the {role}'s init_kwargs.quantization_config decides how weights are kept"
+    if getattr(config, "quantization_config", None) is not None and not model.random_init:
+        return f"the weights of the {role} {model.model} are stored quantized"
+    return None
 
 
 def _dtype(model: ModelConfig, config: PretrainedConfig, device: str) -> torch.dtype:

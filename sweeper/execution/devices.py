@@ -112,11 +112,13 @@ class Room:
         name: The device, and who shares it.
         kind: Of the device.
         bytes: What the trial has of it.
+        whole: All of it: a process that takes more cannot run here, whoever else does.
     """
 
     name: str
     kind: Literal["cpu", "cuda", "mps"]
     bytes: float
+    whole: float
 
 
 def rooms(compute: ComputeConfig) -> list[Room]:
@@ -140,20 +142,39 @@ def rooms(compute: ComputeConfig) -> list[Room]:
     part = share or 1 / jobs
     shared = f"a GPU of {{:.0f}} GiB{f' that {jobs} trials share' * (jobs > 1)}"
     found = {sizes[device] for device in devices if device in sizes}
-    return [Room(shared.format(size / 2**30), "cuda", size * part) for size in sorted(found)]
+    return [Room(shared.format(size / 2**30), "cuda", size * part, size) for size in sorted(found)]
 
 
 def _main_memory(compute: ComputeConfig, device: str, workers: int) -> Room:
     """The machine's memory, shared by its workers; or what a trial may take of it."""
     kind: Literal["cpu", "mps"] = "mps" if device == "mps" else "cpu"
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    total = main_memory()
     each = compute.devices_per_trial
     limit = math.inf if compute.memory_limit is None else compute.memory_limit * 2**30 / each
     if limit < total / (workers * each):
-        return Room("compute.memory_limit", kind, limit)
+        return Room("compute.memory_limit", kind, limit, total)
     sharing = f"{workers} workers" if each == 1 else f"{workers * each} processes"
     shared = f", which {sharing} share" * (workers * each > 1)
-    return Room(f"main memory ({total / 2**30:.0f} GiB{shared})", kind, total / (workers * each))
+    name = f"main memory ({total / 2**30:.0f} GiB{shared})"
+    return Room(name, kind, total / (workers * each), total)
+
+
+def main_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:
+    """The bytes of main memory that this machine has, or the container that is seen as one.
+
+    Args:
+        groups: Where Linux shows the limits of the container.
+    """
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    # The second is where version 1 of the control groups has it.
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            limit = int((groups / name).read_text(encoding="ascii"))
+        except (OSError, ValueError):  # there is none: "max"
+            continue
+        if limit > 0:
+            total = min(total, limit)
+    return total
 
 
 def _gpu_memory() -> dict[str, int]:

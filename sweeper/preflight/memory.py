@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from sweeper import attempts
 from sweeper.analysis.findings import Finding
 from sweeper.config.study import StudyConfig
 from sweeper.corners import corners, requests
@@ -17,7 +18,7 @@ from sweeper.reporting.formatting import count, listed
 ROOM_TO_LEAVE = 0.9
 """The share of a device's memory up to which a training fits for sure."""
 CERTAIN = 1.2
-"""The share from which on it does not: forecasts are within 20 % of what is measured."""
+"""The share of all of it from which on it does not: forecasts are within 20 % of the measured."""
 
 Shapes = Callable[[ShapeRequest], ModelShape]
 """Looks up what was asked for with ``wanted``."""
@@ -25,7 +26,7 @@ Shapes = Callable[[ShapeRequest], ModelShape]
 
 @dataclass(frozen=True)
 class Forecast:
-    """What the training takes that needs most.
+    """What a training takes.
 
     Attributes:
         arm: Its arm.
@@ -49,28 +50,105 @@ def memory_findings(
 ) -> list[Finding]:
     """A row for each kind of device: what the training takes there that needs most.
 
+    It is an error only where an arm cannot be trained at all: a trial that runs out of memory is
+    tried again with half the rows, and if it fails, it is one point of a search.
+
     Args:
         config: The study.
         data: What its data step found.
         shapes: Gives the shapes of what ``wanted`` names.
         rooms: What a trial has on each kind of device.
     """
-    return [_finding(largest(config, data, shapes, room.kind), room) for room in rooms]
-
-
-def largest(config: StudyConfig, data: DataSummary, shapes: Shapes, kind: Kind) -> Forecast:
-    """The training of the study that takes most on a kind of device."""
-    found = (
-        _forecast(arm, setup, shapes, _sizes(setup, config, data), kind)
+    if not rooms:
+        return []
+    unforeseen = dict.fromkeys(
+        shape.unforeseen
         for arm in config.arms
         for setup in corners(config, arm)
+        for shape in _loaded(setup, config, shapes)
+        if shape is not None and shape.unforeseen
     )
-    return max(found, key=lambda forecast: forecast.peak.total)
+    found = []
+    if (least := impossible(config, data, shapes, rooms)) is not None:
+        found = [_finding(least, room, smallest=True) for room in rooms]
+    else:
+        for room in rooms:
+            most = largest(config, data, shapes, room.kind)
+            found += [] if most is None else [_finding(most, room)]
+    if unforeseen:
+        reasons = "; ".join(map(str, unforeseen))
+        advice = "sweeper check --probe measures what such trainings take."
+        detail = f"not known of some trainings: {reasons}"
+        found.append(Finding(state="warning", what="memory", detail=detail, advice=advice))
+    return found
 
 
-def _forecast(arm: str, setup: Setup, shapes: Shapes, sizes: Sizes, kind: Kind) -> Forecast:
+def largest(config: StudyConfig, data: DataSummary, shapes: Shapes, kind: Kind) -> Forecast | None:
+    """The training of the study that takes most on a kind of device; None if none is known."""
+    found = (
+        forecast
+        for arm in config.arms
+        for setup in corners(config, arm)
+        if (forecast := _forecast(arm, setup, config, shapes, _sizes(setup, config, data), kind))
+    )
+    return max(found, key=lambda forecast: forecast.peak.total, default=None)
+
+
+def impossible(
+    config: StudyConfig, data: DataSummary, shapes: Shapes, rooms: Sequence[Room]
+) -> Forecast | None:
+    """The smallest training of an arm none of whose trainings fits anywhere; None if all may.
+
+    Smallest is what its search can reach, and what a trial that ran out of memory is tried again
+    with.
+    """
+    if data.lengths is None:
+        return None
+    room = max(rooms, key=lambda one: one.whole)
+    for arm in config.arms:
+        found = [
+            _forecast(arm, setup, config, shapes, replace(sizes, scoring=()), room.kind)
+            for corner in corners(config, arm, cheapest=True)
+            for sizes in [_sizes(corner, config, data)]
+            for setup in _tried(corner)
+        ]
+        known = [forecast for forecast in found if forecast is not None]
+        if len(known) < len(found):
+            continue
+        least = min(known, key=lambda forecast: forecast.peak.total)
+        if least.peak.total > CERTAIN * room.whole:
+            return least
+    return None
+
+
+def _tried(setup: Setup) -> Iterator[Setup]:
+    """A training, and what a trial that ran out of memory is tried again with."""
+    yield setup
+    if setup.settings.per_device_train_batch_size % 2 == 0:
+        yield replace(setup, settings=attempts.smaller(setup.settings))
+
+
+def _loaded(
+    setup: Setup, config: StudyConfig, shapes: Shapes
+) -> tuple[ModelShape, ModelShape | None]:
+    """What one process of a training has of the student, and of the teacher if it loads one."""
     ours, theirs = requests(setup)
     student, teacher = shapes(ours), None if theirs is None else shapes(theirs)
+    if teacher is not None and config.compute.shard_teacher:
+        part = teacher.linear_parameters // config.compute.devices_per_trial
+        rest = teacher.parameters - teacher.linear_parameters
+        update = {"parameters": rest + part, "linear_parameters": part}
+        teacher = teacher.model_copy(update=update)
+    return student, teacher
+
+
+def _forecast(
+    arm: str, setup: Setup, config: StudyConfig, shapes: Shapes, sizes: Sizes, kind: Kind
+) -> Forecast | None:
+    """What the training takes; None if that does not follow from its models' shapes."""
+    student, teacher = _loaded(setup, config, shapes)
+    if student.unforeseen or (teacher is not None and teacher.unforeseen):
+        return None
     found = worst(moments(setup, student, teacher, sizes, kind))
     return Forecast(arm, setup, student, teacher, sizes, found)
 
@@ -89,28 +167,28 @@ def _sizes(setup: Setup, config: StudyConfig, data: DataSummary) -> Sizes:
     if setup.method == "seqkd" or settings.seq_kd:
         answer = config.teacher_outputs.max_new_tokens
         text = prompt + answer
-    scoring = None
-    if data.scored_tokens is not None:
-        documents = config.evaluation.batch_size
-        scoring = Scoring(documents, data.scored_tokens, data.scored_likelihoods)
-    return Sizes(prompt, min(answer, limit - 1), min(text, limit), scoring)
+    tasks = tuple(
+        Scoring(min(config.evaluation.batch_size, task.texts), task.tokens, task.likelihoods)
+        for task in data.scored
+    )
+    return Sizes(prompt, min(answer, limit - 1), min(text, limit), tasks)
 
 
-def _finding(forecast: Forecast, room: Room) -> Finding:
-    share = forecast.peak.total / room.bytes
+def _finding(forecast: Forecast, room: Room, *, smallest: bool = False) -> Finding:
     parts = ", ".join(
         f"{part} {_gib(size)}"
         for part, size in sorted(forecast.peak.parts.items(), key=lambda item: -item[1])
         if size >= 0.005 * forecast.peak.total
     )
+    training = "even the smallest training" if smallest else "a training"
     detail = (
-        f"a training of {forecast.arm} takes about {_of(forecast.peak, room)} GiB of {room.name}"
+        f"{training} of {forecast.arm} takes about {_of(forecast.peak, room)} GiB of {room.name}"
         f" ({forecast.peak.moment}: {parts})"
     )
-    if share <= ROOM_TO_LEAVE:
+    if _fits(forecast.peak, room):
         return Finding(state="ok", what="memory", detail=detail)
     return Finding(
-        state="error" if share > CERTAIN else "warning",
+        state="error" if smallest else "warning",
         what="memory",
         detail=detail,
         advice=remedy(forecast, room),
@@ -125,13 +203,13 @@ def remedy(forecast: Forecast, room: Room) -> str:
     """
     if forecast.peak.moment == "scoring" and (fewer := _fewer_documents(forecast, room)):
         words, forecast = fewer
-        if forecast.peak.total <= ROOM_TO_LEAVE * room.bytes:
+        if _fits(forecast.peak, room):
             return f"{words} needs {_of(forecast.peak, room)} GiB."
         return f"{words}, and then {remedy(forecast, room)}"
     for one in REMEDIES:
         for change in one(forecast.setup):
             found = _changed(forecast, change.setup, room.kind)
-            if found.total <= ROOM_TO_LEAVE * room.bytes:
+            if _fits(found, room):
                 return f"{_words(forecast, change)} needs {_of(found, room)} GiB."
     together: list[str] = []
     setup = forecast.setup
@@ -141,7 +219,7 @@ def remedy(forecast: Forecast, room: Room) -> str:
         changes = [] if one is smaller_teacher else list(one(setup))
         for number, change in enumerate(changes, 1):
             found = _changed(forecast, change.setup, room.kind)
-            fits = found.total <= ROOM_TO_LEAVE * room.bytes
+            fits = _fits(found, room)
             if fits or number == len(changes):
                 together.append(change.words)
                 setup = change.setup
@@ -158,14 +236,15 @@ def remedy(forecast: Forecast, room: Room) -> str:
 
 def _fewer_documents(forecast: Forecast, room: Room) -> tuple[str, Forecast] | None:
     """Half as many documents at a time, and so on, until scoring fits; None if one does not."""
-    scoring = forecast.sizes.scoring
-    while scoring is not None and scoring.documents > 1:
-        scoring = replace(scoring, documents=scoring.documents // 2)
-        sizes = replace(forecast.sizes, scoring=scoring)
+    tasks = forecast.sizes.scoring
+    documents = max(task.documents for task in tasks)
+    while documents > 1:
+        documents //= 2
+        fewer = tuple(replace(task, documents=min(task.documents, documents)) for task in tasks)
+        sizes = replace(forecast.sizes, scoring=fewer)
         found = moments(forecast.setup, forecast.student, forecast.teacher, sizes, room.kind)
-        [scored] = (one for one in found if one.moment == "scoring")
-        if scored.total <= ROOM_TO_LEAVE * room.bytes:
-            words = f"evaluation.batch_size: {scoring.documents}"
+        if _fits(worst([one for one in found if one.moment == "scoring"]), room):
+            words = f"evaluation.batch_size: {documents}"
             return words, replace(forecast, sizes=sizes, peak=worst(found))
     return None
 
@@ -197,6 +276,10 @@ def _words(forecast: Forecast, change: Change) -> str:
     if forecast.teacher is None or share == 1:
         return change.words
     return f"{change.words} of {count(round(forecast.teacher.parameters * share))} parameters"
+
+
+def _fits(found: Peak, room: Room) -> bool:
+    return found.total <= ROOM_TO_LEAVE * room.bytes
 
 
 def _of(found: Peak, room: Room) -> str:

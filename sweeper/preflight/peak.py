@@ -55,12 +55,12 @@ class Peak(Record):
 
 @dataclass(frozen=True)
 class Scoring:
-    """How a student is scored.
+    """How a student is scored on a task.
 
     Attributes:
         documents: At a time.
         tokens: Of the longest, its answer included.
-        likelihoods: Whether a task asks how likely a text is: that takes its logits.
+        likelihoods: Whether the task asks how likely a text is: that takes its logits.
     """
 
     documents: int
@@ -76,13 +76,13 @@ class Sizes:
         prompt: Of a prompt.
         answer: Of an answer that is not sampled.
         text: Of a prompt and its answer together.
-        scoring: Of the suites; None to leave scoring out.
+        scoring: Of the suites' tasks; none to leave scoring out.
     """
 
     prompt: int
     answer: int
     text: int
-    scoring: Scoring | None = None
+    scoring: tuple[Scoring, ...] = ()
 
 
 def moments(
@@ -101,8 +101,7 @@ def moments(
     found = [training.passes(), training.step()]
     if training.samples:
         found.append(training.rollout())
-    if sizes.scoring is not None:
-        found.append(training.scoring(sizes.scoring))
+    found += [training.scoring(task) for task in sizes.scoring]
     return found
 
 
@@ -195,12 +194,12 @@ class _Training:
         logits = rows * shape.vocabulary * (number + 2 * EXACT)
         return self._moment("rollout", rollouts=cache + max(reading, repeated + logits))
 
-    def scoring(self, suite: Scoring) -> Peak:
+    def scoring(self, task: Scoring) -> Peak:
         """Scoring by lm-eval, beside what Python has not collected of the training yet."""
-        shape, texts = self.student, suite.documents * suite.tokens
+        shape, texts = self.student, task.documents * task.tokens
         cache = self._cache(texts)
-        reading = shape.reading.bytes(suite.documents, suite.tokens)
-        positions = texts if suite.likelihoods else suite.documents
+        reading = shape.reading.bytes(task.documents, task.tokens)
+        positions = texts if task.likelihoods else task.documents
         # The logits, and their logarithms.
         logits = 2 * positions * shape.vocabulary * shape.dtype_bytes
         return self._moment("scoring", scoring=cache + max(reading, logits))

@@ -42,6 +42,7 @@ from sweeper.records import (
     Origin,
     PreparationSpec,
     RowsSummary,
+    ScoredTask,
     SuiteSpec,
     TokenizerSummary,
     TokenLengths,
@@ -49,9 +50,6 @@ from sweeper.records import (
 from sweeper.reporter import Reporter
 from sweeper.secrets import redact
 from sweeper.work.lengths import check_suite, check_training
-
-_LONGEST_ANSWER = 256
-"""What lm-eval lets a model write where a task does not say."""
 
 
 @dataclass
@@ -70,6 +68,7 @@ class _Found:
     test: list[LeafTask] | None = None
     shapes: tuple[ModelShape, ...] = ()
     overlap_free: bool = False
+    scored: list[ScoredTask] = field(default_factory=list)
     overlong: list[str] = field(default_factory=list)
     """Of texts that are longer than a model was made for."""
 
@@ -244,7 +243,9 @@ def _measure(found: _Found) -> None:
     ):
         if suite is not None and leaves is not None:
             with found.noting("evaluation", role):
-                found.overlong += check_suite(suite, leaves, material, ("evaluation", role))
+                tasks, notes = check_suite(suite, leaves, material, ("evaluation", role))
+                found.scored += tasks
+                found.overlong += notes
 
 
 def _find_shapes(found: _Found) -> None:
@@ -297,7 +298,6 @@ def _summary(found: _Found) -> DataSummary | None:
     if found.tokenizer is not None and found.tokenizer.template_note:
         notes.append(found.tokenizer.template_note)
     notes += found.overlong
-    scored = [*(found.selection or ()), *(found.test or ())]
     lengths = [len(sequence.prompt) for sequence in data.sequences]
     answers = [len(sequence.completion or ()) for sequence in data.sequences]
     return DataSummary(
@@ -309,22 +309,12 @@ def _summary(found: _Found) -> DataSummary | None:
         prompt_tokens=sum(lengths) / len(lengths),
         completion_tokens=sum(answers) / len(answers),
         chat=material.chat,
-        scored_tokens=max((_longest(leaf, material) for leaf in scored), default=None),
-        scored_likelihoods=any(leaf.task.OUTPUT_TYPE != "generate_until" for leaf in scored),
+        scored=tuple(found.scored),
         selection_documents=_count(found.selection),
         test_documents=_count(found.test),
         lengths=_lengths(data, origin.training.max_length),
         notes=tuple(notes),
     )
-
-
-def _longest(leaf: LeafTask, material: Material) -> int:
-    """The tokens of the task's longest document, with the examples before it and its answer."""
-    text = max((asked for asked, _ in prompts(leaf)), key=len, default="")
-    read = len(material.tokenizer(text)["input_ids"])
-    examples = int(leaf.task.get_config("num_fewshot") or 0)
-    options = leaf.task.get_config("generation_kwargs") or {}
-    return read * (1 + examples) + int(options.get("max_gen_toks", _LONGEST_ANSWER))
 
 
 def _lengths(data: TokenizedData, max_length: int) -> TokenLengths:

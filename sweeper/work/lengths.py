@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
@@ -9,12 +10,14 @@ from sweeper.config.lengths import Key, LengthLimits
 from sweeper.config.models import ModelConfig
 from sweeper.distillation.material import Material
 from sweeper.distillation.positions import check_lengths, check_sampled, check_text, positions
-from sweeper.evaluation.lengths import longest_text
+from sweeper.evaluation.lengths import text_lengths
 from sweeper.evaluation.tasks import LeafTask
-from sweeper.records import PreparationSpec, SuiteSpec, TrialSpec
+from sweeper.records import PreparationSpec, ScoredTask, SuiteSpec, TrialSpec
 
 Noting = Callable[[], AbstractContextManager[None]]
 """Notes bad input in a block instead of stopping at it."""
+_WINDOW = 2048
+"""Tokens that lm-eval has a model read at once that does not say how many it can."""
 
 
 def check_training(spec: PreparationSpec, material: Material, noting: Noting) -> list[str]:
@@ -41,8 +44,11 @@ def check_training(spec: PreparationSpec, material: Material, noting: Noting) ->
 
 def check_suite(
     suite: SuiteSpec, leaves: Sequence[LeafTask], material: Material, key: Key
-) -> list[str]:
+) -> tuple[list[ScoredTask], list[str]]:
     """The same for the documents of a suite, which ``key`` of the study file names.
+
+    Returns:
+        What its tasks have a student read; and what to tell the user.
 
     Raises:
         BadInputError: One goes beyond the positions of a model that has no more.
@@ -50,18 +56,28 @@ def check_suite(
     origin = material.origin
     models = {"teacher": origin.teacher, "student": origin.student}
     known = [count for model in models.values() if (count := positions(model)) is not None]
-    if not known:
-        return []
-    longest = longest_text(
+    lengths = text_lengths(
         leaves,
         suite.config,
         material.tokenizer,
         chat=material.chat,
         system_prompt=origin.data.system_prompt,
-        over=min(known),
+        over=min(known, default=math.inf),
     )
+    longest = max((task.longest for task in lengths), default=0)
     found = f"one of {longest}"
-    return check_text(models, longest, key, found=found, unit=" tokens in a prompt and its answer")
+    notes = check_text(models, longest, key, found=found, unit=" tokens in a prompt and its answer")
+    window = positions(origin.student) or _WINDOW
+    tasks = [
+        ScoredTask(
+            task=task.task,
+            texts=task.texts,
+            tokens=min(max(task.longest, task.windowed), window),
+            likelihoods=task.likelihoods,
+        )
+        for task in lengths
+    ]
+    return tasks, notes
 
 
 def check_trial(spec: TrialSpec, teacher: ModelConfig, material: Material) -> None:

@@ -183,6 +183,8 @@ def test_beyond_the_length_that_a_model_was_trained_on_is_told(
     assert rollouts.startswith("arms.gkd.settings.max_new_tokens: 60 after a prompt of 22 tokens")
     assert f"is more than the 64 tokens that the teacher {model} was made for" in rollouts
     assert answers.startswith("evaluation.selection: one of 76")
+    # Scoring reads no more at once.
+    assert max(task.tokens for task in outcome.data.scored) == 64
 
 
 def test_what_fits_is_not_mentioned(data_step: Callable[..., Any]) -> None:

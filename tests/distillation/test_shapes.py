@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +79,23 @@ def test_a_teacher_is_only_read_and_its_type_is_as_stored(tmp_path: Path) -> Non
     assert shape_of(ModelConfig(model=path), "cpu").dtype_bytes == 4
     # A student that is trained whole is in float32 whatever is stored.
     assert shape_of(StudentConfig(model=path), "cuda").dtype_bytes == 4
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"device_map": "auto"}, "the teacher's init_kwargs.device_map decides"),
+        (None, "are stored quantized"),
+    ],
+)
+def test_what_a_model_takes_is_not_known_where_its_file_decides(
+    options: dict[str, Any] | None, why: str, tmp_path: Path
+) -> None:
+    path = Path(make_tiny(tmp_path))
+    if options is None:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+        (path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    teacher = shape_of(ModelConfig(model=str(path), init_kwargs=options or {}), "cpu")
+    assert why in str(teacher.unforeseen)
+    assert teacher.parameters > 0

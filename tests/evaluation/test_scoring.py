@@ -19,6 +19,7 @@ from sweeper.config.models import ModelConfig
 from sweeper.config.suite import SuiteConfig, SuiteTask
 from sweeper.distillation.models import end_token_ids, load_model, load_tokenizer
 from sweeper.errors import BadInputError
+from sweeper.evaluation.lengths import text_lengths
 from sweeper.evaluation.scoring import DocumentScore, aggregate, mean_and_error, score
 from sweeper.evaluation.tasks import load_tasks, prompts
 from sweeper.records import SuiteSpec, TaskScore
@@ -142,6 +143,26 @@ def test_perplexity_is_nats_per_byte(own_tasks: Path, tiny_student: str) -> None
     assert not found.scores.higher_is_better
     assert found.scores.tasks[0].metric == "nats_per_byte"
     assert sum(document.weight for document in found.documents) == bytes_
+
+
+def test_how_long_the_texts_of_each_task_are(own_tasks: Path, tokenizer: Any) -> None:
+    spec = suite(
+        *(SuiteTask(task=n) for n in ("rolling", "choice", "overlap")), directory=own_tasks
+    )
+    options: dict[str, Any] = {"chat": False, "system_prompt": None, "over": math.inf}
+    found = text_lengths(load_tasks(spec), spec.config, tokenizer, **options)
+    rolling, choice, overlap = found
+
+    def longest(*texts: str) -> int:
+        return max(len(tokenizer(text)["input_ids"]) for text in texts)
+
+    assert (rolling.texts, rolling.longest, rolling.likelihoods) == (3, 0, True)
+    assert rolling.windowed == longest(*(str(row["text"]) for row in ROWS))
+    # Each choice is a text of its own.
+    answers = [f"{row['question']} {answer}" for row in ROWS for answer in row["choices"]]
+    assert (choice.texts, choice.longest, choice.windowed) == (6, longest(*answers), 0)
+    asked = longest(*(str(row["question"]) for row in ROWS))
+    assert (overlap.texts, overlap.longest, overlap.likelihoods) == (3, asked + 4, False)
 
 
 def test_mixed_directions_and_weights(own_tasks: Path, tiny_student: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from sweeper.config.compute import ComputeConfig
 from sweeper.errors import SweeperError
-from sweeper.execution.devices import count_workers, divide_cores, per_device
+from sweeper.execution.devices import count_workers, divide_cores, main_memory, per_device
 from sweeper.execution.local import LocalExecutor
 
 GPUS = ["cuda:0", "cuda:1"]
@@ -68,3 +68,15 @@ def test_every_worker_has_cores_of_its_own_or_none_has() -> None:
 
 def test_the_cores_of_this_machine_are_enough_for_one_worker() -> None:
     assert divide_cores(1, 1, sorted(os.sched_getaffinity(0))) is not None
+
+
+def test_a_container_has_the_memory_that_its_control_group_leaves_it(tmp_path: Path) -> None:
+    machine = main_memory(tmp_path)
+    assert machine == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert main_memory(tmp_path) == machine
+    (tmp_path / "memory.max").write_text(f"{2**28}\n")
+    assert main_memory(tmp_path) == 2**28
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text(f"{2**27}\n")
+    assert main_memory(tmp_path) == 2**27

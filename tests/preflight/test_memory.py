@@ -10,13 +10,14 @@ from sweeper.analysis.findings import Finding
 from sweeper.config.study import StudyConfig
 from sweeper.corners import wanted
 from sweeper.execution.devices import Room
-from sweeper.preflight.memory import largest, memory_findings
+from sweeper.preflight.memory import Forecast, largest, memory_findings
 from sweeper.preflight.peak import GIB, Peak, Sizes, moments, state_bytes, weight_bytes, worst
 from sweeper.records import (
     DataSummary,
     Growth,
     Lengths,
     ModelShape,
+    ScoredTask,
     ShapeRequest,
     TokenLengths,
     Training,
@@ -111,11 +112,17 @@ def shapes(request: ShapeRequest) -> ModelShape:
 
 
 def room(gib: float) -> Room:
-    return Room("a GPU", "cuda", gib * GIB)
+    return Room("a GPU", "cuda", gib * GIB, gib * GIB)
 
 
 def rows(gib: float, **keys: Any) -> Finding:
     [found] = memory_findings(config(**keys), DATA, shapes, [room(gib)])
+    return found
+
+
+def most(study: StudyConfig, data: DataSummary = DATA) -> Forecast:
+    found = largest(study, data, shapes, "cuda")
+    assert found is not None
     return found
 
 
@@ -166,7 +173,7 @@ def test_what_a_setting_saves(settings: dict[str, Any], part: Any, smaller: floa
 def test_only_arms_that_compare_with_the_teacher_load_it() -> None:
     for arm in ("sft", "seqkd", "supervised_kd"):
         study = config(arms={arm: {}})
-        parts = largest(study, DATA, shapes, "cuda").peak.parts
+        parts = most(study).peak.parts
         assert ("teacher" in parts) == (arm == "supervised_kd")
 
 
@@ -201,7 +208,7 @@ def test_the_worst_of_what_is_searched_is_forecast() -> None:
         "lmbda": {"type": "float", "low": 0.0, "high": 1.0},
     }
     study = config(arms={"gkd": {"search": searched}, "sft": {}})
-    found = largest(study, DATA, shapes, "cuda")
+    found = most(study)
     assert found.arm == "gkd"
     assert found.setup.settings.per_device_train_batch_size == 16
     assert found.setup.teacher is not None
@@ -210,9 +217,9 @@ def test_the_worst_of_what_is_searched_is_forecast() -> None:
 
 
 def test_the_row_says_whether_it_fits() -> None:
-    needed = largest(config(), DATA, shapes, "cuda").peak.total / GIB
-    states = [rows(needed * factor).state for factor in (1.2, 1.05, 0.9, 0.8)]
-    assert states == ["ok", "warning", "warning", "error"]
+    needed = most(config()).peak.total / GIB
+    states = [rows(needed * factor).state for factor in (1.2, 1.05, 0.9, 0.8, 0.3)]
+    assert states == ["ok", "warning", "warning", "warning", "error"]
     fits = rows(needed * 1.2)
     assert fits.detail.startswith("a training of gkd takes about ")
     assert "teacher 14," in fits.detail
@@ -248,11 +255,85 @@ def test_remedies_are_combined_where_one_is_not_enough() -> None:
 
 
 def test_fewer_documents_are_scored_at_a_time_where_it_is_scoring_that_takes_most() -> None:
-    asked = DATA.model_copy(update={"scored_tokens": 1024, "scored_likelihoods": True})
-    found = largest(config(), asked, shapes, "cuda")
+    asked = scoring(task(1024, likelihoods=True))
+    found = most(config(), asked)
     assert found.peak.moment == "scoring"
     [finding] = memory_findings(config(), asked, shapes, [room(60)])
     assert "scoring" in finding.detail
     assert finding.advice.startswith("evaluation.batch_size: 16 needs ")
     [finding] = memory_findings(config(), asked, shapes, [room(40)])
     assert "evaluation.batch_size: 8, and then per_device_train_batch_size: 4" in finding.advice
+
+
+def task(tokens: int, *, texts: int = 200, likelihoods: bool = False) -> ScoredTask:
+    return ScoredTask(task="t", texts=texts, tokens=tokens, likelihoods=likelihoods)
+
+
+def scoring(*tasks: ScoredTask) -> DataSummary:
+    return DATA.model_copy(update={"scored": tasks})
+
+
+def test_each_task_is_scored_with_its_own_texts() -> None:
+    def scored(*tasks: ScoredTask) -> float:
+        peak = most(config(), scoring(*tasks)).peak
+        return peak.parts.get("scoring", 0.0)
+
+    short, long = task(128, likelihoods=True), task(4096)
+    assert scored(short, long) == max(scored(short), scored(long))
+    assert scored(task(4096, likelihoods=True)) > 2 * scored(short, long)
+    assert scored(task(4096, texts=24, likelihoods=True)) < scored(task(4096, likelihoods=True))
+
+
+def test_an_arm_is_refused_only_if_its_smallest_training_fits_nowhere() -> None:
+    search = {
+        "per_device_train_batch_size": {"type": "categorical", "choices": [2, 64]},
+        "max_new_tokens": {"type": "int", "low": 32, "high": 512},
+    }
+    searched = {"arms": {"gkd": {"search": search}}}
+    assert most(config(**searched)).peak.total > 2 * 40 * GIB
+    assert rows(40, **searched).state == "warning"
+    # The teacher alone is larger than that.
+    refused = rows(10, **searched)
+    assert refused.state == "error"
+    assert refused.detail.startswith("even the smallest training of gkd takes about ")
+    # Half the rows of what does not fit may fit, and scoring can be done with fewer documents.
+    whole = forecast(setup_of(config(), "sft", {})).total / GIB
+    assert rows(whole / 1.3, arms={"sft": {}}).state == "warning"
+    asked = scoring(task(8192, likelihoods=True))
+    [finding] = memory_findings(config(), asked, shapes, [room(40)])
+    assert finding.state == "warning"
+
+
+def test_what_others_take_and_what_a_limit_leaves_out_refuses_nothing() -> None:
+    shared = Room("main memory (64 GiB, which 8 workers share)", "cpu", 8 * GIB, 64 * GIB)
+    small = Room("a GPU of 8 GiB", "cuda", 8 * GIB, 8 * GIB)
+    assert rows(8).state == "error"
+    for rooms in ([shared], [small, room(64)]):
+        states = {finding.state for finding in memory_findings(config(), DATA, shapes, rooms)}
+        assert "error" not in states
+
+
+def test_a_model_of_which_nothing_is_known_is_named_and_refuses_nothing() -> None:
+    def spilled(request: ShapeRequest) -> ModelShape:
+        why = "the teacher's device_map decides" if request.model.model == "big" else None
+        return shapes(request).model_copy(update={"unforeseen": why})
+
+    of_sft, unknown = memory_findings(config(), DATA, spilled, [room(24)])
+    assert of_sft.detail.startswith("a training of sft ")
+    assert unknown.state == "warning"
+    assert unknown.detail == "not known of some trainings: the teacher's device_map decides"
+    [only] = memory_findings(config(arms={"gkd": {}}), DATA, spilled, [room(24)])
+    assert only == unknown
+
+
+def test_a_teacher_that_is_divided_takes_its_part() -> None:
+    compute = {"devices_per_trial": 4, "shard_teacher": True}
+    part = most(config(compute=compute)).peak.parts["teacher"]
+    linear = TEACHER.linear_parameters
+    assert part == 2 * (TEACHER.parameters - linear + linear // 4)
+
+
+def test_the_studys_teacher_is_always_asked_for() -> None:
+    study = config(arms={"sft": {}})
+    assert [request.model.model for request in wanted(study)] == ["small", "big"]
+    assert "teacher" not in most(study).peak.parts
