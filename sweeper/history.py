@@ -57,12 +57,15 @@ def read_lead(paths: StudyPaths) -> Lead | None:
     student = found.starting_student.scores if found.starting_student else None
     if teacher is None or student is None or teacher.suite_hash != student.suite_hash:
         return None
-    theirs, ours = (_documents(paths.preparation(step)) for step in ("teacher", "student"))
+    theirs, ours = (selection_documents(paths.preparation(step)) for step in ("teacher", "student"))
     return teacher_lead(teacher, student, theirs, ours)
 
 
-def _documents(files: JobPaths) -> list[ScoredDocument]:
-    """Of the selection suite; none where the file was damaged."""
+def selection_documents(files: JobPaths) -> list[ScoredDocument]:
+    """A model's score on each document that the selection suite's is made of.
+
+    There are none where the file is older than what is read here, or damaged.
+    """
     try:
         return read_documents(files.documents)
     except (LookupError, TypeError, ValueError):

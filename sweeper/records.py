@@ -236,6 +236,8 @@ class Interim(Record):
     """The suite's aggregate over the documents scored."""
     documents: tuple[float, ...]
     """Each document's score, signed as the aggregate takes it, in the same order for all trials."""
+    scored: int | None = None
+    """How many were scored, with those of tasks of weight 0; None in old records."""
 
 
 class Progress(Record):
@@ -537,7 +539,11 @@ class Examination(Record):
     tokenizer: TokenizerSummary | None = None
     data: DataSummary | None = None
     selection_documents: int | None = None
+    """That the score is made of."""
     test_documents: int | None = None
+    """The same of the test suite."""
+    test_scored: int | None = None
+    """Of the test suite, with those of tasks of weight 0; None in old records."""
     overlap_free: bool = False
     """Whether it is known that no prompt is in two places."""
     overlong: tuple[str, ...] = ()

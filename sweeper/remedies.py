@@ -121,6 +121,32 @@ def advice(setup: Setup) -> list[str]:
     return [change.words for remedy in REMEDIES for change in islice(remedy(setup), 1)]
 
 
+def make_setup(
+    method: Method,
+    settings: MethodSettings,
+    student: StudentConfig,
+    teacher: ModelConfig,
+    *,
+    lora: Mapping[str, Scalar],
+    own: Mapping[str, Scalar],
+) -> Setup:
+    """The training of a trial, as its spec has it.
+
+    Args:
+        method: The arm's.
+        settings: Of the trial.
+        student: The study's.
+        teacher: The study's.
+        lora: The trial's own values over the student's adapter.
+        own: The trial's own values over the teacher.
+    """
+    if student.lora is not None:
+        changed = student.lora.model_copy(update=dict(lora))
+        student = student.model_copy(update={"lora": changed})
+    asked = method in ("gkd", "supervised_kd")
+    return Setup(method, settings, student, with_settings(teacher, own) if asked else None)
+
+
 def setup_of(config: StudyConfig, arm: str, params: Mapping[str, Scalar]) -> Setup:
     """The training of a trial of the study.
 
@@ -131,15 +157,11 @@ def setup_of(config: StudyConfig, arm: str, params: Mapping[str, Scalar]) -> Set
     """
     method, fixed = config.arms[arm].method, config.arms[arm].settings
     given = dict(params)
-    student, teacher = config.student, config.teacher
-    if student.lora is not None:
-        changed = student.lora.model_copy(update=model_settings("lora", fixed, given))
-        student = student.model_copy(update={"lora": changed})
-    return Setup(
-        method=method,
-        settings=effective(method, resolve(config.training, fixed, given)),
-        student=student,
-        teacher=with_settings(teacher, model_settings("teacher", fixed, given))
-        if method in ("gkd", "supervised_kd")
-        else None,
+    return make_setup(
+        method,
+        effective(method, resolve(config.training, fixed, given)),
+        config.student,
+        config.teacher,
+        lora=model_settings("lora", fixed, given),
+        own=model_settings("teacher", fixed, given),
     )

@@ -196,6 +196,7 @@ class Lead(Record):
     p: float
     """Two-sided."""
     documents: int
+    """That the score is made of."""
     paired: bool
     """Whether they were compared document by document; else as two independent scores."""
 

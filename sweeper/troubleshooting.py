@@ -6,7 +6,7 @@ Each piece goes on from "Try". They are in the order to try them: what costs lea
 from __future__ import annotations
 
 from sweeper import remedies
-from sweeper.config.models import ModelConfig, with_settings
+from sweeper.config.models import ModelConfig
 from sweeper.records import INTERIM_PHASE, TrialSpec
 
 _SCORING = ("evaluate", INTERIM_PHASE)
@@ -28,12 +28,11 @@ def steadier(spec: TrialSpec) -> tuple[str, ...]:
 
 def lighter(spec: TrialSpec) -> tuple[str, ...]:
     """What may let a training fit that ran out of memory."""
-    origin, student = spec.origin, spec.origin.student
-    if student.lora is not None:
-        lora = student.lora.model_copy(update=spec.lora)
-        student = student.model_copy(update={"lora": lora})
-    teacher = with_settings(origin.teacher, spec.teacher) if _asks_teacher(spec) else None
-    return tuple(remedies.advice(remedies.Setup(spec.method, spec.settings, student, teacher)))
+    origin = spec.origin
+    setup = remedies.make_setup(
+        spec.method, spec.settings, origin.student, origin.teacher, lora=spec.lora, own=spec.teacher
+    )
+    return tuple(remedies.advice(setup))
 
 
 def faster(spec: TrialSpec, phase: str) -> tuple[str, ...]:

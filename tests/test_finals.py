@@ -9,6 +9,7 @@ import pytest
 
 from sweeper.errors import SweeperError
 from sweeper.finals import MOST_POINTS, read_confirmation, read_finals
+from sweeper.history import selection_documents
 from sweeper.paths import StudyPaths, write_text_atomically
 from sweeper.records import Final, Outcome, Scores
 from sweeper.study_record import ArmRecord, Confirmation, Plan, TrialRecord
@@ -67,6 +68,19 @@ def confirmation(tmp_path: Path, *, other_hash: str = "h1", share: float = 0.5) 
             )
         )  # fmt: skip
     return read_confirmation(paths, plan, arms, higher_is_better=True)
+
+
+def test_documents_of_the_selection_suite_are_read_without_those_that_it_leaves_out(
+    tmp_path: Path,
+) -> None:
+    files = StudyPaths(tmp_path, "tiny").trial("gkd", 0)
+    row = {"task": "t", "doc_id": 0, "doc_hash": "h", "cluster": "h", "score": 0.5}
+    rows = [{**row, "share": -1.0}, {**row, "task": "watched", "share": 0.0}]
+    write_text_atomically(files.documents, "".join(json.dumps(row) + "\n" for row in rows))
+    [counted] = selection_documents(files)
+    assert (counted.task, counted.value) == ("t", -0.5)
+    write_text_atomically(files.documents, json.dumps(row) + "\n")
+    assert selection_documents(files) == [], "an old row does not say what it counts"
 
 
 def test_the_test_suite_has_a_direction_of_its_own(tmp_path: Path) -> None:

@@ -8,9 +8,12 @@ failures are dealt out to the trials at random (Westfall and Young's min-p proce
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
+from operator import attrgetter
 from typing import Any, Literal
 
 import numpy as np
@@ -31,6 +34,9 @@ FEWEST = 2
 MOST_THRESHOLDS = 40
 """Of one setting; of more, an even selection."""
 _DRAWS = 999
+_ROWS = "per_device_train_batch_size"
+_BATCHES = (_ROWS, "gradient_accumulation_steps", "rollout_batch_size")
+"""What changes in a trial that is tried again because it ran out of memory."""
 
 
 class Region(Record):
@@ -84,33 +90,40 @@ def _groups(arm: ArmRecord, config: dict[str, Any]) -> list[FailureGroup]:
                 trials=tuple(trial.number for trial in failed_trials),
                 ended=len(ended),
                 region=_region(ended, np.array(failed)),
-                remedies=_remedies(arm, config, failed_trials)
+                remedies=_lighter(arm, config, failed_trials)
                 if kind == "out_of_memory"
-                else _latest_remedies(failed_trials),
+                else _remedies(max(failed_trials, key=attrgetter("number"))),
             )
         )
     return found
 
 
-def _remedies(
+def _lighter(
     arm: ArmRecord, config: dict[str, Any], trials: Sequence[TrialRecord]
 ) -> tuple[str, ...]:
-    """For the trial that failed with the fewest rows in a micro-batch."""
+    """As the trial says that failed with the fewest rows in a micro-batch."""
+    lightest = min(trials, key=lambda trial: trial.settings.get(_ROWS, math.inf))
+    # Old records do not say it.
+    return _remedies(lightest) or _computed(arm, config, lightest)
+
+
+def _computed(arm: ArmRecord, config: dict[str, Any], trial: TrialRecord) -> tuple[str, ...]:
     try:
         study = StudyConfig.model_validate(config)
     except ValidationError:  # another version's
         return ()
     if arm.name not in study.arms:
         return ()
-    setups = [setup_of(study, arm.name, trial.params) for trial in trials]
-    smallest = min(setups, key=lambda setup: setup.settings.per_device_train_batch_size)
-    return tuple(advice(smallest))
+    setup = setup_of(study, arm.name, trial.params)
+    # It was tried again with half the rows.
+    tried = {name: trial.settings[name] for name in _BATCHES if name in trial.settings}
+    return tuple(advice(replace(setup, settings=setup.settings.model_copy(update=tried))))
 
 
-def _latest_remedies(failed: Sequence[TrialRecord]) -> tuple[str, ...]:
-    """As the last of the trials to fail so says."""
-    latest = max(failed, key=lambda trial: trial.number).outcome
-    return latest.failure.remedies if latest is not None and latest.failure is not None else ()
+def _remedies(trial: TrialRecord) -> tuple[str, ...]:
+    """As the trial says itself."""
+    outcome = trial.outcome
+    return outcome.failure.remedies if outcome is not None and outcome.failure is not None else ()
 
 
 def failure_kind(trial: TrialRecord) -> FailureKind | None:

@@ -54,7 +54,7 @@ def teacher_lead(
         high=high,
         stderr=stderr,
         p=p,
-        documents=sum(task.documents for task in teacher.tasks),
+        documents=sum(task.documents for task in teacher.tasks if task.weight),
         paired=paired is not None,
     )
 

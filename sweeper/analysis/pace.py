@@ -99,7 +99,7 @@ class StudyPace(Record):
     teacher_scoring: float
     """Seconds of the teacher on the selection suite."""
     documents: int
-    """Of the selection suite."""
+    """Of the selection suite, with those of tasks of weight 0: they take as long."""
     tasks: int = 1
     """Of the selection suite."""
     arms: tuple[ArmPace, ...]

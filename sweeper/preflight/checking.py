@@ -20,8 +20,8 @@ from sweeper.config.study import StudyConfig
 from sweeper.corners import wanted
 from sweeper.errors import SweeperError
 from sweeper.execution.devices import Room, find_devices, rooms
-from sweeper.history import read_study
-from sweeper.paths import StudyPaths, read_json_lines
+from sweeper.history import read_study, selection_documents
+from sweeper.paths import StudyPaths
 from sweeper.preflight.claim import claim_findings, design_findings
 from sweeper.preflight.data import data_findings
 from sweeper.preflight.durations import with_time, workers_of
@@ -55,7 +55,7 @@ def check(
         runs: Where studies are recorded; what this one left there is read, and not changed.
         out: Where it is shown that something is under way; None: nowhere.
         probing: Whether a few steps of each arm are done, to measure how long the study takes.
-        cache: The content-addressed cache that a probe uses; by default the user's.
+        cache: The content-addressed cache; by default the user's.
 
     Raises:
         SweeperError: The data step could not be run.
@@ -72,7 +72,7 @@ def check(
             snapshot = record = None
         known = recorded_examination(study, paths, snapshot) if snapshot is not None else None
         device = next(iter(_devices(study.config)[0]), "cpu")
-        seen = known or run_data_step(study, device)
+        seen = known or run_data_step(study, device, cache or default_root())
         lead = record.lead if record is not None else None
         found = judge(study, seen, lead=lead, variances=variances)
     if found.errors:
@@ -87,8 +87,9 @@ def check(
             timed = probed.pace
             found = judge(study, seen, lead=probed.lead, variances=variances)
     elif record is not None:
-        timed = pace_of_study(record, workers_of(study.config))
-    return with_time(study, found, timed, seen.test_documents)
+        timed = pace_of_study(record, study.config.arms, workers_of(study.config))
+    # Old records do not count documents that the score leaves out.
+    return with_time(study, found, timed, seen.test_scored or seen.test_documents)
 
 
 def judge(
@@ -222,6 +223,6 @@ def _of_trials(record: StudyRecord, paths: StudyPaths) -> KnownVariances | None:
     scored = []
     for arm in compare(record).arms:
         if arm.best is not None:
-            rows, _ = read_json_lines(paths.trial(arm.name, arm.best.number).documents)
-            scored.append({f"{row['task']}/{row['doc_id']}": float(row["score"]) for row in rows})
+            documents = selection_documents(paths.trial(arm.name, arm.best.number))
+            scored.append({f"{one.task}/{one.doc_id}": one.value for one in documents})
     return power.from_trials(scored)

@@ -33,9 +33,9 @@ def design_findings(
     if not config.confirms() or pairs == 0 or documents is None:
         return [], None
     if documents < 2:
-        detail = f"{documents} document says nothing of others"
+        detail = "one document says nothing of others: what is found is true of it alone"
         advice = "Let the test suite name more documents."
-        return [Finding(state="error", what="test suite", detail=detail, advice=advice)], None
+        return [Finding(state="warning", what="test suite", detail=detail, advice=advice)], None
     shown = power.design(documents, config.confirm.seeds, pairs, variances, basis)
     return [_smallest(shown), *_margin(config.margin, shown)], shown
 

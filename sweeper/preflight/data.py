@@ -77,6 +77,9 @@ def _suites(study: LoadedStudy, seen: Examination) -> Iterator[Finding]:
         places = "training data and suites" if study.test is None else "training data, selection"
         places += "" if study.test is None else " and test suite"
         detail = f"{places} share no prompt"
+        suites = [] if study.test is None else [study.selection, study.test]
+        if any(not task.weight for suite in suites for task in suite.config.tasks):
+            detail += "; tasks of weight 0 may be in both suites"
         yield Finding(state="ok", what="overlap", detail=detail)
 
 

@@ -34,7 +34,7 @@ def with_time(
         study: The checked study file.
         found: What is known of it otherwise.
         measured: What was measured of its trials; or why that failed.
-        test_documents: Of the test suite; None without one.
+        test_documents: Of the test suite, with those of tasks of weight 0; None without one.
     """
     estimated = None
     if isinstance(measured, SweeperError):

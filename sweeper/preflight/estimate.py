@@ -27,7 +27,7 @@ def estimate(config: StudyConfig, measured: StudyPace, test_documents: int | Non
     Args:
         config: The study.
         measured: What was measured, of all its arms.
-        test_documents: Of the test suite; None without one.
+        test_documents: Of the test suite, with those of tasks of weight 0; None without one.
     """
     workers = measured.workers
     low, mean, high = (

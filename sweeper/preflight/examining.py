@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from sweeper.cache import default_root
 from sweeper.config.compute import ComputeConfig
 from sweeper.config.loading import LoadedStudy
 from sweeper.errors import SweeperError
 from sweeper.execution.executor import read_outcome
 from sweeper.execution.local import LocalExecutor
 from sweeper.paths import StudyPaths
+from sweeper.preflight.scratch import scratch
 from sweeper.preparation import explain, is_done, make_origin, make_spec, submit
 from sweeper.records import Examination, Outcome, PreparationSpec
 from sweeper.snapshot import Snapshot, command_line, open_snapshot, suite_spec
@@ -56,19 +55,19 @@ def recorded_examination(
     return seen_in(outcome) if outcome is not None and is_done(spec, paths) else None
 
 
-def run_data_step(study: LoadedStudy, device: str) -> Examination:
+def run_data_step(study: LoadedStudy, device: str, cache: Path) -> Examination:
     """Look data, tokenizers and suites over; nothing is left behind but what the cache keeps.
 
     Args:
         study: The checked study file.
         device: What trials would run on: it decides the type of weights.
+        cache: The content-addressed cache.
 
     Raises:
         SweeperError: The step could not be run.
     """
-    cache = default_root()
-    with tempfile.TemporaryDirectory(prefix="sweeper-check-") as directory:
-        paths = StudyPaths(Path(directory), study.config.study)
+    with scratch("sweeper-check-") as directory:
+        paths = StudyPaths(directory, study.config.study)
         paths.directory.mkdir()
         with LocalExecutor(ComputeConfig(), [device]) as executor:
             threads = executor.next_place(paths.directory).threads

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from sweeper.analysis.comparison import scored_trials
 from sweeper.analysis.pace import ArmPace, Pace, StudyPace
@@ -23,12 +23,13 @@ def pace_of_probe(
     Args:
         rows: Everything that the trial said, among it a point of the curve after every step.
         submitted: When it was started, in seconds since the epoch.
-        documents: Of the selection suite. Those that it was scored on first stand for them.
+        documents: Of the selection suite, with those of tasks of weight 0. Those that it was scored
+            on first stand for them.
         params: What was chosen for it of its arm's search.
     """
     pauses = [row for row in rows if row.phase == INTERIM_PHASE and row.interim is None]
     scored = next(row for row in rows if row.interim is not None)
-    assert scored.interim is not None
+    assert scored.interim is not None and scored.interim.scored is not None
     training = [row for row in rows if row.phase == "train"]
     points = [row for row in training if row.metrics]
     first = [row for row in training if (row.step or 0) < min(2, pauses[0].step or 0)][-1]
@@ -43,7 +44,7 @@ def pace_of_probe(
         start=max(first.time - submitted - (first.step or 0) * step, 0.0),
         step=step,
         steps=pauses[0].max_steps or 0,
-        scoring=(scored.time - pauses[0].time) * documents / len(scored.interim.documents),
+        scoring=(scored.time - pauses[0].time) * documents / scored.interim.scored,
         parts={
             part: sum(row.metrics.get(f"seconds_{part}", 0.0) for row in usual) / len(usual)
             for part in _PARTS
@@ -67,17 +68,18 @@ def _pairs(begins: Sequence[Progress], ends: Sequence[Progress]) -> list[tuple[P
     return list(zip(begins, ends, strict=False))
 
 
-def pace_of_study(record: StudyRecord, workers: int) -> StudyPace | None:
+def pace_of_study(record: StudyRecord, names: Collection[str], workers: int) -> StudyPace | None:
     """What the trials of a study say that has begun; None until every arm has a scored one.
 
     Args:
         record: The study.
+        names: Its arms as it is written now, perhaps with some that were added since.
         workers: Trials at a time.
     """
     ends = {"teacher": record.teacher, "student": record.starting_student}
     arms = [arm for arm in map(_arm, record.arms) if arm is not None]
     teacher = record.teacher.scores if record.teacher else None
-    if len(arms) < len(record.arms) or teacher is None:
+    if {arm.arm for arm in arms} != set(names) or teacher is None:
         return None
     return StudyPace(
         basis="records",
@@ -120,9 +122,11 @@ def _pace(outcome: Outcome, params: dict[str, Scalar]) -> Pace:
     # A cost counts the seconds of each device; here is asked how long it takes.
     training = cost.training_seconds() / devices
     scoring = outcome.scores.seconds if outcome.scores else 0.0
+    # With what the pruner looked at, which is counted for each trial by itself.
+    evaluation = max(cost.seconds.get("evaluation", 0.0) / devices, scoring)
     return Pace(
         params=params,
-        start=max(outcome.wall_seconds - training - scoring, 0.0),
+        start=max(outcome.wall_seconds - training - evaluation, 0.0),
         step=training / steps,
         steps=steps,
         scoring=scoring,

@@ -10,12 +10,9 @@ from __future__ import annotations
 
 import math
 import shutil
-import signal
-import tempfile
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -35,6 +32,7 @@ from sweeper.patience import Patience
 from sweeper.placement import make_executor
 from sweeper.preflight.ends import ends
 from sweeper.preflight.measured import pace_of_probe, seconds_by_phase
+from sweeper.preflight.scratch import remove_abandoned, scratch
 from sweeper.records import (
     Failure,
     InterimPoint,
@@ -43,7 +41,6 @@ from sweeper.records import (
     Scores,
     TrialSpec,
 )
-from sweeper.remedies import advice, setup_of
 from sweeper.reporting import formatting
 from sweeper.reporting.live import ArmProgress, LiveDisplay, LiveState
 from sweeper.search.arm_search import Asked
@@ -61,6 +58,8 @@ _SCORING = 10.0
 _SHARED = ("warm start", "teacher outputs", "teacher states")
 """Phases of the preparation whose results the cache keeps for all trials."""
 _POLL_SECONDS = 0.05
+_PREFIX = ".sweeper-probe-"
+"""Of the directory where a probe works."""
 
 
 class Probed(NamedTuple):
@@ -92,13 +91,9 @@ def probe(
     # A cluster's nodes share the cache, and perhaps nothing else.
     shared = study.config.compute.executor != "local"
     cache.mkdir(parents=True, exist_ok=True)
-    with (
-        _ended_by_signals(),
-        tempfile.TemporaryDirectory(
-            prefix=".sweeper-probe-", dir=cache if shared else None, ignore_cleanup_errors=True
-        ) as directory,
-    ):
-        paths = StudyPaths(Path(directory), study.config.study)
+    remove_abandoned(_PREFIX, cache)
+    with scratch(_PREFIX, cache if shared else None) as directory:
+        paths = StudyPaths(directory, study.config.study)
         paths.directory.mkdir()
         with make_executor(study, paths, cache) as executor, LiveDisplay(out) as display:
             return _Probe(study, recorded, paths, cache, executor, display).run(begun)
@@ -140,7 +135,7 @@ class _Probe:
         self._scored = 1
         """Documents of each task that a trial is scored on."""
         self._documents = 0
-        """Of the selection suite."""
+        """Of the selection suite, with those of tasks of weight 0."""
         self._seconds: dict[str, float] = {}
         self._parts: dict[str, float] = {}
         self._rows: dict[str, list[Progress]] = {}
@@ -227,11 +222,7 @@ class _Probe:
             what = f"the preparation ({spec.step})"
         else:
             what = f"a trial of the arm {spec.arm} ({formatting.settings(spec.params)})"
-        message = f"{what} failed: {failure.message if failure else reason}"
-        if isinstance(spec, TrialSpec) and failure and failure.kind == "out_of_memory":
-            changes = advice(setup_of(self._study.config, spec.arm, spec.params))
-            message += f" (what to try, in this order: {'; '.join(changes)})"
-        return SweeperError(message)
+        return SweeperError(f"{what} failed: {failure.told() if failure else reason}")
 
     # Preparation
 
@@ -347,19 +338,3 @@ class _Probe:
             budget=1 + (self._ends[name].lightest != self._ends[name].heaviest),
             done=len(self._paces[name]),
         )
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the block with ``KeyboardInterrupt``: files are removed then.
-
-    Also where whoever started this process has it ignore Ctrl-C.
-    """
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

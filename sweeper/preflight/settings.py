@@ -110,9 +110,12 @@ def _dead_in_training(
     if constant and ("warmup_ratio" in arm.search or fixed.warmup_ratio):
         why = "with lr_scheduler_type: constant"
         yield _dead(["warmup_ratio"], why, "Write constant_with_warmup, or leave it out.")
-    other = [name for name in _NOT_ADAM if fixed.optim.startswith(name)]
-    if other and (found := [name for name in _ADAM if name in written]):
-        yield _dead(found, f"with optim: {fixed.optim}", "Leave it out.")
+    space = arm.search.get("optim")
+    optimisers = [str(name) for name in space.ends().values()] if space else [fixed.optim]
+    if all(name.startswith(_NOT_ADAM) for name in optimisers) and (
+        found := [name for name in _ADAM if name in written]
+    ):
+        yield _dead(found, f"with optim: {' or '.join(optimisers)}", "Leave it out.")
     if fixed.engine == "trl":
         if found := [name for name in _STOCK_HAS_NONE if name in written]:
             yield _dead(found, "with engine: trl", "Leave it out.")

@@ -104,6 +104,7 @@ def do(spec: PreparationSpec, reporter: Reporter) -> dict[str, Any]:
         data=summary,
         selection_documents=_count(found.selection),
         test_documents=_count(found.test),
+        test_scored=None if found.test is None else sum(len(leaf.documents) for leaf in found.test),
         overlap_free=found.overlap_free,
         overlong=tuple(found.overlong),
         shapes=found.shapes,
@@ -223,9 +224,13 @@ def _read_suites(found: _Found) -> None:
             asked = _check_overlap(spec.suite, found.selection, known, "the training data")
     if spec.test_suite is not None and found.test is not None:
         name = f"the suite {spec.suite.config.suite}"
-        for others, where in ((known, "the training data"), (asked, name)):
+        counted = [leaf for leaf in found.test if leaf.entry.weight]
+        for leaves, others, where in (
+            (found.test, known, "the training data"),
+            (counted, asked, name),
+        ):
             with found.noting("evaluation", "test"):
-                _check_overlap(spec.test_suite, found.test, others, where)
+                _check_overlap(spec.test_suite, leaves, others, where)
     complete = found.examples is not None and found.selection is not None
     complete &= spec.test_suite is None or found.test is not None
     found.overlap_free = complete and len(found.problems) == before
@@ -266,7 +271,7 @@ def _find_shapes(found: _Found) -> None:
 def _check_overlap(
     suite: SuiteSpec, leaves: Sequence[LeafTask], known: set[str], where: str
 ) -> set[str]:
-    """The hashes of the suite's prompts.
+    """The hashes of the prompts that the suite's score is made of.
 
     Raises:
         BadInputError: One of its documents asks what is in ``known``.
@@ -275,7 +280,8 @@ def _check_overlap(
     shared: list[str] = []
     for leaf in leaves:
         for prompt, texts in prompts(leaf):
-            asked.add(prompt_hash(prompt))
+            if leaf.entry.weight:
+                asked.add(prompt_hash(prompt))
             if known & {prompt_hash(text) for text in texts}:
                 shared.append(prompt)
     if shared:

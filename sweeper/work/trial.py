@@ -163,7 +163,12 @@ class _Pause:
         with self._clock.timing("evaluation"):
             spec = self._spec
             found = evaluate(spec, model, self._material, spec.suite, documents=point.documents)
-        interim = Interim(index=point.index, score=found.scores.score, documents=found.signed)
+        interim = Interim(
+            index=point.index,
+            score=found.scores.score,
+            documents=found.signed,
+            scored=len(found.documents),
+        )
         reporter.interim(point, longest, interim)
         if not self._goes_on(point.index):
             self.pruned = interim

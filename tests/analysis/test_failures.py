@@ -76,6 +76,21 @@ def test_what_to_change_is_told_where_memory_ran_out() -> None:
     assert f"To need less, in the order to try: {first}; " in failure_sentence(group)
 
 
+def test_what_the_lightest_trial_itself_left_to_try_is_told_where_memory_ran_out() -> None:
+    trials = []
+    for number, (rows, remedies) in enumerate({16: ("a", "b"), 2: ("b",), 8: ("c",)}.items()):
+        outcome = failed("out_of_memory")
+        assert outcome.failure is not None
+        failure = outcome.failure.model_copy(update={"remedies": remedies})
+        outcome = outcome.model_copy(update={"failure": failure})
+        record = trial(number, outcome)
+        # As it was at last: all were written with 16, and tried again with fewer.
+        settings = {**record.settings, "per_device_train_batch_size": rows}
+        trials.append(record.model_copy(update={"settings": settings}))
+    [group] = groups(trials)
+    assert group.remedies == ("b",)
+
+
 def test_chance_is_not_told() -> None:
     told = 0
     for seed in range(40):

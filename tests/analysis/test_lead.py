@@ -59,6 +59,13 @@ def test_where_lower_is_better_the_teacher_leads_with_the_lower_score() -> None:
     assert is_worse(teacher_lead(high, low, documents(BETTER), documents(HARD)))
 
 
+def test_documents_that_the_score_leaves_out_are_not_counted() -> None:
+    both = scores(BETTER)
+    other = both.tasks[0].model_copy(update={"task": "u", "weight": 0.0})
+    teacher = both.model_copy(update={"tasks": (*both.tasks, other)})
+    assert teacher_lead(teacher, scores(HARD)).documents == 40
+
+
 def test_the_same_answers_show_nothing() -> None:
     lead = teacher_lead(scores(HARD), scores(HARD), documents(HARD), documents(HARD))
     assert (lead.value, lead.p) == (0, 1)

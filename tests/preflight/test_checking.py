@@ -7,26 +7,38 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.analysis.findings import Finding, Preflight
-from sweeper.config.loading import load_study
-from sweeper.preflight.checking import check
+from sweeper.config.loading import LoadedStudy, load_study
+from sweeper.preflight.checking import check, judge
+from sweeper.preflight.examining import run_data_step
 from tests.conftest import ROOT, adder_study, adder_suite, write_yaml
 
 ROWS = [{"question": f"{i} + 1 = ?", "answer": "# " * (i + 1)} for i in range(20)]
 """Prompts of 28 and 29 tokens; references of 3, 5, … and 41 with the token that ends them."""
 
 
-def preflight(directory: Path, *further: dict[str, str], **changes: Any) -> Preflight:
-    """The preflight of a study of rows that a user brings, written into ``directory``."""
+WATCHED = {"task": "watched", "documents": [100, 104], "metric": "exact_match", "weight": 0}
+"""A task that decides nothing."""
+
+
+def written(directory: Path, *further: dict[str, str], **changes: Any) -> LoadedStudy:
+    """A study of rows that a user brings, whose suites share the task ``WATCHED``."""
     text = "".join(json.dumps(row) + "\n" for row in [*ROWS, *further])
     (directory / "rows.jsonl").write_text(text, encoding="utf-8")
-    write_yaml(directory / "selection.yaml", adder_suite("selection", 0, 12))
-    write_yaml(directory / "test.yaml", adder_suite("test", 12, 20))
+    tasks = ROOT / "eval_suites" / "tasks"
+    task = (tasks / "addition.yaml").read_text(encoding="utf-8")
+    (directory / "tasks").mkdir()
+    (directory / "tasks" / "watched.yaml").write_text(
+        task.replace("task: addition", "task: watched").replace("../data", f"{tasks.parent}/data"),
+        encoding="utf-8",
+    )
+    for name, first, end in (("selection", 0, 12), ("test", 12, 20)):
+        suite = adder_suite(name, first, end)
+        suite["task_paths"].append("tasks")
+        suite["tasks"].append(WATCHED)
+        write_yaml(directory / f"{name}.yaml", suite)
     data = {"train": {"path": "rows.jsonl"}}
     values = adder_study(data=data, confirm={"seeds": 3}, **changes)
-    study = write_yaml(directory / "study.yaml", values)
-    found = check(load_study(study), directory / "runs")
-    assert not (directory / "runs").exists(), "checking must not begin the study"
-    return found
+    return load_study(write_yaml(directory / "study.yaml", values))
 
 
 def by_name(found: Preflight) -> dict[str, Finding]:
@@ -36,14 +48,17 @@ def by_name(found: Preflight) -> dict[str, Finding]:
 def test_a_sound_study_is_told_what_is_known_of_it(
     tiny_teacher: str, tiny_student: str, tmp_path: Path
 ) -> None:
-    checked = preflight(
+    study = written(
         tmp_path,
         ROWS[3],
         teacher={"model": tiny_teacher},
         student={"model": tiny_student, "lora": {"r": 2}},
         training={"max_length": 60},
     )
-    assert not checked.errors
+    seen = run_data_step(study, "cpu", tmp_path / "cache")
+    assert (seen.selection_documents, seen.test_documents, seen.test_scored) == (12, 8, 12)
+    checked = judge(study, seen)
+    assert not checked.errors, "what decides nothing may be in both suites"
     assert checked.design is not None and checked.design.documents == 8
     found = by_name(checked)
     assert found["training data"].detail.startswith("21 rows of rows.jsonl (train), all with")
@@ -53,9 +68,10 @@ def test_a_sound_study_is_told_what_is_known_of_it(
     assert found["vocabulary"].detail == "teacher and student share 259 tokens; 259 logits each"
     assert found["chat template"].state == found["end tokens"].state == "ok"
     assert found["end tokens"].detail == "an answer ends with <|endoftext|> or <|im_end|>"
-    assert found["selection suite"].detail == "selection: 12 documents of addition"
-    assert found["test suite"].detail == "test: 8 documents of addition"
+    assert found["selection suite"].detail == "selection: 12 documents of addition, watched"
+    assert found["test suite"].detail == "test: 8 documents of addition, watched"
     assert found["overlap"].state == "ok"
+    assert found["overlap"].detail.endswith("; tasks of weight 0 may be in both suites")
     assert found["teacher's size"].detail.startswith("4.3 times the student's")
     assert found["memory"].state == "ok"
     # Lengths are those of before anything is cut.
@@ -75,13 +91,16 @@ def test_what_is_wrong_is_told_at_once_and_hides_nothing_else(
     tiny_student: str, tmp_path: Path
 ) -> None:
     shared = (ROOT / "eval_suites" / "data" / "addition.jsonl").read_text().splitlines()[3]
-    checked = preflight(
+    study = written(
         tmp_path,
         json.loads(shared),
         teacher={"model": "nobody/has-this-model"},
         student={"model": tiny_student},
         training={"max_length": 100, "extra": {"no_such_argument": 1}},
     )
+    checked = check(study, tmp_path / "runs", cache=tmp_path / "cache")
+    assert not (tmp_path / "runs").exists(), "checking must not begin the study"
+    assert any((tmp_path / "cache").iterdir())
     errors = {error.what: error for error in checked.errors}
     assert set(errors) == {"settings", "teacher", "selection suite"}
     assert errors["teacher"].place.startswith(f"{tmp_path / 'study.yaml'}:")
