@@ -50,7 +50,7 @@ class WholeStudy:
         directory.mkdir(parents=True, exist_ok=True)
         for path in self.directory.glob("*.yaml"):
             shutil.copy(path, directory)
-        return WholeStudy(directory)
+        return WholeStudy(directory, limit=self.limit)
 
     def start(
         self, *options: str, kill: Sequence[str] = (), command: str = "run"

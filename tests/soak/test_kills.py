@@ -53,6 +53,10 @@ BOUNDARIES = {
 RANDOM_MOMENTS = 30
 
 
+LIMIT = 1800.0
+"""Seconds for one study, on a machine with much to do."""
+
+
 @dataclass(frozen=True)
 class Undisturbed:
     study: WholeStudy
@@ -69,7 +73,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     # how many steps that takes depends on the machine.
     changes = {"warm_start": {"max_steps": 2}, "confirm": {"seeds": 1}, "compare_at": ["steps"]}
     write_yaml(directory / "study.yaml", adder_study(**changes))
-    study = WholeStudy(directory)
+    study = WholeStudy(directory, limit=LIMIT)
     started = time.monotonic()
     done = study.run()
     seconds = time.monotonic() - started
