@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +24,21 @@ ARMS: dict[str, Any] = {
 
 @pytest.fixture
 def study(
-    write_study: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> WholeStudy:
-    """A study whose temporary files lie in ``temporary`` beside it."""
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
-    return WholeStudy(write_study(arms=ARMS, confirm={"seeds": 3}, compare_at=["steps"]).parent)
+    write_study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[WholeStudy]:
+    """A study with a folder for temporary files, whose path is short enough for sockets."""
+    changes: dict[str, Any] = {"arms": ARMS, "confirm": {"seeds": 3}, "compare_at": ["steps"]}
+    with tempfile.TemporaryDirectory() as temporary:
+        monkeypatch.setenv("TMPDIR", temporary)
+        yield WholeStudy(write_study(**changes).parent)
 
 
 def left_behind(study: WholeStudy) -> list[str]:
     """What is there beside the study's files and the cache."""
     names = {path.name for path in study.directory.iterdir()}
-    known = {"study.yaml", "selection.yaml", "test.yaml", "temporary", "cache"}
+    known = {"study.yaml", "selection.yaml", "test.yaml", "cache"}
     # The libraries keep files of their own there.
-    probes = study.directory.glob("temporary/*sweeper*")
+    probes = Path(os.environ["TMPDIR"]).glob("*sweeper*")
     return sorted(names - known) + [str(path) for path in probes] + leftovers(study.directory)
 
 
@@ -76,8 +78,8 @@ def test_a_probe_measures_every_arm_and_leaves_nothing_behind(study: WholeStudy)
 @pytest.mark.soak
 def test_a_probe_that_is_interrupted_leaves_nothing_behind(study: WholeStudy) -> None:
     process = study.start("--probe", "--cache-dir", "cache", command="check")
-    trials = "temporary/*/tiny/arms/*/*/progress.jsonl"
-    wait_beside(process, lambda: any(study.directory.glob(trials)))
+    trials = "*/tiny/arms/*/*/progress.jsonl"
+    wait_beside(process, lambda: any(Path(os.environ["TMPDIR"]).glob(trials)))
     os.kill(process.pid, signal.SIGINT)
     done = study.end(process)
     assert done.returncode == 130
