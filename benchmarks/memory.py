@@ -16,6 +16,7 @@ import json
 import shutil
 import tempfile
 from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,11 @@ from benchmarks.pairs import make
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.settings import Method, MethodSettings, effective
 from sweeper.distillation import job
-from sweeper.distillation.material import read_material, unpack_models
+from sweeper.distillation.material import Material, read_material, unpack_models
+from sweeper.distillation.ranks import joined
 from sweeper.distillation.shapes import shape_of
 from sweeper.execution.allocator import keep_freed_memory
+from sweeper.paths import JobPaths
 from sweeper.preflight.peak import GIB, Peak, Sizes, moments, worst
 from sweeper.records import Origin, Place
 from sweeper.remedies import Setup
@@ -73,6 +76,10 @@ class Design:
     student: dict[str, Any] = field(default_factory=dict)
     made: dict[str, Any] | None = None
     """The configuration of random models in the place of both."""
+    devices: int = 1
+    """Processes that train together, of which the first is measured."""
+    divided: bool = False
+    """Whether they divide the student."""
 
 
 LORA = {"lora": {"r": 16}}
@@ -109,6 +116,10 @@ DESIGNS = (
     Design("deep", made=DEEP),
     Design("deep, sft", method="sft", made=DEEP, length=512),
     Design("sgd", made=DEEP, settings={"optim": "sgd"}),
+    Design("two devices", made=DEEP, devices=2),
+    Design("two devices, divided", made=DEEP, devices=2, divided=True),
+    Design("two devices, sft", method="sft", made=DEEP, devices=2),
+    Design("two devices, sft, divided", method="sft", made=DEEP, devices=2, divided=True),
     Design("trl, beta 0.5", rows=2, settings={"engine": "trl"}),
     Design("trl, beta 0", rows=2, settings={"engine": "trl", "beta": 0.0}),
     Design("trl, sft", method="sft", settings={"engine": "trl"}),
@@ -150,21 +161,18 @@ def measure(design: Design, shared: Path, threads: int) -> Measured:
     before = _resident("VmRSS")
     with tempfile.TemporaryDirectory(dir=shared) as name:
         origin = _origin(design, shared, Path(name), threads)
-        settings = effective(design.method, _settings(design))
-        place = Place(directory=name, device="cpu", threads=threads)
-        material = read_material(origin)
-        with contextlib.redirect_stdout(io.StringIO()):
-            job.distil(
-                origin,
-                material,
-                place,
-                model=job.starting_student(origin, material, place),
-                teacher=origin.teacher,
-                method=design.method,
-                settings=settings,
-                seed=1,
-            )
+        JobPaths(Path(name)).ranks.mkdir(parents=True)
+        others = [
+            get_context("spawn").Process(target=_train, args=(design, origin, name, threads, rank))
+            for rank in range(1, design.devices)
+        ]
+        for other in others:
+            other.start()
+        material = _train(design, origin, name, threads, 0)
         highest = _resident("VmHWM")
+        for other in others:
+            other.join()
+        settings = effective(design.method, _settings(design))
         data = material.tokens(settings.max_length).sequences
         sizes = Sizes(
             prompt=max(len(s.prompt) for s in data),
@@ -175,13 +183,49 @@ def measure(design: Design, shared: Path, threads: int) -> Measured:
         distils = design.method in ("gkd", "supervised_kd")
         teacher = origin.teacher if distils else None
         found = moments(
-            Setup(design.method, settings, origin.student, teacher),
+            Setup(
+                design.method,
+                settings,
+                origin.student,
+                teacher,
+                devices=design.devices,
+                shard_student=design.divided,
+            ),
             shape_of(origin.student, "cpu", autocast=autocast),
             shape_of(teacher, "cpu", autocast=autocast) if teacher else None,
             sizes,
             "cpu",
         )
     return Measured(design.name, highest, worst(found), before)
+
+
+def _train(design: Design, origin: Origin, directory: str, threads: int, rank: int) -> Material:
+    """Train in one of a design's processes."""
+    if rank:
+        keep_freed_memory()
+        torch.set_num_threads(threads)
+    place = Place(
+        directory=directory,
+        device="cpu",
+        devices=("cpu",) * design.devices if design.devices > 1 else (),
+        rank=rank,
+        shard_student=design.divided,
+        threads=threads,
+    )
+    material = read_material(origin)
+    with contextlib.redirect_stdout(io.StringIO()), joined(place) as ranks:
+        job.distil(
+            origin,
+            material,
+            place,
+            model=job.starting_student(origin, material, place),
+            teacher=origin.teacher,
+            method=design.method,
+            settings=effective(design.method, _settings(design)),
+            seed=1,
+            ranks=ranks,
+        )
+    return material
 
 
 def _settings(design: Design) -> MethodSettings:

@@ -130,6 +130,7 @@ def next_spec(
             update={
                 "memory_gib": config.compute.memory_limit,
                 "shard_teacher": config.compute.shard_teacher,
+                "shard_student": config.compute.shard_student,
             }
         ),
     )

@@ -229,6 +229,7 @@ def _spec(
                     "threads": recorded.place.threads,
                     "memory_gib": config.compute.memory_limit,
                     "shard_teacher": config.compute.shard_teacher,
+                    "shard_student": config.compute.shard_student,
                 }
             ),
         }

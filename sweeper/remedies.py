@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 
 from sweeper.config.base import Scalar
+from sweeper.config.compute import SHARDED_OPTIMISERS
 from sweeper.config.models import LoraConfig, ModelConfig, StudentConfig, with_settings
 from sweeper.config.settings import Method, MethodSettings, effective, model_settings, resolve
 from sweeper.config.study import StudyConfig
@@ -29,6 +30,8 @@ class Setup:
         student: With the adapter that the trial gives it.
         teacher: The one that the trial loads; None if it loads none.
         teacher_share: How many of its parameters are left, where a smaller one is thought of.
+        devices: That train together.
+        shard_student: Whether they divide the student.
     """
 
     method: Method
@@ -36,6 +39,8 @@ class Setup:
     student: StudentConfig
     teacher: ModelConfig | None
     teacher_share: float = 1.0
+    devices: int = 1
+    shard_student: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,13 @@ def gradient_checkpointing(setup: Setup) -> Iterator[Change]:
         yield Change("gradient_checkpointing: true", replace(setup, settings=settings))
 
 
+def divided_student(setup: Setup) -> Iterator[Change]:
+    """The student in parts, where several devices have copies of it."""
+    divisible = setup.settings.optim in SHARDED_OPTIMISERS and setup.student.quantization is None
+    if setup.devices > 1 and divisible and not (setup.shard_student or setup.settings.fp16):
+        yield Change("compute.shard_student: true", replace(setup, shard_student=True))
+
+
 def adapter(setup: Setup) -> Iterator[Change]:
     """A low-rank adapter that is trained in the student's place."""
     if setup.student.lora is None:
@@ -111,6 +123,7 @@ REMEDIES: tuple[Remedy, ...] = (
     quantized_teacher,
     smaller_teacher,
     gradient_checkpointing,
+    divided_student,
     adapter,
 )
 """In the order to try them."""
@@ -129,6 +142,8 @@ def make_setup(
     *,
     lora: Mapping[str, Scalar],
     own: Mapping[str, Scalar],
+    devices: int,
+    shard_student: bool,
 ) -> Setup:
     """The training of a trial, as its spec has it.
 
@@ -139,12 +154,21 @@ def make_setup(
         teacher: The study's.
         lora: The trial's own values over the student's adapter.
         own: The trial's own values over the teacher.
+        devices: That train together.
+        shard_student: Whether they divide the student.
     """
     if student.lora is not None:
         changed = student.lora.model_copy(update=dict(lora))
         student = student.model_copy(update={"lora": changed})
     asked = method in ("gkd", "supervised_kd")
-    return Setup(method, settings, student, with_settings(teacher, own) if asked else None)
+    return Setup(
+        method,
+        settings,
+        student,
+        with_settings(teacher, own) if asked else None,
+        devices=devices,
+        shard_student=shard_student,
+    )
 
 
 def setup_of(config: StudyConfig, arm: str, params: Mapping[str, Scalar]) -> Setup:
@@ -164,4 +188,6 @@ def setup_of(config: StudyConfig, arm: str, params: Mapping[str, Scalar]) -> Set
         config.teacher,
         lora=model_settings("lora", fixed, given),
         own=model_settings("teacher", fixed, given),
+        devices=config.compute.devices_per_trial,
+        shard_student=config.compute.shard_student,
     )

@@ -30,7 +30,14 @@ def lighter(spec: TrialSpec) -> tuple[str, ...]:
     """What may let a training fit that ran out of memory."""
     origin = spec.origin
     setup = remedies.make_setup(
-        spec.method, spec.settings, origin.student, origin.teacher, lora=spec.lora, own=spec.teacher
+        spec.method,
+        spec.settings,
+        origin.student,
+        origin.teacher,
+        lora=spec.lora,
+        own=spec.teacher,
+        devices=spec.place.processes,
+        shard_student=spec.place.shard_student,
     )
     return tuple(remedies.advice(setup))
 

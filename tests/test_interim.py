@@ -14,7 +14,6 @@ from sweeper.config.loading import load_study
 from sweeper.config.models import LoraConfig, StudentConfig
 from sweeper.config.settings import Method
 from sweeper.distillation.material import read_material
-from sweeper.distillation.meter import PauseCallback
 from sweeper.evaluation.scoring import score
 from sweeper.paths import JobPaths, read_json_lines
 from sweeper.records import InterimPoint, Place
@@ -50,13 +49,13 @@ def test_being_scored_does_not_disturb_training(
         scores.append(evaluation.scores.score)
         return True
 
-    def weights(pause: PauseCallback | None) -> torch.Tensor:
-        model, meter, _ = train(origin, place, method, pause=pause, **changes)
+    def weights(*pause_at: int) -> torch.Tensor:
+        model, meter, _ = train(origin, place, method, pause_at=pause_at, pause=pause, **changes)
         assert meter.cost().steps == 3
         return torch.cat([p.detach().flatten() for p in model.parameters()])
 
-    undisturbed = weights(None)
-    assert torch.equal(undisturbed, weights(PauseCallback((1, 2), pause)))
+    undisturbed = weights()
+    assert torch.equal(undisturbed, weights(1, 2))
     assert len(scores) == 2
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sweeper.config.models import LoraConfig, ModelConfig, StudentConfig
 from sweeper.config.settings import MethodSettings
 from sweeper.remedies import Setup, advice, smaller_batches
@@ -26,6 +28,15 @@ def test_what_is_done_already_is_not_advised() -> None:
     teacher = ModelConfig(model="t", quantization="int8")
     told = advice(Setup("supervised_kd", settings, student, teacher))
     assert told == ["teacher.quantization: int4", "a smaller teacher.model"]
+
+
+def test_a_student_that_is_on_several_devices_may_be_divided() -> None:
+    setup = Setup("sft", MethodSettings(), StudentConfig(model="s"), None, devices=2)
+    assert advice(setup)[-2:] == ["compute.shard_student: true", "student.lora: {r: 16}"]
+    divided = replace(setup, shard_student=True)
+    other = replace(setup, settings=MethodSettings(optim="adafactor"))
+    for one in (divided, other):
+        assert not any("shard_student" in words for words in advice(one))
 
 
 def test_smaller_batches_leave_the_optimiser_step_as_it_is() -> None:

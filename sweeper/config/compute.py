@@ -12,6 +12,9 @@ from sweeper.config.base import Duration, Gibibytes, PositiveInt, Problems, Stri
 ADDRESS = r"^(auto|local|(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5})$"
 """What a Ray cluster's address looks like."""
 
+SHARDED_OPTIMISERS = ("adamw_torch", "adamw_torch_fused", "sgd")
+"""Those whose states are divided with the weights; others may keep one for several weights."""
+
 
 class ResourcesConfig(Strict):
     """What one trial takes of a machine."""
@@ -41,6 +44,9 @@ class ComputeConfig(Strict):
     shard_teacher: bool = False
     """Divide the teacher's layers among a trial's devices, instead of a copy on each: a layer is
     put together where it reads, which takes less memory and more time."""
+    shard_student: bool = False
+    """Divide the student, its gradients and its optimiser's states among a trial's devices (FSDP),
+    instead of a copy on each; it is put together to sample and to be scored."""
     resources_per_trial: ResourcesConfig = ResourcesConfig()
     """What each trial takes of a machine."""
     pin_cores: bool = False
@@ -97,8 +103,10 @@ class ComputeConfig(Strict):
                 yield ("resources_per_trial", "gpu"), message
             if device not in ("auto", "cpu", "cuda"):
                 yield ("device",), f"expected auto, cpu or cuda {several}, found {device!r}"
-        elif self.shard_teacher:
-            yield ("shard_teacher",), "has no effect with devices_per_trial: 1"
+        else:
+            for key in ("shard_teacher", "shard_student"):
+                if key in given:
+                    yield (key,), "has no effect with devices_per_trial: 1"
         if executor == "local" and "address" in given:
             yield ("address",), "has no effect with executor: local"
         if executor == "ray" and device not in ("auto", "cpu", "cuda"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -16,7 +17,7 @@ from sweeper.config.base import (
     Strict,
 )
 from sweeper.config.columns import ColumnsConfig
-from sweeper.config.compute import ComputeConfig
+from sweeper.config.compute import SHARDED_OPTIMISERS, ComputeConfig
 from sweeper.config.confirm import ConfirmConfig, CostMeasure
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.search import (
@@ -360,6 +361,8 @@ class StudyConfig(Strict):
             key = "quantization" if self.teacher.quantization else "compile"
             message = f"expected none with compute.shard_teacher: {key} keeps a layer in one piece"
             problems.add(("teacher", key), message)
+        if self.compute.shard_student:
+            self._check_shards(problems)
         for role, model in (("teacher", self.teacher), ("student", self.student)):
             if "device_map" in model.init_kwargs:
                 problems.add((role, "init_kwargs", "device_map"), spread)
@@ -372,6 +375,31 @@ class StudyConfig(Strict):
                 if self.compute.shard_teacher and "teacher.quantization" in getattr(arm, where):
                     message = "expected none with compute.shard_teacher"
                     problems.add(("arms", name, where, "teacher.quantization"), message)
+
+    def _check_shards(self, problems: Problems) -> None:
+        """Whether the student can be divided among a trial's devices."""
+        because = "with compute.shard_student"
+        if self.student.quantization:
+            message = f"expected none {because}: quantized weights are in one piece"
+            problems.add(("student", "quantization"), message)
+        for location, optimiser in self._values("optim"):
+            if optimiser not in SHARDED_OPTIMISERS:
+                known = ", ".join(SHARDED_OPTIMISERS)
+                message = f"expected one of {known} {because}, found {optimiser!r}"
+                problems.add(location, message)
+        for location, lower in self._values("fp16"):
+            if lower:
+                problems.add(location, f"expected false {because}: use bf16")
+
+    def _values(self, name: str) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+        """The values that a training setting may have in a trial, with their places."""
+        yield ("training", name), getattr(self.training, name)
+        for arm, config in self.arms.items():
+            if name in config.settings:
+                yield ("arms", arm, "settings", name), config.settings[name]
+            if name in config.search:
+                for where, value in config.search[name].ends().items():
+                    yield ("arms", arm, "search", name, *where), value
 
     @staticmethod
     def _check_grid(name: str, arm: ArmConfig, problems: Problems) -> None:

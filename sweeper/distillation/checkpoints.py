@@ -25,6 +25,7 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 from transformers.trainer_pt_utils import safe_globals
 
@@ -34,12 +35,19 @@ from sweeper.distillation.material import Material
 from sweeper.distillation.meter import Meter
 from sweeper.distillation.models import identity
 from sweeper.distillation.ranks import ALONE, Ranks
+from sweeper.distillation.sharding import (
+    assembled,
+    assembled_states,
+    divide_states,
+    divided_like,
+)
 from sweeper.paths import JobPaths
 from sweeper.records import Progress, Record, TrialSpec
 from sweeper.versions import library_versions
 
 _MANIFEST = "checkpoint.json"
 _WEIGHTS = "weights.safetensors"
+_OPTIMISER, _SCHEDULE = "optimizer.pt", "scheduler.pt"
 _STATE = "trainer_state.json"
 
 
@@ -131,6 +139,7 @@ def of_trial(
         "threads": spec.place.threads if on_cpu else None,
         "processes": ranks.size,
         "shard_teacher": spec.place.shard_teacher,
+        "shard_student": spec.place.shard_student,
         "versions": library_versions(),
     }
     return Checkpoints(JobPaths(Path(spec.place.directory)), every, work, journal, ranks)
@@ -209,9 +218,12 @@ class Checkpoints:
         """
         step, began = self._trainer.state.global_step, self._meter.now()
         parts = self._ranks.gather(self._own_part())
+        # What is divided is put together by all of them.
+        weights = {name: assembled(part) for name, part in _weights(self._trainer.model).items()}
+        optimiser = assembled_states(self._trainer.optimizer.optimizer)
         try:
             if self._ranks.first:
-                self._write(step, parts)
+                self._write(step, parts, weights, optimiser)
         # RuntimeError is what torch's writer raises.
         except (OSError, RuntimeError, SafetensorError) as error:
             print(
@@ -226,7 +238,14 @@ class Checkpoints:
         theirs, ours = load_file(directory / _WEIGHTS), _weights(self._trainer.model)
         with torch.no_grad():
             for name, tensor in ours.items():
-                tensor.copy_(theirs[name])
+                whole = theirs[name]
+                tensor.copy_(divided_like(whole, tensor) if isinstance(tensor, DTensor) else whole)
+
+    def load_optimiser(self, directory: Path) -> None:
+        """Put the optimiser and the schedule of a usable checkpoint back."""
+        trainer = self._trainer
+        divide_states(trainer.optimizer.optimizer, _load(directory / _OPTIMISER))
+        trainer.lr_scheduler.load_state_dict(_load(directory / _SCHEDULE))
 
     def _find(self) -> tuple[Path | None, Manifest | None]:
         """The last usable checkpoint; what else is there is removed."""
@@ -277,8 +296,7 @@ class Checkpoints:
         """
         for name in files:
             if name.endswith((".pt", ".pth")):
-                with safe_globals():
-                    torch.load(directory / name, map_location="cpu", weights_only=True)
+                _load(directory / name)
         theirs = load_file(directory / _WEIGHTS)
         ours = _weights(self._trainer.model)
         if {n: (t.shape, t.dtype) for n, t in theirs.items()} != {
@@ -297,7 +315,13 @@ class Checkpoints:
             return error
         return _Part(states, trainer._tr_loss.item())
 
-    def _write(self, step: int, everybody: Sequence[_Part | Exception]) -> None:
+    def _write(
+        self,
+        step: int,
+        everybody: Sequence[_Part | Exception],
+        weights: Mapping[str, torch.Tensor],
+        optimiser: Mapping[str, Any],
+    ) -> None:
         trainer = self._trainer
         parts = []
         for part in everybody:
@@ -308,8 +332,9 @@ class Checkpoints:
         unfinished, finished = self._root / f".{step}", self._root / str(step)
         unfinished.mkdir()
         try:
-            save_file(_weights(trainer.model), unfinished / _WEIGHTS)
-            trainer._save_optimizer_and_scheduler(str(unfinished))
+            save_file(dict(weights), unfinished / _WEIGHTS)
+            torch.save(optimiser, unfinished / _OPTIMISER)
+            torch.save(trainer.lr_scheduler.state_dict(), unfinished / _SCHEDULE)
             trainer._save_scaler(str(unfinished))
             for part in parts:
                 for name, content in part.random_states.items():
@@ -385,6 +410,11 @@ def _weights(model: Any) -> dict[str, torch.Tensor]:
     found = {n: p for n, p in model.named_parameters() if p.requires_grad}
     found |= {n: b for n, b in model.named_buffers() if n in stored}
     return {name: tensor.detach() for name, tensor in found.items()}
+
+
+def _load(path: Path) -> Any:
+    with safe_globals():
+        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _files(directory: Path) -> list[Path]:

@@ -17,7 +17,7 @@ positions after the other, as Liger's fused losses do it (https://arxiv.org/abs/
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -48,6 +48,10 @@ class Heads:
     def of(cls, student: Any, teacher: Any, *, cut: bool = False) -> Self:
         """Find out how two models are read; see ``Readout.of``."""
         return cls(Readout.of(student, trained=True), Readout.of(teacher, trained=False), cut)
+
+    def reading(self, student: Any) -> Self:
+        """The same for another copy of the student."""
+        return replace(self, student=self.student.of_copy(student))
 
     def divergence(
         self, ours: Tensor, theirs: Tensor, beta: float, *, budget: int = BUDGET

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from sweeper.distillation.models import (
     load_model,
 )
 from sweeper.distillation.ranks import ALONE, Ranks
+from sweeper.distillation.sharding import ShardedStudent
 from sweeper.distillation.teacher_states import TeacherStates
 from sweeper.errors import BadInputError, DivergedError
 from sweeper.records import Origin, Place, derive_seed
@@ -113,7 +114,8 @@ def distil(
     lora: dict[str, Scalar] | None = None,
     report: Report = lambda *_: None,
     probe: Callable[[Any], float] | None = None,
-    pause: PauseCallback | None = None,
+    pause_at: Collection[int] = (),
+    pause: Callable[[int, Any], bool] = lambda step, model: True,
     checkpoints: Checkpoints | None = None,
     ranks: Ranks = ALONE,
 ) -> tuple[Any, Meter]:
@@ -131,7 +133,8 @@ def distil(
         lora: The arm's own values over the student's adapter.
         report: Called at every point of the training curve.
         probe: Says how far the student is from the teacher, asked a few times on the way.
-        pause: Where training waits, and may end.
+        pause_at: The optimiser steps after which training waits.
+        pause: What it waits for: takes the step and the student, and says whether to go on.
         checkpoints: Where the training is saved, and gone on with after an interruption.
         ranks: The processes that train it together, each from here on.
 
@@ -151,6 +154,11 @@ def distil(
         message = "expected an adapter to train, because the student's weights are quantized"
         raise BadInputError(message, ("student", "lora"))
     meter = Meter(torch.cuda.synchronize if place.device.startswith("cuda") else lambda: None)
+    divided = ShardedStudent(model) if place.shard_student else None
+
+    def whole(student: Any) -> Any:
+        return student if divided is None else divided.whole()
+
     states: TeacherStates | None = None
     with tempfile.TemporaryDirectory(dir=place.directory, prefix=".trainer.") as output:
         options: dict[str, Any] = {
@@ -165,8 +173,8 @@ def distil(
             ),
             "processing_class": tokenizer,
             "callbacks": [
-                MeterCallback(meter, report, probe),
-                *([pause] if pause else []),
+                MeterCallback(meter, report, probe and (lambda model: probe(whole(model)))),
+                PauseCallback(pause_at, lambda step, model: pause(step, whole(model))),
             ],
         }
         if trainers.uses_teacher(method):
@@ -185,7 +193,7 @@ def distil(
         elif settings.disable_dropout:
             trainers.without_dropout(model)
         trainer = _make_trainer(
-            method, settings, material, data, states, options, model, seed, ranks, place
+            method, settings, material, data, states, options, divided, seed, ranks, place
         )
         if not ranks.first:
             # As the trainer has seeded it, dropout would be the same in every process.
@@ -194,8 +202,9 @@ def distil(
             trainer.train()
         else:
             checkpoints.train(trainer, meter)
-    _check_finite(trainer.model)
-    return trainer.model, meter
+        trained = whole(trainer.model)
+    _check_finite(trained)
+    return trained, meter
 
 
 def training_sequences(
@@ -256,7 +265,7 @@ def _make_trainer(
     data: TokenizedData,
     states: TeacherStates | None,
     options: dict[str, Any],
-    model: Any,
+    divided: ShardedStudent | None,
     seed: int,
     ranks: Ranks,
     place: Place,
@@ -269,10 +278,11 @@ def _make_trainer(
     if trainers.uses_teacher(method):
         return trainers.OnPolicyTrainer(
             settings=settings,
-            end_ids=end_token_ids(model, tokenizer),
+            end_ids=end_token_ids(options["model"], tokenizer),
             seed=seed,
             teacher_states=states,
-            shard_teacher=place.shard_teacher,
+            sharded_student=divided,
+            divide_teacher=place.shard_teacher,
             train_dataset=batches.rows(data.sequences),
             **options,
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import torch
@@ -58,6 +58,14 @@ class Readout:
         cap = getattr(base.config.get_text_config(), "final_logit_softcapping", None)
         split = cls(model, base.get_decoder(), head, cap)
         return split if split._gives_the_logits_of_the_model() else whole
+
+    def of_copy(self, model: Any) -> Self:
+        """How another copy of the model is read, which need not be tried."""
+        if self.head is None:
+            return replace(self, model=model)
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        body, head = base.get_decoder(), base.get_output_embeddings()
+        return replace(self, model=model, body=body, head=head)
 
     def states(self, tokens: dict[str, Tensor], counted: Tensor) -> Tensor:
         """What the divergence needs of this model.

@@ -28,6 +28,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ from sweeper.distillation.meter import Meter
 from sweeper.distillation.models import store_for_autocast
 from sweeper.distillation.ranks import ALONE, Ranks
 from sweeper.distillation.rollouts import generate
-from sweeper.distillation.sharding import shard
+from sweeper.distillation.sharding import ShardedStudent, shard_teacher
 from sweeper.distillation.teacher_states import TeacherStates
 from sweeper.errors import BadInputError
 from sweeper.records import derive_seed
@@ -84,6 +85,11 @@ class _Metered:
         assert self.checkpoints is not None
         self.checkpoints.load_weights(Path(resume_from_checkpoint))
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            assert self.checkpoints is not None
+            self.checkpoints.load_optimiser(Path(checkpoint))
+
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """The micro-batches of one accumulation window, counted."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
@@ -110,6 +116,10 @@ class _Metered:
         elsewhere = self._seconds_elsewhere() - before
         self.meter.add("seconds_student", self.meter.now() - started - elsewhere)
         return loss
+
+    def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
+        # Until the end of a window, transformers would keep the gradients whole.
+        return nullcontext()
 
     def _seconds_elsewhere(self) -> float:
         totals = self.meter.totals
@@ -190,7 +200,8 @@ class OnPolicyTrainer(_FullBatches, GKDTrainer):  # type: ignore[misc]
         seed: Of the on-policy coin and of the rollouts.
         lengths: Of all rows, in tokens; None to take rows as they come.
         teacher_states: The teacher's on the rows of the dataset, where they are stored.
-        shard_teacher: Divide the teacher among the processes.
+        sharded_student: The model, where it is divided among the processes.
+        divide_teacher: Divide the teacher among them.
         **kwargs: As ``GKDTrainer``'s. The dataset is one of ``batches.rows``.
     """
 
@@ -204,7 +215,8 @@ class OnPolicyTrainer(_FullBatches, GKDTrainer):  # type: ignore[misc]
         seed: int,
         lengths: Sequence[int] | None,
         teacher_states: TeacherStates | None,
-        shard_teacher: bool = False,
+        sharded_student: ShardedStudent | None = None,
+        divide_teacher: bool = False,
         **kwargs: Any,
     ) -> None:
         self.meter = meter
@@ -223,9 +235,10 @@ class OnPolicyTrainer(_FullBatches, GKDTrainer):  # type: ignore[misc]
         )
         if lower is not None:
             store_for_autocast(self.teacher_model, lower)
-        self._sharded = shard_teacher
-        if shard_teacher:
-            shard(self.teacher_model)
+        self._sharded_student = sharded_student
+        self._teacher_is_divided = divide_teacher
+        if divide_teacher:
+            shard_teacher(self.teacher_model)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """The micro-batches of one accumulation window, with rollouts in place of references.
@@ -270,7 +283,7 @@ class OnPolicyTrainer(_FullBatches, GKDTrainer):  # type: ignore[misc]
         # Within one autocast the weights are rounded once, not for every token.
         with self.accelerator.autocast():
             rollouts = generate(
-                self.accelerator.unwrap_model(self.model),
+                self._whole_student(),
                 prompts,
                 temperature=self._settings.temperature,
                 max_new_tokens=self._settings.max_new_tokens,
@@ -316,20 +329,29 @@ class OnPolicyTrainer(_FullBatches, GKDTrainer):  # type: ignore[misc]
         # Accelerate puts autocast around the whole model's forward, which is not what runs here.
         with self.accelerator.autocast():
             if self._heads is None:
-                self._heads = Heads.of(bare, self.teacher_model)
+                self._heads = Heads.of(self._whole_student(), self.teacher_model).reading(bare)
             with self.meter.timing("teacher"), torch.no_grad():
                 self.teacher_model.eval()
                 theirs = self._read_teacher(self._heads, inputs, tokens, counted)
-            if bare is model:
+            wrapped = bare is not model
+            divided = self._sharded_student is not None and self._heads.student.head is not None
+            if not wrapped and not divided:
                 total = self._diverge(tokens, counted, theirs)
             else:
-                # Gradients are added up over processes only of what passes the wrapper's forward.
+                # Gradients are added up over processes only of what passes the wrapper's forward;
+                # what is divided has its head in one piece only there.
                 total = self._redirect(model, bare, self._diverge, tokens, counted, theirs)
         if num_items_in_batch is None:
             num_items_in_batch = counted.sum()
         # Of all processes' tokens; the wrapper takes the mean of their gradients, not the sum.
         loss = total / num_items_in_batch * self.ranks.size
         return (loss, {}) if return_outputs else loss
+
+    def _whole_student(self) -> Any:
+        """The student, which every part of may be called by itself."""
+        if self._sharded_student is not None:
+            return self._sharded_student.whole()
+        return self.accelerator.unwrap_model(self.model)
 
     def _diverge(
         self, tokens: dict[str, torch.Tensor], counted: torch.Tensor, theirs: torch.Tensor
@@ -343,7 +365,8 @@ class OnPolicyTrainer(_FullBatches, GKDTrainer):  # type: ignore[misc]
     ) -> torch.Tensor:
         stored, indices = self._teacher_states, inputs["indices"]
         # A divided teacher reads in all processes, or in none.
-        if stored is None or indices is None or (self._sharded and not inputs["all_stored"]):
+        some_read = self._teacher_is_divided and not inputs["all_stored"]
+        if stored is None or indices is None or some_read:
             return heads.teacher.states(tokens, counted)
         return stored.of(indices).to(counted.device)
 

@@ -166,12 +166,25 @@ class _Training:
         self.length = max(text for text, _ in longest)
         self.answer = min(max(answer for _, answer in longest), self.length - 1)
         autocast = settings.bf16 or settings.fp16
-        self.gradients = student.trainable_parameters * student.trainable_bytes
+        whole = student.trainable_parameters * student.trainable_bytes
+        self.parts = setup.devices if setup.shard_student else 1
+        self.gradients = whole / self.parts
+        # Beside a copy's gradients as many again, which are on their way to the other devices.
+        self.sent = whole if setup.devices > self.parts else 0.0
+        # What a divided student has whole: everything, to sample and to be scored; while it reads,
+        # some layers, and what is outside of them.
+        self.together = self.reading = 0.0
+        if self.parts > 1:
+            self.together = weight_bytes(student)
+            layer = student.linear_parameters / student.layers
+            outside = student.embedding_parameters + student.head_parameters
+            # What is outside comes as one message, from which its weights are copied.
+            self.reading = (2 * outside + LAYERS_TOGETHER * layer) * student.dtype_bytes
         self.always: dict[Part, float] = {
             "teacher": weight_bytes(teacher, autocast=autocast and not self.stock)
             if teacher
             else 0.0,
-            "student": weight_bytes(student),
+            "student": weight_bytes(student) / self.parts,
             "optimiser": self.gradients * state_bytes(settings.optim),
             "libraries": LIBRARIES[kind],
         }
@@ -192,7 +205,8 @@ class _Training:
         repeated = 2 * rows * columns * shape.heads * shape.head_size * number
         reading = shape.reading.bytes(rows, self.prompt)
         logits = rows * shape.vocabulary * (number + 2 * EXACT)
-        return self._moment("rollout", rollouts=cache + max(reading, repeated + logits))
+        used = cache + max(reading, repeated + logits)
+        return self._moment("rollout", rollouts=used + self.together)
 
     def scoring(self, task: Scoring) -> Peak:
         """Scoring by lm-eval, beside what Python has not collected of the training yet."""
@@ -202,7 +216,7 @@ class _Training:
         positions = texts if task.likelihoods else task.documents
         # The logits, and their logarithms.
         logits = 2 * positions * shape.vocabulary * shape.dtype_bytes
-        return self._moment("scoring", scoring=cache + max(reading, logits))
+        return self._moment("scoring", scoring=cache + max(reading, logits) + self.together)
 
     def _cache(self, tokens: int) -> float:
         """The student's keys and values."""
@@ -226,20 +240,23 @@ class _Training:
         found = [
             self._moment(
                 "forward and backward",
-                activations=kept,
+                activations=kept + self.reading,
                 gradients=earlier,
                 loss=beginning,
             ),
             self._moment(
                 "forward and backward",
-                activations=highest,
+                activations=highest + self.reading,
                 gradients=earlier + head,
                 loss=after,
             ),
             # At the end the gradients are complete; a tied head's is added to the embeddings'.
             self._moment(
                 "forward and backward",
-                gradients=self.gradients + (0.0 if shape.head_parameters else head),
+                activations=self.reading,
+                gradients=self.gradients
+                + (0.0 if shape.head_parameters else head)
+                + (0.0 if shape.adapted else self.reading),
             ),
         ]
         return worst(found)
@@ -250,7 +267,7 @@ class _Training:
         if self.kind == "cuda":
             work = 0.0 if "fused" in self.settings.optim else self.gradients
         else:
-            work = 2 * shape.largest_trainable * shape.trainable_bytes
+            work = 2 * shape.largest_trainable * shape.trainable_bytes / self.parts
         moment = self._moment("optimiser step", gradients=self.gradients)
         optimiser = moment.parts.get("optimiser", 0.0) + work
         return moment.model_copy(update={"parts": {**moment.parts, "optimiser": optimiser}})
@@ -313,7 +330,7 @@ class _Training:
     ) -> Peak:
         parts: dict[Part, float] = {
             **self.always,
-            "gradients": gradients,
+            "gradients": gradients + self.sent,
             "activations": activations,
             "logits and loss": loss,
             "rollouts": rollouts,
@@ -326,5 +343,7 @@ LIBRARIES: dict[Kind, float] = {"cpu": 0.9 * GIB, "cuda": 0.6 * GIB, "mps": 0.3 
 """What a process takes beside its tensors; on a CPU with what the C library's heap loses."""
 SCATTERED = 0.4
 """The share of the activations that a heap takes with gradient checkpointing; fitted."""
+LAYERS_TOGETHER = 2
+"""Of a divided student so many layers are whole at a time: one reads, the next one is fetched."""
 STOCK_TENSORS, STOCK_TENSORS_AT_AN_END = 17, 9
 """The most that stock TRL keeps of the logits' size in its divergence."""

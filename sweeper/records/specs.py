@@ -68,6 +68,8 @@ class Place(Record):
     """Which of these processes this one is; only the first reports."""
     shard_teacher: bool = False
     """Whether the teacher's layers are divided among them."""
+    shard_student: bool = False
+    """Whether the student, its gradients and its optimiser's states are."""
     threads: int
     """CPU threads of each process."""
     memory_gib: float | None = None

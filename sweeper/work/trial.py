@@ -17,7 +17,7 @@ from sweeper.distillation.material import (
     own_teacher,
     read_material,
 )
-from sweeper.distillation.meter import Meter, PauseCallback
+from sweeper.distillation.meter import Meter
 from sweeper.distillation.models import load_model
 from sweeper.distillation.ranks import Ranks, joined
 from sweeper.distillation.saving import save_student
@@ -64,7 +64,8 @@ def do(spec: TrialSpec, reporter: Reporter) -> dict[str, Any]:
             lora=spec.lora,
             report=reporter.train,
             probe=fixed.divergence if fixed else None,
-            pause=PauseCallback(pause.points, pause) if spec.interim else None,
+            pause_at=pause.points,
+            pause=pause,
             checkpoints=checkpoints.of_trial(spec, material, teacher, reporter, ranks),
             ranks=ranks,
         )

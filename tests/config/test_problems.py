@@ -624,6 +624,30 @@ def test_what_cannot_be_on_several_devices_is_refused(
 
 
 @pytest.mark.parametrize(
+    ("override", "key", "message"),
+    [
+        ("student={model: s, quantization: int8, lora: {r: 2}}", "student.quantization", "none"),
+        ("training.optim=adafactor", "training.optim", "adamw_torch_fused, sgd with compute.shard"),
+        ("training.fp16=true", "training.fp16", "expected false with compute.shard_student"),
+        (
+            "arms.gkd.search={optim: {type: categorical, choices: [sgd, paged_adamw_8bit]}}",
+            "arms.gkd.search.optim.choices.1",
+            "found 'paged_adamw_8bit'",
+        ),
+    ],
+)
+def test_a_student_that_cannot_be_divided_is_refused(
+    folder: Path, override: str, key: str, message: str
+) -> None:
+    several = ["compute.devices_per_trial=2", "compute.shard_student=true"]
+    load(folder, STUDY, [override, several[0]])
+    load(folder, STUDY, several)
+    [found] = problems(folder, STUDY, [override, *several])
+    assert found.path == key
+    assert message in found.message
+
+
+@pytest.mark.parametrize(
     ("added", "key", "message"),
     [
         ("pruner: sha\n", "pruner.type", "'none', 'median', 'asha', 'hyperband' or 'wilcoxon'"),
@@ -687,6 +711,7 @@ def test_what_ends_a_search_early_is_checked(
         ("{devices_per_trial: 2, device: mps}", "compute.device", "expected auto, cpu or cuda"),
         ("{devices_per_trial: 2, device: 'cuda:1'}", "compute.device", "found 'cuda:1'"),
         ("{shard_teacher: true}", "compute.shard_teacher", "no effect with devices_per_trial: 1"),
+        ("{shard_student: true}", "compute.shard_student", "no effect with devices_per_trial: 1"),
         ("{devices_per_trial: 0}", "compute.devices_per_trial", "greater than or equal to 1"),
     ],
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from sweeper.config.study import (
 )
 from sweeper.distillation import job
 from sweeper.distillation.material import read_material
-from sweeper.distillation.meter import Meter, PauseCallback
+from sweeper.distillation.meter import Meter
 from sweeper.records import Origin, Place
 
 SETTINGS: dict[str, Any] = {
@@ -53,7 +53,8 @@ def train(
     method: Method,
     seed: int = 1,
     probe: Callable[[Any], float] | None = None,
-    pause: PauseCallback | None = None,
+    pause_at: Collection[int] = (),
+    pause: Callable[[int, Any], bool] = lambda step, model: True,
     **changes: Any,
 ) -> tuple[Any, Meter, list[dict[str, float]]]:
     """Train the starting student with ``SETTINGS`` and ``changes``.
@@ -75,6 +76,7 @@ def train(
         seed=seed,
         report=lambda step, total, metrics: points.append(metrics),
         probe=probe,
+        pause_at=pause_at,
         pause=pause,
     )
     return model, meter, points

@@ -57,3 +57,15 @@ def test_two_processes_train_as_one(pair: Path, tmp_path: Path, name: str) -> No
     for ours, theirs in zip(first["points"], one["points"], strict=True):
         for quantity in ("loss", "grad_norm"):
             assert ours[quantity] == pytest.approx(theirs[quantity], rel=1e-4)
+
+
+def test_a_divided_student_is_in_parts_and_can_be_put_together(pair: Path) -> None:
+    first, second = (torch.load(pair / f"divided-{rank}.pt") for rank in range(2))
+    for name, size in first["parts"].items():
+        whole = first["before"][name].numel()
+        assert size + second["parts"][name] == whole
+        assert size == pytest.approx(whole / 2, rel=0.1)
+    for found in (first, second):
+        assert found["after"].keys() == found["before"].keys()
+        for name, tensor in found["before"].items():
+            assert torch.equal(tensor, found["after"][name]), name

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 
 from sweeper.config.models import LoraConfig, StudentConfig
 from sweeper.config.settings import MethodSettings, effective
 from sweeper.distillation import job
 from sweeper.distillation.material import read_material
 from sweeper.distillation.ranks import joined
+from sweeper.distillation.sharding import ShardedStudent
 from sweeper.execution.executor import Spec
 from sweeper.paths import JobPaths
 from sweeper.records import Outcome, Place
@@ -53,6 +55,27 @@ CASES: dict[str, dict[str, Any]] = {
         "length_bucketing": False,
     },
     "sharded teacher": {"method": "gkd", "lmbda": 0.5, "shard_teacher": True},
+    "sharded student": {
+        "method": "gkd",
+        "lmbda": 0.5,
+        "max_grad_norm": 0.01,
+        "shard_student": True,
+    },
+    "sft of a sharded student": {"method": "sft", "shard_student": True},
+    "both sharded": {
+        "method": "gkd",
+        "lmbda": 1.0,
+        "shard_teacher": True,
+        "shard_student": True,
+        "gradient_checkpointing": True,
+    },
+    "sharded adapter": {"method": "gkd", "lmbda": 0.5, "lora": 2, "shard_student": True},
+    "adam on shards": {
+        "method": "supervised_kd",
+        "optim": "adamw_torch",
+        "learning_rate": 1e-3,
+        "shard_student": True,
+    },
     "adam": {"method": "gkd", "lmbda": 0.5, "optim": "adamw_torch", "learning_rate": 1e-3},
 }
 
@@ -68,8 +91,9 @@ def train(name: str, place: Place, shared: Path) -> dict[str, Any]:
     case = {**SETTINGS, **CASES[name]}
     method, rank = case.pop("method"), case.pop("lora", None)
     case["gradient_accumulation_steps"] //= place.processes
+    several = place.processes > 1
     place = place.model_copy(
-        update={"shard_teacher": case.pop("shard_teacher", False) and place.processes > 1}
+        update={key: case.pop(key, False) and several for key in ("shard_teacher", "shard_student")}
     )
     lora = LoraConfig(r=rank) if rank else None
     origin = make_origin(
@@ -97,6 +121,22 @@ def train(name: str, place: Place, shared: Path) -> dict[str, Any]:
     return {"weights": weights, "points": points, "totals": dict(meter.totals)}
 
 
+def divide(place: Place, shared: Path) -> dict[str, Any]:
+    """Divide a student among the processes of ``place``; its parts here, and it whole again."""
+    JobPaths(Path(place.directory)).ranks.mkdir(parents=True, exist_ok=True)
+    origin = make_origin(shared)
+    student = job.starting_student(origin, read_material(origin), place)
+    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    with joined(place):
+        divided = ShardedStudent(student)
+        parts = {
+            name: part.to_local().numel() if isinstance(part, DTensor) else part.numel()
+            for name, part in student.named_parameters()
+        }
+        after = divided.whole().state_dict()
+    return {"parts": parts, "before": before, "after": after}
+
+
 def train_all(spec: Spec) -> Outcome:
     """Train all cases, and leave what came of them in the job's directory."""
     started, place = time.time(), spec.place
@@ -104,4 +144,6 @@ def train_all(spec: Spec) -> Outcome:
     for name in CASES:
         own = place.model_copy(update={"directory": str(directory / name)})
         torch.save(train(name, own, directory.parent), directory / f"{name}-{place.rank}.pt")
+    own = place.model_copy(update={"directory": str(directory / "divided")})
+    torch.save(divide(own, directory.parent), directory / f"divided-{place.rank}.pt")
     return Outcome(state="completed", started=started, finished=time.time())

@@ -38,7 +38,15 @@ def files_of(spec: TrialSpec) -> JobPaths:
 def placed(spec: TrialSpec, executor: LocalExecutor, directory: Path) -> TrialSpec:
     """The trial where the executor would have it next."""
     directory.mkdir(exist_ok=True)
-    return spec.model_copy(update={"place": executor.next_place(directory)})
+    divided = {"shard_student": spec.place.shard_student}
+    place = executor.next_place(directory).model_copy(update=divided)
+    return spec.model_copy(update={"place": place})
+
+
+def dividing(spec: TrialSpec) -> TrialSpec:
+    """The trial with its student divided among its devices."""
+    place = spec.place.model_copy(update={"shard_student": True})
+    return spec.model_copy(update={"place": place})
 
 
 def wait(executor: LocalExecutor) -> Finished:
@@ -75,11 +83,14 @@ def assert_nothing_is_left(directory: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.slow
-def test_a_trial_on_two_devices(write_study: Callable[..., Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("divided", [False, True], ids=["copies", "divided"])
+def test_a_trial_on_two_devices(
+    write_study: Callable[..., Path], tmp_path: Path, divided: bool
+) -> None:
     spec = trial_spec(load_study(write_study(arms=GKD)), "gkd")
     doubled = spec.settings.model_copy(update={"gradient_accumulation_steps": 2})
     single = spec.model_copy(update={"settings": doubled})
-    two, finished = run(spec, 2, tmp_path / "two")
+    two, finished = run(dividing(spec) if divided else spec, 2, tmp_path / "two")
     _, alone = run(single, 1, tmp_path / "one")
     ours, theirs = finished.outcome, alone.outcome
     assert ours is not None and theirs is not None
@@ -108,7 +119,8 @@ def test_a_trial_on_two_devices_is_pruned(write_study: Callable[..., Path], tmp_
     directory = tmp_path / "pruned"
     directory.mkdir()
     write_text_atomically(JobPaths(directory).verdict, '{"index": 0, "goes_on": false}')
-    _, finished = run(spec, 2, directory)
+    # Divided, so that it is put together to be scored.
+    _, finished = run(dividing(spec), 2, directory)
     assert finished.outcome is not None
     assert finished.outcome.state == "pruned", finished.outcome.failure
     assert finished.outcome.cost.steps == 2
@@ -184,12 +196,14 @@ def begun(spec: TrialSpec) -> bool:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.soak
-@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize(("killed", "divided"), [(0, False), (1, False), (1, True)])
 def test_two_processes_go_on_from_their_checkpoint(
-    write_study: Callable[..., Path], tmp_path: Path, killed: int
+    write_study: Callable[..., Path], tmp_path: Path, killed: int, divided: bool
 ) -> None:
     """With dropout, of which each process has random states of its own."""
-    dropout = {"model": "builtin/adder-student", "lora": {"r": 2, "dropout": 0.3}}
+    dropout: dict[str, Any] = {"model": "builtin/adder-student", "lora": {"r": 2, "dropout": 0.3}}
+    if divided:
+        dropout["lora"] = None
     training: dict[str, Any] = {
         "max_steps": 41,
         "per_device_train_batch_size": 2,
@@ -201,6 +215,8 @@ def test_two_processes_go_on_from_their_checkpoint(
     arms = {"gkd": {"settings": {**GKD["gkd"]["settings"], "disable_dropout": False}}}
     study = load_study(write_study(student=dropout, training=training, arms=arms))
     spec = trial_spec(study, "gkd")
+    if divided:
+        spec = dividing(spec)
     whole, undisturbed = run(spec, 2, tmp_path / "whole")
     with LocalExecutor(compute(2)) as executor:
         spec = placed(spec, executor, tmp_path / "trial")

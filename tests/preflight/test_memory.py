@@ -8,10 +8,10 @@ import pytest
 
 from sweeper.analysis.findings import Finding
 from sweeper.config.study import StudyConfig
-from sweeper.corners import wanted
+from sweeper.corners import requests, wanted
 from sweeper.execution.devices import Room
 from sweeper.preflight.memory import Forecast, largest, memory_findings
-from sweeper.preflight.peak import GIB, Peak, Sizes, moments, state_bytes, weight_bytes, worst
+from sweeper.preflight.peak import GIB, Part, Peak, Sizes, moments, state_bytes, weight_bytes, worst
 from sweeper.records import (
     DataSummary,
     Growth,
@@ -331,6 +331,27 @@ def test_a_teacher_that_is_divided_takes_its_part() -> None:
     part = most(config(compute=compute)).peak.parts["teacher"]
     linear = TEACHER.linear_parameters
     assert part == 2 * (TEACHER.parameters - linear + linear // 4)
+
+
+def test_a_student_that_is_divided_takes_its_part_until_it_samples() -> None:
+    arms = {"gkd": {"settings": {"lmbda": 1.0}}}
+    whole, divided = (
+        most(config(arms=arms, compute={"devices_per_trial": 4, "shard_student": shard})).setup
+        for shard in (False, True)
+    )
+    student, teacher = shapes(requests(whole)[0]), TEACHER
+
+    def parts(setup: Setup, moment: str) -> dict[Part, float]:
+        found = moments(setup, student, teacher, Sizes(512, 512, 1024), "cuda")
+        return next(dict(one.parts) for one in found if one.moment == moment)
+
+    step, copied = parts(divided, "optimiser step"), parts(whole, "optimiser step")
+    assert step["student"] == copied["student"] / 4
+    assert step["optimiser"] == copied["optimiser"] / 4
+    # A copy's gradients are there once more, on their way.
+    assert step["gradients"] == copied["gradients"] / 8
+    sampling = parts(divided, "rollout")["rollouts"] - parts(whole, "rollout")["rollouts"]
+    assert sampling == copied["student"]
 
 
 def test_the_studys_teacher_is_always_asked_for() -> None:
