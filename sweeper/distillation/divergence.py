@@ -158,6 +158,8 @@ class _Divergence(torch.autograd.Function):
                 if to_bias:
                     summed = logits.sum(0, dtype=exact)
                     grad_bias = summed if grad_bias is None else grad_bias.add_(summed)
+            # Not beside the next chunk's.
+            del teacher, piece
         ctx.save_for_backward(
             grad_states,
             None if grad_weight is None else grad_weight.to(weight),

@@ -8,6 +8,7 @@ nothing is computed.
 
 from __future__ import annotations
 
+import traceback
 import weakref
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -31,6 +32,7 @@ from sweeper.distillation.adapters import add_adapter
 from sweeper.distillation.models import read_config, unpack
 from sweeper.distillation.pairs import cut_to, token_ids
 from sweeper.distillation.trainers import without_dropout
+from sweeper.errors import BadInputError
 from sweeper.records import Growth, ModelShape, Origin, ShapeRequest, Training
 
 _LENGTHS = (512, 1024, 1536)
@@ -64,7 +66,13 @@ def shapes_of(
         key = request.model_copy(update={"model": whole}).key()
         if key not in known:
             model = cut_to(unpack(whole, Path(origin.cache)), rows)
-            known[key] = shape_of(model, device, autocast=request.autocast)
+            try:
+                known[key] = shape_of(model, device, autocast=request.autocast)
+            except BadInputError:
+                raise
+            except Exception:  # whatever code of its own raises; it can be trained all the same
+                traceback.print_exc()
+                known[key] = _unknown(whole)
         found.append(known[key].model_copy(update={"quantization": request.model.quantization}))
     return tuple(found)
 
@@ -138,6 +146,15 @@ def shape_of(model: ModelConfig, device: str, *, autocast: str | None = None) ->
         checkpointed=checkpointed,
         unforeseen=_unforeseen(model, config),
     )
+
+
+def _unknown(model: ModelConfig) -> ModelShape:
+    """In place of the shape of a model whose own code cannot be followed without values."""
+    counts = {name: 0 for name, field in ModelShape.model_fields.items() if field.annotation is int}
+    why = f"the code of {model.model} cannot be followed without its weights"
+    rest = {"adapted": False, "quantization": None, "training": None, "checkpointed": None}
+    nothing = Growth(fixed=0, token=0, pair=0)
+    return ModelShape.model_validate({**counts, **rest, "reading": nothing, "unforeseen": why})
 
 
 def _unforeseen(model: ModelConfig, config: PretrainedConfig) -> str | None:

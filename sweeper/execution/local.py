@@ -18,7 +18,7 @@ from sweeper.execution.devices import (
     make_place,
 )
 from sweeper.execution.executor import Busy, Finished, Spec
-from sweeper.execution.processes import JobProcess, start_forkserver
+from sweeper.execution.processes import JobProcess, signals_waiting, start_forkserver
 from sweeper.execution.worker import Share
 from sweeper.records import Outcome, Place
 from sweeper.versions import available_cores
@@ -103,7 +103,10 @@ class LocalExecutor:
             raise Busy(f"All {self._workers} workers are busy.")
         slot = self._free_slot()
         cores = self._cores[slot] if self._cores else None
-        self._jobs.append(_Job(spec, JobProcess(spec, Share(cores, self._gpu), self._run), slot))
+        # Whatever is started is known, and so can be stopped.
+        with signals_waiting():
+            process = JobProcess(spec, Share(cores, self._gpu), self._run)
+            self._jobs.append(_Job(spec, process, slot))
 
     def wait(self, timeout: float) -> list[Finished]:
         """The jobs that ended, waiting up to ``timeout`` seconds for the first."""

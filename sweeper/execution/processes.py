@@ -6,7 +6,8 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 
@@ -34,6 +35,19 @@ def start_forkserver() -> None:
     finally:
         # None: it was not Python that had set it.
         signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
+
+
+@contextmanager
+def signals_waiting() -> Iterator[None]:
+    """Have Ctrl-C and SIGTERM wait for the end of the block, which may start jobs."""
+    # What is started inside never sees them; jobs are the forkserver's to start.
+    ensure_running()
+    asked = {signal.SIGINT, signal.SIGTERM}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, asked)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class JobProcess:

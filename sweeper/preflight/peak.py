@@ -287,8 +287,7 @@ class _Training:
         chunks = max(1, ceil(2 * row * positions / LOGITS_BUDGET))
         rows = ceil(positions / chunks)
         number = ours.computing_bytes
-        # A chunk's logits of the teacher are there until those of the next one are.
-        logits = rows * ours.vocabulary * (number + theirs.computing_bytes * min(chunks, 2))
+        logits = rows * ours.vocabulary * (number + theirs.computing_bytes)
         block = min(rows * row, (2 if self.kind == "cpu" else 32) * 2**20)
         work = block * (3 if number == EXACT else 5)
         states = positions * ours.hidden_size * ours.dtype_bytes

@@ -5,9 +5,8 @@ Each part is looked at on its own, so that what is wrong with one does not hide 
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -254,18 +253,11 @@ def _measure(found: _Found) -> None:
 
 
 def _find_shapes(found: _Found) -> None:
-    """How large the models are.
-
-    One whose own code cannot be followed without values has no shape, and can be trained all the
-    same.
-    """
-    if found.origin is None:
-        return
-    spec = found.spec
-    try:
-        found.shapes = shapes_of(found.origin, spec.shapes, spec.place.device)
-    except Exception:  # whatever code of a model's own raises; what is wrong with it is noted above
-        traceback.print_exc()
+    """How large the models are; what is wrong with one is noted above."""
+    if found.origin is not None:
+        spec = found.spec
+        with suppress(BadInputError):
+            found.shapes = shapes_of(found.origin, spec.shapes, spec.place.device)
 
 
 def _check_overlap(

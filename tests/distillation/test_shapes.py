@@ -12,7 +12,9 @@ import torch
 from sweeper.config.models import LoraConfig, ModelConfig, StudentConfig
 from sweeper.distillation.adapters import add_adapter
 from sweeper.distillation.models import load_model
-from sweeper.distillation.shapes import shape_of
+from sweeper.distillation.shapes import shape_of, shapes_of
+from sweeper.records import ShapeRequest
+from tests.distillation.jobs import make_origin
 from tests.tiny_models import make_tiny
 
 
@@ -99,3 +101,36 @@ def test_what_a_model_takes_is_not_known_where_its_file_decides(
     teacher = shape_of(ModelConfig(model=str(path), init_kwargs=options or {}), "cpu")
     assert why in str(teacher.unforeseen)
     assert teacher.parameters > 0
+
+
+CODE = """
+from transformers import LlamaConfig, LlamaForCausalLM, LlamaModel
+
+class Body(LlamaModel):
+    def forward(self, input_ids=None, **options):
+        assert input_ids.sum().item() >= 0
+        return super().forward(input_ids, **options)
+
+class Odd(LlamaForCausalLM):
+    config_class = LlamaConfig
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = Body(config)
+"""
+
+
+def test_a_model_whose_code_needs_values_has_no_shape_and_the_others_have(tmp_path: Path) -> None:
+    student = StudentConfig(model=make_tiny(tmp_path / "student"))
+    odd = Path(make_tiny(tmp_path / "odd"))
+    (odd / "code.py").write_text(CODE, encoding="utf-8")
+    config = json.loads((odd / "config.json").read_text(encoding="utf-8"))
+    config["auto_map"] = {"AutoModelForCausalLM": "code.Odd"}
+    config["model_type"] = "llama"
+    (odd / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    teacher = ModelConfig(model=str(odd), trust_remote_code=True)
+    origin = make_origin(tmp_path, teacher=teacher, student=student)
+    wanted = [ShapeRequest(model=model, autocast=None) for model in (student, teacher)]
+    known, unknown = shapes_of(origin, wanted, "cpu")
+    assert known == shape_of(student, "cpu")
+    assert f"the code of {odd}" in str(unknown.unforeseen)

@@ -83,7 +83,7 @@ def assert_nothing_is_left(directory: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.slow
-@pytest.mark.parametrize("divided", [False, True], ids=["copies", "divided"])
+@pytest.mark.parametrize("divided", [pytest.param(False, marks=pytest.mark.soak), True])
 def test_a_trial_on_two_devices(
     write_study: Callable[..., Path], tmp_path: Path, divided: bool
 ) -> None:

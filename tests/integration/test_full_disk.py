@@ -65,6 +65,7 @@ def stopped(study: WholeStudy, done: subprocess.CompletedProcess[str], disk: Sma
             assert not path.exists() or json.loads(path.read_text(encoding="utf-8"))
 
 
+@pytest.mark.soak
 def test_the_disk_of_the_runs_is_full_while_a_trial_trains(
     write_study: Callable[..., Path], small_disk: SmallDisk
 ) -> None:

@@ -28,6 +28,7 @@ def trains(study: WholeStudy, number: int = 0) -> bool:
     return any(row.get("metrics") for row in rows)
 
 
+@pytest.mark.soak
 def test_one_coordinator_at_a_time_and_a_killed_one_is_replaced(long_study: WholeStudy) -> None:
     first = long_study.start()
     wait_until(lambda: trains(long_study), "the first trial to train")
@@ -56,6 +57,7 @@ def test_one_coordinator_at_a_time_and_a_killed_one_is_replaced(long_study: Whol
     assert states == {"KILLED"}, "nothing is left that seems to run"
 
 
+@pytest.mark.soak
 def test_a_killed_worker_is_started_again(write_study: Callable[..., Path]) -> None:
     training = {"max_steps": 60, "per_device_train_batch_size": 2, "logging_steps": 1}
     study = WholeStudy(write_study(arms={"sft": {}}, training=training).parent)

@@ -134,6 +134,7 @@ def test_a_study_in_postgres_is_continued_and_keeps_the_password_to_itself(
     check_secrecy(directory, postgres, storage, tracking)
 
 
+@pytest.mark.soak
 def test_a_server_that_restarts_in_the_middle_of_a_study_loses_nothing(
     write_study: Callable[..., Path], postgres: Server
 ) -> None:

@@ -56,6 +56,7 @@ def training(directory: Path) -> int:
     )
 
 
+@pytest.mark.soak
 def test_a_node_that_is_taken_away_loses_nothing(write_study: WriteStudy, cluster: Any) -> None:
     second = cluster.add_node(num_cpus=1)
     long = {**adder_study()["training"], "max_steps": 150}

@@ -37,6 +37,7 @@ def told(directory: Path, arm: str) -> list[optuna.trial.FrozenTrial]:
     return optuna.load_study(study_name=f"tiny/{arm}", storage=storage).trials
 
 
+@pytest.mark.soak
 def test_trials_are_pruned_and_told_as_such(write_study: WriteStudy) -> None:
     pruner = {"type": "median", "at": [0.25, 0.5], "documents": 6, "startup_trials": 1}
     study = write_study(trials=5, arms=SFT, pruner=pruner)
@@ -111,6 +112,7 @@ def test_several_objectives_give_a_front(write_study: WriteStudy) -> None:
     assert "## Pareto fronts" in (directory / "reports" / "tiny" / "report.md").read_text()
 
 
+@pytest.mark.soak
 def test_a_budget_that_is_spent_ends_the_search_and_more_of_it_continues(
     write_study: WriteStudy,
 ) -> None:

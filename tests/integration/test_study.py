@@ -293,6 +293,7 @@ def test_a_trial_that_is_out_of_memory_runs_once_more_in_smaller_batches(
     assert [[spec["settings"][name] for name in sizes] for spec in specs] == [[4096, 1], [2048, 2]]
 
 
+@pytest.mark.soak
 def test_a_trial_is_out_of_memory_for_good(write_study: Callable[..., Path]) -> None:
     training = {"max_steps": 1, "per_device_train_batch_size": 8192, "max_length": 96}
     study = write_study(arms={"sft": {}}, training=training, compute={"memory_limit": 2})
@@ -322,6 +323,7 @@ def test_what_only_a_worker_can_see_is_told_with_its_place(
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.soak
 def test_bad_input_of_one_arm_stops_the_study_and_can_be_mended(
     write_study: Callable[..., Path], tmp_path: Path
 ) -> None:
