@@ -54,6 +54,8 @@ bench: demo
 	$(BIN)/python -m benchmarks.pruning --json benchmarks/pruning.json
 	$(BIN)/python -m benchmarks.early_scores --json benchmarks/early_scores.json
 	$(BIN)/python -m benchmarks.checkpoints
+	$(BIN)/python -m benchmarks.memory --json benchmarks/memory.json
+	$(BIN)/python -m benchmarks.layer_cuts --json benchmarks/layer_cuts.json
 	$(BIN)/python -m benchmarks.statistics --json benchmarks/statistics.json
 
 # A Ray cluster of two nodes on this machine, for `compute: {executor: ray}`; see docs/cluster.md.

@@ -138,8 +138,8 @@ def main() -> None:
     parser.add_argument("--block", type=int, nargs="*", default=BLOCK)
     parser.add_argument("--adapter", type=int, nargs="*", default=ADAPTER)
     parser.add_argument("--steps", type=int, default=12)
-    parser.add_argument("--rates", type=float, nargs="+", default=(1e-4,))
-    parser.add_argument("--adapter-rates", type=float, nargs="+", default=(1e-3,))
+    parser.add_argument("--rates", type=float, nargs="+", default=(1e-4, 3e-4))
+    parser.add_argument("--adapter-rates", type=float, nargs="+", default=(3e-4, 1e-3, 3e-3))
     parser.add_argument("--processes", type=int, default=2)
     asked = parser.parse_args()
     rows = []

@@ -154,7 +154,8 @@ def distil(
         message = "expected an adapter to train, because the student's weights are quantized"
         raise BadInputError(message, ("student", "lora"))
     meter = Meter(torch.cuda.synchronize if place.device.startswith("cuda") else lambda: None)
-    divided = ShardedStudent(model) if place.shard_student else None
+    # What the first process trains alone, a warm start, is in one piece.
+    divided = ShardedStudent(model) if place.shard_student and ranks.size > 1 else None
 
     def whole(student: Any) -> Any:
         return student if divided is None else divided.whole()
@@ -282,7 +283,7 @@ def _make_trainer(
             seed=seed,
             teacher_states=states,
             sharded_student=divided,
-            divide_teacher=place.shard_teacher,
+            divide_teacher=place.shard_teacher and ranks.size > 1,
             train_dataset=batches.rows(data.sequences),
             **options,
         )
