@@ -103,6 +103,11 @@ DESIGNS = (
         "eager attention", length=512, student={"init_kwargs": {"attn_implementation": "eager"}}
     ),
     Design("bfloat16 autocast", length=512, settings={"bf16": True}),
+    Design(
+        "bfloat16 autocast, checkpointing",
+        length=512,
+        settings={"bf16": True, "gradient_checkpointing": True},
+    ),
     Design("bfloat16 teacher", teacher={"dtype": "bfloat16"}),
     Design("int8 teacher", teacher={"quantization": "int8"}),
     Design("int4 teacher", teacher={"quantization": "int4"}),

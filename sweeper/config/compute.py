@@ -39,14 +39,14 @@ class ComputeConfig(Strict):
     of a GPU (`resources_per_trial.gpu`) or with Ray as many as fit."""
     devices_per_trial: PositiveInt = 1
     """The devices that each trial trains on together, all of one machine: as many processes (on the
-    CPU, too), each with a copy of the models, and with `per_device_train_batch_size` sequences of a
-    micro-batch of its own."""
+    CPU, too), each with `per_device_train_batch_size` sequences of a micro-batch of its own, and
+    with a copy of the models if these are not divided."""
     shard_teacher: bool = False
     """Divide the teacher's layers among a trial's devices, instead of a copy on each: a layer is
     put together where it reads, which takes less memory and more time."""
     shard_student: bool = False
     """Divide the student, its gradients and its optimiser's states among a trial's devices (FSDP),
-    instead of a copy on each; it is put together to sample and to be scored."""
+    instead of a copy on each; it is put together to sample and to be scored, among others."""
     resources_per_trial: ResourcesConfig = ResourcesConfig()
     """What each trial takes of a machine."""
     pin_cores: bool = False

@@ -351,10 +351,10 @@ class StudyConfig(Strict):
             problems.add(("budget", "patience"), message)
 
     def _check_copies(self, problems: Problems) -> None:
-        """Whether every device of a trial can have copies of its own of the models."""
+        """Whether every device of a trial can have the models, or a part of them."""
         several = f"with compute.devices_per_trial: {self.compute.devices_per_trial}"
         stock = f"expected sweeper {several}, by which the stock GKD trainer divides its gradients"
-        spread = f"expected none {several}: every device has a copy of its own of the model"
+        spread = f"expected none {several}: a process loads the model onto its own device"
         if self.training.engine == "trl":
             problems.add(("training", "engine"), stock)
         if self.compute.shard_teacher and (self.teacher.quantization or self.teacher.compile):
@@ -366,6 +366,10 @@ class StudyConfig(Strict):
         for role, model in (("teacher", self.teacher), ("student", self.student)):
             if "device_map" in model.init_kwargs:
                 problems.add((role, "init_kwargs", "device_map"), spread)
+            key = f"shard_{role}"
+            if getattr(self.compute, key) and "quantization_config" in model.init_kwargs:
+                message = f"expected none with compute.{key}: quantized weights are in one piece"
+                problems.add((role, "init_kwargs", "quantization_config"), message)
         for name, arm in self.arms.items():
             if arm.settings.get("engine") == "trl":
                 problems.add(("arms", name, "settings", "engine"), stock)

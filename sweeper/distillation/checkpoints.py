@@ -36,8 +36,8 @@ from sweeper.distillation.meter import Meter
 from sweeper.distillation.models import identity
 from sweeper.distillation.ranks import ALONE, Ranks
 from sweeper.distillation.sharding import (
-    assembled,
-    assembled_states,
+    collected,
+    collected_states,
     divide_states,
     divided_like,
 )
@@ -219,10 +219,11 @@ class Checkpoints:
         step, began = self._trainer.state.global_step, self._meter.now()
         parts = self._ranks.gather(self._own_part())
         # What is divided is put together by all of them.
-        weights = {name: assembled(part) for name, part in _weights(self._trainer.model).items()}
-        optimiser = assembled_states(self._trainer.optimizer.optimizer)
+        first, trainer = self._ranks.first, self._trainer
+        weights = {name: collected(part, first) for name, part in _weights(trainer.model).items()}
+        optimiser = collected_states(trainer.optimizer.optimizer, first)
         try:
-            if self._ranks.first:
+            if first:
                 self._write(step, parts, weights, optimiser)
         # RuntimeError is what torch's writer raises.
         except (OSError, RuntimeError, SafetensorError) as error:
@@ -244,7 +245,10 @@ class Checkpoints:
     def load_optimiser(self, directory: Path) -> None:
         """Put the optimiser and the schedule of a usable checkpoint back."""
         trainer = self._trainer
-        divide_states(trainer.optimizer.optimizer, _load(directory / _OPTIMISER))
+        # Only a part of what is divided comes into memory.
+        divided = any(isinstance(part, DTensor) for part in trainer.model.parameters())
+        states = _load(directory / _OPTIMISER, mmap=divided)
+        divide_states(trainer.optimizer.optimizer, states)
         trainer.lr_scheduler.load_state_dict(_load(directory / _SCHEDULE))
 
     def _find(self) -> tuple[Path | None, Manifest | None]:
@@ -412,9 +416,9 @@ def _weights(model: Any) -> dict[str, torch.Tensor]:
     return {name: tensor.detach() for name, tensor in found.items()}
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path, *, mmap: bool = False) -> Any:
     with safe_globals():
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
 
 
 def _files(directory: Path) -> list[Path]:

@@ -191,6 +191,9 @@ def distil(
                         settings,
                         lambda: options["teacher_model"],
                     )
+                # Where one has none, because others took their place, a divided teacher reads.
+                if not all(ranks.gather(states is not None)):
+                    states = None
         elif settings.disable_dropout:
             trainers.without_dropout(model)
         trainer = _make_trainer(
@@ -276,13 +279,13 @@ def _make_trainer(
         return _make_stock_trainer(method, material, data, options)
     options["ranks"] = ranks
     options["lengths"] = batches.lengths(data.sequences) if settings.length_bucketing else None
+    options["sharded_student"] = divided
     if trainers.uses_teacher(method):
         return trainers.OnPolicyTrainer(
             settings=settings,
             end_ids=end_token_ids(options["model"], tokenizer),
             seed=seed,
             teacher_states=states,
-            sharded_student=divided,
             divide_teacher=place.shard_teacher and ranks.size > 1,
             train_dataset=batches.rows(data.sequences),
             **options,

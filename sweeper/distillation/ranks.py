@@ -1,8 +1,8 @@
 """The processes that train one student together, one on each device.
 
-Each has a copy of the models and trains on its part of every step's sequences;
-``DistributedDataParallel`` adds up the gradients. What concerns all of them (counts, whether to go
-on) they tell each other here.
+Each trains on its part of every step's sequences. ``DistributedDataParallel`` adds up the gradients
+of its copy of the student, or ``sharding`` those of its part. What concerns all of them (counts,
+whether to go on) they tell each other here.
 """
 
 from __future__ import annotations

@@ -65,8 +65,8 @@ def shapes_of(
         whole = request.model.model_copy(update={"quantization": None})
         key = request.model_copy(update={"model": whole}).key()
         if key not in known:
-            model = cut_to(unpack(whole, Path(origin.cache)), rows)
             try:
+                model = cut_to(unpack(whole, Path(origin.cache)), rows)
                 known[key] = shape_of(model, device, autocast=request.autocast)
             except BadInputError:
                 raise

@@ -12,7 +12,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -26,11 +28,14 @@ def shard_teacher(model: Any) -> None:
     at a time, and their number differs from one process to the next.
 
     Raises:
-        BadInputError: Its architecture does not say what its layers are.
+        BadInputError: Its weights are quantized, or its architecture does not say what its layers
+            are.
     """
+    layers = _layers(model, "shard_teacher")
     model.requires_grad_(False)
-    for layer in _layers(model, "shard_teacher"):
-        fully_shard(layer)
+    for layer in layers:
+        # Each is a root of its own, and a root would stay whole for its backward pass.
+        fully_shard(layer, mesh=_everybody(model), reshard_after_forward=True)
 
 
 class ShardedStudent:
@@ -46,7 +51,8 @@ class ShardedStudent:
         model: The same.
 
     Raises:
-        BadInputError: Its architecture does not say what its layers are.
+        BadInputError: Its weights are quantized, or its architecture does not say what its layers
+            are.
     """
 
     def __init__(self, model: Any) -> None:
@@ -54,12 +60,12 @@ class ShardedStudent:
         self.model = model
         # Everything of it but its weights: what is divided cannot be copied.
         self._outline = _copy(model, lambda name, weights: weights.to("meta"))
-        for layer in layers:
-            fully_shard(layer)
-        fully_shard(model)
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        for module in (*layers, model):
+            fully_shard(module, mesh=_everybody(model))
+        # What one process has no use for, an expert for example, others may.
+        model.set_reduce_scatter_unused_params(True)
         # So transformers' trainer does not put it into DistributedDataParallel.
-        base._is_distributed_loading_by_transformers = True
+        _base(model)._is_distributed_loading_by_transformers = True
 
     def whole(self) -> Any:
         """A copy with whole weights, as they are now, for this process alone."""
@@ -83,17 +89,27 @@ def divided_like(tensor: Tensor, part: DTensor) -> DTensor:
     return distribute_tensor(whole, part.device_mesh, part.placements, src_data_rank=None)
 
 
-def assembled_states(optimiser: torch.optim.Optimizer) -> dict[str, Any]:
-    """An optimiser's ``state_dict``, whole; to be called by all processes.
+def collected(value: Any, keep: bool) -> Any:
+    """The whole of what may be divided, in main memory; to be called by all processes.
 
-    What was divided comes in main memory, for it may be too large for a device.
+    Args:
+        value: A part of a tensor; anything else is what it is.
+        keep: Whether this process wants it; otherwise None takes its place.
     """
+    if not isinstance(value, DTensor):
+        return value
+    whole = assembled(value)
+    return whole.cpu() if keep else None
+
+
+def collected_states(optimiser: torch.optim.Optimizer, keep: bool) -> dict[str, Any]:
+    """An optimiser's ``state_dict``, whole; see ``collected``."""
     found = optimiser.state_dict()
-    return {**found, "state": _mapped(found["state"], lambda value, _: _in_main_memory(value))}
+    return {**found, "state": _mapped(found["state"], lambda value, _: collected(value, keep))}
 
 
 def divide_states(optimiser: torch.optim.Optimizer, whole: Mapping[str, Any]) -> None:
-    """Go on from what ``assembled_states`` gave, each process with its parts."""
+    """Go on from what ``collected_states`` gave, each process with its parts."""
     weights = [weight for group in optimiser.param_groups for weight in group["params"]]
 
     def part(value: Any, index: int) -> Any:
@@ -114,18 +130,28 @@ def _mapped(
     }
 
 
-def _in_main_memory(value: Any) -> Any:
-    return value.full_tensor().cpu() if isinstance(value, DTensor) else value
-
-
 def _layers(model: Any, key: str) -> list[nn.Module]:
+    base = _base(model)
+    name = type(base).__name__
+    if getattr(base, "is_quantized", False):
+        raise BadInputError(
+            f"expected false: the weights of {name} are quantized", ("compute", key)
+        )
     names = set(model._no_split_modules or ())
     layers = [module for module in model.modules() if type(module).__name__ in names]
     if not layers:
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        message = f"expected false: {type(base).__name__} does not say what its layers are"
+        message = f"expected false: {name} does not say what its layers are"
         raise BadInputError(message, ("compute", key))
     return layers
+
+
+def _base(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def _everybody(model: Any) -> DeviceMesh:
+    kind = next(model.parameters()).device.type
+    return init_device_mesh(kind, (dist.get_world_size(),))
 
 
 def _copy(model: Any, weights: Callable[[str, Tensor], Tensor]) -> Any:

@@ -34,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import AutocastKwargs
 from trl import SFTConfig, SFTTrainer
 from trl.models.utils import _ForwardRedirection
 from trl.trainer.utils import disable_dropout_in_model
@@ -152,12 +153,20 @@ class OfflineTrainer(_FullBatches, SFTTrainer):  # type: ignore[misc]
     """TRL's ``SFTTrainer`` on sequences that are already token ids; its loss is cross-entropy."""
 
     def __init__(
-        self, *, meter: Meter, ranks: Ranks, lengths: Sequence[int] | None, **kwargs: Any
+        self,
+        *,
+        meter: Meter,
+        ranks: Ranks,
+        lengths: Sequence[int] | None,
+        sharded_student: ShardedStudent | None,
+        **kwargs: Any,
     ) -> None:
         self.meter = meter
         self.ranks = ranks
         self.lengths = lengths
         super().__init__(**kwargs)
+        if sharded_student is not None:
+            _forget_rounded_weights(self)
 
 
 class StockSFTTrainer(_Metered, SFTTrainer):  # type: ignore[misc]
@@ -236,6 +245,8 @@ class OnPolicyTrainer(_FullBatches, GKDTrainer):  # type: ignore[misc]
         if lower is not None:
             store_for_autocast(self.teacher_model, lower)
         self._sharded_student = sharded_student
+        if sharded_student is not None:
+            _forget_rounded_weights(self)
         self._teacher_is_divided = divide_teacher
         if divide_teacher:
             shard_teacher(self.teacher_model)
@@ -281,7 +292,7 @@ class OnPolicyTrainer(_FullBatches, GKDTrainer):  # type: ignore[misc]
             prompts += found
             numbers += range(first, first + len(found))
         # Within one autocast the weights are rounded once, not for every token.
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(AutocastKwargs()):
             rollouts = generate(
                 self._whole_student(),
                 prompts,
@@ -326,10 +337,11 @@ class OnPolicyTrainer(_FullBatches, GKDTrainer):  # type: ignore[misc]
         tokens = {"input_ids": inputs["input_ids"]}
         # The logits at a position predict the token after it.
         counted = inputs["labels"][:, 1:] != IGNORED
+        if self._heads is None:
+            with self.accelerator.autocast():
+                self._heads = Heads.of(self._whole_student(), self.teacher_model).reading(bare)
         # Accelerate puts autocast around the whole model's forward, which is not what runs here.
         with self.accelerator.autocast():
-            if self._heads is None:
-                self._heads = Heads.of(self._whole_student(), self.teacher_model).reading(bare)
             with self.meter.timing("teacher"), torch.no_grad():
                 self.teacher_model.eval()
                 theirs = self._read_teacher(self._heads, inputs, tokens, counted)
@@ -369,6 +381,11 @@ class OnPolicyTrainer(_FullBatches, GKDTrainer):  # type: ignore[misc]
         if stored is None or indices is None or some_read:
             return heads.teacher.states(tokens, counted)
         return stored.of(indices).to(counted.device)
+
+
+def _forget_rounded_weights(trainer: Any) -> None:
+    """Have autocast not keep the weights that it rounds: they are whole for a moment only."""
+    trainer.accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)
 
 
 def uses_teacher(method: Method) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
+from typing import Any
 
 from sweeper.execution import worker
 from sweeper.execution.executor import Finished, Spec, read_outcome, without_room
@@ -40,14 +41,21 @@ def start_forkserver() -> None:
 @contextmanager
 def signals_waiting() -> Iterator[None]:
     """Have Ctrl-C and SIGTERM wait for the end of the block, which may start jobs."""
-    # What is started inside never sees them; jobs are the forkserver's to start.
-    ensure_running()
-    asked = {signal.SIGINT, signal.SIGTERM}
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, asked)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    caught: list[int] = []
+    before: dict[signal.Signals, Any] = {}
     try:
+        # Were they blocked here, another thread would take them, and their handlers run here still.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            before[number] = signal.signal(number, lambda found, _: caught.append(found))
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        for found in caught:
+            signal.raise_signal(found)
 
 
 class JobProcess:

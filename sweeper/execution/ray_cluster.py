@@ -31,6 +31,7 @@ from sweeper.errors import SweeperError
 from sweeper.execution import node
 from sweeper.execution.devices import make_place, per_device
 from sweeper.execution.executor import Busy, Finished, Spec, read_outcome
+from sweeper.execution.processes import signals_waiting
 from sweeper.paths import JobPaths
 from sweeper.records import Outcome, Place
 from sweeper.versions import available_cores, package_versions
@@ -147,13 +148,15 @@ class RayExecutor:
             raise Busy("All nodes of the cluster are busy.")
         place = spec.place.model_copy(update={"directory": os.path.abspath(spec.place.directory)})
         text = spec.model_copy(update={"place": place}).model_dump_json()
-        task = self._run.options(
+        run = self._run.options(
             num_cpus=self._threads,
             num_gpus=self._gpu * self._each,
             name=f"sweeper {Path(place.directory).name}",
             scheduling_strategy=NodeAffinitySchedulingStrategy(free[0], soft=False),
-        ).remote(text, self._gpu, os.getcwd(), self._environment, self._work)
-        self._jobs.append(_Job(spec, task, free[0]))
+        )
+        with signals_waiting():
+            task = run.remote(text, self._gpu, os.getcwd(), self._environment, self._work)
+            self._jobs.append(_Job(spec, task, free[0]))
 
     def wait(self, timeout: float) -> list[Finished]:
         """The jobs that ended, waiting up to ``timeout`` seconds for the first."""

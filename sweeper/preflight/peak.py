@@ -166,6 +166,7 @@ class _Training:
         self.length = max(text for text, _ in longest)
         self.answer = min(max(answer for _, answer in longest), self.length - 1)
         autocast = settings.bf16 or settings.fp16
+        self.rounds = autocast and not setup.shard_student
         whole = student.trainable_parameters * student.trainable_bytes
         self.parts = setup.devices if setup.shard_student else 1
         self.gradients = whole / self.parts
@@ -234,6 +235,9 @@ class _Training:
             # What is kept lies scattered, and the heap can use little of what is freed between.
             kept = max(kept, SCATTERED * shape.training.kept.bytes(self.rows, self.length))
         highest = grown.peak.bytes(self.rows, self.length)
+        if settings.gradient_checkpointing and self.rounds and not shape.adapted:
+            # Autocast keeps what it has rounded until the loss is there.
+            kept += shape.linear_parameters * shape.computing_bytes
         head = 0.0 if shape.adapted else self.head * shape.trainable_bytes
         earlier = self.gradients if settings.gradient_accumulation_steps > 1 else 0.0
         beginning, after = self._loss()
@@ -250,6 +254,9 @@ class _Training:
                 gradients=earlier + head,
                 loss=after,
             ),
+            # A divided student is whole for a moment: before it first reads, and to be compared
+            # with the teacher on fixed sequences.
+            self._moment("forward and backward", activations=self.together),
             # At the end the gradients are complete; a tied head's is added to the embeddings'.
             self._moment(
                 "forward and backward",
@@ -342,7 +349,8 @@ LIBRARIES: dict[Kind, float] = {"cpu": 0.9 * GIB, "cuda": 0.6 * GIB, "mps": 0.3 
 """What a process takes beside its tensors; on a CPU with what the C library's heap loses."""
 SCATTERED = 0.4
 """The share of the activations that a heap takes with gradient checkpointing; fitted."""
-LAYERS_TOGETHER = 2
-"""Of a divided student so many layers are whole at a time: one reads, the next one is fetched."""
+LAYERS_TOGETHER = 4
+"""Of a divided student so many layers are whole at a time: the weights of one that reads and of the
+next one, and in the backward pass a layer's gradients and what is sent of them."""
 STOCK_TENSORS, STOCK_TENSORS_AT_AN_END = 17, 9
 """The most that stock TRL keeps of the logits' size in its divergence."""

@@ -5,8 +5,9 @@ Each part is looked at on its own, so that what is wrong with one does not hide 
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -256,8 +257,10 @@ def _find_shapes(found: _Found) -> None:
     """How large the models are; what is wrong with one is noted above."""
     if found.origin is not None:
         spec = found.spec
-        with suppress(BadInputError):
+        try:
             found.shapes = shapes_of(found.origin, spec.shapes, spec.place.device)
+        except Exception:  # whatever a configuration's own code raises
+            traceback.print_exc()
 
 
 def _check_overlap(

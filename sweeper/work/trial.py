@@ -51,6 +51,7 @@ def do(spec: TrialSpec, reporter: Reporter) -> dict[str, Any]:
         student = job.starting_student(spec.origin, material, spec.place)
     with joined(spec.place) as ranks:
         pause = _Pause(spec, material, reporter, clock, ranks)
+        compared = all(ranks.gather(fixed is not None))
         reporter.phase("train", 0, spec.settings.max_steps)
         trained, meter = job.distil(
             spec.origin,
@@ -63,7 +64,7 @@ def do(spec: TrialSpec, reporter: Reporter) -> dict[str, Any]:
             seed=spec.seed,
             lora=spec.lora,
             report=reporter.train,
-            probe=fixed.divergence if fixed else None,
+            probe=fixed.divergence if fixed and compared else None,
             pause_at=pause.points,
             pause=pause,
             checkpoints=checkpoints.of_trial(spec, material, teacher, reporter, ranks),

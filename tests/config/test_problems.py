@@ -604,7 +604,7 @@ def test_a_grid_that_nobody_can_finish_is_refused(folder: Path, space: str) -> N
         (
             "arms.gkd.settings={teacher.init_kwargs.device_map: auto}",
             "arms.gkd.settings.teacher.init_kwargs.device_map",
-            "every device has a copy",
+            "a process loads the model onto its own device",
         ),
         (
             "teacher.quantization=int8",
@@ -629,6 +629,11 @@ def test_what_cannot_be_on_several_devices_is_refused(
         ("student={model: s, quantization: int8, lora: {r: 2}}", "student.quantization", "none"),
         ("training.optim=adafactor", "training.optim", "adamw_torch_fused, sgd with compute.shard"),
         ("training.fp16=true", "training.fp16", "expected false with compute.shard_student"),
+        (
+            "student.init_kwargs={quantization_config: {}}",
+            "student.init_kwargs.quantization_config",
+            "expected none with compute.shard_student",
+        ),
         (
             "arms.gkd.search={optim: {type: categorical, choices: [sgd, paged_adamw_8bit]}}",
             "arms.gkd.search.optim.choices.1",

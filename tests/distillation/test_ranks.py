@@ -55,7 +55,7 @@ def test_two_processes_train_as_one(pair: Path, tmp_path: Path, name: str) -> No
     # What is reported is of both of them.
     assert counted(first) == counted(second) == counted(one)
     for ours, theirs in zip(first["points"], one["points"], strict=True):
-        for quantity in ("loss", "grad_norm"):
+        for quantity in ("loss", "grad_norm", "teacher_divergence"):
             assert ours[quantity] == pytest.approx(theirs[quantity], rel=1e-4)
 
 
@@ -66,6 +66,7 @@ def test_a_divided_student_is_in_parts_and_can_be_put_together(pair: Path) -> No
         assert size + second["parts"][name] == whole
         assert size == pytest.approx(whole / 2, rel=0.1)
     for found in (first, second):
+        assert found["teacher in parts"]
         assert found["after"].keys() == found["before"].keys()
         for name, tensor in found["before"].items():
             assert torch.equal(tensor, found["after"][name]), name

@@ -13,8 +13,9 @@ from sweeper.config.models import LoraConfig, StudentConfig
 from sweeper.config.settings import MethodSettings, effective
 from sweeper.distillation import job
 from sweeper.distillation.material import read_material
+from sweeper.distillation.models import load_model
 from sweeper.distillation.ranks import joined
-from sweeper.distillation.sharding import ShardedStudent
+from sweeper.distillation.sharding import ShardedStudent, shard_teacher
 from sweeper.execution.executor import Spec
 from sweeper.paths import JobPaths
 from sweeper.records import Outcome, Place
@@ -72,10 +73,11 @@ CASES: dict[str, dict[str, Any]] = {
     "sharded adapter": {"method": "gkd", "lmbda": 0.5, "lora": 2, "shard_student": True},
     "adam on shards": {
         "method": "supervised_kd",
-        "optim": "adamw_torch",
+        "optim": "adamw_torch_fused",
         "learning_rate": 1e-3,
         "shard_student": True,
     },
+    "bfloat16 on shards": {"method": "gkd", "lmbda": 0.5, "bf16": True, "shard_student": True},
     "adam": {"method": "gkd", "lmbda": 0.5, "optim": "adamw_torch", "learning_rate": 1e-3},
 }
 
@@ -115,6 +117,8 @@ def train(name: str, place: Place, shared: Path) -> dict[str, Any]:
             settings=effective(method, MethodSettings(**case)),
             seed=1,
             report=lambda step, total, metrics: points.append(metrics),
+            # Something of the whole student, in place of the distance from its teacher.
+            probe=lambda model: sum(float(p.detach().abs().sum()) for p in model.parameters()),
             ranks=ranks,
         )
     weights = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
@@ -134,7 +138,17 @@ def divide(place: Place, shared: Path) -> dict[str, Any]:
             for name, part in student.named_parameters()
         }
         after = divided.whole().state_dict()
-    return {"parts": parts, "before": before, "after": after}
+        teacher = load_model(origin.teacher, "cpu")
+        shard_teacher(teacher)
+        with torch.no_grad():
+            teacher(torch.tensor([[3, 4, 5]]))
+        layers = [part for name, part in teacher.named_parameters() if ".layers." in name]
+    return {
+        "parts": parts,
+        "before": before,
+        "after": after,
+        "teacher in parts": bool(layers) and all(isinstance(part, DTensor) for part in layers),
+    }
 
 
 def train_all(spec: Spec) -> Outcome:
