@@ -89,9 +89,11 @@ def shape_of(model: ModelConfig, device: str, *, autocast: str | None = None) ->
         BadInputError: Its configuration cannot be read, or it has no such layers.
     """
     config = read_config(model)
+    stored = int(config.get_text_config().num_hidden_layers)
     if model.keep_layers is not None:
         layers.shrink_config(config, layers.chosen(model.keep_layers, config))
     text = config.get_text_config()
+    count = int(text.num_hidden_layers)
     if model.vocab_size is not None:
         text.vocab_size = model.vocab_size
     dtype = _dtype(model, config, device)
@@ -128,6 +130,7 @@ def shape_of(model: ModelConfig, device: str, *, autocast: str | None = None) ->
     return ModelShape(
         **counts,
         parameters=parameters,
+        cut_parameters=(stored - count) * counts["linear_parameters"] // count,
         trainable_parameters=sum(weights.numel() for weights in trainable),
         largest_trainable=max((weights.numel() for weights in trainable), default=0),
         trainable_bytes=trainable[0].dtype.itemsize if trainable else dtype.itemsize,
@@ -136,7 +139,7 @@ def shape_of(model: ModelConfig, device: str, *, autocast: str | None = None) ->
         computing_bytes=(computing or dtype).itemsize,
         quantization=model.quantization,
         hidden_size=int(text.hidden_size),
-        layers=int(text.num_hidden_layers),
+        layers=count,
         heads=heads,
         key_value_heads=int(getattr(text, "num_key_value_heads", None) or heads),
         head_size=int(getattr(text, "head_dim", None) or text.hidden_size // heads),

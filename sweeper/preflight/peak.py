@@ -185,7 +185,9 @@ class _Training:
             "teacher": weight_bytes(teacher, autocast=autocast and not self.stock)
             if teacher
             else 0.0,
-            "student": weight_bytes(student) / self.parts,
+            # A heap can use little of what layers that are cut out leave behind.
+            "student": weight_bytes(student) / self.parts
+            + (student.cut_parameters * student.dtype_bytes if kind == "cpu" else 0.0),
             "optimiser": self.gradients * state_bytes(settings.optim),
             "libraries": LIBRARIES[kind],
         }

@@ -56,6 +56,8 @@ class ModelShape(Record):
     """0 if they are those of the embeddings."""
     linear_parameters: int
     """Of the linear layers but the head: what quantization rounds."""
+    cut_parameters: int = 0
+    """Of the layers that are left out of the model that it is loaded from."""
     adapter_parameters: int
     """Of an adapter on all linear layers, for each of its ranks."""
     trainable_parameters: int
