@@ -135,12 +135,17 @@ def score(value: Score | None, digits: int) -> str:
     return f"{value.score:.{digits}f}{error}"
 
 
+def signed(number: float, digits: int) -> str:
+    """A number with its sign, which zero after rounding has as +."""
+    return f"{round(number, digits) + 0.0:+.{digits}f}"
+
+
 def difference(value: Difference | None, digits: int) -> str:
     """A signed difference with its standard error: ``+0.069 ± 0.023``."""
     if value is None:
         return NOTHING
     error = "" if value.stderr is None else f" ± {value.stderr:.{digits}f}"
-    return f"{value.value:+.{digits}f}{error}"
+    return f"{signed(value.value, digits)}{error}"
 
 
 def arm_name(arm: ArmSummary) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -166,11 +167,12 @@ def _draw_marks(
     axes.set_xlim(-0.1, 1.1)
     axes.set_ylim(-0.1, 1.1)
     positions = [mark.position for mark in scored]
-    for axis, index in ((axes.xaxis, 0), (axes.yaxis, 1)):
-        found = {position[index] for position in positions}
-        # A few distinct values are choices, or steps: marking them says more than even ticks do.
-        if 0 < len(found) <= 6:
-            axis.set_ticks(sorted(found))
+    for axis, index, apart in ((axes.xaxis, 0, 0.12), (axes.yaxis, 1, 0.05)):
+        found = sorted({position[index] for position in positions})
+        # A few distinct values are choices, or steps: marking them says more than even ticks do,
+        # where there is room for their labels.
+        if 0 < len(found) <= 6 and all(b - a >= apart for a, b in pairwise(found)):
+            axis.set_ticks(found)
     return placed[: len(scored)]
 
 

@@ -172,8 +172,8 @@ def _across(pairs: Sequence[AcrossPair]) -> Grid:
 
 
 def _signed(mean: float, interval: tuple[float, float]) -> str:
-    low, high = interval
-    return f"{mean:+.{DIGITS}f} [{low:+.{DIGITS}f}, {high:+.{DIGITS}f}]"
+    low, high = (formatting.signed(end, DIGITS) for end in interval)
+    return f"{formatting.signed(mean, DIGITS)} [{low}, {high}]"
 
 
 def _words(measure: str) -> str:

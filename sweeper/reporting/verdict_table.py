@@ -87,8 +87,8 @@ def interval(found: Interval) -> str:
 
 def difference(pair: PairVerdict) -> str:
     """``+0.105 [+0.021, +0.190]``."""
-    low, high = pair.interval
-    return f"{pair.difference:+.{DIGITS}f} [{low:+.{DIGITS}f}, {high:+.{DIGITS}f}]"
+    low, high = (formatting.signed(end, DIGITS) for end in pair.interval)
+    return f"{formatting.signed(pair.difference, DIGITS)} [{low}, {high}]"
 
 
 def _pair_header(name: str, conclusion: str) -> tuple[str, str, str]:
@@ -104,7 +104,7 @@ def _arm_cells(arm: ArmVerdict) -> list[str]:
         f"{arm.arm} #{arm.trial}",
         interval(arm.test),
         gap(arm),
-        f"{round(arm.inflation, DIGITS) + 0.0:+.{DIGITS}f}",
+        formatting.signed(arm.inflation, DIGITS),
         f"{arm.max_steps:,}",
         formatting.seconds(arm.device_seconds),
     ]

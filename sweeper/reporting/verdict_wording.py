@@ -44,10 +44,10 @@ def headline(verdict: Verdict) -> str:
 def sentence(pair: PairVerdict, margin: float | None) -> str:
     """What may be said of one arm against another, to be quoted."""
     digits = _digits(pair.stderr)
-    low, high = pair.interval
+    low, high = (formatting.signed(end, digits) for end in pair.interval)
     after = f" after Holm's correction for {pair.comparisons}" if pair.comparisons > 1 else ""
     number = (
-        f"{pair.difference:+.{digits}f} (95 % interval {low:+.{digits}f} to {high:+.{digits}f},"
+        f"{formatting.signed(pair.difference, digits)} (95 % interval {low} to {high},"
         f" {formatting.p_value(pair.p_adjusted)}{after}; {_count(pair.seeds, 'seed')},"
         f" {_count(pair.documents, 'document')})"
     )
