@@ -91,7 +91,8 @@ _SUITES = "students are scored by the suites below evaluation"
 _KEPT = "trials keep no weights; sweeper export --model writes the winner's"
 _SEED = "everything random follows from the study's seed"
 _RESUME = "an interrupted study goes on by itself"
-_COPIES = "each of a trial's devices has copies of the models (compute.devices_per_trial)"
+_COPIES = "each of a trial's devices has a process of its own (compute.devices_per_trial)"
+_SHARDS = "compute.shard_student divides the student among a trial's devices"
 _TOKENS = "sequences are tokenized once, before training"
 _OTHER_TRAINER = "it belongs to another trainer"
 _TOKENIZER = "the student's own tokenizer and chat template are used"
@@ -110,7 +111,7 @@ NOT_TAKEN: Mapping[str, str] = {
     "model.compile": _NO_COUNTERPART,
     "model.device_map": _COPIES,
     "model.enable_liger_kernel": "the losses have memory-saving code of their own",
-    "model.shard_for_eval": _COPIES,
+    "model.shard_for_eval": _SHARDS,
     "model.freeze_layers": "all weights are trained, or an adapter",
     "data.validation": _SUITES,
     "data.test": _SUITES,
@@ -174,8 +175,8 @@ NOT_TAKEN: Mapping[str, str] = {
     "peft.use_bnb_nested_quant": _QUANTIZATION,
     "peft.llm_int8_skip_modules": _QUANTIZATION,
     "peft.peft_save_mode": _KEPT,
-    "fsdp": _COPIES,
-    "deepspeed": _COPIES,
+    "fsdp": _SHARDS,
+    "deepspeed": _SHARDS,
 }
 """Keys that mean something to Oumi, and why they mean nothing here."""
 
