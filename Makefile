@@ -41,8 +41,9 @@ test: demo lint
 fast: demo
 	$(PYTEST) -m "not slow and not gpu and not soak"
 
+# One file has half of these tests, so tests are what is divided among processes.
 soak: demo
-	$(PYTEST) -m soak --timeout 7200
+	$(PYTEST) --dist load -m soak --timeout 7200
 
 # Speed and memory against stock TRL, and what a search costs; takes hours, and wants a machine with
 # nothing beside it.
