@@ -13,7 +13,8 @@ import sqlalchemy
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from sweeper.config.study import ArmConfig, SamplerConfig
+from sweeper.config.arms import ArmConfig
+from sweeper.config.study import SamplerConfig
 from sweeper.errors import SweeperError
 from sweeper.patience import Patience, Unanswered, absence
 from sweeper.records import Failure, Outcome

@@ -6,9 +6,10 @@ from typing import Annotated
 
 from pydantic import Field
 
+from sweeper.config.arms import ArmConfig
 from sweeper.config.base import Strict
 from sweeper.config.settings import MethodSettings
-from sweeper.config.study import ArmConfig, StudyConfig
+from sweeper.config.study import StudyConfig
 
 Key = Annotated[tuple[str, ...], Field(strict=False)]
 """A key of the study file."""

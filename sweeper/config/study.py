@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from sweeper.config.arms import ArmConfig
 from sweeper.config.base import (
     Fraction,
     JsonMapping,
@@ -20,24 +21,8 @@ from sweeper.config.columns import ColumnsConfig
 from sweeper.config.compute import SHARDED_OPTIMISERS, ComputeConfig
 from sweeper.config.confirm import ConfirmConfig, CostMeasure
 from sweeper.config.models import ModelConfig, StudentConfig
-from sweeper.config.search import (
-    ArmBudgetConfig,
-    BudgetConfig,
-    Objective,
-    PrunerConfig,
-    SamplerConfig,
-)
-from sweeper.config.settings import (
-    METHODS,
-    LearningRateSchedule,
-    Method,
-    TrainingConfig,
-    collect_setting_problems,
-    name_problem,
-    value_problem,
-    without_effect,
-)
-from sweeper.config.space import Space, contains
+from sweeper.config.search import BudgetConfig, Objective, PrunerConfig, SamplerConfig
+from sweeper.config.settings import METHODS, LearningRateSchedule, TrainingConfig
 from sweeper.databases import comparable, storage_problem
 from sweeper.paths import is_reserved
 
@@ -103,67 +88,6 @@ class TeacherOutputsConfig(Strict):
     """0 decodes greedily; otherwise answers are sampled."""
     batch_size: PositiveInt = 32
     """Prompts answered at a time."""
-
-
-class ArmConfig(Strict):
-    """One side of the comparison: a method, what is fixed and what is searched."""
-
-    method: Method
-    """`sft`, `seqkd`, `supervised_kd` or `gkd`; by default the arm's name."""
-    trials: PositiveInt | None = None
-    """The trial budget; by default the study's `trials`. Unequal budgets are printed."""
-    budget: ArmBudgetConfig = ArmBudgetConfig()
-    """What else the arm may spend; by default its share of the study's `budget`."""
-    settings: dict[str, Any] = {}
-    """Fixed values, over those of `training`."""
-    search: dict[str, Space] = {}
-    """What is sampled."""
-
-    @field_validator("settings", mode="after")
-    @classmethod
-    def _check_settings(cls, settings: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        if method := info.data.get("method"):
-            problems = Problems()
-            collect_setting_problems(problems, method, settings)
-            problems.raise_if_any()
-        return settings
-
-    @field_validator("search", mode="after")
-    @classmethod
-    def _check_search(cls, search: dict[str, Space], info: ValidationInfo) -> dict[str, Space]:
-        method = info.data.get("method")
-        settings = info.data.get("settings", {})
-        if not method:
-            return search
-        problems = Problems()
-        for name, space in search.items():
-            if message := name_problem(method, name, searched=True):
-                problems.add((name,), message)
-                continue
-            for key, end in space.ends().items():
-                if message := value_problem(name, end):
-                    problems.add((name, *key), message)
-            if name in settings:
-                problems.add((name,), f"expected {name!r} in either settings or search, found both")
-            elif name in without_effect(method, lmbda := settings.get("lmbda")):
-                problems.add((name,), f"{name!r} has no effect at lmbda: {lmbda:g}")
-        problems.raise_if_any()
-        return search
-
-    def sources(self) -> frozenset[bool]:
-        """Where sequences that the student does not sample may come from.
-
-        False stands for the references, True for the teacher's own answers.
-        """
-        if self.method in ("sft", "seqkd"):
-            return frozenset({self.method == "seqkd"})
-        if space := self.search.get("seq_kd"):
-            return frozenset(own for own in (False, True) if contains(space, own))
-        return frozenset({bool(self.settings.get("seq_kd", False))})
-
-    def is_on_policy_only(self) -> bool:
-        """Whether every sequence is sampled from the student."""
-        return self.method == "gkd" and self.settings.get("lmbda") == 1
 
 
 class EvaluationConfig(Strict):

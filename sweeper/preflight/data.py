@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sweeper.analysis.findings import Finding
+from sweeper.config.arms import ArmConfig
 from sweeper.config.loading import LoadedStudy, LoadedSuite
 from sweeper.config.settings import MethodSettings
-from sweeper.config.study import ArmConfig, StudyConfig
+from sweeper.config.study import StudyConfig
 from sweeper.records import Examination, Lengths, TokenLengths
 
 MOST_LONGER = 0.05

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from sweeper.config.arms import ArmConfig
 from sweeper.config.base import Scalar
 from sweeper.config.settings import MethodSettings, without_effect
 from sweeper.config.space import AnySpace, CategoricalSpace
-from sweeper.config.study import ArmConfig
 
 COSTLY = (
     "lmbda",

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from sweeper.analysis.findings import Finding
+from sweeper.config.arms import ArmConfig
 from sweeper.config.base import Scalar
 from sweeper.config.settings import MethodSettings, resolve, without_effect
 from sweeper.config.space import contains
-from sweeper.config.study import ArmConfig, StudyConfig
+from sweeper.config.study import StudyConfig
 from sweeper.reporting import formatting
 
 _LARGE = 1_000_000_000

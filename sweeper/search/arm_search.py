@@ -15,9 +15,9 @@ from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from sweeper.config.arms import ArmConfig
 from sweeper.config.base import Scalar
 from sweeper.config.search import Objective, PrunerConfig, SamplerConfig
-from sweeper.config.study import ArmConfig
 from sweeper.patience import Patience, patiently
 from sweeper.records import FailureKind, Interim, Outcome, derive_seed
 from sweeper.search.pruning import make_pruner, rungs, values_by_step, with_rungs

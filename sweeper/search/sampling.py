@@ -6,10 +6,10 @@ import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from sweeper.config.arms import ArmConfig
 from sweeper.config.base import Scalar
 from sweeper.config.settings import without_effect
 from sweeper.config.space import CategoricalSpace, FloatSpace, IntSpace
-from sweeper.config.study import ArmConfig
 
 if TYPE_CHECKING:
     # Who only reads a study needs its budgets, and not half a second of imports.

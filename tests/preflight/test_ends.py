@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.config.study import ArmConfig
+from sweeper.config.arms import ArmConfig
 from sweeper.preflight.ends import Ends, ends
 
 LMBDA = {"type": "float", "low": 0.25, "high": 1.0}

@@ -12,7 +12,8 @@ import pytest
 from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
 
-from sweeper.config.study import ArmConfig, SamplerConfig
+from sweeper.config.arms import ArmConfig
+from sweeper.config.study import SamplerConfig
 from sweeper.records import Failure, FailureKind, Outcome, Scores, TaskScore
 from sweeper.search.arm_search import ArmSearch, Asked
 from sweeper.search.sampling import budget, common_space, grid
