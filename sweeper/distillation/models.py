@@ -250,6 +250,11 @@ def store_for_autocast(model: Any, dtype: torch.dtype) -> None:
             module.to(dtype)
 
 
+def without_adapter(model: Any) -> Any:
+    """The model inside of PEFT's wrapper, or the model itself if it has none."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def end_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Every token that ends an answer: the model's, the tokenizer's and the template's.
 

@@ -14,6 +14,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from sweeper.distillation.models import without_adapter
+
 
 @dataclass(frozen=True)
 class Readout:
@@ -47,7 +49,7 @@ class Readout:
                 vanish unless the loss is scaled before they are made.
         """
         whole = cls(model)
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        base = without_adapter(model)
         head = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
         if head is None or base.get_decoder() is base:
             return whole
@@ -63,7 +65,7 @@ class Readout:
         """How another copy of the model is read, which need not be tried."""
         if self.head is None:
             return replace(self, model=model)
-        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        base = without_adapter(model)
         body, head = base.get_decoder(), base.get_output_embeddings()
         return replace(self, model=model, body=body, head=head)
 

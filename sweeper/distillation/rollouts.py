@@ -23,6 +23,7 @@ from torch.nn.functional import pad
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from sweeper.distillation.decoding import Answer, Batch, suits
+from sweeper.distillation.models import without_adapter
 from sweeper.errors import DivergedError
 
 _Answers = Generator[tuple[int, list[int]], None, None]
@@ -93,7 +94,7 @@ def generate(
         seed,
         batch_size,
     )
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = without_adapter(model)
     # A tuned prompt is in the wrapper, not in the model.
     adapter = getattr(model, "active_peft_config", None)
     tuned_prompt = getattr(adapter, "is_prompt_learning", False)

@@ -18,6 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from sweeper.distillation.models import without_adapter
 from sweeper.errors import BadInputError
 
 
@@ -65,7 +66,7 @@ class ShardedStudent:
         # What one process has no use for, an expert for example, others may.
         model.set_reduce_scatter_unused_params(True)
         # So transformers' trainer does not put it into DistributedDataParallel.
-        _base(model)._is_distributed_loading_by_transformers = True
+        without_adapter(model)._is_distributed_loading_by_transformers = True
 
     def whole(self) -> Any:
         """A copy with whole weights, as they are now, for this process alone."""
@@ -131,7 +132,7 @@ def _mapped(
 
 
 def _layers(model: Any, key: str) -> list[nn.Module]:
-    base = _base(model)
+    base = without_adapter(model)
     name = type(base).__name__
     if getattr(base, "is_quantized", False):
         raise BadInputError(
@@ -143,10 +144,6 @@ def _layers(model: Any, key: str) -> list[nn.Module]:
         message = f"expected false: {name} does not say what its layers are"
         raise BadInputError(message, ("compute", key))
     return layers
-
-
-def _base(model: Any) -> Any:
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _everybody(model: Any) -> DeviceMesh:

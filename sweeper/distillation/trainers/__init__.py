@@ -1,0 +1,51 @@
+"""TRL's trainers, mended where the stock ones confound a comparison.
+
+This is the only package that imports TRL. What differs from the stock ``GKDTrainer``:
+
+- **The on-policy loss is divided by the tokens it is taken over.** Stock divides by the token count
+  of the *reference* answers, counted before a rollout replaces them, so the effective learning rate
+  moves with ``max_new_tokens`` and ``lmbda``. ``stock_normalization: true`` restores that.
+- **Rollouts keep their key-value cache**, also with gradient checkpointing, and are sampled once
+  per accumulation window: the weights do not change within it.
+- **Rollouts come from the student's own distribution**: settings that the model's publisher put
+  into its generation configuration (top-k, repetition penalties) are set aside, and the chat
+  template's end-of-turn token ends an answer.
+- **Sequences are right-padded** in the training forward, so positions are right for models that
+  learn them.
+- **``seq_kd`` uses answers that the teacher gave once**, instead of sampling new ones each step.
+- **Every batch is full**: epochs follow each other without a smaller batch at their ends.
+- **Batches hold sequences of similar length** (``length_bucketing: false`` turns that off).
+- **Only positions that count** go through the heads and the divergence, a chunk at a time.
+- **The teacher reads sequences that do not change once**: its last hidden states are stored.
+- **All draws have their own seed**: data order, on-policy coin and rollouts do not disturb
+  each other.
+- **Several processes train as one does on the same sequences.** Stock divides the sum over the
+  tokens of all processes' batches once more by the number of processes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trl.trainer.utils import disable_dropout_in_model
+
+from sweeper.distillation.trainers.arguments import argument_names, arguments, uses_teacher
+from sweeper.distillation.trainers.offline import OfflineTrainer
+from sweeper.distillation.trainers.on_policy import OnPolicyTrainer
+from sweeper.distillation.trainers.stock import StockGKDTrainer, StockSFTTrainer
+
+__all__ = [
+    "OfflineTrainer",
+    "OnPolicyTrainer",
+    "StockGKDTrainer",
+    "StockSFTTrainer",
+    "argument_names",
+    "arguments",
+    "uses_teacher",
+    "without_dropout",
+]
+
+
+def without_dropout(model: Any) -> None:
+    """Turn dropout off in place, an adapter's included."""
+    disable_dropout_in_model(model)

@@ -1,0 +1,33 @@
+"""Training on sequences that are there before it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from trl import SFTTrainer
+
+from sweeper.distillation.meter import Meter
+from sweeper.distillation.ranks import Ranks
+from sweeper.distillation.sharding import ShardedStudent
+from sweeper.distillation.trainers.metered import FullBatches, forget_rounded_weights
+
+
+class OfflineTrainer(FullBatches, SFTTrainer):  # type: ignore[misc]
+    """TRL's ``SFTTrainer`` on sequences that are already token ids; its loss is cross-entropy."""
+
+    def __init__(
+        self,
+        *,
+        meter: Meter,
+        ranks: Ranks,
+        lengths: Sequence[int] | None,
+        sharded_student: ShardedStudent | None,
+        **kwargs: Any,
+    ) -> None:
+        self.meter = meter
+        self.ranks = ranks
+        self.lengths = lengths
+        super().__init__(**kwargs)
+        if sharded_student is not None:
+            forget_rounded_weights(self)
