@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import tempfile
 import time
 from pathlib import Path
@@ -17,9 +15,9 @@ import torch
 
 from benchmarks.engine import in_own_process
 from benchmarks.pairs import make
+from benchmarks.training import distil
 from sweeper.cache import directory_size
 from sweeper.config.settings import MethodSettings
-from sweeper.distillation import job
 from sweeper.distillation.checkpoints import Checkpoints
 from sweeper.distillation.material import read_material, unpack_models
 from sweeper.paths import JobPaths
@@ -50,19 +48,14 @@ def train(pair: str, steps: int, every: int | None, threads: int) -> tuple[float
         checkpoints = None
         if every is not None:
             checkpoints = Checkpoints(paths, every, {"benchmark": pair}, Reporter(paths))
-        with contextlib.redirect_stdout(io.StringIO()):
-            _, meter = job.distil(
-                origin,
-                material,
-                place,
-                model=job.starting_student(origin, material, place),
-                teacher=origin.teacher,
-                method="gkd",
-                settings=settings,
-                seed=1,
-                report=lambda *_: points.append(time.perf_counter()),
-                checkpoints=checkpoints,
-            )
+        _, meter = distil(
+            material,
+            place,
+            "gkd",
+            settings,
+            report=lambda *_: points.append(time.perf_counter()),
+            checkpoints=checkpoints,
+        )
         # The first step warms up; the last checkpoint comes after the last point.
         elapsed = points[-1] - points[0]
         if every is None:

@@ -18,8 +18,6 @@ than tuned stock; ``spread`` is the lowest and the highest ratio of the repetiti
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import multiprocessing
 import random
@@ -41,7 +39,8 @@ from torch.profiler import profile
 from transformers import GenerationConfig
 
 from benchmarks.pairs import make
-from sweeper.config.settings import Method, MethodSettings, effective
+from benchmarks.training import distil
+from sweeper.config.settings import Method, MethodSettings
 from sweeper.distillation import job, models, rollouts
 from sweeper.distillation.material import read_material, unpack_models
 from sweeper.execution.allocator import keep_freed_memory
@@ -134,18 +133,7 @@ def train(asked: Job) -> Measured:
         ends.append(time.perf_counter())
         tokens.append(metrics["trained_tokens"])
 
-    with contextlib.redirect_stdout(io.StringIO()):
-        job.distil(
-            origin,
-            material,
-            place,
-            model=job.starting_student(origin, material, place),
-            teacher=origin.teacher,
-            method=asked.method,
-            settings=effective(asked.method, settings),
-            seed=1,
-            report=report,
-        )
+    distil(material, place, asked.method, settings, report=report)
     shown = ""
     if profiler:
         profiler.stop()

@@ -10,8 +10,6 @@ design.
 from __future__ import annotations
 
 import argparse
-import contextlib
-import io
 import json
 import shutil
 import tempfile
@@ -27,9 +25,9 @@ from transformers import AutoConfig
 
 from benchmarks.engine import in_own_process
 from benchmarks.pairs import make
+from benchmarks.training import distil
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.settings import Method, MethodSettings, effective
-from sweeper.distillation import job
 from sweeper.distillation.material import Material, read_material, unpack_models
 from sweeper.distillation.ranks import joined
 from sweeper.distillation.shapes import shape_of
@@ -218,18 +216,8 @@ def _train(design: Design, origin: Origin, directory: str, threads: int, rank: i
         threads=threads,
     )
     material = read_material(origin)
-    with contextlib.redirect_stdout(io.StringIO()), joined(place) as ranks:
-        job.distil(
-            origin,
-            material,
-            place,
-            model=job.starting_student(origin, material, place),
-            teacher=origin.teacher,
-            method=design.method,
-            settings=effective(design.method, _settings(design)),
-            seed=1,
-            ranks=ranks,
-        )
+    with joined(place) as ranks:
+        distil(material, place, design.method, _settings(design), ranks=ranks)
     return material
 
 

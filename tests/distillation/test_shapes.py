@@ -43,6 +43,9 @@ def test_a_shape_is_that_of_the_loaded_model(architecture: str, tmp_path: Path) 
     shape, model = shape_of(student, "cpu"), load_model(student, "cpu")
     count = sum(weights.numel() for weights in model.parameters())
     assert (shape.parameters, shape.trainable_parameters, shape.layers) == (count, count, 2)
+    # The third layer, but for its norms and biases.
+    left_out = shape_of(StudentConfig(model=path), "cpu").linear_parameters
+    assert shape.cut_parameters == left_out - shape.linear_parameters > 0
     assert shape.training is not None
     kept = kept_for_backward(model, 256)
     assert shape.training.kept.bytes(1, 256) == pytest.approx(kept, rel=0.05)

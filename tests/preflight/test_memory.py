@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,17 @@ from sweeper.config.study import StudyConfig
 from sweeper.corners import requests, wanted
 from sweeper.execution.devices import Room
 from sweeper.preflight.memory import Forecast, largest, memory_findings
-from sweeper.preflight.peak import GIB, Part, Peak, Sizes, moments, state_bytes, weight_bytes, worst
+from sweeper.preflight.peak import (
+    GIB,
+    Kind,
+    Part,
+    Peak,
+    Sizes,
+    moments,
+    state_bytes,
+    weight_bytes,
+    worst,
+)
 from sweeper.records import (
     DataSummary,
     Growth,
@@ -331,6 +342,39 @@ def test_a_teacher_that_is_divided_takes_its_part() -> None:
     part = most(config(compute=compute)).peak.parts["teacher"]
     linear = TEACHER.linear_parameters
     assert part == 2 * (TEACHER.parameters - linear + linear // 4)
+
+
+def test_layers_that_are_cut_out_leave_a_gap_on_the_heap_only() -> None:
+    setup = most(config(arms={"sft": {}})).setup
+    student = shapes(requests(setup)[0])
+    cut = student.model_copy(update={"cut_parameters": 1000})
+
+    def peaks(student: ModelShape, kind: Kind) -> list[float]:
+        return [one.total for one in moments(setup, student, None, Sizes(512, 512, 1024), kind)]
+
+    assert peaks(cut, "cpu") == [total + 1000 * cut.dtype_bytes for total in peaks(student, "cpu")]
+    assert peaks(cut, "cuda") == peaks(student, "cuda")
+
+
+def test_autocast_keeps_rounded_weights_where_nothing_else_does() -> None:
+    recomputed = {"bf16": True, "gradient_checkpointing": True}
+    setup = most(config(arms={"sft": {}}, training=recomputed)).setup
+    student = shapes(requests(setup)[0])
+
+    def activations(setup: Setup, student: ModelShape) -> float:
+        [passes] = [
+            one
+            for one in moments(setup, student, None, Sizes(512, 512, 1024), "cuda")
+            if one.moment == "forward and backward"
+        ]
+        return passes.parts.get("activations", 0.0)
+
+    # So many of them that this is where the training takes most.
+    many = student.model_copy(update={"linear_parameters": 10**10})
+    assert activations(setup, many) >= 10**10 * many.computing_bytes
+    # A divided student, and one that is not trained itself, have none for longer than they read.
+    assert activations(replace(setup, devices=2, shard_student=True), student) < 10**10
+    assert activations(setup, many.model_copy(update={"adapted": True})) < 10**10
 
 
 def test_a_student_that_is_divided_takes_its_part_until_it_samples() -> None:
