@@ -16,13 +16,13 @@ import torch
 from benchmarks.engine import in_own_process
 from benchmarks.pairs import make
 from benchmarks.training import distil
-from sweeper.cache import directory_size
 from sweeper.config.settings import MethodSettings
 from sweeper.distillation.checkpoints import Checkpoints
-from sweeper.distillation.material import read_material, unpack_models
-from sweeper.paths import JobPaths
+from sweeper.distillation.data.training_data import read_material, unpack_models
+from sweeper.execution.worker.progress import Reporter
+from sweeper.foundation.cache import directory_size
 from sweeper.records import Place
-from sweeper.reporter import Reporter
+from sweeper.records.layout import JobPaths
 
 USUAL = 50
 """Steps between two checkpoints, for which the share is told."""

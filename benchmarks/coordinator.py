@@ -180,7 +180,7 @@ def _search(
 
 def _fill(folder: Path, end: int, database: Database) -> None:
     from benchmarks.filling import fill
-    from sweeper.paths import StudyPaths
+    from sweeper.records.layout import StudyPaths
 
     paths = StudyPaths(folder.resolve(), "scale")
     fill(paths, ARM, end, database.storage(folder), database.tracking(folder))

@@ -41,9 +41,11 @@ from transformers import GenerationConfig
 from benchmarks.pairs import make
 from benchmarks.training import distil
 from sweeper.config.settings import Method, MethodSettings
-from sweeper.distillation import job, models, rollouts
-from sweeper.distillation.material import read_material, unpack_models
-from sweeper.execution.allocator import keep_freed_memory
+from sweeper.distillation.data.training_data import read_material, unpack_models
+from sweeper.distillation.models import loading
+from sweeper.distillation.sampling import rollouts
+from sweeper.distillation.train import starting_student
+from sweeper.execution.worker.malloc import keep_freed_memory
 from sweeper.records import Place
 
 ENGINES: dict[str, dict[str, Any]] = {
@@ -290,12 +292,12 @@ def sample(asked: Job, repetitions: int) -> dict[str, list[float]]:
     origin = unpack_models(pair.origin)
     material = read_material(origin)
     place = Place(directory=str(asked.folder), device="cpu", threads=asked.threads)
-    model = job.starting_student(origin, material, place)
+    model = starting_student(origin, material, place)
     window = pair.settings["per_device_train_batch_size"]
     window *= pair.settings["gradient_accumulation_steps"]
     sequences = material.tokens(pair.settings["max_length"]).sequences[:window]
     prompts = [list(sequence.prompt) for sequence in sequences]
-    ends = models.end_token_ids(model, material.tokenizer)
+    ends = loading.end_token_ids(model, material.tokenizer)
     if asked.pair != "quickstart":
         # This student has not learned to end: let each token end its answer by 1 in 32.
         size = model.config.vocab_size

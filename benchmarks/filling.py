@@ -15,8 +15,8 @@ import optuna
 import sqlalchemy
 
 from benchmarks.idle_job import score_of, scores
-from sweeper.paths import StudyPaths
 from sweeper.records import derive_seed
+from sweeper.records.layout import StudyPaths
 
 ROWS = 20_000
 """Rows that are inserted at a time."""

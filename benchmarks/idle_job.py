@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 
 from sweeper.execution.executor import Spec
-from sweeper.paths import JobPaths, append_json_line
+from sweeper.foundation.environment import package_versions
+from sweeper.foundation.files import append_json_line
 from sweeper.records import (
     Cost,
     DataSummary,
@@ -24,7 +25,7 @@ from sweeper.records import (
     TrialSpec,
     derive_seed,
 )
-from sweeper.versions import package_versions
+from sweeper.records.layout import JobPaths
 
 DOCUMENTS = 100
 """Of the selection suite."""

@@ -45,7 +45,7 @@ class Cut:
 
 def cuts(asked: argparse.Namespace) -> list[Cut]:
     """The teacher, and the cuts that leave so many layers."""
-    from sweeper.distillation.layers import spread
+    from sweeper.distillation.models.layer_dropping import spread
 
     found = [Cut("teacher", tuple(range(LAYERS)))]
     for rate in asked.rates:
@@ -61,16 +61,16 @@ def measure(cut: Cut, steps: int) -> dict[str, Any]:
     """Scores by task before and after the training, and what it took."""
     import torch
 
-    from sweeper.cache import default_root
     from sweeper.config.loading import load_study
     from sweeper.config.models import LoraConfig
     from sweeper.config.settings import resolve
-    from sweeper.distillation import job
-    from sweeper.distillation.material import read_material, unpack_models
-    from sweeper.distillation.models import end_token_ids
+    from sweeper.distillation.data.training_data import read_material, unpack_models
+    from sweeper.distillation.models.loading import end_token_ids
+    from sweeper.distillation.train import distil, starting_student
     from sweeper.evaluation.scoring import score
+    from sweeper.foundation.cache import default_root
     from sweeper.records import Origin, Place
-    from sweeper.snapshot import suite_spec
+    from sweeper.study.manifest import suite_spec
 
     torch.set_num_threads(1)
     study = load_study(STUDY, [])
@@ -104,7 +104,7 @@ def measure(cut: Cut, steps: int) -> dict[str, Any]:
 
     with tempfile.TemporaryDirectory() as directory:
         place = Place(directory=directory, device="cpu", threads=1)
-        model = job.starting_student(material.origin, material, place)
+        model = starting_student(material.origin, material, place)
         row: dict[str, Any] = {
             "how": cut.how,
             "layers": len(cut.kept),
@@ -115,7 +115,7 @@ def measure(cut: Cut, steps: int) -> dict[str, Any]:
             row["learning_rate"] = cut.rate
             settings = resolve(config.training, {"max_steps": steps, "learning_rate": cut.rate})
             started = time.perf_counter()
-            trained, _ = job.distil(
+            trained, _ = distil(
                 material.origin,
                 material,
                 place,

@@ -26,16 +26,16 @@ from transformers import AutoConfig
 from benchmarks.engine import in_own_process
 from benchmarks.pairs import make
 from benchmarks.training import distil
+from sweeper.commands.check.memory_forecast import GIB, Peak, Sizes, moments, worst
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.settings import Method, MethodSettings, effective
-from sweeper.distillation.material import Material, read_material, unpack_models
-from sweeper.distillation.ranks import joined
-from sweeper.distillation.shapes import shape_of
-from sweeper.execution.allocator import keep_freed_memory
-from sweeper.paths import JobPaths
-from sweeper.preflight.peak import GIB, Peak, Sizes, moments, worst
+from sweeper.distillation.data.training_data import Material, read_material, unpack_models
+from sweeper.distillation.distributed import joined
+from sweeper.distillation.memory_shape import shape_of
+from sweeper.execution.worker.malloc import keep_freed_memory
 from sweeper.records import Origin, Place
-from sweeper.remedies import Setup
+from sweeper.records.layout import JobPaths
+from sweeper.records.remedies import Setup
 
 WIDE = {
     "model_type": "qwen2",

@@ -39,18 +39,18 @@ def search(study_file: Path, runs: Path, profile: Path | None) -> dict[str, Any]
     from rich.console import Console
 
     from benchmarks import idle_job
+    from sweeper.commands.run import hold, tracking_place
     from sweeper.config.loading import load_study
     from sweeper.execution.executor import Executor
     from sweeper.execution.local import LocalExecutor
-    from sweeper.paths import StudyPaths
     from sweeper.records import Outcome, TrialSpec
+    from sweeper.records.layout import StudyPaths
     from sweeper.reporting.live import LiveDisplay
-    from sweeper.running import hold, tracking_place
-    from sweeper.snapshot import open_snapshot
-    from sweeper.stopping import StopRequest
-    from sweeper.study import StudyRun
-    from sweeper.tracking.mlflow_tracker import MlflowTracker
-    from sweeper.watching import Watcher
+    from sweeper.study.coordinator import StudyRun
+    from sweeper.study.interrupts import StopRequest
+    from sweeper.study.manifest import open_snapshot
+    from sweeper.study.progress import Watcher
+    from sweeper.tracking.mlflow_store import MlflowTracker
 
     found: dict[str, Any] = {"ask_seconds": 0.0, "tell_seconds": 0.0, "resident_mib": []}
     found["trials"] = 0

@@ -7,17 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeper.cache import default_root
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.settings import TrainingConfig
-from sweeper.config.study import (
-    DataConfig,
-    DatasetConfig,
-    EvaluationConfig,
-    TeacherOutputsConfig,
-)
-from sweeper.distillation.material import unpack_models
-from sweeper.distillation.models import load_tokenizer
+from sweeper.config.study import DataConfig, DatasetConfig, EvaluationConfig, TeacherOutputsConfig
+from sweeper.distillation.data.training_data import unpack_models
+from sweeper.distillation.models.loading import load_tokenizer
+from sweeper.foundation.cache import default_root
 from sweeper.records import Origin
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -34,8 +34,8 @@ from typing import Any, Literal
 import numpy as np
 from scipy import stats
 
-from sweeper.analysis.crossed import Documents, Matrix, estimate
-from sweeper.analysis.significance import (
+from sweeper.analysis.stats.crossed_effects import Documents, Matrix, estimate
+from sweeper.analysis.stats.significance import (
     ALPHA,
     conclude,
     exact_mcnemar,

@@ -24,9 +24,9 @@ import torch
 
 from benchmarks.engine import say
 from benchmarks.pairs import ROOT, Pair, make
-from sweeper.distillation.job import starting_student
-from sweeper.distillation.material import read_material, unpack_models
-from sweeper.distillation.models import location
+from sweeper.distillation.data.training_data import read_material, unpack_models
+from sweeper.distillation.models.loading import location
+from sweeper.distillation.train import starting_student
 from sweeper.records import Place
 
 PARTS = ("rollout", "teacher", "student", "optimiser", "diagnostics", "evaluation")

@@ -7,23 +7,23 @@ import io
 from typing import Any
 
 from sweeper.config.settings import Method, MethodSettings, effective
-from sweeper.distillation import job
-from sweeper.distillation.material import Material
-from sweeper.distillation.meter import Meter
+from sweeper.distillation import train
+from sweeper.distillation.cost_meter import Meter
+from sweeper.distillation.data.training_data import Material
 from sweeper.records import Place
 
 
 def distil(
     material: Material, place: Place, method: Method, settings: MethodSettings, **options: Any
 ) -> tuple[Any, Meter]:
-    """Train the student of ``material`` as a trial does; see ``job.distil``."""
+    """Train the student of ``material`` as a trial does; see ``train.distil``."""
     origin = material.origin
     with contextlib.redirect_stdout(io.StringIO()):
-        return job.distil(
+        return train.distil(
             origin,
             material,
             place,
-            model=job.starting_student(origin, material, place),
+            model=train.starting_student(origin, material, place),
             teacher=origin.teacher,
             method=method,
             settings=effective(method, settings),

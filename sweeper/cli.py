@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sweeper import __version__
-from sweeper.errors import SweeperError
-from sweeper.paths import DEFAULT_RUNS
+from sweeper.config.names import DEFAULT_RUNS
+from sweeper.foundation.errors import SweeperError
 
 if TYPE_CHECKING:
     from sweeper.config.loading import LoadedStudy
-    from sweeper.paths import StudyPaths
-    from sweeper.study_record import StudyRecord
+    from sweeper.records.layout import StudyPaths
+    from sweeper.records.study_record import StudyRecord
 
 app = typer.Typer(
     help="Sweep on-policy distillation (GKD) and compare it fairly with offline distillation.",
@@ -67,9 +67,9 @@ def init(
     ),
 ) -> None:
     """Write a study to begin with: of a teacher, a student and data, or from a recipe."""
-    from sweeper.errors import ConfigError, Problem
-    from sweeper.scaffolding.draft import Request, write_draft
-    from sweeper.scaffolding.study import draft_from_recipe, draft_study
+    from sweeper.commands.init.draft import Request, write_draft
+    from sweeper.commands.init.draft_study import draft_from_recipe, draft_study
+    from sweeper.foundation.errors import ConfigError, Problem
 
     request = Request(output, teacher, student, data, selection, test)
     if recipe is not None:
@@ -108,11 +108,11 @@ def run(
     """Run a study, or go on with it where it stopped, and report the comparison."""
     from rich.console import Console
 
-    from sweeper import running
+    from sweeper.commands import run
 
     console = Console(markup=False, emoji=False)
     raise typer.Exit(
-        running.run_study(
+        run.run_study(
             _load(study_file, overrides), runs=runs, reports=reports, cache=cache_dir, out=console
         )
     )
@@ -134,9 +134,9 @@ def check(
     """Say all that is known of a study before anything is trained, and what it can show."""
     from rich.console import Console
 
-    from sweeper.preflight.checking import check as check_study
-    from sweeper.reporting.check_table import check_json, check_view
+    from sweeper.commands.check.run_checks import check as check_study
     from sweeper.reporting.console import show
+    from sweeper.reporting.tables.check import check_json, check_view
 
     study = _load(study_file, overrides)
     progress = Console(markup=False, emoji=False, stderr=True)
@@ -169,11 +169,11 @@ def report(
     """Report a study again from its records."""
     from rich.console import Console
 
-    from sweeper import disk
-    from sweeper.reporting.final import show_study
-    from sweeper.reporting.markdown import write_report
-    from sweeper.reporting.page import Page
-    from sweeper.reporting.study_json import study_json
+    from sweeper.foundation import disk
+    from sweeper.reporting.json_output import study_json
+    from sweeper.reporting.markdown.report import write_report
+    from sweeper.reporting.report_data import Page
+    from sweeper.reporting.summary import show_study
 
     page = Page.of(_recorded(study_file, overrides, runs, records))
     if as_json:
@@ -201,10 +201,10 @@ def compare(
     """Compare studies with each other, or the same study with several seeds."""
     from rich.console import Console
 
-    from sweeper.analysis.studies import compare_studies
-    from sweeper.lookup import find_records
+    from sweeper.analysis.across_studies import compare_studies
     from sweeper.reporting.console import show
-    from sweeper.reporting.studies_table import studies_json, studies_view
+    from sweeper.reporting.tables.studies import studies_json, studies_view
+    from sweeper.study.results import find_records
 
     found = compare_studies(find_records(named, runs))
     if as_json:
@@ -219,7 +219,7 @@ def status(study_file: StudyFile, overrides: Overrides = None, runs: Runs = DEFA
     from rich.console import Console
 
     from sweeper.reporting.console import show
-    from sweeper.reporting.trial_list import status_view
+    from sweeper.reporting.tables.trials import status_view
 
     show(status_view(_read(_load(study_file, overrides), runs)), Console(markup=False, emoji=False))
 
@@ -250,8 +250,8 @@ def export(
     """Write a study's winner as a recipe, or as a model with its card."""
     from rich.console import Console
 
-    from sweeper import exporting
-    from sweeper.errors import ConfigError, Problem
+    from sweeper.commands import export
+    from sweeper.foundation.errors import ConfigError, Problem
 
     if as_recipe == (model is not None):
         message = "expected either --recipe or --model DIR"
@@ -263,13 +263,13 @@ def export(
     study = _load(study_file, overrides)
     record = _read(study, runs)
     if model is None:
-        text, unsaid = exporting.export_recipe(study, record, arm, output)
+        text, unsaid = export.export_recipe(study, record, arm, output)
         for line in unsaid:
             typer.echo(line, err=True)
         typer.echo(text if output is None else f"Wrote {output}", nl=output is not None)
         return
     console = Console(markup=False, emoji=False)
-    code = exporting.export_model(
+    code = export.export_model(
         study,
         _paths(study, runs),
         record,
@@ -292,11 +292,11 @@ def ui(
     """Open the MLflow UI with the study's store, on 127.0.0.1."""
     import os
 
-    from sweeper.errors import ConfigError, Problem
-    from sweeper.running import check_drivers, tracking_place
-    from sweeper.secrets import redact
+    from sweeper.commands.run import check_drivers, tracking_place
+    from sweeper.foundation.databases import is_server
+    from sweeper.foundation.errors import ConfigError, Problem
+    from sweeper.foundation.secrets import redact
     from sweeper.tracking.ui import experiment_url, is_free, ui_command, ui_environment
-    from sweeper.tracking.uri import is_server
 
     study = _load(study_file, overrides)
     check_drivers(study)
@@ -327,8 +327,8 @@ def main() -> None:
     try:
         app()
     except SweeperError as error:
-        from sweeper.reporting.visible import visible
-        from sweeper.secrets import redact_credentials, secrets_of_environment
+        from sweeper.foundation.secrets import redact_credentials, secrets_of_environment
+        from sweeper.reporting.text.terminal_escape import visible
 
         text = f"error: {error}" if error.exit_code == 1 else str(error)
         typer.echo(visible(redact_credentials(text, secrets_of_environment())), err=True)
@@ -342,7 +342,7 @@ def _load(path: Path, overrides: list[str] | None) -> LoadedStudy:
 
 
 def _paths(study: LoadedStudy, runs: Path) -> StudyPaths:
-    from sweeper.paths import StudyPaths
+    from sweeper.records.layout import StudyPaths
 
     return StudyPaths(runs, study.config.study)
 
@@ -350,8 +350,8 @@ def _paths(study: LoadedStudy, runs: Path) -> StudyPaths:
 def _recorded(
     study_file: Path | None, overrides: list[str] | None, runs: Path, records: Path | None
 ) -> StudyRecord:
-    from sweeper.errors import ConfigError, Problem
-    from sweeper.records_file import read_records
+    from sweeper.foundation.errors import ConfigError, Problem
+    from sweeper.records.archive import read_records
 
     if records is not None and study_file is None and not overrides:
         return read_records(records)
@@ -362,6 +362,6 @@ def _recorded(
 
 
 def _read(study: LoadedStudy, runs: Path) -> StudyRecord:
-    from sweeper.lookup import record_of_study
+    from sweeper.study.results import record_of_study
 
     return record_of_study(study, runs)

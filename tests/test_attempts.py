@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from sweeper import attempts
 from sweeper.config.loading import load_study
 from sweeper.config.settings import MethodSettings
-from sweeper.paths import JobPaths, append_json_line
+from sweeper.foundation.files import append_json_line
 from sweeper.records import Failure, Progress
+from sweeper.records.layout import JobPaths
+from sweeper.study import retries
 from tests.test_trial import trial_spec
 
 NAMES = ("progress", "outcome", "log", "documents", "samples", "lost", "spec")
@@ -39,7 +40,7 @@ def kept(files: JobPaths, attempt: int) -> dict[str, str]:
 
 def test_a_trial_that_is_new_begins_with_attempt_one(tmp_path: Path) -> None:
     files = JobPaths(tmp_path / "0000")
-    assert attempts.set_aside(files) == 1
+    assert retries.set_aside(files) == 1
     assert not (files.directory / "attempts").exists()
 
 
@@ -48,7 +49,7 @@ def test_every_attempt_is_kept_by_its_number(tmp_path: Path) -> None:
     texts = {}
     for attempt in (1, 2, 3):
         texts[attempt] = leave_behind(files, attempt)
-        assert attempts.set_aside(files) == attempt + 1
+        assert retries.set_aside(files) == attempt + 1
     assert {attempt: kept(files, attempt) for attempt in texts} == texts
     assert [path.name for path in files.directory.iterdir()] == ["attempts"]
 
@@ -61,7 +62,7 @@ def test_setting_aside_that_is_interrupted_is_taken_up_again(
     files = JobPaths(tmp_path / "0000")
     for attempt in range(1, earlier + 1):
         leave_behind(files, attempt)
-        attempts.set_aside(files)
+        retries.set_aside(files)
     texts = leave_behind(files, earlier + 1)
 
     moved = 0
@@ -78,18 +79,18 @@ def test_setting_aside_that_is_interrupted_is_taken_up_again(
         patch.setattr(os, "replace", interrupted)
         if done < len(NAMES):
             with pytest.raises(KeyboardInterrupt):
-                attempts.set_aside(files)
+                retries.set_aside(files)
         else:
-            attempts.set_aside(files)
+            retries.set_aside(files)
 
-    assert attempts.set_aside(files) == earlier + 2
+    assert retries.set_aside(files) == earlier + 2
     assert kept(files, earlier + 1) == texts
     assert not files.attempt(earlier + 2).directory.exists()
     assert not any(getattr(files, name).exists() for name in NAMES)
 
 
 def begin(files: JobPaths) -> int:
-    number = attempts.set_aside(files)
+    number = retries.set_aside(files)
     files.directory.mkdir(parents=True, exist_ok=True)
     files.spec.write_text("{}")
     return number
@@ -99,36 +100,36 @@ def test_a_checkpoint_outlasts_attempts_and_goes_with_the_trial(tmp_path: Path) 
     files = JobPaths(tmp_path / "0000")
     leave_behind(files, 1)
     (files.checkpoint / "40").mkdir(parents=True)
-    assert attempts.set_aside(files) == 2
+    assert retries.set_aside(files) == 2
     assert (files.checkpoint / "40").is_dir()
     for _ in range(2):
-        attempts.discard_checkpoint(files)
+        retries.discard_checkpoint(files)
         assert not files.checkpoint.exists()
 
 
 def test_losses_are_counted_over_attempts_and_interruptions_are_not(tmp_path: Path) -> None:
     files = JobPaths(tmp_path / "0000")
     assert begin(files) == 1
-    assert attempts.note_loss(files, "ended by SIGKILL") == 1
+    assert retries.note_loss(files, "ended by SIGKILL") == 1
     assert begin(files) == 2  # and is interrupted by the user
     assert begin(files) == 3
-    assert attempts.note_loss(files, "ended by SIGKILL") == 2
+    assert retries.note_loss(files, "ended by SIGKILL") == 2
     assert begin(files) == 4
-    assert attempts.note_loss(files, "ended by SIGSEGV") == attempts.MOST
+    assert retries.note_loss(files, "ended by SIGSEGV") == retries.MOST
     assert files.attempt(1).lost.read_text() == "ended by SIGKILL\n"
     assert not files.attempt(2).lost.exists()
 
 
 def test_a_smaller_attempt_makes_the_same_steps_of_smaller_pieces() -> None:
     settings = MethodSettings(per_device_train_batch_size=8, gradient_accumulation_steps=3)
-    once = attempts.smaller(settings)
+    once = retries.smaller(settings)
     found = (
         once.per_device_train_batch_size,
         once.gradient_accumulation_steps,
         once.rollout_batch_size,
     )
     assert found == (4, 6, 12)
-    assert attempts.smaller(once).rollout_batch_size == 6
+    assert retries.smaller(once).rollout_batch_size == 6
 
 
 def test_what_is_ended_from_outside_has_cost_what_all_its_attempts_took(
@@ -138,7 +139,7 @@ def test_what_is_ended_from_outside_has_cost_what_all_its_attempts_took(
     files = JobPaths(Path(spec.place.directory))
     files.directory.mkdir(parents=True, exist_ok=True)
     now = time.time()
-    silent = attempts.ended(
+    silent = retries.ended(
         spec, Failure(kind="stalled", message="no word"), files, started=now - 100
     )
     assert silent.cost.device_seconds == pytest.approx(100, abs=5)
@@ -149,18 +150,18 @@ def test_what_is_ended_from_outside_has_cost_what_all_its_attempts_took(
     ]
     for row in rows:
         append_json_line(files.progress, row.model_dump(exclude_defaults=True))
-    resumed = attempts.ended(spec, Failure(kind="timeout", message="too long"), files)
+    resumed = retries.ended(spec, Failure(kind="timeout", message="too long"), files)
     assert resumed.cost.device_seconds == pytest.approx(80, abs=5)
 
 
 def test_what_was_lost_for_the_last_time_is_known_after_an_interruption(tmp_path: Path) -> None:
     files = JobPaths(tmp_path / "0000")
-    for attempt in range(1, attempts.MOST + 1):
+    for attempt in range(1, retries.MOST + 1):
         leave_behind(files, attempt)
         files.lost.unlink()
-        assert attempts.lost_for_good(files) is None
-        assert attempts.note_loss(files, f"killed {attempt}") == attempt
-        if attempt < attempts.MOST:
-            assert attempts.lost_for_good(files) is None
-            attempts.set_aside(files)
-    assert attempts.lost_for_good(files) == f"killed {attempts.MOST}"
+        assert retries.lost_for_good(files) is None
+        assert retries.note_loss(files, f"killed {attempt}") == attempt
+        if attempt < retries.MOST:
+            assert retries.lost_for_good(files) is None
+            retries.set_aside(files)
+    assert retries.lost_for_good(files) == f"killed {retries.MOST}"

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from sweeper.budgets import Ending, ending, is_stale, stop_reason, trial_budgets
 from sweeper.config.study import StudyConfig
 from sweeper.records import Cost, Failure, FailureKind, Outcome, Scores
+from sweeper.study.budgets import Ending, ending, is_stale, stop_reason, trial_budgets
 from tests.conftest import adder_study
 
 HOUR = 3600.0

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.cache import (
+from sweeper.foundation.cache import (
     Cache,
     content_key,
     default_root,

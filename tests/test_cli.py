@@ -20,14 +20,15 @@ from sweeper.analysis.findings import Preflight
 from sweeper.cli import app, main
 from sweeper.config.loading import load_study, schema
 from sweeper.config.settings import METHODS, MethodSettings
-from sweeper.errors import SweeperError
-from sweeper.paths import StudyPaths, write_text_atomically
-from sweeper.records_file import NAME
-from sweeper.reporting.check_table import check_view
+from sweeper.foundation.errors import SweeperError
+from sweeper.foundation.files import write_text_atomically
+from sweeper.records.archive import NAME
+from sweeper.records.layout import StudyPaths
 from sweeper.reporting.console import show
-from sweeper.reporting.markdown import write_report
-from sweeper.reporting.page import Page
-from sweeper.snapshot import open_snapshot
+from sweeper.reporting.markdown.report import write_report
+from sweeper.reporting.report_data import Page
+from sweeper.reporting.tables.check import check_view
+from sweeper.study.manifest import open_snapshot
 from tests.conftest import adder_suite, write_yaml
 from tests.reporting.confirmed_study import confirmed_study
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from sweeper.config.study import StudyConfig
-from sweeper.confirm import open_plan
-from sweeper.errors import ConfigError
-from sweeper.finals import read_plan
-from sweeper.paths import StudyPaths
+from sweeper.foundation.errors import ConfigError
 from sweeper.records import Cost, Outcome, Scores
-from sweeper.study_record import ArmRecord, Provenance, StudyRecord, TrialRecord
+from sweeper.records.layout import StudyPaths
+from sweeper.records.study_record import ArmRecord, Provenance, StudyRecord, TrialRecord
+from sweeper.study.confirmation import open_plan
+from sweeper.study.final_scores import read_plan
 from tests.conftest import adder_study
 
 

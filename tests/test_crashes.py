@@ -20,10 +20,10 @@ import optuna
 import pytest
 import sqlalchemy
 
-from sweeper.cache import directory_hash
 from sweeper.config.loading import load_study
-from sweeper.execution.executor import Busy, Finished, Spec, read_outcome
-from sweeper.paths import JobPaths, StudyPaths, append_json_line, write_text_atomically
+from sweeper.execution.executor import Busy, Finished, Spec
+from sweeper.foundation.cache import directory_hash
+from sweeper.foundation.files import append_json_line, write_text_atomically
 from sweeper.records import (
     Cost,
     DataSummary,
@@ -35,10 +35,12 @@ from sweeper.records import (
     TrialSpec,
     derive_seed,
 )
-from sweeper.snapshot import open_snapshot
-from sweeper.stopping import StopRequest
-from sweeper.study import StudyRun
-from sweeper.study_record import StudyRecord
+from sweeper.records.layout import JobPaths, StudyPaths
+from sweeper.records.outcome_files import read_outcome
+from sweeper.records.study_record import StudyRecord
+from sweeper.study.coordinator import StudyRun
+from sweeper.study.interrupts import StopRequest
+from sweeper.study.manifest import open_snapshot
 from sweeper.tracking.tracker import MemoryRun, MemoryStore, MemoryTracker
 
 WriteStudy = Callable[..., Path]

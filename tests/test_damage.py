@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.attempts import MOST
 from sweeper.config.loading import load_study
-from sweeper.errors import ConfigError, SweeperError
-from sweeper.execution.executor import read_outcome
-from sweeper.history import read_study
-from sweeper.paths import JobPaths, StudyPaths
-from sweeper.reporting.markdown import write_report
-from sweeper.reporting.page import Page
-from sweeper.reporting.trial_list import status_view
-from sweeper.snapshot import read_snapshot
-from sweeper.study_record import StudyRecord
+from sweeper.foundation.errors import ConfigError, SweeperError
+from sweeper.records.layout import JobPaths, StudyPaths
+from sweeper.records.outcome_files import read_outcome
+from sweeper.records.study_record import StudyRecord
+from sweeper.reporting.markdown.report import write_report
+from sweeper.reporting.report_data import Page
+from sweeper.reporting.tables.trials import status_view
+from sweeper.study.manifest import read_snapshot
+from sweeper.study.results import read_study
+from sweeper.study.retries import MOST
 from sweeper.tracking.tracker import MemoryStore, MemoryTracker
 from tests.test_crashes import ARMS, WritingExecutor, check, go_on, params
 

@@ -10,8 +10,14 @@ from pathlib import Path
 import pytest
 
 from sweeper.config.loading import load_study
-from sweeper.databases import address, comparable, is_database, storage_problem, with_driver
-from sweeper.errors import ConfigError
+from sweeper.foundation.databases import (
+    address,
+    comparable,
+    is_database,
+    storage_problem,
+    with_driver,
+)
+from sweeper.foundation.errors import ConfigError
 
 WriteStudy = Callable[..., Path]
 

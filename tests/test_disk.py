@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from sweeper import disk
-from sweeper.errors import FullDiskError, SweeperError
-from sweeper.paths import append_json_line
+from sweeper.foundation import disk
+from sweeper.foundation.errors import FullDiskError, SweeperError
+from sweeper.foundation.files import append_json_line
 
 FULL = Path("/dev/full")
 """A device of Linux on which nothing finds room."""

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.errors import SweeperError
-from sweeper.finals import MOST_POINTS, read_confirmation, read_finals
-from sweeper.history import selection_documents
-from sweeper.paths import StudyPaths, write_text_atomically
+from sweeper.foundation.errors import SweeperError
+from sweeper.foundation.files import write_text_atomically
 from sweeper.records import Final, Outcome, Scores
-from sweeper.study_record import ArmRecord, Confirmation, Plan, TrialRecord
+from sweeper.records.layout import StudyPaths
+from sweeper.records.study_record import ArmRecord, Confirmation, Plan, TrialRecord
+from sweeper.study.final_scores import MOST_POINTS, read_confirmation, read_finals
+from sweeper.study.results import selection_documents
 
 
 def scores(value: float, *, higher_is_better: bool = True) -> Scores:

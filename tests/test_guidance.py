@@ -14,17 +14,19 @@ from ruamel.yaml import YAML
 
 from sweeper.analysis.comparison import compare
 from sweeper.analysis.findings import Finding
-from sweeper.analysis.pace import ArmPace
+from sweeper.analysis.timing import ArmPace
+from sweeper.analysis.training_lessons import practice_lessons
+from sweeper.commands.check.data import data_findings
+from sweeper.commands.check.duration import time_findings
+from sweeper.commands.check.duration_estimate import estimate
+from sweeper.commands.check.models import lead_finding, pair_findings, size_finding
+from sweeper.commands.check.settings import settings_findings
+from sweeper.commands.init.draft import Request, study_text
+from sweeper.commands.init.draft_study import draft_study
 from sweeper.config.compute import ComputeConfig
 from sweeper.config.loading import LoadedStudy, load_study, schema
 from sweeper.config.models import ModelConfig
-from sweeper.errors import BadInputError, ConfigError
-from sweeper.jobs import RunningJob
-from sweeper.preflight.data import data_findings
-from sweeper.preflight.durations import time_findings
-from sweeper.preflight.estimate import estimate
-from sweeper.preflight.pair import lead_finding, pair_findings, size_finding
-from sweeper.preflight.settings import settings_findings
+from sweeper.foundation.errors import BadInputError, ConfigError
 from sweeper.records import (
     Examination,
     Failure,
@@ -34,13 +36,12 @@ from sweeper.records import (
     TokenizerSummary,
     TrialSpec,
 )
-from sweeper.reporting.page import Page
-from sweeper.reporting.practice_lessons import practice_lessons, practice_sections
-from sweeper.scaffolding.draft import Request, study_text
-from sweeper.scaffolding.study import draft_study
-from sweeper.study_record import Lead, StudyRecord
+from sweeper.records.remedies import lighter, steadier
+from sweeper.records.study_record import Lead, StudyRecord
+from sweeper.reporting.markdown.training import practice_sections
+from sweeper.reporting.report_data import Page
+from sweeper.study.jobs import RunningJob
 from sweeper.tracking.mapping import curve_points, outcome_points
-from sweeper.troubleshooting import lighter, steadier
 from tests.conftest import DATA, ROOT, write_yaml
 from tests.preflight.test_estimate import pace, study_pace
 from tests.preflight.test_memory import rows as memory_of
@@ -167,7 +168,7 @@ def _teacher_key(folder: Path, write_study: Callable[..., Path]) -> str:
 
 
 def _flash_attention(folder: Path, write_study: Callable[..., Path]) -> str:
-    from sweeper.distillation.models import check_attention
+    from sweeper.distillation.models.loading import check_attention
 
     options = {"attn_implementation": "flash_attention_2"}
     with pytest.raises(BadInputError) as caught:

@@ -41,7 +41,7 @@ def test_checking_a_study_loads_no_library_that_trains_or_searches() -> None:
         "from pathlib import Path\n"
         "from sweeper.config.loading import load_study\n"
         "load_study(Path('studies/quickstart.yaml'))\n"
-        "import sweeper.snapshot"
+        "import sweeper.study.manifest"
     )
     assert loaded & HEAVY == set()
 
@@ -49,9 +49,9 @@ def test_checking_a_study_loads_no_library_that_trains_or_searches() -> None:
 @pytest.mark.parametrize(
     "modules",
     [
-        "sweeper.study, sweeper.running, sweeper.watching, sweeper.execution.local",
-        "sweeper.reporting.console, sweeper.reporting.live, sweeper.reporting.markdown",
-        "sweeper.lookup, sweeper.reporting.final, sweeper.reporting.studies_table",
+        "sweeper.study.coordinator, sweeper.commands.run, sweeper.execution.local",
+        "sweeper.reporting.console, sweeper.reporting.live, sweeper.reporting.markdown.report",
+        "sweeper.study.results, sweeper.reporting.summary, sweeper.reporting.tables.studies",
     ],
 )
 def test_the_coordinator_loads_no_library_that_trains(modules: str) -> None:

@@ -13,12 +13,13 @@ import torch
 from sweeper.config.loading import load_study
 from sweeper.config.models import LoraConfig, StudentConfig
 from sweeper.config.settings import Method
-from sweeper.distillation.material import read_material
+from sweeper.distillation.data.training_data import read_material
 from sweeper.evaluation.scoring import score
-from sweeper.paths import JobPaths, read_json_lines
+from sweeper.execution.worker.run import run
+from sweeper.foundation.files import read_json_lines
 from sweeper.records import InterimPoint, Place
-from sweeper.snapshot import suite_spec
-from sweeper.work.run import run
+from sweeper.records.layout import JobPaths
+from sweeper.study.manifest import suite_spec
 from tests.distillation.jobs import make_origin, train
 from tests.test_trial import trial_spec
 

@@ -9,9 +9,9 @@ import pytest
 
 from sweeper.config.compute import ComputeConfig
 from sweeper.config.loading import load_study
-from sweeper.jobs import Jobs
-from sweeper.patience import Patience
+from sweeper.foundation.retry import Patience
 from sweeper.records import TrialSpec
+from sweeper.study.jobs import Jobs
 from tests.test_crashes import WritingExecutor
 from tests.test_trial import trial_spec
 

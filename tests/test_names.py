@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from sweeper.commands.run import hold
 from sweeper.config.loading import load_study, load_suite
-from sweeper.errors import ConfigError, SweeperError
-from sweeper.paths import JobPaths, StudyPaths, append_json_line, is_name, is_reserved
-from sweeper.running import hold
+from sweeper.config.names import is_name, is_reserved
+from sweeper.foundation.errors import ConfigError, SweeperError
+from sweeper.foundation.files import append_json_line
+from sweeper.records.layout import JobPaths, StudyPaths
 from tests.conftest import adder_suite, write_yaml
 
 BAD_NAMES = [

@@ -5,15 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.paths import (
-    JobPaths,
-    StudyPaths,
+from sweeper.config.names import is_name
+from sweeper.foundation.files import (
     append_json_line,
-    is_name,
     read_json_lines,
     remove_leftovers,
     write_text_atomically,
 )
+from sweeper.records.layout import JobPaths, StudyPaths
 
 
 @pytest.mark.parametrize("name", ["a", "gkd-0.5", "A_b.c-9", "x" * 64, "0"])

@@ -15,8 +15,8 @@ from mlflow.tracking import MlflowClient
 
 from sweeper.config.arms import ArmConfig
 from sweeper.config.study import SamplerConfig
-from sweeper.errors import SweeperError
-from sweeper.patience import Patience, Unanswered, absence
+from sweeper.foundation.errors import SweeperError
+from sweeper.foundation.retry import Patience, Unanswered, absence
 from sweeper.records import Failure, Outcome
 from sweeper.search.arm_search import ArmSearch, Asked
 from sweeper.search.storage import Storage, close_storage, open_storage

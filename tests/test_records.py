@@ -11,17 +11,10 @@ from pydantic import TypeAdapter, ValidationError
 from sweeper.config.loading import load_study
 from sweeper.config.settings import effective, model_settings, resolve
 from sweeper.config.study import StudyConfig
-from sweeper.paths import StudyPaths
-from sweeper.preparation import make_origin, make_spec
-from sweeper.records import (
-    SCHEMA_VERSION,
-    JobSpec,
-    Outcome,
-    Place,
-    TrialSpec,
-    derive_seed,
-)
-from sweeper.snapshot import open_snapshot, suite_spec
+from sweeper.records import SCHEMA_VERSION, JobSpec, Outcome, Place, TrialSpec, derive_seed
+from sweeper.records.layout import StudyPaths
+from sweeper.study.manifest import open_snapshot, suite_spec
+from sweeper.study.preparation import make_origin, make_spec
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from sweeper.errors import ConfigError
-from sweeper.records_file import NAME, read_records, shareable, write_records
-from sweeper.reporting.markdown import write_report
-from sweeper.reporting.page import Page
-from sweeper.study_record import StudyRecord
+from sweeper.foundation.errors import ConfigError
+from sweeper.records.archive import NAME, read_records, shareable, write_records
+from sweeper.records.study_record import StudyRecord
+from sweeper.reporting.markdown.report import write_report
+from sweeper.reporting.report_data import Page
 from tests.reporting.confirmed_study import confirmed_study
 from tests.reporting.example_study import arm, completed, failed, study, trial
 

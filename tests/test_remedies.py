@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from sweeper.config.models import LoraConfig, ModelConfig, StudentConfig
 from sweeper.config.settings import MethodSettings
-from sweeper.remedies import Setup, advice, smaller_batches
+from sweeper.records.remedies import Setup, advice, smaller_batches
 
 
 def test_the_order_is_that_of_what_costs_least() -> None:

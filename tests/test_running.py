@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from sweeper.commands.run import hold, tracking_place
 from sweeper.config.loading import load_study
-from sweeper.errors import StudyBusyError
-from sweeper.paths import StudyPaths
-from sweeper.running import hold, tracking_place
+from sweeper.foundation.errors import StudyBusyError
+from sweeper.records.layout import StudyPaths
 from tests.conftest import ROOT
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.secrets import (
+from sweeper.foundation.secrets import (
     is_secret_name,
     redact,
     redact_command,

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from sweeper.config.loading import load_study
-from sweeper.errors import StudyChangedError
-from sweeper.paths import StudyPaths, write_text_atomically
+from sweeper.foundation.errors import StudyChangedError
+from sweeper.foundation.files import write_text_atomically
+from sweeper.records.layout import StudyPaths
 from sweeper.search.arm_search import ArmSearch
 from sweeper.search.storage import open_storage
-from sweeper.snapshot import (
+from sweeper.study.manifest import (
     Snapshot,
     open_snapshot,
     read_snapshot,

@@ -84,7 +84,7 @@ def test_a_study_for_the_hub_trains_tiny_models_of_its_architectures(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Everything but the sizes: templates, quantization, adapters, the task files, the lengths."""
-    from sweeper.work.run import run
+    from sweeper.execution.worker.run import run
     from tests.test_trial import prepare, trial_spec
     from tests.tiny_models import make_tiny
 

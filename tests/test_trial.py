@@ -11,14 +11,14 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from sweeper import preparation
 from sweeper.config.loading import LoadedStudy, load_study
 from sweeper.config.settings import effective, resolve
-from sweeper.errors import ConfigError
-from sweeper.paths import JobPaths, StudyPaths
+from sweeper.execution.worker.run import run
+from sweeper.foundation.errors import ConfigError
 from sweeper.records import Outcome, Place, TrialSpec
-from sweeper.snapshot import open_snapshot, suite_spec
-from sweeper.work.run import run
+from sweeper.records.layout import JobPaths, StudyPaths
+from sweeper.study import preparation
+from sweeper.study.manifest import open_snapshot, suite_spec
 from tests.conftest import write_yaml
 from tests.tiny_models import CHATML, make_tiny
 

@@ -10,7 +10,7 @@ import pytest
 
 from sweeper.config.loading import load_study
 from sweeper.records import Failure, TrialSpec
-from sweeper.troubleshooting import faster, steadier
+from sweeper.records.remedies import faster, steadier
 from tests.test_trial import trial_spec
 
 Spec = Callable[..., TrialSpec]

@@ -19,13 +19,15 @@ from sweeper.config.study import (
     TrainingConfig,
     WarmStartConfig,
 )
-from sweeper.distillation import held_out, job, teacher_outputs, teacher_states
-from sweeper.distillation.data import TokenSequence
-from sweeper.distillation.material import read_material
-from sweeper.distillation.models import load_model
-from sweeper.execution.executor import read_outcome
-from sweeper.paths import StudyPaths, read_json_lines
+from sweeper.distillation.data.examples import TokenSequence
+from sweeper.distillation.data.training_data import read_material
+from sweeper.distillation.models.loading import load_model
+from sweeper.distillation.teacher import hidden_states, kl_probe, outputs
+from sweeper.distillation.train import starting_student
+from sweeper.foundation.files import read_json_lines
 from sweeper.records import Place
+from sweeper.records.layout import StudyPaths
+from sweeper.records.outcome_files import read_outcome
 from tests.distillation.jobs import make_origin
 
 SOURCES = sorted(Path(sweeper.__file__).parent.rglob("*.py"))
@@ -90,7 +92,9 @@ def test_what_is_allowed() -> None:
 
 def test_the_scan_sees_the_whole_package() -> None:
     assert len(SOURCES) > 60
-    assert {"study.py", "models.py", "worker.py", "cache.py"} <= {path.name for path in SOURCES}
+    assert {"coordinator.py", "loading.py", "process.py", "cache.py"} <= {
+        path.name for path in SOURCES
+    }
 
 
 class Bomb:
@@ -118,16 +122,16 @@ def _fill(folder: Path) -> None:
     teacher = load_model(origin.teacher, "cpu")
     steps: list[Callable[[], object]] = [
         lambda: material.tokens(96),
-        lambda: teacher_outputs.obtain(material, origin.teacher, place),
-        lambda: teacher_states.obtain(
+        lambda: outputs.obtain(material, origin.teacher, place),
+        lambda: hidden_states.obtain(
             origin,
             origin.teacher,
             tuple(TokenSequence((5, 6), (7, 8)) for _ in range(2)),
             place,
             lambda: teacher,
         ),
-        lambda: held_out.read(held_out.prepare(material, ["1+2?"], place, lambda: teacher)),
-        lambda: job.starting_student(origin, material, place),
+        lambda: kl_probe.read(kl_probe.prepare(material, ["1+2?"], place, lambda: teacher)),
+        lambda: starting_student(origin, material, place),
     ]
     for step in steps:
         # Damaged entries may be refused in any way; what matters is what runs.

@@ -19,9 +19,9 @@ import optuna
 import pytest
 from mlflow.tracking import MlflowClient
 
-from sweeper.execution.executor import read_outcome
-from sweeper.paths import JobPaths, StudyPaths
 from sweeper.records import Outcome, TrialSpec
+from sweeper.records.layout import JobPaths, StudyPaths
+from sweeper.records.outcome_files import read_outcome
 
 DRIVER = Path(__file__).resolve().parent / "soak" / "driver.py"
 _TAG = "SWEEPER_TEST_TAG"

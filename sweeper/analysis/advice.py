@@ -26,12 +26,11 @@ from sweeper.analysis.longer_training import (
     late_progress,
     longer_training,
 )
-from sweeper.analysis.ranks import rank_sum_p
-from sweeper.analysis.significance import ALPHA, holm
-from sweeper.analysis.trial_settings import number_of
+from sweeper.analysis.stats.rank_tests import rank_sum_p
+from sweeper.analysis.stats.significance import ALPHA, holm
 from sweeper.analysis.verdict import Verdict
 from sweeper.records import FailureKind, Record
-from sweeper.study_record import StudyRecord, TrialRecord
+from sweeper.records.study_record import StudyRecord, TrialRecord, number_of
 
 Topic = Literal[
     "balanced_lmbda",

@@ -6,7 +6,7 @@ A description, without a test: the claim is about the suite's score.
 from __future__ import annotations
 
 from sweeper.records import Record, Scores, TaskScore
-from sweeper.study_record import StudyRecord
+from sweeper.records.study_record import StudyRecord
 
 
 class ArmOnTask(Record):

@@ -15,7 +15,7 @@ from sweeper.analysis.pareto import FrontPoint, pareto_front
 from sweeper.config.search import Objective
 from sweeper.config.settings import OFFLINE_METHODS, Method
 from sweeper.records import SCHEMA_VERSION, Cost, FailureKind, Outcome, Record
-from sweeper.study_record import ArmRecord, Lead, StudyRecord, TrialRecord
+from sweeper.records.study_record import ArmRecord, Lead, StudyRecord, TrialRecord
 
 SELECTION_NOTE = (
     "Each arm's score is the best of its trials on the suite that chose it, so it is optimistic,"

@@ -21,13 +21,12 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from scipy import special
 
-from sweeper.analysis.significance import ALPHA
-from sweeper.analysis.trial_settings import finite_number
+from sweeper.analysis.stats.significance import ALPHA
 from sweeper.config.base import Scalar
 from sweeper.config.study import StudyConfig
 from sweeper.records import FailureKind, Record
-from sweeper.remedies import advice, setup_of
-from sweeper.study_record import ArmRecord, StudyRecord, TrialRecord
+from sweeper.records.remedies import advice, setup_of
+from sweeper.records.study_record import ArmRecord, StudyRecord, TrialRecord, finite_number
 
 FEWEST = 2
 """Failures of a kind, and other trials, below which no region is sought."""

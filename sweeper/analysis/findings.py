@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from sweeper.analysis.pace import Estimate
 from sweeper.analysis.power import Design
+from sweeper.analysis.timing import Estimate
 from sweeper.records import Record
 
 

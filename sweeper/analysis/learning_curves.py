@@ -12,7 +12,7 @@ from typing import Literal
 from sweeper.analysis.verdict import Verdict
 from sweeper.config.settings import Method
 from sweeper.records import Record
-from sweeper.study_record import ArmRecord, FinalRecord, StudyRecord
+from sweeper.records.study_record import ArmRecord, FinalRecord, StudyRecord
 
 Measure = Literal["loss", "teacher_divergence"]
 

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from sweeper.analysis.crossed import Documents, Matrix, estimate
 from sweeper.analysis.learning_curves import winner_finals
-from sweeper.analysis.ranks import FEWEST_A_SIDE
-from sweeper.analysis.significance import p_value
+from sweeper.analysis.stats.crossed_effects import Documents, Matrix, estimate
+from sweeper.analysis.stats.rank_tests import FEWEST_A_SIDE
+from sweeper.analysis.stats.significance import p_value
 from sweeper.analysis.verdict import Verdict
 from sweeper.records import Record
-from sweeper.study_record import FinalArm, StudyRecord
+from sweeper.records.study_record import FinalArm, StudyRecord
 
 
 class LongerTraining(Record):

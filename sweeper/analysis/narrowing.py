@@ -7,16 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sweeper.analysis.comparison import Score
-from sweeper.analysis.trial_settings import finite_number
 from sweeper.config.base import Scalar
-from sweeper.config.space import (
-    AnySpace,
-    CategoricalSpace,
-    FloatSpace,
-    IntSpace,
-    read_space,
-)
-from sweeper.study_record import TrialRecord
+from sweeper.config.space import AnySpace, CategoricalSpace, FloatSpace, IntSpace, read_space
+from sweeper.records.study_record import TrialRecord, finite_number
 
 FEWEST_TRIALS = 8
 """Scored trials of an arm below which its space is not narrowed."""

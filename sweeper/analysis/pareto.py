@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sweeper.config.search import Objective
 from sweeper.records import Record
-from sweeper.study_record import TrialRecord
+from sweeper.records.study_record import TrialRecord
 
 
 class FrontPoint(Record):

@@ -15,10 +15,9 @@ from scipy import stats
 
 from sweeper.analysis.advice import Advice
 from sweeper.analysis.comparison import Comparison
-from sweeper.analysis.significance import ALPHA
-from sweeper.analysis.trial_settings import number_of
+from sweeper.analysis.stats.significance import ALPHA
 from sweeper.records import Record
-from sweeper.study_record import TrialRecord
+from sweeper.records.study_record import TrialRecord, number_of
 
 Untried = Literal["more_on_policy", "temperature", "longer_training", "better_teacher"]
 """Those of ``advice``'s topics that are about poor quality."""

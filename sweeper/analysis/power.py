@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from sweeper.analysis.crossed import Matrix
-from sweeper.analysis.significance import smallest_difference
+from sweeper.analysis.stats.crossed_effects import Matrix
+from sweeper.analysis.stats.significance import smallest_difference
 from sweeper.config.settings import OFFLINE_METHODS
 from sweeper.config.study import StudyConfig
 from sweeper.records import Record

@@ -16,11 +16,11 @@ from scipy import stats
 
 from sweeper.analysis.comparison import ArmSummary, Comparison, Score, scored_trials
 from sweeper.analysis.narrowing import narrowed, rounded
-from sweeper.analysis.significance import ALPHA
+from sweeper.analysis.stats.significance import ALPHA
 from sweeper.analysis.verdict import Verdict
 from sweeper.config.settings import Method
 from sweeper.records import Record
-from sweeper.study_record import ArmRecord, StudyRecord, TrialRecord
+from sweeper.records.study_record import ArmRecord, StudyRecord, TrialRecord
 
 SAME_COST = 1.1
 """Times the lowest device-seconds: how far costs of the same training differ anyhow."""

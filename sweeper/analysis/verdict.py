@@ -15,9 +15,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from sweeper.analysis.crossed import Documents, Matrix, estimate
-from sweeper.analysis.ratio import ratio_interval
-from sweeper.analysis.significance import (
+from sweeper.analysis.stats.crossed_effects import Documents, Matrix, estimate
+from sweeper.analysis.stats.fieller import ratio_interval
+from sweeper.analysis.stats.significance import (
     ALPHA,
     Conclusion,
     conclude,
@@ -31,7 +31,7 @@ from sweeper.config.confirm import CostMeasure
 from sweeper.config.settings import OFFLINE_METHODS, Method
 from sweeper.config.study import StudyConfig
 from sweeper.records import Record, derive_seed
-from sweeper.study_record import FinalArm, FinalScores, StudyRecord
+from sweeper.records.study_record import FinalArm, FinalScores, StudyRecord
 
 TEST = "crossed random-effects t test, two-sided"
 """The test whose p enters Holm's procedure."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from sweeper.analysis.comparison import Comparison, compare
 from sweeper.analysis.verdict import Verdict, verdict_of
 from sweeper.config.settings import Method
-from sweeper.errors import ConfigError, Problem
+from sweeper.foundation.errors import ConfigError, Problem
 from sweeper.records import Record
-from sweeper.study_record import ArmRecord, FinalRecord, StudyRecord, TrialRecord
+from sweeper.records.study_record import ArmRecord, FinalRecord, StudyRecord, TrialRecord
 
 
 class Winner(Record):

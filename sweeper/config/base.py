@@ -18,8 +18,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
 
-from sweeper.paths import NAME_PATTERN
-from sweeper.secrets import redact, redact_credentials
+from sweeper.config.names import NAME_PATTERN
+from sweeper.foundation.secrets import redact, redact_credentials
 
 Scalar = bool | int | float | str | None
 """A value that a search can sample and a database can hold."""

@@ -13,14 +13,14 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from sweeper.config.base import expectation, short
+from sweeper.config.names import NAME_PATTERN
 from sweeper.config.placeholders import left_over
 from sweeper.config.settings import METHODS, MethodSettings, likely_meant, unknown_name
 from sweeper.config.study import StudyConfig
 from sweeper.config.suite import SuiteConfig
 from sweeper.config.yaml_file import KeyPath, YamlFile, read
-from sweeper.errors import ConfigError, Problem
-from sweeper.paths import NAME_PATTERN
-from sweeper.secrets import is_secret_name
+from sweeper.foundation.errors import ConfigError, Problem
+from sweeper.foundation.secrets import is_secret_name
 
 Model = TypeVar("Model", bound=BaseModel)
 DATA_SUFFIXES = (".json", ".jsonl", ".parquet", ".csv")
@@ -175,7 +175,7 @@ def _load_suite(
 
 def _check_files(file: YamlFile, path: Path, problems: list[Problem]) -> None:
     """Check the names of files, built-in data and built-in models, whatever else is wrong."""
-    from sweeper.builtin import DATASETS, MODELS, PACKED_MODELS
+    from sweeper.config.builtin import DATASETS, MODELS, PACKED_MODELS
 
     key: KeyPath = ("data", "train", "path")
     source = _value(file.values, key)

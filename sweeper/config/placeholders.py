@@ -7,7 +7,7 @@ from typing import Any
 
 from sweeper.config.base import short
 from sweeper.config.yaml_file import KeyPath, YamlFile
-from sweeper.errors import Problem
+from sweeper.foundation.errors import Problem
 
 FILL_IN = "FILL-IN"
 """How a placeholder begins."""

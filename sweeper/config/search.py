@@ -6,14 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from sweeper.config.base import (
-    Duration,
-    Fraction,
-    PositiveFloat,
-    PositiveInt,
-    Problems,
-    Strict,
-)
+from sweeper.config.base import Duration, Fraction, PositiveFloat, PositiveInt, Problems, Strict
 
 Objective = Literal[
     "score", "device_seconds", "trained_tokens", "generated_tokens", "model_parameters"

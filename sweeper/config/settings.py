@@ -28,7 +28,7 @@ from sweeper.config.base import (
     short,
 )
 from sweeper.config.models import Quantization, init_kwarg_problem
-from sweeper.secrets import is_secret_name
+from sweeper.foundation.secrets import is_secret_name
 
 Method = Literal["sft", "seqkd", "supervised_kd", "gkd"]
 METHODS: tuple[Method, ...] = ("sft", "seqkd", "supervised_kd", "gkd")

@@ -21,10 +21,10 @@ from sweeper.config.columns import ColumnsConfig
 from sweeper.config.compute import SHARDED_OPTIMISERS, ComputeConfig
 from sweeper.config.confirm import ConfirmConfig, CostMeasure
 from sweeper.config.models import ModelConfig, StudentConfig
+from sweeper.config.names import is_reserved
 from sweeper.config.search import BudgetConfig, Objective, PrunerConfig, SamplerConfig
 from sweeper.config.settings import METHODS, LearningRateSchedule, TrainingConfig
-from sweeper.databases import comparable, storage_problem
-from sweeper.paths import is_reserved
+from sweeper.foundation.databases import comparable, storage_problem
 
 LARGEST_GRID = 10_000
 """Combinations of one arm's values."""

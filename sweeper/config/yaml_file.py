@@ -16,7 +16,7 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
 from sweeper.config.base import short
-from sweeper.errors import ConfigError, Problem
+from sweeper.foundation.errors import ConfigError, Problem
 
 KeyPath = tuple[str | int, ...]
 

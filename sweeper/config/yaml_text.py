@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sweeper.config.yaml_file import parse
-from sweeper.errors import ConfigError
+from sweeper.foundation.errors import ConfigError
 
 WIDTH = 100
 """Columns of a line."""

@@ -29,21 +29,16 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 from transformers.trainer_pt_utils import safe_globals
 
-from sweeper.cache import content_key, file_hash
 from sweeper.config.models import ModelConfig
-from sweeper.distillation.material import Material
-from sweeper.distillation.meter import Meter
-from sweeper.distillation.models import identity
-from sweeper.distillation.ranks import ALONE, Ranks
-from sweeper.distillation.sharding import (
-    collected,
-    collected_states,
-    divide_states,
-    divided_like,
-)
-from sweeper.paths import JobPaths
+from sweeper.distillation.cost_meter import Meter
+from sweeper.distillation.data.training_data import Material
+from sweeper.distillation.distributed import ALONE, Ranks
+from sweeper.distillation.models.loading import identity
+from sweeper.distillation.sharding import collected, collected_states, divide_states, divided_like
+from sweeper.foundation.cache import content_key, file_hash
+from sweeper.foundation.environment import library_versions
 from sweeper.records import Progress, Record, TrialSpec
-from sweeper.versions import library_versions
+from sweeper.records.layout import JobPaths
 
 _MANIFEST = "checkpoint.json"
 _WEIGHTS = "weights.safetensors"

@@ -23,7 +23,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from sweeper.distillation.readout import Readout, capped, computing_dtype
+from sweeper.distillation.models.lm_head import Readout, capped, computing_dtype
 
 BUDGET = 256 * 2**20
 """Bytes that the logits of one chunk of positions may take, both models' together."""

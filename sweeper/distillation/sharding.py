@@ -18,8 +18,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from sweeper.distillation.models import without_adapter
-from sweeper.errors import BadInputError
+from sweeper.distillation.models.loading import without_adapter
+from sweeper.foundation.errors import BadInputError
 
 
 def shard_teacher(model: Any) -> None:

@@ -17,8 +17,8 @@ from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedTokenizerBase
 
 from sweeper.config.suite import PERPLEXITIES, SuiteConfig
-from sweeper.errors import BadInputError
 from sweeper.evaluation.tasks import LeafTask, in_chat, load_tasks
+from sweeper.foundation.errors import BadInputError
 from sweeper.records import Scores, SuiteSpec, TaskScore
 
 

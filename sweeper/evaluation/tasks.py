@@ -12,7 +12,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from sweeper.config.suite import SuiteConfig, SuiteTask
-from sweeper.errors import BadInputError
+from sweeper.foundation.errors import BadInputError
 from sweeper.records import SuiteSpec
 
 FEWSHOT_SEED = 1234

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from sweeper.config.compute import ComputeConfig
-from sweeper.errors import SweeperError
+from sweeper.foundation.errors import SweeperError
 from sweeper.records import Place
 
 

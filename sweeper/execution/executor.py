@@ -6,13 +6,11 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol
+from typing import Protocol
 
-from filelock import FileLock, Timeout
-
-from sweeper import disk
-from sweeper.paths import JobPaths
+from sweeper.foundation import disk
 from sweeper.records import Failure, Outcome, Place, PreparationSpec, TrialSpec
+from sweeper.records.layout import JobPaths
 
 Spec = TrialSpec | PreparationSpec
 
@@ -74,43 +72,6 @@ class Executor(Protocol):
 
     def stop(self) -> None:
         """End all running jobs now; they report no outcome."""
-
-
-def read_outcome(paths: JobPaths) -> Outcome | None:
-    """A job's outcome, or None if there is none that can be read."""
-    try:
-        return Outcome.model_validate_json(paths.outcome.read_bytes())
-    except (OSError, ValueError):
-        return None
-
-
-def read_completed(paths: JobPaths) -> Outcome | None:
-    """The same of a job that completed; None otherwise."""
-    outcome = read_outcome(paths)
-    return outcome if outcome and outcome.state == "completed" else None
-
-
-State = Literal["completed", "pruned", "failed", "running", "waiting"]
-"""How far a job is."""
-
-
-def read_state(paths: JobPaths) -> tuple[State, Outcome | None]:
-    """How far a job is, and its outcome; one that a full disk ended has none, and waits."""
-    outcome = read_outcome(paths)
-    if outcome is not None and not (outcome.failure and outcome.failure.kind == "full_disk"):
-        return outcome.state, outcome
-    return ("running" if _is_held(paths) else "waiting"), None
-
-
-def _is_held(files: JobPaths) -> bool:
-    """Whether a process works on the job; one that was stopped no longer holds its lock."""
-    if not files.lock.exists():
-        return False
-    try:
-        with FileLock(files.lock).acquire(timeout=0):
-            return False
-    except Timeout:
-        return True
 
 
 def without_room(paths: JobPaths) -> Outcome:

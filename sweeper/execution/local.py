@@ -19,9 +19,9 @@ from sweeper.execution.devices import (
 )
 from sweeper.execution.executor import Busy, Finished, Spec
 from sweeper.execution.processes import JobProcess, signals_waiting, start_forkserver
-from sweeper.execution.worker import Share
+from sweeper.execution.worker.process import Share
+from sweeper.foundation.environment import available_cores
 from sweeper.records import Outcome, Place
-from sweeper.versions import available_cores
 
 _GRACE_SECONDS = 5.0
 """How long a job that was asked to end may take before it is killed."""

@@ -12,10 +12,11 @@ from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 from typing import Any
 
-from sweeper.execution import worker
-from sweeper.execution.executor import Finished, Spec, read_outcome, without_room
-from sweeper.paths import JobPaths
+from sweeper.execution.executor import Finished, Spec, without_room
+from sweeper.execution.worker import process
 from sweeper.records import Outcome
+from sweeper.records.layout import JobPaths
+from sweeper.records.outcome_files import read_outcome
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 
@@ -26,7 +27,7 @@ def start_forkserver() -> None:
     Ctrl-C in the terminal is not for it, not even while it imports: what a process ignores is
     ignored by what it starts.
     """
-    _CONTEXT.set_forkserver_preload(["sweeper.execution.preload"])
+    _CONTEXT.set_forkserver_preload(["sweeper.execution.worker.preload"])
     if threading.current_thread() is not threading.main_thread():
         ensure_running()
         return
@@ -64,12 +65,12 @@ class JobProcess:
     def __init__(
         self,
         spec: Spec,
-        share: worker.Share = worker.WHOLE,
+        share: process.Share = process.WHOLE,
         run: Callable[[Spec], Outcome] | None = None,
     ) -> None:
         self.spec = spec
         name = Path(spec.place.directory).name
-        self._process = _CONTEXT.Process(target=worker.main, args=(spec, share, run), name=name)
+        self._process = _CONTEXT.Process(target=process.main, args=(spec, share, run), name=name)
         self._process.start()
 
     @property
@@ -105,7 +106,7 @@ class JobProcess:
         code = self._process.exitcode
         paths = JobPaths(Path(self.spec.place.directory))
         outcome = read_outcome(paths)
-        if outcome is None and code == worker.FULL_DISK:
+        if outcome is None and code == process.FULL_DISK:
             outcome = without_room(paths)
         if code is not None and code < 0:
             reason = f"its process was ended by {signal.Signals(-code).name}"

@@ -27,14 +27,15 @@ from ray._private.state import available_resources_per_node
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweeper.config.compute import ComputeConfig
-from sweeper.errors import SweeperError
-from sweeper.execution import node
+from sweeper.execution import ray_node
 from sweeper.execution.devices import make_place, per_device
-from sweeper.execution.executor import Busy, Finished, Spec, read_outcome
+from sweeper.execution.executor import Busy, Finished, Spec
 from sweeper.execution.processes import signals_waiting
-from sweeper.paths import JobPaths
+from sweeper.foundation.environment import available_cores, package_versions
+from sweeper.foundation.errors import SweeperError
 from sweeper.records import Outcome, Place
-from sweeper.versions import available_cores, package_versions
+from sweeper.records.layout import JobPaths
+from sweeper.records.outcome_files import read_outcome
 
 _CONNECT_SECONDS = 5.0
 _LOOK_SECONDS = 120.0
@@ -85,11 +86,13 @@ class RayExecutor:
         self._jobs: list[_Job] = []
         self._looked: dict[str, bool] = {}
         """By a node's id, whether jobs can run there."""
-        self._environment = {key: os.environ[key] for key in node.ENVIRONMENT if key in os.environ}
+        self._environment = {
+            key: os.environ[key] for key in ray_node.ENVIRONMENT if key in os.environ
+        }
         self._work = run
         # Tasks wait for processes, so their workers can be used again, and start jobs quickly.
-        self._run = ray.remote(max_calls=0, max_retries=0)(node.run_job)
-        self._look = ray.remote(num_cpus=0, max_calls=0, max_retries=0)(node.look)
+        self._run = ray.remote(max_calls=0, max_retries=0)(ray_node.run_job)
+        self._look = ray.remote(num_cpus=0, max_calls=0, max_retries=0)(ray_node.look)
 
     def __enter__(self) -> RayExecutor:
         """Connect to the cluster and look over its nodes.
@@ -242,7 +245,7 @@ class RayExecutor:
             return wrong
         with _tokens(self._written) as tokens:
             inputs = tuple(str(path) for path in self._read)
-            sight = node.Sight(tokens, inputs, package_versions(), bool(self._gpu))
+            sight = ray_node.Sight(tokens, inputs, package_versions(), bool(self._gpu))
             looks = []
             for found in new:
                 where = NodeAffinitySchedulingStrategy(found["NodeID"], soft=False)

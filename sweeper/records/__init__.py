@@ -6,7 +6,7 @@ All are frozen, plain and JSON. Whoever reads an old record checks ``schema_vers
 from __future__ import annotations
 
 from sweeper.records.base import SCHEMA_VERSION, Failure, FailureKind, Record, derive_seed
-from sweeper.records.examination import (
+from sweeper.records.data_check import (
     DataSummary,
     Examination,
     Lengths,
@@ -15,7 +15,7 @@ from sweeper.records.examination import (
     TokenizerSummary,
     TokenLengths,
 )
-from sweeper.records.models import Autocast, Growth, ModelShape, ShapeRequest, Training
+from sweeper.records.model_shapes import Autocast, Growth, ModelShape, ShapeRequest, Training
 from sweeper.records.outcomes import (
     INTERIM_PHASE,
     Cost,

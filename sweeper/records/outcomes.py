@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from sweeper.records.base import SCHEMA_VERSION, Failure, Record
-from sweeper.records.examination import DataSummary, Examination
+from sweeper.records.data_check import DataSummary, Examination
 
 INTERIM_PHASE = "interim score"
 """The phase of a job that scores its student in the middle of the training."""

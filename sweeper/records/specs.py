@@ -14,7 +14,7 @@ from sweeper.config.settings import Method, MethodSettings, TrainingConfig
 from sweeper.config.study import DataConfig, EvaluationConfig, TeacherOutputsConfig, WarmStartConfig
 from sweeper.config.suite import SuiteConfig
 from sweeper.records.base import SCHEMA_VERSION, Record
-from sweeper.records.models import ShapeRequest
+from sweeper.records.model_shapes import ShapeRequest
 
 
 class SuiteSpec(Record):

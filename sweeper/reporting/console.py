@@ -13,8 +13,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from sweeper.reporting import wording
-from sweeper.study_record import StudyRecord
+from sweeper.records.study_record import StudyRecord
+from sweeper.reporting.text import wording
 
 
 def show(view: RenderableType, console: Console) -> None:

@@ -18,9 +18,9 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from sweeper.reporting import formatting
 from sweeper.reporting.console import show
-from sweeper.reporting.visible import visible
+from sweeper.reporting.text import formatting
+from sweeper.reporting.text.terminal_escape import visible
 
 _TELLING = 0.1
 """The share of its steps after which a running trial says how long it will take."""

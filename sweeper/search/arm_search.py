@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sweeper.config.arms import ArmConfig
 from sweeper.config.base import Scalar
 from sweeper.config.search import Objective, PrunerConfig, SamplerConfig
-from sweeper.patience import Patience, patiently
+from sweeper.foundation.retry import Patience, patiently
 from sweeper.records import FailureKind, Interim, Outcome, derive_seed
 from sweeper.search.pruning import make_pruner, rungs, values_by_step, with_rungs
 from sweeper.search.sampling import common_space, grid, sample

@@ -10,10 +10,10 @@ import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
 
-from sweeper.databases import address, with_driver
-from sweeper.errors import SweeperError
-from sweeper.patience import Patience, Unanswered, absence
-from sweeper.secrets import redact
+from sweeper.foundation.databases import address, with_driver
+from sweeper.foundation.errors import SweeperError
+from sweeper.foundation.retry import Patience, Unanswered, absence
+from sweeper.foundation.secrets import redact
 
 Storage = RDBStorage
 

@@ -29,9 +29,9 @@ from sweeper.config.settings import (
     without_effect,
 )
 from sweeper.config.study import StudyConfig
+from sweeper.foundation.secrets import redact, redacted
 from sweeper.records import DataSummary, Outcome, Progress, Scores, TrialSpec
-from sweeper.secrets import redact, redacted
-from sweeper.study_record import Provenance
+from sweeper.records.study_record import Provenance
 
 LONGEST_PARAM = 6000
 """Characters that MLflow keeps of a parameter's value."""

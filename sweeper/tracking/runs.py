@@ -15,10 +15,10 @@ from typing import Any, Literal, Protocol
 
 from sweeper.config.settings import Method
 from sweeper.config.study import StudyConfig
-from sweeper.paths import JobPaths
+from sweeper.foundation.secrets import redact, redacted
 from sweeper.records import DataSummary, Outcome, Progress, TrialSpec
-from sweeper.secrets import redact, redacted
-from sweeper.study_record import Provenance
+from sweeper.records.layout import JobPaths
+from sweeper.records.study_record import Provenance
 from sweeper.tracking import mapping
 from sweeper.tracking.mapping import Dataset, Point, Role
 

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 
 from sweeper.config.settings import Method
 from sweeper.config.study import StudyConfig
-from sweeper.paths import JobPaths
 from sweeper.records import DataSummary, Outcome, Progress, TrialSpec
-from sweeper.study_record import Provenance
+from sweeper.records.layout import JobPaths
+from sweeper.records.study_record import Provenance
 from sweeper.tracking.mapping import Dataset, Point, Role
 from sweeper.tracking.runs import Run, RunStatus, RunTracker, StudyEnd
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from urllib.parse import quote
 
-from sweeper.tracking.uri import has_password, is_server
+from sweeper.foundation.databases import has_password, is_server
 
 _HOST = "127.0.0.1"
 
@@ -79,7 +79,7 @@ def experiment_url(uri: str, experiment: str, study: str, port: int) -> str:
         study: The study's name.
         port: The one given to ``ui_command``.
     """
-    from sweeper.tracking.mlflow_tracker import find_experiment
+    from sweeper.tracking.mlflow_store import find_experiment
 
     base = uri.rstrip("/") if is_server(uri) else f"http://{_HOST}:{port}"
     experiment_id = find_experiment(uri, experiment)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sweeper.analysis.comparison import compare
 from sweeper.analysis.verdict import verdict_of
-from sweeper.study_record import StudyRecord
+from sweeper.records.study_record import StudyRecord
 from sweeper.tracking.mapping import Point, valid_key
 
 

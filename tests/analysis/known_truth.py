@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 from sweeper.config.base import Scalar
-from sweeper.study_record import ArmRecord
+from sweeper.records.study_record import ArmRecord
 from tests.reporting.example_study import arm, completed, trial
 
 SEARCH: dict[str, Any] = {

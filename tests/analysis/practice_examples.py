@@ -6,7 +6,7 @@ from typing import Any
 
 from sweeper.config.base import Scalar
 from sweeper.records import Final, Rollouts
-from sweeper.study_record import CurvePoint, FinalRecord, TrialRecord
+from sweeper.records.study_record import CurvePoint, FinalRecord, TrialRecord
 from tests.reporting.example_study import completed, trial
 
 

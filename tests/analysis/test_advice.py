@@ -10,7 +10,7 @@ from sweeper.analysis.advice import Advice, Contrast, Topic, advice
 from sweeper.analysis.comparison import compare
 from sweeper.analysis.learning_curves import learning_curves
 from sweeper.analysis.longer_training import LateProgress, LongerTraining
-from sweeper.study_record import Confirmation, Plan, StudyRecord
+from sweeper.records.study_record import Confirmation, Plan, StudyRecord
 from tests.analysis.practice_examples import falling, final, sampled
 from tests.analysis.test_verdict import scores, winner
 from tests.reporting.example_study import arm, completed, failed, study, trial

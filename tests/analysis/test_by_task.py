@@ -9,11 +9,11 @@ from rich.console import Console
 
 from sweeper.analysis.by_task import by_task
 from sweeper.records import Outcome, Scores, TaskScore
-from sweeper.reporting.final import show_study
-from sweeper.reporting.markdown import write_report
-from sweeper.reporting.page import Page
-from sweeper.reporting.study_json import study_json
-from sweeper.study_record import StudyRecord
+from sweeper.records.study_record import StudyRecord
+from sweeper.reporting.json_output import study_json
+from sweeper.reporting.markdown.report import write_report
+from sweeper.reporting.report_data import Page
+from sweeper.reporting.summary import show_study
 from tests.reporting.confirmed_study import confirmed_study
 from tests.reporting.example_study import completed
 

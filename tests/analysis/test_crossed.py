@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sweeper.analysis.crossed import Documents, estimate
+from sweeper.analysis.stats.crossed_effects import Documents, estimate
 
 
 def drawn(

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from sweeper.analysis.failures import FailureGroup, failure_groups
-from sweeper.reporting.practice_wording import failure_sentence
-from sweeper.study_record import TrialRecord
+from sweeper.records.study_record import TrialRecord
+from sweeper.reporting.text.training import failure_sentence
 from tests.reporting.example_study import arm, completed, failed, study, trial
 
 

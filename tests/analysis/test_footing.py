@@ -6,9 +6,9 @@ from typing import Any
 
 from rich.console import Console
 
-from sweeper.analysis.footing import FootingRow, equal_footing
-from sweeper.reporting.footing_table import footing_cells, footing_note, footing_view
-from sweeper.study_record import Confirmation, FinalArm, Footing, Plan
+from sweeper.analysis.fairness import FootingRow, equal_footing
+from sweeper.records.study_record import Confirmation, FinalArm, Footing, Plan
+from sweeper.reporting.tables.fairness import footing_cells, footing_note, footing_view
 from tests.analysis.test_verdict import GKD, SFT, scores, winner
 from tests.test_confirm import SEARCHED
 

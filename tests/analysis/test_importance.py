@@ -9,9 +9,9 @@ import numpy as np
 import optuna
 import pytest
 
-from sweeper.analysis.importance import Importance, parameter_importance
-from sweeper.analysis.refits import MOST_TRIALS, refit
-from sweeper.study_record import ArmRecord, TrialRecord
+from sweeper.analysis.importance.forest import MOST_TRIALS, refit
+from sweeper.analysis.importance.importance import Importance, parameter_importance
+from sweeper.records.study_record import ArmRecord, TrialRecord
 from tests.analysis.known_truth import known_arm
 from tests.reporting.example_study import GKD_SEARCH, LR, arm, completed, example_study, trial
 
@@ -173,8 +173,8 @@ def test_many_trials_are_thinned() -> None:
 def test_neither_analysis_nor_reporting_imports_heavy_libraries() -> None:
     program = """
 import sys
-import sweeper.analysis.comparison, sweeper.analysis.lessons
-import sweeper.reporting.console, sweeper.reporting.live, sweeper.reporting.markdown
+import sweeper.analysis.comparison, sweeper.analysis.importance.lessons
+import sweeper.reporting.console, sweeper.reporting.live, sweeper.reporting.markdown.report
 heavy = {"torch", "transformers", "trl", "peft", "lm_eval", "mlflow", "optuna", "sklearn"}
 heavy |= {"matplotlib.pyplot"}
 print(sorted(heavy & set(sys.modules)))

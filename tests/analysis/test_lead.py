@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import pytest
 
-from sweeper.analysis.lead import is_better, is_worse, teacher_lead
+from sweeper.analysis.teacher_gap import is_better, is_worse, teacher_lead
 from sweeper.records import Scores, TaskScore
-from sweeper.study_record import ScoredDocument
+from sweeper.records.study_record import ScoredDocument
 
 
 def scores(values: Sequence[float], *, higher: bool = True, score: float | None = None) -> Scores:

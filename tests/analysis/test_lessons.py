@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from sweeper.analysis.effects import Effect, effects
-from sweeper.analysis.lessons import ArmLessons, search_lessons
-from sweeper.analysis.ranges import ExhaustedRange, exhausted_ranges
-from sweeper.analysis.refits import refit
-from sweeper.analysis.surface import FEWEST_FOR_SURFACE, lmbda_beta_surface
+from sweeper.analysis.importance.effects import Effect, effects
+from sweeper.analysis.importance.forest import refit
+from sweeper.analysis.importance.lessons import ArmLessons, search_lessons
+from sweeper.analysis.importance.ranges import ExhaustedRange, exhausted_ranges
+from sweeper.analysis.importance.surface import FEWEST_FOR_SURFACE, lmbda_beta_surface
 from sweeper.config.space import Space
-from sweeper.study_record import ArmRecord
+from sweeper.records.study_record import ArmRecord
 from tests.analysis.known_truth import SEARCH, known_arm
 from tests.reporting.example_study import arm, completed, example_study, failed, study, trial
 

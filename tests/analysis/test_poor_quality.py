@@ -5,8 +5,8 @@ from __future__ import annotations
 from sweeper.analysis.advice import advice
 from sweeper.analysis.comparison import compare
 from sweeper.analysis.poor_quality import PoorQuality, poor_quality
-from sweeper.reporting.practice_wording import poor_quality_sentences
-from sweeper.study_record import StudyRecord
+from sweeper.records.study_record import StudyRecord
+from sweeper.reporting.text.training import poor_quality_sentences
 from tests.analysis.test_advice import with_best_lmbda
 from tests.reporting.example_study import arm, completed, study, trial
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sweeper.analysis.crossed import Documents, estimate
-from sweeper.analysis.ratio import ratio_interval
+from sweeper.analysis.stats.crossed_effects import Documents, estimate
+from sweeper.analysis.stats.fieller import ratio_interval
 
 
 def test_over_a_gap_that_is_known_it_is_the_interval_of_the_numerator() -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sweeper.analysis.ranks import rank_correlation, rank_sum_p
-from sweeper.analysis.realised import realised
+from sweeper.analysis.rollout_stats import realised
+from sweeper.analysis.stats.rank_tests import rank_correlation, rank_sum_p
 from tests.analysis.practice_examples import sampled
 from tests.reporting.example_study import arm, completed, study, trial
 

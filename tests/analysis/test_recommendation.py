@@ -15,8 +15,8 @@ from sweeper.analysis.recommendation import Recommendation, recommend
 from sweeper.analysis.verdict import Verdict, judge
 from sweeper.config.loading import load_study
 from sweeper.config.settings import Method
-from sweeper.reporting.practice_lessons import fragment
-from sweeper.study_record import FinalArm, StudyRecord
+from sweeper.records.study_record import FinalArm, StudyRecord
+from sweeper.reporting.markdown.training import fragment
 from tests.analysis.practice_examples import SEARCH, sampled
 from tests.analysis.test_verdict import scores, winner
 from tests.reporting.example_study import arm, completed, study, trial

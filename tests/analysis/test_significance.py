@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sweeper.analysis.crossed import Documents, Estimate, estimate, reach
-from sweeper.analysis.significance import (
+from sweeper.analysis.stats.crossed_effects import Documents, Estimate, estimate, reach
+from sweeper.analysis.stats.significance import (
     ALPHA,
     Conclusion,
     conclude,

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from sweeper.analysis.studies import StudiesComparison, compare_studies
+from sweeper.analysis.across_studies import StudiesComparison, compare_studies
+from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.console import show
-from sweeper.reporting.studies_table import studies_json, studies_view
-from sweeper.study_record import StudyRecord
+from sweeper.reporting.tables.studies import studies_json, studies_view
 from tests.reporting.confirmed_study import confirmed_study
 from tests.reporting.example_study import example_study
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sweeper.analysis.crossed import Documents, estimate
-from sweeper.analysis.unpaired import estimate_unpaired
+from sweeper.analysis.stats.crossed_effects import Documents, estimate
+from sweeper.analysis.stats.unpaired import estimate_unpaired
 
 
 def arms(

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sweeper.analysis.significance import holm
+from sweeper.analysis.stats.significance import holm
 from sweeper.analysis.verdict import Verdict, judge
 from sweeper.config.settings import Method
-from sweeper.reporting.verdict_wording import headline, notes, sentence
-from sweeper.study_record import FinalArm, FinalScores
+from sweeper.records.study_record import FinalArm, FinalScores
+from sweeper.reporting.text.verdict import headline, notes, sentence
 
 SEEDS, DOCUMENTS = 5, 120
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from sweeper.analysis.winner import choose
-from sweeper.errors import ConfigError
+from sweeper.foundation.errors import ConfigError
 from sweeper.records import Final
-from sweeper.study_record import Confirmation, FinalArm, FinalRecord, Plan, StudyRecord
+from sweeper.records.study_record import Confirmation, FinalArm, FinalRecord, Plan, StudyRecord
 from tests.analysis.test_verdict import scores, winner
 from tests.reporting.example_study import arm, completed, study, trial
 

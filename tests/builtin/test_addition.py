@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeper import builtin
-from sweeper.builtin import addition
+from sweeper.config import builtin
+from sweeper.config.builtin import addition
 
 ROOT = Path(__file__).parents[2]
 

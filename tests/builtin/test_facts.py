@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeper import builtin
-from sweeper.builtin import facts
+from sweeper.config import builtin
+from sweeper.config.builtin import facts
 from sweeper.config.loading import load_suite
 
 SUITES = Path(__file__).parents[2] / "eval_suites" / "smollm2"

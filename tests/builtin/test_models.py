@@ -10,8 +10,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from sweeper import builtin
-from sweeper.builtin import addition, train_adder
+from scripts import train_adder
+from sweeper.config import builtin
+from sweeper.config.builtin import addition
 
 
 def test_an_unknown_model_is_refused_with_the_known_names() -> None:
@@ -93,7 +94,7 @@ def test_training_is_seeded() -> None:
 
 def test_naming_what_ships_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from sweeper import builtin; builtin.dataset('addition', 'train');"
+        "import sys; from sweeper.config import builtin; builtin.dataset('addition', 'train');"
         "builtin.model_directory('adder-teacher');"
         "assert not {'torch', 'transformers', 'datasets'} & set(sys.modules)"
     )

@@ -11,20 +11,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from sweeper import builtin
-from sweeper.builtin import smollm2
-from sweeper.cache import Cache
+from sweeper.config import builtin
 from sweeper.config.models import LoraConfig, ModelConfig, StudentConfig
 from sweeper.config.settings import MethodSettings, effective
-from sweeper.config.study import (
-    DataConfig,
-    DatasetConfig,
-    TeacherOutputsConfig,
-)
-from sweeper.distillation import job
-from sweeper.distillation.material import read_material, unpack_models
-from sweeper.distillation.models import end_token_ids, load_model, load_tokenizer, unpack
-from sweeper.errors import BadInputError
+from sweeper.config.study import DataConfig, DatasetConfig, TeacherOutputsConfig
+from sweeper.distillation.data.training_data import read_material, unpack_models
+from sweeper.distillation.models import smollm2
+from sweeper.distillation.models.loading import end_token_ids, load_model, load_tokenizer, unpack
+from sweeper.distillation.train import distil, starting_student
+from sweeper.foundation.cache import Cache
+from sweeper.foundation.errors import BadInputError
 from sweeper.records import Origin, Place
 from tests.conftest import DATA
 from tests.distillation import jobs
@@ -165,7 +161,7 @@ def test_a_student_of_ten_of_its_layers_learns_from_it(
     place = Place(directory=str(tmp_path), device="cpu", threads=1)
     material = read_material(origin)
     assert material.chat
-    start = job.starting_student(origin, material, place)
+    start = starting_student(origin, material, place)
     assert start.num_parameters() == 63_713_088
     before = {name: weights.detach().clone() for name, weights in start.named_parameters()}
     settings = MethodSettings(
@@ -178,7 +174,7 @@ def test_a_student_of_ten_of_its_layers_learns_from_it(
         logging_steps=1,
     )
     points: list[dict[str, float]] = []
-    trained, meter = job.distil(
+    trained, meter = distil(
         origin,
         material,
         place,

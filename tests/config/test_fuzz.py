@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from sweeper.config.loading import load_study
-from sweeper.errors import ConfigError
+from sweeper.foundation.errors import ConfigError
 
 STUDY: dict[str, Any] = {
     "study": "fuzzed",

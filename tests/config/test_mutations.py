@@ -14,7 +14,7 @@ import pytest
 from sweeper import cli
 from sweeper.config.loading import load_study, load_suite
 from sweeper.config.yaml_file import parse
-from sweeper.errors import ConfigError
+from sweeper.foundation.errors import ConfigError
 from tests.config.test_fuzz import SUITE, TEXT
 from tests.conftest import ROOT, write_yaml
 

@@ -10,7 +10,7 @@ import pytest
 from sweeper.config.loading import load_study
 from sweeper.config.space import CategoricalSpace, FloatSpace
 from sweeper.config.study import StudyConfig
-from sweeper.errors import ConfigError, Problem
+from sweeper.foundation.errors import ConfigError, Problem
 
 WriteStudy = Callable[..., Path]
 

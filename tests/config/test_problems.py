@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.config.loading import LoadedStudy, load_study, load_suite
-from sweeper.errors import ConfigError, Problem
+from sweeper.foundation.errors import ConfigError, Problem
 
 STUDY = """\
 study: tiny

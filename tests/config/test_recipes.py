@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from sweeper.config.recipes.keys import DATASET_NOT_TAKEN, NOT_TAKEN, READ, TAKEN
-from sweeper.config.recipes.reading import Recipe, read_recipe
-from sweeper.config.recipes.writing import write_recipe
+from sweeper.config.oumi.keys import DATASET_NOT_TAKEN, NOT_TAKEN, READ, TAKEN
+from sweeper.config.oumi.reading import Recipe, read_recipe
+from sweeper.config.oumi.writing import write_recipe
 from sweeper.config.settings import MethodSettings
 from sweeper.config.study import StudyConfig
 from sweeper.config.yaml_text import yaml_text
-from sweeper.errors import ConfigError
+from sweeper.foundation.errors import ConfigError
 
 BASIC = """\
 model:

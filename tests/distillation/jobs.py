@@ -15,9 +15,9 @@ from sweeper.config.study import (
     TeacherOutputsConfig,
     TrainingConfig,
 )
-from sweeper.distillation import job
-from sweeper.distillation.material import read_material
-from sweeper.distillation.meter import Meter
+from sweeper.distillation.cost_meter import Meter
+from sweeper.distillation.data.training_data import read_material
+from sweeper.distillation.train import distil, starting_student
 from sweeper.records import Origin, Place
 
 SETTINGS: dict[str, Any] = {
@@ -65,11 +65,11 @@ def train(
     settings = effective(method, MethodSettings(**{**SETTINGS, **changes}))
     material = read_material(origin)
     points: list[dict[str, float]] = []
-    model, meter = job.distil(
+    model, meter = distil(
         origin,
         material,
         place,
-        model=job.starting_student(origin, material, place),
+        model=starting_student(origin, material, place),
         teacher=origin.teacher,
         method=method,
         settings=settings,

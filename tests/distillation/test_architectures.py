@@ -11,13 +11,13 @@ import torch
 
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.suite import SuiteConfig, SuiteTask
-from sweeper.distillation.batches import IGNORED, PromptCollator
-from sweeper.distillation.data import Example, check_template, render_prompt, tokenize
-from sweeper.distillation.models import end_token_ids, load_model, load_tokenizer
-from sweeper.distillation.readout import Readout
-from sweeper.distillation.rollouts import generate
-from sweeper.errors import BadInputError
+from sweeper.distillation.data.batches import IGNORED, PromptCollator
+from sweeper.distillation.data.examples import Example, check_template, render_prompt, tokenize
+from sweeper.distillation.models.lm_head import Readout
+from sweeper.distillation.models.loading import end_token_ids, load_model, load_tokenizer
+from sweeper.distillation.sampling.rollouts import generate
 from sweeper.evaluation.scoring import score
+from sweeper.foundation.errors import BadInputError
 from sweeper.records import Place, SuiteSpec
 from tests.conftest import write_yaml
 from tests.distillation.jobs import make_origin, train

@@ -14,11 +14,12 @@ from safetensors.torch import load_file, save_file
 
 from sweeper.config.loading import load_study
 from sweeper.config.settings import Method
-from sweeper.paths import JobPaths, read_json_lines
+from sweeper.execution.worker import scoring
+from sweeper.execution.worker.progress import Reporter
+from sweeper.execution.worker.run import run
+from sweeper.foundation.files import read_json_lines
 from sweeper.records import Outcome, TrialSpec
-from sweeper.reporter import Reporter
-from sweeper.work import scoring
-from sweeper.work.run import run
+from sweeper.records.layout import JobPaths
 from tests.test_trial import trial_spec
 
 WriteStudy = Callable[..., Path]
@@ -247,7 +248,7 @@ def cut_manifest(checkpoint: Path) -> None:
 
 def of_another_model(checkpoint: Path) -> None:
     """Everything fits but the weights themselves."""
-    from sweeper.cache import file_hash
+    from sweeper.foundation.cache import file_hash
 
     save_file({"other": torch.zeros(1)}, checkpoint / "weights.safetensors")
     manifest = json.loads((checkpoint / "checkpoint.json").read_text())
@@ -265,7 +266,7 @@ class Trap:
 
 def poison(checkpoint: Path) -> None:
     """A file that was exchanged by someone who knows the format."""
-    from sweeper.cache import file_hash
+    from sweeper.foundation.cache import file_hash
 
     torch.save({"python": Trap()}, checkpoint / "rng_state.pth")
     manifest = json.loads((checkpoint / "checkpoint.json").read_text())

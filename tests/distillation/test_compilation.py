@@ -9,10 +9,10 @@ import torch
 from torch._inductor import config as inductor
 
 from sweeper.config.models import ModelConfig
-from sweeper.distillation.compilation import compile_reading
-from sweeper.distillation.models import identity, load_model
-from sweeper.distillation.readout import Readout
-from sweeper.errors import BadInputError
+from sweeper.distillation.models.compilation import compile_reading
+from sweeper.distillation.models.lm_head import Readout
+from sweeper.distillation.models.loading import identity, load_model
+from sweeper.foundation.errors import BadInputError
 from tests.tiny_models import make_tiny
 
 # What the compiler imports uses what torch itself deprecates.

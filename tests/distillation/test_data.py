@@ -8,7 +8,7 @@ import pytest
 from sweeper.config.columns import ColumnsConfig
 from sweeper.config.models import ModelConfig
 from sweeper.config.study import DataConfig, DatasetConfig
-from sweeper.distillation.data import (
+from sweeper.distillation.data.examples import (
     Example,
     fingerprint,
     prompt_hash,
@@ -16,8 +16,8 @@ from sweeper.distillation.data import (
     render_prompt,
     tokenize,
 )
-from sweeper.distillation.models import load_tokenizer
-from sweeper.errors import BadInputError
+from sweeper.distillation.models.loading import load_tokenizer
+from sweeper.foundation.errors import BadInputError
 from tests.conftest import DATA
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sweeper.distillation.divergence import Heads
-from sweeper.distillation.readout import Readout
+from sweeper.distillation.models.lm_head import Readout
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

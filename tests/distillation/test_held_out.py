@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from sweeper.config.models import ModelConfig
-from sweeper.distillation import held_out
-from sweeper.distillation.material import read_material
-from sweeper.distillation.models import load_model
+from sweeper.distillation.data.training_data import read_material
+from sweeper.distillation.models.loading import load_model
+from sweeper.distillation.teacher import kl_probe
 from sweeper.records import Place
 from tests.distillation.jobs import make_origin
 
@@ -20,22 +20,22 @@ PROMPTS = [f"{1000 + i}+{2000 + 7 * i}?" for i in range(40)]
 
 
 @pytest.fixture
-def fixed(tmp_path: Path) -> held_out.HeldOut:
+def fixed(tmp_path: Path) -> kl_probe.HeldOut:
     material = read_material(make_origin(tmp_path))
     place = Place(directory=str(tmp_path), device="cpu", threads=1)
     teacher = load_model(ModelConfig(model="builtin/adder-teacher"), "cpu")
-    directory = held_out.prepare(material, PROMPTS, place, lambda: teacher)
-    found = held_out.read(directory)
+    directory = kl_probe.prepare(material, PROMPTS, place, lambda: teacher)
+    found = kl_probe.read(directory)
     assert found is not None
     return found
 
 
-def test_the_teacher_is_no_distance_from_itself(fixed: held_out.HeldOut) -> None:
+def test_the_teacher_is_no_distance_from_itself(fixed: kl_probe.HeldOut) -> None:
     teacher = load_model(ModelConfig(model="builtin/adder-teacher"), "cpu")
     assert fixed.divergence(teacher) == pytest.approx(0.0, abs=1e-6)
 
 
-def test_it_is_the_mean_jensen_shannon_divergence_in_nats(fixed: held_out.HeldOut) -> None:
+def test_it_is_the_mean_jensen_shannon_divergence_in_nats(fixed: kl_probe.HeldOut) -> None:
     student: Any = load_model(ModelConfig(model="builtin/adder-student"), "cpu")
     teacher: Any = load_model(ModelConfig(model="builtin/adder-teacher"), "cpu")
     total, count = 0.0, 0
@@ -54,11 +54,11 @@ def test_it_is_the_mean_jensen_shannon_divergence_in_nats(fixed: held_out.HeldOu
     assert 0 < total / count < math.log(2)
 
 
-def test_sequences_are_the_first_different_prompts(fixed: held_out.HeldOut) -> None:
-    assert len(fixed.sequences) == held_out.MOST
-    assert len({tuple(prompt) for prompt, _ in fixed.sequences}) == held_out.MOST
+def test_sequences_are_the_first_different_prompts(fixed: kl_probe.HeldOut) -> None:
+    assert len(fixed.sequences) == kl_probe.MOST
+    assert len({tuple(prompt) for prompt, _ in fixed.sequences}) == kl_probe.MOST
     assert all(answer for _, answer in fixed.sequences)
 
 
 def test_what_is_gone_is_not_measured(tmp_path: Path) -> None:
-    assert held_out.read(tmp_path / "nowhere") is None
+    assert kl_probe.read(tmp_path / "nowhere") is None

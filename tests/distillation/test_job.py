@@ -18,11 +18,12 @@ from sweeper.config.study import (
     TrainingConfig,
     WarmStartConfig,
 )
-from sweeper.distillation import held_out, job
-from sweeper.distillation.batches import SPAN, EndlessPermutations, LengthBuckets
-from sweeper.distillation.material import read_material
-from sweeper.distillation.models import load_model
-from sweeper.errors import BadInputError, DivergedError
+from sweeper.distillation.data.batches import SPAN, EndlessPermutations, LengthBuckets
+from sweeper.distillation.data.training_data import read_material
+from sweeper.distillation.models.loading import load_model
+from sweeper.distillation.teacher import kl_probe
+from sweeper.distillation.train import starting_student
+from sweeper.foundation.errors import BadInputError, DivergedError
 from sweeper.records import Place
 from tests.conftest import DATA
 from tests.distillation.jobs import SETTINGS, make_origin, train
@@ -43,7 +44,7 @@ def weights(model: Any) -> torch.Tensor:
 @pytest.mark.parametrize("method", ["sft", "seqkd", "supervised_kd", "gkd"])
 def test_every_method_trains_and_counts(tmp_path: Path, place: Place, method: Method) -> None:
     origin = make_origin(tmp_path)
-    start = weights(job.starting_student(origin, read_material(origin), place))
+    start = weights(starting_student(origin, read_material(origin), place))
     model, meter, points = train(origin, place, method, lmbda=1.0)
     cost = meter.cost()
     assert not torch.equal(start, weights(model))
@@ -175,7 +176,7 @@ def test_bfloat16_follows_float32(tmp_path: Path, place: Place) -> None:
 def test_an_adapter_is_all_that_trains(tmp_path: Path, place: Place) -> None:
     student = StudentConfig(model=STUDENT.model, lora=LoraConfig(r=2, dropout=0.5))
     origin = make_origin(tmp_path, student=student)
-    start = job.starting_student(origin, read_material(origin), place)
+    start = starting_student(origin, read_material(origin), place)
     model, _, points = train(origin, place, "gkd", lmbda=1.0)
     assert torch.equal(
         start.model.layers[0].mlp.up_proj.weight,
@@ -197,15 +198,15 @@ def test_the_warm_start_is_trained_once_and_is_the_common_start(
     )
     material = read_material(origin)
     points: list[int] = []
-    first = job.starting_student(
+    first = starting_student(
         origin, material, place, lambda step, total, metrics: points.append(step)
     )
-    again = job.starting_student(
+    again = starting_student(
         origin, material, place, lambda step, total, metrics: points.append(step)
     )
     assert points == [1, 2]
     assert torch.equal(weights(first), weights(again))
-    cold = job.starting_student(origin.model_copy(update={"warm_start": None}), material, place)
+    cold = starting_student(origin.model_copy(update={"warm_start": None}), material, place)
     assert not torch.equal(weights(first), weights(cold))
 
 
@@ -214,7 +215,7 @@ def test_a_student_from_nothing_is_drawn_from_the_studys_seed(tmp_path: Path, pl
 
     def start(seed: int) -> torch.Tensor:
         origin = make_origin(tmp_path, student=student, seed=seed)
-        return weights(job.starting_student(origin, read_material(origin), place))
+        return weights(starting_student(origin, read_material(origin), place))
 
     torch.manual_seed(1)
     first = start(seed=1)
@@ -222,7 +223,7 @@ def test_a_student_from_nothing_is_drawn_from_the_studys_seed(tmp_path: Path, pl
     assert torch.equal(start(seed=1), first)
     assert not torch.equal(start(seed=2), first)
     trained = make_origin(tmp_path)
-    stored = weights(job.starting_student(trained, read_material(trained), place))
+    stored = weights(starting_student(trained, read_material(trained), place))
     assert not torch.equal(stored, first)
 
 
@@ -341,8 +342,8 @@ def test_the_distance_from_the_teacher_is_followed(tmp_path: Path, place: Place)
     material = read_material(origin)
     teacher = load_model(origin.teacher, "cpu")
     prompts = [f"{1000 + i}+{2000 + i}?" for i in range(20)]
-    directory = held_out.prepare(material, prompts, place, lambda: teacher)
-    fixed = held_out.read(directory)
+    directory = kl_probe.prepare(material, prompts, place, lambda: teacher)
+    fixed = kl_probe.read(directory)
     assert fixed is not None
     _, meter, points = train(origin, place, "sft", max_steps=8, probe=fixed.divergence)
     seen = [point["teacher_divergence"] for point in points if "teacher_divergence" in point]

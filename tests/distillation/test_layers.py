@@ -28,10 +28,10 @@ from transformers import (
 )
 
 from sweeper.config.models import LoraConfig, ModelConfig
-from sweeper.distillation.adapters import add_adapter
-from sweeper.distillation.layers import spread
-from sweeper.distillation.models import identity, load_model
-from sweeper.errors import BadInputError
+from sweeper.distillation.models.adapters import add_adapter
+from sweeper.distillation.models.layer_dropping import spread
+from sweeper.distillation.models.loading import identity, load_model
+from sweeper.foundation.errors import BadInputError
 
 LAYERS = 6
 COMMON = {

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from sweeper.config.models import LoraConfig, ModelConfig
-from sweeper.distillation.adapters import add_adapter
-from sweeper.distillation.models import (
+from sweeper.distillation.data.compatibility import check_pair
+from sweeper.distillation.models.adapters import add_adapter
+from sweeper.distillation.models.loading import (
     end_token_ids,
     identity,
     load_model,
@@ -15,8 +16,7 @@ from sweeper.distillation.models import (
     location,
     store_for_autocast,
 )
-from sweeper.distillation.pairs import check_pair
-from sweeper.errors import BadInputError
+from sweeper.foundation.errors import BadInputError
 from tests.conftest import make_model
 
 STUDENT = ModelConfig(model="builtin/adder-student")

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from sweeper.config.models import ModelConfig, StudentConfig
-from sweeper.distillation import teacher_outputs
-from sweeper.distillation.material import read_material, unpack_models
-from sweeper.distillation.models import load_model, load_tokenizer
-from sweeper.distillation.pairs import check_pair, template_note
-from sweeper.errors import BadInputError
+from sweeper.distillation.data.compatibility import check_pair, template_note
+from sweeper.distillation.data.training_data import read_material, unpack_models
+from sweeper.distillation.models.loading import load_model, load_tokenizer
+from sweeper.distillation.teacher import outputs
+from sweeper.foundation.errors import BadInputError
 from sweeper.records import Place
 from tests.distillation.jobs import make_origin, train
 from tests.tiny_models import CHATML, make_tiny
@@ -55,7 +55,7 @@ def test_padding_that_one_has_more_of_is_left_out(
     trained, _, points = train(study, place, "gkd", lmbda=0.5, **settings)
     assert trained.get_output_embeddings().weight.shape[0] == 264
     assert all(point["loss"] < 50 for point in points)
-    answers = teacher_outputs.obtain(read_material(study), study.teacher, place)
+    answers = outputs.obtain(read_material(study), study.teacher, place)
     assert max(max(answer) for answer in answers) < 264
 
 

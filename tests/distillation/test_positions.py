@@ -11,19 +11,19 @@ import pytest
 import torch
 from transformers import AutoConfig, GPT2LMHeadModel
 
-from sweeper import preparation
 from sweeper.config.loading import load_study
 from sweeper.config.models import ModelConfig
-from sweeper.distillation import teacher_states
-from sweeper.distillation.batches import IGNORED, PromptCollator
-from sweeper.distillation.data import TokenSequence
-from sweeper.distillation.models import load_model
-from sweeper.distillation.positions import ends, positions
-from sweeper.distillation.readout import Readout
-from sweeper.distillation.rollouts import generate
-from sweeper.errors import ConfigError
+from sweeper.distillation.data.batches import IGNORED, PromptCollator
+from sweeper.distillation.data.examples import TokenSequence
+from sweeper.distillation.models.context_length import ends, positions
+from sweeper.distillation.models.lm_head import Readout
+from sweeper.distillation.models.loading import load_model
+from sweeper.distillation.sampling.rollouts import generate
+from sweeper.distillation.teacher import hidden_states
+from sweeper.execution.worker.run import run
+from sweeper.foundation.errors import ConfigError
 from sweeper.records import Outcome, Place
-from sweeper.work.run import run
+from sweeper.study import preparation
 from tests.conftest import write_yaml
 from tests.distillation.jobs import make_origin
 from tests.test_trial import prepare, trial_spec
@@ -225,7 +225,7 @@ def test_learned_positions_begin_with_each_text_for_teachers_too(
     texts = [TokenSequence((5, 6, 7), (8, 9)), TokenSequence(tuple(range(5, 35)), (3, 4, 5))]
     origin = make_origin(tmp_path, teacher=config, teacher_states_gib=1.0)
     place = Place(directory=str(tmp_path), device="cpu", threads=1)
-    stored = teacher_states.obtain(origin, config, texts, place, lambda: model)
+    stored = hidden_states.obtain(origin, config, texts, place, lambda: model)
     assert stored is not None
     readout = Readout.of(model, trained=False)
     for index, text in enumerate(texts):

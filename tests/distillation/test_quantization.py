@@ -13,13 +13,13 @@ import torch
 
 from sweeper.config.models import LoraConfig, ModelConfig, StudentConfig
 from sweeper.config.study import WarmStartConfig
-from sweeper.distillation import job
-from sweeper.distillation.adapters import add_adapter, merge_adapter
+from sweeper.distillation.data.training_data import read_material, unpack_models
 from sweeper.distillation.divergence import Heads
-from sweeper.distillation.material import read_material, unpack_models
-from sweeper.distillation.models import identity, load_model
-from sweeper.distillation.rollouts import generate
-from sweeper.errors import BadInputError
+from sweeper.distillation.models.adapters import add_adapter, merge_adapter
+from sweeper.distillation.models.loading import identity, load_model
+from sweeper.distillation.sampling.rollouts import generate
+from sweeper.distillation.train import starting_student
+from sweeper.foundation.errors import BadInputError
 from sweeper.records import Place
 from tests.distillation.jobs import make_origin, train
 from tests.tiny_models import make_tiny
@@ -130,7 +130,7 @@ def test_a_rounded_students_warm_start_is_stored_whole(large: str, tmp_path: Pat
     place = Place(directory=str(tmp_path), device="cpu", threads=1)
     warm = WarmStartConfig(method="sft", max_steps=2, learning_rate=1e-2)
     study = origin(large, tmp_path, warm_start=warm)
-    start = job.starting_student(study, read_material(study), place)
+    start = starting_student(study, read_material(study), place)
     assert {type(m) for m in start.get_decoder().layers.modules() if hasattr(m, "in_features")} == {
         LAYERS["int4"]
     }

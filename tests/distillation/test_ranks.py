@@ -11,8 +11,8 @@ import torch
 from sweeper.config.compute import ComputeConfig
 from sweeper.config.loading import load_study
 from sweeper.execution.local import LocalExecutor
-from sweeper.paths import JobPaths
 from sweeper.records import Place
+from sweeper.records.layout import JobPaths
 from tests.conftest import adder_study, adder_suite, write_yaml
 from tests.distillation import together
 from tests.test_trial import trial_spec

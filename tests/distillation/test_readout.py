@@ -16,8 +16,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from sweeper.config.models import ModelConfig
 from sweeper.distillation.divergence import Heads
-from sweeper.distillation.models import load_model, load_tokenizer
-from sweeper.distillation.readout import Readout
+from sweeper.distillation.models.lm_head import Readout
+from sweeper.distillation.models.loading import load_model, load_tokenizer
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -23,10 +23,10 @@ from transformers import (
 )
 
 from sweeper.config.models import ModelConfig
-from sweeper.distillation.decoding import suits
-from sweeper.distillation.models import end_token_ids, load_model, load_tokenizer
-from sweeper.distillation.rollouts import Rollout, generate
-from sweeper.errors import DivergedError
+from sweeper.distillation.models.loading import end_token_ids, load_model, load_tokenizer
+from sweeper.distillation.sampling.decoding import suits
+from sweeper.distillation.sampling.rollouts import Rollout, generate
+from sweeper.foundation.errors import DivergedError
 
 TEACHER = ModelConfig(model="builtin/adder-teacher")
 VOCABULARY = 50

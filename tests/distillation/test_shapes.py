@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from sweeper.config.models import LoraConfig, ModelConfig, StudentConfig
-from sweeper.distillation.adapters import add_adapter
-from sweeper.distillation.models import load_model
-from sweeper.distillation.shapes import shape_of, shapes_of
+from sweeper.distillation.memory_shape import shape_of, shapes_of
+from sweeper.distillation.models.adapters import add_adapter
+from sweeper.distillation.models.loading import load_model
 from sweeper.records import ShapeRequest
 from tests.distillation.jobs import make_origin
 from tests.tiny_models import make_tiny

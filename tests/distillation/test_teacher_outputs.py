@@ -11,16 +11,11 @@ from tokenizers import normalizers, pre_tokenizers
 from transformers import AutoTokenizer
 
 from sweeper.config.models import ModelConfig, StudentConfig
-from sweeper.config.study import (
-    DataConfig,
-    DatasetConfig,
-    TeacherOutputsConfig,
-    TrainingConfig,
-)
-from sweeper.distillation import teacher_outputs
-from sweeper.distillation.data import Example
-from sweeper.distillation.material import Material
-from sweeper.distillation.models import load_tokenizer
+from sweeper.config.study import DataConfig, DatasetConfig, TeacherOutputsConfig, TrainingConfig
+from sweeper.distillation.data.examples import Example
+from sweeper.distillation.data.training_data import Material
+from sweeper.distillation.models.loading import load_tokenizer
+from sweeper.distillation.teacher import outputs
 from sweeper.records import Origin, Place
 from tests.conftest import make_model
 from tests.distillation.jobs import make_origin
@@ -55,7 +50,7 @@ def answers(origin: Origin, place: Place, tokenizer: Any = None, **changes: Any)
     file = Path(place.directory) / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     changed = changed.model_copy(update={"data_files": (str(file),)})
-    return teacher_outputs.obtain(Material(changed, tokenizer), changed.teacher, place)
+    return outputs.obtain(Material(changed, tokenizer), changed.teacher, place)
 
 
 def entries(origin: Origin) -> int:

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
-from sweeper.cache import directory_size
-from sweeper.distillation import teacher_states
-from sweeper.distillation.batches import IGNORED, PromptCollator
-from sweeper.distillation.data import TokenSequence
-from sweeper.distillation.material import read_material
-from sweeper.distillation.models import load_model
-from sweeper.distillation.readout import Readout
+from sweeper.distillation.data.batches import IGNORED, PromptCollator
+from sweeper.distillation.data.examples import TokenSequence
+from sweeper.distillation.data.training_data import read_material
+from sweeper.distillation.models.lm_head import Readout
+from sweeper.distillation.models.loading import load_model
+from sweeper.distillation.teacher import hidden_states
+from sweeper.foundation.cache import directory_size
 from sweeper.records import Origin, Place
 from tests.distillation import jobs
 
@@ -39,13 +39,13 @@ def sequences(origin: Origin, max_length: int = 128) -> tuple[TokenSequence, ...
 
 
 def entries(origin: Origin) -> list[Path]:
-    return sorted((Path(origin.cache) / teacher_states.KIND).glob("[!.]*"))
+    return sorted((Path(origin.cache) / hidden_states.KIND).glob("[!.]*"))
 
 
 def test_stored_states_are_the_teachers(tmp_path: Path, place: Place) -> None:
     origin = make_origin(tmp_path)
     data = sequences(origin)
-    stored = teacher_states.obtain(origin, origin.teacher, data, place)
+    stored = hidden_states.obtain(origin, origin.teacher, data, place)
     assert stored is not None
     readout = Readout.of(load_model(origin.teacher, "cpu"), trained=False)
     for indices in ([3], [5, 0, 11]):
@@ -55,7 +55,7 @@ def test_stored_states_are_the_teachers(tmp_path: Path, place: Place) -> None:
         with torch.no_grad():
             expected = readout.states({"input_ids": batch["input_ids"]}, counted)
         assert torch.allclose(stored.of(indices), expected, atol=1e-5)
-    again = teacher_states.obtain(origin, origin.teacher, data, place, forbidden)
+    again = hidden_states.obtain(origin, origin.teacher, data, place, forbidden)
     assert again is not None
     assert torch.equal(again.states, stored.states)
 
@@ -63,10 +63,10 @@ def test_stored_states_are_the_teachers(tmp_path: Path, place: Place) -> None:
 def test_other_sequences_or_teachers_are_other_states(tmp_path: Path, place: Place) -> None:
     origin = make_origin(tmp_path)
     data = sequences(origin)
-    teacher_states.obtain(origin, origin.teacher, data, place)
-    teacher_states.obtain(origin, origin.teacher, data[:6], place)
+    hidden_states.obtain(origin, origin.teacher, data, place)
+    hidden_states.obtain(origin, origin.teacher, data[:6], place)
     half = origin.teacher.model_copy(update={"dtype": "bfloat16"})
-    stored = teacher_states.obtain(origin, half, data, place)
+    stored = hidden_states.obtain(origin, half, data, place)
     assert stored is not None
     assert stored.states.dtype == torch.bfloat16
     assert len(entries(origin)) == 3
@@ -77,17 +77,17 @@ def test_the_least_recently_used_states_go_first(tmp_path: Path, place: Place) -
     data = sequences(origin)
     first, second, third = data[:4], data[4:8], data[8:12]
     for part in (first, second):
-        teacher_states.obtain(origin, origin.teacher, part, place)
+        hidden_states.obtain(origin, origin.teacher, part, place)
     size = max(directory_size(entry) for entry in entries(origin))
-    kept = teacher_states.obtain(origin, origin.teacher, first, place, forbidden)
+    kept = hidden_states.obtain(origin, origin.teacher, first, place, forbidden)
     assert kept is not None
     before = kept.states.clone()
     bound = origin.model_copy(update={"teacher_states_gib": 2.2 * size / 2**30})
-    teacher_states.obtain(bound, origin.teacher, third, place)
+    hidden_states.obtain(bound, origin.teacher, third, place)
     assert len(entries(origin)) == 2
-    teacher_states.obtain(origin, origin.teacher, first, place, forbidden)
+    hidden_states.obtain(origin, origin.teacher, first, place, forbidden)
     with pytest.raises(AssertionError, match="asked again"):
-        teacher_states.obtain(origin, origin.teacher, second, place, forbidden)
+        hidden_states.obtain(origin, origin.teacher, second, place, forbidden)
     assert torch.equal(kept.states, before)
 
 
@@ -95,10 +95,10 @@ def test_the_least_recently_used_states_go_first(tmp_path: Path, place: Place) -
 def test_more_than_the_bound_is_not_stored(tmp_path: Path, place: Place, gib: float) -> None:
     origin = make_origin(tmp_path, teacher_states_gib=gib)
     data = sequences(origin)
-    assert teacher_states.obtain(origin, origin.teacher, data, place) is None
+    assert hidden_states.obtain(origin, origin.teacher, data, place) is None
     assert entries(origin) == []
     raised = make_origin(tmp_path)
-    assert teacher_states.obtain(raised, origin.teacher, data, place) is not None
+    assert hidden_states.obtain(raised, origin.teacher, data, place) is not None
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_training_is_the_same_with_stored_states(
 def _fill(origin: Origin, place: Place, start: Callable[[], Any], results: Any) -> None:
     torch.set_num_threads(1)
     start()
-    stored = teacher_states.obtain(origin, origin.teacher, sequences(origin), place)
+    stored = hidden_states.obtain(origin, origin.teacher, sequences(origin), place)
     results.put(None if stored is None else float(stored.states.sum()))
 
 

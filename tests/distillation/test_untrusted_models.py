@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 
 from sweeper.config.models import ModelConfig
 from sweeper.config.study import DataConfig
-from sweeper.distillation.data import read_examples
-from sweeper.distillation.models import identity, load_model, load_tokenizer
-from sweeper.errors import BadInputError
+from sweeper.distillation.data.examples import read_examples
+from sweeper.distillation.models.loading import identity, load_model, load_tokenizer
+from sweeper.foundation.errors import BadInputError
 
 
 class Bomb:

@@ -11,14 +11,14 @@ from torch.distributed.tensor import DTensor
 
 from sweeper.config.models import LoraConfig, StudentConfig
 from sweeper.config.settings import MethodSettings, effective
-from sweeper.distillation import job
-from sweeper.distillation.material import read_material
-from sweeper.distillation.models import load_model
-from sweeper.distillation.ranks import joined
+from sweeper.distillation.data.training_data import read_material
+from sweeper.distillation.distributed import joined
+from sweeper.distillation.models.loading import load_model
 from sweeper.distillation.sharding import ShardedStudent, shard_teacher
+from sweeper.distillation.train import distil, starting_student
 from sweeper.execution.executor import Spec
-from sweeper.paths import JobPaths
 from sweeper.records import Outcome, Place
+from sweeper.records.layout import JobPaths
 from tests.distillation.jobs import make_origin
 
 MICRO_BATCHES = 4
@@ -105,9 +105,9 @@ def train(name: str, place: Place, shared: Path) -> dict[str, Any]:
     )
     JobPaths(Path(place.directory)).ranks.mkdir(parents=True, exist_ok=True)
     material, points = read_material(origin), []
-    student = job.starting_student(origin, material, place)
+    student = starting_student(origin, material, place)
     with joined(place) as ranks:
-        model, meter = job.distil(
+        model, meter = distil(
             origin,
             material,
             place,
@@ -129,7 +129,7 @@ def divide(place: Place, shared: Path) -> dict[str, Any]:
     """Divide a student among the processes of ``place``; its parts here, and it whole again."""
     JobPaths(Path(place.directory)).ranks.mkdir(parents=True, exist_ok=True)
     origin = make_origin(shared)
-    student = job.starting_student(origin, read_material(origin), place)
+    student = starting_student(origin, read_material(origin), place)
     before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
     with joined(place):
         divided = ShardedStudent(student)

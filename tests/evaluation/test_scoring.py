@@ -17,11 +17,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from sweeper.config.models import ModelConfig
 from sweeper.config.suite import SuiteConfig, SuiteTask
-from sweeper.distillation.models import end_token_ids, load_model, load_tokenizer
-from sweeper.errors import BadInputError
-from sweeper.evaluation.lengths import text_lengths
+from sweeper.distillation.models.loading import end_token_ids, load_model, load_tokenizer
+from sweeper.evaluation.prompt_lengths import text_lengths
 from sweeper.evaluation.scoring import DocumentScore, aggregate, mean_and_error, score
 from sweeper.evaluation.tasks import load_tasks, prompts
+from sweeper.foundation.errors import BadInputError
 from sweeper.records import SuiteSpec, TaskScore
 from tests.conftest import ROOT, write_yaml
 

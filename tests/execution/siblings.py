@@ -16,12 +16,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sweeper.execution import ranks
-from sweeper.execution.executor import read_outcome
-from sweeper.execution.ranks import OtherRanks
-from sweeper.execution.worker import FAILED, FULL_DISK
-from sweeper.paths import JobPaths, write_text_atomically
+from sweeper.execution.worker import rank_processes
+from sweeper.execution.worker.process import FAILED, FULL_DISK
+from sweeper.execution.worker.rank_processes import OtherRanks
+from sweeper.foundation.files import write_text_atomically
 from sweeper.records import Failure, FailureKind, Outcome, Place, Record
+from sweeper.records.layout import JobPaths
+from sweeper.records.outcome_files import read_outcome
 
 ENDS = (
     "complete",
@@ -145,6 +146,6 @@ def _processes_in(directory: Path) -> list[int]:
 
 if __name__ == "__main__":
     # Nobody here takes as long to end as one with a GPU.
-    ranks._GRACE = 0.5
+    rank_processes._GRACE = 0.5
     root = Path(sys.argv[1]).resolve()
     print(json.dumps({end: run(end, root / end) for end in ENDS}))

@@ -7,7 +7,7 @@ import pytest
 
 _SCRIPT = """
 import resource
-from sweeper.execution.allocator import keep_freed_memory
+from sweeper.execution.worker.malloc import keep_freed_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

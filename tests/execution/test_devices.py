@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from sweeper.config.compute import ComputeConfig
-from sweeper.errors import SweeperError
 from sweeper.execution.devices import count_workers, divide_cores, main_memory, per_device
 from sweeper.execution.local import LocalExecutor
+from sweeper.foundation.errors import SweeperError
 
 GPUS = ["cuda:0", "cuda:1"]
 

@@ -16,12 +16,14 @@ from filelock import FileLock
 from sweeper.config.compute import ComputeConfig
 from sweeper.config.loading import load_study
 from sweeper.config.settings import resolve
-from sweeper.execution.executor import Executor, Finished, read_outcome
+from sweeper.execution.executor import Executor, Finished
 from sweeper.execution.local import LocalExecutor
-from sweeper.paths import JobPaths, StudyPaths, read_json_lines
-from sweeper.preparation import make_origin
+from sweeper.foundation.files import read_json_lines
 from sweeper.records import Place, TrialSpec
-from sweeper.snapshot import open_snapshot, suite_spec
+from sweeper.records.layout import JobPaths, StudyPaths
+from sweeper.records.outcome_files import read_outcome
+from sweeper.study.manifest import open_snapshot, suite_spec
+from sweeper.study.preparation import make_origin
 
 pytestmark = [
     pytest.mark.slow,

@@ -17,9 +17,10 @@ from sweeper.config.compute import ComputeConfig
 from sweeper.config.loading import load_study
 from sweeper.execution.executor import Finished
 from sweeper.execution.local import LocalExecutor
-from sweeper.execution.worker import FULL_DISK
-from sweeper.paths import JobPaths, read_json_lines, write_text_atomically
+from sweeper.execution.worker.process import FULL_DISK
+from sweeper.foundation.files import read_json_lines, write_text_atomically
 from sweeper.records import InterimPoint, TrialSpec
+from sweeper.records.layout import JobPaths
 from tests.conftest import ROOT
 from tests.test_trial import trial_spec
 from tests.whole_studies import wait_until

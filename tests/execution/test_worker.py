@@ -9,9 +9,9 @@ import sys
 import pytest
 
 from sweeper.config.compute import ComputeConfig
-from sweeper.errors import SweeperError
 from sweeper.execution.local import LocalExecutor
-from sweeper.execution.worker import _claim_device
+from sweeper.execution.worker.process import _claim_device
+from sweeper.foundation.errors import SweeperError
 
 
 def claim(patch: pytest.MonkeyPatch, device: str, visible: str | None) -> tuple[str, str | None]:

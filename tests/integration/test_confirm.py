@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
-from sweeper.history import read_study
-from sweeper.snapshot import read_snapshot
-from sweeper.study_record import Plan
+from sweeper.records.study_record import Plan
+from sweeper.study.manifest import read_snapshot
+from sweeper.study.results import read_study
 from tests.whole_studies import WholeStudy, wait_until
 
 pytestmark = pytest.mark.slow

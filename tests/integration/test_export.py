@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.builtin import dataset
-from sweeper.config.recipes.reading import read_recipe
+from sweeper.config.builtin import dataset
+from sweeper.config.oumi.reading import read_recipe
 from tests.whole_studies import WholeStudy, leftovers, wait_beside
 
 pytestmark = pytest.mark.slow

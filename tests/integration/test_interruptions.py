@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.paths import read_json_lines
+from sweeper.foundation.files import read_json_lines
 from tests.whole_studies import WholeStudy, wait_until
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ import optuna
 import pytest
 from mlflow.tracking import MlflowClient
 
-from sweeper.databases import with_driver
+from sweeper.foundation.databases import with_driver
 from sweeper.search.storage import close_storage, open_storage
 from tests.integration.test_study import outcomes, params, run, sweeper
 from tests.postgres import PASSWORD, QUOTED, Server

@@ -15,16 +15,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.settings import MethodSettings
-from sweeper.config.study import (
-    DataConfig,
-    DatasetConfig,
-    TeacherOutputsConfig,
-)
+from sweeper.config.study import DataConfig, DatasetConfig, TeacherOutputsConfig
 from sweeper.config.suite import SuiteConfig, SuiteTask
-from sweeper.distillation import job
-from sweeper.distillation.data import tokenize
-from sweeper.distillation.material import read_material
-from sweeper.distillation.models import end_token_ids
+from sweeper.distillation.data.examples import tokenize
+from sweeper.distillation.data.training_data import read_material
+from sweeper.distillation.models.loading import end_token_ids
+from sweeper.distillation.train import distil, starting_student
 from sweeper.evaluation.scoring import score
 from sweeper.records import Origin, Place, SuiteSpec
 from tests.conftest import CHAT_TEMPLATE, make_model, write_yaml
@@ -195,7 +191,7 @@ def test_training_rollouts_and_scoring_read_the_same_prompts(
     data = tokenize(material.examples, tokenizer, 512)
     assert {sequence.prompt for sequence in data.sequences} == expected
 
-    student = job.starting_student(origin, material, place)
+    student = starting_student(origin, material, place)
     options: dict[str, Any] = {
         "max_steps": 1,
         "per_device_train_batch_size": len(QUESTIONS),
@@ -204,7 +200,7 @@ def test_training_rollouts_and_scoring_read_the_same_prompts(
         "max_length": 512,
     }
     with reading(student) as rows:
-        job.distil(
+        distil(
             origin,
             material,
             place,

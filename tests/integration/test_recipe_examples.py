@@ -12,13 +12,13 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from sweeper.cli import app
+from sweeper.commands.init.draft_study import RECIPE_ARM
 from sweeper.config.loading import load_study
-from sweeper.config.recipes.reading import read_recipe
-from sweeper.errors import ConfigError
-from sweeper.execution.executor import read_outcome
-from sweeper.paths import StudyPaths
+from sweeper.config.oumi.reading import read_recipe
+from sweeper.foundation.errors import ConfigError
 from sweeper.records import TrialSpec
-from sweeper.scaffolding.study import RECIPE_ARM
+from sweeper.records.layout import StudyPaths
+from sweeper.records.outcome_files import read_outcome
 from tests.config.test_recipes import BASIC, CONSERVATIVE, QUANTISED
 from tests.tiny_models import make_tiny
 

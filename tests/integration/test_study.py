@@ -357,7 +357,7 @@ def test_libraries_that_cannot_be_imported_are_reported(
 def test_prompts_in_two_places_are_refused(
     write_study: Callable[..., Path], tmp_path: Path
 ) -> None:
-    from sweeper.builtin import dataset
+    from sweeper.config.builtin import dataset
 
     shared = dataset("addition", "test")[13]
     rows = tmp_path / "rows.jsonl"

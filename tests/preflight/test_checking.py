@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.analysis.findings import Finding, Preflight
+from sweeper.commands.check.data_step import run_data_step
+from sweeper.commands.check.run_checks import check, judge
 from sweeper.config.loading import LoadedStudy, load_study
-from sweeper.preflight.checking import check, judge
-from sweeper.preflight.examining import run_data_step
 from tests.conftest import ROOT, adder_study, adder_suite, write_yaml
 
 ROWS = [{"question": f"{i} + 1 = ?", "answer": "# " * (i + 1)} for i in range(20)]

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from sweeper.commands.check.cost_range import Ends, ends
 from sweeper.config.arms import ArmConfig
-from sweeper.preflight.ends import Ends, ends
 
 LMBDA = {"type": "float", "low": 0.25, "high": 1.0}
 TOKENS = {"type": "int", "low": 32, "high": 64, "step": 16}

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from sweeper.analysis.pace import ArmPace, Estimate, Pace, StudyPace
+from sweeper.analysis.timing import ArmPace, Estimate, Pace, StudyPace
+from sweeper.commands.check.duration import time_findings
+from sweeper.commands.check.duration_estimate import estimate, makespan
 from sweeper.config.study import StudyConfig
-from sweeper.preflight.durations import time_findings
-from sweeper.preflight.estimate import estimate, makespan
 from tests.conftest import adder_study
 
 STEPS = 10

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from sweeper.analysis.findings import Finding
+from sweeper.commands.check.data import length_findings
+from sweeper.commands.check.models import lead_finding, size_finding
+from sweeper.commands.check.power import claim_findings, design_findings
+from sweeper.commands.check.settings import settings_findings
 from sweeper.config.study import StudyConfig
-from sweeper.preflight.claim import claim_findings, design_findings
-from sweeper.preflight.data import length_findings
-from sweeper.preflight.pair import lead_finding, size_finding
-from sweeper.preflight.settings import settings_findings
 from sweeper.records import Lengths, TokenLengths
-from sweeper.study_record import Lead
+from sweeper.records.study_record import Lead
 from tests.conftest import adder_study
 
 LONG = Lengths(count=1000, percentiles=tuple(range(0, 202, 2)))

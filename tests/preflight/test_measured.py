@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sweeper.preflight.measured import pace_of_probe, pace_of_study, seconds_by_phase
+from sweeper.commands.check.measured_times import pace_of_probe, pace_of_study, seconds_by_phase
 from sweeper.records import INTERIM_PHASE, Interim, Progress
 from tests.reporting.example_study import arm, completed, failed, study, trial
 

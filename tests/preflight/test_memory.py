@@ -8,11 +8,8 @@ from typing import Any
 import pytest
 
 from sweeper.analysis.findings import Finding
-from sweeper.config.study import StudyConfig
-from sweeper.corners import requests, wanted
-from sweeper.execution.devices import Room
-from sweeper.preflight.memory import Forecast, largest, memory_findings
-from sweeper.preflight.peak import (
+from sweeper.commands.check.memory_findings import Forecast, largest, memory_findings
+from sweeper.commands.check.memory_forecast import (
     GIB,
     Kind,
     Part,
@@ -23,6 +20,8 @@ from sweeper.preflight.peak import (
     weight_bytes,
     worst,
 )
+from sweeper.config.study import StudyConfig
+from sweeper.execution.devices import Room
 from sweeper.records import (
     DataSummary,
     Growth,
@@ -33,7 +32,8 @@ from sweeper.records import (
     TokenLengths,
     Training,
 )
-from sweeper.remedies import Setup, setup_of
+from sweeper.records.remedies import Setup, setup_of
+from sweeper.study.extreme_settings import requests, wanted
 
 LAYERS, WIDTH, INNER, VOCABULARY = 24, 896, 4864, 151_936
 LINEAR = LAYERS * (2 * WIDTH * WIDTH + 2 * WIDTH * 128 + 3 * WIDTH * INNER)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.preflight.scratch import remove_abandoned, scratch
+from sweeper.foundation.scratch import remove_abandoned, scratch
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -8,7 +8,7 @@ from typing import Any
 from sweeper.analysis.comparison import compare
 from sweeper.config.confirm import CostMeasure
 from sweeper.records import Final
-from sweeper.study_record import (
+from sweeper.records.study_record import (
     Confirmation,
     FinalArm,
     FinalRecord,

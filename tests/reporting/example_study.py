@@ -8,16 +8,8 @@ from typing import Any
 
 from sweeper.config.base import Scalar
 from sweeper.config.settings import Method
-from sweeper.records import (
-    Cost,
-    DataSummary,
-    Failure,
-    FailureKind,
-    Outcome,
-    Scores,
-    TaskScore,
-)
-from sweeper.study_record import ArmRecord, Provenance, StudyRecord, TrialRecord
+from sweeper.records import Cost, DataSummary, Failure, FailureKind, Outcome, Scores, TaskScore
+from sweeper.records.study_record import ArmRecord, Provenance, StudyRecord, TrialRecord
 
 START = 1_760_000_000.0
 LR = {"type": "float", "low": 1.0e-4, "high": 1.0e-2, "log": True, "step": None}

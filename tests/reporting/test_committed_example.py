@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from sweeper.records_file import NAME, read_records
-from sweeper.reporting.final import show_study
-from sweeper.reporting.markdown import write_report
-from sweeper.reporting.page import Page
-from sweeper.reporting.study_json import study_json
-from sweeper.study_record import FinalArm, StudyRecord
+from sweeper.records.archive import NAME, read_records
+from sweeper.records.study_record import FinalArm, StudyRecord
+from sweeper.reporting.json_output import study_json
+from sweeper.reporting.markdown.report import write_report
+from sweeper.reporting.report_data import Page
+from sweeper.reporting.summary import show_study
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted(path.parent for path in (ROOT / "reports" / "examples").glob(f"*/{NAME}"))

@@ -7,10 +7,10 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from sweeper.analysis.comparison import SELECTION_NOTE, compare
-from sweeper.reporting.comparison_table import comparison_view
+from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.console import show
-from sweeper.reporting.trial_list import status_view
-from sweeper.study_record import StudyRecord
+from sweeper.reporting.tables.comparison import comparison_view
+from sweeper.reporting.tables.trials import status_view
 from tests.reporting.example_study import (
     GKD_SEARCH,
     LR,

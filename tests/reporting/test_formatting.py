@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from sweeper.analysis.comparison import Score
-from sweeper.reporting import formatting
+from sweeper.reporting.text import formatting
 
 
 @pytest.mark.parametrize(

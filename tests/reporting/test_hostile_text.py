@@ -12,16 +12,16 @@ from rich.console import Console
 
 from sweeper.analysis.comparison import compare
 from sweeper.config.yaml_file import read
-from sweeper.errors import ConfigError
-from sweeper.reporting.comparison_table import comparison_view
+from sweeper.foundation.errors import ConfigError
+from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.console import notice, show
-from sweeper.reporting.escaping import cell, code, fenced, inline, setting, table
 from sweeper.reporting.live import LiveDisplay
-from sweeper.reporting.markdown import write_report
-from sweeper.reporting.page import Page
-from sweeper.reporting.trial_list import status_view
-from sweeper.reporting.visible import visible
-from sweeper.study_record import StudyRecord
+from sweeper.reporting.markdown.report import write_report
+from sweeper.reporting.report_data import Page
+from sweeper.reporting.tables.comparison import comparison_view
+from sweeper.reporting.tables.trials import status_view
+from sweeper.reporting.text.markdown_escape import cell, code, fenced, inline, setting, table
+from sweeper.reporting.text.terminal_escape import visible
 from tests.reporting.example_study import arm, completed, failed, study, trial
 
 HOSTILE = [

@@ -8,12 +8,12 @@ import pytest
 from ruamel.yaml import YAML
 
 from sweeper.analysis.comparison import SELECTION_NOTE, UNCONFIRMED_NOTE
-from sweeper.records_file import NAME
-from sweeper.reporting.escaping import as_yaml, cell, fenced, setting, table
-from sweeper.reporting.markdown import write_report
-from sweeper.reporting.page import Page
-from sweeper.secrets import redact
-from sweeper.study_record import StudyRecord
+from sweeper.foundation.secrets import redact
+from sweeper.records.archive import NAME
+from sweeper.records.study_record import StudyRecord
+from sweeper.reporting.markdown.report import write_report
+from sweeper.reporting.report_data import Page
+from sweeper.reporting.text.markdown_escape import as_yaml, cell, fenced, setting, table
 from tests.reporting.example_study import (
     CONFIG,
     arm,

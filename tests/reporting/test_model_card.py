@@ -7,7 +7,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard
 
 from sweeper.analysis.winner import choose
-from sweeper.reporting.model_card import model_card
+from sweeper.reporting.markdown.model_card import model_card
 from tests.reporting.example_study import completed, example_study
 
 

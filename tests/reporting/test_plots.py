@@ -9,10 +9,10 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from sweeper.analysis.comparison import compare
-from sweeper.reporting import plots
-from sweeper.reporting.plot_labels import apart
-from sweeper.reporting.plot_style import COLOURS, looks_of, png, spread
-from sweeper.study_record import StudyRecord
+from sweeper.records.study_record import StudyRecord
+from sweeper.reporting.plots import search
+from sweeper.reporting.plots.labels import apart
+from sweeper.reporting.plots.style import COLOURS, looks_of, png, spread
 from tests.reporting.example_study import arm, completed, example_study, study, trial
 
 
@@ -30,8 +30,8 @@ def _boxes(figure: Figure) -> dict[str, Bbox]:
 def _all_plots(record: StudyRecord) -> list[Figure | None]:
     comparison = compare(record)
     return [
-        plots.progress_plot(comparison),
-        plots.cost_plot(record, comparison),
+        search.progress_plot(comparison),
+        search.cost_plot(record, comparison),
     ]
 
 
@@ -49,7 +49,7 @@ def test_progress_and_cost_name_every_arm_the_ceiling_and_the_floor() -> None:
 def test_a_plot_is_a_png_that_does_not_depend_on_when_it_is_drawn() -> None:
     comparison = compare(example_study())
 
-    first, second = (png(plots.progress_plot(comparison) or Figure()) for _ in range(2))
+    first, second = (png(search.progress_plot(comparison) or Figure()) for _ in range(2))
 
     assert first.startswith(b"\x89PNG")
     assert first == second
@@ -65,7 +65,7 @@ def test_the_cost_axis_is_logarithmic_only_when_costs_are_far_apart() -> None:
     def scale(*seconds: float) -> Any:
         trials = [trial(n, completed(0.5, seconds=cost)) for n, cost in enumerate(seconds)]
         record = study([arm("sft", trials)])
-        figure = plots.cost_plot(record, compare(record))
+        figure = search.cost_plot(record, compare(record))
         assert figure is not None
         return figure.axes[0].get_xscale()
 
@@ -75,7 +75,7 @@ def test_the_cost_axis_is_logarithmic_only_when_costs_are_far_apart() -> None:
 
 
 def test_an_arm_with_one_trial_is_a_mark_with_its_name() -> None:
-    figure = plots.progress_plot(compare(example_study()))
+    figure = search.progress_plot(compare(example_study()))
 
     assert figure is not None
     drawn = {line.get_label(): line for line in figure.axes[0].lines}
@@ -95,7 +95,7 @@ def test_names_at_the_ends_of_lines_cover_neither_each_other_nor_the_frame() -> 
         )
         for index in range(5)
     ]
-    figure = plots.progress_plot(compare(study(arms, teacher=0.7, student=0.699)))
+    figure = search.progress_plot(compare(study(arms, teacher=0.7, student=0.699)))
 
     assert figure is not None
     boxes = list(_boxes(figure).values())
@@ -112,7 +112,7 @@ def test_names_beside_points_touch_no_line_and_no_other_name() -> None:
     places = {"gkd": (0.51, 12.0), "sft": (0.512, 10.0), "seqkd": (0.505, 14.0)}
     arms = [arm(name, [trial(0, completed(y, seconds=x))]) for name, (y, x) in places.items()]
     record = study(arms, student=0.51)
-    figure = plots.cost_plot(record, compare(record))
+    figure = search.cost_plot(record, compare(record))
 
     assert figure is not None
     boxes = _boxes(figure)
@@ -126,7 +126,10 @@ def test_names_beside_points_touch_no_line_and_no_other_name() -> None:
 def test_too_many_names_become_a_legend() -> None:
     trials = [trial(0, completed(0.5)), trial(1, completed(0.6))]
     record = study([arm(f"arm-{index}", trials, method="gkd") for index in range(30)])
-    for figure in (plots.progress_plot(compare(record)), plots.cost_plot(record, compare(record))):
+    for figure in (
+        search.progress_plot(compare(record)),
+        search.cost_plot(record, compare(record)),
+    ):
         assert figure is not None
         assert set(_boxes(figure)) == {"teacher", "starting student"}
         assert len(figure.legends[0].get_texts()) == 30

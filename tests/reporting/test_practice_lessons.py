@@ -13,20 +13,19 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from sweeper.analysis.comparison import compare
+from sweeper.analysis.training_lessons import PracticeLessons, practice_lessons
 from sweeper.analysis.verdict import verdict_of
+from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.console import show
-from sweeper.reporting.plot_style import png
-from sweeper.reporting.practice_lessons import (
+from sweeper.reporting.markdown.training import (
     CURVES_IMAGE,
     REALISED_IMAGE,
-    PracticeLessons,
     practice_json,
-    practice_lessons,
     practice_plots,
     practice_sections,
     practice_view,
 )
-from sweeper.study_record import StudyRecord
+from sweeper.reporting.plots.style import png
 from tests.analysis.practice_examples import falling, final, sampled
 from tests.analysis.test_recommendation import searching
 from tests.reporting.example_study import (

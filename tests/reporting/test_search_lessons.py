@@ -13,19 +13,19 @@ from matplotlib.text import Text
 from rich.console import Console
 
 from sweeper.analysis.comparison import compare
-from sweeper.analysis.importance import Importance, Share
-from sweeper.analysis.lessons import SearchLessons, search_lessons
+from sweeper.analysis.importance.importance import Importance, Share
+from sweeper.analysis.importance.lessons import SearchLessons, search_lessons
+from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.console import show
-from sweeper.reporting.plot_style import png
-from sweeper.reporting.search_lessons import (
+from sweeper.reporting.markdown.importance import (
     search_json,
     search_plots,
     search_sections,
     search_view,
 )
-from sweeper.reporting.setting_plots import importance_plot
-from sweeper.reporting.settings_map import map_plot
-from sweeper.study_record import StudyRecord
+from sweeper.reporting.plots.importance import importance_plot
+from sweeper.reporting.plots.lmbda_beta import map_plot
+from sweeper.reporting.plots.style import png
 from tests.analysis.known_truth import known_arm
 from tests.reporting.example_study import (
     GKD_SEARCH,

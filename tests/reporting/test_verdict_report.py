@@ -11,12 +11,12 @@ from rich.console import Console
 
 from sweeper.analysis.comparison import CONFIRMED_NOTE, UNCONFIRMED_NOTE, compare
 from sweeper.analysis.verdict import Verdict, verdict_of
-from sweeper.reporting.final import show_study
-from sweeper.reporting.markdown import write_report
-from sweeper.reporting.page import Page
-from sweeper.reporting.study_json import study_json
-from sweeper.reporting.verdict_plot import verdict_plot
-from sweeper.study_record import StudyRecord
+from sweeper.records.study_record import StudyRecord
+from sweeper.reporting.json_output import study_json
+from sweeper.reporting.markdown.report import write_report
+from sweeper.reporting.plots.verdict import verdict_plot
+from sweeper.reporting.report_data import Page
+from sweeper.reporting.summary import show_study
 from tests.reporting.confirmed_study import confirmed_study
 from tests.reporting.example_study import example_study
 

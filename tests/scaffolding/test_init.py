@@ -13,15 +13,15 @@ import pyarrow.parquet
 import pytest
 from ruamel.yaml import YAML
 
+from sweeper.commands.init.draft import Draft, Request, write_draft
+from sweeper.commands.init.draft_study import RECIPE_ARM, draft_from_recipe, draft_study
+from sweeper.commands.init.local_data import read_rows
 from sweeper.config.loading import load_study
 from sweeper.config.settings import METHODS
 from sweeper.config.yaml_text import yaml_text
-from sweeper.errors import ConfigError
+from sweeper.foundation.errors import ConfigError
 from sweeper.records import SuiteSpec
-from sweeper.scaffolding.draft import Draft, Request, write_draft
-from sweeper.scaffolding.local_data import read_rows
-from sweeper.scaffolding.study import RECIPE_ARM, draft_from_recipe, draft_study
-from sweeper.snapshot import suite_spec
+from sweeper.study.manifest import suite_spec
 from tests.config.test_recipes import BASIC, CONSERVATIVE, WHOLE
 from tests.conftest import DATA
 

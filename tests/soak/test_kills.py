@@ -13,19 +13,20 @@ from tests.conftest import adder_study, adder_suite, write_yaml
 from tests.whole_studies import WholeStudy
 
 ASK = "sweeper.search.arm_search:ArmSearch.ask"
-SPEC = "sweeper.study:write_text_atomically@spec.json"
+SPEC = "sweeper.study.coordinator:write_text_atomically@spec.json"
 REPLACE = "os:replace@spec.json"
 TELL = "sweeper.search.arm_search:ArmSearch.tell"
 TRACK = "sweeper.tracking.runs:RunTracker.finish_trial"
-WRITE = "sweeper.tracking.mlflow_tracker:MlflowStore.write"
-PLOT = "sweeper.reporting.markdown:png"
-REPORT = "sweeper.running:write_report"
+WRITE = "sweeper.tracking.mlflow_store:MlflowStore.write"
+PLAN = "sweeper.study.confirmation:write_text_atomically@plan.json"
+PLOT = "sweeper.reporting.markdown.report:png"
+REPORT = "sweeper.commands.run:write_report"
 
 BOUNDARIES = {
-    "before the study is recorded": ("sweeper.running:open_snapshot", "before", "1"),
-    "after the study is recorded": ("sweeper.running:open_snapshot", "after", "1"),
+    "before the study is recorded": ("sweeper.commands.run:open_snapshot", "before", "1"),
+    "after the study is recorded": ("sweeper.commands.run:open_snapshot", "after", "1"),
     "while MLflow's tables are made": ("mlflow.store.db.utils:_upgrade_db", "before", "1"),
-    "during the preparation": ("sweeper.preparation:submit", "after", "2"),
+    "during the preparation": ("sweeper.study.preparation:submit", "after", "2"),
     "after it is asked": (ASK, "after", "1"),
     "in the middle of being asked": ("optuna.study:Study.ask", "after", "2"),
     "while the spec is written": (REPLACE, "before", "2"),
@@ -42,10 +43,10 @@ BOUNDARIES = {
     "after MLflow": (TRACK, "after", "1"),
     "after the last trial": (TRACK, "after", "4"),
     "while the plan is written": ("os:replace@plan.json", "before", "1"),
-    "after the plan is written": ("sweeper.confirm:write_text_atomically@plan.json", "after", "1"),
-    "while the test suite is scored": ("sweeper.preparation:submit", "after", "4"),
+    "after the plan is written": (PLAN, "after", "1"),
+    "while the test suite is scored": ("sweeper.study.preparation:submit", "after", "4"),
     "after a winner's spec is written": (SPEC, "after", "5"),
-    "after a winner's outcome": ("sweeper.confirm:Declared.tell", "before", "1"),
+    "after a winner's outcome": ("sweeper.study.confirmation:Declared.tell", "before", "1"),
     "after the last winner": (TRACK, "after", "6"),
     "during the report": (PLOT, "after", "1"),
     "after the report": (REPORT, "after", "1"),

@@ -10,7 +10,7 @@ from tests.postgres import Server
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A SQLite file with MLflow's tables, to copy."""
-    from sweeper.tracking.mlflow_tracker import connect
+    from sweeper.tracking.mlflow_store import connect
 
     path = tmp_path_factory.mktemp("mlflow") / "empty.db"
     connect(f"sqlite:///{path}")
@@ -22,8 +22,8 @@ def empty_postgres(postgres_server: Server) -> str:
     """A PostgreSQL database with MLflow's tables, to copy."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
-    from sweeper.databases import with_driver
-    from sweeper.tracking.mlflow_tracker import connect
+    from sweeper.foundation.databases import with_driver
+    from sweeper.tracking.mlflow_store import connect
 
     url = postgres_server.database()
     connect(with_driver(url))

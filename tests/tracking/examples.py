@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.config.study import StudyConfig
-from sweeper.paths import JobPaths
 from sweeper.records import (
     Cost,
     DataSummary,
@@ -25,7 +24,8 @@ from sweeper.records import (
     TaskScore,
     TrialSpec,
 )
-from sweeper.study_record import Provenance
+from sweeper.records.layout import JobPaths
+from sweeper.records.study_record import Provenance
 from sweeper.tracking.mapping import Point
 from sweeper.tracking.runs import RunTracker
 from sweeper.tracking.tracker import MemoryStore, MemoryTracker
@@ -252,7 +252,7 @@ def mlflow_place(
     """MLflow with a copy of ``empty_database``, or at ``uri``."""
     from mlflow import MlflowClient
 
-    from sweeper.tracking.mlflow_tracker import MlflowTracker
+    from sweeper.tracking.mlflow_store import MlflowTracker
 
     if empty_database is not None:
         # Making the tables takes 1.7 s.

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from sweeper.config.models import LoraConfig, StudentConfig
-from sweeper.errors import SweeperError
+from sweeper.foundation.errors import SweeperError
 from sweeper.tracking.mapping import Point, effective_settings, text_of, trial_params, valid_key
-from sweeper.tracking.mlflow_tracker import MlflowStore, MlflowTracker, find_experiment
+from sweeper.tracking.mlflow_store import MlflowStore, MlflowTracker, find_experiment
 from tests.tracking.examples import (
     PASSWORD,
     STUDY_TEXT,

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import sqlalchemy
 
-from sweeper.databases import with_driver
-from sweeper.patience import Patience
+from sweeper.foundation.databases import with_driver
+from sweeper.foundation.retry import Patience
 from sweeper.records import Failure
 from sweeper.tracking.mapping import NOTE, PARENT, RUN_NAME, Point
-from sweeper.tracking.mlflow_tracker import MlflowStore, MlflowTracker
+from sweeper.tracking.mlflow_store import MlflowStore, MlflowTracker
 from sweeper.tracking.tracker import MemoryStore, MemoryTracker, Tracker
 from tests.postgres import QUOTED, Server
 from tests.tracking.examples import (
@@ -264,7 +264,7 @@ def test_calls_out_of_order_are_refused(place: Recorder) -> None:
 
 def test_trackers_are_light_to_import() -> None:
     code = (
-        "import sys, sweeper.tracking.tracker, sweeper.tracking.mlflow_tracker, sweeper.tracking.ui"
+        "import sys, sweeper.tracking.tracker, sweeper.tracking.mlflow_store, sweeper.tracking.ui"
         "\nprint([name for name in ('mlflow', 'sqlalchemy', 'torch') if name in sys.modules])"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from sweeper.tracking.uri import has_password, redact
+from sweeper.foundation.databases import has_password, redact
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ from typing import Any
 from trl import SFTConfig
 
 from sweeper.config.settings import Method, MethodSettings
-from sweeper.distillation.late_bitsandbytes import import_bitsandbytes
-from sweeper.distillation.trainers.gkd import GKDConfig
-from sweeper.errors import BadInputError
+from sweeper.distillation.models.late_bitsandbytes import import_bitsandbytes
+from sweeper.distillation.trainers.trl_gkd import GKDConfig
+from sweeper.foundation.errors import BadInputError
 
 
 def uses_teacher(method: Method) -> bool:

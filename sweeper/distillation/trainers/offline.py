@@ -7,10 +7,10 @@ from typing import Any
 
 from trl import SFTTrainer
 
-from sweeper.distillation.meter import Meter
-from sweeper.distillation.ranks import Ranks
+from sweeper.distillation.cost_meter import Meter
+from sweeper.distillation.distributed import Ranks
 from sweeper.distillation.sharding import ShardedStudent
-from sweeper.distillation.trainers.metered import FullBatches, forget_rounded_weights
+from sweeper.distillation.trainers.base import FullBatches, forget_rounded_weights
 
 
 class OfflineTrainer(FullBatches, SFTTrainer):  # type: ignore[misc]

@@ -11,16 +11,16 @@ from accelerate.utils import AutocastKwargs
 from trl.models.utils import _ForwardRedirection
 
 from sweeper.config.settings import MethodSettings
-from sweeper.distillation.batches import IGNORED, PromptCollator
+from sweeper.distillation.cost_meter import Meter
+from sweeper.distillation.data.batches import IGNORED, PromptCollator
+from sweeper.distillation.distributed import Ranks
 from sweeper.distillation.divergence import Heads
-from sweeper.distillation.meter import Meter
-from sweeper.distillation.models import store_for_autocast
-from sweeper.distillation.ranks import Ranks
-from sweeper.distillation.rollouts import generate
+from sweeper.distillation.models.loading import store_for_autocast
+from sweeper.distillation.sampling.rollouts import generate
 from sweeper.distillation.sharding import ShardedStudent, shard_teacher
-from sweeper.distillation.teacher_states import TeacherStates
-from sweeper.distillation.trainers.gkd import GKDTrainer
-from sweeper.distillation.trainers.metered import FullBatches, Metered, forget_rounded_weights
+from sweeper.distillation.teacher.hidden_states import TeacherStates
+from sweeper.distillation.trainers.base import FullBatches, Metered, forget_rounded_weights
+from sweeper.distillation.trainers.trl_gkd import GKDTrainer
 from sweeper.records import derive_seed
 
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from trl import SFTTrainer
 
-from sweeper.distillation.batches import IGNORED
-from sweeper.distillation.meter import Meter
-from sweeper.distillation.trainers.gkd import GKDTrainer
-from sweeper.distillation.trainers.metered import Metered
+from sweeper.distillation.cost_meter import Meter
+from sweeper.distillation.data.batches import IGNORED
+from sweeper.distillation.trainers.base import Metered
+from sweeper.distillation.trainers.trl_gkd import GKDTrainer
 
 
 class StockSFTTrainer(Metered, SFTTrainer):  # type: ignore[misc]

@@ -1,0 +1,296 @@
+"""What an arm's trials say of its settings, and how far that can be trusted: forests on halves.
+
+A forest of extremely randomised trees (Geurts, Ernst and Wehenkel, 2006) predicts the score from
+the settings. What is read from it are marginals: the prediction for one setting's value, or two's,
+averaged over all other settings as the space samples them. A tree's leaves are boxes, so this is
+exact (Hutter, Hoos and Leyton-Brown, ICML 2014).
+
+The uncertainty comes from re-fits. Each splits the trials into two halves at random and fits one
+forest to each (complementary pairs: Shah and Samworth, 2013). What half-samples differ by is what
+other samples of all trials would differ by, as with a bootstrap, and no trial counts twice. And
+what one half shows can be looked up in the other, which has not chosen it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sweeper.analysis.comparison import scored_trials
+from sweeper.config.base import Scalar
+from sweeper.config.space import AnySpace, CategoricalSpace, IntSpace, contains, read_space
+from sweeper.records import derive_seed
+from sweeper.records.study_record import ArmRecord
+
+FEWEST_TRIALS = 6
+"""Below this, halves of them say nothing."""
+MOST_TRIALS = 400
+"""Of more, an even selection is used: the estimates settle long before, their time does not."""
+PAIRS = 10
+"""Random splits into halves: twice as many forests."""
+TREES = 8
+"""In each forest; together as many as one large forest has."""
+POINTS = 24
+"""At which a range is looked at, evenly on the scale that it is sampled on."""
+INTERVAL = (0.1, 0.9)
+"""The quantiles across re-fits that every interval here is made of."""
+
+Row = tuple[dict[str, Scalar], float]
+"""A trial's settings, and its score."""
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One setting as the forests see it."""
+
+    name: str
+    space: AnySpace
+
+    @cached_property
+    def values(self) -> tuple[Scalar, ...]:
+        """The values at which the setting is looked at, each as likely to be sampled."""
+        space = self.space
+        if isinstance(space, CategoricalSpace):
+            return tuple(sorted(space.choices, key=_number)) if self.ordered else space.choices
+        count = space.count()
+        if count is not None and count <= POINTS and not space.log:
+            return tuple(space.grid() or ())
+        places = (np.arange(POINTS) + 0.5) / POINTS
+        found = [self._value(float(place)) for place in places]
+        if isinstance(space, IntSpace):
+            return tuple(dict.fromkeys(round(value) for value in found))
+        return tuple(found)
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the values are numbers: a list of them is in order of size, whatever it says."""
+        return not isinstance(self.space, CategoricalSpace) or all(
+            isinstance(choice, int | float) and not isinstance(choice, bool)
+            for choice in self.space.choices
+        )
+
+    @property
+    def discrete(self) -> bool:
+        """Whether ``values`` are all that there are, rather than points of a range."""
+        count = self.space.count()
+        return count is not None and count == len(self.values)
+
+    def place(self, value: Scalar) -> float:
+        """Where a number lies between the ends of the space, from 0 to 1, as it is sampled."""
+        space = self.space
+        if isinstance(space, CategoricalSpace):
+            # By rank: one step of a tree tells an end from its neighbour, however near that is.
+            return self.values.index(value) / max(len(self.values) - 1, 1)
+        number = _number(value)
+        if space.log:
+            return math.log(number / space.low) / math.log(space.high / space.low)
+        return (number - space.low) / (space.high - space.low)
+
+    def code(self, value: Scalar) -> list[float]:
+        """The columns that trees split: one, or one for each choice that is no number."""
+        if self.ordered:
+            return [self.place(value)]
+        return [float(value == choice) for choice in self.values]
+
+    def _value(self, place: float) -> float:
+        space = self.space
+        assert not isinstance(space, CategoricalSpace)
+        if space.log:
+            return float(space.low * (space.high / space.low) ** place)
+        return float(space.low + place * (space.high - space.low))
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A fitted tree as its leaves, which are boxes."""
+
+    scores: Floats
+    """Each leaf's prediction."""
+    inside: tuple[Bools, ...]
+    """By axis, which of its values each leaf holds: leaves by values."""
+
+    def marginal(self, *axes: int) -> Floats:
+        """The prediction by the values of one axis, or of two, the others averaged out."""
+        weights = self.scores * self._shares(but=axes)
+        if len(axes) == 1:
+            return np.asarray(weights @ self.inside[axes[0]], dtype=float)
+        first, second = (self.inside[axis].astype(float) for axis in axes)
+        return np.asarray((first * weights[:, None]).T @ second, dtype=float)
+
+    def variance(self) -> float:
+        """Of the prediction over the whole space."""
+        shares = self._shares()
+        mean = shares @ self.scores
+        return float(shares @ (self.scores - mean) ** 2)
+
+    def _shares(self, but: Sequence[int] = ()) -> Floats:
+        """The share of the space that each leaf holds, as seen along all other axes."""
+        shares = np.ones(len(self.scores))
+        for axis, inside in enumerate(self.inside):
+            if axis not in but:
+                shares *= inside.mean(axis=1)
+        return shares
+
+
+@dataclass(frozen=True)
+class Refits:
+    """Forests on halves of the trials; two that follow each other share no trial."""
+
+    axes: tuple[Axis, ...]
+    trials: int
+    forests: tuple[tuple[Tree, ...], ...]
+
+    def index(self, name: str) -> int | None:
+        """The axis of a setting, if it is one."""
+        names = [axis.name for axis in self.axes]
+        return names.index(name) if name in names else None
+
+    def marginals(self, *axes: int) -> Floats:
+        """Each forest's marginal, a row for each."""
+        return np.array(
+            [np.mean([tree.marginal(*axes) for tree in trees], axis=0) for trees in self.forests]
+        )
+
+    def shares(self) -> Floats:
+        """Each forest's importances, which sum to 1 unless all are 0: forests by axes."""
+        found = np.zeros((len(self.forests), len(self.axes)))
+        for row, trees in zip(found, self.forests, strict=True):
+            for tree in trees:
+                if (whole := tree.variance()) > 0:
+                    row += [tree.marginal(axis).var() / whole for axis in range(len(self.axes))]
+        totals = found.sum(axis=1, keepdims=True)
+        return np.asarray(found / np.where(totals > 0, totals, 1.0), dtype=float)
+
+
+@dataclass(frozen=True)
+class ArmRefits:
+    """All that is known of an arm's settings."""
+
+    arm: str
+    axes: dict[str, Axis]
+    """The settings that the arm searches and that vary."""
+    rows: tuple[Row, ...]
+    """Its scored trials inside the search space, in ascending number."""
+    shared: Refits | None
+    """Of the settings that all trials sampled."""
+    everywhere: Refits | None
+    """Of all settings, within the trials that sampled every one; None if ``shared`` has them all.
+
+    A setting such as ``temperature``, which is dead at ``lmbda`` 0, is only here."""
+
+    def curves(self, name: str) -> Floats:
+        """Each forest's marginal of one setting, from all trials that can speak for it."""
+        for refits in (self.shared, self.everywhere):
+            if refits is not None and (index := refits.index(name)) is not None:
+                return refits.marginals(index)
+        return np.empty((0, len(self.axes[name].values)))
+
+
+def refit(arm: ArmRecord, study_seed: int = 0) -> ArmRefits:
+    """Fit forests to the completed trials of ``arm``, but for those outside its search space.
+
+    The same records and seed give the same forests. There are none with fewer than
+    ``FEWEST_TRIALS`` trials or without two different scores.
+    """
+    axes = {}
+    for name, raw in arm.search.items():
+        space = read_space(raw)
+        if space is not None and _varies(space):
+            axes[name] = Axis(name, space)
+    rows = [
+        ({name: value for name, value in trial.params.items() if name in axes}, score.score)
+        for trial, score in scored_trials(arm)
+        if all(_fits(axes[name].space, v) for name, v in trial.params.items() if name in axes)
+    ]
+    shared = [name for name in axes if all(name in params for params, _ in rows)]
+    seed = derive_seed(study_seed, arm.name, "refits")
+    everywhere = [row for row in rows if len(row[0]) == len(axes)]
+    return ArmRefits(
+        arm=arm.name,
+        axes=axes,
+        rows=tuple(rows),
+        shared=_refits([axes[name] for name in shared], rows, seed),
+        everywhere=_refits(list(axes.values()), everywhere, seed)
+        if len(shared) < len(axes)
+        else None,
+    )
+
+
+def _refits(axes: Sequence[Axis], rows: Sequence[Row], seed: int) -> Refits | None:
+    if not axes or len(rows) < FEWEST_TRIALS or len({score for _, score in rows}) < 2:
+        return None
+    from sklearn.ensemble import ExtraTreesRegressor
+
+    rows = _thinned(rows)
+    settings = np.array([[c for a in axes for c in a.code(row[a.name])] for row, _ in rows])
+    scores = np.array([score for _, score in rows])
+    points = _points(axes)
+    random = np.random.default_rng(seed)
+    forests = []
+    for _ in range(PAIRS):
+        order = random.permutation(len(rows))
+        for half in (order[: len(rows) // 2], order[len(rows) // 2 :]):
+            forest = ExtraTreesRegressor(TREES, random_state=int(random.integers(2**31)))
+            forest.fit(settings[half], scores[half])
+            forests.append(tuple(_tree(one.tree_, axes, points) for one in forest.estimators_))
+    return Refits(tuple(axes), len(rows), tuple(forests))
+
+
+def _points(axes: Sequence[Axis]) -> Floats:
+    """What a column is at each value of each axis, one axis after the other; NaN at other axes'.
+
+    Columns by points.
+    """
+    blocks = [np.array([axis.code(value) for value in axis.values]).T for axis in axes]
+    points = np.full((sum(len(b) for b in blocks), sum(b.shape[1] for b in blocks)), np.nan)
+    row = column = 0
+    for block in blocks:
+        points[row : row + len(block), column : column + block.shape[1]] = block
+        row, column = row + len(block), column + block.shape[1]
+    return points
+
+
+def _tree(fitted: Any, axes: Sequence[Axis], points: Floats) -> Tree:
+    """The leaves of a tree of scikit-learn's; a node's children come after it."""
+    left, right = fitted.children_left, fitted.children_right
+    inside = np.ones((fitted.node_count, points.shape[1]), dtype=bool)
+    for node in np.flatnonzero(left >= 0):
+        column, threshold = points[fitted.feature[node]], fitted.threshold[node]
+        # NaN compares false to everything: what another axis holds stays.
+        inside[left[node]] = inside[node] & ~(column > threshold)
+        inside[right[node]] = inside[node] & ~(column <= threshold)
+    leaves = np.flatnonzero(left < 0)
+    ends = np.cumsum([len(axis.values) for axis in axes])[:-1]
+    return Tree(fitted.value[leaves, 0, 0], tuple(np.split(inside[leaves], ends, axis=1)))
+
+
+def _number(value: Scalar) -> float:
+    assert isinstance(value, int | float)
+    return float(value)
+
+
+def _varies(space: AnySpace) -> bool:
+    if isinstance(space, CategoricalSpace):
+        return len(space.choices) > 1
+    return space.low < space.high
+
+
+def _fits(space: AnySpace, value: Scalar) -> bool:
+    if not isinstance(space, CategoricalSpace) and isinstance(value, bool):
+        return False
+    return contains(space, value)
+
+
+def _thinned(rows: Sequence[Row]) -> Sequence[Row]:
+    if len(rows) <= MOST_TRIALS:
+        return rows
+    stride = len(rows) / MOST_TRIALS
+    return [rows[math.floor(index * stride)] for index in range(MOST_TRIALS)]

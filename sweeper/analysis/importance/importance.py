@@ -1,0 +1,78 @@
+"""Which of an arm's settings its scores depend on: fANOVA on the completed trials.
+
+The importance of a setting is the share of the score's variance, over the search space as it is
+sampled, that the setting explains on its own (Hutter, Hoos and Leyton-Brown, ICML 2014), scaled so
+that the settings of one estimate sum to 1. It comes with the interval that re-fits give it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sweeper.analysis.importance.forest import INTERVAL, ArmRefits, Refits
+from sweeper.records import Record
+
+
+class Share(Record):
+    """The importance of one setting."""
+
+    share: float
+    """The mean of all re-fits."""
+    low: float
+    high: float
+    """Quantiles across re-fits: ``refits.INTERVAL``, or ``share`` where that lies outside."""
+
+
+class Importance(Record):
+    """The importances of one arm's settings."""
+
+    arm: str
+    values: dict[str, Share]
+    """Of each setting that all trials sampled, largest first; they sum to 1."""
+    trials: int
+    """Trials that ``values`` was estimated from."""
+    conditional: dict[str, Share]
+    """Of each setting that only some trials sampled (such as ``temperature``, which is dead at
+    ``lmbda`` 0), within the trials that sampled every setting: not on the scale of ``values``."""
+    conditional_trials: int
+    """Trials that ``conditional`` was estimated from."""
+
+
+def parameter_importance(refits: ArmRefits) -> Importance | None:
+    """The importances of the settings that an arm searches.
+
+    Returns:
+        None when there are no re-fits, or when fewer than two settings vary: the share of a single
+        one is 1 whatever it does.
+    """
+    values = _shares(refits.shared)
+    within = _shares(refits.everywhere)
+    conditional = {name: share for name, share in within.items() if name not in values}
+    if not values and not conditional:
+        return None
+    return Importance(
+        arm=refits.arm,
+        values=values,
+        trials=len(refits.rows) if refits.shared is None else refits.shared.trials,
+        conditional=conditional,
+        conditional_trials=refits.everywhere.trials if conditional and refits.everywhere else 0,
+    )
+
+
+def _shares(refits: Refits | None) -> dict[str, Share]:
+    if refits is None or len(refits.axes) < 2:
+        return {}
+    found = refits.shares()
+    # A half whose scores are all equal says nothing of what decides them.
+    found = found[found.sum(axis=1) > 0]
+    if not len(found):
+        return {}
+    means = found.mean(axis=0)
+    low, high = np.quantile(found, INTERVAL, axis=0)
+    shares = {
+        axis.name: Share(
+            share=float(mean), low=float(min(mean, bottom)), high=float(max(mean, top))
+        )
+        for axis, mean, bottom, top in zip(refits.axes, means, low, high, strict=True)
+    }
+    return dict(sorted(shares.items(), key=lambda item: (-item[1].share, item[0])))

@@ -1,0 +1,58 @@
+"""How sure a ratio of two means is, such as the share of a gap that was closed.
+
+Fieller's method (Journal of the Royal Statistical Society B 16, 1954): a ratio is plausible if the
+mean of ``numerator - ratio * denominator`` is not shown to differ from 0. Both are scores of the
+same documents, so what their errors have in common cancels, and what seeds and documents each add
+is that of ``crossed.estimate``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from scipy import optimize
+
+from sweeper.analysis.stats.crossed_effects import Documents, Matrix, estimate
+from sweeper.analysis.stats.significance import ALPHA
+
+_FURTHEST = 2.0**20
+"""Of the interval's width, to either side; what reaches further says nothing."""
+
+
+def ratio_interval(
+    numerator: Matrix, denominator: Matrix, documents: Documents
+) -> tuple[float, float] | None:
+    """The 95 % interval of ``mean(numerator) / mean(denominator)``.
+
+    Args:
+        numerator: Shape (seeds, documents).
+        denominator: Shape (1, documents), the same for all seeds, or that of ``numerator``.
+        documents: Of the columns.
+
+    Returns:
+        None if the denominator is not shown to differ from 0: then the set is no interval.
+    """
+
+    def excess(ratio: float) -> float:
+        """Positive where the ratio is not plausible."""
+        found = estimate(numerator - ratio * denominator, documents, draws=0)
+        return abs(found.mean) - found.reach(ALPHA / 2)
+
+    below = estimate(denominator, documents, draws=0)
+    if abs(below.mean) <= below.reach(ALPHA / 2):
+        return None
+    best = estimate(numerator, documents, draws=0).mean / below.mean
+    ends = [_crossing(excess, best, side) for side in (-1.0, 1.0)]
+    low, high = ends
+    return None if low is None or high is None else (low, high)
+
+
+def _crossing(excess: Callable[[float], float], best: float, side: float) -> float | None:
+    step = 0.01
+    while excess(best + side * step) <= 0:
+        step *= 2
+        if step > _FURTHEST:
+            return None
+    if excess(best) >= 0:
+        return best
+    return float(optimize.brentq(excess, best, best + side * step))

@@ -1,0 +1,165 @@
+"""Whether a difference is more than chance, and whether it is more than nothing.
+
+``conclude`` is the one place that turns numbers into a conclusion. All tests are two-sided, at
+``ALPHA`` over all comparisons that a study's claim consists of.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize, stats
+
+from sweeper.analysis.stats.crossed_effects import Documents, Estimate, Matrix, estimate, reach
+
+ALPHA = 0.05
+"""How often at most a study claims a difference where there is none."""
+
+_DRAWS = 20_000
+"""Of variances, to find the smallest difference."""
+
+Conclusion = Literal["better", "worse", "equivalent", "inconclusive"]
+
+
+def p_value(difference: Estimate) -> float:
+    """That so large a difference appears by chance: two-sided, with both sources of variance.
+
+    It is at most 0.05 just where a symmetric 95 % interval leaves 0 out. Where all scores differ by
+    the same it is that of a sign test of the documents.
+    """
+    return min(2 * difference.tail(abs(difference.mean)), 1.0)
+
+
+def equivalence_p(difference: Estimate, margin: float) -> float:
+    """Of two one-sided tests (Schuirmann 1987) that the difference lies within ``margin``."""
+    return difference.tail(margin - abs(difference.mean))
+
+
+def exact_mcnemar(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> float:
+    """That two models, one of each arm, answer equally many documents: exact, two-sided.
+
+    It knows of no other seeds: pooled over several it takes each of a document's answers for a
+    document of its own, and rejects too often.
+    """
+    from statsmodels.stats.contingency_tables import mcnemar
+
+    won, lost = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
+    return float(mcnemar([[0, won], [lost, 0]], exact=True).pvalue) if won + lost else 1.0
+
+
+def permutation_p(
+    differences: Matrix, documents: Documents, *, draws: int = 9_999, seed: int = 0
+) -> float:
+    """That so large a difference appears if it does not matter which arm is called which.
+
+    The arms change places for whole documents, all seeds together, and for whole seeds, all
+    documents together, so the permuted differences are crossed as the observed ones are. The
+    statistic is the difference in units of its standard error with both sources of variance.
+
+    Args:
+        differences: Shape (seeds, documents); of several seeds.
+        documents: Of the columns; those of a cluster change places together.
+        draws: Permutations.
+        seed: Of the permutations.
+    """
+    rng = np.random.default_rng(seed)
+
+    def size(scores: Matrix) -> float:
+        found = estimate(scores, documents, draws=0)
+        # The quantile depends on the variances' shares, so the margin is no multiple of an error.
+        margin = found.reach(ALPHA / 2)
+        return abs(found.mean) / margin if margin > 0 else math.inf
+
+    if not differences.any():
+        return 1.0
+    observed = size(differences)
+    seeds = differences.shape[0]
+    means = (differences @ documents.weights)[:, None]
+    others = differences - means
+    # Deviations of few seeds from their own mean are smaller than from the true one.
+    rows = (means - means.mean()) * math.sqrt(seeds / (seeds - 1))
+    clusters = int(documents.clusters.max()) + 1
+    as_large = 1
+    for _ in range(draws):
+        flipped = others * rng.choice([-1.0, 1.0], clusters)[documents.clusters]
+        as_large += size(flipped + rows * rng.choice([-1.0, 1.0], (seeds, 1))) >= observed
+    return as_large / (draws + 1)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted for their number (Holm 1979), in the given order."""
+    found = np.asarray(p_values, dtype=float)
+    order = np.argsort(found)
+    steps = np.arange(len(found), 0, -1) * found[order]
+    found[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return [float(p) for p in found]
+
+
+def conclude(difference: Estimate, p_adjusted: float, margin: float | None) -> Conclusion:
+    """What may be said of a difference, where higher is better.
+
+    A difference that is shown to lie within the margin is "equivalent", even if it is also shown
+    not to be nothing: the study's author has said that so little does not matter.
+    """
+    if margin is not None and equivalence_p(difference, margin) <= ALPHA:
+        return "equivalent"
+    if p_adjusted <= ALPHA:
+        return "better" if difference.mean > 0 else "worse"
+    return "inconclusive"
+
+
+def smallest_difference(
+    of_seeds: float,
+    of_documents: float,
+    of_rest: float,
+    *,
+    seeds: int,
+    documents: int,
+    comparisons: int = 1,
+    power: float = 0.8,
+) -> float:
+    """The difference that a design shows with ``power``, if the variances are as given.
+
+    The two parts of the variance are drawn, as the scores would give them, and the difference is
+    sought that exceeds its ``Estimate.reach`` so often.
+
+    Args:
+        of_seeds: The variance of the difference's seed effects.
+        of_documents: Of its document effects.
+        of_rest: Of what is left, in one document with one seed.
+        seeds: Of each arm.
+        documents: Of the test suite; at least 2.
+        comparisons: In the claim; the first step of Holm's procedure divides ``ALPHA`` by them.
+        power: How often it is shown.
+    """
+    rng = np.random.default_rng(0)
+    rest = of_rest / (seeds * documents)
+    variance = of_seeds / seeds + of_documents / documents + rest
+    if variance == 0:
+        return 0.0
+
+    def drawn(mean: float, freedom: int) -> NDArray[np.float64]:
+        return mean * rng.chisquare(freedom, _DRAWS) / freedom
+
+    by_seed = np.zeros(_DRAWS)
+    by_document = drawn(of_documents / documents + rest, documents - 1)
+    if seeds > 1:
+        by_seed = drawn(of_seeds / seeds + rest, seeds - 1)
+        by_document -= drawn(rest, (seeds - 1) * (documents - 1))
+    reached = reach(
+        by_seed,
+        np.maximum(by_document, 0),
+        ALPHA / comparisons / 2,
+        seeds=seeds,
+        freedom_of_documents=documents - 1,
+    )
+    deviation = math.sqrt(variance)
+
+    def lacking(difference: float) -> float:
+        return float(stats.norm.sf((reached - difference) / deviation).mean()) - power
+
+    return float(optimize.brentq(lacking, 0.0, 3 * float(reached.max()) + 10 * deviation))

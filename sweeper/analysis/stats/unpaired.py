@@ -1,0 +1,83 @@
+"""The difference of two arms that were scored on the same documents, but share no seeds.
+
+So are arms of different studies. A score is ``x[s, d] = mean + seed[s] + document[d] + rest[s, d]``
+in each arm, as in ``crossed``. The seeds of one arm tell nothing of the other's, so each arm's
+seeds have a part of the variance of their own, and the two add up; the documents are the same, and
+are compared in pairs once each arm's seeds are averaged.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from scipy import stats
+
+from sweeper.analysis.stats.crossed_effects import Documents, Matrix, estimate
+
+
+@dataclass(frozen=True)
+class UnpairedEstimate:
+    """A difference of means, with its interval."""
+
+    mean: float
+    seeds: tuple[int, int]
+    """Of either arm. With one, nothing is known of others, and the interval is for that one."""
+    documents: int
+    stderr: float
+    low: float
+    high: float
+
+
+def estimate_unpaired(
+    ours: Matrix, theirs: Matrix, documents: Documents, *, level: float = 0.95
+) -> UnpairedEstimate:
+    """The mean of ``ours`` minus that of ``theirs``.
+
+    Three parts of the variance, each from its own mean squares and with its own degrees of freedom:
+    our seeds, their seeds, and the documents' differences. The rest is in all of them and must
+    count once: it stays with the seeds and is taken off the documents, except for an arm with one
+    seed. The interval reaches as far as the root of the sum of their squared reaches (the method of
+    variance estimates recovery: Zou and Donner, Statistics in Medicine 27, 2008).
+
+    Args:
+        ours: Shape (our seeds, documents).
+        theirs: Shape (their seeds, documents), of the same documents in the same order.
+        documents: Of the columns.
+        level: The interval's.
+
+    Raises:
+        ValueError: The shapes do not fit.
+    """
+    columns = (ours.mean(axis=0) - theirs.mean(axis=0))[None]
+    by_document = estimate(columns, documents, draws=0)
+    tail = (1 - level) / 2
+    of_documents = by_document.variance_of_documents
+    variance = reach = 0.0
+    for scores in (ours, theirs):
+        seeds = len(scores)
+        if seeds > 1:
+            part = float((scores @ documents.weights).var(ddof=1)) / seeds
+            variance += part
+            reach += part * float(stats.t.isf(tail, seeds - 1)) ** 2
+            of_documents -= _rest(scores, documents) / seeds
+    of_documents = max(of_documents, 0.0)
+    variance += of_documents
+    spare = max(by_document.freedom_of_documents, 1)
+    reach += of_documents * float(stats.t.isf(tail, spare)) ** 2
+    half = math.sqrt(reach)
+    return UnpairedEstimate(
+        mean=by_document.mean,
+        seeds=(len(ours), len(theirs)),
+        documents=columns.shape[1],
+        stderr=math.sqrt(variance),
+        low=by_document.mean - half,
+        high=by_document.mean + half,
+    )
+
+
+def _rest(scores: Matrix, documents: Documents) -> float:
+    """What is left of the variance of one seed's mean, once seeds and documents are taken away."""
+    left = scores - scores.mean(axis=0)
+    rows = (estimate(row[None], documents, draws=0).variance_of_documents for row in left)
+    return sum(rows) / (len(scores) - 1)

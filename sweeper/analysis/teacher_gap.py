@@ -1,0 +1,87 @@
+"""Whether the teacher is better than the student that all arms start from.
+
+Both answered the documents of the selection suite, so they are compared document by document. Where
+they are no better than each other there is nothing to distil that the suite could show.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+from sweeper.analysis.stats.crossed_effects import Documents, Estimate, estimate
+from sweeper.analysis.stats.significance import ALPHA, p_value
+from sweeper.records import Scores
+from sweeper.records.study_record import Lead, ScoredDocument
+
+
+def teacher_lead(
+    teacher: Scores,
+    student: Scores,
+    theirs: Sequence[ScoredDocument] = (),
+    ours: Sequence[ScoredDocument] = (),
+) -> Lead:
+    """The teacher's score minus the student's, positive where the teacher is better.
+
+    Pairs of documents tell most. Where there are none, or the suite's score is not their mean, the
+    two scores are taken as independent.
+
+    Args:
+        teacher: The teacher's scores on the selection suite.
+        student: The starting student's.
+        theirs: The teacher's documents.
+        ours: The student's.
+    """
+    sign = 1.0 if teacher.higher_is_better else -1.0
+    value = sign * (teacher.score - student.score)
+    paired = _paired(theirs, ours, sign)
+    if paired is not None and math.isclose(paired.mean, value, abs_tol=1e-9):
+        low, high, stderr, p = paired.low, paired.high, paired.stderr, p_value(paired)
+    else:
+        paired = None
+        stderr = math.hypot(teacher.stderr, student.stderr)
+        reach = float(stats.norm.isf(ALPHA / 2)) * stderr
+        low, high = value - reach, value + reach
+        p = float(2 * stats.norm.sf(abs(value) / stderr)) if stderr > 0 else 1.0
+    return Lead(
+        teacher=teacher.score,
+        student=student.score,
+        value=value,
+        low=low,
+        high=high,
+        stderr=stderr,
+        p=p,
+        documents=sum(task.documents for task in teacher.tasks if task.weight),
+        paired=paired is not None,
+    )
+
+
+def _paired(
+    theirs: Sequence[ScoredDocument], ours: Sequence[ScoredDocument], sign: float
+) -> Estimate | None:
+    """The mean difference over documents that both answered; None if there are no such."""
+    if len(theirs) < 2 or not any(one.share for one in theirs):
+        return None
+    if [one.key for one in theirs] != [one.key for one in ours]:
+        return None
+    documents = Documents.of_tasks(
+        [one.task for one in theirs],
+        [abs(one.share) for one in theirs],
+        [one.cluster for one in theirs],
+    )
+    pairs = zip(theirs, ours, strict=True)
+    differences = np.array([[sign * (one.value - other.value) for one, other in pairs]])
+    return estimate(differences, documents, draws=0)
+
+
+def is_better(lead: Lead) -> bool:
+    """Whether the teacher is shown to be better: two-sided, at 5 %."""
+    return lead.value > 0 and lead.p <= ALPHA
+
+
+def is_worse(lead: Lead) -> bool:
+    """Whether it is shown to be worse."""
+    return lead.value < 0 and lead.p <= ALPHA

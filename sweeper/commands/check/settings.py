@@ -1,0 +1,188 @@
+"""What is known of a study's settings: which do nothing, and which are known to be trouble."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sweeper.analysis.findings import Finding
+from sweeper.config.arms import ArmConfig
+from sweeper.config.base import Scalar
+from sweeper.config.settings import MethodSettings, resolve, without_effect
+from sweeper.config.space import contains
+from sweeper.config.study import StudyConfig
+from sweeper.reporting.text import formatting
+
+_LARGE = 1_000_000_000
+"""Parameters from which on a student is better trained through an adapter."""
+_NOT_ADAM = ("adafactor", "rmsprop", "sgd")
+_STOCK_HAS_NONE = (
+    "checkpoint_every",
+    "length_bucketing",
+    "rollout_batch_size",
+    "stock_normalization",
+)
+"""Settings that the stock trainers know nothing of."""
+_ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon")
+
+
+def settings_findings(
+    config: StudyConfig, devices: Sequence[str] = (), student: int | None = None
+) -> list[Finding]:
+    """Settings without effect, dropout, the adapter and the attention.
+
+    Args:
+        config: The study.
+        devices: What trials would run on here, as far as it is known.
+        student: Parameters of the student, if they are known.
+    """
+    dead = [*_dead_everywhere(config)]
+    for name, arm in config.arms.items():
+        dead += [
+            finding.model_copy(update={"detail": f"{name}: {finding.detail}"})
+            for finding in _dead_in_arm(config, arm)
+        ]
+    if not dead:
+        detail = "every setting that is written has an effect"
+        dead = [Finding(state="ok", what="settings", detail=detail)]
+    return [*dead, _dropout(config), _adapter(config, student), *_attention(config, devices)]
+
+
+def _dead(names: Sequence[str], why: str, advice: str) -> Finding:
+    verb = "changes" if len(names) == 1 else "change"
+    detail = f"{' and '.join(names)} {verb} nothing {why}"
+    return Finding(state="warning", what="settings", detail=detail, advice=advice)
+
+
+def _dead_everywhere(config: StudyConfig) -> Iterator[Finding]:
+    written = config.model_fields_set
+    if "teacher_outputs" in written and not config.needs_teacher_outputs():
+        why = "without an arm that reads the teacher's answers"
+        yield _dead(["teacher_outputs"], why, "Leave it out, or add an arm seqkd.")
+    claim = [key for key in ("compare_at", "margin") if key in written]
+    if claim and not config.confirms():
+        yield _dead(claim, "without a confirmation", "Write evaluation: {test: SUITE}.")
+    idle = [key for key in ("sampler", "pruner") if key in written]
+    if idle and not any(arm.search for arm in config.arms.values()):
+        yield _dead(idle, "as no arm searches anything", "Leave it out, or let an arm search.")
+    reading = any(arm.method in ("supervised_kd", "gkd") for arm in config.arms.values())
+    if config.teacher.compile and not reading:
+        why = "without an arm in which the teacher reads (gkd, supervised_kd)"
+        yield _dead(["teacher.compile"], why, "Leave it out.")
+    lora = config.student.lora
+    if lora is not None and lora.dropout and not any(map(_may_drop, config.arms.values())):
+        yield _dead(["student.lora.dropout"], *_NO_DROPOUT)
+
+
+_NO_DROPOUT = (
+    "at disable_dropout: true, the default, which turns the adapter's off too",
+    "Leave it out.",
+)
+
+
+def _may_drop(arm: ArmConfig) -> bool:
+    """Whether a trial of the arm may train with dropout."""
+    if space := arm.search.get("disable_dropout"):
+        return contains(space, False)
+    return arm.settings.get("disable_dropout") is False
+
+
+def _dead_in_arm(config: StudyConfig, arm: ArmConfig) -> Iterator[Finding]:
+    fixed = resolve(config.training, arm.settings)
+    own = [*arm.settings, *arm.search]
+    lmbda: Scalar = fixed.lmbda
+    if space := arm.search.get("lmbda"):
+        values = space.grid() or []
+        lmbda = values[0] if len(values) == 1 else None
+    dead = set(without_effect(arm.method, lmbda))
+    if arm.method == "gkd" and lmbda == 0:
+        dead.add("rollout_batch_size")
+    if found := [name for name in own if name in dead]:
+        yield _dead(found, f"at lmbda: {lmbda:g}", "Leave it out, or let lmbda have other values.")
+    if "lora.dropout" in own and not _may_drop(arm):
+        yield _dead(["lora.dropout"], *_NO_DROPOUT)
+    yield from _dead_in_training(config, arm, fixed)
+
+
+def _dead_in_training(
+    config: StudyConfig, arm: ArmConfig, fixed: MethodSettings
+) -> Iterator[Finding]:
+    written = {*config.training.model_fields_set, *arm.settings, *arm.search}
+    constant = fixed.lr_scheduler_type == "constant" and "lr_scheduler_type" not in arm.search
+    if constant and ("warmup_ratio" in arm.search or fixed.warmup_ratio):
+        why = "with lr_scheduler_type: constant"
+        yield _dead(["warmup_ratio"], why, "Write constant_with_warmup, or leave it out.")
+    space = arm.search.get("optim")
+    optimisers = [str(name) for name in space.ends().values()] if space else [fixed.optim]
+    if all(name.startswith(_NOT_ADAM) for name in optimisers) and (
+        found := [name for name in _ADAM if name in written]
+    ):
+        yield _dead(found, f"with optim: {' or '.join(optimisers)}", "Leave it out.")
+    if fixed.engine == "trl":
+        if found := [name for name in _STOCK_HAS_NONE if name in written]:
+            yield _dead(found, "with engine: trl", "Leave it out.")
+        return
+    every, steps = fixed.checkpoint_every, fixed.max_steps
+    if every is not None and every >= steps and "max_steps" not in arm.search:
+        why = f"in trainings of {steps:,} steps"
+        yield _dead(["checkpoint_every"], why, "Write a smaller number, or leave it out.")
+
+
+def _dropout(config: StudyConfig) -> Finding:
+    without = [
+        name for name, arm in config.arms.items() if arm.settings.get("disable_dropout") is False
+    ]
+    if without:
+        return Finding(
+            state="warning",
+            what="dropout",
+            detail=f"{', '.join(without)}: disable_dropout: false makes training less stable",
+            advice="Leave it out: true is the default.",
+        )
+    searched = [name for name, arm in config.arms.items() if _may_drop(arm)]
+    if searched:
+        detail = f"searched in {', '.join(searched)}, off in the other arms"
+        return Finding(state="ok", what="dropout", detail=detail)
+    return Finding(state="ok", what="dropout", detail="off in every arm")
+
+
+def _adapter(config: StudyConfig, student: int | None) -> Finding:
+    lora = config.student.lora
+    if lora is None and student is not None and student > _LARGE:
+        return Finding(
+            state="warning",
+            what="adapter",
+            detail=f"none: all of the student's {formatting.count(student)} weights are trained,"
+            " with a gradient and two states of the optimiser each",
+            advice="Write student: {lora: {r: 16, alpha: 32}}: an adapter takes a small part of"
+            " that.",
+        )
+    if lora is None:
+        detail = "none: all of the student's weights are trained"
+        return Finding(state="ok", what="adapter", detail=detail)
+    detail = f"LoRA of rank {lora.r}, alpha {lora.alpha:g}, on {_modules(lora.target_modules)}"
+    return Finding(state="ok", what="adapter", detail=detail)
+
+
+def _modules(modules: str | tuple[str, ...]) -> str:
+    return "all linear layers" if isinstance(modules, str) else ", ".join(modules)
+
+
+def _attention(config: StudyConfig, devices: Sequence[str]) -> Iterator[Finding]:
+    if not any(device.startswith("cuda") for device in devices):
+        return
+    asked = {
+        role: str(model.init_kwargs.get("attn_implementation", "sdpa"))
+        for role, model in (("teacher", config.teacher), ("student", config.student))
+    }
+    plain = [role for role, name in asked.items() if not name.startswith("flash")]
+    detail = ", ".join(f"{name} in the {role}" for role, name in asked.items())
+    if not plain:
+        yield Finding(state="ok", what="attention", detail=detail)
+        return
+    yield Finding(
+        state="ok",
+        what="attention",
+        detail=detail,
+        advice="Long texts are faster with init_kwargs: {attn_implementation: flash_attention_2}"
+        " beside model (pip install flash-attn).",
+    )

@@ -1,0 +1,269 @@
+"""A study to begin with: what to search, what to compare, and what of it the user must complete."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sweeper.commands.init.draft import Draft, Request, Values
+from sweeper.commands.init.local_data import find_columns, hold_out, json_lines, pairs, read_rows
+from sweeper.commands.init.suites import answer_tokens, held_out_files, placeholder_suites
+from sweeper.config.base import short
+from sweeper.config.columns import ColumnsConfig
+from sweeper.config.loading import DATA_SUFFIXES, check, find_file, load_suite
+from sweeper.config.names import is_name
+from sweeper.config.oumi.keys import EPOCHS
+from sweeper.config.oumi.reading import Recipe, read_recipe
+from sweeper.config.placeholders import FILL_IN
+from sweeper.config.study import StudyConfig
+from sweeper.config.yaml_file import YamlFile
+from sweeper.foundation.errors import ConfigError, Problem
+
+RECIPE_ARM = "gkd-recipe"
+"""The arm that a recipe becomes."""
+
+_BATCH, _ACCUMULATION = 8, 4
+_FEWEST_STEPS, _MOST_STEPS = 20, 2000
+
+
+def draft_study(request: Request) -> Draft:
+    """A study of the teacher, student and data that are named.
+
+    Raises:
+        ConfigError: They cannot make one.
+    """
+    draft = Draft(_head(request))
+    draft.values["teacher"] = {"model": request.teacher}
+    draft.values["student"] = {"model": request.student, "lora": {"r": 16, "alpha": 32}}
+    draft.comments["student", "lora"] = "remove it to train all weights, at smaller learning rates"
+    _add_data(draft, request, {})
+    draft.values["training"] = {
+        "max_steps": _steps(draft.rows, EPOCHS, _BATCH * _ACCUMULATION),
+        "per_device_train_batch_size": _BATCH,
+        "gradient_accumulation_steps": _ACCUMULATION,
+        "learning_rate": 1.0e-4,
+        "warmup_ratio": 0.1,
+        "max_length": 1024,
+    }
+    draft.comments["training",] = "the same in every arm"
+    if draft.rows is not None:
+        draft.comments["training", "max_steps"] = f"about {EPOCHS} epochs of {draft.rows} rows"
+    settings = {"max_new_tokens": draft.max_new_tokens}
+    default = {"lmbda": 0.5, "beta": 0.5, "temperature": 0.9, **settings}
+    fixed = {"gkd-default": {"method": "gkd", "settings": default}}
+    draft.comments["arms", "gkd-default"] = "the settings that guides recommend, not searched"
+    _add_arms(draft, settings, fixed, (1.0e-5, 1.0e-3))
+    _add_suites(draft, request)
+    options = {"teacher": "--teacher", "student": "--student", "data": "--data"}
+    _check(draft, lambda p: Problem(options.get(p.path.split(".")[0], "init"), p.message))
+    return draft
+
+
+def draft_from_recipe(path: Path, request: Request) -> Draft:
+    """A study whose arm ``gkd-recipe`` is what a recipe says, beside a search and baselines.
+
+    Raises:
+        ConfigError: The recipe is none, or has values that a study cannot have.
+    """
+    recipe = read_recipe(path)
+    draft = Draft(_head(request), notes=list(recipe.notes))
+    values = draft.values
+    values["seed"] = recipe.values.get("seed", values["seed"])
+    for role, named in (("teacher", request.teacher), ("student", request.student)):
+        values[role] = {"model": None, **recipe.values.get(role, {})}
+        values[role]["model"] = named or values[role]["model"]
+        if values[role]["model"] is None:
+            values[role]["model"] = f"{FILL_IN}-{role.upper()}"
+            draft.comments[role, "model"] = f"{FILL_IN}: the recipe names none"
+            draft.fill_in.append(f"{role}.model, which the recipe does not name (or use --{role})")
+    _add_data(draft, request, recipe.values.get("data", {}).get("train", {}), path)
+    training = values["training"] = dict(recipe.values.get("training", {}))
+    _add_steps(draft, recipe, training)
+    draft.comments["training",] = "the recipe's, the same in every arm"
+    answers = {"max_new_tokens": 128, **recipe.settings}
+    kept = ("max_new_tokens", "disable_dropout", "seq_kd")
+    shared = {name: value for name, value in answers.items() if name in kept}
+    fixed = {RECIPE_ARM: {"method": "gkd", "settings": dict(recipe.settings)}}
+    draft.comments["arms", RECIPE_ARM] = "the recipe as it is"
+    rate = training.get("learning_rate", 5.0e-5)
+    ends = (1.0e-6, 1.0e-4)
+    if isinstance(rate, int | float) and not isinstance(rate, bool) and rate > 0:
+        ends = (float(f"{rate / 10:.3g}"), float(f"{rate * 10:.3g}"))
+    _add_arms(draft, shared, fixed, ends)
+    _add_suites(draft, request)
+    _check(draft, recipe.blame)
+    return draft
+
+
+def _head(request: Request) -> Values:
+    name = request.output.stem
+    if request.output.suffix not in (".yaml", ".yml") or not is_name(name):
+        rule = "a file NAME.yaml with a name of letters, digits, '.', '_' and '-', at most 64"
+        message = f"expected {rule}, found {short(str(request.output))}"
+        raise ConfigError([Problem(source="--output", message=message)])
+    return {"study": name, "seed": 0, "trials": 10}
+
+
+def _add_data(
+    draft: Draft, request: Request, train: Mapping[str, Any], recipe: Path | None = None
+) -> None:
+    """Name the data; of a local file of prompts with answers, hold some out for the suites."""
+    draft.comments["trials",] = "of each arm that searches"
+    train = {"path": request.data} if request.data else dict(train)
+    source = train.get("path")
+    if source is None:
+        train = {"path": f"{FILL_IN}-DATA", **train}
+        draft.comments["data", "train", "path"] = (
+            f"{FILL_IN}: a hub id, or a json, jsonl, parquet or csv file"
+        )
+        draft.fill_in.append("data.train.path, which the recipe does not name (or use --data)")
+    elif isinstance(source, str) and source.endswith(DATA_SUFFIXES):
+        _add_local_data(draft, request, train, recipe)
+    draft.values["data"] = {"train": train}
+
+
+def _add_local_data(draft: Draft, request: Request, train: Values, recipe: Path | None) -> None:
+    path = find_file(train["path"], recipe or request.output)
+    if path is None:
+        source = "--data" if request.data else str(recipe)
+        message = f"expected a data file, found no file {short(train['path'])}"
+        raise ConfigError([Problem(source=source, message=message)])
+    rows = read_rows(path)
+    columns = ColumnsConfig(**train["columns"]) if "columns" in train else None
+    columns = columns or find_columns(path, rows[0])
+    train["columns"] = columns.model_dump(exclude_none=True)
+    train["path"] = os.path.relpath(path, request.output.parent)
+    if _is_count(limit := train.get("limit")):
+        rows = rows[:limit]
+    draft.rows = len(rows)
+    if columns.messages is not None:
+        return
+    draft.references = columns.completion is not None
+    if not draft.references:
+        return
+    texts = pairs(path, rows, columns)
+    draft.max_new_tokens = answer_tokens([answer for _, answer in texts])
+    if request.selection is not None:
+        return
+    held = hold_out(rows, texts)
+    if held is None:
+        return
+    task = draft.values["study"]
+    draft.files = {"train.jsonl": json_lines(held.train), **held_out_files(task, held)}
+    draft.rows = len(held.train)
+    if _is_count(limit):
+        del train["limit"]
+    train["path"] = f"{request.output.stem}/train.jsonl"
+    draft.comments["data", "train", "path"] = f"{path.name} without what the suites score"
+
+
+def _add_steps(draft: Draft, recipe: Recipe, training: Values) -> None:
+    """Turn epochs, and a warm-up in steps, into what a study knows."""
+    sizes = [
+        training.get(name, default)
+        for name, default in (
+            ("per_device_train_batch_size", 8),
+            ("gradient_accumulation_steps", 1),
+        )
+    ]
+    # What is no number is told where all values are checked.
+    window = math.prod(size if _is_count(size) else 1 for size in sizes)
+    epochs = EPOCHS if recipe.epochs is None else recipe.epochs
+    if "max_steps" not in training:
+        steps = draft.rows and _exact_steps(draft.rows, epochs, window)
+        training["max_steps"] = steps or 500
+        why = f"{epochs:g} epochs of {draft.rows} rows"
+        if not steps:
+            why = f"{FILL_IN}: {epochs:g} epochs of the data, whose size is not known"
+            draft.fill_in.append(f"training.max_steps: {epochs:g} epochs of your data")
+        draft.comments["training", "max_steps"] = why
+    if recipe.warmup_steps is not None:
+        steps = training["max_steps"]
+        if _is_count(steps):
+            training["warmup_ratio"] = min(1.0, recipe.warmup_steps / steps)
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _exact_steps(rows: int, epochs: float, window: int) -> int:
+    return max(1, round(epochs * -(-rows // max(1, window))))
+
+
+def _steps(rows: int | None, epochs: int, window: int) -> int:
+    if rows is None:
+        return 500
+    return min(_MOST_STEPS, max(_FEWEST_STEPS, _exact_steps(rows, epochs, window)))
+
+
+def _add_arms(
+    draft: Draft, settings: Values, fixed: Values, learning_rate: tuple[float, float]
+) -> None:
+    """The searched GKD arm, the ``fixed`` ones, and the offline baselines.
+
+    The ranges follow the guide of Oumi's recipe for GKD.
+    """
+    low, high = learning_rate
+    rate = {"learning_rate": {"type": "float", "low": low, "high": high, "log": True}}
+    own = {} if draft.references else {"seq_kd": True}
+    search = {
+        "lmbda": {"type": "float", "low": 0.0, "high": 1.0},
+        "beta": {"type": "categorical", "choices": [0.0, 0.1, 0.5, 0.9, 1.0]},
+        "temperature": {"type": "float", "low": 0.1, "high": 1.0},
+        **rate,
+    }
+    arms: Values = {"gkd": {"settings": {**settings, **own}, "search": search}}
+    for name, arm in fixed.items():
+        arms[name] = {**arm, "settings": {**arm["settings"], **own}}
+    if draft.references:
+        arms["sft"] = {"search": rate}
+    arms["seqkd"] = {"search": rate}
+    arms["supervised_kd"] = {**({"settings": own} if own else {}), "search": rate}
+    draft.values["arms"] = arms
+    if _is_count(longest := settings["max_new_tokens"]):
+        draft.values["teacher_outputs"] = {"max_new_tokens": longest}
+    where = ("arms", "gkd", "search")
+    draft.comments |= {
+        (*where, "lmbda"): "0: only the data; 0.5: balanced; 1: only what the student samples",
+        (*where, "beta"): "0: KL(teacher||student); 0.5: symmetric; 1: KL(student||teacher)",
+        (*where, "temperature"): "of sampling: low is focused, high diverse",
+        ("arms", "gkd", "settings"): (
+            "Answers that are cut teach a student never to finish: watch train/truncated_share."
+        ),
+        ("teacher_outputs",): "the teacher's answers for seqkd",
+    }
+    if not draft.references:
+        draft.comments["arms",] = "the data have no answers, so the teacher's stand in for them"
+
+
+def _add_suites(draft: Draft, request: Request) -> None:
+    folder = request.output.stem
+    evaluation = {}
+    if draft.files:
+        evaluation = {role: f"{folder}/{role}.yaml" for role in ("selection", "test")}
+    elif request.selection is None:
+        draft.files = placeholder_suites(draft.values["study"])
+        evaluation = {role: f"{folder}/{role}.yaml" for role in ("selection", "test")}
+        draft.comments["evaluation",] = f"{FILL_IN}: what these two suites score"
+        draft.fill_in.append(f"the tasks in {folder}/selection.yaml and {folder}/test.yaml")
+    for role, path in (("selection", request.selection), ("test", request.test)):
+        if path is not None:
+            load_suite(path)
+            evaluation[role] = os.path.relpath(path, request.output.parent)
+    draft.values["evaluation"] = evaluation
+    if "test" in evaluation:
+        draft.values["confirm"] = {"seeds": 3}
+        draft.comments["confirm",] = "winners are trained again with new seeds, and tested"
+
+
+def _check(draft: Draft, blame: Callable[[Problem], Problem]) -> None:
+    """Check the values; a problem is the user's, and ``blame`` says where it comes from."""
+    try:
+        check(StudyConfig, YamlFile(source="init", values=draft.values))
+    except ConfigError as error:
+        # A value that several arms share is wrong once.
+        raise ConfigError(list(dict.fromkeys(map(blame, error.problems)))) from None

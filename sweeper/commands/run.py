@@ -1,0 +1,244 @@
+"""``sweeper run``: everything that a study needs is opened, used and closed here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from filelock import FileLock, Timeout
+from rich.console import Console
+
+from sweeper.commands.check.gate import pass_preflight
+from sweeper.config.loading import LoadedStudy
+from sweeper.config.names import DEFAULT_RUNS
+from sweeper.config.study import StudyConfig
+from sweeper.foundation import disk
+from sweeper.foundation.cache import default_root
+from sweeper.foundation.databases import NO_DRIVER, is_database, lacks_driver, with_driver
+from sweeper.foundation.errors import ConfigError, StudyBusyError
+from sweeper.foundation.files import remove_leftovers, write_text_atomically
+from sweeper.foundation.retry import Patience
+from sweeper.foundation.secrets import redact_command
+from sweeper.records.layout import StudyPaths
+from sweeper.records.study_record import StudyRecord
+from sweeper.reporting.live import LiveDisplay, LiveState
+from sweeper.reporting.markdown.report import write_report
+from sweeper.reporting.report_data import Page
+from sweeper.reporting.summary import show_study
+from sweeper.reporting.tables.check import preflight_view
+from sweeper.reporting.text.terminal_escape import visible
+from sweeper.study.coordinator import StudyRun, all_failed
+from sweeper.study.executors import make_executor
+from sweeper.study.interrupts import Interrupted, StopRequest
+from sweeper.study.manifest import command_line, open_snapshot
+from sweeper.study.progress import Watcher
+from sweeper.tracking.mlflow_store import MlflowTracker
+from sweeper.tracking.runs import StudyEnd
+from sweeper.tracking.verdict_points import verdict_points
+
+FAILED, INTERRUPTED = 1, 130
+
+
+@dataclass(frozen=True)
+class TrackingPlace:
+    """Where MLflow records a study."""
+
+    uri: str
+    experiment: str
+    artifacts: str | None
+    """For databases; a server knows its own."""
+
+
+def tracking_place(config: StudyConfig, paths: StudyPaths) -> TrackingPlace:
+    """The study's MLflow store: its own ``tracking.uri``, or the SQLite file of ``runs``."""
+    experiment = config.tracking.experiment or config.study
+    uri = with_driver(config.tracking.uri or f"sqlite:///{paths.mlflow.resolve()}")
+    artifacts = paths.mlflow_artifacts.resolve().as_uri() if is_database(uri) else None
+    return TrackingPlace(uri, experiment, artifacts)
+
+
+def check_drivers(study: LoadedStudy) -> None:
+    """That the databases of a study can be talked to at all.
+
+    Raises:
+        ConfigError: A library is missing.
+    """
+    config = study.config
+    urls = {("storage",): config.storage, ("tracking", "uri"): config.tracking.uri}
+    problems = [
+        study.file.problem(key, NO_DRIVER) for key, url in urls.items() if url and lacks_driver(url)
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+@contextmanager
+def hold(paths: StudyPaths) -> Iterator[None]:
+    """Hold the study, so that only one process coordinates it; released when the process ends.
+
+    Raises:
+        StudyBusyError: Another process holds it.
+    """
+    paths.check_tree()
+    paths.directory.mkdir(parents=True, exist_ok=True)
+    note = paths.directory / "holder"
+    try:
+        lock = FileLock(paths.lock).acquire(timeout=0)
+    except Timeout:
+        holder = note.read_text(encoding="utf-8").strip() if note.exists() else ""
+        raise StudyBusyError(
+            f"The study {paths.study!r} is already being run by {holder or 'another process'}."
+        ) from None
+    with lock:
+        write_text_atomically(note, f"process {os.getpid()} on {os.uname().nodename}\n")
+        try:
+            yield
+        finally:
+            # All jobs have ended, those of an earlier coordinator that was killed as well.
+            remove_leftovers(paths.directory)
+
+
+def run_study(
+    study: LoadedStudy, *, runs: Path, reports: Path, cache: Path | None, out: Console
+) -> int:
+    """Run a study to its report.
+
+    Args:
+        study: The checked study file.
+        runs: Where studies are recorded.
+        reports: Where reports are written.
+        cache: The content-addressed cache; by default the user's.
+        out: The terminal.
+
+    Returns:
+        The exit code: 0, 1 if every trial failed, 130 if the user stopped it.
+
+    Raises:
+        SweeperError: What the user wrote cannot work, the preparation failed, or the disk is full.
+    """
+    config = study.config
+    check_drivers(study)
+    paths = StudyPaths(runs, config.study)
+    cache = cache or default_root()
+    places = (runs, reports, cache)
+    patience = Patience()
+    executor = make_executor(study, paths, cache)
+    with disk.explained(*places), hold(paths), executor:
+        threads = executor.next_place(paths.directory).threads
+        snapshot = open_snapshot(study, paths, command_line(), threads)
+        place = tracking_place(config, paths)
+        tracker = MlflowTracker(
+            place.uri,
+            place.experiment,
+            place.artifacts,
+            config.study,
+            identity=snapshot.identity,
+            patience=patience,
+        )
+        try:
+            with LiveDisplay(out) as display, _listening(display) as stop:
+                display.update(LiveState(config.study, time.time(), (), preparation="starting"))
+                run = StudyRun(
+                    study,
+                    paths,
+                    snapshot,
+                    cache,
+                    executor,
+                    tracker,
+                    Watcher(display),
+                    stop,
+                    patience,
+                    lambda outcome: pass_preflight(
+                        study,
+                        paths,
+                        snapshot,
+                        outcome,
+                        lambda found: display.show(preflight_view(found)),
+                    ),
+                )
+                record = run.run()
+            patience.while_waiting = lambda: None
+            failed = all_failed(record)
+            files = _report(record, reports / config.study, out, _study_options(study, runs))
+            state: StudyEnd = "failed" if failed else "finished"
+            tracker.finish_study(files, state, verdict_points(record))
+        except (Interrupted, KeyboardInterrupt):
+            patience.end()
+            # A database that is away, or was never reached, must not keep the user from leaving.
+            with suppress(Exception):
+                tracker.finish_study([], "interrupted")
+            again = redact_command(command_line())
+            out.print(
+                f"Stopped. Run the same command to go on: {again}", soft_wrap=True, markup=False
+            )
+            return INTERRUPTED
+        except BaseException:
+            patience.end()
+            # What went wrong is worth more than a second error about recording it.
+            with suppress(Exception):
+                tracker.finish_study([], "failed")
+            raise
+        finally:
+            tracker.close()
+    if failed:
+        _explain_failures(record, paths, out)
+        return FAILED
+    return 0
+
+
+def _study_options(study: LoadedStudy, runs: Path) -> str:
+    """What another command needs to be told to find the same study."""
+    options = [str(study.path), *([] if runs == DEFAULT_RUNS else ["--runs", str(runs)])]
+    for override in study.overrides:
+        options += ["--set", override]
+    return redact_command(options)
+
+
+def _report(record: StudyRecord, directory: Path, out: Console, options: str) -> list[Path]:
+    page = Page.of(record)
+    show_study(page, out)
+    files = write_report(page, directory)
+    out.print(f"Report: {files[0]}", soft_wrap=True, markup=False)
+    command = f"sweeper ui {options}"
+    out.print(f"Every trial in the MLflow UI: {command}", soft_wrap=True, markup=False)
+    return files
+
+
+def _explain_failures(record: StudyRecord, paths: StudyPaths, out: Console) -> None:
+    out.print("Every trial failed. The first of each arm:", style="bold red")
+    for arm in record.arms:
+        failed = next((trial for trial in arm.trials if trial.outcome), None)
+        if failed and failed.outcome and failed.outcome.failure:
+            failure = failed.outcome.failure
+            log = paths.trial(arm.name, failed.number).log
+            message = visible(failure.told())
+            text = f"  {arm.name} #{failed.number}: {message} (log: {log})"
+            out.print(text, markup=False, emoji=False)
+
+
+@contextmanager
+def _listening(display: LiveDisplay) -> Iterator[StopRequest]:
+    """Ctrl-C once: end after the running trials; twice, or SIGTERM: end now."""
+    stop = StopRequest()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        stop.press()
+        if number == signal.SIGTERM:
+            stop.press()
+        if stop.level == 1:
+            display.message("Stopping after the running trials; Ctrl-C again stops now.")
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, interrupt)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

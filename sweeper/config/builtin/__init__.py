@@ -1,0 +1,39 @@
+"""Models and data that ship with the package, so that a study runs without a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+MODELS: tuple[str, ...] = ("adder-teacher", "adder-student")
+"""Names that `model_directory` knows."""
+
+PACKED_MODELS: tuple[str, ...] = ("smollm2-135m-instruct",)
+"""Names of models that the extra `demo` brings; `distillation.models.smollm2` unpacks this one."""
+
+DATASETS: tuple[str, ...] = ("addition", "facts")
+"""Names that `dataset` knows."""
+
+
+def model_directory(name: str) -> Path:
+    """Return the folder of a shipped model, in the layout that ``from_pretrained`` reads.
+
+    Raises:
+        ValueError: If no shipped model has this name.
+    """
+    if name not in MODELS:
+        raise ValueError(f"`name` must be one of {', '.join(MODELS)}, but got {name!r}.")
+    return Path(__file__).resolve().parent / "models" / name
+
+
+def dataset(name: str, split: str) -> list[dict[str, str]]:
+    """Return a split of a shipped data set as rows with string columns.
+
+    Raises:
+        ValueError: If the data set or the split is unknown.
+    """
+    if name not in DATASETS:
+        raise ValueError(f"`name` must be one of {', '.join(DATASETS)}, but got {name!r}.")
+    # Imported here: whoever only asks for a model needs neither.
+    from sweeper.config.builtin import addition, facts
+
+    return facts.dataset(split) if name == "facts" else addition.problems(split)

@@ -1,0 +1,167 @@
+"""What a training job does and costs, counted while it runs."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import TrainerCallback
+
+from sweeper.foundation.errors import DivergedError
+from sweeper.records import Cost, Rollouts
+
+PROBES = 4
+"""How often in a training the student is compared with the teacher on fixed sequences."""
+Report = Callable[[int, int, dict[str, float]], None]
+"""Takes the step, the number of steps, and the point of the training curve."""
+
+
+@dataclass
+class Meter:
+    """Counts tokens and seconds of a training job, in total and since the last log line."""
+
+    synchronise: Callable[[], None] = lambda: None
+    """Waits for the device, so that seconds are counted where the work is done."""
+    totals: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    since: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+    steps: int = 0
+
+    def add(self, name: str, amount: float) -> None:
+        """Add to a count."""
+        self.totals[name] += amount
+        self.since[name] += amount
+
+    @contextmanager
+    def timing(self, part: str) -> Iterator[None]:
+        """Add the seconds of a block to ``seconds_<part>``."""
+        started = self.now()
+        try:
+            yield
+        finally:
+            self.add(f"seconds_{part}", self.now() - started)
+
+    def now(self) -> float:
+        """Seconds of a clock, once the device has done what it was told."""
+        self.synchronise()
+        return time.perf_counter()
+
+    def read(self) -> dict[str, float]:
+        """Shares, mean lengths and seconds since the last reading; token counts are totals."""
+        since, self.since = self.since, defaultdict(float)
+        found = {name: self.totals[name] for name in ("trained_tokens", "generated_tokens")}
+        found.update({n: s for n, s in since.items() if n.startswith("seconds_")})
+        if since["micro_batches"]:
+            found["on_policy_share"] = since["on_policy"] / since["micro_batches"]
+        if since["rollouts"]:
+            found["rollout_length"] = since["generated_tokens"] / since["rollouts"]
+            # The stock trainer does not say which of its rollouts were cut.
+            if "truncated" in self.totals:
+                found["truncated_share"] = since["truncated"] / since["rollouts"]
+        return found
+
+    def rollouts(self) -> Rollouts | None:
+        """The same shares and lengths over the whole training; None before it has begun."""
+        totals = self.totals
+        if not totals["micro_batches"]:
+            return None
+        rollouts = totals["rollouts"]
+        return Rollouts(
+            on_policy_share=totals["on_policy"] / totals["micro_batches"],
+            length=totals["generated_tokens"] / rollouts if rollouts else None,
+            truncated_share=totals["truncated"] / rollouts if "truncated" in totals else None,
+        )
+
+    def cost(self) -> Cost:
+        """Everything that training has cost so far."""
+        seconds = {
+            name.removeprefix("seconds_"): value
+            for name, value in sorted(self.totals.items())
+            if name.startswith("seconds_")
+        }
+        return Cost(
+            steps=self.steps,
+            trained_tokens=int(self.totals["trained_tokens"]),
+            generated_tokens=int(self.totals["generated_tokens"]),
+            seconds=seconds,
+        )
+
+
+class PauseCallback(TrainerCallback):  # type: ignore[misc]
+    """Lets training wait at some of its steps, and end there.
+
+    Args:
+        steps: After which optimiser steps.
+        pause: Takes the step and the model, which it must leave as it is; says whether to go on.
+    """
+
+    def __init__(self, steps: Collection[int], pause: Callable[[int, Any], bool]) -> None:
+        self._steps = steps
+        self._pause = pause
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """One optimiser step is done."""
+        if state.global_step in self._steps and not self._pause(state.global_step, kwargs["model"]):
+            control.should_training_stop = True
+
+
+class MeterCallback(TrainerCallback):  # type: ignore[misc]
+    """Times the optimiser and hands every log line, with the meter's counts, to ``report``.
+
+    Args:
+        meter: Counts.
+        report: Takes the training curve.
+        probe: Says how far a model is from the teacher; asked a few times in a training.
+    """
+
+    def __init__(
+        self, meter: Meter, report: Report, probe: Callable[[Any], float] | None = None
+    ) -> None:
+        self._meter = meter
+        self._report = report
+        self._probe = probe
+        self._probed: dict[str, float] = {}
+        self._started = 0.0
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The gradients are ready."""
+        self._started = self._meter.now()
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The weights have moved."""
+        self._meter.add("seconds_optimiser", self._meter.now() - self._started)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """One optimiser step is done."""
+        self._meter.steps = state.global_step
+        last = state.global_step >= state.max_steps
+        if self._probe and (last or state.global_step % max(1, state.max_steps // PROBES) == 0):
+            with self._meter.timing("diagnostics"):
+                self._probed = {"teacher_divergence": self._probe(kwargs["model"])}
+        if last or self._probed:
+            control.should_log = True
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        """A point of the training curve.
+
+        Raises:
+            DivergedError: The loss or the gradient norm is not finite.
+        """
+        if not logs or "loss" not in logs:
+            return
+        point = {name: float(logs[name]) for name in ("loss", "learning_rate") if name in logs}
+        if "grad_norm" in logs:
+            point["grad_norm"] = float(logs["grad_norm"])
+        # With fp16 a gradient that overflows is part of finding the loss scale.
+        for name in ("loss",) if args.fp16 else ("loss", "grad_norm"):
+            if not math.isfinite(point.get(name, 0.0)):
+                raise DivergedError(
+                    f"The {name} is {point[name]} at step {state.global_step}: training diverged."
+                )
+        point |= self._probed
+        self._probed = {}
+        self._report(state.global_step, state.max_steps, {**point, **self._meter.read()})

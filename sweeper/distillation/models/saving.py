@@ -1,0 +1,61 @@
+"""A trained student as a directory that transformers, or PEFT, loads."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from transformers import GenerationConfig, PreTrainedTokenizerBase
+
+from sweeper.distillation.models.loading import end_token_ids
+from sweeper.records import KeptStudent
+
+
+def save_student(
+    model: Any, tokenizer: PreTrainedTokenizerBase, keep: KeptStudent, revision: str | None
+) -> None:
+    """Write the student's weights, as safetensors, with its tokenizer and how it generates.
+
+    Args:
+        model: The student; an adapter that is to be merged is gone from it afterwards.
+        tokenizer: As in training, its chat template included.
+        keep: Where, and how.
+        revision: Of the model below an adapter.
+    """
+    directory = Path(keep.directory)
+    adapted = hasattr(model, "merge_and_unload")
+    bare = model.get_base_model() if adapted else model
+    generation = _generation_config(bare, end_token_ids(bare, tokenizer), tokenizer)
+    if adapted and keep.merged:
+        model = model.merge_and_unload()
+    if adapted and not keep.merged:
+        for adapter in model.peft_config.values():
+            adapter.base_model_name_or_path = keep.base
+            adapter.revision = revision
+        # The embeddings are not trained; to make sure, PEFT would ask the hub.
+        model.save_pretrained(directory, save_embedding_layers=False)
+    else:
+        # Gradient checkpointing turns the cache off.
+        model.config.use_cache = True
+        model.generation_config = generation
+        model.save_pretrained(directory)
+    generation.save_pretrained(directory)
+    # What batches were padded and cut to is no part of a tokenizer.
+    tokenizer.backend_tokenizer.no_truncation()
+    tokenizer.backend_tokenizer.no_padding()
+    tokenizer.save_pretrained(directory)
+
+
+def _generation_config(
+    model: Any, ends: list[int], tokenizer: PreTrainedTokenizerBase
+) -> GenerationConfig:
+    """The model's own, with every token that ends an answer."""
+    config = copy.deepcopy(model.generation_config)
+    config.eos_token_id = ends
+    config.pad_token_id = tokenizer.pad_token_id
+    try:
+        config.validate(strict=True)
+    except ValueError:  # Some publishers' cannot be written again.
+        return GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
+    return config

@@ -1,0 +1,192 @@
+"""The teacher's last hidden states on sequences that do not change, computed once.
+
+References and stored teacher answers are read again in every epoch, by every trial, arm and study.
+What the teacher's head makes of them needs only its last hidden states at the positions that count:
+2 to 7 KB a token, kept memory-mapped in the content-addressed cache, in the teacher's own dtype.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sweeper.config.models import ModelConfig
+from sweeper.distillation.data.batches import IGNORED, PromptCollator
+from sweeper.distillation.data.examples import TokenSequence
+from sweeper.distillation.models.lm_head import Readout
+from sweeper.distillation.models.loading import computing_threads, identity, load_model
+from sweeper.foundation.cache import Cache, hash_text
+from sweeper.foundation.environment import library_versions
+from sweeper.records import Origin, Place, derive_seed
+
+KIND = "teacher_states"
+_STATES, _ABOUT = "states.bin", "about.json"
+_BATCH_TOKENS = 4096
+"""Tokens that the teacher reads at a time: sequences of similar length, so little of it padding."""
+
+
+@dataclass(frozen=True)
+class TeacherStates:
+    """Last hidden states of static sequences, at the positions that predict their answers.
+
+    Attributes:
+        states: Positions of all sequences × width, one sequence after the other; memory-mapped.
+        starts: Where each sequence begins, and behind them the number of positions.
+    """
+
+    states: Tensor
+    starts: tuple[int, ...]
+
+    def of(self, indices: Sequence[int]) -> Tensor:
+        """The states (positions × width) of some sequences, one after the other."""
+        return torch.cat([self.states[self.starts[i] : self.starts[i + 1]] for i in indices])
+
+
+def obtain(
+    origin: Origin,
+    teacher: ModelConfig,
+    sequences: Sequence[TokenSequence],
+    place: Place,
+    load: Callable[[], Any] | None = None,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> TeacherStates | None:
+    """The teacher's states on ``sequences``, from the cache or computed now.
+
+    Args:
+        origin: The study's models, seed and cache.
+        teacher: The arm's teacher.
+        sequences: What it reads; all with an answer.
+        place: Where to compute, if the states are not in the cache.
+        load: Gives the teacher where it is loaded anyway.
+        report: Called with the number of sequences read and their total.
+
+    Returns:
+        None if they are more than the study's ``compute.teacher_states_gib``, or if the teacher's
+        logits are not its head's.
+    """
+    limit = round(origin.teacher_states_gib * 2**30)
+    if not limit:
+        return None
+    lines = (f"{list(s.prompt)}{list(s.completion or ())}" for s in sequences)
+    determinants = {
+        "teacher": identity(teacher),
+        "sequences": hash_text("\n".join(lines)),
+        "seed": origin.seed if teacher.random_init else None,
+        "device": place.device.partition(":")[0],
+        "threads": origin.cache_threads,
+        "versions": library_versions(),
+    }
+
+    def build(directory: Path) -> None:
+        seed = derive_seed(origin.seed, "teacher")
+        model = load() if load else load_model(teacher, place.device, seed=seed)
+        with computing_threads(origin.cache_threads):
+            about = _compute(model, sequences, directory / _STATES, limit, report)
+        (directory / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
+
+    for _ in range(3):
+        try:
+            directory = Cache(Path(origin.cache)).obtain(KIND, determinants, build, limit)
+            return _read(directory, sequences)
+        except _TooLargeError:
+            return None
+        except FileNotFoundError:
+            continue  # another process needed the room between the two lines
+    return None
+
+
+class _TooLargeError(Exception):
+    """The states are more than the bound: nothing is kept, so that a higher bound asks again."""
+
+
+def _read(directory: Path, sequences: Sequence[TokenSequence]) -> TeacherStates | None:
+    about = json.loads((directory / _ABOUT).read_text(encoding="utf-8"))
+    if about["width"] is None:
+        return None
+    starts = (0, *accumulate(len(sequence.completion or ()) for sequence in sequences))
+    size, dtype = starts[-1] * about["width"], getattr(torch, about["dtype"])
+    if size == 0:
+        return None
+    path = directory / _STATES
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    states = torch.from_file(str(path), shared=False, size=size, dtype=dtype)
+    return TeacherStates(states.view(starts[-1], about["width"]), starts)
+
+
+@torch.no_grad()
+def _compute(
+    model: Any,
+    sequences: Sequence[TokenSequence],
+    path: Path,
+    limit: int,
+    report: Callable[[int, int], None],
+) -> dict[str, Any]:
+    """Write the states of ``sequences`` to ``path``.
+
+    Returns:
+        Width and dtype; no width if the logits are not the head's of the last hidden states.
+
+    Raises:
+        _TooLargeError: They take more than ``limit`` bytes.
+    """
+    readout = Readout.of(model, trained=False)
+    if readout.body is None:
+        return {"width": None}
+    starts = (0, *accumulate(len(sequence.completion or ()) for sequence in sequences))
+    collator = PromptCollator(0)
+    device = next(model.parameters()).device
+    whole: Tensor | None = None
+    done = 0
+    for indices in _batches(sequences):
+        pairs = [(sequences[i].prompt, sequences[i].completion or ()) for i in indices]
+        batch = {name: values.to(device) for name, values in collator.pad(pairs).items()}
+        counted = batch.pop("labels")[:, 1:] != IGNORED
+        states = readout.states(batch, counted).cpu()
+        if whole is None:
+            width = states.shape[1]
+            size = starts[-1] * width
+            if size * states.dtype.itemsize > limit:
+                raise _TooLargeError
+            _reserve(path, size * states.dtype.itemsize)
+            whole = torch.from_file(str(path), shared=True, size=size, dtype=states.dtype)
+            whole = whole.view(starts[-1], width)
+        read = 0
+        for index, (_, completion) in zip(indices, pairs, strict=True):
+            whole[starts[index] : starts[index + 1]] = states[read : read + len(completion)]
+            read += len(completion)
+        done += len(indices)
+        report(done, len(sequences))
+    assert whole is not None
+    return {"width": whole.shape[1], "dtype": str(whole.dtype).removeprefix("torch.")}
+
+
+def _reserve(path: Path, size: int) -> None:
+    """Have the file's bytes on the disk: a mapped page that finds no room ends the process.
+
+    Raises:
+        OSError: There is no room.
+    """
+    with path.open("wb") as file:
+        if size and hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+
+
+def _batches(sequences: Sequence[TokenSequence]) -> list[list[int]]:
+    """Sequences of similar length together; the values must not depend on which trial asks."""
+    lengths = [len(s.prompt) + len(s.completion or ()) for s in sequences]
+    order = sorted(range(len(sequences)), key=lambda index: (lengths[index], index))
+    found: list[list[int]] = [[]]
+    for index in order:
+        if found[-1] and lengths[index] * (len(found[-1]) + 1) > _BATCH_TOKENS:
+            found.append([])
+        found[-1].append(index)
+    return found

@@ -1,0 +1,163 @@
+"""How far a student is from its teacher on text that no arm trains on: a yardstick for all trials.
+
+Training losses cannot be compared between trials, because each has its own divergence and its own
+sequences. Here the sequences are fixed (the teacher's greedy answers to the first prompts of the
+selection suite, cut short) and so is the divergence (the Jensen–Shannon one, ``beta`` 0.5, between
+0 and ln 2 nats a token).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sweeper.distillation.data.batches import IGNORED, PromptCollator
+from sweeper.distillation.data.examples import Example, render_prompt
+from sweeper.distillation.data.training_data import Material
+from sweeper.distillation.divergence import Heads
+from sweeper.distillation.models.lm_head import Readout
+from sweeper.distillation.models.loading import computing_threads, end_token_ids, identity
+from sweeper.distillation.sampling.rollouts import generate
+from sweeper.foundation.cache import Cache
+from sweeper.foundation.environment import library_versions
+from sweeper.records import Place
+
+BETA = 0.5
+MOST = 8
+"""Sequences: enough to tell trials apart, few enough to cost little."""
+LONGEST = 32
+"""Tokens of their answers, for the same reason."""
+_TENSORS, _ABOUT = "teacher.safetensors", "about.json"
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The fixed sequences, and what the teacher makes of them.
+
+    Attributes:
+        sequences: Token ids of prompts and answers.
+        states: The teacher's last hidden states at the positions that predict the answers.
+        head: The teacher's, from hidden states to logits.
+        cap: The teacher's final soft cap, if it has one.
+    """
+
+    sequences: tuple[tuple[list[int], list[int]], ...]
+    states: Tensor
+    head: nn.Linear
+    cap: float | None
+
+    def divergence(self, model: Any) -> float:
+        """The mean divergence of ``model`` from the teacher, in nats a token."""
+        device = next(model.parameters()).device
+        batch = PromptCollator(0).pad(self.sequences)
+        counted = (batch["labels"][:, 1:] != IGNORED).to(device)
+        training = model.training
+        model.eval()
+        try:
+            with torch.no_grad():
+                student = Readout.of(model, trained=False)
+                heads = Heads(student, Readout(None, head=self.head.to(device), cap=self.cap))
+                ours = student.states({"input_ids": batch["input_ids"].to(device)}, counted)
+                return float(heads.divergence(ours, self.states.to(device), BETA)) / len(ours)
+        finally:
+            model.train(training)
+
+
+def prepare(
+    material: Material, prompts: Sequence[str], place: Place, load: Callable[[], Any]
+) -> Path:
+    """Have the study's fixed sequences in the cache.
+
+    Args:
+        material: The student's tokenizer, and the study's teacher and cache.
+        prompts: Texts that no arm trains on; the first few different ones are used.
+        place: Where to compute.
+        load: Gives the study's teacher.
+
+    Returns:
+        The directory for ``read``.
+    """
+    origin, tokenizer = material.origin, material.tokenizer
+    system = origin.data.system_prompt
+    turns = [{"role": "system", "content": system}] if system else []
+    texts = [
+        render_prompt(Example((*turns, {"role": "user", "content": prompt}), None), tokenizer)
+        for prompt in islice(dict.fromkeys(prompts), MOST)
+    ]
+    longest = min(LONGEST, origin.teacher_outputs.max_new_tokens)
+    determinants = {
+        "teacher": identity(origin.teacher),
+        "prompts": texts,
+        **material.text_key,
+        "max_new_tokens": longest,
+        "seed": origin.seed if origin.teacher.random_init else None,
+        "device": place.device.partition(":")[0],
+        "threads": origin.cache_threads,
+        "versions": library_versions(),
+    }
+
+    def build(directory: Path) -> None:
+        with computing_threads(origin.cache_threads):
+            _make(load(), texts, directory)
+
+    def _make(model: Any, texts: Sequence[str], directory: Path) -> None:
+        ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+        answers = generate(
+            model,
+            ids,
+            temperature=0.0,
+            max_new_tokens=longest,
+            end_ids=end_token_ids(model, tokenizer),
+            pad_id=int(tokenizer.pad_token_id),
+            seed=0,
+            batch_size=MOST,
+        )
+        sequences = [(prompt, list(a.tokens)) for prompt, a in zip(ids, answers, strict=True)]
+        tensors, about = _read_teacher(model, sequences)
+        save_file(tensors, directory / _TENSORS)
+        (directory / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
+
+    return Cache(Path(origin.cache)).obtain("held_out", determinants, build)
+
+
+def read(directory: Path) -> HeldOut | None:
+    """What ``prepare`` left there; None if it is gone, or if the teacher cannot be read so."""
+    if not (directory / _ABOUT).is_file():
+        return None
+    about = json.loads((directory / _ABOUT).read_text(encoding="utf-8"))
+    if about is None:
+        return None
+    tensors = load_file(directory / _TENSORS)
+    weight, bias = tensors["weight"], tensors.get("bias")
+    head = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+    head.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        head.bias = nn.Parameter(bias, requires_grad=False)
+    sequences = tuple((prompt, answer) for prompt, answer in about["sequences"])
+    return HeldOut(sequences, tensors["states"], head, about["cap"])
+
+
+@torch.no_grad()
+def _read_teacher(
+    model: Any, sequences: Sequence[tuple[list[int], list[int]]]
+) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    readout = Readout.of(model, trained=False)
+    if type(readout.head) is not nn.Linear:
+        return {}, None
+    device = next(model.parameters()).device
+    batch = PromptCollator(0).pad(sequences)
+    counted = batch["labels"][:, 1:] != IGNORED
+    states = readout.states({"input_ids": batch["input_ids"].to(device)}, counted)
+    tensors = {"states": states, "weight": readout.head.weight}
+    if readout.head.bias is not None:
+        tensors["bias"] = readout.head.bias
+    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    return tensors, {"sequences": list(sequences), "cap": readout.cap}

@@ -1,0 +1,105 @@
+"""What all trainers have in common, and what sweeper's own have."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import AutocastKwargs
+
+from sweeper.distillation.checkpoints import Checkpoints
+from sweeper.distillation.cost_meter import Meter
+from sweeper.distillation.data.batches import IGNORED, EndlessPermutations, LengthBuckets
+from sweeper.distillation.distributed import ALONE, Ranks
+
+
+class Metered:
+    """Counts the tokens that a trainer's loss is taken over, and its time.
+
+    Attributes:
+        meter: Takes the counts.
+        ranks: The processes that train together; counts are of all of them.
+        checkpoints: Saves and loads the training's state in place of transformers, if there are
+            any.
+    """
+
+    meter: Meter
+    ranks: Ranks = ALONE
+    checkpoints: Checkpoints | None = None
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        assert self.checkpoints is not None
+        self.checkpoints.save()
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        assert self.checkpoints is not None
+        self.checkpoints.load_weights(Path(resume_from_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            assert self.checkpoints is not None
+            self.checkpoints.load_optimiser(Path(checkpoint))
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """The micro-batches of one accumulation window, counted."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
+        self._count(batches)
+        return batches, items
+
+    def _count(
+        self, batches: list[dict[str, Any]], rollouts: Mapping[str, float] | None = None
+    ) -> None:
+        labels = [batch["labels"] for batch in batches if "labels" in batch]
+        counts = {
+            "micro_batches": float(len(batches)),
+            "trained_tokens": float(sum(int((each != IGNORED).sum()) for each in labels)),
+            **(rollouts or {}),
+        }
+        for name, amount in self.ranks.add_up(counts).items():
+            self.meter.add(name, amount)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Forward and backward of one micro-batch, timed."""
+        before = self._seconds_elsewhere()
+        started = self.meter.now()
+        loss = self._one_step(*args, **kwargs)
+        elsewhere = self._seconds_elsewhere() - before
+        self.meter.add("seconds_student", self.meter.now() - started - elsewhere)
+        return loss
+
+    def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
+        # Until the end of a window, transformers would keep the gradients whole.
+        return nullcontext()
+
+    def _seconds_elsewhere(self) -> float:
+        totals = self.meter.totals
+        return totals["seconds_teacher"] + totals["seconds_rollout"]
+
+    def _one_step(self, *args: Any, **kwargs: Any) -> Any:
+        return super().training_step(*args, **kwargs)  # type: ignore[misc]
+
+
+class FullBatches(Metered):
+    """Trains on full batches, of rows of similar length if lengths are given.
+
+    Attributes:
+        lengths: Of all rows, in tokens; None to take rows as they come.
+    """
+
+    lengths: Sequence[int] | None
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        args = self.args  # type: ignore[attr-defined]
+        rows = len(train_dataset if train_dataset is not None else self.train_dataset)  # type: ignore[attr-defined]
+        window = args.train_batch_size * args.gradient_accumulation_steps * self.ranks.size
+        order = EndlessPermutations(rows, args.max_steps * window, args.data_seed)
+        if self.lengths is None:
+            return order
+        return LengthBuckets(order, self.lengths, args.train_batch_size, args.data_seed)
+
+
+def forget_rounded_weights(trainer: Any) -> None:
+    """Have autocast not keep the weights that it rounds: they are whole for a moment only."""
+    trainer.accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)

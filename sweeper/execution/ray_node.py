@@ -1,0 +1,115 @@
+"""What happens on a node of a cluster: it is looked over, and runs jobs as processes of its own."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from pydantic import TypeAdapter
+
+from sweeper.execution.executor import Spec
+from sweeper.execution.processes import JobProcess, start_forkserver
+from sweeper.execution.worker.process import Share
+from sweeper.foundation.environment import package_versions
+from sweeper.records import JobSpec, Outcome
+
+ENVIRONMENT = (
+    "HF_HUB_OFFLINE",
+    "HF_DATASETS_OFFLINE",
+    "TRANSFORMERS_OFFLINE",
+    "TOKENIZERS_PARALLELISM",
+)
+"""Variables that jobs take over from the coordinator; everything else is the node's own."""
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What a node must see as the coordinator does."""
+
+    tokens: tuple[str, ...]
+    """Files that the coordinator has made and locked, one in each folder that is written to."""
+    inputs: tuple[str, ...]
+    """Files and folders that are read."""
+    versions: Mapping[str, str]
+    """Packages that results depend on."""
+    gpu: bool
+    """Whether torch has to be able to use a GPU."""
+
+
+def look(sight: Sight) -> list[str]:
+    """What is wrong with this node, as sentences without a subject; nothing if jobs can run."""
+    problems = [*_unseen(sight.tokens, sight.inputs)]
+    here = package_versions()
+    for name, version in sight.versions.items():
+        if here.get(name) != version:
+            found = here.get(name, "none")
+            problems.append(f"has {name} {found}, but the coordinator has {version}")
+    if sight.gpu and here["torch"].endswith("+cpu"):
+        problems.append(f"has torch {here['torch']}, which can use no GPU")
+    return problems
+
+
+def _unseen(tokens: Sequence[str], inputs: Sequence[str]) -> list[str]:
+    missing = [str(Path(path).parent) for path in tokens if not Path(path).is_file()]
+    missing += [path for path in inputs if not Path(path).exists()]
+    problems = [f"does not see {path}" for path in missing]
+    for path in tokens:
+        if Path(path).is_file() and not _is_locked(path):
+            problems.append(f"does not see file locks in {Path(path).parent}")
+    return problems
+
+
+def _is_locked(path: str) -> bool:
+    try:
+        with FileLock(path, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):
+        return False
+
+
+def run_job(
+    text: str,
+    gpu: float,
+    directory: str,
+    environment: Mapping[str, str],
+    run: Callable[[Spec], Outcome] | None = None,
+) -> tuple[str | None, str]:
+    """Run one job in a process of its own, and wait for it.
+
+    Args:
+        text: The job's spec, as JSON.
+        gpu: The share of a GPU that it was given; the GPU is the caller's own visible one.
+        directory: The coordinator's working directory; left alone where there is none.
+        environment: Variables for the job.
+        run: What the process does; by default ``work.run``.
+
+    Returns:
+        Its outcome as JSON, or None if it ended without one; and how its process ended.
+    """
+    spec = TypeAdapter[JobSpec](JobSpec).validate_json(text)
+    os.environ.update(environment)
+    _get_ready()
+    share = Share(
+        gpu=gpu or 1.0,
+        visible=os.environ.get("CUDA_VISIBLE_DEVICES") if gpu else None,
+        directory=directory if Path(directory).is_dir() else None,
+    )
+    finished = JobProcess(spec, share, run).collect()
+    outcome = finished.outcome.model_dump_json() if finished.outcome else None
+    return outcome, f"{finished.reason}, on {os.uname().nodename}"
+
+
+@cache
+def _get_ready() -> None:
+    # A child of a forkserver imports its parent's main module again. Here that is Ray's.
+    main = sys.modules["__main__"]
+    if hasattr(main, "__file__"):
+        del main.__file__
+    start_forkserver()

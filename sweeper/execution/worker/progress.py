@@ -1,0 +1,87 @@
+"""What a job says of itself while it runs: the lines of its progress file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from sweeper.foundation.files import append_json_line
+from sweeper.records import Cost, Interim, InterimPoint, Progress
+from sweeper.records.layout import JobPaths
+
+
+class Reporter:
+    """Appends to a job's progress file.
+
+    Args:
+        paths: The job's.
+        silent: Only remember: the process is one beside the first of a trial.
+    """
+
+    def __init__(self, paths: JobPaths, *, silent: bool = False) -> None:
+        self._paths, self._silent = paths, silent
+        self.phase_name = "load"
+        self.step = 0
+        self.point: dict[str, float] = {}
+        self.curve: list[Progress] = []
+        self.seconds_before = 0.0
+        """What the steps took that an earlier attempt did."""
+
+    def phase(self, name: str, step: int | None = None, total: int | None = None) -> None:
+        """A new phase, or how far it is."""
+        self.phase_name = name
+        self._write(Progress(time=time.time(), phase=name, step=step, max_steps=total))
+
+    def train(self, step: int, max_steps: int, metrics: dict[str, float]) -> None:
+        """A point of the training curve."""
+        self._add(
+            Progress(
+                time=time.time(), phase="train", step=step, max_steps=max_steps, metrics=metrics
+            )
+        )
+
+    def interim(self, point: InterimPoint, max_steps: int, found: Interim) -> None:
+        """A score in the middle of the training."""
+        self._write(
+            Progress(
+                time=time.time(),
+                phase=self.phase_name,
+                step=point.step,
+                max_steps=max_steps,
+                interim=found,
+            )
+        )
+
+    def resume(self, curve: Sequence[Progress], step: int, max_steps: int, seconds: float) -> None:
+        """See ``Journal``. The points keep their times: whoever has them knows them again."""
+        for point in curve:
+            self._add(point)
+        self.step, self.seconds_before = step, seconds
+        self.phase_name = "train"
+        self._write(
+            Progress(
+                time=time.time(),
+                phase="train",
+                step=step,
+                max_steps=max_steps,
+                seconds_before=seconds,
+            )
+        )
+
+    def cost(self, seconds: float) -> Cost:
+        """What a job that stops here has cost, as far as it has said."""
+        return Cost(
+            steps=self.step,
+            trained_tokens=int(self.point.get("trained_tokens", 0)),
+            generated_tokens=int(self.point.get("generated_tokens", 0)),
+            device_seconds=seconds + self.seconds_before,
+        )
+
+    def _add(self, point: Progress) -> None:
+        self.step, self.point = point.step or 0, point.metrics
+        self.curve.append(point)
+        self._write(point)
+
+    def _write(self, progress: Progress) -> None:
+        if not self._silent:
+            append_json_line(self._paths.progress, progress.model_dump(exclude_defaults=True))

@@ -1,0 +1,141 @@
+"""The boundary of a job: whatever happens in it becomes an outcome."""
+
+from __future__ import annotations
+
+import socket
+import sys
+import tempfile
+import time
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sweeper.distillation.data.training_data import unpack_models
+from sweeper.execution.worker import baselines, inspect_data, trial
+from sweeper.execution.worker.progress import Reporter
+from sweeper.foundation import disk
+from sweeper.foundation.cache import noting
+from sweeper.foundation.environment import package_versions
+from sweeper.foundation.errors import TrialError
+from sweeper.foundation.secrets import redact_credentials, secrets_in, secrets_of_environment
+from sweeper.records import Cost, Failure, Outcome, PreparationSpec, TrialSpec
+from sweeper.records.layout import JobPaths
+from sweeper.records.remedies import lighter, steadier
+
+Spec = TypeVar("Spec", TrialSpec, PreparationSpec)
+
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+"""What torch says, by device and allocator."""
+
+_NO_DISTRIBUTION = "probability tensor contains either `inf`, `nan`"
+"""What torch says when the stock trainer samples from a model that has diverged."""
+
+
+def run(spec: TrialSpec | PreparationSpec) -> Outcome:
+    """Do the job and say how it ended; failure is a value, and this is where it is caught."""
+    paths = JobPaths(Path(spec.place.directory))
+    reporter = Reporter(paths, silent=spec.place.rank > 0)
+    started = time.time()
+    common: dict[str, Any] = {
+        "attempt": spec.attempt,
+        "started": started,
+        "host": socket.gethostname(),
+        "device": spec.place.device,
+        "devices": spec.place.processes,
+        "versions": package_versions(),
+    }
+    if isinstance(spec, TrialSpec):
+        common["earlier_seconds"] = spec.earlier_seconds
+    try:
+        found = _do(spec, reporter)
+    except Exception as error:  # the one boundary: whatever happened becomes an outcome
+        failure = _without_secrets(_failure(error, reporter.phase_name, spec), spec)
+        with suppress(OSError):  # the log's disk may be full
+            print(failure.details, file=sys.stderr)
+        return Outcome(
+            state="failed",
+            failure=failure,
+            finished=time.time(),
+            cost=reporter.cost(time.time() - started).on(spec.place.processes),
+            curve=reporter.point,
+            **common,
+        )
+    finished = time.time()
+    cost = found.pop("cost", Cost())
+    seconds = finished - started + reporter.seconds_before
+    cost = cost.model_copy(update={"device_seconds": seconds}).on(spec.place.processes)
+    found.setdefault("state", "completed")
+    return Outcome(finished=finished, cost=cost, **found, **common)
+
+
+def _do(spec: TrialSpec | PreparationSpec, reporter: Reporter) -> dict[str, Any]:
+    """The parts of the outcome that follow from the job."""
+    if isinstance(spec, TrialSpec):
+        return trial.do(_unpacked(spec), reporter)
+    with noting() as entries:
+        if spec.step == "data":
+            # Reads the models itself: what is wrong with them must not hide the rest.
+            found = inspect_data.do(spec, reporter)
+            seen = found["examination"]
+            told = tuple(_without_secrets(problem, spec) for problem in seen.problems)
+            found["examination"] = seen.model_copy(update={"problems": told})
+            found |= {"failure": told[0], "state": "failed"} if told else {}
+        else:
+            found = baselines.do(_unpacked(spec), reporter)
+    found["cached"] = tuple(sorted(map(str, entries)))
+    return found
+
+
+def _unpacked(spec: Spec) -> Spec:
+    return spec.model_copy(update={"origin": unpack_models(spec.origin)})
+
+
+def _places(spec: TrialSpec | PreparationSpec) -> tuple[Path, ...]:
+    """Where a job writes."""
+    return Path(spec.place.directory), Path(spec.origin.cache), Path(tempfile.gettempdir())
+
+
+def _failure(error: Exception, phase: str, spec: TrialSpec | PreparationSpec) -> Failure:
+    places = _places(spec)
+    text = str(error).strip() or type(error).__name__
+    message = text.splitlines()[0]
+    if disk.is_full(error, *places):
+        kind = "full_disk"
+        message = disk.explain(error, *places)
+    elif isinstance(error, TrialError):
+        kind = error.kind
+    elif isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
+        kind = "out_of_memory"
+        message = f"while in phase {phase!r}: {message}"
+    elif _NO_DISTRIBUTION in text:
+        kind = "diverged"
+        message = f"while in phase {phase!r}: {message}"
+    else:
+        kind = "bug"
+        message = f"while in phase {phase!r}: {type(error).__name__}: {message}"
+    return Failure.model_validate(
+        {
+            "kind": kind,
+            "message": message,
+            "key": getattr(error, "key", ()),
+            "remedies": _remedies(kind, spec),
+            "details": traceback.format_exc(),
+        }
+    )
+
+
+def _remedies(kind: str, spec: TrialSpec | PreparationSpec) -> tuple[str, ...]:
+    """What to try after a failure of that kind; nothing where the trial's settings cannot help."""
+    of_kind = {"diverged": steadier, "out_of_memory": lighter}
+    if isinstance(spec, TrialSpec) and kind in of_kind:
+        return of_kind[kind](spec)
+    return ()
+
+
+def _without_secrets(failure: Failure, spec: TrialSpec | PreparationSpec) -> Failure:
+    known = secrets_in(spec) | secrets_of_environment()
+    texts = {"message": failure.message, "details": failure.details}
+    return failure.model_copy(
+        update={name: redact_credentials(text, known) for name, text in texts.items()}
+    )

@@ -1,0 +1,108 @@
+"""A model's score on a suite, as every job takes it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sweeper.distillation.data.training_data import Material
+from sweeper.distillation.models.loading import end_token_ids
+from sweeper.evaluation.scoring import Evaluation, score
+from sweeper.foundation.errors import DivergedError
+from sweeper.foundation.files import write_text_atomically
+from sweeper.records import PreparationSpec, Scores, SuiteSpec, TrialSpec
+from sweeper.records.layout import JobPaths
+
+
+def scored(spec: TrialSpec | PreparationSpec, model: Any, material: Material) -> Scores:
+    """Score ``model`` on the whole selection suite, and write what it answered beside the outcome.
+
+    Raises:
+        DivergedError: A score is no number.
+    """
+    found = evaluate(spec, model, material, spec.suite, samples=spec.origin.evaluation.samples)
+    paths = JobPaths(Path(spec.place.directory))
+    write_text_atomically(paths.documents, _lines(found.documents))
+    write_text_atomically(paths.samples, _lines(found.samples))
+    return found.scores
+
+
+def tested(spec: TrialSpec, suite: SuiteSpec, model: Any, material: Material) -> Scores:
+    """The same on the test suite, without what it answered: nobody is to learn from that.
+
+    Raises:
+        DivergedError: A score is no number.
+    """
+    found = evaluate(spec, model, material, suite)
+    paths = JobPaths(Path(spec.place.directory))
+    write_text_atomically(paths.test_documents, _lines(found.documents))
+    return found.scores
+
+
+def evaluate(
+    spec: TrialSpec | PreparationSpec,
+    model: Any,
+    material: Material,
+    suite: SuiteSpec,
+    *,
+    documents: int | None = None,
+    samples: int = 0,
+) -> Evaluation:
+    """Score ``model`` on ``suite``.
+
+    Args:
+        spec: The job's.
+        model: The model.
+        material: The data, for its tokenizer.
+        suite: The suite.
+        documents: As many of each task's documents, from the first; None: all that are named.
+        samples: How many answers to keep.
+
+    Raises:
+        DivergedError: A score is no number.
+    """
+    evaluation = spec.origin.evaluation
+    found = score(
+        model,
+        material.tokenizer,
+        suite,
+        batch_size=evaluation.batch_size,
+        chat=material.chat,
+        end_ids=end_token_ids(model, material.tokenizer),
+        system_prompt=spec.origin.data.system_prompt,
+        documents=documents,
+        samples=samples,
+        allow_code=evaluation.allow_code_execution,
+    )
+    for task in found.scores.tasks:
+        if not math.isfinite(task.score) or not math.isfinite(task.stderr):
+            raise DivergedError(f"The score of {task.task} is {task.score}: the model diverged.")
+    return found
+
+
+def check_collapse(scores: Scores, limit: float | None) -> None:
+    """Hold a trial to the study's own idea of a model that is broken.
+
+    Raises:
+        DivergedError: The score is ``limit`` or worse.
+    """
+    if limit is None:
+        return
+    if scores.score <= limit if scores.higher_is_better else scores.score >= limit:
+        raise DivergedError(
+            f"The score is {scores.score:.4g}, no better than evaluation.collapsed_score"
+            f" ({limit:g}): the model collapsed."
+        )
+
+
+def _lines(rows: Iterable[Any]) -> str:
+    return "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
+
+
+def parameters(model: Any) -> int:
+    """How many a model has."""
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,103 @@
+"""The URLs of databases: which are accepted, how they are opened, and how they are shown."""
+
+from __future__ import annotations
+
+import importlib
+from urllib.parse import urlsplit, urlunsplit
+
+from sweeper.foundation.secrets import is_secret_name, redact
+
+_POSTGRES = ("postgresql", "postgresql+psycopg")
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_CONNECTION = {
+    "connect_timeout": "10",
+    "keepalives_idle": "30",
+    "keepalives_interval": "10",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "60000",
+}
+"""libpq's: a machine that went away without a word is noticed within a minute, not in hours."""
+
+NO_DRIVER = "PostgreSQL needs psycopg: pip install 'sweeper[postgres]'"
+
+
+def storage_problem(url: str) -> str | None:
+    """What is wrong with ``url`` as a place for Optuna's studies, or None."""
+    shapes = "sqlite:///FILE or postgresql://USER@HOST/DATABASE"
+    problem = f"expected {shapes}, found {redact(url)!r}"
+    scheme = url.partition("://")[0]
+    if scheme == "sqlite":
+        file = url.removeprefix("sqlite:///").partition("?")[0]
+        return None if url.startswith("sqlite:///") and file not in ("", ":memory:") else problem
+    if scheme not in _POSTGRES or "://" not in url:
+        return problem
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        # Brackets and ports; what stands there may be a part of a password.
+        reason = "the port is no number" if "ort" in str(error) else "the host is malformed"
+        return (
+            f"expected {shapes}, but {reason}"
+            " (in a password, percent-encode what is no letter or digit)"
+        )
+    return None if parts.path.strip("/") else problem
+
+
+def is_database(uri: str) -> bool:
+    """Whether ``uri`` is a database's, which MLflow opens itself, rather than a server's."""
+    return urlsplit(uri).scheme.partition("+")[0] in _DATABASES
+
+
+def with_driver(url: str) -> str:
+    """``url`` as SQLAlchemy gets it: PostgreSQL through psycopg 3, which notices a lost server.
+
+    Anything else, PostgreSQL through another driver included, stays as it is. So does what the
+    query of ``url`` says already.
+    """
+    scheme, separator, rest = url.partition("://")
+    if scheme not in _POSTGRES or not separator:
+        return url
+    base, _, query = rest.partition("?")
+    given = [part for part in query.split("&") if part]
+    names = {part.partition("=")[0] for part in given}
+    given += [f"{name}={value}" for name, value in _CONNECTION.items() if name not in names]
+    return f"postgresql+psycopg://{base}?{'&'.join(given)}"
+
+
+def lacks_driver(url: str) -> bool:
+    """Whether ``url`` needs psycopg, and it is not installed or cannot be loaded."""
+    if url.partition("://")[0] not in _POSTGRES:
+        return False
+    try:
+        importlib.import_module("psycopg")
+    except ImportError:
+        return True
+    return False
+
+
+def address(url: str) -> str:
+    """``url`` for messages: no password, no options."""
+    return redact(url).partition("?")[0]
+
+
+def comparable(url: str) -> str:
+    """``url`` for comparing: the password, and how the driver is named, are no difference."""
+    scheme, separator, rest = url.partition("://")
+    if scheme not in _POSTGRES or not separator:
+        return redact(url)
+    parts = urlsplit(f"postgresql://{rest}")
+    user, at, host = parts.netloc.rpartition("@")
+    named = user.partition(":")[0] + at + host
+    kept = [part for part in parts.query.split("&") if not is_secret_name(part.partition("=")[0])]
+    return urlunsplit(("postgresql", named, parts.path, "&".join(kept), ""))
+
+
+def has_password(uri: str) -> bool:
+    """Whether ``uri`` holds a password, and so must not become an argument or a log line."""
+    return redact(uri) != uri
+
+
+def is_server(uri: str) -> bool:
+    """Whether ``uri`` names a running MLflow server, rather than a database."""
+    return uri.startswith(("http://", "https://"))

@@ -1,0 +1,129 @@
+"""What can go wrong, as one tree.
+
+::
+
+    SweeperError
+    ├── ConfigError        a study, suite or command-line value is wrong (exit code 2)
+    ├── PreflightError     a study cannot work, as is known before it begins (exit code 2)
+    ├── StudyChangedError  the study file no longer fits the recorded study (exit code 2)
+    ├── StudyBusyError     another process is running this study (exit code 2)
+    ├── FullDiskError      no space is left where something has to be written
+    └── TrialError         one job failed; carries the kind that its outcome records
+        ├── BadInputError      models, data or tasks that cannot work: retrying is useless
+        └── DivergedError      the loss is not finite any more
+
+The command line prints a ``SweeperError`` as a message, without a traceback.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from sweeper.foundation.secrets import redact_option
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a file: where, and what was expected and found."""
+
+    source: str
+    """The file, or the command-line option, that holds the value."""
+    message: str
+    path: str = ""
+    """The key path, such as ``arms.gkd.search.lmbda.low``; empty for the file as a whole."""
+    line: int | None = None
+    """Counted from 1."""
+    column: int | None = None
+    """Counted from 1."""
+
+    @property
+    def place(self) -> str:
+        """File, line, column and key, as far as they are known."""
+        # An option is quoted as it was typed, and may hold a password.
+        place = redact_option(self.source) if self.source.startswith("--") else self.source
+        if self.line is not None:
+            place += f":{self.line}:{self.column}"
+        return f"{place}: {self.path}" if self.path else place
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}"
+
+
+class SweeperError(Exception):
+    """The root of every error that sweeper raises on purpose."""
+
+    exit_code = 1
+
+
+class ConfigError(SweeperError):
+    """A file or an option that the user wrote is wrong; lists every problem found."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class PreflightError(SweeperError):
+    """A study cannot work as written; lists everything that keeps it from being run."""
+
+    exit_code = 2
+
+
+class StudyChangedError(SweeperError):
+    """The study file differs from the recorded study in a way that cannot be continued."""
+
+    exit_code = 2
+
+
+class StudyBusyError(SweeperError):
+    """Another process holds this study."""
+
+    exit_code = 2
+
+
+class FullDiskError(SweeperError):
+    """No space is left where something has to be written; with room, the same command goes on."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"{message}, and run the same command again to go on.")
+
+
+class TrialError(SweeperError):
+    """A job failed for a reason that we can name."""
+
+    kind = "bug"
+
+
+class BadInputError(TrialError):
+    """The models, the data or the tasks cannot work as written.
+
+    Args:
+        message: What was expected, and what was found.
+        key: The key of the study file that is to blame, such as ``("data", "train", "path")``.
+    """
+
+    kind = "bad_input"
+
+    def __init__(self, message: str, key: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+@contextmanager
+def blaming(*key: str) -> Iterator[None]:
+    """Blame ``key`` of the study file for bad input in the block that blames no key itself."""
+    try:
+        yield
+    except BadInputError as error:
+        error.key = error.key or key
+        raise
+
+
+class DivergedError(TrialError):
+    """Training left the finite numbers."""
+
+    kind = "diverged"

@@ -1,0 +1,267 @@
+"""What to change about a training that does not fit into memory, in the order to try it.
+
+Used before a study is started, where each change's effect is estimated, and after trials have run
+out of memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import islice
+
+from sweeper.config.base import Scalar
+from sweeper.config.compute import SHARDED_OPTIMISERS
+from sweeper.config.models import LoraConfig, ModelConfig, StudentConfig, with_settings
+from sweeper.config.settings import Method, MethodSettings, effective, model_settings, resolve
+from sweeper.config.study import StudyConfig
+from sweeper.records import INTERIM_PHASE, TrialSpec
+
+SMALLEST_TEACHER = 1 / 8
+"""The smallest share of the teacher's parameters that is proposed."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Everything about a training that decides what memory it takes.
+
+    Attributes:
+        method: The arm's.
+        settings: Of the trial.
+        student: With the adapter that the trial gives it.
+        teacher: The one that the trial loads; None if it loads none.
+        teacher_share: How many of its parameters are left, where a smaller one is thought of.
+        devices: That train together.
+        shard_student: Whether they divide the student.
+    """
+
+    method: Method
+    settings: MethodSettings
+    student: StudentConfig
+    teacher: ModelConfig | None
+    teacher_share: float = 1.0
+    devices: int = 1
+    shard_student: bool = False
+
+
+@dataclass(frozen=True)
+class Change:
+    """A changed training, and what was changed.
+
+    Attributes:
+        words: Keys of the study file with their new values, where there are such.
+        setup: What comes of it.
+    """
+
+    words: str
+    setup: Setup
+
+
+Remedy = Callable[[Setup], Iterator[Change]]
+"""Gives the changes that it has for a training, the mildest first; none that are made already."""
+
+
+def smaller_batches(setup: Setup) -> Iterator[Change]:
+    """Fewer sequences at a time, and as many in an optimiser step.
+
+    As many rollouts are sampled at a time as a micro-batch has sequences.
+    """
+    settings = setup.settings
+    rows = settings.per_device_train_batch_size
+    sampled = setup.method == "gkd" and settings.lmbda > 0 and settings.engine == "sweeper"
+    for fewer in (count for count in range(rows - 1, 0, -1) if rows % count == 0):
+        values = {
+            "per_device_train_batch_size": fewer,
+            "gradient_accumulation_steps": settings.gradient_accumulation_steps * (rows // fewer),
+        }
+        if sampled:
+            values["rollout_batch_size"] = min(fewer, settings.rollout_batch_size or fewer)
+        size, *others = (f"{name}: {value}" for name, value in values.items())
+        words = f"{size} with {' and '.join(others)}"
+        yield Change(words, replace(setup, settings=settings.model_copy(update=values)))
+
+
+def quantized_teacher(setup: Setup) -> Iterator[Change]:
+    """The teacher's linear layers in 8 bits, or in 4."""
+    if setup.teacher is None:
+        return
+    for kind in {None: ("int8", "int4"), "int8": ("int4",)}.get(setup.teacher.quantization, ()):
+        teacher = setup.teacher.model_copy(update={"quantization": kind})
+        yield Change(f"teacher.quantization: {kind}", replace(setup, teacher=teacher))
+
+
+def smaller_teacher(setup: Setup) -> Iterator[Change]:
+    """A teacher of half the parameters, or a quarter, and so on."""
+    share = setup.teacher_share
+    while setup.teacher is not None and share > SMALLEST_TEACHER:
+        share /= 2
+        yield Change("a smaller teacher.model", replace(setup, teacher_share=share))
+
+
+def gradient_checkpointing(setup: Setup) -> Iterator[Change]:
+    """Activations that are computed again in the backward pass."""
+    if not setup.settings.gradient_checkpointing:
+        settings = setup.settings.model_copy(update={"gradient_checkpointing": True})
+        yield Change("gradient_checkpointing: true", replace(setup, settings=settings))
+
+
+def divided_student(setup: Setup) -> Iterator[Change]:
+    """The student in parts, where several devices have copies of it."""
+    divisible = setup.settings.optim in SHARDED_OPTIMISERS and setup.student.quantization is None
+    if setup.devices > 1 and divisible and not (setup.shard_student or setup.settings.fp16):
+        yield Change("compute.shard_student: true", replace(setup, shard_student=True))
+
+
+def adapter(setup: Setup) -> Iterator[Change]:
+    """A low-rank adapter that is trained in the student's place."""
+    if setup.student.lora is None:
+        student = setup.student.model_copy(update={"lora": LoraConfig()})
+        yield Change("student.lora: {r: 16}", replace(setup, student=student))
+
+
+REMEDIES: tuple[Remedy, ...] = (
+    smaller_batches,
+    quantized_teacher,
+    smaller_teacher,
+    gradient_checkpointing,
+    divided_student,
+    adapter,
+)
+"""In the order to try them."""
+
+
+def advice(setup: Setup) -> list[str]:
+    """What can still be changed, in the order to try it: the mildest change of each remedy."""
+    return [change.words for remedy in REMEDIES for change in islice(remedy(setup), 1)]
+
+
+def make_setup(
+    method: Method,
+    settings: MethodSettings,
+    student: StudentConfig,
+    teacher: ModelConfig,
+    *,
+    lora: Mapping[str, Scalar],
+    own: Mapping[str, Scalar],
+    devices: int,
+    shard_student: bool,
+) -> Setup:
+    """The training of a trial, as its spec has it.
+
+    Args:
+        method: The arm's.
+        settings: Of the trial.
+        student: The study's.
+        teacher: The study's.
+        lora: The trial's own values over the student's adapter.
+        own: The trial's own values over the teacher.
+        devices: That train together.
+        shard_student: Whether they divide the student.
+    """
+    if student.lora is not None:
+        changed = student.lora.model_copy(update=dict(lora))
+        student = student.model_copy(update={"lora": changed})
+    asked = method in ("gkd", "supervised_kd")
+    return Setup(
+        method,
+        settings,
+        student,
+        with_settings(teacher, own) if asked else None,
+        devices=devices,
+        shard_student=shard_student,
+    )
+
+
+def setup_of(config: StudyConfig, arm: str, params: Mapping[str, Scalar]) -> Setup:
+    """The training of a trial of the study.
+
+    Args:
+        config: The study.
+        arm: The arm's name.
+        params: What the trial sampled.
+    """
+    method, fixed = config.arms[arm].method, config.arms[arm].settings
+    given = dict(params)
+    return make_setup(
+        method,
+        effective(method, resolve(config.training, fixed, given)),
+        config.student,
+        config.teacher,
+        lora=model_settings("lora", fixed, given),
+        own=model_settings("teacher", fixed, given),
+        devices=config.compute.devices_per_trial,
+        shard_student=config.compute.shard_student,
+    )
+
+
+_SCORING = ("evaluate", INTERIM_PHASE)
+"""The phases in which a trial is not trained."""
+
+
+def steadier(spec: TrialSpec) -> tuple[str, ...]:
+    """What may keep a training that diverged from doing so."""
+    settings = spec.settings
+    found = ["a lower learning_rate", "a higher warmup_ratio"]
+    if settings.max_grad_norm == 0:
+        found.append("max_grad_norm: 1.0")
+    if not settings.disable_dropout:
+        found.append("disable_dropout: true")
+    if spec.method == "gkd":
+        found.append("another beta")
+    return tuple(found)
+
+
+def lighter(spec: TrialSpec) -> tuple[str, ...]:
+    """What may let a training fit that ran out of memory."""
+    origin = spec.origin
+    setup = make_setup(
+        spec.method,
+        spec.settings,
+        origin.student,
+        origin.teacher,
+        lora=spec.lora,
+        own=spec.teacher,
+        devices=spec.place.processes,
+        shard_student=spec.place.shard_student,
+    )
+    return tuple(advice(setup))
+
+
+def faster(spec: TrialSpec, phase: str) -> tuple[str, ...]:
+    """What may make a trial faster that took too long.
+
+    Args:
+        spec: The trial's.
+        phase: What it was doing.
+    """
+    if phase in _SCORING:
+        return ("a larger evaluation.batch_size", "fewer documents in the suite")
+    settings, origin = spec.settings, spec.origin
+    samples = spec.method == "gkd" and settings.lmbda > 0
+    found = []
+    if samples:
+        found.append("a lower max_new_tokens")
+    if settings.gradient_accumulation_steps > 1:
+        found.append(
+            "a larger per_device_train_batch_size with fewer gradient_accumulation_steps, if memory"
+            " allows it"
+        )
+    if samples and settings.rollout_batch_size is not None:
+        found.append("a larger rollout_batch_size")
+    models = [origin.student, *([origin.teacher] if _asks_teacher(spec) else [])]
+    if spec.place.device.startswith("cuda") and not all(map(_is_fused, models)):
+        found.append("flash attention (init_kwargs: {attn_implementation: flash_attention_2})")
+    if _asks_teacher(spec) and not origin.teacher.compile:
+        found.append("teacher.compile: true")
+    found.append("fewer max_steps")
+    if _asks_teacher(spec):
+        found.append("an arm seqkd, which asks the teacher once")
+    return tuple(found)
+
+
+def _asks_teacher(spec: TrialSpec) -> bool:
+    return spec.method in ("gkd", "supervised_kd")
+
+
+def _is_fused(model: ModelConfig) -> bool:
+    return "flash" in str(model.init_kwargs.get("attn_implementation"))

@@ -1,0 +1,52 @@
+"""A study's comparison and its verdict as plain JSON values, for scripts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sweeper.analysis.by_task import by_task
+from sweeper.analysis.comparison import as_json as comparison_json
+from sweeper.analysis.verdict import Verdict
+from sweeper.reporting.markdown.importance import search_json
+from sweeper.reporting.markdown.training import practice_json
+from sweeper.reporting.report_data import Page
+from sweeper.reporting.text.verdict import headline, notes, sentence
+
+
+def study_json(page: Page) -> dict[str, Any]:
+    """What ``sweeper report --json`` prints; its keys are described in docs/verdict.md."""
+    plain = {
+        **comparison_json(page.comparison),
+        **search_json(page.search),
+        **practice_json(page.practice),
+    }
+    verdict = page.verdict
+    if verdict is None:
+        return plain
+    tests = _tests(verdict)
+    return {
+        **plain,
+        "verdict": headline(verdict),
+        "verdicts": [
+            {**pair.model_dump(mode="json"), "sentence": sentence(pair, verdict.margin)}
+            for pair in verdict.pairs
+        ],
+        "verdict_notes": notes(verdict),
+        "tasks": [result.model_dump(mode="json") for result in by_task(page.record)],
+        "arms": {
+            name: {**arm, **({"test": tests[name]} if name in tests else {})}
+            for name, arm in plain["arms"].items()
+        },
+    }
+
+
+def _tests(verdict: Verdict) -> dict[str, dict[str, Any]]:
+    """Each arm's winner on the test suite, as the search trained it."""
+    found = {}
+    for arm in verdict.arms:
+        if arm.at == "steps":
+            plain = arm.model_dump(mode="json", exclude={"arm", "method"})
+            test = plain.pop("test")
+            interval = [test.pop("low"), test.pop("high")]
+            found[arm.arm] = {**test, "interval": interval, **plain}
+    return found

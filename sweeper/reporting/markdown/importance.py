@@ -1,0 +1,259 @@
+"""What the search taught, for the report, the terminal and scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from sweeper.analysis.comparison import Comparison
+from sweeper.analysis.importance.effects import Effect
+from sweeper.analysis.importance.importance import Importance
+from sweeper.analysis.importance.lessons import ArmLessons, SearchLessons
+from sweeper.analysis.importance.ranges import ExhaustedRange
+from sweeper.analysis.importance.surface import FEWEST_FOR_SURFACE
+from sweeper.records.study_record import StudyRecord
+from sweeper.reporting.console import Chain, definitions, heading
+from sweeper.reporting.plots.importance import MOST_PANELS, effects_plot, importance_plot
+from sweeper.reporting.plots.lmbda_beta import map_plot
+from sweeper.reporting.text import formatting
+from sweeper.reporting.text.markdown_escape import as_yaml, cell, code, inline, table
+
+FEW_TRIALS = 20
+"""Below this the report says that only large differences mean something."""
+
+
+def search_plots(
+    record: StudyRecord, comparison: Comparison, lessons: SearchLessons
+) -> dict[str, Figure | None]:
+    """The plots by their file names; None for one that has nothing to show."""
+    surfaces = [arm.surface for arm in lessons.arms if arm.surface]
+    importances = [arm.importance for arm in lessons.arms if arm.importance]
+    effects = [effect for arm in lessons.arms for effect in arm.effects]
+    return {
+        "importance.png": importance_plot(importances, comparison),
+        "effects.png": effects_plot(record, comparison, effects),
+        "lmbda_beta.png": map_plot(record, comparison, surfaces),
+    }
+
+
+def search_sections(
+    comparison: Comparison, lessons: SearchLessons, images: set[str]
+) -> Iterator[str]:
+    """The sections of the report; a plot is shown if ``images`` has its file name."""
+    yield from _importance_section(lessons, images)
+    yield from _effects_section(comparison, lessons, images)
+    if "lmbda_beta.png" in images:
+        yield "## The GKD settings"
+        yield "![The GKD settings](lmbda_beta.png)"
+        yield _map_reading(comparison, lessons)
+    yield from _ranges_section(lessons)
+
+
+def search_view(comparison: Comparison, lessons: SearchLessons) -> RenderableType | None:
+    """What the terminal shows of it, a few lines for each arm; None if there is nothing."""
+    if not lessons.arms:
+        return None
+    digits = formatting.comparison_digits(comparison)
+    parts: list[RenderableType] = [heading("What the search taught (80 % of re-fits)")]
+    for arm in lessons.arms:
+        parts.append(Text(arm.arm))
+        parts.append(definitions(_rows(arm, digits)))
+    return Group(*parts)
+
+
+def search_json(lessons: SearchLessons) -> dict[str, Any]:
+    """``importance``, ``effects`` and ``exhausted_ranges`` by arm, as plain JSON values."""
+    return {
+        "importance": {
+            arm.arm: arm.importance.model_dump(mode="json", exclude={"arm"})
+            for arm in lessons.arms
+            if arm.importance
+        },
+        "effects": {
+            arm.arm: {
+                effect.name: {
+                    **effect.model_dump(mode="json", exclude={"arm", "name"}),
+                    "clear": effect.clear,
+                }
+                for effect in arm.effects
+            }
+            for arm in lessons.arms
+        },
+        "exhausted_ranges": {
+            arm.arm: [one.model_dump(mode="json", exclude={"arm"}) for one in arm.exhausted]
+            for arm in lessons.arms
+        },
+    }
+
+
+def _importance_section(lessons: SearchLessons, images: set[str]) -> Iterator[str]:
+    found = [arm.importance for arm in lessons.arms if arm.importance]
+    if not found:
+        return
+    yield "## Which settings matter"
+    if "importance.png" in images:
+        yield "![Which settings matter](importance.png)"
+    reading = (
+        "How much of the score's variance each setting explains on its own (fANOVA), as a share of"
+        " what all of them explain so: the shares of an arm sum to 100 %. In brackets: 80 % of 20"
+        " re-fits, each to another half of the trials."
+    )
+    if any(one.conditional for one in found):
+        reading += (
+            " Hatched: settings that only some trials sampled, estimated within those, and so not"
+            " on the scale of the others."
+        )
+    if any(one.trials < FEW_TRIALS for one in found):
+        reading += " From so few trials, only large differences mean something."
+    yield reading
+    rows = []
+    for one in found:
+        for name, share in _shares(one).items():
+            within = name in one.conditional
+            count = one.conditional_trials if within else one.trials
+            rows.append([one.arm, cell(code(name)), share + " †" * within, str(count)])
+    yield table(["arm", "setting", "share", "trials"], rows, left=(0, 1))
+    if any(one.conditional for one in found):
+        yield "† Among the trials that sampled every setting."
+
+
+def _effects_section(
+    comparison: Comparison, lessons: SearchLessons, images: set[str]
+) -> Iterator[str]:
+    if not lessons.arms:
+        return
+    yield "## What each setting does"
+    if "effects.png" in images:
+        yield "![What each setting does](effects.png)"
+    reading = (
+        "The score over each setting, with the arm's other settings averaged out over their ranges;"
+        " the bands hold 80 % of 20 re-fits. Points are trials, whose other settings vary too. What"
+        " one half of the trials shows is checked in the other half, which did not choose the best"
+        " and the worst value: where at least 90 % of the re-fits pass, an effect is called clear."
+    )
+    if sum(len(arm.effects) for arm in lessons.arms) > MOST_PANELS:
+        reading += f" The plot has the {MOST_PANELS} largest."
+    yield reading
+    digits = formatting.comparison_digits(comparison)
+    lines = []
+    for arm in lessons.arms:
+        for effect in arm.effects:
+            if effect.clear:
+                lines.append(f"- {arm.arm}, {code(effect.name)}: {inline(_clear(effect, digits))}.")
+        if unclear := _unclear(arm, digits):
+            lines.append(f"- {arm.arm}, no clear effect: {inline(', '.join(unclear))}.")
+    yield "\n".join(lines)
+
+
+def _map_reading(comparison: Comparison, lessons: SearchLessons) -> str:
+    reading = (
+        "Each mark is a trial of a GKD arm; other settings vary too. Trials with the same values"
+        " are drawn beside one another."
+    )
+    surfaces = [arm.surface for arm in lessons.arms if arm.surface]
+    digits = formatting.comparison_digits(comparison)
+    if not surfaces:
+        return (
+            f"{reading} There is no surface beneath them: that takes {FEWEST_FOR_SURFACE} trials of"
+            " one arm that searched both settings."
+        )
+    reading += (
+        " The ground is the score that a forest expects there, with the other settings averaged"
+        " out. It fades with the distance from the nearest trial, and trials near a `beta` of 0 or"
+        " 1 do not count for the ends themselves, where the loss is another one."
+    )
+    for surface in surfaces:
+        reading += (
+            f" In {surface.arm} ({surface.trials} trials) its height is certain to about"
+            f" ±{surface.spread:.{digits}f} (80 % of re-fits)."
+        )
+    return reading
+
+
+def _ranges_section(lessons: SearchLessons) -> Iterator[str]:
+    found = [one for arm in lessons.arms for one in arm.exhausted]
+    if not found:
+        return
+    yield "## Ranges to widen"
+    yield (
+        "The effect of these settings is clear and best at an end of what was searched, and good"
+        " trials lie there."
+    )
+    yield "\n".join(
+        f"- {one.arm}, {code(one.name)}: {_end(one)}; "
+        + (f"go on with {code(_yaml(one))}" if one.wider else f"{_NO_FURTHER}")
+        for one in found
+    )
+
+
+_NO_FURTHER = "the setting goes no further"
+
+
+def _rows(arm: ArmLessons, digits: int) -> Iterator[tuple[str, RenderableType]]:
+    if arm.importance:
+        yield "importance", Chain(" · ".join(_importance(arm.importance)))
+    for effect in arm.effects:
+        if effect.clear:
+            yield _name(effect.name), Text(_clear(effect, digits))
+    if unclear := _unclear(arm, digits):
+        yield "no clear effect", Chain(" · ".join(unclear))
+    for one in arm.exhausted:
+        if one.wider:
+            yield "widen", Text(f"{_yaml(one)} ({_end(one)})")
+        else:
+            yield "at the end", Text(f"{_name(one.name)}: {_end(one)}; {_NO_FURTHER}")
+
+
+def _importance(one: Importance) -> list[str]:
+    within = f" in {one.conditional_trials} trials"
+    return [
+        f"{_name(name)} {share}{within if name in one.conditional else ''}"
+        for name, share in _shares(one).items()
+    ]
+
+
+def _shares(one: Importance) -> dict[str, str]:
+    """Each setting's share with its interval; whole per cent that sum to 100."""
+    whole = formatting.whole_percents({name: share.share for name, share in one.values.items()})
+    whole |= {name: round(share.share * 100) for name, share in one.conditional.items()}
+    return {
+        name: f"{whole[name]} % ({share.low * 100:.0f}–{share.high * 100:.0f})"
+        for name, share in (one.values | one.conditional).items()
+    }
+
+
+def _clear(effect: Effect, digits: int) -> str:
+    near = "near" if effect.scale in ("linear", "log") else "at"
+    best, worst = formatting.number(effect.best), formatting.number(effect.worst)
+    low, high = f"{effect.checked_low:.{digits}f}", f"{effect.checked_high:.{digits}f}"
+    return (
+        f"best {near} {best}, worst {near} {worst}, {effect.difference:.{digits}f} apart"
+        f" (checked: {low} to {high})"
+    )
+
+
+def _unclear(arm: ArmLessons, digits: int) -> list[str]:
+    return [
+        f"{_name(effect.name)} ({effect.difference:.{digits}f})"
+        for effect in arm.effects
+        if not effect.clear
+    ]
+
+
+def _end(one: ExhaustedRange) -> str:
+    side = "upper" if one.end == "high" else "lower"
+    return (
+        f"best at {formatting.number(one.best)}, the {side} end is {formatting.number(one.limit)}"
+    )
+
+
+def _yaml(one: ExhaustedRange) -> str:
+    return as_yaml({one.name: one.wider}, flow=True).strip()
+
+
+def _name(name: str) -> str:
+    return formatting.number(name)

@@ -1,0 +1,227 @@
+"""The card of an exported student: what it is, how good, at what cost, and how it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from sweeper.analysis.comparison import compare
+from sweeper.analysis.verdict import Interval, Verdict, verdict_of
+from sweeper.analysis.winner import Winner
+from sweeper.config.settings import model_settings
+from sweeper.config.yaml_text import yaml_text
+from sweeper.foundation.secrets import redact
+from sweeper.records import Outcome, Scores
+from sweeper.records.study_record import StudyRecord
+from sweeper.reporting.text import formatting
+from sweeper.reporting.text.markdown_escape import as_yaml, cell, code, fenced, inline, table
+from sweeper.reporting.text.terminal_escape import visible
+from sweeper.reporting.text.verdict import headline
+
+_Z = 1.96
+"""Of a 95 % interval."""
+
+
+def model_card(
+    record: StudyRecord,
+    winner: Winner,
+    outcome: Outcome,
+    *,
+    base: str | None,
+    teacher: str,
+    adapter: bool,
+    repeated: str,
+) -> str:
+    """The card as Markdown, with the metadata that the Hugging Face hub reads.
+
+    Args:
+        record: The study.
+        winner: What was exported.
+        outcome: Of the training that made these weights.
+        base: The model that the student was made from, if others can find it.
+        teacher: The teacher.
+        adapter: Whether the weights are an adapter on ``base``.
+        repeated: How its scores compare with the recorded ones, in words.
+    """
+    verdict = verdict_of(record, compare(record).best_gkd)
+    sections = [
+        f"---\n{yaml_text(_metadata(record, winner, outcome, base, adapter))}---",
+        f"# {inline(f'{record.study}: {winner.arm}')}",
+        _summary(record, winner, base, teacher),
+        *_use(adapter, base),
+        *_scores(record, outcome, verdict, winner, repeated),
+        *_training(record, winner, outcome),
+        *_provenance(record, winner, outcome),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _metadata(
+    record: StudyRecord, winner: Winner, outcome: Outcome, base: str | None, adapter: bool
+) -> dict[str, Any]:
+    found: dict[str, Any] = {"library_name": "peft" if adapter else "transformers"}
+    if base is not None:
+        found["base_model"] = base
+        found["base_model_relation"] = "adapter" if adapter else "finetune"
+    found["pipeline_tag"] = "text-generation"
+    tags = ["distillation", winner.method.replace("_", "-"), "trl", "sweeper"]
+    found["tags"] = list(dict.fromkeys(tags))
+    data = record.config["data"]["train"]["path"]
+    if record.data is not None and not record.data.local:
+        found["datasets"] = [data]
+    results = [
+        {
+            "task": {"type": "text-generation"},
+            "dataset": {"name": scores.suite, "type": scores.suite},
+            "metrics": [{"type": _metric(scores), "value": scores.score, "name": role}],
+        }
+        for role, scores in (
+            ("selection suite", outcome.scores),
+            ("test suite", outcome.test_scores),
+        )
+        if scores is not None
+    ]
+    found["model-index"] = [{"name": f"{record.study}-{winner.arm}", "results": results}]
+    return found
+
+
+def _metric(scores: Scores) -> str:
+    names = {task.metric for task in scores.tasks if task.weight}
+    return names.pop() if len(names) == 1 else "mean"
+
+
+def _summary(record: StudyRecord, winner: Winner, base: str | None, teacher: str) -> str:
+    student = code(base or record.config["student"]["model"])
+    verb = {"sft": "fine-tuned on reference answers in a comparison with distillation from"}
+    how = verb.get(winner.method, f"distilled ({winner.method}) from")
+    return (
+        f"{student}, {how} {code(teacher)}. It is the arm {code(winner.arm)} of the study"
+        f" {code(record.study)}, chosen {inline(winner.why)}."
+    )
+
+
+def _use(adapter: bool, base: str | None) -> Iterator[str]:
+    yield "## Use"
+    if adapter:
+        text = (
+            "from peft import AutoPeftModelForCausalLM\n"
+            "from transformers import AutoTokenizer\n\n"
+            'model = AutoPeftModelForCausalLM.from_pretrained("PATH")  # loads the base, too\n'
+            'tokenizer = AutoTokenizer.from_pretrained("PATH")'
+        )
+    else:
+        text = (
+            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+            'model = AutoModelForCausalLM.from_pretrained("PATH")\n'
+            'tokenizer = AutoTokenizer.from_pretrained("PATH")'
+        )
+    yield fenced(text, "python")
+    yield (
+        "Prompts go through `tokenizer.apply_chat_template(…, add_generation_prompt=True)`, as in"
+        " training."
+    )
+
+
+def _scores(
+    record: StudyRecord,
+    outcome: Outcome,
+    verdict: Verdict | None,
+    winner: Winner,
+    repeated: str,
+) -> Iterator[str]:
+    yield "## Scores"
+    rows = []
+    ends = (record.teacher, record.starting_student)
+    rows.append([_suite(outcome.scores, "selection"), *map(_interval, _all(outcome.scores, ends))])
+    if outcome.test_scores is not None:
+        test = record.test
+        on_test = (test.teacher, test.starting_student) if test else (None, None)
+        rows.append(
+            [
+                _suite(outcome.test_scores, "test"),
+                *map(_interval, _all(outcome.test_scores, on_test)),
+            ]
+        )
+    yield table(["suite", "this model", "teacher", "starting student"], rows, left=(0,))
+    yield (
+        "With 95 % intervals over documents. The selection suite chose these settings, so its score"
+        f" is optimistic. {inline(repeated)}"
+    )
+    if verdict is not None:
+        yield f"**{inline(headline(verdict))}**"
+        judged = [arm for arm in verdict.arms if arm.arm == winner.arm and arm.at == "steps"]
+        for arm in judged:
+            seeds = "1 seed" if arm.test.seeds == 1 else f"{arm.test.seeds} seeds, on average"
+            yield (
+                f"These settings on the test suite, with {seeds}: {_spread(arm.test)}"
+                " (95 % over seeds and documents)."
+            )
+
+
+def _all(scores: Scores | None, others: Sequence[Outcome | None]) -> list[Scores | None]:
+    return [scores, *(other.scores if other else None for other in others)]
+
+
+def _suite(scores: Scores | None, role: str) -> str:
+    return cell(f"{scores.suite if scores else ''} ({role})")
+
+
+def _interval(scores: Scores | None) -> str:
+    if scores is None:
+        return formatting.NOTHING
+    reach = _Z * scores.stderr
+    return f"{scores.score:.3f} ({scores.score - reach:.3f} to {scores.score + reach:.3f})"
+
+
+def _spread(found: Interval) -> str:
+    return f"{found.mean:.3f} ({found.low:.3f} to {found.high:.3f})"
+
+
+def _training(record: StudyRecord, winner: Winner, outcome: Outcome) -> Iterator[str]:
+    yield "## Training"
+    cost = outcome.cost
+    facts = {
+        "method": winner.method,
+        "optimiser steps": f"{cost.steps:,}",
+        "tokens trained / sampled": formatting.tokens(cost),
+        "device": f"{outcome.device}, {formatting.seconds(cost.device_seconds)} s with scoring",
+        "parameters": formatting.count(outcome.model_parameters or 0),
+    }
+    if lora := record.config["student"].get("lora"):
+        changes = model_settings("lora", winner.trial.params)
+        facts["adapter"] = formatting.settings({**lora, **changes})
+    if record.data is not None:
+        data = record.data
+        facts["data"] = f"{code(redact(data.source))}, {data.used:,} of {data.rows:,} rows"
+    yield _facts(facts)
+    arms = sum(len(arm.trials) for arm in record.arms)
+    yield f"These settings were chosen among {arms:,} trials in {len(record.arms)} arms:"
+    yield fenced(as_yaml(winner.trial.settings), "yaml")
+
+
+def _provenance(record: StudyRecord, winner: Winner, outcome: Outcome) -> Iterator[str]:
+    yield "## Provenance"
+    known = record.provenance
+    trial = f"{winner.arm} #{winner.trial.number}"
+    if winner.final is not None:
+        trial += f", trained again with new seed {winner.final.final.seed}"
+    facts = {
+        "trial": trial,
+        "trained": datetime.fromtimestamp(outcome.finished, UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "command of the study": code(redact(known.command)),
+        "git revision": known.git_revision or "none",
+        "versions": ", ".join(f"{name} {text}" for name, text in outcome.versions.items()),
+    }
+    if known.data_fingerprint:
+        facts["data"] = f"`{known.data_fingerprint}`"
+    for role, digest in known.suite_hashes.items():
+        facts[f"{role} suite"] = f"`{digest}`"
+    yield _facts(facts)
+    study = fenced(as_yaml(record.config), "yaml")
+    yield f"<details><summary>The study</summary>\n\n{study}\n\n</details>"
+
+
+def _facts(facts: dict[str, str]) -> str:
+    rows = [[name, cell(visible(text))] for name, text in facts.items()]
+    return table(["", ""], rows, left=(0, 1))

@@ -1,0 +1,86 @@
+"""The report of a study as a folder: ``report.md`` with its plots, for GitHub and other viewers.
+
+One page: the verdict, its table and its plot, the search, the lessons, the details, and how to run
+the study again. The same records give the same text: nothing in it depends on when or where it is
+written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from sweeper.foundation.files import remove_leftovers, write_bytes_atomically, write_text_atomically
+from sweeper.records import archive
+from sweeper.reporting.markdown import details, search, verdict
+from sweeper.reporting.markdown.reproduction import data_sections, reproduction_sections
+from sweeper.reporting.markdown.training import practice_plots, practice_sections
+from sweeper.reporting.plots.style import png
+from sweeper.reporting.report_data import Page
+from sweeper.reporting.text import formatting, wording
+from sweeper.reporting.text.markdown_escape import inline
+
+TEXT_NAME = "report.md"
+
+
+def write_report(page: Page, directory: Path) -> list[Path]:
+    """Write the report of a study that may be at any stage.
+
+    Args:
+        page: The study.
+        directory: The report's own folder; it is made when missing. Files of an earlier report in
+            it are replaced, and plots that no longer have anything to show are removed.
+
+    Returns:
+        The files that were written: ``report.md``, the records that give it again, the plots.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(directory)
+    drawn = {
+        **verdict.plots(page),
+        **search.plots(page),
+        **practice_plots(page.practice, page.comparison),
+    }
+    # Plots first: a reader of the new text finds all that it shows.
+    images = []
+    for name, figure in drawn.items():
+        path = directory / name
+        if figure is None:
+            path.unlink(missing_ok=True)
+        else:
+            write_bytes_atomically(path, png(figure))
+            images.append(path)
+    archive.write_records(page.record, directory / archive.NAME)
+    shown = {path.name for path in images}
+    text = "\n\n".join(_sections(page, shown)) + "\n"
+    write_text_atomically(directory / TEXT_NAME, text)
+    return [directory / TEXT_NAME, directory / archive.NAME, *images]
+
+
+def _sections(page: Page, images: set[str]) -> Iterator[str]:
+    record, comparison = page.record, page.comparison
+    yield f"# {inline(record.study)}"
+    yield f"**{inline(page.headline)}**"
+    if unsafe := wording.outside_code(record.config):
+        keys = formatting.listed(inline(_as_code(key)) for key in unsafe)
+        yield f"> **Code from outside was allowed to run:** {keys}."
+    if page.verdict is not None:
+        yield from verdict.tables(page.verdict)
+        yield from verdict.tasks(record)
+        yield from verdict.footing(record, page.verdict)
+        yield from verdict.plot_sections(images)
+    else:
+        yield f"> {inline(wording.unconfirmed(record))}"
+    yield from search.sections(page, images)
+    yield from practice_sections(page.practice, images)
+    yield "## Details"
+    if page.verdict is not None:
+        yield from verdict.details(page.verdict)
+    yield from details.sections(record, comparison)
+    yield from data_sections(record)
+    yield from reproduction_sections(record)
+
+
+def _as_code(key: str) -> str:
+    name, _, rest = key.partition(" ")
+    return f"`{name}` {rest}"

@@ -1,0 +1,143 @@
+"""The sections of a report that say what the search found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from matplotlib.figure import Figure
+
+from sweeper.analysis.comparison import Comparison
+from sweeper.reporting.markdown.importance import search_plots, search_sections
+from sweeper.reporting.plots import search as drawings
+from sweeper.reporting.report_data import Page
+from sweeper.reporting.text import formatting, wording
+from sweeper.reporting.text.markdown_escape import cell, inline, table
+
+
+def plots(page: Page) -> dict[str, Figure | None]:
+    """The search's plots, by file name; None where there is nothing to show."""
+    return {
+        "progress.png": drawings.progress_plot(page.comparison),
+        "cost.png": drawings.cost_plot(page.record, page.comparison),
+        **search_plots(page.record, page.comparison, page.search),
+    }
+
+
+def sections(page: Page, images: set[str]) -> Iterator[str]:
+    """The arms on the selection suite, the plots, and the Pareto fronts."""
+    comparison = page.comparison
+    yield "## The search"
+    if page.verdict is not None:
+        yield inline(wording.headline(comparison))
+    yield _comparison_table(comparison)
+    if notes := wording.notes(comparison):
+        yield "\n".join(f"- {inline(note)}" for note in notes)
+    yield _cost_table(comparison)
+    if preparation := _preparation(comparison):
+        yield preparation
+    yield from _plots(images)
+    yield from _fronts(comparison)
+    yield from search_sections(comparison, page.search, images)
+
+
+def _comparison_table(comparison: Comparison) -> str:
+    digits = formatting.comparison_digits(comparison)
+    states = f"trials {formatting.trial_states(comparison)}"
+    header = ["arm", states, "score", "to the best offline arm", "gap closed"]
+    header.append("device-seconds of the best trial")
+    rows = []
+    for label, value, share in (
+        ("*teacher = ceiling*", comparison.teacher, 1.0),
+        ("*starting student = floor*", comparison.starting_student, 0.0),
+    ):
+        if value is not None:
+            known = any(arm.gap_closed is not None for arm in comparison.arms)
+            gap = formatting.percent(share) if known else ""
+            rows.append([label, "", formatting.score(value, digits), "", gap, ""])
+    for arm in comparison.arms:
+        name = formatting.arm_name(arm)
+        scored = arm.best is not None and arm.best.outcome is not None
+        rows.append(
+            [
+                f"**{name}**" if arm.name in comparison.leaders else name,
+                formatting.trial_counts(arm, comparison),
+                formatting.score(arm.best_score, digits),
+                formatting.difference(arm.difference, digits) if scored else "",
+                formatting.percent(arm.gap_closed) if scored else "",
+                formatting.seconds(arm.best.outcome.cost.device_seconds)
+                if arm.best and arm.best.outcome
+                else "",
+            ]
+        )
+    return table(header, rows, left=(0,))
+
+
+def _cost_table(comparison: Comparison) -> str:
+    rows = []
+    for arm in comparison.arms:
+        cost = arm.best.outcome.cost if arm.best and arm.best.outcome else None
+        rows.append(
+            [
+                arm.name,
+                cell(formatting.best_settings(arm)),
+                str(cost.steps) if cost else "",
+                formatting.tokens(cost) if cost else "",
+                formatting.seconds(arm.cost.device_seconds),
+            ]
+        )
+    header = ["arm", "settings of the best trial", "its steps", "its tokens trained / sampled"]
+    return table([*header, "device-seconds of all trials"], rows, left=(0, 1))
+
+
+def _preparation(comparison: Comparison) -> str:
+    seconds = comparison.preparation_cost.device_seconds
+    if not seconds:
+        return ""
+    return (
+        "Device-seconds include training and evaluation. Preparing and scoring the teacher and the"
+        f" starting student took another {formatting.seconds(seconds)}, shared by all arms and in"
+        " none of these numbers."
+    )
+
+
+def _plots(images: set[str]) -> Iterator[str]:
+    readings = {
+        "progress.png": (
+            "Score by trial",
+            "Points are trials, lines each arm's best so far; an arm with a single trial is a mark."
+            " An arm whose line still climbs at the right end might gain from more trials.",
+        ),
+        "cost.png": (
+            "Score against cost",
+            "Faint points are trials, large ones each arm's best. Of two arms at the same height,"
+            " the one further left is cheaper.",
+        ),
+    }
+    for name, (title, reading) in readings.items():
+        if name in images:
+            yield f"### {title}"
+            yield f"![{title}]({name})"
+            yield reading
+
+
+def _fronts(comparison: Comparison) -> Iterator[str]:
+    if not any(arm.front for arm in comparison.arms):
+        return
+    digits = formatting.comparison_digits(comparison)
+    rows = [
+        [
+            arm.name,
+            str(point.trial.number),
+            *(formatting.objective(name, value, digits) for name, value in point.values.items()),
+            cell(formatting.settings(point.trial.params)) or formatting.NOTHING,
+        ]
+        for arm in comparison.arms
+        for point in arm.front
+    ]
+    yield "### Pareto fronts"
+    yield (
+        "The trials that no other one of their arm beats in one objective without being worse in"
+        " another. The comparison above is by the score alone."
+    )
+    names = [name.replace("_", " ") for name in comparison.objectives]
+    yield table(["arm", "trial", *names, "settings"], rows, left=(0, len(names) + 2))

@@ -1,0 +1,147 @@
+"""The plots of a report, as matplotlib figures without global state.
+
+Every figure has an opaque, nearly white ground, so that it reads on light and on dark pages. An arm
+has the same colour and marker in all of them; the colours are Okabe and Ito's, which people with
+colour blindness can tell apart.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from sweeper.analysis.comparison import ArmSummary, Comparison, scored_trials
+from sweeper.records.study_record import StudyRecord
+from sweeper.reporting.plots import labels
+from sweeper.reporting.plots.labels import EndLabel, end_labels, place_labels
+from sweeper.reporting.plots.style import (
+    FAINT_INK,
+    INK,
+    legend,
+    looks_of,
+    new_figure,
+    reference_lines,
+    score_label,
+    thinned,
+)
+from sweeper.reporting.text import formatting
+
+
+def progress_plot(comparison: Comparison) -> Figure | None:
+    """Score by trial, with each arm's best so far; None when nothing was scored.
+
+    An arm with a single trial has no course: it is a mark with its name.
+    """
+    arms = [arm for arm in comparison.arms if arm.series]
+    if not arms:
+        return None
+    figure, axes = new_figure(7.6, 4.2)
+    looks = looks_of(comparison)
+    last = max(point.number for arm in arms for point in arm.series)
+    # The lines go on to the right end: the best so far is what the arm would be judged by.
+    end = last + max(0.03 * last, 0.1)
+    ends: list[EndLabel] = []
+    singles: list[tuple[str, float, float]] = []
+    for arm in arms:
+        look, name = looks[arm.name], formatting.arm_name(arm)
+        points = thinned(arm.series)
+        numbers = [point.number for point in points]
+        if len(points) == 1:
+            axes.plot(
+                numbers,
+                [points[0].score],
+                look.marker,
+                color=look.colour,
+                markersize=8,
+                markeredgecolor=INK,
+                zorder=3,
+                label=name,
+            )
+            singles.append((name, numbers[0], points[0].score))
+            continue
+        axes.plot(
+            numbers,
+            [point.score for point in points],
+            look.marker,
+            color=look.colour,
+            alpha=0.35 if last < 100 else 0.15,
+            markersize=4.5,
+            markeredgewidth=0,
+        )
+        best = [point.best for point in points]
+        x, y = np.repeat([*numbers, end], 2)[1:-1], np.repeat(best, 2)
+        axes.plot(x, y, color=look.colour, linestyle=look.line, linewidth=1.9, label=name)
+        ends.append(EndLabel(name, best[-1], look.colour, look.line))
+    references = [_reference(*one) for one in reference_lines(axes, comparison)]
+    axes.set_xlabel("trial of the arm")
+    axes.set_ylabel(score_label(comparison))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_xlim((-0.5, 0.5) if last == 0 else (last - end, end))
+    if labels.fit([label.text for label in ends] + [name for name, _, _ in singles]):
+        end_labels(axes, [*ends, *references])
+        place_labels(axes, singles, size=8.5, weight="normal")
+    else:
+        legend(axes)
+        end_labels(axes, references)
+    return figure
+
+
+def cost_plot(record: StudyRecord, comparison: Comparison) -> Figure | None:
+    """Score against the device-seconds of one trial; None when nothing was scored."""
+    looks = looks_of(comparison)
+    figure, axes = new_figure(7.6, 4.4)
+    best: list[tuple[ArmSummary, float, float]] = []
+    seconds: list[float] = []
+    for arm in record.arms:
+        summary, look = comparison.arm(arm.name), looks[arm.name]
+        points = [
+            (trial.outcome.cost.device_seconds, score.score)
+            for trial, score in scored_trials(arm)
+            if trial.outcome and math.isfinite(trial.outcome.cost.device_seconds)
+        ]
+        if not points or summary.best is None or summary.best.outcome is None:
+            continue
+        seconds += [cost for cost, _ in points]
+        x, y = zip(*thinned(points), strict=True)
+        axes.scatter(x, y, s=18, color=look.colour, marker=look.marker, alpha=0.3, linewidths=0)
+        top = summary.best.outcome
+        assert summary.best_score is not None
+        best.append((summary, top.cost.device_seconds, summary.best_score.score))
+    if not best:
+        return None
+    for summary, cost, score in best:
+        look = looks[summary.name]
+        axes.scatter(
+            [cost],
+            [score],
+            s=120,
+            color=look.colour,
+            marker=look.marker,
+            edgecolors=INK,
+            linewidths=0.9,
+            zorder=4,
+            label=summary.name,
+        )
+    if min(seconds) > 0 and max(seconds) / min(seconds) > 20:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        axes.xaxis.set_minor_locator(NullLocator())
+    else:
+        axes.set_xlim(0, max(seconds) * 1.12 or 1)
+    references = reference_lines(axes, comparison)
+    axes.set_xlabel("device-seconds of one trial, training and evaluation")
+    axes.set_ylabel(score_label(comparison))
+    end_labels(axes, [_reference(*one) for one in references])
+    if len(best) <= labels.MOST_LABELS:
+        place_labels(axes, [(arm.name, x, y) for arm, x, y in best])
+    else:
+        legend(axes)
+    return figure
+
+
+def _reference(name: str, value: float) -> EndLabel:
+    return EndLabel(name, value, FAINT_INK, width=0.9, ink=FAINT_INK)

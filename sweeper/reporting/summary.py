@@ -1,0 +1,56 @@
+"""What the terminal shows of a study that has ended: the page of its report, in short."""
+
+from __future__ import annotations
+
+from rich.console import Console, RenderableType
+from rich.text import Text
+
+from sweeper.analysis.by_task import by_task
+from sweeper.analysis.fairness import equal_footing
+from sweeper.records.study_record import StudyRecord
+from sweeper.reporting.console import bulleted, definitions, heading, notice, show
+from sweeper.reporting.markdown.importance import search_view
+from sweeper.reporting.markdown.reproduction import short_facts
+from sweeper.reporting.markdown.training import practice_view
+from sweeper.reporting.report_data import Page
+from sweeper.reporting.tables import tasks
+from sweeper.reporting.tables.comparison import comparison_view
+from sweeper.reporting.tables.fairness import TITLE, footing_note, footing_view
+from sweeper.reporting.tables.verdict import verdict_view
+from sweeper.reporting.text import wording
+
+
+def show_study(page: Page, console: Console) -> None:
+    """Print the verdict, if winners were scored on the test suite, the search, and the rest."""
+    record, verdict = page.record, page.verdict
+    notice(record, console)
+    if verdict is not None:
+        show(verdict_view(verdict), console)
+        if results := by_task(record):
+            console.print()
+            show(heading(tasks.TITLE), console)
+            show(tasks.task_view(results), console)
+        if rows := equal_footing(record, verdict.claimed):
+            console.print()
+            show(heading(TITLE), console)
+            show(footing_view(rows), console)
+            if note := footing_note(rows):
+                show(bulleted([note]), console)
+        console.print()
+        show(heading("The search"), console)
+    show(comparison_view(page.comparison), console)
+    if lacking := wording.unconfirmed(record):
+        console.print()
+        show(Text(lacking), console)
+    for view in (search_view(page.comparison, page.search), practice_view(page.practice)):
+        if view is not None:
+            console.print()
+            show(view, console)
+    console.print()
+    show(heading("Reproduction"), console)
+    show(_reproduction(record), console)
+
+
+def _reproduction(record: StudyRecord) -> RenderableType:
+    facts = short_facts(record)
+    return definitions((name, Text(text, overflow="fold")) for name, text in facts.items())

@@ -1,0 +1,193 @@
+"""The comparison in the terminal: the verdict, a table of the arms, and what to keep in mind."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.table import Table
+from rich.text import Text
+
+from sweeper.analysis.comparison import ArmSummary, Comparison
+from sweeper.reporting.console import Chain, bulleted, definitions, full_width, heading, plain_table
+from sweeper.reporting.text import formatting, wording
+
+Column = Literal["trials", "settings", "score", "difference", "gap", "steps", "tokens", "seconds"]
+
+
+class _Layout(NamedTuple):
+    columns: tuple[Column, ...]
+    bar: int
+    """The width of the gap's bar; 0 leaves the percentage alone."""
+    long_names: bool = True
+    """Whether rows also say what the name does not: the method, the floor, the ceiling."""
+
+
+_WITHOUT_SETTINGS: tuple[Column, ...] = (
+    "trials",
+    "score",
+    "difference",
+    "gap",
+    "steps",
+    "tokens",
+    "seconds",
+)
+_FEW: tuple[Column, ...] = ("trials", "score", "difference", "gap", "seconds")
+_LAYOUTS = (
+    _Layout((*_WITHOUT_SETTINGS, "settings"), 16),
+    _Layout((*_WITHOUT_SETTINGS, "settings"), 8),
+    _Layout(_WITHOUT_SETTINGS, 16),
+    _Layout(_WITHOUT_SETTINGS, 8),
+    _Layout(_FEW, 12),
+    _Layout(_FEW, 8),
+    _Layout(_FEW, 8, long_names=False),
+    _Layout(_FEW, 0, long_names=False),
+    _Layout(("score", "difference", "seconds"), 0, long_names=False),
+    _Layout(("score", "seconds"), 0, long_names=False),
+)
+"""From the widest table to the narrowest."""
+
+_HEADERS: dict[Column, str] = {
+    "trials": "trials\n{}",
+    "settings": "best settings",
+    "score": "score\n± std error",
+    "difference": "to the best\noffline arm",
+    "gap": "gap closed\nfloor→ceiling",
+    "steps": "steps",
+    "tokens": "tokens\ntrained/sampled",
+    "seconds": "device\nseconds",
+}
+
+
+def comparison_view(comparison: Comparison) -> RenderableType:
+    """The final report of a study: the verdict, a table of the arms, and what to keep in mind."""
+    return _ComparisonView(comparison)
+
+
+class _ComparisonView:
+    """Chooses its columns by the width that it is given."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        self._comparison = comparison
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        comparison = self._comparison
+        yield Text(wording.headline(comparison), style="bold")
+        yield ""
+        layout, table = self._fitting_table(console, options)
+        yield table
+        if "settings" not in layout.columns and any(arm.best for arm in comparison.arms):
+            yield ""
+            priced = "tokens" not in layout.columns
+            yield heading(
+                "Best settings, steps, tokens trained / sampled" if priced else "Best settings"
+            )
+            yield definitions(
+                (formatting.arm_name(arm), Chain(_best(arm, priced=priced)))
+                for arm in comparison.arms
+            )
+        if any(arm.front for arm in comparison.arms):
+            yield ""
+            yield heading(f"Pareto fronts: {formatting.listed(comparison.objectives)}")
+            digits = formatting.comparison_digits(comparison)
+            yield definitions(
+                (f"{arm.name} #{point.trial.number}", Chain(formatting.front_point(point, digits)))
+                for arm in comparison.arms
+                for point in arm.front
+            )
+        if failures := wording.failures(comparison):
+            yield ""
+            yield heading("Failed trials")
+            yield definitions((name, Text(kinds)) for name, kinds in failures)
+        if notes := wording.notes(comparison):
+            yield ""
+            yield bulleted(notes)
+
+    def _fitting_table(self, console: Console, options: ConsoleOptions) -> tuple[_Layout, Table]:
+        for layout in _LAYOUTS:
+            table = self._table(layout, ascii_only=options.ascii_only)
+            if full_width(console, options, table) <= options.max_width:
+                break
+        return layout, table
+
+    def _table(self, layout: _Layout, *, ascii_only: bool) -> Table:
+        comparison, bar = self._comparison, layout.bar
+        digits = formatting.comparison_digits(comparison)
+        table = plain_table()
+        table.add_column("arm", no_wrap=True, overflow="ellipsis")
+        for name in layout.columns:
+            left = name == "settings" or (name == "gap" and bar)
+            header = "gap\nclosed" if name == "gap" and not bar else _HEADERS[name]
+            header = header.format(formatting.trial_states(comparison))
+            table.add_column(header, justify="left" if left else "right", no_wrap=True)
+
+        def gap(share: float | None) -> str:
+            if share is None or not bar:
+                return formatting.percent(share)
+            return f"{_bar(share, bar, ascii_only=ascii_only)} {formatting.percent(share):>5}"
+
+        ends = (
+            ("teacher", "ceiling", comparison.teacher, 1.0),
+            ("start", "floor", comparison.starting_student, 0.0),
+        )
+        for model, role, value, share in ends:
+            if value is None:
+                continue
+            cells: dict[Column, str] = {"score": formatting.score(value, digits)}
+            if any(arm.gap_closed is not None for arm in comparison.arms):
+                cells["gap"] = gap(share)
+            label = f"{model} = {role}" if layout.long_names else model
+            table.add_row(label, *(cells.get(name, "") for name in layout.columns), style="dim")
+        for arm in comparison.arms:
+            table.add_row(
+                formatting.arm_name(arm) if layout.long_names else arm.name,
+                *(
+                    formatting.trial_counts(arm, comparison)
+                    if name == "trials"
+                    else Text(_cell(arm, name, digits, gap(arm.gap_closed)))
+                    for name in layout.columns
+                ),
+                style="bold green" if arm.name in comparison.leaders else "",
+            )
+        return table
+
+
+def _best(arm: ArmSummary, *, priced: bool) -> str:
+    """The best trial's settings, with what the table had no room to say of its cost."""
+    settings = formatting.best_settings(arm)
+    if not priced or arm.best is None or arm.best.outcome is None:
+        return settings
+    cost = arm.best.outcome.cost
+    return f"{settings} · {cost.steps} steps · {formatting.tokens(cost)} tokens"
+
+
+def _cell(arm: ArmSummary, column: Column, digits: int, gap: str) -> str:
+    if arm.best is None or arm.best.outcome is None:
+        return formatting.NOTHING if column == "score" else ""
+    cost = arm.best.outcome.cost
+    match column:
+        case "settings":
+            return formatting.best_settings(arm)
+        case "score":
+            return formatting.score(arm.best_score, digits)
+        case "difference":
+            return formatting.difference(arm.difference, digits)
+        case "gap":
+            return gap
+        case "steps":
+            return str(cost.steps)
+        case "tokens":
+            return formatting.tokens(cost)
+        case _:
+            return formatting.seconds(cost.device_seconds)
+
+
+def _bar(share: float, width: int, *, ascii_only: bool) -> str:
+    """A bar from the floor to the ceiling; an arrow shows a score beyond either."""
+    full, empty, below, above = ("=", "-", "<", ">") if ascii_only else ("━", "─", "◂", "▸")
+    filled = round(min(max(share, 0.0), 1.0) * width)
+    bar = full * filled + empty * (width - filled)
+    # Within rounding of an end, a score is at it.
+    if share < -0.005:
+        return below + bar[1:]
+    return bar[:-1] + above if share > 1.005 else bar

@@ -1,0 +1,67 @@
+"""Whether the arms were compared on an equal footing: the same rows for terminal and report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from sweeper.analysis.fairness import FootingRow, Value
+from sweeper.reporting.console import Chain, plain_table
+from sweeper.reporting.text import formatting
+
+TITLE = "Equal footing"
+COLUMNS = ("of the winners' trainings", "", "by arm")
+
+
+def footing_cells(rows: Iterable[FootingRow]) -> list[list[str]]:
+    """Each row as ``COLUMNS``."""
+    return [[row.what, _state(row), _values(row)] for row in rows]
+
+
+def footing_view(rows: Sequence[FootingRow]) -> RenderableType:
+    """The table in the terminal."""
+    table = plain_table()
+    for name in COLUMNS[:2]:
+        table.add_column(name, no_wrap=True)
+    table.add_column(COLUMNS[2])
+    for row, (what, state, values) in zip(rows, footing_cells(rows), strict=True):
+        style = "" if row.state == "differs" else "dim"
+        table.add_row(Text(what), Text(state), Chain(values), style=style)
+    return table
+
+
+def footing_note(rows: Iterable[FootingRow]) -> str | None:
+    """What to do where trainings that cost differently were compared at equal steps alone."""
+    found = list(rows)
+    apart = any(row.unit == "s" and row.at == "steps" and row.state == "differs" for row in found)
+    if not apart or any(row.at == "device_seconds" for row in found):
+        return None
+    return (
+        "The winners' trainings took differently long, and were compared at equal steps only:"
+        " compare_at: [steps, device_seconds] trains the cheaper ones for as long, too."
+    )
+
+
+def _state(row: FootingRow) -> str:
+    if row.state != "close":
+        return row.state
+    numbers = [float(value) for value in row.values.values()]
+    return f"within {100 * (max(numbers) / min(numbers) - 1):.1f} %"
+
+
+def _values(row: FootingRow) -> str:
+    values = list(row.values.values())
+    if row.state == "equal":
+        return _shown(row, values[0])
+    if row.state == "close":
+        ends = [_shown(row, end) for end in (min(values, key=float), max(values, key=float))]
+        return " to ".join(dict.fromkeys(ends))
+    return " · ".join(f"{arm} {_shown(row, value)}" for arm, value in row.values.items())
+
+
+def _shown(row: FootingRow, value: Value) -> str:
+    if isinstance(value, float):
+        return formatting.seconds(value) if row.unit == "s" else formatting.count(value)
+    return f"{value:,}" if isinstance(value, int) else value

@@ -1,0 +1,178 @@
+"""After the search: which winners are trained again, declared before the test suite is read."""
+
+from __future__ import annotations
+
+import enum
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from sweeper.analysis.comparison import compare, scored_trials
+from sweeper.analysis.fairness import TOLERANCE
+from sweeper.analysis.verdict import claim
+from sweeper.config.base import Scalar
+from sweeper.config.confirm import CostMeasure
+from sweeper.config.study import StudyConfig
+from sweeper.foundation.files import write_text_atomically
+from sweeper.records import Final, Interim, Outcome
+from sweeper.records.layout import JobPaths, StudyPaths
+from sweeper.records.outcome_files import read_outcome
+from sweeper.records.study_record import ArmRecord, Plan, StudyRecord, TrialRecord
+from sweeper.search.arm_search import Asked
+from sweeper.study.arms import ArmState
+from sweeper.study.final_scores import read_plan
+
+
+def open_plan(config: StudyConfig, record: StudyRecord, suite_hash: str, paths: StudyPaths) -> Plan:
+    """The plan for the study as it is; what an earlier one declared keeps its number.
+
+    Args:
+        config: The study.
+        record: Its search, which has ended.
+        suite_hash: Of the test suite.
+        paths: Where the study is recorded.
+    """
+    wanted = _finals(config, record)
+    earlier = read_plan(paths)
+    if earlier is None:
+        finals, looks = {}, 0
+    else:
+        finals, looks = dict(earlier.finals), earlier.looks
+    current = {}
+    for arm, chosen in wanted.items():
+        known = list(finals.get(arm, ()))
+        known += [final for final in chosen if final not in known]
+        finals[arm] = tuple(known)
+        current[arm] = tuple(known.index(final) for final in chosen)
+    if earlier is not None and earlier.current == current:
+        return earlier
+    plan = Plan(
+        suite_hash=suite_hash,
+        declared=time.time(),
+        finals=finals,
+        current=current,
+        looks=looks + 1,
+    )
+    write_text_atomically(paths.plan, plan.model_dump_json(indent=1) + "\n")
+    return plan
+
+
+def finalists(plan: Plan, record: StudyRecord, paths: StudyPaths) -> dict[str, ArmState]:
+    """The arms once more, with what the plan declares in place of their searches."""
+    found = {}
+    for arm in record.arms:
+        if not (current := plan.current.get(arm.name, ())):
+            continue
+        finals = plan.finals[arm.name]
+        params = {trial.number: trial.params for trial in arm.trials}
+        asked = Declared(finals, current, params, partial(paths.final, arm.name))
+        found[arm.name] = ArmState(arm.name, arm.method, len(current), asked, finals=finals)
+    return found
+
+
+def _finals(config: StudyConfig, record: StudyRecord) -> dict[str, list[Final]]:
+    winners = {
+        arm.name: _winners(arm, config.confirm.top_k, record.higher_is_better)
+        for arm in record.arms
+    }
+    found: dict[str, list[Final]] = {name: [] for name, best in winners.items() if best}
+    methods = {name: config.arms[name].method for name in found}
+    claimed = {name for pair in claim(methods, compare(record).best_gkd) for name in pair}
+    for at in config.compare_at:
+        # As many as the most expensive arm's best takes.
+        most = max((_cost(winners[name][0], at) for name in claimed), default=0.0)
+        for name in found:
+            if at != "steps" and name not in claimed:
+                continue
+            for trial in winners[name]:
+                steps = _steps(trial)
+                longer = round(steps * most / cost) if (cost := _cost(trial, at)) else steps
+                if at != "steps" and longer <= steps * (1 + TOLERANCE):
+                    continue
+                found[name] += [
+                    Final(
+                        arm=name,
+                        trial=trial.number,
+                        seed=seed,
+                        at=at,
+                        max_steps=steps if at == "steps" else longer,
+                    )
+                    for seed in range(config.confirm.seeds)
+                ]
+    return found
+
+
+def _winners(arm: ArmRecord, top_k: int, higher_is_better: bool) -> list[TrialRecord]:
+    """The best completed trials; of equal ones the first."""
+    sign = -1 if higher_is_better else 1
+    ranked = sorted(scored_trials(arm), key=lambda pair: sign * pair[1].score)
+    return [trial for trial, _ in ranked[:top_k]]
+
+
+def _steps(trial: TrialRecord) -> int:
+    return int(trial.settings["max_steps"])
+
+
+def _cost(trial: TrialRecord, at: CostMeasure) -> float:
+    if trial.outcome is None or at == "steps":
+        return 0.0
+    cost = trial.outcome.cost
+    if at == "tokens":
+        return float(cost.trained_tokens)
+    return cost.training_seconds()
+
+
+class _State(enum.Enum):
+    BEGUN = "begun"
+    ENDED = "ended"
+
+    def is_finished(self) -> bool:
+        return self is _State.ENDED
+
+
+class Declared:
+    """Asks for an arm's winners once more, one after the other; takes the place of its search.
+
+    Args:
+        finals: What is to be trained; those whose numbers are not ``current`` stay as they are.
+        current: Their numbers.
+        params: The parameters of the arm's trials.
+        files: The files of a number.
+    """
+
+    def __init__(
+        self,
+        finals: Sequence[Final],
+        current: Sequence[int],
+        params: Mapping[int, dict[str, Scalar]],
+        files: Callable[[int], JobPaths],
+    ) -> None:
+        self._finals = finals
+        self._current = current
+        self._params = params
+        self._files = files
+        self._asked = [number for number in current if files(number).spec.exists()]
+
+    def asked(self) -> dict[int, _State]:
+        """Those that have begun."""
+        return {
+            number: _State.ENDED if read_outcome(self._files(number)) else _State.BEGUN
+            for number in self._asked
+        }
+
+    def ask(self) -> Asked:
+        """The next that has not begun."""
+        number = next(number for number in self._current if number not in self._asked)
+        self._asked.append(number)
+        return self.resume(number)
+
+    def resume(self, number: int) -> Asked:
+        """One that has begun."""
+        return Asked(number, dict(self._params[self._finals[number].trial]))
+
+    def goes_on(self, number: int, interim: Interim) -> bool:
+        """Always: winners are not pruned."""
+        return True
+
+    def tell(self, number: int, outcome: Outcome) -> None:
+        """Nothing: no search learns from it."""

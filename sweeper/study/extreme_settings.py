@@ -1,0 +1,89 @@
+"""The trainings of a study that take most memory, and least, and what they load."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+from sweeper.config.base import Scalar
+from sweeper.config.models import StudentConfig
+from sweeper.config.study import StudyConfig
+from sweeper.records import Autocast, ShapeRequest
+from sweeper.records.remedies import Setup, setup_of
+
+_MORE = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "max_length",
+    "max_new_tokens",
+    "lora.r",
+)
+"""Settings of which more takes more: the largest value of a space is tried, or the smallest."""
+_EITHER = (
+    "gradient_checkpointing",
+    "bf16",
+    "fp16",
+    "optim",
+    "lmbda",
+    "beta",
+    "rollout_batch_size",
+    "seq_kd",
+    "teacher.model",
+    "teacher.dtype",
+    "teacher.quantization",
+    "teacher.init_kwargs.attn_implementation",
+)
+"""Settings of which the values at the ends of a space, or all choices, are tried."""
+
+
+def wanted(config: StudyConfig) -> tuple[ShapeRequest, ...]:
+    """The models whose shapes are to be found: those of a forecast, and the study's teacher.
+
+    How large that is is told also where no arm loads it.
+    """
+    found = {
+        request.key(): request
+        for arm in config.arms
+        for cheapest in (False, True)
+        for setup in corners(config, arm, cheapest=cheapest)
+        for request in requests(setup)
+        if request is not None
+    }
+    names = {one.model.model for one in found.values() if not isinstance(one.model, StudentConfig)}
+    if config.teacher.model not in names:
+        teacher = ShapeRequest(model=config.teacher, autocast=None)
+        found[teacher.key()] = teacher
+    return tuple(found.values())
+
+
+def corners(config: StudyConfig, arm: str, *, cheapest: bool = False) -> Iterator[Setup]:
+    """The arm's trainings among which the one is that takes most memory.
+
+    Args:
+        config: The study.
+        arm: The arm's name.
+        cheapest: Those among which the one is that takes least, instead.
+    """
+    choose = min if cheapest else max
+    search = config.arms[arm].search
+    values: dict[str, list[Scalar]] = {}
+    for name, space in search.items():
+        ends = list(space.ends().values())
+        if name in _MORE:
+            values[name] = [choose(end for end in ends if isinstance(end, int | float))]
+        elif name in _EITHER:
+            values[name] = ends
+    for chosen in product(*values.values()):
+        yield setup_of(config, arm, dict(zip(values, chosen, strict=True)))
+
+
+def requests(setup: Setup) -> tuple[ShapeRequest, ShapeRequest | None]:
+    """The student that a training loads, and the teacher if it loads one."""
+    settings = setup.settings
+    autocast: Autocast | None = (
+        "bfloat16" if settings.bf16 else "float16" if settings.fp16 else None
+    )
+    student = ShapeRequest(model=setup.student, autocast=autocast)
+    if setup.teacher is None:
+        return student, None
+    return student, ShapeRequest(model=setup.teacher, autocast=autocast)

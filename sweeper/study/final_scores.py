@@ -1,0 +1,269 @@
+"""What a study's winners left that were trained again: the plan, and their scores by document."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic_core import to_jsonable_python
+
+from sweeper.config.confirm import CostMeasure
+from sweeper.foundation.errors import ConfigError, Problem, SweeperError
+from sweeper.foundation.files import read_json_lines
+from sweeper.records import Outcome, Scores, TrialSpec
+from sweeper.records.layout import JobPaths, StudyPaths
+from sweeper.records.outcome_files import read_completed, read_state
+from sweeper.records.study_record import (
+    ArmRecord,
+    Confirmation,
+    CurvePoint,
+    FinalArm,
+    FinalRecord,
+    FinalScores,
+    Footing,
+    Plan,
+    ScoredDocument,
+)
+from sweeper.tracking.mapping import Role
+
+MOST_POINTS = 50
+"""Of a training curve, beside the few points at which the yardstick was asked."""
+
+_DIGEST = 12
+"""Characters of a hash that tells two things apart for a reader."""
+
+TEST_STEPS: dict[Role, str] = {"teacher": "test_teacher", "starting_student": "test_student"}
+"""The steps of the preparation that score a model which no arm trained."""
+
+
+def read_plan(paths: StudyPaths) -> Plan | None:
+    """What is scored on the test suite, if the search has ended.
+
+    Raises:
+        ConfigError: The file was damaged.
+    """
+    try:
+        return Plan.model_validate_json(paths.plan.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        message = (
+            "expected the plan of what is scored on the test suite, found something else or only a"
+            " part of it. Restore it, or remove it to score winners anew."
+        )
+        raise ConfigError([Problem(source=str(paths.plan), message=message)]) from None
+
+
+def read_test_baselines(paths: StudyPaths) -> dict[Role, Outcome]:
+    """How teacher and starting student did on the test suite, as far as they were scored."""
+    found = {role: read_completed(paths.preparation(step)) for role, step in TEST_STEPS.items()}
+    return {role: outcome for role, outcome in found.items() if outcome is not None}
+
+
+def read_finals(paths: StudyPaths, arm: str, plan: Plan) -> tuple[FinalRecord, ...]:
+    """An arm's winners that the verdict is about, with how far each training is."""
+    found = []
+    for number in plan.current.get(arm, ()):
+        files = paths.final(arm, number)
+        state, outcome = read_state(files)
+        found.append(
+            FinalRecord(
+                number=number,
+                final=plan.finals[arm][number],
+                state=state,
+                outcome=outcome,
+                curve=_read_curve(files),
+            )
+        )
+    return tuple(found)
+
+
+def read_confirmation(
+    paths: StudyPaths, plan: Plan, arms: Sequence[ArmRecord], *, higher_is_better: bool
+) -> Confirmation:
+    """What was measured on the test suite so far.
+
+    Args:
+        paths: Where the study is recorded.
+        plan: What is scored.
+        arms: The arms, with their winners.
+        higher_is_better: Of the selection suite, which chooses among an arm's winners.
+
+    Raises:
+        SweeperError: Two models were not scored on the same documents.
+    """
+    ends = read_test_baselines(paths)
+    on_test = [end.scores for end in ends.values() if end.scores]
+    rows: dict[JobPaths, list[ScoredDocument]] = {}
+    tested, missing = [], []
+    for arm in arms:
+        for (trial, at), finals in _groups(arm).items():
+            done = [final for final in finals if final.state == "completed" and final.outcome]
+            if len(done) < len(finals):
+                missing.append(
+                    f"{arm.name} #{trial}: {len(finals) - len(done)} of {len(finals)} trainings"
+                    f" with new seeds (at equal {at.replace('_', ' ')}) have no score."
+                )
+            if not done:
+                continue
+            found = []
+            footings = []
+            for final in done:
+                files = paths.final(arm.name, final.number)
+                rows[files] = read_documents(files.test_documents)
+                found.append((final, rows[files]))
+                footings += _read_footing(files)
+                if final.outcome and final.outcome.test_scores:
+                    on_test.append(final.outcome.test_scores)
+            tested.append(_tested(arm, trial, at, found, footings))
+    baselines = {}
+    for role in ends:
+        files = paths.preparation(TEST_STEPS[role])
+        rows[files] = read_documents(files.documents)
+        baselines[role] = tuple(document.value for document in rows[files])
+    known = Confirmation(
+        plan=plan, teacher=ends.get("teacher"), starting_student=ends.get("starting_student")
+    )
+    if not tested:
+        return known
+    first = next(iter(rows.values()))
+    for files, documents in rows.items():
+        if [document.key for document in documents] != [document.key for document in first]:
+            raise SweeperError(
+                f"{files.directory}: expected scores of the same documents of the test suite as in"
+                f" {next(iter(rows)).directory}, found others: they cannot be compared in pairs."
+            )
+    scores = FinalScores(
+        suite=on_test[0].suite,
+        higher_is_better=on_test[0].higher_is_better,
+        tasks=tuple(document.task for document in first),
+        shares=tuple(abs(document.share) for document in first),
+        clusters=tuple(document.cluster for document in first),
+        documents_hash=_identity(first, on_test[0]),
+        arms=_winners_of(tested, higher_is_better),
+        teacher=baselines.get("teacher"),
+        starting_student=baselines.get("starting_student"),
+        looks=plan.looks,
+        missing=tuple(missing),
+    )
+    return known.model_copy(update={"scores": scores})
+
+
+def _read_curve(files: JobPaths) -> tuple[CurvePoint, ...]:
+    """The training so far. All points with the yardstick are among those that are kept."""
+    rows, _ = read_json_lines(files.progress)
+    points: dict[int, CurvePoint] = {}
+    for row in rows:
+        metrics = row.get("metrics") or {}
+        found = {name: metrics[name] for name in ("loss", "teacher_divergence") if name in metrics}
+        # A training that went on from a checkpoint says again what was said before it.
+        if found and all(math.isfinite(value) for value in found.values()):
+            points[row["step"]] = CurvePoint(step=row["step"], **found)
+    ordered = [points[step] for step in sorted(points)]
+    stride = max(-(-len(ordered) // MOST_POINTS), 1)
+    return tuple(
+        point
+        for index, point in enumerate(reversed(ordered))
+        if index % stride == 0 or point.teacher_divergence is not None
+    )[::-1]
+
+
+def read_documents(path: Path) -> list[ScoredDocument]:
+    """A model's score on each document that a suite's score is made of, in the suite's order."""
+    rows, _ = read_json_lines(path)
+    return [
+        ScoredDocument(
+            row["task"],
+            row["doc_id"],
+            row["doc_hash"],
+            row["cluster"],
+            row["share"],
+            math.copysign(1.0, row["share"]) * row["score"],
+        )
+        for row in rows
+        if row["share"]
+    ]
+
+
+def _identity(documents: Sequence[ScoredDocument], scores: Scores) -> str:
+    """See ``FinalScores.documents_hash``."""
+    measured = [[task.task, task.metric] for task in scores.tasks if task.weight]
+    rows = [[*document.key, document.cluster, document.share] for document in documents]
+    return _digest([measured, rows])
+
+
+def _read_footing(files: JobPaths) -> list[Footing]:
+    """What a training was told; nothing of one whose spec was removed."""
+    try:
+        spec = TrialSpec.model_validate_json(files.spec.read_bytes())
+    except (OSError, ValueError):
+        return []
+    origin, settings = spec.origin, spec.settings
+    window = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    start = {"student": origin.student, "warm_start": origin.warm_start, "adapter": spec.lora}
+    teacher = {"teacher": origin.teacher, "own": spec.teacher}
+    return [
+        Footing(
+            start=_digest(start),
+            prompts=(origin.data_fingerprint or "")[:_DIGEST],
+            teacher=_digest(teacher),
+            sequences=window * spec.place.processes,
+        )
+    ]
+
+
+def _digest(value: object) -> str:
+    text = json.dumps(to_jsonable_python(value), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST]
+
+
+def _groups(arm: ArmRecord) -> dict[tuple[int, CostMeasure], list[FinalRecord]]:
+    found: dict[tuple[int, CostMeasure], list[FinalRecord]] = {}
+    for final in arm.finals:
+        found.setdefault((final.final.trial, final.final.at), []).append(final)
+    return found
+
+
+def _tested(
+    arm: ArmRecord,
+    trial: int,
+    at: CostMeasure,
+    documents: Sequence[tuple[FinalRecord, list[ScoredDocument]]],
+    footings: Sequence[Footing],
+) -> FinalArm:
+    finals = [final for final, _ in documents]
+    outcomes = [final.outcome for final in finals if final.outcome]
+    searched = next(found.outcome for found in arm.trials if found.number == trial)
+    assert searched is not None and searched.scores is not None
+    return FinalArm(
+        arm=arm.name,
+        method=arm.method,
+        trial=trial,
+        at=at,
+        max_steps=finals[0].final.max_steps,
+        seeds=tuple(final.final.seed for final in finals),
+        scores=tuple(tuple(document.value for document in rows) for _, rows in documents),
+        selection=tuple(outcome.scores.score for outcome in outcomes if outcome.scores),
+        searched=searched.scores.score,
+        device_seconds=sum(o.cost.device_seconds for o in outcomes) / len(outcomes),
+        training_seconds=sum(o.cost.training_seconds() for o in outcomes) / len(outcomes),
+        trained_tokens=sum(o.cost.trained_tokens for o in outcomes) / len(outcomes),
+        footings=tuple(dict.fromkeys(footings)),
+    )
+
+
+def _winners_of(tested: Sequence[FinalArm], higher_is_better: bool) -> tuple[FinalArm, ...]:
+    """Of several winners of an arm the one that does best on the selection suite with new seeds."""
+    sign = 1 if higher_is_better else -1
+    best: dict[str, FinalArm] = {}
+    for arm in tested:
+        if arm.at != "steps":
+            continue
+        mean = sum(arm.selection) / len(arm.selection)
+        other = best.get(arm.arm)
+        if other is None or sign * mean > sign * sum(other.selection) / len(other.selection):
+            best[arm.arm] = arm
+    return tuple(arm for arm in tested if arm.arm in best and best[arm.arm].trial == arm.trial)

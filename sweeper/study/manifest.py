@@ -1,0 +1,280 @@
+"""What a study was started with, and whether a changed study file may continue it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from sweeper.config.loading import LoadedStudy, LoadedSuite, find_file
+from sweeper.config.study import StudyConfig
+from sweeper.config.yaml_file import named_data_files
+from sweeper.foundation.cache import content_key, directory_hash, file_hash
+from sweeper.foundation.databases import comparable
+from sweeper.foundation.environment import git_revision, hardware, package_versions
+from sweeper.foundation.errors import ConfigError, Problem, StudyChangedError
+from sweeper.foundation.files import write_text_atomically
+from sweeper.foundation.secrets import redact_command, redacted, redacted_json
+from sweeper.records import SuiteSpec
+from sweeper.records.layout import StudyPaths
+from sweeper.records.study_record import Provenance
+
+
+class Snapshot(BaseModel):
+    """``study.json``: the study as it runs, and where it started."""
+
+    model_config = ConfigDict(frozen=True)
+
+    config: StudyConfig
+    """Without the passwords of databases."""
+    written: dict[str, Any] = {}
+    """Of it, what the study file and the command say: reports show this."""
+    files: dict[str, str]
+    """Hashes of the data files, of models in local folders, and of the suites with their tasks."""
+    cache_threads: int
+    identity: str
+    """Tells this study from another of the same name that was deleted or lies elsewhere."""
+    provenance: Provenance
+
+
+def suite_spec(suite: LoadedSuite) -> SuiteSpec:
+    """The suite with absolute folders and a hash of its tasks' files."""
+    directories = suite.task_directories
+    files = [_task_files(directory) for directory in directories]
+    content = {"suite": suite.config.model_dump(mode="json"), "files": files}
+    return SuiteSpec(
+        config=suite.config,
+        task_directories=tuple(str(directory) for directory in directories),
+        content_hash=content_key(content),
+    )
+
+
+def _task_files(directory: Path) -> dict[str, str]:
+    """Hashes of a folder's task files, of their code, and of the data files that they name."""
+    found: dict[str, str] = {}
+    for path in sorted(directory.rglob("*")):
+        if not path.is_file() or path.suffix not in (".yaml", ".yml", ".py", ".jinja"):
+            continue
+        found[str(path.relative_to(directory))] = file_hash(path)
+        if path.suffix in (".yaml", ".yml"):
+            for name in named_data_files(path):
+                data = path.parent / name
+                if data.is_file():
+                    found[f"{path.relative_to(directory)}: {name}"] = file_hash(data)
+    return found
+
+
+def data_files(study: LoadedStudy) -> tuple[str, ...]:
+    """Absolute paths of the local files that hold the training data; none for other sources."""
+    source = study.config.data.train.path
+    if not source.endswith((".json", ".jsonl", ".parquet", ".csv")):
+        return ()
+    found = find_file(source, study.path)
+    return (str(found.resolve()),) if found else ()
+
+
+def open_snapshot(
+    study: LoadedStudy, paths: StudyPaths, command: list[str], threads: int
+) -> Snapshot:
+    """The recorded start of the study, brought up to date with what may change; or a new one.
+
+    Until the first trial, anything may change. Then more trials, more arms, and other budget,
+    confirmation, compute or tracking settings continue a study; anything else would compare results
+    of different studies.
+
+    Args:
+        study: The study file as it is now.
+        paths: Where the study is recorded.
+        command: What the user typed.
+        threads: CPU threads of one job, for a new study.
+
+    Raises:
+        StudyChangedError: The recorded study is another one; names every difference.
+    """
+    files = _hashes(study)
+    provenance = Provenance(
+        command=redact_command(command),
+        study_file=str(study.path),
+        started=time.time(),
+        git_revision=git_revision(Path()),
+        versions=package_versions(),
+        hardware=hardware(),
+        suite_hashes={
+            name.removeprefix("suite "): digest
+            for name, digest in files.items()
+            if name.startswith("suite ")
+        },
+    )
+    snapshot = Snapshot(
+        config=study.config,
+        written=_written(study.config),
+        files=files,
+        cache_threads=threads,
+        identity=uuid.uuid4().hex,
+        provenance=provenance,
+    )
+    if recorded := read_snapshot(paths):
+        differences = changes(recorded, study, files)
+        if differences and _has_trials(paths):
+            listed = "\n".join(f"  {difference}" for difference in differences)
+            raise StudyChangedError(
+                f"{study.path}: the study {study.config.study!r} in {paths.directory} was started"
+                f" differently:\n{listed}\n"
+                "Its results would not compare. Give the study another name, or undo the change"
+                " (more trials, new arms, budget, confirm, compute and tracking may change)."
+            )
+        if differences:
+            # Another study begins here: what was asked for the old one must not guide it. In a
+            # database of the user's own, it has another identity and so another name.
+            for path in paths.directory.glob("study.db*"):
+                path.unlink()
+        else:
+            snapshot = recorded.model_copy(
+                update={"config": study.config, "written": _written(study.config)}
+            )
+    write_text_atomically(paths.snapshot, redacted_json(snapshot))
+    return snapshot
+
+
+def changes(
+    recorded: Snapshot, study: LoadedStudy, files: dict[str, str] | None = None
+) -> list[str]:
+    """What differs from how the study was started and makes other results, in words.
+
+    Args:
+        recorded: How it was started.
+        study: The study file as it is now.
+        files: Hashes of the files that it names now, if they are known.
+    """
+    return [
+        *_differences(_plain(recorded.config), _plain(study.config)),
+        *_file_differences(recorded.files, _hashes(study) if files is None else files),
+    ]
+
+
+def _written(config: StudyConfig) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude_unset=True)
+
+
+def _has_trials(paths: StudyPaths) -> bool:
+    return any(paths.directory.glob("arms/*/*/spec.json"))
+
+
+def read_snapshot(paths: StudyPaths) -> Snapshot | None:
+    """The recorded start of the study, if it was ever started.
+
+    Raises:
+        ConfigError: The file was damaged.
+    """
+    try:
+        text = paths.snapshot.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError:
+        text = ""
+    try:
+        return Snapshot.model_validate(json.loads(text), strict=False)
+    except ValueError:
+        message = (
+            "expected the record of how the study was started, found something else or only a"
+            f" part of it. Restore it, or move {paths.directory} away to begin the study anew."
+        )
+        raise ConfigError([Problem(source=str(paths.snapshot), message=message)]) from None
+
+
+def _hashes(study: LoadedStudy) -> dict[str, str]:
+    found = {"suite selection": suite_spec(study.selection).content_hash}
+    if study.test is not None:
+        found["suite test"] = suite_spec(study.test).content_hash
+    for path in data_files(study):
+        found[f"data {Path(path).name}"] = file_hash(Path(path))
+    for role, model in (("teacher", study.config.teacher), ("student", study.config.student)):
+        if Path(model.model).is_dir():
+            found[f"{role} {model.model}"] = directory_hash(Path(model.model))
+    return found
+
+
+def version_changes(snapshot: Snapshot) -> list[str]:
+    """What to tell a user whose libraries are not those that the study began with."""
+    before, now = snapshot.provenance.versions, package_versions()
+    return [
+        f"{name} was {before[name]} when this study began and is {now[name]} now:"
+        " trials before and after may not compare"
+        for name in sorted(before)
+        if name in now and before[name] != now[name]
+    ]
+
+
+def _plain(config: StudyConfig) -> dict[str, Any]:
+    # Without secrets, as the recorded configuration is: a new token changes nothing.
+    plain: dict[str, Any] = redacted(json.loads(config.model_dump_json()))
+    if config.storage is not None:
+        plain["storage"] = comparable(config.storage)
+    return plain
+
+
+_MAY_CHANGE = ("budget", "compare_at", "compute", "confirm", "margin", "tracking")
+"""Keys that change no trial of the search, except for the devices of a trial: a step takes as many
+sequences on each."""
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    found = []
+    for path, before, after in _walk(old, new, ()):
+        if path[0] in _MAY_CHANGE and path != ("compute", "devices_per_trial"):
+            continue
+        if path == ("evaluation", "samples"):
+            continue
+        if path[0] in ("training", "arms") and path[-1] == "checkpoint_every":
+            continue
+        if path[0] == "arms" and len(path) == 2 and before is _ABSENT:
+            continue
+        if path[0] == "arms" and path[2:3] == ("budget",):
+            continue
+        if path[-1] == "trials" and (len(path) == 1 or path[0] == "arms") and len(path) in (1, 3):
+            before_trials = before if before is not None else old["trials"]
+            after_trials = after if after is not None else new["trials"]
+            if after_trials >= before_trials:
+                continue
+        found.append(f"{'.'.join(path)}: was {_show(before)}, now {_show(after)}")
+    return found
+
+
+def _file_differences(old: dict[str, str], new: dict[str, str]) -> list[str]:
+    return [
+        f"{name}: its content changed"
+        for name in sorted(set(old) & set(new))
+        if old[name] != new[name]
+    ]
+
+
+class _Absent:
+    def __repr__(self) -> str:
+        return "absent"
+
+
+_ABSENT = _Absent()
+
+
+def _walk(old: Any, new: Any, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], Any, Any]]:
+    if isinstance(old, dict) and isinstance(new, dict):
+        found = []
+        for key in [*old, *(key for key in new if key not in old)]:
+            found += _walk(old.get(key, _ABSENT), new.get(key, _ABSENT), (*path, key))
+        return found
+    return [] if old == new else [(path, old, new)]
+
+
+def _show(value: Any) -> str:
+    text = repr(value) if isinstance(value, _Absent) else json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def command_line() -> list[str]:
+    """What the user typed, the program's path shortened to its name."""
+    return [Path(sys.argv[0]).name.replace("__main__.py", "sweeper"), *sys.argv[1:]]

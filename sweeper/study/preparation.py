@@ -1,0 +1,166 @@
+"""What is done once per study before its trials: check the data, score teacher and student."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from sweeper.config.lengths import study_lengths
+from sweeper.config.loading import LoadedStudy
+from sweeper.execution.executor import Executor
+from sweeper.foundation.cache import is_whole
+from sweeper.foundation.errors import ConfigError, FullDiskError, Problem, SweeperError
+from sweeper.foundation.files import write_text_atomically
+from sweeper.foundation.secrets import redacted, redacted_json
+from sweeper.records import Failure, Origin, Outcome, Place, PreparationSpec, SuiteSpec
+from sweeper.records.layout import JobPaths, StudyPaths
+from sweeper.records.outcome_files import read_outcome
+from sweeper.study.extreme_settings import wanted
+from sweeper.study.manifest import Snapshot, data_files, suite_spec
+
+Step = Literal["data", "teacher", "student", "test_teacher", "test_student"]
+STEPS: tuple[tuple[Step, ...], ...] = (("data",), ("student", "teacher"))
+"""The steps in their order; those of one group can run beside each other."""
+TEST_STEPS: tuple[tuple[Step, ...], ...] = (("test_student", "test_teacher"),)
+"""The same once the search has ended: only now is the test suite scored."""
+
+
+def make_origin(study: LoadedStudy, snapshot: Snapshot, cache: Path) -> Origin:
+    """What every job of the study shares."""
+    config = study.config
+    return Origin(
+        study=config.study,
+        seed=config.seed,
+        teacher=config.teacher,
+        student=config.student,
+        warm_start=config.warm_start,
+        data=config.data,
+        data_files=data_files(study),
+        teacher_outputs=config.teacher_outputs,
+        # Not how often trials are saved, which changes nothing that they share.
+        training=config.training.model_copy(update={"checkpoint_every": None}),
+        evaluation=config.evaluation,
+        cache=str(cache.resolve()),
+        teacher_states_gib=config.compute.teacher_states_gib,
+        cache_threads=snapshot.cache_threads,
+    )
+
+
+def with_results(origin: Origin, steps: Sequence[Step], paths: StudyPaths) -> Origin:
+    """The same with what ``steps``, which are done, have found out for later jobs."""
+    found: dict[str, str | None] = {}
+    for step in steps:
+        outcome = read_outcome(paths.preparation(step))
+        if outcome and outcome.data:
+            found["data_fingerprint"] = outcome.data.fingerprint
+        if outcome and outcome.held_out:
+            found["held_out"] = outcome.held_out
+    return origin.model_copy(update=found)
+
+
+def make_spec(
+    study: LoadedStudy, origin: Origin, suite: SuiteSpec, step: Step, paths: JobPaths
+) -> PreparationSpec:
+    """The spec of one step; the executor fills in where it runs."""
+    arms = study.config.arms
+    if study.test is not None and step in TEST_STEPS[0]:
+        suite = suite_spec(study.test)
+    return PreparationSpec(
+        step=step,
+        origin=origin,
+        needs_teacher_outputs=study.config.needs_teacher_outputs(),
+        reads=tuple(sorted(study.config.teacher_reads())) if step == "teacher" else (),
+        extra_arguments={
+            name: (arm.method, _extra_names(study, name)) for name, arm in arms.items()
+        },
+        shapes=wanted(study.config) if step == "data" else (),
+        own_teachers=_own_teachers(study) if step == "data" else {},
+        lengths=study_lengths(study.config) if step == "data" else (),
+        suite=suite,
+        test_suite=suite_spec(study.test) if study.test and step == "data" else None,
+        place=Place(directory=str(paths.directory), device="cpu", threads=1),
+    )
+
+
+def is_done(spec: PreparationSpec, paths: StudyPaths) -> bool:
+    """Whether the step was completed for the same inputs."""
+    files = paths.preparation(spec.step)
+    outcome = read_outcome(files)
+    if outcome is None or outcome.state != "completed":
+        return False
+    try:
+        before = redacted(json.loads(files.spec.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return False
+    now = redacted(spec.model_dump(mode="json"))
+    same = ("origin", "suite", "test_suite", "needs_teacher_outputs", "reads", "extra_arguments")
+    # Studies that began before these were asked for have not noted them.
+    later = {"own_teachers": {}, "shapes": now["shapes"], "lengths": now["lengths"]}
+    return all(before.get(key, later.get(key)) == now[key] for key in (*same, *later))
+
+
+def is_cached(step: Step, paths: StudyPaths) -> bool:
+    """Whether all that the step, which is done, left in the cache for the trials is still there."""
+    outcome = read_outcome(paths.preparation(step))
+    return outcome is not None and all(is_whole(Path(entry)) for entry in outcome.cached)
+
+
+def submit(spec: PreparationSpec, files: JobPaths, executor: Executor) -> None:
+    """Start a step in a clean directory."""
+    for path in (files.outcome, files.progress, files.log, files.documents, files.samples):
+        path.unlink(missing_ok=True)
+    place = executor.next_place(files.directory).alone()
+    placed = spec.model_copy(update={"place": place})
+    write_text_atomically(files.spec, redacted_json(placed))
+    executor.submit(placed)
+
+
+def explain(study: LoadedStudy, step: str, outcome: Outcome | None, files: JobPaths) -> Exception:
+    """The error to stop the study with after a step failed.
+
+    Bad input is the user's to mend, and is told with its place in the study file; anything else
+    with the end of the log.
+    """
+    failure = outcome.failure if outcome else None
+    if outcome is not None and outcome.examination and outcome.examination.problems:
+        return ConfigError([problem_of(study, found) for found in outcome.examination.problems])
+    if failure is not None and failure.kind in ("bad_input", "full_disk"):
+        return stopped_by(study, failure)
+    reason = failure.message if failure else "its process ended without an outcome"
+    return SweeperError(f"The preparation ({step}) failed: {reason}\nThe log is {files.log}.")
+
+
+def stopped_by(study: LoadedStudy, failure: Failure) -> SweeperError:
+    """A worker's complaint; about input, at the place of the key that is to blame."""
+    if failure.kind == "full_disk":
+        return FullDiskError(failure.message)
+    return ConfigError([problem_of(study, failure)])
+
+
+def problem_of(study: LoadedStudy, failure: Failure) -> Problem:
+    """A complaint about input, at the place of the key that is to blame."""
+    if failure.key:
+        return study.file.problem(failure.key, failure.message)
+    return Problem(source=str(study.path), message=failure.message)
+
+
+def _extra_names(study: LoadedStudy, arm: str) -> tuple[str, ...]:
+    config = study.config
+    names = set(config.training.extra)
+    names |= set(config.arms[arm].settings.get("extra", {}))
+    for key in (*config.arms[arm].settings, *config.arms[arm].search):
+        if key.startswith("extra."):
+            names.add(key.removeprefix("extra."))
+    return tuple(sorted(names))
+
+
+def _own_teachers(study: LoadedStudy) -> dict[str, tuple[str, ...]]:
+    found = {}
+    for name, arm in study.config.arms.items():
+        space = arm.search.get("teacher.model")
+        named = (space.grid() or []) if space is not None else [arm.settings.get("teacher.model")]
+        if models := tuple(str(model) for model in named if model is not None):
+            found[name] = models
+    return found

@@ -1,0 +1,233 @@
+"""What a study left under ``runs``, as one record for the reports; reads only, needs no torch."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic_core import from_json
+
+from sweeper.analysis.teacher_gap import teacher_lead
+from sweeper.config.loading import LoadedStudy, load_study
+from sweeper.config.names import is_name
+from sweeper.config.study import StudyConfig
+from sweeper.foundation.errors import ConfigError, Problem
+from sweeper.records import DataSummary, Outcome, Scores, archive
+from sweeper.records.layout import JobPaths, StudyPaths
+from sweeper.records.outcome_files import read_completed, read_state
+from sweeper.records.study_record import (
+    ArmRecord,
+    Lead,
+    Plan,
+    ScoredDocument,
+    StudyRecord,
+    TrialRecord,
+)
+from sweeper.study.budgets import device_seconds, ending, stop_reason, trial_budgets
+from sweeper.study.final_scores import read_confirmation, read_documents, read_finals, read_plan
+from sweeper.study.manifest import Snapshot, read_snapshot
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What the preparation found, as far as it was completed."""
+
+    data: DataSummary | None
+    teacher: Outcome | None
+    starting_student: Outcome | None
+
+    @property
+    def scores(self) -> Scores | None:
+        """Of either model."""
+        ends = (self.teacher, self.starting_student)
+        return next((end.scores for end in ends if end and end.scores), None)
+
+
+def read_preparation(paths: StudyPaths) -> Preparation:
+    """What was found out before the study's trials."""
+    data = read_completed(paths.preparation("data"))
+    return Preparation(
+        data=data.data if data else None,
+        teacher=read_completed(paths.preparation("teacher")),
+        starting_student=read_completed(paths.preparation("student")),
+    )
+
+
+def read_lead(paths: StudyPaths) -> Lead | None:
+    """How much better the teacher is than the starting student, once both were scored."""
+    found = read_preparation(paths)
+    teacher = found.teacher.scores if found.teacher else None
+    student = found.starting_student.scores if found.starting_student else None
+    if teacher is None or student is None or teacher.suite_hash != student.suite_hash:
+        return None
+    theirs, ours = (selection_documents(paths.preparation(step)) for step in ("teacher", "student"))
+    return teacher_lead(teacher, student, theirs, ours)
+
+
+def selection_documents(files: JobPaths) -> list[ScoredDocument]:
+    """A model's score on each document that the selection suite's is made of.
+
+    There are none where the file is older than what is read here, or damaged.
+    """
+    try:
+        return read_documents(files.documents)
+    except (LookupError, TypeError, ValueError):
+        return []
+
+
+def read_study(paths: StudyPaths, snapshot: Snapshot) -> StudyRecord:
+    """The study with every trial that exists.
+
+    Args:
+        paths: Where the study is recorded.
+        snapshot: Its start.
+    """
+    config = snapshot.config
+    plan = read_plan(paths)
+    arms = tuple(_read_arm(paths, config, name, plan) for name in config.arms)
+    ended = {
+        arm.name: {trial.number: ending(trial.outcome) for trial in arm.trials if trial.outcome}
+        for arm in arms
+    }
+    before = read_preparation(paths)
+    outcomes = [trial.outcome for arm in arms for trial in arm.trials if trial.outcome]
+    scored = before.scores or next((o.scores for o in outcomes if o.scores), None)
+    higher = scored.higher_is_better if scored else True
+    arms = tuple(
+        arm.model_copy(
+            update={
+                "stopped": stop_reason(config, arm.name, ended, higher_is_better=higher)
+                if len(ended[arm.name]) < arm.budget
+                else None
+            }
+        )
+        for arm in arms
+    )
+    summary = before.data
+    provenance = snapshot.provenance.model_copy(
+        update={"data_fingerprint": summary.fingerprint if summary else None}
+    )
+    return StudyRecord(
+        study=config.study,
+        config=snapshot.written or config.model_dump(mode="json", exclude_unset=True),
+        provenance=provenance,
+        arms=arms,
+        teacher=before.teacher,
+        starting_student=before.starting_student,
+        data=summary,
+        higher_is_better=higher,
+        lead=read_lead(paths),
+        test=read_confirmation(paths, plan, arms, higher_is_better=higher) if plan else None,
+    )
+
+
+def _read_arm(paths: StudyPaths, config: StudyConfig, name: str, plan: Plan | None) -> ArmRecord:
+    arm = config.arms[name]
+    seconds = device_seconds(config)[name]
+    return ArmRecord(
+        name=name,
+        method=arm.method,
+        budget=trial_budgets(config)[name],
+        device_hours=None if seconds is None else seconds / 3600,
+        settings=arm.settings,
+        search={key: space.model_dump(mode="json") for key, space in arm.search.items()},
+        trials=tuple(
+            trial
+            for number, files in paths.trials(name)
+            if (trial := _read_trial(number, files)) is not None
+        ),
+        finals=() if plan is None else read_finals(paths, name, plan),
+    )
+
+
+def _read_trial(number: int, files: JobPaths) -> TrialRecord | None:
+    try:
+        # The spec is plain JSON here: validating all of it would dominate large studies.
+        spec: dict[str, Any] = from_json(files.spec.read_bytes())
+        params, settings = spec["params"], spec["settings"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    state, outcome = read_state(files)
+    return TrialRecord(
+        number=number,
+        state=state,
+        params=params,
+        settings=settings,
+        outcome=outcome,
+    )
+
+
+def record_of_study(study: LoadedStudy, runs: Path) -> StudyRecord:
+    """What is recorded of a study below ``runs``.
+
+    Raises:
+        ConfigError: It has not been run.
+    """
+    return _read(StudyPaths(runs, study.config.study), str(study.path))
+
+
+def find_record(named: Path, runs: Path) -> StudyRecord:
+    """What is recorded of the study that a user named.
+
+    Args:
+        named: A study file; ``records.json.gz`` of a report; a report's folder with such a file;
+            or a study's own folder below a ``runs`` folder.
+        runs: Where the studies of study files are recorded.
+
+    Raises:
+        ConfigError: There is no record, or it is damaged.
+    """
+    if named.is_dir():
+        if (named / archive.NAME).is_file():
+            return archive.read_records(named / archive.NAME)
+        place = named.resolve()
+        paths = StudyPaths(place.parent, place.name) if is_name(place.name) else None
+        if paths is None or not paths.snapshot.is_file():
+            message = (
+                "expected the folder of a report or of a study that was run, found neither"
+                f" {archive.NAME} nor study.json in it"
+            )
+            raise ConfigError([Problem(source=str(named), message=message)])
+        return _read(paths, str(named))
+    if named.suffix == ".gz":
+        return archive.read_records(named)
+    return record_of_study(load_study(named, []), runs)
+
+
+def find_records(named: Sequence[Path], runs: Path) -> list[StudyRecord]:
+    """The records of several studies, each found as ``find_record`` does.
+
+    Raises:
+        ConfigError: One is not there or is damaged, there are fewer than two, or two are the same.
+    """
+    if len(named) < 2:
+        message = f"expected two studies or more to compare, found {len(named)}"
+        raise ConfigError([Problem(source=str(named[0]), message=message)])
+    records = [find_record(one, runs) for one in named]
+    for number, record in enumerate(records):
+        for other, path in zip(records[:number], named, strict=False):
+            if _identity(record) == _identity(other):
+                message = f"expected another study, found the one of {path} again"
+                raise ConfigError([Problem(source=str(named[number]), message=message)])
+    return records
+
+
+def _identity(record: StudyRecord) -> tuple[str, float]:
+    return record.study, record.provenance.started
+
+
+def _read(paths: StudyPaths, source: str) -> StudyRecord:
+    snapshot = read_snapshot(paths)
+    if snapshot is None:
+        message = f"the study {paths.study!r} has not been run: nothing in {paths.directory}"
+        raise ConfigError([Problem(source=source, message=message)])
+    # None of ten thousand trials is garbage: to look for some is a quarter of the command's time.
+    gc.disable()
+    try:
+        return read_study(paths, snapshot)
+    finally:
+        gc.freeze()
+        gc.enable()
