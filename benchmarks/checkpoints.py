@@ -18,10 +18,10 @@ from benchmarks.pairs import make
 from benchmarks.training import distil
 from sweeper.config.settings import MethodSettings
 from sweeper.distillation.checkpoints import Checkpoints
-from sweeper.distillation.data.training_data import read_material, unpack_models
-from sweeper.execution.worker.progress import Reporter
+from sweeper.distillation.data.training_data import read_training_data, unpack_models
+from sweeper.execution.worker.progress import ProgressWriter
 from sweeper.foundation.cache import directory_size
-from sweeper.records import Place
+from sweeper.records import Resources
 from sweeper.records.layout import JobPaths
 
 USUAL = 50
@@ -39,15 +39,15 @@ def train(pair: str, steps: int, every: int | None, threads: int) -> tuple[float
         folder = Path(name).resolve()
         found = make(pair, folder, threads)
         origin = unpack_models(found.origin)
-        place = Place(directory=str(folder), device="cpu", threads=threads)
-        material = read_material(origin)
+        place = Resources(directory=str(folder), device="cpu", threads=threads)
+        material = read_training_data(origin)
         values = {**found.settings, "gradient_accumulation_steps": 1, "logging_steps": 1}
         settings = MethodSettings(**values, max_steps=steps + 1, lmbda=0.5, beta=0.5)
         paths = JobPaths(folder)
         points: list[float] = []
         checkpoints = None
         if every is not None:
-            checkpoints = Checkpoints(paths, every, {"benchmark": pair}, Reporter(paths))
+            checkpoints = Checkpoints(paths, every, {"benchmark": pair}, ProgressWriter(paths))
         _, meter = distil(
             material,
             place,

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.pairs import ROOT
 
 if TYPE_CHECKING:
-    from tests.postgres import Server
+    from tests.support.postgres import Server
 
 BASE = 100
 """The number of trials that others are compared with."""
@@ -153,7 +153,7 @@ class Postgres(Database):
 @contextmanager
 def postgres() -> Iterator[Database]:
     """A server on this machine."""
-    from tests.postgres import running_server
+    from tests.support.postgres import running_server
 
     with running_server(durable=True) as server:
         yield Postgres(server)

@@ -41,12 +41,12 @@ from transformers import GenerationConfig
 from benchmarks.pairs import make
 from benchmarks.training import distil
 from sweeper.config.settings import Method, MethodSettings
-from sweeper.distillation.data.training_data import read_material, unpack_models
+from sweeper.distillation.data.training_data import read_training_data, unpack_models
 from sweeper.distillation.models import loading
 from sweeper.distillation.sampling import rollouts
 from sweeper.distillation.train import starting_student
 from sweeper.execution.worker.malloc import keep_freed_memory
-from sweeper.records import Place
+from sweeper.records import Resources
 
 ENGINES: dict[str, dict[str, Any]] = {
     "stock": {"engine": "trl", "bf16": True, "gradient_checkpointing": True},
@@ -106,8 +106,8 @@ def train(asked: Job) -> Measured:
     pair = make(asked.pair, asked.folder, asked.threads, asked.length)
     changes = {"teacher_states_gib": 9 if asked.stored else 0}
     origin = unpack_models(pair.origin).model_copy(update=changes)
-    place = Place(directory=str(asked.folder), device="cpu", threads=asked.threads)
-    material = read_material(origin)
+    place = Resources(directory=str(asked.folder), device="cpu", threads=asked.threads)
+    material = read_training_data(origin)
     own = {} if asked.precision is None else {"bf16": asked.precision == "bfloat16"}
     settings = MethodSettings(
         **{
@@ -290,8 +290,8 @@ def sample(asked: Job, repetitions: int) -> dict[str, list[float]]:
     torch.set_num_threads(asked.threads)
     pair = make(asked.pair, asked.folder, asked.threads)
     origin = unpack_models(pair.origin)
-    material = read_material(origin)
-    place = Place(directory=str(asked.folder), device="cpu", threads=asked.threads)
+    material = read_training_data(origin)
+    place = Resources(directory=str(asked.folder), device="cpu", threads=asked.threads)
     model = starting_student(origin, material, place)
     window = pair.settings["per_device_train_batch_size"]
     window *= pair.settings["gradient_accumulation_steps"]

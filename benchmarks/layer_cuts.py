@@ -64,19 +64,19 @@ def measure(cut: Cut, steps: int) -> dict[str, Any]:
     from sweeper.config.loading import load_study
     from sweeper.config.models import LoraConfig
     from sweeper.config.settings import resolve
-    from sweeper.distillation.data.training_data import read_material, unpack_models
+    from sweeper.distillation.data.training_data import read_training_data, unpack_models
     from sweeper.distillation.models.loading import end_token_ids
     from sweeper.distillation.train import distil, starting_student
     from sweeper.evaluation.scoring import score
     from sweeper.foundation.cache import default_root
-    from sweeper.records import Origin, Place
+    from sweeper.records import Resources, StudyInputs
     from sweeper.study.manifest import suite_spec
 
     torch.set_num_threads(1)
     study = load_study(STUDY, [])
     config, suite = study.config, suite_spec(study.selection)
     lora = LoraConfig(r=cut.rank, alpha=2 * cut.rank) if cut.rank else None
-    origin = Origin(
+    origin = StudyInputs(
         study=config.study,
         seed=config.seed,
         teacher=config.teacher,
@@ -88,7 +88,7 @@ def measure(cut: Cut, steps: int) -> dict[str, Any]:
         evaluation=config.evaluation,
         cache=str(default_root()),
     )
-    material = read_material(unpack_models(origin))
+    material = read_training_data(unpack_models(origin))
 
     def scores(model: Any) -> dict[str, float]:
         found = score(
@@ -103,7 +103,7 @@ def measure(cut: Cut, steps: int) -> dict[str, Any]:
         return {task.task: round(task.score, 4) for task in found.scores.tasks}
 
     with tempfile.TemporaryDirectory() as directory:
-        place = Place(directory=directory, device="cpu", threads=1)
+        place = Resources(directory=directory, device="cpu", threads=1)
         model = starting_student(material.origin, material, place)
         row: dict[str, Any] = {
             "how": cut.how,

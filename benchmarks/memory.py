@@ -29,11 +29,11 @@ from benchmarks.training import distil
 from sweeper.commands.check.memory_forecast import GIB, Peak, Sizes, moments, worst
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.settings import Method, MethodSettings, effective
-from sweeper.distillation.data.training_data import Material, read_material, unpack_models
+from sweeper.distillation.data.training_data import TrainingData, read_training_data, unpack_models
 from sweeper.distillation.distributed import joined
 from sweeper.distillation.memory_shape import shape_of
 from sweeper.execution.worker.malloc import keep_freed_memory
-from sweeper.records import Origin, Place
+from sweeper.records import Resources, StudyInputs
 from sweeper.records.layout import JobPaths
 from sweeper.records.remedies import Setup
 
@@ -202,12 +202,14 @@ def measure(design: Design, shared: Path, threads: int) -> Measured:
     return Measured(design.name, highest, worst(found), before)
 
 
-def _train(design: Design, origin: Origin, directory: str, threads: int, rank: int) -> Material:
+def _train(
+    design: Design, origin: StudyInputs, directory: str, threads: int, rank: int
+) -> TrainingData:
     """Train in one of a design's processes."""
     if rank:
         keep_freed_memory()
         torch.set_num_threads(threads)
-    place = Place(
+    place = Resources(
         directory=directory,
         device="cpu",
         devices=("cpu",) * design.devices if design.devices > 1 else (),
@@ -215,7 +217,7 @@ def _train(design: Design, origin: Origin, directory: str, threads: int, rank: i
         shard_student=design.divided,
         threads=threads,
     )
-    material = read_material(origin)
+    material = read_training_data(origin)
     with joined(place) as ranks:
         distil(material, place, design.method, _settings(design), ranks=ranks)
     return material
@@ -236,7 +238,7 @@ def _settings(design: Design) -> MethodSettings:
     )
 
 
-def _origin(design: Design, shared: Path, folder: Path, threads: int) -> Origin:
+def _origin(design: Design, shared: Path, folder: Path, threads: int) -> StudyInputs:
     origin = make("smollm2", shared, threads, design.length).origin
     teacher, student = origin.teacher, StudentConfig(model=origin.student.model, keep_layers=10)
     if design.made is not None:

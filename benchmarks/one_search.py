@@ -39,30 +39,30 @@ def search(study_file: Path, runs: Path, profile: Path | None) -> dict[str, Any]
     from rich.console import Console
 
     from benchmarks import idle_job
-    from sweeper.commands.run import hold, tracking_place
+    from sweeper.commands.run import hold, tracking_store
     from sweeper.config.loading import load_study
     from sweeper.execution.executor import Executor
     from sweeper.execution.local import LocalExecutor
     from sweeper.records import Outcome, TrialSpec
     from sweeper.records.layout import StudyPaths
     from sweeper.reporting.live import LiveDisplay
-    from sweeper.study.coordinator import StudyRun
+    from sweeper.study.coordinator import Coordinator
     from sweeper.study.interrupts import StopRequest
-    from sweeper.study.manifest import open_snapshot
-    from sweeper.study.progress import Watcher
+    from sweeper.study.manifest import open_manifest
+    from sweeper.study.progress import DisplayObserver
     from sweeper.tracking.mlflow_store import MlflowTracker
 
     found: dict[str, Any] = {"ask_seconds": 0.0, "tell_seconds": 0.0, "resident_mib": []}
     found["trials"] = 0
 
-    class Watched(Watcher):
+    class Watched(DisplayObserver):
         def ended(self, spec: TrialSpec, outcome: Outcome) -> None:
             super().ended(spec, outcome)
             found["trials"] += 1
             if found["trials"] % EVERY == 0:
                 found["resident_mib"].append(resident_mib())
 
-    class MeasuredRun(StudyRun):
+    class MeasuredRun(Coordinator):
         def _open_arms(self, storage: Any) -> None:
             found["open_seconds"] = time.perf_counter() - began
             started = time.perf_counter()
@@ -104,8 +104,8 @@ def search(study_file: Path, runs: Path, profile: Path | None) -> dict[str, Any]
     else:
         idle = LocalExecutor(compute, run=idle_job.do_nothing)
     with hold(paths), idle as executor:
-        snapshot = open_snapshot(study, paths, ["sweeper", "run"], 1)
-        place = tracking_place(study.config, paths)
+        snapshot = open_manifest(study, paths, ["sweeper", "run"], 1)
+        place = tracking_store(study.config, paths)
         tracker = MlflowTracker(
             place.uri,
             place.experiment,

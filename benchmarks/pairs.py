@@ -13,9 +13,9 @@ from sweeper.config.study import DataConfig, DatasetConfig, EvaluationConfig, Te
 from sweeper.distillation.data.training_data import unpack_models
 from sweeper.distillation.models.loading import load_tokenizer
 from sweeper.foundation.cache import default_root
-from sweeper.records import Origin
+from sweeper.records import StudyInputs
+from tests.support.tiny_studies import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 GSM8K = ROOT / "tests" / "data" / "gsm8k-train.jsonl"
 PROMPT_TOKENS, ANSWER_TOKENS = 45, 64
 
@@ -25,7 +25,7 @@ class Pair:
     """A teacher and a student, with the sizes of their training steps."""
 
     name: str
-    origin: Origin
+    origin: StudyInputs
     settings: dict[str, Any]
     """Of every training job."""
 
@@ -90,8 +90,8 @@ def _smollm2(folder: Path, threads: int, length: int | None) -> Pair:
     return Pair("smollm2", origin, settings)
 
 
-def _origin(teacher: str, student: StudentConfig, train: DatasetConfig) -> Origin:
-    return Origin(
+def _origin(teacher: str, student: StudentConfig, train: DatasetConfig) -> StudyInputs:
+    return StudyInputs(
         study="benchmark",
         seed=1,
         teacher=ModelConfig(model=teacher),
@@ -105,5 +105,5 @@ def _origin(teacher: str, student: StudentConfig, train: DatasetConfig) -> Origi
     )
 
 
-def _placed(origin: Origin, folder: Path, threads: int) -> Origin:
+def _placed(origin: StudyInputs, folder: Path, threads: int) -> StudyInputs:
     return origin.model_copy(update={"cache": str(folder / "cache"), "cache_threads": threads})

@@ -24,10 +24,10 @@ import torch
 
 from benchmarks.engine import say
 from benchmarks.pairs import ROOT, Pair, make
-from sweeper.distillation.data.training_data import read_material, unpack_models
+from sweeper.distillation.data.training_data import read_training_data, unpack_models
 from sweeper.distillation.models.loading import location
 from sweeper.distillation.train import starting_student
-from sweeper.records import Place
+from sweeper.records import Resources
 
 PARTS = ("rollout", "teacher", "student", "optimiser", "diagnostics", "evaluation")
 PHASES = ("warm start", "train", "teacher outputs", "teacher states", "score")
@@ -111,9 +111,9 @@ def run_sweeper(study: Path, name: str) -> tuple[float, float, list[dict[str, An
 def run_script(pair: Pair, folder: Path, specs: list[dict[str, Any]], threads: int) -> float:
     """Wall seconds of the same trials, scripted."""
     origin = unpack_models(pair.origin)
-    material = read_material(origin)
+    material = read_training_data(origin)
     student = folder / "student"
-    place = Place(directory=str(folder), device="cpu", threads=threads)
+    place = Resources(directory=str(folder), device="cpu", threads=threads)
     starting_student(origin, material, place).save_pretrained(student)
     material.tokenizer.save_pretrained(student)
     rows = [

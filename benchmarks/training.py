@@ -8,14 +8,18 @@ from typing import Any
 
 from sweeper.config.settings import Method, MethodSettings, effective
 from sweeper.distillation import train
-from sweeper.distillation.cost_meter import Meter
-from sweeper.distillation.data.training_data import Material
-from sweeper.records import Place
+from sweeper.distillation.cost_meter import CostMeter
+from sweeper.distillation.data.training_data import TrainingData
+from sweeper.records import Resources
 
 
 def distil(
-    material: Material, place: Place, method: Method, settings: MethodSettings, **options: Any
-) -> tuple[Any, Meter]:
+    material: TrainingData,
+    place: Resources,
+    method: Method,
+    settings: MethodSettings,
+    **options: Any,
+) -> tuple[Any, CostMeter]:
     """Train the student of ``material`` as a trial does; see ``train.distil``."""
     origin = material.origin
     with contextlib.redirect_stdout(io.StringIO()):

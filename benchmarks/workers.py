@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 
 from benchmarks.engine import say
+from tests.support.tiny_studies import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 STUDY = ROOT / "studies" / "quickstart.yaml"
 DEFAULTS = "{lmbda: 0.5, beta: 0.5, temperature: 0.9, max_new_tokens: 48}"
 SEARCH = (

@@ -172,10 +172,10 @@ def report(
     from sweeper.foundation import disk
     from sweeper.reporting.json_output import study_json
     from sweeper.reporting.markdown.report import write_report
-    from sweeper.reporting.report_data import Page
+    from sweeper.reporting.report_data import ReportData
     from sweeper.reporting.summary import show_study
 
-    page = Page.of(_recorded(study_file, overrides, runs, records))
+    page = ReportData.of(_recorded(study_file, overrides, runs, records))
     if as_json:
         typer.echo(json.dumps(study_json(page), indent=2))
         return
@@ -292,7 +292,7 @@ def ui(
     """Open the MLflow UI with the study's store, on 127.0.0.1."""
     import os
 
-    from sweeper.commands.run import check_drivers, tracking_place
+    from sweeper.commands.run import check_drivers, tracking_store
     from sweeper.foundation.databases import is_server
     from sweeper.foundation.errors import ConfigError, Problem
     from sweeper.foundation.secrets import redact
@@ -300,7 +300,7 @@ def ui(
 
     study = _load(study_file, overrides)
     check_drivers(study)
-    place = tracking_place(study.config, _paths(study, runs))
+    place = tracking_store(study.config, _paths(study, runs))
     if is_server(place.uri):
         typer.echo(f"{study.config.study} is recorded by the server {redact(place.uri)}")
         return

@@ -26,13 +26,12 @@ from sweeper.records.archive import NAME
 from sweeper.records.layout import StudyPaths
 from sweeper.reporting.console import show
 from sweeper.reporting.markdown.report import write_report
-from sweeper.reporting.report_data import Page
+from sweeper.reporting.report_data import ReportData
 from sweeper.reporting.tables.check import check_view
-from sweeper.study.manifest import open_snapshot
-from tests.conftest import adder_suite, write_yaml
-from tests.reporting.confirmed_study import confirmed_study
+from sweeper.study.manifest import open_manifest
+from tests.support.confirmed_study import confirmed_study
+from tests.support.tiny_studies import ROOT, adder_suite, write_yaml
 
-ROOT = Path(__file__).resolve().parent.parent
 QUICKSTART = str(ROOT / "studies" / "quickstart.yaml")
 WriteStudy = Callable[..., Path]
 
@@ -193,7 +192,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     root = tmp_path_factory.mktemp("reports")
     for seed in (1, 2):
         record = confirmed_study(seed, name=f"adder-{seed}", trials=6, seeds=1)
-        write_report(Page.of(record), root / record.study)
+        write_report(ReportData.of(record), root / record.study)
     return [root / "adder-1", root / "adder-2"]
 
 
@@ -243,7 +242,7 @@ def test_the_ui_refuses_a_port_that_is_taken(
     command: Callable[..., Result], write_study: WriteStudy, tmp_path: Path
 ) -> None:
     path = write_study()
-    open_snapshot(load_study(path), StudyPaths(tmp_path / "runs", "tiny"), ["sweeper"], 1)
+    open_manifest(load_study(path), StudyPaths(tmp_path / "runs", "tiny"), ["sweeper"], 1)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         result = command("ui", path, "--port", port)
@@ -279,7 +278,7 @@ def test_an_error_of_ours_is_one_line_and_no_traceback(
     # A study of the same name, started differently.
     path = write_study()
     paths = StudyPaths(tmp_path / "runs", "tiny")
-    open_snapshot(load_study(path), paths, ["sweeper"], 1)
+    open_manifest(load_study(path), paths, ["sweeper"], 1)
     write_text_atomically(paths.trial("sft", 0).spec, "{}")
     result = command("run", path, "--set", "seed=99")
     assert result.code == 2

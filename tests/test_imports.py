@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests.support.tiny_studies import ROOT
+
 TRAINING = {"torch", "transformers", "trl", "peft", "lm_eval", "datasets", "accelerate"}
 HEAVY = TRAINING | {"optuna", "mlflow", "matplotlib", "pandas", "scipy", "numpy", "sqlalchemy"}
 

@@ -20,15 +20,15 @@ from sweeper.config.study import (
     WarmStartConfig,
 )
 from sweeper.distillation.data.examples import TokenSequence
-from sweeper.distillation.data.training_data import read_material
+from sweeper.distillation.data.training_data import read_training_data
 from sweeper.distillation.models.loading import load_model
 from sweeper.distillation.teacher import hidden_states, kl_probe, outputs
 from sweeper.distillation.train import starting_student
 from sweeper.foundation.files import read_json_lines
-from sweeper.records import Place
+from sweeper.records import Resources
 from sweeper.records.layout import StudyPaths
 from sweeper.records.outcome_files import read_outcome
-from tests.distillation.jobs import make_origin
+from tests.support.training_jobs import make_study_inputs
 
 SOURCES = sorted(Path(sweeper.__file__).parent.rglob("*.py"))
 UNPICKLERS = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
@@ -109,7 +109,7 @@ class Bomb:
 
 def _fill(folder: Path) -> None:
     """Use every kind of cache entry: build it, or read what is there."""
-    origin = make_origin(
+    origin = make_study_inputs(
         folder,
         warm_start=WarmStartConfig(method="sft", max_steps=1),
         training=TrainingConfig(max_steps=1, max_length=96, per_device_train_batch_size=2),
@@ -117,13 +117,13 @@ def _fill(folder: Path) -> None:
         data=DataConfig(train=DatasetConfig(path="builtin/addition", limit=4)),
         teacher_states_gib=1.0,
     )
-    place = Place(directory=str(folder), device="cpu", threads=1)
-    material = read_material(origin)
+    place = Resources(directory=str(folder), device="cpu", threads=1)
+    material = read_training_data(origin)
     teacher = load_model(origin.teacher, "cpu")
     steps: list[Callable[[], object]] = [
         lambda: material.tokens(96),
-        lambda: outputs.obtain(material, origin.teacher, place),
-        lambda: hidden_states.obtain(
+        lambda: outputs.get_or_compute(material, origin.teacher, place),
+        lambda: hidden_states.get_or_compute(
             origin,
             origin.teacher,
             tuple(TokenSequence((5, 6), (7, 8)) for _ in range(2)),

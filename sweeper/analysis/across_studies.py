@@ -24,7 +24,7 @@ from sweeper.config.confirm import CostMeasure
 from sweeper.config.study import StudyConfig
 from sweeper.foundation.secrets import redacted
 from sweeper.records import Record
-from sweeper.records.study_record import FinalArm, FinalScores, StudyRecord
+from sweeper.records.study_record import ConfirmationScores, ConfirmedWinner, StudyRecord
 
 WITHOUT_EFFECT = ("study", "seed", "compute", "storage", "tracking")
 """What may differ between studies that are the same but for their seed."""
@@ -328,7 +328,7 @@ def _pairs_by_key(summaries: Sequence[StudySummary]) -> list[dict[_Key, PairVerd
     ]
 
 
-def _by_document(scores: FinalScores, pair: PairVerdict) -> Matrix:
+def _by_document(scores: ConfirmationScores, pair: PairVerdict) -> Matrix:
     """The difference of a pair on each document, seeds averaged."""
     arms = {arm.arm: arm for arm in arms_at(scores, pair.at)}
     found = paired(arms[pair.arm], arms[pair.against])
@@ -337,14 +337,14 @@ def _by_document(scores: FinalScores, pair: PairVerdict) -> Matrix:
     return difference
 
 
-def _scores(record: StudyRecord) -> FinalScores:
+def _scores(record: StudyRecord) -> ConfirmationScores:
     assert record.test is not None and record.test.scores is not None
     return record.test.scores
 
 
-def _documents(scores: FinalScores) -> Documents:
+def _documents(scores: ConfirmationScores) -> Documents:
     return Documents.of_tasks(scores.tasks, scores.shares, scores.clusters)
 
 
-def _matrix(arm: FinalArm) -> Matrix:
+def _matrix(arm: ConfirmedWinner) -> Matrix:
     return np.asarray(arm.scores, dtype=float)

@@ -15,7 +15,7 @@ from sweeper.analysis.pareto import FrontPoint, pareto_front
 from sweeper.config.search import Objective
 from sweeper.config.settings import OFFLINE_METHODS, Method
 from sweeper.records import SCHEMA_VERSION, Cost, FailureKind, Outcome, Record
-from sweeper.records.study_record import ArmRecord, Lead, StudyRecord, TrialRecord
+from sweeper.records.study_record import ArmRecord, StudyRecord, TeacherGap, TrialRecord
 
 SELECTION_NOTE = (
     "Each arm's score is the best of its trials on the suite that chose it, so it is optimistic,"
@@ -44,7 +44,7 @@ class Score(Record):
     """The standard error over documents; None when the suite gives none."""
 
 
-class Point(Record):
+class SeriesPoint(Record):
     """One scored trial in the course of an arm's search."""
 
     number: int
@@ -101,7 +101,7 @@ class ArmSummary(Record):
     """The share of the way from the starting student to the teacher; above 1: past the teacher."""
     cost: Cost
     """What all of the arm's trials cost together, failed and pruned ones included."""
-    series: tuple[Point, ...]
+    series: tuple[SeriesPoint, ...]
     """The scored trials in ascending number."""
     front: tuple[FrontPoint, ...] = ()
     """The trials that no other one beats, when the study has several objectives."""
@@ -120,7 +120,7 @@ class Comparison(Record):
     arms: tuple[ArmSummary, ...]
     teacher: Score | None
     starting_student: Score | None
-    lead: Lead | None = None
+    lead: TeacherGap | None = None
     """The teacher's over the starting student, document by document."""
     leaders: tuple[str, ...]
     """The arm with the best score, or all arms that share it."""
@@ -262,7 +262,7 @@ def _summarise(
         # Strictly better: of equal trials the first stays.
         if best_score is None or sign * score.score > sign * best_score.score:
             best, best_score = trial, score
-        series.append(Point(number=trial.number, score=score.score, best=best_score.score))
+        series.append(SeriesPoint(number=trial.number, score=score.score, best=best_score.score))
     states = Counter[str](trial.state for trial in arm.trials)
     failures = Counter(
         trial.outcome.failure.kind

@@ -13,7 +13,7 @@ from typing import Literal
 
 from sweeper.config.confirm import CostMeasure
 from sweeper.records import Record
-from sweeper.records.study_record import ArmRecord, FinalArm, StudyRecord
+from sweeper.records.study_record import ArmRecord, ConfirmedWinner, StudyRecord
 
 TOLERANCE = 0.05
 """Costs that differ by less are equal: seconds are not measured better, and nothing would be learnt
@@ -22,7 +22,7 @@ from training again."""
 Value = int | float | str
 
 
-class FootingRow(Record):
+class ConditionRow(Record):
     """One thing that the arms should have in common."""
 
     what: str
@@ -35,7 +35,7 @@ class FootingRow(Record):
     """The comparison that the row is about."""
 
 
-def equal_footing(record: StudyRecord, claimed: Iterable[str]) -> tuple[FootingRow, ...]:
+def matched_conditions(record: StudyRecord, claimed: Iterable[str]) -> tuple[ConditionRow, ...]:
     """What the winners that were trained again have in common, and what not.
 
     Args:
@@ -49,7 +49,7 @@ def equal_footing(record: StudyRecord, claimed: Iterable[str]) -> tuple[FootingR
     if len(own) < 2:
         return ()
 
-    def row(what: str, value: Callable[[FinalArm], Value], unit: str = "") -> FootingRow:
+    def row(what: str, value: Callable[[ConfirmedWinner], Value], unit: str = "") -> ConditionRow:
         return _row(what, {name: value(arm) for name, arm in own.items()}, unit)
 
     rows = [
@@ -73,14 +73,14 @@ def equal_footing(record: StudyRecord, claimed: Iterable[str]) -> tuple[FootingR
     return tuple(row for row in rows if row.values)
 
 
-_COST: Mapping[str, Callable[[FinalArm], float]] = {
+_COST: Mapping[str, Callable[[ConfirmedWinner], float]] = {
     "tokens": lambda arm: arm.trained_tokens,
     "device_seconds": lambda arm: arm.training_seconds,
 }
 _UNITS: Mapping[str, str] = {"tokens": "", "device_seconds": "s"}
 
 
-def _budget(arms: Iterable[ArmRecord]) -> FootingRow:
+def _budget(arms: Iterable[ArmRecord]) -> ConditionRow:
     """An arm with nothing to search needs one trial: that is no smaller chance."""
     ended = {
         arm.name: sum(trial.outcome is not None for trial in arm.trials)
@@ -90,14 +90,14 @@ def _budget(arms: Iterable[ArmRecord]) -> FootingRow:
     return _row("trials of the search", dict(ended), "")
 
 
-def _row(what: str, values: dict[str, Value], unit: str) -> FootingRow:
+def _row(what: str, values: dict[str, Value], unit: str) -> ConditionRow:
     state: Literal["equal", "close", "differs"] = "differs"
     numbers = [value for value in values.values() if not isinstance(value, str)]
     if len(set(values.values())) <= 1:
         state = "equal"
     elif len(numbers) == len(values) and max(numbers) <= min(numbers) * (1 + TOLERANCE):
         state = "close"
-    return FootingRow(what=what, state=state, values=values, unit=unit)
+    return ConditionRow(what=what, state=state, values=values, unit=unit)
 
 
 def _common(values: Iterable[str]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from sweeper.analysis.power import Design
-from sweeper.analysis.timing import Estimate
+from sweeper.analysis.timing import DurationEstimate
 from sweeper.records import Record
 
 
@@ -28,7 +28,7 @@ class Preflight(Record):
     findings: tuple[Finding, ...]
     design: Design | None = None
     """What the study can show; None where it makes no claim, or that cannot be known yet."""
-    estimate: Estimate | None = None
+    estimate: DurationEstimate | None = None
     """How long the study takes; None where nothing was measured of it."""
 
     @property

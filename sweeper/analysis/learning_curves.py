@@ -12,7 +12,7 @@ from typing import Literal
 from sweeper.analysis.verdict import Verdict
 from sweeper.config.settings import Method
 from sweeper.records import Record
-from sweeper.records.study_record import ArmRecord, FinalRecord, StudyRecord
+from sweeper.records.study_record import ArmRecord, ConfirmationRunRecord, StudyRecord
 
 Measure = Literal["loss", "teacher_divergence"]
 
@@ -40,7 +40,7 @@ class LearningCurve(Record):
 
 def learning_curves(record: StudyRecord, verdict: Verdict | None) -> tuple[LearningCurve, ...]:
     """The curve of each arm's winner; all of them by the yardstick, or all by their losses."""
-    groups = [(arm, found) for arm in record.arms if (found := winner_finals(arm, verdict))]
+    groups = [(arm, found) for arm in record.arms if (found := winner_runs(arm, verdict))]
     for measure in ("teacher_divergence", "loss"):
         curves = [_curve(arm, finals, measure) for arm, finals in groups]
         shown = tuple(curve for curve in curves if len(curve.steps) > 1)
@@ -49,7 +49,7 @@ def learning_curves(record: StudyRecord, verdict: Verdict | None) -> tuple[Learn
     return ()
 
 
-def winner_finals(arm: ArmRecord, verdict: Verdict | None) -> list[FinalRecord]:
+def winner_runs(arm: ArmRecord, verdict: Verdict | None) -> list[ConfirmationRunRecord]:
     """The trainings of the arm's winner, as long as the search's."""
     finals = [final for final in arm.finals if final.final.at == "steps"]
     if not finals:
@@ -60,7 +60,9 @@ def winner_finals(arm: ArmRecord, verdict: Verdict | None) -> list[FinalRecord]:
     return [final for final in finals if final.final.trial == chosen]
 
 
-def _curve(arm: ArmRecord, finals: Sequence[FinalRecord], measure: Measure) -> LearningCurve:
+def _curve(
+    arm: ArmRecord, finals: Sequence[ConfirmationRunRecord], measure: Measure
+) -> LearningCurve:
     found: dict[int, list[float]] = {}
     for final in finals:
         for point in final.curve:

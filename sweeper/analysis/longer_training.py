@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from sweeper.analysis.learning_curves import winner_finals
+from sweeper.analysis.learning_curves import winner_runs
 from sweeper.analysis.stats.crossed_effects import Documents, Matrix, estimate
 from sweeper.analysis.stats.rank_tests import FEWEST_A_SIDE
 from sweeper.analysis.stats.significance import p_value
 from sweeper.analysis.verdict import Verdict
 from sweeper.records import Record
-from sweeper.records.study_record import FinalArm, StudyRecord
+from sweeper.records.study_record import ConfirmedWinner, StudyRecord
 
 
 class LongerTraining(Record):
@@ -81,7 +81,7 @@ def late_progress(record: StudyRecord, arm: str, verdict: Verdict | None) -> Lat
     ``ranks.FEWEST_A_SIDE`` seeds.
     """
     winner = next((one for one in record.arms if one.name == arm), None)
-    finals = winner_finals(winner, verdict) if winner else []
+    finals = winner_runs(winner, verdict) if winner else []
     ends: list[tuple[int, float, int, float]] = []
     for final in finals:
         points = [
@@ -105,5 +105,5 @@ def late_progress(record: StudyRecord, arm: str, verdict: Verdict | None) -> Lat
     )
 
 
-def _rows(arm: FinalArm, seeds: Sequence[int]) -> Matrix:
+def _rows(arm: ConfirmedWinner, seeds: Sequence[int]) -> Matrix:
     return np.array([arm.scores[arm.seeds.index(seed)] for seed in seeds], dtype=float)

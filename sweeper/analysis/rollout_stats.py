@@ -23,7 +23,7 @@ MUCH_LONGER = 2.0
 """How many times as long as the references rollouts are when that is worth saying."""
 
 
-class RealisedTrial(Record):
+class TrialRollouts(Record):
     """A GKD trial with a score, and what it sampled."""
 
     arm: str
@@ -53,24 +53,24 @@ class Trend(Record):
         return self.p_adjusted <= ALPHA
 
 
-class Realised(Record):
+class RolloutStats(Record):
     """What the GKD trials of a study sampled."""
 
-    trials: tuple[RealisedTrial, ...]
+    trials: tuple[TrialRollouts, ...]
     trends: tuple[Trend, ...]
     """Of the quantities that vary over enough trials."""
-    truncated: tuple[RealisedTrial, ...]
+    truncated: tuple[TrialRollouts, ...]
     """The trials of which more than ``MANY_TRUNCATED`` of the rollouts were cut."""
-    longer: tuple[RealisedTrial, ...]
+    longer: tuple[TrialRollouts, ...]
     """Those whose rollouts were on average more than ``MUCH_LONGER`` times the references."""
     reference_length: float | None
     """Tokens of a reference answer, on average."""
 
 
-def realised(record: StudyRecord) -> Realised | None:
+def rollout_stats(record: StudyRecord) -> RolloutStats | None:
     """What the scored GKD trials sampled; None if none says so."""
     trials = [
-        RealisedTrial(
+        TrialRollouts(
             arm=arm.name,
             number=trial.number,
             score=score.score,
@@ -86,7 +86,7 @@ def realised(record: StudyRecord) -> Realised | None:
         return None
     sign = 1.0 if record.higher_is_better else -1.0
     reference = record.data.completion_tokens if record.data else 0.0
-    return Realised(
+    return RolloutStats(
         trials=tuple(trials),
         trends=tuple(_trends(trials, sign)),
         truncated=tuple(
@@ -101,7 +101,7 @@ def realised(record: StudyRecord) -> Realised | None:
     )
 
 
-def _trends(trials: Iterable[RealisedTrial], sign: float) -> list[Trend]:
+def _trends(trials: Iterable[TrialRollouts], sign: float) -> list[Trend]:
     found: list[tuple[Quantity, Correlation]] = []
     for quantity in QUANTITIES:
         pairs = [

@@ -15,15 +15,15 @@ from scipy import stats
 from sweeper.analysis.stats.crossed_effects import Documents, Estimate, estimate
 from sweeper.analysis.stats.significance import ALPHA, p_value
 from sweeper.records import Scores
-from sweeper.records.study_record import Lead, ScoredDocument
+from sweeper.records.study_record import ScoredDocument, TeacherGap
 
 
-def teacher_lead(
+def teacher_gap_sentence(
     teacher: Scores,
     student: Scores,
     theirs: Sequence[ScoredDocument] = (),
     ours: Sequence[ScoredDocument] = (),
-) -> Lead:
+) -> TeacherGap:
     """The teacher's score minus the student's, positive where the teacher is better.
 
     Pairs of documents tell most. Where there are none, or the suite's score is not their mean, the
@@ -46,7 +46,7 @@ def teacher_lead(
         reach = float(stats.norm.isf(ALPHA / 2)) * stderr
         low, high = value - reach, value + reach
         p = float(2 * stats.norm.sf(abs(value) / stderr)) if stderr > 0 else 1.0
-    return Lead(
+    return TeacherGap(
         teacher=teacher.score,
         student=student.score,
         value=value,
@@ -77,11 +77,11 @@ def _paired(
     return estimate(differences, documents, draws=0)
 
 
-def is_better(lead: Lead) -> bool:
+def is_better(lead: TeacherGap) -> bool:
     """Whether the teacher is shown to be better: two-sided, at 5 %."""
     return lead.value > 0 and lead.p <= ALPHA
 
 
-def is_worse(lead: Lead) -> bool:
+def is_worse(lead: TeacherGap) -> bool:
     """Whether it is shown to be worse."""
     return lead.value < 0 and lead.p <= ALPHA

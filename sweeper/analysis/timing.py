@@ -9,7 +9,7 @@ from sweeper.config.settings import Method
 from sweeper.records import Record
 
 
-class Pace(Record):
+class TrialTiming(Record):
     """What a trial takes of its worker, in seconds, at settings of its arm's search."""
 
     params: dict[str, Scalar] = {}
@@ -42,7 +42,7 @@ class Pace(Record):
         return self.start + self.training + self.scoring
 
 
-class ArmPace(Record):
+class ArmTiming(Record):
     """The trials of an arm, between two that were measured.
 
     What they take is linear in between: a share ``lmbda`` of the steps samples from the student.
@@ -50,8 +50,8 @@ class ArmPace(Record):
 
     arm: str
     method: Method
-    lightest: Pace
-    heaviest: Pace
+    lightest: TrialTiming
+    heaviest: TrialTiming
     low: float = 0.0
     """Where the cheapest trials are: 0 is the lightest that was measured, 1 the heaviest."""
     mean: float = 0.5
@@ -59,7 +59,7 @@ class ArmPace(Record):
     high: float = 1.0
     """Where the dearest are."""
 
-    def at(self, place: float) -> Pace:
+    def at(self, place: float) -> TrialTiming:
         """A trial in between."""
         light, heavy = self.lightest, self.heaviest
 
@@ -67,7 +67,7 @@ class ArmPace(Record):
             return ours + place * (theirs - ours)
 
         names = dict.fromkeys((*light.parts, *heavy.parts))
-        return Pace(
+        return TrialTiming(
             start=between(light.start, heavy.start),
             step=between(light.step, heavy.step),
             steps=round(between(light.steps, heavy.steps)),
@@ -81,7 +81,7 @@ class ArmPace(Record):
         )
 
 
-class StudyPace(Record):
+class StudyTiming(Record):
     """What was measured of a study."""
 
     basis: Literal["probe", "records"]
@@ -102,7 +102,7 @@ class StudyPace(Record):
     """Of the selection suite, with those of tasks of weight 0: they take as long."""
     tasks: int = 1
     """Of the selection suite."""
-    arms: tuple[ArmPace, ...]
+    arms: tuple[ArmTiming, ...]
 
 
 PhaseName = Literal["preparation", "search", "confirmation", "test scoring"]
@@ -146,7 +146,7 @@ class ArmTime(Record):
     """The same of the dearest; equal where one trial stands for all."""
 
 
-class Estimate(Record):
+class DurationEstimate(Record):
     """What a study takes from its beginning to its end, if nothing fails and no limit ends it."""
 
     basis: Literal["probe", "records"]

@@ -8,7 +8,7 @@ from sweeper.analysis.failures import FailureGroup, failure_groups
 from sweeper.analysis.learning_curves import LearningCurve, learning_curves
 from sweeper.analysis.poor_quality import PoorQuality, poor_quality
 from sweeper.analysis.recommendation import Recommendation, recommend
-from sweeper.analysis.rollout_stats import Realised, realised
+from sweeper.analysis.rollout_stats import RolloutStats, rollout_stats
 from sweeper.analysis.verdict import Verdict
 from sweeper.records import Record
 from sweeper.records.study_record import StudyRecord
@@ -22,7 +22,7 @@ class PracticeLessons(Record):
     advice: tuple[Advice, ...]
     poor_quality: PoorQuality | None
     failures: tuple[FailureGroup, ...]
-    realised: Realised | None
+    rollout_stats: RolloutStats | None
     curves: tuple[LearningCurve, ...]
 
 
@@ -43,6 +43,6 @@ def practice_lessons(
         advice=found,
         poor_quality=poor_quality(comparison, found),
         failures=failure_groups(record),
-        realised=realised(record),
+        rollout_stats=rollout_stats(record),
         curves=learning_curves(record, verdict),
     )

@@ -31,7 +31,7 @@ from sweeper.config.confirm import CostMeasure
 from sweeper.config.settings import OFFLINE_METHODS, Method
 from sweeper.config.study import StudyConfig
 from sweeper.records import Record, derive_seed
-from sweeper.records.study_record import FinalArm, FinalScores, StudyRecord
+from sweeper.records.study_record import ConfirmationScores, ConfirmedWinner, StudyRecord
 
 TEST = "crossed random-effects t test, two-sided"
 """The test whose p enters Holm's procedure."""
@@ -136,7 +136,7 @@ class Verdict(Record):
 
 
 def judge(
-    scores: FinalScores,
+    scores: ConfirmationScores,
     measures: Sequence[CostMeasure],
     margin: float | None,
     *,
@@ -199,7 +199,7 @@ def verdict_of(record: StudyRecord, best_gkd: str | None) -> Verdict | None:
 
 @lru_cache(maxsize=2)
 def _judge_once(
-    scores: FinalScores,
+    scores: ConfirmationScores,
     measures: tuple[CostMeasure, ...],
     margin: float | None,
     best_gkd: str | None,
@@ -209,13 +209,13 @@ def _judge_once(
     return judge(scores, measures, margin, best_gkd=best_gkd, seed=seed)
 
 
-def arms_at(scores: FinalScores, at: CostMeasure) -> list[FinalArm]:
+def arms_at(scores: ConfirmationScores, at: CostMeasure) -> list[ConfirmedWinner]:
     """The arms as they compare at a measure of cost: those with no other training have one."""
     own = {arm.arm: arm for arm in scores.arms if arm.at == "steps"}
     return list((own | {arm.arm: arm for arm in scores.arms if arm.at == at}).values())
 
 
-def paired(ours: FinalArm, theirs: FinalArm) -> tuple[Matrix, Matrix] | None:
+def paired(ours: ConfirmedWinner, theirs: ConfirmedWinner) -> tuple[Matrix, Matrix] | None:
     """The scores of two arms with the seeds that both have, if there are any.
 
     Each of shape (seeds, documents).
@@ -230,7 +230,9 @@ def paired(ours: FinalArm, theirs: FinalArm) -> tuple[Matrix, Matrix] | None:
     return a, b
 
 
-def claim(methods: Mapping[str, Method], best_gkd: str | None) -> list[tuple[str, str]]:
+def primary_comparisons(
+    methods: Mapping[str, Method], best_gkd: str | None
+) -> list[tuple[str, str]]:
     """The pairs of arms that a study's claim is about, the GKD arm first.
 
     Args:
@@ -244,7 +246,7 @@ def claim(methods: Mapping[str, Method], best_gkd: str | None) -> list[tuple[str
 
 
 def _compare(
-    arms: Sequence[FinalArm],
+    arms: Sequence[ConfirmedWinner],
     at: CostMeasure,
     documents: Documents,
     margin: float | None,
@@ -254,7 +256,7 @@ def _compare(
 ) -> list[PairVerdict]:
     by_name = {arm.arm: arm for arm in arms}
     found = []
-    for names in claim({arm.arm: arm.method for arm in arms}, best_gkd):
+    for names in primary_comparisons({arm.arm: arm.method for arm in arms}, best_gkd):
         ours, theirs = (by_name[name] for name in names)
         if pair := paired(ours, theirs):
             found.append((ours, theirs, *pair))
@@ -294,8 +296,8 @@ def _compare(
 
 
 def _arm(
-    arm: FinalArm,
-    scores: FinalScores,
+    arm: ConfirmedWinner,
+    scores: ConfirmationScores,
     documents: Documents,
     teacher: Interval | None,
     start: Interval | None,

@@ -7,7 +7,7 @@ from sweeper.analysis.verdict import Verdict, verdict_of
 from sweeper.config.settings import Method
 from sweeper.foundation.errors import ConfigError, Problem
 from sweeper.records import Record
-from sweeper.records.study_record import ArmRecord, FinalRecord, StudyRecord, TrialRecord
+from sweeper.records.study_record import ArmRecord, ConfirmationRunRecord, StudyRecord, TrialRecord
 
 
 class Winner(Record):
@@ -16,7 +16,7 @@ class Winner(Record):
     arm: str
     method: Method
     trial: TrialRecord
-    final: FinalRecord | None
+    final: ConfirmationRunRecord | None
     """The same settings with the first new seed, if they were trained again: no seed is chosen by
     its score."""
     why: str

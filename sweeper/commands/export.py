@@ -37,7 +37,7 @@ from sweeper.reporting.markdown.model_card import model_card
 from sweeper.study import preparation
 from sweeper.study.executors import make_executor
 from sweeper.study.jobs import RunningJob
-from sweeper.study.manifest import Snapshot, changes, data_files, read_snapshot, suite_spec
+from sweeper.study.manifest import StudyManifest, changes, data_files, read_manifest, suite_spec
 
 _POLL_SECONDS = 0.25
 
@@ -131,7 +131,7 @@ def export_model(
         _check_base(study)
     if merged:
         _check_merged(study)
-    snapshot = read_snapshot(paths)
+    snapshot = read_manifest(paths)
     assert snapshot is not None, "what is recorded was begun"
     if differences := changes(snapshot, study):
         listed = "\n".join(f"  {difference}" for difference in differences)
@@ -198,7 +198,7 @@ def _check_base(study: LoadedStudy) -> None:
 def _spec(
     study: LoadedStudy,
     paths: StudyPaths,
-    snapshot: Snapshot,
+    snapshot: StudyManifest,
     winner: Winner,
     keep: KeptStudent,
     cache: Path,
@@ -211,10 +211,10 @@ def _spec(
         files = paths.final(winner.arm, winner.final.number)
     recorded = TrialSpec.model_validate_json(files.spec.read_bytes())
     config, arm = study.config, study.config.arms[winner.arm]
-    origin = preparation.make_origin(study, snapshot, cache)
+    origin = preparation.make_study_inputs(study, snapshot, cache)
     for steps in preparation.STEPS:
         origin = preparation.with_results(origin, steps, paths)
-    place = executor.next_place(work)
+    place = executor.next_resources(work)
     return recorded.model_copy(
         update={
             "origin": origin,

@@ -23,21 +23,21 @@ from sweeper.foundation.cache import default_root
 from sweeper.foundation.databases import NO_DRIVER, is_database, lacks_driver, with_driver
 from sweeper.foundation.errors import ConfigError, StudyBusyError
 from sweeper.foundation.files import remove_leftovers, write_text_atomically
-from sweeper.foundation.retry import Patience
+from sweeper.foundation.retry import Retry
 from sweeper.foundation.secrets import redact_command
 from sweeper.records.layout import StudyPaths
 from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.live import LiveDisplay, LiveState
 from sweeper.reporting.markdown.report import write_report
-from sweeper.reporting.report_data import Page
+from sweeper.reporting.report_data import ReportData
 from sweeper.reporting.summary import show_study
 from sweeper.reporting.tables.check import preflight_view
 from sweeper.reporting.text.terminal_escape import visible
-from sweeper.study.coordinator import StudyRun, all_failed
+from sweeper.study.coordinator import Coordinator, all_failed
 from sweeper.study.executors import make_executor
 from sweeper.study.interrupts import Interrupted, StopRequest
-from sweeper.study.manifest import command_line, open_snapshot
-from sweeper.study.progress import Watcher
+from sweeper.study.manifest import command_line, open_manifest
+from sweeper.study.progress import DisplayObserver
 from sweeper.tracking.mlflow_store import MlflowTracker
 from sweeper.tracking.runs import StudyEnd
 from sweeper.tracking.verdict_points import verdict_points
@@ -46,7 +46,7 @@ FAILED, INTERRUPTED = 1, 130
 
 
 @dataclass(frozen=True)
-class TrackingPlace:
+class TrackingStore:
     """Where MLflow records a study."""
 
     uri: str
@@ -55,12 +55,12 @@ class TrackingPlace:
     """For databases; a server knows its own."""
 
 
-def tracking_place(config: StudyConfig, paths: StudyPaths) -> TrackingPlace:
+def tracking_store(config: StudyConfig, paths: StudyPaths) -> TrackingStore:
     """The study's MLflow store: its own ``tracking.uri``, or the SQLite file of ``runs``."""
     experiment = config.tracking.experiment or config.study
     uri = with_driver(config.tracking.uri or f"sqlite:///{paths.mlflow.resolve()}")
     artifacts = paths.mlflow_artifacts.resolve().as_uri() if is_database(uri) else None
-    return TrackingPlace(uri, experiment, artifacts)
+    return TrackingStore(uri, experiment, artifacts)
 
 
 def check_drivers(study: LoadedStudy) -> None:
@@ -127,12 +127,12 @@ def run_study(
     paths = StudyPaths(runs, config.study)
     cache = cache or default_root()
     places = (runs, reports, cache)
-    patience = Patience()
+    patience = Retry()
     executor = make_executor(study, paths, cache)
     with disk.explained(*places), hold(paths), executor:
-        threads = executor.next_place(paths.directory).threads
-        snapshot = open_snapshot(study, paths, command_line(), threads)
-        place = tracking_place(config, paths)
+        threads = executor.next_resources(paths.directory).threads
+        snapshot = open_manifest(study, paths, command_line(), threads)
+        place = tracking_store(config, paths)
         tracker = MlflowTracker(
             place.uri,
             place.experiment,
@@ -144,14 +144,14 @@ def run_study(
         try:
             with LiveDisplay(out) as display, _listening(display) as stop:
                 display.update(LiveState(config.study, time.time(), (), preparation="starting"))
-                run = StudyRun(
+                run = Coordinator(
                     study,
                     paths,
                     snapshot,
                     cache,
                     executor,
                     tracker,
-                    Watcher(display),
+                    DisplayObserver(display),
                     stop,
                     patience,
                     lambda outcome: pass_preflight(
@@ -201,7 +201,7 @@ def _study_options(study: LoadedStudy, runs: Path) -> str:
 
 
 def _report(record: StudyRecord, directory: Path, out: Console, options: str) -> list[Path]:
-    page = Page.of(record)
+    page = ReportData.of(record)
     show_study(page, out)
     files = write_report(page, directory)
     out.print(f"Report: {files[0]}", soft_wrap=True, markup=False)

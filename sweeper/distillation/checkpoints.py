@@ -30,8 +30,8 @@ from transformers import TrainerCallback
 from transformers.trainer_pt_utils import safe_globals
 
 from sweeper.config.models import ModelConfig
-from sweeper.distillation.cost_meter import Meter
-from sweeper.distillation.data.training_data import Material
+from sweeper.distillation.cost_meter import CostMeter
+from sweeper.distillation.data.training_data import TrainingData
 from sweeper.distillation.distributed import ALONE, Ranks
 from sweeper.distillation.models.loading import identity
 from sweeper.distillation.sharding import collected, collected_states, divide_states, divided_like
@@ -63,7 +63,7 @@ class Journal(Protocol):
         """
 
 
-class Manifest(Record):
+class CheckpointManifest(Record):
     """``checkpoint.json``: what a checkpoint belongs to, its files, and the counts."""
 
     format: Literal[2] = 2
@@ -90,7 +90,7 @@ class Manifest(Record):
 
 def of_trial(
     spec: TrialSpec,
-    material: Material,
+    material: TrainingData,
     teacher: ModelConfig,
     journal: Journal,
     ranks: Ranks = ALONE,
@@ -165,13 +165,13 @@ class Checkpoints:
         self._root = paths.checkpoint
         self._ranks = ranks
         self._every, self._work, self._journal = every, content_key(work), journal
-        self._manifest: Manifest | None = None
+        self._manifest: CheckpointManifest | None = None
         """Of the checkpoint that this process goes on from."""
         self._before: dict[str, float] = {}
         """What the meter counted before the first step of this process."""
         self._started = 0.0
 
-    def train(self, trainer: Any, meter: Meter) -> None:
+    def train(self, trainer: Any, meter: CostMeter) -> None:
         """Train to the end, from the last usable checkpoint if there is one."""
         self._trainer, self._meter = trainer, meter
         directory, self._manifest = self._ranks.of_first(
@@ -246,7 +246,7 @@ class Checkpoints:
         divide_states(trainer.optimizer.optimizer, states)
         trainer.lr_scheduler.load_state_dict(_load(directory / _SCHEDULE))
 
-    def _find(self) -> tuple[Path | None, Manifest | None]:
+    def _find(self) -> tuple[Path | None, CheckpointManifest | None]:
         """The last usable checkpoint; what else is there is removed."""
         manifest, found = None, None
         names = os.listdir(self._root) if self._root.is_dir() else []
@@ -265,7 +265,7 @@ class Checkpoints:
             print("Training starts from the beginning.", flush=True)
         return found, manifest
 
-    def _read(self, directory: Path) -> Manifest:
+    def _read(self, directory: Path) -> CheckpointManifest:
         """Check that a checkpoint is whole, and of this work.
 
         Raises:
@@ -273,7 +273,7 @@ class Checkpoints:
         """
         try:
             text = (directory / _MANIFEST).read_text(encoding="utf-8")
-            manifest = Manifest.model_validate(json.loads(text))
+            manifest = CheckpointManifest.model_validate(json.loads(text))
             files = {path.name: file_hash(path) for path in _files(directory)}
         except (OSError, ValueError, ValidationError) as error:
             raise _Unusable(f"it cannot be read ({_line(error)})") from error
@@ -351,9 +351,9 @@ class Checkpoints:
             raise
         self._remove_all_but(finished)
 
-    def _describe(self, step: int, directory: Path, losses: Sequence[float]) -> Manifest:
+    def _describe(self, step: int, directory: Path, losses: Sequence[float]) -> CheckpointManifest:
         trainer, meter, earlier = self._trainer, self._meter, self._manifest
-        return Manifest(
+        return CheckpointManifest(
             work=self._work,
             step=step,
             max_steps=trainer.state.max_steps,

@@ -22,7 +22,7 @@ Report = Callable[[int, int, dict[str, float]], None]
 
 
 @dataclass
-class Meter:
+class CostMeter:
     """Counts tokens and seconds of a training job, in total and since the last log line."""
 
     synchronise: Callable[[], None] = lambda: None
@@ -119,7 +119,7 @@ class MeterCallback(TrainerCallback):  # type: ignore[misc]
     """
 
     def __init__(
-        self, meter: Meter, report: Report, probe: Callable[[Any], float] | None = None
+        self, meter: CostMeter, report: Report, probe: Callable[[Any], float] | None = None
     ) -> None:
         self._meter = meter
         self._report = report

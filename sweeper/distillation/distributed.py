@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 from accelerate.state import AcceleratorState
 
-from sweeper.records import Place
+from sweeper.records import Resources
 from sweeper.records.layout import JobPaths
 
 Value = TypeVar("Value")
@@ -70,7 +70,7 @@ ALONE = Ranks()
 
 
 @contextmanager
-def joined(place: Place) -> Iterator[Ranks]:
+def joined(place: Resources) -> Iterator[Ranks]:
     """Join the job's processes for the block; what trains in it trains on all of their devices.
 
     They meet at a file of the job's directory and talk on this machine only.

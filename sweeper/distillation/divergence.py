@@ -23,7 +23,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from sweeper.distillation.models.lm_head import Readout, capped, computing_dtype
+from sweeper.distillation.models.lm_head import LMHead, capped, computing_dtype
 
 BUDGET = 256 * 2**20
 """Bytes that the logits of one chunk of positions may take, both models' together."""
@@ -40,14 +40,14 @@ class Heads:
             in their number is an error.
     """
 
-    student: Readout
-    teacher: Readout
+    student: LMHead
+    teacher: LMHead
     cut: bool = False
 
     @classmethod
     def of(cls, student: Any, teacher: Any, *, cut: bool = False) -> Self:
-        """Find out how two models are read; see ``Readout.of``."""
-        return cls(Readout.of(student, trained=True), Readout.of(teacher, trained=False), cut)
+        """Find out how two models are read; see ``LMHead.of``."""
+        return cls(LMHead.of(student, trained=True), LMHead.of(teacher, trained=False), cut)
 
     def reading(self, student: Any) -> Self:
         """The same for another copy of the student."""

@@ -33,7 +33,7 @@ from sweeper.distillation.models.adapters import add_adapter
 from sweeper.distillation.models.loading import read_config, unpack
 from sweeper.distillation.trainers import without_dropout
 from sweeper.foundation.errors import BadInputError
-from sweeper.records import Growth, ModelShape, Origin, ShapeRequest, Training
+from sweeper.records import Growth, ModelShape, ShapeRequest, StudyInputs, Training
 
 _LENGTHS = (512, 1024, 1536)
 """Tokens of the sequences that are read: long enough for activations to outweigh one layer."""
@@ -45,7 +45,7 @@ ALL_MASK_ATTENTION_FUNCTIONS.register(_FUSED, lambda *args, **kwargs: None)
 
 
 def shapes_of(
-    origin: Origin, wanted: Sequence[ShapeRequest], device: str
+    origin: StudyInputs, wanted: Sequence[ShapeRequest], device: str
 ) -> tuple[ModelShape, ...]:
     """The shapes of models as the study's trials load them.
 

@@ -14,10 +14,10 @@ from sweeper.config.models import ModelConfig
 from sweeper.config.settings import Method, MethodSettings, resolve
 from sweeper.distillation import trainers
 from sweeper.distillation.checkpoints import Checkpoints
-from sweeper.distillation.cost_meter import Meter, MeterCallback, PauseCallback, Report
+from sweeper.distillation.cost_meter import CostMeter, MeterCallback, PauseCallback, Report
 from sweeper.distillation.data import batches
 from sweeper.distillation.data.examples import TokenizedData, render_prompt
-from sweeper.distillation.data.training_data import Material
+from sweeper.distillation.data.training_data import TrainingData
 from sweeper.distillation.distributed import ALONE, Ranks
 from sweeper.distillation.models.adapters import add_adapter, merge_adapter
 from sweeper.distillation.models.loading import (
@@ -32,14 +32,14 @@ from sweeper.distillation.teacher.hidden_states import TeacherStates
 from sweeper.foundation.cache import Cache
 from sweeper.foundation.environment import library_versions
 from sweeper.foundation.errors import BadInputError, DivergedError
-from sweeper.records import Origin, Place, derive_seed
+from sweeper.records import Resources, StudyInputs, derive_seed
 
 _TRIALS_TO_PAY = 4
 """Trials within which reading all sequences once has to cost less than reading them in each."""
 
 
 def starting_student(
-    origin: Origin, material: Material, place: Place, report: Report = lambda *_: None
+    origin: StudyInputs, material: TrainingData, place: Resources, report: Report = lambda *_: None
 ) -> Any:
     """The student that every arm starts from: the model itself, or its warm start.
 
@@ -104,9 +104,9 @@ def starting_student(
 
 
 def distil(
-    origin: Origin,
-    material: Material,
-    place: Place,
+    origin: StudyInputs,
+    material: TrainingData,
+    place: Resources,
     *,
     model: Any,
     teacher: ModelConfig,
@@ -120,7 +120,7 @@ def distil(
     pause: Callable[[int, Any], bool] = lambda step, model: True,
     checkpoints: Checkpoints | None = None,
     ranks: Ranks = ALONE,
-) -> tuple[Any, Meter]:
+) -> tuple[Any, CostMeter]:
     """Train ``model`` by ``method``.
 
     Args:
@@ -155,7 +155,7 @@ def distil(
     elif getattr(model, "is_quantized", False):
         message = "expected an adapter to train, because the student's weights are quantized"
         raise BadInputError(message, ("student", "lora"))
-    meter = Meter(torch.cuda.synchronize if place.device.startswith("cuda") else lambda: None)
+    meter = CostMeter(torch.cuda.synchronize if place.device.startswith("cuda") else lambda: None)
     # What the first process trains alone, a warm start, is in one piece.
     divided = ShardedStudent(model) if place.shard_student and ranks.size > 1 else None
 
@@ -214,8 +214,8 @@ def distil(
 
 
 def training_sequences(
-    material: Material,
-    place: Place,
+    material: TrainingData,
+    place: Resources,
     teacher: ModelConfig,
     method: Method,
     settings: MethodSettings,
@@ -238,9 +238,9 @@ def training_sequences(
 
 
 def stored_teacher_states(
-    material: Material,
+    material: TrainingData,
     data: TokenizedData,
-    place: Place,
+    place: Resources,
     teacher: ModelConfig,
     settings: MethodSettings,
     load: Callable[[], Any],
@@ -261,20 +261,22 @@ def stored_teacher_states(
     reads = settings.max_steps * window * place.processes * (1 - settings.lmbda)
     if reads * _TRIALS_TO_PAY < len(data.sequences):
         return None
-    return hidden_states.obtain(material.origin, teacher, data.sequences, place, load, report)
+    return hidden_states.get_or_compute(
+        material.origin, teacher, data.sequences, place, load, report
+    )
 
 
 def _make_trainer(
     method: Method,
     settings: MethodSettings,
-    material: Material,
+    material: TrainingData,
     data: TokenizedData,
     states: TeacherStates | None,
     options: dict[str, Any],
     divided: ShardedStudent | None,
     seed: int,
     ranks: Ranks,
-    place: Place,
+    place: Resources,
 ) -> Any:
     tokenizer = options["processing_class"]
     if settings.engine == "trl":
@@ -297,7 +299,7 @@ def _make_trainer(
 
 
 def _make_stock_trainer(
-    method: Method, material: Material, data: TokenizedData, options: dict[str, Any]
+    method: Method, material: TrainingData, data: TokenizedData, options: dict[str, Any]
 ) -> Any:
     from datasets import Dataset
 

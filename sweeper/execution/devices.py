@@ -16,7 +16,7 @@ from typing import Literal
 
 from sweeper.config.compute import ComputeConfig
 from sweeper.foundation.errors import SweeperError
-from sweeper.records import Place
+from sweeper.records import Resources
 
 
 def per_device(gpu: float) -> int:
@@ -58,9 +58,9 @@ def count_workers(compute: ComputeConfig, devices: Sequence[str]) -> int:
     return compute.workers or most
 
 
-def make_place(directory: Path, devices: Sequence[str], threads: int) -> Place:
+def make_resources(directory: Path, devices: Sequence[str], threads: int) -> Resources:
     """Where a job runs: one process on each of ``devices``, and ``threads`` for all of them."""
-    return Place(
+    return Resources(
         directory=str(directory),
         device=devices[0],
         devices=tuple(devices) if len(devices) > 1 else (),
@@ -105,7 +105,7 @@ def find_devices(wanted: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Room:
+class DeviceMemory:
     """The memory that a trial has on a kind of device.
 
     Attributes:
@@ -121,7 +121,7 @@ class Room:
     whole: float
 
 
-def rooms(compute: ComputeConfig) -> list[Room]:
+def rooms(compute: ComputeConfig) -> list[DeviceMemory]:
     """What each process of a trial has on this machine, by kind and size of its devices.
 
     Nothing is said of the nodes of a cluster, nor of a GPU whose driver does not answer.
@@ -142,21 +142,24 @@ def rooms(compute: ComputeConfig) -> list[Room]:
     part = share or 1 / jobs
     shared = f"a GPU of {{:.0f}} GiB{f' that {jobs} trials share' * (jobs > 1)}"
     found = {sizes[device] for device in devices if device in sizes}
-    return [Room(shared.format(size / 2**30), "cuda", size * part, size) for size in sorted(found)]
+    return [
+        DeviceMemory(shared.format(size / 2**30), "cuda", size * part, size)
+        for size in sorted(found)
+    ]
 
 
-def _main_memory(compute: ComputeConfig, device: str, workers: int) -> Room:
+def _main_memory(compute: ComputeConfig, device: str, workers: int) -> DeviceMemory:
     """The machine's memory, shared by its workers; or what a trial may take of it."""
     kind: Literal["cpu", "mps"] = "mps" if device == "mps" else "cpu"
     total = main_memory()
     each = compute.devices_per_trial
     limit = math.inf if compute.memory_limit is None else compute.memory_limit * 2**30 / each
     if limit < total / (workers * each):
-        return Room("compute.memory_limit", kind, limit, total)
+        return DeviceMemory("compute.memory_limit", kind, limit, total)
     sharing = f"{workers} workers" if each == 1 else f"{workers * each} processes"
     shared = f", which {sharing} share" * (workers * each > 1)
     name = f"main memory ({total / 2**30:.0f} GiB{shared})"
-    return Room(name, kind, total / (workers * each), total)
+    return DeviceMemory(name, kind, total / (workers * each), total)
 
 
 def main_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:

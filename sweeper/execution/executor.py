@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Protocol
 
 from sweeper.foundation import disk
-from sweeper.records import Failure, Outcome, Place, PreparationSpec, TrialSpec
+from sweeper.records import Failure, Outcome, PreparationSpec, Resources, TrialSpec
 from sweeper.records.layout import JobPaths
 
 Spec = TrialSpec | PreparationSpec
@@ -51,7 +51,7 @@ class Executor(Protocol):
     def free(self) -> int:
         """How many jobs could be submitted now."""
 
-    def next_place(self, directory: Path) -> Place:
+    def next_resources(self, directory: Path) -> Resources:
         """Where the next job runs that works in ``directory``."""
 
     def submit(self, spec: Spec) -> None:

@@ -15,20 +15,20 @@ from sweeper.execution.devices import (
     count_workers,
     divide_cores,
     find_devices,
-    make_place,
+    make_resources,
 )
 from sweeper.execution.executor import Busy, Finished, Spec
 from sweeper.execution.processes import JobProcess, signals_waiting, start_forkserver
-from sweeper.execution.worker.process import Share
+from sweeper.execution.worker.process import DeviceShare
 from sweeper.foundation.environment import available_cores
-from sweeper.records import Outcome, Place
+from sweeper.records import Outcome, Resources
 
 _GRACE_SECONDS = 5.0
 """How long a job that was asked to end may take before it is killed."""
 
 
 @dataclass
-class _Job:
+class _LocalJob:
     spec: Spec
     process: JobProcess
     slot: int
@@ -67,7 +67,7 @@ class LocalExecutor:
         self._threads = threads or max(1, available_cores() // self._workers)
         cores = allowed_cores() if compute.pin_cores else []
         self._cores = divide_cores(self._workers, self._threads, cores)
-        self._jobs: list[_Job] = []
+        self._jobs: list[_LocalJob] = []
 
     def __enter__(self) -> LocalExecutor:
         """Start the forkserver, which imports the libraries while the caller goes on."""
@@ -87,11 +87,11 @@ class LocalExecutor:
         """How many jobs could be submitted now."""
         return self._workers - len(self._jobs)
 
-    def next_place(self, directory: Path) -> Place:
+    def next_resources(self, directory: Path) -> Resources:
         """Where the next job runs that works in ``directory``."""
         first = self._free_slot() * self._each
         found = [self._devices[i % len(self._devices)] for i in range(first, first + self._each)]
-        return make_place(directory, found, self._threads)
+        return make_resources(directory, found, self._threads)
 
     def submit(self, spec: Spec) -> None:
         """Start a job.
@@ -105,8 +105,8 @@ class LocalExecutor:
         cores = self._cores[slot] if self._cores else None
         # Whatever is started is known, and so can be stopped.
         with signals_waiting():
-            process = JobProcess(spec, Share(cores, self._gpu), self._run)
-            self._jobs.append(_Job(spec, process, slot))
+            process = JobProcess(spec, DeviceShare(cores, self._gpu), self._run)
+            self._jobs.append(_LocalJob(spec, process, slot))
 
     def wait(self, timeout: float) -> list[Finished]:
         """The jobs that ended, waiting up to ``timeout`` seconds for the first."""

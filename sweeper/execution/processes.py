@@ -65,7 +65,7 @@ class JobProcess:
     def __init__(
         self,
         spec: Spec,
-        share: process.Share = process.WHOLE,
+        share: process.DeviceShare = process.WHOLE,
         run: Callable[[Spec], Outcome] | None = None,
     ) -> None:
         self.spec = spec

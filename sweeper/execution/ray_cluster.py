@@ -28,12 +28,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweeper.config.compute import ComputeConfig
 from sweeper.execution import ray_node
-from sweeper.execution.devices import make_place, per_device
+from sweeper.execution.devices import make_resources, per_device
 from sweeper.execution.executor import Busy, Finished, Spec
 from sweeper.execution.processes import signals_waiting
 from sweeper.foundation.environment import available_cores, package_versions
 from sweeper.foundation.errors import SweeperError
-from sweeper.records import Outcome, Place
+from sweeper.records import Outcome, Resources
 from sweeper.records.layout import JobPaths
 from sweeper.records.outcome_files import read_outcome
 
@@ -45,7 +45,7 @@ _GRACE_SECONDS = 5.0
 
 
 @dataclass
-class _Job:
+class _RayJob:
     spec: Spec
     task: Any
     node: str
@@ -83,7 +83,7 @@ class RayExecutor:
         """Of each device; all of a trial's are of one node."""
         self._written = [path.absolute() for path in written]
         self._read = [path.absolute() for path in read]
-        self._jobs: list[_Job] = []
+        self._jobs: list[_RayJob] = []
         self._looked: dict[str, bool] = {}
         """By a node's id, whether jobs can run there."""
         self._environment = {
@@ -135,10 +135,10 @@ class RayExecutor:
         """How many jobs could be submitted now."""
         return len(self._free_nodes())
 
-    def next_place(self, directory: Path) -> Place:
+    def next_resources(self, directory: Path) -> Resources:
         """Where the next job runs that works in ``directory``."""
         found = [f"cuda:{index}" if self._gpu else "cpu" for index in range(self._each)]
-        return make_place(directory, found, self._threads)
+        return make_resources(directory, found, self._threads)
 
     def submit(self, spec: Spec) -> None:
         """Start a job.
@@ -159,7 +159,7 @@ class RayExecutor:
         )
         with signals_waiting():
             task = run.remote(text, self._gpu, os.getcwd(), self._environment, self._work)
-            self._jobs.append(_Job(spec, task, free[0]))
+            self._jobs.append(_RayJob(spec, task, free[0]))
 
     def wait(self, timeout: float) -> list[Finished]:
         """The jobs that ended, waiting up to ``timeout`` seconds for the first."""
@@ -245,7 +245,7 @@ class RayExecutor:
             return wrong
         with _tokens(self._written) as tokens:
             inputs = tuple(str(path) for path in self._read)
-            sight = ray_node.Sight(tokens, inputs, package_versions(), bool(self._gpu))
+            sight = ray_node.NodeView(tokens, inputs, package_versions(), bool(self._gpu))
             looks = []
             for found in new:
                 where = NodeAffinitySchedulingStrategy(found["NodeID"], soft=False)
@@ -327,7 +327,7 @@ def _tokens(folders: Sequence[Path]) -> Iterator[tuple[str, ...]]:
         yield tuple(paths)
 
 
-def _collect(job: _Job) -> Finished:
+def _collect(job: _RayJob) -> Finished:
     try:
         text, reason = ray.get(job.task)
     except ray.exceptions.RayError as error:

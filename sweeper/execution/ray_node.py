@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 
 from sweeper.execution.executor import Spec
 from sweeper.execution.processes import JobProcess, start_forkserver
-from sweeper.execution.worker.process import Share
+from sweeper.execution.worker.process import DeviceShare
 from sweeper.foundation.environment import package_versions
 from sweeper.records import JobSpec, Outcome
 
@@ -28,7 +28,7 @@ ENVIRONMENT = (
 
 
 @dataclass(frozen=True)
-class Sight:
+class NodeView:
     """What a node must see as the coordinator does."""
 
     tokens: tuple[str, ...]
@@ -41,7 +41,7 @@ class Sight:
     """Whether torch has to be able to use a GPU."""
 
 
-def look(sight: Sight) -> list[str]:
+def look(sight: NodeView) -> list[str]:
     """What is wrong with this node, as sentences without a subject; nothing if jobs can run."""
     problems = [*_unseen(sight.tokens, sight.inputs)]
     here = package_versions()
@@ -96,7 +96,7 @@ def run_job(
     spec = TypeAdapter[JobSpec](JobSpec).validate_json(text)
     os.environ.update(environment)
     _get_ready()
-    share = Share(
+    share = DeviceShare(
         gpu=gpu or 1.0,
         visible=os.environ.get("CUDA_VISIBLE_DEVICES") if gpu else None,
         directory=directory if Path(directory).is_dir() else None,

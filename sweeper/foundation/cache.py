@@ -71,21 +71,21 @@ class Cache:
         """What ``read`` makes of the entry, which is built again if it disappears meanwhile.
 
         Args:
-            kind: See ``obtain``.
-            determinants: See ``obtain``.
-            build: See ``obtain``.
+            kind: See ``get_or_compute``.
+            determinants: See ``get_or_compute``.
+            build: See ``get_or_compute``.
             read: Reads the directory that it is given, to the end.
         """
         for _ in range(_TRIES - 1):
-            entry = self.obtain(kind, determinants, build)
+            entry = self.get_or_compute(kind, determinants, build)
             try:
                 return read(entry)
             except Exception:
                 if is_whole(entry):
                     raise
-        return read(self.obtain(kind, determinants, build))
+        return read(self.get_or_compute(kind, determinants, build))
 
-    def obtain(
+    def get_or_compute(
         self,
         kind: str,
         determinants: Mapping[str, Any],

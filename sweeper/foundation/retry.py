@@ -32,7 +32,7 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-class Unanswered(Exception):
+class DatabaseAway(Exception):
     """A database cannot answer now; what it was asked may or may not have been done.
 
     Args:
@@ -46,8 +46,8 @@ class Unanswered(Exception):
         self.reason = reason
 
 
-class Patience:
-    """Repeats a call that ends with ``Unanswered``, for some minutes.
+class Retry:
+    """Repeats a call that ends with ``DatabaseAway``, for some minutes.
 
     What is called must be safe to repeat even if it was done and only its answer was lost. One
     object serves all databases of a process; once it has given up, it does not wait again.
@@ -76,7 +76,7 @@ class Patience:
         while True:
             try:
                 result = call()
-            except Unanswered as error:
+            except DatabaseAway as error:
                 if began is None:
                     began = time.monotonic()
                     if self.seconds > 0:
@@ -108,16 +108,16 @@ class Patience:
             self.waited += time.monotonic() - began
 
 
-class Patient(Protocol):
-    """Has a ``Patience`` for the methods that are ``patiently``."""
+class Retrying(Protocol):
+    """Has a ``Retry`` for the methods that are ``retried``."""
 
-    _patience: Patience
-
-
-_Self = TypeVar("_Self", bound=Patient)
+    _patience: Retry
 
 
-def patiently(
+_Self = TypeVar("_Self", bound=Retrying)
+
+
+def retried(
     method: Callable[Concatenate[_Self, _P], _T],
 ) -> Callable[Concatenate[_Self, _P], _T]:
     """Repeat a method, which must be safe to repeat, while its database does not answer."""
@@ -192,7 +192,7 @@ def _minutes(seconds: float) -> str:
     return f"{seconds / 60:.0f} minutes" if seconds >= 120 else f"{seconds:.0f} seconds"
 
 
-def _given_up(error: Unanswered, waited: float) -> str:
+def _given_up(error: DatabaseAway, waited: float) -> str:
     since = f" for {_minutes(waited)}" if waited > 0 else ""
     return (
         f"{error.address} did not answer{since}: {error.reason}\n"

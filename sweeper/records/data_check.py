@@ -118,7 +118,7 @@ class TokenizerSummary(Record):
     """References after which there is none of them; None where that is not known."""
 
 
-class Examination(Record):
+class DataCheck(Record):
     """What the data step saw, part by part: what is wrong with one part hides no other.
 
     A part is None where it is wrong, or needs what is.

@@ -5,17 +5,17 @@ from __future__ import annotations
 from typing import Literal
 
 from sweeper.records.base import SCHEMA_VERSION, Failure, Record
-from sweeper.records.data_check import DataSummary, Examination
+from sweeper.records.data_check import DataCheck, DataSummary
 
 INTERIM_PHASE = "interim score"
 """The phase of a job that scores its student in the middle of the training."""
 
 
-class Interim(Record):
+class IntermediateScore(Record):
     """A student's score in the middle of its training."""
 
     index: int
-    """The point's; see ``InterimPoint``."""
+    """The point's; see ``IntermediatePoint``."""
     score: float
     """The suite's aggregate over the documents scored."""
     documents: tuple[float, ...]
@@ -36,7 +36,7 @@ class Progress(Record):
     max_steps: int | None = None
     metrics: dict[str, float] = {}
     """Points of the training curve at ``step``: ``loss``, ``learning_rate``, …"""
-    interim: Interim | None = None
+    interim: IntermediateScore | None = None
     seconds_before: float = 0.0
     """What the steps took that an earlier attempt did, where a training goes on from them."""
 
@@ -124,15 +124,15 @@ class Outcome(Record):
     """On the test suite, of a winner that was trained again."""
     data: DataSummary | None = None
     """From the ``data`` step."""
-    examination: Examination | None = None
+    examination: DataCheck | None = None
     """From the ``data`` step, even if it failed."""
     notes: tuple[str, ...] = ()
     """What a user should know of it."""
     held_out: str | None = None
-    """From the ``teacher`` step: see ``Origin``."""
+    """From the ``teacher`` step: see ``StudyInputs``."""
     cached: tuple[str, ...] = ()
     """From the preparation: what it left in the cache for the trials."""
-    interim: Interim | None = None
+    interim: IntermediateScore | None = None
     """The last one, of a trial that was pruned."""
     cost: Cost = Cost()
     earlier_seconds: float = 0.0

@@ -198,7 +198,7 @@ _SCORING = ("evaluate", INTERIM_PHASE)
 """The phases in which a trial is not trained."""
 
 
-def steadier(spec: TrialSpec) -> tuple[str, ...]:
+def divergence_remedies(spec: TrialSpec) -> tuple[str, ...]:
     """What may keep a training that diverged from doing so."""
     settings = spec.settings
     found = ["a lower learning_rate", "a higher warmup_ratio"]
@@ -211,7 +211,7 @@ def steadier(spec: TrialSpec) -> tuple[str, ...]:
     return tuple(found)
 
 
-def lighter(spec: TrialSpec) -> tuple[str, ...]:
+def memory_remedies(spec: TrialSpec) -> tuple[str, ...]:
     """What may let a training fit that ran out of memory."""
     origin = spec.origin
     setup = make_setup(
@@ -227,7 +227,7 @@ def lighter(spec: TrialSpec) -> tuple[str, ...]:
     return tuple(advice(setup))
 
 
-def faster(spec: TrialSpec, phase: str) -> tuple[str, ...]:
+def speed_remedies(spec: TrialSpec, phase: str) -> tuple[str, ...]:
     """What may make a trial faster that took too long.
 
     Args:

@@ -26,7 +26,7 @@ class SuiteSpec(Record):
     """SHA-256 of the suite and its task files: two scores compare only if it is the same."""
 
 
-class Origin(Record):
+class StudyInputs(Record):
     """What every job of a study shares: models, data, and how the common start is made."""
 
     study: str
@@ -56,7 +56,7 @@ class Origin(Record):
     number of workers must not change the common start."""
 
 
-class Place(Record):
+class Resources(Record):
     """Where a job runs."""
 
     directory: str
@@ -80,12 +80,12 @@ class Place(Record):
         """How many processes the job has."""
         return max(1, len(self.devices))
 
-    def alone(self) -> Place:
+    def alone(self) -> Resources:
         """The same for a job of one process."""
         return self.model_copy(update={"devices": ()})
 
 
-class InterimPoint(Record):
+class IntermediatePoint(Record):
     """A point of the training at which a student is scored on a part of the selection suite."""
 
     index: int
@@ -96,7 +96,7 @@ class InterimPoint(Record):
     """Documents of each task."""
 
 
-class Final(Record):
+class ConfirmationRun(Record):
     """A winner of the search that is trained again, for the verdict."""
 
     arm: str
@@ -125,7 +125,7 @@ class TrialSpec(Record):
 
     kind: Literal["trial"] = "trial"
     schema_version: int = SCHEMA_VERSION
-    origin: Origin
+    origin: StudyInputs
     arm: str
     method: Method
     number: int
@@ -143,17 +143,17 @@ class TrialSpec(Record):
     """The trial's own values over the teacher: ``model``, ``dtype``, ``quantization``,
     ``init_kwargs.NAME``."""
     suite: SuiteSpec
-    interim: tuple[InterimPoint, ...] = ()
+    interim: tuple[IntermediatePoint, ...] = ()
     """Where in its training the student is scored, and waits for word whether to go on."""
     earlier_seconds: float = 0.0
     """What attempts that ran out of memory took on their devices."""
-    final: Final | None = None
+    final: ConfirmationRun | None = None
     """Of a winner that is trained again; ``number`` counts these by arm."""
     test_suite: SuiteSpec | None = None
     """What a winner is scored on as well."""
     keep: KeptStudent | None = None
     """By default only results are kept."""
-    place: Place
+    place: Resources
 
 
 class PreparationSpec(Record):
@@ -168,7 +168,7 @@ class PreparationSpec(Record):
     schema_version: int = SCHEMA_VERSION
     step: Literal["data", "teacher", "student", "test_teacher", "test_student"]
     attempt: int = 1
-    origin: Origin
+    origin: StudyInputs
     needs_teacher_outputs: bool
     reads: tuple[bool, ...] = ()
     """What ``teacher`` should read once for all trials: the references (False), its own answers
@@ -184,7 +184,7 @@ class PreparationSpec(Record):
     """Read by ``data`` only, and only to check that no prompt is in two places."""
     shapes: tuple[ShapeRequest, ...] = ()
     """Models that ``data`` should find the shapes of."""
-    place: Place
+    place: Resources
 
 
 JobSpec = Annotated[TrialSpec | PreparationSpec, Field(discriminator="kind")]

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from sweeper.config.base import Scalar
 from sweeper.config.confirm import CostMeasure
 from sweeper.config.settings import Method
-from sweeper.records import SCHEMA_VERSION, DataSummary, Final, Outcome, Record
+from sweeper.records import SCHEMA_VERSION, ConfirmationRun, DataSummary, Outcome, Record
 
 
 class TrialRecord(Record):
@@ -32,7 +32,7 @@ class Plan(Record):
     """Of the test suite."""
     declared: float
     """Seconds since the epoch."""
-    finals: dict[str, tuple[Final, ...]]
+    finals: dict[str, tuple[ConfirmationRun, ...]]
     """By arm, all that were ever declared; their place is their number."""
     current: dict[str, tuple[int, ...]]
     """By arm, the numbers of those that the verdict is about."""
@@ -52,11 +52,11 @@ class CurvePoint(Record):
     """Nats a token from the teacher on text that no arm trains on: the same yardstick for all."""
 
 
-class FinalRecord(Record):
+class ConfirmationRunRecord(Record):
     """A winner that is trained again, as the reports see it."""
 
     number: int
-    final: Final
+    final: ConfirmationRun
     state: Literal["completed", "pruned", "failed", "running", "waiting"]
     outcome: Outcome | None = None
     curve: tuple[CurvePoint, ...] = ()
@@ -78,7 +78,7 @@ class ArmRecord(Record):
     search: dict[str, Any]
     """What the study file searches, as written there."""
     trials: tuple[TrialRecord, ...]
-    finals: tuple[FinalRecord, ...] = ()
+    finals: tuple[ConfirmationRunRecord, ...] = ()
     """Its winners once more, as the study's plan declares them."""
 
 
@@ -96,7 +96,7 @@ class Provenance(Record):
     suite_hashes: dict[str, str] = {}
 
 
-class Footing(Record):
+class MatchedConditions(Record):
     """What a training stood on: to be the same in all arms."""
 
     start: str
@@ -109,7 +109,7 @@ class Footing(Record):
     """Of an optimiser step."""
 
 
-class FinalArm(Record):
+class ConfirmedWinner(Record):
     """An arm's winner, trained again with several seeds, on the test suite."""
 
     arm: str
@@ -130,11 +130,11 @@ class FinalArm(Record):
     """Of that, the training: what grows with its steps."""
     trained_tokens: float
     """The mean over seeds."""
-    footings: tuple[Footing, ...] = ()
+    footings: tuple[MatchedConditions, ...] = ()
     """Those of its trainings that differ."""
 
 
-class FinalScores(Record):
+class ConfirmationScores(Record):
     """Everything that was measured on the test suite."""
 
     suite: str
@@ -146,7 +146,7 @@ class FinalScores(Record):
     documents_hash: str = ""
     """A digest of the documents, in their order, with what is measured on them and how much each
     counts: scores of two studies compare document by document only if it is the same."""
-    arms: tuple[FinalArm, ...]
+    arms: tuple[ConfirmedWinner, ...]
     teacher: tuple[float, ...] | None
     """By document."""
     starting_student: tuple[float, ...] | None
@@ -160,7 +160,7 @@ class Confirmation(Record):
     """What a study knows of its test suite."""
 
     plan: Plan
-    scores: FinalScores | None = None
+    scores: ConfirmationScores | None = None
     """Once the winners of two arms, or more, were scored."""
     teacher: Outcome | None = None
     starting_student: Outcome | None = None
@@ -182,7 +182,7 @@ class ScoredDocument(NamedTuple):
         return self.task, self.doc_id, self.doc_hash
 
 
-class Lead(Record):
+class TeacherGap(Record):
     """How much better the teacher is than the student that all arms start from."""
 
     teacher: float
@@ -215,7 +215,7 @@ class StudyRecord(Record):
     starting_student: Outcome | None
     data: DataSummary | None
     higher_is_better: bool = True
-    lead: Lead | None = None
+    lead: TeacherGap | None = None
     """The teacher's, once it and the starting student were scored; None in old records."""
     test: Confirmation | None = None
     """None before winners are trained again."""

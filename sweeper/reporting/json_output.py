@@ -9,11 +9,11 @@ from sweeper.analysis.comparison import as_json as comparison_json
 from sweeper.analysis.verdict import Verdict
 from sweeper.reporting.markdown.importance import search_json
 from sweeper.reporting.markdown.training import practice_json
-from sweeper.reporting.report_data import Page
+from sweeper.reporting.report_data import ReportData
 from sweeper.reporting.text.verdict import headline, notes, sentence
 
 
-def study_json(page: Page) -> dict[str, Any]:
+def study_json(page: ReportData) -> dict[str, Any]:
     """What ``sweeper report --json`` prints; its keys are described in docs/verdict.md."""
     plain = {
         **comparison_json(page.comparison),

@@ -43,7 +43,7 @@ class ArmProgress:
 
 
 @dataclass(frozen=True)
-class RunningJob:
+class LiveJob:
     """A trial, or a step of the preparation, that is running."""
 
     label: str
@@ -81,7 +81,7 @@ class LiveState:
     started: float
     """Seconds since the epoch."""
     arms: tuple[ArmProgress, ...]
-    running: tuple[RunningJob, ...] = ()
+    running: tuple[LiveJob, ...] = ()
     ended: tuple[EndedJob, ...] = ()
     """All trials that ended since the command began, in that order: it only ever grows."""
     preparation: str | None = None
@@ -110,7 +110,7 @@ class LiveState:
 
 
 @dataclass(frozen=True)
-class Underway:
+class RunningTrial:
     """What an estimate needs to know of a running trial."""
 
     arm: str
@@ -124,7 +124,7 @@ def estimate(
     durations: Mapping[str, Sequence[float]],
     remaining: Mapping[str, int],
     workers: int,
-    running: Sequence[Underway] = (),
+    running: Sequence[RunningTrial] = (),
 ) -> float | None:
     """Seconds until the search ends, if trials go on as they did.
 
@@ -277,7 +277,7 @@ def _arm_table(state: LiveState, bar: int) -> Table:
     return table
 
 
-def _job_table(jobs: Sequence[RunningJob], bar: int) -> RenderableType:
+def _job_table(jobs: Sequence[LiveJob], bar: int) -> RenderableType:
     """The running jobs; without a bar also without their speed, to be narrow."""
     table = Table(box=None, padding=(0, 1), header_style="dim")
     table.add_column("running", no_wrap=True, overflow="ellipsis")

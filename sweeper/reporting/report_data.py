@@ -14,7 +14,7 @@ from sweeper.reporting.text import verdict, wording
 
 
 @dataclass(frozen=True)
-class Page:
+class ReportData:
     """A study with what its report says."""
 
     record: StudyRecord
@@ -27,12 +27,12 @@ class Page:
     """What the study taught of training well."""
 
     @staticmethod
-    def of(record: StudyRecord) -> Page:
+    def of(record: StudyRecord) -> ReportData:
         """The page of a study at any stage, without its secrets."""
         record = shareable(record)
         comparison = compare(record)
         verdict = verdict_of(record, comparison.best_gkd)
-        return Page(
+        return ReportData(
             record=record,
             comparison=comparison,
             verdict=verdict,

@@ -6,21 +6,21 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from sweeper.analysis.by_task import by_task
-from sweeper.analysis.fairness import equal_footing
+from sweeper.analysis.fairness import matched_conditions
 from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.console import bulleted, definitions, heading, notice, show
 from sweeper.reporting.markdown.importance import search_view
 from sweeper.reporting.markdown.reproduction import short_facts
 from sweeper.reporting.markdown.training import practice_view
-from sweeper.reporting.report_data import Page
+from sweeper.reporting.report_data import ReportData
 from sweeper.reporting.tables import tasks
 from sweeper.reporting.tables.comparison import comparison_view
-from sweeper.reporting.tables.fairness import TITLE, footing_note, footing_view
+from sweeper.reporting.tables.fairness import TITLE, conditions_note, conditions_view
 from sweeper.reporting.tables.verdict import verdict_view
 from sweeper.reporting.text import wording
 
 
-def show_study(page: Page, console: Console) -> None:
+def show_study(page: ReportData, console: Console) -> None:
     """Print the verdict, if winners were scored on the test suite, the search, and the rest."""
     record, verdict = page.record, page.verdict
     notice(record, console)
@@ -30,11 +30,11 @@ def show_study(page: Page, console: Console) -> None:
             console.print()
             show(heading(tasks.TITLE), console)
             show(tasks.task_view(results), console)
-        if rows := equal_footing(record, verdict.claimed):
+        if rows := matched_conditions(record, verdict.claimed):
             console.print()
             show(heading(TITLE), console)
-            show(footing_view(rows), console)
-            if note := footing_note(rows):
+            show(conditions_view(rows), console)
+            if note := conditions_note(rows):
                 show(bulleted([note]), console)
         console.print()
         show(heading("The search"), console)

@@ -18,8 +18,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sweeper.config.arms import ArmConfig
 from sweeper.config.base import Scalar
 from sweeper.config.search import Objective, PrunerConfig, SamplerConfig
-from sweeper.foundation.retry import Patience, patiently
-from sweeper.records import FailureKind, Interim, Outcome, derive_seed
+from sweeper.foundation.retry import Retry, retried
+from sweeper.records import FailureKind, IntermediateScore, Outcome, derive_seed
 from sweeper.search.pruning import make_pruner, rungs, values_by_step, with_rungs
 from sweeper.search.sampling import common_space, grid, sample
 
@@ -60,7 +60,7 @@ class ArmSearch:
         higher_is_better: bool,
         pruner: PrunerConfig | None = None,
         objectives: Sequence[Objective] = ("score",),
-        patience: Patience | None = None,
+        patience: Retry | None = None,
     ) -> None:
         self._arm_name = arm_name
         self._arm = arm
@@ -70,7 +70,7 @@ class ArmSearch:
         self._space = common_space(arm)
         self._seed = seed
         upwards = {"score": higher_is_better}
-        self._patience = patience or Patience()
+        self._patience = patience or Retry()
         self._study = self._patience(
             lambda: optuna.create_study(
                 storage=storage,
@@ -81,7 +81,7 @@ class ArmSearch:
             )
         )
 
-    @patiently
+    @retried
     def asked(self) -> dict[int, TrialState]:
         """The trials that were asked for, by number, with Optuna's state."""
         return {
@@ -97,12 +97,12 @@ class ArmSearch:
         """
         return self._ask(self._next_number())
 
-    @patiently
+    @retried
     def _next_number(self) -> int:
         trials = self._trials()
         return len(trials) - any(trial.state == TrialState.WAITING for trial in trials)
 
-    @patiently
+    @retried
     def _ask(self, number: int) -> Asked:
         trials = self._trials()
         waiting = number < len(trials)
@@ -115,7 +115,7 @@ class ArmSearch:
         trial = self._study.ask()
         return Asked(trial.number, sample(trial, self._arm))
 
-    @patiently
+    @retried
     def resume(self, number: int) -> Asked:
         """The parameters of a trial that exists; what an interruption left out is sampled now."""
         frozen = self._trials()[number]
@@ -125,8 +125,8 @@ class ArmSearch:
         trial = Trial(self._study, frozen._trial_id)
         return Asked(number, sample(trial, self._arm))
 
-    @patiently
-    def goes_on(self, number: int, interim: Interim) -> bool:
+    @retried
+    def should_continue(self, number: int, interim: IntermediateScore) -> bool:
         """Whether a trial that was scored in the middle of its training goes on.
 
         Asking the same again gives the same answer, also after this process was killed.
@@ -150,11 +150,11 @@ class ArmSearch:
             self._study, with_rungs(reported, reported.user_attrs[before])
         )
         completed = sum(trial.state == TrialState.COMPLETE for trial in trials)
-        goes_on = not pruned or completed < self._pruner.startup_trials
-        trial.set_user_attr(verdict, goes_on)
-        return goes_on
+        should_continue = not pruned or completed < self._pruner.startup_trials
+        trial.set_user_attr(verdict, should_continue)
+        return should_continue
 
-    @patiently
+    @retried
     def tell(self, number: int, outcome: Outcome) -> None:
         """Record how a trial ended; telling the same again changes nothing.
 

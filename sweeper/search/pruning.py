@@ -26,7 +26,7 @@ from optuna.pruners import (
 from optuna.trial import FrozenTrial
 
 from sweeper.config.search import PrunerConfig
-from sweeper.records import Interim
+from sweeper.records import IntermediateScore
 
 _RUNG = "completed_rung_"
 """How Optuna's successive halving marks a trial that has come so far."""
@@ -52,7 +52,7 @@ def make_pruner(config: PrunerConfig) -> BasePruner:
     return NopPruner()
 
 
-def values_by_step(config: PrunerConfig, interim: Interim) -> dict[int, float]:
+def values_by_step(config: PrunerConfig, interim: IntermediateScore) -> dict[int, float]:
     """What to report to Optuna of a trial's score at one point, by step."""
     if config.type == "wilcoxon":
         values = (*interim.documents, interim.score)

@@ -12,16 +12,16 @@ from optuna.storages import RDBStorage
 
 from sweeper.foundation.databases import address, with_driver
 from sweeper.foundation.errors import SweeperError
-from sweeper.foundation.retry import Patience, Unanswered, absence
+from sweeper.foundation.retry import DatabaseAway, Retry, absence
 from sweeper.foundation.secrets import redact
 
 Storage = RDBStorage
 
 
-def open_storage(where: Path | str, patience: Patience | None = None) -> Storage:
+def open_storage(where: Path | str, patience: Retry | None = None) -> Storage:
     """Optuna's tables, created if they are not there.
 
-    While the database does not answer, calls of the storage raise ``Unanswered``, at once and
+    While the database does not answer, calls of the storage raise ``DatabaseAway``, at once and
     always: Optuna's own second tries do not know whether the first one was stored.
 
     Args:
@@ -38,7 +38,7 @@ def open_storage(where: Path | str, patience: Patience | None = None) -> Storage
     if url.startswith("sqlite:///"):
         file = Path(url.removeprefix("sqlite:///").partition("?")[0])
         file.parent.mkdir(parents=True, exist_ok=True)
-    return (patience or Patience())(lambda: _open(url))
+    return (patience or Retry())(lambda: _open(url))
 
 
 def close_storage(storage: Storage) -> None:
@@ -53,7 +53,7 @@ def _open(url: str) -> Storage:
         storage = RDBStorage(url, engine_kwargs=options)
     except Exception as error:
         if reason := absence(error, answered=False):
-            raise Unanswered(address(url), reason) from None
+            raise DatabaseAway(address(url), reason) from None
         # Without the cause, whose message may hold the password.
         cause = error.__cause__ or error
         message = f"Optuna cannot use {address(url)}: {type(cause).__name__}: {cause}"
@@ -65,7 +65,7 @@ def _open(url: str) -> Storage:
         if error is None or context.is_pre_ping:
             return None
         reason = absence(error)
-        return Unanswered(address(url), reason) if reason else None
+        return DatabaseAway(address(url), reason) if reason else None
 
     sqlalchemy.event.listen(storage.engine, "handle_error", translate)
     return storage

@@ -10,17 +10,17 @@ from typing import Protocol
 from sweeper.config.settings import Method
 from sweeper.foundation.errors import SweeperError
 from sweeper.foundation.files import read_json_lines, write_text_atomically
-from sweeper.records import Final, Interim, Outcome, Progress, TrialSpec
+from sweeper.records import ConfirmationRun, IntermediateScore, Outcome, Progress, TrialSpec
 from sweeper.records.layout import JobPaths, StudyPaths
 from sweeper.records.outcome_files import read_outcome
 from sweeper.search.arm_search import Asked
 from sweeper.study import retries
-from sweeper.study.budgets import Ending, ending
+from sweeper.study.budgets import TrialSummary, summarize
 from sweeper.study.jobs import clean_log
 from sweeper.tracking.tracker import Tracker
 
 
-class Known(Protocol):
+class AskedTrial(Protocol):
     """What a search knows of a trial."""
 
     def is_finished(self) -> bool:
@@ -30,7 +30,7 @@ class Known(Protocol):
 class Search(Protocol):
     """Where an arm's trials come from."""
 
-    def asked(self) -> Mapping[int, Known]:
+    def asked(self) -> Mapping[int, AskedTrial]:
         """The trials that were asked for, by number."""
 
     def ask(self) -> Asked:
@@ -39,7 +39,7 @@ class Search(Protocol):
     def resume(self, number: int) -> Asked:
         """One that was asked for."""
 
-    def goes_on(self, number: int, interim: Interim) -> bool:
+    def should_continue(self, number: int, interim: IntermediateScore) -> bool:
         """Whether a trial that was scored in the middle of its training goes on."""
 
     def tell(self, number: int, outcome: Outcome) -> None:
@@ -59,9 +59,9 @@ class ArmState:
     interim: tuple[tuple[int, float], ...] = ()
     """Where in their training its students are scored: the point, and the share of the steps."""
     asked: int = 0
-    ended: dict[int, Ending] = field(default_factory=dict)
+    ended: dict[int, TrialSummary] = field(default_factory=dict)
     """The trials that ended, by number."""
-    finals: tuple[Final, ...] | None = None
+    finals: tuple[ConfirmationRun, ...] | None = None
     """What the numbers stand for once the arm's winners are trained again."""
 
     def unfinished(self) -> bool:
@@ -74,7 +74,7 @@ class ArmState:
         return place(self.name, number)
 
 
-class Ledger:
+class TrialRecorder:
     """Keeps Optuna, MLflow and a study's files of one mind about the trials that ended.
 
     Args:
@@ -131,7 +131,7 @@ class Ledger:
                 lines, _ = read_json_lines(files.progress)
                 rows = [Progress.model_validate(line) for line in lines]
                 self.record(arm, spec, outcome, rows)
-            arm.ended[number] = ending(outcome)
+            arm.ended[number] = summarize(outcome)
 
     def record(
         self, arm: ArmState, spec: TrialSpec, outcome: Outcome, rows: Sequence[Progress] = ()

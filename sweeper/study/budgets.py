@@ -13,7 +13,7 @@ StopReason = Literal["device_hours", "wall_time", "patience"]
 """The limit that ends an arm before it has had its trials."""
 
 
-class Ending(NamedTuple):
+class TrialSummary(NamedTuple):
     """The few things that a study remembers of each trial that ended, however many there are."""
 
     state: Literal["completed", "pruned", "failed"]
@@ -29,12 +29,12 @@ class Ending(NamedTuple):
     finished: float
 
 
-def ending(outcome: Outcome) -> Ending:
+def summarize(outcome: Outcome) -> TrialSummary:
     """What is remembered of ``outcome``."""
     scores = outcome.scores if outcome.state == "completed" else None
     kind = outcome.failure.kind if outcome.failure else None
     seconds = outcome.cost.device_seconds
-    return Ending(
+    return TrialSummary(
         state=outcome.state,
         score=scores.score if scores else None,
         stderr=scores.stderr if scores else 0.0,
@@ -76,7 +76,7 @@ def device_seconds(config: StudyConfig) -> dict[str, float | None]:
 def stop_reason(
     config: StudyConfig,
     arm: str,
-    ended: Mapping[str, Mapping[int, Ending]],
+    ended: Mapping[str, Mapping[int, TrialSummary]],
     *,
     higher_is_better: bool,
     running: Sequence[tuple[str, float]] = (),
@@ -123,7 +123,7 @@ def stop_reason(
     return None
 
 
-def is_stale(ended: Mapping[int, Ending], patience: int, *, higher_is_better: bool) -> bool:
+def is_stale(ended: Mapping[int, TrialSummary], patience: int, *, higher_is_better: bool) -> bool:
     """Whether the best score has not risen beyond its standard error for ``patience`` trials.
 
     Trials are taken in the order of their numbers; those that failed or were pruned count, and
@@ -139,7 +139,7 @@ def is_stale(ended: Mapping[int, Ending], patience: int, *, higher_is_better: bo
     return max(since, default=best) - best <= stderr
 
 
-def _longest(ended: Iterable[Ending]) -> float:
+def _longest(ended: Iterable[TrialSummary]) -> float:
     return max((trial.spent for trial in ended), default=0.0)
 
 

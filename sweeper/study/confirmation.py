@@ -9,12 +9,12 @@ from functools import partial
 
 from sweeper.analysis.comparison import compare, scored_trials
 from sweeper.analysis.fairness import TOLERANCE
-from sweeper.analysis.verdict import claim
+from sweeper.analysis.verdict import primary_comparisons
 from sweeper.config.base import Scalar
 from sweeper.config.confirm import CostMeasure
 from sweeper.config.study import StudyConfig
 from sweeper.foundation.files import write_text_atomically
-from sweeper.records import Final, Interim, Outcome
+from sweeper.records import ConfirmationRun, IntermediateScore, Outcome
 from sweeper.records.layout import JobPaths, StudyPaths
 from sweeper.records.outcome_files import read_outcome
 from sweeper.records.study_record import ArmRecord, Plan, StudyRecord, TrialRecord
@@ -32,7 +32,7 @@ def open_plan(config: StudyConfig, record: StudyRecord, suite_hash: str, paths: 
         suite_hash: Of the test suite.
         paths: Where the study is recorded.
     """
-    wanted = _finals(config, record)
+    wanted = _confirmation_runs(config, record)
     earlier = read_plan(paths)
     if earlier is None:
         finals, looks = {}, 0
@@ -57,7 +57,7 @@ def open_plan(config: StudyConfig, record: StudyRecord, suite_hash: str, paths: 
     return plan
 
 
-def finalists(plan: Plan, record: StudyRecord, paths: StudyPaths) -> dict[str, ArmState]:
+def confirmation_arms(plan: Plan, record: StudyRecord, paths: StudyPaths) -> dict[str, ArmState]:
     """The arms once more, with what the plan declares in place of their searches."""
     found = {}
     for arm in record.arms:
@@ -65,19 +65,23 @@ def finalists(plan: Plan, record: StudyRecord, paths: StudyPaths) -> dict[str, A
             continue
         finals = plan.finals[arm.name]
         params = {trial.number: trial.params for trial in arm.trials}
-        asked = Declared(finals, current, params, partial(paths.final, arm.name))
+        asked = FixedTrials(finals, current, params, partial(paths.final, arm.name))
         found[arm.name] = ArmState(arm.name, arm.method, len(current), asked, finals=finals)
     return found
 
 
-def _finals(config: StudyConfig, record: StudyRecord) -> dict[str, list[Final]]:
+def _confirmation_runs(
+    config: StudyConfig, record: StudyRecord
+) -> dict[str, list[ConfirmationRun]]:
     winners = {
         arm.name: _winners(arm, config.confirm.top_k, record.higher_is_better)
         for arm in record.arms
     }
-    found: dict[str, list[Final]] = {name: [] for name, best in winners.items() if best}
+    found: dict[str, list[ConfirmationRun]] = {name: [] for name, best in winners.items() if best}
     methods = {name: config.arms[name].method for name in found}
-    claimed = {name for pair in claim(methods, compare(record).best_gkd) for name in pair}
+    claimed = {
+        name for pair in primary_comparisons(methods, compare(record).best_gkd) for name in pair
+    }
     for at in config.compare_at:
         # As many as the most expensive arm's best takes.
         most = max((_cost(winners[name][0], at) for name in claimed), default=0.0)
@@ -90,7 +94,7 @@ def _finals(config: StudyConfig, record: StudyRecord) -> dict[str, list[Final]]:
                 if at != "steps" and longer <= steps * (1 + TOLERANCE):
                     continue
                 found[name] += [
-                    Final(
+                    ConfirmationRun(
                         arm=name,
                         trial=trial.number,
                         seed=seed,
@@ -130,7 +134,7 @@ class _State(enum.Enum):
         return self is _State.ENDED
 
 
-class Declared:
+class FixedTrials:
     """Asks for an arm's winners once more, one after the other; takes the place of its search.
 
     Args:
@@ -142,12 +146,12 @@ class Declared:
 
     def __init__(
         self,
-        finals: Sequence[Final],
+        finals: Sequence[ConfirmationRun],
         current: Sequence[int],
         params: Mapping[int, dict[str, Scalar]],
         files: Callable[[int], JobPaths],
     ) -> None:
-        self._finals = finals
+        self._confirmation_runs = finals
         self._current = current
         self._params = params
         self._files = files
@@ -168,9 +172,9 @@ class Declared:
 
     def resume(self, number: int) -> Asked:
         """One that has begun."""
-        return Asked(number, dict(self._params[self._finals[number].trial]))
+        return Asked(number, dict(self._params[self._confirmation_runs[number].trial]))
 
-    def goes_on(self, number: int, interim: Interim) -> bool:
+    def should_continue(self, number: int, interim: IntermediateScore) -> bool:
         """Always: winners are not pruned."""
         return True
 

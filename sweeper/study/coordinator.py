@@ -13,23 +13,23 @@ from sweeper.analysis.teacher_gap import is_better
 from sweeper.config.loading import LoadedStudy
 from sweeper.execution.executor import Busy, Executor, Finished
 from sweeper.foundation.files import write_text_atomically
-from sweeper.foundation.retry import Patience
+from sweeper.foundation.retry import Retry
 from sweeper.foundation.secrets import redact, redacted_json, secrets_in
 from sweeper.records import Outcome, PreparationSpec, Progress, SuiteSpec, TrialSpec
 from sweeper.records.layout import StudyPaths
 from sweeper.records.outcome_files import read_outcome
 from sweeper.records.study_record import StudyRecord
-from sweeper.reporting.text.wording import teacher_lead
+from sweeper.reporting.text.wording import teacher_gap_sentence
 from sweeper.search.arm_search import ArmSearch, Asked
 from sweeper.search.storage import Storage, close_storage, open_storage
 from sweeper.study import confirmation, preparation, retries
-from sweeper.study.arms import ArmState, Ledger
-from sweeper.study.budgets import StopReason, ending, stop_reason, trial_budgets
+from sweeper.study.arms import ArmState, TrialRecorder
+from sweeper.study.budgets import StopReason, stop_reason, summarize, trial_budgets
 from sweeper.study.final_scores import read_test_baselines
 from sweeper.study.interrupts import Interrupted, StopRequest
 from sweeper.study.jobs import Jobs, RunningJob, answer
-from sweeper.study.manifest import Snapshot, suite_spec, version_changes
-from sweeper.study.results import read_lead, read_preparation, read_study
+from sweeper.study.manifest import StudyManifest, suite_spec, version_changes
+from sweeper.study.results import read_preparation, read_study, read_teacher_gap
 from sweeper.tracking.tracker import Tracker
 
 _POLL_SECONDS = 0.25
@@ -40,7 +40,7 @@ _VERDICT_SECONDS = 0.05
 class Observer(Protocol):
     """Is shown what happens; draws it."""
 
-    def update(self, run: StudyRun) -> None:
+    def update(self, run: Coordinator) -> None:
         """Called several times a second."""
 
     def ended(self, spec: TrialSpec, outcome: Outcome) -> None:
@@ -50,7 +50,7 @@ class Observer(Protocol):
         """Something worth a line of its own."""
 
 
-class StudyRun:
+class Coordinator:
     """One run of ``sweeper run``: owns the study's databases while it lasts.
 
     Args:
@@ -71,13 +71,13 @@ class StudyRun:
         self,
         study: LoadedStudy,
         paths: StudyPaths,
-        snapshot: Snapshot,
+        snapshot: StudyManifest,
         cache: Path,
         executor: Executor,
         tracker: Tracker,
         observer: Observer,
         stop: StopRequest,
-        patience: Patience | None = None,
+        patience: Retry | None = None,
         preflight: Callable[[Outcome], None] = lambda _: None,
     ) -> None:
         self.study = study
@@ -91,15 +91,15 @@ class StudyRun:
         self._tracker = tracker
         self._observer = observer
         self._snapshot = snapshot
-        self._origin = preparation.make_origin(study, snapshot, cache)
+        self._origin = preparation.make_study_inputs(study, snapshot, cache)
         self._suite = suite_spec(study.selection)
         self._test_suite: SuiteSpec | None = None
         self.higher_is_better = True
-        self._patience = patience or Patience()
+        self._patience = patience or Retry()
         self.jobs = Jobs(executor, study.config.compute, self._patience)
         self._secrets = secrets_in(study.file.values)
         where = redact(study.config.storage or str(paths.optuna))
-        self._ledger = Ledger(paths, where, tracker, self._secrets)
+        self._ledger = TrialRecorder(paths, where, tracker, self._secrets)
         self._patience.tell = observer.message
         self._patience.while_waiting = self._while_waiting
 
@@ -146,11 +146,11 @@ class StudyRun:
             self._preflight(outcome)
 
     def _prepare(self) -> None:
-        known = read_lead(self.paths)
+        known = read_teacher_gap(self.paths)
         self._do_steps(preparation.STEPS[1:], trials_left=self._has_trials_left())
-        lead = read_lead(self.paths)
+        lead = read_teacher_gap(self.paths)
         if lead is not None and lead != known and not is_better(lead):
-            self._observer.message(teacher_lead(lead))
+            self._observer.message(teacher_gap_sentence(lead))
         found = read_preparation(self.paths)
         if found.data:
             self._tracker.log_data(found.data)
@@ -249,7 +249,7 @@ class StudyRun:
         plan = confirmation.open_plan(self.study.config, record, suite.content_hash, self.paths)
         self.phase = "confirm"
         self._test_suite = suite
-        self.arms = confirmation.finalists(plan, record, self.paths)
+        self.arms = confirmation.confirmation_arms(plan, record, self.paths)
         for arm in self.arms.values():
             self._ledger.take_up(arm)
         self._do_steps(preparation.TEST_STEPS, trials_left=False)
@@ -322,7 +322,7 @@ class StudyRun:
             arm.name,
             asked,
             interim=arm.interim,
-            place=self._executor.next_place(files.directory),
+            place=self._executor.next_resources(files.directory),
             files=files,
             final=final,
             test_suite=self._test_suite if final is not None else None,
@@ -363,7 +363,7 @@ class StudyRun:
             )
             arm.pending.append(spec.number)
             return
-        arm.ended[spec.number] = ending(outcome)
+        arm.ended[spec.number] = summarize(outcome)
         self._observer.ended(spec, outcome)
         self._ledger.record(arm, spec, outcome)
 
@@ -379,7 +379,7 @@ class StudyRun:
 
     def _hear(self, spec: TrialSpec, rows: Sequence[Progress]) -> None:
         for interim in (row.interim for row in rows if row.interim):
-            answer(spec, interim, self.arms[spec.arm].search.goes_on(spec.number, interim))
+            answer(spec, interim, self.arms[spec.arm].search.should_continue(spec.number, interim))
         self._tracker.log_progress(spec, rows)
 
     def _while_waiting(self) -> None:

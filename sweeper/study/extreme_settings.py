@@ -45,7 +45,7 @@ def wanted(config: StudyConfig) -> tuple[ShapeRequest, ...]:
         request.key(): request
         for arm in config.arms
         for cheapest in (False, True)
-        for setup in corners(config, arm, cheapest=cheapest)
+        for setup in extreme_settings(config, arm, cheapest=cheapest)
         for request in requests(setup)
         if request is not None
     }
@@ -56,7 +56,7 @@ def wanted(config: StudyConfig) -> tuple[ShapeRequest, ...]:
     return tuple(found.values())
 
 
-def corners(config: StudyConfig, arm: str, *, cheapest: bool = False) -> Iterator[Setup]:
+def extreme_settings(config: StudyConfig, arm: str, *, cheapest: bool = False) -> Iterator[Setup]:
     """The arm's trainings among which the one is that takes most memory.
 
     Args:

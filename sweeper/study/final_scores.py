@@ -19,11 +19,11 @@ from sweeper.records.outcome_files import read_completed, read_state
 from sweeper.records.study_record import (
     ArmRecord,
     Confirmation,
+    ConfirmationRunRecord,
+    ConfirmationScores,
+    ConfirmedWinner,
     CurvePoint,
-    FinalArm,
-    FinalRecord,
-    FinalScores,
-    Footing,
+    MatchedConditions,
     Plan,
     ScoredDocument,
 )
@@ -63,14 +63,16 @@ def read_test_baselines(paths: StudyPaths) -> dict[Role, Outcome]:
     return {role: outcome for role, outcome in found.items() if outcome is not None}
 
 
-def read_finals(paths: StudyPaths, arm: str, plan: Plan) -> tuple[FinalRecord, ...]:
+def read_confirmation_runs(
+    paths: StudyPaths, arm: str, plan: Plan
+) -> tuple[ConfirmationRunRecord, ...]:
     """An arm's winners that the verdict is about, with how far each training is."""
     found = []
     for number in plan.current.get(arm, ()):
         files = paths.final(arm, number)
         state, outcome = read_state(files)
         found.append(
-            FinalRecord(
+            ConfirmationRunRecord(
                 number=number,
                 final=plan.finals[arm][number],
                 state=state,
@@ -115,7 +117,7 @@ def read_confirmation(
                 files = paths.final(arm.name, final.number)
                 rows[files] = read_documents(files.test_documents)
                 found.append((final, rows[files]))
-                footings += _read_footing(files)
+                footings += _read_conditions(files)
                 if final.outcome and final.outcome.test_scores:
                     on_test.append(final.outcome.test_scores)
             tested.append(_tested(arm, trial, at, found, footings))
@@ -136,7 +138,7 @@ def read_confirmation(
                 f"{files.directory}: expected scores of the same documents of the test suite as in"
                 f" {next(iter(rows)).directory}, found others: they cannot be compared in pairs."
             )
-    scores = FinalScores(
+    scores = ConfirmationScores(
         suite=on_test[0].suite,
         higher_is_better=on_test[0].higher_is_better,
         tasks=tuple(document.task for document in first),
@@ -189,13 +191,13 @@ def read_documents(path: Path) -> list[ScoredDocument]:
 
 
 def _identity(documents: Sequence[ScoredDocument], scores: Scores) -> str:
-    """See ``FinalScores.documents_hash``."""
+    """See ``ConfirmationScores.documents_hash``."""
     measured = [[task.task, task.metric] for task in scores.tasks if task.weight]
     rows = [[*document.key, document.cluster, document.share] for document in documents]
     return _digest([measured, rows])
 
 
-def _read_footing(files: JobPaths) -> list[Footing]:
+def _read_conditions(files: JobPaths) -> list[MatchedConditions]:
     """What a training was told; nothing of one whose spec was removed."""
     try:
         spec = TrialSpec.model_validate_json(files.spec.read_bytes())
@@ -206,7 +208,7 @@ def _read_footing(files: JobPaths) -> list[Footing]:
     start = {"student": origin.student, "warm_start": origin.warm_start, "adapter": spec.lora}
     teacher = {"teacher": origin.teacher, "own": spec.teacher}
     return [
-        Footing(
+        MatchedConditions(
             start=_digest(start),
             prompts=(origin.data_fingerprint or "")[:_DIGEST],
             teacher=_digest(teacher),
@@ -220,8 +222,8 @@ def _digest(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST]
 
 
-def _groups(arm: ArmRecord) -> dict[tuple[int, CostMeasure], list[FinalRecord]]:
-    found: dict[tuple[int, CostMeasure], list[FinalRecord]] = {}
+def _groups(arm: ArmRecord) -> dict[tuple[int, CostMeasure], list[ConfirmationRunRecord]]:
+    found: dict[tuple[int, CostMeasure], list[ConfirmationRunRecord]] = {}
     for final in arm.finals:
         found.setdefault((final.final.trial, final.final.at), []).append(final)
     return found
@@ -231,14 +233,14 @@ def _tested(
     arm: ArmRecord,
     trial: int,
     at: CostMeasure,
-    documents: Sequence[tuple[FinalRecord, list[ScoredDocument]]],
-    footings: Sequence[Footing],
-) -> FinalArm:
+    documents: Sequence[tuple[ConfirmationRunRecord, list[ScoredDocument]]],
+    footings: Sequence[MatchedConditions],
+) -> ConfirmedWinner:
     finals = [final for final, _ in documents]
     outcomes = [final.outcome for final in finals if final.outcome]
     searched = next(found.outcome for found in arm.trials if found.number == trial)
     assert searched is not None and searched.scores is not None
-    return FinalArm(
+    return ConfirmedWinner(
         arm=arm.name,
         method=arm.method,
         trial=trial,
@@ -255,10 +257,12 @@ def _tested(
     )
 
 
-def _winners_of(tested: Sequence[FinalArm], higher_is_better: bool) -> tuple[FinalArm, ...]:
+def _winners_of(
+    tested: Sequence[ConfirmedWinner], higher_is_better: bool
+) -> tuple[ConfirmedWinner, ...]:
     """Of several winners of an arm the one that does best on the selection suite with new seeds."""
     sign = 1 if higher_is_better else -1
-    best: dict[str, FinalArm] = {}
+    best: dict[str, ConfirmedWinner] = {}
     for arm in tested:
         if arm.at != "steps":
             continue

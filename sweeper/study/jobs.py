@@ -13,11 +13,18 @@ from pathlib import Path
 from sweeper.config.compute import ComputeConfig
 from sweeper.execution.executor import Executor, Finished, Spec
 from sweeper.foundation.files import read_json_lines, write_text_atomically
-from sweeper.foundation.retry import Patience
+from sweeper.foundation.retry import Retry
 from sweeper.foundation.secrets import redact_credentials, secrets_in, secrets_of_environment
-from sweeper.records import INTERIM_PHASE, Failure, FailureKind, Interim, Progress, TrialSpec
+from sweeper.records import (
+    INTERIM_PHASE,
+    Failure,
+    FailureKind,
+    IntermediateScore,
+    Progress,
+    TrialSpec,
+)
 from sweeper.records.layout import JobPaths
-from sweeper.records.remedies import faster
+from sweeper.records.remedies import speed_remedies
 
 
 def clean_log(files: JobPaths, secrets: AbstractSet[str]) -> None:
@@ -35,10 +42,12 @@ def clean_log(files: JobPaths, secrets: AbstractSet[str]) -> None:
         os.replace(temporary, log)
 
 
-def answer(spec: TrialSpec, interim: Interim, goes_on: bool) -> None:
+def answer(spec: TrialSpec, interim: IntermediateScore, should_continue: bool) -> None:
     """Tell a trial that was scored in the middle of its training whether it goes on."""
     files = JobPaths(Path(spec.place.directory))
-    write_text_atomically(files.verdict, json.dumps({"index": interim.index, "goes_on": goes_on}))
+    write_text_atomically(
+        files.verdict, json.dumps({"index": interim.index, "goes_on": should_continue})
+    )
 
 
 @dataclass
@@ -94,7 +103,7 @@ class RunningJob:
         return Failure(
             kind=kind,
             message=f"{message}, in phase {phase!r}",
-            remedies=faster(self.spec, phase),
+            remedies=speed_remedies(self.spec, phase),
         )
 
 
@@ -108,7 +117,7 @@ class Jobs:
             it hears nothing of them: that time is not held against them.
     """
 
-    def __init__(self, executor: Executor, compute: ComputeConfig, patience: Patience) -> None:
+    def __init__(self, executor: Executor, compute: ComputeConfig, patience: Retry) -> None:
         self.running: dict[str, RunningJob] = {}
         """By the job's directory."""
         self._executor = executor

@@ -25,7 +25,7 @@ from sweeper.records.layout import StudyPaths
 from sweeper.records.study_record import Provenance
 
 
-class Snapshot(BaseModel):
+class StudyManifest(BaseModel):
     """``study.json``: the study as it runs, and where it started."""
 
     model_config = ConfigDict(frozen=True)
@@ -78,9 +78,9 @@ def data_files(study: LoadedStudy) -> tuple[str, ...]:
     return (str(found.resolve()),) if found else ()
 
 
-def open_snapshot(
+def open_manifest(
     study: LoadedStudy, paths: StudyPaths, command: list[str], threads: int
-) -> Snapshot:
+) -> StudyManifest:
     """The recorded start of the study, brought up to date with what may change; or a new one.
 
     Until the first trial, anything may change. Then more trials, more arms, and other budget,
@@ -110,7 +110,7 @@ def open_snapshot(
             if name.startswith("suite ")
         },
     )
-    snapshot = Snapshot(
+    snapshot = StudyManifest(
         config=study.config,
         written=_written(study.config),
         files=files,
@@ -118,7 +118,7 @@ def open_snapshot(
         identity=uuid.uuid4().hex,
         provenance=provenance,
     )
-    if recorded := read_snapshot(paths):
+    if recorded := read_manifest(paths):
         differences = changes(recorded, study, files)
         if differences and _has_trials(paths):
             listed = "\n".join(f"  {difference}" for difference in differences)
@@ -142,7 +142,7 @@ def open_snapshot(
 
 
 def changes(
-    recorded: Snapshot, study: LoadedStudy, files: dict[str, str] | None = None
+    recorded: StudyManifest, study: LoadedStudy, files: dict[str, str] | None = None
 ) -> list[str]:
     """What differs from how the study was started and makes other results, in words.
 
@@ -165,7 +165,7 @@ def _has_trials(paths: StudyPaths) -> bool:
     return any(paths.directory.glob("arms/*/*/spec.json"))
 
 
-def read_snapshot(paths: StudyPaths) -> Snapshot | None:
+def read_manifest(paths: StudyPaths) -> StudyManifest | None:
     """The recorded start of the study, if it was ever started.
 
     Raises:
@@ -178,7 +178,7 @@ def read_snapshot(paths: StudyPaths) -> Snapshot | None:
     except UnicodeDecodeError:
         text = ""
     try:
-        return Snapshot.model_validate(json.loads(text), strict=False)
+        return StudyManifest.model_validate(json.loads(text), strict=False)
     except ValueError:
         message = (
             "expected the record of how the study was started, found something else or only a"
@@ -199,7 +199,7 @@ def _hashes(study: LoadedStudy) -> dict[str, str]:
     return found
 
 
-def version_changes(snapshot: Snapshot) -> list[str]:
+def version_changes(snapshot: StudyManifest) -> list[str]:
     """What to tell a user whose libraries are not those that the study began with."""
     before, now = snapshot.provenance.versions, package_versions()
     return [

@@ -14,11 +14,11 @@ from sweeper.foundation.cache import is_whole
 from sweeper.foundation.errors import ConfigError, FullDiskError, Problem, SweeperError
 from sweeper.foundation.files import write_text_atomically
 from sweeper.foundation.secrets import redacted, redacted_json
-from sweeper.records import Failure, Origin, Outcome, Place, PreparationSpec, SuiteSpec
+from sweeper.records import Failure, Outcome, PreparationSpec, Resources, StudyInputs, SuiteSpec
 from sweeper.records.layout import JobPaths, StudyPaths
 from sweeper.records.outcome_files import read_outcome
 from sweeper.study.extreme_settings import wanted
-from sweeper.study.manifest import Snapshot, data_files, suite_spec
+from sweeper.study.manifest import StudyManifest, data_files, suite_spec
 
 Step = Literal["data", "teacher", "student", "test_teacher", "test_student"]
 STEPS: tuple[tuple[Step, ...], ...] = (("data",), ("student", "teacher"))
@@ -27,10 +27,10 @@ TEST_STEPS: tuple[tuple[Step, ...], ...] = (("test_student", "test_teacher"),)
 """The same once the search has ended: only now is the test suite scored."""
 
 
-def make_origin(study: LoadedStudy, snapshot: Snapshot, cache: Path) -> Origin:
+def make_study_inputs(study: LoadedStudy, snapshot: StudyManifest, cache: Path) -> StudyInputs:
     """What every job of the study shares."""
     config = study.config
-    return Origin(
+    return StudyInputs(
         study=config.study,
         seed=config.seed,
         teacher=config.teacher,
@@ -48,7 +48,7 @@ def make_origin(study: LoadedStudy, snapshot: Snapshot, cache: Path) -> Origin:
     )
 
 
-def with_results(origin: Origin, steps: Sequence[Step], paths: StudyPaths) -> Origin:
+def with_results(origin: StudyInputs, steps: Sequence[Step], paths: StudyPaths) -> StudyInputs:
     """The same with what ``steps``, which are done, have found out for later jobs."""
     found: dict[str, str | None] = {}
     for step in steps:
@@ -61,7 +61,7 @@ def with_results(origin: Origin, steps: Sequence[Step], paths: StudyPaths) -> Or
 
 
 def make_spec(
-    study: LoadedStudy, origin: Origin, suite: SuiteSpec, step: Step, paths: JobPaths
+    study: LoadedStudy, origin: StudyInputs, suite: SuiteSpec, step: Step, paths: JobPaths
 ) -> PreparationSpec:
     """The spec of one step; the executor fills in where it runs."""
     arms = study.config.arms
@@ -80,7 +80,7 @@ def make_spec(
         lengths=study_lengths(study.config) if step == "data" else (),
         suite=suite,
         test_suite=suite_spec(study.test) if study.test and step == "data" else None,
-        place=Place(directory=str(paths.directory), device="cpu", threads=1),
+        place=Resources(directory=str(paths.directory), device="cpu", threads=1),
     )
 
 
@@ -111,7 +111,7 @@ def submit(spec: PreparationSpec, files: JobPaths, executor: Executor) -> None:
     """Start a step in a clean directory."""
     for path in (files.outcome, files.progress, files.log, files.documents, files.samples):
         path.unlink(missing_ok=True)
-    place = executor.next_place(files.directory).alone()
+    place = executor.next_resources(files.directory).alone()
     placed = spec.model_copy(update={"place": place})
     write_text_atomically(files.spec, redacted_json(placed))
     executor.submit(placed)

@@ -11,24 +11,24 @@ from sweeper.reporting.live import (
     ArmProgress,
     EndedJob,
     LiveDisplay,
+    LiveJob,
     LiveState,
-    RunningJob,
-    Underway,
+    RunningTrial,
     estimate,
 )
 from sweeper.study.arms import ArmState
-from sweeper.study.coordinator import StudyRun
-from sweeper.study.jobs import RunningJob as Job
+from sweeper.study.coordinator import Coordinator
+from sweeper.study.jobs import RunningJob
 
 
-class Watcher:
+class DisplayObserver:
     """An observer of a study that draws it on a live display."""
 
     def __init__(self, display: LiveDisplay) -> None:
         self._display = display
         self._ended: list[EndedJob] = []
 
-    def update(self, run: StudyRun) -> None:
+    def update(self, run: Coordinator) -> None:
         """Draw the study as it is now."""
         self._display.update(_live_state(run, self._ended, time.time()))
 
@@ -41,7 +41,7 @@ class Watcher:
         self._display.message(text)
 
 
-def _live_state(run: StudyRun, ended: Sequence[EndedJob], now: float) -> LiveState:
+def _live_state(run: Coordinator, ended: Sequence[EndedJob], now: float) -> LiveState:
     jobs = list(run.jobs.running.values())
     steps = [job for job in jobs if isinstance(job.spec, PreparationSpec)]
     return LiveState(
@@ -57,7 +57,7 @@ def _live_state(run: StudyRun, ended: Sequence[EndedJob], now: float) -> LiveSta
     )
 
 
-def _arm(arm: ArmState, run: StudyRun) -> ArmProgress:
+def _arm(arm: ArmState, run: Coordinator) -> ArmProgress:
     scores = [trial.score for trial in arm.ended.values() if trial.score is not None]
     choose = max if run.higher_is_better else min
     failed = sum(trial.state == "failed" for trial in arm.ended.values())
@@ -71,16 +71,16 @@ def _arm(arm: ArmState, run: StudyRun) -> ArmProgress:
     )
 
 
-def running_job(job: Job, now: float) -> RunningJob:
+def running_job(job: RunningJob, now: float) -> LiveJob:
     """What is shown of a job."""
     label = _label(job.spec) if isinstance(job.spec, TrialSpec) else job.spec.step
     last = job.last
     if last is None:
-        return RunningJob(label=label, phase="start")
+        return LiveJob(label=label, phase="start")
     rate = None
     if last.step and last.metrics and last.time > job.started:
         rate = (last.step - job.begun) / (last.time - job.started)
-    return RunningJob(
+    return LiveJob(
         label=label,
         phase=last.phase,
         step=last.step,
@@ -109,7 +109,7 @@ def _label(spec: TrialSpec) -> str:
     return f"{spec.arm} #{spec.final.trial} (new seed {spec.final.seed + 1}{longer})"
 
 
-def step_name(job: Job) -> str:
+def step_name(job: RunningJob) -> str:
     """What a step of the preparation does, in words."""
     assert isinstance(job.spec, PreparationSpec)
     match job.spec.step:
@@ -125,7 +125,7 @@ def step_name(job: Job) -> str:
     return "warming up and scoring the student" if warm else "scoring the student"
 
 
-def _seconds_left(run: StudyRun, jobs: list[Job], now: float) -> float | None:
+def _seconds_left(run: Coordinator, jobs: list[RunningJob], now: float) -> float | None:
     if not run.arms:
         return None
     seconds = {
@@ -163,19 +163,19 @@ def _with_confirmation(
     return found
 
 
-def _remaining(arm: ArmState, run: StudyRun, jobs: list[Job]) -> int:
+def _remaining(arm: ArmState, run: Coordinator, jobs: list[RunningJob]) -> int:
     if run.stop_reason(arm.name) is None:
         return arm.budget - len(arm.ended)
     # What runs is finished, and nothing is started.
     return sum(isinstance(job.spec, TrialSpec) and job.spec.arm == arm.name for job in jobs)
 
 
-def _underway(job: Job, now: float) -> Underway:
+def _underway(job: RunningJob, now: float) -> RunningTrial:
     assert isinstance(job.spec, TrialSpec)
     last = job.last
     seconds = now - job.started
     if last is None or not last.max_steps or (last.step or 0) <= job.begun:
-        return Underway(job.spec.arm, seconds, 0.0)
+        return RunningTrial(job.spec.arm, seconds, 0.0)
     step = last.step or 0
     # As if this attempt had done all of its steps.
-    return Underway(job.spec.arm, seconds * step / (step - job.begun), step / last.max_steps)
+    return RunningTrial(job.spec.arm, seconds * step / (step - job.begun), step / last.max_steps)

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from sweeper.analysis.teacher_gap import teacher_lead
+from sweeper.analysis.teacher_gap import teacher_gap_sentence
 from sweeper.config.loading import LoadedStudy, load_study
 from sweeper.config.names import is_name
 from sweeper.config.study import StudyConfig
@@ -20,15 +20,20 @@ from sweeper.records.layout import JobPaths, StudyPaths
 from sweeper.records.outcome_files import read_completed, read_state
 from sweeper.records.study_record import (
     ArmRecord,
-    Lead,
     Plan,
     ScoredDocument,
     StudyRecord,
+    TeacherGap,
     TrialRecord,
 )
-from sweeper.study.budgets import device_seconds, ending, stop_reason, trial_budgets
-from sweeper.study.final_scores import read_confirmation, read_documents, read_finals, read_plan
-from sweeper.study.manifest import Snapshot, read_snapshot
+from sweeper.study.budgets import device_seconds, stop_reason, summarize, trial_budgets
+from sweeper.study.final_scores import (
+    read_confirmation,
+    read_confirmation_runs,
+    read_documents,
+    read_plan,
+)
+from sweeper.study.manifest import StudyManifest, read_manifest
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ def read_preparation(paths: StudyPaths) -> Preparation:
     )
 
 
-def read_lead(paths: StudyPaths) -> Lead | None:
+def read_teacher_gap(paths: StudyPaths) -> TeacherGap | None:
     """How much better the teacher is than the starting student, once both were scored."""
     found = read_preparation(paths)
     teacher = found.teacher.scores if found.teacher else None
@@ -64,7 +69,7 @@ def read_lead(paths: StudyPaths) -> Lead | None:
     if teacher is None or student is None or teacher.suite_hash != student.suite_hash:
         return None
     theirs, ours = (selection_documents(paths.preparation(step)) for step in ("teacher", "student"))
-    return teacher_lead(teacher, student, theirs, ours)
+    return teacher_gap_sentence(teacher, student, theirs, ours)
 
 
 def selection_documents(files: JobPaths) -> list[ScoredDocument]:
@@ -78,7 +83,7 @@ def selection_documents(files: JobPaths) -> list[ScoredDocument]:
         return []
 
 
-def read_study(paths: StudyPaths, snapshot: Snapshot) -> StudyRecord:
+def read_study(paths: StudyPaths, snapshot: StudyManifest) -> StudyRecord:
     """The study with every trial that exists.
 
     Args:
@@ -89,7 +94,7 @@ def read_study(paths: StudyPaths, snapshot: Snapshot) -> StudyRecord:
     plan = read_plan(paths)
     arms = tuple(_read_arm(paths, config, name, plan) for name in config.arms)
     ended = {
-        arm.name: {trial.number: ending(trial.outcome) for trial in arm.trials if trial.outcome}
+        arm.name: {trial.number: summarize(trial.outcome) for trial in arm.trials if trial.outcome}
         for arm in arms
     }
     before = read_preparation(paths)
@@ -119,7 +124,7 @@ def read_study(paths: StudyPaths, snapshot: Snapshot) -> StudyRecord:
         starting_student=before.starting_student,
         data=summary,
         higher_is_better=higher,
-        lead=read_lead(paths),
+        lead=read_teacher_gap(paths),
         test=read_confirmation(paths, plan, arms, higher_is_better=higher) if plan else None,
     )
 
@@ -139,7 +144,7 @@ def _read_arm(paths: StudyPaths, config: StudyConfig, name: str, plan: Plan | No
             for number, files in paths.trials(name)
             if (trial := _read_trial(number, files)) is not None
         ),
-        finals=() if plan is None else read_finals(paths, name, plan),
+        finals=() if plan is None else read_confirmation_runs(paths, name, plan),
     )
 
 
@@ -220,7 +225,7 @@ def _identity(record: StudyRecord) -> tuple[str, float]:
 
 
 def _read(paths: StudyPaths, source: str) -> StudyRecord:
-    snapshot = read_snapshot(paths)
+    snapshot = read_manifest(paths)
     if snapshot is None:
         message = f"the study {paths.study!r} has not been run: nothing in {paths.directory}"
         raise ConfigError([Problem(source=source, message=message)])

@@ -13,14 +13,14 @@ from sweeper.config.study import StudyConfig
 from sweeper.foundation.files import read_json_lines, write_text_atomically
 from sweeper.foundation.secrets import redact_credentials
 from sweeper.records import (
+    ConfirmationRun,
     Cost,
     Failure,
     FailureKind,
-    Final,
-    InterimPoint,
-    Origin,
+    IntermediatePoint,
     Outcome,
-    Place,
+    Resources,
+    StudyInputs,
     SuiteSpec,
     TrialSpec,
     derive_seed,
@@ -36,7 +36,7 @@ UNSPENT: frozenset[FailureKind] = frozenset({"bad_input", "full_disk"})
 """Failures that stop the study: once their cause is mended, the same trial runs again."""
 
 
-def set_aside(files: JobPaths) -> int:
+def archive_attempt(files: JobPaths) -> int:
     """Move what an unfinished attempt left behind.
 
     Returns:
@@ -75,15 +75,15 @@ def set_aside(files: JobPaths) -> int:
 
 def next_spec(
     config: StudyConfig,
-    origin: Origin,
+    origin: StudyInputs,
     suite: SuiteSpec,
     arm: str,
     asked: Asked,
     *,
     interim: Iterable[tuple[int, float]],
-    place: Place,
+    place: Resources,
     files: JobPaths,
-    final: Final | None = None,
+    final: ConfirmationRun | None = None,
     test_suite: SuiteSpec | None = None,
 ) -> TrialSpec:
     """The spec of a trial's next attempt, once what an earlier one left is set aside.
@@ -101,7 +101,7 @@ def next_spec(
         final: What it is, if it is a winner that is trained again.
         test_suite: What that is scored on as well.
     """
-    attempt = set_aside(files)
+    attempt = archive_attempt(files)
     method, fixed = config.arms[arm].method, config.arms[arm].settings
     settings = effective(method, resolve(config.training, fixed, asked.params))
     seed = derive_seed(config.seed, arm, asked.number, "trial")
@@ -139,13 +139,13 @@ def next_spec(
 
 def _steps(
     points: Iterable[tuple[int, float]], max_steps: int, documents: int
-) -> tuple[InterimPoint, ...]:
+) -> tuple[IntermediatePoint, ...]:
     """The points as whole steps; of two at the same step the first, and none at the end."""
-    steps: dict[int, InterimPoint] = {}
+    steps: dict[int, IntermediatePoint] = {}
     for index, share in points:
         step = max(1, round(share * max_steps))
         if step < max_steps and step not in steps:
-            steps[step] = InterimPoint(index=index, step=step, documents=documents)
+            steps[step] = IntermediatePoint(index=index, step=step, documents=documents)
     return tuple(steps.values())
 
 

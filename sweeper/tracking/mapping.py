@@ -48,7 +48,7 @@ PARENT = "mlflow.parentRunId"
 Role = Literal["teacher", "starting_student"]
 
 
-class Point(NamedTuple):
+class MetricPoint(NamedTuple):
     """One value of a metric; logging an equal one again changes nothing."""
 
     key: str
@@ -285,10 +285,10 @@ def outcome_tags(spec: TrialSpec, outcome: Outcome) -> dict[str, str]:
     return as_tags(tags)
 
 
-def curve_points(rows: Iterable[Progress]) -> list[Point]:
+def curve_points(rows: Iterable[Progress]) -> list[MetricPoint]:
     """The training curve's points, with the worker's own times."""
     return [
-        Point(key, value, row.step or 0, _milliseconds(row.time))
+        MetricPoint(key, value, row.step or 0, _milliseconds(row.time))
         for row in rows
         for key, value in _curve_values(row).items()
     ]
@@ -305,7 +305,7 @@ def _curve_key(name: str) -> str:
     return valid_key(f"train/{name}")
 
 
-def outcome_points(outcome: Outcome) -> list[Point]:
+def outcome_points(outcome: Outcome) -> list[MetricPoint]:
     """A trial's scores and costs, all at the time it ended."""
     cost = outcome.cost
     values = _score_values("score", outcome.scores) if outcome.scores else {}
@@ -325,7 +325,7 @@ def outcome_points(outcome: Outcome) -> list[Point]:
     return _points_at_end(values, outcome)
 
 
-def baseline_points(role: Role, outcome: Outcome, *, test: bool = False) -> list[Point]:
+def baseline_points(role: Role, outcome: Outcome, *, test: bool = False) -> list[MetricPoint]:
     """The scores of a model that no arm trained: ``teacher/selection``, ``teacher_test/test``."""
     if outcome.scores is None:
         return []
@@ -343,9 +343,9 @@ def _score_values(prefix: str, scores: Scores, suite: str = "selection") -> dict
     }
 
 
-def _points_at_end(values: Mapping[str, float], outcome: Outcome) -> list[Point]:
+def _points_at_end(values: Mapping[str, float], outcome: Outcome) -> list[MetricPoint]:
     when = _milliseconds(outcome.finished)
-    return [Point(valid_key(key), float(value), 0, when) for key, value in values.items()]
+    return [MetricPoint(valid_key(key), float(value), 0, when) for key, value in values.items()]
 
 
 def _milliseconds(seconds: float) -> int:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sweeper.foundation.databases import address, is_server
 from sweeper.foundation.errors import SweeperError
-from sweeper.foundation.retry import Patience, Unanswered, absence
+from sweeper.foundation.retry import DatabaseAway, Retry, absence
 from sweeper.foundation.secrets import redact
-from sweeper.tracking.mapping import Dataset, Point
+from sweeper.tracking.mapping import Dataset, MetricPoint
 from sweeper.tracking.runs import Run, RunStatus, RunTracker
 from sweeper.tracking.sqlite_file import make_whole, sqlite_path
 
@@ -68,7 +68,7 @@ class MlflowTracker(RunTracker):
         *,
         identity: str | None = None,
         page_size: int = _MOST_RUNS,
-        patience: Patience | None = None,
+        patience: Retry | None = None,
     ) -> None:
         store = MlflowStore(uri, experiment, artifact_location, page_size, patience)
         super().__init__(store, study, identity)
@@ -86,13 +86,13 @@ class MlflowStore:
         experiment: str,
         artifact_location: str | None,
         page_size: int = _MOST_RUNS,
-        patience: Patience | None = None,
+        patience: Retry | None = None,
     ) -> None:
         self._uri = uri
         self._experiment = experiment
         self._artifact_location = artifact_location
         self._page_size = page_size
-        self._patience = patience or Patience()
+        self._patience = patience or Retry()
         self._client: MlflowClient | None = None
         self._experiment_id = ""
 
@@ -103,7 +103,7 @@ class MlflowStore:
             self._client = connect(self._uri)
 
         with _explained(self._uri):
-            self._patiently(connected)
+            self._retried(connected)
 
     def open(self) -> None:
         """See ``RunStore``."""
@@ -121,12 +121,12 @@ class MlflowStore:
             self._client = client
 
         with _explained(self._uri):
-            self._patiently(opened)
+            self._retried(opened)
 
     def find(self, wanted: Mapping[str, str], *, running: bool = False) -> Iterable[Run]:
         """See ``RunStore``."""
         with _explained(self._uri):
-            return self._patiently(
+            return self._retried(
                 lambda: [_run_of(run) for run in self._find(wanted, running=running)]
             )
 
@@ -145,12 +145,12 @@ class MlflowStore:
                 self._experiment_id, start_time=start, tags=dict(tags)
             )
 
-        return _run_of(self._patiently(made))
+        return _run_of(self._retried(made))
 
     def write(
         self,
         run: Run,
-        points: Sequence[Point] = (),
+        points: Sequence[MetricPoint] = (),
         params: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
@@ -162,7 +162,7 @@ class MlflowStore:
         new_tags = [RunTag(key, value) for key, value in (tags or {}).items()]
         while metrics or new_params or new_tags:
             batch = metrics[:_MOST_POINTS], new_params[:_MOST_TEXTS], new_tags[:_MOST_TEXTS]
-            self._patiently(partial(self._connected.log_batch, run.id, *batch))
+            self._retried(partial(self._connected.log_batch, run.id, *batch))
             del metrics[:_MOST_POINTS], new_params[:_MOST_TEXTS], new_tags[:_MOST_TEXTS]
 
     def remove_tags(self, run: Run, names: Iterable[str]) -> None:
@@ -174,7 +174,7 @@ class MlflowStore:
                 if name in there:
                     self._connected.delete_tag(run.id, name)
 
-        self._patiently(remove)
+        self._retried(remove)
 
     def add_dataset(self, run: Run, dataset: Dataset) -> None:
         """See ``RunStore``."""
@@ -190,27 +190,27 @@ class MlflowStore:
         )
         tag = InputTag("mlflow.data.context", "training")
         inputs = [DatasetInput(entity, [tag])]
-        self._patiently(lambda: self._connected.log_inputs(run.id, inputs))
+        self._retried(lambda: self._connected.log_inputs(run.id, inputs))
 
     def add_file(self, run: Run, path: Path, folder: str | None = None) -> None:
         """See ``RunStore``."""
-        self._patiently(lambda: self._connected.log_artifact(run.id, str(path), folder))
+        self._retried(lambda: self._connected.log_artifact(run.id, str(path), folder))
 
     def add_text(self, run: Run, name: str, text: str) -> None:
         """See ``RunStore``."""
-        self._patiently(lambda: self._connected.log_text(run.id, text, name))
+        self._retried(lambda: self._connected.log_text(run.id, text, name))
 
     def set_status(self, run: Run, status: RunStatus, end: int | None) -> None:
         """See ``RunStore``."""
         if end is None:
-            self._patiently(lambda: self._connected.update_run(run.id, status))
+            self._retried(lambda: self._connected.update_run(run.id, status))
         else:
-            self._patiently(lambda: self._connected.set_terminated(run.id, status, end))
+            self._retried(lambda: self._connected.set_terminated(run.id, status, end))
 
     def flush(self) -> None:
         """See ``RunStore``. Every write above has waited until it was stored."""
 
-    def _patiently(self, call: Callable[[], _T]) -> _T:
+    def _retried(self, call: Callable[[], _T]) -> _T:
         def translated() -> _T:
             try:
                 with _quiet():
@@ -220,7 +220,7 @@ class MlflowStore:
                 reason = absence(error, answered=self._client is not None)
                 if reason is None:
                     raise
-                raise Unanswered(f"MLflow's store {address(self._uri)}", redact(reason)) from None
+                raise DatabaseAway(f"MLflow's store {address(self._uri)}", redact(reason)) from None
 
         return self._patience(translated)
 

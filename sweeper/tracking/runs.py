@@ -20,7 +20,7 @@ from sweeper.records import DataSummary, Outcome, Progress, TrialSpec
 from sweeper.records.layout import JobPaths
 from sweeper.records.study_record import Provenance
 from sweeper.tracking import mapping
-from sweeper.tracking.mapping import Dataset, Point, Role
+from sweeper.tracking.mapping import Dataset, MetricPoint, Role
 
 RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 StudyEnd = Literal["finished", "failed", "interrupted"]
@@ -72,7 +72,7 @@ class RunStore(Protocol):
     def write(
         self,
         run: Run,
-        points: Sequence[Point] = (),
+        points: Sequence[MetricPoint] = (),
         params: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
@@ -231,7 +231,7 @@ class RunTracker:
         del self._runs[_key(spec)]
 
     def finish_study(
-        self, files: Sequence[Path], state: StudyEnd, verdict: Sequence[mapping.Point] = ()
+        self, files: Sequence[Path], state: StudyEnd, verdict: Sequence[mapping.MetricPoint] = ()
     ) -> None:
         """See ``Tracker``."""
         study = self._study()
@@ -311,7 +311,7 @@ class RunTracker:
     def _write(
         self,
         run: Run,
-        points: Sequence[Point] = (),
+        points: Sequence[MetricPoint] = (),
         params: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:

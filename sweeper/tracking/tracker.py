@@ -12,7 +12,7 @@ from sweeper.config.study import StudyConfig
 from sweeper.records import DataSummary, Outcome, Progress, TrialSpec
 from sweeper.records.layout import JobPaths
 from sweeper.records.study_record import Provenance
-from sweeper.tracking.mapping import Dataset, Point, Role
+from sweeper.tracking.mapping import Dataset, MetricPoint, Role
 from sweeper.tracking.runs import Run, RunStatus, RunTracker, StudyEnd
 
 
@@ -93,7 +93,7 @@ class Tracker(Protocol):
         """
 
     def finish_study(
-        self, files: Sequence[Path], state: StudyEnd, verdict: Sequence[Point] = ()
+        self, files: Sequence[Path], state: StudyEnd, verdict: Sequence[MetricPoint] = ()
     ) -> None:
         """Store the report's files and the verdict, and end the runs of the arms and the study.
 
@@ -115,7 +115,7 @@ class MemoryRun:
     status: RunStatus = "RUNNING"
     tags: dict[str, str] = field(default_factory=dict)
     params: dict[str, str] = field(default_factory=dict)
-    points: list[Point] = field(default_factory=list)
+    points: list[MetricPoint] = field(default_factory=list)
     datasets: list[Dataset] = field(default_factory=list)
     artifacts: dict[str, bytes] = field(default_factory=dict)
 
@@ -149,7 +149,7 @@ class MemoryStore:
     def write(
         self,
         run: Run,
-        points: Sequence[Point] = (),
+        points: Sequence[MetricPoint] = (),
         params: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 from sweeper.analysis.comparison import compare
 from sweeper.analysis.verdict import verdict_of
 from sweeper.records.study_record import StudyRecord
-from sweeper.tracking.mapping import Point, valid_key
+from sweeper.tracking.mapping import MetricPoint, valid_key
 
 
-def verdict_points(record: StudyRecord) -> list[Point]:
+def verdict_points(record: StudyRecord) -> list[MetricPoint]:
     """Each comparison, at the time the last winner was scored; none without a verdict.
 
     ``verdict/<measure of cost>/<arm>/<other arm>/difference``, ``…/p_adjusted``, and the ends of
@@ -32,5 +32,7 @@ def verdict_points(record: StudyRecord) -> list[Point]:
             "high": high,
         }
         place = f"verdict/{pair.at}/{pair.arm}/{pair.against}"
-        points += [Point(valid_key(f"{place}/{key}"), v, 0, when) for key, v in values.items()]
+        points += [
+            MetricPoint(valid_key(f"{place}/{key}"), v, 0, when) for key, v in values.items()
+        ]
     return points

@@ -11,9 +11,9 @@ from sweeper.analysis.comparison import compare
 from sweeper.analysis.learning_curves import learning_curves
 from sweeper.analysis.longer_training import LateProgress, LongerTraining
 from sweeper.records.study_record import Confirmation, Plan, StudyRecord
-from tests.analysis.practice_examples import falling, final, sampled
 from tests.analysis.test_verdict import scores, winner
-from tests.reporting.example_study import arm, completed, failed, study, trial
+from tests.support.example_study import arm, completed, failed, study, trial
+from tests.support.practice_examples import falling, final, sampled
 
 
 def advised(record: StudyRecord) -> dict[Topic, Advice]:

@@ -12,10 +12,10 @@ from sweeper.records import Outcome, Scores, TaskScore
 from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.json_output import study_json
 from sweeper.reporting.markdown.report import write_report
-from sweeper.reporting.report_data import Page
+from sweeper.reporting.report_data import ReportData
 from sweeper.reporting.summary import show_study
-from tests.reporting.confirmed_study import confirmed_study
-from tests.reporting.example_study import completed
+from tests.support.confirmed_study import confirmed_study
+from tests.support.example_study import completed
 
 
 def two_tasks(accuracy: float, nats: float) -> Scores:
@@ -94,14 +94,14 @@ def test_means_over_seeds_and_shares_of_each_gap(record: StudyRecord) -> None:
 def test_a_suite_of_one_task_has_no_table() -> None:
     record = confirmed_study()
     assert by_task(record) == ()
-    assert study_json(Page.of(record))["tasks"] == []
+    assert study_json(ReportData.of(record))["tasks"] == []
 
 
 @pytest.mark.parametrize("width", [80, 120])
 def test_terminal_report_and_json_say_it(
     record: StudyRecord, width: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    page = Page.of(record)
+    page = ReportData.of(record)
     console = Console(width=width, file=io.StringIO())
     show_study(page, console)
     assert isinstance(console.file, io.StringIO)

@@ -6,7 +6,7 @@ import math
 import pytest
 
 from sweeper.analysis.comparison import SELECTION_NOTE, UNCONFIRMED_NOTE, as_json, compare
-from tests.reporting.example_study import (
+from tests.support.example_study import (
     LR,
     arm,
     completed,

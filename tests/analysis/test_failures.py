@@ -10,7 +10,7 @@ import pytest
 from sweeper.analysis.failures import FailureGroup, failure_groups
 from sweeper.records.study_record import TrialRecord
 from sweeper.reporting.text.training import failure_sentence
-from tests.reporting.example_study import arm, completed, failed, study, trial
+from tests.support.example_study import arm, completed, failed, study, trial
 
 
 def groups(trials: list[TrialRecord]) -> tuple[FailureGroup, ...]:

@@ -8,7 +8,7 @@ from sweeper.analysis.poor_quality import PoorQuality, poor_quality
 from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.text.training import poor_quality_sentences
 from tests.analysis.test_advice import with_best_lmbda
-from tests.reporting.example_study import arm, completed, study, trial
+from tests.support.example_study import arm, completed, study, trial
 
 
 def found(record: StudyRecord) -> PoorQuality | None:

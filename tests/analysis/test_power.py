@@ -7,7 +7,7 @@ import pytest
 
 from sweeper.analysis import power
 from sweeper.config.study import StudyConfig
-from tests.conftest import adder_study
+from tests.support.tiny_studies import adder_study
 
 
 def test_variances_of_winners_are_those_they_were_drawn_with() -> None:

@@ -15,11 +15,12 @@ from sweeper.analysis.recommendation import Recommendation, recommend
 from sweeper.analysis.verdict import Verdict, judge
 from sweeper.config.loading import load_study
 from sweeper.config.settings import Method
-from sweeper.records.study_record import FinalArm, StudyRecord
+from sweeper.records.study_record import ConfirmedWinner, StudyRecord
 from sweeper.reporting.markdown.training import fragment
-from tests.analysis.practice_examples import SEARCH, sampled
 from tests.analysis.test_verdict import scores, winner
-from tests.reporting.example_study import arm, completed, study, trial
+from tests.support.example_study import arm, completed, study, trial
+from tests.support.practice_examples import SEARCH, sampled
+from tests.support.tiny_studies import ROOT
 
 
 def record_of(*arms: tuple[str, Method, float, float], **changes: Any) -> StudyRecord:
@@ -46,7 +47,7 @@ def recommended(record: StudyRecord, verdict: Verdict | None = None) -> Recommen
 
 def judged(*arms: tuple[str, Method, float, float], **changes: Any) -> Recommendation:
     """The same arms on the test suite."""
-    finals: list[FinalArm] = [
+    finals: list[ConfirmedWinner] = [
         winner(name, method, score, of=index).model_copy(update={"device_seconds": seconds})
         for index, (name, method, score, seconds) in enumerate(arms, 1)
     ]
@@ -135,7 +136,7 @@ def test_both_fragments_are_arms_of_a_study_file(
 ) -> None:
     found = recommended(searching())
     assert found.narrowed is not None
-    root = Path(__file__).resolve().parents[2]
+    root = ROOT
     monkeypatch.chdir(root)
     yaml: Any = YAML(typ="safe", pure=True)
     whole = yaml.load((root / "studies" / "quickstart.yaml").read_text())

@@ -10,7 +10,7 @@ import pytest
 from sweeper.analysis.stats.significance import holm
 from sweeper.analysis.verdict import Verdict, judge
 from sweeper.config.settings import Method
-from sweeper.records.study_record import FinalArm, FinalScores
+from sweeper.records.study_record import ConfirmationScores, ConfirmedWinner
 from sweeper.reporting.text.verdict import headline, notes, sentence
 
 SEEDS, DOCUMENTS = 5, 120
@@ -18,12 +18,12 @@ SEEDS, DOCUMENTS = 5, 120
 
 def winner(
     name: str, method: Method, chance: float, *, of: int, at: Any = "steps", seeds: int = SEEDS
-) -> FinalArm:
+) -> ConfirmedWinner:
     """An arm that answers each document rightly with ``chance``; ``of`` sets which."""
     rng = np.random.default_rng(of)
     easy = np.random.default_rng(0).normal(0, 0.15, DOCUMENTS)
     scores = rng.random((seeds, DOCUMENTS)) < np.clip(chance + easy, 0, 1)
-    return FinalArm(
+    return ConfirmedWinner(
         arm=name,
         method=method,
         trial=3,
@@ -38,8 +38,8 @@ def winner(
     )
 
 
-def scores(*arms: FinalArm, **changes: Any) -> FinalScores:
-    return FinalScores(
+def scores(*arms: ConfirmedWinner, **changes: Any) -> ConfirmationScores:
+    return ConfirmationScores(
         suite="test",
         higher_is_better=True,
         tasks=("task",) * DOCUMENTS,
@@ -56,7 +56,7 @@ SFT = winner("sft", "sft", 0.4, of=2)
 KD = winner("supervised_kd", "supervised_kd", 0.69, of=3)
 
 
-def verdict(*arms: FinalArm, margin: float | None = None, **changes: Any) -> Verdict:
+def verdict(*arms: ConfirmedWinner, margin: float | None = None, **changes: Any) -> Verdict:
     return judge(scores(*arms, **changes), ("steps", "device_seconds"), margin, best_gkd="gkd")
 
 

@@ -6,18 +6,24 @@ import pytest
 
 from sweeper.analysis.winner import choose
 from sweeper.foundation.errors import ConfigError
-from sweeper.records import Final
-from sweeper.records.study_record import Confirmation, FinalArm, FinalRecord, Plan, StudyRecord
+from sweeper.records import ConfirmationRun
+from sweeper.records.study_record import (
+    Confirmation,
+    ConfirmationRunRecord,
+    ConfirmedWinner,
+    Plan,
+    StudyRecord,
+)
 from tests.analysis.test_verdict import scores, winner
-from tests.reporting.example_study import arm, completed, study, trial
+from tests.support.example_study import arm, completed, study, trial
 
 
-def record(*tested: FinalArm) -> StudyRecord:
+def record(*tested: ConfirmedWinner) -> StudyRecord:
     """Two GKD arms and one of SFT, which is ahead in the search; ``tested`` is the test's."""
     finals = tuple(
-        FinalRecord(
+        ConfirmationRunRecord(
             number=number,
-            final=Final(arm="gkd", trial=3, seed=seed, at="steps", max_steps=80),
+            final=ConfirmationRun(arm="gkd", trial=3, seed=seed, at="steps", max_steps=80),
             state="completed",
             outcome=completed(0.6),
         )

@@ -10,7 +10,7 @@ import pytest
 
 from sweeper.config.loading import load_study, schema
 from sweeper.config.models import ModelConfig, StudentConfig
-from tests.conftest import adder_study
+from tests.support.tiny_studies import adder_study
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from sweeper.config.loading import load_study, load_suite
 from sweeper.config.yaml_file import parse
 from sweeper.foundation.errors import ConfigError
 from tests.config.test_fuzz import SUITE, TEXT
-from tests.conftest import ROOT, write_yaml
+from tests.support.tiny_studies import ROOT, write_yaml
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)

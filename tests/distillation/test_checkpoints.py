@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 from sweeper.config.loading import load_study
 from sweeper.config.settings import Method
 from sweeper.execution.worker import scoring
-from sweeper.execution.worker.progress import Reporter
+from sweeper.execution.worker.progress import ProgressWriter
 from sweeper.execution.worker.run import run
 from sweeper.foundation.files import read_json_lines
 from sweeper.records import Outcome, TrialSpec
 from sweeper.records.layout import JobPaths
-from tests.test_trial import trial_spec
+from tests.execution.worker.test_trial import trial_spec
 
 WriteStudy = Callable[..., Path]
 
@@ -55,15 +55,15 @@ class Killed(BaseException):
 @pytest.fixture
 def die(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], None]:
     """Lets jobs end abruptly at the point of the training curve that is given."""
-    report = Reporter.train
+    report = ProgressWriter.train
 
     def die_at(step: int | None) -> None:
-        def train(self: Reporter, now: int, total: int, metrics: dict[str, float]) -> None:
+        def train(self: ProgressWriter, now: int, total: int, metrics: dict[str, float]) -> None:
             report(self, now, total, metrics)
             if now == step:
                 raise Killed
 
-        monkeypatch.setattr(Reporter, "train", train)
+        monkeypatch.setattr(ProgressWriter, "train", train)
 
     return die_at
 
@@ -203,7 +203,7 @@ def test_a_trial_that_is_killed_while_it_is_scored_does_not_train_again(
             run(spec)
     start_again(spec)
     with monkeypatch.context() as patched:
-        patched.setattr(Reporter, "train", killed)
+        patched.setattr(ProgressWriter, "train", killed)
         outcome = run(spec)
     assert_same(spec, outcome, whole, undisturbed)
     assert outcome.cost.device_seconds > outcome.finished - outcome.started

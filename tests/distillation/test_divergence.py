@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sweeper.distillation.divergence import Heads
-from sweeper.distillation.models.lm_head import Readout
+from sweeper.distillation.models.lm_head import LMHead
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -26,7 +26,7 @@ POSITIONS, OUR_WIDTH, THEIR_WIDTH, VOCABULARY = 5, 6, 8, 37
 
 def as_heads(ours: nn.Module, theirs: nn.Module, **changes: Any) -> Heads:
     """Heads alone, for states that a test makes up."""
-    return Heads(Readout(None, head=ours), Readout(None, head=theirs), **changes)
+    return Heads(LMHead(None, head=ours), LMHead(None, head=theirs), **changes)
 
 
 class Pair:
@@ -179,7 +179,7 @@ def test_a_student_that_is_nearly_certain(beta: float) -> None:
     generator = torch.Generator().manual_seed(0)
     ours, theirs = torch.randn(2, 8, 5000, generator=generator)
     ours[:, 0] += 16
-    heads = Heads(Readout(None), Readout(None))
+    heads = Heads(LMHead(None), LMHead(None))
     ours.requires_grad_()
     mine = graded(heads.divergence(ours, theirs, beta), [ours])
     wide = ours.detach().double().requires_grad_()
@@ -244,7 +244,7 @@ def test_logits_in_place_of_hidden_states(beta: float) -> None:
     logits = pair.head(pair.ours)
     theirs = pair.teacher_head(pair.theirs)
     before = logits.detach().clone(), theirs.clone()
-    heads = Heads(Readout(None), Readout(None))
+    heads = Heads(LMHead(None), LMHead(None))
     loss = heads.divergence(logits, theirs, beta, budget=2 * 2 * VOCABULARY * 8)
     assert torch.equal(logits, before[0])
     assert torch.equal(theirs, before[1])
@@ -294,7 +294,7 @@ def test_tokens_that_both_rule_out(beta: float) -> None:
     for logits in masked:
         logits[:, 3] = -torch.inf
     keep = [index for index in range(VOCABULARY) if index != 3]
-    heads = Heads(Readout(None), Readout(None))
+    heads = Heads(LMHead(None), LMHead(None))
     masked[0].requires_grad_()
     loss, grad = graded(heads.divergence(masked[0], masked[1], beta), masked[:1])
     rest = ours[:, keep].requires_grad_()
@@ -312,7 +312,7 @@ def test_tokens_that_one_rules_out(whose: str, beta: float) -> None:
     states[whose][:, 3] = -torch.inf
     ours = states["ours"].requires_grad_()
     loss, grad = graded(
-        Heads(Readout(None), Readout(None)).divergence(ours, states["theirs"], beta), [ours]
+        Heads(LMHead(None), LMHead(None)).divergence(ours, states["theirs"], beta), [ours]
     )
     if (whose, beta) in (("ours", 0), ("theirs", 1)):
         assert loss == torch.inf

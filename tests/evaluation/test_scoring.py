@@ -23,7 +23,7 @@ from sweeper.evaluation.scoring import DocumentScore, aggregate, mean_and_error,
 from sweeper.evaluation.tasks import load_tasks, prompts
 from sweeper.foundation.errors import BadInputError
 from sweeper.records import SuiteSpec, TaskScore
-from tests.conftest import ROOT, write_yaml
+from tests.support.tiny_studies import ROOT, write_yaml
 
 TEACHER = ModelConfig(model="builtin/adder-teacher")
 TASKS = ROOT / "eval_suites" / "tasks"

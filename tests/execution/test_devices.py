@@ -39,7 +39,7 @@ def test_as_many_workers_as_the_devices_have_room_for() -> None:
 def test_devices_are_given_out_in_turn(tmp_path: Path) -> None:
     executor = LocalExecutor(compute(resources_per_trial={"gpu": 0.5, "cpu": 1}), GPUS)
     assert executor.free() == 4
-    place = executor.next_place(tmp_path)
+    place = executor.next_resources(tmp_path)
     assert (place.device, place.devices, place.threads) == ("cuda:0", (), 1)
 
 
@@ -48,7 +48,7 @@ def test_a_trial_gets_devices_of_its_own(tmp_path: Path) -> None:
     twos = compute(devices_per_trial=2, resources_per_trial={"gpu": 1, "cpu": 4})
     executor = LocalExecutor(twos, four)
     assert executor.free() == 2
-    place = executor.next_place(tmp_path)
+    place = executor.next_resources(tmp_path)
     assert (place.device, place.devices, place.threads) == ("cuda:0", ("cuda:0", "cuda:1"), 2)
     assert (place.processes, place.alone().processes) == (2, 1)
     assert count_workers(compute(devices_per_trial=2), four) == 1

@@ -19,11 +19,11 @@ from sweeper.config.settings import resolve
 from sweeper.execution.executor import Executor, Finished
 from sweeper.execution.local import LocalExecutor
 from sweeper.foundation.files import read_json_lines
-from sweeper.records import Place, TrialSpec
+from sweeper.records import Resources, TrialSpec
 from sweeper.records.layout import JobPaths, StudyPaths
 from sweeper.records.outcome_files import read_outcome
-from sweeper.study.manifest import open_snapshot, suite_spec
-from sweeper.study.preparation import make_origin
+from sweeper.study.manifest import open_manifest, suite_spec
+from sweeper.study.preparation import make_study_inputs
 
 pytestmark = [
     pytest.mark.slow,
@@ -57,11 +57,11 @@ def make_spec(study_file: Path, number: int = 0, **training: object) -> TrialSpe
     overrides = [f"training.{key}={value}" for key, value in training.items()]
     study = load_study(study_file, overrides)
     paths = StudyPaths(study_file.parent / "runs", study.config.study)
-    snapshot = open_snapshot(study, paths, ["test"], 1)
+    snapshot = open_manifest(study, paths, ["test"], 1)
     files = paths.trial("sft", number)
     files.directory.mkdir(parents=True, exist_ok=True)
     return TrialSpec(
-        origin=make_origin(study, snapshot, study_file.parent / "cache"),
+        origin=make_study_inputs(study, snapshot, study_file.parent / "cache"),
         arm="sft",
         method="sft",
         number=number,
@@ -69,7 +69,7 @@ def make_spec(study_file: Path, number: int = 0, **training: object) -> TrialSpe
         params={},
         settings=resolve(study.config.training),
         suite=suite_spec(study.selection),
-        place=Place(directory=str(files.directory), device="cpu", threads=1),
+        place=Resources(directory=str(files.directory), device="cpu", threads=1),
     )
 
 
@@ -214,6 +214,6 @@ def test_a_job_ends_with_its_coordinator(write_study: Callable[..., Path], tmp_p
 
 def test_devices_and_threads_are_divided(tmp_path: Path) -> None:
     with LocalExecutor(ComputeConfig(workers=2, device="cpu", threads_per_worker=3)) as executor:
-        place = executor.next_place(tmp_path)
+        place = executor.next_resources(tmp_path)
         assert (place.directory, place.device, place.threads) == (str(tmp_path), "cpu", 3)
         assert executor.free() == 2

@@ -12,9 +12,9 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from sweeper.records.study_record import Plan
-from sweeper.study.manifest import read_snapshot
+from sweeper.study.manifest import read_manifest
 from sweeper.study.results import read_study
-from tests.whole_studies import WholeStudy, wait_until
+from tests.support.whole_studies import WholeStudy, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -79,7 +79,7 @@ def test_winners_are_trained_again_and_judged(write_study: Callable[..., Path]) 
     assert "4 of 4 trainings of winners completed" in status
     listed = [line.split()[:5] for line in status.splitlines()]
     assert ["gkd", "#0", "2", "steps", "completed"] in listed
-    snapshot = read_snapshot(study.paths)
+    snapshot = read_manifest(study.paths)
     assert snapshot is not None
     for arm in read_study(study.paths, snapshot).arms:
         for final in arm.finals:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.whole_studies import WholeStudy, wait_until
+from tests.support.whole_studies import WholeStudy, wait_until
 
 pytestmark = pytest.mark.soak
 

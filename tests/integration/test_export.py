@@ -10,7 +10,7 @@ import pytest
 
 from sweeper.config.builtin import dataset
 from sweeper.config.oumi.reading import read_recipe
-from tests.whole_studies import WholeStudy, leftovers, wait_beside
+from tests.support.whole_studies import WholeStudy, leftovers, wait_beside
 
 pytestmark = pytest.mark.slow
 

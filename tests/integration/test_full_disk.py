@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.whole_studies import WholeStudy, leftovers, wait_until
+from tests.support.whole_studies import WholeStudy, leftovers, wait_until
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from sweeper.foundation.files import read_json_lines
-from tests.whole_studies import WholeStudy, wait_until
+from tests.support.whole_studies import WholeStudy, wait_until
 
 pytestmark = pytest.mark.slow
 

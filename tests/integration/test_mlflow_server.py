@@ -16,7 +16,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from tests.integration.test_study import outcomes
-from tests.whole_studies import wait_beside
+from tests.support.whole_studies import wait_beside
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak]
 

@@ -16,8 +16,8 @@ from mlflow.tracking import MlflowClient
 from sweeper.foundation.databases import with_driver
 from sweeper.search.storage import close_storage, open_storage
 from tests.integration.test_study import outcomes, params, run, sweeper
-from tests.postgres import PASSWORD, QUOTED, Server
-from tests.whole_studies import wait_beside
+from tests.support.postgres import PASSWORD, QUOTED, Server
+from tests.support.whole_studies import wait_beside
 
 pytestmark = pytest.mark.slow
 

@@ -18,13 +18,13 @@ from sweeper.config.settings import MethodSettings
 from sweeper.config.study import DataConfig, DatasetConfig, TeacherOutputsConfig
 from sweeper.config.suite import SuiteConfig, SuiteTask
 from sweeper.distillation.data.examples import tokenize
-from sweeper.distillation.data.training_data import read_material
+from sweeper.distillation.data.training_data import read_training_data
 from sweeper.distillation.models.loading import end_token_ids
 from sweeper.distillation.train import distil, starting_student
 from sweeper.evaluation.scoring import score
-from sweeper.records import Origin, Place, SuiteSpec
-from tests.conftest import CHAT_TEMPLATE, make_model, write_yaml
-from tests.distillation import jobs
+from sweeper.records import Resources, StudyInputs, SuiteSpec
+from tests.support import training_jobs as jobs
+from tests.support.tiny_studies import CHAT_TEMPLATE, make_model, write_yaml
 
 BEGIN = "<|begin|>"
 QUESTIONS = ("1+2?", " a space before and after ", "Ünïcode – 学\nin two lines\n", "#")
@@ -118,10 +118,10 @@ def reading(model: Any) -> Iterator[list[tuple[int, ...]]]:
         handle.remove()
 
 
-def make_origin(case: Case, model: str, folder: Path) -> Origin:
+def make_study_inputs(case: Case, model: str, folder: Path) -> StudyInputs:
     rows = folder / "rows.jsonl"
     rows.write_text("".join(json.dumps({"prompt": q, "completion": "3"}) + "\n" for q in QUESTIONS))
-    return jobs.make_origin(
+    return jobs.make_study_inputs(
         folder,
         teacher=ModelConfig(model=model),
         student=StudentConfig(model=model),
@@ -173,9 +173,9 @@ def test_training_rollouts_and_scoring_read_the_same_prompts(
     make_pair: Callable[[Case], str], tmp_path: Path, name: str
 ) -> None:
     case = CASES[name]
-    origin = make_origin(case, make_pair(case), tmp_path)
-    place = Place(directory=str(tmp_path), device="cpu", threads=1)
-    material = read_material(origin)
+    origin = make_study_inputs(case, make_pair(case), tmp_path)
+    place = Resources(directory=str(tmp_path), device="cpu", threads=1)
+    material = read_training_data(origin)
     tokenizer = material.tokenizer
     assert material.chat is (case.text != PLAIN_TEXT)
     assert (tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id) is case.begins

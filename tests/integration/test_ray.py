@@ -13,10 +13,10 @@ from typing import Any
 import optuna
 import pytest
 
-from tests.conftest import adder_study
 from tests.execution.test_executors import make_spec
 from tests.integration.test_study import outcomes, params, run, trial_runs
-from tests.whole_studies import wait_beside
+from tests.support.tiny_studies import adder_study
+from tests.support.whole_studies import wait_beside
 
 pytestmark = [
     pytest.mark.slow,

@@ -10,7 +10,6 @@ from typing import Any
 import optuna
 import pytest
 
-from tests.conftest import adder_study
 from tests.integration.test_study import (
     documents,
     outcomes,
@@ -20,6 +19,7 @@ from tests.integration.test_study import (
     sweeper,
     trial_runs,
 )
+from tests.support.tiny_studies import adder_study
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import write_yaml
+from tests.support.tiny_studies import write_yaml
 
 pytestmark = pytest.mark.slow
 

@@ -15,8 +15,8 @@ import optuna
 import pytest
 from mlflow.tracking import MlflowClient
 
-from tests.conftest import DATA, ROOT, write_yaml
-from tests.whole_studies import wait_beside
+from tests.support.tiny_studies import DATA, ROOT, write_yaml
+from tests.support.whole_studies import wait_beside
 
 pytestmark = pytest.mark.slow
 

@@ -15,13 +15,13 @@ import pytest
 from rich.console import Console
 
 from sweeper.records.archive import NAME, read_records
-from sweeper.records.study_record import FinalArm, StudyRecord
+from sweeper.records.study_record import ConfirmedWinner, StudyRecord
 from sweeper.reporting.json_output import study_json
 from sweeper.reporting.markdown.report import write_report
-from sweeper.reporting.report_data import Page
+from sweeper.reporting.report_data import ReportData
 from sweeper.reporting.summary import show_study
+from tests.support.tiny_studies import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = sorted(path.parent for path in (ROOT / "reports" / "examples").glob(f"*/{NAME}"))
 QUOTED = "quickstart"
 README_WIDTH = 80
@@ -40,12 +40,12 @@ def example(request: pytest.FixtureRequest) -> Example:
 
 def terminal(record: StudyRecord) -> str:
     file = io.StringIO()
-    show_study(Page.of(record), Console(file=file, width=README_WIDTH))
+    show_study(ReportData.of(record), Console(file=file, width=README_WIDTH))
     return file.getvalue()
 
 
 def test_the_report_is_what_its_records_give(example: Example, tmp_path: Path) -> None:
-    write_report(Page.of(example.record), tmp_path)
+    write_report(ReportData.of(example.record), tmp_path)
     for name in ("report.md", NAME):
         assert (tmp_path / name).read_bytes() == (example.folder / name).read_bytes(), name
 
@@ -53,7 +53,7 @@ def test_the_report_is_what_its_records_give(example: Example, tmp_path: Path) -
 def test_the_readme_quotes_lines_that_the_command_prints() -> None:
     record = read_records(ROOT / "reports" / "examples" / QUOTED / NAME)
     printed = terminal(record).splitlines()
-    sentence = study_json(Page.of(record))["verdict"]
+    sentence = study_json(ReportData.of(record))["verdict"]
     start = " ".join(sentence.split()[:4])
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"(?ms)^```\n(.*?)^```$", readme)
@@ -70,11 +70,11 @@ def test_the_headline_numbers_are_those_of_the_documents(example: Example) -> No
     scores = example.record.test.scores
     weights = np.array(scores.shares) / np.sum(scores.shares)
 
-    def mean(arm: FinalArm, seeds: set[int]) -> float:
+    def mean(arm: ConfirmedWinner, seeds: set[int]) -> float:
         rows = [row for row, seed in zip(arm.scores, arm.seeds, strict=True) if seed in seeds]
         return float(np.mean([np.dot(row, weights) for row in rows]))
 
-    told = study_json(Page.of(example.record))
+    told = study_json(ReportData.of(example.record))
     page = (example.folder / "report.md").read_text(encoding="utf-8").replace("\u00a0", " ")
     own = {arm.arm: arm for arm in scores.arms if arm.at == "steps"}
     for name, arm in own.items():

@@ -11,7 +11,7 @@ from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.console import show
 from sweeper.reporting.tables.comparison import comparison_view
 from sweeper.reporting.tables.trials import status_view
-from tests.reporting.example_study import (
+from tests.support.example_study import (
     GKD_SEARCH,
     LR,
     arm,

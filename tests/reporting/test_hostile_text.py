@@ -17,12 +17,12 @@ from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.console import notice, show
 from sweeper.reporting.live import LiveDisplay
 from sweeper.reporting.markdown.report import write_report
-from sweeper.reporting.report_data import Page
+from sweeper.reporting.report_data import ReportData
 from sweeper.reporting.tables.comparison import comparison_view
 from sweeper.reporting.tables.trials import status_view
 from sweeper.reporting.text.markdown_escape import cell, code, fenced, inline, setting, table
 from sweeper.reporting.text.terminal_escape import visible
-from tests.reporting.example_study import arm, completed, failed, study, trial
+from tests.support.example_study import arm, completed, failed, study, trial
 
 HOSTILE = [
     "\x1b[2J\x1b]0;owned\x07",
@@ -72,7 +72,7 @@ def test_a_terminal_is_not_steered(text: str, terminal: bool) -> None:
 
 @pytest.mark.parametrize("text", [t for t in HOSTILE if "\ud800" not in t])
 def test_a_report_shows_it_as_text(text: str, tmp_path: Path) -> None:
-    write_report(Page.of(hostile_study(text)), tmp_path)
+    write_report(ReportData.of(hostile_study(text)), tmp_path)
     report = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028\u202e]", report)
     # What stands in code, in fences of any length, is no markup.
@@ -158,7 +158,7 @@ def test_foreign_code_is_named(config: dict[str, Any], expected: str, tmp_path: 
     out = io.StringIO()
     notice(record, Console(file=out, width=300))
     assert (expected in out.getvalue()) if expected else not out.getvalue()
-    write_report(Page.of(record), tmp_path)
+    write_report(ReportData.of(record), tmp_path)
     report = (tmp_path / "report.md").read_text()
     assert ("Code from outside was allowed to run" in report) == bool(expected)
 

@@ -11,9 +11,9 @@ from sweeper.reporting.live import (
     ArmProgress,
     EndedJob,
     LiveDisplay,
+    LiveJob,
     LiveState,
-    RunningJob,
-    Underway,
+    RunningTrial,
     estimate,
 )
 
@@ -43,7 +43,7 @@ def _plain(*states: LiveState) -> list[str]:
 
 
 def test_plain_lines_tell_the_story_of_a_run_once() -> None:
-    job = RunningJob("gkd #0", "train", step=1, max_steps=100)
+    job = LiveJob("gkd #0", "train", step=1, max_steps=100)
     first = EndedJob("gkd #0", score=0.7431, seconds=58.2)
     second = EndedJob("gkd #1", failure="out of memory: CUDA\nout of memory", seconds=4.0)
     preparing = replace(START, preparation="scoring the teacher")
@@ -80,7 +80,7 @@ def test_what_follows_the_search_is_counted_anew() -> None:
 
 def test_a_running_trial_makes_no_flood() -> None:
     steps = [
-        replace(START, running=(RunningJob("gkd #0", "train", step, 1000, loss=1 / (step + 1)),))
+        replace(START, running=(LiveJob("gkd #0", "train", step, 1000, loss=1 / (step + 1)),))
         for step in range(1000)
     ]
 
@@ -118,7 +118,7 @@ def test_the_live_area_shows_arms_jobs_and_ended_trials_at_any_width(
         file=io.StringIO(), width=width, height=40, force_terminal=True, color_system=None
     )
     jobs = tuple(
-        RunningJob(f"gkd #{n}", "train", 40 * n, 1000, 1.234, 9.87) for n in range(MOST_JOBS + 3)
+        LiveJob(f"gkd #{n}", "train", 40 * n, 1000, 1.234, 9.87) for n in range(MOST_JOBS + 3)
     )
     state = replace(
         START,
@@ -164,16 +164,16 @@ def test_the_estimate_divides_the_work_among_the_workers() -> None:
 
 
 def test_the_estimate_takes_running_trials_as_partly_done() -> None:
-    begun, late = Underway("gkd", 5.0, 0.3), Underway("gkd", 500.0, 1.0)
+    begun, late = RunningTrial("gkd", 5.0, 0.3), RunningTrial("gkd", 500.0, 1.0)
     assert estimate({"gkd": [20.0]}, {"gkd": 3}, workers=1, running=[begun]) == 55
     assert estimate({"gkd": [20.0]}, {"gkd": 1}, workers=1, running=[late]) == 0
 
 
 def test_a_running_trial_tells_how_long_its_arm_takes() -> None:
-    half = Underway("gkd", 30.0, 0.5)
+    half = RunningTrial("gkd", 30.0, 0.5)
     assert estimate({"sft": [5.0]}, {"gkd": 1}, workers=1, running=[half]) == 30
     assert estimate({}, {"gkd": 2}, workers=1, running=[half]) == 90
-    assert estimate({}, {"gkd": 2}, workers=1, running=[Underway("gkd", 1.0, 0.0)]) is None
+    assert estimate({}, {"gkd": 2}, workers=1, running=[RunningTrial("gkd", 1.0, 0.0)]) is None
 
 
 def test_more_workers_than_trials_do_not_make_a_trial_shorter() -> None:

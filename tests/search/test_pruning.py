@@ -11,7 +11,7 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from sweeper.config.search import PrunerConfig, SamplerConfig
-from sweeper.records import Interim, Outcome, derive_seed
+from sweeper.records import IntermediateScore, Outcome, derive_seed
 from sweeper.search.arm_search import ArmSearch
 from sweeper.search.storage import open_storage
 from tests.search.test_arm_search import SEARCH, arm, completed
@@ -44,14 +44,16 @@ def quality(number: int) -> float:
     return derive_seed(0, "quality", number) / 2**31
 
 
-def interim(number: int, index: int) -> Interim:
+def interim(number: int, index: int) -> IntermediateScore:
     """A trial's score at a point: it ranks trials as their final scores do."""
     right = round(quality(number) * DOCUMENTS)
     documents = tuple(float(place < right) for place in range(DOCUMENTS))
-    return Interim(index=index, score=quality(number) * (1 + index) / 3, documents=documents)
+    return IntermediateScore(
+        index=index, score=quality(number) * (1 + index) / 3, documents=documents
+    )
 
 
-def pruned(last: Interim) -> Outcome:
+def pruned(last: IntermediateScore) -> Outcome:
     return Outcome(state="pruned", interim=last, started=0.0, finished=1.0)
 
 
@@ -64,7 +66,7 @@ def run(search: ArmSearch, trials: int) -> dict[int, int]:
         went_on[asked.number] = 0
         for index in range(POINTS):
             found = interim(asked.number, index)
-            if not search.goes_on(asked.number, found):
+            if not search.should_continue(asked.number, found):
                 search.tell(asked.number, pruned(found))
                 break
             went_on[asked.number] += 1
@@ -153,12 +155,12 @@ def test_a_decision_that_a_kill_interrupts_is_made_as_it_would_have_been(
                     patched.setattr(optuna.storages.RDBStorage, name, counted(call))
                 try:
                     search = make_search(open_storage(database), pruner(kind))
-                    search.goes_on(number, interim(number, index))
+                    search.should_continue(number, interim(number, index))
                 except Killed:
                     pass
             search = make_search(open_storage(database), pruner(kind))
-            first = search.goes_on(number, interim(number, index))
-            assert first is search.goes_on(number, interim(number, index))
+            first = search.should_continue(number, interim(number, index))
+            assert first is search.should_continue(number, interim(number, index))
             if not first:
                 search.tell(number, pruned(interim(number, index)))
                 break
@@ -178,7 +180,7 @@ def test_the_gp_learns_from_pruned_trials_and_does_not_take_one_for_the_best() -
     assert {trial.state for trial in study.trials} == {TrialState.COMPLETE}
     asked = search.ask()
     # A score in the middle of a training is no final one, however good it looks.
-    search.tell(asked.number, pruned(Interim(index=0, score=5.0, documents=())))
+    search.tell(asked.number, pruned(IntermediateScore(index=0, score=5.0, documents=())))
     assert study.trials[asked.number].value == max(
         trial.value for trial in study.trials if trial.number not in (*early, asked.number)
     )
@@ -189,4 +191,4 @@ def test_a_trial_that_ended_and_runs_again_is_not_pruned() -> None:
     search = make_search(InMemoryStorage(), pruner("median", startup_trials=0))
     asked = search.ask()
     search.tell(asked.number, completed(0.5))
-    assert search.goes_on(asked.number, interim(asked.number, 0))
+    assert search.should_continue(asked.number, interim(asked.number, 0))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import adder_study, adder_suite, write_yaml
-from tests.whole_studies import WholeStudy
+from tests.support.tiny_studies import adder_study, adder_suite, write_yaml
+from tests.support.whole_studies import WholeStudy
 
 ASK = "sweeper.search.arm_search:ArmSearch.ask"
 SPEC = "sweeper.study.coordinator:write_text_atomically@spec.json"
@@ -23,8 +23,8 @@ PLOT = "sweeper.reporting.markdown.report:png"
 REPORT = "sweeper.commands.run:write_report"
 
 BOUNDARIES = {
-    "before the study is recorded": ("sweeper.commands.run:open_snapshot", "before", "1"),
-    "after the study is recorded": ("sweeper.commands.run:open_snapshot", "after", "1"),
+    "before the study is recorded": ("sweeper.commands.run:open_manifest", "before", "1"),
+    "after the study is recorded": ("sweeper.commands.run:open_manifest", "after", "1"),
     "while MLflow's tables are made": ("mlflow.store.db.utils:_upgrade_db", "before", "1"),
     "during the preparation": ("sweeper.study.preparation:submit", "after", "2"),
     "after it is asked": (ASK, "after", "1"),
@@ -46,7 +46,7 @@ BOUNDARIES = {
     "after the plan is written": (PLAN, "after", "1"),
     "while the test suite is scored": ("sweeper.study.preparation:submit", "after", "4"),
     "after a winner's spec is written": (SPEC, "after", "5"),
-    "after a winner's outcome": ("sweeper.study.confirmation:Declared.tell", "before", "1"),
+    "after a winner's outcome": ("sweeper.study.confirmation:FixedTrials.tell", "before", "1"),
     "after the last winner": (TRACK, "after", "6"),
     "during the report": (PLOT, "after", "1"),
     "after the report": (REPORT, "after", "1"),

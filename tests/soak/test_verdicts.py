@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tests.conftest import ROOT, adder_study, adder_suite, write_yaml
-from tests.whole_studies import WholeStudy
+from tests.support.tiny_studies import ROOT, adder_study, adder_suite, write_yaml
+from tests.support.whole_studies import WholeStudy
 
 pytestmark = pytest.mark.soak
 

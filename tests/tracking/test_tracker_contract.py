@@ -13,13 +13,13 @@ import pytest
 import sqlalchemy
 
 from sweeper.foundation.databases import with_driver
-from sweeper.foundation.retry import Patience
+from sweeper.foundation.retry import Retry
 from sweeper.records import Failure
-from sweeper.tracking.mapping import NOTE, PARENT, RUN_NAME, Point
+from sweeper.tracking.mapping import NOTE, PARENT, RUN_NAME, MetricPoint
 from sweeper.tracking.mlflow_store import MlflowStore, MlflowTracker
 from sweeper.tracking.tracker import MemoryStore, MemoryTracker, Tracker
-from tests.postgres import QUOTED, Server
-from tests.tracking.examples import (
+from tests.support.postgres import QUOTED, Server
+from tests.support.tracking_examples import (
     NOON,
     PASSWORD,
     STUDY_TEXT,
@@ -55,7 +55,7 @@ def steps(place: Recorder, tmp_path: Path) -> list[Callable[[Tracker], None]]:
     report.write_text("# gkd wins\n")
     records = tmp_path / "records.json.gz"
     records.write_bytes(b"\x1f\x8b")
-    verdict = [Point("verdict/steps/gkd/sft/difference", 0.1, 0, int(NOON + 90) * 1000)]
+    verdict = [MetricPoint("verdict/steps/gkd/sft/difference", 0.1, 0, int(NOON + 90) * 1000)]
     return [
         lambda tracker: tracker.log_data(summary()),
         lambda tracker: tracker.log_baseline("teacher", completed(0.97)),
@@ -99,8 +99,8 @@ def check_whole_study(place: Recorder) -> None:
     assert study.values("teacher/selection") == [0.97]
     assert study.values("starting_student/four_digits") == [0.36]
     assert sorted(point for point in first.points if point.key == "train/loss") == [
-        Point("train/loss", 0.3, 10, int(NOON + 10) * 1000),
-        Point("train/loss", 0.6, 5, int(NOON + 5) * 1000),
+        MetricPoint("train/loss", 0.3, 10, int(NOON + 10) * 1000),
+        MetricPoint("train/loss", 0.6, 5, int(NOON + 5) * 1000),
     ]
     assert len(first.values("train/grad_norm")) == 2
     assert first.values("seconds/rollout") == [0.25, 0.25]
@@ -280,7 +280,7 @@ def test_a_server_that_is_away_at_any_call_loses_nothing(
     postgres: Server, empty_postgres: str, tmp_path: Path
 ) -> None:
     place = mlflow_place(tmp_path, uri=with_driver(postgres.database(empty_postgres)))
-    patience, told = Patience(), []
+    patience, told = Retry(), []
 
     def tell(text: str) -> None:
         told.append(text)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sweeper.tracking.ui import experiment_url, ui_command, ui_environment
-from tests.tracking.examples import (
+from tests.support.tracking_examples import (
     completed,
     free_port,
     job_files,

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from sweeper.analysis.importance.forest import INTERVAL, ArmRefits, Axis, Floats, Refits
+from sweeper.analysis.importance.forest import INTERVAL, ArmForests, Axis, Floats, Forests
 from sweeper.config.base import Scalar
 from sweeper.records import Record
 
@@ -45,7 +45,7 @@ class Effect(Record):
         return self.checked_low > 0
 
 
-def effects(refits: ArmRefits, *, higher_is_better: bool) -> list[Effect]:
+def effects(refits: ArmForests, *, higher_is_better: bool) -> list[Effect]:
     """The effect of each setting of an arm: clear ones first, and of them the largest."""
     found = []
     seen: set[str] = set()
@@ -60,7 +60,7 @@ def effects(refits: ArmRefits, *, higher_is_better: bool) -> list[Effect]:
 
 
 def _effect(
-    arm: str, refits: Refits, index: int, conditional: bool, higher_is_better: bool
+    arm: str, refits: Forests, index: int, conditional: bool, higher_is_better: bool
 ) -> Effect:
     axis = refits.axes[index]
     sign = 1.0 if higher_is_better else -1.0

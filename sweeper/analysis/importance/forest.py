@@ -141,7 +141,7 @@ class Tree:
 
 
 @dataclass(frozen=True)
-class Refits:
+class Forests:
     """Forests on halves of the trials; two that follow each other share no trial."""
 
     axes: tuple[Axis, ...]
@@ -171,7 +171,7 @@ class Refits:
 
 
 @dataclass(frozen=True)
-class ArmRefits:
+class ArmForests:
     """All that is known of an arm's settings."""
 
     arm: str
@@ -179,9 +179,9 @@ class ArmRefits:
     """The settings that the arm searches and that vary."""
     rows: tuple[Row, ...]
     """Its scored trials inside the search space, in ascending number."""
-    shared: Refits | None
+    shared: Forests | None
     """Of the settings that all trials sampled."""
-    everywhere: Refits | None
+    everywhere: Forests | None
     """Of all settings, within the trials that sampled every one; None if ``shared`` has them all.
 
     A setting such as ``temperature``, which is dead at ``lmbda`` 0, is only here."""
@@ -194,7 +194,7 @@ class ArmRefits:
         return np.empty((0, len(self.axes[name].values)))
 
 
-def refit(arm: ArmRecord, study_seed: int = 0) -> ArmRefits:
+def fit_forests(arm: ArmRecord, study_seed: int = 0) -> ArmForests:
     """Fit forests to the completed trials of ``arm``, but for those outside its search space.
 
     The same records and seed give the same forests. There are none with fewer than
@@ -213,18 +213,18 @@ def refit(arm: ArmRecord, study_seed: int = 0) -> ArmRefits:
     shared = [name for name in axes if all(name in params for params, _ in rows)]
     seed = derive_seed(study_seed, arm.name, "refits")
     everywhere = [row for row in rows if len(row[0]) == len(axes)]
-    return ArmRefits(
+    return ArmForests(
         arm=arm.name,
         axes=axes,
         rows=tuple(rows),
-        shared=_refits([axes[name] for name in shared], rows, seed),
-        everywhere=_refits(list(axes.values()), everywhere, seed)
+        shared=_forests([axes[name] for name in shared], rows, seed),
+        everywhere=_forests(list(axes.values()), everywhere, seed)
         if len(shared) < len(axes)
         else None,
     )
 
 
-def _refits(axes: Sequence[Axis], rows: Sequence[Row], seed: int) -> Refits | None:
+def _forests(axes: Sequence[Axis], rows: Sequence[Row], seed: int) -> Forests | None:
     if not axes or len(rows) < FEWEST_TRIALS or len({score for _, score in rows}) < 2:
         return None
     from sklearn.ensemble import ExtraTreesRegressor
@@ -241,7 +241,7 @@ def _refits(axes: Sequence[Axis], rows: Sequence[Row], seed: int) -> Refits | No
             forest = ExtraTreesRegressor(TREES, random_state=int(random.integers(2**31)))
             forest.fit(settings[half], scores[half])
             forests.append(tuple(_tree(one.tree_, axes, points) for one in forest.estimators_))
-    return Refits(tuple(axes), len(rows), tuple(forests))
+    return Forests(tuple(axes), len(rows), tuple(forests))
 
 
 def _points(axes: Sequence[Axis]) -> Floats:

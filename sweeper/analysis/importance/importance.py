@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from sweeper.analysis.importance.forest import INTERVAL, ArmRefits, Refits
+from sweeper.analysis.importance.forest import INTERVAL, ArmForests, Forests
 from sweeper.records import Record
 
 
-class Share(Record):
+class ImportanceShare(Record):
     """The importance of one setting."""
 
     share: float
@@ -27,18 +27,18 @@ class Importance(Record):
     """The importances of one arm's settings."""
 
     arm: str
-    values: dict[str, Share]
+    values: dict[str, ImportanceShare]
     """Of each setting that all trials sampled, largest first; they sum to 1."""
     trials: int
     """Trials that ``values`` was estimated from."""
-    conditional: dict[str, Share]
+    conditional: dict[str, ImportanceShare]
     """Of each setting that only some trials sampled (such as ``temperature``, which is dead at
     ``lmbda`` 0), within the trials that sampled every setting: not on the scale of ``values``."""
     conditional_trials: int
     """Trials that ``conditional`` was estimated from."""
 
 
-def parameter_importance(refits: ArmRefits) -> Importance | None:
+def parameter_importance(refits: ArmForests) -> Importance | None:
     """The importances of the settings that an arm searches.
 
     Returns:
@@ -59,7 +59,7 @@ def parameter_importance(refits: ArmRefits) -> Importance | None:
     )
 
 
-def _shares(refits: Refits | None) -> dict[str, Share]:
+def _shares(refits: Forests | None) -> dict[str, ImportanceShare]:
     if refits is None or len(refits.axes) < 2:
         return {}
     found = refits.shares()
@@ -70,7 +70,7 @@ def _shares(refits: Refits | None) -> dict[str, Share]:
     means = found.mean(axis=0)
     low, high = np.quantile(found, INTERVAL, axis=0)
     shares = {
-        axis.name: Share(
+        axis.name: ImportanceShare(
             share=float(mean), low=float(min(mean, bottom)), high=float(max(mean, top))
         )
         for axis, mean, bottom, top in zip(refits.axes, means, low, high, strict=True)

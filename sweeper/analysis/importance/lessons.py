@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sweeper.analysis.importance.effects import Effect, effects
-from sweeper.analysis.importance.forest import refit
+from sweeper.analysis.importance.forest import fit_forests
 from sweeper.analysis.importance.importance import Importance, parameter_importance
 from sweeper.analysis.importance.ranges import ExhaustedRange, exhausted_ranges
 from sweeper.analysis.importance.surface import Surface, lmbda_beta_surface
@@ -39,7 +39,7 @@ def search_lessons(record: StudyRecord) -> SearchLessons:
     seed = int(record.config.get("seed", 0))
     found = []
     for arm in record.arms:
-        refits = refit(arm, seed)
+        refits = fit_forests(arm, seed)
         seen = effects(refits, higher_is_better=record.higher_is_better)
         if not seen:
             continue

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sweeper.analysis.importance.effects import Effect
-from sweeper.analysis.importance.forest import INTERVAL, ArmRefits, Axis, Floats
+from sweeper.analysis.importance.forest import INTERVAL, ArmForests, Axis, Floats
 from sweeper.config.base import Scalar
 from sweeper.config.settings import is_setting, value_problem
 from sweeper.config.space import AnySpace, CategoricalSpace, IntSpace
@@ -37,7 +37,7 @@ class ExhaustedRange(Record):
 
 
 def exhausted_ranges(
-    refits: ArmRefits, effects: Sequence[Effect], *, higher_is_better: bool
+    refits: ArmForests, effects: Sequence[Effect], *, higher_is_better: bool
 ) -> list[ExhaustedRange]:
     """The ranges of an arm that should be wider.
 

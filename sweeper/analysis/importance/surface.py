@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sweeper.analysis.importance.forest import INTERVAL, ArmRefits, Axis, Floats
+from sweeper.analysis.importance.forest import INTERVAL, ArmForests, Axis, Floats
 from sweeper.config.base import Scalar
 from sweeper.records import Record
 
@@ -36,7 +36,7 @@ class Surface(Record):
     """Half the interval of a point's height, averaged over where there is support."""
 
 
-def lmbda_beta_surface(refits: ArmRefits) -> Surface | None:
+def lmbda_beta_surface(refits: ArmForests) -> Surface | None:
     """The surface, if ``FEWEST_FOR_SURFACE`` trials of the arm searched both settings."""
     fitted = refits.shared
     if fitted is None or len(refits.rows) < FEWEST_FOR_SURFACE:
@@ -62,7 +62,7 @@ def lmbda_beta_surface(refits: ArmRefits) -> Surface | None:
     )
 
 
-def _support(refits: ArmRefits, across: Axis, up: Axis) -> Floats:
+def _support(refits: ArmForests, across: Axis, up: Axis) -> Floats:
     apart = []
     for axis in (up, across):
         values = _numbers(axis.values)

@@ -24,7 +24,7 @@ COSTLY = (
 
 
 @dataclass(frozen=True)
-class Ends:
+class CostRange:
     """Settings to measure an arm's trials at, and where its trials are between them.
 
     Attributes:
@@ -42,7 +42,7 @@ class Ends:
     high: float = 0.0
 
 
-def ends(arm: ArmConfig) -> Ends:
+def ends(arm: ArmConfig) -> CostRange:
     """The two ends of the arm's search.
 
     Micro-batches are sampled from the student with the probability ``lmbda``, so a few steps at a
@@ -70,7 +70,7 @@ def ends(arm: ArmConfig) -> Ends:
             chosen["lmbda"] = share
             for dead in without_effect("gkd", share):
                 chosen.pop(dead, None)
-    return Ends(lightest, heaviest, low, mean, high)
+    return CostRange(lightest, heaviest, low, mean, high)
 
 
 def _lmbda(arm: ArmConfig) -> tuple[float, float, float]:

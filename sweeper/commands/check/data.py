@@ -9,7 +9,7 @@ from sweeper.config.arms import ArmConfig
 from sweeper.config.loading import LoadedStudy, LoadedSuite
 from sweeper.config.settings import MethodSettings
 from sweeper.config.study import StudyConfig
-from sweeper.records import Examination, Lengths, TokenLengths
+from sweeper.records import DataCheck, Lengths, TokenLengths
 
 MOST_LONGER = 0.05
 """The share of references that may be longer than what is sampled, without a warning."""
@@ -17,7 +17,7 @@ _ROUND = 16
 """Limits that are suggested are multiples of it."""
 
 
-def data_findings(study: LoadedStudy, seen: Examination) -> list[Finding]:
+def data_findings(study: LoadedStudy, seen: DataCheck) -> list[Finding]:
     """Rows, suites and lengths, as far as they could be read.
 
     Args:
@@ -30,7 +30,7 @@ def data_findings(study: LoadedStudy, seen: Examination) -> list[Finding]:
     return [*found, *_overlong(seen)]
 
 
-def _overlong(seen: Examination) -> Iterator[Finding]:
+def _overlong(seen: DataCheck) -> Iterator[Finding]:
     for told in seen.overlong:
         advice = "Shorten it, unless you know that the model reads as far."
         yield Finding(state="warning", what="positions", detail=told, advice=advice)
@@ -41,7 +41,7 @@ def length_findings(config: StudyConfig, lengths: TokenLengths) -> list[Finding]
     return [*_max_length(lengths), *_own_max_length(config, lengths), *_rollouts(config, lengths)]
 
 
-def _rows(seen: Examination) -> Iterator[Finding]:
+def _rows(seen: DataCheck) -> Iterator[Finding]:
     rows = seen.rows
     if rows is None:
         return
@@ -64,7 +64,7 @@ def _rows(seen: Examination) -> Iterator[Finding]:
         )
 
 
-def _suites(study: LoadedStudy, seen: Examination) -> Iterator[Finding]:
+def _suites(study: LoadedStudy, seen: DataCheck) -> Iterator[Finding]:
     named: tuple[tuple[str, LoadedSuite | None, int | None], ...] = (
         ("selection suite", study.selection, seen.selection_documents),
         ("test suite", study.test, seen.test_documents),

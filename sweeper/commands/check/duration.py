@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sweeper.analysis.findings import Finding, Preflight
-from sweeper.analysis.timing import ArmPace, Estimate, StudyPace
+from sweeper.analysis.timing import ArmTiming, DurationEstimate, StudyTiming
 from sweeper.commands.check.duration_estimate import estimate
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.models import ModelConfig
@@ -25,7 +25,7 @@ _LARGE = 0.3
 def with_time(
     study: LoadedStudy,
     found: Preflight,
-    measured: StudyPace | SweeperError | None,
+    measured: StudyTiming | SweeperError | None,
     test_documents: int | None,
 ) -> Preflight:
     """The preflight with how long the study takes, whether that is allowed, and what is slow.
@@ -48,7 +48,9 @@ def with_time(
     return found.model_copy(update={"findings": (*found.findings, *rows), "estimate": estimated})
 
 
-def time_findings(config: StudyConfig, measured: StudyPace, found: Estimate) -> list[Finding]:
+def time_findings(
+    config: StudyConfig, measured: StudyTiming, found: DurationEstimate
+) -> list[Finding]:
     """What is said of an estimate."""
     return [
         _time(found),
@@ -67,7 +69,7 @@ def workers_of(config: StudyConfig) -> int:
     return count_workers(compute, find_devices(wanted))
 
 
-def _time(found: Estimate) -> Finding:
+def _time(found: DurationEstimate) -> Finding:
     workers = f"{found.workers} worker{'s' * (found.workers != 1)}"
     detail = f"about {duration(found.wall_seconds)} on {workers}"
     low, high = map(duration, found.wall_range)
@@ -86,7 +88,7 @@ def _time(found: Estimate) -> Finding:
     return Finding(state="ok", what="time", detail=detail)
 
 
-def _budget(config: StudyConfig, found: Estimate) -> list[Finding]:
+def _budget(config: StudyConfig, found: DurationEstimate) -> list[Finding]:
     """Whether the search has its trials before a budget ends it."""
     allowed = device_seconds(config)
     wall_time = config.budget.wall_time
@@ -107,7 +109,7 @@ def _budget(config: StudyConfig, found: Estimate) -> list[Finding]:
     return [Finding(state="warning", what="budget", detail="; ".join(short), advice=advice)]
 
 
-def _timeouts(config: StudyConfig, found: Estimate) -> Iterator[Finding]:
+def _timeouts(config: StudyConfig, found: DurationEstimate) -> Iterator[Finding]:
     """Whether trials are ended that are only slow."""
     timeout, silence = config.compute.trial_timeout, config.compute.stall_timeout
     late = [arm for arm in found.arms if timeout is not None and arm.trial_range[1] > timeout]
@@ -131,7 +133,7 @@ def _timeouts(config: StudyConfig, found: Estimate) -> Iterator[Finding]:
         )
 
 
-def _slow(config: StudyConfig, measured: StudyPace) -> Iterator[Finding]:
+def _slow(config: StudyConfig, measured: StudyTiming) -> Iterator[Finding]:
     """What would make training faster, where it is the teacher or sampling that it waits for."""
     for arm in measured.arms:
         pace = arm.at(arm.high)
@@ -153,7 +155,7 @@ def _slow(config: StudyConfig, measured: StudyPace) -> Iterator[Finding]:
 
 
 def _remedies(
-    config: StudyConfig, measured: StudyPace, arm: ArmPace, *, rollout: float, teacher: float
+    config: StudyConfig, measured: StudyTiming, arm: ArmTiming, *, rollout: float, teacher: float
 ) -> Iterator[str]:
     """What can be done, the most effective first."""
     settings = _settings(config, arm)
@@ -178,6 +180,6 @@ def _remedies(
         yield "Compile the teacher: compile: true."
 
 
-def _settings(config: StudyConfig, arm: ArmPace) -> MethodSettings:
+def _settings(config: StudyConfig, arm: ArmTiming) -> MethodSettings:
     """Those of the dearest trials."""
     return resolve(config.training, config.arms[arm.arm].settings, arm.heaviest.params)

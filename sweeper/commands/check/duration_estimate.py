@@ -9,19 +9,28 @@ from itertools import chain, zip_longest
 from operator import attrgetter
 
 from sweeper.analysis.fairness import TOLERANCE
-from sweeper.analysis.timing import ArmPace, ArmTime, Estimate, Pace, Phase, StudyPace
-from sweeper.analysis.verdict import claim
+from sweeper.analysis.timing import (
+    ArmTime,
+    ArmTiming,
+    DurationEstimate,
+    Phase,
+    StudyTiming,
+    TrialTiming,
+)
+from sweeper.analysis.verdict import primary_comparisons
 from sweeper.commands.check.cost_range import COSTLY
 from sweeper.config.base import Scalar
 from sweeper.config.confirm import CostMeasure
 from sweeper.config.study import StudyConfig
 from sweeper.study.budgets import trial_budgets
 
-Where = Callable[[ArmPace], float]
+Where = Callable[[ArmTiming], float]
 """Where an arm's trials are between its lightest and its heaviest."""
 
 
-def estimate(config: StudyConfig, measured: StudyPace, test_documents: int | None) -> Estimate:
+def estimate(
+    config: StudyConfig, measured: StudyTiming, test_documents: int | None
+) -> DurationEstimate:
     """What the whole study takes, from its beginning.
 
     Args:
@@ -39,7 +48,7 @@ def estimate(config: StudyConfig, measured: StudyPace, test_documents: int | Non
         fewer = _schedule(config, measured, test_documents, attrgetter("mean"), pruned=True)
         pruned = _wall(fewer, workers)
     phases = _phases(mean, workers)
-    return Estimate(
+    return DurationEstimate(
         basis=measured.basis,
         measured=measured.trials,
         workers=workers,
@@ -74,7 +83,7 @@ class _Schedule:
 
 def _schedule(
     config: StudyConfig,
-    measured: StudyPace,
+    measured: StudyTiming,
     test_documents: int | None,
     where: Where,
     *,
@@ -103,13 +112,13 @@ def _schedule(
     return _Schedule(data, list(steps.values()), trials, trainings, tests, ends, devices)
 
 
-def _looks(config: StudyConfig, arm: ArmPace) -> tuple[float, ...]:
+def _looks(config: StudyConfig, arm: ArmTiming) -> tuple[float, ...]:
     """The shares of a training after which the pruner looks at trials of the arm."""
     return config.pruner.points() if config.arms[arm.arm].search else ()
 
 
 def _trials(
-    config: StudyConfig, arm: ArmPace, pace: Pace, count: int, part: float, *, pruned: bool
+    config: StudyConfig, arm: ArmTiming, pace: TrialTiming, count: int, part: float, *, pruned: bool
 ) -> list[float]:
     """The seconds of an arm's trials, one after the other.
 
@@ -133,7 +142,7 @@ def _trials(
 
 
 def _trainings(
-    config: StudyConfig, measured: StudyPace, paces: Mapping[str, Pace]
+    config: StudyConfig, measured: StudyTiming, paces: Mapping[str, TrialTiming]
 ) -> Iterable[tuple[str, float]]:
     """Each training of a winner: its arm, and the seconds of its steps. See ``confirm``.
 
@@ -144,7 +153,7 @@ def _trainings(
     for at in config.compare_at:
         costs = {name: _cost(pace, at) for name, pace in paces.items()}
         gkd = [name for name, method in methods.items() if method == "gkd"]
-        pairs = claim(methods, max(gkd, key=costs.__getitem__, default=None))
+        pairs = primary_comparisons(methods, max(gkd, key=costs.__getitem__, default=None))
         claimed = set(chain.from_iterable(pairs))
         most = max((costs[name] for name in claimed), default=0.0)
         for name, pace in paces.items():
@@ -154,7 +163,7 @@ def _trainings(
                 yield from [(name, pace.training * most / costs[name])] * each
 
 
-def _cost(pace: Pace, at: CostMeasure) -> float:
+def _cost(pace: TrialTiming, at: CostMeasure) -> float:
     return pace.steps * (pace.trained_tokens if at == "tokens" else pace.step)
 
 
@@ -212,7 +221,7 @@ def _wall(schedule: _Schedule, workers: int) -> float:
     return sum(phase.wall_seconds for phase in _phases(schedule, workers))
 
 
-def _arm(arm: ArmPace, schedule: _Schedule) -> ArmTime:
+def _arm(arm: ArmTiming, schedule: _Schedule) -> ArmTime:
     mean = arm.at(arm.mean)
     peaks = (arm.lightest.peak_bytes, arm.heaviest.peak_bytes)
     jobs = (schedule.trials[arm.arm], schedule.trainings[arm.arm], schedule.tests[arm.arm])

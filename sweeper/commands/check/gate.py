@@ -14,7 +14,7 @@ from sweeper.foundation.files import write_text_atomically
 from sweeper.records import Outcome, Record
 from sweeper.records.layout import StudyPaths
 from sweeper.reporting.tables.check import sentence
-from sweeper.study.manifest import Snapshot
+from sweeper.study.manifest import StudyManifest
 
 
 class _Passed(Record):
@@ -28,7 +28,7 @@ class _Passed(Record):
 def pass_preflight(
     study: LoadedStudy,
     paths: StudyPaths,
-    snapshot: Snapshot,
+    snapshot: StudyManifest,
     outcome: Outcome,
     tell: Callable[[Preflight], None],
 ) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from sweeper.analysis.comparison import scored_trials
-from sweeper.analysis.timing import ArmPace, Pace, StudyPace
+from sweeper.analysis.timing import ArmTiming, StudyTiming, TrialTiming
 from sweeper.config.base import Scalar
 from sweeper.records import INTERIM_PHASE, Outcome, Progress
 from sweeper.records.study_record import ArmRecord, StudyRecord
@@ -13,9 +13,9 @@ from sweeper.records.study_record import ArmRecord, StudyRecord
 _PARTS = ("rollout", "teacher", "student", "optimiser")
 
 
-def pace_of_probe(
+def timing_of_probe(
     rows: Sequence[Progress], submitted: float, documents: int, params: dict[str, Scalar]
-) -> Pace:
+) -> TrialTiming:
     """What a trial would take that was ended where it was scored in the midst of its training.
 
     The first step, which has things to set up, is not taken for one like the others.
@@ -39,7 +39,7 @@ def pace_of_probe(
     step = sum(end.time - begin.time for begin, end in _pairs(begins, pauses)) / steps
     usual = [row for row in points if (row.step or 0) > (first.step or 0)]
     lengths = [row.metrics["rollout_length"] for row in usual if "rollout_length" in row.metrics]
-    return Pace(
+    return TrialTiming(
         params=params,
         start=max(first.time - submitted - (first.step or 0) * step, 0.0),
         step=step,
@@ -68,7 +68,9 @@ def _pairs(begins: Sequence[Progress], ends: Sequence[Progress]) -> list[tuple[P
     return list(zip(begins, ends, strict=False))
 
 
-def pace_of_study(record: StudyRecord, names: Collection[str], workers: int) -> StudyPace | None:
+def timing_of_study(
+    record: StudyRecord, names: Collection[str], workers: int
+) -> StudyTiming | None:
     """What the trials of a study say that has begun; None until every arm has a scored one.
 
     Args:
@@ -81,7 +83,7 @@ def pace_of_study(record: StudyRecord, names: Collection[str], workers: int) -> 
     teacher = record.teacher.scores if record.teacher else None
     if {arm.arm for arm in arms} != set(names) or teacher is None:
         return None
-    return StudyPace(
+    return StudyTiming(
         basis="records",
         trials=sum(len(scored_trials(arm)) for arm in record.arms),
         workers=workers,
@@ -94,10 +96,10 @@ def pace_of_study(record: StudyRecord, names: Collection[str], workers: int) -> 
     )
 
 
-def _arm(arm: ArmRecord) -> ArmPace | None:
+def _arm(arm: ArmRecord) -> ArmTiming | None:
     paces = sorted(
         (
-            _pace(trial.outcome, trial.params)
+            _timing(trial.outcome, trial.params)
             for trial, _ in scored_trials(arm)
             if trial.outcome is not None and trial.outcome.cost.steps
         ),
@@ -108,7 +110,7 @@ def _arm(arm: ArmRecord) -> ArmPace | None:
     lightest, heaviest = paces[0], paces[-1]
     spread = heaviest.seconds - lightest.seconds
     mean = sum(pace.seconds for pace in paces) / len(paces)
-    return ArmPace(
+    return ArmTiming(
         arm=arm.name,
         method=arm.method,
         lightest=lightest,
@@ -117,14 +119,14 @@ def _arm(arm: ArmRecord) -> ArmPace | None:
     )
 
 
-def _pace(outcome: Outcome, params: dict[str, Scalar]) -> Pace:
+def _timing(outcome: Outcome, params: dict[str, Scalar]) -> TrialTiming:
     cost, steps, devices = outcome.cost, outcome.cost.steps, outcome.devices
     # A cost counts the seconds of each device; here is asked how long it takes.
     training = cost.training_seconds() / devices
     scoring = outcome.scores.seconds if outcome.scores else 0.0
     # With what the pruner looked at, which is counted for each trial by itself.
     evaluation = max(cost.seconds.get("evaluation", 0.0) / devices, scoring)
-    return Pace(
+    return TrialTiming(
         params=params,
         start=max(outcome.wall_seconds - training - evaluation, 0.0),
         step=training / steps,

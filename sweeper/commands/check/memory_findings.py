@@ -6,14 +6,22 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from sweeper.analysis.findings import Finding
-from sweeper.commands.check.memory_forecast import GIB, Kind, Peak, Scoring, Sizes, moments, worst
+from sweeper.commands.check.memory_forecast import (
+    GIB,
+    DeviceKind,
+    Peak,
+    Scoring,
+    Sizes,
+    moments,
+    worst,
+)
 from sweeper.config.study import StudyConfig
-from sweeper.execution.devices import Room
+from sweeper.execution.devices import DeviceMemory
 from sweeper.records import DataSummary, ModelShape, ShapeRequest
 from sweeper.records.remedies import REMEDIES, Change, Setup, smaller_teacher
 from sweeper.reporting.text.formatting import count, listed
 from sweeper.study import retries
-from sweeper.study.extreme_settings import corners, requests
+from sweeper.study.extreme_settings import extreme_settings, requests
 
 ROOM_TO_LEAVE = 0.9
 """The share of a device's memory up to which a training fits for sure."""
@@ -46,7 +54,7 @@ class Forecast:
 
 
 def memory_findings(
-    config: StudyConfig, data: DataSummary, shapes: Shapes, rooms: Sequence[Room]
+    config: StudyConfig, data: DataSummary, shapes: Shapes, rooms: Sequence[DeviceMemory]
 ) -> list[Finding]:
     """A row for each kind of device: what the training takes there that needs most.
 
@@ -64,7 +72,7 @@ def memory_findings(
     unforeseen = dict.fromkeys(
         shape.unforeseen
         for arm in config.arms
-        for setup in corners(config, arm)
+        for setup in extreme_settings(config, arm)
         for shape in _loaded(setup, config, shapes)
         if shape is not None and shape.unforeseen
     )
@@ -83,19 +91,21 @@ def memory_findings(
     return found
 
 
-def largest(config: StudyConfig, data: DataSummary, shapes: Shapes, kind: Kind) -> Forecast | None:
+def largest(
+    config: StudyConfig, data: DataSummary, shapes: Shapes, kind: DeviceKind
+) -> Forecast | None:
     """The training of the study that takes most on a kind of device; None if none is known."""
     found = (
         forecast
         for arm in config.arms
-        for setup in corners(config, arm)
+        for setup in extreme_settings(config, arm)
         if (forecast := _forecast(arm, setup, config, shapes, _sizes(setup, config, data), kind))
     )
     return max(found, key=lambda forecast: forecast.peak.total, default=None)
 
 
 def impossible(
-    config: StudyConfig, data: DataSummary, shapes: Shapes, rooms: Sequence[Room]
+    config: StudyConfig, data: DataSummary, shapes: Shapes, rooms: Sequence[DeviceMemory]
 ) -> Forecast | None:
     """The smallest training of an arm none of whose trainings fits anywhere; None if all may.
 
@@ -108,7 +118,7 @@ def impossible(
     for arm in config.arms:
         found = [
             _forecast(arm, setup, config, shapes, replace(sizes, scoring=()), room.kind)
-            for corner in corners(config, arm, cheapest=True)
+            for corner in extreme_settings(config, arm, cheapest=True)
             for sizes in [_sizes(corner, config, data)]
             for setup in _tried(corner)
         ]
@@ -143,7 +153,7 @@ def _loaded(
 
 
 def _forecast(
-    arm: str, setup: Setup, config: StudyConfig, shapes: Shapes, sizes: Sizes, kind: Kind
+    arm: str, setup: Setup, config: StudyConfig, shapes: Shapes, sizes: Sizes, kind: DeviceKind
 ) -> Forecast | None:
     """What the training takes; None if that does not follow from its models' shapes."""
     student, teacher = _loaded(setup, config, shapes)
@@ -174,7 +184,7 @@ def _sizes(setup: Setup, config: StudyConfig, data: DataSummary) -> Sizes:
     return Sizes(prompt, min(answer, limit - 1), min(text, limit), tasks)
 
 
-def _finding(forecast: Forecast, room: Room, *, smallest: bool = False) -> Finding:
+def _finding(forecast: Forecast, room: DeviceMemory, *, smallest: bool = False) -> Finding:
     parts = ", ".join(
         f"{part} {_gib(size)}"
         for part, size in sorted(forecast.peak.parts.items(), key=lambda item: -item[1])
@@ -195,7 +205,7 @@ def _finding(forecast: Forecast, room: Room, *, smallest: bool = False) -> Findi
     )
 
 
-def remedy(forecast: Forecast, room: Room) -> str:
+def remedy(forecast: Forecast, room: DeviceMemory) -> str:
     """What to change so that the training fits: the first of the remedies that is enough.
 
     If none is, they are combined: each on top of those before it. What scoring takes is another
@@ -234,7 +244,7 @@ def remedy(forecast: Forecast, room: Room) -> str:
     )
 
 
-def _fewer_documents(forecast: Forecast, room: Room) -> tuple[str, Forecast] | None:
+def _fewer_documents(forecast: Forecast, room: DeviceMemory) -> tuple[str, Forecast] | None:
     """Half as many documents at a time, and so on, until scoring fits; None if one does not."""
     tasks = forecast.sizes.scoring
     documents = max(task.documents for task in tasks)
@@ -249,7 +259,7 @@ def _fewer_documents(forecast: Forecast, room: Room) -> tuple[str, Forecast] | N
     return None
 
 
-def _changed(forecast: Forecast, setup: Setup, kind: Kind) -> Peak:
+def _changed(forecast: Forecast, setup: Setup, kind: DeviceKind) -> Peak:
     """The peak of a training that was changed by remedies."""
     student, teacher = forecast.student, forecast.teacher
     if setup.student.lora is not None and not student.adapted:
@@ -278,11 +288,11 @@ def _words(forecast: Forecast, change: Change) -> str:
     return f"{change.words} of {count(round(forecast.teacher.parameters * share))} parameters"
 
 
-def _fits(found: Peak, room: Room) -> bool:
+def _fits(found: Peak, room: DeviceMemory) -> bool:
     return found.total <= ROOM_TO_LEAVE * room.bytes
 
 
-def _of(found: Peak, room: Room) -> str:
+def _of(found: Peak, room: DeviceMemory) -> str:
     return f"{_gib(found.total)} of {_gib(room.bytes)}"
 
 

@@ -37,7 +37,7 @@ Part = Literal[
     "libraries",
 ]
 Moment = Literal["rollout", "forward and backward", "optimiser step", "scoring"]
-Kind = Literal["cpu", "cuda", "mps"]
+DeviceKind = Literal["cpu", "cuda", "mps"]
 
 
 class Peak(Record):
@@ -86,7 +86,7 @@ class Sizes:
 
 
 def moments(
-    setup: Setup, student: ModelShape, teacher: ModelShape | None, sizes: Sizes, kind: Kind
+    setup: Setup, student: ModelShape, teacher: ModelShape | None, sizes: Sizes, kind: DeviceKind
 ) -> list[Peak]:
     """The moments of a training of which one is the worst.
 
@@ -148,7 +148,7 @@ class _Training:
         student: ModelShape,
         teacher: ModelShape | None,
         sizes: Sizes,
-        kind: Kind,
+        kind: DeviceKind,
     ) -> None:
         self.settings = settings = setup.settings
         self.student, self.teacher, self.kind = student, teacher, kind
@@ -347,7 +347,7 @@ class _Training:
         return Peak(moment=name, parts={part: size for part, size in parts.items() if size})
 
 
-LIBRARIES: dict[Kind, float] = {"cpu": 0.9 * GIB, "cuda": 0.6 * GIB, "mps": 0.3 * GIB}
+LIBRARIES: dict[DeviceKind, float] = {"cpu": 0.9 * GIB, "cuda": 0.6 * GIB, "mps": 0.3 * GIB}
 """What a process takes beside its tensors; on a CPU with what the C library's heap loses."""
 SCATTERED = 0.4
 """The share of the activations that a heap takes with gradient checkpointing; fitted."""

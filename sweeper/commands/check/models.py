@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from sweeper.analysis.advice import TEACHER_RATIO
 from sweeper.analysis.findings import Finding
 from sweeper.analysis.teacher_gap import is_better
-from sweeper.records import Examination, TokenizerSummary
-from sweeper.records.study_record import Lead
+from sweeper.records import DataCheck, TokenizerSummary
+from sweeper.records.study_record import TeacherGap
 from sweeper.reporting.text import formatting
-from sweeper.reporting.text.wording import teacher_lead
+from sweeper.reporting.text.wording import teacher_gap_sentence
 
 
-def pair_findings(seen: Examination) -> list[Finding]:
+def pair_findings(seen: DataCheck) -> list[Finding]:
     """Vocabulary, template and end tokens, as far as they could be read."""
     if seen.tokenizer is None:
         return []
@@ -43,7 +43,7 @@ def size_finding(teacher: int, student: int) -> Finding:
     return Finding(state="warning", what="teacher's size", detail=detail, advice=advice)
 
 
-def lead_finding(lead: Lead) -> Finding:
+def teacher_gap_finding(lead: TeacherGap) -> Finding:
     """Whether the teacher is measurably better than the starting student on the selection suite.
 
     A teacher that is not is no error: the suite may show little of what it knows, and that nothing
@@ -52,7 +52,7 @@ def lead_finding(lead: Lead) -> Finding:
     return Finding(
         state="ok" if is_better(lead) else "warning",
         what="teacher's lead",
-        detail=teacher_lead(lead),
+        detail=teacher_gap_sentence(lead),
         advice=""
         if is_better(lead)
         else "Take another teacher, or a suite that shows what it does better.",

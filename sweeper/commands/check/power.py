@@ -13,7 +13,7 @@ FEWEST_SEEDS = 3
 """From which on intervals are narrow enough to be of use."""
 
 
-def claim_findings(config: StudyConfig) -> list[Finding]:
+def power_findings(config: StudyConfig) -> list[Finding]:
     """Whether winners are confirmed at all."""
     return [_confirmation(config)]
 

@@ -19,30 +19,30 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from sweeper.analysis.timing import ArmPace, Pace, StudyPace
+from sweeper.analysis.timing import ArmTiming, StudyTiming, TrialTiming
 from sweeper.commands.check.cost_range import ends
-from sweeper.commands.check.measured_times import pace_of_probe, seconds_by_phase
+from sweeper.commands.check.measured_times import seconds_by_phase, timing_of_probe
 from sweeper.config.base import Scalar
 from sweeper.config.loading import LoadedStudy
 from sweeper.execution.executor import Busy, Executor, Finished, Spec
 from sweeper.foundation.errors import SweeperError
 from sweeper.foundation.files import read_json_lines, write_text_atomically
-from sweeper.foundation.retry import Patience
+from sweeper.foundation.retry import Retry
 from sweeper.foundation.scratch import remove_abandoned, scratch
 from sweeper.foundation.secrets import redacted_json
-from sweeper.records import Failure, InterimPoint, PreparationSpec, Progress, Scores, TrialSpec
+from sweeper.records import Failure, IntermediatePoint, PreparationSpec, Progress, Scores, TrialSpec
 from sweeper.records.layout import StudyPaths
 from sweeper.records.outcome_files import read_completed
-from sweeper.records.study_record import Lead
+from sweeper.records.study_record import TeacherGap
 from sweeper.reporting.live import ArmProgress, LiveDisplay, LiveState
 from sweeper.reporting.text import formatting
 from sweeper.search.arm_search import Asked
 from sweeper.study import preparation, retries
 from sweeper.study.executors import make_executor
 from sweeper.study.jobs import Jobs, RunningJob, answer
-from sweeper.study.manifest import command_line, open_snapshot, read_snapshot, suite_spec
+from sweeper.study.manifest import command_line, open_manifest, read_manifest, suite_spec
 from sweeper.study.progress import running_job, step_name
-from sweeper.study.results import read_lead
+from sweeper.study.results import read_teacher_gap
 
 FEW, MORE = 4, 20
 """Optimiser steps of a trial, of which the first is not counted; the second if they are short."""
@@ -60,9 +60,9 @@ _PREFIX = ".sweeper-probe-"
 class Probed(NamedTuple):
     """What a probe found."""
 
-    lead: Lead | None
+    lead: TeacherGap | None
     """The teacher's over the starting student, which both were scored."""
-    pace: StudyPace
+    pace: StudyTiming
     """What everything took."""
 
 
@@ -119,12 +119,12 @@ class _Probe:
         self._executor, self._display = executor, display
         # Nodes of a cluster may be busy now.
         self._workers = max(executor.free(), 1)
-        self._jobs = Jobs(executor, study.config.compute, Patience())
+        self._jobs = Jobs(executor, study.config.compute, Retry())
         self._suite = suite_spec(study.selection)
-        threads = executor.next_place(paths.directory).threads
+        threads = executor.next_resources(paths.directory).threads
         # The threads of a study that has begun are in the keys of what the cache keeps for it.
-        snapshot = read_snapshot(recorded) or open_snapshot(study, paths, command_line(), threads)
-        self._origin = preparation.make_origin(study, snapshot, cache)
+        snapshot = read_manifest(recorded) or open_manifest(study, paths, command_line(), threads)
+        self._origin = preparation.make_study_inputs(study, snapshot, cache)
         self._started = time.time()
         self._ends = {name: ends(arm) for name, arm in study.config.arms.items()}
         self._scored = 1
@@ -135,7 +135,7 @@ class _Probe:
         self._parts: dict[str, float] = {}
         self._rows: dict[str, list[Progress]] = {}
         """What trials said, by their directories."""
-        self._paces: dict[str, list[Pace]] = {}
+        self._paces: dict[str, list[TrialTiming]] = {}
         """By arm, once the study is prepared."""
 
     def run(self, begun: float) -> Probed:
@@ -160,7 +160,7 @@ class _Probe:
             if found.lightest != found.heaviest
         ]
         self._work([partial(self._submit_trial, *each) for each in asked])
-        pace = StudyPace(
+        pace = StudyTiming(
             basis="probe",
             trials=len(asked),
             workers=self._workers,
@@ -172,7 +172,7 @@ class _Probe:
             tasks=tasks,
             arms=tuple(self._arm(name) for name in self._ends),
         )
-        return Probed(read_lead(self._paths), pace)
+        return Probed(read_teacher_gap(self._paths), pace)
 
     def _work(self, waiting: Sequence[Callable[[], None]]) -> None:
         """Have jobs done, as many at a time as in the study.
@@ -205,7 +205,7 @@ class _Probe:
             self._note_step(spec.step, time.time() - job.started)
             return
         rows = self._rows[spec.place.directory]
-        found = pace_of_probe(rows, job.started, self._documents, spec.params)
+        found = timing_of_probe(rows, job.started, self._documents, spec.params)
         found = found.model_copy(update={"peak_bytes": outcome.peak_bytes})
         # The heaviest is submitted first, but may end last.
         self._paces[spec.arm].insert(0 if spec.number == 0 else 1, found)
@@ -277,13 +277,13 @@ class _Probe:
             arm,
             Asked(number, params),
             interim=(),
-            place=self._executor.next_place(files.directory),
+            place=self._executor.next_resources(files.directory),
             files=files,
         )
         longest = spec.settings.max_steps
-        points = [InterimPoint(index=0, step=min(FEW, longest), documents=self._scored)]
+        points = [IntermediatePoint(index=0, step=min(FEW, longest), documents=self._scored)]
         if longest > FEW:
-            points.append(InterimPoint(index=1, step=min(MORE, longest), documents=1))
+            points.append(IntermediatePoint(index=1, step=min(MORE, longest), documents=1))
         settings = spec.settings.model_copy(update={"logging_steps": 1, "checkpoint_every": None})
         spec = spec.model_copy(update={"settings": settings, "interim": tuple(points)})
         write_text_atomically(files.spec, redacted_json(spec))
@@ -296,13 +296,13 @@ class _Probe:
             more = interim.index == 0 and len(spec.interim) > 1
             if more:
                 # Where it began does not matter here.
-                more = pace_of_probe(heard, 0.0, self._documents, {}).step <= _SHORT_STEP
+                more = timing_of_probe(heard, 0.0, self._documents, {}).step <= _SHORT_STEP
             answer(spec, interim, more)
 
-    def _arm(self, name: str) -> ArmPace:
+    def _arm(self, name: str) -> ArmTiming:
         heaviest, lightest = self._paces[name][0], self._paces[name][-1]
         found = self._ends[name]
-        return ArmPace(
+        return ArmTiming(
             arm=name,
             method=self._study.config.arms[name].method,
             lightest=lightest,

@@ -11,28 +11,28 @@ from rich.console import Console
 from sweeper.analysis import power
 from sweeper.analysis.comparison import compare
 from sweeper.analysis.findings import Finding, Preflight
-from sweeper.analysis.timing import StudyPace
-from sweeper.analysis.verdict import claim, paired
+from sweeper.analysis.timing import StudyTiming
+from sweeper.analysis.verdict import paired, primary_comparisons
 from sweeper.commands.check.data import data_findings
-from sweeper.commands.check.data_step import recorded_examination, run_data_step
+from sweeper.commands.check.data_step import recorded_data_check, run_data_step
 from sweeper.commands.check.duration import with_time, workers_of
-from sweeper.commands.check.measured_times import pace_of_study
+from sweeper.commands.check.measured_times import timing_of_study
 from sweeper.commands.check.memory_findings import memory_findings
-from sweeper.commands.check.models import lead_finding, pair_findings, size_finding
-from sweeper.commands.check.power import claim_findings, design_findings
+from sweeper.commands.check.models import pair_findings, size_finding, teacher_gap_finding
+from sweeper.commands.check.power import design_findings, power_findings
 from sweeper.commands.check.probe import probe
 from sweeper.commands.check.settings import settings_findings
 from sweeper.config.loading import LoadedStudy, LoadedSuite
 from sweeper.config.models import StudentConfig
 from sweeper.config.study import StudyConfig
-from sweeper.execution.devices import Room, find_devices, rooms
+from sweeper.execution.devices import DeviceMemory, find_devices, rooms
 from sweeper.foundation.cache import default_root
 from sweeper.foundation.errors import SweeperError
-from sweeper.records import Examination, Failure, ModelShape, ShapeRequest
+from sweeper.records import DataCheck, Failure, ModelShape, ShapeRequest
 from sweeper.records.layout import StudyPaths
-from sweeper.records.study_record import Lead, StudyRecord
+from sweeper.records.study_record import StudyRecord, TeacherGap
 from sweeper.study.extreme_settings import wanted
-from sweeper.study.manifest import changes, read_snapshot
+from sweeper.study.manifest import changes, read_manifest
 from sweeper.study.preparation import problem_of
 from sweeper.study.results import read_study, selection_documents
 
@@ -64,20 +64,20 @@ def check(
     started = time.time()
     paths = StudyPaths(runs, study.config.study)
     with out.status("Looking over data, tokenizers and suites"):
-        snapshot = read_snapshot(paths)
+        snapshot = read_manifest(paths)
         record = read_study(paths, snapshot) if snapshot is not None else None
         variances = _variances(record, paths) if record is not None else None
         if snapshot is not None and changes(snapshot, study):
             # Its documents may be much the same; nothing else of it says anything.
             snapshot = record = None
-        known = recorded_examination(study, paths, snapshot) if snapshot is not None else None
+        known = recorded_data_check(study, paths, snapshot) if snapshot is not None else None
         device = next(iter(_devices(study.config)[0]), "cpu")
         seen = known or run_data_step(study, device, cache or default_root())
         lead = record.lead if record is not None else None
         found = judge(study, seen, lead=lead, variances=variances)
     if found.errors:
         return found
-    timed: StudyPace | SweeperError | None = None
+    timed: StudyTiming | SweeperError | None = None
     if probing:
         try:
             probed = probe(study, paths, cache or default_root(), out, begun=started)
@@ -87,16 +87,16 @@ def check(
             timed = probed.pace
             found = judge(study, seen, lead=probed.lead, variances=variances)
     elif record is not None:
-        timed = pace_of_study(record, study.config.arms, workers_of(study.config))
+        timed = timing_of_study(record, study.config.arms, workers_of(study.config))
     # Old records do not count documents that the score leaves out.
     return with_time(study, found, timed, seen.test_scored or seen.test_documents)
 
 
 def judge(
     study: LoadedStudy,
-    seen: Examination,
+    seen: DataCheck,
     *,
-    lead: Lead | None = None,
+    lead: TeacherGap | None = None,
     variances: KnownVariances | None = None,
 ) -> Preflight:
     """What is said of a study.
@@ -124,12 +124,12 @@ def judge(
             *(_wrong(study, problem) for problem in seen.problems),
             *pair_findings(seen),
             *([size_finding(teacher, student)] if teacher and student else []),
-            *([lead_finding(lead)] if lead is not None else []),
+            *([teacher_gap_finding(lead)] if lead is not None else []),
             *data_findings(study, seen),
             *settings_findings(config, devices, student),
             *of_compute,
             *_memory(config, seen, shapes, places),
-            *claim_findings(config),
+            *power_findings(config),
             *of_design,
         ),
         design=design,
@@ -156,7 +156,7 @@ def _wrong(study: LoadedStudy, problem: Failure) -> Finding:
     )
 
 
-def _devices(config: StudyConfig) -> tuple[list[str], list[Room], list[Finding]]:
+def _devices(config: StudyConfig) -> tuple[list[str], list[DeviceMemory], list[Finding]]:
     """What trials would run on, as far as this machine can say; and what is wrong with it."""
     compute = config.compute
     if compute.executor != "local":
@@ -180,7 +180,7 @@ def _parameters(config: StudyConfig, shapes: Sequence[Shaped]) -> tuple[int | No
 
 
 def _memory(
-    config: StudyConfig, seen: Examination, shapes: Sequence[Shaped], places: Sequence[Room]
+    config: StudyConfig, seen: DataCheck, shapes: Sequence[Shaped], places: Sequence[DeviceMemory]
 ) -> list[Finding]:
     if seen.data is None or not shapes:
         return []
@@ -212,7 +212,7 @@ def _of_finals(record: StudyRecord) -> KnownVariances | None:
     arms = {arm.arm: arm for arm in record.test.scores.arms if arm.at == "steps"}
     methods = {name: arm.method for name, arm in arms.items()}
     differences = []
-    for names in claim(methods, compare(record).best_gkd):
+    for names in primary_comparisons(methods, compare(record).best_gkd):
         pair = paired(*(arms[name] for name in names))
         if pair is not None:
             differences.append(pair[0] - pair[1])

@@ -58,9 +58,9 @@ def _dead_everywhere(config: StudyConfig) -> Iterator[Finding]:
     if "teacher_outputs" in written and not config.needs_teacher_outputs():
         why = "without an arm that reads the teacher's answers"
         yield _dead(["teacher_outputs"], why, "Leave it out, or add an arm seqkd.")
-    claim = [key for key in ("compare_at", "margin") if key in written]
-    if claim and not config.confirms():
-        yield _dead(claim, "without a confirmation", "Write evaluation: {test: SUITE}.")
+    written_keys = [key for key in ("compare_at", "margin") if key in written]
+    if written_keys and not config.confirms():
+        yield _dead(written_keys, "without a confirmation", "Write evaluation: {test: SUITE}.")
     idle = [key for key in ("sampler", "pruner") if key in written]
     if idle and not any(arm.search for arm in config.arms.values()):
         yield _dead(idle, "as no arm searches anything", "Leave it out, or let an arm search.")

@@ -34,7 +34,7 @@ Row = TypeVar("Row", bound=dict[str, Any])
 
 
 @dataclass(frozen=True)
-class Kind:
+class QuestionKind:
     """A kind of question.
 
     Attributes:
@@ -53,8 +53,8 @@ class Kind:
         return [(word, target) for word, target in pairs]
 
 
-KINDS: Mapping[str, Kind] = {
-    "capital": Kind(
+KINDS: Mapping[str, QuestionKind] = {
+    "capital": QuestionKind(
         "What is the capital of {0}?",
         "The capital of {0} is",
         """France Paris, Germany Berlin, Italy Rome, Spain Madrid, Portugal Lisbon, Greece Athens,
@@ -70,7 +70,7 @@ KINDS: Mapping[str, Kind] = {
         Quito, Uruguay Montevideo, Iceland Reykjavik, Scotland Edinburgh,
         England London, Israel Jerusalem, Jordan Amman, Cyprus Nicosia""",
     ),
-    "opposite": Kind(
+    "opposite": QuestionKind(
         "What is the opposite of {0}?",
         "The opposite of {0} is",
         """hot cold, big small, good bad, up down, left right, day night, black white, open closed,
@@ -86,7 +86,7 @@ KINDS: Mapping[str, Kind] = {
         hell, peace war, positive negative, maximum minimum, ancient modern, visible invisible,
         possible impossible, guilty innocent, polite rude, simple complex, public private""",
     ),
-    "plural": Kind(
+    "plural": QuestionKind(
         "What do you call more than one {0}?",
         "One {0}, two",
         """child children, mouse mice, foot feet, tooth teeth, man men, woman women, goose geese,
@@ -101,7 +101,7 @@ KINDS: Mapping[str, Kind] = {
         hand hands, letter letters, boy boys, key keys, monkey monkeys, toy toys, day days,
         cactus cacti, crisis crises, analysis analyses, fungus fungi, nucleus nuclei""",
     ),
-    "past": Kind(
+    "past": QuestionKind(
         'Which form of "{0}" is right yesterday?',
         "Today they {0}. Yesterday they",
         """go went, eat ate, see saw, run ran, come came, take took, give gave, make made, say said,
@@ -116,7 +116,7 @@ KINDS: Mapping[str, Kind] = {
         called, ask asked, help helped, start started, want wanted, dance danced, live lived, love
         loved, move moved, stop stopped, plan planned, try tried, study studied, carry carried""",
     ),
-    "language": Kind(
+    "language": QuestionKind(
         "What is the main language of {0}?",
         "The main language of {0} is",
         """France French, Germany German, Italy Italian, Spain Spanish, Portugal Portuguese, Greece

@@ -44,7 +44,7 @@ from sweeper.distillation.models.quantization import check_quantization
 from sweeper.foundation.cache import Cache, hash_text
 from sweeper.foundation.environment import library_versions
 from sweeper.foundation.errors import BadInputError, blaming
-from sweeper.records import Origin
+from sweeper.records import StudyInputs
 
 _TENSORS, _ABOUT = "tokens.safetensors", "about.json"
 _FORMAT = 2
@@ -52,10 +52,10 @@ _FORMAT = 2
 
 
 @dataclass(frozen=True)
-class Material:
+class TrainingData:
     """The student's tokenizer and the examples, which are read when they are asked for."""
 
-    origin: Origin
+    origin: StudyInputs
     tokenizer: PreTrainedTokenizerBase
     known: tuple[Example, ...] | None = None
     """The examples, where they have been read already."""
@@ -118,7 +118,7 @@ class Material:
         return Cache(Path(self.origin.cache)).read("tokens", determinants, build, _read)
 
 
-def unpack_models(origin: Origin) -> Origin:
+def unpack_models(origin: StudyInputs) -> StudyInputs:
     """The same with models as they are loaded.
 
     What a package carries packed comes from the cache, and padding of vocabularies that only one of
@@ -150,19 +150,21 @@ def unpack_model(role: Literal["teacher", "student"], model: Model, cache: Path)
     return unpacked
 
 
-def read_material(origin: Origin) -> Material:
+def read_training_data(origin: StudyInputs) -> TrainingData:
     """Load the student's tokenizer, and check the teacher's against it.
 
     Raises:
         BadInputError: A tokenizer cannot be read, or the vocabularies differ.
     """
-    material = student_material(origin)
+    material = student_training_data(origin)
     with blaming("teacher", "model"):
         check_teacher(origin, origin.teacher, material.tokenizer)
     return material
 
 
-def student_material(origin: Origin, examples: tuple[Example, ...] | None = None) -> Material:
+def student_training_data(
+    origin: StudyInputs, examples: tuple[Example, ...] | None = None
+) -> TrainingData:
     """The same without a look at the teacher.
 
     Args:
@@ -181,14 +183,16 @@ def student_material(origin: Origin, examples: tuple[Example, ...] | None = None
         message = "expected none, because without a chat template nothing sets it off"
         raise BadInputError(message, ("data", "system_prompt"))
     check_template(tokenizer, origin.data.system_prompt)
-    material = Material(origin, tokenizer, examples)
+    material = TrainingData(origin, tokenizer, examples)
     # Now, because padding and truncation become part of a tokenizer's state when it is used: what
     # one job leaves in the cache, another must find.
     _ = material.text_key
     return material
 
 
-def check_teacher(origin: Origin, teacher: ModelConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+def check_teacher(
+    origin: StudyInputs, teacher: ModelConfig, tokenizer: PreTrainedTokenizerBase
+) -> None:
     """Check that ``teacher`` shares the student's vocabulary, and has as many logits.
 
     Raises:
@@ -199,7 +203,7 @@ def check_teacher(origin: Origin, teacher: ModelConfig, tokenizer: PreTrainedTok
     check_heads(teacher, origin.student, tokenizer)
 
 
-def own_teacher(origin: Origin, values: Mapping[str, Scalar]) -> ModelConfig:
+def own_teacher(origin: StudyInputs, values: Mapping[str, Scalar]) -> ModelConfig:
     """The teacher of an arm: the study's, with what the arm says of it.
 
     Args:

@@ -18,7 +18,7 @@ from sweeper.distillation.models.loading import without_adapter
 
 
 @dataclass(frozen=True)
-class Readout:
+class LMHead:
     """How the next-token logits of a model are read.
 
     Attributes:

@@ -64,7 +64,7 @@ def unpack(model: Model, cache: Path) -> Model:
     """
     if model.model != f"builtin/{smollm2.NAME}":
         return model
-    return model.model_copy(update={"model": str(smollm2.obtain(Cache(cache)))})
+    return model.model_copy(update={"model": str(smollm2.get_or_compute(Cache(cache)))})
 
 
 def location(model: str) -> str:

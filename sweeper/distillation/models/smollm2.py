@@ -26,7 +26,7 @@ NAME = "smollm2-135m-instruct"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def obtain(cache: Cache) -> Path:
+def get_or_compute(cache: Cache) -> Path:
     """The model's directory in the cache, written if it is not there.
 
     Raises:
@@ -39,7 +39,7 @@ def obtain(cache: Cache) -> Path:
         "versions": {name: metadata.version(name) for name in ("gguf", "transformers")},
     }
     # The entry also holds its key; in a folder of its own, the model is hashed without it.
-    entry = cache.obtain("models", determinants, lambda entry: unpack(file, entry / NAME))
+    entry = cache.get_or_compute("models", determinants, lambda entry: unpack(file, entry / NAME))
     return entry / NAME
 
 

@@ -21,11 +21,11 @@ from torch import Tensor
 from sweeper.config.models import ModelConfig
 from sweeper.distillation.data.batches import IGNORED, PromptCollator
 from sweeper.distillation.data.examples import TokenSequence
-from sweeper.distillation.models.lm_head import Readout
+from sweeper.distillation.models.lm_head import LMHead
 from sweeper.distillation.models.loading import computing_threads, identity, load_model
 from sweeper.foundation.cache import Cache, hash_text
 from sweeper.foundation.environment import library_versions
-from sweeper.records import Origin, Place, derive_seed
+from sweeper.records import Resources, StudyInputs, derive_seed
 
 KIND = "teacher_states"
 _STATES, _ABOUT = "states.bin", "about.json"
@@ -50,11 +50,11 @@ class TeacherStates:
         return torch.cat([self.states[self.starts[i] : self.starts[i + 1]] for i in indices])
 
 
-def obtain(
-    origin: Origin,
+def get_or_compute(
+    origin: StudyInputs,
     teacher: ModelConfig,
     sequences: Sequence[TokenSequence],
-    place: Place,
+    place: Resources,
     load: Callable[[], Any] | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> TeacherStates | None:
@@ -94,7 +94,7 @@ def obtain(
 
     for _ in range(3):
         try:
-            directory = Cache(Path(origin.cache)).obtain(KIND, determinants, build, limit)
+            directory = Cache(Path(origin.cache)).get_or_compute(KIND, determinants, build, limit)
             return _read(directory, sequences)
         except _TooLargeError:
             return None
@@ -138,7 +138,7 @@ def _compute(
     Raises:
         _TooLargeError: They take more than ``limit`` bytes.
     """
-    readout = Readout.of(model, trained=False)
+    readout = LMHead.of(model, trained=False)
     if readout.body is None:
         return {"width": None}
     starts = (0, *accumulate(len(sequence.completion or ()) for sequence in sequences))

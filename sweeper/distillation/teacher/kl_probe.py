@@ -21,14 +21,14 @@ from torch import Tensor, nn
 
 from sweeper.distillation.data.batches import IGNORED, PromptCollator
 from sweeper.distillation.data.examples import Example, render_prompt
-from sweeper.distillation.data.training_data import Material
+from sweeper.distillation.data.training_data import TrainingData
 from sweeper.distillation.divergence import Heads
-from sweeper.distillation.models.lm_head import Readout
+from sweeper.distillation.models.lm_head import LMHead
 from sweeper.distillation.models.loading import computing_threads, end_token_ids, identity
 from sweeper.distillation.sampling.rollouts import generate
 from sweeper.foundation.cache import Cache
 from sweeper.foundation.environment import library_versions
-from sweeper.records import Place
+from sweeper.records import Resources
 
 BETA = 0.5
 MOST = 8
@@ -39,7 +39,7 @@ _TENSORS, _ABOUT = "teacher.safetensors", "about.json"
 
 
 @dataclass(frozen=True)
-class HeldOut:
+class KLProbe:
     """The fixed sequences, and what the teacher makes of them.
 
     Attributes:
@@ -63,8 +63,8 @@ class HeldOut:
         model.eval()
         try:
             with torch.no_grad():
-                student = Readout.of(model, trained=False)
-                heads = Heads(student, Readout(None, head=self.head.to(device), cap=self.cap))
+                student = LMHead.of(model, trained=False)
+                heads = Heads(student, LMHead(None, head=self.head.to(device), cap=self.cap))
                 ours = student.states({"input_ids": batch["input_ids"].to(device)}, counted)
                 return float(heads.divergence(ours, self.states.to(device), BETA)) / len(ours)
         finally:
@@ -72,7 +72,7 @@ class HeldOut:
 
 
 def prepare(
-    material: Material, prompts: Sequence[str], place: Place, load: Callable[[], Any]
+    material: TrainingData, prompts: Sequence[str], place: Resources, load: Callable[[], Any]
 ) -> Path:
     """Have the study's fixed sequences in the cache.
 
@@ -125,10 +125,10 @@ def prepare(
         save_file(tensors, directory / _TENSORS)
         (directory / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
 
-    return Cache(Path(origin.cache)).obtain("held_out", determinants, build)
+    return Cache(Path(origin.cache)).get_or_compute("held_out", determinants, build)
 
 
-def read(directory: Path) -> HeldOut | None:
+def read(directory: Path) -> KLProbe | None:
     """What ``prepare`` left there; None if it is gone, or if the teacher cannot be read so."""
     if not (directory / _ABOUT).is_file():
         return None
@@ -142,14 +142,14 @@ def read(directory: Path) -> HeldOut | None:
     if bias is not None:
         head.bias = nn.Parameter(bias, requires_grad=False)
     sequences = tuple((prompt, answer) for prompt, answer in about["sequences"])
-    return HeldOut(sequences, tensors["states"], head, about["cap"])
+    return KLProbe(sequences, tensors["states"], head, about["cap"])
 
 
 @torch.no_grad()
 def _read_teacher(
     model: Any, sequences: Sequence[tuple[list[int], list[int]]]
 ) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    readout = Readout.of(model, trained=False)
+    readout = LMHead.of(model, trained=False)
     if type(readout.head) is not nn.Linear:
         return {}, None
     device = next(model.parameters()).device

@@ -9,7 +9,7 @@ from typing import Any
 
 from sweeper.config.models import ModelConfig
 from sweeper.distillation.data.examples import TokenizedData, render_prompt
-from sweeper.distillation.data.training_data import Material
+from sweeper.distillation.data.training_data import TrainingData
 from sweeper.distillation.models.loading import (
     computing_threads,
     end_token_ids,
@@ -20,15 +20,15 @@ from sweeper.distillation.models.loading import (
 from sweeper.distillation.sampling.rollouts import generate
 from sweeper.foundation.cache import Cache, content_key
 from sweeper.foundation.environment import library_versions
-from sweeper.records import Place, derive_seed
+from sweeper.records import Resources, derive_seed
 
 _FILE = "answers.jsonl"
 
 
-def obtain(
-    material: Material,
+def get_or_compute(
+    material: TrainingData,
     teacher: ModelConfig,
-    place: Place,
+    place: Resources,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[tuple[int, ...]]:
     """The teacher's answer to each example, as token ids of the shared vocabulary.
@@ -88,14 +88,14 @@ def _read(directory: Path) -> list[tuple[int, ...]]:
 
 
 def tokens(
-    material: Material, teacher: ModelConfig, place: Place, max_length: int
+    material: TrainingData, teacher: ModelConfig, place: Resources, max_length: int
 ) -> TokenizedData:
     """The prompts with the teacher's answers, as token ids."""
     key = content_key(_determinants(material, teacher, place))
-    return material.tokens(max_length, lambda: obtain(material, teacher, place), key)
+    return material.tokens(max_length, lambda: get_or_compute(material, teacher, place), key)
 
 
-def _determinants(material: Material, teacher: ModelConfig, place: Place) -> dict[str, Any]:
+def _determinants(material: TrainingData, teacher: ModelConfig, place: Resources) -> dict[str, Any]:
     origin, tokenizer = material.origin, material.tokenizer
     settings = origin.teacher_outputs
     return {

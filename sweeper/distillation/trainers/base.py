@@ -10,7 +10,7 @@ from typing import Any
 from accelerate.utils import AutocastKwargs
 
 from sweeper.distillation.checkpoints import Checkpoints
-from sweeper.distillation.cost_meter import Meter
+from sweeper.distillation.cost_meter import CostMeter
 from sweeper.distillation.data.batches import IGNORED, EndlessPermutations, LengthBuckets
 from sweeper.distillation.distributed import ALONE, Ranks
 
@@ -25,7 +25,7 @@ class Metered:
             any.
     """
 
-    meter: Meter
+    meter: CostMeter
     ranks: Ranks = ALONE
     checkpoints: Checkpoints | None = None
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from trl import SFTTrainer
 
-from sweeper.distillation.cost_meter import Meter
+from sweeper.distillation.cost_meter import CostMeter
 from sweeper.distillation.distributed import Ranks
 from sweeper.distillation.sharding import ShardedStudent
 from sweeper.distillation.trainers.base import FullBatches, forget_rounded_weights
@@ -19,7 +19,7 @@ class OfflineTrainer(FullBatches, SFTTrainer):  # type: ignore[misc]
     def __init__(
         self,
         *,
-        meter: Meter,
+        meter: CostMeter,
         ranks: Ranks,
         lengths: Sequence[int] | None,
         sharded_student: ShardedStudent | None,

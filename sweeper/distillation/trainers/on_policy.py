@@ -11,7 +11,7 @@ from accelerate.utils import AutocastKwargs
 from trl.models.utils import _ForwardRedirection
 
 from sweeper.config.settings import MethodSettings
-from sweeper.distillation.cost_meter import Meter
+from sweeper.distillation.cost_meter import CostMeter
 from sweeper.distillation.data.batches import IGNORED, PromptCollator
 from sweeper.distillation.distributed import Ranks
 from sweeper.distillation.divergence import Heads
@@ -43,7 +43,7 @@ class OnPolicyTrainer(FullBatches, GKDTrainer):  # type: ignore[misc]
     def __init__(
         self,
         *,
-        meter: Meter,
+        meter: CostMeter,
         ranks: Ranks,
         settings: MethodSettings,
         end_ids: Sequence[int],

@@ -6,7 +6,7 @@ from typing import Any
 
 from trl import SFTTrainer
 
-from sweeper.distillation.cost_meter import Meter
+from sweeper.distillation.cost_meter import CostMeter
 from sweeper.distillation.data.batches import IGNORED
 from sweeper.distillation.trainers.base import Metered
 from sweeper.distillation.trainers.trl_gkd import GKDTrainer
@@ -15,7 +15,7 @@ from sweeper.distillation.trainers.trl_gkd import GKDTrainer
 class StockSFTTrainer(Metered, SFTTrainer):  # type: ignore[misc]
     """TRL's ``SFTTrainer`` as it is, on text; only counted."""
 
-    def __init__(self, *, meter: Meter, **kwargs: Any) -> None:
+    def __init__(self, *, meter: CostMeter, **kwargs: Any) -> None:
         self.meter = meter
         super().__init__(**kwargs)
 
@@ -23,7 +23,7 @@ class StockSFTTrainer(Metered, SFTTrainer):  # type: ignore[misc]
 class StockGKDTrainer(Metered, GKDTrainer):  # type: ignore[misc]
     """TRL's ``GKDTrainer`` as it is, on chat messages; only counted."""
 
-    def __init__(self, *, meter: Meter, **kwargs: Any) -> None:
+    def __init__(self, *, meter: CostMeter, **kwargs: Any) -> None:
         self.meter = meter
         super().__init__(**kwargs)
 

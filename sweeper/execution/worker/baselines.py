@@ -5,20 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from sweeper.config.settings import resolve
-from sweeper.distillation.data.training_data import Material, read_material
+from sweeper.distillation.data.training_data import TrainingData, read_training_data
 from sweeper.distillation.models.loading import end_token_ids, load_model
 from sweeper.distillation.teacher import kl_probe, outputs
 from sweeper.distillation.train import starting_student, stored_teacher_states, training_sequences
 from sweeper.evaluation.tasks import load_tasks, prompts
-from sweeper.execution.worker.progress import Reporter
+from sweeper.execution.worker.progress import ProgressWriter
 from sweeper.execution.worker.scoring import parameters, scored
 from sweeper.records import PreparationSpec, derive_seed
 
 
-def do(spec: PreparationSpec, reporter: Reporter) -> dict[str, Any]:
+def do(spec: PreparationSpec, reporter: ProgressWriter) -> dict[str, Any]:
     """Do the step; the parts of the outcome that follow from it."""
     reporter.phase("read the data")
-    material = read_material(spec.origin)
+    material = read_training_data(spec.origin)
     place, origin = spec.place, spec.origin
     if spec.step in ("teacher", "test_teacher"):
         reporter.phase("load the teacher")
@@ -38,14 +38,14 @@ def do(spec: PreparationSpec, reporter: Reporter) -> dict[str, Any]:
 
 
 def _ask_teacher(
-    spec: PreparationSpec, model: Any, material: Material, reporter: Reporter
+    spec: PreparationSpec, model: Any, material: TrainingData, reporter: ProgressWriter
 ) -> dict[str, Any]:
     """Have everything of the teacher's that trials share in the cache."""
     origin, place = spec.origin, spec.place
     found: dict[str, Any] = {}
     if spec.needs_teacher_outputs:
         reporter.phase("teacher outputs", 0, len(material.examples))
-        answers = outputs.obtain(
+        answers = outputs.get_or_compute(
             material,
             origin.teacher,
             place,

@@ -22,10 +22,10 @@ from sweeper.distillation.data.examples import (
     to_examples,
 )
 from sweeper.distillation.data.training_data import (
-    Material,
+    TrainingData,
     check_teacher,
     own_teacher,
-    student_material,
+    student_training_data,
     unpack_model,
 )
 from sweeper.distillation.memory_shape import shapes_of
@@ -33,19 +33,19 @@ from sweeper.distillation.models.loading import load_tokenizer, turn_end_ids
 from sweeper.distillation.trainers import argument_names
 from sweeper.evaluation.tasks import LeafTask, load_tasks, prompts
 from sweeper.execution.worker.length_checks import check_suite, check_training
-from sweeper.execution.worker.progress import Reporter
+from sweeper.execution.worker.progress import ProgressWriter
 from sweeper.foundation.errors import BadInputError, blaming
 from sweeper.foundation.secrets import redact
 from sweeper.records import (
+    DataCheck,
     DataSummary,
-    Examination,
     Failure,
     Lengths,
     ModelShape,
-    Origin,
     PreparationSpec,
     RowsSummary,
     ScoredTask,
+    StudyInputs,
     SuiteSpec,
     TokenizerSummary,
     TokenLengths,
@@ -60,8 +60,8 @@ class _Found:
     problems: list[Failure] = field(default_factory=list)
     examples: tuple[Example, ...] | None = None
     rows: RowsSummary | None = None
-    origin: Origin | None = None
-    material: Material | None = None
+    origin: StudyInputs | None = None
+    material: TrainingData | None = None
     tokenizer: TokenizerSummary | None = None
     data: TokenizedData | None = None
     selection: list[LeafTask] | None = None
@@ -83,7 +83,7 @@ class _Found:
             self.problems.append(Failure(kind="bad_input", message=message, key=error.key))
 
 
-def do(spec: PreparationSpec, reporter: Reporter) -> dict[str, Any]:
+def do(spec: PreparationSpec, reporter: ProgressWriter) -> dict[str, Any]:
     """Look everything over; the parts of the outcome that follow from it."""
     found = _Found(spec)
     reporter.phase("read the data")
@@ -98,7 +98,7 @@ def do(spec: PreparationSpec, reporter: Reporter) -> dict[str, Any]:
     reporter.phase("shapes of the models")
     _find_shapes(found)
     summary = _summary(found)
-    examination = Examination(
+    examination = DataCheck(
         rows=found.rows,
         tokenizer=found.tokenizer,
         data=summary,
@@ -156,7 +156,7 @@ def _read_models(found: _Found) -> None:
         return
     with found.noting("student", "model"):
         ours = found.origin or given.model_copy(update={"student": student})
-        found.material = student_material(ours, found.examples)
+        found.material = student_training_data(ours, found.examples)
     if found.material is None or found.origin is None:
         return
     tokenizer, origin = found.material.tokenizer, found.origin

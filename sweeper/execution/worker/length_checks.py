@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 
 from sweeper.config.lengths import Key, LengthLimits
 from sweeper.config.models import ModelConfig
-from sweeper.distillation.data.training_data import Material
+from sweeper.distillation.data.training_data import TrainingData
 from sweeper.distillation.models.context_length import (
     check_lengths,
     check_sampled,
@@ -25,7 +25,7 @@ _WINDOW = 2048
 """Tokens that lm-eval has a model read at once that does not say how many it can."""
 
 
-def check_training(spec: PreparationSpec, material: Material, noting: Noting) -> list[str]:
+def check_training(spec: PreparationSpec, material: TrainingData, noting: Noting) -> list[str]:
     """Check what students train on and sample, and what the teacher is asked.
 
     Returns:
@@ -48,7 +48,7 @@ def check_training(spec: PreparationSpec, material: Material, noting: Noting) ->
 
 
 def check_suite(
-    suite: SuiteSpec, leaves: Sequence[LeafTask], material: Material, key: Key
+    suite: SuiteSpec, leaves: Sequence[LeafTask], material: TrainingData, key: Key
 ) -> tuple[list[ScoredTask], list[str]]:
     """The same for the documents of a suite, which ``key`` of the study file names.
 
@@ -85,7 +85,7 @@ def check_suite(
     return tasks, notes
 
 
-def check_trial(spec: TrialSpec, teacher: ModelConfig, material: Material) -> None:
+def check_trial(spec: TrialSpec, teacher: ModelConfig, material: TrainingData) -> None:
     """Check what a trial's own teacher reads.
 
     Raises:

@@ -32,7 +32,7 @@ FAILED = 1
 
 
 @dataclass(frozen=True)
-class Share:
+class DeviceShare:
     """What a job's process may use of its machine, beside the device and threads of its spec."""
 
     cores: frozenset[int] | None = None
@@ -45,10 +45,12 @@ class Share:
     """The working directory, in place of the inherited one."""
 
 
-WHOLE = Share()
+WHOLE = DeviceShare()
 
 
-def main(spec: Spec, share: Share = WHOLE, run: Callable[[Spec], Outcome] | None = None) -> None:
+def main(
+    spec: Spec, share: DeviceShare = WHOLE, run: Callable[[Spec], Outcome] | None = None
+) -> None:
     """Run ``spec`` in this process and write its outcome.
 
     Everything printed goes to the job's log. The process ends with its coordinator, so that no
@@ -84,7 +86,7 @@ def main(spec: Spec, share: Share = WHOLE, run: Callable[[Spec], Outcome] | None
                 others.end()
 
 
-def _follow(spec: Spec, share: Share, run: Callable[[Spec], Outcome] | None) -> None:
+def _follow(spec: Spec, share: DeviceShare, run: Callable[[Spec], Outcome] | None) -> None:
     """Be one of the processes beside the first."""
     paths = JobPaths(Path(spec.place.directory))
     _end_with_parent()
@@ -111,7 +113,7 @@ def _leaving(paths: JobPaths) -> Iterator[None]:
     os._exit(0)
 
 
-def _run(spec: Spec, share: Share, run: Callable[[Spec], Outcome] | None) -> Outcome:
+def _run(spec: Spec, share: DeviceShare, run: Callable[[Spec], Outcome] | None) -> Outcome:
     started = time.time()
     if share.visible is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = share.visible

@@ -6,11 +6,11 @@ import time
 from collections.abc import Sequence
 
 from sweeper.foundation.files import append_json_line
-from sweeper.records import Cost, Interim, InterimPoint, Progress
+from sweeper.records import Cost, IntermediatePoint, IntermediateScore, Progress
 from sweeper.records.layout import JobPaths
 
 
-class Reporter:
+class ProgressWriter:
     """Appends to a job's progress file.
 
     Args:
@@ -40,7 +40,7 @@ class Reporter:
             )
         )
 
-    def interim(self, point: InterimPoint, max_steps: int, found: Interim) -> None:
+    def interim(self, point: IntermediatePoint, max_steps: int, found: IntermediateScore) -> None:
         """A score in the middle of the training."""
         self._write(
             Progress(

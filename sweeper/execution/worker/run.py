@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from sweeper.distillation.data.training_data import unpack_models
 from sweeper.execution.worker import baselines, inspect_data, trial
-from sweeper.execution.worker.progress import Reporter
+from sweeper.execution.worker.progress import ProgressWriter
 from sweeper.foundation import disk
 from sweeper.foundation.cache import noting
 from sweeper.foundation.environment import package_versions
@@ -21,7 +21,7 @@ from sweeper.foundation.errors import TrialError
 from sweeper.foundation.secrets import redact_credentials, secrets_in, secrets_of_environment
 from sweeper.records import Cost, Failure, Outcome, PreparationSpec, TrialSpec
 from sweeper.records.layout import JobPaths
-from sweeper.records.remedies import lighter, steadier
+from sweeper.records.remedies import divergence_remedies, memory_remedies
 
 Spec = TypeVar("Spec", TrialSpec, PreparationSpec)
 
@@ -35,7 +35,7 @@ _NO_DISTRIBUTION = "probability tensor contains either `inf`, `nan`"
 def run(spec: TrialSpec | PreparationSpec) -> Outcome:
     """Do the job and say how it ended; failure is a value, and this is where it is caught."""
     paths = JobPaths(Path(spec.place.directory))
-    reporter = Reporter(paths, silent=spec.place.rank > 0)
+    reporter = ProgressWriter(paths, silent=spec.place.rank > 0)
     started = time.time()
     common: dict[str, Any] = {
         "attempt": spec.attempt,
@@ -69,7 +69,7 @@ def run(spec: TrialSpec | PreparationSpec) -> Outcome:
     return Outcome(finished=finished, cost=cost, **found, **common)
 
 
-def _do(spec: TrialSpec | PreparationSpec, reporter: Reporter) -> dict[str, Any]:
+def _do(spec: TrialSpec | PreparationSpec, reporter: ProgressWriter) -> dict[str, Any]:
     """The parts of the outcome that follow from the job."""
     if isinstance(spec, TrialSpec):
         return trial.do(_unpacked(spec), reporter)
@@ -127,7 +127,7 @@ def _failure(error: Exception, phase: str, spec: TrialSpec | PreparationSpec) ->
 
 def _remedies(kind: str, spec: TrialSpec | PreparationSpec) -> tuple[str, ...]:
     """What to try after a failure of that kind; nothing where the trial's settings cannot help."""
-    of_kind = {"diverged": steadier, "out_of_memory": lighter}
+    of_kind = {"diverged": divergence_remedies, "out_of_memory": memory_remedies}
     if isinstance(spec, TrialSpec) and kind in of_kind:
         return of_kind[kind](spec)
     return ()

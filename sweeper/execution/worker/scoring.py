@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sweeper.distillation.data.training_data import Material
+from sweeper.distillation.data.training_data import TrainingData
 from sweeper.distillation.models.loading import end_token_ids
 from sweeper.evaluation.scoring import Evaluation, score
 from sweeper.foundation.errors import DivergedError
@@ -18,7 +18,7 @@ from sweeper.records import PreparationSpec, Scores, SuiteSpec, TrialSpec
 from sweeper.records.layout import JobPaths
 
 
-def scored(spec: TrialSpec | PreparationSpec, model: Any, material: Material) -> Scores:
+def scored(spec: TrialSpec | PreparationSpec, model: Any, material: TrainingData) -> Scores:
     """Score ``model`` on the whole selection suite, and write what it answered beside the outcome.
 
     Raises:
@@ -31,7 +31,7 @@ def scored(spec: TrialSpec | PreparationSpec, model: Any, material: Material) ->
     return found.scores
 
 
-def tested(spec: TrialSpec, suite: SuiteSpec, model: Any, material: Material) -> Scores:
+def tested(spec: TrialSpec, suite: SuiteSpec, model: Any, material: TrainingData) -> Scores:
     """The same on the test suite, without what it answered: nobody is to learn from that.
 
     Raises:
@@ -46,7 +46,7 @@ def tested(spec: TrialSpec, suite: SuiteSpec, model: Any, material: Material) ->
 def evaluate(
     spec: TrialSpec | PreparationSpec,
     model: Any,
-    material: Material,
+    material: TrainingData,
     suite: SuiteSpec,
     *,
     documents: int | None = None,

@@ -9,41 +9,41 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.distillation import checkpoints
-from sweeper.distillation.cost_meter import Meter
+from sweeper.distillation.cost_meter import CostMeter
 from sweeper.distillation.data.training_data import (
-    Material,
+    TrainingData,
     check_teacher,
     own_teacher,
-    read_material,
+    read_training_data,
 )
 from sweeper.distillation.distributed import Ranks, joined
 from sweeper.distillation.models.loading import load_model
 from sweeper.distillation.models.saving import save_student
 from sweeper.distillation.teacher import kl_probe
-from sweeper.distillation.teacher.kl_probe import HeldOut
+from sweeper.distillation.teacher.kl_probe import KLProbe
 from sweeper.distillation.train import distil, starting_student
 from sweeper.evaluation.tasks import load_tasks, prompts
 from sweeper.execution.worker.length_checks import check_trial
-from sweeper.execution.worker.progress import Reporter
+from sweeper.execution.worker.progress import ProgressWriter
 from sweeper.execution.worker.scoring import check_collapse, evaluate, parameters, scored, tested
 from sweeper.foundation.cache import is_whole
 from sweeper.foundation.errors import blaming
-from sweeper.records import INTERIM_PHASE, Cost, Interim, TrialSpec, derive_seed
+from sweeper.records import INTERIM_PHASE, Cost, IntermediateScore, TrialSpec, derive_seed
 from sweeper.records.layout import JobPaths
 
 _ANSWER_SECONDS = 0.02
 """Between two looks at whether the coordinator has answered."""
 
 
-def do(spec: TrialSpec, reporter: Reporter) -> dict[str, Any]:
+def do(spec: TrialSpec, reporter: ProgressWriter) -> dict[str, Any]:
     """Train the student, and score it; the parts of the outcome that follow from that.
 
     On several devices all of the trial's processes train, and the first one does the rest.
     """
-    clock = Meter()
+    clock = CostMeter()
     with clock.timing("load"):
         reporter.phase("load")
-        material = read_material(spec.origin)
+        material = read_training_data(spec.origin)
         with blaming("arms", spec.arm):
             teacher = own_teacher(spec.origin, spec.teacher)
             if teacher != spec.origin.teacher:
@@ -102,7 +102,7 @@ def do(spec: TrialSpec, reporter: Reporter) -> dict[str, Any]:
     }
 
 
-def _held_out(spec: TrialSpec, material: Material, reporter: Reporter) -> HeldOut | None:
+def _held_out(spec: TrialSpec, material: TrainingData, reporter: ProgressWriter) -> KLProbe | None:
     """The study's fixed sequences, made again if the cache was emptied since the preparation."""
     origin = spec.origin
     if origin.held_out is None:
@@ -127,7 +127,7 @@ def _held_out(spec: TrialSpec, material: Material, reporter: Reporter) -> HeldOu
     return kl_probe.read(made)
 
 
-def _sum_of_parts(meter: Meter, clock: Meter) -> Cost:
+def _sum_of_parts(meter: CostMeter, clock: CostMeter) -> Cost:
     """The training's cost, with the seconds of the parts around it."""
     cost = meter.cost()
     return cost.model_copy(update={"seconds": {**cost.seconds, **clock.cost().seconds}})
@@ -142,9 +142,9 @@ class _Pause:
     def __init__(
         self,
         spec: TrialSpec,
-        material: Material,
-        reporter: Reporter,
-        clock: Meter,
+        material: TrainingData,
+        reporter: ProgressWriter,
+        clock: CostMeter,
         ranks: Ranks,
     ) -> None:
         self._spec = spec
@@ -153,12 +153,12 @@ class _Pause:
         self._clock = clock
         self._ranks = ranks
         self.points = {point.step: point for point in spec.interim}
-        self.pruned: Interim | None = None
+        self.pruned: IntermediateScore | None = None
         """The score after which the trial was told to end."""
 
     def __call__(self, step: int, model: Any) -> bool:
-        goes_on = self._score(step, model) if self._ranks.first else True
-        return self._ranks.of_first(goes_on)
+        should_continue = self._score(step, model) if self._ranks.first else True
+        return self._ranks.of_first(should_continue)
 
     def _score(self, step: int, model: Any) -> bool:
         point, longest = self.points[step], self._spec.settings.max_steps
@@ -167,20 +167,20 @@ class _Pause:
         with self._clock.timing("evaluation"):
             spec = self._spec
             found = evaluate(spec, model, self._material, spec.suite, documents=point.documents)
-        interim = Interim(
+        interim = IntermediateScore(
             index=point.index,
             score=found.scores.score,
             documents=found.signed,
             scored=len(found.documents),
         )
         reporter.interim(point, longest, interim)
-        if not self._goes_on(point.index):
+        if not self._should_continue(point.index):
             self.pruned = interim
             return False
         reporter.phase("train", step, longest)
         return True
 
-    def _goes_on(self, index: int) -> bool:
+    def _should_continue(self, index: int) -> bool:
         # The process ends with its coordinator, so an answer comes, or there is nobody to wait for.
         path = JobPaths(Path(self._spec.place.directory)).verdict
         while True:

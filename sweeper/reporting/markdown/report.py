@@ -16,14 +16,14 @@ from sweeper.reporting.markdown import details, search, verdict
 from sweeper.reporting.markdown.reproduction import data_sections, reproduction_sections
 from sweeper.reporting.markdown.training import practice_plots, practice_sections
 from sweeper.reporting.plots.style import png
-from sweeper.reporting.report_data import Page
+from sweeper.reporting.report_data import ReportData
 from sweeper.reporting.text import formatting, wording
 from sweeper.reporting.text.markdown_escape import inline
 
 TEXT_NAME = "report.md"
 
 
-def write_report(page: Page, directory: Path) -> list[Path]:
+def write_report(page: ReportData, directory: Path) -> list[Path]:
     """Write the report of a study that may be at any stage.
 
     Args:
@@ -57,7 +57,7 @@ def write_report(page: Page, directory: Path) -> list[Path]:
     return [directory / TEXT_NAME, directory / archive.NAME, *images]
 
 
-def _sections(page: Page, images: set[str]) -> Iterator[str]:
+def _sections(page: ReportData, images: set[str]) -> Iterator[str]:
     record, comparison = page.record, page.comparison
     yield f"# {inline(record.study)}"
     yield f"**{inline(page.headline)}**"

@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 from sweeper.analysis.comparison import Comparison
 from sweeper.reporting.markdown.importance import search_plots, search_sections
 from sweeper.reporting.plots import search as drawings
-from sweeper.reporting.report_data import Page
+from sweeper.reporting.report_data import ReportData
 from sweeper.reporting.text import formatting, wording
 from sweeper.reporting.text.markdown_escape import cell, inline, table
 
 
-def plots(page: Page) -> dict[str, Figure | None]:
+def plots(page: ReportData) -> dict[str, Figure | None]:
     """The search's plots, by file name; None where there is nothing to show."""
     return {
         "progress.png": drawings.progress_plot(page.comparison),
@@ -23,7 +23,7 @@ def plots(page: Page) -> dict[str, Figure | None]:
     }
 
 
-def sections(page: Page, images: set[str]) -> Iterator[str]:
+def sections(page: ReportData, images: set[str]) -> Iterator[str]:
     """The arms on the selection suite, the plots, and the Pareto fronts."""
     comparison = page.comparison
     yield "## The search"

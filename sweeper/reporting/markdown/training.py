@@ -21,7 +21,7 @@ from sweeper.analysis.recommendation import Recommendation
 from sweeper.analysis.training_lessons import PracticeLessons
 from sweeper.foundation.secrets import redacted
 from sweeper.reporting.console import bulleted, heading
-from sweeper.reporting.plots.training import learning_plot, realised_plot
+from sweeper.reporting.plots.training import learning_plot, rollout_plot
 from sweeper.reporting.text import training
 from sweeper.reporting.text.markdown_escape import as_yaml, fenced, inline, table
 from sweeper.reporting.text.terminal_escape import visible
@@ -32,7 +32,7 @@ REALISED_IMAGE, CURVES_IMAGE = "realised.png", "learning_curves.png"
 def practice_plots(lessons: PracticeLessons, comparison: Comparison) -> dict[str, Figure | None]:
     """The plots by file name; None for those without anything to show."""
     return {
-        REALISED_IMAGE: realised_plot(comparison, lessons.realised),
+        REALISED_IMAGE: rollout_plot(comparison, lessons.rollout_stats),
         CURVES_IMAGE: learning_plot(comparison, lessons.curves),
     }
 
@@ -46,7 +46,7 @@ def practice_sections(lessons: PracticeLessons, images: set[str]) -> Iterator[st
     """The report's sections; images are shown only if they were written."""
     yield from _recommended(lessons.recommendation)
     yield from _advice(lessons)
-    yield from _realised(lessons, images)
+    yield from _rollout_stats(lessons, images)
     if lessons.curves and CURVES_IMAGE in images:
         yield "## How the winners learned"
         yield f"![How the winners learned]({CURVES_IMAGE})"
@@ -74,7 +74,7 @@ def practice_view(lessons: PracticeLessons) -> RenderableType | None:
         lines.insert(0, visible(training.poor_quality_sentences(lessons.poor_quality)))
     if lines:
         parts += ["", heading("Common advice, on this study's evidence"), bulleted(lines, style="")]
-    warnings = training.realised_warnings(lessons.realised) if lessons.realised else []
+    warnings = training.rollout_warnings(lessons.rollout_stats) if lessons.rollout_stats else []
     if warnings:
         parts += ["", heading("Rollouts"), bulleted(warnings, style="yellow")]
     if lessons.failures:
@@ -112,7 +112,7 @@ def practice_json(lessons: PracticeLessons) -> dict[str, Any]:
             {**group.model_dump(mode="json"), "sentence": training.failure_sentence(group)}
             for group in lessons.failures
         ],
-        "realised": _realised_json(lessons),
+        "realised": _rollout_json(lessons),
     }
 
 
@@ -123,8 +123,8 @@ def _poor_quality_json(found: PoorQuality | None) -> dict[str, Any] | None:
     return {**found.model_dump(mode="json"), "sentence": sentence}
 
 
-def _realised_json(lessons: PracticeLessons) -> dict[str, Any] | None:
-    if (found := lessons.realised) is None:
+def _rollout_json(lessons: PracticeLessons) -> dict[str, Any] | None:
+    if (found := lessons.rollout_stats) is None:
         return None
     return {
         "trials": len(found.trials),
@@ -132,8 +132,8 @@ def _realised_json(lessons: PracticeLessons) -> dict[str, Any] | None:
         "truncated": [{"arm": trial.arm, "number": trial.number} for trial in found.truncated],
         "longer": [{"arm": trial.arm, "number": trial.number} for trial in found.longer],
         "reference_length": found.reference_length,
-        "sentences": _realised_sentences(lessons),
-        "warnings": training.realised_warnings(found),
+        "sentences": _rollout_sentences(lessons),
+        "warnings": training.rollout_warnings(found),
     }
 
 
@@ -194,10 +194,10 @@ def _advice_lines(found: tuple[Advice, ...]) -> list[str]:
     return lines
 
 
-def _realised(lessons: PracticeLessons, images: set[str]) -> Iterator[str]:
-    if lessons.realised is None:
+def _rollout_stats(lessons: PracticeLessons, images: set[str]) -> Iterator[str]:
+    if lessons.rollout_stats is None:
         return
-    told = [*training.realised_warnings(lessons.realised), *_realised_sentences(lessons)]
+    told = [*training.rollout_warnings(lessons.rollout_stats), *_rollout_sentences(lessons)]
     if not told and REALISED_IMAGE not in images:
         return
     yield "## What GKD sampled"
@@ -211,10 +211,10 @@ def _realised(lessons: PracticeLessons, images: set[str]) -> Iterator[str]:
         yield "\n".join(f"- {inline(line)}" for line in told)
 
 
-def _realised_sentences(lessons: PracticeLessons) -> list[str]:
-    assert lessons.realised is not None
-    return training.realised_sentences(
-        lessons.realised, reversed_scores=not lessons.higher_is_better
+def _rollout_sentences(lessons: PracticeLessons) -> list[str]:
+    assert lessons.rollout_stats is not None
+    return training.rollout_sentences(
+        lessons.rollout_stats, reversed_scores=not lessons.higher_is_better
     )
 
 

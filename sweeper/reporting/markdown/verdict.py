@@ -7,11 +7,11 @@ from collections.abc import Collection, Iterator
 from matplotlib.figure import Figure
 
 from sweeper.analysis.by_task import by_task
-from sweeper.analysis.fairness import equal_footing
+from sweeper.analysis.fairness import matched_conditions
 from sweeper.analysis.verdict import PairVerdict, Verdict
 from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.plots.verdict import verdict_plot
-from sweeper.reporting.report_data import Page
+from sweeper.reporting.report_data import ReportData
 from sweeper.reporting.tables import fairness
 from sweeper.reporting.tables.grids import Grid
 from sweeper.reporting.tables.tasks import TITLE, task_grid, task_notes
@@ -30,7 +30,7 @@ from sweeper.reporting.text.verdict import explanations, notes, sentence
 PLOT = "verdict.png"
 
 
-def plots(page: Page) -> dict[str, Figure | None]:
+def plots(page: ReportData) -> dict[str, Figure | None]:
     """The verdict's plot."""
     drawn = None
     if page.verdict is not None:
@@ -58,11 +58,11 @@ def tasks(record: StudyRecord) -> Iterator[str]:
 
 def footing(record: StudyRecord, verdict: Verdict) -> Iterator[str]:
     """What the winners' trainings had in common, and what not."""
-    if rows := equal_footing(record, verdict.claimed):
+    if rows := matched_conditions(record, verdict.claimed):
         yield f"### {fairness.TITLE}"
-        cells = [list(map(cell, row)) for row in fairness.footing_cells(rows)]
+        cells = [list(map(cell, row)) for row in fairness.condition_cells(rows)]
         yield table(fairness.COLUMNS, cells, left={0, 1, 2})
-        if note := fairness.footing_note(rows):
+        if note := fairness.conditions_note(rows):
             yield inline(note)
 
 

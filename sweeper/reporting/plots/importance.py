@@ -20,9 +20,9 @@ from sweeper.reporting.plots.style import (
     FAINT_INK,
     GROUND,
     INK,
-    Look,
+    ArmStyle,
+    arm_styles,
     empty_figure,
-    looks_of,
     score_label,
     styled,
     thinned,
@@ -43,7 +43,7 @@ def importance_plot(importances: Sequence[Importance], comparison: Comparison) -
     columns = min(len(importances), 2)
     rows = math.ceil(len(importances) / columns)
     figure = empty_figure(3.9 * columns + 0.7, (0.36 * bars + 1.1) * rows + 0.75)
-    looks = looks_of(comparison)
+    looks = arm_styles(comparison)
     for index, one in enumerate(importances):
         axes = styled(figure.add_subplot(rows, columns, index + 1))
         shown = formatting.whole_percents({n: share.share for n, share in one.values.items()})
@@ -107,7 +107,7 @@ def effects_plot(
     columns = min(len(kept), 4)
     rows = math.ceil(len(kept) / columns)
     figure = empty_figure(2.5 * columns + 0.7, 2.25 * rows + 0.55)
-    looks = looks_of(comparison)
+    looks = arm_styles(comparison)
     arms = {arm.name: arm for arm in record.arms}
     heights = {arm: _heights(arms[arm], [e for e in kept if e.arm == arm]) for arm in arms}
     for index, effect in enumerate(kept):
@@ -133,7 +133,7 @@ def _heights(arm: ArmRecord, effects: Sequence[Effect]) -> tuple[float, float]:
     return (float(min(ends) - margin), float(max(ends) + margin))
 
 
-def _draw_effect(axes: Axes, effect: Effect, arm: ArmRecord, look: Look) -> None:
+def _draw_effect(axes: Axes, effect: Effect, arm: ArmRecord, look: ArmStyle) -> None:
     single = effect.scale in ("values", "names")
 
     def across(value: Scalar) -> float:

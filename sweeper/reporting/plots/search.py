@@ -20,8 +20,8 @@ from sweeper.reporting.plots.labels import EndLabel, end_labels, place_labels
 from sweeper.reporting.plots.style import (
     FAINT_INK,
     INK,
+    arm_styles,
     legend,
-    looks_of,
     new_figure,
     reference_lines,
     score_label,
@@ -39,7 +39,7 @@ def progress_plot(comparison: Comparison) -> Figure | None:
     if not arms:
         return None
     figure, axes = new_figure(7.6, 4.2)
-    looks = looks_of(comparison)
+    looks = arm_styles(comparison)
     last = max(point.number for arm in arms for point in arm.series)
     # The lines go on to the right end: the best so far is what the arm would be judged by.
     end = last + max(0.03 * last, 0.1)
@@ -91,7 +91,7 @@ def progress_plot(comparison: Comparison) -> Figure | None:
 
 def cost_plot(record: StudyRecord, comparison: Comparison) -> Figure | None:
     """Score against the device-seconds of one trial; None when nothing was scored."""
-    looks = looks_of(comparison)
+    looks = arm_styles(comparison)
     figure, axes = new_figure(7.6, 4.4)
     best: list[tuple[ArmSummary, float, float]] = []
     seconds: list[float] = []

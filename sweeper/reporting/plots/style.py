@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Look:
+class ArmStyle:
     """How an arm is drawn."""
 
     colour: str
@@ -68,14 +68,14 @@ def styled(axes: Axes) -> Axes:
     return axes
 
 
-def looks_of(comparison: Comparison) -> dict[str, Look]:
+def arm_styles(comparison: Comparison) -> dict[str, ArmStyle]:
     """How each arm is drawn: once the colours are used up, markers and lines change."""
     looks = {}
     for index, arm in enumerate(comparison.arms):
         turn = index // len(COLOURS)
         marker = MARKERS[(index + turn) % len(MARKERS)]
         line = ("-", "--", ":", "-.")[turn % 4]
-        looks[arm.name] = Look(COLOURS[index % len(COLOURS)], marker, line)
+        looks[arm.name] = ArmStyle(COLOURS[index % len(COLOURS)], marker, line)
     return looks
 
 

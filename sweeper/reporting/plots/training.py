@@ -17,16 +17,16 @@ from matplotlib.ticker import (
 
 from sweeper.analysis.comparison import Comparison
 from sweeper.analysis.learning_curves import LearningCurve
-from sweeper.analysis.rollout_stats import QUANTITIES, Quantity, Realised
+from sweeper.analysis.rollout_stats import QUANTITIES, Quantity, RolloutStats
 from sweeper.reporting.plots import labels
 from sweeper.reporting.plots.labels import EndLabel, end_labels
 from sweeper.reporting.plots.style import (
     FAINT_INK,
     INK,
-    Look,
+    ArmStyle,
+    arm_styles,
     empty_figure,
     legend,
-    looks_of,
     new_figure,
     score_label,
     styled,
@@ -42,12 +42,12 @@ _LOG_FROM = 8.0
 """Times the smallest value that the largest is, from which an axis is logarithmic."""
 
 
-def realised_plot(comparison: Comparison, found: Realised | None) -> Figure | None:
+def rollout_plot(comparison: Comparison, found: RolloutStats | None) -> Figure | None:
     """Score against what each GKD trial sampled; None with too few of them."""
     if found is None or len(found.trials) < FEWEST_TRIALS:
         return None
     figure = empty_figure(9.6, 3.9)
-    looks = looks_of(comparison)
+    looks = arm_styles(comparison)
     first: Axes | None = None
     for place, quantity in enumerate(QUANTITIES):
         axes = styled(figure.add_subplot(1, len(QUANTITIES), place + 1, sharey=first))
@@ -84,7 +84,7 @@ def realised_plot(comparison: Comparison, found: Realised | None) -> Figure | No
     return figure
 
 
-def _scale(axes: Axes, quantity: Quantity, found: Realised) -> None:
+def _scale(axes: Axes, quantity: Quantity, found: RolloutStats) -> None:
     if quantity != "length":
         axes.set_xlim(-0.05, 1.05)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
@@ -112,7 +112,7 @@ def learning_plot(comparison: Comparison, curves: Sequence[LearningCurve]) -> Fi
     """
     if not curves:
         return None
-    looks = looks_of(comparison)
+    looks = arm_styles(comparison)
     if curves[0].measure == "loss":
         return _losses(curves, looks)
     figure, axes = new_figure(7.6, 4.2)
@@ -143,7 +143,7 @@ def learning_plot(comparison: Comparison, curves: Sequence[LearningCurve]) -> Fi
     return figure
 
 
-def _losses(curves: Sequence[LearningCurve], looks: dict[str, Look]) -> Figure:
+def _losses(curves: Sequence[LearningCurve], looks: dict[str, ArmStyle]) -> Figure:
     columns = min(len(curves), 3)
     rows = math.ceil(len(curves) / columns)
     figure = empty_figure(3.1 * columns + 0.5, 2.4 * rows + 0.5)
@@ -158,7 +158,7 @@ def _losses(curves: Sequence[LearningCurve], looks: dict[str, Look]) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, curve: LearningCurve, look: Look) -> None:
+def _draw(axes: Axes, curve: LearningCurve, look: ArmStyle) -> None:
     steps = [step.step for step in curve.steps]
     axes.fill_between(
         steps,

@@ -10,7 +10,15 @@ from matplotlib.ticker import MaxNLocator
 
 from sweeper.analysis.comparison import Comparison
 from sweeper.analysis.verdict import ArmVerdict, PairVerdict, Verdict
-from sweeper.reporting.plots.style import FAINT_INK, GRID, INK, Look, empty_figure, looks_of, styled
+from sweeper.reporting.plots.style import (
+    FAINT_INK,
+    GRID,
+    INK,
+    ArmStyle,
+    arm_styles,
+    empty_figure,
+    styled,
+)
 from sweeper.reporting.tables.verdict import measures
 
 MARGIN = "#f0e2b6"
@@ -26,7 +34,7 @@ def verdict_plot(verdict: Verdict, comparison: Comparison) -> Figure | None:
     ats = measures(verdict)
     if not ats:
         return None
-    looks = looks_of(comparison)
+    looks = arm_styles(comparison)
     groups = [(verdict.at(at), [pair for pair in verdict.pairs if pair.at == at]) for at in ats]
     heights = [0.34 * max(len(arms), len(pairs)) + 0.9 for arms, pairs in groups]
     figure = empty_figure(9.6, sum(heights) + 0.5)
@@ -50,7 +58,7 @@ def verdict_plot(verdict: Verdict, comparison: Comparison) -> Figure | None:
 
 
 def _means(
-    axes: Axes, verdict: Verdict, arms: Sequence[ArmVerdict], looks: dict[str, Look]
+    axes: Axes, verdict: Verdict, arms: Sequence[ArmVerdict], looks: dict[str, ArmStyle]
 ) -> None:
     for name, end, dashes, side in (
         ("teacher", verdict.teacher, (6, 2), "right"),
@@ -76,7 +84,7 @@ def _means(
 
 
 def _differences(
-    axes: Axes, verdict: Verdict, pairs: Sequence[PairVerdict], looks: dict[str, Look]
+    axes: Axes, verdict: Verdict, pairs: Sequence[PairVerdict], looks: dict[str, ArmStyle]
 ) -> None:
     if verdict.margin is not None:
         axes.axvspan(-verdict.margin, verdict.margin, color=MARGIN, linewidth=0, zorder=0)
@@ -108,7 +116,9 @@ def _differences(
     _rows(axes, [f"{pair.arm}\n− {pair.against}" for pair in pairs])
 
 
-def _interval(axes: Axes, place: float, mean: float, ends: tuple[float, float], look: Look) -> None:
+def _interval(
+    axes: Axes, place: float, mean: float, ends: tuple[float, float], look: ArmStyle
+) -> None:
     axes.plot(ends, (place, place), color=look.colour, linewidth=2.2, solid_capstyle="butt")
     axes.plot(
         [mean],

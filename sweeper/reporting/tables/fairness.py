@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from rich.console import RenderableType
 from rich.text import Text
 
-from sweeper.analysis.fairness import FootingRow, Value
+from sweeper.analysis.fairness import ConditionRow, Value
 from sweeper.reporting.console import Chain, plain_table
 from sweeper.reporting.text import formatting
 
@@ -15,24 +15,24 @@ TITLE = "Equal footing"
 COLUMNS = ("of the winners' trainings", "", "by arm")
 
 
-def footing_cells(rows: Iterable[FootingRow]) -> list[list[str]]:
+def condition_cells(rows: Iterable[ConditionRow]) -> list[list[str]]:
     """Each row as ``COLUMNS``."""
     return [[row.what, _state(row), _values(row)] for row in rows]
 
 
-def footing_view(rows: Sequence[FootingRow]) -> RenderableType:
+def conditions_view(rows: Sequence[ConditionRow]) -> RenderableType:
     """The table in the terminal."""
     table = plain_table()
     for name in COLUMNS[:2]:
         table.add_column(name, no_wrap=True)
     table.add_column(COLUMNS[2])
-    for row, (what, state, values) in zip(rows, footing_cells(rows), strict=True):
+    for row, (what, state, values) in zip(rows, condition_cells(rows), strict=True):
         style = "" if row.state == "differs" else "dim"
         table.add_row(Text(what), Text(state), Chain(values), style=style)
     return table
 
 
-def footing_note(rows: Iterable[FootingRow]) -> str | None:
+def conditions_note(rows: Iterable[ConditionRow]) -> str | None:
     """What to do where trainings that cost differently were compared at equal steps alone."""
     found = list(rows)
     apart = any(row.unit == "s" and row.at == "steps" and row.state == "differs" for row in found)
@@ -44,14 +44,14 @@ def footing_note(rows: Iterable[FootingRow]) -> str | None:
     )
 
 
-def _state(row: FootingRow) -> str:
+def _state(row: ConditionRow) -> str:
     if row.state != "close":
         return row.state
     numbers = [float(value) for value in row.values.values()]
     return f"within {100 * (max(numbers) / min(numbers) - 1):.1f} %"
 
 
-def _values(row: FootingRow) -> str:
+def _values(row: ConditionRow) -> str:
     values = list(row.values.values())
     if row.state == "equal":
         return _shown(row, values[0])
@@ -61,7 +61,7 @@ def _values(row: FootingRow) -> str:
     return " · ".join(f"{arm} {_shown(row, value)}" for arm, value in row.values.items())
 
 
-def _shown(row: FootingRow, value: Value) -> str:
+def _shown(row: ConditionRow, value: Value) -> str:
     if isinstance(value, float):
         return formatting.seconds(value) if row.unit == "s" else formatting.count(value)
     return f"{value:,}" if isinstance(value, int) else value

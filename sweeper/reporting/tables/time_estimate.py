@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from rich.console import RenderableType
 
-from sweeper.analysis.timing import Estimate
+from sweeper.analysis.timing import DurationEstimate
 from sweeper.reporting.console import bulleted, heading, plain_table
 from sweeper.reporting.text import formatting
 
 
-def estimate_view(found: Estimate) -> list[RenderableType]:
+def estimate_view(found: DurationEstimate) -> list[RenderableType]:
     """The arms' seconds and device-hours, and what they were measured at."""
     table = plain_table()
     table.add_column("arm", overflow="fold")
@@ -33,7 +33,7 @@ def estimate_view(found: Estimate) -> list[RenderableType]:
     return [heading("How long it takes, by arm"), table, bulleted(_notes(found))]
 
 
-def _notes(found: Estimate) -> Iterator[str]:
+def _notes(found: DurationEstimate) -> Iterator[str]:
     if any(arm.trainings for arm in found.arms):
         yield (
             "Trials: those of the search + trainings of winners with new seeds. Hours are those of"

@@ -21,9 +21,9 @@ from sweeper.analysis.rollout_stats import (
     MANY_TRUNCATED,
     MUCH_LONGER,
     Quantity,
-    Realised,
-    RealisedTrial,
+    RolloutStats,
     Trend,
+    TrialRollouts,
 )
 from sweeper.analysis.stats.rank_tests import FEWEST_A_SIDE
 from sweeper.reporting.text import formatting
@@ -165,7 +165,7 @@ def poor_quality_sentences(found: PoorQuality) -> str:
     )
 
 
-def realised_sentences(found: Realised, *, reversed_scores: bool) -> list[str]:
+def rollout_sentences(found: RolloutStats, *, reversed_scores: bool) -> list[str]:
     """How scores go with what was sampled."""
     told = []
     for trend in found.trends:
@@ -186,7 +186,7 @@ def realised_sentences(found: Realised, *, reversed_scores: bool) -> list[str]:
     return told
 
 
-def realised_warnings(found: Realised) -> list[str]:
+def rollout_warnings(found: RolloutStats) -> list[str]:
     """What is wrong with the rollouts, if something is."""
     told = []
     if found.truncated:
@@ -302,7 +302,7 @@ def _span(values: list[float]) -> str:
     return f"{low:.0f}" if round(low) == round(high) else f"{low:.0f} to {high:.0f}"
 
 
-def _named(trials: tuple[RealisedTrial, ...]) -> str:
+def _named(trials: tuple[TrialRollouts, ...]) -> str:
     arms = dict.fromkeys(trial.arm for trial in trials)
     return formatting.listed(
         f"{arm} {formatting.trial_numbers([t.number for t in trials if t.arm == arm])}"

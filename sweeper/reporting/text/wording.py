@@ -9,7 +9,7 @@ from sweeper.analysis.comparison import UNPAIRED_NOTE, ArmSummary, Comparison, S
 from sweeper.analysis.teacher_gap import is_better, is_worse
 from sweeper.config.confirm import ConfirmConfig
 from sweeper.records import Failure
-from sweeper.records.study_record import ArmRecord, Lead, StudyRecord
+from sweeper.records.study_record import ArmRecord, StudyRecord, TeacherGap
 from sweeper.reporting.text import formatting
 from sweeper.reporting.text.terminal_escape import visible
 
@@ -49,7 +49,7 @@ def notes(comparison: Comparison) -> list[str]:
         found.append(UNPAIRED_NOTE)
     if comparison.lead is not None:
         if not is_better(comparison.lead):
-            found.append(teacher_lead(comparison.lead))
+            found.append(teacher_gap_sentence(comparison.lead))
     elif _no_gap(comparison.teacher, comparison.starting_student, comparison.higher_is_better):
         found.append(
             "The teacher is no better than the starting student: there is no gap to close."
@@ -57,7 +57,7 @@ def notes(comparison: Comparison) -> list[str]:
     return found
 
 
-def teacher_lead(lead: Lead) -> str:
+def teacher_gap_sentence(lead: TeacherGap) -> str:
     """Whether the teacher is better than the student that all arms start from, in a sentence."""
     if is_better(lead):
         told = "The teacher is measurably better than the starting student"

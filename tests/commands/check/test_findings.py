@@ -1,0 +1,250 @@
+"""What a preflight says of facts: pure functions, each fact by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sweeper.analysis.findings import Finding
+from sweeper.commands.check.data import length_findings
+from sweeper.commands.check.models import size_finding, teacher_gap_finding
+from sweeper.commands.check.power import design_findings, power_findings
+from sweeper.commands.check.settings import settings_findings
+from sweeper.config.study import StudyConfig
+from sweeper.records import Lengths, TokenLengths
+from sweeper.records.study_record import TeacherGap
+from tests.support.tiny_studies import adder_study
+
+LONG = Lengths(count=1000, percentiles=tuple(range(0, 202, 2)))
+"""From 0 to 200 tokens, evenly."""
+
+
+def config(**changes: Any) -> StudyConfig:
+    return StudyConfig.model_validate(adder_study(**changes))
+
+
+def _choice(*values: str) -> dict[str, Any]:
+    return {"type": "categorical", "choices": list(values)}
+
+
+def told(findings: list[Finding], what: str) -> list[tuple[str, str]]:
+    return [
+        (found.state, f"{found.detail} {found.advice}") for found in findings if found.what == what
+    ]
+
+
+DROPOUT = {"lora.dropout": {"type": "float", "low": 0.0, "high": 0.5}}
+GKD = {"lmbda": 0.0, "temperature": 0.9, "max_new_tokens": 64}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"arms": {"gkd": {"settings": GKD}}}, "temperature and max_new_tokens change nothing at"),
+        ({"arms": {"gkd": {"settings": {"lmbda": 1.0, "seq_kd": True}}}}, "seq_kd changes nothing"),
+        (
+            {
+                "arms": {
+                    "gkd": {
+                        "settings": {"max_new_tokens": 8},
+                        "search": {"lmbda": {"type": "categorical", "choices": [0.0]}},
+                    }
+                }
+            },
+            "max_new_tokens changes nothing at lmbda: 0",
+        ),
+        (
+            {"student": {"model": "m", "lora": {"r": 8, "dropout": 0.1}}},
+            "student.lora.dropout changes nothing at disable_dropout: true",
+        ),
+        (
+            {
+                "student": {"model": "m", "lora": {"r": 8}},
+                "arms": {
+                    "sft": {"search": {"lora.dropout": {"type": "float", "low": 0, "high": 0.5}}}
+                },
+            },
+            "sft: lora.dropout changes nothing",
+        ),
+        (
+            {"training": {"lr_scheduler_type": "constant", "warmup_ratio": 0.1}},
+            "warmup_ratio changes nothing with lr_scheduler_type: constant",
+        ),
+        ({"training": {"optim": "sgd", "adam_beta1": 0.8}}, "adam_beta1 changes nothing with"),
+        (
+            {
+                "training": {"adam_beta2": 0.9},
+                "arms": {"sft": {"search": {"optim": _choice("sgd", "rmsprop")}}},
+            },
+            "adam_beta2 changes nothing with optim: sgd or rmsprop",
+        ),
+        ({"training": {"checkpoint_every": 50, "max_steps": 40}}, "trainings of 40 steps"),
+        (
+            {"training": {"engine": "trl", "length_bucketing": False}},
+            "length_bucketing changes nothing with engine: trl",
+        ),
+        ({"arms": {"sft": {}}, "sampler": "random"}, "sampler changes nothing as no arm searches"),
+        ({"margin": 0.1}, "margin changes nothing without a confirmation"),
+        ({"arms": {"sft": {}}}, "teacher_outputs changes nothing"),
+    ],
+)
+def test_a_setting_that_does_nothing_is_named(changes: dict[str, Any], said: str) -> None:
+    rows = told(settings_findings(config(**changes)), "settings")
+    assert any(state == "warning" and said in text for state, text in rows), rows
+
+
+def test_a_study_whose_settings_all_count_is_told_so() -> None:
+    study = adder_study()
+    del study["teacher_outputs"]
+    [(state, text)] = told(settings_findings(StudyConfig.model_validate(study)), "settings")
+    assert (state, text.strip()) == ("ok", "every setting that is written has an effect")
+
+
+def test_what_only_some_of_the_searched_optimisers_read_has_an_effect() -> None:
+    arms = {"sft": {"search": {"optim": _choice("sgd", "adamw_torch")}}}
+    study = config(training={"optim": "sgd", "adam_beta2": 0.9}, arms=arms)
+    assert not any("adam" in text for _, text in told(settings_findings(study), "settings"))
+
+
+def test_dropout_is_advised_against_where_it_is_fixed_and_named_where_it_is_searched() -> None:
+    search = {"disable_dropout": {"type": "categorical", "choices": [True, False]}}
+    arms = {"sft": {"search": search}}
+    [(state, text)] = told(settings_findings(config(arms=arms)), "dropout")
+    assert (state, text.strip()) == ("ok", "searched in sft, off in the other arms")
+    arms["gkd"] = {"settings": {"disable_dropout": False}}
+    [(state, text)] = told(settings_findings(config(arms=arms)), "dropout")
+    assert state == "warning" and "gkd: disable_dropout: false makes training less stable" in text
+
+
+def test_attention_is_spoken_of_where_there_is_a_gpu() -> None:
+    assert not told(settings_findings(config(), ["cpu"]), "attention")
+    [(_, text)] = told(settings_findings(config(), ["cuda:0"]), "attention")
+    assert "sdpa in the teacher" in text and "flash_attention_2" in text
+
+
+def test_a_large_student_is_better_trained_through_an_adapter() -> None:
+    for parameters, state in ((494_000_000, "ok"), (1_540_000_000, "warning")):
+        [(found, text)] = told(settings_findings(config(), student=parameters), "adapter")
+        assert found == state and "student's" in text
+    lora = {"model": "m", "lora": {"r": 8}}
+    [(found, _)] = told(settings_findings(config(student=lora), student=10**10), "adapter")
+    assert found == "ok"
+
+
+@pytest.mark.parametrize(
+    ("teacher", "state", "said"),
+    [(1.5e9, "ok", "3 times"), (0.5e9, "warning", "little more"), (7e9, "warning", "beyond")],
+)
+def test_a_teacher_should_be_two_to_four_times_as_large(
+    teacher: float, state: str, said: str
+) -> None:
+    found = size_finding(int(teacher), 500_000_000)
+    assert found.state == state and said in f"{found.detail} {found.advice}"
+
+
+def test_shares_are_counted_in_hundredths_by_nearest_rank() -> None:
+    assert [LONG.longer_than(limit) for limit in (0, 100, 199, 200)] == [1.0, 0.5, 0.01, 0.0]
+
+
+def lengths(**changes: Any) -> TokenLengths:
+    values = {
+        "max_length": 512,
+        "prompts": LONG,
+        "references": LONG,
+        "sequences": LONG,
+        "dropped": 0,
+        "cut": 0,
+    }
+    return TokenLengths(**{**values, **changes})
+
+
+def test_references_longer_than_rollouts_are_counted_at_both_ends_of_a_range() -> None:
+    search = {"max_new_tokens": {"type": "int", "low": 50, "high": 200}}
+    study = config(
+        arms={
+            "gkd": {"search": search},
+            "fixed": {"method": "gkd", "settings": {"max_new_tokens": 192}},
+            "offline": {"method": "gkd", "settings": {"lmbda": 0.0}},
+        },
+    )
+    rows = told(length_findings(study, lengths()), "max_new_tokens")
+    assert [state for state, _ in rows] == ["warning", "ok"]
+    assert (
+        "gkd: 75 % of the references are longer than 50 tokens, none longer than 200" in rows[0][1]
+    )
+    assert "write max_new_tokens: 192 as its lowest value" in rows[0][1]
+    assert "fixed: 4 % of the references are longer than 192 tokens" in rows[1][1]
+    assert not any("offline" in text for _, text in rows)
+
+
+def test_the_teachers_answers_are_held_against_the_references_too() -> None:
+    study = config(arms={"seqkd": {}}, teacher_outputs={"max_new_tokens": 100})
+    [(state, text)] = told(length_findings(study, lengths()), "teacher outputs")
+    assert state == "warning" and "50 % of the references are longer than 100" in text
+    assert "teacher_outputs.max_new_tokens: 192" in text
+    assert not told(length_findings(study, lengths(references=None)), "teacher outputs")
+
+
+def test_what_max_length_cuts_is_counted_with_a_length_that_would_do() -> None:
+    [(state, text)] = told(length_findings(config(), lengths(dropped=3, cut=40)), "max_length")
+    assert state == "warning"
+    assert "3 of 1,000 prompts are too long and left out" in text
+    assert "40 of 1,000 references are cut" in text
+    assert "max_length: 224" in text
+
+
+def test_an_arm_may_cut_more_than_the_study() -> None:
+    search = {"max_length": {"type": "categorical", "choices": [300, 150]}}
+    study = config(arms={"sft": {"search": search}, "seqkd": {"settings": {"max_length": 200}}})
+    first, second = told(length_findings(study, lengths()), "max_length")
+    assert first[0] == "ok"
+    assert "sft: 25 % of the prompts with their references are longer than 150" in second[1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"confirm": {"seeds": 0}}, "confirm.seeds is 0"),
+        ({"confirm": {"seeds": 2}}, "too few to tell how seeds differ"),
+        ({"evaluation": {"selection": "selection.yaml"}}, "there is no test suite"),
+        ({"confirm": {"seeds": 5}, "arms": {"sft": {}}}, "there is one arm"),
+    ],
+)
+def test_a_study_that_proves_nothing_is_warned(changes: dict[str, Any], said: str) -> None:
+    [(state, text)] = told(power_findings(config(**changes)), "confirmation")
+    assert state == "warning" and said in text
+
+
+def test_one_document_is_a_warning() -> None:
+    study = config(confirm={"seeds": 5})
+    [found], design = design_findings(study, 1, (), "")
+    assert (found.state, found.what, design) == ("warning", "test suite", None)
+    assert design_findings(study, None, (), "") == ([], None)
+
+
+@pytest.mark.parametrize(
+    ("value", "p", "state", "said"),
+    [
+        (0.2, 0.001, "ok", "measurably better"),
+        (0.2, 0.2, "warning", "not measurably better"),
+        (-0.2, 0.001, "warning", "is worse than the starting student"),
+    ],
+)
+def test_a_teacher_that_does_not_lead_is_a_warning(
+    value: float, p: float, state: str, said: str
+) -> None:
+    lead = TeacherGap(
+        teacher=0.5 + value,
+        student=0.5,
+        value=value,
+        low=value - 0.1,
+        high=value + 0.1,
+        stderr=0.05,
+        p=p,
+        documents=40,
+        paired=True,
+    )
+    found = teacher_gap_finding(lead)
+    assert found.state == state and said in found.detail
+    assert bool(found.advice) == (state == "warning")

@@ -1,0 +1,87 @@
+"""``sweeper check --probe``: a few real steps of each arm, and what the study takes by them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.whole_studies import WholeStudy, leftovers, wait_beside
+
+pytestmark = pytest.mark.slow
+
+ARMS: dict[str, Any] = {
+    "gkd": {"settings": {"max_new_tokens": 8}},
+    "sft": {"search": {"learning_rate": {"type": "float", "low": 1e-4, "high": 1e-2}}},
+}
+
+
+@pytest.fixture
+def study(
+    write_study: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> Iterator[WholeStudy]:
+    """A study with a folder for temporary files, whose path is short enough for sockets."""
+    changes: dict[str, Any] = {"arms": ARMS, "confirm": {"seeds": 3}, "compare_at": ["steps"]}
+    with tempfile.TemporaryDirectory() as temporary:
+        monkeypatch.setenv("TMPDIR", temporary)
+        yield WholeStudy(write_study(**changes).parent)
+
+
+def left_behind(study: WholeStudy) -> list[str]:
+    """What is there beside the study's files and the cache."""
+    names = {path.name for path in study.directory.iterdir()}
+    known = {"study.yaml", "selection.yaml", "test.yaml", "cache"}
+    # The libraries keep files of their own there.
+    probes = Path(os.environ["TMPDIR"]).glob("*sweeper*")
+    return sorted(names - known) + [str(path) for path in probes] + leftovers(study.directory)
+
+
+def test_a_probe_measures_every_arm_and_leaves_nothing_behind(study: WholeStudy) -> None:
+    done = study.run("--probe", "--cache-dir", "cache", "--json", command="check")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    estimate = found["estimate"]
+    assert (estimate["basis"], estimate["measured"], estimate["workers"]) == ("probe", 3, 1)
+    assert [phase["name"] for phase in estimate["phases"]] == [
+        *("preparation", "search", "confirmation", "test scoring")
+    ]
+    gkd, sft = estimate["arms"]
+    assert (gkd["lightest"], gkd["heaviest"]) == ({"lmbda": 0.0}, {"lmbda": 1.0})
+    assert (gkd["trials"], sft["trials"], gkd["trainings"]) == (1, 2, 3)
+    for arm in (gkd, sft):
+        assert arm["step_seconds"] > 0 and arm["scoring_seconds"] > 0
+        assert arm["tokens_per_second"] > 0
+        assert arm["peak_bytes"] > 2**27, "torch alone takes more"
+        # Four steps of four sequences, and scoring twelve documents.
+        assert arm["trial_seconds"] >= 4 * arm["step_seconds"] + arm["scoring_seconds"]
+    # A share of 0.5 of the batches is sampled in every trial: nothing that is searched changes it.
+    assert gkd["trial_range"] == [gkd["trial_seconds"], gkd["trial_seconds"]]
+    assert estimate["wall_seconds"] == pytest.approx(estimate["device_hours"] * 3600)
+    assert left_behind(study) == []
+    assert "probes" in done.stderr, "it says how far it is"
+
+    failing = study.run(
+        *("--probe", "--cache-dir", "cache", "--set", "training.optim=nonsense"), command="check"
+    )
+    assert failing.returncode == 2
+    text = " ".join(failing.stdout.split())
+    assert "✗ time" in text and "nonsense" in text and "Traceback" not in failing.stderr
+    assert left_behind(study) == []
+
+
+@pytest.mark.soak
+def test_a_probe_that_is_interrupted_leaves_nothing_behind(study: WholeStudy) -> None:
+    process = study.start("--probe", "--cache-dir", "cache", command="check")
+    trials = "*/tiny/arms/*/*/progress.jsonl"
+    wait_beside(process, lambda: any(Path(os.environ["TMPDIR"]).glob(trials)))
+    os.kill(process.pid, signal.SIGINT)
+    done = study.end(process)
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
+    assert left_behind(study) == []

@@ -1,0 +1,236 @@
+"""How a job ends, from its spec to its outcome, with tiny real models."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+from sweeper.config.loading import LoadedStudy, load_study
+from sweeper.config.settings import effective, resolve
+from sweeper.execution.worker.run import run
+from sweeper.foundation.errors import ConfigError
+from sweeper.records import Outcome, Resources, TrialSpec
+from sweeper.records.layout import JobPaths, StudyPaths
+from sweeper.study import preparation
+from sweeper.study.manifest import open_manifest, suite_spec
+from tests.support.tiny_models import CHATML, make_tiny
+from tests.support.tiny_studies import write_yaml
+
+WriteStudy = Callable[..., Path]
+
+
+def trial_spec(study: LoadedStudy, arm: str) -> TrialSpec:
+    """The spec of an arm's first trial, with nothing sampled."""
+    config = study.config
+    paths = StudyPaths(study.path.parent / "runs", config.study)
+    snapshot = open_manifest(study, paths, ["test"], 1)
+    files = paths.trial(arm, 0)
+    files.directory.mkdir(parents=True, exist_ok=True)
+    settings = resolve(config.training, config.arms[arm].settings)
+    return TrialSpec(
+        origin=preparation.make_study_inputs(study, snapshot, study.path.parent / "cache"),
+        arm=arm,
+        method=config.arms[arm].method,
+        number=0,
+        seed=1,
+        params={},
+        settings=effective(config.arms[arm].method, settings),
+        suite=suite_spec(study.selection),
+        place=Resources(directory=str(files.directory), device="cpu", threads=1),
+    )
+
+
+def prepare(study: LoadedStudy, step: preparation.Step) -> tuple[Outcome, JobPaths]:
+    """Does one step of the preparation."""
+    paths = StudyPaths(study.path.parent / "runs", study.config.study)
+    snapshot = open_manifest(study, paths, ["test"], 1)
+    files = paths.preparation(step)
+    files.directory.mkdir(parents=True, exist_ok=True)
+    origin = preparation.make_study_inputs(study, snapshot, study.path.parent / "cache")
+    spec = preparation.make_spec(study, origin, suite_spec(study.selection), step, files)
+    return run(spec), files
+
+
+@pytest.mark.parametrize("method", ["sft", "gkd"])
+@pytest.mark.parametrize(
+    ("steps", "rate", "decay"),
+    [(6, 1e30, 0.0), (2, 1e30, 0.0), (1, 3e38, 1.0)],
+    ids=["long before the end", "in the last step", "in the last update"],
+)
+def test_divergence_between_the_points_of_the_curve_is_seen(
+    write_study: WriteStudy, method: str, steps: int, rate: float, decay: float
+) -> None:
+    training = {
+        "max_steps": steps,
+        "logging_steps": 1000,
+        "learning_rate": rate,
+        "weight_decay": decay,
+        "adam_beta1": 0.0,
+        "lr_scheduler_type": "constant",
+        "per_device_train_batch_size": 2,
+        "max_length": 96,
+    }
+    arms = {"sft": None, "gkd": {"settings": {"lmbda": 1.0, "max_new_tokens": 4}}}
+    outcome = run(trial_spec(load_study(write_study(training=training, arms=arms)), method))
+    assert outcome.failure is not None
+    assert (outcome.state, outcome.failure.kind) == ("failed", "diverged"), outcome.failure
+    assert outcome.failure.remedies[:2] == ("a lower learning_rate", "a higher warmup_ratio")
+    assert ("another beta" in outcome.failure.remedies) is (method == "gkd")
+    assert outcome.scores is None
+    assert outcome.cost.device_seconds > 0
+
+
+@pytest.fixture
+def blind_student(tiny_student: str, tmp_path: Path) -> str:
+    """A student that is sound but for one letter, which no training text has."""
+    tokenizer = AutoTokenizer.from_pretrained(tiny_student)
+    config = LlamaConfig.from_pretrained(tiny_student)
+    config.tie_word_embeddings = False
+    model = LlamaForCausalLM(config)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[tokenizer.convert_tokens_to_ids("Z")] = torch.nan
+    model.save_pretrained(tmp_path / "blind")
+    tokenizer.save_pretrained(tmp_path / "blind")
+    return str(tmp_path / "blind")
+
+
+def test_a_score_that_is_no_number_is_a_failure(
+    write_study: WriteStudy, tmp_path: Path, tiny_teacher: str, blind_student: str
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": "1+1?", "completion": "2"}) + "\n")
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text(json.dumps({"text": "sound"}) + "\n" + json.dumps({"text": "Zebra"}) + "\n")
+    study = write_study(
+        teacher={"model": tiny_teacher},
+        # An adapter leaves the broken letter alone, so that training itself goes well.
+        student={"model": blind_student, "lora": {"r": 2}},
+        data={"train": {"path": "rows.jsonl"}},
+        arms={"sft": None},
+        training={"max_steps": 1, "per_device_train_batch_size": 1, "max_length": 64},
+    )
+    (tmp_path / "tasks").mkdir()
+    write_yaml(
+        tmp_path / "tasks" / "texts.yaml",
+        {
+            "task": "texts",
+            "dataset_path": "json",
+            "dataset_kwargs": {"data_files": {"test": str(texts)}},
+            "test_split": "test",
+            "output_type": "loglikelihood_rolling",
+            "doc_to_text": "",
+            "doc_to_target": "{{text}}",
+            "metric_list": [{"metric": "byte_perplexity"}],
+        },
+    )
+    task: dict[str, Any] = {"task": "texts", "metric": "byte_perplexity"}
+    write_yaml(tmp_path / "selection.yaml", {"suite": "selection", "tasks": [task]})
+
+    outcome = run(trial_spec(load_study(study), "sft"))
+    assert outcome.failure is not None
+    assert (outcome.state, outcome.failure.kind) == ("failed", "diverged")
+    assert outcome.failure.message == "The score of texts is nan: the model diverged."
+    assert outcome.cost.steps == 1
+
+    write_yaml(
+        tmp_path / "selection.yaml",
+        {"suite": "selection", "tasks": [{**task, "documents": [0, 1]}]},
+    )
+    assert run(trial_spec(load_study(study), "sft")).state == "completed"
+
+
+def test_a_system_prompt_needs_a_chat_template(write_study: WriteStudy) -> None:
+    path = write_study(
+        data={"train": {"path": "builtin/addition", "limit": 4}, "system_prompt": "Add."}
+    )
+    study = load_study(path)
+    outcome, files = prepare(study, "data")
+    assert outcome.failure is not None
+    assert outcome.failure.kind == "bad_input"
+    error = preparation.explain(study, "data", outcome, files)
+    assert isinstance(error, ConfigError)
+    line = next(
+        number
+        for number, text in enumerate(path.read_text().splitlines(), start=1)
+        if "system_prompt" in text
+    )
+    [problem] = error.problems
+    assert (problem.source, problem.path, problem.line) == (str(path), "data.system_prompt", line)
+    assert "expected none" in problem.message
+
+
+def test_a_system_prompt_is_refused_in_plain_format_of_a_chat_model(
+    write_study: WriteStudy, tiny_teacher: str, tiny_student: str
+) -> None:
+    models = {"teacher": {"model": tiny_teacher}, "student": {"model": tiny_student}}
+    data = {"train": {"path": "builtin/addition", "limit": 4}, "system_prompt": "Add."}
+    plain = {**data, "format": "plain"}
+    outcome, _ = prepare(load_study(write_study(**models, data=plain)), "data")
+    assert outcome.failure is not None
+    assert outcome.failure.key == ("data", "system_prompt")
+    outcome, _ = prepare(load_study(write_study(**models, data=data)), "data")
+    assert outcome.state == "completed"
+
+
+def test_a_trial_that_fails_has_cost_what_it_did(write_study: WriteStudy) -> None:
+    training = {"max_steps": 8, "logging_steps": 1, "learning_rate": 1e30, "max_length": 96}
+    study = load_study(write_study(training={**training, "per_device_train_batch_size": 2}))
+    outcome = run(trial_spec(study, "sft"))
+    assert outcome.failure is not None
+    assert outcome.failure.kind == "diverged"
+    assert 1 <= outcome.cost.steps < 8
+    assert outcome.cost.trained_tokens > 0
+    assert outcome.cost.device_seconds > 0
+
+
+def test_teacher_answers_that_were_cut_are_told(write_study: WriteStudy) -> None:
+    arms = {"seqkd": {"trials": 1}}
+    study = load_study(write_study(arms=arms, teacher_outputs={"max_new_tokens": 5}))
+    outcome, _ = prepare(study, "teacher")
+    assert outcome.notes == (
+        "24 of the 24 answers for seqkd and seq_kd were cut at 5 tokens"
+        " (teacher_outputs.max_new_tokens)",
+    )
+    assert outcome.held_out is not None
+
+
+def test_an_arms_teacher_may_be_rounded_and_padded_otherwise(
+    write_study: WriteStudy, tmp_path: Path
+) -> None:
+    small, large = (
+        make_tiny(tmp_path / str(rows), vocab_rows=rows, layers=rows // 132) for rows in (264, 272)
+    )
+    own = {"teacher.model": large, "teacher.quantization": "int8"}
+    models = {"teacher": {"model": small}, "student": {"model": small}}
+    arms = {"gkd": {"settings": {"max_new_tokens": 4, "lmbda": 0.5}}}
+    study = load_study(write_study(**models, arms=arms))
+    spec = trial_spec(study, "gkd")
+    teacher = {name.removeprefix("teacher."): value for name, value in own.items()}
+    outcome = run(spec.model_copy(update={"teacher": teacher}))
+    assert outcome.failure is None
+    # A teacher with fewer ids than the student: the student would have to be another one.
+    models["student"] = models["teacher"] = {"model": large}
+    spec = trial_spec(load_study(write_study(study="other", **models, arms=arms)), "gkd")
+    failure = run(spec.model_copy(update={"teacher": {"model": small}})).failure
+    assert failure is not None
+    assert (failure.kind, failure.key) == ("bad_input", ("arms", "gkd"))
+    assert "student.vocab_size: 264 leaves it out" in failure.message
+
+
+def test_templates_that_differ_are_told_before_anything_is_trained(
+    write_study: WriteStudy, tmp_path: Path
+) -> None:
+    teacher = make_tiny(tmp_path / "teacher", template="Hi. " + CHATML)
+    student = make_tiny(tmp_path / "student")
+    models = {"teacher": {"model": teacher}, "student": {"model": student}}
+    for form, told in (("auto", True), ("plain", False)):
+        data = {"train": {"path": "builtin/addition", "limit": 4}, "format": form}
+        outcome, _ = prepare(load_study(write_study(**models, data=data)), "data")
+        assert outcome.data is not None
+        assert any("the chat templates" in note for note in outcome.data.notes) is told

@@ -1,0 +1,163 @@
+"""Trainings that are run once by one process and once by several, for comparison."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+
+from sweeper.config.models import LoraConfig, StudentConfig
+from sweeper.config.settings import MethodSettings, effective
+from sweeper.distillation.data.training_data import read_training_data
+from sweeper.distillation.distributed import joined
+from sweeper.distillation.models.loading import load_model
+from sweeper.distillation.sharding import ShardedStudent, shard_teacher
+from sweeper.distillation.train import distil, starting_student
+from sweeper.execution.executor import Spec
+from sweeper.records import Outcome, Resources
+from sweeper.records.layout import JobPaths
+from tests.support.training_jobs import make_study_inputs
+
+MICRO_BATCHES = 4
+"""Of an optimiser step, of all processes together."""
+SETTINGS: dict[str, Any] = {
+    "max_steps": 3,
+    "per_device_train_batch_size": 2,
+    # Its steps are the gradients: what Adam makes of a gradient near 0 depends on rounding.
+    "optim": "sgd",
+    "learning_rate": 0.3,
+    "max_grad_norm": 0.0,
+    "max_length": 96,
+    "logging_steps": 1,
+    "max_new_tokens": 44,
+    "gradient_accumulation_steps": MICRO_BATCHES,
+}
+CASES: dict[str, dict[str, Any]] = {
+    "sft": {"method": "sft"},
+    "seqkd": {"method": "seqkd"},
+    "supervised_kd": {"method": "supervised_kd"},
+    "gkd, beta 0": {"method": "gkd", "lmbda": 0.0, "beta": 0.0},
+    "gkd, beta 0.5": {"method": "gkd", "lmbda": 0.5, "beta": 0.5},
+    "gkd, beta 1": {"method": "gkd", "lmbda": 1.0, "beta": 1.0},
+    "clipped": {"method": "gkd", "lmbda": 0.5, "beta": 0.0, "max_grad_norm": 0.01},
+    "adapter": {"method": "gkd", "lmbda": 0.5, "beta": 0.5, "lora": 2},
+    "sft of an adapter": {"method": "sft", "lora": 2},
+    "recomputed activations": {"method": "gkd", "lmbda": 0.5, "gradient_checkpointing": True},
+    "stock normalization": {"method": "gkd", "lmbda": 1.0, "stock_normalization": True},
+    "few rollouts at a time": {"method": "gkd", "lmbda": 1.0, "rollout_batch_size": 3},
+    "one micro-batch each": {
+        "method": "gkd",
+        "lmbda": 0.7,
+        "seq_kd": True,
+        "gradient_accumulation_steps": 2,
+        "length_bucketing": False,
+    },
+    "sharded teacher": {"method": "gkd", "lmbda": 0.5, "shard_teacher": True},
+    "sharded student": {
+        "method": "gkd",
+        "lmbda": 0.5,
+        "max_grad_norm": 0.01,
+        "shard_student": True,
+    },
+    "sft of a sharded student": {"method": "sft", "shard_student": True},
+    "both sharded": {
+        "method": "gkd",
+        "lmbda": 1.0,
+        "shard_teacher": True,
+        "shard_student": True,
+        "gradient_checkpointing": True,
+    },
+    "sharded adapter": {"method": "gkd", "lmbda": 0.5, "lora": 2, "shard_student": True},
+    "adam on shards": {
+        "method": "supervised_kd",
+        "optim": "adamw_torch_fused",
+        "learning_rate": 1e-3,
+        "shard_student": True,
+    },
+    "bfloat16 on shards": {"method": "gkd", "lmbda": 0.5, "bf16": True, "shard_student": True},
+    "adam": {"method": "gkd", "lmbda": 0.5, "optim": "adamw_torch", "learning_rate": 1e-3},
+}
+
+
+def train(name: str, place: Resources, shared: Path) -> dict[str, Any]:
+    """Train a case in the processes of ``place``; the weights, the curve and the counts.
+
+    Args:
+        name: Of the case.
+        place: Of this process. It divides the micro-batches of a step among all of them.
+        shared: Where the cache is.
+    """
+    case = {**SETTINGS, **CASES[name]}
+    method, rank = case.pop("method"), case.pop("lora", None)
+    case["gradient_accumulation_steps"] //= place.processes
+    several = place.processes > 1
+    place = place.model_copy(
+        update={key: case.pop(key, False) and several for key in ("shard_teacher", "shard_student")}
+    )
+    lora = LoraConfig(r=rank) if rank else None
+    origin = make_study_inputs(
+        shared,
+        student=StudentConfig(model="builtin/adder-student", lora=lora),
+        teacher_states_gib=1.0,
+    )
+    JobPaths(Path(place.directory)).ranks.mkdir(parents=True, exist_ok=True)
+    material, points = read_training_data(origin), []
+    student = starting_student(origin, material, place)
+    with joined(place) as ranks:
+        model, meter = distil(
+            origin,
+            material,
+            place,
+            model=student,
+            teacher=origin.teacher,
+            method=method,
+            settings=effective(method, MethodSettings(**case)),
+            seed=1,
+            report=lambda step, total, metrics: points.append(metrics),
+            # Something of the whole student, in place of the distance from its teacher.
+            probe=lambda model: sum(float(p.detach().abs().sum()) for p in model.parameters()),
+            ranks=ranks,
+        )
+    weights = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
+    return {"weights": weights, "points": points, "totals": dict(meter.totals)}
+
+
+def divide(place: Resources, shared: Path) -> dict[str, Any]:
+    """Divide a student among the processes of ``place``; its parts here, and it whole again."""
+    JobPaths(Path(place.directory)).ranks.mkdir(parents=True, exist_ok=True)
+    origin = make_study_inputs(shared)
+    student = starting_student(origin, read_training_data(origin), place)
+    before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
+    with joined(place):
+        divided = ShardedStudent(student)
+        parts = {
+            name: part.to_local().numel() if isinstance(part, DTensor) else part.numel()
+            for name, part in student.named_parameters()
+        }
+        after = divided.whole().state_dict()
+        teacher = load_model(origin.teacher, "cpu")
+        shard_teacher(teacher)
+        with torch.no_grad():
+            teacher(torch.tensor([[3, 4, 5]]))
+        layers = [part for name, part in teacher.named_parameters() if ".layers." in name]
+    return {
+        "parts": parts,
+        "before": before,
+        "after": after,
+        "teacher in parts": bool(layers) and all(isinstance(part, DTensor) for part in layers),
+    }
+
+
+def train_all(spec: Spec) -> Outcome:
+    """Train all cases, and leave what came of them in the job's directory."""
+    started, place = time.time(), spec.place
+    directory = Path(place.directory)
+    for name in CASES:
+        own = place.model_copy(update={"directory": str(directory / name)})
+        torch.save(train(name, own, directory.parent), directory / f"{name}-{place.rank}.pt")
+    own = place.model_copy(update={"directory": str(directory / "divided")})
+    torch.save(divide(own, directory.parent), directory / f"divided-{place.rank}.pt")
+    return Outcome(state="completed", started=started, finished=time.time())

@@ -1,0 +1,82 @@
+"""What a training job in a test starts from: the built-in pair, unless a test says otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from sweeper.config.models import ModelConfig, StudentConfig
+from sweeper.config.settings import Method, MethodSettings, effective
+from sweeper.config.study import (
+    DataConfig,
+    DatasetConfig,
+    EvaluationConfig,
+    TeacherOutputsConfig,
+    TrainingConfig,
+)
+from sweeper.distillation.cost_meter import CostMeter
+from sweeper.distillation.data.training_data import read_training_data
+from sweeper.distillation.train import distil, starting_student
+from sweeper.records import Resources, StudyInputs
+
+SETTINGS: dict[str, Any] = {
+    "max_steps": 3,
+    "per_device_train_batch_size": 4,
+    "learning_rate": 1e-3,
+    "max_length": 96,
+    "logging_steps": 1,
+    "max_new_tokens": 10,
+}
+
+
+def make_study_inputs(folder: Path, **changes: Any) -> StudyInputs:
+    """The origin of a study, its cache below ``folder``; keys given replace the defaults."""
+    values: dict[str, Any] = {
+        "study": "s",
+        "seed": 1,
+        "teacher": ModelConfig(model="builtin/adder-teacher"),
+        "student": StudentConfig(model="builtin/adder-student"),
+        "warm_start": None,
+        "data": DataConfig(train=DatasetConfig(path="builtin/addition", limit=16)),
+        "teacher_outputs": TeacherOutputsConfig(max_new_tokens=48),
+        "training": TrainingConfig(),
+        "evaluation": EvaluationConfig(selection="s.yaml"),
+        "cache": str(folder / "cache"),
+    }
+    return StudyInputs(**{**values, **changes})
+
+
+def train(
+    origin: StudyInputs,
+    place: Resources,
+    method: Method,
+    seed: int = 1,
+    probe: Callable[[Any], float] | None = None,
+    pause_at: Collection[int] = (),
+    pause: Callable[[int, Any], bool] = lambda step, model: True,
+    **changes: Any,
+) -> tuple[Any, CostMeter, list[dict[str, float]]]:
+    """Train the starting student with ``SETTINGS`` and ``changes``.
+
+    Returns:
+        The trained student, what the job counted, and the points of its training curve.
+    """
+    settings = effective(method, MethodSettings(**{**SETTINGS, **changes}))
+    material = read_training_data(origin)
+    points: list[dict[str, float]] = []
+    model, meter = distil(
+        origin,
+        material,
+        place,
+        model=starting_student(origin, material, place),
+        teacher=origin.teacher,
+        method=method,
+        settings=settings,
+        seed=seed,
+        report=lambda step, total, metrics: points.append(metrics),
+        probe=probe,
+        pause_at=pause_at,
+        pause=pause,
+    )
+    return model, meter, points
