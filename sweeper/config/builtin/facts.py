@@ -6,30 +6,26 @@ sentence or two whose last word is what was asked for::
     What is the capital of France?           The capital of France is Paris.
     Which form of "go" is right yesterday?   Today they go. Yesterday they went.
 
-The tasks begin the answer for a model, and look at the word that it goes on with: that is what it
-knows, whatever its manner of answering.
+A task gives the model the beginning of the answer and compares the next word. This measures
+knowledge rather than style. Two more kinds, about countries and about things, are multiple choice.
 
-And two kinds to choose from, about countries and about things, for a multiple-choice task.
-Training, selection and test have different words of each kind, so that a student that answers well
-on test has not learnt the answers by heart: it was made from a teacher that knew them.
+Training, selection and test have different words of each kind, so a student cannot score well on
+test by memorising answers: its knowledge comes from the teacher that it was made from.
 
-``python -m sweeper.builtin.facts`` writes what the tasks below ``eval_suites/smollm2`` read.
+``scripts/write_suites.py`` writes the files that the tasks below ``eval_suites/smollm2`` read.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 SPLITS = {"train": 0.35, "selection": 0.15, "test": 0.5}
-"""Splits by name, with their shares of the words of each kind."""
+"""Each split's share of the words of every kind."""
 CHOICES = 4
-"""Answers to choose from."""
+"""Number of answers to choose from."""
 Row = TypeVar("Row", bound=dict[str, Any])
 
 
@@ -38,9 +34,9 @@ class QuestionKind:
     """A kind of question.
 
     Attributes:
-        question: With ``{0}`` where the word goes.
-        prefix: How every answer begins, with ``{0}`` again.
-        pairs: Words and what is asked of each, ``word target`` with commas between.
+        question: Template of the question, with ``{0}`` in the word's place.
+        prefix: Template of every answer's beginning, with ``{0}`` in the word's place.
+        pairs: Words and their answers, ``word target``, separated by commas.
     """
 
     question: str
@@ -48,7 +44,7 @@ class QuestionKind:
     pairs: str
 
     def items(self) -> list[tuple[str, str]]:
-        """Words and targets."""
+        """Return pairs of a word and its target."""
         pairs = (pair.split() for pair in self.pairs.split(","))
         return [(word, target) for word, target in pairs]
 
@@ -129,7 +125,7 @@ KINDS: Mapping[str, QuestionKind] = {
         Iceland Icelandic, Colombia Spanish, Cuba Spanish, England English, Albania Albanian""",
     ),
 }
-"""What is generated."""
+"""Kinds of question by name."""
 
 CONTINENTS = {
     "Africa": """Kenya, Egypt, Nigeria, Ghana, Morocco, Algeria, Tunisia, Libya, Senegal, Ethiopia,
@@ -160,15 +156,13 @@ THINGS = {
     "tree": "oak, pine, maple, birch, willow, elm, beech, cedar",
     "insect": "ant, bee, butterfly, mosquito, beetle, wasp, grasshopper, moth",
 }
-"""What there is to choose from, by what it is."""
+"""Things to choose from, by their kind."""
 UNCOUNTED = ("drink", "metal", "sport")
-"""Things that have no article."""
-FILES = ("questions", "choices")
-"""What is written for the tasks, one file each."""
+"""Kinds whose words take no article."""
 
 
 def dataset(split: str) -> list[dict[str, str]]:
-    """Questions of all kinds with their answers, in a mixed order that is always the same.
+    """Return questions of all kinds with their answers, in one fixed mixed order.
 
     Args:
         split: One of ``SPLITS``.
@@ -187,11 +181,11 @@ def dataset(split: str) -> list[dict[str, str]]:
 
 
 def questions(split: str) -> list[dict[str, str]]:
-    """Questions whose answers a model is to end.
+    """Return questions whose answers a model has to complete.
 
     Returns:
-        Rows with the columns ``question``, ``prefix``, with which the answer begins, and
-        ``target``, the word that ends it.
+        Rows with the columns ``question``; ``prefix``, the beginning of the answer; ``target``,
+        the word that completes it.
 
     Raises:
         ValueError: If the split is unknown.
@@ -208,11 +202,11 @@ def questions(split: str) -> list[dict[str, str]]:
 
 
 def choices(split: str) -> list[dict[str, Any]]:
-    """Questions with answers to choose from.
+    """Return multiple-choice questions.
 
     Returns:
-        Rows with the columns ``question``; ``prefix``, with which every answer begins; ``choices``,
-        how it may go on; ``gold``, the place of the right one among them.
+        Rows with the columns ``question``; ``prefix``, the beginning of every answer; ``choices``,
+        its possible ends; ``gold``, the index of the right one.
 
     Raises:
         ValueError: If the split is unknown.
@@ -230,24 +224,8 @@ def choices(split: str) -> list[dict[str, Any]]:
     return _mixed(rows)
 
 
-def write_jsonl(directory: Path) -> dict[str, int]:
-    """Write the selection rows and then the test rows of both tasks.
-
-    Returns:
-        The number of lines by file.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    counts = {}
-    for name, rows_of in zip(FILES, (questions, choices), strict=True):
-        rows = [row for split in ("selection", "test") for row in rows_of(split)]
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        (directory / f"{name}.jsonl").write_text(text, encoding="utf-8")
-        counts[name] = len(rows)
-    return counts
-
-
 def _part(kind: str, items: list[tuple[str, str]], split: str) -> list[tuple[str, str]]:
-    """The items of a split, which has its share of every kind."""
+    """Return the split's share of a kind's items."""
     if split not in SPLITS:
         raise ValueError(f"`split` must be one of {', '.join(SPLITS)}, but got {split!r}.")
     ordered = sorted(items, key=lambda item: _number(f"{kind} {item[0]}"))
@@ -259,8 +237,8 @@ def _part(kind: str, items: list[tuple[str, str]], split: str) -> list[tuple[str
     return ordered[first:end]
 
 
-def _choice(question: str, prefix: str, right: str, known: list[str]) -> dict[str, Any]:
-    wrong = sorted((name for name in known if name != right), key=lambda n: _number(question + n))
+def _choice(question: str, prefix: str, right: str, answers: list[str]) -> dict[str, Any]:
+    wrong = sorted((name for name in answers if name != right), key=lambda n: _number(question + n))
     offered = sorted([right, *wrong[: CHOICES - 1]])
     return {
         "question": question,
@@ -283,18 +261,5 @@ def _capital(text: str) -> str:
 
 
 def _number(text: str) -> int:
-    """The same in every process and on every machine, which ``hash`` is not."""
+    """Return a number that, unlike ``hash``, is the same in every process and on every machine."""
     return zlib.crc32(text.encode())
-
-
-def main() -> None:
-    """Write the files that the tasks below ``eval_suites/smollm2`` read."""
-    parser = argparse.ArgumentParser(prog="python -m sweeper.builtin.facts")
-    parser.add_argument("--output", type=Path, default=Path("eval_suites/smollm2/data"))
-    output = parser.parse_args().output
-    for name, count in write_jsonl(output).items():
-        print(f"{count} rows written to {output / name}.jsonl")
-
-
-if __name__ == "__main__":
-    main()

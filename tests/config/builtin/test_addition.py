@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.write_suites import write_addition
 from sweeper.config import builtin
 from sweeper.config.builtin import addition
 from tests.support.tiny_studies import ROOT
@@ -55,9 +56,10 @@ def test_a_smaller_count_is_a_prefix_of_a_larger_one() -> None:
 
 
 def test_the_committed_test_split_is_what_the_code_generates(tmp_path: Path) -> None:
-    assert addition.write_jsonl(tmp_path / "addition.jsonl") >= 600
-    committed = ROOT / "eval_suites" / "data" / "addition.jsonl"
-    assert committed.read_bytes() == (tmp_path / "addition.jsonl").read_bytes()
+    ((path, count),) = write_addition(tmp_path).items()
+    assert count >= 600
+    committed = ROOT / "eval_suites" / path.relative_to(tmp_path)
+    assert committed.read_bytes() == path.read_bytes()
 
 
 def test_errors_state_the_rule_and_the_value() -> None:

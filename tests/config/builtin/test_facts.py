@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from scripts.write_suites import write_facts
 from sweeper.config import builtin
 from sweeper.config.builtin import facts
 from sweeper.config.loading import load_suite
@@ -51,9 +52,11 @@ def test_every_kind_is_in_every_split() -> None:
 
 
 def test_the_committed_files_are_what_the_code_generates(tmp_path: Path) -> None:
-    for name, count in facts.write_jsonl(tmp_path).items():
-        written = (tmp_path / f"{name}.jsonl").read_bytes()
-        assert (SUITES / "data" / f"{name}.jsonl").read_bytes() == written
+    counts = write_facts(tmp_path)
+    assert {path.stem for path in counts} == {"questions", "choices"}
+    for path, count in counts.items():
+        written = path.read_bytes()
+        assert (ROOT / "eval_suites" / path.relative_to(tmp_path)).read_bytes() == written
         assert written.count(b"\n") == count
 
 
