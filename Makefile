@@ -45,8 +45,8 @@ fast: demo
 soak: demo
 	$(PYTEST) --dist load -m soak --timeout 7200
 
-# Speed and memory against stock TRL, and what a search costs; takes hours, and wants a machine with
-# nothing beside it.
+# Speed and memory against stock TRL, and what a search costs; takes hours, on an otherwise idle
+# machine.
 bench: demo
 	$(BIN)/python -m benchmarks.engine --json benchmarks/engine.json
 	$(BIN)/python -m benchmarks.study --json benchmarks/study.json

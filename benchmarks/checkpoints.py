@@ -25,7 +25,7 @@ from sweeper.records import Resources
 from sweeper.records.layout import JobPaths
 
 USUAL = 50
-"""Steps between two checkpoints, for which the share is told."""
+"""Steps between two checkpoints, for which the share is printed."""
 
 
 def train(pair: str, steps: int, every: int | None, threads: int) -> tuple[float, float, int]:

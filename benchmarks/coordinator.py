@@ -1,4 +1,4 @@
-"""What a trial costs beside the trial: ``python -m benchmarks.coordinator --json FILE``.
+"""What a study costs on top of its trials: ``python -m benchmarks.coordinator --json FILE``.
 
 Studies whose trials do nothing, with one worker and everything else as in ``sweeper run``: the
 Optuna and MLflow databases, a process for each job, its files, the live display. ``overhead`` is
@@ -102,26 +102,26 @@ def measure(
 
 
 class Database:
-    """Where Optuna and MLflow keep the studies of one measurement."""
+    """Databases in which Optuna and MLflow keep the studies of one measurement."""
 
     name = "sqlite"
 
     def keys(self, folder: Path) -> str:
-        """What the study file says of it."""
+        """Return the keys of the study file that name it."""
         return ""
 
     def storage(self, folder: Path) -> str:
-        """Optuna's URL for ``folder``."""
+        """Return Optuna's URL for ``folder``."""
         return f"sqlite:///{folder.resolve()}/scale/study.db"
 
     def tracking(self, folder: Path) -> str:
-        """MLflow's URL for ``folder``."""
+        """Return MLflow's URL for ``folder``."""
         return f"sqlite:///{folder.resolve()}/mlflow.db"
 
 
 @contextmanager
 def sqlite() -> Iterator[Database]:
-    """The files that a study has by default."""
+    """Return the files that a study has by default."""
     yield Database()
 
 
@@ -138,21 +138,21 @@ class Postgres(Database):
         self._url = url
 
     def keys(self, folder: Path) -> str:
-        """The URLs."""
+        """Return the URLs."""
         return f"storage: {self.storage(folder)}\ntracking: {{uri: '{self.tracking(folder)}'}}\n"
 
     def storage(self, folder: Path) -> str:
-        """A database of its own."""
+        """Return the URL of a new database."""
         return self._url("storage", folder)
 
     def tracking(self, folder: Path) -> str:
-        """Another one."""
+        """Return the URL of another new database."""
         return self._url("tracking", folder)
 
 
 @contextmanager
 def postgres() -> Iterator[Database]:
-    """A server on this machine."""
+    """Start a server on this machine."""
     from tests.support.postgres import running_server
 
     with running_server(durable=True) as server:

@@ -32,7 +32,7 @@ POINTS = (0.11, 0.22, 0.33, 0.5, 0.75)
 
 
 def scores(directory: Path) -> list[tuple[list[float], float]]:
-    """Each trial's scores at the points, and its final one."""
+    """Return each trial's scores at the points, and its last score."""
     found = []
     for trial in sorted(directory.glob("pruning/arms/gkd/*")):
         outcome = json.loads((trial / "outcome.json").read_text(encoding="utf-8"))

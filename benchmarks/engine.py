@@ -71,24 +71,24 @@ class Job:
     engine: str
     method: Method = "gkd"
     steps: int = 2
-    """Counted ones; one more comes before them."""
+    """Number of counted steps; one more comes before them."""
     stored: bool = False
-    """Whether the teacher's states may be stored."""
+    """True if the teacher's states may be stored."""
     length: int | None = None
-    """Of all texts, in place of real ones."""
+    """Length of all texts, in place of real lengths."""
     settings: dict[str, Any] = field(default_factory=dict)
     profiled: bool = False
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What came out."""
+    """Measurements of one job."""
 
     seconds: list[float]
-    """Of each counted step."""
+    """Seconds of each counted step."""
     tokens_per_second: float
     peak: float
-    """The most memory that the process held in the counted steps, in GiB."""
+    """Peak memory of the process in the counted steps, in GiB."""
     profile: str
 
 
@@ -153,7 +153,7 @@ def _peak_memory() -> float:
 
 @dataclass
 class Row:
-    """One comparison; more is better if ``higher``."""
+    """Comparison of the engines; more is better if ``higher``."""
 
     name: str
     pair: str
@@ -162,19 +162,19 @@ class Row:
     values: dict[str, list[float]] = field(default_factory=dict)
 
     def add(self, engine: str, value: float) -> None:
-        """What one repetition gave for an engine."""
+        """Record what one repetition gave for an engine."""
         self.values.setdefault(engine, []).append(value)
 
     def median(self, engine: str) -> float | None:
-        """Of all repetitions of an engine."""
+        """Return the median of an engine's repetitions."""
         return statistics.median(self.values[engine]) if self.values.get(engine) else None
 
     def better(self, ours: float, tuned: float) -> float:
-        """How many times better."""
+        """Return how many times better ours is."""
         return ours / tuned if self.higher else tuned / ours
 
     def as_json(self) -> dict[str, Any]:
-        """The row of the report."""
+        """Return the row of the report."""
         pairs = zip(self.values["ours"], self.values["stock_tuned"], strict=False)
         ratios = [self.better(ours, tuned) for ours, tuned in pairs]
         ours, tuned = self.median("ours"), self.median("stock_tuned")
@@ -202,7 +202,7 @@ class Bench:
         self.base, self.rounds, self.engines = base, rounds, engines
 
     def turns(self, one: bool = False) -> Iterator[str]:
-        """The engines, in turn."""
+        """Return the engines, in turn."""
         for number in range(1 if one else self.rounds):
             for engine in self.engines:
                 if number == 0 or engine != "stock":
@@ -210,7 +210,7 @@ class Bench:
                     yield engine
 
     def row(self, name: str) -> Row:
-        """The comparison ``name``."""
+        """Return the comparison ``name``."""
         say(f"{self.base.pair}: {name}")
         if name == "rollout":
             return self._rollout()
@@ -233,7 +233,7 @@ class Bench:
         return row
 
     def job(self, name: str, engine: str) -> Job:
-        """What to train for a row."""
+        """Return the job to train for a row."""
         if name == "supervised_kd_cached":
             return replace(self.base, engine=engine, method="supervised_kd", stored=True)
         if name == "on_policy":
@@ -244,7 +244,7 @@ class Bench:
         return replace(self.base, engine=engine, settings={**settings, **more})
 
     def _rollout(self) -> Row:
-        """Sampling answers of mixed lengths, against ``model.generate``."""
+        """Compare sampling of mixed lengths with ``model.generate``."""
         row = Row("rollout", self.base.pair, "tokens/s", higher=True)
         found = in_own_process(sample, self.base, 3 * self.rounds)
         for engine, rates in found.items():
@@ -356,12 +356,12 @@ def _our_rollout(model: Any, prompts: list[list[int]], **options: Any) -> list[i
 
 
 def say(text: str) -> None:
-    """Progress, for people."""
+    """Print progress."""
     print(f"[{time.strftime('%H:%M:%S')}] {text}", file=sys.stderr, flush=True)
 
 
 def table(rows: list[dict[str, Any]]) -> Table:
-    """The rows for the terminal."""
+    """Return the rows for the terminal."""
     shown = Table(box=None, header_style="dim")
     shown.add_column("comparison")
     shown.add_column("pair")
@@ -382,7 +382,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
 
 
 def main() -> None:
-    """Measure what is asked for."""
+    """Measure the requested comparisons."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path, help="where to write the figures")
     parser.add_argument("--pairs", nargs="+", default=["quickstart", "smollm2"])

@@ -65,7 +65,7 @@ def do_nothing(spec: Spec) -> Outcome:
 
 
 def scores(value: float) -> Scores:
-    """A score of ``value`` on a suite of one task."""
+    """Return a score of ``value`` on a suite of one task."""
     task = TaskScore(
         task="addition",
         metric="exact_match",
@@ -87,7 +87,7 @@ def scores(value: float) -> Scores:
 
 
 def score_of(params: dict[str, object], seed: int) -> float:
-    """What a student trained with ``params`` might score: a smooth hill, and noise."""
+    """Return a plausible score of a student trained with ``params``: a smooth hill, and noise."""
     noise = derive_seed(seed, "noise") / 2**31
     lmbda, rate = float(str(params["lmbda"])), float(str(params["learning_rate"]))
     hill = 1 - (lmbda - 0.7) ** 2 - 0.1 * math.log10(rate / 1e-3) ** 2

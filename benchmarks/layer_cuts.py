@@ -40,11 +40,11 @@ class Cut:
     rate: float = 0.0
     """The learning rate."""
     rank: int | None = None
-    """Of an adapter."""
+    """Rank of an adapter."""
 
 
 def cuts(asked: argparse.Namespace) -> list[Cut]:
-    """The teacher, and the cuts that leave so many layers."""
+    """Return the teacher, and the cuts that leave so many layers."""
     from sweeper.distillation.models.layer_dropping import spread
 
     found = [Cut("teacher", tuple(range(LAYERS)))]

@@ -63,7 +63,7 @@ DEEP = {
 
 @dataclass(frozen=True)
 class Design:
-    """A training to measure: SmolLM2-135M teaches its 10-layer cut, but for what is said here."""
+    """A training to measure: SmolLM2-135M teaches its 10-layer cut, unless the design differs."""
 
     name: str
     method: Method = "gkd"
@@ -77,7 +77,7 @@ class Design:
     devices: int = 1
     """Processes that train together, of which the first is measured."""
     divided: bool = False
-    """Whether they divide the student."""
+    """True if they divide the student."""
 
 
 LORA = {"lora": {"r": 16}}
@@ -135,19 +135,19 @@ class Measured:
 
     name: str
     measured: float
-    """In bytes."""
+    """Peak in bytes."""
     forecast: Peak
     libraries: float
-    """What the process had before it loaded a model, in bytes."""
+    """Memory of the process before it loaded a model, in bytes."""
 
     @property
     def ratio(self) -> float:
-        """Of the forecast to what was measured."""
+        """Ratio of the forecast to the measurement."""
         return self.forecast.total / self.measured
 
 
 def unpack(shared: Path) -> None:
-    """Have SmolLM2 in the cache, for unpacking it takes memory of its own."""
+    """Unpack SmolLM2 into the cache, because unpacking takes memory of its own."""
     make("smollm2", shared, 1)
 
 
@@ -255,7 +255,7 @@ def _origin(design: Design, shared: Path, folder: Path, threads: int) -> StudyIn
 
 
 def _made(values: dict[str, Any], tokenizer: Path, folder: Path) -> Path:
-    """A model without weights: a configuration, and another model's tokenizer."""
+    """Write a model without weights: a configuration, and another model's tokenizer."""
     folder.mkdir()
     for path in tokenizer.iterdir():
         if path.suffix in (".json", ".jinja", ".txt") and path.name != "config.json":

@@ -19,7 +19,7 @@ EVERY = 100
 
 
 def resident_mib() -> float:
-    """What the process holds in main memory."""
+    """Return what the process holds in main memory."""
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1]) / 1024
@@ -31,7 +31,7 @@ def search(study_file: Path, runs: Path, profile: Path | None) -> dict[str, Any]
 
     Returns:
         ``open_seconds``: the tracker's databases opened, and the preparation found done;
-        ``reconcile_seconds``: what an earlier process left taken up, and the arms opened;
+        ``reconcile_seconds``: an earlier process's state read, and the arms opened;
         ``search_seconds`` and ``trials``: the search itself; ``ask_seconds`` and ``tell_seconds``:
         Optuna's part of it; ``resident_mib``: memory before the first trial, after every
         ``EVERY`` trials, and after the last.

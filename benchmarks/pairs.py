@@ -27,11 +27,11 @@ class Pair:
     name: str
     origin: StudyInputs
     settings: dict[str, Any]
-    """Of every training job."""
+    """Settings of every training job."""
 
 
 def make(name: str, folder: Path, threads: int, length: int | None = None) -> Pair:
-    """The pair ``name``, its data and cache below ``folder``.
+    """Return the pair ``name``, with its data and cache below ``folder``.
 
     Args:
         name: quickstart or smollm2.

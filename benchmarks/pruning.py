@@ -3,7 +3,7 @@
 The built-in teacher, a student that is the same without one of its four layers, one GKD arm,
 several seeds; for each seed one study without a pruner and one for
 each pruner, with the same sampler and number of trials, one after the other. ``seconds`` is the sum
-of all trials' device-seconds, interim evaluations included; ``share`` is a pruner's sum over the
+of all trials' device-seconds, intermediate scores included; ``share`` is a pruner's sum over the
 one without; ``behind`` is how much worse its best score is, in standard errors (the larger of the
 two). With ``--sampler random`` the trials of both studies are the same ones, so that ``behind`` is
 the pruner's doing alone.
@@ -60,7 +60,7 @@ def run(
     asked: argparse.Namespace,
     changes: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """What one study found, and what its trials took; ``changes`` are lines to replace."""
+    """Run one study and return its results and costs; ``changes`` are lines to replace."""
     text = STUDY.format(
         pruner=pruner,
         seed=seed,
@@ -99,7 +99,7 @@ def run(
 
 
 def main() -> None:
-    """Run every pruner beside none, seed by seed."""
+    """Run every pruner and none, seed by seed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--pruners", nargs="+", default=["asha"])

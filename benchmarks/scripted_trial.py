@@ -47,7 +47,7 @@ def train(job: dict[str, Any]) -> None:
 
 
 def score(job: dict[str, Any]) -> float:
-    """The saved student's score, by lm_eval's own command."""
+    """Return the saved student's score, by lm_eval's own command."""
     command = [str(Path(sys.executable).with_name("lm_eval")), "run", "--model", "hf"]
     command += ["--model_args", f"pretrained={job['output']},dtype=float32"]
     command += ["--tasks", job["task"], "--include_path", job["tasks"], "--device", "cpu"]
@@ -63,7 +63,7 @@ def score(job: dict[str, Any]) -> float:
 
 
 def record(job: dict[str, Any], value: float) -> None:
-    """Into MLflow."""
+    """Record the trial in MLflow."""
     import mlflow
 
     mlflow.set_tracking_uri(job["mlflow"])

@@ -8,7 +8,7 @@ Simulated pairs of arms, scored on the same documents with the same number of se
   after Holm's procedure;
 - ``coverage``: how often the 95 % interval of the difference holds the true one, and
   ``coverage_mean`` that of one arm's mean;
-- ``power``: how often a difference is found that is as large as ``smallest_difference`` says, for a
+- ``power``: how often a difference as large as ``smallest_difference`` is detected, for a
   power of 0.8;
 - ``false_equivalent_rate``: how often arms are called equivalent that differ by just the margin,
   which is that same difference;
@@ -57,30 +57,30 @@ RATES += ("false_equivalent_rate", "permutation", "pooled", "nested")
 
 @dataclass(frozen=True)
 class Design:
-    """What is simulated; standard deviations of one arm's effects, where documents' is 1."""
+    """Simulated design; standard deviations of an arm's effects, where that of documents is 1."""
 
     seeds: int
     documents: int
     score: Literal["number", "right or wrong"]
     seed: float
-    """Of a seed's quality."""
+    """Standard deviation of a seed's quality."""
     right: float = 0.5
-    """How many answers are right."""
+    """Share of right answers."""
     cluster: int = 1
     """Documents that belong together."""
     tasks: int = 1
     """Tasks of equal weight; each has half as many documents as the one before."""
     document: float = 0.5
-    """Of what one arm finds easier than the other, by document."""
+    """Standard deviation of what one arm finds easier than the other, by document."""
     rest: float = 0.7
 
     @property
     def binary(self) -> bool:
-        """Whether answers are right or wrong."""
+        """True if answers are right or wrong."""
         return self.score == "right or wrong"
 
     def columns(self) -> Documents:
-        """What the documents are to the mean."""
+        """Return the documents' weights in the mean."""
         if self.cluster == self.tasks == 1:
             return Documents.alike(self.documents)
         shares = 0.5 ** np.arange(self.tasks)
@@ -91,7 +91,7 @@ class Design:
         return Documents.of_tasks([str(number) for number in task], list(1.0 / sizes[task]), groups)
 
     def spread(self) -> float:
-        """Of all that makes an answer, by which a right one is told from a wrong one."""
+        """Return the standard deviation of the latent quality that decides between right and wrong."""
         return math.sqrt(1 + self.document**2 + self.seed**2 + self.rest**2)
 
     def arms(self, rng: np.random.Generator, *leads: float) -> list[Matrix]:
@@ -116,7 +116,7 @@ class Design:
         return found
 
     def predicted(self, rng: np.random.Generator) -> tuple[float, float]:
-        """The lead that should be found with a power of 0.8: latent, and in the score."""
+        """Return the lead, latent and in the score, that is detected with a power of 0.8."""
         lead = size = 0.0
         # Of right and wrong answers the variances follow from the lead, and the lead from them.
         for _ in range(3 if self.binary else 1):
@@ -128,7 +128,7 @@ class Design:
         return lead, size
 
     def _shown(self, rng: np.random.Generator, lead: float) -> float:
-        """The difference that the design shows, if an arm is ahead by ``lead``."""
+        """Return the measured difference if an arm is ahead by ``lead``."""
         # What is left of each variance, from many seeds and documents that stand for themselves.
         seeds, documents = 400, 1_500
         many = replace(self, seeds=seeds, documents=documents, cluster=1, tasks=1)
@@ -148,7 +148,7 @@ class Design:
 
 
 def nested_interval(scores: Matrix, rng: np.random.Generator) -> tuple[float, float]:
-    """Of a bootstrap that draws seeds, and for each of them documents anew."""
+    """Return the interval of a bootstrap that draws documents anew for each drawn seed."""
     seeds, documents = scores.shape
     rows = rng.integers(0, seeds, (NESTED_DRAWS, seeds))
     columns = rng.integers(0, documents, (NESTED_DRAWS, seeds, documents))
@@ -158,14 +158,14 @@ def nested_interval(scores: Matrix, rng: np.random.Generator) -> tuple[float, fl
 
 
 def pooled_p(ours: Matrix, theirs: Matrix, *, binary: bool) -> float:
-    """A test that takes each seed's answer for a document of its own."""
+    """Return p of a test that treats each seed's answer as a document of its own."""
     if binary:
         return exact_mcnemar(ours.ravel() > 0, theirs.ravel() > 0)
     return float(stats.ttest_1samp((ours - theirs).ravel(), 0.0).pvalue)
 
 
 def simulate(design: Design, times: int) -> dict[str, Any]:
-    """The rates of one design; what is slow, of a part of the simulations.
+    """Return the rates of one design; slow ones from a part of the simulations.
 
     A coverage outside ``COVERED`` is simulated ``MORE`` times as often, to tell chance from fault.
     """
@@ -210,7 +210,7 @@ def simulate(design: Design, times: int) -> dict[str, Any]:
 
 
 def covered(arms: Sequence[Matrix], mean: float) -> Iterator[tuple[str, Matrix, float]]:
-    """What an interval is computed of, and what it should hold."""
+    """Return an interval's data, and the value that it should hold."""
     yield "coverage", arms[0] - arms[1], 0.0
     yield "coverage_mean", arms[0], mean
 
@@ -222,7 +222,7 @@ def interval(scores: Matrix, documents: Documents, number: int) -> tuple[float, 
 
 
 def designs() -> Iterator[Design]:
-    """All that are simulated."""
+    """Yield all simulated designs."""
     kinds: tuple[Literal["number"], Literal["right or wrong"]] = ("number", "right or wrong")
     for seeds, documents, score, deviation in itertools.product(
         (3, 5, 10), (100, 500), kinds, (0.0, 0.1, 0.3)
