@@ -91,7 +91,7 @@ class Design:
         return Documents.of_tasks([str(number) for number in task], list(1.0 / sizes[task]), groups)
 
     def spread(self) -> float:
-        """Return the standard deviation of the latent quality that decides between right and wrong."""
+        """Return the standard deviation of the quality that decides between right and wrong."""
         return math.sqrt(1 + self.document**2 + self.seed**2 + self.rest**2)
 
     def arms(self, rng: np.random.Generator, *leads: float) -> list[Matrix]:
