@@ -53,8 +53,8 @@ def _comparison_table(comparison: Comparison) -> str:
         ("*starting student = floor*", comparison.starting_student, 0.0),
     ):
         if value is not None:
-            known = any(arm.gap_closed is not None for arm in comparison.arms)
-            gap = formatting.percent(share) if known else ""
+            closed = any(arm.gap_closed is not None for arm in comparison.arms)
+            gap = formatting.percent(share) if closed else ""
             rows.append([label, "", formatting.score(value, digits), "", gap, ""])
     for arm in comparison.arms:
         name = formatting.arm_name(arm)

@@ -66,10 +66,10 @@ def notes(comparison: StudiesComparison) -> list[str]:
 
 class _StudiesView:
     def __init__(self, comparison: StudiesComparison) -> None:
-        self._found = comparison
+        self._comparison = comparison
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        comparison = self._found
+        comparison = self._comparison
         yield Text(headline(comparison), style="bold")
         for title, grid in _grids(comparison):
             yield ""

@@ -11,13 +11,13 @@ from sweeper.reporting.console import bulleted, heading, plain_table
 from sweeper.reporting.text import formatting
 
 
-def estimate_view(found: DurationEstimate) -> list[RenderableType]:
+def estimate_view(estimate: DurationEstimate) -> list[RenderableType]:
     """Build the table of seconds and device-hours by arm, with notes on the measurement."""
     table = plain_table()
     table.add_column("arm", overflow="fold")
     for name in ("step", "tokens/s", "scoring", "trial", "memory", "trials", "hours"):
         table.add_column(name, justify="right", no_wrap=True)
-    for arm in found.arms:
+    for arm in estimate.arms:
         peak = arm.peak_bytes
         confirmation = f" + {arm.trainings}" if arm.trainings else ""
         table.add_row(
@@ -30,23 +30,23 @@ def estimate_view(found: DurationEstimate) -> list[RenderableType]:
             f"{arm.trials}{confirmation}",
             f"{arm.device_hours:.2g}",
         )
-    return [heading("Estimated time by arm"), table, bulleted(_notes(found))]
+    return [heading("Estimated time by arm"), table, bulleted(_notes(estimate))]
 
 
-def _notes(found: DurationEstimate) -> Iterator[str]:
-    if any(arm.trainings for arm in found.arms):
+def _notes(estimate: DurationEstimate) -> Iterator[str]:
+    if any(arm.trainings for arm in estimate.arms):
         yield (
             "Trials: search trials + confirmation runs. Hours are device-hours; memory is the peak"
             " of a job."
         )
-    if found.parts:
-        took = ", ".join(f"{part} {formatting.duration(s)}" for part, s in found.parts.items())
+    if estimate.parts:
+        took = ", ".join(f"{part} {formatting.duration(s)}" for part, s in estimate.parts.items())
         yield f"Preparation: {took}; almost nothing for what the cache already has."
-    if found.basis == "records":
-        yield f"Measured in {found.measured} trials of the study."
+    if estimate.basis == "records":
+        yield f"Measured in {estimate.measured} trials of the study."
         return
     yield "Measured in a few steps of each arm, in the middle of its search space."
-    for arm in found.arms:
+    for arm in estimate.arms:
         if arm.lightest == arm.heaviest:
             continue
         low, high = map(formatting.duration, arm.trial_range)

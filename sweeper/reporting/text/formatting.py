@@ -205,12 +205,12 @@ def percent(share: float | None) -> str:
 
 def whole_percents(shares: Mapping[str, float]) -> dict[str, int]:
     """Round shares that sum to 1 to whole per cent that sum to 100, by largest remainder."""
-    whole = {name: math.floor(share * 100) for name, share in shares.items()}
-    left = round(sum(shares.values()) * 100) - sum(whole.values())
-    by_remainder = sorted(shares, key=lambda name: whole[name] - shares[name] * 100)
+    percents = {name: math.floor(share * 100) for name, share in shares.items()}
+    left = round(sum(shares.values()) * 100) - sum(percents.values())
+    by_remainder = sorted(shares, key=lambda name: percents[name] - shares[name] * 100)
     for name in by_remainder[:left]:
-        whole[name] += 1
-    return whole
+        percents[name] += 1
+    return percents
 
 
 def p_number(value: float) -> str:

@@ -41,7 +41,7 @@ def verdict_headline(verdict: Verdict) -> str:
         against = [pair.against for pair in pairs if pair.conclusion == conclusion]
         if against:
             parts.append(text.format(ours=pairs[0].arm, theirs=formatting.listed(against)))
-    # The least clear pair decides how far the claim holds.
+    # The least clear pair limits what the others can claim.
     closest = max(pairs, key=lambda pair: pair.p_adjusted)
     least_clear = sentence(closest, verdict.margin)
     return f"On the test suite, {'; '.join(parts)}. Closest comparison: {least_clear}"
