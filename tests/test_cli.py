@@ -209,7 +209,7 @@ def test_records_alone_are_reported_and_compared(
     assert written == (reported[0] / "report.md").read_bytes()
     compared = command("compare", records, reported[1])
     assert (compared.code, compared.err) == (0, "")
-    assert compared.out.startswith("2 studies that are the same but for their seed.")
+    assert compared.out.startswith("2 studies that differ only in their seed.")
     found = json.loads(command("compare", *reported, "--json").out)
     assert [study["study"] for study in found["studies"]] == ["adder-1", "adder-2"]
 

@@ -1,6 +1,6 @@
-"""What the views of the terminal have in common: how they are printed, and pieces of text.
+"""Pieces that all views of the terminal share.
 
-Views measure the terminal when they are printed, and show what fits into it.
+A view measures the terminal when it is printed, and shows what fits.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.records.study_record import StudyRecord
-from sweeper.reporting.text import wording
+from sweeper.reporting.text.outside_code import code_notice
 
 
 def show(view: RenderableType, console: Console) -> None:
-    """Print ``view``; in a file or a pipe without the blanks that fill a terminal's lines."""
+    """Print ``view``; without trailing blanks in a file or a pipe."""
     if console.is_terminal:
         console.print(view)
         return
@@ -28,13 +28,13 @@ def show(view: RenderableType, console: Console) -> None:
 
 
 def notice(record: StudyRecord, console: Console) -> None:
-    """Print that code from outside was allowed to run, if it was."""
-    if text := wording.code_notice(record.config):
+    """Print a warning if the study allowed code from outside to run."""
+    if text := code_notice(record.config):
         show(Text(text, style="bold yellow"), console)
 
 
 class Chain:
-    """``a · b · c``, broken only at its separators."""
+    """Text such as ``a · b · c``, broken only at its separators."""
 
     _SEPARATOR = " · "
 
@@ -45,7 +45,7 @@ class Chain:
         yield from (Text(line, overflow="fold") for line in self.lines(options.max_width))
 
     def lines(self, width: int) -> Iterator[str]:
-        """The lines of at most ``width`` cells, unless one part alone is wider."""
+        """Break the text into lines of at most ``width`` cells; a wider part stays whole."""
         line = ""
         for part in self._text.split(self._SEPARATOR):
             longer = f"{line}{self._SEPARATOR}{part}" if line else part
@@ -62,12 +62,12 @@ class Chain:
 
 
 def heading(text: str) -> Text:
-    """The title of a part."""
+    """Return the title of a part."""
     return Text(text, style="bold")
 
 
 def definitions(rows: Iterable[tuple[str, RenderableType]]) -> Table:
-    """Names with a value each, the values aligned and wrapped under themselves."""
+    """Build a list of names and values, the values aligned and wrapped under themselves."""
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column()
@@ -77,17 +77,17 @@ def definitions(rows: Iterable[tuple[str, RenderableType]]) -> Table:
 
 
 def plain_table() -> Table:
-    """A table without lines."""
+    """Return an empty table without lines."""
     return Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
 
 
 def full_width(console: Console, options: ConsoleOptions, table: Table) -> int:
-    """The width of a table of which nothing is wrapped."""
+    """Return the width that a table needs so that nothing is wrapped."""
     return Measurement.get(console, options.update(width=10_000), table).maximum
 
 
 def bulleted(lines: Iterable[str], style: str = "dim") -> Table:
-    """A list."""
+    """Build a bulleted list."""
     table = Table.grid(padding=(0, 1, 0, 0))
     for line in lines:
         table.add_row(Text("·"), Text(line), style=style)

@@ -10,11 +10,11 @@ from sweeper.analysis.verdict import Verdict
 from sweeper.reporting.markdown.importance import search_json
 from sweeper.reporting.markdown.training import practice_json
 from sweeper.reporting.report_data import ReportData
-from sweeper.reporting.text.verdict import headline, notes, sentence
+from sweeper.reporting.text.verdict import notes, sentence
 
 
 def study_json(page: ReportData) -> dict[str, Any]:
-    """What ``sweeper report --json`` prints; its keys are described in docs/verdict.md."""
+    """Return what ``sweeper report --json`` prints; docs/verdict.md describes its keys."""
     plain = {
         **comparison_json(page.comparison),
         **search_json(page.search),
@@ -26,7 +26,7 @@ def study_json(page: ReportData) -> dict[str, Any]:
     tests = _tests(verdict)
     return {
         **plain,
-        "verdict": headline(verdict),
+        "verdict": page.headline,
         "verdicts": [
             {**pair.model_dump(mode="json"), "sentence": sentence(pair, verdict.margin)}
             for pair in verdict.pairs
@@ -41,12 +41,12 @@ def study_json(page: ReportData) -> dict[str, Any]:
 
 
 def _tests(verdict: Verdict) -> dict[str, dict[str, Any]]:
-    """Each arm's winner on the test suite, as the search trained it."""
-    found = {}
+    """Return the winner of each arm on the test suite, at the steps of the search."""
+    tests = {}
     for arm in verdict.arms:
         if arm.at == "steps":
             plain = arm.model_dump(mode="json", exclude={"arm", "method"})
             test = plain.pop("test")
             interval = [test.pop("low"), test.pop("high")]
-            found[arm.arm] = {**test, "interval": interval, **plain}
-    return found
+            tests[arm.arm] = {**test, "interval": interval, **plain}
+    return tests

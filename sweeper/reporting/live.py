@@ -1,14 +1,14 @@
-"""What the terminal shows while a study runs.
+"""The live display of a running study.
 
-In a terminal: a live area with the arms, the running jobs and the time left. Elsewhere (a log file,
-CI): single lines, and only when something happened that a reader of the log wants to know.
+A terminal gets a live area with the arms, the running jobs and the time left. A log file or CI gets
+single lines, and only for events that matter to its reader.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -22,15 +22,13 @@ from sweeper.reporting.console import show
 from sweeper.reporting.text import formatting
 from sweeper.reporting.text.terminal_escape import visible
 
-_TELLING = 0.1
-"""The share of its steps after which a running trial says how long it will take."""
 MOST_JOBS = 12
-"""Running jobs that are shown; of more, the rest is counted."""
+"""Most running jobs that are shown; the rest is counted."""
 
 
 @dataclass(frozen=True)
 class ArmProgress:
-    """How far an arm's search is."""
+    """Progress of an arm."""
 
     name: str
     method: str
@@ -38,7 +36,7 @@ class ArmProgress:
     done: int = 0
     """Trials that completed or were pruned."""
     failed: int = 0
-    """Trials that failed; they use up the budget like those that completed."""
+    """Trials that failed; they count towards the budget."""
     best: float | None = None
 
 
@@ -47,7 +45,7 @@ class LiveJob:
     """A trial, or a step of the preparation, that is running."""
 
     label: str
-    """The same text for as long as the job runs, such as ``gkd #3``."""
+    """Name of the job, such as ``gkd #3``; it stays the same while the job runs."""
     phase: str
     step: int | None = None
     max_steps: int | None = None
@@ -56,26 +54,26 @@ class LiveJob:
 
     @property
     def fraction(self) -> float:
-        """The share of its optimiser steps that is done."""
+        """Share of the optimiser steps that is done."""
         return min((self.step or 0) / self.max_steps, 1.0) if self.max_steps else 0.0
 
 
 @dataclass(frozen=True)
 class EndedJob:
-    """A trial that ended: with a score, or with the reason why it has none."""
+    """A trial that ended, with its score or the reason why it has none."""
 
     label: str
     score: float | None = None
     pruned: bool = False
-    """Whether it was ended early, with the score that it had then."""
+    """True if the trial ended early, with the score it had by then."""
     failure: str | None = None
-    """The kind and the message, on one line."""
+    """Kind and message of the failure, on one line."""
     seconds: float | None = None
 
 
 @dataclass(frozen=True)
 class LiveState:
-    """Everything that the display shows, at one moment."""
+    """Everything that the display shows at one moment."""
 
     study: str
     started: float
@@ -83,86 +81,34 @@ class LiveState:
     arms: tuple[ArmProgress, ...]
     running: tuple[LiveJob, ...] = ()
     ended: tuple[EndedJob, ...] = ()
-    """All trials that ended since the command began, in that order: it only ever grows."""
+    """All trials that ended since the command began, in order; the tuple only grows."""
     preparation: str | None = None
-    """The step of the preparation that is running, in words."""
+    """Running step of the preparation, in words."""
     noun: str = "trials"
-    """What the arms count: trials of the search, or trainings of its winners."""
+    """Noun for what the arms count: trials or confirmation runs."""
     seconds_left: float | None = None
     stopping: bool = False
-    """Whether the study ends as soon as the running trials have."""
+    """True if the study stops after the running trials."""
 
     @property
     def ended_trials(self) -> int:
-        """Trials of all arms that ended."""
+        """Number of trials of all arms that ended."""
         return sum(arm.done + arm.failed for arm in self.arms)
 
     @property
     def budget(self) -> int:
-        """Trials that all arms may run."""
+        """Number of trials that all arms may run."""
         return sum(arm.budget for arm in self.arms)
 
     @property
     def fraction(self) -> float:
-        """The share of the search that is done, parts of running trials included."""
+        """Share of the search that is done, parts of running trials included."""
         running = sum(job.fraction for job in self.running) if not self.preparation else 0.0
         return min((self.ended_trials + running) / self.budget, 1.0) if self.budget else 0.0
 
 
-@dataclass(frozen=True)
-class RunningTrial:
-    """What an estimate needs to know of a running trial."""
-
-    arm: str
-    seconds: float
-    """Since it started."""
-    fraction: float
-    """The share of its optimiser steps that is done."""
-
-
-def estimate(
-    durations: Mapping[str, Sequence[float]],
-    remaining: Mapping[str, int],
-    workers: int,
-    running: Sequence[RunningTrial] = (),
-) -> float | None:
-    """Seconds until the search ends, if trials go on as they did.
-
-    Args:
-        durations: Seconds of the finished trials, by arm.
-        remaining: Trials that have not finished, the running ones included, by arm.
-        workers: Trials that run at a time.
-        running: The running trials. For an arm without a finished one, how far they are says how
-            long its trials take.
-
-    Returns:
-        None as long as nothing is known.
-    """
-    left = {arm: count for arm, count in remaining.items() if count > 0}
-    if not left:
-        return 0.0
-    means = {arm: sum(known) / len(known) for arm, known in durations.items() if known}
-    pace: dict[str, list[float]] = {}
-    for trial in running:
-        if trial.arm not in means and trial.fraction >= _TELLING:
-            pace.setdefault(trial.arm, []).append(trial.seconds / trial.fraction)
-    means |= {arm: sum(guesses) / len(guesses) for arm, guesses in pace.items()}
-    if not means:
-        return None
-    # An arm of which nothing is known may be any: the average arm is the fairest guess.
-    typical = sum(means.values()) / len(means)
-    work = sum(count * means.get(arm, typical) for arm, count in left.items())
-    longest = max(means.get(arm, typical) for arm in left)
-    done = sum(min(trial.seconds, means.get(trial.arm, typical)) for trial in running)
-    waiting = sum(left.values()) - len(running)
-    # Workers cannot share one trial, so the end is at least one whole trial away while any waits.
-    youngest = min((trial.seconds for trial in running), default=0.0)
-    shortest = longest if waiting > 0 else max(longest - youngest, 0.0)
-    return max((work - done) / max(workers, 1), shortest if work > done else 0.0)
-
-
 class LiveDisplay:
-    """Shows a running study; a context manager that leaves the terminal as it found it.
+    """Display of a running study; a context manager that restores the terminal.
 
     Not thread-safe: one thread calls ``update`` and ``message``.
     """
@@ -188,7 +134,7 @@ class LiveDisplay:
             self._live.stop()
 
     def update(self, state: LiveState) -> None:
-        """Show ``state``; calling this often is cheap."""
+        """Show ``state``; frequent calls are cheap."""
         if self._live is not None:
             self._area.state = state
             return
@@ -208,7 +154,7 @@ class LiveDisplay:
 
 
 class _LiveArea:
-    """Renders the latest state; time passes and the spinner turns between two states."""
+    """Live area that renders the latest state; clock and spinner move between states."""
 
     def __init__(self) -> None:
         self.state: LiveState | None = None
@@ -278,7 +224,7 @@ def _arm_table(state: LiveState, bar: int) -> Table:
 
 
 def _job_table(jobs: Sequence[LiveJob], bar: int) -> RenderableType:
-    """The running jobs; without a bar also without their speed, to be narrow."""
+    """Build the table of running jobs; without a bar it also omits their speed."""
     table = Table(box=None, padding=(0, 1), header_style="dim")
     table.add_column("running", no_wrap=True, overflow="ellipsis")
     table.add_column("phase", no_wrap=True)
@@ -310,7 +256,7 @@ def _ended_line(job: EndedJob) -> str:
 
 
 class _PlainLines:
-    """Turns states into lines, by what changed since the last one."""
+    """Lines of a log, made from what changed between two states."""
 
     def __init__(self) -> None:
         self._running: set[str] = set()
@@ -322,9 +268,9 @@ class _PlainLines:
         self._stopping = False
 
     def changes(self, state: LiveState) -> Iterator[str]:
-        """The lines that are new with ``state``."""
+        """Yield the lines that are new with ``state``."""
         if state.noun != self._noun:
-            # Other things are counted from here on.
+            # Trials are over; confirmation runs count from here on.
             self._noun, self._tenth, self._counts = state.noun, None, {}
         if state.preparation and state.preparation != self._preparation:
             yield f"{state.study}: {state.preparation}"

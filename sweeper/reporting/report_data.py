@@ -1,4 +1,4 @@
-"""What a report is made from: the record, and everything that is computed of it, once."""
+"""Everything that a report shows of a study, computed once."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from sweeper.analysis.training_lessons import PracticeLessons, practice_lessons
 from sweeper.analysis.verdict import Verdict, verdict_of
 from sweeper.records.archive import shareable
 from sweeper.records.study_record import StudyRecord
-from sweeper.reporting.text import verdict, wording
+from sweeper.reporting.text.headline import headline
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """A study with what its report says."""
+    """A study's record with all that is computed from it."""
 
     record: StudyRecord
     comparison: Comparison
     verdict: Verdict | None
-    """None before winners were scored on the test suite."""
+    """None before the confirmation runs were scored on the test suite."""
     search: SearchLessons
-    """What the search taught of its settings."""
+    """Importance and effects of the settings that were searched."""
     practice: PracticeLessons
-    """What the study taught of training well."""
+    """Settings to take, and advice that the study's evidence tests."""
 
     @staticmethod
     def of(record: StudyRecord) -> ReportData:
-        """The page of a study at any stage, without its secrets."""
+        """Build the data of a report at any stage of the study, without its secrets."""
         record = shareable(record)
         comparison = compare(record)
         verdict = verdict_of(record, comparison.best_gkd)
@@ -42,7 +42,5 @@ class ReportData:
 
     @property
     def headline(self) -> str:
-        """The verdict, or what the search found."""
-        if self.verdict is not None:
-            return verdict.headline(self.verdict)
-        return wording.headline(self.comparison)
+        """Sentences that lead the report."""
+        return headline(self.comparison, self.verdict)

@@ -1,4 +1,4 @@
-"""What the terminal shows of a study that has ended: the page of its report, in short."""
+"""The report of a study in the terminal, shorter than ``report.md``."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from sweeper.reporting.tables import tasks
 from sweeper.reporting.tables.comparison import comparison_view
 from sweeper.reporting.tables.fairness import TITLE, conditions_note, conditions_view
 from sweeper.reporting.tables.verdict import verdict_view
-from sweeper.reporting.text import wording
+from sweeper.reporting.text.search import unconfirmed
 
 
 def show_study(page: ReportData, console: Console) -> None:
-    """Print the verdict, if winners were scored on the test suite, the search, and the rest."""
+    """Print the verdict if there is one, the search, its lessons, and how to reproduce it."""
     record, verdict = page.record, page.verdict
     notice(record, console)
     if verdict is not None:
@@ -39,7 +39,7 @@ def show_study(page: ReportData, console: Console) -> None:
         console.print()
         show(heading("The search"), console)
     show(comparison_view(page.comparison), console)
-    if lacking := wording.unconfirmed(record):
+    if lacking := unconfirmed(record):
         console.print()
         show(Text(lacking), console)
     for view in (search_view(page.comparison, page.search), practice_view(page.practice)):

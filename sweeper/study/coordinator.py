@@ -19,7 +19,7 @@ from sweeper.records import Outcome, PreparationSpec, Progress, SuiteSpec, Trial
 from sweeper.records.layout import StudyPaths
 from sweeper.records.outcome_files import read_outcome
 from sweeper.records.study_record import StudyRecord
-from sweeper.reporting.text.wording import teacher_gap_sentence
+from sweeper.reporting.text.teacher_gap import teacher_gap_sentence
 from sweeper.search.arm_search import ArmSearch, Asked
 from sweeper.search.storage import Storage, close_storage, open_storage
 from sweeper.study import confirmation, preparation, retries

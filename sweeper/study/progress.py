@@ -13,9 +13,8 @@ from sweeper.reporting.live import (
     LiveDisplay,
     LiveJob,
     LiveState,
-    RunningTrial,
-    estimate,
 )
+from sweeper.reporting.time_left import RunningTrial, estimate
 from sweeper.study.arms import ArmState
 from sweeper.study.coordinator import Coordinator
 from sweeper.study.jobs import RunningJob
@@ -51,7 +50,7 @@ def _live_state(run: Coordinator, ended: Sequence[EndedJob], now: float) -> Live
         running=tuple(running_job(job, now) for job in jobs),
         ended=tuple(ended),
         preparation=", ".join(step_name(job) for job in steps) or None,
-        noun="trainings of winners" if run.phase == "confirm" else "trials",
+        noun="confirmation runs" if run.phase == "confirm" else "trials",
         seconds_left=_seconds_left(run, jobs, now),
         stopping=run.stop.level > 0,
     )

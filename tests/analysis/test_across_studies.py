@@ -97,7 +97,7 @@ def test_other_settings_are_named_and_arms_compared_on_the_same_documents() -> N
 def test_the_table_fits_and_says_what_counts(seeds: StudiesComparison, width: int) -> None:
     text = printed(seeds, width)
     assert max(map(len, text.splitlines())) <= width
-    assert text.startswith("3 studies that are the same but for their seed.")
+    assert text.startswith("3 studies that differ only in their seed.")
     for study in seeds.studies:
         assert study.test is not None
         assert f"{study.test.mean:.3f} [{study.test.low:.3f}, {study.test.high:.3f}]" in text

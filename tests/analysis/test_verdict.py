@@ -11,7 +11,8 @@ from sweeper.analysis.stats.significance import holm
 from sweeper.analysis.verdict import Verdict, judge
 from sweeper.config.settings import Method
 from sweeper.records.study_record import ConfirmationScores, ConfirmedWinner
-from sweeper.reporting.text.verdict import headline, notes, sentence
+from sweeper.reporting.text.headline import verdict_headline
+from sweeper.reporting.text.verdict import notes, sentence
 
 SEEDS, DOCUMENTS = 5, 120
 
@@ -68,21 +69,21 @@ def test_the_best_gkd_arm_is_compared_with_each_offline_arm() -> None:
     ]
     assert [pair.conclusion for pair in found.pairs] == ["better", "inconclusive"]
     assert [p.p_adjusted for p in found.pairs] == pytest.approx(holm([p.p for p in found.pairs]))
-    assert "better than sft" in headline(found)
-    assert "whether gkd or supervised_kd is better cannot be told" in headline(found)
+    assert "better than sft" in verdict_headline(found)
+    assert "gkd against supervised_kd is inconclusive" in verdict_headline(found)
 
 
 def test_without_gkd_all_pairs_are_compared() -> None:
     found = judge(scores(SFT, KD), ("steps",), None, best_gkd=None)
     assert [(pair.arm, pair.against) for pair in found.pairs] == [("sft", "supervised_kd")]
     assert found.pairs[0].conclusion == "worse"
-    assert headline(found) == f"On the test suite {sentence(found.pairs[0], None)}"
+    assert verdict_headline(found) == f"On the test suite, {sentence(found.pairs[0], None)}"
 
 
 def test_a_margin_makes_arms_equivalent() -> None:
     found = verdict(GKD, KD, margin=0.15)
     assert found.pairs[0].conclusion == "equivalent"
-    assert "equivalent within 0.15" in headline(found)
+    assert "equivalent within 0.15" in verdict_headline(found)
     assert verdict(GKD, KD, margin=0.001).pairs[0].conclusion == "inconclusive"
 
 

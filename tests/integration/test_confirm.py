@@ -76,7 +76,7 @@ def test_winners_are_trained_again_and_judged(write_study: Callable[..., Path]) 
     assert len(runs) == 4 and all("test/test" in run.data.metrics for run in runs)
 
     status = study.run(command="status").stdout
-    assert "4 of 4 trainings of winners completed" in status
+    assert "4 of 4 confirmation runs completed" in status
     listed = [line.split()[:5] for line in status.splitlines()]
     assert ["gkd", "#0", "2", "steps", "completed"] in listed
     snapshot = read_manifest(study.paths)

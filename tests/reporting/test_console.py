@@ -156,7 +156,7 @@ def test_failures_unequal_budgets_and_missing_trials_are_printed() -> None:
     text = flat(comparison_text(record))
 
     assert "Failed trials gkd 1 out of memory" in text
-    assert "The trial budgets are unequal (gkd 4, sft 2)" in text
+    assert "Trial budgets differ (gkd 4, sft 2)" in text
     assert "The study is not finished: 4 of 6 trials are missing (gkd 3, sft 1)." in text
     assert "No GKD arm has a score." in text
 

@@ -13,8 +13,6 @@ from sweeper.reporting.live import (
     LiveDisplay,
     LiveJob,
     LiveState,
-    RunningTrial,
-    estimate,
 )
 
 START = LiveState(
@@ -67,14 +65,14 @@ def test_plain_lines_tell_the_story_of_a_run_once() -> None:
 
 def test_what_follows_the_search_is_counted_anew() -> None:
     done = replace(START, arms=_arms(4, 4, best=0.5))
-    again = replace(START, noun="trainings of winners")
+    again = replace(START, noun="confirmation runs")
     one = replace(again, arms=_arms(1, 0, best=0.5), ended=(EndedJob("gkd #2 (new seed 1)", 0.5),))
 
     assert _plain(done, again, one) == [
         "adder: 8 of 8 trials done",
-        "adder: 0 of 8 trainings of winners done",
+        "adder: 0 of 8 confirmation runs done",
         "gkd #2 (new seed 1) finished: 0.5",
-        "adder: 10 % (1 of 8 trainings of winners)",
+        "adder: 10 % (1 of 8 confirmation runs)",
     ]
 
 
@@ -154,36 +152,3 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_plain_lines(
 
     assert isinstance(console.file, io.StringIO)
     assert console.file.getvalue() == "adder: 0 of 8 trials done\n"
-
-
-def test_the_estimate_divides_the_work_among_the_workers() -> None:
-    durations = {"gkd": [10.0, 20.0], "sft": [5.0]}
-
-    assert estimate(durations, {"gkd": 4, "sft": 2}, workers=1) == 4 * 15 + 2 * 5
-    assert estimate(durations, {"gkd": 4, "sft": 2}, workers=2) == 35
-
-
-def test_the_estimate_takes_running_trials_as_partly_done() -> None:
-    begun, late = RunningTrial("gkd", 5.0, 0.3), RunningTrial("gkd", 500.0, 1.0)
-    assert estimate({"gkd": [20.0]}, {"gkd": 3}, workers=1, running=[begun]) == 55
-    assert estimate({"gkd": [20.0]}, {"gkd": 1}, workers=1, running=[late]) == 0
-
-
-def test_a_running_trial_tells_how_long_its_arm_takes() -> None:
-    half = RunningTrial("gkd", 30.0, 0.5)
-    assert estimate({"sft": [5.0]}, {"gkd": 1}, workers=1, running=[half]) == 30
-    assert estimate({}, {"gkd": 2}, workers=1, running=[half]) == 90
-    assert estimate({}, {"gkd": 2}, workers=1, running=[RunningTrial("gkd", 1.0, 0.0)]) is None
-
-
-def test_more_workers_than_trials_do_not_make_a_trial_shorter() -> None:
-    assert estimate({"gkd": [20.0]}, {"gkd": 2}, workers=8) == 20
-
-
-def test_an_arm_without_a_finished_trial_is_taken_as_average() -> None:
-    assert estimate({"gkd": [20.0], "seqkd": []}, {"seqkd": 2}, workers=1) == 40
-
-
-def test_without_a_finished_trial_there_is_no_estimate() -> None:
-    assert estimate({}, {"gkd": 2}, workers=1) is None
-    assert estimate({}, {"gkd": 0}, workers=1) == 0

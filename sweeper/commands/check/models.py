@@ -10,7 +10,7 @@ from sweeper.analysis.teacher_gap import is_better
 from sweeper.records import DataCheck, TokenizerSummary
 from sweeper.records.study_record import TeacherGap
 from sweeper.reporting.text import formatting
-from sweeper.reporting.text.wording import teacher_gap_sentence
+from sweeper.reporting.text.teacher_gap import teacher_gap_sentence
 
 
 def pair_findings(seen: DataCheck) -> list[Finding]:

@@ -1,4 +1,4 @@
-"""The sections of a report that list everything: models, trials and failures."""
+"""The sections of a report that list models, trials and failures."""
 
 from __future__ import annotations
 
@@ -6,23 +6,26 @@ from collections.abc import Iterator, Sequence
 
 from sweeper.analysis.comparison import Comparison, selection_score
 from sweeper.records.study_record import ArmRecord, StudyRecord, TrialRecord
-from sweeper.reporting.text import formatting, wording
+from sweeper.reporting.text import formatting
 from sweeper.reporting.text.markdown_escape import cell, inline, setting, table
+from sweeper.reporting.text.search import failure_reasons
 
 MOST_ROWS = 100
-"""Trials of an arm that are listed from either end: the best, and the last."""
+"""Most trials listed from either end of an arm: the best and the last."""
 
 MOST_FAILURES = 20
-"""Reasons of failure that are listed for an arm."""
+"""Most reasons of failure listed for an arm."""
 
 
 def sections(record: StudyRecord, comparison: Comparison) -> Iterator[str]:
-    """Teacher and start, each arm with its trials, and what failed."""
+    """Yield teacher and starting student, each arm with its trials, and the failures."""
     yield "### Teacher and starting student on the selection suite"
     yield _ends_table(record)
     for arm in record.arms:
         yield from _arm_section(arm, comparison)
-    yield from _failures(record)
+    if failures := list(failure_reasons(record, MOST_FAILURES)):
+        yield "### Failures"
+        yield "\n".join(f"- {job}: {inline(why)}" for job, why in failures)
 
 
 def _ends_table(record: StudyRecord) -> str:
@@ -52,13 +55,13 @@ def _arm_section(arm: ArmRecord, comparison: Comparison) -> Iterator[str]:
     summary = comparison.arm(arm.name)
     yield f"### {arm.name}"
     if summary.best is not None and summary.best.params:
-        exact = ", ".join(setting(*one) for one in summary.best.params.items())
-        yield f"Best settings, exactly (trial {summary.best.number}): {exact}"
+        exact = ", ".join(setting(*item) for item in summary.best.params.items())
+        yield f"Exact best settings (trial {summary.best.number}): {exact}"
     if arm.settings:
-        fixed = ", ".join(setting(*one) for one in arm.settings.items())
+        fixed = ", ".join(setting(*item) for item in arm.settings.items())
         yield f"Fixed settings: {fixed}"
     if not arm.trials:
-        yield "No trial has begun."
+        yield "No trial has started."
         return
     listed, omitted = _listed_trials(arm, comparison)
     count = "1 trial" if len(arm.trials) == 1 else f"All {len(arm.trials)} trials"
@@ -85,13 +88,10 @@ def _trials_table(trials: Sequence[TrialRecord], digits: int) -> str:
     for trial in trials:
         outcome = trial.outcome
         cost = outcome.cost if outcome else None
-        state: str = trial.state
-        if outcome and outcome.failure:
-            state += f": {formatting.FAILURE_NAMES[outcome.failure.kind]}"
         rows.append(
             [
                 str(trial.number),
-                state,
+                formatting.trial_state(trial),
                 formatting.score(selection_score(outcome), digits),
                 cell(formatting.settings(trial.params, 4)) or formatting.NOTHING,
                 str(cost.steps) if cost else "",
@@ -101,20 +101,3 @@ def _trials_table(trials: Sequence[TrialRecord], digits: int) -> str:
         )
     header = ["trial", "state", "score", "settings", "steps", "tokens", "device-seconds"]
     return table(header, rows, left=(1, 3))
-
-
-def _failures(record: StudyRecord) -> Iterator[str]:
-    lines = []
-    ends = (("teacher", record.teacher), ("starting student", record.starting_student))
-    for label, outcome in ends:
-        if outcome is not None and outcome.failure is not None:
-            lines.append(f"- {label}: {inline(wording.reason(outcome.failure))}")
-    for arm in record.arms:
-        reasons = list(wording.reasons(arm).items())
-        for reason, numbers in reasons[:MOST_FAILURES]:
-            lines.append(f"- {arm.name} {formatting.trial_numbers(numbers)}: {inline(reason)}")
-        if len(reasons) > MOST_FAILURES:
-            lines.append(f"- {arm.name}: {len(reasons) - MOST_FAILURES} further reasons")
-    if lines:
-        yield "### Failures"
-        yield "\n".join(lines)

@@ -1,9 +1,8 @@
-"""The card of an exported student: what it is, how good, at what cost, and how it was made."""
+"""The model card of an exported student: use, scores, training, provenance."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from sweeper.analysis.comparison import compare
@@ -14,13 +13,21 @@ from sweeper.config.yaml_text import yaml_text
 from sweeper.foundation.secrets import redact
 from sweeper.records import Outcome, Scores
 from sweeper.records.study_record import StudyRecord
+from sweeper.reporting.markdown.reproduction import fingerprints, utc
 from sweeper.reporting.text import formatting
-from sweeper.reporting.text.markdown_escape import as_yaml, cell, code, fenced, inline, table
-from sweeper.reporting.text.terminal_escape import visible
-from sweeper.reporting.text.verdict import headline
+from sweeper.reporting.text.headline import verdict_headline
+from sweeper.reporting.text.markdown_escape import (
+    as_yaml,
+    cell,
+    code,
+    facts,
+    fenced,
+    inline,
+    table,
+)
 
 _Z = 1.96
-"""Of a 95 % interval."""
+"""Half the width of a 95 % interval in standard errors."""
 
 
 def model_card(
@@ -33,13 +40,13 @@ def model_card(
     adapter: bool,
     repeated: str,
 ) -> str:
-    """The card as Markdown, with the metadata that the Hugging Face hub reads.
+    """Build the card as Markdown, with the metadata that the Hugging Face hub reads.
 
     Args:
         record: The study.
         winner: What was exported.
-        outcome: Of the training that made these weights.
-        base: The model that the student was made from, if others can find it.
+        outcome: Outcome of the training that made these weights.
+        base: The model that the student was trained from, if it is public.
         teacher: The teacher.
         adapter: Whether the weights are an adapter on ``base``.
         repeated: How its scores compare with the recorded ones, in words.
@@ -60,16 +67,16 @@ def model_card(
 def _metadata(
     record: StudyRecord, winner: Winner, outcome: Outcome, base: str | None, adapter: bool
 ) -> dict[str, Any]:
-    found: dict[str, Any] = {"library_name": "peft" if adapter else "transformers"}
+    metadata: dict[str, Any] = {"library_name": "peft" if adapter else "transformers"}
     if base is not None:
-        found["base_model"] = base
-        found["base_model_relation"] = "adapter" if adapter else "finetune"
-    found["pipeline_tag"] = "text-generation"
+        metadata["base_model"] = base
+        metadata["base_model_relation"] = "adapter" if adapter else "finetune"
+    metadata["pipeline_tag"] = "text-generation"
     tags = ["distillation", winner.method.replace("_", "-"), "trl", "sweeper"]
-    found["tags"] = list(dict.fromkeys(tags))
+    metadata["tags"] = list(dict.fromkeys(tags))
     data = record.config["data"]["train"]["path"]
     if record.data is not None and not record.data.local:
-        found["datasets"] = [data]
+        metadata["datasets"] = [data]
     results = [
         {
             "task": {"type": "text-generation"},
@@ -82,8 +89,8 @@ def _metadata(
         )
         if scores is not None
     ]
-    found["model-index"] = [{"name": f"{record.study}-{winner.arm}", "results": results}]
-    return found
+    metadata["model-index"] = [{"name": f"{record.study}-{winner.arm}", "results": results}]
+    return metadata
 
 
 def _metric(scores: Scores) -> str:
@@ -145,13 +152,13 @@ def _scores(
         )
     yield table(["suite", "this model", "teacher", "starting student"], rows, left=(0,))
     yield (
-        "With 95 % intervals over documents. The selection suite chose these settings, so its score"
-        f" is optimistic. {inline(repeated)}"
+        "Intervals (95 %) cover other documents. The selection suite chose these settings, so its"
+        f" score is optimistic. {inline(repeated)}"
     )
     if verdict is not None:
-        yield f"**{inline(headline(verdict))}**"
-        judged = [arm for arm in verdict.arms if arm.arm == winner.arm and arm.at == "steps"]
-        for arm in judged:
+        yield f"**{inline(verdict_headline(verdict))}**"
+        own = [arm for arm in verdict.arms if arm.arm == winner.arm and arm.at == "steps"]
+        for arm in own:
             seeds = "1 seed" if arm.test.seeds == 1 else f"{arm.test.seeds} seeds, on average"
             yield (
                 f"These settings on the test suite, with {seeds}: {_spread(arm.test)}"
@@ -174,14 +181,14 @@ def _interval(scores: Scores | None) -> str:
     return f"{scores.score:.3f} ({scores.score - reach:.3f} to {scores.score + reach:.3f})"
 
 
-def _spread(found: Interval) -> str:
-    return f"{found.mean:.3f} ({found.low:.3f} to {found.high:.3f})"
+def _spread(mean: Interval) -> str:
+    return f"{mean.mean:.3f} ({mean.low:.3f} to {mean.high:.3f})"
 
 
 def _training(record: StudyRecord, winner: Winner, outcome: Outcome) -> Iterator[str]:
     yield "## Training"
     cost = outcome.cost
-    facts = {
+    rows = {
         "method": winner.method,
         "optimiser steps": f"{cost.steps:,}",
         "tokens trained / sampled": formatting.tokens(cost),
@@ -190,11 +197,11 @@ def _training(record: StudyRecord, winner: Winner, outcome: Outcome) -> Iterator
     }
     if lora := record.config["student"].get("lora"):
         changes = model_settings("lora", winner.trial.params)
-        facts["adapter"] = formatting.settings({**lora, **changes})
+        rows["adapter"] = formatting.settings({**lora, **changes})
     if record.data is not None:
         data = record.data
-        facts["data"] = f"{code(redact(data.source))}, {data.used:,} of {data.rows:,} rows"
-    yield _facts(facts)
+        rows["data"] = f"{code(redact(data.source))}, {data.used:,} of {data.rows:,} rows"
+    yield facts(rows)
     arms = sum(len(arm.trials) for arm in record.arms)
     yield f"These settings were chosen among {arms:,} trials in {len(record.arms)} arms:"
     yield fenced(as_yaml(winner.trial.settings), "yaml")
@@ -202,26 +209,17 @@ def _training(record: StudyRecord, winner: Winner, outcome: Outcome) -> Iterator
 
 def _provenance(record: StudyRecord, winner: Winner, outcome: Outcome) -> Iterator[str]:
     yield "## Provenance"
-    known = record.provenance
+    provenance = record.provenance
     trial = f"{winner.arm} #{winner.trial.number}"
     if winner.final is not None:
-        trial += f", trained again with new seed {winner.final.final.seed}"
-    facts = {
+        trial += f", retrained with new seed {winner.final.final.seed}"
+    rows = {
         "trial": trial,
-        "trained": datetime.fromtimestamp(outcome.finished, UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "command of the study": code(redact(known.command)),
-        "git revision": known.git_revision or "none",
+        "trained": utc(outcome.finished),
+        "command of the study": code(redact(provenance.command)),
+        "git revision": provenance.git_revision or "none",
         "versions": ", ".join(f"{name} {text}" for name, text in outcome.versions.items()),
     }
-    if known.data_fingerprint:
-        facts["data"] = f"`{known.data_fingerprint}`"
-    for role, digest in known.suite_hashes.items():
-        facts[f"{role} suite"] = f"`{digest}`"
-    yield _facts(facts)
+    yield facts(rows | fingerprints(provenance))
     study = fenced(as_yaml(record.config), "yaml")
     yield f"<details><summary>The study</summary>\n\n{study}\n\n</details>"
-
-
-def _facts(facts: dict[str, str]) -> str:
-    rows = [[name, cell(visible(text))] for name, text in facts.items()]
-    return table(["", ""], rows, left=(0, 1))

@@ -1,8 +1,7 @@
 """The report of a study as a folder: ``report.md`` with its plots, for GitHub and other viewers.
 
-One page: the verdict, its table and its plot, the search, the lessons, the details, and how to run
-the study again. The same records give the same text: nothing in it depends on when or where it is
-written.
+One page: the verdict with its table and plot, the search, the lessons, the details, and how to run
+the study again. The same records give the same text, whenever and wherever it is written.
 """
 
 from __future__ import annotations
@@ -17,8 +16,10 @@ from sweeper.reporting.markdown.reproduction import data_sections, reproduction_
 from sweeper.reporting.markdown.training import practice_plots, practice_sections
 from sweeper.reporting.plots.style import png
 from sweeper.reporting.report_data import ReportData
-from sweeper.reporting.text import formatting, wording
+from sweeper.reporting.text import formatting
 from sweeper.reporting.text.markdown_escape import inline
+from sweeper.reporting.text.outside_code import outside_code
+from sweeper.reporting.text.search import unconfirmed
 
 TEXT_NAME = "report.md"
 
@@ -28,8 +29,8 @@ def write_report(page: ReportData, directory: Path) -> list[Path]:
 
     Args:
         page: The study.
-        directory: The report's own folder; it is made when missing. Files of an earlier report in
-            it are replaced, and plots that no longer have anything to show are removed.
+        directory: The report's own folder, made when missing. Files of an earlier report are
+            replaced, and its plots that have nothing to show any more are removed.
 
     Returns:
         The files that were written: ``report.md``, the records that give it again, the plots.
@@ -41,7 +42,7 @@ def write_report(page: ReportData, directory: Path) -> list[Path]:
         **search.plots(page),
         **practice_plots(page.practice, page.comparison),
     }
-    # Plots first: a reader of the new text finds all that it shows.
+    # Plots first, so that a reader of the new text finds them.
     images = []
     for name, figure in drawn.items():
         path = directory / name
@@ -61,16 +62,16 @@ def _sections(page: ReportData, images: set[str]) -> Iterator[str]:
     record, comparison = page.record, page.comparison
     yield f"# {inline(record.study)}"
     yield f"**{inline(page.headline)}**"
-    if unsafe := wording.outside_code(record.config):
+    if unsafe := outside_code(record.config):
         keys = formatting.listed(inline(_as_code(key)) for key in unsafe)
         yield f"> **Code from outside was allowed to run:** {keys}."
     if page.verdict is not None:
         yield from verdict.tables(page.verdict)
         yield from verdict.tasks(record)
-        yield from verdict.footing(record, page.verdict)
+        yield from verdict.conditions(record, page.verdict)
         yield from verdict.plot_sections(images)
     else:
-        yield f"> {inline(wording.unconfirmed(record))}"
+        yield f"> {inline(unconfirmed(record))}"
     yield from search.sections(page, images)
     yield from practice_sections(page.practice, images)
     yield "## Details"

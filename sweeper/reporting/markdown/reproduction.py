@@ -1,4 +1,4 @@
-"""The parts of a report that say what a study used: its data, and what it takes to run it again."""
+"""The sections of a report about the study's data, and how to run the study again."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 
 from sweeper.foundation.secrets import redact
 from sweeper.records.study_record import Provenance, StudyRecord
-from sweeper.reporting.text.markdown_escape import as_yaml, cell, code, fenced, inline, table
+from sweeper.reporting.text.markdown_escape import as_yaml, code, facts, fenced, inline
 from sweeper.reporting.text.terminal_escape import visible
 
 
 def data_sections(record: StudyRecord) -> Iterator[str]:
-    """What the study trained on."""
+    """Yield what the study trained on."""
     data = record.data
     if data is None:
         return
     yield "## Data"
-    facts = {
+    rows = {
         "source": code(redact(data.source)),
         "rows": f"{data.used:,} used of {data.rows:,}",
         "mean length": f"{data.prompt_tokens:.1f} tokens of prompt,"
@@ -26,23 +26,23 @@ def data_sections(record: StudyRecord) -> Iterator[str]:
         "prompts": "through the chat template" if data.chat else "plain text",
         "fingerprint": f"`{data.fingerprint}`",
     }
-    yield _facts(facts)
+    yield facts(rows)
     if data.notes:
         yield "\n".join(f"- {inline(note)}" for note in data.notes)
 
 
 def reproduction_sections(record: StudyRecord) -> Iterator[str]:
-    """Command, seed, versions, hashes, and the study file itself."""
+    """Yield command, seed, versions, hashes, and the study file itself."""
     yield "## Reproduction"
-    yield _facts(_provenance(record.provenance, record.config))
+    yield facts(_provenance(record.provenance, record.config))
     yield "The command:"
     yield fenced(redact(record.provenance.command), "sh")
-    yield "The study file, with everything that the command set over it:"
+    yield "The study file, with the command's overrides:"
     yield fenced(as_yaml(record.config), "yaml")
 
 
 def short_facts(record: StudyRecord) -> dict[str, str]:
-    """The least that it takes to run a study again, for the terminal."""
+    """Return the least that it takes to run a study again, for the terminal."""
     provenance = record.provenance
     return {
         "command": visible(redact(provenance.command)),
@@ -54,20 +54,24 @@ def short_facts(record: StudyRecord) -> dict[str, str]:
 def _provenance(provenance: Provenance, config: dict[str, Any]) -> dict[str, str]:
     revision = provenance.git_revision
     local = " with local changes" if revision and revision.endswith("+") else ""
-    facts = {
+    rows = {
         "study file": code(provenance.study_file),
-        "started": datetime.fromtimestamp(provenance.started, UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "started": utc(provenance.started),
         "seed": str(config.get("seed", 0)),
         "git revision": f"`{revision.rstrip('+')}`{local}" if revision else "none",
         "versions": ", ".join(f"{name} {text}" for name, text in provenance.versions.items()),
         "hardware": ", ".join(f"{name}: {text}" for name, text in provenance.hardware.items()),
     }
-    if provenance.data_fingerprint:
-        facts["data"] = f"`{provenance.data_fingerprint}`"
-    for role, digest in provenance.suite_hashes.items():
-        facts[f"{role} suite"] = f"`{digest}`"
-    return facts
+    return rows | fingerprints(provenance)
 
 
-def _facts(facts: dict[str, str]) -> str:
-    return table(["", ""], [[name, cell(text)] for name, text in facts.items()], left=(0, 1))
+def fingerprints(provenance: Provenance) -> dict[str, str]:
+    """Return the hashes of the data and the suites as code spans."""
+    data = {"data": provenance.data_fingerprint} if provenance.data_fingerprint else {}
+    suites = {f"{role} suite": digest for role, digest in provenance.suite_hashes.items()}
+    return {name: f"`{digest}`" for name, digest in (data | suites).items()}
+
+
+def utc(seconds: float) -> str:
+    """Format a time, in seconds since the epoch, as a date and a time of UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")

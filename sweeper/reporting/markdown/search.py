@@ -1,4 +1,4 @@
-"""The sections of a report that say what the search found."""
+"""The sections of a report about the search."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from sweeper.analysis.comparison import Comparison
 from sweeper.reporting.markdown.importance import search_plots, search_sections
 from sweeper.reporting.plots import search as drawings
 from sweeper.reporting.report_data import ReportData
-from sweeper.reporting.text import formatting, wording
+from sweeper.reporting.text import formatting
+from sweeper.reporting.text.headline import search_headline
 from sweeper.reporting.text.markdown_escape import cell, inline, table
+from sweeper.reporting.text.search import notes
 
 
 def plots(page: ReportData) -> dict[str, Figure | None]:
-    """The search's plots, by file name; None where there is nothing to show."""
+    """Draw the search's plots by file name; None for one with nothing to show."""
     return {
         "progress.png": drawings.progress_plot(page.comparison),
         "cost.png": drawings.cost_plot(page.record, page.comparison),
@@ -24,14 +26,14 @@ def plots(page: ReportData) -> dict[str, Figure | None]:
 
 
 def sections(page: ReportData, images: set[str]) -> Iterator[str]:
-    """The arms on the selection suite, the plots, and the Pareto fronts."""
+    """Yield the arms on the selection suite, the plots, and the Pareto fronts."""
     comparison = page.comparison
     yield "## The search"
     if page.verdict is not None:
-        yield inline(wording.headline(comparison))
+        yield inline(search_headline(comparison))
     yield _comparison_table(comparison)
-    if notes := wording.notes(comparison):
-        yield "\n".join(f"- {inline(note)}" for note in notes)
+    if sentences := notes(comparison):
+        yield "\n".join(f"- {inline(note)}" for note in sentences)
     yield _cost_table(comparison)
     if preparation := _preparation(comparison):
         yield preparation
@@ -51,8 +53,8 @@ def _comparison_table(comparison: Comparison) -> str:
         ("*starting student = floor*", comparison.starting_student, 0.0),
     ):
         if value is not None:
-            known = any(arm.gap_closed is not None for arm in comparison.arms)
-            gap = formatting.percent(share) if known else ""
+            closed = any(arm.gap_closed is not None for arm in comparison.arms)
+            gap = formatting.percent(share) if closed else ""
             rows.append([label, "", formatting.score(value, digits), "", gap, ""])
     for arm in comparison.arms:
         name = formatting.arm_name(arm)
@@ -85,7 +87,7 @@ def _cost_table(comparison: Comparison) -> str:
                 formatting.seconds(arm.cost.device_seconds),
             ]
         )
-    header = ["arm", "settings of the best trial", "its steps", "its tokens trained / sampled"]
+    header = ["arm", "best settings", "their steps", "their tokens trained / sampled"]
     return table([*header, "device-seconds of all trials"], rows, left=(0, 1))
 
 
@@ -95,8 +97,8 @@ def _preparation(comparison: Comparison) -> str:
         return ""
     return (
         "Device-seconds include training and evaluation. Preparing and scoring the teacher and the"
-        f" starting student took another {formatting.seconds(seconds)}, shared by all arms and in"
-        " none of these numbers."
+        f" starting student took another {formatting.seconds(seconds)} device-seconds, shared by"
+        " all arms and not included in these numbers."
     )
 
 
@@ -105,11 +107,11 @@ def _plots(images: set[str]) -> Iterator[str]:
         "progress.png": (
             "Score by trial",
             "Points are trials, lines each arm's best so far; an arm with a single trial is a mark."
-            " An arm whose line still climbs at the right end might gain from more trials.",
+            " An arm whose line still rises at the right end might gain from more trials.",
         ),
         "cost.png": (
             "Score against cost",
-            "Faint points are trials, large ones each arm's best. Of two arms at the same height,"
+            "Faint points are trials, large points each arm's best. Of two arms at the same height,"
             " the one further left is cheaper.",
         ),
     }
@@ -136,8 +138,8 @@ def _fronts(comparison: Comparison) -> Iterator[str]:
     ]
     yield "### Pareto fronts"
     yield (
-        "The trials that no other one of their arm beats in one objective without being worse in"
-        " another. The comparison above is by the score alone."
+        "Trials that no other trial of their arm beats in one objective without being worse in"
+        " another. The comparison above uses the score alone."
     )
     names = [name.replace("_", " ") for name in comparison.objectives]
     yield table(["arm", "trial", *names, "settings"], rows, left=(0, len(names) + 2))

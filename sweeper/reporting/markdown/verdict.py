@@ -1,4 +1,4 @@
-"""The sections of a report that say what the study proves."""
+"""The sections of a report about the verdict."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PLOT = "verdict.png"
 
 
 def plots(page: ReportData) -> dict[str, Figure | None]:
-    """The verdict's plot."""
+    """Draw the verdict's plot; None before there is a verdict."""
     drawn = None
     if page.verdict is not None:
         drawn = verdict_plot(page.verdict, page.comparison)
@@ -39,7 +39,7 @@ def plots(page: ReportData) -> dict[str, Figure | None]:
 
 
 def tables(verdict: Verdict) -> Iterator[str]:
-    """The winners on the test suite and their differences, by measure of cost."""
+    """Yield the winners on the test suite and their differences, by measure of cost."""
     for at in measures(verdict):
         yield f"## {inline(title(verdict, at))}"
         yield _table(whole_grid(verdict, at), reference(verdict, at))
@@ -49,15 +49,15 @@ def tables(verdict: Verdict) -> Iterator[str]:
 
 
 def tasks(record: StudyRecord) -> Iterator[str]:
-    """What the winners recovered of each task, where the suite has several."""
+    """Yield the winners' means by task if the suite has several."""
     if results := by_task(record):
         yield f"### {TITLE}"
         yield _table(task_grid(results))
         yield "\n".join(f"- {inline(note)}" for note in task_notes(results))
 
 
-def footing(record: StudyRecord, verdict: Verdict) -> Iterator[str]:
-    """What the winners' trainings had in common, and what not."""
+def conditions(record: StudyRecord, verdict: Verdict) -> Iterator[str]:
+    """Yield which conditions the confirmation runs of all arms shared."""
     if rows := matched_conditions(record, verdict.claimed):
         yield f"### {fairness.TITLE}"
         cells = [list(map(cell, row)) for row in fairness.condition_cells(rows)]
@@ -67,18 +67,18 @@ def footing(record: StudyRecord, verdict: Verdict) -> Iterator[str]:
 
 
 def plot_sections(images: Collection[str]) -> Iterator[str]:
-    """The verdict as a picture."""
+    """Yield the plot of the verdict with its explanation."""
     if PLOT in images:
         yield f"![The verdict]({PLOT})"
         yield (
-            "Left: each winner's mean on the test suite. Right: the differences between them; one"
-            " whose interval leaves out 0 is no chance of documents and seeds, and one whose"
-            " interval lies within the shaded margin is too small to matter."
+            "Left: each winner's mean on the test suite. Right: the differences between them. An"
+            " interval that excludes 0 shows more than chance; an interval within the shaded margin"
+            " shows a difference too small to matter."
         )
 
 
 def details(verdict: Verdict) -> Iterator[str]:
-    """Each comparison in a sentence that can be quoted, and what else was computed of it."""
+    """Yield each comparison in a sentence to quote, and all its statistics."""
     if not verdict.pairs:
         return
     count = len(verdict.pairs)

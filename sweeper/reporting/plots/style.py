@@ -1,4 +1,4 @@
-"""How all plots look: ground, colours, markers and legends."""
+"""The look of all plots: ground, colours, markers and legends."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ GROUND, INK, FAINT_INK, GRID = "#fbfbf9", "#24292f", "#6a727b", "#dfe2e5"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#555555")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 MOST_POINTS = 1500
-"""Points drawn per arm; of more, an even selection."""
+"""Most points drawn per arm; of more, an even selection."""
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class ArmStyle:
-    """How an arm is drawn."""
+    """Colour, marker and line of an arm."""
 
     colour: str
     marker: str
@@ -34,7 +34,7 @@ class ArmStyle:
 
 
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG file."""
+    """Render the figure as a PNG file."""
     buffer = io.BytesIO()
     FigureCanvasAgg(figure)
     figure.savefig(buffer, format="png", dpi=144, facecolor=GROUND)
@@ -42,14 +42,14 @@ def png(figure: Figure) -> bytes:
 
 
 def empty_figure(width: float, height: float) -> Figure:
-    """A figure with nothing in it, in inches."""
+    """Return an empty figure; its size is in inches."""
     figure = Figure(figsize=(width, height), layout="constrained", facecolor=GROUND)
     FigureCanvasAgg(figure)
     return figure
 
 
 def new_figure(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure with one pair of axes, in inches."""
+    """Return a figure with one pair of axes; its size is in inches."""
     figure = empty_figure(width, height)
     return figure, styled(figure.add_subplot())
 
@@ -69,7 +69,7 @@ def styled(axes: Axes) -> Axes:
 
 
 def arm_styles(comparison: Comparison) -> dict[str, ArmStyle]:
-    """How each arm is drawn: once the colours are used up, markers and lines change."""
+    """Return each arm's style; once the colours are used up, markers and lines change."""
     looks = {}
     for index, arm in enumerate(comparison.arms):
         turn = index // len(COLOURS)
@@ -80,26 +80,26 @@ def arm_styles(comparison: Comparison) -> dict[str, ArmStyle]:
 
 
 def score_label(comparison: Comparison) -> str:
-    """What a score axis is called."""
+    """Return the label of an axis of scores."""
     better = "" if comparison.higher_is_better else " (lower is better)"
     return f"selection score: {comparison.suite}{better}"
 
 
 def reference_lines(axes: Axes, comparison: Comparison) -> list[tuple[str, float]]:
-    """Draw the teacher and the starting student as lines; returns their names and heights."""
-    found = []
+    """Draw teacher and starting student as lines; return their names and heights."""
+    lines = []
     for name, value, dashes in (
         ("teacher", comparison.teacher, (6, 2)),
         ("starting student", comparison.starting_student, (2, 2)),
     ):
         if value is not None:
             axes.axhline(value.score, color=FAINT_INK, linewidth=1.1, dashes=dashes, zorder=1)
-            found.append((name, value.score))
-    return found
+            lines.append((name, value.score))
+    return lines
 
 
 def legend(axes: Axes, columns: int = 5) -> None:
-    """Put the legend of ``axes`` below them; a long one makes the figure higher."""
+    """Put the legend of ``axes`` below them; a long legend makes the figure higher."""
     figure = axes.get_figure(root=True)
     assert figure is not None
     handles, labels = axes.get_legend_handles_labels()
@@ -123,7 +123,7 @@ def legend(axes: Axes, columns: int = 5) -> None:
 
 
 def thinned(points: Sequence[T], most: int = MOST_POINTS) -> list[T]:
-    """An even selection, first and last included."""
+    """Select points evenly, first and last included."""
     if len(points) <= most:
         return list(points)
     stride = (len(points) - 1) / (most - 1)

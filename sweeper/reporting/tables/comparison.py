@@ -1,4 +1,4 @@
-"""The comparison in the terminal: the verdict, a table of the arms, and what to keep in mind."""
+"""The search's comparison in the terminal: headline, table of the arms, notes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from rich.text import Text
 
 from sweeper.analysis.comparison import ArmSummary, Comparison
 from sweeper.reporting.console import Chain, bulleted, definitions, full_width, heading, plain_table
-from sweeper.reporting.text import formatting, wording
+from sweeper.reporting.text import formatting, search
+from sweeper.reporting.text.headline import search_headline
 
 Column = Literal["trials", "settings", "score", "difference", "gap", "steps", "tokens", "seconds"]
 
@@ -18,26 +19,19 @@ Column = Literal["trials", "settings", "score", "difference", "gap", "steps", "t
 class _Layout(NamedTuple):
     columns: tuple[Column, ...]
     bar: int
-    """The width of the gap's bar; 0 leaves the percentage alone."""
+    """Width of the gap's bar; 0 for the percentage alone."""
     long_names: bool = True
-    """Whether rows also say what the name does not: the method, the floor, the ceiling."""
+    """True if names carry the method, the floor and the ceiling."""
 
 
-_WITHOUT_SETTINGS: tuple[Column, ...] = (
-    "trials",
-    "score",
-    "difference",
-    "gap",
-    "steps",
-    "tokens",
-    "seconds",
-)
+_ALL: tuple[Column, ...] = ("trials", "score", "difference", "gap", "steps", "tokens", "seconds")
+"""Columns of numbers."""
 _FEW: tuple[Column, ...] = ("trials", "score", "difference", "gap", "seconds")
 _LAYOUTS = (
-    _Layout((*_WITHOUT_SETTINGS, "settings"), 16),
-    _Layout((*_WITHOUT_SETTINGS, "settings"), 8),
-    _Layout(_WITHOUT_SETTINGS, 16),
-    _Layout(_WITHOUT_SETTINGS, 8),
+    _Layout((*_ALL, "settings"), 16),
+    _Layout((*_ALL, "settings"), 8),
+    _Layout(_ALL, 16),
+    _Layout(_ALL, 8),
     _Layout(_FEW, 12),
     _Layout(_FEW, 8),
     _Layout(_FEW, 8, long_names=False),
@@ -45,7 +39,7 @@ _LAYOUTS = (
     _Layout(("score", "difference", "seconds"), 0, long_names=False),
     _Layout(("score", "seconds"), 0, long_names=False),
 )
-"""From the widest table to the narrowest."""
+"""Layouts from the widest table to the narrowest."""
 
 _HEADERS: dict[Column, str] = {
     "trials": "trials\n{}",
@@ -60,19 +54,19 @@ _HEADERS: dict[Column, str] = {
 
 
 def comparison_view(comparison: Comparison) -> RenderableType:
-    """The final report of a study: the verdict, a table of the arms, and what to keep in mind."""
+    """Build the view of what the search found; it fits the width of the terminal."""
     return _ComparisonView(comparison)
 
 
 class _ComparisonView:
-    """Chooses its columns by the width that it is given."""
+    """View that chooses its columns by the width of the terminal."""
 
     def __init__(self, comparison: Comparison) -> None:
         self._comparison = comparison
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         comparison = self._comparison
-        yield Text(wording.headline(comparison), style="bold")
+        yield Text(search_headline(comparison), style="bold")
         yield ""
         layout, table = self._fitting_table(console, options)
         yield table
@@ -95,11 +89,11 @@ class _ComparisonView:
                 for arm in comparison.arms
                 for point in arm.front
             )
-        if failures := wording.failures(comparison):
+        if failures := search.failures(comparison):
             yield ""
             yield heading("Failed trials")
             yield definitions((name, Text(kinds)) for name, kinds in failures)
-        if notes := wording.notes(comparison):
+        if notes := search.notes(comparison):
             yield ""
             yield bulleted(notes)
 
@@ -153,7 +147,7 @@ class _ComparisonView:
 
 
 def _best(arm: ArmSummary, *, priced: bool) -> str:
-    """The best trial's settings, with what the table had no room to say of its cost."""
+    """Return the best trial's settings; if ``priced``, with its steps and tokens."""
     settings = formatting.best_settings(arm)
     if not priced or arm.best is None or arm.best.outcome is None:
         return settings
@@ -183,7 +177,7 @@ def _cell(arm: ArmSummary, column: Column, digits: int, gap: str) -> str:
 
 
 def _bar(share: float, width: int, *, ascii_only: bool) -> str:
-    """A bar from the floor to the ceiling; an arrow shows a score beyond either."""
+    """Draw a bar from the floor to the ceiling; an arrow marks a score beyond either."""
     full, empty, below, above = ("=", "-", "<", ">") if ascii_only else ("━", "─", "◂", "▸")
     filled = round(min(max(share, 0.0), 1.0) * width)
     bar = full * filled + empty * (width - filled)

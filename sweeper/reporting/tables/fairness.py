@@ -1,4 +1,4 @@
-"""Whether the arms were compared on an equal footing: the same rows for terminal and report."""
+"""The table of matched conditions, with the same rows for terminal and report."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from sweeper.analysis.fairness import ConditionRow, Value
 from sweeper.reporting.console import Chain, plain_table
 from sweeper.reporting.text import formatting
 
-TITLE = "Equal footing"
-COLUMNS = ("of the winners' trainings", "", "by arm")
+TITLE = "Matched conditions"
+COLUMNS = ("condition", "", "by arm")
 
 
 def condition_cells(rows: Iterable[ConditionRow]) -> list[list[str]]:
-    """Each row as ``COLUMNS``."""
+    """Return the cells of each row, in the order of ``COLUMNS``."""
     return [[row.what, _state(row), _values(row)] for row in rows]
 
 
 def conditions_view(rows: Sequence[ConditionRow]) -> RenderableType:
-    """The table in the terminal."""
+    """Build the table for a terminal."""
     table = plain_table()
     for name in COLUMNS[:2]:
         table.add_column(name, no_wrap=True)
@@ -33,14 +33,14 @@ def conditions_view(rows: Sequence[ConditionRow]) -> RenderableType:
 
 
 def conditions_note(rows: Iterable[ConditionRow]) -> str | None:
-    """What to do where trainings that cost differently were compared at equal steps alone."""
-    found = list(rows)
-    apart = any(row.unit == "s" and row.at == "steps" and row.state == "differs" for row in found)
-    if not apart or any(row.at == "device_seconds" for row in found):
+    """Return what to do if arms of different cost were compared only at equal steps."""
+    rows = list(rows)
+    apart = any(row.unit == "s" and row.at == "steps" and row.state == "differs" for row in rows)
+    if not apart or any(row.at == "device_seconds" for row in rows):
         return None
     return (
-        "The winners' trainings took differently long, and were compared at equal steps only:"
-        " compare_at: [steps, device_seconds] trains the cheaper ones for as long, too."
+        "Training times differ, but arms were compared only at equal steps. Set compare_at: [steps,"
+        " device_seconds] to also train the cheaper arms for the same time."
     )
 
 

@@ -17,32 +17,32 @@ class Grid(NamedTuple):
     header: tuple[str, ...]
     rows: list[list[str]]
     ends: int = 0
-    """How many of the first rows are the teacher and the starting student."""
+    """Number of first rows that show the teacher and the starting student."""
     left: tuple[str, ...] = ()
-    """Columns of words, beside the first; the others hold numbers."""
+    """Columns of words, next to the first; the others hold numbers."""
 
 
 def without(grid: Grid, name: str) -> Grid:
-    """The table without the column called ``name``."""
+    """Return the table without the column called ``name``."""
     at = grid.header.index(name)
     rows = [[*row[:at], *row[at + 1 :]] for row in grid.rows]
     return grid._replace(header=(*grid.header[:at], *grid.header[at + 1 :]), rows=rows)
 
 
 def narrowed(grid: Grid, console: Console, options: ConsoleOptions) -> Table:
-    """The table for a terminal, without its last columns as far as that is too narrow."""
+    """Draw the table for a terminal, without the last columns that do not fit."""
     while not fits(table := drawn(grid), console, options) and len(grid.header) > 2:
         grid = without(grid, grid.header[-1])
     return table
 
 
 def fits(table: Table, console: Console, options: ConsoleOptions) -> bool:
-    """Whether nothing of a table has to be cut."""
+    """Return whether the table fits without being cut."""
     return full_width(console, options, table) <= options.max_width
 
 
 def drawn(grid: Grid) -> Table:
-    """The table for a terminal, with headers on two lines."""
+    """Draw the table for a terminal, with headers on two lines."""
     table = plain_table()
     for index, name in enumerate(grid.header):
         words = name.replace(" [", "\n[") if "[" in name else "\n".join(name.rsplit(" ", 1))

@@ -1,4 +1,4 @@
-"""Several studies side by side in the terminal, and as JSON."""
+"""Several studies next to each other in the terminal, and as JSON."""
 
 from __future__ import annotations
 
@@ -20,103 +20,102 @@ from sweeper.reporting.text import formatting
 from sweeper.reporting.text.terminal_escape import visible
 
 LONGEST_VALUE = 40
-"""Characters of a setting's value in the table of differences."""
+"""Most characters of a setting's value in the table of differences."""
 
 
-def studies_view(found: StudiesComparison) -> RenderableType:
-    """What several studies found, what differs between them, and their arms against each other."""
-    return _StudiesView(found)
+def studies_view(comparison: StudiesComparison) -> RenderableType:
+    """Build the view of several studies: their results, what differs, arms across studies."""
+    return _StudiesView(comparison)
 
 
-def studies_json(found: StudiesComparison) -> dict[str, Any]:
-    """What ``sweeper compare --json`` prints."""
-    plain: dict[str, Any] = _finite(found.model_dump(mode="json"))
-    return {**plain, "headline": headline(found), "notes": notes(found)}
+def studies_json(comparison: StudiesComparison) -> dict[str, Any]:
+    """Return what ``sweeper compare --json`` prints."""
+    plain: dict[str, Any] = _finite(comparison.model_dump(mode="json"))
+    return {**plain, "headline": headline(comparison), "notes": notes(comparison)}
 
 
-def headline(found: StudiesComparison) -> str:
-    """How the studies are related, in a sentence."""
-    count = len(found.studies)
-    if found.relation == "seeds":
-        return f"{count} studies that are the same but for their seed."
-    keys = dict.fromkeys(setting.key.split(".")[0] for setting in found.different)
+def headline(comparison: StudiesComparison) -> str:
+    """Return how the studies are related in a sentence."""
+    count = len(comparison.studies)
+    if comparison.relation == "seeds":
+        return f"{count} studies that differ only in their seed."
+    keys = dict.fromkeys(setting.key.split(".")[0] for setting in comparison.different)
     keys.pop("study", None)
     return f"{count} studies that differ in {formatting.listed(visible(key) for key in keys)}."
 
 
-def notes(found: StudiesComparison) -> list[str]:
-    """What a reader must know to read the numbers rightly."""
-    told = list(found.refused)
-    if found.across:
-        told.append(
+def notes(comparison: StudiesComparison) -> list[str]:
+    """Return what a reader needs in order to read the numbers."""
+    sentences = list(comparison.refused)
+    if comparison.across:
+        sentences.append(
             "Arms of different studies are paired by document, not by seed. Their intervals (95 %)"
-            " hold for other seeds of these winners and for other documents, not for other"
-            " searches, and are not corrected for their number."
+            " cover other seeds of these winners and other documents, not other searches. They are"
+            " not corrected for multiple comparisons."
         )
-    if any(min(pair.seeds) == 1 for pair in found.across):
-        told.append("Of an arm with one seed nothing is known of others.")
-    if found.replications:
-        same = all(one.same_documents for one in found.replications)
-        told.append(
-            "The interval over studies (95 %) takes each study's difference, seeds averaged, for"
-            " one draw of a study's seed"
-            + (", on documents that are crossed with it." if same else ".")
+    if any(min(pair.seeds) == 1 for pair in comparison.across):
+        sentences.append("For an arm with one seed, intervals do not cover other seeds.")
+    if comparison.replications:
+        same = all(pair.same_documents for pair in comparison.replications)
+        sentences.append(
+            "The interval over studies (95 %) takes each study's difference, averaged over seeds,"
+            f" as one draw of a study seed{', crossed with the documents' if same else ''}."
         )
-    return told
+    return sentences
 
 
 class _StudiesView:
-    def __init__(self, found: StudiesComparison) -> None:
-        self._found = found
+    def __init__(self, comparison: StudiesComparison) -> None:
+        self._comparison = comparison
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        found = self._found
-        yield Text(headline(found), style="bold")
-        for title, grid in _grids(found):
+        comparison = self._comparison
+        yield Text(headline(comparison), style="bold")
+        for title, grid in _grids(comparison):
             yield ""
             yield heading(title)
             yield narrowed(grid, console, options)
         yield ""
         yield heading("What differs")
-        yield _settings(found)
-        if found.same:
-            same = formatting.listed(visible(key) for key in found.same)
-            yield Text(f"The same in all: {same}.", style="dim")
-        if told := notes(found):
+        yield _settings(comparison)
+        if comparison.same:
+            same = formatting.listed(visible(key) for key in comparison.same)
+            yield Text(f"Same in all studies: {same}.", style="dim")
+        if sentences := notes(comparison):
             yield ""
-            yield bulleted(told)
+            yield bulleted(sentences)
 
 
-def _grids(found: StudiesComparison) -> Iterator[tuple[str, Grid]]:
-    yield "The best arm of each study, by the selection suite", _best_arms(found.studies)
-    if any(study.pairs for study in found.studies):
-        yield "The verdict of each study", _verdicts(found.studies)
-    for at in dict.fromkeys(one.at for one in found.replications):
-        those = [one for one in found.replications if one.at == at]
-        title = f"Over the seeds of {len(those[0].studies)} studies, at equal {_words(at)}"
-        yield title, _replications(those)
-    if found.across:
-        title = f"Arms of the other studies against those of {found.studies[0].study}"
-        yield f"{title}, on the same documents", _across(found.across)
+def _grids(comparison: StudiesComparison) -> Iterator[tuple[str, Grid]]:
+    yield "The best arm of each study, by the selection suite", _best_arms(comparison.studies)
+    if any(study.pairs for study in comparison.studies):
+        yield "The verdict of each study", _verdicts(comparison.studies)
+    for at in dict.fromkeys(pair.at for pair in comparison.replications):
+        pairs = [pair for pair in comparison.replications if pair.at == at]
+        title = f"Over the seeds of {len(pairs[0].studies)} studies, at equal {_words(at)}"
+        yield title, _replications(pairs)
+    if comparison.across:
+        title = f"Arms of the other studies against those of {comparison.studies[0].study}"
+        yield f"{title}, on the same documents", _across(comparison.across)
 
 
 def _best_arms(studies: Sequence[StudySummary]) -> Grid:
     rows = []
-    for one in studies:
-        seconds = one.device_seconds
+    for study in studies:
+        seconds = study.device_seconds
         rows.append(
             [
-                one.study,
-                one.best_arm or formatting.NOTHING,
-                formatting.NOTHING if one.test is None else verdict.interval(one.test),
-                formatting.percent(one.gap_closed),
+                study.study,
+                study.best_arm or formatting.NOTHING,
+                formatting.NOTHING if study.test is None else verdict.interval(study.test),
+                formatting.percent(study.gap_closed),
                 formatting.NOTHING if seconds is None else formatting.seconds(seconds),
-                _selection(one.selection),
-                str(one.seed),
+                _selection(study.selection),
+                str(study.seed),
             ]
         )
     header = ("study", "best arm", "test score [95 %]", "gap closed", "device seconds")
-    return Grid((*header, "selection in the search", "study seed"), rows, left=("best arm",))
+    return Grid((*header, "selection score", "study seed"), rows, left=("best arm",))
 
 
 def _selection(score: Score | None) -> str:
@@ -143,17 +142,17 @@ def _verdicts(studies: Sequence[StudySummary]) -> Grid:
 
 def _replications(replications: Sequence[Replication]) -> Grid:
     rows = []
-    for one in replications:
-        counted = [f"{count} {name}" for name, count in one.conclusions.items()]
+    for pair in replications:
+        counted = [f"{count} {name}" for name, count in pair.conclusions.items()]
         rows.append(
             [
-                f"{one.arm} − {one.against}",
-                _signed(one.mean, one.interval),
+                f"{pair.arm} − {pair.against}",
+                verdict.signed_interval(pair.mean, pair.interval),
                 ", ".join(counted),
-                f"{one.deviation:.{DIGITS}f}",
+                f"{pair.deviation:.{DIGITS}f}",
             ]
         )
-    header = ("comparison", "mean [95 %]", "the first is", "deviation of studies")
+    header = ("comparison", "mean [95 %]", "the first is", "deviation between studies")
     return Grid(header, rows, left=("the first is",))
 
 
@@ -164,7 +163,7 @@ def _across(pairs: Sequence[AcrossPair]) -> Grid:
         rows.append(
             [
                 f"{pair.study}: {pair.arm}{other}",
-                _signed(pair.difference, pair.interval),
+                verdict.signed_interval(pair.difference, pair.interval),
                 f"{pair.seeds[0]}, {pair.seeds[1]}",
                 f"{pair.documents:,}",
             ]
@@ -172,21 +171,16 @@ def _across(pairs: Sequence[AcrossPair]) -> Grid:
     return Grid(("arm", "difference [95 %]", "seeds", "documents"), rows)
 
 
-def _signed(mean: float, interval: tuple[float, float]) -> str:
-    low, high = (formatting.signed(end, DIGITS) for end in interval)
-    return f"{formatting.signed(mean, DIGITS)} [{low}, {high}]"
-
-
 def _words(measure: str) -> str:
     return measure.replace("_", " ")
 
 
-def _settings(found: StudiesComparison) -> Table:
+def _settings(comparison: StudiesComparison) -> Table:
     table = plain_table()
     table.add_column("key", overflow="fold")
-    for study in found.studies:
+    for study in comparison.studies:
         table.add_column(Text(study.study), overflow="fold")
-    for setting in found.different:
+    for setting in comparison.different:
         if setting.key != "study":
             table.add_row(Text(visible(setting.key)), *map(_value, setting.values))
     return table
@@ -195,13 +189,13 @@ def _settings(found: StudiesComparison) -> Table:
 def _value(value: Any) -> Text:
     values = value if isinstance(value, list) else [value]
     text = ", ".join(
-        formatting.NOTHING if one is None else formatting.number(one, 6) for one in values
+        formatting.NOTHING if part is None else formatting.number(part, 6) for part in values
     )
     return Text(text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…")
 
 
 def _finite(value: Any) -> Any:
-    """``value`` with None for every number that JSON cannot hold."""
+    """Return ``value`` with None for every number that JSON cannot hold."""
     if isinstance(value, dict):
         return {key: _finite(inner) for key, inner in value.items()}
     if isinstance(value, list):

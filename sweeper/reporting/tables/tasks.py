@@ -1,4 +1,4 @@
-"""The winners task by task, in the terminal and in the report."""
+"""The table of winners by task, for terminal and report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TITLE = "The test suite task by task"
 
 
 def task_grid(results: Sequence[TaskResult]) -> Grid:
-    """Means of teacher, start and winners, with the share of the gap that a winner closed."""
+    """Build the means of teacher, start and winners by task, with the gap that each closed."""
     ends = [
         [name, *("" if value is None else f"{value:.{DIGITS}f}" for value in values)]
         for name, values in (
@@ -34,7 +34,7 @@ def task_grid(results: Sequence[TaskResult]) -> Grid:
 
 
 def task_notes(results: Sequence[TaskResult]) -> list[str]:
-    """What each task measures, and what the numbers in brackets are."""
+    """Return what each task measures, and what the numbers in brackets mean."""
     measured = (
         f"{result.task}: {result.metric}, {'higher' if result.higher_is_better else 'lower'} is"
         f" better, {result.documents} documents, {_part(result, results)}."
@@ -42,14 +42,14 @@ def task_notes(results: Sequence[TaskResult]) -> list[str]:
     )
     return [
         *measured,
-        "Means over the new seeds, at equal steps; in brackets the share of the way from the"
-        " starting student to the teacher. No test is made of single tasks: the claim is about the"
-        " suite's score.",
+        "Means over the new seeds, at equal steps; in brackets the gap closed, the share of the way"
+        " from the starting student to the teacher. Single tasks are not tested: the primary"
+        " comparisons use the suite's score.",
     ]
 
 
 def task_view(results: Sequence[TaskResult]) -> RenderableType:
-    """The table in the terminal, with its notes."""
+    """Build the table for a terminal, with its notes."""
     return _TaskView(results)
 
 

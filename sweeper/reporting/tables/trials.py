@@ -1,4 +1,4 @@
-"""The list of a study's trials in the terminal."""
+"""The trials and confirmation runs of a study in the terminal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.text import Text
 from sweeper.analysis.comparison import scored_trials, selection_score
 from sweeper.records.study_record import ArmRecord, StudyRecord
 from sweeper.reporting.console import Chain, definitions, heading, plain_table
-from sweeper.reporting.text import formatting, wording
+from sweeper.reporting.text import formatting, search
 
 _HEAD = ("trial", "state", "score", "seconds", "settings")
 _STATE_STYLES = {
@@ -29,12 +29,12 @@ _STATE_STYLES = {
 
 
 def status_view(record: StudyRecord) -> RenderableType:
-    """All trials of a study, and why some failed."""
+    """Build the view of all trials and confirmation runs, with the reasons of failures."""
     return _StatusView(record)
 
 
 class _StatusView:
-    """One table an arm, with the same columns; in a narrow terminal without standard errors."""
+    """View with one table per arm; a narrow terminal omits standard errors."""
 
     def __init__(self, record: StudyRecord) -> None:
         self._record = record
@@ -61,22 +61,23 @@ class _StatusView:
         rows = {arm.name: _trial_rows(arm, self._digits) for arm in arms}
         widths = _widths(rows.values())
         if sum(widths) + 2 * len(widths) > options.max_width:
-            rows = {name: [_briefly(row) for row in found] for name, found in rows.items()}
+            rows = {name: [_briefly(row) for row in full] for name, full in rows.items()}
             widths = _widths(rows.values())
         for arm in arms:
             yield ""
             method = "" if arm.name == arm.method else f" ({arm.method})"
-            yield heading(f"{arm.name}{method}: {len(arm.trials)} of {arm.budget} trials begun")
+            yield heading(f"{arm.name}{method}: {len(arm.trials)} of {arm.budget} trials started")
             if rows[arm.name]:
                 yield from _aligned(rows[arm.name], widths, console, options.max_width)
         if any(arm.finals for arm in arms):
             yield ""
-            yield heading("Winners, trained again")
-            yield winner_table(self._record, self._digits)
-        if reasons := [*_reasons(self._record), *winner_failures(self._record)]:
+            yield heading("Confirmation runs")
+            yield _confirmation_table(self._record, self._digits)
+        failed = [*search.failure_reasons(self._record), *_confirmation_failures(self._record)]
+        if failed:
             yield ""
             yield heading("Failed trials")
-            yield definitions(reasons)
+            yield definitions((job, Text(why)) for job, why in failed)
 
 
 def _progress_sentence(record: StudyRecord) -> str:
@@ -86,24 +87,20 @@ def _progress_sentence(record: StudyRecord) -> str:
     for state, count in states.items():
         if state in ("pruned", "failed", "running"):
             parts.append(f"{count} {state}")
-    if again := winner_counts(record):
-        parts.append(again)
+    if confirmed := _confirmation_counts(record):
+        parts.append(confirmed)
     return f"{record.study}: {', '.join(parts)}"
 
 
 def _trial_rows(arm: ArmRecord, digits: int) -> list[tuple[str, ...]]:
-    """The arm's trials as the columns of ``_HEAD``."""
+    """Return the arm's trials as rows with the columns of ``_HEAD``."""
     rows: list[tuple[str, ...]] = []
     for trial in sorted(arm.trials, key=lambda trial: trial.number):
-        outcome = trial.outcome
-        state: str = trial.state
-        if outcome is not None and outcome.failure is not None:
-            state += f": {formatting.FAILURE_NAMES[outcome.failure.kind]}"
         rows.append(
             (
                 str(trial.number),
-                state,
-                formatting.score(selection_score(outcome), digits),
+                formatting.trial_state(trial),
+                formatting.score(selection_score(trial.outcome), digits),
                 formatting.trial_seconds(trial),
                 formatting.settings(trial.params) or formatting.NOTHING,
             )
@@ -112,13 +109,13 @@ def _trial_rows(arm: ArmRecord, digits: int) -> list[tuple[str, ...]]:
 
 
 def _briefly(row: tuple[str, ...]) -> tuple[str, ...]:
-    """A row without the kind of failure and the standard error."""
+    """Return ``row`` without the kind of failure and the standard error."""
     number, state, score, *others = row
     return (number, state.partition(":")[0], score.partition(" ±")[0], *others)
 
 
 def _widths(groups: Iterable[Sequence[tuple[str, ...]]]) -> list[int]:
-    """Of the columns, in cells."""
+    """Return the widths of the columns in cells."""
     rows = [_HEAD, *itertools.chain.from_iterable(groups)]
     return [max(map(cell_len, column)) for column in zip(*rows, strict=True)]
 
@@ -126,7 +123,7 @@ def _widths(groups: Iterable[Sequence[tuple[str, ...]]]) -> list[int]:
 def _aligned(
     rows: Sequence[tuple[str, ...]], widths: Sequence[int], console: Console, max_width: int
 ) -> RenderResult:
-    """A heading and the rows, numbers to the right, the settings wrapped under themselves."""
+    """Yield header and rows; numbers stand right, settings wrap under themselves."""
 
     def front(row: tuple[str, ...]) -> tuple[str, str, str]:
         number, state, score, seconds = row[:4]
@@ -147,7 +144,7 @@ def _aligned(
 
 
 def _line(*parts: tuple[str, Style | None], width: int) -> RenderResult:
-    """One line; one that is plain and fits goes without rich's layout, which is slow."""
+    """Yield one line; a plain one that fits skips rich's slow layout."""
     text = "".join(part for part, _ in parts)
     if text.isprintable() and cell_len(text) <= width:
         yield from (Segment(part, style) for part, style in parts)
@@ -156,54 +153,44 @@ def _line(*parts: tuple[str, Style | None], width: int) -> RenderResult:
         yield Text.assemble(*((part, style or "") for part, style in parts), overflow="fold")
 
 
-def _reasons(record: StudyRecord) -> Iterator[tuple[str, RenderableType]]:
-    """Each reason of failure once, with the jobs that ended by it."""
-    for label, outcome in (("teacher", record.teacher), ("student", record.starting_student)):
-        if outcome is not None and outcome.failure is not None:
-            yield label, Text(wording.reason(outcome.failure))
-    for arm in record.arms:
-        for reason, numbers in wording.reasons(arm).items():
-            yield f"{arm.name} {formatting.trial_numbers(numbers)}", Text(reason)
-
-
-def winner_table(record: StudyRecord, digits: int) -> Table:
-    """One line a training, with its score on the selection suite: the test suite's is the report's.
+def _confirmation_table(record: StudyRecord, digits: int) -> Table:
+    """Build the table of the confirmation runs, with their scores on the selection suite.
 
     Args:
         record: The study.
-        digits: Of a score, after the point.
+        digits: Decimals of a score.
     """
     table = plain_table()
     for name in ("trial", "new seed", "at equal", "state", "score", "seconds"):
         right = name in ("new seed", "score", "seconds")
         table.add_column(name, justify="right" if right else "left", no_wrap=True)
     for arm in record.arms:
-        for found in arm.finals:
-            outcome, final = found.outcome, found.final
+        for run in arm.finals:
+            outcome, final = run.outcome, run.final
             seconds = outcome.finished - outcome.started if outcome else None
             table.add_row(
                 f"  {arm.name} #{final.trial}",
                 str(final.seed + 1),
                 final.at.replace("_", " "),
-                found.state,
+                run.state,
                 formatting.score(selection_score(outcome), digits),
                 formatting.NOTHING if seconds is None else formatting.seconds(max(seconds, 0.0)),
             )
     return table
 
 
-def winner_counts(record: StudyRecord) -> str:
-    """``3 of 6 trainings of winners completed``, or nothing before there are any."""
+def _confirmation_counts(record: StudyRecord) -> str:
+    """Return such as ``3 of 6 confirmation runs completed``; empty before there are any."""
     states = Counter(final.state for arm in record.arms for final in arm.finals)
     if not states:
         return ""
-    return f"{states['completed']} of {states.total()} trainings of winners completed"
+    return f"{states['completed']} of {states.total()} confirmation runs completed"
 
 
-def winner_failures(record: StudyRecord) -> Iterator[tuple[str, RenderableType]]:
-    """Why some have no score."""
+def _confirmation_failures(record: StudyRecord) -> Iterator[tuple[str, str]]:
+    """Yield the confirmation runs that failed, each with the reason."""
     for arm in record.arms:
-        for found in arm.finals:
-            if found.outcome is not None and found.outcome.failure is not None:
-                name = f"{arm.name} #{found.final.trial} (new seed {found.final.seed + 1})"
-                yield name, Text(wording.reason(found.outcome.failure))
+        for run in arm.finals:
+            if run.outcome is not None and run.outcome.failure is not None:
+                name = f"{arm.name} #{run.final.trial} (new seed {run.final.seed + 1})"
+                yield name, search.reason(run.outcome.failure)

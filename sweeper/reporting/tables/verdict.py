@@ -1,8 +1,7 @@
 """The verdict in the terminal, and the cells of its tables, which the report shares.
 
-Where all comparisons have one arm in common, the reference, a single table has each arm's score and
-its difference to the reference. It is taken apart where the terminal is too narrow, or where every
-arm is compared with every other one.
+If all comparisons share one arm, the reference, a single table shows each arm's score and its
+difference to the reference. A narrow terminal, or comparisons of all pairs, take two tables.
 """
 
 from __future__ import annotations
@@ -17,35 +16,36 @@ from sweeper.reporting.console import bulleted, heading
 from sweeper.reporting.tables import grids
 from sweeper.reporting.tables.grids import Grid
 from sweeper.reporting.text import formatting
-from sweeper.reporting.text.verdict import explanations, headline, notes
+from sweeper.reporting.text.headline import verdict_headline
+from sweeper.reporting.text.verdict import explanations, notes
 
 DIGITS = 3
-"""After the point."""
+"""Decimals of scores and differences."""
 
 
 def verdict_view(verdict: Verdict) -> RenderableType:
-    """What a study proves."""
+    """Build the view of the verdict; it fits the width of the terminal."""
     return _VerdictView(verdict)
 
 
 def measures(verdict: Verdict) -> list[str]:
-    """The measures at which the arms were compared."""
+    """Return the measures of cost at which the arms were compared."""
     return list(dict.fromkeys(pair.at for pair in verdict.pairs))
 
 
 def title(verdict: Verdict, at: str) -> str:
-    """Of the table at a measure of cost."""
+    """Return the title of the table at a measure of cost."""
     return f"The winners on the test suite {verdict.suite}, at equal {at.replace('_', ' ')}"
 
 
 def reference(verdict: Verdict, at: str) -> str | None:
-    """The arm that every comparison is about; None if they have none in common."""
-    found = {pair.arm for pair in verdict.pairs if pair.at == at}
-    return found.pop() if len(found) == 1 else None
+    """Return the arm that all comparisons share; None if there is none."""
+    arms = {pair.arm for pair in verdict.pairs if pair.at == at}
+    return arms.pop() if len(arms) == 1 else None
 
 
 def whole_grid(verdict: Verdict, at: str) -> Grid:
-    """Scores and costs of the arms and, if there is a ``reference``, the differences to it."""
+    """Build the arms' scores and costs, with the differences to a ``reference`` if there is one."""
     arms = arms_grid(verdict, at)
     ours = reference(verdict, at)
     if ours is None:
@@ -63,15 +63,15 @@ def whole_grid(verdict: Verdict, at: str) -> Grid:
 
 
 def arms_grid(verdict: Verdict, at: str) -> Grid:
-    """Scores and costs of teacher, start and arms."""
-    header = ("arm", "test score [95 %]", "gap closed", "search's luck", "steps", "device seconds")
-    known = {"teacher": verdict.teacher, "start": verdict.starting_student}
-    ends = [[name, interval(end), *[""] * (len(header) - 2)] for name, end in known.items() if end]
+    """Build the scores and costs of teacher, start and arms."""
+    header = ("arm", "test score [95 %]", "gap closed", "selection bias", "steps", "device seconds")
+    scored = {"teacher": verdict.teacher, "start": verdict.starting_student}
+    ends = [[name, interval(end), *[""] * (len(header) - 2)] for name, end in scored.items() if end]
     return Grid(header, [*ends, *map(_arm_cells, verdict.at(at))], len(ends))
 
 
 def pairs_grid(verdict: Verdict, at: str) -> Grid:
-    """The differences."""
+    """Build the differences of all pairs."""
     rows = [
         [f"{pair.arm} − {pair.against}", *_pair_cells(pair)]
         for pair in verdict.pairs
@@ -81,15 +81,20 @@ def pairs_grid(verdict: Verdict, at: str) -> Grid:
     return Grid(("comparison", *_pair_header("difference", conclusion)), rows, left=(conclusion,))
 
 
-def interval(found: Interval) -> str:
-    """``0.412 [0.361, 0.463]``."""
-    return f"{found.mean:.{DIGITS}f} [{found.low:.{DIGITS}f}, {found.high:.{DIGITS}f}]"
+def interval(mean: Interval) -> str:
+    """Format a mean such as ``0.412 [0.361, 0.463]``."""
+    return f"{mean.mean:.{DIGITS}f} [{mean.low:.{DIGITS}f}, {mean.high:.{DIGITS}f}]"
 
 
 def difference(pair: PairVerdict) -> str:
-    """``+0.105 [+0.021, +0.190]``."""
-    low, high = (formatting.signed(end, DIGITS) for end in pair.interval)
-    return f"{formatting.signed(pair.difference, DIGITS)} [{low}, {high}]"
+    """Format the difference of a pair such as ``+0.105 [+0.021, +0.190]``."""
+    return signed_interval(pair.difference, pair.interval)
+
+
+def signed_interval(mean: float, ends: tuple[float, float]) -> str:
+    """Format a signed mean with its interval."""
+    low, high = (formatting.signed(end, DIGITS) for end in ends)
+    return f"{formatting.signed(mean, DIGITS)} [{low}, {high}]"
 
 
 def _pair_header(name: str, conclusion: str) -> tuple[str, str, str]:
@@ -112,12 +117,12 @@ def _arm_cells(arm: ArmVerdict) -> list[str]:
 
 
 def gap(arm: ArmVerdict) -> str:
-    """The share of the gap that was closed, with its interval: ``31 % (5 to 58)``."""
-    told = formatting.percent(arm.gap_closed)
+    """Format the gap closed with its interval: ``31 % (5 to 58)``."""
+    share = formatting.percent(arm.gap_closed)
     if arm.gap_interval is None:
-        return told
+        return share
     low, high = (f"{end * 100:.0f}" for end in arm.gap_interval)
-    return f"{told} ({low} to {high})"
+    return f"{share} ({low} to {high})"
 
 
 class _VerdictView:
@@ -126,7 +131,7 @@ class _VerdictView:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         verdict = self._verdict
-        yield Text(headline(verdict), style="bold")
+        yield Text(verdict_headline(verdict), style="bold")
         for at in measures(verdict):
             yield ""
             yield heading(title(verdict, at))
@@ -141,7 +146,7 @@ def _tables(
     if reference(verdict, at) is not None:
         whole = whole_grid(verdict, at)
         shorter = grids.without(whole, "steps")
-        # What trainings took stands under "Equal footing" as well.
+        # Device seconds stand under "Matched conditions", too.
         for grid in (whole, shorter, grids.without(shorter, "device seconds")):
             if grids.fits(table := grids.drawn(grid), console, options):
                 yield table

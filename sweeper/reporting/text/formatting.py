@@ -1,4 +1,4 @@
-"""Numbers and settings as text, the same in the terminal, the report and the plots."""
+"""Numbers and settings as text, for terminal, report and plots alike."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SHORT_NAMES = {
     "lr_scheduler_type": "schedule",
     "temperature": "temp",
 }
-"""Settings whose full name is too long for a table."""
+"""Short names of settings whose full name is too long for a table."""
 
 FAILURE_NAMES: dict[FailureKind, str] = {
     "out_of_memory": "out of memory",
@@ -34,22 +34,22 @@ FAILURE_NAMES: dict[FailureKind, str] = {
     "full_disk": "full disk",
     "bug": "bug",
 }
-"""The kinds of failure in words."""
+"""Kinds of failure in words."""
 
 _UNITS = (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1))
 """Units of time with their seconds, each with the next smaller one."""
 
 NOTHING = "–"
-"""Stands where there is no value."""
+"""Placeholder for a missing value."""
 
 
 def trial_states(comparison: Comparison) -> str:
-    """What ``trial_counts`` counts, in its order."""
+    """Return what ``trial_counts`` counts, in its order."""
     return "ok/pruned/failed" if _any_pruned(comparison) else "ok/failed"
 
 
 def trial_counts(arm: ArmSummary, comparison: Comparison) -> str:
-    """How many of the arm's trials ended how; pruned ones only where there are any."""
+    """Count the arm's trials by how they ended; pruned ones only if the study has any."""
     counts = arm.trials
     pruned = f"/{counts.pruned}" if _any_pruned(comparison) else ""
     return f"{counts.completed}{pruned}/{counts.failed}"
@@ -60,14 +60,14 @@ def _any_pruned(comparison: Comparison) -> bool:
 
 
 def objective(name: Objective, value: float, digits: int) -> str:
-    """The value of an objective; a score with ``digits`` after the point."""
+    """Format the value of an objective; a score with ``digits`` decimals."""
     if name == "score":
         return f"{value:.{digits}f}"
     return seconds(value) if name == "device_seconds" else count(round(value))
 
 
 def front_point(point: FrontPoint, digits: int) -> str:
-    """What a trial on a Pareto front achieved, and its settings."""
+    """Format the objectives and settings of a trial on a Pareto front."""
     values = [
         f"{name.replace('_', ' ')} {objective(name, value, digits)}"
         for name, value in point.values.items()
@@ -76,7 +76,7 @@ def front_point(point: FrontPoint, digits: int) -> str:
 
 
 def number(value: Any, digits: int = 2) -> str:
-    """A setting's value in few characters: 0.83, 1.2e-3, 128, true.
+    """Format a setting's value in few characters: 0.83, 1.2e-3, 128, true.
 
     Args:
         value: Floats are rounded, everything else is written out.
@@ -100,21 +100,21 @@ def number(value: Any, digits: int = 2) -> str:
 
 
 def settings(params: Mapping[str, Any], digits: int = 2) -> str:
-    """Sampled settings on one line: ``lmbda 0.83 · beta 0 · lr 1.2e-3``."""
+    """Format sampled settings on one line: ``lmbda 0.83 · beta 0 · lr 1.2e-3``."""
     return " · ".join(
         f"{SHORT_NAMES.get(name, name)} {number(value, digits)}" for name, value in params.items()
     )
 
 
 def best_settings(arm: ArmSummary) -> str:
-    """The sampled settings of an arm's best trial."""
+    """Format the sampled settings of an arm's best trial."""
     if arm.best is None:
         return NOTHING
     return settings(arm.best.params) or "nothing searched"
 
 
 def score_digits(values: Iterable[Score | None]) -> int:
-    """Decimals that show the scores of one table: two digits of the smallest standard error."""
+    """Return the decimals of a table of scores: two digits of the smallest standard error."""
     errors = [value.stderr for value in values if value and value.stderr]
     if not errors:
         return 3
@@ -122,13 +122,13 @@ def score_digits(values: Iterable[Score | None]) -> int:
 
 
 def comparison_digits(comparison: Comparison) -> int:
-    """``score_digits`` of everything that the comparison shows."""
+    """Return the ``score_digits`` of all scores in the comparison."""
     values = [arm.best_score for arm in comparison.arms]
     return score_digits([*values, comparison.teacher, comparison.starting_student])
 
 
 def score(value: Score | None, digits: int) -> str:
-    """A score with its standard error: ``0.787 ± 0.016``."""
+    """Format a score with its standard error: ``0.787 ± 0.016``."""
     if value is None:
         return NOTHING
     error = "" if value.stderr is None else f" ± {value.stderr:.{digits}f}"
@@ -136,12 +136,12 @@ def score(value: Score | None, digits: int) -> str:
 
 
 def signed(number: float, digits: int) -> str:
-    """A number with its sign, which zero after rounding has as +."""
+    """Format a number with its sign; one that rounds to zero gets a plus."""
     return f"{round(number, digits) + 0.0:+.{digits}f}"
 
 
 def difference(value: Difference | None, digits: int) -> str:
-    """A signed difference with its standard error: ``+0.069 ± 0.023``."""
+    """Format a signed difference with its standard error: ``+0.069 ± 0.023``."""
     if value is None:
         return NOTHING
     error = "" if value.stderr is None else f" ± {value.stderr:.{digits}f}"
@@ -149,12 +149,12 @@ def difference(value: Difference | None, digits: int) -> str:
 
 
 def arm_name(arm: ArmSummary) -> str:
-    """The arm's name, with its method where the name does not say it."""
+    """Return the arm's name, with its method if that differs."""
     return arm.name if arm.name == arm.method else f"{arm.name} ({arm.method})"
 
 
 def count(value: float) -> str:
-    """A large count in few characters: 950, 96k, 1.2M."""
+    """Format a large count in few characters: 950, 96k, 1.2M."""
     for unit, size in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
         if value >= size * 0.9995:
             scaled = value / size
@@ -163,17 +163,17 @@ def count(value: float) -> str:
 
 
 def tokens(cost: Cost) -> str:
-    """Tokens that a job trained on and sampled: ``96k / 64k``."""
+    """Format the tokens that a job trained on and sampled: ``96k / 64k``."""
     return f"{count(cost.trained_tokens)} / {count(cost.generated_tokens)}"
 
 
 def seconds(value: float) -> str:
-    """Seconds as a bare number: 3.2, 58, 12,345."""
+    """Format seconds as a bare number: 3.2, 58, 12,345."""
     return f"{value:.1f}" if value < 9.95 else f"{value:,.0f}"
 
 
 def time_left(seconds: float) -> str:
-    """A duration as a person would say it: ``about 3 min``, ``about 2 h 10 min``."""
+    """Format a rough duration: ``about 3 min``, ``about 2 h 10 min``."""
     if seconds < 10:
         return "a few seconds"
     if seconds < 57.5:
@@ -190,7 +190,7 @@ def time_left(seconds: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """A duration in its two largest units: ``0.8 s``, ``4 min 40 s``, ``2 h 10 min``."""
+    """Format a duration in its two largest units: ``0.8 s``, ``4 min 40 s``, ``2 h 10 min``."""
     for large, size, small, unit in _UNITS:
         first, rest = divmod(round(seconds / unit) * unit, size)
         if first:
@@ -199,48 +199,54 @@ def duration(seconds: float) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share in whole per cent: ``76 %``."""
+    """Format a share in whole per cent: ``76 %``."""
     return NOTHING if share is None else f"{share * 100:.0f} %"
 
 
 def whole_percents(shares: Mapping[str, float]) -> dict[str, int]:
-    """Shares that sum to 1 in whole per cent that sum to 100: the largest remainders go up."""
-    whole = {name: math.floor(share * 100) for name, share in shares.items()}
-    left = round(sum(shares.values()) * 100) - sum(whole.values())
-    by_remainder = sorted(shares, key=lambda name: whole[name] - shares[name] * 100)
+    """Round shares that sum to 1 to whole per cent that sum to 100, by largest remainder."""
+    percents = {name: math.floor(share * 100) for name, share in shares.items()}
+    left = round(sum(shares.values()) * 100) - sum(percents.values())
+    by_remainder = sorted(shares, key=lambda name: percents[name] - shares[name] * 100)
     for name in by_remainder[:left]:
-        whole[name] += 1
-    return whole
+        percents[name] += 1
+    return percents
 
 
 def p_number(value: float) -> str:
-    """How likely something is by chance: ``< 0.001``, or two significant digits."""
+    """Format a p-value: ``< 0.001``, or two significant digits."""
     return "< 0.001" if value < 0.001 else f"{value:.{2 if value >= 0.1 else 3}f}"
 
 
 def p_value(value: float) -> str:
-    """The same in a sentence: ``p = 0.032``."""
+    """Format a p-value for a sentence: ``p = 0.032``."""
     return f"p {'' if value < 0.001 else '= '}{p_number(value)}"
 
 
 def trial_seconds(trial: TrialRecord) -> str:
-    """How long a trial ran, by its own clock."""
+    """Format how long a trial ran, by its own clock."""
     outcome = trial.outcome
     return NOTHING if outcome is None else seconds(max(outcome.finished - outcome.started, 0.0))
 
 
+def trial_state(trial: TrialRecord) -> str:
+    """Format how a trial ended, with the kind of failure: ``failed: out of memory``."""
+    failure = trial.outcome.failure if trial.outcome else None
+    return f"{trial.state}: {FAILURE_NAMES[failure.kind]}" if failure else trial.state
+
+
 def failure_counts(failures: Mapping[FailureKind, int]) -> str:
-    """Failures by kind: ``2 out of memory, 1 diverged``."""
+    """Format failures by kind: ``2 out of memory, 1 diverged``."""
     return ", ".join(f"{n} {FAILURE_NAMES[kind]}" for kind, n in sorted(failures.items()))
 
 
 def listed(names: Iterable[str], word: str = "and") -> str:
-    """Names as a sentence has them: ``a, b and c``."""
+    """Join names as in a sentence: ``a, b and c``."""
     *most, last = names
     return f"{', '.join(most)} {word} {last}" if most else last
 
 
 def trial_numbers(numbers: Sequence[int]) -> str:
-    """Trials by number, many of them counted: ``#3, #5, #8, #9 and 12 more``."""
+    """Format trials by number, with a count of the rest: ``#3, #5, #8, #9 and 12 more``."""
     shown = ", ".join(f"#{number}" for number in numbers[:4])
     return f"{shown} and {len(numbers) - 4} more" if len(numbers) > 4 else shown

@@ -1,4 +1,4 @@
-"""Foreign text in Markdown: messages, names and settings that must show as they are written."""
+"""Foreign text in Markdown: messages, names and settings appear as they were written."""
 
 from __future__ import annotations
 
@@ -15,10 +15,7 @@ from sweeper.reporting.text.terminal_escape import visible
 
 
 def inline(text: str) -> str:
-    """``text`` on one line, without what Markdown or HTML would take as its own.
-
-    Code spans stay as they are.
-    """
+    """Return ``text`` on one line, with Markdown and HTML escaped outside code spans."""
     # Longer runs of backticks are no spans of ours: what stands between them is escaped.
     line = visible(" ".join(text.split()))
     parts = re.split(r"((?<!`)`(?!`)[^`]*`(?!`))", line)
@@ -26,20 +23,25 @@ def inline(text: str) -> str:
 
 
 def cell(text: str) -> str:
-    """``text`` for a table, where a bar would end it even inside a code span."""
+    """Escape ``text`` for a table, where a bar would end it even inside a code span."""
     return re.sub(r"(?<!\\)\|", r"\\|", inline(text))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Collection[int] = ()) -> str:
-    """A Markdown table; columns in ``left`` are aligned to the left, the others to the right."""
+    """Build a Markdown table; columns in ``left`` align left, the others right."""
     rule = [":--" if index in left else "--:" for index in range(len(header))]
     lines = (f"| {' | '.join(line)} |" for line in (header, rule, *rows))
     # A score stays on one line with its standard error.
     return "\n".join(lines).replace(" ± ", "\u00a0±\u00a0")
 
 
+def facts(rows: Mapping[str, str]) -> str:
+    """Build a Markdown table of names and values without a header."""
+    return table(["", ""], [[name, cell(text)] for name, text in rows.items()], left=(0, 1))
+
+
 def fenced(text: str, language: str) -> str:
-    """A code block that ``text`` cannot end."""
+    """Build a code block that ``text`` cannot end."""
     text = visible(text)
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
@@ -47,12 +49,12 @@ def fenced(text: str, language: str) -> str:
 
 
 def setting(name: str, value: Any) -> str:
-    """One setting as a code span that can be pasted into a study file."""
+    """Format one setting as a code span that can be pasted into a study file."""
     return code(f"{name}: {json.dumps(redacted(value, name), default=str, ensure_ascii=False)}")
 
 
 def code(text: str) -> str:
-    """``text`` on one line as a code span that it cannot end."""
+    """Format ``text`` on one line as a code span that it cannot end."""
     line = visible(" ".join(text.split()))
     longest = max((len(run) for run in re.findall(r"`+", line)), default=0)
     if not longest:
@@ -62,7 +64,7 @@ def code(text: str) -> str:
 
 
 def as_yaml(values: Mapping[str, Any], *, flow: bool = False) -> str:
-    """``values`` as YAML in their own order, without secrets; ``flow``: one line for each key."""
+    """Dump ``values`` as YAML in their own order, without secrets; ``flow``: one line per key."""
     yaml: Any = YAML(typ="safe", pure=True)
     yaml.default_flow_style = None if flow else False
     yaml.sort_base_mapping_type_on_output = False

@@ -1,4 +1,4 @@
-"""Foreign text in a terminal: what would steer it is shown instead."""
+"""Foreign text in a terminal, with control characters made visible."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ _STEERING = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\ud
 
 
 def visible(text: str) -> str:
-    r"""``text`` with control characters written as escapes, such as ``\x1b``; lines stay lines."""
+    r"""Return ``text`` with control characters as escapes such as ``\x1b``; newlines stay."""
     return _STEERING.sub(_escape, text)
 
 
-def _escape(found: re.Match[str]) -> str:
-    character = found[0]
+def _escape(match: re.Match[str]) -> str:
+    character = match[0]
     if character in "\n\t":
         return character
     code = ord(character)

@@ -53,7 +53,7 @@ def test_the_page_has_its_parts_in_their_order(page: str) -> None:
             "**On the test suite",
             "## The winners on the test suite addition-test, at equal steps",
             "## The winners on the test suite addition-test, at equal device seconds",
-            "### Equal footing",
+            "### Matched conditions",
             "![The verdict](verdict.png)",
             "## The search",
             "![Score by trial](progress.png)",
