@@ -42,13 +42,13 @@ from sweeper.reporting.markdown.training import practice_sections
 from sweeper.reporting.report_data import ReportData
 from sweeper.study.jobs import RunningJob
 from sweeper.tracking.mapping import curve_points, outcome_points
-from tests.commands.check.test_duration_estimate import pace, study_pace
-from tests.commands.check.test_memory_findings import rows as memory_of
-from tests.execution.worker.test_trial import trial_spec
-from tests.reporting.markdown.test_training import teaching
 from tests.support.confirmed_study import confirmed_study
 from tests.support.example_study import arm, completed, study, trial
+from tests.support.memory_shapes import rows as memory_of
+from tests.support.practice_examples import teaching
+from tests.support.timings import pace, study_pace
 from tests.support.tiny_studies import DATA, ROOT, write_yaml
+from tests.support.trial_jobs import trial_spec
 
 Row = tuple[str, str, str]
 
