@@ -1,0 +1,1 @@
+"""Tests of ``sweeper``; their folders mirror the rooms of the package."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -68,3 +69,23 @@ def test_imports_point_one_way() -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 broken" in done.stdout
+
+
+def test_no_test_imports_another_test() -> None:
+    imports = []
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            modules: list[str] = []
+            if isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path}:{node.lineno} imports relatively"
+                modules = [node.module or ""]
+                if node.module == "tests":
+                    modules = [f"tests.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.Import):
+                modules = [alias.name for alias in node.names]
+            imports += [
+                f"{path.relative_to(ROOT)}:{node.lineno} {module}"
+                for module in modules
+                if module.partition(".")[0] == "tests" and not module.startswith("tests.support")
+            ]
+    assert imports == [], "what tests share belongs in tests/support"

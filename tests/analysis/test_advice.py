@@ -11,25 +11,13 @@ from sweeper.analysis.comparison import compare
 from sweeper.analysis.learning_curves import learning_curves
 from sweeper.analysis.longer_training import LateProgress, LongerTraining
 from sweeper.records.study_record import Confirmation, Plan, StudyRecord
-from tests.analysis.test_verdict import scores, winner
+from tests.support.confirmation_scores import scores, winner
 from tests.support.example_study import arm, completed, failed, study, trial
-from tests.support.practice_examples import falling, final, sampled
+from tests.support.practice_examples import falling, final, sampled, with_best_lmbda
 
 
 def advised(record: StudyRecord) -> dict[Topic, Advice]:
     return {one.topic: one for one in advice(record, compare(record), None)}
-
-
-def with_best_lmbda(best: float, *, higher_is_better: bool = True) -> StudyRecord:
-    """Forty trials that differ in how far their ``lmbda`` is from the best one."""
-    rng = random.Random(0)
-    sign = 1 if higher_is_better else -1
-    trials = []
-    for n in range(40):
-        lmbda = (n + 0.5) / 40
-        score = 0.5 - sign * 0.3 * abs(lmbda - best) + rng.gauss(0, 0.005)
-        trials.append(trial(n, completed(score, higher_is_better=higher_is_better), lmbda=lmbda))
-    return study([arm("gkd", trials)], higher_is_better=higher_is_better)
 
 
 def test_a_best_region_confirms_advice_and_contradicts_other() -> None:

@@ -9,8 +9,8 @@ from rich.console import Console
 from sweeper.analysis.fairness import ConditionRow, matched_conditions
 from sweeper.records.study_record import Confirmation, ConfirmedWinner, MatchedConditions, Plan
 from sweeper.reporting.tables.fairness import condition_cells, conditions_note, conditions_view
-from tests.analysis.test_verdict import GKD, SFT, scores, winner
-from tests.study.test_confirmation import SEARCHED
+from tests.support.confirmation_scores import GKD, SFT, scores, winner
+from tests.support.searched_arms import SEARCHED
 
 FOOTING = MatchedConditions(start="a", prompts="b", teacher="c", sequences=32)
 COSTS = {"trained_tokens": 1000.0, "training_seconds": 10.0, "footings": (FOOTING,)}

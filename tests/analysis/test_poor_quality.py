@@ -7,8 +7,8 @@ from sweeper.analysis.comparison import compare
 from sweeper.analysis.poor_quality import PoorQuality, poor_quality
 from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.text.training import poor_quality_sentences
-from tests.analysis.test_advice import with_best_lmbda
 from tests.support.example_study import arm, completed, study, trial
+from tests.support.practice_examples import with_best_lmbda
 
 
 def found(record: StudyRecord) -> PoorQuality | None:

@@ -17,9 +17,9 @@ from sweeper.config.loading import load_study
 from sweeper.config.settings import Method
 from sweeper.records.study_record import ConfirmedWinner, StudyRecord
 from sweeper.reporting.markdown.training import fragment
-from tests.analysis.test_verdict import scores, winner
+from tests.support.confirmation_scores import scores, winner
 from tests.support.example_study import arm, completed, study, trial
-from tests.support.practice_examples import SEARCH, sampled
+from tests.support.practice_examples import SEARCH, sampled, searching
 from tests.support.tiny_studies import ROOT
 
 
@@ -114,21 +114,6 @@ def test_values_are_rounded_without_changing_what_they_mean(
     value: Any, space: Any, expected: Any
 ) -> None:
     assert rounded(value, space) == expected
-
-
-def searching() -> StudyRecord:
-    """An arm that is best near lmbda 0.7 and a learning rate of 1e-3, whatever beta is but 1."""
-    trials = []
-    for n in range(24):
-        lmbda, beta, rate = (n * 7 % 24) / 24 + 0.01, (0.0, 0.5, 1.0)[n % 3], 10 ** (-4 + n / 12)
-        score = 0.9 - abs(lmbda - 0.7) - 0.3 * abs(math.log10(rate) + 3) - 0.2 * (beta == 1.0)
-        size = 32 + 16 * (n % 3)
-        trials.append(
-            sampled(n, score, lmbda=lmbda, beta=beta, max_new_tokens=size, learning_rate=rate)
-        )
-    settings = {"seq_kd": False, "weight_decay": 0.01}
-    made = arm("gkd", trials, search=SEARCH).model_copy(update={"settings": settings})
-    return study([made])
 
 
 def test_both_fragments_are_arms_of_a_study_file(

@@ -14,7 +14,7 @@ from sweeper.records.study_record import (
     Plan,
     StudyRecord,
 )
-from tests.analysis.test_verdict import scores, winner
+from tests.support.confirmation_scores import scores, winner
 from tests.support.example_study import arm, completed, study, trial
 
 

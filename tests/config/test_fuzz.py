@@ -10,51 +10,10 @@ from typing import Any
 
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from ruamel.yaml import YAML
 
 from sweeper.config.loading import load_study
 from sweeper.foundation.errors import ConfigError
-
-STUDY: dict[str, Any] = {
-    "study": "fuzzed",
-    "seed": 1,
-    "trials": 3,
-    "teacher": {"model": "builtin/adder-teacher", "dtype": "float32", "init_kwargs": {"a": 1}},
-    "student": {
-        "model": "builtin/adder-student",
-        "lora": {"r": 4, "target_modules": ["q"]},
-        "keep_layers": [0, 1],
-    },
-    "warm_start": {"method": "sft", "max_steps": 5},
-    "data": {"train": {"path": "builtin/addition", "columns": {"prompt": "q", "completion": "a"}}},
-    "training": {"max_steps": 4, "learning_rate": 1e-3, "extra": {"x": [1, {"y": None}]}},
-    "arms": {
-        "gkd": {
-            "settings": {"max_new_tokens": 8, "lora.r": 2, "extra.z": 1},
-            "search": {
-                "lmbda": {"type": "categorical", "choices": [0.0, 0.5]},
-                "beta": {"type": "float", "low": 0.1, "high": 0.9, "step": 0.1},
-                "max_steps": {"type": "int", "low": 1, "high": 8, "log": True},
-            },
-        },
-        "sft": {"trials": 2},
-    },
-    "sampler": {"type": "grid", "startup_trials": 2},
-    "evaluation": {"selection": "selection.yaml"},
-    "compute": {"device": "cpu", "workers": 2},
-}
-SUITE = "suite: s\ntasks: [{task: addition, documents: [0, 5], weight: 2.0}]\n"
-
-
-def _text(values: Any) -> str:
-    from io import StringIO
-
-    stream = StringIO()
-    YAML(typ="safe", pure=True).dump(values, stream)
-    return stream.getvalue()
-
-
-TEXT = _text(STUDY)
+from tests.support.fuzzed_study import STUDY, SUITE, TEXT, as_yaml
 
 
 def _paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -135,7 +94,7 @@ def test_damaged_values(damages: list[Any]) -> None:
     study = copy.deepcopy(STUDY)
     for path, how, value, name in damages:
         _apply(study, path, how, value, name)
-    _check(_text(study).encode(), [])
+    _check(as_yaml(study).encode(), [])
 
 
 @given(
@@ -169,7 +128,7 @@ def test_any_bytes(content: bytes) -> None:
 
 @given(
     st.sampled_from(PATHS), st.text(alphabet="ab.=[]{}: ", max_size=6),
-    st.text(max_size=6) | values.map(lambda value: _text(value).removesuffix("...\n").strip()),
+    st.text(max_size=6) | values.map(lambda value: as_yaml(value).removesuffix("...\n").strip()),
 )  # fmt: skip
 @settings(derandomize=True, max_examples=150, deadline=None)
 def test_damaged_overrides(path: tuple[Any, ...], more: str, value: str) -> None:

@@ -15,7 +15,7 @@ from sweeper import cli
 from sweeper.config.loading import load_study, load_suite
 from sweeper.config.yaml_file import parse
 from sweeper.foundation.errors import ConfigError
-from tests.config.test_fuzz import SUITE, TEXT
+from tests.support.fuzzed_study import SUITE, TEXT
 from tests.support.tiny_studies import ROOT, write_yaml
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(

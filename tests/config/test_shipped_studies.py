@@ -84,8 +84,8 @@ def test_a_study_for_the_hub_trains_tiny_models_of_its_architectures(
 ) -> None:
     """Everything but the sizes: templates, quantization, adapters, the task files, the lengths."""
     from sweeper.execution.worker.run import run
-    from tests.execution.worker.test_trial import prepare, trial_spec
     from tests.support.tiny_models import make_tiny
+    from tests.support.trial_jobs import prepare, trial_spec
 
     if name.startswith("llama"):
         pytest.importorskip("bitsandbytes")

@@ -20,7 +20,7 @@ from sweeper.execution.worker.run import run
 from sweeper.foundation.files import read_json_lines
 from sweeper.records import Outcome, TrialSpec
 from sweeper.records.layout import JobPaths
-from tests.execution.worker.test_trial import trial_spec
+from tests.support.trial_jobs import trial_spec
 
 WriteStudy = Callable[..., Path]
 

@@ -13,9 +13,9 @@ from sweeper.config.loading import load_study
 from sweeper.execution.local import LocalExecutor
 from sweeper.records import Resources
 from sweeper.records.layout import JobPaths
-from tests.execution.worker.test_trial import trial_spec
 from tests.support import together
 from tests.support.tiny_studies import adder_study, adder_suite, write_yaml
+from tests.support.trial_jobs import trial_spec
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 

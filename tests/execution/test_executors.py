@@ -14,16 +14,13 @@ import pytest
 from filelock import FileLock
 
 from sweeper.config.compute import ComputeConfig
-from sweeper.config.loading import load_study
-from sweeper.config.settings import resolve
 from sweeper.execution.executor import Executor, Finished
 from sweeper.execution.local import LocalExecutor
 from sweeper.foundation.files import read_json_lines
-from sweeper.records import Resources, TrialSpec
-from sweeper.records.layout import JobPaths, StudyPaths
+from sweeper.records import TrialSpec
+from sweeper.records.layout import JobPaths
 from sweeper.records.outcome_files import read_outcome
-from sweeper.study.manifest import open_manifest, suite_spec
-from sweeper.study.preparation import make_study_inputs
+from tests.support.trial_jobs import make_spec
 
 pytestmark = [
     pytest.mark.slow,
@@ -51,26 +48,6 @@ executors = pytest.mark.parametrize(
         pytest.param(on_ray, id="ray", marks=pytest.mark.soak),
     ],
 )
-
-
-def make_spec(study_file: Path, number: int = 0, **training: object) -> TrialSpec:
-    overrides = [f"training.{key}={value}" for key, value in training.items()]
-    study = load_study(study_file, overrides)
-    paths = StudyPaths(study_file.parent / "runs", study.config.study)
-    snapshot = open_manifest(study, paths, ["test"], 1)
-    files = paths.trial("sft", number)
-    files.directory.mkdir(parents=True, exist_ok=True)
-    return TrialSpec(
-        origin=make_study_inputs(study, snapshot, study_file.parent / "cache"),
-        arm="sft",
-        method="sft",
-        number=number,
-        seed=number,
-        params={},
-        settings=resolve(study.config.training),
-        suite=suite_spec(study.selection),
-        place=Resources(directory=str(files.directory), device="cpu", threads=1),
-    )
 
 
 def wait(executor: Executor) -> list[Finished]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from mlflow.tracking import MlflowClient
 
-from tests.integration.test_study import outcomes
+from tests.support.study_folders import outcomes
 from tests.support.whole_studies import wait_beside
 
 pytestmark = [pytest.mark.slow, pytest.mark.soak]

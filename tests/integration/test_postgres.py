@@ -15,8 +15,8 @@ from mlflow.tracking import MlflowClient
 
 from sweeper.foundation.databases import with_driver
 from sweeper.search.storage import close_storage, open_storage
-from tests.integration.test_study import outcomes, params, run, sweeper
 from tests.support.postgres import PASSWORD, QUOTED, Server
+from tests.support.study_folders import outcomes, params, run, sweeper
 from tests.support.whole_studies import wait_beside
 
 pytestmark = pytest.mark.slow

@@ -13,9 +13,9 @@ from typing import Any
 import optuna
 import pytest
 
-from tests.execution.test_executors import make_spec
-from tests.integration.test_study import outcomes, params, run, trial_runs
+from tests.support.study_folders import outcomes, params, run, trial_runs
 from tests.support.tiny_studies import adder_study
+from tests.support.trial_jobs import make_spec
 from tests.support.whole_studies import wait_beside
 
 pytestmark = [

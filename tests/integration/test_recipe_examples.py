@@ -19,7 +19,7 @@ from sweeper.foundation.errors import ConfigError
 from sweeper.records import TrialSpec
 from sweeper.records.layout import StudyPaths
 from sweeper.records.outcome_files import read_outcome
-from tests.config.oumi.test_oumi import BASIC, CONSERVATIVE, QUANTISED
+from tests.support.oumi_recipes import BASIC, CONSERVATIVE, QUANTISED
 from tests.support.tiny_models import make_tiny
 
 STEPS = 4

@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 import pytest
 
-from tests.integration.test_study import (
+from tests.support.study_folders import (
     documents,
     outcomes,
     params,

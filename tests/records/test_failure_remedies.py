@@ -11,7 +11,7 @@ import pytest
 from sweeper.config.loading import load_study
 from sweeper.records import Failure, TrialSpec
 from sweeper.records.remedies import divergence_remedies, speed_remedies
-from tests.execution.worker.test_trial import trial_spec
+from tests.support.trial_jobs import trial_spec
 
 Spec = Callable[..., TrialSpec]
 

@@ -13,7 +13,6 @@ from rich.console import Console
 from sweeper.analysis.comparison import compare
 from sweeper.config.yaml_file import read
 from sweeper.foundation.errors import ConfigError
-from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.console import notice, show
 from sweeper.reporting.live import LiveDisplay
 from sweeper.reporting.markdown.report import write_report
@@ -22,35 +21,8 @@ from sweeper.reporting.tables.comparison import comparison_view
 from sweeper.reporting.tables.trials import status_view
 from sweeper.reporting.text.markdown_escape import cell, code, fenced, inline, setting, table
 from sweeper.reporting.text.terminal_escape import visible
-from tests.support.example_study import arm, completed, failed, study, trial
-
-HOSTILE = [
-    "\x1b[2J\x1b]0;owned\x07",
-    "\x9b31m\x7f\x00",
-    "[bold red]x[/bold red][/]",
-    "[/nothing]",
-    "[link=http://evil]x[/link]",
-    ":skull: text",
-    "a | b | c",
-    "<script>alert(1)</script>",
-    "<img src=x onerror=alert(1)>",
-    "``` \n# Heading\n```",
-    "`<b>` and ``<b>``",
-    "[text](http://evil) ![i](http://evil)",
-    "one\r\ntwo\u2028three",
-    "\u202egnp.exe",
-    "\ud800",
-    "***",
-]
-
-
-def hostile_study(text: str) -> StudyRecord:
-    trials = [
-        trial(0, completed(0.5), **{"teacher.model": text, "learning_rate": 1e-3}),
-        trial(1, failed("bad_input", text), **{"teacher.model": text}),
-    ]
-    config = {"teacher": {"model": text, "trust_remote_code": True}, "student": {"model": text}}
-    return study([arm("gkd", trials)], config=config)
+from tests.support.example_study import arm, completed, study, trial
+from tests.support.hostile_text import HOSTILE, hostile_study
 
 
 @pytest.mark.parametrize("text", HOSTILE)

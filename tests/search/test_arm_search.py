@@ -14,26 +14,16 @@ from optuna.trial import TrialState
 
 from sweeper.config.arms import ArmConfig
 from sweeper.config.study import SamplerConfig
-from sweeper.records import Failure, FailureKind, Outcome, Scores, TaskScore
+from sweeper.records import Failure, FailureKind, Outcome
 from sweeper.search.arm_search import ArmSearch, Asked
 from sweeper.search.sampling import budget, common_space, grid
 from sweeper.search.storage import open_storage
+from tests.support.searches import SEARCH, arm, completed
 
 SAMPLERS = ("tpe", "random", "grid", "gp")
-SEARCH: dict[str, Any] = {
-    "temperature": {"type": "float", "low": 0.25, "high": 1.0, "step": 0.25},
-    "max_new_tokens": {"type": "int", "low": 8, "high": 32, "step": 8},
-    "lmbda": {"type": "categorical", "choices": [0.0, 0.5, 1.0]},
-    "beta": {"type": "categorical", "choices": [0.0, 0.5]},
-    "learning_rate": {"type": "float", "low": 1e-4, "high": 1e-3, "log": True},
-}
 GRID = {name: space for name, space in SEARCH.items() if name != "learning_rate"}
 TRIALS = 9
 STARTUP = 3
-
-
-def arm(search: dict[str, Any] | None = None, method: str = "gkd", **fixed: Any) -> ArmConfig:
-    return ArmConfig.model_validate({"method": method, "settings": fixed, "search": search or {}})
 
 
 def sampler(kind: str) -> SamplerConfig:
@@ -63,18 +53,6 @@ def make_search(
 def open_search(database: Path, kind: str, **options: Any) -> ArmSearch:
     """What a new process opens."""
     return make_search(open_storage(database), kind, **options)
-
-
-def completed(score: float, *, higher_is_better: bool = True) -> Outcome:
-    task = TaskScore(
-        task="t", metric="m", score=score, stderr=0.0, documents=1,
-        higher_is_better=higher_is_better, weight=1.0,
-    )  # fmt: skip
-    scores = Scores(
-        suite="s", suite_hash="h", score=score, stderr=0.0, higher_is_better=higher_is_better,
-        tasks=(task,), seconds=0.0,
-    )  # fmt: skip
-    return Outcome(state="completed", scores=scores, started=0.0, finished=1.0)
 
 
 def failed(kind: FailureKind) -> Outcome:

@@ -14,7 +14,7 @@ from sweeper.config.search import PrunerConfig, SamplerConfig
 from sweeper.records import IntermediateScore, Outcome, derive_seed
 from sweeper.search.arm_search import ArmSearch
 from sweeper.search.storage import open_storage
-from tests.search.test_arm_search import SEARCH, arm, completed
+from tests.support.searches import SEARCH, arm, completed
 
 POINTS = 2
 DOCUMENTS = 20

@@ -8,162 +8,22 @@ from __future__ import annotations
 
 import copy
 import itertools
-import json
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
-import optuna
 import pytest
 import sqlalchemy
 
-from sweeper.config.loading import load_study
 from sweeper.execution.executor import Busy, Finished, Spec
 from sweeper.foundation.cache import directory_hash
-from sweeper.foundation.files import append_json_line, write_text_atomically
-from sweeper.records import (
-    Cost,
-    DataSummary,
-    Outcome,
-    Progress,
-    Resources,
-    Scores,
-    TaskScore,
-    TrialSpec,
-    derive_seed,
-)
-from sweeper.records.layout import JobPaths, StudyPaths
-from sweeper.records.outcome_files import read_outcome
-from sweeper.records.study_record import StudyRecord
-from sweeper.study.coordinator import Coordinator
-from sweeper.study.interrupts import StopRequest
-from sweeper.study.manifest import open_manifest
-from sweeper.tracking.tracker import MemoryRun, MemoryStore, MemoryTracker
+from sweeper.records import TrialSpec
+from sweeper.tracking.tracker import MemoryStore, MemoryTracker
+from tests.support.writing_executor import ARMS, WritingExecutor, check, go_on, params
 
 WriteStudy = Callable[..., Path]
-STARTED = 1_760_000_000.0
-ARMS = {
-    "gkd": {
-        "search": {
-            "lmbda": {"type": "float", "low": 0.0, "high": 1.0},
-            "beta": {"type": "categorical", "choices": [0.0, 0.5, 1.0]},
-        }
-    },
-    "sft": {"trials": 1},
-}
-
-
-@dataclass
-class WritingExecutor:
-    """Runs one job at a time, by writing its files; it ends when it is waited for twice."""
-
-    submitted: list[tuple[str, int]] = field(default_factory=list)
-    """Trials by arm and number."""
-    _running: list[Spec] = field(default_factory=list)
-    _waited: bool = False
-
-    def __enter__(self) -> WritingExecutor:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
-
-    def free(self) -> int:
-        return 1 - len(self._running)
-
-    def next_resources(self, directory: Path) -> Resources:
-        return Resources(directory=str(directory), device="cpu", threads=1)
-
-    def submit(self, spec: Spec) -> None:
-        assert self.free()
-        assert JobPaths(Path(spec.place.directory)).spec.exists()
-        self._running.append(spec)
-        if isinstance(spec, TrialSpec):
-            self.submitted.append((spec.arm, spec.number))
-        files = JobPaths(Path(spec.place.directory))
-        point = Progress(time=STARTED + 1, phase="train", step=1, max_steps=1, metrics={"loss": 1})
-        append_json_line(files.progress, point.model_dump(exclude_defaults=True))
-
-    def wait(self, timeout: float) -> list[Finished]:
-        if not self._waited:
-            self._waited = True
-            return []
-        done, self._running, self._waited = self._running, [], False
-        for spec in done:
-            outcome = outcome_of(spec).model_dump_json()
-            write_text_atomically(JobPaths(Path(spec.place.directory)).outcome, outcome)
-        files = [JobPaths(Path(spec.place.directory)) for spec in done]
-        return [Finished(spec, read_outcome(f), "") for spec, f in zip(done, files, strict=True)]
-
-    def running(self) -> list[Spec]:
-        return list(self._running)
-
-    def stop(self) -> None:
-        self._running, self._waited = [], False
-
-
-def outcome_of(spec: Spec) -> Outcome:
-    """How a job ends, which follows from what it was told."""
-    text = json.dumps(spec.params, sort_keys=True) if isinstance(spec, TrialSpec) else spec.step
-    value = derive_seed(0, text) / 2**31
-    task = TaskScore(
-        task="addition",
-        metric="exact_match",
-        score=value,
-        stderr=0.1,
-        documents=12,
-        higher_is_better=True,
-        weight=1.0,
-    )
-    scores = Scores(
-        suite="selection",
-        suite_hash="h",
-        score=value,
-        stderr=0.1,
-        higher_is_better=True,
-        tasks=(task,),
-        seconds=0.1,
-    )
-    data = DataSummary(
-        rows=24,
-        used=24,
-        fingerprint="ab" * 32,
-        source="builtin/addition",
-        prompt_tokens=9.0,
-        completion_tokens=4.0,
-        chat=False,
-    )
-    checks = not isinstance(spec, TrialSpec) and spec.step == "data"
-    return Outcome(
-        state="completed",
-        scores=None if checks else scores,
-        data=data if checks else None,
-        cost=Cost(steps=1, device_seconds=2.0),
-        attempt=spec.attempt,
-        started=STARTED,
-        finished=STARTED + 2,
-    )
-
-
-class Silence:
-    """An observer that shows nothing."""
-
-    def update(self, run: Coordinator) -> None:
-        """See ``Observer``."""
-
-    def ended(self, spec: TrialSpec, outcome: Outcome) -> None:
-        pass
-
-    def message(self, text: str) -> None:
-        """See ``Observer``."""
 
 
 class WatchedTracker(MemoryTracker):
@@ -203,60 +63,6 @@ class Remains:
     store: MemoryStore
     done: frozenset[tuple[str, int]]
     """The trials that had an outcome."""
-
-
-def go_on(study_file: Path, tracker: MemoryTracker, executor: WritingExecutor) -> StudyRecord:
-    """What a new process would do."""
-    study = load_study(study_file)
-    paths = StudyPaths(study_file.parent / "runs", study.config.study)
-    snapshot = open_manifest(study, paths, ["sweeper", "run"], 1)
-    with executor:
-        return Coordinator(
-            study,
-            paths,
-            snapshot,
-            study_file.parent / "cache",
-            executor,
-            tracker,
-            Silence(),
-            StopRequest(),
-        ).run()
-
-
-def trial_runs(store: MemoryStore) -> dict[tuple[str, int], MemoryRun]:
-    """The tracker's runs of trials; there is one of each."""
-    found = [run for run in store.runs.values() if run.tags["sweeper.kind"] == "trial"]
-    keyed = {(run.tags["sweeper.arm"], int(run.tags["sweeper.trial"])): run for run in found}
-    assert len(keyed) == len(found)
-    return keyed
-
-
-def params(record: StudyRecord) -> dict[tuple[str, int], dict[str, Any]]:
-    return {(arm.name, trial.number): trial.params for arm in record.arms for trial in arm.trials}
-
-
-def check(study_file: Path, record: StudyRecord, store: MemoryStore) -> None:
-    """That files, Optuna and the tracker tell of the same finished trials, once each."""
-    runs = trial_runs(store)
-    paths = StudyPaths(study_file.parent / "runs", "tiny")
-    for arm in record.arms:
-        storage = f"sqlite:///{paths.optuna}"
-        told = optuna.load_study(study_name=f"tiny/{arm.name}", storage=storage).trials
-        assert [trial.number for trial in told] == list(range(arm.budget))
-        assert [trial.state.name for trial in told] == ["COMPLETE"] * arm.budget
-        assert [trial.number for trial in arm.trials] == list(range(arm.budget))
-        for trial, known in zip(arm.trials, told, strict=True):
-            assert trial.outcome is not None
-            assert trial.outcome.scores is not None
-            assert known.params == trial.params
-            assert known.value == trial.outcome.scores.score
-            run = runs.pop((arm.name, trial.number))
-            assert (run.status, run.tags["sweeper.state"]) == ("FINISHED", "completed")
-            [score] = [point for point in run.points if point.key == "score/selection"]
-            assert score.value == known.value
-            assert [point.key for point in run.points].count("train/loss") == 1
-            assert paths.trial(arm.name, trial.number).recorded.exists()
-    assert runs == {}
 
 
 @pytest.fixture

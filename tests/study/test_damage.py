@@ -21,7 +21,7 @@ from sweeper.study.manifest import read_manifest
 from sweeper.study.results import read_study
 from sweeper.study.retries import MOST
 from sweeper.tracking.tracker import MemoryStore, MemoryTracker
-from tests.study.test_crashes import ARMS, WritingExecutor, check, go_on, params
+from tests.support.writing_executor import ARMS, WritingExecutor, check, go_on, params
 
 WriteStudy = Callable[..., Path]
 

@@ -12,8 +12,8 @@ from sweeper.config.loading import load_study
 from sweeper.foundation.retry import Retry
 from sweeper.records import TrialSpec
 from sweeper.study.jobs import Jobs
-from tests.execution.worker.test_trial import trial_spec
-from tests.study.test_crashes import WritingExecutor
+from tests.support.trial_jobs import trial_spec
+from tests.support.writing_executor import WritingExecutor
 
 
 class Stubborn(WritingExecutor):

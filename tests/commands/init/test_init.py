@@ -22,7 +22,7 @@ from sweeper.config.yaml_text import yaml_text
 from sweeper.foundation.errors import ConfigError
 from sweeper.records import SuiteSpec
 from sweeper.study.manifest import suite_spec
-from tests.config.oumi.test_oumi import BASIC, CONSERVATIVE, WHOLE
+from tests.support.oumi_recipes import BASIC, CONSERVATIVE, WHOLE
 from tests.support.tiny_studies import DATA, ROOT
 
 

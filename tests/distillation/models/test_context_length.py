@@ -24,10 +24,10 @@ from sweeper.execution.worker.run import run
 from sweeper.foundation.errors import ConfigError
 from sweeper.records import Outcome, Resources
 from sweeper.study import preparation
-from tests.execution.worker.test_trial import prepare, trial_spec
 from tests.support.tiny_models import ARCHITECTURES, make_tiny
 from tests.support.tiny_studies import write_yaml
 from tests.support.training_jobs import make_study_inputs
+from tests.support.trial_jobs import prepare, trial_spec
 
 POSITIONS = 64
 LENGTHS = {"max_length": 64}

@@ -20,8 +20,8 @@ from sweeper.foundation.files import read_json_lines
 from sweeper.records import IntermediatePoint, Resources
 from sweeper.records.layout import JobPaths
 from sweeper.study.manifest import suite_spec
-from tests.execution.worker.test_trial import trial_spec
 from tests.support.training_jobs import make_study_inputs, train
+from tests.support.trial_jobs import trial_spec
 
 WriteStudy = Callable[..., Path]
 LORA = StudentConfig(model="builtin/adder-student", lora=LoraConfig(r=4, alpha=8, dropout=0.2))

@@ -21,8 +21,8 @@ from sweeper.execution.worker.process import FULL_DISK
 from sweeper.foundation.files import read_json_lines, write_text_atomically
 from sweeper.records import IntermediatePoint, TrialSpec
 from sweeper.records.layout import JobPaths
-from tests.execution.worker.test_trial import trial_spec
 from tests.support.tiny_studies import ROOT
+from tests.support.trial_jobs import trial_spec
 from tests.support.whole_studies import wait_until
 
 GKD = {"gkd": {"settings": {"lmbda": 0.5, "beta": 0.5, "max_new_tokens": 8}}}

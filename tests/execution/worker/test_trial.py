@@ -11,50 +11,15 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from sweeper.config.loading import LoadedStudy, load_study
-from sweeper.config.settings import effective, resolve
+from sweeper.config.loading import load_study
 from sweeper.execution.worker.run import run
 from sweeper.foundation.errors import ConfigError
-from sweeper.records import Outcome, Resources, TrialSpec
-from sweeper.records.layout import JobPaths, StudyPaths
 from sweeper.study import preparation
-from sweeper.study.manifest import open_manifest, suite_spec
 from tests.support.tiny_models import CHATML, make_tiny
 from tests.support.tiny_studies import write_yaml
+from tests.support.trial_jobs import prepare, trial_spec
 
 WriteStudy = Callable[..., Path]
-
-
-def trial_spec(study: LoadedStudy, arm: str) -> TrialSpec:
-    """The spec of an arm's first trial, with nothing sampled."""
-    config = study.config
-    paths = StudyPaths(study.path.parent / "runs", config.study)
-    snapshot = open_manifest(study, paths, ["test"], 1)
-    files = paths.trial(arm, 0)
-    files.directory.mkdir(parents=True, exist_ok=True)
-    settings = resolve(config.training, config.arms[arm].settings)
-    return TrialSpec(
-        origin=preparation.make_study_inputs(study, snapshot, study.path.parent / "cache"),
-        arm=arm,
-        method=config.arms[arm].method,
-        number=0,
-        seed=1,
-        params={},
-        settings=effective(config.arms[arm].method, settings),
-        suite=suite_spec(study.selection),
-        place=Resources(directory=str(files.directory), device="cpu", threads=1),
-    )
-
-
-def prepare(study: LoadedStudy, step: preparation.Step) -> tuple[Outcome, JobPaths]:
-    """Does one step of the preparation."""
-    paths = StudyPaths(study.path.parent / "runs", study.config.study)
-    snapshot = open_manifest(study, paths, ["test"], 1)
-    files = paths.preparation(step)
-    files.directory.mkdir(parents=True, exist_ok=True)
-    origin = preparation.make_study_inputs(study, snapshot, study.path.parent / "cache")
-    spec = preparation.make_spec(study, origin, suite_spec(study.selection), step, files)
-    return run(spec), files
 
 
 @pytest.mark.parametrize("method", ["sft", "gkd"])

@@ -26,7 +26,6 @@ from sweeper.reporting.markdown.importance import (
 from sweeper.reporting.plots.importance import importance_plot
 from sweeper.reporting.plots.lmbda_beta import map_plot
 from sweeper.reporting.plots.style import png
-from tests.reporting.test_hostile_text import HOSTILE
 from tests.support.example_study import (
     GKD_SEARCH,
     LR,
@@ -37,6 +36,7 @@ from tests.support.example_study import (
     study,
     trial,
 )
+from tests.support.hostile_text import HOSTILE
 from tests.support.known_truth import known_arm
 
 PLOTS = {"importance.png", "effects.png", "lmbda_beta.png"}

@@ -26,17 +26,9 @@ from sweeper.reporting.markdown.training import (
     practice_view,
 )
 from sweeper.reporting.plots.style import png
-from tests.analysis.test_recommendation import searching
-from tests.reporting.test_hostile_text import HOSTILE, hostile_study
-from tests.support.example_study import (
-    arm,
-    completed,
-    example_study,
-    failed,
-    study,
-    trial,
-)
-from tests.support.practice_examples import falling, final, sampled
+from tests.support.example_study import arm, completed, example_study, failed, study, trial
+from tests.support.hostile_text import HOSTILE, hostile_study
+from tests.support.practice_examples import final, sampled, teaching
 
 
 def learned(record: StudyRecord) -> PracticeLessons:
@@ -50,18 +42,6 @@ def terminal(lessons: PracticeLessons, width: int) -> str:
     if view is not None:
         show(view, Console(file=out, width=width))
     return out.getvalue()
-
-
-def teaching() -> StudyRecord:
-    """A study that has something to say in every section."""
-    gkd = searching().arms[0]
-    diverged = [trial(24 + n, failed("diverged", "NaN"), learning_rate=0.009 + n / 1e4, lmbda=0.5)
-                for n in range(5)]  # fmt: skip
-    cut = [sampled(30, 0.2, lmbda=1.0, truncated=0.9, length=32.0, max_new_tokens=32)]
-    trials = (*gkd.trials, *diverged, *cut)
-    finals = {"trials": trials, "finals": falling("gkd", 5, 0.05)}
-    sft = arm("sft", [trial(n, completed(0.4 + n / 100, seconds=9)) for n in range(5)])
-    return study([gkd.model_copy(update=finals), sft])
 
 
 def lower_is_better() -> StudyRecord:

@@ -1,0 +1,1 @@
+"""What tests of several rooms share: tiny models, whole studies, servers, made-up records."""
