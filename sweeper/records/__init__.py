@@ -5,7 +5,7 @@ All are frozen, plain and JSON. Whoever reads an old record checks ``schema_vers
 
 from __future__ import annotations
 
-from sweeper.records.base import SCHEMA_VERSION, Failure, FailureKind, Record, derive_seed
+from sweeper.records.base import SCHEMA_VERSION, Failure, FailureKind, Record
 from sweeper.records.data_check import (
     DataCheck,
     DataSummary,
@@ -72,5 +72,4 @@ __all__ = [
     "TokenizerSummary",
     "Training",
     "TrialSpec",
-    "derive_seed",
 ]

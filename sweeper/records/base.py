@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 SCHEMA_VERSION = 1
-
-
-def derive_seed(study_seed: int, *labels: str | int) -> int:
-    """A seed in [0, 2**31) for one purpose: a hash of the study's seed and the labels.
-
-    Roles that draw from different seeds cannot disturb each other.
-    """
-    text = "/".join(str(part) for part in (study_seed, *labels))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
 class Record(BaseModel):

@@ -19,7 +19,8 @@ from sweeper.config.arms import ArmConfig
 from sweeper.config.base import Scalar
 from sweeper.config.search import Objective, PrunerConfig, SamplerConfig
 from sweeper.foundation.retry import Retry, retried
-from sweeper.records import FailureKind, IntermediateScore, Outcome, derive_seed
+from sweeper.records import FailureKind, IntermediateScore, Outcome
+from sweeper.records.seeds import sampler_seed
 from sweeper.search.pruning import make_pruner, rungs, values_by_step, with_rungs
 from sweeper.search.sampling import common_space, grid, sample
 
@@ -208,7 +209,7 @@ class ArmSearch:
 
     def _make_sampler(self, number: int) -> BaseSampler:
         def make(purpose: str) -> BaseSampler:
-            seed = derive_seed(self._seed, self._arm_name, number, "sampler", purpose)
+            seed = sampler_seed(self._seed, self._arm_name, number, purpose)
             return _make_sampler(self._sampler, seed, group=self._space is None)
 
         return _RepeatableSampler(make, self._space if self._sampler.type == "tpe" else None)

@@ -12,7 +12,8 @@ from sweeper.distillation.train import starting_student, stored_teacher_states, 
 from sweeper.evaluation.tasks import load_tasks, prompts
 from sweeper.execution.worker.progress import ProgressWriter
 from sweeper.execution.worker.scoring import parameters, scored
-from sweeper.records import PreparationSpec, derive_seed
+from sweeper.records import PreparationSpec
+from sweeper.records.seeds import teacher_seed
 
 
 def do(spec: PreparationSpec, reporter: ProgressWriter) -> dict[str, Any]:
@@ -22,9 +23,7 @@ def do(spec: PreparationSpec, reporter: ProgressWriter) -> dict[str, Any]:
     place, origin = spec.place, spec.origin
     if spec.step in ("teacher", "test_teacher"):
         reporter.phase("load the teacher")
-        model: Any = load_model(
-            origin.teacher, place.device, seed=derive_seed(origin.seed, "teacher")
-        )
+        model: Any = load_model(origin.teacher, place.device, seed=teacher_seed(origin.seed))
     else:
         if origin.warm_start:
             reporter.phase("warm start", 0, origin.warm_start.max_steps)

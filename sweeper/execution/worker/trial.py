@@ -28,8 +28,9 @@ from sweeper.execution.worker.progress import ProgressWriter
 from sweeper.execution.worker.scoring import check_collapse, evaluate, parameters, scored, tested
 from sweeper.foundation.cache import is_whole
 from sweeper.foundation.errors import blaming
-from sweeper.records import INTERIM_PHASE, Cost, IntermediateScore, TrialSpec, derive_seed
+from sweeper.records import INTERIM_PHASE, Cost, IntermediateScore, TrialSpec
 from sweeper.records.layout import JobPaths
+from sweeper.records.seeds import teacher_seed
 
 _ANSWER_SECONDS = 0.02
 """Between two looks at whether the coordinator has answered."""
@@ -114,7 +115,7 @@ def _held_out(spec: TrialSpec, material: TrainingData, reporter: ProgressWriter)
             if is_whole(entry):
                 return fixed
     reporter.phase("held-out sequences")
-    seed = derive_seed(origin.seed, "teacher")
+    seed = teacher_seed(origin.seed)
     leaves = load_tasks(spec.suite, allow_code=origin.evaluation.allow_code_execution)
     asked = (text for leaf in leaves for text, _ in prompts(leaf))
     made = kl_probe.prepare(
