@@ -8,14 +8,9 @@ from pydantic import ValidationInfo, field_validator
 
 from sweeper.config.base import PositiveInt, Problems, Strict
 from sweeper.config.search import ArmBudgetConfig
-from sweeper.config.settings import (
-    Method,
-    collect_setting_problems,
-    name_problem,
-    value_problem,
-    without_effect,
-)
+from sweeper.config.settings import Method, value_problem, without_effect
 from sweeper.config.space import Space, contains
+from sweeper.config.unknown_keys import collect_setting_problems, name_problem
 
 
 class ArmConfig(Strict):

@@ -20,7 +20,7 @@ from sweeper.config.oumi.keys import (
     TAKEN,
     KeyPath,
 )
-from sweeper.config.settings import likely_meant
+from sweeper.config.unknown_keys import likely_meant
 from sweeper.config.yaml_file import YamlFile, read
 from sweeper.foundation.errors import ConfigError, Problem
 
