@@ -28,7 +28,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweeper.config.compute import ComputeConfig
 from sweeper.execution import ray_node
-from sweeper.execution.devices import make_resources, per_device
+from sweeper.execution.device_sharing import make_resources, per_device
 from sweeper.execution.executor import Busy, Finished, Spec
 from sweeper.execution.processes import signals_waiting
 from sweeper.foundation.environment import available_cores, package_versions
@@ -62,7 +62,7 @@ class RayExecutor:
         compute: What the study says of the cluster.
         written: Folders that jobs write to; every node must see them, file locks included.
         read: Files and folders that jobs read.
-        run: What job processes do, in place of ``work.run``; a function of a module.
+        run: What job processes do, in place of ``run_job``; a function of a module.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class RayExecutor:
         }
         self._work = run
         # Tasks wait for processes, so their workers can be used again, and start jobs quickly.
-        self._run = ray.remote(max_calls=0, max_retries=0)(ray_node.run_job)
+        self._run = ray.remote(max_calls=0, max_retries=0)(ray_node.run_task)
         self._look = ray.remote(num_cpus=0, max_calls=0, max_retries=0)(ray_node.look)
 
     def __enter__(self) -> RayExecutor:

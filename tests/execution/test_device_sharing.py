@@ -1,4 +1,4 @@
-"""How a machine is divided among its jobs, and what a job's process sees of it."""
+"""How the jobs of a study share a machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sweeper.config.compute import ComputeConfig
-from sweeper.execution.devices import count_workers, divide_cores, main_memory, per_device
+from sweeper.execution.device_sharing import count_workers, divide_cores, per_device
 from sweeper.execution.local import LocalExecutor
 from sweeper.foundation.errors import SweeperError
 
@@ -68,15 +68,3 @@ def test_every_worker_has_cores_of_its_own_or_none_has() -> None:
 
 def test_the_cores_of_this_machine_are_enough_for_one_worker() -> None:
     assert divide_cores(1, 1, sorted(os.sched_getaffinity(0))) is not None
-
-
-def test_a_container_has_the_memory_that_its_control_group_leaves_it(tmp_path: Path) -> None:
-    machine = main_memory(tmp_path)
-    assert machine == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    (tmp_path / "memory.max").write_text("max\n")
-    assert main_memory(tmp_path) == machine
-    (tmp_path / "memory.max").write_text(f"{2**28}\n")
-    assert main_memory(tmp_path) == 2**28
-    (tmp_path / "memory").mkdir()
-    (tmp_path / "memory" / "memory.limit_in_bytes").write_text(f"{2**27}\n")
-    assert main_memory(tmp_path) == 2**27

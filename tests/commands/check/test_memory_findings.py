@@ -21,7 +21,7 @@ from sweeper.commands.check.memory_forecast import (
     worst,
 )
 from sweeper.config.study import StudyConfig
-from sweeper.execution.devices import DeviceMemory
+from sweeper.execution.device_sharing import DeviceMemory
 from sweeper.records import (
     DataSummary,
     Growth,
