@@ -74,7 +74,7 @@ def _is_locked(path: str) -> bool:
         return False
 
 
-def run_job(
+def run_task(
     text: str,
     gpu: float,
     directory: str,
@@ -88,7 +88,7 @@ def run_job(
         gpu: The share of a GPU that it was given; the GPU is the caller's own visible one.
         directory: The coordinator's working directory; left alone where there is none.
         environment: Variables for the job.
-        run: What the process does; by default ``work.run``.
+        run: What the process does; by default ``run_job``.
 
     Returns:
         Its outcome as JSON, or None if it ended without one; and how its process ended.

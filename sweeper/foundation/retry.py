@@ -111,7 +111,7 @@ class Retry:
 class Retrying(Protocol):
     """Has a ``Retry`` for the methods that are ``retried``."""
 
-    _patience: Retry
+    _retry: Retry
 
 
 _Self = TypeVar("_Self", bound=Retrying)
@@ -124,7 +124,7 @@ def retried(
 
     @functools.wraps(method)
     def call(self: _Self, /, *arguments: _P.args, **options: _P.kwargs) -> _T:
-        return self._patience(lambda: method(self, *arguments, **options))
+        return self._retry(lambda: method(self, *arguments, **options))
 
     return call
 

@@ -35,7 +35,7 @@ class JobPaths:
         return self.directory / "outcome.json"
 
     @property
-    def verdict(self) -> Path:
+    def prune_decision(self) -> Path:
         """Whether a trial that was scored in its training goes on; written by the coordinator."""
         return self.directory / "verdict.json"
 
@@ -123,7 +123,7 @@ class StudyPaths:
         return self.runs / self.study
 
     @property
-    def snapshot(self) -> Path:
+    def manifest(self) -> Path:
         """The study as it was first started, with versions, revision and hardware."""
         return self.directory / "study.json"
 
@@ -196,7 +196,7 @@ class StudyPaths:
         """What is trained again and scored on the test suite, declared before any of it is."""
         return self.directory / "plan.json"
 
-    def final(self, arm: str, number: int) -> JobPaths:
+    def confirmation_run(self, arm: str, number: int) -> JobPaths:
         """The files of a winner that is trained again."""
         if not is_name(arm):
             raise ValueError(f"An arm's name must match {NAME_PATTERN}, but got {arm!r}.")

@@ -28,7 +28,7 @@ _FAILURE = "sweeper:failure"
 _PRUNED = "sweeper:pruned"
 _FEASIBLE = "sweeper:feasible"
 _RUNGS = "sweeper:rungs"
-_VERDICT = "sweeper:verdict"
+_DECISION = "sweeper:verdict"
 _AVOIDED: frozenset[FailureKind] = frozenset({"out_of_memory", "diverged", "timeout"})
 """Failures that the parameters are to blame for: the sampler learns to keep away from these."""
 
@@ -61,7 +61,7 @@ class ArmSearch:
         higher_is_better: bool,
         pruner: PrunerConfig | None = None,
         objectives: Sequence[Objective] = ("score",),
-        patience: Retry | None = None,
+        retry: Retry | None = None,
     ) -> None:
         self._arm_name = arm_name
         self._arm = arm
@@ -71,8 +71,8 @@ class ArmSearch:
         self._space = common_space(arm)
         self._seed = seed
         upwards = {"score": higher_is_better}
-        self._patience = patience or Retry()
-        self._study = self._patience(
+        self._retry = retry or Retry()
+        self._study = self._retry(
             lambda: optuna.create_study(
                 storage=storage,
                 study_name=f"{study}/{arm_name}",
@@ -133,9 +133,9 @@ class ArmSearch:
         Asking the same again gives the same answer, also after this process was killed.
         """
         frozen = self._trials()[number]
-        verdict = f"{_VERDICT}:{interim.index}"
-        if verdict in frozen.user_attrs:
-            return bool(frozen.user_attrs[verdict])
+        decision = f"{_DECISION}:{interim.index}"
+        if decision in frozen.user_attrs:
+            return bool(frozen.user_attrs[decision])
         if frozen.state.is_finished():  # its files were damaged, and it runs again
             return True
         trial = Trial(self._study, frozen._trial_id)
@@ -152,7 +152,7 @@ class ArmSearch:
         )
         completed = sum(trial.state == TrialState.COMPLETE for trial in trials)
         should_continue = not pruned or completed < self._pruner.startup_trials
-        trial.set_user_attr(verdict, should_continue)
+        trial.set_user_attr(decision, should_continue)
         return should_continue
 
     @retried

@@ -18,7 +18,7 @@ from sweeper.foundation.secrets import redact
 Storage = RDBStorage
 
 
-def open_storage(where: Path | str, patience: Retry | None = None) -> Storage:
+def open_storage(where: Path | str, retry: Retry | None = None) -> Storage:
     """Optuna's tables, created if they are not there.
 
     While the database does not answer, calls of the storage raise ``DatabaseAway``, at once and
@@ -26,7 +26,7 @@ def open_storage(where: Path | str, patience: Retry | None = None) -> Storage:
 
     Args:
         where: A SQLite file, or a URL.
-        patience: For a database that is locked or starting.
+        retry: For a database that is locked or starting.
 
     Raises:
         SweeperError: The database cannot be reached or used.
@@ -38,7 +38,7 @@ def open_storage(where: Path | str, patience: Retry | None = None) -> Storage:
     if url.startswith("sqlite:///"):
         file = Path(url.removeprefix("sqlite:///").partition("?")[0])
         file.parent.mkdir(parents=True, exist_ok=True)
-    return (patience or Retry())(lambda: _open(url))
+    return (retry or Retry())(lambda: _open(url))
 
 
 def close_storage(storage: Storage) -> None:

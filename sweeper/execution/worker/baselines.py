@@ -16,7 +16,7 @@ from sweeper.records import PreparationSpec
 from sweeper.records.seeds import teacher_seed
 
 
-def do(spec: PreparationSpec, reporter: ProgressWriter) -> dict[str, Any]:
+def score_baseline(spec: PreparationSpec, reporter: ProgressWriter) -> dict[str, Any]:
     """Do the step; the parts of the outcome that follow from it."""
     reporter.phase("read the data")
     material = read_training_data(spec.origin)

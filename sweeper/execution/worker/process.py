@@ -59,7 +59,7 @@ def main(
     Args:
         spec: The job.
         share: What it may use of the machine.
-        run: What does it; by default ``work.run``.
+        run: What does it; by default ``run_job``.
     """
     paths = JobPaths(Path(spec.place.directory))
     # Ctrl-C in the terminal is for the coordinator, which decides what happens to its jobs.
@@ -78,7 +78,7 @@ def main(
             _end_with_parent()
             if others is not None:
                 others.watch()
-            outcome = _run(spec, share, run)
+            outcome = _run_here(spec, share, run)
             if others is not None:
                 others.decide(outcome)
             write_text_atomically(paths.outcome, outcome.model_dump_json(indent=1) + "\n")
@@ -91,7 +91,7 @@ def _follow(spec: Spec, share: DeviceShare, run: Callable[[Spec], Outcome] | Non
     paths = JobPaths(Path(spec.place.directory))
     _end_with_parent()
     with _leaving(paths):
-        outcome = _run(spec, share, run)
+        outcome = _run_here(spec, share, run)
         write_text_atomically(paths.rank(spec.place.rank), outcome.model_dump_json())
         if outcome.state == "failed":
             os._exit(FAILED)
@@ -113,7 +113,7 @@ def _leaving(paths: JobPaths) -> Iterator[None]:
     os._exit(0)
 
 
-def _run(spec: Spec, share: DeviceShare, run: Callable[[Spec], Outcome] | None) -> Outcome:
+def _run_here(spec: Spec, share: DeviceShare, run: Callable[[Spec], Outcome] | None) -> Outcome:
     started = time.time()
     if share.visible is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = share.visible
@@ -130,7 +130,7 @@ def _run(spec: Spec, share: DeviceShare, run: Callable[[Spec], Outcome] | None) 
         return Outcome(state="failed", failure=failure, started=started, finished=time.time())
     import torch
 
-    from sweeper.execution.worker.run import run as run_job
+    from sweeper.execution.worker.run import run_job
 
     torch.set_num_threads(place.threads)
     if claimed == "cpu":

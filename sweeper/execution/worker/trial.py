@@ -36,7 +36,7 @@ _ANSWER_SECONDS = 0.02
 """Between two looks at whether the coordinator has answered."""
 
 
-def do(spec: TrialSpec, reporter: ProgressWriter) -> dict[str, Any]:
+def run_trial(spec: TrialSpec, reporter: ProgressWriter) -> dict[str, Any]:
     """Train the student, and score it; the parts of the outcome that follow from that.
 
     On several devices all of the trial's processes train, and the first one does the rest.
@@ -183,10 +183,10 @@ class _Pause:
 
     def _should_continue(self, index: int) -> bool:
         # The process ends with its coordinator, so an answer comes, or there is nobody to wait for.
-        path = JobPaths(Path(self._spec.place.directory)).verdict
+        path = JobPaths(Path(self._spec.place.directory)).prune_decision
         while True:
             with suppress(OSError, ValueError):
-                verdict = json.loads(path.read_text(encoding="utf-8"))
-                if verdict["index"] == index:
-                    return bool(verdict["goes_on"])
+                decision = json.loads(path.read_text(encoding="utf-8"))
+                if decision["index"] == index:
+                    return bool(decision["goes_on"])
             time.sleep(_ANSWER_SECONDS)
