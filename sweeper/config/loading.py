@@ -46,7 +46,7 @@ class LoadedStudy:
     selection: LoadedSuite
     test: LoadedSuite | None
     overrides: tuple[str, ...] = ()
-    """The ``key.path=value`` assignments that ``config`` holds beside the file."""
+    """The ``key.path=value`` assignments that ``config`` holds next to the file."""
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> LoadedStudy:
@@ -120,7 +120,7 @@ def check(model: type[Model], file: YamlFile) -> Model:
 
 
 def find_file(name: str, study_file: Path) -> Path | None:
-    """Where a path written in a study file lies: in the working directory, or beside the study."""
+    """Return the file that a study names, from the working directory or next to the study."""
     for base in (Path(), study_file.parent):
         candidate = base / name
         try:
@@ -132,7 +132,7 @@ def find_file(name: str, study_file: Path) -> Path | None:
 
 
 def schema() -> dict[str, Any]:
-    """The JSON Schema of a study file, for editors."""
+    """Return the JSON Schema of a study file, for editors."""
     schema = StudyConfig.model_json_schema()
     # The short forms: `sampler: grid`, and an arm whose name says its method.
     sampler = schema["properties"]["sampler"]
@@ -185,7 +185,7 @@ def _check_files(file: YamlFile, path: Path, problems: list[Problem]) -> None:
 
 
 def _models(values: dict[str, Any]) -> Iterator[tuple[KeyPath, Any]]:
-    """Every model that the study names, well-formed or not."""
+    """Yield every model that the study names, well-formed or not."""
     for role in ("teacher", "student"):
         yield (role, "model"), value_at(values, (role, "model"))
     arms = values.get("arms")

@@ -57,7 +57,7 @@ class TrainingConfig(Strict):
     learning_rate: PositiveFloat = 2.0e-5
     """The peak learning rate."""
     lr_scheduler_type: LearningRateSchedule = "linear"
-    """How the learning rate falls after the warm-up."""
+    """Course of the learning rate after the warm-up."""
     warmup_ratio: Fraction = 0.0
     """The share of the steps over which the learning rate rises from 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -84,7 +84,7 @@ class TrainingConfig(Strict):
     logging_steps: PositiveInt = 5
     """Optimiser steps between two points of the training curve."""
     checkpoint_every: PositiveInt | None = None
-    """Optimiser steps between two checkpoints, from which an interrupted trial goes on; by default
+    """Optimiser steps between two checkpoints, from which an interrupted trial resumes; by default
     it starts again. Results do not depend on it."""
     engine: Literal["sweeper", "trl"] = "sweeper"
     """`trl` runs the stock trainers, with the differences that the documentation lists."""
@@ -98,7 +98,7 @@ class TrainingConfig(Strict):
 
 
 class MethodSettings(TrainingConfig):
-    """Everything that a method can be told: training keys and the parameters of GKD."""
+    """All settings of a method: training keys and the parameters of GKD."""
 
     temperature: PositiveFloat = 0.9
     """Sampling temperature of the student's rollouts; the loss never sees it."""
@@ -121,7 +121,7 @@ class MethodSettings(TrainingConfig):
 TRAINING_KEYS = frozenset(TrainingConfig.model_fields)
 GKD_KEYS = frozenset(MethodSettings.model_fields) - TRAINING_KEYS
 ON_POLICY_KEYS = ("temperature", "max_new_tokens")
-"""What shapes rollouts only, and so is dead at lmbda 0."""
+"""Settings that shape rollouts only, and so are dead at lmbda 0."""
 
 METHOD_KEYS: dict[Method, frozenset[str]] = {
     "sft": frozenset({"disable_dropout"}),
@@ -150,7 +150,7 @@ _OPEN: dict[str, Any] = {
     "extra.": TypeAdapter(Json),
     INIT_KWARGS: TypeAdapter(Scalar, config={"allow_inf_nan": False}),
 }
-"""What begins so may go on with any name."""
+"""Prefixes of settings that may have any name."""
 
 
 def value_problem(name: str, value: Any) -> str | None:
@@ -174,12 +174,12 @@ def value_problem(name: str, value: Any) -> str | None:
 
 
 def is_setting(name: str) -> bool:
-    """Whether ``name`` is the name of a setting, even one that a method does not use."""
+    """Return True if ``name`` is the name of a setting, even one that a method does not use."""
     return name in DOTTED or bool(_open_prefix(name)) or name in MethodSettings.model_fields
 
 
 def _open_prefix(name: str) -> str:
-    """The key of ``_OPEN`` that ``name`` goes on from, or nothing."""
+    """Return the key of ``_OPEN`` that ``name`` begins with, or nothing."""
     return next((p for p in _OPEN if name.startswith(p) and name.split(".")[-1]), "")
 
 
@@ -215,14 +215,14 @@ def resolve(training: TrainingConfig, *layers: dict[str, Any]) -> MethodSettings
 
 
 def effective(method: Method, settings: MethodSettings) -> MethodSettings:
-    """The settings as the method means them: supervised KD is GKD at lmbda 0 and beta 0."""
+    """Return the settings as the method uses them: supervised KD is GKD at lmbda 0 and beta 0."""
     if method != "supervised_kd":
         return settings
     return settings.model_copy(update={"lmbda": 0.0, "beta": 0.0})
 
 
 def without_effect(method: Method, lmbda: object) -> frozenset[str]:
-    """The settings of ``method`` that change nothing at this ``lmbda``; None for not known yet.
+    """Return the settings of ``method`` that change nothing at ``lmbda``; None: not yet known.
 
     At 0 nothing is sampled from the student. At 1 every sequence is, so none comes from the data or
     from the teacher's answers.
@@ -235,7 +235,7 @@ def without_effect(method: Method, lmbda: object) -> frozenset[str]:
 
 
 def model_settings(prefix: str, *layers: dict[str, Any]) -> dict[str, Scalar]:
-    """The dotted settings below ``prefix`` (``teacher`` or ``lora``), without the prefix."""
+    """Return the dotted settings below ``prefix`` (``teacher`` or ``lora``), without the prefix."""
     found: dict[str, Scalar] = {}
     for layer in layers:
         for name, value in layer.items():

@@ -34,14 +34,14 @@ OTHER_SPELLINGS = {
 
 
 def known_settings(method: Method) -> list[str]:
-    """The names that an arm of ``method`` may fix or search, open-ended ones left out."""
+    """Return the names that an arm of ``method`` may fix or search, open-ended ones left out."""
     return sorted((TRAINING_KEYS - {"extra"}) | METHOD_KEYS[method] | set(DOTTED))
 
 
 def check_setting(method: Method, name: str, value: Any, *, searched: bool) -> str | None:
     """Say what is wrong with giving ``name`` the ``value`` in an arm of ``method``, or None.
 
-    The message has no file and no key: the caller knows them.
+    The message has no file and no key: the caller adds them.
     """
     return name_problem(method, name, searched=searched) or value_problem(name, value)
 
@@ -55,7 +55,7 @@ def name_problem(method: Method, name: str, *, searched: bool) -> str | None:
             ": name the argument, as in extra.NAME" if name == "extra" else ""
         )
     if name.startswith(INIT_KWARGS):
-        # Whether there is code to trust is said of the study's teacher, where it is seen.
+        # Trust in code is a matter of the study's teacher, and checked there.
         argument = name.removeprefix(INIT_KWARGS)
         if message := init_kwarg_problem(argument, None):
             return message
@@ -77,14 +77,14 @@ def collect_setting_problems(problems: Problems, method: Method, values: dict[st
 
 
 def unknown_name(name: str, known: list[str]) -> str:
-    """The message for a key that does not exist, with the likeliest meant one."""
+    """Return the message for a key that does not exist, with the likeliest meant one."""
     if meant := likely_meant(name, known):
         return f"unknown key {name!r}; did you mean {meant!r}?"
     return f"unknown key {name!r}; expected one of {', '.join(known)}"
 
 
 def likely_meant(name: str, known: list[str]) -> str | None:
-    """The known key that ``name`` looks like, or is called elsewhere."""
+    """Return the known key that ``name`` resembles, or that other tools call so."""
     if (ours := OTHER_SPELLINGS.get(name)) and (ours in known or "NAME" in ours):
         return ours
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)

@@ -32,7 +32,7 @@ def validate(model: type[Model], file: YamlFile, problems: list[Problem]) -> Mod
 
 
 def value_at(values: Any, key: KeyPath) -> Any:
-    """What stands at ``key``, or None."""
+    """Return the value at ``key``, or None."""
     for part in key:
         values = values.get(part) if isinstance(values, dict) else None
     return values
@@ -77,7 +77,7 @@ def _is_below(inner: ErrorDetails, outer: ErrorDetails) -> bool:
 
 
 def _message(details: ErrorDetails, parent: Any) -> str | None:
-    """The message, or None where it is made from what was expected and what was found."""
+    """Return the message, or None where expected and found values make it."""
     kind, value = details["type"], details["input"]
     if kind == "extra_forbidden":
         known = list(parent.model_fields) if _is_model(parent) else []
@@ -161,7 +161,7 @@ def _is_model(annotation: Any) -> bool:
 
 
 def _member_name(member: Any, part: int | str) -> bool:
-    """Whether ``part`` of a location names this member of a union: its tag or its class."""
+    """Return True if ``part`` of a location is this union member's tag or class."""
     if not _is_model(member):
         return False
     tag = member.model_fields.get("type")

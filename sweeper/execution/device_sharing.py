@@ -17,13 +17,13 @@ from sweeper.records import Resources
 
 
 def per_device(gpu: float) -> int:
-    """How many jobs share a device of which each takes ``gpu``."""
+    """Return how many jobs share a device of which each takes ``gpu``."""
     # A third, written with a few digits, is meant for three.
     return max(1, math.floor(1 / gpu + 1e-6))
 
 
 def count_workers(compute: ComputeConfig, devices: Sequence[str]) -> int:
-    """How many jobs run at a time on a machine that has ``devices``.
+    """Return how many jobs run at a time on a machine that has ``devices``.
 
     Raises:
         SweeperError: More are asked for than fit.
@@ -56,7 +56,7 @@ def count_workers(compute: ComputeConfig, devices: Sequence[str]) -> int:
 
 
 def make_resources(directory: Path, devices: Sequence[str], threads: int) -> Resources:
-    """Where a job runs: one process on each of ``devices``, and ``threads`` for all of them."""
+    """Return a job's place: one process on each of ``devices``, ``threads`` for all of them."""
     return Resources(
         directory=str(directory),
         device=devices[0],
@@ -68,7 +68,7 @@ def make_resources(directory: Path, devices: Sequence[str], threads: int) -> Res
 def divide_cores(
     workers: int, threads: int, available: Sequence[int]
 ) -> list[frozenset[int]] | None:
-    """The cores of each worker, ``threads`` next to each other; None if there are too few."""
+    """Return the cores of each worker, ``threads`` in a row; None if there are too few."""
     if workers * threads > len(available):
         return None
     starts = range(0, workers * threads, threads)
@@ -76,7 +76,7 @@ def divide_cores(
 
 
 def allowed_cores() -> list[int]:
-    """The cores that this process may use, where the system can say; else none."""
+    """Return the cores that this process may use, where the system reports them; else none."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 
 
@@ -86,7 +86,7 @@ class DeviceSlots:
 
     Attributes:
         devices: The devices that are given out in turn.
-        each: How many devices a job takes.
+        each: Number of devices that a job takes.
         gpu: The share of a device that a job may take.
         workers: The number of slots, which is that of jobs at a time.
         threads: CPU threads of a job.
@@ -105,7 +105,7 @@ class DeviceSlots:
         """Divide this machine.
 
         Args:
-            compute: What the study asks for.
+            compute: Resources that the study asks for.
             devices: The devices to give out, in place of those that are found.
 
         Raises:
@@ -148,13 +148,13 @@ def usable_devices(compute: ComputeConfig) -> list[str]:
 
 @dataclass(frozen=True)
 class DeviceMemory:
-    """The memory that a trial has on a kind of device.
+    """Memory that a trial has on a kind of device.
 
     Attributes:
-        name: The device, and who shares it.
-        kind: Of the device.
-        bytes: What the trial has of it.
-        whole: All of it: a process that takes more cannot run here, whoever else does.
+        name: Name of the device, and who shares it.
+        kind: Kind of the device.
+        bytes: Bytes that the trial has of it.
+        whole: Bytes of all of it: a process that takes more cannot run here.
     """
 
     name: str
@@ -164,7 +164,7 @@ class DeviceMemory:
 
 
 def trial_memory(compute: ComputeConfig) -> list[DeviceMemory]:
-    """What each process of a trial has on this machine, by kind and size of its devices.
+    """Return what each process of a trial has here, by kind and size of its devices.
 
     Nothing is said of the nodes of a cluster, nor of a GPU whose driver does not answer.
 
@@ -191,7 +191,7 @@ def trial_memory(compute: ComputeConfig) -> list[DeviceMemory]:
 
 
 def _main_memory(compute: ComputeConfig, device: str, workers: int) -> DeviceMemory:
-    """The machine's memory, shared by its workers; or what a trial may take of it."""
+    """Return the machine's memory, shared by its workers; or what a trial may take of it."""
     kind: Literal["cpu", "mps"] = "mps" if device == "mps" else "cpu"
     total = main_memory()
     each = compute.devices_per_trial

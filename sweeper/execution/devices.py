@@ -14,7 +14,7 @@ from sweeper.foundation.errors import SweeperError
 
 
 def find_devices(wanted: str) -> list[str]:
-    """The devices to give out in turn, found without loading torch in the coordinator.
+    """Return the devices to give out in turn.
 
     Raises:
         SweeperError: A GPU is wanted, and torch can use none.
@@ -35,10 +35,10 @@ def find_devices(wanted: str) -> list[str]:
 
 
 def main_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:
-    """The bytes of main memory that this machine has, or the container that is seen as one.
+    """Return the bytes of main memory that this machine, or its container, has.
 
     Args:
-        groups: Where Linux shows the limits of the container.
+        groups: Folder in which Linux shows the limits of the container.
     """
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     # The second is where version 1 of the control groups has it.
@@ -53,7 +53,7 @@ def main_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:
 
 
 def gpu_memory() -> dict[str, int]:
-    """The bytes of each GPU that torch may use, by its name."""
+    """Return the bytes of each GPU that torch may use, by its name."""
     query = ("--query-gpu=memory.total", "--format=csv,noheader,nounits")
     sizes = [int(line) * 2**20 for line in _ask_driver(*query) if line.strip().isdigit()]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -65,7 +65,7 @@ def gpu_memory() -> dict[str, int]:
 
 
 def _gpus() -> list[str]:
-    """The GPUs that torch may use: those of the driver, within ``CUDA_VISIBLE_DEVICES``."""
+    """Return the GPUs that torch may use: those of the driver, within ``CUDA_VISIBLE_DEVICES``."""
     if metadata.version("torch").endswith("+cpu"):
         return []
     count = sum(line.startswith("GPU ") for line in _ask_driver("--list-gpus"))
@@ -78,7 +78,7 @@ def _gpus() -> list[str]:
 
 
 def _ask_driver(*arguments: str) -> list[str]:
-    """The lines that NVIDIA's driver answers; none where there is none."""
+    """Return the lines that NVIDIA's driver answers; none where there is none."""
     try:
         answer = subprocess.run(
             ["nvidia-smi", *arguments], capture_output=True, text=True, check=True, timeout=30

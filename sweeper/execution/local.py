@@ -17,7 +17,7 @@ from sweeper.execution.worker.process import DeviceShare
 from sweeper.records import Outcome, Resources
 
 _GRACE_SECONDS = 5.0
-"""How long a job that was asked to end may take before it is killed."""
+"""Seconds that a job may take to end when asked, before it is killed."""
 
 
 @dataclass
@@ -35,9 +35,9 @@ class LocalExecutor:
     TRL and lm-eval once.
 
     Args:
-        compute: What the study says of the machine.
+        compute: Resources that the study asks for.
         devices: The devices to give out in turn, in place of those that are found.
-        run: What job processes do, in place of ``run_job``; a function of a module.
+        run: Function that job processes call in place of ``run_job``; of a module.
 
     Raises:
         SweeperError: The machine does not have what ``compute`` asks for.
@@ -54,7 +54,7 @@ class LocalExecutor:
         self._jobs: list[_LocalJob] = []
 
     def __enter__(self) -> LocalExecutor:
-        """Start the forkserver, which imports the libraries while the caller goes on."""
+        """Start the forkserver, which imports the libraries while the caller continues."""
         start_forkserver()
         return self
 
@@ -68,11 +68,11 @@ class LocalExecutor:
         self.stop()
 
     def free(self) -> int:
-        """How many jobs could be submitted now."""
+        """Return how many jobs could be submitted now."""
         return self._slots.workers - len(self._jobs)
 
     def next_resources(self, directory: Path) -> Resources:
-        """Where the next job runs that works in ``directory``."""
+        """Return where the next job runs that works in ``directory``."""
         return self._slots.resources(self._free_slot(), directory)
 
     def submit(self, spec: Spec) -> None:
@@ -91,18 +91,18 @@ class LocalExecutor:
             self._jobs.append(_LocalJob(spec, process, slot))
 
     def wait(self, timeout: float) -> list[Finished]:
-        """The jobs that ended, waiting up to ``timeout`` seconds for the first."""
+        """Return the jobs that ended, waiting up to ``timeout`` seconds for the first."""
         ended = set(wait_for([job.process.sentinel for job in self._jobs], timeout))
         finished = [job for job in self._jobs if job.process.sentinel in ended]
         self._jobs = [job for job in self._jobs if job.process.sentinel not in ended]
         return [job.process.collect() for job in finished]
 
     def running(self) -> list[Spec]:
-        """The jobs that run, in the order of their start."""
+        """Return the jobs that run, in the order of their start."""
         return [job.spec for job in self._jobs]
 
     def process_ids(self) -> list[int]:
-        """The running jobs' process ids, in the order of ``running``."""
+        """Return the running jobs' process ids, in the order of ``running``."""
         return [job.process.pid for job in self._jobs if job.process.pid is not None]
 
     def cancel(self, spec: Spec) -> None:

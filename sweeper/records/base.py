@@ -1,4 +1,4 @@
-"""What all records have in common."""
+"""Base of all records."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FailureKind = Literal[
 
 
 class Failure(Record):
-    """Why a job did not complete."""
+    """Failure of a job: why it did not complete."""
 
     kind: FailureKind
     message: str
@@ -29,12 +29,12 @@ class Failure(Record):
     key: tuple[str, ...] = ()
     """The key of the study file that is to blame, if one is."""
     remedies: tuple[str, ...] = ()
-    """What to try, in the order to try it: each goes on from "Try"."""
+    """Remedies in the order to try them: each completes a sentence that begins with "Try"."""
     details: str = ""
     """The traceback, or the end of the log."""
 
     def told(self) -> str:
-        """The message, and what to try."""
+        """Return the message, and what to try."""
         if not self.remedies:
             return self.message
         *most, last = self.remedies

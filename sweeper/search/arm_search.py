@@ -45,7 +45,7 @@ class ArmSearch:
     """Asks Optuna for an arm's trials and tells it how they ended.
 
     The sampler is seeded anew for every trial from the study's seed, the arm and the trial's
-    number, so a search that was interrupted goes on as if it had not been. One process owns the
+    number, so an interrupted search resumes as if it had not been. One process owns the
     database; nothing here is safe to share.
     """
 
@@ -84,7 +84,7 @@ class ArmSearch:
 
     @retried
     def asked(self) -> dict[int, TrialState]:
-        """The trials that were asked for, by number, with Optuna's state."""
+        """Return the trials that were asked for, by number, with Optuna's state."""
         return {
             trial.number: trial.state
             for trial in self._trials()
@@ -92,7 +92,7 @@ class ArmSearch:
         }
 
     def ask(self) -> Asked:
-        """A new trial, or the one that an interrupted ``ask`` left without a spec.
+        """Return a new trial, or the one that an interrupted ``ask`` left without a spec.
 
         The caller writes the trial's spec before it asks again.
         """
@@ -118,7 +118,7 @@ class ArmSearch:
 
     @retried
     def resume(self, number: int) -> Asked:
-        """The parameters of a trial that exists; what an interruption left out is sampled now."""
+        """Return the parameters of a trial that exists; sample what an interruption left out."""
         frozen = self._trials()[number]
         if frozen.state.is_finished():  # its files were damaged, but what was sampled is known
             return Asked(number, dict(frozen.params))
@@ -128,7 +128,7 @@ class ArmSearch:
 
     @retried
     def should_continue(self, number: int, interim: IntermediateScore) -> bool:
-        """Whether a trial that was scored in the middle of its training goes on.
+        """Decide if a trial continues that was scored in the middle of its training.
 
         Asking the same again gives the same answer, also after this process was killed.
         """
@@ -219,12 +219,12 @@ class _RepeatableSampler(BaseSampler):
     """Gives a trial the same parameters, wherever its sampling was interrupted before.
 
     Optuna's samplers draw one value after another from one generator, so a trial that was left half
-    sampled would go on with other values. Here every parameter has a generator of its own, and what
+    sampled would get other values. Here every parameter has a generator of its own, and what
     was sampled jointly is read back.
 
     Args:
         make: Makes the sampler of one purpose: a parameter's name, or ``""`` for all jointly.
-        space: What is sampled jointly, where it is known: to infer it from thousands of trials
+        space: Parameters that are sampled jointly, if known: to infer them from thousands of trials
             takes a quarter of the time that it takes to sample.
     """
 
@@ -249,7 +249,7 @@ class _RepeatableSampler(BaseSampler):
         if kept and search_space.keys() <= kept.keys():
             return {name: kept[name] for name in search_space}
         with warnings.catch_warnings():
-            # The GP divides by zero once its search has converged, and knows what to do then.
+            # The GP divides by zero once its search has converged, and handles that.
             warnings.simplefilter("ignore", RuntimeWarning)
             return self._joint.sample_relative(study, trial, search_space)
 
@@ -265,7 +265,7 @@ class _RepeatableSampler(BaseSampler):
 
 
 def _jointly_sampled(trial: FrozenTrial) -> dict[str, Any]:
-    """What TPE or the GP has sampled for ``trial``: both keep it with the trial, in chunks."""
+    """Return what TPE or the GP sampled for ``trial``, which keeps it in chunks."""
     text = ""
     for sampler in ("tpe", "gp"):
         for index in itertools.count():

@@ -1,4 +1,4 @@
-"""Where Optuna keeps an arm's trials: a SQLite file, or a database that several people share."""
+"""Storage of Optuna's trials: a SQLite file, or a database that several people share."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ Storage = RDBStorage
 
 
 def open_storage(where: Path | str, retry: Retry | None = None) -> Storage:
-    """Optuna's tables, created if they are not there.
+    """Open Optuna's tables; create them if they are not there.
 
     While the database does not answer, calls of the storage raise ``DatabaseAway``, at once and
-    always: Optuna's own second tries do not know whether the first one was stored.
+    always: Optuna's own retries cannot detect that the first try was stored.
 
     Args:
         where: A SQLite file, or a URL.
-        retry: For a database that is locked or starting.
+        retry: Retries while a database is locked or starting.
 
     Raises:
         SweeperError: The database cannot be reached or used.

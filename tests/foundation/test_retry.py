@@ -81,7 +81,7 @@ def test_it_gives_up_with_a_message_and_does_not_wait_again() -> None:
         retry(silent)
     assert caught.value.exit_code == 1
     assert "postgresql://db/x did not answer for 0 seconds: connection refused" in str(caught.value)
-    assert "the same command goes on" in str(caught.value)
+    assert "run the same command again once" in str(caught.value)
     assert len(tries) > 1
     tries.clear()
     with pytest.raises(SweeperError):
@@ -212,7 +212,7 @@ def test_a_locked_file_loses_nothing(tmp_path: Path) -> None:
         search.tell(number, ENDED)
     assert [text.split("?")[0] for text in told.texts[::2]] == [told.texts[0].split("?")[0]] * 4
     assert "database is locked" in told.texts[0]
-    assert told.texts[1] == "The database answers again; the study goes on."
+    assert told.texts[1] == "The database answers again; the study continues."
     assert list(search.asked()) == [0, 1]
     other.execute("begin exclusive")
     close_storage(open_storage(url, retry))

@@ -1,4 +1,4 @@
-"""A step before the trials: the teacher or the starting student is scored."""
+"""The baselines of a study: the teacher or the starting student is scored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sweeper.records.seeds import teacher_seed
 
 
 def score_baseline(spec: PreparationSpec, reporter: ProgressWriter) -> dict[str, Any]:
-    """Do the step; the parts of the outcome that follow from it."""
+    """Score the step's model; return what the outcome records of it."""
     reporter.phase("read the data")
     material = read_training_data(spec.origin)
     place, origin = spec.place, spec.origin

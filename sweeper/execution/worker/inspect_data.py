@@ -70,7 +70,7 @@ class _Found:
     overlap_free: bool = False
     scored: list[ScoredTask] = field(default_factory=list)
     overlong: list[str] = field(default_factory=list)
-    """Of texts that are longer than a model was made for."""
+    """Notes on texts that are longer than a model was made for."""
 
     @contextmanager
     def noting(self, *key: str) -> Iterator[None]:
@@ -140,7 +140,7 @@ def _read_rows(found: _Found) -> None:
 
 
 def _read_models(found: _Found) -> None:
-    """Both models' configurations, the student's tokenizer, and the teacher's against it."""
+    """Read both models' configurations and tokenizers; check that these fit together."""
     given = found.spec.origin
     cache = Path(given.cache)
     teacher = student = None
@@ -180,7 +180,7 @@ def _read_models(found: _Found) -> None:
 
 
 def _read_own_teachers(found: _Found) -> None:
-    """The teachers that arms have instead of the study's."""
+    """Check the teachers that arms have instead of the study's."""
     if found.material is None or found.origin is None:
         return
     for arm, models in found.spec.own_teachers.items():
@@ -224,7 +224,7 @@ def _read_suites(found: _Found) -> None:
 
 
 def _measure(found: _Found) -> None:
-    """How far what the models read reaches into their positions."""
+    """Check how far what the models read reaches into their positions."""
     spec, material = found.spec, found.material
     if material is None or found.origin is None or found.data is None:
         return
@@ -241,7 +241,7 @@ def _measure(found: _Found) -> None:
 
 
 def _find_shapes(found: _Found) -> None:
-    """How large the models are; what is wrong with one is noted above."""
+    """Find how large the models are; what is wrong with one is noted above."""
     if found.origin is not None:
         spec = found.spec
         try:
@@ -301,7 +301,7 @@ def _percentiles(lengths: list[int]) -> Lengths:
 
 
 def _count(leaves: Sequence[LeafTask] | None) -> int | None:
-    """The documents that a suite's score is made of."""
+    """Return how many documents a suite's score is made of."""
     if leaves is None:
         return None
     return sum(len(leaf.documents) for leaf in leaves if leaf.entry.weight)
