@@ -15,8 +15,8 @@ import optuna
 import sqlalchemy
 
 from benchmarks.idle_job import score_of, scores
-from sweeper.records import derive_seed
 from sweeper.records.layout import StudyPaths
+from sweeper.records.seeds import derive_seed, trial_seed
 
 ROWS = 20_000
 """Rows that are inserted at a time."""
@@ -107,7 +107,7 @@ def _copy_files(
     spec = {
         **spec,
         "number": number,
-        "seed": derive_seed(1, arm, number, "trial"),
+        "seed": trial_seed(1, arm, number),
         "params": params,
         "settings": {**spec["settings"], **params},
         "place": {**spec["place"], "directory": str(made.directory)},

@@ -23,9 +23,9 @@ from sweeper.records import (
     Scores,
     TaskScore,
     TrialSpec,
-    derive_seed,
 )
 from sweeper.records.layout import JobPaths
+from sweeper.records.seeds import derive_seed
 
 DOCUMENTS = 100
 """Of the selection suite."""

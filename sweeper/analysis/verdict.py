@@ -30,7 +30,8 @@ from sweeper.analysis.stats.significance import (
 from sweeper.config.confirm import CostMeasure
 from sweeper.config.settings import OFFLINE_METHODS, Method
 from sweeper.config.study import StudyConfig
-from sweeper.records import Record, derive_seed
+from sweeper.records import Record
+from sweeper.records.seeds import verdict_seed
 from sweeper.records.study_record import ConfirmationScores, ConfirmedWinner, StudyRecord
 
 TEST = "crossed random-effects t test, two-sided"
@@ -193,7 +194,7 @@ def verdict_of(record: StudyRecord, best_gkd: str | None) -> Verdict | None:
         tuple(record.config.get("compare_at", default)),
         record.config.get("margin"),
         best_gkd,
-        derive_seed(record.config.get("seed", 0), "verdict"),
+        verdict_seed(record.config.get("seed", 0)),
     )
 
 

@@ -208,7 +208,7 @@ def _spec(
     """The winner's own spec, at another place; secrets, which no record holds, from the study."""
     files = paths.trial(winner.arm, winner.trial.number)
     if winner.final is not None:
-        files = paths.final(winner.arm, winner.final.number)
+        files = paths.confirmation_run(winner.arm, winner.final.number)
     recorded = TrialSpec.model_validate_json(files.spec.read_bytes())
     config, arm = study.config, study.config.arms[winner.arm]
     origin = preparation.make_study_inputs(study, snapshot, cache)

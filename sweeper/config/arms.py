@@ -8,14 +8,9 @@ from pydantic import ValidationInfo, field_validator
 
 from sweeper.config.base import PositiveInt, Problems, Strict
 from sweeper.config.search import ArmBudgetConfig
-from sweeper.config.settings import (
-    Method,
-    collect_setting_problems,
-    name_problem,
-    value_problem,
-    without_effect,
-)
+from sweeper.config.settings import Method, value_problem, without_effect
 from sweeper.config.space import Space, contains
+from sweeper.config.unknown_keys import collect_setting_problems, name_problem
 
 
 class ArmConfig(Strict):
@@ -26,11 +21,11 @@ class ArmConfig(Strict):
     trials: PositiveInt | None = None
     """The trial budget; by default the study's `trials`. Unequal budgets are printed."""
     budget: ArmBudgetConfig = ArmBudgetConfig()
-    """What else the arm may spend; by default its share of the study's `budget`."""
+    """Further limits of the arm; by default its share of the study's `budget`."""
     settings: dict[str, Any] = {}
     """Fixed values, over those of `training`."""
     search: dict[str, Space] = {}
-    """What is sampled."""
+    """Search space: the settings that are sampled, by name."""
 
     @field_validator("settings", mode="after")
     @classmethod
@@ -64,7 +59,7 @@ class ArmConfig(Strict):
         return search
 
     def sources(self) -> frozenset[bool]:
-        """Where sequences that the student does not sample may come from.
+        """Return where sequences that the student does not sample may come from.
 
         False stands for the references, True for the teacher's own answers.
         """
@@ -75,5 +70,5 @@ class ArmConfig(Strict):
         return frozenset({bool(self.settings.get("seq_kd", False))})
 
     def is_on_policy_only(self) -> bool:
-        """Whether every sequence is sampled from the student."""
+        """Return True if every sequence is sampled from the student."""
         return self.method == "gkd" and self.settings.get("lmbda") == 1

@@ -1,4 +1,4 @@
-"""What all configuration models share."""
+"""Base of all configuration models."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ _reprs.maxlevel, _reprs.maxlist, _reprs.maxdict = 2, 6, 4
 
 
 def expectation(details: ErrorDetails) -> str:
-    """What pydantic expected, in the words of a YAML file: ``a whole number``."""
+    """Return what pydantic expected, in the words of a YAML file: ``a whole number``."""
     if known := _EXPECTED.get(details["type"]):
         return known
     message = details["msg"].removeprefix("Value error, ")
@@ -135,5 +135,5 @@ def expectation(details: ErrorDetails) -> str:
 
 
 def short(value: Any) -> str:
-    """A value as messages show it, however large or deep it is, without its secrets."""
+    """Return a value as messages show it, however large or deep it is, without its secrets."""
     return redact(_reprs.repr(value))

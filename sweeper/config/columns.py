@@ -1,4 +1,4 @@
-"""Which columns of a data set hold the prompts and their answers."""
+"""The columns of a data set that hold the prompts and their answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ColumnsConfig(Strict):
         if (self.prompt is None) == (self.messages is None):
             problems.add((), "expected either prompt (and completion) or messages")
         elif self.messages is not None and self.completion is not None:
-            problems.add(("completion",), "expected no completion beside messages")
+            problems.add(("completion",), "expected no completion next to messages")
         problems.raise_if_any()
         return self
 
@@ -37,11 +37,11 @@ GUESSED_COLUMNS = (
     ColumnsConfig(prompt="instruction", completion="output"),
     ColumnsConfig(prompt="prompt"),
 )
-"""Tried in this order when a study names no columns."""
+"""Columns that are tried, in this order, when a study names none."""
 
 
 def guess_columns(names: Collection[str]) -> ColumnsConfig | None:
-    """What columns of these names hold; None if no name says so."""
+    """Return what columns of these names hold; None if no name says so."""
     for columns in GUESSED_COLUMNS:
         wanted = [name for name in columns.model_dump().values() if name is not None]
         if all(name in names for name in wanted):
@@ -50,7 +50,7 @@ def guess_columns(names: Collection[str]) -> ColumnsConfig | None:
 
 
 def unknown_columns(source: str, names: Collection[str]) -> str:
-    """The message for a data set none of whose columns has a name that says what it holds."""
+    """Return the message for a data set whose columns have unfamiliar names."""
     return (
         "expected columns: {prompt: …, completion: …} or {messages: …}, because none of the columns"
         f" of {source} has a name that says so: {', '.join(sorted(names))}"

@@ -10,10 +10,10 @@ from pydantic import Field, model_validator
 from sweeper.config.base import Duration, Gibibytes, PositiveInt, Problems, Strict
 
 ADDRESS = r"^(auto|local|(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5})$"
-"""What a Ray cluster's address looks like."""
+"""Pattern of a Ray cluster's address."""
 
 SHARDED_OPTIMISERS = ("adamw_torch", "adamw_torch_fused", "sgd")
-"""Those whose states are divided with the weights; others may keep one for several weights."""
+"""Optimisers whose states are divided with the weights; others may keep one for several weights."""
 
 
 class ResourcesConfig(Strict):
@@ -48,27 +48,27 @@ class ComputeConfig(Strict):
     """Divide the student, its gradients and its optimiser's states among a trial's devices (FSDP),
     instead of a copy on each; it is put together to sample and to be scored, among others."""
     resources_per_trial: ResourcesConfig = ResourcesConfig()
-    """What each trial takes of a machine."""
+    """Resources of a machine that each trial takes."""
     pin_cores: bool = False
     """Keep each worker's process to cores of its own. (Linux; `local` only.)"""
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?|mps)$")] = "auto"
     """`auto`: the accelerators there are, in turn, or the CPU."""
     threads_per_worker: PositiveInt | None = None
-    """By default `resources_per_trial.cpu`; without it the cores divided by the workers, and with
-    Ray one for each of a trial's devices. The processes of a trial share them."""
+    """CPU threads of a trial, shared by its processes. By default `resources_per_trial.cpu`;
+    without it the cores divided by the workers, and with Ray one for each of a trial's devices."""
     trial_timeout: Duration | None = None
-    """How long a trial may take: seconds, or `90s`, `30m`, `12h`, `2d`. One that takes longer is
-    ended."""
+    """Longest time that a trial may take: seconds, or `90s`, `30m`, `12h`, `2d`. One that takes
+    longer is ended."""
     stall_timeout: Duration | None = None
-    """How long a trial may go without a sign of progress: a point of its training curve, or a new
-    phase. Evaluation is one phase."""
+    """Longest time that a trial may go without a sign of progress: a point of its training curve,
+    or a new phase. Evaluation is one phase."""
     memory_limit: Annotated[Gibibytes, Field(gt=0)] | None = None
     """The main memory that a trial may take, in GiB: one that needs more fails as out of memory,
     instead of bringing the machine to a halt. The processes of a trial on several devices may take
     an equal part of it each. (Linux; a GPU's memory is not meant.)"""
     teacher_states_gib: Gibibytes = 20.0
-    """What the teacher's hidden states on sequences that do not change may take in the cache, in
-    GiB; the least recently used go first. 0: they are computed again in every trial."""
+    """GiB that the teacher's hidden states on sequences that do not change may take in the cache;
+    the least recently used go first. 0: they are computed again in every trial."""
 
     @model_validator(mode="after")
     def _check(self) -> ComputeConfig:
@@ -81,7 +81,7 @@ class ComputeConfig(Strict):
         return self
 
     def _misfits(self, given: Collection[str]) -> Iterator[tuple[tuple[str, ...], str]]:
-        """What does not fit together, by the key to blame.
+        """Yield what does not fit together, by the key to blame.
 
         Args:
             given: The keys that differ from their defaults.

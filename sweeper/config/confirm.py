@@ -1,4 +1,4 @@
-"""What is done after the search to know whether its winners are better, or were lucky."""
+"""The confirmation runs after the search, which show if its winners are better or were lucky."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pydantic import Field
 from sweeper.config.base import PositiveInt, Strict
 
 CostMeasure = Literal["steps", "tokens", "device_seconds"]
-"""What is the same for all arms when they are compared."""
+"""Cost that is equal for all arms when they are compared."""
 
 
 class ConfirmConfig(Strict):
@@ -19,7 +19,7 @@ class ConfirmConfig(Strict):
     """
 
     top_k: PositiveInt = 1
-    """How many of each arm's completed trials, the best first."""
+    """Number of each arm's completed trials that are confirmed, the best first."""
     seeds: Annotated[int, Field(ge=0)] = 5
-    """How often each is trained; the same seeds for all arms. 0: no confirmation. One seed says
-    nothing about others, and two little: from three on, intervals can be trusted."""
+    """Number of times that each is trained; the same seeds for all arms. 0: no confirmation. One
+    seed says nothing about others, and two little: from three on, intervals can be trusted."""

@@ -19,16 +19,16 @@ class LengthLimits(Strict):
     """How long the sequences of an arm, or of the teacher's answers, may become, in tokens."""
 
     longest: int
-    """Of a prompt and an answer that stands in the data: what is longer is cut."""
+    """Tokens of the longest prompt with an answer from the data: what is longer is cut."""
     longest_key: Key
-    """What says so."""
+    """Key that sets this limit."""
     sampled: int | None = None
-    """What is sampled after a prompt, which nothing cuts; None if nothing is."""
+    """Most tokens sampled after a prompt, which nothing cuts; None if nothing is sampled."""
     sampled_key: Key = ()
 
 
 def study_lengths(config: StudyConfig) -> tuple[LengthLimits, ...]:
-    """What limits the sequences of each arm, and of a warm start; the longest that it may try."""
+    """Return the limits of each arm's sequences, and of a warm start's; the longest it may try."""
     found = [_of_arm(config, name, arm) for name, arm in config.arms.items()]
     if config.warm_start is not None:
         whole = config.training.max_length
@@ -49,7 +49,7 @@ def _of_arm(config: StudyConfig, name: str, arm: ArmConfig) -> LengthLimits:
 
 
 def _largest(name: str, arm: ArmConfig, setting: str) -> tuple[int | None, Key]:
-    """The largest value that the arm gives a setting; None if it leaves it to the study."""
+    """Return the largest value that the arm gives a setting; None if it leaves it to the study."""
     if (space := arm.search.get(setting)) is not None:
         values = [value for value in space.ends().values() if isinstance(value, int)]
         return max(values), ("arms", name, "search", setting)
@@ -57,7 +57,7 @@ def _largest(name: str, arm: ArmConfig, setting: str) -> tuple[int | None, Key]:
 
 
 def _samples(arm: ArmConfig) -> bool:
-    """Whether a trial of the arm may sample from its student."""
+    """Return True if a trial of the arm may sample from its student."""
     if arm.method != "gkd":
         return False
     space = arm.search.get("lmbda")

@@ -1,4 +1,4 @@
-"""The models of a study: which they are, and what is trained of the student."""
+"""The models of a study, and what is trained of the student."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class ModelConfig(Strict):
     """Leave out the rows of the embeddings and of the head from this token id on: padding, which
     no token of the tokenizer has. By default the smaller one's where teacher and student differ."""
     compile: bool = False
-    """For a teacher: compile its forward pass on whole sequences (`torch.compile`)."""
+    """Compile the teacher's forward pass on whole sequences (`torch.compile`); not for a
+    student."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Only for models that you have read."""
     init_kwargs: JsonMapping = {}
@@ -53,8 +54,8 @@ class ModelConfig(Strict):
         ]
         | None
     ) = None
-    """For a student: leave out all other layers. A number of layers, evenly spread with the first
-    and the last among them; or a list of layers, counted from 0."""
+    """Layers that a student keeps, without the others: a number of layers, evenly spread with the
+    first and the last among them; or a list of layers, counted from 0."""
 
     @model_validator(mode="before")
     @classmethod
@@ -154,16 +155,16 @@ def init_kwarg_problem(name: str, value: Any, *, trusted: bool = False) -> str |
     Args:
         name: The argument.
         value: Its value.
-        trusted: Whether ``trust_remote_code`` is on, as a key of its own.
+        trusted: True if ``trust_remote_code`` is on, as a key of its own.
     """
     if key := _BESIDE_MODEL.get(name):
-        return f"expected the key {key} beside model, found {name!r} here"
+        return f"expected the key {key} next to model, found {name!r} here"
     if reason := _FIXED.get(name):
         return f"{name!r} cannot be set: {reason}"
     # An attention with a slash in its name is the name of a repository with a kernel.
     kernel = name == "attn_implementation" and isinstance(value, str) and "/" in value
     if (kernel or name in _FOREIGN_CODE) and not trusted:
-        return f"{name!r} loads code from a hub, which needs trust_remote_code: true beside model"
+        return f"{name!r} loads code from a hub, which needs trust_remote_code: true next to model"
     return None
 
 
@@ -172,7 +173,7 @@ def _is_count(value: Any, least: int) -> bool:
 
 
 def with_settings(teacher: ModelConfig, values: Mapping[str, Scalar]) -> ModelConfig:
-    """The study's teacher with what an arm's settings say of it.
+    """Return the study's teacher with an arm's own settings.
 
     Args:
         teacher: The study's.
@@ -217,8 +218,8 @@ class StudentConfig(ModelConfig):
         problems = Problems()
         if self.quantization is not None and self.lora is None:
             message = (
-                "expected lora beside it: quantized weights stay as they are, and an adapter on"
-                " them is trained"
+                "expected lora next to it: quantized weights stay as they are, and only an adapter"
+                " on them is trained"
             )
             problems.add(("quantization",), message)
         problems.raise_if_any()

@@ -6,19 +6,19 @@ import re
 from pathlib import Path
 
 DEFAULT_RUNS = Path("runs")
-"""Where studies are recorded unless a command says otherwise."""
+"""Folder in which studies are recorded unless a command names another."""
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
-"""What a study, an arm or a suite may be called: such a name is safe as a file name."""
+"""Pattern of the names of studies, arms and suites: such a name is safe as a file name."""
 
 _RESERVED_NAMES = re.compile(r"mlflow\.db(-\w+)?|mlflow-artifacts", re.IGNORECASE)
 
 
 def is_name(text: str) -> bool:
-    """Whether ``text`` may name a study, an arm or a suite, and so become part of a path."""
+    """Return True if ``text`` may name a study, an arm or a suite: it becomes part of a path."""
     return re.fullmatch(NAME_PATTERN, text) is not None
 
 
 def is_reserved(name: str) -> bool:
-    """Whether ``runs`` has a file of this name, on some file system, so that no study may."""
+    """Return True if a file of ``runs`` has this name on some file system: no study may."""
     return _RESERVED_NAMES.fullmatch(name) is not None

@@ -1,4 +1,4 @@
-"""What ``sweeper init`` could not know, and a user has to write in its place."""
+"""Placeholders for what ``sweeper init`` cannot find out, and a user has to write."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from sweeper.config.yaml_file import KeyPath, YamlFile
 from sweeper.foundation.errors import Problem
 
 FILL_IN = "FILL-IN"
-"""How a placeholder begins."""
+"""Beginning of a placeholder."""
 
 
 def left_over(file: YamlFile) -> list[Problem]:
-    """The placeholders that a file still has, each at its place."""
+    """Return a problem for each placeholder that a file still has."""
     return [
         file.problem(key, f"expected a value of your own, found the placeholder {short(text)}")
         for key, text in _texts(file.values, ())
@@ -23,7 +23,7 @@ def left_over(file: YamlFile) -> list[Problem]:
 
 
 def _texts(value: Any, key: KeyPath, above: tuple[int, ...] = ()) -> Iterator[tuple[KeyPath, str]]:
-    """Every text in a value; an alias of what it stands in is not followed."""
+    """Yield every text in a value; an alias of what it stands in is not followed."""
     if isinstance(value, str):
         yield key, value
     if not isinstance(value, dict | list) or id(value) in above:

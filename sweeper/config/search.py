@@ -1,4 +1,4 @@
-"""How a search goes: what chooses its trials, what ends them early, and when it stops."""
+"""The search: what chooses its trials, what ends them early, and when it stops."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from sweeper.config.base import Duration, Fraction, PositiveFloat, PositiveInt, 
 Objective = Literal[
     "score", "device_seconds", "trained_tokens", "generated_tokens", "model_parameters"
 ]
-"""What a search may look for: the selection suite's score in its own direction, and costs, which
-are to be low."""
+"""Goal of a search: the selection suite's score in its own direction, or a cost, which is to be
+low."""
 
 _HALVING = ("asha", "hyperband")
 _EVEN_POINTS = (0.25, 0.5, 0.75)
@@ -31,7 +31,7 @@ class PrunerConfig(Strict):
     """How trials that will not be the best are ended early.
 
     A student is scored on a part of the selection suite at some points of its training, which this
-    does not disturb, and Optuna's pruner says whether to go on.
+    does not disturb, and Optuna's pruner decides if the trial continues.
     """
 
     type: Literal["none", "median", "asha", "hyperband", "wilcoxon"] = "none"
@@ -44,10 +44,11 @@ class PrunerConfig(Strict):
     startup_trials: Annotated[int, Field(ge=0)] = 3
     """Trials of an arm that complete before one is pruned."""
     reduction_factor: Annotated[int, Field(ge=2)] | None = None
-    """Of `asha` and `hyperband`: about one trial in so many goes on at each point; by default 3."""
+    """Factor of `asha` and `hyperband`: about one trial in so many continues at each point; by
+    default 3."""
     p_threshold: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Of `wilcoxon`: a trial ends when the signed-rank test says, with a smaller p than this, that
-    it is worse than the best one on the same documents; by default 0.1."""
+    """Threshold of `wilcoxon`: a trial ends when the signed-rank test finds, with a smaller p than
+    this, that it is worse than the best one on the same documents; by default 0.1."""
 
     @model_validator(mode="after")
     def _check(self) -> PrunerConfig:
@@ -63,7 +64,7 @@ class PrunerConfig(Strict):
         return self
 
     def points(self) -> tuple[float, ...]:
-        """The shares of the training after which students are scored; none without a pruner."""
+        """Return the shares of the training after which students are scored, if any."""
         if self.type == "none":
             return ()
         if self.at is not None:
@@ -72,12 +73,12 @@ class PrunerConfig(Strict):
         return (1 / factor**2, 1 / factor) if self.type in _HALVING else _EVEN_POINTS
 
     def reduction(self) -> int:
-        """``reduction_factor``, or its default."""
+        """Return ``reduction_factor``, or its default."""
         return self.reduction_factor or 3
 
 
 class BudgetConfig(Strict):
-    """What a whole study may spend, beside the number of `trials` of each arm."""
+    """Limits of a whole study, next to the number of `trials` of each arm."""
 
     trials: PositiveInt | None = None
     """Trials of all arms together, given out evenly."""
@@ -92,12 +93,12 @@ class BudgetConfig(Strict):
 
 
 class ArmBudgetConfig(Strict):
-    """What one arm may spend, instead of its share of the study's budget."""
+    """Limits of one arm, instead of its share of the study's budget."""
 
     device_hours: PositiveFloat | None = None
     """Hours that the arm's trials may take on their devices."""
     patience: PositiveInt | None = None
-    """As the study's."""
+    """Limit that replaces the study's `budget.patience`."""
 
 
 def _ascending_within(points: tuple[float, ...]) -> bool:

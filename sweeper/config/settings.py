@@ -21,7 +21,6 @@ from sweeper.config.base import (
     JsonMapping,
     PositiveFloat,
     PositiveInt,
-    Problems,
     Scalar,
     Strict,
     expectation,
@@ -58,7 +57,7 @@ class TrainingConfig(Strict):
     learning_rate: PositiveFloat = 2.0e-5
     """The peak learning rate."""
     lr_scheduler_type: LearningRateSchedule = "linear"
-    """How the learning rate falls after the warm-up."""
+    """Course of the learning rate after the warm-up."""
     warmup_ratio: Fraction = 0.0
     """The share of the steps over which the learning rate rises from 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -85,7 +84,7 @@ class TrainingConfig(Strict):
     logging_steps: PositiveInt = 5
     """Optimiser steps between two points of the training curve."""
     checkpoint_every: PositiveInt | None = None
-    """Optimiser steps between two checkpoints, from which an interrupted trial goes on; by default
+    """Optimiser steps between two checkpoints, from which an interrupted trial resumes; by default
     it starts again. Results do not depend on it."""
     engine: Literal["sweeper", "trl"] = "sweeper"
     """`trl` runs the stock trainers, with the differences that the documentation lists."""
@@ -99,7 +98,7 @@ class TrainingConfig(Strict):
 
 
 class MethodSettings(TrainingConfig):
-    """Everything that a method can be told: training keys and the parameters of GKD."""
+    """All settings of a method: training keys and the parameters of GKD."""
 
     temperature: PositiveFloat = 0.9
     """Sampling temperature of the student's rollouts; the loss never sees it."""
@@ -122,15 +121,15 @@ class MethodSettings(TrainingConfig):
 TRAINING_KEYS = frozenset(TrainingConfig.model_fields)
 GKD_KEYS = frozenset(MethodSettings.model_fields) - TRAINING_KEYS
 ON_POLICY_KEYS = ("temperature", "max_new_tokens")
-"""What shapes rollouts only, and so is dead at lmbda 0."""
+"""Settings that shape rollouts only, and so are dead at lmbda 0."""
 
-_METHOD_KEYS: dict[Method, frozenset[str]] = {
+METHOD_KEYS: dict[Method, frozenset[str]] = {
     "sft": frozenset({"disable_dropout"}),
     "seqkd": frozenset({"disable_dropout"}),
     "supervised_kd": frozenset({"disable_dropout", "seq_kd"}),
     "gkd": GKD_KEYS,
 }
-_NOT_SEARCHABLE = {
+NOT_SEARCHABLE = {
     "checkpoint_every",
     "engine",
     "extra",
@@ -138,7 +137,7 @@ _NOT_SEARCHABLE = {
     "logging_steps",
     "rollout_batch_size",
 }
-_DOTTED: dict[str, Any] = {
+DOTTED: dict[str, Any] = {
     "teacher.model": TypeAdapter(Annotated[str, Field(min_length=1)]),
     "teacher.dtype": TypeAdapter(Dtype),
     "teacher.quantization": TypeAdapter(Quantization | None),
@@ -146,70 +145,23 @@ _DOTTED: dict[str, Any] = {
     "lora.alpha": TypeAdapter(PositiveFloat),
     "lora.dropout": TypeAdapter(Annotated[float, Field(ge=0, lt=1)]),
 }
-_INIT_KWARGS = "teacher.init_kwargs."
+INIT_KWARGS = "teacher.init_kwargs."
 _OPEN: dict[str, Any] = {
     "extra.": TypeAdapter(Json),
-    _INIT_KWARGS: TypeAdapter(Scalar, config={"allow_inf_nan": False}),
+    INIT_KWARGS: TypeAdapter(Scalar, config={"allow_inf_nan": False}),
 }
-"""What begins so may go on with any name."""
-OTHER_SPELLINGS = {
-    "teacher_model_name_or_path": "teacher.model",
-    "teacher_model_init_kwargs": "teacher.init_kwargs.NAME",
-    "lora_r": "lora.r",
-    "lora_alpha": "lora.alpha",
-    "lora_dropout": "lora.dropout",
-    "lambda": "lmbda",
-    "batch_size": "per_device_train_batch_size",
-    "lr": "learning_rate",
-}
-"""Names from other tools, answered with ours."""
-
-
-def known_settings(method: Method) -> list[str]:
-    """The names that an arm of ``method`` may fix or search, open-ended ones left out."""
-    return sorted((TRAINING_KEYS - {"extra"}) | _METHOD_KEYS[method] | set(_DOTTED))
-
-
-def check_setting(method: Method, name: str, value: Any, *, searched: bool) -> str | None:
-    """Say what is wrong with giving ``name`` the ``value`` in an arm of ``method``, or None.
-
-    The message has no file and no key: the caller knows them.
-    """
-    return name_problem(method, name, searched=searched) or value_problem(name, value)
-
-
-def name_problem(method: Method, name: str, *, searched: bool) -> str | None:
-    """Say why an arm of ``method`` cannot fix, or search, ``name``; None if it can."""
-    if not is_setting(name):
-        return unknown_name(name, known_settings(method))
-    if searched and name in _NOT_SEARCHABLE:
-        return f"{name!r} cannot be searched" + (
-            ": name the argument, as in extra.NAME" if name == "extra" else ""
-        )
-    if name.startswith(_INIT_KWARGS):
-        # Whether there is code to trust is said of the study's teacher, where it is seen.
-        argument = name.removeprefix(_INIT_KWARGS)
-        if message := init_kwarg_problem(argument, None):
-            return message
-        if searched and is_secret_name(argument):
-            return f"{name!r} cannot be searched: what is searched is recorded, secrets are not"
-    dead = name in GKD_KEYS and name not in _METHOD_KEYS[method]
-    dead |= name == "stock_normalization" and method != "gkd"
-    dead |= name.startswith("teacher.") and method == "sft"
-    if dead:
-        return f"{name!r} has no effect in an arm of method {method}"
-    return None
+"""Prefixes of settings that may have any name."""
 
 
 def value_problem(name: str, value: Any) -> str | None:
     """Say why the setting ``name`` cannot be ``value``; None if it can."""
-    if name.startswith(_INIT_KWARGS):
-        argument = name.removeprefix(_INIT_KWARGS)
+    if name.startswith(INIT_KWARGS):
+        argument = name.removeprefix(INIT_KWARGS)
         if message := init_kwarg_problem(argument, value):
             return message
     if name == "teacher.dtype" and value in get_args(Quantization):
         return f"expected the key teacher.quantization for {value}"
-    if adapter := _DOTTED.get(name) or _OPEN.get(_open_prefix(name)):
+    if adapter := DOTTED.get(name) or _OPEN.get(_open_prefix(name)):
         message = _type_problem(adapter, value)
         if message and is_secret_name(name):
             return message.partition(", found ")[0] + ", found something else"
@@ -222,12 +174,12 @@ def value_problem(name: str, value: Any) -> str | None:
 
 
 def is_setting(name: str) -> bool:
-    """Whether ``name`` is the name of a setting, even one that a method does not use."""
-    return name in _DOTTED or bool(_open_prefix(name)) or name in MethodSettings.model_fields
+    """Return True if ``name`` is the name of a setting, even one that a method does not use."""
+    return name in DOTTED or bool(_open_prefix(name)) or name in MethodSettings.model_fields
 
 
 def _open_prefix(name: str) -> str:
-    """The key of ``_OPEN`` that ``name`` goes on from, or nothing."""
+    """Return the key of ``_OPEN`` that ``name`` begins with, or nothing."""
     return next((p for p in _OPEN if name.startswith(p) and name.split(".")[-1]), "")
 
 
@@ -263,14 +215,14 @@ def resolve(training: TrainingConfig, *layers: dict[str, Any]) -> MethodSettings
 
 
 def effective(method: Method, settings: MethodSettings) -> MethodSettings:
-    """The settings as the method means them: supervised KD is GKD at lmbda 0 and beta 0."""
+    """Return the settings as the method uses them: supervised KD is GKD at lmbda 0 and beta 0."""
     if method != "supervised_kd":
         return settings
     return settings.model_copy(update={"lmbda": 0.0, "beta": 0.0})
 
 
 def without_effect(method: Method, lmbda: object) -> frozenset[str]:
-    """The settings of ``method`` that change nothing at this ``lmbda``; None for not known yet.
+    """Return the settings of ``method`` that change nothing at ``lmbda``; None: not yet known.
 
     At 0 nothing is sampled from the student. At 1 every sequence is, so none comes from the data or
     from the teacher's answers.
@@ -283,34 +235,10 @@ def without_effect(method: Method, lmbda: object) -> frozenset[str]:
 
 
 def model_settings(prefix: str, *layers: dict[str, Any]) -> dict[str, Scalar]:
-    """The dotted settings below ``prefix`` (``teacher`` or ``lora``), without the prefix."""
+    """Return the dotted settings below ``prefix`` (``teacher`` or ``lora``), without the prefix."""
     found: dict[str, Scalar] = {}
     for layer in layers:
         for name, value in layer.items():
             if name.startswith(f"{prefix}."):
                 found[name.removeprefix(f"{prefix}.")] = value
     return found
-
-
-def collect_setting_problems(problems: Problems, method: Method, values: dict[str, Any]) -> None:
-    """Check an arm's fixed settings and note each problem at its name."""
-    for name, value in values.items():
-        if message := check_setting(method, name, value, searched=False):
-            problems.add((name,), message)
-
-
-def unknown_name(name: str, known: list[str]) -> str:
-    """The message for a key that does not exist, with the likeliest meant one."""
-    if meant := likely_meant(name, known):
-        return f"unknown key {name!r}; did you mean {meant!r}?"
-    return f"unknown key {name!r}; expected one of {', '.join(known)}"
-
-
-def likely_meant(name: str, known: list[str]) -> str | None:
-    """The known key that ``name`` looks like, or is called elsewhere."""
-    import difflib
-
-    if (ours := OTHER_SPELLINGS.get(name)) and (ours in known or "NAME" in ours):
-        return ours
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return close[0] if close else None

@@ -29,17 +29,17 @@ class FloatSpace(Strict):
         return self
 
     def ends(self) -> dict[tuple[str | int, ...], Scalar]:
-        """The values whose validity decides that of the whole range, by their keys."""
+        """Return the values whose validity decides that of the whole range, by their keys."""
         return {("low",): self.low, ("high",): self.high}
 
     def count(self) -> int | None:
-        """How many values there are, or None when there are infinitely many."""
+        """Return how many values there are, or None when there are infinitely many."""
         if self.low == self.high:
             return 1
         return None if self.step is None else _steps(self.low, self.high, self.step) + 1
 
     def grid(self) -> list[Scalar] | None:
-        """All values in order, or None when there are infinitely many."""
+        """Return all values in order, or None when there are infinitely many."""
         count = self.count()
         if count is None:
             return None
@@ -67,15 +67,15 @@ class IntSpace(Strict):
         return self
 
     def ends(self) -> dict[tuple[str | int, ...], Scalar]:
-        """The values whose validity decides that of the whole range, by their keys."""
+        """Return the values whose validity decides that of the whole range, by their keys."""
         return {("low",): self.low, ("high",): self.high}
 
     def count(self) -> int | None:
-        """How many values there are."""
+        """Return how many values there are."""
         return (self.high - self.low) // self.step + 1
 
     def grid(self) -> list[Scalar] | None:
-        """All values in order."""
+        """Return all values in order."""
         return list(range(self.low, self.high + 1, self.step))
 
 
@@ -99,15 +99,15 @@ class CategoricalSpace(Strict):
         return self
 
     def ends(self) -> dict[tuple[str | int, ...], Scalar]:
-        """The values whose validity decides that of the whole space, by their keys."""
+        """Return the values whose validity decides that of the whole space, by their keys."""
         return {("choices", index): choice for index, choice in enumerate(self.choices)}
 
     def count(self) -> int | None:
-        """How many values there are."""
+        """Return how many values there are."""
         return len(self.choices)
 
     def grid(self) -> list[Scalar] | None:
-        """All values in order."""
+        """Return all values in order."""
         return list(self.choices)
 
 
@@ -117,7 +117,7 @@ _SPACE: TypeAdapter[AnySpace] = TypeAdapter(Space)
 
 
 def read_space(raw: object) -> AnySpace | None:
-    """A space as a record has it; None of anything else."""
+    """Return a space from its form in a record; None for anything else."""
     try:
         return _SPACE.validate_python(raw)
     except ValidationError:
@@ -145,12 +145,12 @@ def _check_range(low: float, high: float, log: bool, step: float | None) -> None
 
 
 def _steps(low: float, high: float, step: float) -> int:
-    """How many whole steps fit between the ends, counted in decimals: 0.9 / 0.3 is 3."""
+    """Return how many whole steps fit between the ends, counted in decimals: 0.9 / 0.3 is 3."""
     return int((Decimal(str(high)) - Decimal(str(low))) / Decimal(str(step)))
 
 
 def contains(space: AnySpace, value: Scalar) -> bool:
-    """Whether ``value`` can be sampled from ``space``."""
+    """Return True if ``value`` can be sampled from ``space``."""
     if isinstance(space, CategoricalSpace):
         return value in space.choices
     return isinstance(value, int | float) and space.low <= value <= space.high

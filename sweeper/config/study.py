@@ -38,13 +38,13 @@ class WarmStartConfig(Strict):
     max_steps: PositiveInt
     """Optimiser steps."""
     learning_rate: PositiveFloat | None = None
-    """By default the study's."""
+    """Peak learning rate; by default the study's."""
     per_device_train_batch_size: PositiveInt | None = None
-    """By default the study's."""
+    """Sequences in one micro-batch; by default the study's."""
     lr_scheduler_type: LearningRateSchedule | None = None
-    """By default the study's."""
+    """Course of the learning rate after the warm-up; by default the study's."""
     warmup_ratio: Fraction | None = None
-    """By default the study's."""
+    """Share of the steps over which the learning rate rises; by default the study's."""
     extra: JsonMapping = {}
     """Further arguments of TRL's `SFTConfig`, over the study's."""
 
@@ -63,8 +63,8 @@ class DatasetConfig(Strict):
     limit: PositiveInt | None = None
     """Use only the first so many rows."""
     columns: ColumnsConfig | None = None
-    """Which columns hold what; guessed for `messages`, `prompt` and `completion`, and for
-    `question` and `answer`."""
+    """Columns that hold prompts and answers; guessed for `messages`, `prompt` and `completion`, and
+    for `question` and `answer`."""
 
 
 class DataConfig(Strict):
@@ -96,7 +96,7 @@ class EvaluationConfig(Strict):
     selection: Annotated[str, Field(min_length=1)]
     """The suite that chooses among trials."""
     test: Annotated[str, Field(min_length=1)] | None = None
-    """The suite kept for the finalists; the search never reads it."""
+    """The suite kept for the confirmation runs; the search never reads it."""
     batch_size: PositiveInt = 64
     """Documents scored at a time."""
     samples: Annotated[int, Field(ge=0)] = 8
@@ -136,39 +136,39 @@ class StudyConfig(Strict):
     teacher_outputs: TeacherOutputsConfig = TeacherOutputsConfig()
     """The teacher's own answers, for `seqkd` and `seq_kd`."""
     training: TrainingConfig = TrainingConfig()
-    """How students are trained, in every arm."""
+    """Training settings of students, in every arm."""
     arms: Annotated[dict[Name, ArmConfig], Field(min_length=1)]
-    """What is compared, by name."""
+    """Arms that are compared, by name."""
     sampler: SamplerConfig = SamplerConfig()
-    """How the search chooses."""
+    """Sampler that chooses the trials."""
     pruner: PrunerConfig = PrunerConfig()
-    """How trials that will not be the best are ended early."""
+    """Pruner that ends trials early that will not be the best."""
     objectives: Annotated[tuple[Objective, ...], Field(strict=False, min_length=1)] = ("score",)
-    """What is searched for. Several give a Pareto front, and `score` must be among them."""
+    """Goals of the search. Several give a Pareto front, and `score` must be among them."""
     budget: BudgetConfig = BudgetConfig()
-    """When the search stops, beside its `trials`."""
+    """Limits that stop the search, next to its `trials`."""
     evaluation: EvaluationConfig
-    """How students are scored."""
+    """Suites that students are scored on."""
     confirm: ConfirmConfig = ConfirmConfig()
-    """What is done after the search to know whether its winners are better, or were lucky."""
+    """Confirmation runs after the search, which show if its winners are better or were lucky."""
     compare_at: Annotated[tuple[CostMeasure, ...], Field(strict=False, min_length=1)] = (
         "steps",
         "tokens",
         "device_seconds",
     )
-    """What the arms have in common when their winners are compared: `steps` as the search trained
-    them; with `tokens` or `device_seconds` the claim's cheaper winners are also trained for as many
-    trained tokens, or seconds on their devices, as its most expensive one."""
+    """Measures of cost at which the arms' winners are compared: `steps` as the search trained them;
+    with `tokens` or `device_seconds` the cheaper winners of the primary comparisons are also
+    trained for as many trained tokens, or seconds on their devices, as the most expensive one."""
     margin: PositiveFloat | None = None
     """The difference on the test suite that is too small to matter: arms are called equivalent if
     theirs is shown to be smaller."""
     compute: ComputeConfig = ComputeConfig()
-    """Where trials run."""
+    """Machines that trials run on."""
     storage: str | None = None
-    """Where Optuna keeps the search: `sqlite:///FILE` or `postgresql://USER@HOST/DATABASE`; by
+    """Database of Optuna's search: `sqlite:///FILE` or `postgresql://USER@HOST/DATABASE`; by
     default the SQLite file `runs/<study>/study.db`."""
     tracking: TrackingConfig = TrackingConfig()
-    """Where the study is recorded."""
+    """MLflow store that the study is recorded in."""
 
     @field_validator("study", mode="after")
     @classmethod
@@ -275,7 +275,7 @@ class StudyConfig(Strict):
             problems.add(("budget", "patience"), message)
 
     def _check_copies(self, problems: Problems) -> None:
-        """Whether every device of a trial can have the models, or a part of them."""
+        """Check that every device of a trial can have the models, or a part of them."""
         several = f"with compute.devices_per_trial: {self.compute.devices_per_trial}"
         stock = f"expected sweeper {several}, by which the stock GKD trainer divides its gradients"
         spread = f"expected none {several}: a process loads the model onto its own device"
@@ -305,7 +305,7 @@ class StudyConfig(Strict):
                     problems.add(("arms", name, where, "teacher.quantization"), message)
 
     def _check_shards(self, problems: Problems) -> None:
-        """Whether the student can be divided among a trial's devices."""
+        """Check that the student can be divided among a trial's devices."""
         because = "with compute.shard_student"
         if self.student.quantization:
             message = f"expected none {because}: quantized weights are in one piece"
@@ -320,7 +320,7 @@ class StudyConfig(Strict):
                 problems.add(location, f"expected false {because}: use bf16")
 
     def _values(self, name: str) -> Iterator[tuple[tuple[str | int, ...], Any]]:
-        """The values that a training setting may have in a trial, with their places."""
+        """Yield the values that a training setting may have in a trial, with their places."""
         yield ("training", name), getattr(self.training, name)
         for arm, config in self.arms.items():
             if name in config.settings:
@@ -347,7 +347,7 @@ class StudyConfig(Strict):
         return columns is None or columns.messages is not None or columns.completion is not None
 
     def teacher_reads(self) -> frozenset[bool]:
-        """What the study's teacher reads in many trials; see ``ArmConfig.sources``."""
+        """Return what the study's teacher reads in many trials, as ``ArmConfig.sources`` has it."""
         found: set[bool] = set()
         for arm in self.arms.values():
             engine = arm.settings.get("engine", self.training.engine)
@@ -358,10 +358,10 @@ class StudyConfig(Strict):
         return frozenset(found)
 
     def confirms(self) -> bool:
-        """Whether winners are trained again after the search."""
+        """Return True if winners are trained again after the search."""
         return self.evaluation.test is not None and self.confirm.seeds > 0
 
     def needs_teacher_outputs(self) -> bool:
-        """Whether any arm, or the warm start, trains on the teacher's own answers."""
+        """Return True if an arm, or the warm start, trains on the teacher's own answers."""
         warm = self.warm_start is not None and self.warm_start.method == "seqkd"
         return warm or any(True in arm.sources() for arm in self.arms.values())

@@ -23,7 +23,7 @@ class SuiteTask(Strict):
     """First document and end (excluded), counted from 0; by default all. Ranges that do not meet
     let a selection and a test suite come from one split."""
     limit: PositiveInt | None = None
-    """At most so many documents, from the start of `documents`."""
+    """Largest number of documents, from the start of `documents`."""
     metric: str | None = None
     """The metric to score by; by default the task's first."""
     filter: str = "none"
@@ -31,7 +31,7 @@ class SuiteTask(Strict):
     higher_is_better: bool | None = None
     """The metric's direction; by default what the task says."""
     weight: Annotated[float, Field(ge=0)] = 1.0
-    """The task's share in the suite's weighted mean. 0: the task is scored and reported beside the
+    """The task's share in the suite's weighted mean. 0: the task is scored and reported next to the
     suite's score, and has no part in it, in the search, or in the verdict."""
     cluster_by: str | None = None
     """A column of the documents: those with the same value belong together (questions on one text,
@@ -60,9 +60,9 @@ class SuiteConfig(Strict):
     tasks: Annotated[tuple[SuiteTask, ...], Field(min_length=1, strict=False)]
     """The tasks to score."""
     aggregate: Literal["mean", "minimum"] = "mean"
-    """How task scores make the suite's score: their weighted mean, or the worst of them."""
+    """Aggregate of the task scores that is the suite's score: their weighted mean, or the worst."""
     apply_chat_template: bool | Literal["auto"] = "auto"
-    """Whether prompts go through the chat template; `auto`: as in training."""
+    """True if prompts go through the chat template; `auto`: as in training."""
     system_instruction: str | None = None
     """A system prompt for every document."""
 

@@ -37,7 +37,7 @@ class YamlFile:
     line."""
 
     def problem(self, path: KeyPath, message: str) -> Problem:
-        """A problem at ``path``, or at the closest enclosing key that stands in the file."""
+        """Return a problem at ``path``, or at the closest enclosing key that stands in the file."""
         dotted = tuple(str(part) for part in path)
         for length in range(len(dotted), -1, -1):
             if place := self.places.get(dotted[:length]):
@@ -87,7 +87,7 @@ class YamlFile:
 
 
 def _key_length(target: dict[str, Any], path: tuple[str, ...], names: list[str]) -> int:
-    """How many of the dotted ``names`` make the next key: those of arms and settings have dots."""
+    """Return how many of the dotted ``names`` make the next key: some keys have dots."""
     for length in range(len(names), 1, -1):
         if ".".join(names[:length]) in target:
             return length
@@ -126,7 +126,7 @@ def parse(text: str, source: str) -> Any:
 
 
 def _parse(text: str, source: str) -> tuple[Any, Node | None]:
-    """The value, and the tree that knows the places."""
+    """Return the value, and the tree that has the places."""
     yaml = YAML(typ="safe", pure=True)
     yaml.Constructor = _Constructor
     try:
@@ -195,7 +195,7 @@ def _check_size(tree: Node | None) -> None:
     """Refuse a file whose aliases make a huge value of a few lines ("a billion laughs").
 
     Raises:
-        ConstructorError: It is too large; tells the innermost value that is.
+        ConstructorError: It is too large; names the innermost value that is.
     """
     sizes: dict[int, int] = {}
 
@@ -218,7 +218,7 @@ def _check_size(tree: Node | None) -> None:
 
 
 def _place(before: str) -> tuple[int, int]:
-    """The line and column, from 1, of what follows ``before``."""
+    """Return the line and column, from 1, of what follows ``before``."""
     return before.count("\n") + 1, len(before) - before.rfind("\n")
 
 
@@ -242,7 +242,7 @@ def _note_places(node: Node | None, path: tuple[str, ...], file: YamlFile, seen:
 
 
 def named_data_files(task_file: Path) -> list[str]:
-    """The ``data_files`` that an lm-eval task file names, in order; none if it cannot be read.
+    """Return the ``data_files`` of an lm-eval task file, in order; none if it cannot be read.
 
     The file is only parsed: tags of lm-eval such as ``!function`` are not followed.
     """

@@ -1,4 +1,4 @@
-"""Values as YAML for people: block style, short mappings in one line, comments beside keys."""
+"""Values as YAML for people: block style, short mappings in one line, comments next to keys."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ _PLAIN = re.compile(r"[A-Za-z0-9_./][\w./+@-]*(?::[\w./+@-]+)*")
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff\ud800-\udfff\ufffe\uffff]")
 
 Comments = Mapping[tuple[str, ...], str]
-"""By key path: beside the key where it fits in one line, else above it."""
+"""Comments by key path: next to the key where one fits in a line, else above it."""
 
 
 def yaml_text(values: Mapping[str, Any], comments: Comments | None = None, *, flow: int = 3) -> str:
-    """The values as a document.
+    """Return the values as a document.
 
     Args:
         values: Mappings, lists and scalars.
-        comments: What to say of keys.
-        flow: From which depth mappings of scalars are written in one line; keys of the document
+        comments: Comments on keys.
+        flow: Depth from which mappings of scalars are written in one line; keys of the document
             have depth 1.
     """
     return "".join(f"{line}\n" for line in _block(values, (), comments or {}, flow))
 
 
 def commented(text: str) -> str:
-    """``text`` as comment lines."""
+    """Return ``text`` as comment lines."""
     return "".join(f"# {line}".rstrip() + "\n" for line in text.splitlines())
 
 
 def flow_text(value: Any) -> str:
-    """A value in one line, as it may stand inside another."""
+    """Return a value in one line, as it may stand inside another."""
     if isinstance(value, Mapping):
         inner = ", ".join(f"{flow_text(str(key))}: {flow_text(v)}" for key, v in value.items())
         return f"{{{inner}}}"
@@ -70,9 +70,9 @@ def _block(
             lines = [f"{name} {flow_text(value)}"]
         if not path and len(lines) > 1 and key != next(iter(values)):
             yield ""
-        beside = f"{lines[0]}  # {comment}"
-        if comment and "\n" not in comment and len(beside) <= WIDTH:
-            lines[0] = beside
+        line = f"{lines[0]}  # {comment}"
+        if comment and "\n" not in comment and len(line) <= WIDTH:
+            lines[0] = line
         elif comment:
             yield from (f"{indent}# {line}" for line in comment.splitlines())
         yield from lines
@@ -93,7 +93,7 @@ def _items(
 def _fits(
     name: str, value: Mapping[str, Any], path: tuple[str, ...], comments: Comments, flow: int
 ) -> bool:
-    """Whether a mapping is to be written in one line."""
+    """Return True if a mapping is to be written in one line."""
     return (
         len(path) >= flow
         and not any(isinstance(inner, Mapping) for inner in value.values())

@@ -32,7 +32,7 @@ from sweeper.distillation.teacher.hidden_states import TeacherStates
 from sweeper.foundation.cache import Cache
 from sweeper.foundation.environment import library_versions
 from sweeper.foundation.errors import BadInputError, DivergedError
-from sweeper.records import Resources, StudyInputs, derive_seed
+from sweeper.records import Resources, StudyInputs, seeds
 
 _TRIALS_TO_PAY = 4
 """Trials within which reading all sequences once has to cost less than reading them in each."""
@@ -49,7 +49,7 @@ def starting_student(
     warm = origin.warm_start
     if origin.student.lora is None and student.dtype == "auto":
         student = student.model_copy(update={"dtype": "float32"})
-    seed = derive_seed(origin.seed, "student")
+    seed = seeds.student_seed(origin.seed)
     if warm is None:
         return load_model(student, place.device, seed=seed)
     changes = warm.model_dump(exclude_none=True, exclude={"method"})
@@ -83,7 +83,7 @@ def starting_student(
             teacher=origin.teacher,
             method=warm.method,
             settings=settings,
-            seed=derive_seed(origin.seed, "warm_start"),
+            seed=seeds.warm_start_seed(origin.seed),
             report=report,
         )
         whole = merge_adapter(trained, student, place.device, seed)
@@ -150,7 +150,7 @@ def distil(
     tokenizer = material.tokenizer
     data = training_sequences(material, place, teacher, method, settings)
     if origin.student.lora is not None:
-        adapter_seed = derive_seed(seed, "adapter")
+        adapter_seed = seeds.adapter_seed(seed)
         model = add_adapter(model, origin.student.lora, lora or {}, adapter_seed)
     elif getattr(model, "is_quantized", False):
         message = "expected an adapter to train, because the student's weights are quantized"
@@ -172,7 +172,7 @@ def distil(
                 settings,
                 output_dir=output,
                 device=place.device,
-                seed=derive_seed(seed, "data_order"),
+                seed=seeds.data_order_seed(seed),
             ),
             "processing_class": tokenizer,
             "callbacks": [
@@ -181,7 +181,7 @@ def distil(
             ],
         }
         if trainers.uses_teacher(method):
-            teacher_seed = derive_seed(origin.seed, "teacher")
+            teacher_seed = seeds.teacher_seed(origin.seed)
             options["teacher_model"] = load_model(teacher, place.device, seed=teacher_seed)
             if settings.engine == "sweeper" and settings.lmbda < 1:
                 with meter.timing("teacher"):
@@ -203,7 +203,7 @@ def distil(
         )
         if not ranks.first:
             # As the trainer has seeded it, dropout would be the same in every process.
-            torch.manual_seed(derive_seed(seed, "dropout", ranks.rank))
+            torch.manual_seed(seeds.dropout_seed(seed, ranks.rank))
         if checkpoints is None:
             trainer.train()
         else:

@@ -1,4 +1,4 @@
-"""Where jobs run: the seam between the coordinator and whatever runs its jobs."""
+"""The executor protocol: the seam between the coordinator and whatever runs its jobs."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Finished:
 
     spec: Spec
     outcome: Outcome | None
-    """What it reported; None if it ended without a word."""
+    """Outcome that the job reported; None if it ended without one."""
     reason: str
-    """How the process ended, for people; what an outcome of None is explained by."""
+    """Reason of its end, for people; explains a missing outcome."""
 
 
 class Busy(RuntimeError):
@@ -49,10 +49,10 @@ class Executor(Protocol):
         """Stop whatever still runs."""
 
     def free(self) -> int:
-        """How many jobs could be submitted now."""
+        """Return how many jobs could be submitted now."""
 
     def next_resources(self, directory: Path) -> Resources:
-        """Where the next job runs that works in ``directory``."""
+        """Return where the next job runs that works in ``directory``."""
 
     def submit(self, spec: Spec) -> None:
         """Start a job.
@@ -62,10 +62,10 @@ class Executor(Protocol):
         """
 
     def wait(self, timeout: float) -> list[Finished]:
-        """The jobs that ended, waiting up to ``timeout`` seconds for the first."""
+        """Return the jobs that ended, waiting up to ``timeout`` seconds for the first."""
 
     def running(self) -> list[Spec]:
-        """The jobs that run, in the order of their start."""
+        """Return the jobs that run, in the order of their start."""
 
     def cancel(self, spec: Spec) -> None:
         """End one job now; ``wait`` returns it, with an outcome only if it was quicker."""
@@ -75,7 +75,7 @@ class Executor(Protocol):
 
 
 def without_room(paths: JobPaths) -> Outcome:
-    """The outcome of a job that could not write its own, because no space is left."""
+    """Return the outcome of a job that could not write its own, because no space is left."""
     failure = Failure(kind="full_disk", message=disk.explain(None, paths.directory))
     now = time.time()
     return Outcome(state="failed", failure=failure, started=now, finished=now)

@@ -10,21 +10,14 @@ from pathlib import Path
 from types import TracebackType
 
 from sweeper.config.compute import ComputeConfig
-from sweeper.execution.devices import (
-    allowed_cores,
-    count_workers,
-    divide_cores,
-    find_devices,
-    make_resources,
-)
+from sweeper.execution.device_sharing import DeviceSlots
 from sweeper.execution.executor import Busy, Finished, Spec
 from sweeper.execution.processes import JobProcess, signals_waiting, start_forkserver
 from sweeper.execution.worker.process import DeviceShare
-from sweeper.foundation.environment import available_cores
 from sweeper.records import Outcome, Resources
 
 _GRACE_SECONDS = 5.0
-"""How long a job that was asked to end may take before it is killed."""
+"""Seconds that a job may take to end when asked, before it is killed."""
 
 
 @dataclass
@@ -42,9 +35,9 @@ class LocalExecutor:
     TRL and lm-eval once.
 
     Args:
-        compute: What the study says of the machine.
+        compute: Resources that the study asks for.
         devices: The devices to give out in turn, in place of those that are found.
-        run: What job processes do, in place of ``work.run``; a function of a module.
+        run: Function that job processes call in place of ``run_job``; of a module.
 
     Raises:
         SweeperError: The machine does not have what ``compute`` asks for.
@@ -57,20 +50,11 @@ class LocalExecutor:
         run: Callable[[Spec], Outcome] | None = None,
     ) -> None:
         self._run = run
-        resources = compute.resources_per_trial
-        wanted = "cpu" if resources.gpu == 0 else compute.device
-        self._devices = list(find_devices(wanted) if devices is None else devices)
-        self._gpu = resources.gpu or 1.0
-        self._workers = count_workers(compute, self._devices)
-        self._each = compute.devices_per_trial
-        threads = compute.threads_per_worker or resources.cpu
-        self._threads = threads or max(1, available_cores() // self._workers)
-        cores = allowed_cores() if compute.pin_cores else []
-        self._cores = divide_cores(self._workers, self._threads, cores)
+        self._slots = DeviceSlots.of(compute, devices)
         self._jobs: list[_LocalJob] = []
 
     def __enter__(self) -> LocalExecutor:
-        """Start the forkserver, which imports the libraries while the caller goes on."""
+        """Start the forkserver, which imports the libraries while the caller continues."""
         start_forkserver()
         return self
 
@@ -84,14 +68,12 @@ class LocalExecutor:
         self.stop()
 
     def free(self) -> int:
-        """How many jobs could be submitted now."""
-        return self._workers - len(self._jobs)
+        """Return how many jobs could be submitted now."""
+        return self._slots.workers - len(self._jobs)
 
     def next_resources(self, directory: Path) -> Resources:
-        """Where the next job runs that works in ``directory``."""
-        first = self._free_slot() * self._each
-        found = [self._devices[i % len(self._devices)] for i in range(first, first + self._each)]
-        return make_resources(directory, found, self._threads)
+        """Return where the next job runs that works in ``directory``."""
+        return self._slots.resources(self._free_slot(), directory)
 
     def submit(self, spec: Spec) -> None:
         """Start a job.
@@ -100,27 +82,27 @@ class LocalExecutor:
             Busy: Nothing is free.
         """
         if self.free() < 1:
-            raise Busy(f"All {self._workers} workers are busy.")
+            raise Busy(f"All {self._slots.workers} workers are busy.")
         slot = self._free_slot()
-        cores = self._cores[slot] if self._cores else None
+        cores = self._slots.cores[slot] if self._slots.cores else None
         # Whatever is started is known, and so can be stopped.
         with signals_waiting():
-            process = JobProcess(spec, DeviceShare(cores, self._gpu), self._run)
+            process = JobProcess(spec, DeviceShare(cores, self._slots.gpu), self._run)
             self._jobs.append(_LocalJob(spec, process, slot))
 
     def wait(self, timeout: float) -> list[Finished]:
-        """The jobs that ended, waiting up to ``timeout`` seconds for the first."""
+        """Return the jobs that ended, waiting up to ``timeout`` seconds for the first."""
         ended = set(wait_for([job.process.sentinel for job in self._jobs], timeout))
         finished = [job for job in self._jobs if job.process.sentinel in ended]
         self._jobs = [job for job in self._jobs if job.process.sentinel not in ended]
         return [job.process.collect() for job in finished]
 
     def running(self) -> list[Spec]:
-        """The jobs that run, in the order of their start."""
+        """Return the jobs that run, in the order of their start."""
         return [job.spec for job in self._jobs]
 
     def process_ids(self) -> list[int]:
-        """The running jobs' process ids, in the order of ``running``."""
+        """Return the running jobs' process ids, in the order of ``running``."""
         return [job.process.pid for job in self._jobs if job.process.pid is not None]
 
     def cancel(self, spec: Spec) -> None:
@@ -138,5 +120,4 @@ class LocalExecutor:
         self._jobs = []
 
     def _free_slot(self) -> int:
-        taken = {job.slot for job in self._jobs}
-        return next(slot for slot in range(self._workers + 1) if slot not in taken)
+        return self._slots.first_free({job.slot for job in self._jobs})

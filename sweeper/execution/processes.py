@@ -22,7 +22,7 @@ _CONTEXT = multiprocessing.get_context("forkserver")
 
 
 def start_forkserver() -> None:
-    """Start the forkserver, which imports the libraries while the caller goes on.
+    """Start the forkserver, which imports the libraries while the caller continues.
 
     Ctrl-C in the terminal is not for it, not even while it imports: what a process ignores is
     ignored by what it starts.
@@ -75,12 +75,12 @@ class JobProcess:
 
     @property
     def sentinel(self) -> int:
-        """What ``multiprocessing.connection.wait`` waits for."""
+        """Handle that ``multiprocessing.connection.wait`` waits for."""
         return self._process.sentinel
 
     @property
     def pid(self) -> int | None:
-        """The process id."""
+        """Process id."""
         return self._process.pid
 
     def signal(self, number: signal.Signals) -> None:

@@ -28,7 +28,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweeper.config.compute import ComputeConfig
 from sweeper.execution import ray_node
-from sweeper.execution.devices import make_resources, per_device
+from sweeper.execution.device_sharing import make_resources, per_device
 from sweeper.execution.executor import Busy, Finished, Spec
 from sweeper.execution.processes import signals_waiting
 from sweeper.foundation.environment import available_cores, package_versions
@@ -39,9 +39,9 @@ from sweeper.records.outcome_files import read_outcome
 
 _CONNECT_SECONDS = 5.0
 _LOOK_SECONDS = 120.0
-"""How long a node may take to say what it sees; it imports sweeper meanwhile."""
+"""Seconds that a node may take to report what it sees; it imports sweeper meanwhile."""
 _GRACE_SECONDS = 5.0
-"""How long a job whose task has ended may go on holding its directory."""
+"""Seconds that a job whose task has ended may hold its directory."""
 
 
 @dataclass
@@ -59,10 +59,10 @@ class RayExecutor:
     outcome.
 
     Args:
-        compute: What the study says of the cluster.
+        compute: Resources that the study asks for.
         written: Folders that jobs write to; every node must see them, file locks included.
         read: Files and folders that jobs read.
-        run: What job processes do, in place of ``work.run``; a function of a module.
+        run: Function that job processes call in place of ``run_job``; of a module.
     """
 
     def __init__(
@@ -80,18 +80,18 @@ class RayExecutor:
         self._threads = compute.threads_per_worker or resources.cpu or self._each
         self._wanted_gpu = resources.gpu
         self._gpu = 0.0
-        """Of each device; all of a trial's are of one node."""
+        """Share of each GPU that a job takes; all of a trial's are of one node."""
         self._written = [path.absolute() for path in written]
         self._read = [path.absolute() for path in read]
         self._jobs: list[_RayJob] = []
         self._looked: dict[str, bool] = {}
-        """By a node's id, whether jobs can run there."""
+        """True for each node, by its id, on which jobs can run."""
         self._environment = {
             key: os.environ[key] for key in ray_node.ENVIRONMENT if key in os.environ
         }
         self._work = run
         # Tasks wait for processes, so their workers can be used again, and start jobs quickly.
-        self._run = ray.remote(max_calls=0, max_retries=0)(ray_node.run_job)
+        self._run = ray.remote(max_calls=0, max_retries=0)(ray_node.run_task)
         self._look = ray.remote(num_cpus=0, max_calls=0, max_retries=0)(ray_node.look)
 
     def __enter__(self) -> RayExecutor:
@@ -132,11 +132,11 @@ class RayExecutor:
             ray.shutdown()
 
     def free(self) -> int:
-        """How many jobs could be submitted now."""
+        """Return how many jobs could be submitted now."""
         return len(self._free_nodes())
 
     def next_resources(self, directory: Path) -> Resources:
-        """Where the next job runs that works in ``directory``."""
+        """Return where the next job runs that works in ``directory``."""
         found = [f"cuda:{index}" if self._gpu else "cpu" for index in range(self._each)]
         return make_resources(directory, found, self._threads)
 
@@ -162,7 +162,7 @@ class RayExecutor:
             self._jobs.append(_RayJob(spec, task, free[0]))
 
     def wait(self, timeout: float) -> list[Finished]:
-        """The jobs that ended, waiting up to ``timeout`` seconds for the first."""
+        """Return the jobs that ended, waiting up to ``timeout`` seconds for the first."""
         if not self._jobs:
             time.sleep(timeout)
             return []
@@ -176,7 +176,7 @@ class RayExecutor:
         return [_collect(job) for job in finished]
 
     def running(self) -> list[Spec]:
-        """The jobs that run, in the order of their start."""
+        """Return the jobs that run, in the order of their start."""
         return [job.spec for job in self._jobs]
 
     def cancel(self, spec: Spec) -> None:
@@ -203,7 +203,7 @@ class RayExecutor:
         return 1.0 if self._device == "cuda" or (self._device == "auto" and has_gpu) else 0.0
 
     def _room(self, found: dict[str, Any]) -> int:
-        """How many jobs fit on an empty node."""
+        """Return how many jobs fit on an empty node."""
         room = int(found["Resources"].get("CPU", 0) // self._threads)
         if self._gpu:
             gpus = int(found["Resources"].get("GPU", 0))
@@ -211,7 +211,7 @@ class RayExecutor:
         return room
 
     def _free_nodes(self) -> list[str]:
-        """The nodes of the next jobs, one entry a job: the emptiest node first."""
+        """Return the nodes of the next jobs, one entry a job: the emptiest node first."""
         alive = _alive()
         for problem in self._look_over(alive):
             warnings.warn(f"{problem}: no trial runs there", stacklevel=2)
@@ -221,7 +221,7 @@ class RayExecutor:
             (running[name] + taken, name)
             for name, found in ((found["NodeID"], found) for found in alive)
             if self._looked.get(name)
-            # What others use is free no more; what we use may not be told yet.
+            # What others use is free no more; what we use may not be reported yet.
             for taken in range(
                 min(self._room(found) - running[name], self._unused(unused.get(name, {})))
             )
@@ -230,7 +230,7 @@ class RayExecutor:
         return [name for _, name in sorted(free)][: max(0, most)]
 
     def _unused(self, resources: Mapping[str, float]) -> int:
-        """How many jobs a node has room for beside whatever it runs."""
+        """Return how many jobs a node has room for next to whatever it runs."""
         room = int((resources.get("CPU", 0) + 1e-6) // self._threads)
         if self._gpu:
             gpus = self._gpu * self._each
@@ -315,7 +315,7 @@ def _check_that_it_listens(address: str) -> None:
 
 @contextmanager
 def _tokens(folders: Sequence[Path]) -> Iterator[tuple[str, ...]]:
-    """A locked file in each folder, for other machines to look for."""
+    """Make a locked file in each folder, for other machines to look for."""
     with ExitStack() as stack:
         paths = []
         for folder in folders:

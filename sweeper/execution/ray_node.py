@@ -1,4 +1,4 @@
-"""What happens on a node of a cluster: it is looked over, and runs jobs as processes of its own."""
+"""Work on a node of a Ray cluster: it is checked, and runs jobs as processes of its own."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ class NodeView:
     versions: Mapping[str, str]
     """Packages that results depend on."""
     gpu: bool
-    """Whether torch has to be able to use a GPU."""
+    """True if torch has to be able to use a GPU."""
 
 
 def look(sight: NodeView) -> list[str]:
-    """What is wrong with this node, as sentences without a subject; nothing if jobs can run."""
+    """Return what is wrong with this node, as sentences without a subject."""
     problems = [*_unseen(sight.tokens, sight.inputs)]
     here = package_versions()
     for name, version in sight.versions.items():
@@ -74,7 +74,7 @@ def _is_locked(path: str) -> bool:
         return False
 
 
-def run_job(
+def run_task(
     text: str,
     gpu: float,
     directory: str,
@@ -88,7 +88,7 @@ def run_job(
         gpu: The share of a GPU that it was given; the GPU is the caller's own visible one.
         directory: The coordinator's working directory; left alone where there is none.
         environment: Variables for the job.
-        run: What the process does; by default ``work.run``.
+        run: Function that the process calls; by default ``run_job``.
 
     Returns:
         Its outcome as JSON, or None if it ended without one; and how its process ended.

@@ -36,13 +36,13 @@ _noted: ContextVar[set[Path] | None] = ContextVar("_noted", default=None)
 
 
 def default_root() -> Path:
-    """The user's cache directory for sweeper (``XDG_CACHE_HOME`` is respected)."""
+    """Return the user's cache directory for sweeper (``XDG_CACHE_HOME`` is respected)."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "sweeper"
 
 
 def content_key(determinants: Mapping[str, Any]) -> str:
-    """The key of what ``determinants`` determine: 32 hex digits of their SHA-256.
+    """Return the key of what ``determinants`` determine: 32 hex digits of their SHA-256.
 
     Raises:
         TypeError: A determinant is not JSON.
@@ -58,7 +58,7 @@ class Cache:
     root: Path
 
     def path(self, kind: str, key: str) -> Path:
-        """Where the entry is, or would be."""
+        """Return where the entry is, or would be."""
         return self.root / kind / key
 
     def read(
@@ -68,12 +68,12 @@ class Cache:
         build: Callable[[Path], None],
         read: Callable[[Path], Value],
     ) -> Value:
-        """What ``read`` makes of the entry, which is built again if it disappears meanwhile.
+        """Return what ``read`` makes of the entry; build it again if it disappears meanwhile.
 
         Args:
-            kind: See ``get_or_compute``.
-            determinants: See ``get_or_compute``.
-            build: See ``get_or_compute``.
+            kind: Folder of entries of this kind.
+            determinants: Everything that decides the content.
+            build: Fills the empty directory that it is given.
             read: Reads the directory that it is given, to the end.
         """
         for _ in range(_TRIES - 1):
@@ -92,11 +92,11 @@ class Cache:
         build: Callable[[Path], None],
         limit: int | None = None,
     ) -> Path:
-        """The entry's directory, built by ``build`` if it is not there.
+        """Return the entry's directory; ``build`` fills it if it is not there.
 
         Args:
-            kind: The folder of entries of this kind.
-            determinants: Everything that decides the content; kept beside it for reading.
+            kind: Folder of entries of this kind.
+            determinants: Everything that decides the content; kept next to it for reading.
             build: Fills the empty directory that it is given. If it raises, nothing is kept.
             limit: Bytes that the kind may take once this entry is there. Others go until it fits;
                 this one stays.
@@ -145,7 +145,7 @@ class Cache:
         return True
 
     def _shrink(self, newest: Path, limit: int) -> None:
-        """Remove the least recently used entries beside ``newest`` until all fit."""
+        """Remove the least recently used entries next to ``newest`` until all fit."""
         found = []
         for entry in newest.parent.iterdir():
             with suppress(OSError):  # another process may be removing it
@@ -161,7 +161,7 @@ class Cache:
 
 @contextmanager
 def noting() -> Iterator[set[Path]]:
-    """Collects the entries that are obtained in the block, of the kinds that are not bounded."""
+    """Collect the entries that are obtained in the block, of the kinds that are not bounded."""
     entries: set[Path] = set()
     token = _noted.set(entries)
     try:
@@ -171,7 +171,7 @@ def noting() -> Iterator[set[Path]]:
 
 
 def is_whole(entry: Path) -> bool:
-    """Whether the entry is there, with all of its files in their full size."""
+    """Return True if the entry is there, with all of its files in their full size."""
     try:
         sizes = json.loads((entry / _LISTING).read_text(encoding="utf-8"))
         return all((entry / name).stat().st_size == size for name, size in sizes.items())
@@ -180,7 +180,7 @@ def is_whole(entry: Path) -> bool:
 
 
 def _use(entry: Path) -> bool:
-    """Whether the entry is whole; notes that it is used."""
+    """Mark the entry as used; return True if it is whole."""
     with suppress(OSError):
         os.utime(entry)
     return is_whole(entry)
@@ -200,17 +200,17 @@ def _remove(entry: Path) -> None:
 
 
 def directory_size(directory: Path) -> int:
-    """The bytes of the files in ``directory``, subfolders included."""
+    """Return the bytes of the files in ``directory``, subfolders included."""
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
 def hash_text(text: str) -> str:
-    """SHA-256 of a text."""
+    """Return the SHA-256 of a text."""
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
+    """Return the SHA-256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -221,14 +221,14 @@ _SAMPLES, _SAMPLE = 64, 2**16
 
 
 def directory_hash(directory: Path, *, dated: bool = False) -> str:
-    """SHA-256 over the names and contents of the files in ``directory``, subfolders included.
+    """Return the SHA-256 of the names and contents of all files below ``directory``.
 
     Of a large file: its size and 64 pieces of 64 KiB, evenly spread from its beginning to its end,
     because reading it all takes minutes. A change between the pieces does not show.
 
     Args:
-        directory: What to hash.
-        dated: Also tell large files apart by when they were written, so that a change shows
+        directory: Directory to hash.
+        dated: Also distinguish large files by when they were written, so that a change shows
             wherever it is; so does a copy.
     """
     digest = hashlib.sha256()

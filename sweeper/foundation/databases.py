@@ -22,7 +22,7 @@ NO_DRIVER = "PostgreSQL needs psycopg: pip install 'sweeper[postgres]'"
 
 
 def storage_problem(url: str) -> str | None:
-    """What is wrong with ``url`` as a place for Optuna's studies, or None."""
+    """Return what is wrong with ``url`` as a place for Optuna's studies, or None."""
     shapes = "sqlite:///FILE or postgresql://USER@HOST/DATABASE"
     problem = f"expected {shapes}, found {redact(url)!r}"
     scheme = url.partition("://")[0]
@@ -45,12 +45,12 @@ def storage_problem(url: str) -> str | None:
 
 
 def is_database(uri: str) -> bool:
-    """Whether ``uri`` is a database's, which MLflow opens itself, rather than a server's."""
+    """Return True if ``uri`` is a database's, which MLflow opens itself, not a server's."""
     return urlsplit(uri).scheme.partition("+")[0] in _DATABASES
 
 
 def with_driver(url: str) -> str:
-    """``url`` as SQLAlchemy gets it: PostgreSQL through psycopg 3, which notices a lost server.
+    """Return ``url`` for SQLAlchemy: PostgreSQL through psycopg 3, which notices a lost server.
 
     Anything else, PostgreSQL through another driver included, stays as it is. So does what the
     query of ``url`` says already.
@@ -66,7 +66,7 @@ def with_driver(url: str) -> str:
 
 
 def lacks_driver(url: str) -> bool:
-    """Whether ``url`` needs psycopg, and it is not installed or cannot be loaded."""
+    """Return True if ``url`` needs psycopg, and it is not installed or cannot be loaded."""
     if url.partition("://")[0] not in _POSTGRES:
         return False
     try:
@@ -77,12 +77,12 @@ def lacks_driver(url: str) -> bool:
 
 
 def address(url: str) -> str:
-    """``url`` for messages: no password, no options."""
+    """Return ``url`` for messages: no password, no options."""
     return redact(url).partition("?")[0]
 
 
 def comparable(url: str) -> str:
-    """``url`` for comparing: the password, and how the driver is named, are no difference."""
+    """Return ``url`` for comparing, without the password and the driver's name."""
     scheme, separator, rest = url.partition("://")
     if scheme not in _POSTGRES or not separator:
         return redact(url)
@@ -94,10 +94,10 @@ def comparable(url: str) -> str:
 
 
 def has_password(uri: str) -> bool:
-    """Whether ``uri`` holds a password, and so must not become an argument or a log line."""
+    """Return True if ``uri`` holds a password, and so must not become an argument or a log line."""
     return redact(uri) != uri
 
 
 def is_server(uri: str) -> bool:
-    """Whether ``uri`` names a running MLflow server, rather than a database."""
+    """Return True if ``uri`` names a running MLflow server, not a database."""
     return uri.startswith(("http://", "https://"))

@@ -1,4 +1,4 @@
-"""A disk that is full: how it shows, and how it is told."""
+"""A full disk: how to detect it, and the message about it."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ _SIGNS = (
     "(os error 28)",
     "(os error 122)",
 )
-"""What libraries say that hide the system's error in a text of their own."""
+"""Texts of libraries that hide the system's error in a text of their own."""
 _UNCLEAR = ("disk I/O error", "unable to open database file", "file write failed")
-"""What they say also for other reasons."""
+"""Texts that also have other reasons."""
 _NO_ROOM = 2**20
 """Bytes: with less than this left, an unclear error is put down to it."""
 
 
 def is_full(error: BaseException, *places: Path) -> bool:
-    """Whether ``error``, or what it came from, says that no space is left.
+    """Return True if ``error``, or its cause, reports that no space is left.
 
     Args:
-        error: What went wrong.
-        places: Where there may be no space; they decide where the error's text is unclear.
+        error: Error that was raised.
+        places: Paths where there may be no space; they decide where the error's text is unclear.
     """
     for cause in _causes(error):
         if isinstance(cause, OSError) and cause.errno in _NUMBERS:
@@ -47,11 +47,11 @@ def is_full(error: BaseException, *places: Path) -> bool:
 
 
 def explain(error: BaseException | None, *places: Path) -> str:
-    """One line for people, which names a path on the disk that is full.
+    """Return one line for people, which names a path on the disk that is full.
 
     Args:
-        error: What went wrong; the file that it names comes first.
-        places: Where it may have happened; of these, the one with the least room left.
+        error: Error that was raised; the file that it names comes first.
+        places: Paths where it may have happened; the one with the least room left is named.
     """
     named = [
         str(cause.filename)
@@ -67,7 +67,7 @@ def explained(*places: Path) -> Iterator[None]:
     """Turn an error about a full disk into one message.
 
     Args:
-        places: Where the block writes.
+        places: Paths where the block writes.
 
     Raises:
         FullDiskError: The block failed because no space is left.
@@ -99,7 +99,7 @@ def _sqlite_code(error: sqlite3.Error) -> int | None:
 
 
 def _free(place: Path) -> int:
-    """The bytes left where ``place`` is, or would be."""
+    """Return the bytes left where ``place`` is, or would be."""
     for path in (place, *place.resolve().parents):
         with suppress(OSError):
             return shutil.disk_usage(path).free

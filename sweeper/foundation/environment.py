@@ -1,4 +1,4 @@
-"""Which software and hardware a result comes from."""
+"""Software and hardware that a result comes from."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PACKAGES = (
 
 
 def package_versions() -> dict[str, str]:
-    """The versions of Python, sweeper and the packages that results depend on."""
+    """Return the versions of Python, sweeper and the packages that results depend on."""
     found = {"python": platform.python_version(), "sweeper": sweeper.__version__}
     for name in PACKAGES:
         try:
@@ -35,13 +35,13 @@ def package_versions() -> dict[str, str]:
 
 
 def library_versions() -> dict[str, str]:
-    """The versions that decide what a model computes: part of every cache key."""
+    """Return the versions that decide what a model computes: part of every cache key."""
     found = package_versions()
     return {name: found[name] for name in ("sweeper", "torch", "transformers", "trl", "peft")}
 
 
 def hardware() -> dict[str, str]:
-    """The machine: processor, cores that may be used, memory in GiB."""
+    """Return the machine: processor, cores that may be used, memory in GiB."""
     pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
     return {
         "platform": platform.platform(),
@@ -52,14 +52,14 @@ def hardware() -> dict[str, str]:
 
 
 def available_cores() -> int:
-    """The cores that this process may use."""
+    """Return the number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def git_revision(directory: Path) -> str | None:
-    """The revision of the repository around ``directory``; ``+`` marks local changes."""
+    """Return the revision of the repository around ``directory``; ``+`` marks local changes."""
     try:
         revision = _git(directory, "rev-parse", "HEAD")
         changed = _git(directory, "status", "--porcelain", "--untracked-files=no")

@@ -1,10 +1,10 @@
-"""What can go wrong, as one tree.
+"""Every error that sweeper raises on purpose, as one tree.
 
 ::
 
     SweeperError
     ├── ConfigError        a study, suite or command-line value is wrong (exit code 2)
-    ├── PreflightError     a study cannot work, as is known before it begins (exit code 2)
+    ├── PreflightError     a study cannot work, as a check finds before it begins (exit code 2)
     ├── StudyChangedError  the study file no longer fits the recorded study (exit code 2)
     ├── StudyBusyError     another process is running this study (exit code 2)
     ├── FullDiskError      no space is left where something has to be written
@@ -86,10 +86,10 @@ class StudyBusyError(SweeperError):
 
 
 class FullDiskError(SweeperError):
-    """No space is left where something has to be written; with room, the same command goes on."""
+    """No space is left where something has to be written; with room, the same command resumes."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(f"{message}, and run the same command again to go on.")
+        super().__init__(f"{message}, and run the same command again to resume.")
 
 
 class TrialError(SweeperError):
@@ -102,7 +102,7 @@ class BadInputError(TrialError):
     """The models, the data or the tasks cannot work as written.
 
     Args:
-        message: What was expected, and what was found.
+        message: Text of what was expected and what was found.
         key: The key of the study file that is to blame, such as ``("data", "train", "path")``.
     """
 

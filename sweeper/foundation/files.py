@@ -1,4 +1,4 @@
-"""Writing files atomically, and files of JSON lines that grow while they are read."""
+"""Atomic writes, and files of JSON lines that grow while they are read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def write_bytes_atomically(path: Path, content: bytes) -> None:
-    """The same for bytes."""
+    """Write ``content`` so that ``path`` holds either the old or the whole new content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}"
     try:
@@ -54,12 +54,12 @@ def append_json_line(path: Path, row: dict[str, Any]) -> None:
 
 
 def open_to_append(path: Path) -> int:
-    """A descriptor of ``path``, which is made if it is not there; a symbolic link is an error."""
+    """Return a descriptor of ``path``, made if need be; a symbolic link is an error."""
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o666)
 
 
 def read_json_lines(path: Path, start: int = 0) -> tuple[list[dict[str, Any]], int]:
-    """The complete rows of a file that may still be growing, or may not exist yet.
+    """Return the complete rows of a file that may still be growing, or may not exist yet.
 
     Args:
         path: The file.

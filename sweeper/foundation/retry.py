@@ -1,4 +1,4 @@
-"""Trying again while a database does not answer, so that its restart loses nothing."""
+"""Retries while a database does not answer, so that its restart loses nothing."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE, _STEP = 0.1, 5.0, 0.25
 _THERE = re.compile(
     r"database (table )?is locked|the database system is|too many clients|connection slots"
 )
-"""What only a server that exists says, or a file that another program is using."""
+"""Messages that only a server that exists sends, or a file that another program is using."""
 _PASSING = ("08", "40", "53300", "57P")
 """SQLSTATEs: connection lost, transaction to be repeated, too many connections, shutting down."""
 _GATEWAY = (502, 503, 504)
@@ -37,7 +37,7 @@ class DatabaseAway(Exception):
 
     Args:
         address: The database, as messages name it; without a password.
-        reason: What its driver said.
+        reason: Message of its driver.
     """
 
     def __init__(self, address: str, reason: str) -> None:
@@ -53,7 +53,7 @@ class Retry:
     object serves all databases of a process; once it has given up, it does not wait again.
 
     Args:
-        seconds: How long to try.
+        seconds: Seconds to keep trying.
     """
 
     def __init__(self, seconds: float = LONGEST) -> None:
@@ -61,12 +61,12 @@ class Retry:
         self.waited = 0.0
         """Seconds spent waiting, in all."""
         self.tell: Callable[[str], None] = lambda text: None
-        """Is told when the waiting begins and when it ends well."""
+        """Function that is given a message when the waiting begins and when it ends well."""
         self.while_waiting: Callable[[], None] = lambda: None
-        """Called several times a second while waiting; may raise to end it."""
+        """Function that is called several times a second while waiting; may raise to end it."""
 
     def __call__(self, call: Callable[[], _T]) -> _T:
-        """What ``call`` returns.
+        """Return what ``call`` returns.
 
         Raises:
             SweeperError: The database did not answer in time.
@@ -82,7 +82,7 @@ class Retry:
                     if self.seconds > 0:
                         self.tell(
                             f"{error}. Trying again for up to {_minutes(self.seconds)};"
-                            " trials that run go on."
+                            " running trials continue."
                         )
                 if time.monotonic() - began >= self.seconds:
                     waited, self.seconds = self.seconds, 0.0
@@ -91,7 +91,7 @@ class Retry:
                 pause = min(2 * pause, _LONGEST_PAUSE)
             else:
                 if began is not None:
-                    self.tell("The database answers again; the study goes on.")
+                    self.tell("The database answers again; the study continues.")
                 return result
 
     def end(self) -> None:
@@ -109,9 +109,9 @@ class Retry:
 
 
 class Retrying(Protocol):
-    """Has a ``Retry`` for the methods that are ``retried``."""
+    """Object with a ``Retry`` for its methods that are ``retried``."""
 
-    _patience: Retry
+    _retry: Retry
 
 
 _Self = TypeVar("_Self", bound=Retrying)
@@ -124,17 +124,17 @@ def retried(
 
     @functools.wraps(method)
     def call(self: _Self, /, *arguments: _P.args, **options: _P.kwargs) -> _T:
-        return self._patience(lambda: method(self, *arguments, **options))
+        return self._retry(lambda: method(self, *arguments, **options))
 
     return call
 
 
 def absence(error: BaseException, *, answered: bool = True) -> str | None:
-    """Why a database cannot answer now; None for any other error, which waiting would not mend.
+    """Return why a database cannot answer now; None for an error that waiting would not fix.
 
     Args:
-        error: What a driver, SQLAlchemy or MLflow raised.
-        answered: Whether the database has answered before. If it has not, silence counts as an
+        error: Error of a driver, SQLAlchemy or MLflow.
+        answered: True if the database has answered before. If it has not, silence counts as an
             error like any other, because the address is then more likely to be wrong.
     """
     from sqlalchemy.exc import DBAPIError
@@ -161,7 +161,7 @@ def _database_absence(error: DBAPIError) -> str | None:
 
 
 def _server_absence(links: list[BaseException]) -> str | None:
-    """Of a tracking server: no connection, a gateway that has none, or its database."""
+    """Return why a tracking server cannot answer: no connection, gateway or database."""
     requests: Any = sys.modules.get("requests")
     silent: tuple[type[Exception], ...] = ()
     if requests:
@@ -196,5 +196,5 @@ def _given_up(error: DatabaseAway, waited: float) -> str:
     since = f" for {_minutes(waited)}" if waited > 0 else ""
     return (
         f"{error.address} did not answer{since}: {error.reason}\n"
-        "What was done is kept: the same command goes on once the database answers."
+        "What was done is kept: run the same command again once the database answers."
     )

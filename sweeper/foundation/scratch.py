@@ -1,4 +1,4 @@
-"""Directories that hold what is tried out, and are gone afterwards however that ends."""
+"""Scratch directories, which are removed however their use ends."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def scratch(prefix: str, place: Path | None = None) -> Iterator[Path]:
-    """A new directory, which is removed when the block ends.
+    """Make a new directory, which is removed when the block ends.
 
     Ctrl-C and SIGTERM end the block with ``KeyboardInterrupt``, also where whoever started this
     process has it ignore Ctrl-C. From then on both are ignored until the directory is gone.
 
     Args:
-        prefix: What its name begins with.
-        place: Where it lies; None: where temporary files do.
+        prefix: Beginning of its name.
+        place: Folder that it lies in; None: that of temporary files.
     """
     before = {number: signal.getsignal(number) for number in _SIGNALS}
 

@@ -1,7 +1,7 @@
 """Keeps secrets out of everything that is shown, recorded or shared.
 
 A secret is what stands under a name such as ``token`` or ``db_password``, the password of a URL,
-and what looks like a token of a hub. Jobs are told secrets, and nothing else is: every copy of a
+and what looks like a token of a hub. Only jobs receive secrets: every copy of a
 study that is written down holds ``***`` in their place.
 """
 
@@ -47,7 +47,7 @@ _ASSIGNMENT = re.compile(
 
 
 def redact_credentials(text: str, known: Collection[str] = ()) -> str:
-    """``text`` without the passwords of URLs, hub tokens and ``known`` secrets.
+    """Return ``text`` without the passwords of URLs, hub tokens and ``known`` secrets.
 
     For prose and logs, in which ``token: x`` is rarely a secret.
     """
@@ -60,12 +60,12 @@ def redact_credentials(text: str, known: Collection[str] = ()) -> str:
 
 
 def redact(text: str, known: Collection[str] = ()) -> str:
-    """The same without what is assigned to a secret's name: for commands, YAML and JSON."""
+    """Return ``text`` also without values of secret names: for commands, YAML and JSON."""
     return _ASSIGNMENT.sub(_hide_value, redact_credentials(text, known))
 
 
 def redact_option(text: str) -> str:
-    """An option as it was typed, ``KEY=VALUE`` or ``--set KEY=VALUE``, without secrets."""
+    """Return an option as typed, ``KEY=VALUE`` or ``--set KEY=VALUE``, without secrets."""
     name, separator, _ = text.removeprefix("--set").lstrip(" =").partition("=")
     if separator and any(is_secret_name(part) for part in re.split(r"[./]", name.strip())):
         return f"{text[: text.index(name) + len(name)]}={HIDDEN}"
@@ -73,7 +73,7 @@ def redact_option(text: str) -> str:
 
 
 def redact_command(arguments: Iterable[str]) -> str:
-    """A command for a shell, without secrets; pasted, it asks for them again."""
+    """Return a command for a shell, without secrets; pasted, it asks for them again."""
     return shlex.join(redact_option(argument) for argument in arguments)
 
 
@@ -85,12 +85,12 @@ def _hide_value(found: re.Match[str]) -> str:
 
 @lru_cache(maxsize=4096)
 def is_secret_name(name: str) -> bool:
-    """Whether a key of this name, such as ``token`` or ``db_password``, holds a secret."""
+    """Return True if a key of this name, such as ``token`` or ``db_password``, holds a secret."""
     return _SECRET_NAME.search(name) is not None
 
 
 def redacted(value: Any, name: str = "") -> Any:
-    """A plain copy of ``value`` with secrets hidden, by the names of their keys and in URLs.
+    """Return a plain copy of ``value`` with secrets hidden, by the names of their keys and in URLs.
 
     Other text stays as it is, so that two copies are equal only if nothing but secrets differs.
     """
@@ -107,12 +107,12 @@ def redacted(value: Any, name: str = "") -> Any:
 
 
 def redacted_json(record: BaseModel) -> str:
-    """A record as a file holds it: JSON, indented, without secrets."""
+    """Return a record as a file holds it: JSON, indented, without secrets."""
     return json.dumps(redacted(record.model_dump(mode="json")), indent=1) + "\n"
 
 
 def secrets_in(value: Any) -> frozenset[str]:
-    """The secrets that ``value`` holds: for finding them in text that others write."""
+    """Return the secrets that ``value`` holds: for finding them in text that others write."""
     if hasattr(value, "model_dump"):
         value = value.model_dump(mode="json")
     found = set(_secrets(value, ""))
@@ -121,7 +121,7 @@ def secrets_in(value: Any) -> frozenset[str]:
 
 
 def secrets_of_environment() -> frozenset[str]:
-    """The values of the environment's variables with secrets' names, such as ``HF_TOKEN``."""
+    """Return the values of environment variables with secrets' names, such as ``HF_TOKEN``."""
     return frozenset(
         value
         for name, value in os.environ.items()

@@ -1,11 +1,12 @@
-"""The records that cross walls: what a job is told, what it reports, how it ended.
+"""The records that cross process walls, and where each lies on disk.
 
-All are frozen, plain and JSON. Whoever reads an old record checks ``schema_version``.
+All are frozen, plain and JSON; their fields are file formats. What is computed from them belongs to
+``analysis``. Start with ``specs`` and ``outcomes``; ``layout`` has the files, ``seeds`` the seeds.
 """
 
 from __future__ import annotations
 
-from sweeper.records.base import SCHEMA_VERSION, Failure, FailureKind, Record, derive_seed
+from sweeper.records.base import SCHEMA_VERSION, Failure, FailureKind, Record
 from sweeper.records.data_check import (
     DataCheck,
     DataSummary,
@@ -72,5 +73,4 @@ __all__ = [
     "TokenizerSummary",
     "Training",
     "TrialSpec",
-    "derive_seed",
 ]

@@ -1,4 +1,4 @@
-"""``records.json.gz``: everything that a study's reports say, in one file that can be passed on.
+"""``records.json.gz``: everything that a study's reports show, in one file that can be passed on.
 
 It holds the study's record without secrets, and without what only this machine can use: the names
 of hosts, files of the cache, and the tracebacks of failures. Reports are written from the same
@@ -25,15 +25,15 @@ from sweeper.records.study_record import StudyRecord
 
 NAME = "records.json.gz"
 MOST_BYTES = 2**30
-"""What such a file may hold unpacked: a damaged or foreign one must not fill the memory."""
+"""Largest size of such a file unpacked: a damaged or foreign one must not fill the memory."""
 
 _FORMAT = "sweeper records"
 _LOCAL: dict[str, Any] = {"host": "", "held_out": None, "cached": (), "versions": {}}
-"""What is left out of an outcome, with what stands in its place."""
+"""Fields that are left out of an outcome, with what stands in their place."""
 
 
 def shareable(record: StudyRecord) -> StudyRecord:
-    """The record without secrets and without what only this machine can use."""
+    """Return the record without secrets and without what only this machine can use."""
     plain = record.model_dump(mode="json")
     ends = [plain["teacher"], plain["starting_student"]]
     if test := plain["test"]:
@@ -59,7 +59,7 @@ def write_records(record: StudyRecord, path: Path) -> None:
 
 
 def read_records(path: Path) -> StudyRecord:
-    """The record that ``write_records`` wrote.
+    """Return the record that ``write_records`` wrote.
 
     Raises:
         ConfigError: The file is not there, is damaged, or is something else.

@@ -1,22 +1,12 @@
-"""What all records have in common."""
+"""Base of all records."""
 
 from __future__ import annotations
 
-import hashlib
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
 SCHEMA_VERSION = 1
-
-
-def derive_seed(study_seed: int, *labels: str | int) -> int:
-    """A seed in [0, 2**31) for one purpose: a hash of the study's seed and the labels.
-
-    Roles that draw from different seeds cannot disturb each other.
-    """
-    text = "/".join(str(part) for part in (study_seed, *labels))
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
 class Record(BaseModel):
@@ -31,7 +21,7 @@ FailureKind = Literal[
 
 
 class Failure(Record):
-    """Why a job did not complete."""
+    """Failure of a job: why it did not complete."""
 
     kind: FailureKind
     message: str
@@ -39,12 +29,12 @@ class Failure(Record):
     key: tuple[str, ...] = ()
     """The key of the study file that is to blame, if one is."""
     remedies: tuple[str, ...] = ()
-    """What to try, in the order to try it: each goes on from "Try"."""
+    """Remedies in the order to try them: each completes a sentence that begins with "Try"."""
     details: str = ""
     """The traceback, or the end of the log."""
 
     def told(self) -> str:
-        """The message, and what to try."""
+        """Return the message, and what to try."""
         if not self.remedies:
             return self.message
         *most, last = self.remedies

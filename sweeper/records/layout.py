@@ -1,4 +1,4 @@
-"""What lies where in a study: the one owner of file names under ``runs/<study>/``."""
+"""Paths of a study's files: the one owner of file names under ``runs/<study>/``."""
 
 from __future__ import annotations
 
@@ -15,58 +15,58 @@ from sweeper.foundation.errors import SweeperError
 
 @dataclass(frozen=True)
 class JobPaths:
-    """The files of one job: a trial of an arm, or a step of the preparation."""
+    """Files of one job: a trial of an arm, or a step of the preparation."""
 
     directory: Path
 
     @property
     def spec(self) -> Path:
-        """What to do: everything that determines the result."""
+        """Path of the job's spec: everything that determines the result."""
         return self.directory / "spec.json"
 
     @property
     def progress(self) -> Path:
-        """What is happening, appended while the job runs."""
+        """Path of the progress file, which grows while the job runs."""
         return self.directory / "progress.jsonl"
 
     @property
     def outcome(self) -> Path:
-        """How it ended; written once, atomically, as the last thing."""
+        """Path of the outcome; written once, atomically, as the last thing."""
         return self.directory / "outcome.json"
 
     @property
-    def verdict(self) -> Path:
-        """Whether a trial that was scored in its training goes on; written by the coordinator."""
+    def prune_decision(self) -> Path:
+        """Path of the decision whether to prune a trial after an intermediate score."""
         return self.directory / "verdict.json"
 
     @property
     def log(self) -> Path:
-        """Everything that the job printed."""
+        """Path of the log: everything that the job printed."""
         return self.directory / "log.txt"
 
     @property
     def documents(self) -> Path:
-        """Scores per document: task, doc_id, doc_hash, score."""
+        """Path of the scores by document: task, doc_id, doc_hash, score."""
         return self.directory / "documents.jsonl"
 
     @property
     def test_documents(self) -> Path:
-        """The same on the test suite, of a winner that was trained again."""
+        """Path of a confirmation run's scores by document of the test suite."""
         return self.directory / "test_documents.jsonl"
 
     @property
     def samples(self) -> Path:
-        """A few prompts with the student's answers, for reading."""
+        """Path of a few prompts with the student's answers, for reading."""
         return self.directory / "samples.jsonl"
 
     @property
     def recorded(self) -> Path:
-        """Exists once Optuna and MLflow know how the trial ended."""
+        """Path of a file that exists once Optuna and MLflow have the trial's outcome."""
         return self.directory / "recorded"
 
     @property
     def lost(self) -> Path:
-        """How the attempt's process disappeared, if it did."""
+        """Path of a note on how the attempt's process disappeared, if it did."""
         return self.directory / "lost"
 
     @property
@@ -76,20 +76,20 @@ class JobPaths:
 
     @property
     def ranks(self) -> Path:
-        """Where the processes of a trial on several devices meet; only while it runs."""
+        """Directory in which the processes of a trial on several devices meet while it runs."""
         return self.directory / ".trainer.ranks"
 
     def rank(self, number: int) -> Path:
-        """How one of these processes ended, beside the first."""
+        """Return the file in which a process next to the first reports how it ended."""
         return self.ranks / f"{number}.json"
 
     @property
     def lock(self) -> Path:
-        """Held by the process that works in this directory."""
+        """Lock file, held by the process that works in this directory."""
         return self.directory / "lock"
 
     def attempt(self, number: int) -> JobPaths:
-        """Where the files of an attempt that did not finish are kept."""
+        """Return the files of an attempt that did not finish."""
         return JobPaths(self.directory / "attempts" / str(number))
 
 
@@ -102,13 +102,13 @@ class LinkedPathError(SweeperError):
         super().__init__(
             f"{link}: expected a folder or a file of the study, found a symbolic link to"
             f" {os.readlink(link)}: a study writes only below its own folder."
-            " (To record studies elsewhere, use --runs.)"
+            " To record studies elsewhere, use --runs."
         )
 
 
 @dataclass(frozen=True)
 class StudyPaths:
-    """The files of one study."""
+    """Files of one study."""
 
     runs: Path
     study: str
@@ -123,13 +123,13 @@ class StudyPaths:
         return self.runs / self.study
 
     @property
-    def snapshot(self) -> Path:
-        """The study as it was first started, with versions, revision and hardware."""
+    def manifest(self) -> Path:
+        """Path of the manifest: the study as first started, with versions and hardware."""
         return self.directory / "study.json"
 
     @property
     def preflight(self) -> Path:
-        """What was known of the study before it began, and of which study it was known."""
+        """Path of the findings of the check before the study, and of which study they are."""
         return self.directory / "preflight.json"
 
     @property
@@ -139,7 +139,7 @@ class StudyPaths:
 
     @property
     def lock(self) -> Path:
-        """Held by the one process that coordinates this study."""
+        """Lock file, held by the one process that coordinates this study."""
         return self.directory / "lock"
 
     @property
@@ -149,14 +149,14 @@ class StudyPaths:
 
     @property
     def mlflow_artifacts(self) -> Path:
-        """Where MLflow keeps artifacts when the default database is used."""
+        """Directory of MLflow's artifacts when the default database is used."""
         return self.runs / "mlflow-artifacts"
 
     def check_place(self, *below: str) -> Path:
-        """The study's directory, or one ``below`` it; made sure to lie where its name says.
+        """Return the study's directory, or one ``below`` it, after a check for symbolic links.
 
         Raises:
-            SweeperError: A symbolic link in its place leads to other files than the study's.
+            LinkedPathError: A symbolic link stands in its place.
         """
         # A link to ``runs`` itself is the user's own way to say where studies are recorded.
         directory = self.directory
@@ -167,10 +167,10 @@ class StudyPaths:
         return directory
 
     def check_tree(self) -> None:
-        """Make sure that nothing below the study's directory is a symbolic link.
+        """Check that nothing below the study's directory is a symbolic link.
 
         Raises:
-            SweeperError: There is one.
+            LinkedPathError: There is one.
         """
         waiting = [str(self.check_place())]
         while waiting:
@@ -182,28 +182,28 @@ class StudyPaths:
                         waiting.append(entry.path)
 
     def preparation(self, step: str) -> JobPaths:
-        """The files of one step of the preparation: ``data``, ``teacher`` or ``student``."""
+        """Return the files of a step of the preparation: ``data``, ``teacher`` or ``student``."""
         return JobPaths(self.check_place("preparation", step))
 
     def trial(self, arm: str, number: int) -> JobPaths:
-        """The files of one trial."""
+        """Return the files of one trial."""
         if not is_name(arm):
             raise ValueError(f"An arm's name must match {NAME_PATTERN}, but got {arm!r}.")
         return JobPaths(self.check_place("arms", arm, f"{number:04d}"))
 
     @property
     def plan(self) -> Path:
-        """What is trained again and scored on the test suite, declared before any of it is."""
+        """Path of the plan of confirmation runs, declared before any of them is trained."""
         return self.directory / "plan.json"
 
-    def final(self, arm: str, number: int) -> JobPaths:
-        """The files of a winner that is trained again."""
+    def confirmation_run(self, arm: str, number: int) -> JobPaths:
+        """Return the files of a winner that is trained again."""
         if not is_name(arm):
             raise ValueError(f"An arm's name must match {NAME_PATTERN}, but got {arm!r}.")
         return JobPaths(self.check_place("finals", arm, f"{number:04d}"))
 
     def trials(self, arm: str) -> Iterator[tuple[int, JobPaths]]:
-        """The trials of ``arm`` that have a directory, in ascending number."""
+        """Yield the trials of ``arm`` that have a directory, in ascending number."""
         if not is_name(arm):
             raise ValueError(f"An arm's name must match {NAME_PATTERN}, but got {arm!r}.")
         root = self.check_place("arms", arm)

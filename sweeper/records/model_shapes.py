@@ -1,4 +1,4 @@
-"""How large models are, as counted without their weights."""
+"""Shapes of models, as counted without their weights."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class ShapeRequest(Record):
     model: ModelConfig | StudentConfig
     """A teacher, or a student; in this order a record of a teacher is read as one."""
     autocast: Autocast | None
-    """What it computes in, if not in the type of its weights."""
+    """Type that it computes in, if not that of its weights."""
 
     def key(self) -> str:
-        """The same for equal requests."""
+        """Return a text that is equal for equal requests."""
         return self.model_dump_json()
 
 
@@ -28,51 +28,51 @@ class Growth(Record):
 
     fixed: float
     token: float
-    """For each of their tokens."""
+    """Bytes for each of their tokens."""
     pair: float
-    """For each pair of tokens of one sequence: what attention keeps that is not fused."""
+    """Bytes for each pair of tokens of one sequence: what attention keeps that is not fused."""
 
     def bytes(self, sequences: int, length: int) -> float:
-        """What ``sequences`` of ``length`` tokens each take."""
+        """Return what ``sequences`` of ``length`` tokens each take."""
         return self.fixed + sequences * length * (self.token + length * self.pair)
 
 
 class Training(Record):
-    """What a forward and a backward pass take, gradients of weights aside."""
+    """Memory of a forward and a backward pass, gradients of weights aside."""
 
     kept: Growth
-    """Between the two."""
+    """Bytes between the two passes."""
     peak: Growth
-    """The most at any time."""
+    """Most bytes at any time."""
 
 
 class ModelShape(Record):
-    """How large a model is as it is loaded, and what reading with it takes."""
+    """Shape of a model as it is loaded, and the memory that reading with it takes."""
 
     parameters: int
-    """All, an adapter's included."""
+    """Number of all parameters, an adapter's included."""
     embedding_parameters: int
     head_parameters: int
-    """0 if they are those of the embeddings."""
+    """Parameters of the head; 0 if they are those of the embeddings."""
     linear_parameters: int
-    """Of the linear layers but the head: what quantization rounds."""
+    """Parameters of the linear layers without the head: what quantization rounds."""
     cut_parameters: int = 0
-    """Of the layers that are left out of the model that it is loaded from."""
+    """Parameters of the layers that are left out of the model that it is loaded from."""
     adapter_parameters: int
-    """Of an adapter on all linear layers, for each of its ranks."""
+    """Parameters of an adapter on all linear layers, for each of its ranks."""
     trainable_parameters: int
-    """0 of a teacher."""
+    """Parameters that are trained; 0 for a teacher."""
     largest_trainable: int
     """Parameters of the largest tensor among these."""
     adapted: bool
-    """Whether an adapter is trained instead of the model."""
+    """True if an adapter is trained instead of the model."""
     quantization: Quantization | None
     dtype_bytes: int
-    """Of a weight that is not quantized."""
+    """Bytes of a weight that is not quantized."""
     trainable_bytes: int
-    """Of a weight that is trained."""
+    """Bytes of a weight that is trained."""
     computing_bytes: int
-    """Of a number that the linear layers give."""
+    """Bytes of a number that the linear layers give."""
     hidden_size: int
     layers: int
     heads: int
@@ -81,10 +81,10 @@ class ModelShape(Record):
     """Channels of a head."""
     vocabulary: int
     reading: Growth
-    """The most that is alive while it reads, logits aside."""
+    """Most memory that is alive while it reads, logits aside."""
     training: Training | None
-    """Of a student."""
+    """Memory of a student's training step; None for a teacher."""
     checkpointed: Training | None
-    """Of a student, with ``gradient_checkpointing``."""
+    """Memory of that step with ``gradient_checkpointing``; None for a teacher."""
     unforeseen: str | None = None
-    """Why nothing can be said of the memory that it takes as it is loaded."""
+    """Reason why nothing can be said of the memory that it takes as it is loaded."""

@@ -1,4 +1,4 @@
-"""Reading how far a job is, and how it ended, from the files that it writes."""
+"""Readers of a job's state and outcome from the files that it writes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sweeper.records.outcomes import Outcome
 
 
 def read_outcome(paths: JobPaths) -> Outcome | None:
-    """A job's outcome, or None if there is none that can be read."""
+    """Return a job's outcome, or None if there is none that can be read."""
     try:
         return Outcome.model_validate_json(paths.outcome.read_bytes())
     except (OSError, ValueError):
@@ -19,17 +19,17 @@ def read_outcome(paths: JobPaths) -> Outcome | None:
 
 
 def read_completed(paths: JobPaths) -> Outcome | None:
-    """The same of a job that completed; None otherwise."""
+    """Return the outcome of a job that completed; None otherwise."""
     outcome = read_outcome(paths)
     return outcome if outcome and outcome.state == "completed" else None
 
 
 State = Literal["completed", "pruned", "failed", "running", "waiting"]
-"""How far a job is."""
+"""Progress of a job, in one word."""
 
 
 def read_state(paths: JobPaths) -> tuple[State, Outcome | None]:
-    """How far a job is, and its outcome; one that a full disk ended has none, and waits."""
+    """Return how far a job is, and its outcome; one that a full disk ended has none, and waits."""
     outcome = read_outcome(paths)
     if outcome is not None and not (outcome.failure and outcome.failure.kind == "full_disk"):
         return outcome.state, outcome
@@ -37,7 +37,7 @@ def read_state(paths: JobPaths) -> tuple[State, Outcome | None]:
 
 
 def _is_held(files: JobPaths) -> bool:
-    """Whether a process works on the job; one that was stopped no longer holds its lock."""
+    """Return True if a process works on the job: one that was stopped holds no lock."""
     if not files.lock.exists():
         return False
     try:

@@ -1,4 +1,4 @@
-"""What a job tells: its progress, and how it ended."""
+"""Records that a job writes: its progress, and how it ended."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ class IntermediateScore(Record):
     """A student's score in the middle of its training."""
 
     index: int
-    """The point's; see ``IntermediatePoint``."""
+    """Index of the ``IntermediatePoint``."""
     score: float
     """The suite's aggregate over the documents scored."""
     documents: tuple[float, ...]
     """Each document's score, signed as the aggregate takes it, in the same order for all trials."""
     scored: int | None = None
-    """How many were scored, with those of tasks of weight 0; None in old records."""
+    """Number of documents scored, with those of weight 0; None in old records."""
 
 
 class Progress(Record):
@@ -30,7 +30,7 @@ class Progress(Record):
     time: float
     """Seconds since the epoch, by the worker's clock."""
     phase: str
-    """What the job is doing: ``load``, ``train``, ``evaluate``, …"""
+    """Current activity of the job: ``load``, ``train``, ``evaluate``, …"""
     step: int | None = None
     """Optimiser steps done."""
     max_steps: int | None = None
@@ -38,7 +38,7 @@ class Progress(Record):
     """Points of the training curve at ``step``: ``loss``, ``learning_rate``, …"""
     interim: IntermediateScore | None = None
     seconds_before: float = 0.0
-    """What the steps took that an earlier attempt did, where a training goes on from them."""
+    """Seconds of the steps that an earlier attempt did, where a training resumes from them."""
 
 
 class TaskScore(Record):
@@ -70,7 +70,7 @@ class Scores(Record):
 
 
 class Cost(Record):
-    """What a job cost, measured by itself."""
+    """Cost of a job, measured by itself."""
 
     steps: int = 0
     """Optimiser steps."""
@@ -81,18 +81,18 @@ class Cost(Record):
     device_seconds: float = 0.0
     """Wall seconds on the job's device, from model loading to the last score; of several devices
     all of theirs. Of a trial that was interrupted: what its last attempt took, and the steps that
-    it went on from."""
+    it resumed from."""
     seconds: dict[str, float] = {}
     """The parts, in device-seconds: ``load``, ``rollout``, ``teacher``, ``student``, ``optimiser``,
     ``diagnostics``, ``checkpoint``, ``evaluation``."""
 
     def training_seconds(self) -> float:
-        """What grows with the steps of a training."""
+        """Return the seconds that grow with the steps of a training."""
         parts = ("rollout", "teacher", "student", "optimiser")
         return sum(self.seconds.get(part, 0.0) for part in parts)
 
     def on(self, devices: int) -> Cost:
-        """The cost of a job that took as long on so many devices."""
+        """Return the cost of a job that took as long on so many devices."""
         return self.model_copy(
             update={
                 "device_seconds": self.device_seconds * devices,
@@ -102,53 +102,53 @@ class Cost(Record):
 
 
 class Rollouts(Record):
-    """What a student sampled while it was trained: means over the whole training."""
+    """Statistics of what a student sampled in its training: means over the whole training."""
 
     on_policy_share: float
-    """Of the micro-batches: what ``lmbda`` came to."""
+    """Share of the micro-batches that were on-policy: what ``lmbda`` came to."""
     length: float | None = None
     """Tokens of a rollout; None if there were none."""
     truncated_share: float | None = None
-    """Of the rollouts, those that ``max_new_tokens`` cut; None if there were none, or if the
-    trainer does not say."""
+    """Share of the rollouts that ``max_new_tokens`` cut; None without rollouts, or if the trainer
+    does not report it."""
 
 
 class Outcome(Record):
-    """How a job ended: the truth about it."""
+    """Outcome of a job: the truth about how it ended."""
 
     schema_version: int = SCHEMA_VERSION
     state: Literal["completed", "pruned", "failed"]
     failure: Failure | None = None
     scores: Scores | None = None
     test_scores: Scores | None = None
-    """On the test suite, of a winner that was trained again."""
+    """Scores of a confirmation run on the test suite."""
     data: DataSummary | None = None
-    """From the ``data`` step."""
+    """Summary of the data, from the ``data`` step."""
     examination: DataCheck | None = None
-    """From the ``data`` step, even if it failed."""
+    """Findings of the ``data`` step, even if it failed."""
     notes: tuple[str, ...] = ()
-    """What a user should know of it."""
+    """Notes for the user."""
     held_out: str | None = None
-    """From the ``teacher`` step: see ``StudyInputs``."""
+    """Fixed sequences from the ``teacher`` step, as in ``StudyInputs``."""
     cached: tuple[str, ...] = ()
-    """From the preparation: what it left in the cache for the trials."""
+    """Entries that the preparation left in the cache for the trials."""
     interim: IntermediateScore | None = None
-    """The last one, of a trial that was pruned."""
+    """Last intermediate score of a trial that was pruned."""
     cost: Cost = Cost()
     earlier_seconds: float = 0.0
     """Device-seconds of the attempts before, which ran out of memory; not in ``cost``."""
     curve: dict[str, float] = {}
     """The last training point: loss, on-policy share, rollout length, …"""
     rollouts: Rollouts | None = None
-    """Over the whole training, of a trial that was not ended by a failure."""
+    """Rollouts over the whole training, of a trial that was not ended by a failure."""
     attempt: int = 1
     started: float
-    """Seconds since the epoch."""
+    """Start in seconds since the epoch."""
     finished: float
     host: str = ""
     device: str = ""
     devices: int = 1
-    """How many the job had to itself."""
+    """Number of devices that the job had to itself."""
     versions: dict[str, str] = {}
     """Package versions in the process that did the work."""
     model_parameters: int | None = None
@@ -159,5 +159,5 @@ class Outcome(Record):
 
     @property
     def wall_seconds(self) -> float:
-        """What the last attempt took, with the steps that it went on from."""
+        """Wall seconds of the last attempt, with the steps that it resumed from."""
         return self.cost.device_seconds / self.devices

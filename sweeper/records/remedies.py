@@ -1,7 +1,7 @@
-"""What to change about a training that does not fit into memory, in the order to try it.
+"""What to change about a training that does not fit, diverges or takes too long.
 
-Used before a study is started, where each change's effect is estimated, and after trials have run
-out of memory.
+The remedies of memory are changes of a ``Setup``: ``sweeper check`` estimates the effect of each
+before a study starts. The other remedies are words for a trial that failed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from sweeper.config.study import StudyConfig
 from sweeper.records import INTERIM_PHASE, TrialSpec
 
 SMALLEST_TEACHER = 1 / 8
-"""The smallest share of the teacher's parameters that is proposed."""
+"""Smallest share of the teacher's parameters that is proposed."""
+_SCORING = ("evaluate", INTERIM_PHASE)
+"""Phases in which a trial is not trained."""
 
 
 @dataclass(frozen=True)
@@ -26,13 +28,13 @@ class Setup:
     """Everything about a training that decides what memory it takes.
 
     Attributes:
-        method: The arm's.
-        settings: Of the trial.
-        student: With the adapter that the trial gives it.
-        teacher: The one that the trial loads; None if it loads none.
-        teacher_share: How many of its parameters are left, where a smaller one is thought of.
-        devices: That train together.
-        shard_student: Whether they divide the student.
+        method: Method of the arm.
+        settings: Settings of the trial.
+        student: Student with the adapter that the trial gives it.
+        teacher: Teacher that the trial loads; None if it loads none.
+        teacher_share: Share of the teacher's parameters that a smaller one would have.
+        devices: Number of devices that train together.
+        shard_student: True if these divide the student.
     """
 
     method: Method
@@ -44,13 +46,72 @@ class Setup:
     shard_student: bool = False
 
 
+def make_setup(
+    method: Method,
+    settings: MethodSettings,
+    student: StudentConfig,
+    teacher: ModelConfig,
+    *,
+    lora: Mapping[str, Scalar],
+    own: Mapping[str, Scalar],
+    devices: int,
+    shard_student: bool,
+) -> Setup:
+    """Return the training of a trial.
+
+    Args:
+        method: Method of the arm.
+        settings: Settings of the trial.
+        student: Student of the study.
+        teacher: Teacher of the study.
+        lora: The trial's own values over the student's adapter.
+        own: The trial's own values over the teacher.
+        devices: Number of devices that train together.
+        shard_student: True if these divide the student.
+    """
+    if student.lora is not None:
+        changed = student.lora.model_copy(update=dict(lora))
+        student = student.model_copy(update={"lora": changed})
+    asked = method in ("gkd", "supervised_kd")
+    return Setup(
+        method,
+        settings,
+        student,
+        with_settings(teacher, own) if asked else None,
+        devices=devices,
+        shard_student=shard_student,
+    )
+
+
+def setup_of(config: StudyConfig, arm: str, params: Mapping[str, Scalar]) -> Setup:
+    """Return the training that a study gives a trial.
+
+    Args:
+        config: The study.
+        arm: The arm's name.
+        params: Sampled parameters of the trial.
+    """
+    method, fixed = config.arms[arm].method, config.arms[arm].settings
+    given = dict(params)
+    return make_setup(
+        method,
+        effective(method, resolve(config.training, fixed, given)),
+        config.student,
+        config.teacher,
+        lora=model_settings("lora", fixed, given),
+        own=model_settings("teacher", fixed, given),
+        devices=config.compute.devices_per_trial,
+        shard_student=config.compute.shard_student,
+    )
+
+
 @dataclass(frozen=True)
 class Change:
     """A changed training, and what was changed.
 
     Attributes:
         words: Keys of the study file with their new values, where there are such.
-        setup: What comes of it.
+        setup: Training with the change.
     """
 
     words: str
@@ -58,11 +119,11 @@ class Change:
 
 
 Remedy = Callable[[Setup], Iterator[Change]]
-"""Gives the changes that it has for a training, the mildest first; none that are made already."""
+"""Function that yields possible changes of a training, the mildest first."""
 
 
 def smaller_batches(setup: Setup) -> Iterator[Change]:
-    """Fewer sequences at a time, and as many in an optimiser step.
+    """Yield smaller micro-batches that leave the optimiser step as it is.
 
     As many rollouts are sampled at a time as a micro-batch has sequences.
     """
@@ -82,7 +143,7 @@ def smaller_batches(setup: Setup) -> Iterator[Change]:
 
 
 def quantized_teacher(setup: Setup) -> Iterator[Change]:
-    """The teacher's linear layers in 8 bits, or in 4."""
+    """Yield a teacher whose linear layers have 8 bits, then 4."""
     if setup.teacher is None:
         return
     for kind in {None: ("int8", "int4"), "int8": ("int4",)}.get(setup.teacher.quantization, ()):
@@ -91,7 +152,7 @@ def quantized_teacher(setup: Setup) -> Iterator[Change]:
 
 
 def smaller_teacher(setup: Setup) -> Iterator[Change]:
-    """A teacher of half the parameters, or a quarter, and so on."""
+    """Yield a teacher of half the parameters, a quarter, and so on."""
     share = setup.teacher_share
     while setup.teacher is not None and share > SMALLEST_TEACHER:
         share /= 2
@@ -99,21 +160,21 @@ def smaller_teacher(setup: Setup) -> Iterator[Change]:
 
 
 def gradient_checkpointing(setup: Setup) -> Iterator[Change]:
-    """Activations that are computed again in the backward pass."""
+    """Yield activations that are computed again in the backward pass."""
     if not setup.settings.gradient_checkpointing:
         settings = setup.settings.model_copy(update={"gradient_checkpointing": True})
         yield Change("gradient_checkpointing: true", replace(setup, settings=settings))
 
 
 def divided_student(setup: Setup) -> Iterator[Change]:
-    """The student in parts, where several devices have copies of it."""
+    """Yield a student in parts, where several devices have copies of it."""
     divisible = setup.settings.optim in SHARDED_OPTIMISERS and setup.student.quantization is None
     if setup.devices > 1 and divisible and not (setup.shard_student or setup.settings.fp16):
         yield Change("compute.shard_student: true", replace(setup, shard_student=True))
 
 
 def adapter(setup: Setup) -> Iterator[Change]:
-    """A low-rank adapter that is trained in the student's place."""
+    """Yield a low-rank adapter that is trained in the student's place."""
     if setup.student.lora is None:
         student = setup.student.model_copy(update={"lora": LoraConfig()})
         yield Change("student.lora: {r: 16}", replace(setup, student=student))
@@ -127,92 +188,16 @@ REMEDIES: tuple[Remedy, ...] = (
     divided_student,
     adapter,
 )
-"""In the order to try them."""
+"""All remedies, in the order to try them."""
 
 
 def advice(setup: Setup) -> list[str]:
-    """What can still be changed, in the order to try it: the mildest change of each remedy."""
+    """Return what can still be changed, in the order to try it: each remedy's mildest change."""
     return [change.words for remedy in REMEDIES for change in islice(remedy(setup), 1)]
 
 
-def make_setup(
-    method: Method,
-    settings: MethodSettings,
-    student: StudentConfig,
-    teacher: ModelConfig,
-    *,
-    lora: Mapping[str, Scalar],
-    own: Mapping[str, Scalar],
-    devices: int,
-    shard_student: bool,
-) -> Setup:
-    """The training of a trial, as its spec has it.
-
-    Args:
-        method: The arm's.
-        settings: Of the trial.
-        student: The study's.
-        teacher: The study's.
-        lora: The trial's own values over the student's adapter.
-        own: The trial's own values over the teacher.
-        devices: That train together.
-        shard_student: Whether they divide the student.
-    """
-    if student.lora is not None:
-        changed = student.lora.model_copy(update=dict(lora))
-        student = student.model_copy(update={"lora": changed})
-    asked = method in ("gkd", "supervised_kd")
-    return Setup(
-        method,
-        settings,
-        student,
-        with_settings(teacher, own) if asked else None,
-        devices=devices,
-        shard_student=shard_student,
-    )
-
-
-def setup_of(config: StudyConfig, arm: str, params: Mapping[str, Scalar]) -> Setup:
-    """The training of a trial of the study.
-
-    Args:
-        config: The study.
-        arm: The arm's name.
-        params: What the trial sampled.
-    """
-    method, fixed = config.arms[arm].method, config.arms[arm].settings
-    given = dict(params)
-    return make_setup(
-        method,
-        effective(method, resolve(config.training, fixed, given)),
-        config.student,
-        config.teacher,
-        lora=model_settings("lora", fixed, given),
-        own=model_settings("teacher", fixed, given),
-        devices=config.compute.devices_per_trial,
-        shard_student=config.compute.shard_student,
-    )
-
-
-_SCORING = ("evaluate", INTERIM_PHASE)
-"""The phases in which a trial is not trained."""
-
-
-def divergence_remedies(spec: TrialSpec) -> tuple[str, ...]:
-    """What may keep a training that diverged from doing so."""
-    settings = spec.settings
-    found = ["a lower learning_rate", "a higher warmup_ratio"]
-    if settings.max_grad_norm == 0:
-        found.append("max_grad_norm: 1.0")
-    if not settings.disable_dropout:
-        found.append("disable_dropout: true")
-    if spec.method == "gkd":
-        found.append("another beta")
-    return tuple(found)
-
-
 def memory_remedies(spec: TrialSpec) -> tuple[str, ...]:
-    """What may let a training fit that ran out of memory."""
+    """Return what may let a training fit that ran out of memory."""
     origin = spec.origin
     setup = make_setup(
         spec.method,
@@ -227,12 +212,25 @@ def memory_remedies(spec: TrialSpec) -> tuple[str, ...]:
     return tuple(advice(setup))
 
 
+def divergence_remedies(spec: TrialSpec) -> tuple[str, ...]:
+    """Return what may keep a training from diverging again."""
+    settings = spec.settings
+    found = ["a lower learning_rate", "a higher warmup_ratio"]
+    if settings.max_grad_norm == 0:
+        found.append("max_grad_norm: 1.0")
+    if not settings.disable_dropout:
+        found.append("disable_dropout: true")
+    if spec.method == "gkd":
+        found.append("another beta")
+    return tuple(found)
+
+
 def speed_remedies(spec: TrialSpec, phase: str) -> tuple[str, ...]:
-    """What may make a trial faster that took too long.
+    """Return what may make a trial faster that took too long.
 
     Args:
-        spec: The trial's.
-        phase: What it was doing.
+        spec: The trial's spec.
+        phase: Phase in which its time ran out.
     """
     if phase in _SCORING:
         return ("a larger evaluation.batch_size", "fewer documents in the suite")

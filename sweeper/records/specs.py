@@ -1,4 +1,4 @@
-"""What a job is told."""
+"""Specs of jobs: everything that determines their results."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class SuiteSpec(Record):
 
 
 class StudyInputs(Record):
-    """What every job of a study shares: models, data, and how the common start is made."""
+    """Inputs that all jobs of a study share: models, data, and the making of the common start."""
 
     study: str
     seed: int
-    """The study's seed."""
+    """Seed of the study."""
     teacher: ModelConfig
     student: StudentConfig
     warm_start: WarmStartConfig | None
@@ -42,34 +42,34 @@ class StudyInputs(Record):
     training: TrainingConfig
     evaluation: EvaluationConfig
     data_fingerprint: str | None = None
-    """Of the examples, once they have been read: a job that finds its sequences in the cache need
-    not read them again."""
+    """Fingerprint of the examples, once they have been read: a job that finds its sequences in the
+    cache need not read them again."""
     held_out: str | None = None
-    """Where the study's fixed sequences lie, on which all students are compared with the teacher,
-    once they have been made."""
+    """Path of the study's fixed sequences, once they have been made: all students are compared with
+    the teacher on them."""
     cache: str
     """The content-addressed cache's directory."""
     teacher_states_gib: float = 0.0
-    """What the teacher's stored hidden states may take there."""
+    """GiB that the teacher's stored hidden states may take there."""
     cache_threads: int = 1
     """CPU threads that cached values are computed with, fixed when the study starts: a changed
     number of workers must not change the common start."""
 
 
 class Resources(Record):
-    """Where a job runs."""
+    """Resources that a job runs on."""
 
     directory: str
     device: str
     """A torch device: ``cpu``, ``cuda:0``, ``mps``."""
     devices: tuple[str, ...] = ()
-    """Of a trial on several devices all of them, one for each of its processes."""
+    """Devices of a trial on several, one for each of its processes."""
     rank: int = 0
-    """Which of these processes this one is; only the first reports."""
+    """Rank of this process among them; only the first reports."""
     shard_teacher: bool = False
-    """Whether the teacher's layers are divided among them."""
+    """True if the teacher's layers are divided among them."""
     shard_student: bool = False
-    """Whether the student, its gradients and its optimiser's states are."""
+    """True if the student, its gradients and its optimiser's states are divided."""
     threads: int
     """CPU threads of each process."""
     memory_gib: float | None = None
@@ -77,11 +77,11 @@ class Resources(Record):
 
     @property
     def processes(self) -> int:
-        """How many processes the job has."""
+        """Number of the job's processes."""
         return max(1, len(self.devices))
 
     def alone(self) -> Resources:
-        """The same for a job of one process."""
+        """Return the same place for a job of one process."""
         return self.model_copy(update={"devices": ()})
 
 
@@ -89,7 +89,7 @@ class IntermediatePoint(Record):
     """A point of the training at which a student is scored on a part of the selection suite."""
 
     index: int
-    """Among the study's points, from 0."""
+    """Position among the study's points, from 0."""
     step: int
     """Optimiser steps done."""
     documents: int
@@ -103,21 +103,21 @@ class ConfirmationRun(Record):
     trial: int
     """The winner's number in the search."""
     seed: int
-    """Among the seeds that all winners are trained with, from 0."""
+    """Position among the seeds that all winners are trained with, from 0."""
     at: CostMeasure
-    """What it has in common with the other arms' winners."""
+    """Cost measure that is equal to that of the other arms' winners."""
     max_steps: int
     """Optimiser steps."""
 
 
 class KeptStudent(Record):
-    """Where a trial leaves its student, for use."""
+    """Place where a trial leaves its student, for use."""
 
     directory: str
     merged: bool
-    """Whether an adapter's weights are added to those below it."""
+    """True if an adapter's weights are added to those below it."""
     base: str
-    """What an adapter that is not merged lies on: a hub id or a directory."""
+    """Model below an adapter that is not merged: a hub id or a directory."""
 
 
 class TrialSpec(Record):
@@ -131,10 +131,10 @@ class TrialSpec(Record):
     number: int
     """The trial's number in its arm, from 0; also Optuna's."""
     attempt: int = 1
-    """Counts from 1; grows when a run of the same trial was lost."""
+    """Number of the attempt, from 1; grows when a run of the same trial was lost."""
     seed: int
     params: dict[str, Scalar]
-    """What was sampled."""
+    """Sampled parameters."""
     settings: MethodSettings
     """Training and method settings, everything resolved."""
     lora: dict[str, Scalar] = {}
@@ -144,15 +144,15 @@ class TrialSpec(Record):
     ``init_kwargs.NAME``."""
     suite: SuiteSpec
     interim: tuple[IntermediatePoint, ...] = ()
-    """Where in its training the student is scored, and waits for word whether to go on."""
+    """Points of the training at which the student is scored, and waits for a decision."""
     earlier_seconds: float = 0.0
-    """What attempts that ran out of memory took on their devices."""
+    """Device-seconds of attempts that ran out of memory."""
     final: ConfirmationRun | None = None
-    """Of a winner that is trained again; ``number`` counts these by arm."""
+    """Confirmation run of a winner; ``number`` counts these by arm."""
     test_suite: SuiteSpec | None = None
-    """What a winner is scored on as well."""
+    """Further suite that a winner is scored on."""
     keep: KeptStudent | None = None
-    """By default only results are kept."""
+    """Place for the trained student; by default only results are kept."""
     place: Resources
 
 
@@ -171,17 +171,17 @@ class PreparationSpec(Record):
     origin: StudyInputs
     needs_teacher_outputs: bool
     reads: tuple[bool, ...] = ()
-    """What ``teacher`` should read once for all trials: the references (False), its own answers
-    (True)."""
+    """Sequences that ``teacher`` should read once for all trials: the references (False), its own
+    answers (True)."""
     extra_arguments: dict[str, tuple[Method, tuple[str, ...]]] = {}
-    """By arm, the names below ``extra`` that TRL's configuration class must know."""
+    """Names below ``extra`` that TRL's configuration class must have, by arm."""
     own_teachers: dict[str, tuple[str, ...]] = {}
-    """By arm, the teachers that it has instead of the study's."""
+    """Teachers that arms have instead of the study's, by arm."""
     lengths: tuple[LengthLimits, ...] = ()
-    """What limits the sequences that are trained on and sampled; checked by ``data``."""
+    """Limits of the sequences that are trained on and sampled; checked by ``data``."""
     suite: SuiteSpec
     test_suite: SuiteSpec | None
-    """Read by ``data`` only, and only to check that no prompt is in two places."""
+    """Test suite, read by ``data`` only, and only to check that no prompt is in two places."""
     shapes: tuple[ShapeRequest, ...] = ()
     """Models that ``data`` should find the shapes of."""
     place: Resources

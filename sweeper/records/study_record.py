@@ -29,16 +29,16 @@ class Plan(Record):
 
     schema_version: int = SCHEMA_VERSION
     suite_hash: str
-    """Of the test suite."""
+    """Hash of the test suite."""
     declared: float
-    """Seconds since the epoch."""
+    """Time of the declaration, in seconds since the epoch."""
     finals: dict[str, tuple[ConfirmationRun, ...]]
-    """By arm, all that were ever declared; their place is their number."""
+    """Confirmation runs by arm, all that were ever declared; their place is their number."""
     current: dict[str, tuple[int, ...]]
-    """By arm, the numbers of those that the verdict is about."""
+    """Numbers of the confirmation runs that the verdict is about, by arm."""
     looks: int = 1
-    """How often finalists were declared: the first verdict is the only one without a look at the
-    test suite before."""
+    """Number of times that winners were declared: only the first verdict comes without a look at
+    the test suite before."""
 
 
 class CurvePoint(Record):
@@ -49,7 +49,7 @@ class CurvePoint(Record):
     loss: float | None = None
     """The mean training loss since the last point; of one method with one ``beta`` only."""
     teacher_divergence: float | None = None
-    """Nats a token from the teacher on text that no arm trains on: the same yardstick for all."""
+    """Nats a token from the teacher on text that no arm trains on: comparable between arms."""
 
 
 class ConfirmationRunRecord(Record):
@@ -60,7 +60,7 @@ class ConfirmationRunRecord(Record):
     state: Literal["completed", "pruned", "failed", "running", "waiting"]
     outcome: Outcome | None = None
     curve: tuple[CurvePoint, ...] = ()
-    """Of its training, in ascending steps; an even selection of the points."""
+    """Points of its training in ascending steps, an even selection."""
 
 
 class ArmRecord(Record):
@@ -70,20 +70,20 @@ class ArmRecord(Record):
     method: Method
     budget: int
     device_hours: float | None = None
-    """What its trials may take on their devices; None: as much as they need."""
+    """Hours that its trials may take on their devices; None: as much as they need."""
     stopped: Literal["device_hours", "wall_time", "patience"] | None = None
-    """The limit that ended it before it has had its trials."""
+    """Limit that ended it before it had its trials."""
     settings: dict[str, Any]
-    """What the study file fixes for the arm."""
+    """Settings that the study file fixes for the arm."""
     search: dict[str, Any]
-    """What the study file searches, as written there."""
+    """Search space of the arm, as the study file has it."""
     trials: tuple[TrialRecord, ...]
     finals: tuple[ConfirmationRunRecord, ...] = ()
-    """Its winners once more, as the study's plan declares them."""
+    """Confirmation runs of its winners, as the study's plan declares them."""
 
 
 class Provenance(Record):
-    """What is needed to reproduce a study."""
+    """Everything that is needed to reproduce a study."""
 
     command: str
     study_file: str
@@ -97,16 +97,16 @@ class Provenance(Record):
 
 
 class MatchedConditions(Record):
-    """What a training stood on: to be the same in all arms."""
+    """Conditions of a training, which have to match in all arms."""
 
     start: str
-    """A digest of the student and how it was made ready; of its adapter, too."""
+    """Digest of the student, of how it was made ready, and of its adapter."""
     prompts: str
-    """The beginning of the examples' fingerprint."""
+    """Beginning of the examples' fingerprint."""
     teacher: str
-    """A digest of the teacher."""
+    """Digest of the teacher."""
     sequences: int
-    """Of an optimiser step."""
+    """Sequences of an optimiser step."""
 
 
 class ConfirmedWinner(Record):
@@ -119,19 +119,19 @@ class ConfirmedWinner(Record):
     max_steps: int
     seeds: tuple[int, ...]
     scores: tuple[tuple[float, ...], ...]
-    """By seed and document, in the suite's units."""
+    """Scores by seed and document, in the suite's units."""
     selection: tuple[float, ...]
-    """The same students' scores on the selection suite, by seed."""
+    """Scores of the same students on the selection suite, by seed."""
     searched: float
-    """The trial's score on it in the search."""
+    """Score of the trial on it in the search."""
     device_seconds: float
-    """The mean of one training and its scoring."""
+    """Mean device-seconds of one training and its scoring."""
     training_seconds: float = 0.0
-    """Of that, the training: what grows with its steps."""
+    """Part of these that the training took: what grows with its steps."""
     trained_tokens: float
-    """The mean over seeds."""
+    """Mean over the seeds."""
     footings: tuple[MatchedConditions, ...] = ()
-    """Those of its trainings that differ."""
+    """Conditions of its trainings that differ."""
 
 
 class ConfirmationScores(Record):
@@ -140,7 +140,7 @@ class ConfirmationScores(Record):
     suite: str
     higher_is_better: bool
     tasks: tuple[str, ...]
-    """Of each document."""
+    """Task of each document."""
     shares: tuple[float, ...]
     clusters: tuple[str, ...]
     documents_hash: str = ""
@@ -148,20 +148,20 @@ class ConfirmationScores(Record):
     counts: scores of two studies compare document by document only if it is the same."""
     arms: tuple[ConfirmedWinner, ...]
     teacher: tuple[float, ...] | None
-    """By document."""
+    """Scores of the teacher, by document."""
     starting_student: tuple[float, ...] | None
     looks: int = 1
-    """How often winners were declared; see ``Plan``."""
+    """Number of times that winners were declared, as in ``Plan``."""
     missing: tuple[str, ...] = ()
     """Winners that could not be trained or scored again, in words."""
 
 
 class Confirmation(Record):
-    """What a study knows of its test suite."""
+    """Results of a study on its test suite."""
 
     plan: Plan
     scores: ConfirmationScores | None = None
-    """Once the winners of two arms, or more, were scored."""
+    """Scores on the test suite, once the winners of two arms, or more, have some."""
     teacher: Outcome | None = None
     starting_student: Outcome | None = None
 
@@ -178,32 +178,32 @@ class ScoredDocument(NamedTuple):
 
     @property
     def key(self) -> tuple[str, int, str]:
-        """What tells it from all other documents."""
+        """Identity of the document among all others."""
         return self.task, self.doc_id, self.doc_hash
 
 
 class TeacherGap(Record):
-    """How much better the teacher is than the student that all arms start from."""
+    """Advantage of the teacher over the student that all arms start from."""
 
     teacher: float
-    """Its score on the selection suite."""
+    """Score of the teacher on the selection suite."""
     student: float
     value: float
-    """The difference; positive where the teacher is better, whichever way the suite counts."""
+    """Difference of the scores; positive where the teacher is better, however the suite counts."""
     low: float
     high: float
-    """The interval of 95 %, for other documents."""
+    """Upper end of the interval of 95 %, for other documents; ``low`` is its lower end."""
     stderr: float
     p: float
-    """Two-sided."""
+    """Two-sided p-value."""
     documents: int
-    """That the score is made of."""
+    """Number of documents that the score is made of."""
     paired: bool
-    """Whether they were compared document by document; else as two independent scores."""
+    """True if they were compared document by document; False: as two independent scores."""
 
 
 class StudyRecord(Record):
-    """Everything that reports need to know about a study."""
+    """Everything that reports need of a study."""
 
     schema_version: int = SCHEMA_VERSION
     study: str
@@ -216,18 +216,18 @@ class StudyRecord(Record):
     data: DataSummary | None
     higher_is_better: bool = True
     lead: TeacherGap | None = None
-    """The teacher's, once it and the starting student were scored; None in old records."""
+    """Teacher gap, once teacher and starting student were scored; None in old records."""
     test: Confirmation | None = None
-    """None before winners are trained again."""
+    """Confirmation on the test suite; None before winners are trained again."""
 
 
 def finite_number(value: object) -> float | None:
-    """``value`` if it is a finite number; True and False are none."""
+    """Return ``value`` if it is a finite number, else None; True and False are none."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
     return float(value)
 
 
 def number_of(trial: TrialRecord, name: str) -> float | None:
-    """A trial's setting, sampled or fixed, if it is a finite number."""
+    """Return a trial's setting, sampled or fixed, if it is a finite number."""
     return finite_number(trial.params.get(name, trial.settings.get(name)))

@@ -19,7 +19,8 @@ from sweeper.config.arms import ArmConfig
 from sweeper.config.base import Scalar
 from sweeper.config.search import Objective, PrunerConfig, SamplerConfig
 from sweeper.foundation.retry import Retry, retried
-from sweeper.records import FailureKind, IntermediateScore, Outcome, derive_seed
+from sweeper.records import FailureKind, IntermediateScore, Outcome
+from sweeper.records.seeds import sampler_seed
 from sweeper.search.pruning import make_pruner, rungs, values_by_step, with_rungs
 from sweeper.search.sampling import common_space, grid, sample
 
@@ -27,7 +28,7 @@ _FAILURE = "sweeper:failure"
 _PRUNED = "sweeper:pruned"
 _FEASIBLE = "sweeper:feasible"
 _RUNGS = "sweeper:rungs"
-_VERDICT = "sweeper:verdict"
+_DECISION = "sweeper:verdict"
 _AVOIDED: frozenset[FailureKind] = frozenset({"out_of_memory", "diverged", "timeout"})
 """Failures that the parameters are to blame for: the sampler learns to keep away from these."""
 
@@ -44,7 +45,7 @@ class ArmSearch:
     """Asks Optuna for an arm's trials and tells it how they ended.
 
     The sampler is seeded anew for every trial from the study's seed, the arm and the trial's
-    number, so a search that was interrupted goes on as if it had not been. One process owns the
+    number, so an interrupted search resumes as if it had not been. One process owns the
     database; nothing here is safe to share.
     """
 
@@ -60,7 +61,7 @@ class ArmSearch:
         higher_is_better: bool,
         pruner: PrunerConfig | None = None,
         objectives: Sequence[Objective] = ("score",),
-        patience: Retry | None = None,
+        retry: Retry | None = None,
     ) -> None:
         self._arm_name = arm_name
         self._arm = arm
@@ -70,8 +71,8 @@ class ArmSearch:
         self._space = common_space(arm)
         self._seed = seed
         upwards = {"score": higher_is_better}
-        self._patience = patience or Retry()
-        self._study = self._patience(
+        self._retry = retry or Retry()
+        self._study = self._retry(
             lambda: optuna.create_study(
                 storage=storage,
                 study_name=f"{study}/{arm_name}",
@@ -83,7 +84,7 @@ class ArmSearch:
 
     @retried
     def asked(self) -> dict[int, TrialState]:
-        """The trials that were asked for, by number, with Optuna's state."""
+        """Return the trials that were asked for, by number, with Optuna's state."""
         return {
             trial.number: trial.state
             for trial in self._trials()
@@ -91,7 +92,7 @@ class ArmSearch:
         }
 
     def ask(self) -> Asked:
-        """A new trial, or the one that an interrupted ``ask`` left without a spec.
+        """Return a new trial, or the one that an interrupted ``ask`` left without a spec.
 
         The caller writes the trial's spec before it asks again.
         """
@@ -117,7 +118,7 @@ class ArmSearch:
 
     @retried
     def resume(self, number: int) -> Asked:
-        """The parameters of a trial that exists; what an interruption left out is sampled now."""
+        """Return the parameters of a trial that exists; sample what an interruption left out."""
         frozen = self._trials()[number]
         if frozen.state.is_finished():  # its files were damaged, but what was sampled is known
             return Asked(number, dict(frozen.params))
@@ -127,14 +128,14 @@ class ArmSearch:
 
     @retried
     def should_continue(self, number: int, interim: IntermediateScore) -> bool:
-        """Whether a trial that was scored in the middle of its training goes on.
+        """Decide if a trial continues that was scored in the middle of its training.
 
         Asking the same again gives the same answer, also after this process was killed.
         """
         frozen = self._trials()[number]
-        verdict = f"{_VERDICT}:{interim.index}"
-        if verdict in frozen.user_attrs:
-            return bool(frozen.user_attrs[verdict])
+        decision = f"{_DECISION}:{interim.index}"
+        if decision in frozen.user_attrs:
+            return bool(frozen.user_attrs[decision])
         if frozen.state.is_finished():  # its files were damaged, and it runs again
             return True
         trial = Trial(self._study, frozen._trial_id)
@@ -151,7 +152,7 @@ class ArmSearch:
         )
         completed = sum(trial.state == TrialState.COMPLETE for trial in trials)
         should_continue = not pruned or completed < self._pruner.startup_trials
-        trial.set_user_attr(verdict, should_continue)
+        trial.set_user_attr(decision, should_continue)
         return should_continue
 
     @retried
@@ -208,7 +209,7 @@ class ArmSearch:
 
     def _make_sampler(self, number: int) -> BaseSampler:
         def make(purpose: str) -> BaseSampler:
-            seed = derive_seed(self._seed, self._arm_name, number, "sampler", purpose)
+            seed = sampler_seed(self._seed, self._arm_name, number, purpose)
             return _make_sampler(self._sampler, seed, group=self._space is None)
 
         return _RepeatableSampler(make, self._space if self._sampler.type == "tpe" else None)
@@ -218,12 +219,12 @@ class _RepeatableSampler(BaseSampler):
     """Gives a trial the same parameters, wherever its sampling was interrupted before.
 
     Optuna's samplers draw one value after another from one generator, so a trial that was left half
-    sampled would go on with other values. Here every parameter has a generator of its own, and what
+    sampled would get other values. Here every parameter has a generator of its own, and what
     was sampled jointly is read back.
 
     Args:
         make: Makes the sampler of one purpose: a parameter's name, or ``""`` for all jointly.
-        space: What is sampled jointly, where it is known: to infer it from thousands of trials
+        space: Parameters that are sampled jointly, if known: to infer them from thousands of trials
             takes a quarter of the time that it takes to sample.
     """
 
@@ -248,7 +249,7 @@ class _RepeatableSampler(BaseSampler):
         if kept and search_space.keys() <= kept.keys():
             return {name: kept[name] for name in search_space}
         with warnings.catch_warnings():
-            # The GP divides by zero once its search has converged, and knows what to do then.
+            # The GP divides by zero once its search has converged, and handles that.
             warnings.simplefilter("ignore", RuntimeWarning)
             return self._joint.sample_relative(study, trial, search_space)
 
@@ -264,7 +265,7 @@ class _RepeatableSampler(BaseSampler):
 
 
 def _jointly_sampled(trial: FrozenTrial) -> dict[str, Any]:
-    """What TPE or the GP has sampled for ``trial``: both keep it with the trial, in chunks."""
+    """Return what TPE or the GP sampled for ``trial``, which keeps it in chunks."""
     text = ""
     for sampler in ("tpe", "gp"):
         for index in itertools.count():

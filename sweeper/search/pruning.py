@@ -1,6 +1,6 @@
-"""Optuna's pruners, told what a study scores in the middle of its trials.
+"""Optuna's pruners, given what a study scores in the middle of its trials.
 
-A pruner knows a trial by values at whole-numbered steps. What a step is here:
+A pruner compares trials by values at whole-numbered steps. What a step is here:
 
 - ``median``: the index of the point.
 - ``asha``, ``hyperband``: ``reduction_factor`` to the power of the index, so that each point is one
@@ -29,12 +29,12 @@ from sweeper.config.search import PrunerConfig
 from sweeper.records import IntermediateScore
 
 _RUNG = "completed_rung_"
-"""How Optuna's successive halving marks a trial that has come so far."""
+"""Mark of Optuna's successive halving on a trial that has come so far."""
 _P_THRESHOLD = 0.1
 
 
 def make_pruner(config: PrunerConfig) -> BasePruner:
-    """Optuna's pruner for ``config``."""
+    """Return Optuna's pruner for ``config``."""
     factor = config.reduction()
     if config.type == "median":
         # Startup trials are counted for all pruners alike, by their caller.
@@ -53,7 +53,7 @@ def make_pruner(config: PrunerConfig) -> BasePruner:
 
 
 def values_by_step(config: PrunerConfig, interim: IntermediateScore) -> dict[int, float]:
-    """What to report to Optuna of a trial's score at one point, by step."""
+    """Return what to report to Optuna of a trial's score at one point, by step."""
     if config.type == "wilcoxon":
         values = (*interim.documents, interim.score)
         first = interim.index * len(values)
@@ -64,12 +64,12 @@ def values_by_step(config: PrunerConfig, interim: IntermediateScore) -> dict[int
 
 
 def rungs(trial: FrozenTrial) -> int:
-    """How many rungs of successive halving ``trial`` is marked with."""
+    """Return how many rungs of successive halving ``trial`` is marked with."""
     return sum(name.startswith(_RUNG) for name in trial.system_attrs)
 
 
 def with_rungs(trial: FrozenTrial, count: int) -> FrozenTrial:
-    """``trial`` with only the first ``count`` of its rungs.
+    """Return ``trial`` with only the first ``count`` of its rungs.
 
     A process that is killed while its pruner decides may leave a mark of the decision behind; the
     decision is then made again, from where it was first made.

@@ -32,7 +32,7 @@ def sample(trial: Trial, arm: ArmConfig) -> dict[str, Scalar]:
 
 
 def grid(arm: ArmConfig) -> list[dict[str, Scalar]]:
-    """Every distinct combination of the arm's values, dead parameters left out."""
+    """Return every distinct combination of the arm's values, dead parameters left out."""
     # Keyed by their text, because True and 1 are different settings but equal values.
     found: dict[str, dict[str, Scalar]] = {}
     names = _in_order(arm)
@@ -44,7 +44,7 @@ def grid(arm: ArmConfig) -> list[dict[str, Scalar]]:
 
 
 def budget(arm: ArmConfig, trials: int, sampler: str) -> int:
-    """How many trials an arm gets.
+    """Return how many trials an arm gets.
 
     An arm with nothing to search needs one, unless it asks for more; a grid has only so many.
     """
@@ -55,7 +55,7 @@ def budget(arm: ArmConfig, trials: int, sampler: str) -> int:
 
 
 def common_space(arm: ArmConfig) -> dict[str, BaseDistribution] | None:
-    """What every trial of the arm samples, by name; None if it depends on what is sampled.
+    """Return what all trials of the arm sample, by name; None if that depends on sampled values.
 
     An end of a continuous range may leave a parameter without effect, but is not sampled.
     """
@@ -75,12 +75,12 @@ def _walk(arm: ArmConfig, choose: Callable[[str, AnySpace], Scalar]) -> dict[str
 
 
 def _in_order(arm: ArmConfig) -> list[str]:
-    """The searched names, those that others depend on first; otherwise as written."""
+    """Return the searched names, those that others depend on first; otherwise as written."""
     return sorted(arm.search, key=lambda name: name not in _DECISIVE)
 
 
 def _is_dead(name: str, arm: ArmConfig, params: dict[str, Scalar]) -> bool:
-    """Whether ``name`` can have no effect, given what was sampled before it."""
+    """Return True if ``name`` can have no effect, given what was sampled before it."""
     if name == "lora.dropout":
         return bool(params.get("disable_dropout", arm.settings.get("disable_dropout", True)))
     lmbda = params.get("lmbda", arm.settings.get("lmbda"))

@@ -1,4 +1,4 @@
-"""Where Optuna keeps an arm's trials: a SQLite file, or a database that several people share."""
+"""Storage of Optuna's trials: a SQLite file, or a database that several people share."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from sweeper.foundation.secrets import redact
 Storage = RDBStorage
 
 
-def open_storage(where: Path | str, patience: Retry | None = None) -> Storage:
-    """Optuna's tables, created if they are not there.
+def open_storage(where: Path | str, retry: Retry | None = None) -> Storage:
+    """Open Optuna's tables; create them if they are not there.
 
     While the database does not answer, calls of the storage raise ``DatabaseAway``, at once and
-    always: Optuna's own second tries do not know whether the first one was stored.
+    always: Optuna's own retries cannot detect that the first try was stored.
 
     Args:
         where: A SQLite file, or a URL.
-        patience: For a database that is locked or starting.
+        retry: Retries while a database is locked or starting.
 
     Raises:
         SweeperError: The database cannot be reached or used.
@@ -38,7 +38,7 @@ def open_storage(where: Path | str, patience: Retry | None = None) -> Storage:
     if url.startswith("sqlite:///"):
         file = Path(url.removeprefix("sqlite:///").partition("?")[0])
         file.parent.mkdir(parents=True, exist_ok=True)
-    return (patience or Retry())(lambda: _open(url))
+    return (retry or Retry())(lambda: _open(url))
 
 
 def close_storage(storage: Storage) -> None:

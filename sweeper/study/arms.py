@@ -70,7 +70,7 @@ class ArmState:
 
     def files(self, paths: StudyPaths, number: int) -> JobPaths:
         """Where a trial of the arm, or a winner, is kept."""
-        place = paths.trial if self.finals is None else paths.final
+        place = paths.trial if self.finals is None else paths.confirmation_run
         return place(self.name, number)
 
 

@@ -65,7 +65,7 @@ def confirmation_arms(plan: Plan, record: StudyRecord, paths: StudyPaths) -> dic
             continue
         finals = plan.finals[arm.name]
         params = {trial.number: trial.params for trial in arm.trials}
-        asked = FixedTrials(finals, current, params, partial(paths.final, arm.name))
+        asked = FixedTrials(finals, current, params, partial(paths.confirmation_run, arm.name))
         found[arm.name] = ArmState(arm.name, arm.method, len(current), asked, finals=finals)
     return found
 

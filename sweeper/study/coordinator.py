@@ -227,7 +227,7 @@ class Coordinator:
                 higher_is_better=self.higher_is_better,
                 pruner=config.pruner,
                 objectives=config.objectives,
-                patience=self._patience,
+                retry=self._patience,
             )
             spaces = {key: space.model_dump(mode="json") for key, space in arm.search.items()}
             self._tracker.open_arm(name, arm.method, trials, arm.settings, spaces)

@@ -69,7 +69,7 @@ def read_confirmation_runs(
     """An arm's winners that the verdict is about, with how far each training is."""
     found = []
     for number in plan.current.get(arm, ()):
-        files = paths.final(arm, number)
+        files = paths.confirmation_run(arm, number)
         state, outcome = read_state(files)
         found.append(
             ConfirmationRunRecord(
@@ -114,7 +114,7 @@ def read_confirmation(
             found = []
             footings = []
             for final in done:
-                files = paths.final(arm.name, final.number)
+                files = paths.confirmation_run(arm.name, final.number)
                 rows[files] = read_documents(files.test_documents)
                 found.append((final, rows[files]))
                 footings += _read_conditions(files)

@@ -46,7 +46,7 @@ def answer(spec: TrialSpec, interim: IntermediateScore, should_continue: bool) -
     """Tell a trial that was scored in the middle of its training whether it goes on."""
     files = JobPaths(Path(spec.place.directory))
     write_text_atomically(
-        files.verdict, json.dumps({"index": interim.index, "goes_on": should_continue})
+        files.prune_decision, json.dumps({"index": interim.index, "goes_on": should_continue})
     )
 
 

@@ -137,7 +137,7 @@ def open_manifest(
             snapshot = recorded.model_copy(
                 update={"config": study.config, "written": _written(study.config)}
             )
-    write_text_atomically(paths.snapshot, redacted_json(snapshot))
+    write_text_atomically(paths.manifest, redacted_json(snapshot))
     return snapshot
 
 
@@ -172,7 +172,7 @@ def read_manifest(paths: StudyPaths) -> StudyManifest | None:
         ConfigError: The file was damaged.
     """
     try:
-        text = paths.snapshot.read_text(encoding="utf-8")
+        text = paths.manifest.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
     except UnicodeDecodeError:
@@ -184,7 +184,7 @@ def read_manifest(paths: StudyPaths) -> StudyManifest | None:
             "expected the record of how the study was started, found something else or only a"
             f" part of it. Restore it, or move {paths.directory} away to begin the study anew."
         )
-        raise ConfigError([Problem(source=str(paths.snapshot), message=message)]) from None
+        raise ConfigError([Problem(source=str(paths.manifest), message=message)]) from None
 
 
 def _hashes(study: LoadedStudy) -> dict[str, str]:

@@ -190,7 +190,7 @@ def find_record(named: Path, runs: Path) -> StudyRecord:
             return archive.read_records(named / archive.NAME)
         place = named.resolve()
         paths = StudyPaths(place.parent, place.name) if is_name(place.name) else None
-        if paths is None or not paths.snapshot.is_file():
+        if paths is None or not paths.manifest.is_file():
             message = (
                 "expected the folder of a report or of a study that was run, found neither"
                 f" {archive.NAME} nor study.json in it"

@@ -23,10 +23,10 @@ from sweeper.records import (
     StudyInputs,
     SuiteSpec,
     TrialSpec,
-    derive_seed,
 )
 from sweeper.records.layout import JobPaths
 from sweeper.records.outcome_files import read_outcome
+from sweeper.records.seeds import confirmation_seed, trial_seed
 from sweeper.search.arm_search import Asked
 
 MOST = 3
@@ -104,11 +104,10 @@ def next_spec(
     attempt = archive_attempt(files)
     method, fixed = config.arms[arm].method, config.arms[arm].settings
     settings = effective(method, resolve(config.training, fixed, asked.params))
-    seed = derive_seed(config.seed, arm, asked.number, "trial")
+    seed = trial_seed(config.seed, arm, asked.number)
     if final is not None:
         settings = settings.model_copy(update={"max_steps": final.max_steps})
-        # The same for all arms, so that they share what chance there is.
-        seed = derive_seed(config.seed, "confirm", final.seed, "trial")
+        seed = confirmation_seed(config.seed, final.seed)
     if ran_out_of_memory(files):
         settings = smaller(settings)
     return TrialSpec(

@@ -25,10 +25,10 @@ from sweeper.config.settings import (
     TRAINING_KEYS,
     Method,
     MethodSettings,
-    known_settings,
     without_effect,
 )
 from sweeper.config.study import StudyConfig
+from sweeper.config.unknown_keys import known_settings
 from sweeper.foundation.secrets import redact, redacted
 from sweeper.records import DataSummary, Outcome, Progress, Scores, TrialSpec
 from sweeper.records.study_record import Provenance

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.config.settings import check_setting
+from sweeper.config.unknown_keys import check_setting
 
 
 @pytest.mark.parametrize("searched", [False, True])

@@ -340,7 +340,7 @@ ONE_MISTAKE = [
         "teacher: {model: builtin/adder-teacher, init_kwargs: {load_in_8bit: true}}",
         "load_in_8bit",
         "teacher.init_kwargs.load_in_8bit",
-        "expected the key quantization beside model",
+        "expected the key quantization next to model",
     ),
     (
         "teacher: {model: builtin/adder-teacher}",
@@ -354,7 +354,7 @@ ONE_MISTAKE = [
         "student: {model: builtin/adder-student, quantization: int4}",
         "quantization",
         "student.quantization",
-        "expected lora beside it",
+        "expected lora next to it",
     ),
     (
         "student: {model: builtin/adder-student}",

@@ -83,7 +83,7 @@ def test_a_study_for_the_hub_trains_tiny_models_of_its_architectures(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Everything but the sizes: templates, quantization, adapters, the task files, the lengths."""
-    from sweeper.execution.worker.run import run
+    from sweeper.execution.worker.run import run_job
     from tests.support.tiny_models import make_tiny
     from tests.support.trial_jobs import prepare, trial_spec
 
@@ -103,7 +103,7 @@ def test_a_study_for_the_hub_trains_tiny_models_of_its_architectures(
     assert outcome.data is not None, outcome.failure
     assert outcome.data.chat and outcome.data.used == 8
     assert not [note for note in outcome.data.notes if "template" in note or "made for" in note]
-    trained = run(trial_spec(study, "gkd-recipe"))
+    trained = run_job(trial_spec(study, "gkd-recipe"))
     assert trained.state == "completed", trained.failure
     assert trained.cost.trained_tokens > 0
 

@@ -16,7 +16,7 @@ from sweeper.config.loading import load_study
 from sweeper.config.settings import Method
 from sweeper.execution.worker import scoring
 from sweeper.execution.worker.progress import ProgressWriter
-from sweeper.execution.worker.run import run
+from sweeper.execution.worker.run import run_job
 from sweeper.foundation.files import read_json_lines
 from sweeper.records import Outcome, TrialSpec
 from sweeper.records.layout import JobPaths
@@ -117,7 +117,7 @@ def start_again(spec: TrialSpec) -> None:
 def interrupt(spec: TrialSpec, die: Callable[[int | None], None], step: int) -> None:
     die(step)
     with pytest.raises(Killed):
-        run(spec)
+        run_job(spec)
     die(None)
 
 
@@ -147,9 +147,9 @@ def test_a_trial_that_is_killed_twice_ends_as_if_nothing_had_happened(
 ) -> None:
     spec = make_spec(write_study, method, student=DROPOUT)
     whole = elsewhere(spec, tmp_path / "whole")
-    undisturbed = run(whole)
+    undisturbed = run_job(whole)
     plain = elsewhere(spec, tmp_path / "plain", checkpoint_every=None)
-    assert run(plain).scores.score == undisturbed.scores.score  # type: ignore[union-attr]
+    assert run_job(plain).scores.score == undisturbed.scores.score  # type: ignore[union-attr]
     assert curve(plain) == curve(whole)
     assert not files_of(plain).checkpoint.exists()
 
@@ -159,7 +159,7 @@ def test_a_trial_that_is_killed_twice_ends_as_if_nothing_had_happened(
     interrupt(spec, die, 10)
     assert saved(spec) == ["9"]
     start_again(spec)
-    outcome = run(spec)
+    outcome = run_job(spec)
     assert saved(spec) == [str(STEPS)]
     assert_same(spec, outcome, whole, undisturbed)
     assert not list(files_of(spec).directory.glob(".trainer.*"))
@@ -178,10 +178,10 @@ def test_an_adapter_with_dropout_goes_on_too(
         arms={method: {"settings": {"disable_dropout": False}}},
     )
     whole = elsewhere(spec, tmp_path / "whole")
-    undisturbed = run(whole)
+    undisturbed = run_job(whole)
     interrupt(spec, die, 6)
     start_again(spec)
-    assert_same(spec, run(spec), whole, undisturbed)
+    assert_same(spec, run_job(spec), whole, undisturbed)
     names = load_file(files_of(spec).checkpoint / str(STEPS) / "weights.safetensors")
     assert names
     assert all("lora_" in name for name in names)
@@ -192,7 +192,7 @@ def test_a_trial_that_is_killed_while_it_is_scored_does_not_train_again(
 ) -> None:
     spec = make_spec(write_study, "sft", training={**TRAINING, "bf16": True})
     whole = elsewhere(spec, tmp_path / "whole")
-    undisturbed = run(whole)
+    undisturbed = run_job(whole)
 
     def killed(*args: Any) -> None:
         raise Killed
@@ -200,11 +200,11 @@ def test_a_trial_that_is_killed_while_it_is_scored_does_not_train_again(
     with monkeypatch.context() as patched:
         patched.setattr(scoring, "score", lambda *args, **kwargs: killed())
         with pytest.raises(Killed):
-            run(spec)
+            run_job(spec)
     start_again(spec)
     with monkeypatch.context() as patched:
         patched.setattr(ProgressWriter, "train", killed)
-        outcome = run(spec)
+        outcome = run_job(spec)
     assert_same(spec, outcome, whole, undisturbed)
     assert outcome.cost.device_seconds > outcome.finished - outcome.started
 
@@ -216,7 +216,7 @@ def test_progress_goes_on_from_the_checkpoint(
     interrupt(spec, die, 8)
     before, _ = read_json_lines(files_of(spec).progress)
     start_again(spec)
-    run(spec)
+    run_job(spec)
     assert "Training goes on from the checkpoint after step 6." in capsys.readouterr().out
     rows, _ = read_json_lines(files_of(spec).progress)
     points = [row for row in rows if row.get("metrics")]
@@ -300,7 +300,7 @@ def test_a_damaged_checkpoint_is_not_used(
     shutil.copytree(interrupted, files_of(spec).checkpoint)
     damage(files_of(spec).checkpoint / "6")
     capsys.readouterr()
-    outcome = run(spec)
+    outcome = run_job(spec)
     assert outcome.state == "completed", outcome.failure
     assert outcome.cost.steps == STEPS
     assert list(curve(spec)) == [2, 4, 6, 8, 10, 11]
@@ -335,7 +335,7 @@ def test_a_checkpoint_of_other_work_is_not_used(
         name: getattr(spec, name).model_copy(update=value) if isinstance(value, dict) else value
         for name, value in change.items()
     }
-    assert run(spec.model_copy(update=update)).state == "completed"
+    assert run_job(spec.model_copy(update=update)).state == "completed"
     said = capsys.readouterr().out
     assert "is not used: it belongs to other settings" in said
     assert "goes on from" not in said
@@ -350,7 +350,7 @@ def test_how_often_is_saved_may_change_between_attempts(
     interrupt(spec, die, 8)
     start_again(spec)
     oftener = spec.settings.model_copy(update={"checkpoint_every": 1})
-    assert run(spec.model_copy(update={"settings": oftener})).state == "completed"
+    assert run_job(spec.model_copy(update={"settings": oftener})).state == "completed"
     assert "goes on from the checkpoint after step 6" in capsys.readouterr().out
 
 
@@ -364,7 +364,7 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_former_one(
 
     spec = make_spec(write_study, "sft")
     whole = elsewhere(spec, tmp_path / "whole")
-    undisturbed = run(whole)
+    undisturbed = run_job(whole)
     save = TrainerState.save_to_json
 
     def killed(self: Any, path: str) -> None:
@@ -377,11 +377,11 @@ def test_a_kill_while_a_checkpoint_is_written_leaves_the_former_one(
     with monkeypatch.context() as patched:
         patched.setattr(TrainerState, "save_to_json", killed)
         with pytest.raises(Killed):
-            run(spec)
+            run_job(spec)
     shutil.copytree(tmp_path / "left", files_of(spec).checkpoint / ".6")
     assert saved(spec) == [".6", "3"]
     start_again(spec)
-    assert_same(spec, run(spec), whole, undisturbed)
+    assert_same(spec, run_job(spec), whole, undisturbed)
     assert saved(spec) == [str(STEPS)]
 
 
@@ -390,7 +390,7 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_training(
 ) -> None:
     spec = make_spec(write_study, "sft")
     files_of(spec).checkpoint.write_text("in the way")
-    outcome = run(spec)
+    outcome = run_job(spec)
     assert outcome.state == "completed", outcome.failure
     said = capsys.readouterr().out
     assert (
@@ -401,5 +401,5 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_training(
 
 def test_the_stock_engine_keeps_no_checkpoints(write_study: WriteStudy) -> None:
     spec = make_spec(write_study, "sft", training={**TRAINING, "engine": "trl"})
-    assert run(spec).state == "completed"
+    assert run_job(spec).state == "completed"
     assert not files_of(spec).checkpoint.exists()

@@ -70,7 +70,7 @@ def test_a_full_disk_is_one_message_that_names_where(tmp_path: Path) -> None:
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
     assert str(told.value) == (
         f"no space is left on the disk of {tmp_path}; make room there, and run the same command"
-        " again to go on."
+        " again to resume."
     )
     assert isinstance(told.value, SweeperError)
     assert told.value.exit_code == 1

@@ -31,10 +31,10 @@ ENDED = Outcome(
 class Told:
     """What the user is told; ``then`` is called at the first word of each waiting."""
 
-    def __init__(self, patience: Retry, then: Callable[[], None]) -> None:
+    def __init__(self, retry: Retry, then: Callable[[], None]) -> None:
         self.texts: list[str] = []
         self._then = then
-        patience.tell = self
+        retry.tell = self
 
     def __call__(self, text: str) -> None:
         self.texts.append(text)
@@ -43,7 +43,7 @@ class Told:
 
 
 def open_search(
-    storage: Storage, patience: Retry, kind: str = "tpe", study: str = "mine"
+    storage: Storage, retry: Retry, kind: str = "tpe", study: str = "mine"
 ) -> ArmSearch:
     space = SPACE
     if kind == "grid":
@@ -56,21 +56,21 @@ def open_search(
         SamplerConfig.model_validate({"type": kind}),
         seed=1,
         higher_is_better=True,
-        patience=patience,
+        retry=retry,
     )
 
 
 def test_what_answers_is_not_repeated() -> None:
-    patience = Retry()
-    told = Told(patience, lambda: None)
-    assert patience(lambda: 7) == 7
+    retry = Retry()
+    told = Told(retry, lambda: None)
+    assert retry(lambda: 7) == 7
     with pytest.raises(ZeroDivisionError):
-        patience(lambda: 1 // 0)
+        retry(lambda: 1 // 0)
     assert told.texts == []
 
 
 def test_it_gives_up_with_a_message_and_does_not_wait_again() -> None:
-    patience = Retry(0.2)
+    retry = Retry(0.2)
     tries = []
 
     def silent() -> None:
@@ -78,19 +78,19 @@ def test_it_gives_up_with_a_message_and_does_not_wait_again() -> None:
         raise DatabaseAway("postgresql://db/x", "connection refused")
 
     with pytest.raises(SweeperError) as caught:
-        patience(silent)
+        retry(silent)
     assert caught.value.exit_code == 1
     assert "postgresql://db/x did not answer for 0 seconds: connection refused" in str(caught.value)
-    assert "the same command goes on" in str(caught.value)
+    assert "run the same command again once" in str(caught.value)
     assert len(tries) > 1
     tries.clear()
     with pytest.raises(SweeperError):
-        patience(silent)
+        retry(silent)
     assert len(tries) == 1
 
 
 def test_waiting_can_be_ended_from_outside() -> None:
-    patience = Retry()
+    retry = Retry()
 
     def silent() -> None:
         raise DatabaseAway("db", "gone")
@@ -98,17 +98,17 @@ def test_waiting_can_be_ended_from_outside() -> None:
     def stop() -> None:
         raise KeyboardInterrupt
 
-    patience.while_waiting = stop
+    retry.while_waiting = stop
     with pytest.raises(KeyboardInterrupt):
-        patience(silent)
+        retry(silent)
 
 
 @pytest.mark.parametrize("kind", ["tpe", "grid"])
 def test_a_server_that_restarts_between_calls_loses_nothing(postgres: Server, kind: str) -> None:
-    patience = Retry()
-    told = Told(patience, postgres.start)
-    storage = open_storage(postgres.database(), patience)
-    search = open_search(storage, patience, kind)
+    retry = Retry()
+    told = Told(retry, postgres.start)
+    storage = open_storage(postgres.database(), retry)
+    search = open_search(storage, retry, kind)
     found = []
     for number in range(3):
         postgres.stop()
@@ -133,12 +133,12 @@ def test_a_server_that_restarts_between_calls_loses_nothing(postgres: Server, ki
 @pytest.mark.soak
 def test_a_server_that_goes_away_within_any_statement_loses_nothing(postgres: Server) -> None:
     """The server ends the connection before, or after, each statement and commit of an ask."""
-    patience = Retry()
-    told = Told(patience, lambda: None)
+    retry = Retry()
+    told = Told(retry, lambda: None)
     url = postgres.database()
     for allowed in range(100):
-        storage = open_storage(url, patience)
-        search = open_search(storage, patience, "grid", f"study {allowed}")
+        storage = open_storage(url, retry)
+        search = open_search(storage, retry, "grid", f"study {allowed}")
         broken = _break_after(storage, allowed, postgres, url.rpartition("/")[2])
         assert search.ask() == Asked(0, {"beta": 0.0})
         search.tell(0, ENDED)
@@ -173,10 +173,10 @@ def _break_after(storage: Storage, allowed: int, server: Server, database: str) 
 
 
 def test_a_commit_whose_answer_is_lost_is_not_repeated(postgres: Server) -> None:
-    patience = Retry()
-    told = Told(patience, lambda: None)
-    storage = open_storage(postgres.database(), patience)
-    search = open_search(storage, patience, "grid")
+    retry = Retry()
+    told = Told(retry, lambda: None)
+    storage = open_storage(postgres.database(), retry)
+    search = open_search(storage, retry, "grid")
     lost: list[str] = []
 
     def commit(connection: object) -> None:
@@ -198,12 +198,12 @@ def test_a_commit_whose_answer_is_lost_is_not_repeated(postgres: Server) -> None
 
 
 def test_a_locked_file_loses_nothing(tmp_path: Path) -> None:
-    patience = Retry()
+    retry = Retry()
     file = tmp_path / "study.db"
     url = f"sqlite:///{file}?timeout=0.05"
-    search = open_search(open_storage(url, patience), patience)
+    search = open_search(open_storage(url, retry), retry)
     other = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
-    told = Told(patience, lambda: other.execute("rollback"))
+    told = Told(retry, lambda: other.execute("rollback"))
     for number in range(2):
         other.execute("begin exclusive")
         asked = search.ask()
@@ -212,17 +212,17 @@ def test_a_locked_file_loses_nothing(tmp_path: Path) -> None:
         search.tell(number, ENDED)
     assert [text.split("?")[0] for text in told.texts[::2]] == [told.texts[0].split("?")[0]] * 4
     assert "database is locked" in told.texts[0]
-    assert told.texts[1] == "The database answers again; the study goes on."
+    assert told.texts[1] == "The database answers again; the study continues."
     assert list(search.asked()) == [0, 1]
     other.execute("begin exclusive")
-    close_storage(open_storage(url, patience))
+    close_storage(open_storage(url, retry))
     assert len(told.texts) == 10
     other.close()
 
 
 def test_a_wrong_address_is_told_at_once_and_without_the_password(postgres: Server) -> None:
-    patience = Retry()
-    told = Told(patience, lambda: None)
+    retry = Retry()
+    told = Told(retry, lambda: None)
     wrong = {
         postgres.url("nowhere"): 'database "nowhere" does not exist',
         postgres.url("postgres", "hunter2"): "password authentication failed",
@@ -230,7 +230,7 @@ def test_a_wrong_address_is_told_at_once_and_without_the_password(postgres: Serv
     }
     for url, reason in wrong.items():
         with pytest.raises(SweeperError, match=reason) as caught:
-            open_storage(url, patience)
+            open_storage(url, retry)
         assert "Optuna cannot use postgresql+psycopg://" in str(caught.value)
         assert "hunter2" not in str(caught.value)
         assert PASSWORD not in str(caught.value) and QUOTED not in str(caught.value)

@@ -58,7 +58,7 @@ def stopped(study: WholeStudy, done: subprocess.CompletedProcess[str], disk: Sma
     [message] = done.stderr.splitlines()
     assert message.startswith("error: "), message
     assert f"no space is left on the disk of {disk.path}" in message
-    assert message.endswith("make room there, and run the same command again to go on.")
+    assert message.endswith("make room there, and run the same command again to resume.")
     assert leftovers(study.directory) == []
     for files in study.trials().values():
         for path in (files.spec, files.outcome):

@@ -187,7 +187,7 @@ def test_a_server_that_stays_away_stops_the_study_which_goes_on_later(
     assert process.returncode == 1
     assert err.startswith("error: ")
     assert "did not answer for 0 seconds" in err
-    assert "the same command goes on once the database answers" in err
+    assert "run the same command again once the database answers" in err
     assert "Traceback" not in err and QUOTED not in err
     assert run(study).returncode == 0
     check(storage, tracking, study.parent, {"gkd": 2, "sft": 1})

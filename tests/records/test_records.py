@@ -11,8 +11,9 @@ from pydantic import TypeAdapter, ValidationError
 from sweeper.config.loading import load_study
 from sweeper.config.settings import effective, model_settings, resolve
 from sweeper.config.study import StudyConfig
-from sweeper.records import SCHEMA_VERSION, JobSpec, Outcome, Resources, TrialSpec, derive_seed
+from sweeper.records import SCHEMA_VERSION, JobSpec, Outcome, Resources, TrialSpec
 from sweeper.records.layout import StudyPaths
+from sweeper.records.seeds import trial_seed
 from sweeper.study.manifest import open_manifest, suite_spec
 from sweeper.study.preparation import make_spec, make_study_inputs
 
@@ -27,7 +28,7 @@ def trial_spec(write_study: Callable[..., Path], tmp_path: Path) -> TrialSpec:
         arm="gkd",
         method="gkd",
         number=3,
-        seed=derive_seed(3, "gkd", 3, "trial"),
+        seed=trial_seed(3, "gkd", 3),
         params=params,
         settings=resolve(study.config.training, {"max_new_tokens": 8}, params),
         lora=model_settings("lora", params),
@@ -65,19 +66,6 @@ def test_records_are_frozen_and_closed(trial_spec: TrialSpec) -> None:
         trial_spec.number = 4  # type: ignore[misc]
     with pytest.raises(ValidationError, match="Extra inputs"):
         Outcome.model_validate({"state": "failed", "started": 0, "finished": 1, "loss": 2})
-
-
-def test_every_purpose_has_a_seed_of_its_own_that_never_changes() -> None:
-    assert derive_seed(17, "gkd", 0, "trial") == 531_730_297
-    seeds = {
-        derive_seed(study, arm, number, purpose)
-        for study in (0, 1)
-        for arm in ("gkd", "sft")
-        for number in range(50)
-        for purpose in ("trial", "sampler")
-    }
-    assert len(seeds) == 400
-    assert all(0 <= seed < 2**31 for seed in seeds)
 
 
 def test_settings_are_layered_over_the_studys() -> None:

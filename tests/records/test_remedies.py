@@ -1,12 +1,28 @@
-"""What to change about a training that does not fit: in order, and only what is left to change."""
+"""What to change about a training that fails: in order, and only what is left to change."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import pytest
+
+from sweeper.config.loading import load_study
 from sweeper.config.models import LoraConfig, ModelConfig, StudentConfig
 from sweeper.config.settings import MethodSettings
-from sweeper.records.remedies import Setup, advice, smaller_batches
+from sweeper.records import Failure, TrialSpec
+from sweeper.records.remedies import (
+    Setup,
+    advice,
+    divergence_remedies,
+    smaller_batches,
+    speed_remedies,
+)
+from tests.support.trial_jobs import trial_spec
+
+Spec = Callable[..., TrialSpec]
 
 
 def test_the_order_is_that_of_what_costs_least() -> None:
@@ -47,3 +63,73 @@ def test_smaller_batches_leave_the_optimiser_step_as_it_is() -> None:
     ]
     assert [rows for rows, _ in sizes] == [6, 4, 3, 2, 1]
     assert all(rows * one.gradient_accumulation_steps == 36 for rows, one in sizes)
+
+
+@pytest.fixture
+def spec(write_study: Callable[..., Path]) -> Spec:
+    def make(method: str, device: str = "cpu", **changes: Any) -> TrialSpec:
+        studies = {name: changes.pop(name) for name in ("teacher", "student") if name in changes}
+        arms = {method: {"settings": changes}}
+        made = trial_spec(load_study(write_study(arms=arms, **studies)), method)
+        return made.model_copy(update={"place": made.place.model_copy(update={"device": device})})
+
+    return make
+
+
+def test_a_diverged_training_is_told_what_is_not_done_yet(spec: Spec) -> None:
+    assert divergence_remedies(spec("gkd", disable_dropout=False, max_grad_norm=0)) == (
+        "a lower learning_rate",
+        "a higher warmup_ratio",
+        "max_grad_norm: 1.0",
+        "disable_dropout: true",
+        "another beta",
+    )
+    # Its divergence is fixed.
+    assert divergence_remedies(spec("supervised_kd")) == (
+        "a lower learning_rate",
+        "a higher warmup_ratio",
+    )
+
+
+def test_a_slow_training_is_told_what_would_make_it_faster(spec: Spec) -> None:
+    once = "an arm seqkd, which asks the teacher once"
+    flash = "flash attention (init_kwargs: {attn_implementation: flash_attention_2})"
+    slow = spec("gkd", "cuda:0", gradient_accumulation_steps=4, rollout_batch_size=2)
+    assert speed_remedies(slow, "train") == (
+        "a lower max_new_tokens",
+        "a larger per_device_train_batch_size with fewer gradient_accumulation_steps, if memory"
+        " allows it",
+        "a larger rollout_batch_size",
+        flash,
+        "teacher.compile: true",
+        "fewer max_steps",
+        once,
+    )
+    off_policy = speed_remedies(spec("gkd", lmbda=0.0), "train")
+    assert off_policy == ("teacher.compile: true", "fewer max_steps", once)
+    assert speed_remedies(spec("sft"), "train") == ("fewer max_steps",)
+    quick = {"model": "builtin/adder-teacher", "compile": True}
+    quick["init_kwargs"] = {"attn_implementation": "flash_attention_2"}
+    assert flash in speed_remedies(spec("gkd", "cuda:0", teacher=quick), "train")
+    student = {"model": "builtin/adder-student", "init_kwargs": quick["init_kwargs"]}
+    done = speed_remedies(spec("gkd", "cuda:0", teacher=quick, student=student), "train")
+    assert done == ("a lower max_new_tokens", "fewer max_steps", once)
+
+
+def test_what_is_slow_to_score_is_not_trained_otherwise(spec: Spec) -> None:
+    assert speed_remedies(spec("gkd"), "evaluate") == (
+        "a larger evaluation.batch_size",
+        "fewer documents in the suite",
+    )
+
+
+@pytest.mark.parametrize(
+    ("remedies", "told"),
+    [
+        ((), "It broke."),
+        (("a",), "It broke. Try a."),
+        (("a", "b", "c"), "It broke. Try a, b or c."),
+    ],
+)
+def test_a_failure_tells_what_to_try(remedies: tuple[str, ...], told: str) -> None:
+    assert Failure(kind="diverged", message="It broke.", remedies=remedies).told() == told

@@ -11,7 +11,8 @@ from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
 from sweeper.config.search import PrunerConfig, SamplerConfig
-from sweeper.records import IntermediateScore, Outcome, derive_seed
+from sweeper.records import IntermediateScore, Outcome
+from sweeper.records.seeds import derive_seed
 from sweeper.search.arm_search import ArmSearch
 from sweeper.search.storage import open_storage
 from tests.support.searches import SEARCH, arm, completed

@@ -85,7 +85,7 @@ def test_a_record_of_the_start_that_was_cut_short_is_told(
 ) -> None:
     study_file, store = write_study(trials=1), MemoryStore()
     go_on(study_file, MemoryTracker("tiny", store), WritingExecutor())
-    snapshot = StudyPaths(study_file.parent / "runs", "tiny").snapshot
+    snapshot = StudyPaths(study_file.parent / "runs", "tiny").manifest
     cut(snapshot, share)
     for attempt in (look, lambda at: go_on(at, MemoryTracker("tiny", store), WritingExecutor())):
         with pytest.raises(ConfigError, match="expected the record of how the study was") as told:

@@ -37,7 +37,7 @@ def confirmation(tmp_path: Path, *, other_hash: str = "h1", share: float = 0.5) 
         current={"gkd": (0,), "sft": (0,)},
     )
     for arm, value in (("gkd", 1.0), ("sft", 2.0)):
-        files = paths.final(arm, 0)
+        files = paths.confirmation_run(arm, 0)
         outcome = Outcome(
             state="completed",
             scores=scores(0.5),
@@ -110,7 +110,7 @@ def test_a_training_curve_is_thinned_and_keeps_the_yardstick(tmp_path: Path) -> 
     # A training that goes on from a checkpoint repeats what came before.
     rows += [rows[1], {"phase": "train", "step": 2, "metrics": {"loss": float("nan")}}]
     text = "".join(json.dumps(row) + "\n" for row in rows)
-    write_text_atomically(paths.final("gkd", 0).progress, text)
+    write_text_atomically(paths.confirmation_run("gkd", 0).progress, text)
     final = ConfirmationRun(arm="gkd", trial=0, seed=0, at="steps", max_steps=1000)
     plan = Plan(suite_hash="h", declared=0.0, finals={"gkd": (final,)}, current={"gkd": (0,)})
     [found] = read_confirmation_runs(paths, "gkd", plan)

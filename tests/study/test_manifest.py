@@ -308,7 +308,7 @@ def test_the_storage_may_not_change_but_its_password_may(
 ) -> None:
     uri = "tracking.uri=postgresql://me:hunter2@db/mlflow"
     first = start("storage=postgresql://me:hunter2@db/optuna", uri, command="--set " + uri)
-    recorded = paths(tmp_path).snapshot.read_text()
+    recorded = paths(tmp_path).manifest.read_text()
     assert "hunter2" not in recorded and "postgresql://me:***@db/optuna" in recorded
     for same in ("postgresql://me@db/optuna", "postgresql+psycopg://me:other@db/optuna"):
         assert start(f"storage={same}").identity == first.identity

@@ -8,7 +8,7 @@ from sweeper.analysis.findings import Finding
 from sweeper.commands.check.memory_findings import memory_findings
 from sweeper.commands.check.memory_forecast import GIB
 from sweeper.config.study import StudyConfig
-from sweeper.execution.devices import DeviceMemory
+from sweeper.execution.device_sharing import DeviceMemory
 from sweeper.records import (
     DataSummary,
     Growth,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sweeper.config.loading import LoadedStudy, load_study
 from sweeper.config.settings import effective, resolve
-from sweeper.execution.worker.run import run
+from sweeper.execution.worker.run import run_job
 from sweeper.records import Outcome, Resources, TrialSpec
 from sweeper.records.layout import JobPaths, StudyPaths
 from sweeper.study import preparation
@@ -42,7 +42,7 @@ def prepare(study: LoadedStudy, step: preparation.Step) -> tuple[Outcome, JobPat
     files.directory.mkdir(parents=True, exist_ok=True)
     origin = preparation.make_study_inputs(study, snapshot, study.path.parent / "cache")
     spec = preparation.make_spec(study, origin, suite_spec(study.selection), step, files)
-    return run(spec), files
+    return run_job(spec), files
 
 
 def make_spec(study_file: Path, number: int = 0, **training: object) -> TrialSpec:

@@ -22,10 +22,10 @@ from sweeper.records import (
     Scores,
     TaskScore,
     TrialSpec,
-    derive_seed,
 )
 from sweeper.records.layout import JobPaths, StudyPaths
 from sweeper.records.outcome_files import read_outcome
+from sweeper.records.seeds import derive_seed
 from sweeper.records.study_record import StudyRecord
 from sweeper.study.coordinator import Coordinator
 from sweeper.study.interrupts import StopRequest

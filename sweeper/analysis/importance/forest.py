@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from sweeper.analysis.comparison import scored_trials
 from sweeper.config.base import Scalar
 from sweeper.config.space import AnySpace, CategoricalSpace, IntSpace, contains, read_space
-from sweeper.records import derive_seed
+from sweeper.records.seeds import forest_seed
 from sweeper.records.study_record import ArmRecord
 
 FEWEST_TRIALS = 6
@@ -211,7 +211,7 @@ def fit_forests(arm: ArmRecord, study_seed: int = 0) -> ArmForests:
         if all(_fits(axes[name].space, v) for name, v in trial.params.items() if name in axes)
     ]
     shared = [name for name in axes if all(name in params for params, _ in rows)]
-    seed = derive_seed(study_seed, arm.name, "refits")
+    seed = forest_seed(study_seed, arm.name)
     everywhere = [row for row in rows if len(row[0]) == len(axes)]
     return ArmForests(
         arm=arm.name,

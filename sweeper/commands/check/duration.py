@@ -11,7 +11,7 @@ from sweeper.config.loading import LoadedStudy
 from sweeper.config.models import ModelConfig
 from sweeper.config.settings import MethodSettings, resolve
 from sweeper.config.study import StudyConfig
-from sweeper.execution.devices import count_workers, find_devices
+from sweeper.execution.device_sharing import count_workers, usable_devices
 from sweeper.foundation.errors import SweeperError
 from sweeper.reporting.text.formatting import duration, listed, percent, whole_percents
 from sweeper.study.budgets import device_seconds
@@ -65,8 +65,7 @@ def workers_of(config: StudyConfig) -> int:
     compute = config.compute
     if compute.workers is not None or compute.executor != "local":
         return compute.workers or 1
-    wanted = "cpu" if compute.resources_per_trial.gpu == 0 else compute.device
-    return count_workers(compute, find_devices(wanted))
+    return count_workers(compute, usable_devices(compute))
 
 
 def _time(found: DurationEstimate) -> Finding:

@@ -16,7 +16,7 @@ from sweeper.commands.check.memory_forecast import (
     worst,
 )
 from sweeper.config.study import StudyConfig
-from sweeper.execution.devices import DeviceMemory
+from sweeper.execution.device_sharing import DeviceMemory
 from sweeper.records import DataSummary, ModelShape, ShapeRequest
 from sweeper.records.remedies import REMEDIES, Change, Setup, smaller_teacher
 from sweeper.reporting.text.formatting import count, listed

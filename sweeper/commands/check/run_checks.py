@@ -25,7 +25,7 @@ from sweeper.commands.check.settings import settings_findings
 from sweeper.config.loading import LoadedStudy, LoadedSuite
 from sweeper.config.models import StudentConfig
 from sweeper.config.study import StudyConfig
-from sweeper.execution.devices import DeviceMemory, find_devices, rooms
+from sweeper.execution.device_sharing import DeviceMemory, trial_memory, usable_devices
 from sweeper.foundation.cache import default_root
 from sweeper.foundation.errors import SweeperError
 from sweeper.records import DataCheck, Failure, ModelShape, ShapeRequest
@@ -162,8 +162,7 @@ def _devices(config: StudyConfig) -> tuple[list[str], list[DeviceMemory], list[F
     if compute.executor != "local":
         return [], [], []
     try:
-        kind = "cpu" if compute.resources_per_trial.gpu == 0 else compute.device
-        return find_devices(kind), rooms(compute), []
+        return usable_devices(compute), trial_memory(compute), []
     except SweeperError as error:
         return [], [], [Finding(state="error", what="compute", detail=str(error))]
 

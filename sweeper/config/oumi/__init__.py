@@ -1,1 +1,4 @@
-"""Recipes, Oumi's training configurations for GKD: into the shape of a study, and back."""
+"""Oumi's training recipes: read into a study, or written from one of its arms.
+
+``keys`` is the table of their keys; start there. Nothing here imports Oumi.
+"""

@@ -80,7 +80,7 @@ DEFAULTS: Mapping[KeyPath, object] = {
     ("student", "lora", "r"): 8,
     ("student", "lora", "alpha"): 8,
 }
-"""What Oumi takes where a recipe says nothing, and a study would take something else."""
+"""Oumi's defaults that differ from a study's."""
 EPOCHS = 3
 """Oumi's, if a recipe has neither epochs nor steps."""
 
@@ -90,7 +90,7 @@ _LOG = "a trial's log and training curve are always kept"
 _SUITES = "students are scored by the suites below evaluation"
 _KEPT = "trials keep no weights; sweeper export --model writes the winner's"
 _SEED = "everything random follows from the study's seed"
-_RESUME = "an interrupted study goes on by itself"
+_RESUME = "an interrupted study resumes by itself"
 _COPIES = "each of a trial's devices has a process of its own (compute.devices_per_trial)"
 _SHARDS = "compute.shard_student divides the student among a trial's devices"
 _TOKENS = "sequences are tokenized once, before training"

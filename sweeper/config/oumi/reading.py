@@ -20,7 +20,7 @@ from sweeper.config.oumi.keys import (
     TAKEN,
     KeyPath,
 )
-from sweeper.config.settings import likely_meant
+from sweeper.config.unknown_keys import likely_meant
 from sweeper.config.yaml_file import YamlFile, read
 from sweeper.foundation.errors import ConfigError, Problem
 
@@ -44,20 +44,21 @@ class Recipe:
 
     file: YamlFile
     values: dict[str, Any] = field(default_factory=dict)
-    """In the shape of a study: ``teacher``, ``student``, ``data``, ``training``, ``seed``."""
+    """Values in the shape of a study: ``teacher``, ``student``, ``data``, ``training``,
+    ``seed``."""
     settings: dict[str, Any] = field(default_factory=dict)
-    """Of the arm that the recipe becomes."""
+    """Settings of the arm that the recipe becomes."""
     epochs: float | None = None
-    """How long it trains, if it gives no steps."""
+    """Epochs of the training, if it gives no steps."""
     warmup_steps: int | None = None
-    """How long the learning rate rises, if that is given in steps."""
+    """Steps over which the learning rate rises, if the recipe gives them."""
     notes: list[Problem] = field(default_factory=list)
-    """What it says that a study cannot, or does not need to; each with its place."""
+    """Parts of the recipe that a study cannot express, or does not need; each with its place."""
     origins: dict[KeyPath, KeyPath] = field(default_factory=dict)
     """The recipe's keys, by those of the study that they became."""
 
     def blame(self, problem: Problem) -> Problem:
-        """A problem of the study, at the place in the recipe that it comes from."""
+        """Return a problem of the study at the place in the recipe that it comes from."""
         parts = tuple(problem.path.split("."))
         if parts[0] == "arms" and parts[2:3] == (SETTINGS,):
             parts = parts[2:]
@@ -254,7 +255,7 @@ _COLUMN_ARGUMENTS = {"prompt_column", "response_column", "messages_column"}
 
 
 def _columns(reader: str, arguments: Mapping[str, Any]) -> dict[str, str]:
-    """What the columns hold, by the class of Oumi's that reads them."""
+    """Return what the columns hold, by the class of Oumi's that reads them."""
     if reader == "PromptResponseDataset":
         named = {
             "prompt": ("prompt_column", "instruction"),

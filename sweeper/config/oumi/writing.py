@@ -1,4 +1,4 @@
-"""From an arm of a study to a recipe that trains like it; see ``recipes.keys``."""
+"""From an arm of a study to a recipe that trains like it; by the table in ``keys``."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ _WRITTEN = frozenset(
 def write_recipe(
     config: StudyConfig, arm: str, params: Mapping[str, Scalar]
 ) -> tuple[dict[str, Any], list[str]]:
-    """The recipe that trains as a trial of ``arm`` does, and what it cannot say, in words.
+    """Return the recipe that trains like a trial of ``arm``, and notes on what it leaves out.
 
     Args:
         config: The study.
         arm: The arm.
-        params: What was sampled for the trial.
+        params: Sampled parameters of the trial.
 
     Raises:
         ConfigError: The format has no trainer for the arm's method.
@@ -124,7 +124,7 @@ def _student(config: StudyConfig, settings: MethodSettings) -> dict[str, Any]:
 
 
 def _teacher(teacher: ModelConfig, changes: Mapping[str, Scalar]) -> dict[str, Any]:
-    """The teacher of an arm, with what its settings say of it."""
+    """Return the teacher of an arm with the arm's own settings."""
     arguments: dict[str, Any] = {"torch_dtype": changes.get("dtype", teacher.dtype)}
     if bits := _bits(teacher):
         arguments["torch_dtype"] = f"int{bits}"
@@ -143,7 +143,7 @@ def _teacher(teacher: ModelConfig, changes: Mapping[str, Scalar]) -> dict[str, A
 
 
 def _bits(model: ModelConfig) -> int | None:
-    """Of the weights of a model that is quantised when it is loaded."""
+    """Return the bits of the weights of a model that is quantized when it is loaded."""
     quantization = getattr(model, "quantization", None)
     return None if quantization is None else int(str(quantization).removeprefix("int"))
 
@@ -184,7 +184,7 @@ def _dataset(data: DatasetConfig) -> dict[str, Any]:
 
 
 def _same(values: Mapping[str, Any], *below: str) -> dict[str, Any]:
-    """The values of keys that only have another name, by their last name in a recipe."""
+    """Return the values of keys that only have another name, by their last name in a recipe."""
     prefix: KeyPath = below
     return {
         key.rpartition(".")[2]: values[to[-1]]
@@ -194,7 +194,7 @@ def _same(values: Mapping[str, Any], *below: str) -> dict[str, Any]:
 
 
 def place(model: str) -> str:
-    """What other programs find a model by: a hub id, or a directory."""
+    """Return what other programs find a model by: a hub id, or a directory."""
     name = model.removeprefix("builtin/")
     if model.startswith("builtin/") and name in MODELS:
         return str(model_directory(name))
@@ -207,7 +207,7 @@ def _unsaid(
     *,
     on_policy: bool,
 ) -> list[str]:
-    """What a recipe cannot say of the arm."""
+    """Return notes on what a recipe cannot express of the arm."""
     found = []
     if config.warm_start is not None:
         found.append(

@@ -25,7 +25,8 @@ from sweeper.distillation.models.lm_head import LMHead
 from sweeper.distillation.models.loading import computing_threads, identity, load_model
 from sweeper.foundation.cache import Cache, hash_text
 from sweeper.foundation.environment import library_versions
-from sweeper.records import Resources, StudyInputs, derive_seed
+from sweeper.records import Resources, StudyInputs
+from sweeper.records.seeds import teacher_seed
 
 KIND = "teacher_states"
 _STATES, _ABOUT = "states.bin", "about.json"
@@ -86,7 +87,7 @@ def get_or_compute(
     }
 
     def build(directory: Path) -> None:
-        seed = derive_seed(origin.seed, "teacher")
+        seed = teacher_seed(origin.seed)
         model = load() if load else load_model(teacher, place.device, seed=seed)
         with computing_threads(origin.cache_threads):
             about = _compute(model, sequences, directory / _STATES, limit, report)

@@ -20,7 +20,8 @@ from sweeper.distillation.models.loading import (
 from sweeper.distillation.sampling.rollouts import generate
 from sweeper.foundation.cache import Cache, content_key
 from sweeper.foundation.environment import library_versions
-from sweeper.records import Resources, derive_seed
+from sweeper.records import Resources
+from sweeper.records.seeds import teacher_outputs_seed, teacher_seed
 
 _FILE = "answers.jsonl"
 
@@ -50,7 +51,7 @@ def get_or_compute(
             _answer(directory)
 
     def _answer(directory: Path) -> None:
-        model = load_model(teacher, place.device, seed=derive_seed(origin.seed, "teacher"))
+        model = load_model(teacher, place.device, seed=teacher_seed(origin.seed))
         examples = material.examples
         prompts = [
             tokenizer(render_prompt(example, tokenizer), add_special_tokens=False)["input_ids"]
@@ -68,7 +69,7 @@ def get_or_compute(
             max_new_tokens=settings.max_new_tokens,
             end_ids=end_token_ids(model, tokenizer),
             pad_id=int(tokenizer.pad_token_id),
-            seed=derive_seed(origin.seed, "teacher_outputs"),
+            seed=teacher_outputs_seed(origin.seed),
             batch_size=settings.batch_size,
             report=count,
         )

@@ -21,7 +21,7 @@ from sweeper.distillation.sharding import ShardedStudent, shard_teacher
 from sweeper.distillation.teacher.hidden_states import TeacherStates
 from sweeper.distillation.trainers.base import FullBatches, Metered, forget_rounded_weights
 from sweeper.distillation.trainers.trl_gkd import GKDTrainer
-from sweeper.records import derive_seed
+from sweeper.records.seeds import on_policy_seed, rollout_seed
 
 
 class OnPolicyTrainer(FullBatches, GKDTrainer):  # type: ignore[misc]
@@ -88,7 +88,7 @@ class OnPolicyTrainer(FullBatches, GKDTrainer):  # type: ignore[misc]
             epoch_iterator, num_batches, device
         )
         window = self.state.global_step
-        coin = random.Random(derive_seed(self._seed, "coin", window))
+        coin = random.Random(on_policy_seed(self._seed, window))
         # Of the micro-batches of all processes, to which accelerate deals them out in turn.
         count = len(batches) * self.ranks.size
         on_policy = [coin.random() < self._settings.lmbda for _ in range(count)]
@@ -126,7 +126,7 @@ class OnPolicyTrainer(FullBatches, GKDTrainer):  # type: ignore[misc]
                 max_new_tokens=self._settings.max_new_tokens,
                 end_ids=self._end_ids,
                 pad_id=self.processing_class.pad_token_id,
-                seed=derive_seed(self._seed, "rollout", window),
+                seed=rollout_seed(self._seed, window),
                 batch_size=self._settings.rollout_batch_size or len(prompts),
                 numbers=numbers,
             )

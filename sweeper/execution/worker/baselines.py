@@ -1,4 +1,4 @@
-"""A step before the trials: the teacher or the starting student is scored."""
+"""The baselines of a study: the teacher or the starting student is scored."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from sweeper.distillation.train import starting_student, stored_teacher_states, 
 from sweeper.evaluation.tasks import load_tasks, prompts
 from sweeper.execution.worker.progress import ProgressWriter
 from sweeper.execution.worker.scoring import parameters, scored
-from sweeper.records import PreparationSpec, derive_seed
+from sweeper.records import PreparationSpec
+from sweeper.records.seeds import teacher_seed
 
 
-def do(spec: PreparationSpec, reporter: ProgressWriter) -> dict[str, Any]:
-    """Do the step; the parts of the outcome that follow from it."""
+def score_baseline(spec: PreparationSpec, reporter: ProgressWriter) -> dict[str, Any]:
+    """Score the step's model; return what the outcome records of it."""
     reporter.phase("read the data")
     material = read_training_data(spec.origin)
     place, origin = spec.place, spec.origin
     if spec.step in ("teacher", "test_teacher"):
         reporter.phase("load the teacher")
-        model: Any = load_model(
-            origin.teacher, place.device, seed=derive_seed(origin.seed, "teacher")
-        )
+        model: Any = load_model(origin.teacher, place.device, seed=teacher_seed(origin.seed))
     else:
         if origin.warm_start:
             reporter.phase("warm start", 0, origin.warm_start.max_steps)

@@ -31,7 +31,8 @@ from sweeper.distillation.data.training_data import (
 from sweeper.distillation.memory_shape import shapes_of
 from sweeper.distillation.models.loading import load_tokenizer, turn_end_ids
 from sweeper.distillation.trainers import argument_names
-from sweeper.evaluation.tasks import LeafTask, load_tasks, prompts
+from sweeper.evaluation.tasks import LeafTask, load_tasks
+from sweeper.execution.worker.leakage import check_leaks
 from sweeper.execution.worker.length_checks import check_suite, check_training
 from sweeper.execution.worker.progress import ProgressWriter
 from sweeper.foundation.errors import BadInputError, blaming
@@ -46,7 +47,6 @@ from sweeper.records import (
     RowsSummary,
     ScoredTask,
     StudyInputs,
-    SuiteSpec,
     TokenizerSummary,
     TokenLengths,
 )
@@ -70,7 +70,7 @@ class _Found:
     overlap_free: bool = False
     scored: list[ScoredTask] = field(default_factory=list)
     overlong: list[str] = field(default_factory=list)
-    """Of texts that are longer than a model was made for."""
+    """Notes on texts that are longer than a model was made for."""
 
     @contextmanager
     def noting(self, *key: str) -> Iterator[None]:
@@ -83,8 +83,8 @@ class _Found:
             self.problems.append(Failure(kind="bad_input", message=message, key=error.key))
 
 
-def do(spec: PreparationSpec, reporter: ProgressWriter) -> dict[str, Any]:
-    """Look everything over; the parts of the outcome that follow from it."""
+def inspect_data(spec: PreparationSpec, reporter: ProgressWriter) -> dict[str, Any]:
+    """Check data, models and suites; return what the outcome records of them."""
     found = _Found(spec)
     reporter.phase("read the data")
     _check_arguments(found)
@@ -140,7 +140,7 @@ def _read_rows(found: _Found) -> None:
 
 
 def _read_models(found: _Found) -> None:
-    """Both models' configurations, the student's tokenizer, and the teacher's against it."""
+    """Read both models' configurations and tokenizers; check that these fit together."""
     given = found.spec.origin
     cache = Path(given.cache)
     teacher = student = None
@@ -180,7 +180,7 @@ def _read_models(found: _Found) -> None:
 
 
 def _read_own_teachers(found: _Found) -> None:
-    """The teachers that arms have instead of the study's."""
+    """Check the teachers that arms have instead of the study's."""
     if found.material is None or found.origin is None:
         return
     for arm, models in found.spec.own_teachers.items():
@@ -217,27 +217,14 @@ def _read_suites(found: _Found) -> None:
         with found.noting("evaluation", "test"):
             found.test = load_tasks(spec.test_suite, allow_code=allow_code)
     before = len(found.problems)
-    known = {prompt_hash(example.prompt) for example in found.examples or ()}
-    asked: set[str] = set()
-    if found.selection is not None:
-        with found.noting("evaluation", "selection"):
-            asked = _check_overlap(spec.suite, found.selection, known, "the training data")
-    if spec.test_suite is not None and found.test is not None:
-        name = f"the suite {spec.suite.config.suite}"
-        counted = [leaf for leaf in found.test if leaf.entry.weight]
-        for leaves, others, where in (
-            (found.test, known, "the training data"),
-            (counted, asked, name),
-        ):
-            with found.noting("evaluation", "test"):
-                _check_overlap(spec.test_suite, leaves, others, where)
+    check_leaks(spec, found.examples or (), found.selection, found.test, found.noting)
     complete = found.examples is not None and found.selection is not None
     complete &= spec.test_suite is None or found.test is not None
     found.overlap_free = complete and len(found.problems) == before
 
 
 def _measure(found: _Found) -> None:
-    """How far what the models read reaches into their positions."""
+    """Check how far what the models read reaches into their positions."""
     spec, material = found.spec, found.material
     if material is None or found.origin is None or found.data is None:
         return
@@ -254,38 +241,13 @@ def _measure(found: _Found) -> None:
 
 
 def _find_shapes(found: _Found) -> None:
-    """How large the models are; what is wrong with one is noted above."""
+    """Find how large the models are; what is wrong with one is noted above."""
     if found.origin is not None:
         spec = found.spec
         try:
             found.shapes = shapes_of(found.origin, spec.shapes, spec.place.device)
         except Exception:  # whatever a configuration's own code raises
             traceback.print_exc()
-
-
-def _check_overlap(
-    suite: SuiteSpec, leaves: Sequence[LeafTask], known: set[str], where: str
-) -> set[str]:
-    """The hashes of the prompts that the suite's score is made of.
-
-    Raises:
-        BadInputError: One of its documents asks what is in ``known``.
-    """
-    asked: set[str] = set()
-    shared: list[str] = []
-    for leaf in leaves:
-        for prompt, texts in prompts(leaf):
-            if leaf.entry.weight:
-                asked.add(prompt_hash(prompt))
-            if known & {prompt_hash(text) for text in texts}:
-                shared.append(prompt)
-    if shared:
-        raise BadInputError(
-            f"expected prompts of its own, but {len(shared)} of the suite {suite.config.suite} are"
-            f" also in {where}, for example {shared[0]!r:.120}: a score on them would measure"
-            " memory. Remove them, or use other documents."
-        )
-    return asked
 
 
 def _summary(found: _Found) -> DataSummary | None:
@@ -339,7 +301,7 @@ def _percentiles(lengths: list[int]) -> Lengths:
 
 
 def _count(leaves: Sequence[LeafTask] | None) -> int | None:
-    """The documents that a suite's score is made of."""
+    """Return how many documents a suite's score is made of."""
     if leaves is None:
         return None
     return sum(len(leaf.documents) for leaf in leaves if leaf.entry.weight)

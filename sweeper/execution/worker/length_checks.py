@@ -1,4 +1,4 @@
-"""Whether all that a study has its models read ends within their positions."""
+"""Checks that everything a study has its models read ends within their positions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def check_training(spec: PreparationSpec, material: TrainingData, noting: Noting
     """Check what students train on and sample, and what the teacher is asked.
 
     Returns:
-        What to tell the user of texts that go beyond the lengths a model was trained on.
+        Notes for the user on texts that go beyond the lengths a model was trained on.
     """
     origin, notes = material.origin, list[str]()
     models = {"teacher": origin.teacher, "student": origin.student}
@@ -50,10 +50,10 @@ def check_training(spec: PreparationSpec, material: TrainingData, noting: Noting
 def check_suite(
     suite: SuiteSpec, leaves: Sequence[LeafTask], material: TrainingData, key: Key
 ) -> tuple[list[ScoredTask], list[str]]:
-    """The same for the documents of a suite, which ``key`` of the study file names.
+    """Check the documents of a suite, which ``key`` of the study file names.
 
     Returns:
-        What its tasks have a student read; and what to tell the user.
+        What its tasks have a student read; and notes for the user.
 
     Raises:
         BadInputError: One goes beyond the positions of a model that has no more.

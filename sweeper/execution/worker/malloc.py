@@ -1,11 +1,11 @@
-"""How the C library keeps memory in a process that trains on a CPU."""
+"""Setting of the C library's allocator for a process that trains on a CPU."""
 
 from __future__ import annotations
 
 import ctypes
 
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-"""Of ``mallopt(3)``."""
+"""Parameters of ``mallopt(3)``."""
 
 
 def keep_freed_memory() -> bool:
@@ -16,7 +16,7 @@ def keep_freed_memory() -> bool:
     The process then holds on to its peak until it ends.
 
     Returns:
-        Whether the C library has the setting; others are left as they are.
+        True if the C library has the setting; others are left as they are.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

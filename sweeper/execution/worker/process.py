@@ -28,12 +28,12 @@ from sweeper.records.layout import JobPaths
 FULL_DISK = 74
 """The exit code of a job that cannot even write its outcome; ``EX_IOERR`` of ``sysexits.h``."""
 FAILED = 1
-"""The exit code of a process beside a trial's first that has left word of its failure."""
+"""The exit code of a process next to a trial's first that has reported its failure."""
 
 
 @dataclass(frozen=True)
 class DeviceShare:
-    """What a job's process may use of its machine, beside the device and threads of its spec."""
+    """Share of its machine that a job's process may use, next to the spec's device and threads."""
 
     cores: frozenset[int] | None = None
     """The cores to stay on; None: any."""
@@ -58,8 +58,8 @@ def main(
 
     Args:
         spec: The job.
-        share: What it may use of the machine.
-        run: What does it; by default ``work.run``.
+        share: Share of the machine that it may use.
+        run: Function that does it; by default ``run_job``.
     """
     paths = JobPaths(Path(spec.place.directory))
     # Ctrl-C in the terminal is for the coordinator, which decides what happens to its jobs.
@@ -70,7 +70,7 @@ def main(
             os.chdir(share.directory)
         if share.cores is not None:
             os.sched_setaffinity(0, share.cores)
-        # An orphan of a killed coordinator may take a moment to notice: never work beside it.
+        # An orphan of a killed coordinator may take a moment to notice: never work next to it.
         with FileLock(paths.lock):
             others = None
             if spec.place.devices:
@@ -78,7 +78,7 @@ def main(
             _end_with_parent()
             if others is not None:
                 others.watch()
-            outcome = _run(spec, share, run)
+            outcome = _run_here(spec, share, run)
             if others is not None:
                 others.decide(outcome)
             write_text_atomically(paths.outcome, outcome.model_dump_json(indent=1) + "\n")
@@ -87,11 +87,11 @@ def main(
 
 
 def _follow(spec: Spec, share: DeviceShare, run: Callable[[Spec], Outcome] | None) -> None:
-    """Be one of the processes beside the first."""
+    """Run one of the processes next to the first."""
     paths = JobPaths(Path(spec.place.directory))
     _end_with_parent()
     with _leaving(paths):
-        outcome = _run(spec, share, run)
+        outcome = _run_here(spec, share, run)
         write_text_atomically(paths.rank(spec.place.rank), outcome.model_dump_json())
         if outcome.state == "failed":
             os._exit(FAILED)
@@ -113,7 +113,7 @@ def _leaving(paths: JobPaths) -> Iterator[None]:
     os._exit(0)
 
 
-def _run(spec: Spec, share: DeviceShare, run: Callable[[Spec], Outcome] | None) -> Outcome:
+def _run_here(spec: Spec, share: DeviceShare, run: Callable[[Spec], Outcome] | None) -> Outcome:
     started = time.time()
     if share.visible is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = share.visible
@@ -130,7 +130,7 @@ def _run(spec: Spec, share: DeviceShare, run: Callable[[Spec], Outcome] | None) 
         return Outcome(state="failed", failure=failure, started=started, finished=time.time())
     import torch
 
-    from sweeper.execution.worker.run import run as run_job
+    from sweeper.execution.worker.run import run_job
 
     torch.set_num_threads(place.threads)
     if claimed == "cpu":
@@ -153,7 +153,7 @@ def _run(spec: Spec, share: DeviceShare, run: Callable[[Spec], Outcome] | None) 
 
 
 def _peak_bytes(device: str) -> int:
-    """The most memory that this process has taken; see ``Outcome.peak_bytes``."""
+    """Return the most memory that this process has taken (``Outcome.peak_bytes``)."""
     import torch
 
     if device.startswith("cuda"):
@@ -178,7 +178,7 @@ def _claim_device(devices: Sequence[str], rank: int = 0) -> str:
     All of a trial's, to each of its processes: only so can they reach each other's memory.
 
     Returns:
-        The name by which the libraries then know the process's own.
+        The name that the libraries then have for the process's own.
     """
     device = devices[rank]
     kind, _, index = device.partition(":")
@@ -192,7 +192,7 @@ def _claim_device(devices: Sequence[str], rank: int = 0) -> str:
 
 
 def _visible(index: int) -> str:
-    """The name of the coordinator's ``index``-th GPU, through a restriction it may be under."""
+    """Return the name of the coordinator's ``index``-th GPU, through a restriction of its own."""
     listed = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return listed[index] if index < len(listed) else str(index)
 
@@ -206,7 +206,7 @@ def _redirect_output(log: Path) -> None:
 
 
 def _end_with_parent() -> None:
-    """End with the coordinator; of a trial's processes beside its first, with that one."""
+    """End with the coordinator; a process next to a trial's first, with that one."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return

@@ -1,4 +1,4 @@
-"""What a job says of itself while it runs: the lines of its progress file."""
+"""Reports of a job while it runs: the lines of its progress file."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class ProgressWriter:
     """Appends to a job's progress file.
 
     Args:
-        paths: The job's.
-        silent: Only remember: the process is one beside the first of a trial.
+        paths: Files of the job.
+        silent: Write nothing: the process is one next to the first of a trial.
     """
 
     def __init__(self, paths: JobPaths, *, silent: bool = False) -> None:
@@ -25,15 +25,15 @@ class ProgressWriter:
         self.point: dict[str, float] = {}
         self.curve: list[Progress] = []
         self.seconds_before = 0.0
-        """What the steps took that an earlier attempt did."""
+        """Seconds of the steps that an earlier attempt did."""
 
     def phase(self, name: str, step: int | None = None, total: int | None = None) -> None:
-        """A new phase, or how far it is."""
+        """Report a new phase, or how far it is."""
         self.phase_name = name
         self._write(Progress(time=time.time(), phase=name, step=step, max_steps=total))
 
     def train(self, step: int, max_steps: int, metrics: dict[str, float]) -> None:
-        """A point of the training curve."""
+        """Report a point of the training curve."""
         self._add(
             Progress(
                 time=time.time(), phase="train", step=step, max_steps=max_steps, metrics=metrics
@@ -41,7 +41,7 @@ class ProgressWriter:
         )
 
     def interim(self, point: IntermediatePoint, max_steps: int, found: IntermediateScore) -> None:
-        """A score in the middle of the training."""
+        """Report a score in the middle of the training."""
         self._write(
             Progress(
                 time=time.time(),
@@ -53,7 +53,7 @@ class ProgressWriter:
         )
 
     def resume(self, curve: Sequence[Progress], step: int, max_steps: int, seconds: float) -> None:
-        """See ``Journal``. The points keep their times: whoever has them knows them again."""
+        """Report what a resumed training did before; the points keep their times."""
         for point in curve:
             self._add(point)
         self.step, self.seconds_before = step, seconds
@@ -69,7 +69,7 @@ class ProgressWriter:
         )
 
     def cost(self, seconds: float) -> Cost:
-        """What a job that stops here has cost, as far as it has said."""
+        """Return what a job that stops here has cost, as far as it has reported."""
         return Cost(
             steps=self.step,
             trained_tokens=int(self.point.get("trained_tokens", 0)),

@@ -1,4 +1,4 @@
-"""The processes of a trial beside its first one, where it trains on several devices.
+"""The processes of a trial next to its first one, where it trains on several devices.
 
 The first process of the trial forks one for each further device, before it has done anything: they
 begin as what the forkserver starts, with the libraries loaded and nothing else done. All are of one
@@ -29,22 +29,22 @@ _FORK = multiprocessing.get_context("fork")
 _MOMENT = 1.0
 """Seconds in which those that fail together end."""
 _GRACE = 5.0
-"""Seconds in which a process whose neighbour failed is sure to be told."""
+"""Seconds in which a process notices for certain that its neighbour failed."""
 
 
 class OtherRanks:
-    """The processes beside the first, which owns them.
+    """Processes next to the first, which owns them.
 
     To be made before the first process has threads. One that fails or is ended takes the whole
     trial with it: the others would wait for it forever.
 
     Args:
         spec: The trial, on several devices.
-        do: What each process does; it gets the spec with its own device and rank, and does not
+        work: Work of each process; it gets the spec with its own device and rank, and does not
             return.
     """
 
-    def __init__(self, spec: Spec, do: Callable[[Spec], None]) -> None:
+    def __init__(self, spec: Spec, work: Callable[[Spec], None]) -> None:
         self._paths = JobPaths(Path(spec.place.directory))
         shutil.rmtree(self._paths.ranks, ignore_errors=True)
         self._paths.ranks.mkdir(parents=True)
@@ -54,16 +54,16 @@ class OtherRanks:
         for rank, device in list(enumerate(spec.place.devices))[1:]:
             place = spec.place.model_copy(update={"rank": rank, "device": device})
             own = spec.model_copy(update={"place": place})
-            self._processes.append(_FORK.Process(target=do, args=(own,)))
+            self._processes.append(_FORK.Process(target=work, args=(own,)))
             self._processes[-1].start()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
 
     def watch(self) -> None:
-        """From here on, end the trial with the first of them that fails."""
+        """End the trial, from now on, with the first of them that fails."""
         self._watcher.start()
 
     def decide(self, outcome: Outcome) -> None:
-        """The first process ends with ``outcome``; does not return if that is another's fault."""
+        """End the first process with ``outcome``; do not return if that is another's fault."""
         if _is_vague(outcome):
             self._watcher.join(_GRACE)
         self._decided.acquire()
@@ -115,7 +115,7 @@ class OtherRanks:
         os._exit(0 if cause else silent[0])
 
     def _report(self, rank: int) -> Outcome | None:
-        """What a process that failed has said of it."""
+        """Return what a process that failed has reported."""
         with suppress(OSError, ValueError):
             report = Outcome.model_validate_json(self._paths.rank(rank).read_bytes())
             return report if report.failure else None
@@ -128,5 +128,5 @@ class OtherRanks:
 
 
 def _is_vague(outcome: Outcome) -> bool:
-    """Whether the cause may be another process: its end breaks off the connections to it."""
+    """Return True if another process may be the cause: its end breaks connections to it."""
     return outcome.failure is not None and outcome.failure.kind == "bug"

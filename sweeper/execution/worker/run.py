@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sweeper.distillation.data.training_data import unpack_models
-from sweeper.execution.worker import baselines, inspect_data, trial
+from sweeper.execution.worker.baselines import score_baseline
+from sweeper.execution.worker.inspect_data import inspect_data
 from sweeper.execution.worker.progress import ProgressWriter
+from sweeper.execution.worker.trial import run_trial
 from sweeper.foundation import disk
 from sweeper.foundation.cache import noting
 from sweeper.foundation.environment import package_versions
@@ -26,14 +28,14 @@ from sweeper.records.remedies import divergence_remedies, memory_remedies
 Spec = TypeVar("Spec", TrialSpec, PreparationSpec)
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
-"""What torch says, by device and allocator."""
+"""Messages of torch, by device and allocator."""
 
 _NO_DISTRIBUTION = "probability tensor contains either `inf`, `nan`"
-"""What torch says when the stock trainer samples from a model that has diverged."""
+"""Message of torch when the stock trainer samples from a model that has diverged."""
 
 
-def run(spec: TrialSpec | PreparationSpec) -> Outcome:
-    """Do the job and say how it ended; failure is a value, and this is where it is caught."""
+def run_job(spec: TrialSpec | PreparationSpec) -> Outcome:
+    """Run the job and return how it ended: a failure is a value, and this is where it is caught."""
     paths = JobPaths(Path(spec.place.directory))
     reporter = ProgressWriter(paths, silent=spec.place.rank > 0)
     started = time.time()
@@ -48,7 +50,7 @@ def run(spec: TrialSpec | PreparationSpec) -> Outcome:
     if isinstance(spec, TrialSpec):
         common["earlier_seconds"] = spec.earlier_seconds
     try:
-        found = _do(spec, reporter)
+        found = _run_step(spec, reporter)
     except Exception as error:  # the one boundary: whatever happened becomes an outcome
         failure = _without_secrets(_failure(error, reporter.phase_name, spec), spec)
         with suppress(OSError):  # the log's disk may be full
@@ -69,20 +71,20 @@ def run(spec: TrialSpec | PreparationSpec) -> Outcome:
     return Outcome(finished=finished, cost=cost, **found, **common)
 
 
-def _do(spec: TrialSpec | PreparationSpec, reporter: ProgressWriter) -> dict[str, Any]:
-    """The parts of the outcome that follow from the job."""
+def _run_step(spec: TrialSpec | PreparationSpec, reporter: ProgressWriter) -> dict[str, Any]:
+    """Return the parts of the outcome that follow from the job."""
     if isinstance(spec, TrialSpec):
-        return trial.do(_unpacked(spec), reporter)
+        return run_trial(_unpacked(spec), reporter)
     with noting() as entries:
         if spec.step == "data":
             # Reads the models itself: what is wrong with them must not hide the rest.
-            found = inspect_data.do(spec, reporter)
+            found = inspect_data(spec, reporter)
             seen = found["examination"]
-            told = tuple(_without_secrets(problem, spec) for problem in seen.problems)
-            found["examination"] = seen.model_copy(update={"problems": told})
-            found |= {"failure": told[0], "state": "failed"} if told else {}
+            problems = tuple(_without_secrets(problem, spec) for problem in seen.problems)
+            found["examination"] = seen.model_copy(update={"problems": problems})
+            found |= {"failure": problems[0], "state": "failed"} if problems else {}
         else:
-            found = baselines.do(_unpacked(spec), reporter)
+            found = score_baseline(_unpacked(spec), reporter)
     found["cached"] = tuple(sorted(map(str, entries)))
     return found
 
@@ -92,7 +94,7 @@ def _unpacked(spec: Spec) -> Spec:
 
 
 def _places(spec: TrialSpec | PreparationSpec) -> tuple[Path, ...]:
-    """Where a job writes."""
+    """Return the places where a job writes."""
     return Path(spec.place.directory), Path(spec.origin.cache), Path(tempfile.gettempdir())
 
 
@@ -126,7 +128,7 @@ def _failure(error: Exception, phase: str, spec: TrialSpec | PreparationSpec) ->
 
 
 def _remedies(kind: str, spec: TrialSpec | PreparationSpec) -> tuple[str, ...]:
-    """What to try after a failure of that kind; nothing where the trial's settings cannot help."""
+    """Return what to try after such a failure; nothing where settings cannot help."""
     of_kind = {"diverged": divergence_remedies, "out_of_memory": memory_remedies}
     if isinstance(spec, TrialSpec) and kind in of_kind:
         return of_kind[kind](spec)

@@ -19,7 +19,7 @@ from sweeper.records.layout import JobPaths
 
 
 def scored(spec: TrialSpec | PreparationSpec, model: Any, material: TrainingData) -> Scores:
-    """Score ``model`` on the whole selection suite, and write what it answered beside the outcome.
+    """Score ``model`` on the whole selection suite, and write its answers next to the outcome.
 
     Raises:
         DivergedError: A score is no number.
@@ -32,7 +32,7 @@ def scored(spec: TrialSpec | PreparationSpec, model: Any, material: TrainingData
 
 
 def tested(spec: TrialSpec, suite: SuiteSpec, model: Any, material: TrainingData) -> Scores:
-    """The same on the test suite, without what it answered: nobody is to learn from that.
+    """Score ``model`` on the test suite; no answers are kept, so that nobody learns from them.
 
     Raises:
         DivergedError: A score is no number.
@@ -59,8 +59,8 @@ def evaluate(
         model: The model.
         material: The data, for its tokenizer.
         suite: The suite.
-        documents: As many of each task's documents, from the first; None: all that are named.
-        samples: How many answers to keep.
+        documents: Number of each task's documents, from the first; None: all that are named.
+        samples: Number of answers to keep.
 
     Raises:
         DivergedError: A score is no number.
@@ -85,7 +85,7 @@ def evaluate(
 
 
 def check_collapse(scores: Scores, limit: float | None) -> None:
-    """Hold a trial to the study's own idea of a model that is broken.
+    """Check a score against the study's own limit for a model that is broken.
 
     Raises:
         DivergedError: The score is ``limit`` or worse.
@@ -104,5 +104,5 @@ def _lines(rows: Iterable[Any]) -> str:
 
 
 def parameters(model: Any) -> int:
-    """How many a model has."""
+    """Return how many parameters a model has."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -1,4 +1,4 @@
-"""A trial: a student is trained, scored in its midst where a pruner asks for it, and scored."""
+"""A trial: a student is trained, scored at points where a pruner asks for it, and scored."""
 
 from __future__ import annotations
 
@@ -28,15 +28,16 @@ from sweeper.execution.worker.progress import ProgressWriter
 from sweeper.execution.worker.scoring import check_collapse, evaluate, parameters, scored, tested
 from sweeper.foundation.cache import is_whole
 from sweeper.foundation.errors import blaming
-from sweeper.records import INTERIM_PHASE, Cost, IntermediateScore, TrialSpec, derive_seed
+from sweeper.records import INTERIM_PHASE, Cost, IntermediateScore, TrialSpec
 from sweeper.records.layout import JobPaths
+from sweeper.records.seeds import teacher_seed
 
 _ANSWER_SECONDS = 0.02
-"""Between two looks at whether the coordinator has answered."""
+"""Seconds between two looks for the coordinator's decision."""
 
 
-def do(spec: TrialSpec, reporter: ProgressWriter) -> dict[str, Any]:
-    """Train the student, and score it; the parts of the outcome that follow from that.
+def run_trial(spec: TrialSpec, reporter: ProgressWriter) -> dict[str, Any]:
+    """Train and score the student; return what the outcome records of it.
 
     On several devices all of the trial's processes train, and the first one does the rest.
     """
@@ -103,7 +104,7 @@ def do(spec: TrialSpec, reporter: ProgressWriter) -> dict[str, Any]:
 
 
 def _held_out(spec: TrialSpec, material: TrainingData, reporter: ProgressWriter) -> KLProbe | None:
-    """The study's fixed sequences, made again if the cache was emptied since the preparation."""
+    """Read the study's fixed sequences; make them again if the cache was emptied."""
     origin = spec.origin
     if origin.held_out is None:
         return None
@@ -114,7 +115,7 @@ def _held_out(spec: TrialSpec, material: TrainingData, reporter: ProgressWriter)
             if is_whole(entry):
                 return fixed
     reporter.phase("held-out sequences")
-    seed = derive_seed(origin.seed, "teacher")
+    seed = teacher_seed(origin.seed)
     leaves = load_tasks(spec.suite, allow_code=origin.evaluation.allow_code_execution)
     asked = (text for leaf in leaves for text, _ in prompts(leaf))
     made = kl_probe.prepare(
@@ -128,15 +129,15 @@ def _held_out(spec: TrialSpec, material: TrainingData, reporter: ProgressWriter)
 
 
 def _sum_of_parts(meter: CostMeter, clock: CostMeter) -> Cost:
-    """The training's cost, with the seconds of the parts around it."""
+    """Return the training's cost, with the seconds of the parts around it."""
     cost = meter.cost()
     return cost.model_copy(update={"seconds": {**cost.seconds, **clock.cost().seconds}})
 
 
 class _Pause:
-    """Scores a student in the middle of its training, and waits for word whether it goes on.
+    """Scores a student in the middle of its training, and waits for the decision to prune it.
 
-    Of several processes the first does, and tells the others.
+    Of several processes the first does so, and passes the decision on to the others.
     """
 
     def __init__(
@@ -154,7 +155,7 @@ class _Pause:
         self._ranks = ranks
         self.points = {point.step: point for point in spec.interim}
         self.pruned: IntermediateScore | None = None
-        """The score after which the trial was told to end."""
+        """Score after which the trial was pruned."""
 
     def __call__(self, step: int, model: Any) -> bool:
         should_continue = self._score(step, model) if self._ranks.first else True
@@ -182,10 +183,10 @@ class _Pause:
 
     def _should_continue(self, index: int) -> bool:
         # The process ends with its coordinator, so an answer comes, or there is nobody to wait for.
-        path = JobPaths(Path(self._spec.place.directory)).verdict
+        path = JobPaths(Path(self._spec.place.directory)).prune_decision
         while True:
             with suppress(OSError, ValueError):
-                verdict = json.loads(path.read_text(encoding="utf-8"))
-                if verdict["index"] == index:
-                    return bool(verdict["goes_on"])
+                decision = json.loads(path.read_text(encoding="utf-8"))
+                if decision["index"] == index:
+                    return bool(decision["goes_on"])
             time.sleep(_ANSWER_SECONDS)

@@ -20,7 +20,7 @@ from sweeper.commands.check.memory_forecast import (
     worst,
 )
 from sweeper.config.study import StudyConfig
-from sweeper.execution.devices import DeviceMemory
+from sweeper.execution.device_sharing import DeviceMemory
 from sweeper.records import DataSummary, ModelShape, ScoredTask, ShapeRequest
 from sweeper.records.remedies import Setup, setup_of
 from sweeper.study.extreme_settings import requests, wanted

@@ -20,7 +20,7 @@ from sweeper.distillation.models.lm_head import LMHead
 from sweeper.distillation.models.loading import load_model
 from sweeper.distillation.sampling.rollouts import generate
 from sweeper.distillation.teacher import hidden_states
-from sweeper.execution.worker.run import run
+from sweeper.execution.worker.run import run_job
 from sweeper.foundation.errors import ConfigError
 from sweeper.records import Outcome, Resources
 from sweeper.study import preparation
@@ -204,7 +204,7 @@ def test_an_arms_own_teacher_is_held_to_its_positions(
         arms={"gkd": {"settings": settings}},
         training={"max_length": 200},
     )
-    outcome = run(
+    outcome = run_job(
         trial_spec(load_study(path), "gkd").model_copy(update={"teacher": {"model": tiny["gpt2"]}})
     )
     assert outcome.failure is not None and outcome.failure.kind == "bad_input", outcome.failure

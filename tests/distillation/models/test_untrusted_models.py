@@ -119,7 +119,7 @@ def with_code(model: Path, mark: Path) -> str:
 def test_a_models_code_does_not_run(copied: Path, mark: Path, random_init: bool) -> None:
     model = with_code(copied, mark)
     config = ModelConfig(model=model, random_init=random_init)
-    with pytest.raises(BadInputError, match="needs trust_remote_code: true beside model"):
+    with pytest.raises(BadInputError, match="needs trust_remote_code: true next to model"):
         load_model(config, "cpu")
     assert not mark.exists()
 
@@ -158,8 +158,8 @@ def test_a_chat_template_is_no_program(copied: Path, mark: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("trust_remote_code", True, "expected the key trust_remote_code beside model"),
-        ("revision", "main", "expected the key revision beside model"),
+        ("trust_remote_code", True, "expected the key trust_remote_code next to model"),
+        ("revision", "main", "expected the key revision next to model"),
         ("use_safetensors", False, "weights are read from safetensors files only"),
         ("weights_only", False, "weights are read from safetensors files only"),
         ("attn_implementation", "some/kernel", "needs trust_remote_code: true"),

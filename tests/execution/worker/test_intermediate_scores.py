@@ -15,7 +15,7 @@ from sweeper.config.models import LoraConfig, StudentConfig
 from sweeper.config.settings import Method
 from sweeper.distillation.data.training_data import read_training_data
 from sweeper.evaluation.scoring import score
-from sweeper.execution.worker.run import run
+from sweeper.execution.worker.run import run_job
 from sweeper.foundation.files import read_json_lines
 from sweeper.records import IntermediatePoint, Resources
 from sweeper.records.layout import JobPaths
@@ -62,17 +62,17 @@ def test_being_scored_does_not_disturb_training(
 
 def answer(files: JobPaths, *, index: int, should_continue: bool) -> None:
     """The coordinator's word, before it is asked for."""
-    files.verdict.write_text(json.dumps({"index": index, "goes_on": should_continue}))
+    files.prune_decision.write_text(json.dumps({"index": index, "goes_on": should_continue}))
 
 
 def test_a_trial_that_may_go_on_ends_as_if_it_had_not_been_asked(write_study: WriteStudy) -> None:
     spec = trial_spec(load_study(write_study()), "gkd")
     files = JobPaths(Path(spec.place.directory))
-    alone = run(spec)
+    alone = run_job(spec)
     files.progress.unlink()
     answer(files, index=1, should_continue=True)
     point = IntermediatePoint(index=1, step=2, documents=6)
-    asked = run(spec.model_copy(update={"interim": (point,)}))
+    asked = run_job(spec.model_copy(update={"interim": (point,)}))
     assert alone.scores is not None
     assert asked.scores is not None
     assert (asked.state, asked.scores.score) == ("completed", alone.scores.score)
@@ -95,7 +95,7 @@ def test_a_trial_that_is_told_to_end_is_pruned_there(write_study: WriteStudy) ->
         IntermediatePoint(index=0, step=1, documents=6),
         IntermediatePoint(index=1, step=3, documents=6),
     )
-    outcome = run(spec.model_copy(update={"interim": points, "earlier_seconds": 7.0}))
+    outcome = run_job(spec.model_copy(update={"interim": points, "earlier_seconds": 7.0}))
     assert (outcome.state, outcome.failure, outcome.scores) == ("pruned", None, None)
     assert outcome.interim is not None
     assert outcome.interim.index == 0
@@ -114,5 +114,5 @@ def test_a_trial_that_is_told_to_end_leaves_no_checkpoint_to_go_on_from(
     answer(files, index=0, should_continue=False)
     point = IntermediatePoint(index=0, step=2, documents=6)
     update = {"interim": (point,), "settings": settings}
-    assert run(spec.model_copy(update=update)).state == "pruned"
+    assert run_job(spec.model_copy(update=update)).state == "pruned"
     assert not files.checkpoint.exists()

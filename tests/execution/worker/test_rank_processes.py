@@ -121,7 +121,7 @@ def test_a_trial_on_two_devices_is_pruned(write_study: Callable[..., Path], tmp_
     spec = spec.model_copy(update={"interim": (IntermediatePoint(index=0, step=2, documents=4),)})
     directory = tmp_path / "pruned"
     directory.mkdir()
-    write_text_atomically(JobPaths(directory).verdict, '{"index": 0, "goes_on": false}')
+    write_text_atomically(JobPaths(directory).prune_decision, '{"index": 0, "goes_on": false}')
     # Divided, so that it is put together to be scored.
     _, finished = run(dividing(spec), 2, directory)
     assert finished.outcome is not None

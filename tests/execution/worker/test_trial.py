@@ -12,7 +12,7 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from sweeper.config.loading import load_study
-from sweeper.execution.worker.run import run
+from sweeper.execution.worker.run import run_job
 from sweeper.foundation.errors import ConfigError
 from sweeper.study import preparation
 from tests.support.tiny_models import CHATML, make_tiny
@@ -42,7 +42,7 @@ def test_divergence_between_the_points_of_the_curve_is_seen(
         "max_length": 96,
     }
     arms = {"sft": None, "gkd": {"settings": {"lmbda": 1.0, "max_new_tokens": 4}}}
-    outcome = run(trial_spec(load_study(write_study(training=training, arms=arms)), method))
+    outcome = run_job(trial_spec(load_study(write_study(training=training, arms=arms)), method))
     assert outcome.failure is not None
     assert (outcome.state, outcome.failure.kind) == ("failed", "diverged"), outcome.failure
     assert outcome.failure.remedies[:2] == ("a lower learning_rate", "a higher warmup_ratio")
@@ -97,7 +97,7 @@ def test_a_score_that_is_no_number_is_a_failure(
     task: dict[str, Any] = {"task": "texts", "metric": "byte_perplexity"}
     write_yaml(tmp_path / "selection.yaml", {"suite": "selection", "tasks": [task]})
 
-    outcome = run(trial_spec(load_study(study), "sft"))
+    outcome = run_job(trial_spec(load_study(study), "sft"))
     assert outcome.failure is not None
     assert (outcome.state, outcome.failure.kind) == ("failed", "diverged")
     assert outcome.failure.message == "The score of texts is nan: the model diverged."
@@ -107,7 +107,7 @@ def test_a_score_that_is_no_number_is_a_failure(
         tmp_path / "selection.yaml",
         {"suite": "selection", "tasks": [{**task, "documents": [0, 1]}]},
     )
-    assert run(trial_spec(load_study(study), "sft")).state == "completed"
+    assert run_job(trial_spec(load_study(study), "sft")).state == "completed"
 
 
 def test_a_system_prompt_needs_a_chat_template(write_study: WriteStudy) -> None:
@@ -146,7 +146,7 @@ def test_a_system_prompt_is_refused_in_plain_format_of_a_chat_model(
 def test_a_trial_that_fails_has_cost_what_it_did(write_study: WriteStudy) -> None:
     training = {"max_steps": 8, "logging_steps": 1, "learning_rate": 1e30, "max_length": 96}
     study = load_study(write_study(training={**training, "per_device_train_batch_size": 2}))
-    outcome = run(trial_spec(study, "sft"))
+    outcome = run_job(trial_spec(study, "sft"))
     assert outcome.failure is not None
     assert outcome.failure.kind == "diverged"
     assert 1 <= outcome.cost.steps < 8
@@ -177,12 +177,12 @@ def test_an_arms_teacher_may_be_rounded_and_padded_otherwise(
     study = load_study(write_study(**models, arms=arms))
     spec = trial_spec(study, "gkd")
     teacher = {name.removeprefix("teacher."): value for name, value in own.items()}
-    outcome = run(spec.model_copy(update={"teacher": teacher}))
+    outcome = run_job(spec.model_copy(update={"teacher": teacher}))
     assert outcome.failure is None
     # A teacher with fewer ids than the student: the student would have to be another one.
     models["student"] = models["teacher"] = {"model": large}
     spec = trial_spec(load_study(write_study(study="other", **models, arms=arms)), "gkd")
-    failure = run(spec.model_copy(update={"teacher": {"model": small}})).failure
+    failure = run_job(spec.model_copy(update={"teacher": {"model": small}})).failure
     assert failure is not None
     assert (failure.kind, failure.key) == ("bad_input", ("arms", "gkd"))
     assert "student.vocab_size: 264 leaves it out" in failure.message
