@@ -32,7 +32,7 @@ from transformers.trainer_pt_utils import safe_globals
 from sweeper.config.models import ModelConfig
 from sweeper.distillation.cost_meter import CostMeter
 from sweeper.distillation.data.training_data import TrainingData
-from sweeper.distillation.distributed import ALONE, Ranks
+from sweeper.distillation.distributed import ALONE, ProcessGroup
 from sweeper.distillation.models.loading import identity
 from sweeper.distillation.sharding import collected, collected_states, divide_states, divided_like
 from sweeper.foundation.cache import content_key, file_hash
@@ -90,10 +90,10 @@ class CheckpointManifest(Record):
 
 def of_trial(
     spec: TrialSpec,
-    material: TrainingData,
+    data: TrainingData,
     teacher: ModelConfig,
     journal: Journal,
-    ranks: Ranks = ALONE,
+    processes: ProcessGroup = ALONE,
 ) -> Checkpoints | None:
     """The trial's checkpoints; None if it keeps none.
 
@@ -102,29 +102,29 @@ def of_trial(
 
     Args:
         spec: With models that can be loaded.
-        material: Tokenizer and examples.
+        data: Tokenizer and examples.
         teacher: The arm's.
         journal: Where the trial says how far it is.
-        ranks: The processes that train together.
+        processes: The processes that train together.
     """
-    every, origin = spec.settings.checkpoint_every, spec.origin
+    every, inputs = spec.settings.checkpoint_every, spec.origin
     if every is None or spec.settings.engine != "sweeper":
         return None
-    warm = origin.warm_start
+    warm = inputs.warm_start
     asked = [teacher] if spec.method != "sft" else []
-    asked += [origin.teacher] if warm is not None and warm.method == "seqkd" else []
+    asked += [inputs.teacher] if warm is not None and warm.method == "seqkd" else []
     on_cpu = spec.place.device == "cpu"
     work = {
-        "origin": origin.model_dump(
+        "origin": inputs.model_dump(
             mode="json",
             include={"seed", "warm_start", "teacher_outputs", "held_out", "cache_threads"},
         ),
-        "training": origin.training.model_dump(mode="json", exclude={"checkpoint_every"}),
-        "student": identity(origin.student),
-        "adapter": origin.student.lora.model_dump(mode="json") if origin.student.lora else None,
+        "training": inputs.training.model_dump(mode="json", exclude={"checkpoint_every"}),
+        "student": identity(inputs.student),
+        "adapter": inputs.student.lora.model_dump(mode="json") if inputs.student.lora else None,
         "teachers": [identity(model) for model in asked],
-        "data": material.fingerprint,
-        **material.text_key,
+        "data": data.fingerprint,
+        **data.text_key,
         "method": spec.method,
         "settings": spec.settings.model_dump(mode="json", exclude={"checkpoint_every"}),
         "lora": spec.lora,
@@ -132,12 +132,12 @@ def of_trial(
         "device": spec.place.device.partition(":")[0],
         # The order of sums, so the last digits, depend on it.
         "threads": spec.place.threads if on_cpu else None,
-        "processes": ranks.size,
+        "processes": processes.size,
         "shard_teacher": spec.place.shard_teacher,
         "shard_student": spec.place.shard_student,
         "versions": library_versions(),
     }
-    return Checkpoints(JobPaths(Path(spec.place.directory)), every, work, journal, ranks)
+    return Checkpoints(JobPaths(Path(spec.place.directory)), every, work, journal, processes)
 
 
 class Checkpoints:
@@ -151,7 +151,7 @@ class Checkpoints:
         every: Optimiser steps between two checkpoints. There is one after the last step, too.
         work: JSON that determines the training: a checkpoint of other work is not used.
         journal: Where the job says how far it is.
-        ranks: The processes that train together.
+        processes: The processes that train together.
     """
 
     def __init__(
@@ -160,10 +160,10 @@ class Checkpoints:
         every: int,
         work: Mapping[str, Any],
         journal: Journal,
-        ranks: Ranks = ALONE,
+        processes: ProcessGroup = ALONE,
     ) -> None:
         self._root = paths.checkpoint
-        self._ranks = ranks
+        self._processes = processes
         self._every, self._work, self._journal = every, content_key(work), journal
         self._manifest: CheckpointManifest | None = None
         """Of the checkpoint that this process goes on from."""
@@ -174,8 +174,8 @@ class Checkpoints:
     def train(self, trainer: Any, meter: CostMeter) -> None:
         """Train to the end, from the last usable checkpoint if there is one."""
         self._trainer, self._meter = trainer, meter
-        directory, self._manifest = self._ranks.of_first(
-            self._find() if self._ranks.first else (None, None)
+        directory, self._manifest = self._processes.of_first(
+            self._find() if self._processes.first else (None, None)
         )
         trainer.checkpoints = self
         trainer.add_callback(_Callback(self))
@@ -199,7 +199,7 @@ class Checkpoints:
         meter.since = defaultdict(float, found.since)
         meter.steps = found.step
         # Transformers averages the loss over the steps since it was last logged.
-        trainer._tr_loss += found.losses_since[self._ranks.rank]
+        trainer._tr_loss += found.losses_since[self._processes.rank]
         trainer._total_loss_scalar = found.loss_before
         trainer._globalstep_last_logged = found.logged
         trainer._initial_global_step = 0
@@ -212,9 +212,9 @@ class Checkpoints:
         the former one stays, and the training goes on.
         """
         step, began = self._trainer.state.global_step, self._meter.now()
-        parts = self._ranks.gather(self._own_part())
+        parts = self._processes.gather(self._own_part())
         # What is divided is put together by all of them.
-        first, trainer = self._ranks.first, self._trainer
+        first, trainer = self._processes.first, self._trainer
         weights = {name: collected(part, first) for name, part in _weights(trainer.model).items()}
         optimiser = collected_states(trainer.optimizer.optimizer, first)
         try:

@@ -30,7 +30,7 @@ the coordinator's word. One that fails ends the trial, so nobody waits for it.""
 
 
 @dataclass(frozen=True)
-class Ranks:
+class ProcessGroup:
     """This process, among those that train together.
 
     All of them must call the same methods in the same order.
@@ -66,47 +66,47 @@ class Ranks:
         return {name: sum(each[name] for each in everybody) for name in counts}
 
 
-ALONE = Ranks()
+ALONE = ProcessGroup()
 
 
 @contextmanager
-def joined(place: Resources) -> Iterator[Ranks]:
+def joined(resources: Resources) -> Iterator[ProcessGroup]:
     """Join the job's processes for the block; what trains in it trains on all of their devices.
 
     They meet at a file of the job's directory and talk on this machine only.
 
     Args:
-        place: Of this process.
+        resources: Of this process.
     """
-    if place.processes == 1:
+    if resources.processes == 1:
         yield ALONE
         return
-    on_gpu = place.device.startswith("cuda")
+    on_gpu = resources.device.startswith("cuda")
     environment = {
-        "RANK": place.rank,
-        "LOCAL_RANK": place.rank,
-        "WORLD_SIZE": place.processes,
-        "LOCAL_WORLD_SIZE": place.processes,
+        "RANK": resources.rank,
+        "LOCAL_RANK": resources.rank,
+        "WORLD_SIZE": resources.processes,
+        "LOCAL_WORLD_SIZE": resources.processes,
         # Accelerate would divide the cores itself.
-        "OMP_NUM_THREADS": place.threads,
+        "OMP_NUM_THREADS": resources.threads,
     }
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update({name: str(value) for name, value in environment.items()})
     loopback = "lo0" if sys.platform == "darwin" else "lo"
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         os.environ.setdefault(name, loopback)
-    meeting = JobPaths(Path(place.directory)).ranks.absolute() / "meeting"
+    meeting = JobPaths(Path(resources.directory)).ranks.absolute() / "meeting"
     dist.init_process_group(
         # What is no tensor goes through the processors' memory: who waits for it keeps no GPU busy.
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
         # A file by its path: as a URL, one with a space in it would be looked for elsewhere.
-        store=dist.FileStore(str(meeting), place.processes),  # type: ignore[attr-defined]
-        rank=place.rank,
-        world_size=place.processes,
+        store=dist.FileStore(str(meeting), resources.processes),  # type: ignore[attr-defined]
+        rank=resources.rank,
+        world_size=resources.processes,
         timeout=_PATIENCE,
     )
     # Whoever fails in the block leaves at once: its process ends, and with it the others.
-    yield Ranks(place.rank, place.processes)
+    yield ProcessGroup(resources.rank, resources.processes)
     dist.barrier()
     dist.destroy_process_group()
     for name, value in before.items():

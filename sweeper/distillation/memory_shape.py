@@ -45,19 +45,19 @@ ALL_MASK_ATTENTION_FUNCTIONS.register(_FUSED, lambda *args, **kwargs: None)
 
 
 def shapes_of(
-    origin: StudyInputs, wanted: Sequence[ShapeRequest], device: str
+    inputs: StudyInputs, wanted: Sequence[ShapeRequest], device: str
 ) -> tuple[ModelShape, ...]:
     """The shapes of models as the study's trials load them.
 
     Args:
-        origin: The study's, with models that can be loaded.
+        inputs: The study's, with models that can be loaded.
         wanted: The models, as the study file has them.
         device: Where they are going to run.
 
     Raises:
         BadInputError: A model cannot be read.
     """
-    rows = token_ids(origin.student)
+    rows = token_ids(inputs.student)
     known: dict[str, ModelShape] = {}
     found = []
     for request in wanted:
@@ -66,7 +66,7 @@ def shapes_of(
         key = request.model_copy(update={"model": whole}).key()
         if key not in known:
             try:
-                model = cut_to(unpack(whole, Path(origin.cache)), rows)
+                model = cut_to(unpack(whole, Path(inputs.cache)), rows)
                 known[key] = shape_of(model, device, autocast=request.autocast)
             except BadInputError:
                 raise

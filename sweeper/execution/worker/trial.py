@@ -16,115 +16,110 @@ from sweeper.distillation.data.training_data import (
     own_teacher,
     read_training_data,
 )
-from sweeper.distillation.distributed import Ranks, joined
-from sweeper.distillation.models.loading import load_model
+from sweeper.distillation.distributed import ProcessGroup, joined
 from sweeper.distillation.models.saving import save_student
 from sweeper.distillation.teacher import kl_probe
 from sweeper.distillation.teacher.kl_probe import KLProbe
-from sweeper.distillation.train import distil, starting_student
+from sweeper.distillation.teacher.shared_teacher import SharedTeacher
+from sweeper.distillation.train import TrainingJob, distil, starting_student
 from sweeper.evaluation.tasks import load_tasks, prompts
 from sweeper.execution.worker.length_checks import check_trial
 from sweeper.execution.worker.progress import ProgressWriter
 from sweeper.execution.worker.scoring import check_collapse, evaluate, parameters, scored, tested
 from sweeper.foundation.cache import is_whole
 from sweeper.foundation.errors import blaming
-from sweeper.records import INTERIM_PHASE, Cost, IntermediateScore, TrialSpec, derive_seed
+from sweeper.records import INTERIM_PHASE, Cost, IntermediateScore, TrialSpec
 from sweeper.records.layout import JobPaths
 
 _ANSWER_SECONDS = 0.02
 """Between two looks at whether the coordinator has answered."""
 
 
-def do(spec: TrialSpec, reporter: ProgressWriter) -> dict[str, Any]:
+def do(spec: TrialSpec, progress: ProgressWriter) -> dict[str, Any]:
     """Train the student, and score it; the parts of the outcome that follow from that.
 
     On several devices all of the trial's processes train, and the first one does the rest.
     """
     clock = CostMeter()
     with clock.timing("load"):
-        reporter.phase("load")
-        material = read_training_data(spec.origin)
+        progress.phase("load")
+        data = read_training_data(spec.origin)
         with blaming("arms", spec.arm):
             teacher = own_teacher(spec.origin, spec.teacher)
             if teacher != spec.origin.teacher:
-                check_teacher(spec.origin, teacher, material.tokenizer)
-                check_trial(spec, teacher, material)
-        fixed = _held_out(spec, material, reporter)
-        student = starting_student(spec.origin, material, spec.place)
-    with joined(spec.place) as ranks:
-        pause = _Pause(spec, material, reporter, clock, ranks)
-        compared = all(ranks.gather(fixed is not None))
-        reporter.phase("train", 0, spec.settings.max_steps)
-        trained, meter = distil(
-            spec.origin,
-            material,
-            spec.place,
+                check_teacher(spec.origin, teacher, data.tokenizer)
+                check_trial(spec, teacher, data)
+        probe = _kl_probe(spec, data, progress)
+        student = starting_student(data, spec.place)
+    with joined(spec.place) as processes:
+        pause = _Pause(spec, data, progress, clock, processes)
+        compared = all(processes.gather(probe is not None))
+        progress.phase("train", 0, spec.settings.max_steps)
+        job = TrainingJob(
+            data=data,
+            resources=spec.place,
             model=student,
             teacher=teacher,
             method=spec.method,
             settings=spec.settings,
             seed=spec.seed,
             lora=spec.lora,
-            report=reporter.train,
-            probe=fixed.divergence if fixed and compared else None,
+            report=progress.train,
+            probe=probe.divergence if probe and compared else None,
             pause_at=pause.points,
             pause=pause,
-            checkpoints=checkpoints.of_trial(spec, material, teacher, reporter, ranks),
-            ranks=ranks,
+            checkpoints=checkpoints.of_trial(spec, data, teacher, progress, processes),
+            processes=processes,
         )
-    if not ranks.first:
+        trained, meter = distil(job)
+    if not processes.first:
         return {}
     if pause.pruned is not None:
         return {
             "state": "pruned",
             "interim": pause.pruned,
             "cost": _sum_of_parts(meter, clock),
-            "curve": reporter.point,
+            "curve": progress.point,
             "rollouts": meter.rollouts(),
             "model_parameters": parameters(trained),
         }
-    reporter.phase("evaluate")
+    progress.phase("evaluate")
     with clock.timing("evaluation"):
-        evaluation = scored(spec, trained, material)
+        evaluation = scored(spec, trained, data)
         check_collapse(evaluation, spec.origin.evaluation.collapsed_score)
-        on_test = tested(spec, spec.test_suite, trained, material) if spec.test_suite else None
+        on_test = tested(spec, spec.test_suite, trained, data) if spec.test_suite else None
     count = parameters(trained)
     if spec.keep is not None:
-        reporter.phase("save")
-        save_student(trained, material.tokenizer, spec.keep, spec.origin.student.revision)
+        progress.phase("save")
+        save_student(trained, data.tokenizer, spec.keep, spec.origin.student.revision)
     return {
         "scores": evaluation,
         "test_scores": on_test,
         "cost": _sum_of_parts(meter, clock),
-        "curve": reporter.point,
+        "curve": progress.point,
         "rollouts": meter.rollouts(),
         "model_parameters": count,
     }
 
 
-def _held_out(spec: TrialSpec, material: TrainingData, reporter: ProgressWriter) -> KLProbe | None:
-    """The study's fixed sequences, made again if the cache was emptied since the preparation."""
-    origin = spec.origin
-    if origin.held_out is None:
+def _kl_probe(spec: TrialSpec, data: TrainingData, progress: ProgressWriter) -> KLProbe | None:
+    """Read the study's fixed sequences; make them again if the cache was emptied meanwhile."""
+    inputs = spec.origin
+    if inputs.held_out is None:
         return None
-    entry = Path(origin.held_out)
+    entry = Path(inputs.held_out)
     if is_whole(entry):
         with suppress(Exception):
-            fixed = kl_probe.read(entry)
+            probe = kl_probe.read(entry)
             if is_whole(entry):
-                return fixed
-    reporter.phase("held-out sequences")
-    seed = derive_seed(origin.seed, "teacher")
-    leaves = load_tasks(spec.suite, allow_code=origin.evaluation.allow_code_execution)
+                return probe
+    progress.phase("held-out sequences")
+    teacher = SharedTeacher(inputs, inputs.teacher, spec.place)
+    leaves = load_tasks(spec.suite, allow_code=inputs.evaluation.allow_code_execution)
     asked = (text for leaf in leaves for text, _ in prompts(leaf))
-    made = kl_probe.prepare(
-        material,
-        list(asked),
-        spec.place,
-        lambda: load_model(origin.teacher, spec.place.device, seed=seed),
-    )
-    reporter.phase("load")
-    return kl_probe.read(made)
+    directory = kl_probe.prepare(data, teacher, list(asked))
+    progress.phase("load")
+    return kl_probe.read(directory)
 
 
 def _sum_of_parts(meter: CostMeter, clock: CostMeter) -> Cost:
@@ -142,42 +137,42 @@ class _Pause:
     def __init__(
         self,
         spec: TrialSpec,
-        material: TrainingData,
-        reporter: ProgressWriter,
+        data: TrainingData,
+        progress: ProgressWriter,
         clock: CostMeter,
-        ranks: Ranks,
+        processes: ProcessGroup,
     ) -> None:
         self._spec = spec
-        self._material = material
-        self._reporter = reporter
+        self._data = data
+        self._progress = progress
         self._clock = clock
-        self._ranks = ranks
+        self._processes = processes
         self.points = {point.step: point for point in spec.interim}
         self.pruned: IntermediateScore | None = None
         """The score after which the trial was told to end."""
 
     def __call__(self, step: int, model: Any) -> bool:
-        should_continue = self._score(step, model) if self._ranks.first else True
-        return self._ranks.of_first(should_continue)
+        should_continue = self._score(step, model) if self._processes.first else True
+        return self._processes.of_first(should_continue)
 
     def _score(self, step: int, model: Any) -> bool:
         point, longest = self.points[step], self._spec.settings.max_steps
-        reporter = self._reporter
-        reporter.phase(INTERIM_PHASE, step, longest)
+        progress = self._progress
+        progress.phase(INTERIM_PHASE, step, longest)
         with self._clock.timing("evaluation"):
             spec = self._spec
-            found = evaluate(spec, model, self._material, spec.suite, documents=point.documents)
+            found = evaluate(spec, model, self._data, spec.suite, documents=point.documents)
         interim = IntermediateScore(
             index=point.index,
             score=found.scores.score,
             documents=found.signed,
             scored=len(found.documents),
         )
-        reporter.interim(point, longest, interim)
+        progress.interim(point, longest, interim)
         if not self._should_continue(point.index):
             self.pruned = interim
             return False
-        reporter.phase("train", step, longest)
+        progress.phase("train", step, longest)
         return True
 
     def _should_continue(self, index: int) -> bool:

@@ -223,9 +223,9 @@ def test_learned_positions_begin_with_each_text_for_teachers_too(
     config = ModelConfig(model=tiny["gpt2"])
     model = load_model(config, "cpu")
     texts = [TokenSequence((5, 6, 7), (8, 9)), TokenSequence(tuple(range(5, 35)), (3, 4, 5))]
-    origin = make_study_inputs(tmp_path, teacher=config, teacher_states_gib=1.0)
-    place = Resources(directory=str(tmp_path), device="cpu", threads=1)
-    stored = hidden_states.get_or_compute(origin, config, texts, place, lambda: model)
+    inputs = make_study_inputs(tmp_path, teacher=config, teacher_states_gib=1.0)
+    resources = Resources(directory=str(tmp_path), device="cpu", threads=1)
+    stored = hidden_states.get_or_compute(inputs, config, texts, resources, lambda: model)
     assert stored is not None
     readout = LMHead.of(model, trained=False)
     for index, text in enumerate(texts):

@@ -157,11 +157,11 @@ def test_a_student_of_ten_of_its_layers_learns_from_it(
     root: Path, tmp_path: Path, lora: LoraConfig | None
 ) -> None:
     student = StudentConfig(model=MODEL.model, keep_layers=10, lora=lora)
-    origin = unpack_models(make_study_inputs(root, student=student))
-    place = Resources(directory=str(tmp_path), device="cpu", threads=1)
-    material = read_training_data(origin)
-    assert material.chat
-    start = starting_student(origin, material, place)
+    inputs = unpack_models(make_study_inputs(root, student=student))
+    resources = Resources(directory=str(tmp_path), device="cpu", threads=1)
+    training_data = read_training_data(inputs)
+    assert training_data.chat
+    start = starting_student(inputs, training_data, resources)
     assert start.num_parameters() == 63_713_088
     before = {name: weights.detach().clone() for name, weights in start.named_parameters()}
     settings = MethodSettings(
@@ -175,11 +175,11 @@ def test_a_student_of_ten_of_its_layers_learns_from_it(
     )
     points: list[dict[str, float]] = []
     trained, meter = distil(
-        origin,
-        material,
-        place,
+        inputs,
+        training_data,
+        resources,
         model=start,
-        teacher=origin.teacher,
+        teacher=inputs.teacher,
         method="gkd",
         settings=effective("gkd", settings),
         seed=1,
