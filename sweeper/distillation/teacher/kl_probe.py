@@ -1,9 +1,9 @@
-"""How far a student is from its teacher on text that no arm trains on: a yardstick for all trials.
+"""Divergence of students from the teacher on text that no arm trains on, comparable between trials.
 
 Training losses cannot be compared between trials, because each has its own divergence and its own
-sequences. Here the sequences are fixed (the teacher's greedy answers to the first prompts of the
-selection suite, cut short) and so is the divergence (the Jensen–Shannon one, ``beta`` 0.5, between
-0 and ln 2 nats a token).
+sequences. Here the sequences are fixed: the teacher's greedy answers to the first prompts of the
+selection suite, cut short. So is the divergence: Jensen–Shannon (``beta`` 0.5), between 0 and ln 2
+nats a token.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ from sweeper.foundation.cache import Cache
 
 BETA = 0.5
 MOST = 8
-"""Sequences: enough to tell trials apart, few enough to cost little."""
+"""Number of sequences: enough to tell trials apart, few enough to cost little."""
 LONGEST = 32
-"""Tokens of their answers, for the same reason."""
+"""Number of tokens of their answers, chosen likewise."""
 _TENSORS, _ABOUT = "teacher.safetensors", "about.json"
 
 
 @dataclass(frozen=True)
 class KLProbe:
-    """The fixed sequences, and what the teacher makes of them.
+    """The fixed sequences, and the teacher's hidden states on them.
 
     Attributes:
         sequences: Token ids of prompts and answers.
         states: The teacher's last hidden states at the positions that predict the answers.
-        head: The teacher's, from hidden states to logits.
+        head: The teacher's head, from hidden states to logits.
         cap: The teacher's final soft cap, if it has one.
     """
 
@@ -54,7 +54,7 @@ class KLProbe:
     cap: float | None
 
     def divergence(self, model: Any) -> float:
-        """The mean divergence of ``model`` from the teacher, in nats a token."""
+        """Return the mean divergence of ``model`` from the teacher, in nats a token."""
         device = next(model.parameters()).device
         batch = PromptCollator(0).pad(self.sequences)
         counted = (batch["labels"][:, 1:] != IGNORED).to(device)
@@ -121,7 +121,7 @@ def prepare(data: TrainingData, teacher: SharedTeacher, prompts: Sequence[str]) 
 
 
 def read(directory: Path) -> KLProbe | None:
-    """What ``prepare`` left there; None if it is gone, or if the teacher cannot be read so."""
+    """Read what ``prepare`` left; None if it is gone, or the teacher has no plain linear head."""
     if not (directory / _ABOUT).is_file():
         return None
     about = json.loads((directory / _ABOUT).read_text(encoding="utf-8"))
@@ -141,6 +141,7 @@ def read(directory: Path) -> KLProbe | None:
 def _read_teacher(
     model: Any, sequences: Sequence[tuple[list[int], list[int]]]
 ) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
+    """Return the tensors and the description of a cache entry; no description without a head."""
     lm_head = LMHead.of(model, trained=False)
     if type(lm_head.head) is not nn.Linear:
         return {}, None

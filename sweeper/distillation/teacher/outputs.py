@@ -1,4 +1,4 @@
-"""The teacher's own answers to the prompts: sampled once per study, stored, used by every trial."""
+"""The teacher's own answers to the prompts: generated once, and stored for every trial."""
 
 from __future__ import annotations
 
@@ -74,6 +74,7 @@ def get_or_compute(
 
 
 def _read(directory: Path) -> list[tuple[int, ...]]:
+    """Read the answers of a cache entry."""
     with (directory / _FILE).open(encoding="utf-8") as file:
         return [tuple(json.loads(line)["tokens"]) for line in file]
 

@@ -1,4 +1,4 @@
-"""Training on sequences that are there before it begins."""
+"""Trainer on fixed sequences."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from trl import SFTTrainer
 from sweeper.distillation.cost_meter import CostMeter
 from sweeper.distillation.distributed import ProcessGroup
 from sweeper.distillation.sharding import ShardedStudent
-from sweeper.distillation.trainers.base import FullBatches, forget_rounded_weights
+from sweeper.distillation.trainers.base import FullBatchTrainerMixin, forget_rounded_weights
 
 
-class OfflineTrainer(FullBatches, SFTTrainer):  # type: ignore[misc]
+class OfflineTrainer(FullBatchTrainerMixin, SFTTrainer):  # type: ignore[misc]
     """TRL's ``SFTTrainer`` on sequences that are already token ids; its loss is cross-entropy."""
 
     def __init__(

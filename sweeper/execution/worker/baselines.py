@@ -1,4 +1,4 @@
-"""A step before the trials: the teacher or the starting student is scored."""
+"""A step outside the search: score the teacher or the starting student."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sweeper.records import PreparationSpec
 
 
 def do(spec: PreparationSpec, progress: ProgressWriter) -> dict[str, Any]:
-    """Do the step; the parts of the outcome that follow from it."""
+    """Score the model of the step, and return those parts of the outcome."""
     progress.phase("read the data")
     data = read_training_data(spec.origin)
     resources, inputs = spec.place, spec.origin
@@ -40,7 +40,7 @@ def do(spec: PreparationSpec, progress: ProgressWriter) -> dict[str, Any]:
 def _ask_teacher(
     spec: PreparationSpec, model: Any, data: TrainingData, progress: ProgressWriter
 ) -> dict[str, Any]:
-    """Have everything of the teacher's that trials share in the cache."""
+    """Make sure that what trials share of the teacher is in the cache."""
     inputs = spec.origin
     teacher = SharedTeacher(inputs, inputs.teacher, spec.place)
     found: dict[str, Any] = {}

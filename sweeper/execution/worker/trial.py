@@ -1,4 +1,4 @@
-"""A trial: a student is trained, scored in its midst where a pruner asks for it, and scored."""
+"""A trial: train a student, score it on the way where a pruner asks for it, and score it."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ from sweeper.records import INTERIM_PHASE, Cost, IntermediateScore, TrialSpec
 from sweeper.records.layout import JobPaths
 
 _ANSWER_SECONDS = 0.02
-"""Between two looks at whether the coordinator has answered."""
+"""Seconds between two looks for the coordinator's answer."""
 
 
 def do(spec: TrialSpec, progress: ProgressWriter) -> dict[str, Any]:
-    """Train the student, and score it; the parts of the outcome that follow from that.
+    """Train the student and score it, and return those parts of the outcome.
 
     On several devices all of the trial's processes train, and the first one does the rest.
     """
@@ -123,15 +123,15 @@ def _kl_probe(spec: TrialSpec, data: TrainingData, progress: ProgressWriter) -> 
 
 
 def _sum_of_parts(meter: CostMeter, clock: CostMeter) -> Cost:
-    """The training's cost, with the seconds of the parts around it."""
+    """Return the training's cost, with the seconds of the parts around it."""
     cost = meter.cost()
     return cost.model_copy(update={"seconds": {**cost.seconds, **clock.cost().seconds}})
 
 
 class _Pause:
-    """Scores a student in the middle of its training, and waits for word whether it goes on.
+    """Pause of a training: score the student, and wait for the coordinator's decision.
 
-    Of several processes the first does, and tells the others.
+    The first of several processes does both, and passes the decision on.
     """
 
     def __init__(
@@ -149,24 +149,25 @@ class _Pause:
         self._processes = processes
         self.points = {point.step: point for point in spec.interim}
         self.pruned: IntermediateScore | None = None
-        """The score after which the trial was told to end."""
+        """Intermediate score after which the trial was pruned."""
 
     def __call__(self, step: int, model: Any) -> bool:
         should_continue = self._score(step, model) if self._processes.first else True
         return self._processes.of_first(should_continue)
 
     def _score(self, step: int, model: Any) -> bool:
+        """Score the student, and return whether to continue."""
         point, longest = self.points[step], self._spec.settings.max_steps
         progress = self._progress
         progress.phase(INTERIM_PHASE, step, longest)
         with self._clock.timing("evaluation"):
             spec = self._spec
-            found = evaluate(spec, model, self._data, spec.suite, documents=point.documents)
+            evaluation = evaluate(spec, model, self._data, spec.suite, documents=point.documents)
         interim = IntermediateScore(
             index=point.index,
-            score=found.scores.score,
-            documents=found.signed,
-            scored=len(found.documents),
+            score=evaluation.scores.score,
+            documents=evaluation.signed,
+            scored=len(evaluation.documents),
         )
         progress.interim(point, longest, interim)
         if not self._should_continue(point.index):
@@ -176,7 +177,8 @@ class _Pause:
         return True
 
     def _should_continue(self, index: int) -> bool:
-        # The process ends with its coordinator, so an answer comes, or there is nobody to wait for.
+        """Wait for the coordinator's decision on a point."""
+        # The process ends with its coordinator, so it never waits in vain.
         path = JobPaths(Path(self._spec.place.directory)).verdict
         while True:
             with suppress(OSError, ValueError):

@@ -106,7 +106,7 @@ def test_templates_that_differ_are_noted(tmp_path: Path) -> None:
     assert note("own", "own") is note("own", "own", "Be brief.") is None
     assert note("plain", "plain") is None
     told = note("other", "own")
-    assert told and "differ ('Hi<|im_start|>" in told and "both are shown the student's" in told
+    assert told and "differ ('Hi<|im_start|>" in told and "both read the student's" in told
     told = note("own", "plain")
     assert told and "without a chat template" in told
 

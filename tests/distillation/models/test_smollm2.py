@@ -97,9 +97,9 @@ def test_the_weights_are_those_of_the_file(root: Path) -> None:
 
 @pytest.mark.slow
 def test_the_directory_is_like_one_from_the_hub(root: Path) -> None:
-    directory = smollm2.get_or_compute(Cache(root))
+    directory = smollm2.unpacked_model(Cache(root))
     assert directory.name == smollm2.NAME
-    assert smollm2.get_or_compute(Cache(root)) == directory
+    assert smollm2.unpacked_model(Cache(root)) == directory
     assert sum(file.stat().st_size for file in directory.iterdir()) < 275_000_000
     model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto")
     assert model.dtype == torch.bfloat16

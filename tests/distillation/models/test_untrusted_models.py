@@ -119,7 +119,7 @@ def with_code(model: Path, mark: Path) -> str:
 def test_a_models_code_does_not_run(copied: Path, mark: Path, random_init: bool) -> None:
     model = with_code(copied, mark)
     config = ModelConfig(model=model, random_init=random_init)
-    with pytest.raises(BadInputError, match="needs trust_remote_code: true beside model"):
+    with pytest.raises(BadInputError, match="needs trust_remote_code: true next to model"):
         load_model(config, "cpu")
     assert not mark.exists()
 
