@@ -5,8 +5,7 @@ loss scale, random states) and the counts so far. The data order, the on-policy 
 rollouts follow from seeds and the step, and so need no state.
 
 A checkpoint appears whole or not at all; only then the previous one is removed. Only the work that
-it belongs to uses it, and only if every byte is as it was written. Weights are read as safetensors,
-everything else as JSON or with ``weights_only=True``: reading a checkpoint runs no code.
+it belongs to uses it, and only if every byte is as it was written.
 """
 
 from __future__ import annotations
@@ -18,32 +17,28 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
-from transformers.trainer_pt_utils import safe_globals
 
 from sweeper.config.models import ModelConfig
+from sweeper.distillation import checkpoint_files as files
+from sweeper.distillation.checkpoint_files import CheckpointManifest, UnusableCheckpointError
 from sweeper.distillation.cost_meter import CostMeter
 from sweeper.distillation.data.training_data import TrainingData
 from sweeper.distillation.distributed import ALONE, ProcessGroup
 from sweeper.distillation.models.loading import identity
 from sweeper.distillation.sharding import collected, collected_states, divide_states, divided_like
-from sweeper.foundation.cache import content_key, file_hash
+from sweeper.foundation.cache import content_key
 from sweeper.foundation.environment import library_versions
-from sweeper.records import Progress, Record, TrialSpec
+from sweeper.records import Progress, TrialSpec
 from sweeper.records.layout import JobPaths
-
-_MANIFEST = "checkpoint.json"
-_WEIGHTS = "weights.safetensors"
-_OPTIMISER, _SCHEDULE = "optimizer.pt", "scheduler.pt"
-_STATE = "trainer_state.json"
 
 
 class Journal(Protocol):
@@ -61,31 +56,6 @@ class Journal(Protocol):
             max_steps: Optimiser steps in all.
             seconds: Duration of the steps done.
         """
-
-
-class CheckpointManifest(Record):
-    """``checkpoint.json``: the work that a checkpoint belongs to, its files, and the counts."""
-
-    format: Literal[2] = 2
-    work: str
-    """Hash of everything that decides the training."""
-    step: int
-    max_steps: int
-    seconds: float
-    """Wall seconds of the steps so far."""
-    totals: dict[str, float]
-    """Counts of the meter, without those before the first step."""
-    since: dict[str, float]
-    """Counts of the meter since the last point of the curve."""
-    losses_since: tuple[float, ...]
-    """Sum of each process's losses since the last point of the curve."""
-    loss_before: float
-    """Sum of the losses before that point."""
-    logged: int
-    """Step of the last point of the curve."""
-    curve: tuple[Progress, ...]
-    files: dict[str, str]
-    """SHA-256 of every other file, by name."""
 
 
 def of_trial(
@@ -224,14 +194,14 @@ class Checkpoints:
         except (OSError, RuntimeError, SafetensorError) as error:
             print(
                 f"The checkpoint after step {step} could not be written to {self._root}"
-                f" ({_line(error)}). Training continues.",
+                f" ({files.first_line(error)}). Training continues.",
                 flush=True,
             )
         self._meter.add("seconds_checkpoint", self._meter.now() - began)
 
     def load_weights(self, directory: Path) -> None:
         """Load the weights of a usable checkpoint into the model."""
-        theirs, ours = load_file(directory / _WEIGHTS), _weights(self._trainer.model)
+        theirs, ours = load_file(directory / files.WEIGHTS), _weights(self._trainer.model)
         with torch.no_grad():
             for name, tensor in ours.items():
                 whole = theirs[name]
@@ -242,9 +212,9 @@ class Checkpoints:
         trainer = self._trainer
         # Only a part of a divided tensor is read into memory.
         divided = any(isinstance(part, DTensor) for part in trainer.model.parameters())
-        states = _load(directory / _OPTIMISER, mmap=divided)
+        states = files.read_tensors(directory / files.OPTIMISER, mmap=divided)
         divide_states(trainer.optimizer.optimizer, states)
-        trainer.lr_scheduler.load_state_dict(_load(directory / _SCHEDULE))
+        trainer.lr_scheduler.load_state_dict(files.read_tensors(directory / files.SCHEDULE))
 
     def _find(self) -> tuple[Path | None, CheckpointManifest | None]:
         """Return the last usable checkpoint, and remove all others."""
@@ -254,9 +224,11 @@ class Checkpoints:
         for step in steps:
             if usable is None:
                 try:
-                    manifest = self._read(self._root / str(step))
-                    usable = self._root / str(step)
-                except _Unusable as error:
+                    directory = self._root / str(step)
+                    check = partial(self._check_contents, directory)
+                    manifest = files.read_manifest(directory, self._work, check)
+                    usable = directory
+                except UnusableCheckpointError as error:
                     print(f"The checkpoint after step {step} is not used: {error}.", flush=True)
         self._remove_all_but(usable)
         if usable is not None:
@@ -265,38 +237,16 @@ class Checkpoints:
             print("Training starts from the beginning.", flush=True)
         return usable, manifest
 
-    def _read(self, directory: Path) -> CheckpointManifest:
-        """Read a checkpoint's manifest, and check that it is whole and of this work.
-
-        Raises:
-            _Unusable: It is damaged, or belongs to other work.
-        """
-        try:
-            text = (directory / _MANIFEST).read_text(encoding="utf-8")
-            manifest = CheckpointManifest.model_validate(json.loads(text))
-            files = {path.name: file_hash(path) for path in _files(directory)}
-        except (OSError, ValueError, ValidationError) as error:
-            raise _Unusable(f"it cannot be read ({_line(error)})") from error
-        if manifest.work != self._work:
-            raise _Unusable("it belongs to other settings, models, data, threads or versions")
-        if files != manifest.files:
-            raise _Unusable("it is damaged")
-        try:
-            self._check_contents(directory, files)
-        except Exception as error:  # readers raise whatever a broken file provokes
-            raise _Unusable(f"it cannot be read ({_line(error)})") from error
-        return manifest
-
-    def _check_contents(self, directory: Path, files: Mapping[str, str]) -> None:
+    def _check_contents(self, directory: Path, names: Sequence[str]) -> None:
         """Read once what transformers is going to read: there a failure would come too late.
 
         Raises:
             ValueError: The weights do not match the model's.
         """
-        for name in files:
+        for name in names:
             if name.endswith((".pt", ".pth")):
-                _load(directory / name)
-        theirs = load_file(directory / _WEIGHTS)
+                files.read_tensors(directory / name)
+        theirs = load_file(directory / files.WEIGHTS)
         ours = _weights(self._trainer.model)
         if {n: (t.shape, t.dtype) for n, t in theirs.items()} != {
             n: (t.shape, t.dtype) for n, t in ours.items()
@@ -328,29 +278,19 @@ class Checkpoints:
             if isinstance(part, Exception):
                 raise part
             parts.append(part)
-        self._root.mkdir(exist_ok=True)
-        unfinished, finished = self._root / f".{step}", self._root / str(step)
-        unfinished.mkdir()
-        try:
-            save_file(dict(weights), unfinished / _WEIGHTS)
-            torch.save(optimiser, unfinished / _OPTIMISER)
-            torch.save(trainer.lr_scheduler.state_dict(), unfinished / _SCHEDULE)
-            trainer._save_scaler(str(unfinished))
+        with files.written_whole(self._root, step) as directory:
+            save_file(dict(weights), directory / files.WEIGHTS)
+            torch.save(optimiser, directory / files.OPTIMISER)
+            torch.save(trainer.lr_scheduler.state_dict(), directory / files.SCHEDULE)
+            trainer._save_scaler(str(directory))
             for part in parts:
                 for name, content in part.random_states.items():
-                    (unfinished / name).write_bytes(content)
-            trainer.state.save_to_json(str(unfinished / _STATE))
-            manifest = self._describe(step, unfinished, [part.loss_since for part in parts])
+                    (directory / name).write_bytes(content)
+            trainer.state.save_to_json(str(directory / files.STATE))
+            manifest = self._describe(step, directory, [part.loss_since for part in parts])
             text = json.dumps(manifest.model_dump(), indent=1)
-            (unfinished / _MANIFEST).write_text(text, encoding="utf-8")
-            for path in (*unfinished.iterdir(), unfinished):
-                _flush(path)
-            os.replace(unfinished, finished)
-            _flush(self._root)
-        except BaseException:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            raise
-        self._remove_all_but(finished)
+            (directory / files.MANIFEST).write_text(text, encoding="utf-8")
+        self._remove_all_but(self._root / str(step))
 
     def _describe(self, step: int, directory: Path, losses: Sequence[float]) -> CheckpointManifest:
         """Build the manifest of the files in ``directory``."""
@@ -366,7 +306,7 @@ class Checkpoints:
             loss_before=trainer._total_loss_scalar,
             logged=trainer._globalstep_last_logged,
             curve=tuple(self._journal.curve),
-            files={path.name: file_hash(path) for path in _files(directory)},
+            files=files.hashes(directory),
         )
 
     def _remove_all_but(self, kept: Path | None) -> None:
@@ -382,10 +322,6 @@ class _Part:
     random_states: dict[str, bytes]
     """Contents of the files of random states, by name."""
     loss_since: float
-
-
-class _Unusable(Exception):
-    """Reason why a training cannot resume from a checkpoint."""
 
 
 class _Callback(TrainerCallback):  # type: ignore[misc]
@@ -410,25 +346,3 @@ def _weights(model: Any) -> dict[str, torch.Tensor]:
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
     trained |= {n: b for n, b in model.named_buffers() if n in stored}
     return {name: tensor.detach() for name, tensor in trained.items()}
-
-
-def _load(path: Path, *, mmap: bool = False) -> Any:
-    with safe_globals():
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-
-
-def _files(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.iterdir() if path.name != _MANIFEST)
-
-
-def _flush(path: Path) -> None:
-    """Force what was written to a file, or to a directory, onto the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

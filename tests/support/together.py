@@ -1,4 +1,4 @@
-"""Trainings that are run once by one process and once by several, for comparison."""
+"""Trainings that are run by one process and by several, for comparison."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sweeper.records.layout import JobPaths
 from tests.support.training_jobs import make_study_inputs
 
 MICRO_BATCHES = 4
-"""Of an optimiser step, of all processes together."""
+"""Number of micro-batches of an optimiser step, over all processes."""
 SETTINGS: dict[str, Any] = {
     "max_steps": 3,
     "per_device_train_batch_size": 2,
@@ -83,12 +83,12 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def train(name: str, resources: Resources, shared: Path) -> dict[str, Any]:
-    """Train a case in the processes of ``resources``; the weights, the curve and the counts.
+    """Train a case in the processes of ``resources``; return weights, curve and counts.
 
     Args:
-        name: Of the case.
-        resources: Of this process. It divides the micro-batches of a step among all of them.
-        shared: Where the cache is.
+        name: Name of the case.
+        resources: Resources of this process, which takes its share of a step's micro-batches.
+        shared: Folder of the cache.
     """
     case = {**SETTINGS, **CASES[name]}
     method, rank = case.pop("method"), case.pop("lora", None)
@@ -116,7 +116,7 @@ def train(name: str, resources: Resources, shared: Path) -> dict[str, Any]:
             settings=effective(method, MethodSettings(**case)),
             seed=1,
             report=lambda step, total, metrics: points.append(metrics),
-            # Something of the whole student, in place of the distance from its teacher.
+            # A sum over the whole student, in place of its distance from the teacher.
             probe=lambda model: sum(float(p.detach().abs().sum()) for p in model.parameters()),
             processes=processes,
         )
@@ -126,7 +126,7 @@ def train(name: str, resources: Resources, shared: Path) -> dict[str, Any]:
 
 
 def divide(resources: Resources, shared: Path) -> dict[str, Any]:
-    """Divide a student among the processes of ``resources``; its parts here, and it whole again."""
+    """Divide a student among the processes; return its parts here, and the assembled student."""
     JobPaths(Path(resources.directory)).ranks.mkdir(parents=True, exist_ok=True)
     inputs = make_study_inputs(shared)
     student = starting_student(read_training_data(inputs), resources)
@@ -152,7 +152,7 @@ def divide(resources: Resources, shared: Path) -> dict[str, Any]:
 
 
 def train_all(spec: Spec) -> Outcome:
-    """Train all cases, and leave what came of them in the job's directory."""
+    """Train all cases, and leave the results in the job's directory."""
     started, resources = time.time(), spec.place
     directory = Path(resources.directory)
     for name in CASES:

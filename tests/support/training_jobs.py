@@ -1,4 +1,4 @@
-"""What a training job in a test starts from: the built-in pair, unless a test says otherwise."""
+"""Training jobs of tests, with the built-in pair unless a test names other models."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def make_study_inputs(folder: Path, **changes: Any) -> StudyInputs:
-    """The inputs of a study, its cache below ``folder``; keys given replace the defaults."""
+    """Build a study's inputs, with its cache below ``folder``; given keys replace the defaults."""
     values: dict[str, Any] = {
         "study": "s",
         "seed": 1,

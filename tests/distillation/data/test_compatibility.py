@@ -13,6 +13,7 @@ from sweeper.distillation.data.compatibility import check_pair, template_note
 from sweeper.distillation.data.training_data import read_training_data, unpack_models
 from sweeper.distillation.models.loading import load_model, load_tokenizer
 from sweeper.distillation.teacher import outputs
+from sweeper.distillation.teacher.shared_teacher import SharedTeacher
 from sweeper.foundation.errors import BadInputError
 from sweeper.records import Resources
 from tests.support.tiny_models import CHATML, make_tiny
@@ -55,7 +56,8 @@ def test_padding_that_one_has_more_of_is_left_out(
     trained, _, points = train(study, resources, "gkd", lmbda=0.5, **settings)
     assert trained.get_output_embeddings().weight.shape[0] == 264
     assert all(point["loss"] < 50 for point in points)
-    answers = outputs.get_or_compute(read_training_data(study), study.teacher, resources)
+    teacher = SharedTeacher(study, study.teacher, resources)
+    answers = outputs.get_or_compute(read_training_data(study), teacher)
     assert max(max(answer) for answer in answers) < 264
 
 

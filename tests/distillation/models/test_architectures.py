@@ -105,13 +105,13 @@ def test_padding_moves_no_position(
 
     # Training: the states that the loss is taken from.
     pairs = [(p, list(r.tokens)) for p, r in zip(prompts, together, strict=True)]
-    readout = LMHead.of(model, trained=True)
+    lm_head = LMHead.of(model, trained=True)
 
     def states(some: Any) -> torch.Tensor:
         batch = PromptCollator(pad).pad(some)
         with torch.no_grad():
             tokens = {"input_ids": batch["input_ids"]}
-            return readout.states(tokens, batch["labels"][:, 1:] != IGNORED)
+            return lm_head.states(tokens, batch["labels"][:, 1:] != IGNORED)
 
     each = torch.cat([states([pair]) for pair in pairs])
     assert torch.allclose(states(pairs), each, atol=1e-4)

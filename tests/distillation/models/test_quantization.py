@@ -130,7 +130,7 @@ def test_a_rounded_students_warm_start_is_stored_whole(large: str, tmp_path: Pat
     resources = Resources(directory=str(tmp_path), device="cpu", threads=1)
     warm = WarmStartConfig(method="sft", max_steps=2, learning_rate=1e-2)
     study = inputs(large, tmp_path, warm_start=warm)
-    start = starting_student(study, read_training_data(study), resources)
+    start = starting_student(read_training_data(study), resources)
     assert {type(m) for m in start.get_decoder().layers.modules() if hasattr(m, "in_features")} == {
         LAYERS["int4"]
     }

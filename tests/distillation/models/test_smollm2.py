@@ -18,7 +18,7 @@ from sweeper.config.study import DataConfig, DatasetConfig, TeacherOutputsConfig
 from sweeper.distillation.data.training_data import read_training_data, unpack_models
 from sweeper.distillation.models import smollm2
 from sweeper.distillation.models.loading import end_token_ids, load_model, load_tokenizer, unpack
-from sweeper.distillation.train import distil, starting_student
+from sweeper.distillation.train import TrainingJob, distil, starting_student
 from sweeper.foundation.cache import Cache
 from sweeper.foundation.errors import BadInputError
 from sweeper.records import Resources, StudyInputs
@@ -161,7 +161,7 @@ def test_a_student_of_ten_of_its_layers_learns_from_it(
     resources = Resources(directory=str(tmp_path), device="cpu", threads=1)
     training_data = read_training_data(inputs)
     assert training_data.chat
-    start = starting_student(inputs, training_data, resources)
+    start = starting_student(training_data, resources)
     assert start.num_parameters() == 63_713_088
     before = {name: weights.detach().clone() for name, weights in start.named_parameters()}
     settings = MethodSettings(
@@ -174,10 +174,9 @@ def test_a_student_of_ten_of_its_layers_learns_from_it(
         logging_steps=1,
     )
     points: list[dict[str, float]] = []
-    trained, meter = distil(
-        inputs,
-        training_data,
-        resources,
+    job = TrainingJob(
+        data=training_data,
+        resources=resources,
         model=start,
         teacher=inputs.teacher,
         method="gkd",
@@ -185,6 +184,7 @@ def test_a_student_of_ten_of_its_layers_learns_from_it(
         seed=1,
         report=lambda step, total, metrics: points.append(metrics),
     )
+    trained, meter = distil(job)
     assert points[-1]["loss"] > 0
     assert meter.cost().generated_tokens == 16
     if lora is None:
