@@ -38,9 +38,9 @@ def train(pair: str, steps: int, every: int | None, threads: int) -> tuple[float
     with tempfile.TemporaryDirectory(dir=".") as name:
         folder = Path(name).resolve()
         found = make(pair, folder, threads)
-        origin = unpack_models(found.origin)
-        place = Resources(directory=str(folder), device="cpu", threads=threads)
-        material = read_training_data(origin)
+        inputs = unpack_models(found.inputs)
+        resources = Resources(directory=str(folder), device="cpu", threads=threads)
+        training_data = read_training_data(inputs)
         values = {**found.settings, "gradient_accumulation_steps": 1, "logging_steps": 1}
         settings = MethodSettings(**values, max_steps=steps + 1, lmbda=0.5, beta=0.5)
         paths = JobPaths(folder)
@@ -49,8 +49,8 @@ def train(pair: str, steps: int, every: int | None, threads: int) -> tuple[float
         if every is not None:
             checkpoints = Checkpoints(paths, every, {"benchmark": pair}, ProgressWriter(paths))
         _, meter = distil(
-            material,
-            place,
+            training_data,
+            resources,
             "gkd",
             settings,
             report=lambda *_: points.append(time.perf_counter()),

@@ -105,9 +105,9 @@ def train(asked: Job) -> Measured:
     torch.set_num_threads(asked.threads)
     pair = make(asked.pair, asked.folder, asked.threads, asked.length)
     changes = {"teacher_states_gib": 9 if asked.stored else 0}
-    origin = unpack_models(pair.origin).model_copy(update=changes)
-    place = Resources(directory=str(asked.folder), device="cpu", threads=asked.threads)
-    material = read_training_data(origin)
+    inputs = unpack_models(pair.inputs).model_copy(update=changes)
+    resources = Resources(directory=str(asked.folder), device="cpu", threads=asked.threads)
+    training_data = read_training_data(inputs)
     own = {} if asked.precision is None else {"bf16": asked.precision == "bfloat16"}
     settings = MethodSettings(
         **{
@@ -135,7 +135,7 @@ def train(asked: Job) -> Measured:
         ends.append(time.perf_counter())
         tokens.append(metrics["trained_tokens"])
 
-    distil(material, place, asked.method, settings, report=report)
+    distil(training_data, resources, asked.method, settings, report=report)
     shown = ""
     if profiler:
         profiler.stop()
@@ -289,22 +289,22 @@ def sample(asked: Job, repetitions: int) -> dict[str, list[float]]:
     """Tokens per second of rollouts, of ``model.generate`` and of ours, in turns."""
     torch.set_num_threads(asked.threads)
     pair = make(asked.pair, asked.folder, asked.threads)
-    origin = unpack_models(pair.origin)
-    material = read_training_data(origin)
-    place = Resources(directory=str(asked.folder), device="cpu", threads=asked.threads)
-    model = starting_student(origin, material, place)
+    inputs = unpack_models(pair.inputs)
+    training_data = read_training_data(inputs)
+    resources = Resources(directory=str(asked.folder), device="cpu", threads=asked.threads)
+    model = starting_student(training_data, resources)
     window = pair.settings["per_device_train_batch_size"]
     window *= pair.settings["gradient_accumulation_steps"]
-    sequences = material.tokens(pair.settings["max_length"]).sequences[:window]
+    sequences = training_data.tokens(pair.settings["max_length"]).sequences[:window]
     prompts = [list(sequence.prompt) for sequence in sequences]
-    ends = loading.end_token_ids(model, material.tokenizer)
+    ends = loading.end_token_ids(model, training_data.tokenizer)
     if asked.pair != "quickstart":
         # This student has not learned to end: let each token end its answer by 1 in 32.
         size = model.config.vocab_size
         ends = sorted({*ends, *random.Random(0).sample(range(size), size // 32)})
     options: dict[str, Any] = {
         "max_new_tokens": pair.settings["max_new_tokens"],
-        "pad_id": int(material.tokenizer.pad_token_id),
+        "pad_id": int(training_data.tokenizer.pad_token_id),
         "end_ids": ends,
     }
     found: dict[str, list[float]] = {"stock_tuned": [], "ours": []}

@@ -66,7 +66,7 @@ def measure(cut: Cut, steps: int) -> dict[str, Any]:
     from sweeper.config.settings import resolve
     from sweeper.distillation.data.training_data import read_training_data, unpack_models
     from sweeper.distillation.models.loading import end_token_ids
-    from sweeper.distillation.train import distil, starting_student
+    from sweeper.distillation.train import TrainingJob, distil, starting_student
     from sweeper.evaluation.scoring import score
     from sweeper.foundation.cache import default_root
     from sweeper.records import Resources, StudyInputs
@@ -76,7 +76,7 @@ def measure(cut: Cut, steps: int) -> dict[str, Any]:
     study = load_study(STUDY, [])
     config, suite = study.config, suite_spec(study.selection)
     lora = LoraConfig(r=cut.rank, alpha=2 * cut.rank) if cut.rank else None
-    origin = StudyInputs(
+    inputs = StudyInputs(
         study=config.study,
         seed=config.seed,
         teacher=config.teacher,
@@ -88,23 +88,23 @@ def measure(cut: Cut, steps: int) -> dict[str, Any]:
         evaluation=config.evaluation,
         cache=str(default_root()),
     )
-    material = read_training_data(unpack_models(origin))
+    training_data = read_training_data(unpack_models(inputs))
 
     def scores(model: Any) -> dict[str, float]:
         found = score(
             model,
-            material.tokenizer,
+            training_data.tokenizer,
             suite,
             batch_size=config.evaluation.batch_size,
             chat=True,
-            end_ids=end_token_ids(model, material.tokenizer),
+            end_ids=end_token_ids(model, training_data.tokenizer),
             system_prompt=config.data.system_prompt,
         )
         return {task.task: round(task.score, 4) for task in found.scores.tasks}
 
     with tempfile.TemporaryDirectory() as directory:
-        place = Resources(directory=directory, device="cpu", threads=1)
-        model = starting_student(material.origin, material, place)
+        resources = Resources(directory=directory, device="cpu", threads=1)
+        model = starting_student(training_data, resources)
         row: dict[str, Any] = {
             "how": cut.how,
             "layers": len(cut.kept),
@@ -115,16 +115,16 @@ def measure(cut: Cut, steps: int) -> dict[str, Any]:
             row["learning_rate"] = cut.rate
             settings = resolve(config.training, {"max_steps": steps, "learning_rate": cut.rate})
             started = time.perf_counter()
-            trained, _ = distil(
-                material.origin,
-                material,
-                place,
+            job = TrainingJob(
+                data=training_data,
+                resources=resources,
                 model=model,
-                teacher=material.origin.teacher,
+                teacher=training_data.inputs.teacher,
                 method="sft",
                 settings=settings,
                 seed=1,
             )
+            trained, _ = distil(job)
             row["seconds"] = round(time.perf_counter() - started, 1)
             row["after"] = scores(trained)
     return row

@@ -163,20 +163,20 @@ def measure(design: Design, shared: Path, threads: int) -> Measured:
     torch.set_num_threads(threads)
     before = _resident("VmRSS")
     with tempfile.TemporaryDirectory(dir=shared) as name:
-        origin = _origin(design, shared, Path(name), threads)
+        inputs = _inputs(design, shared, Path(name), threads)
         JobPaths(Path(name)).ranks.mkdir(parents=True)
         others = [
-            get_context("spawn").Process(target=_train, args=(design, origin, name, threads, rank))
+            get_context("spawn").Process(target=_train, args=(design, inputs, name, threads, rank))
             for rank in range(1, design.devices)
         ]
         for other in others:
             other.start()
-        material = _train(design, origin, name, threads, 0)
+        training_data = _train(design, inputs, name, threads, 0)
         highest = _resident("VmHWM")
         for other in others:
             other.join()
         settings = effective(design.method, _settings(design))
-        data = material.tokens(settings.max_length).sequences
+        data = training_data.tokens(settings.max_length).sequences
         sizes = Sizes(
             prompt=max(len(s.prompt) for s in data),
             answer=max(len(s.completion or ()) for s in data),
@@ -184,17 +184,17 @@ def measure(design: Design, shared: Path, threads: int) -> Measured:
         )
         autocast = "bfloat16" if settings.bf16 else None
         distils = design.method in ("gkd", "supervised_kd")
-        teacher = origin.teacher if distils else None
+        teacher = inputs.teacher if distils else None
         found = moments(
             Setup(
                 design.method,
                 settings,
-                origin.student,
+                inputs.student,
                 teacher,
                 devices=design.devices,
                 shard_student=design.divided,
             ),
-            shape_of(origin.student, "cpu", autocast=autocast),
+            shape_of(inputs.student, "cpu", autocast=autocast),
             shape_of(teacher, "cpu", autocast=autocast) if teacher else None,
             sizes,
             "cpu",
@@ -203,13 +203,13 @@ def measure(design: Design, shared: Path, threads: int) -> Measured:
 
 
 def _train(
-    design: Design, origin: StudyInputs, directory: str, threads: int, rank: int
+    design: Design, inputs: StudyInputs, directory: str, threads: int, rank: int
 ) -> TrainingData:
     """Train in one of a design's processes."""
     if rank:
         keep_freed_memory()
         torch.set_num_threads(threads)
-    place = Resources(
+    resources = Resources(
         directory=directory,
         device="cpu",
         devices=("cpu",) * design.devices if design.devices > 1 else (),
@@ -217,10 +217,10 @@ def _train(
         shard_student=design.divided,
         threads=threads,
     )
-    material = read_training_data(origin)
-    with joined(place) as ranks:
-        distil(material, place, design.method, _settings(design), ranks=ranks)
-    return material
+    training_data = read_training_data(inputs)
+    with joined(resources) as processes:
+        distil(training_data, resources, design.method, _settings(design), processes=processes)
+    return training_data
 
 
 def _settings(design: Design) -> MethodSettings:
@@ -238,20 +238,20 @@ def _settings(design: Design) -> MethodSettings:
     )
 
 
-def _origin(design: Design, shared: Path, folder: Path, threads: int) -> StudyInputs:
-    origin = make("smollm2", shared, threads, design.length).origin
-    teacher, student = origin.teacher, StudentConfig(model=origin.student.model, keep_layers=10)
+def _inputs(design: Design, shared: Path, folder: Path, threads: int) -> StudyInputs:
+    inputs = make("smollm2", shared, threads, design.length).inputs
+    teacher, student = inputs.teacher, StudentConfig(model=inputs.student.model, keep_layers=10)
     if design.made is not None:
-        unpacked = Path(unpack_models(origin).teacher.model)
-        place = str(_made(design.made, unpacked, folder / "made"))
-        teacher = ModelConfig(model=place, random_init=True)
-        student = StudentConfig(model=place, random_init=True)
+        unpacked = Path(unpack_models(inputs).teacher.model)
+        resources = str(_made(design.made, unpacked, folder / "made"))
+        teacher = ModelConfig(model=resources, random_init=True)
+        student = StudentConfig(model=resources, random_init=True)
     changes = {
         "teacher": ModelConfig.model_validate({**teacher.model_dump(), **design.teacher}),
         "student": StudentConfig.model_validate({**student.model_dump(), **design.student}),
         "teacher_states_gib": 0.0,
     }
-    return unpack_models(origin.model_copy(update=changes))
+    return unpack_models(inputs.model_copy(update=changes))
 
 
 def _made(values: dict[str, Any], tokenizer: Path, folder: Path) -> Path:

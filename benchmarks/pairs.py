@@ -25,7 +25,7 @@ class Pair:
     """A teacher and a student, with the sizes of their training steps."""
 
     name: str
-    origin: StudyInputs
+    inputs: StudyInputs
     settings: dict[str, Any]
     """Settings of every training job."""
 
@@ -47,7 +47,7 @@ def make(name: str, folder: Path, threads: int, length: int | None = None) -> Pa
 def _quickstart(folder: Path, threads: int) -> Pair:
     # Whole windows: the stock sampler ends an epoch with a shorter one.
     data = DatasetConfig(path="builtin/addition", split="train", limit=6 * 32)
-    origin = _origin("builtin/adder-teacher", StudentConfig(model="builtin/adder-student"), data)
+    inputs = _inputs("builtin/adder-teacher", StudentConfig(model="builtin/adder-student"), data)
     settings = {
         "per_device_train_batch_size": 32,
         "gradient_accumulation_steps": 1,
@@ -55,17 +55,17 @@ def _quickstart(folder: Path, threads: int) -> Pair:
         "max_length": 128,
         "bf16": False,
     }
-    return Pair("quickstart", _placed(origin, folder, threads), settings)
+    return Pair("quickstart", _placed(inputs, folder, threads), settings)
 
 
 def _smollm2(folder: Path, threads: int, length: int | None) -> Pair:
     teacher = "builtin/smollm2-135m-instruct"
     file = folder / f"rows-{length}.jsonl"
     student = StudentConfig(model=teacher, keep_layers=10)
-    origin = _origin(teacher, student, DatasetConfig(path=str(file)))
-    origin = _placed(origin, folder, threads).model_copy(update={"data_files": (str(file),)})
+    inputs = _inputs(teacher, student, DatasetConfig(path=str(file)))
+    inputs = _placed(inputs, folder, threads).model_copy(update={"data_files": (str(file),)})
     # Real text, cut to equal sizes: 64 answer tokens to prompts of 45, through the chat template.
-    tokenizer = load_tokenizer(unpack_models(origin).teacher)
+    tokenizer = load_tokenizer(unpack_models(inputs).teacher)
     rows: list[str] = []
     # One whole window, for the same reason.
     if length is not None:
@@ -87,10 +87,10 @@ def _smollm2(folder: Path, threads: int, length: int | None) -> Pair:
         "max_length": length or 512,
         "bf16": True,
     }
-    return Pair("smollm2", origin, settings)
+    return Pair("smollm2", inputs, settings)
 
 
-def _origin(teacher: str, student: StudentConfig, train: DatasetConfig) -> StudyInputs:
+def _inputs(teacher: str, student: StudentConfig, train: DatasetConfig) -> StudyInputs:
     return StudyInputs(
         study="benchmark",
         seed=1,
@@ -105,5 +105,5 @@ def _origin(teacher: str, student: StudentConfig, train: DatasetConfig) -> Study
     )
 
 
-def _placed(origin: StudyInputs, folder: Path, threads: int) -> StudyInputs:
-    return origin.model_copy(update={"cache": str(folder / "cache"), "cache_threads": threads})
+def _placed(inputs: StudyInputs, folder: Path, threads: int) -> StudyInputs:
+    return inputs.model_copy(update={"cache": str(folder / "cache"), "cache_threads": threads})

@@ -54,8 +54,8 @@ metadata: {version: 1.0}
 
 
 def write_study(pair: Pair, folder: Path, trials: int, steps: int) -> Path:
-    """Write the study file of the pair, with its suite."""
-    origin, settings = pair.origin, pair.settings
+    """The study file of the pair, with its suite."""
+    inputs, settings = pair.inputs, pair.settings
     tasks = folder / "tasks"
     tasks.mkdir()
     if pair.name == "quickstart":
@@ -70,12 +70,12 @@ def write_study(pair: Pair, folder: Path, trials: int, steps: int) -> Path:
         (tasks / "gsm8k-rows.yaml").write_text(TASK, encoding="utf-8")
         suite = "suite: s\ntasks: [{task: gsm8k-rows, metric: exact_match}]\n"
     (folder / "suite.yaml").write_text(suite, encoding="utf-8")
-    train = origin.data.train.model_dump(exclude_unset=True)
+    train = inputs.data.train.model_dump(exclude_unset=True)
     keys = {**settings, "max_steps": steps, "learning_rate": 1e-3}
     longest = keys.pop("max_new_tokens")
     text = f"study: {pair.name}\nseed: 1\ntrials: {trials}\n"
-    text += f"teacher: {json.dumps({'model': origin.teacher.model})}\n"
-    text += f"student: {json.dumps(origin.student.model_dump(exclude_unset=True))}\n"
+    text += f"teacher: {json.dumps({'model': inputs.teacher.model})}\n"
+    text += f"student: {json.dumps(inputs.student.model_dump(exclude_unset=True))}\n"
     text += f"data: {json.dumps({'train': train})}\ntraining: {json.dumps(keys)}\n"
     text += "arms:\n  gkd:\n" + GKD.format(longest=longest)
     text += "sampler: {type: random}\n"
@@ -110,15 +110,15 @@ def run_sweeper(study: Path, name: str) -> tuple[float, float, list[dict[str, An
 
 def run_script(pair: Pair, folder: Path, specs: list[dict[str, Any]], threads: int) -> float:
     """Wall seconds of the same trials, scripted."""
-    origin = unpack_models(pair.origin)
-    material = read_training_data(origin)
+    inputs = unpack_models(pair.inputs)
+    training_data = read_training_data(inputs)
     student = folder / "student"
     place = Resources(directory=str(folder), device="cpu", threads=threads)
-    starting_student(origin, material, place).save_pretrained(student)
-    material.tokenizer.save_pretrained(student)
+    starting_student(training_data, place).save_pretrained(student)
+    training_data.tokenizer.save_pretrained(student)
     rows = [
         {"messages": [*e.messages, {"role": "assistant", "content": e.completion}]}
-        for e in material.examples
+        for e in training_data.examples
     ]
     quick = pair.name == "quickstart"
     seconds = 0.0
@@ -130,9 +130,9 @@ def run_script(pair: Pair, folder: Path, specs: list[dict[str, Any]], threads: i
             "name": f"trial {spec['number']}",
             "threads": threads,
             "seed": spec["seed"] % 2**31,
-            "teacher": location(origin.teacher.model),
+            "teacher": location(inputs.teacher.model),
             "student": str(student),
-            "template": str(material.tokenizer.chat_template),
+            "template": str(training_data.tokenizer.chat_template),
             "chat": not quick,
             "rows": rows,
             "arguments": {name: settings[name] for name in names},

@@ -14,23 +14,22 @@ from sweeper.records import Resources
 
 
 def distil(
-    material: TrainingData,
-    place: Resources,
+    data: TrainingData,
+    resources: Resources,
     method: Method,
     settings: MethodSettings,
     **options: Any,
 ) -> tuple[Any, CostMeter]:
-    """Train the student of ``material`` as a trial does; see ``train.distil``."""
-    origin = material.origin
+    """Train the student of ``data`` as a trial does; see ``train.distil``."""
     with contextlib.redirect_stdout(io.StringIO()):
-        return train.distil(
-            origin,
-            material,
-            place,
-            model=train.starting_student(origin, material, place),
-            teacher=origin.teacher,
+        job = train.TrainingJob(
+            data=data,
+            resources=resources,
+            model=train.starting_student(data, resources),
+            teacher=data.inputs.teacher,
             method=method,
             settings=effective(method, settings),
             seed=1,
             **options,
         )
+        return train.distil(job)

@@ -23,6 +23,7 @@ from sweeper.distillation.data.examples import TokenSequence
 from sweeper.distillation.data.training_data import read_training_data
 from sweeper.distillation.models.loading import load_model
 from sweeper.distillation.teacher import hidden_states, kl_probe, outputs
+from sweeper.distillation.teacher.shared_teacher import SharedTeacher
 from sweeper.distillation.train import starting_student
 from sweeper.foundation.files import read_json_lines
 from sweeper.records import Resources
@@ -109,7 +110,7 @@ class Bomb:
 
 def _fill(folder: Path) -> None:
     """Use every kind of cache entry: build it, or read what is there."""
-    origin = make_study_inputs(
+    inputs = make_study_inputs(
         folder,
         warm_start=WarmStartConfig(method="sft", max_steps=1),
         training=TrainingConfig(max_steps=1, max_length=96, per_device_train_batch_size=2),
@@ -117,21 +118,18 @@ def _fill(folder: Path) -> None:
         data=DataConfig(train=DatasetConfig(path="builtin/addition", limit=4)),
         teacher_states_gib=1.0,
     )
-    place = Resources(directory=str(folder), device="cpu", threads=1)
-    material = read_training_data(origin)
-    teacher = load_model(origin.teacher, "cpu")
+    resources = Resources(directory=str(folder), device="cpu", threads=1)
+    training_data = read_training_data(inputs)
+    model = load_model(inputs.teacher, "cpu")
+    teacher = SharedTeacher(inputs, inputs.teacher, resources, model)
     steps: list[Callable[[], object]] = [
-        lambda: material.tokens(96),
-        lambda: outputs.get_or_compute(material, origin.teacher, place),
+        lambda: training_data.tokens(96),
+        lambda: outputs.get_or_compute(training_data, teacher),
         lambda: hidden_states.get_or_compute(
-            origin,
-            origin.teacher,
-            tuple(TokenSequence((5, 6), (7, 8)) for _ in range(2)),
-            place,
-            lambda: teacher,
+            teacher, tuple(TokenSequence((5, 6), (7, 8)) for _ in range(2))
         ),
-        lambda: kl_probe.read(kl_probe.prepare(material, ["1+2?"], place, lambda: teacher)),
-        lambda: starting_student(origin, material, place),
+        lambda: kl_probe.read(kl_probe.prepare(training_data, teacher, ["1+2?"])),
+        lambda: starting_student(training_data, resources),
     ]
     for step in steps:
         # Damaged entries may be refused in any way; what matters is what runs.

@@ -1,6 +1,10 @@
-"""One training job: data, models, trainers, rollouts, teacher outputs."""
+"""One training: a student, its sequences and a method in; a trained student and its cost out.
+
+Scores belong to ``evaluation``, a job's process and its phases to ``execution``; nothing here reads
+a whole study. Start with ``train.distil`` and ``train.TrainingJob``.
+"""
 
 from sweeper.distillation.models.late_bitsandbytes import import_peft
 
-# Before TRL and lm-eval do.
+# TRL and lm-eval would import it with bitsandbytes.
 import_peft()

@@ -1,12 +1,11 @@
-"""Checkpoints of a training, from which it goes on as if it had never stopped.
+"""Checkpoints of a training, from which it resumes as if it had never stopped.
 
-``<trial>/checkpoint/<step>`` holds what decides the steps to come (weights, optimiser, schedule,
-loss scale, random states) and what has been counted so far. The data order, the on-policy coin and
-the rollouts follow from seeds and the step, and so need no state.
+``<trial>/checkpoint/<step>`` holds what decides the remaining steps (weights, optimiser, schedule,
+loss scale, random states) and the counts so far. The data order, the on-policy coin and the
+rollouts follow from seeds and the step, and so need no state.
 
-A checkpoint appears whole or not at all, and the former one goes only then. It is used by the work
-that it belongs to only, and only if every byte is as it was written. Weights are read as
-safetensors, everything else as JSON or with ``weights_only=True``: reading it runs no code.
+A checkpoint appears whole or not at all; only then the previous one is removed. Only the work that
+it belongs to uses it, and only if every byte is as it was written.
 """
 
 from __future__ import annotations
@@ -18,113 +17,84 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
-from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
-from transformers.trainer_pt_utils import safe_globals
 
 from sweeper.config.models import ModelConfig
+from sweeper.distillation import checkpoint_files as files
+from sweeper.distillation.checkpoint_files import CheckpointManifest, UnusableCheckpointError
 from sweeper.distillation.cost_meter import CostMeter
 from sweeper.distillation.data.training_data import TrainingData
-from sweeper.distillation.distributed import ALONE, Ranks
+from sweeper.distillation.distributed import ALONE, ProcessGroup
 from sweeper.distillation.models.loading import identity
 from sweeper.distillation.sharding import collected, collected_states, divide_states, divided_like
-from sweeper.foundation.cache import content_key, file_hash
+from sweeper.foundation.cache import content_key
 from sweeper.foundation.environment import library_versions
-from sweeper.records import Progress, Record, TrialSpec
+from sweeper.records import Progress, TrialSpec
 from sweeper.records.layout import JobPaths
-
-_MANIFEST = "checkpoint.json"
-_WEIGHTS = "weights.safetensors"
-_OPTIMISER, _SCHEDULE = "optimizer.pt", "scheduler.pt"
-_STATE = "trainer_state.json"
 
 
 class Journal(Protocol):
-    """Where a training says how far it is."""
+    """Where a training reports its progress."""
 
     curve: list[Progress]
-    """The points of the training curve so far."""
+    """Points of the training curve so far."""
 
     def resume(self, curve: Sequence[Progress], step: int, max_steps: int, seconds: float) -> None:
-        """The training goes on from ``step``.
+        """Resume the training after ``step``.
 
         Args:
-            curve: The points before it, as they were reported then.
+            curve: Points of the curve up to there, as they were reported then.
             step: Optimiser steps done.
             max_steps: Optimiser steps in all.
-            seconds: What the steps before it took.
+            seconds: Duration of the steps done.
         """
-
-
-class CheckpointManifest(Record):
-    """``checkpoint.json``: what a checkpoint belongs to, its files, and the counts."""
-
-    format: Literal[2] = 2
-    work: str
-    """The key of everything that decides the training."""
-    step: int
-    max_steps: int
-    seconds: float
-    """Wall seconds of the steps so far."""
-    totals: dict[str, float]
-    """The meter's, without what came before the first step."""
-    since: dict[str, float]
-    """The meter's since the last point of the curve."""
-    losses_since: tuple[float, ...]
-    """The sum of each process's losses since the last point of the curve."""
-    loss_before: float
-    """The sum of those before it."""
-    logged: int
-    """The step of the last point of the curve."""
-    curve: tuple[Progress, ...]
-    files: dict[str, str]
-    """SHA-256 of every other file, by name."""
 
 
 def of_trial(
     spec: TrialSpec,
-    material: TrainingData,
+    data: TrainingData,
     teacher: ModelConfig,
     journal: Journal,
-    ranks: Ranks = ALONE,
+    processes: ProcessGroup = ALONE,
 ) -> Checkpoints | None:
-    """The trial's checkpoints; None if it keeps none.
+    """Return the trial's checkpoints; None if it keeps none.
 
     The stock engine keeps none: what ``training.extra`` may ask of it can depend on random states
     that transformers does not restore.
 
     Args:
-        spec: With models that can be loaded.
-        material: Tokenizer and examples.
-        teacher: The arm's.
-        journal: Where the trial says how far it is.
-        ranks: The processes that train together.
+        spec: Trial with models that can be loaded.
+        data: Tokenizer and examples.
+        teacher: Teacher of the arm.
+        journal: Where the trial reports its progress.
+        processes: Processes that train together.
     """
-    every, origin = spec.settings.checkpoint_every, spec.origin
+    every, inputs = spec.settings.checkpoint_every, spec.origin
     if every is None or spec.settings.engine != "sweeper":
         return None
-    warm = origin.warm_start
+    warm = inputs.warm_start
     asked = [teacher] if spec.method != "sft" else []
-    asked += [origin.teacher] if warm is not None and warm.method == "seqkd" else []
+    asked += [inputs.teacher] if warm is not None and warm.method == "seqkd" else []
     on_cpu = spec.place.device == "cpu"
     work = {
-        "origin": origin.model_dump(
+        "origin": inputs.model_dump(
             mode="json",
             include={"seed", "warm_start", "teacher_outputs", "held_out", "cache_threads"},
         ),
-        "training": origin.training.model_dump(mode="json", exclude={"checkpoint_every"}),
-        "student": identity(origin.student),
-        "adapter": origin.student.lora.model_dump(mode="json") if origin.student.lora else None,
+        "training": inputs.training.model_dump(mode="json", exclude={"checkpoint_every"}),
+        "student": identity(inputs.student),
+        "adapter": inputs.student.lora.model_dump(mode="json") if inputs.student.lora else None,
         "teachers": [identity(model) for model in asked],
-        "data": material.fingerprint,
-        **material.text_key,
+        "data": data.fingerprint,
+        **data.text_key,
         "method": spec.method,
         "settings": spec.settings.model_dump(mode="json", exclude={"checkpoint_every"}),
         "lora": spec.lora,
@@ -132,26 +102,26 @@ def of_trial(
         "device": spec.place.device.partition(":")[0],
         # The order of sums, so the last digits, depend on it.
         "threads": spec.place.threads if on_cpu else None,
-        "processes": ranks.size,
+        "processes": processes.size,
         "shard_teacher": spec.place.shard_teacher,
         "shard_student": spec.place.shard_student,
         "versions": library_versions(),
     }
-    return Checkpoints(JobPaths(Path(spec.place.directory)), every, work, journal, ranks)
+    return Checkpoints(JobPaths(Path(spec.place.directory)), every, work, journal, processes)
 
 
 class Checkpoints:
     """The checkpoints of one training.
 
-    Of several processes the first writes them, with what the others have of their own: random
-    states, and losses that are not averaged yet. All go on from what the first has found.
+    The first of several processes writes them, with what belongs to the others alone: random
+    states, and losses that are not averaged yet. All resume from the one that the first finds.
 
     Args:
-        paths: Of the job.
-        every: Optimiser steps between two checkpoints. There is one after the last step, too.
+        paths: Paths of the job.
+        every: Optimiser steps between two checkpoints; another one follows the last step.
         work: JSON that determines the training: a checkpoint of other work is not used.
-        journal: Where the job says how far it is.
-        ranks: The processes that train together.
+        journal: Where the job reports its progress.
+        processes: Processes that train together.
     """
 
     def __init__(
@@ -160,61 +130,61 @@ class Checkpoints:
         every: int,
         work: Mapping[str, Any],
         journal: Journal,
-        ranks: Ranks = ALONE,
+        processes: ProcessGroup = ALONE,
     ) -> None:
         self._root = paths.checkpoint
-        self._ranks = ranks
+        self._processes = processes
         self._every, self._work, self._journal = every, content_key(work), journal
         self._manifest: CheckpointManifest | None = None
-        """Of the checkpoint that this process goes on from."""
+        """Manifest of the checkpoint that this process resumes from."""
         self._before: dict[str, float] = {}
-        """What the meter counted before the first step of this process."""
+        """Counts of the meter before the first step of this process."""
         self._started = 0.0
 
     def train(self, trainer: Any, meter: CostMeter) -> None:
         """Train to the end, from the last usable checkpoint if there is one."""
         self._trainer, self._meter = trainer, meter
-        directory, self._manifest = self._ranks.of_first(
-            self._find() if self._ranks.first else (None, None)
+        directory, self._manifest = self._processes.of_first(
+            self._find() if self._processes.first else (None, None)
         )
         trainer.checkpoints = self
         trainer.add_callback(_Callback(self))
-        # What was trained on must be passed over, whatever ``extra`` says.
+        # Sequences that were trained on must be skipped, whatever ``extra`` says.
         trainer.args.ignore_data_skip = False
         trainer.train(resume_from_checkpoint=None if directory is None else str(directory))
 
     def is_due(self, step: int, max_steps: int) -> bool:
-        """Whether the training is worth a checkpoint after ``step``."""
+        """Return whether a checkpoint is due after ``step``."""
         return step % self._every == 0 or step >= max_steps
 
     def begin(self) -> None:
-        """The first step of this process comes next: put the counts back."""
-        trainer, meter, found = self._trainer, self._meter, self._manifest
+        """Restore the counts, before the first step of this process."""
+        trainer, meter, saved = self._trainer, self._meter, self._manifest
         self._before = dict(meter.totals)
         self._started = meter.now()
-        if found is None:
+        if saved is None:
             return
-        for name, amount in found.totals.items():
+        for name, amount in saved.totals.items():
             meter.totals[name] += amount
-        meter.since = defaultdict(float, found.since)
-        meter.steps = found.step
+        meter.since = defaultdict(float, saved.since)
+        meter.steps = saved.step
         # Transformers averages the loss over the steps since it was last logged.
-        trainer._tr_loss += found.losses_since[self._ranks.rank]
-        trainer._total_loss_scalar = found.loss_before
-        trainer._globalstep_last_logged = found.logged
+        trainer._tr_loss += saved.losses_since[self._processes.rank]
+        trainer._total_loss_scalar = saved.loss_before
+        trainer._globalstep_last_logged = saved.logged
         trainer._initial_global_step = 0
-        self._journal.resume(found.curve, found.step, found.max_steps, found.seconds)
+        self._journal.resume(saved.curve, saved.step, saved.max_steps, saved.seconds)
 
     def save(self) -> None:
         """Write a checkpoint.
 
-        One that cannot be written, to a full disk for example, costs nothing but what it is for:
-        the former one stays, and the training goes on.
+        If it cannot be written, to a full disk for example, the previous one stays and the training
+        continues.
         """
         step, began = self._trainer.state.global_step, self._meter.now()
-        parts = self._ranks.gather(self._own_part())
-        # What is divided is put together by all of them.
-        first, trainer = self._ranks.first, self._trainer
+        parts = self._processes.gather(self._own_part())
+        # All processes take part in assembling what is divided.
+        first, trainer = self._processes.first, self._trainer
         weights = {name: collected(part, first) for name, part in _weights(trainer.model).items()}
         optimiser = collected_states(trainer.optimizer.optimizer, first)
         try:
@@ -224,87 +194,67 @@ class Checkpoints:
         except (OSError, RuntimeError, SafetensorError) as error:
             print(
                 f"The checkpoint after step {step} could not be written to {self._root}"
-                f" ({_line(error)}). Training goes on.",
+                f" ({files.first_line(error)}). Training continues.",
                 flush=True,
             )
         self._meter.add("seconds_checkpoint", self._meter.now() - began)
 
     def load_weights(self, directory: Path) -> None:
-        """Put the weights of a usable checkpoint into the model."""
-        theirs, ours = load_file(directory / _WEIGHTS), _weights(self._trainer.model)
+        """Load the weights of a usable checkpoint into the model."""
+        theirs, ours = load_file(directory / files.WEIGHTS), _weights(self._trainer.model)
         with torch.no_grad():
             for name, tensor in ours.items():
                 whole = theirs[name]
                 tensor.copy_(divided_like(whole, tensor) if isinstance(tensor, DTensor) else whole)
 
     def load_optimiser(self, directory: Path) -> None:
-        """Put the optimiser and the schedule of a usable checkpoint back."""
+        """Load the optimiser and the schedule of a usable checkpoint."""
         trainer = self._trainer
-        # Only a part of what is divided comes into memory.
+        # Only a part of a divided tensor is read into memory.
         divided = any(isinstance(part, DTensor) for part in trainer.model.parameters())
-        states = _load(directory / _OPTIMISER, mmap=divided)
+        states = files.read_tensors(directory / files.OPTIMISER, mmap=divided)
         divide_states(trainer.optimizer.optimizer, states)
-        trainer.lr_scheduler.load_state_dict(_load(directory / _SCHEDULE))
+        trainer.lr_scheduler.load_state_dict(files.read_tensors(directory / files.SCHEDULE))
 
     def _find(self) -> tuple[Path | None, CheckpointManifest | None]:
-        """The last usable checkpoint; what else is there is removed."""
-        manifest, found = None, None
+        """Return the last usable checkpoint, and remove all others."""
+        manifest, usable = None, None
         names = os.listdir(self._root) if self._root.is_dir() else []
         steps = sorted((int(name) for name in names if name.isdigit()), reverse=True)
         for step in steps:
-            if found is None:
+            if usable is None:
                 try:
-                    manifest = self._read(self._root / str(step))
-                    found = self._root / str(step)
-                except _Unusable as error:
+                    directory = self._root / str(step)
+                    check = partial(self._check_contents, directory)
+                    manifest = files.read_manifest(directory, self._work, check)
+                    usable = directory
+                except UnusableCheckpointError as error:
                     print(f"The checkpoint after step {step} is not used: {error}.", flush=True)
-        self._remove_all_but(found)
-        if found is not None:
-            print(f"Training goes on from the checkpoint after step {found.name}.", flush=True)
+        self._remove_all_but(usable)
+        if usable is not None:
+            print(f"Training resumes from the checkpoint after step {usable.name}.", flush=True)
         elif steps:
             print("Training starts from the beginning.", flush=True)
-        return found, manifest
+        return usable, manifest
 
-    def _read(self, directory: Path) -> CheckpointManifest:
-        """Check that a checkpoint is whole, and of this work.
-
-        Raises:
-            _Unusable: It is not.
-        """
-        try:
-            text = (directory / _MANIFEST).read_text(encoding="utf-8")
-            manifest = CheckpointManifest.model_validate(json.loads(text))
-            files = {path.name: file_hash(path) for path in _files(directory)}
-        except (OSError, ValueError, ValidationError) as error:
-            raise _Unusable(f"it cannot be read ({_line(error)})") from error
-        if manifest.work != self._work:
-            raise _Unusable("it belongs to other settings, models, data, threads or versions")
-        if files != manifest.files:
-            raise _Unusable("it is damaged")
-        try:
-            self._check_contents(directory, files)
-        except Exception as error:  # readers raise whatever a broken file provokes
-            raise _Unusable(f"it cannot be read ({_line(error)})") from error
-        return manifest
-
-    def _check_contents(self, directory: Path, files: Mapping[str, str]) -> None:
-        """Read once what transformers is going to, for its failure would come too late.
+    def _check_contents(self, directory: Path, names: Sequence[str]) -> None:
+        """Read once what transformers is going to read: there a failure would come too late.
 
         Raises:
-            ValueError: The weights are not the model's.
+            ValueError: The weights do not match the model's.
         """
-        for name in files:
+        for name in names:
             if name.endswith((".pt", ".pth")):
-                _load(directory / name)
-        theirs = load_file(directory / _WEIGHTS)
+                files.read_tensors(directory / name)
+        theirs = load_file(directory / files.WEIGHTS)
         ours = _weights(self._trainer.model)
         if {n: (t.shape, t.dtype) for n, t in theirs.items()} != {
             n: (t.shape, t.dtype) for n, t in ours.items()
         }:
-            raise ValueError("its weights are not the model's")
+            raise ValueError("its weights do not match the model's")
 
     def _own_part(self) -> _Part | Exception:
-        """What this process adds to a checkpoint, or why it cannot."""
+        """Return what this process adds to a checkpoint, or why it cannot."""
         trainer = self._trainer
         try:
             with tempfile.TemporaryDirectory(dir=trainer.args.output_dir) as directory:
@@ -317,41 +267,33 @@ class Checkpoints:
     def _write(
         self,
         step: int,
-        everybody: Sequence[_Part | Exception],
+        collected_parts: Sequence[_Part | Exception],
         weights: Mapping[str, torch.Tensor],
         optimiser: Mapping[str, Any],
     ) -> None:
+        """Write the files under a temporary name, then move them into place."""
         trainer = self._trainer
         parts = []
-        for part in everybody:
+        for part in collected_parts:
             if isinstance(part, Exception):
                 raise part
             parts.append(part)
-        self._root.mkdir(exist_ok=True)
-        unfinished, finished = self._root / f".{step}", self._root / str(step)
-        unfinished.mkdir()
-        try:
-            save_file(dict(weights), unfinished / _WEIGHTS)
-            torch.save(optimiser, unfinished / _OPTIMISER)
-            torch.save(trainer.lr_scheduler.state_dict(), unfinished / _SCHEDULE)
-            trainer._save_scaler(str(unfinished))
+        with files.written_whole(self._root, step) as directory:
+            save_file(dict(weights), directory / files.WEIGHTS)
+            torch.save(optimiser, directory / files.OPTIMISER)
+            torch.save(trainer.lr_scheduler.state_dict(), directory / files.SCHEDULE)
+            trainer._save_scaler(str(directory))
             for part in parts:
                 for name, content in part.random_states.items():
-                    (unfinished / name).write_bytes(content)
-            trainer.state.save_to_json(str(unfinished / _STATE))
-            manifest = self._describe(step, unfinished, [part.loss_since for part in parts])
+                    (directory / name).write_bytes(content)
+            trainer.state.save_to_json(str(directory / files.STATE))
+            manifest = self._describe(step, directory, [part.loss_since for part in parts])
             text = json.dumps(manifest.model_dump(), indent=1)
-            (unfinished / _MANIFEST).write_text(text, encoding="utf-8")
-            for path in (*unfinished.iterdir(), unfinished):
-                _flush(path)
-            os.replace(unfinished, finished)
-            _flush(self._root)
-        except BaseException:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            raise
-        self._remove_all_but(finished)
+            (directory / files.MANIFEST).write_text(text, encoding="utf-8")
+        self._remove_all_but(self._root / str(step))
 
     def _describe(self, step: int, directory: Path, losses: Sequence[float]) -> CheckpointManifest:
+        """Build the manifest of the files in ``directory``."""
         trainer, meter, earlier = self._trainer, self._meter, self._manifest
         return CheckpointManifest(
             work=self._work,
@@ -364,7 +306,7 @@ class Checkpoints:
             loss_before=trainer._total_loss_scalar,
             logged=trainer._globalstep_last_logged,
             curve=tuple(self._journal.curve),
-            files={path.name: file_hash(path) for path in _files(directory)},
+            files=files.hashes(directory),
         )
 
     def _remove_all_but(self, kept: Path | None) -> None:
@@ -375,19 +317,15 @@ class Checkpoints:
 
 @dataclass(frozen=True)
 class _Part:
-    """What a process has of its own."""
+    """Part of a checkpoint that belongs to one process."""
 
     random_states: dict[str, bytes]
-    """Files, by name."""
+    """Contents of the files of random states, by name."""
     loss_since: float
 
 
-class _Unusable(Exception):
-    """Why a checkpoint cannot be gone on from."""
-
-
 class _Callback(TrainerCallback):  # type: ignore[misc]
-    """Tells a training's checkpoints where transformers' loop is."""
+    """Link from transformers' training loop to a training's checkpoints."""
 
     def __init__(self, checkpoints: Checkpoints) -> None:
         self._checkpoints = checkpoints
@@ -396,38 +334,15 @@ class _Callback(TrainerCallback):  # type: ignore[misc]
         self._checkpoints.begin()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # The trainer saves after it has logged.
-        # A trial that was told to end here must not go on from here.
+        # The trainer saves after it has logged. A trial that ends here must not resume from here.
         ends = control.should_training_stop and state.global_step < state.max_steps
         due = self._checkpoints.is_due(state.global_step, state.max_steps)
         control.should_save = due and not ends
 
 
 def _weights(model: Any) -> dict[str, torch.Tensor]:
-    """What training changes in place: trained parameters and persistent buffers."""
+    """Return what training changes in place: trained parameters and persistent buffers."""
     stored = model.state_dict(keep_vars=True)
-    found = {n: p for n, p in model.named_parameters() if p.requires_grad}
-    found |= {n: b for n, b in model.named_buffers() if n in stored}
-    return {name: tensor.detach() for name, tensor in found.items()}
-
-
-def _load(path: Path, *, mmap: bool = False) -> Any:
-    with safe_globals():
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-
-
-def _files(directory: Path) -> list[Path]:
-    return sorted(path for path in directory.iterdir() if path.name != _MANIFEST)
-
-
-def _flush(path: Path) -> None:
-    """Have the disk hold what was written to a file, or a directory's names."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    trained |= {n: b for n, b in model.named_buffers() if n in stored}
+    return {name: tensor.detach() for name, tensor in trained.items()}

@@ -1,4 +1,4 @@
-"""What a training job does and costs, counted while it runs."""
+"""Counts and costs of a training job, taken while it runs."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from sweeper.foundation.errors import DivergedError
 from sweeper.records import Cost, Rollouts
 
 PROBES = 4
-"""How often in a training the student is compared with the teacher on fixed sequences."""
+"""Number of times that a training compares the student with the teacher on fixed sequences."""
 Report = Callable[[int, int, dict[str, float]], None]
-"""Takes the step, the number of steps, and the point of the training curve."""
+"""Callback for the step, the number of steps, and the point of the training curve."""
 
 
 @dataclass
 class CostMeter:
-    """Counts tokens and seconds of a training job, in total and since the last log line."""
+    """Counter of tokens and seconds of a training job, in total and since the last log line."""
 
     synchronise: Callable[[], None] = lambda: None
-    """Waits for the device, so that seconds are counted where the work is done."""
+    """Function that waits for the device, so that seconds count where the work is done."""
     totals: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     since: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     steps: int = 0
@@ -46,26 +46,26 @@ class CostMeter:
             self.add(f"seconds_{part}", self.now() - started)
 
     def now(self) -> float:
-        """Seconds of a clock, once the device has done what it was told."""
+        """Return the seconds of a clock, once the device is idle."""
         self.synchronise()
         return time.perf_counter()
 
     def read(self) -> dict[str, float]:
-        """Shares, mean lengths and seconds since the last reading; token counts are totals."""
+        """Return shares, lengths and seconds since the last reading, and total token counts."""
         since, self.since = self.since, defaultdict(float)
-        found = {name: self.totals[name] for name in ("trained_tokens", "generated_tokens")}
-        found.update({n: s for n, s in since.items() if n.startswith("seconds_")})
+        point = {name: self.totals[name] for name in ("trained_tokens", "generated_tokens")}
+        point.update({n: s for n, s in since.items() if n.startswith("seconds_")})
         if since["micro_batches"]:
-            found["on_policy_share"] = since["on_policy"] / since["micro_batches"]
+            point["on_policy_share"] = since["on_policy"] / since["micro_batches"]
         if since["rollouts"]:
-            found["rollout_length"] = since["generated_tokens"] / since["rollouts"]
-            # The stock trainer does not say which of its rollouts were cut.
+            point["rollout_length"] = since["generated_tokens"] / since["rollouts"]
+            # The stock trainer does not report which of its rollouts were cut.
             if "truncated" in self.totals:
-                found["truncated_share"] = since["truncated"] / since["rollouts"]
-        return found
+                point["truncated_share"] = since["truncated"] / since["rollouts"]
+        return point
 
     def rollouts(self) -> Rollouts | None:
-        """The same shares and lengths over the whole training; None before it has begun."""
+        """Return shares and lengths over the whole training; None before it has begun."""
         totals = self.totals
         if not totals["micro_batches"]:
             return None
@@ -77,7 +77,7 @@ class CostMeter:
         )
 
     def cost(self) -> Cost:
-        """Everything that training has cost so far."""
+        """Return the cost of training so far."""
         seconds = {
             name.removeprefix("seconds_"): value
             for name, value in sorted(self.totals.items())
@@ -92,11 +92,11 @@ class CostMeter:
 
 
 class PauseCallback(TrainerCallback):  # type: ignore[misc]
-    """Lets training wait at some of its steps, and end there.
+    """Trainer callback that pauses training after some of its steps, and may end it there.
 
     Args:
-        steps: After which optimiser steps.
-        pause: Takes the step and the model, which it must leave as it is; says whether to go on.
+        steps: Optimiser steps to pause after.
+        pause: Callback for the step and the model, which it must not change; False ends training.
     """
 
     def __init__(self, steps: Collection[int], pause: Callable[[int, Any], bool]) -> None:
@@ -104,18 +104,18 @@ class PauseCallback(TrainerCallback):  # type: ignore[misc]
         self._pause = pause
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """One optimiser step is done."""
+        """Pause if this optimiser step is one of them."""
         if state.global_step in self._steps and not self._pause(state.global_step, kwargs["model"]):
             control.should_training_stop = True
 
 
 class MeterCallback(TrainerCallback):  # type: ignore[misc]
-    """Times the optimiser and hands every log line, with the meter's counts, to ``report``.
+    """Trainer callback that times the optimiser and reports the training curve with its counts.
 
     Args:
-        meter: Counts.
-        report: Takes the training curve.
-        probe: Says how far a model is from the teacher; asked a few times in a training.
+        meter: Counter of tokens and seconds.
+        report: Callback for every point of the curve.
+        probe: Measure of a model's distance from the teacher, taken a few times in a training.
     """
 
     def __init__(
@@ -128,15 +128,15 @@ class MeterCallback(TrainerCallback):  # type: ignore[misc]
         self._started = 0.0
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The gradients are ready."""
+        """Start timing: the gradients are ready."""
         self._started = self._meter.now()
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The weights have moved."""
+        """Add the time of the optimiser."""
         self._meter.add("seconds_optimiser", self._meter.now() - self._started)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """One optimiser step is done."""
+        """Count the optimiser step, and probe the student if it is time."""
         self._meter.steps = state.global_step
         last = state.global_step >= state.max_steps
         if self._probe and (last or state.global_step % max(1, state.max_steps // PROBES) == 0):
@@ -146,7 +146,7 @@ class MeterCallback(TrainerCallback):  # type: ignore[misc]
             control.should_log = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        """A point of the training curve.
+        """Report a point of the training curve.
 
         Raises:
             DivergedError: The loss or the gradient norm is not finite.

@@ -1,8 +1,8 @@
 """The processes that train one student together, one on each device.
 
 Each trains on its part of every step's sequences. ``DistributedDataParallel`` adds up the gradients
-of its copy of the student, or ``sharding`` those of its part. What concerns all of them (counts,
-whether to go on) they tell each other here.
+of its copy of the student, or ``sharding`` those of its part. Counts and decisions that concern all
+of them are exchanged here.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from sweeper.records.layout import JobPaths
 
 Value = TypeVar("Value")
 
-_PATIENCE = timedelta(days=365)
-"""How long a process waits for another: for all that the other may have to do meanwhile, a score or
-the coordinator's word. One that fails ends the trial, so nobody waits for it."""
+_TIMEOUT = timedelta(days=365)
+"""Longest wait of a process for another, which may score or wait for the coordinator meanwhile. A
+process that fails ends the trial, so no other waits for it."""
 
 
 @dataclass(frozen=True)
-class Ranks:
-    """This process, among those that train together.
+class ProcessGroup:
+    """The processes that train together, as one of them sees the group.
 
     All of them must call the same methods in the same order.
 
     Attributes:
-        rank: Its number, from 0.
-        size: How many there are.
+        rank: Number of this process, from 0.
+        size: Number of processes.
     """
 
     rank: int = 0
@@ -45,11 +45,11 @@ class Ranks:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that reports."""
+        """True in the process that reports."""
         return self.rank == 0
 
     def gather(self, value: Value) -> list[Value]:
-        """Everybody's value, by rank."""
+        """Return every process's value, by rank."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -57,56 +57,56 @@ class Ranks:
         return values
 
     def of_first(self, value: Value) -> Value:
-        """The first process's value, for all of them."""
+        """Return the first process's value in all of them."""
         return self.gather(value)[0]
 
     def add_up(self, counts: Mapping[str, float]) -> dict[str, float]:
-        """The sums over all processes of counts by name."""
-        everybody = self.gather(counts)
-        return {name: sum(each[name] for each in everybody) for name in counts}
+        """Return the sums of the counts over all processes, by name."""
+        gathered = self.gather(counts)
+        return {name: sum(each[name] for each in gathered) for name in counts}
 
 
-ALONE = Ranks()
+ALONE = ProcessGroup()
 
 
 @contextmanager
-def joined(place: Resources) -> Iterator[Ranks]:
-    """Join the job's processes for the block; what trains in it trains on all of their devices.
+def joined(resources: Resources) -> Iterator[ProcessGroup]:
+    """Join the job's processes for the block, so that a training in it uses all of their devices.
 
     They meet at a file of the job's directory and talk on this machine only.
 
     Args:
-        place: Of this process.
+        resources: Resources of this process.
     """
-    if place.processes == 1:
+    if resources.processes == 1:
         yield ALONE
         return
-    on_gpu = place.device.startswith("cuda")
+    on_gpu = resources.device.startswith("cuda")
     environment = {
-        "RANK": place.rank,
-        "LOCAL_RANK": place.rank,
-        "WORLD_SIZE": place.processes,
-        "LOCAL_WORLD_SIZE": place.processes,
+        "RANK": resources.rank,
+        "LOCAL_RANK": resources.rank,
+        "WORLD_SIZE": resources.processes,
+        "LOCAL_WORLD_SIZE": resources.processes,
         # Accelerate would divide the cores itself.
-        "OMP_NUM_THREADS": place.threads,
+        "OMP_NUM_THREADS": resources.threads,
     }
     before = {name: os.environ.get(name) for name in environment}
     os.environ.update({name: str(value) for name, value in environment.items()})
     loopback = "lo0" if sys.platform == "darwin" else "lo"
     for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
         os.environ.setdefault(name, loopback)
-    meeting = JobPaths(Path(place.directory)).ranks.absolute() / "meeting"
+    meeting = JobPaths(Path(resources.directory)).ranks.absolute() / "meeting"
     dist.init_process_group(
-        # What is no tensor goes through the processors' memory: who waits for it keeps no GPU busy.
+        # Values other than tensors go through main memory: waiting for them keeps no GPU busy.
         "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-        # A file by its path: as a URL, one with a space in it would be looked for elsewhere.
-        store=dist.FileStore(str(meeting), place.processes),  # type: ignore[attr-defined]
-        rank=place.rank,
-        world_size=place.processes,
-        timeout=_PATIENCE,
+        # A file by its path: as a URL, a path with a space would be looked for elsewhere.
+        store=dist.FileStore(str(meeting), resources.processes),  # type: ignore[attr-defined]
+        rank=resources.rank,
+        world_size=resources.processes,
+        timeout=_TIMEOUT,
     )
-    # Whoever fails in the block leaves at once: its process ends, and with it the others.
-    yield Ranks(place.rank, place.processes)
+    # A failure in the block ends the process at once, and with it the others.
+    yield ProcessGroup(resources.rank, resources.processes)
     dist.barrier()
     dist.destroy_process_group()
     for name, value in before.items():

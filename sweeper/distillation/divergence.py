@@ -1,4 +1,4 @@
-"""The divergence between student and teacher, without logits that outlive a chunk of positions.
+"""The divergence between student and teacher, one chunk of positions at a time.
 
 For a student's next-token distribution p and a teacher's q, both at temperature 1, the generalized
 Jensen–Shannon divergence (Eq. (1) of https://arxiv.org/abs/2306.13649, as TRL's ``GKDTrainer``
@@ -6,13 +6,13 @@ has it) is
 
     beta KL(q‖m) + (1 - beta) KL(p‖m),    m = beta q + (1 - beta) p,
 
-and at the ends, where that is nothing, KL(q‖p) for beta = 0 and KL(p‖q) for beta = 1. With respect
-to the student's logits its gradient is
+and, where that vanishes, KL(q‖p) at beta = 0 and KL(p‖q) at beta = 1. Its gradient with respect to
+the student's logits is
 
     (1 - beta) p (log(p/m) - KL(p‖m));    p - q at beta = 0;    p (log(p/q) - KL(p‖q)) at beta = 1.
 
-Logits, loss and gradients are made in the forward pass from the last hidden states, one chunk of
-positions after the other, as Liger's fused losses do it (https://arxiv.org/abs/2410.10989).
+The forward pass makes logits, loss and gradients from the last hidden states, one chunk after the
+other, as Liger's fused losses do (https://arxiv.org/abs/2410.10989).
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from torch import Tensor
 from sweeper.distillation.models.lm_head import LMHead, capped, computing_dtype
 
 BUDGET = 256 * 2**20
-"""Bytes that the logits of one chunk of positions may take, both models' together."""
+"""Bytes that the logits of one chunk of positions may take, for both models together."""
 
 
 @dataclass(frozen=True)
 class Heads:
-    """Reads a student and a teacher, and takes the divergence between them.
+    """Heads of a student and a teacher, and the divergence between them.
 
     Attributes:
-        student: How the student is read.
-        teacher: How the teacher is read.
-        cut: Whether a teacher's logits past the student's last are left out; otherwise a difference
-            in their number is an error.
+        student: Head of the student.
+        teacher: Head of the teacher.
+        cut: True to leave out a teacher's logits past the student's last; otherwise a difference in
+            their number is an error.
     """
 
     student: LMHead
@@ -46,29 +46,29 @@ class Heads:
 
     @classmethod
     def of(cls, student: Any, teacher: Any, *, cut: bool = False) -> Self:
-        """Find out how two models are read; see ``LMHead.of``."""
+        """Find the heads of two models; see ``LMHead.of``."""
         return cls(LMHead.of(student, trained=True), LMHead.of(teacher, trained=False), cut)
 
     def reading(self, student: Any) -> Self:
-        """The same for another copy of the student."""
+        """Return the heads for another copy of the student."""
         return replace(self, student=self.student.of_copy(student))
 
     def divergence(
         self, ours: Tensor, theirs: Tensor, beta: float, *, budget: int = BUDGET
     ) -> Tensor:
-        """The generalized Jensen–Shannon divergence in nats, summed over positions.
+        """Return the generalized Jensen–Shannon divergence in nats, summed over positions.
 
-        It is computed in float32 (float64 for float64 models). Its gradients are found with it, so
-        they can be had once: a second backward pass through it is an error. To be called under the
-        autocast that the states were made under.
+        It is computed in float32 (float64 for float64 models), together with its gradients: a
+        second backward pass through it is an error. Call it under the autocast that the states were
+        made under.
 
         Args:
-            ours: The student's states, from ``student.states``.
-            theirs: The teacher's, of the same positions; they get no gradient.
-            beta: From 0, KL(teacher‖student), to 1, KL(student‖teacher). Within 1e-3 of an end, but
-                not at it, rounding costs up to 1e-7 / distance, relative.
-            budget: Bytes that the logits of one chunk may take. Less takes longer, for every chunk
-                reads both heads again.
+            ours: States of the student, from ``student.states``.
+            theirs: States of the teacher at the same positions; they get no gradient.
+            beta: Interpolation from 0, KL(teacher‖student), to 1, KL(student‖teacher). Within 1e-3
+                of an end, but not at it, rounding costs up to 1e-7 / distance, relative.
+            budget: Bytes that the logits of one chunk may take. A smaller budget takes longer, as
+                every chunk reads both heads again.
 
         Raises:
             ValueError: beta is outside, or the numbers of positions or of logits do not match.
@@ -86,7 +86,7 @@ class Heads:
 
 
 class _Divergence(torch.autograd.Function):
-    """See ``Heads.divergence``; of states (N × d, or N × V without a head), weight and bias."""
+    """``Heads.divergence`` as a function of states (N × d, or N × V without a head) and head."""
 
     @staticmethod
     def forward(
@@ -100,10 +100,9 @@ class _Divergence(torch.autograd.Function):
         budget: int,
         graded: bool,
     ) -> Tensor:
-        """The sum over positions; the gradients wait in ``ctx``."""
+        """Return the sum over positions, and keep the gradients in ``ctx``."""
         to_states, to_weight, to_bias = (graded and need for need in ctx.needs_input_grad[:3])
-        place = states if weight is None else weight
-        device = place.device
+        device = (states if weight is None else weight).device
         dtype = states.dtype if weight is None else computing_dtype(weight)
         exact = torch.promote_types(dtype, torch.float32)
         hidden = states.to(device, dtype)
@@ -119,7 +118,7 @@ class _Divergence(torch.autograd.Function):
         work = torch.empty(3, block, vocabulary, dtype=exact, device=device)
         losses = torch.empty(len(states), dtype=exact, device=device)
         grad_states = torch.empty_like(states) if to_states else None
-        # Over chunks these are summed in float32: in bfloat16 the sum would swallow what comes.
+        # Sums over chunks are in float32: a sum in bfloat16 would absorb later chunks.
         grad_weight: Tensor | None = None
         grad_bias: Tensor | None = None
 
@@ -129,8 +128,8 @@ class _Divergence(torch.autograd.Function):
             if heads.cut and teacher.shape[1] > vocabulary:
                 teacher = teacher[:, :vocabulary]
             if teacher.shape[1] != vocabulary:
-                found = f"{vocabulary} and {teacher.shape[1]}"
-                raise ValueError(f"student and teacher must give as many logits, but got {found}")
+                sizes = f"{vocabulary} and {teacher.shape[1]}"
+                raise ValueError(f"student and teacher must give as many logits, but got {sizes}")
             with torch.autocast(device.type, enabled=False):
                 logits = room[: len(teacher)]
                 if matrix is None:
@@ -145,7 +144,7 @@ class _Divergence(torch.autograd.Function):
                     losses[chunk][part] = _into_gradient(
                         logits[part], piece, beta, heads.student.cap, work, graded
                     )
-                # What is in ``logits`` by now is the loss's gradient with respect to them.
+                # By now ``logits`` holds the loss's gradient with respect to the logits.
                 if grad_states is not None:
                     grad_states[chunk] = (logits if matrix is None else logits @ matrix).to(states)
                 if to_weight:
@@ -158,7 +157,7 @@ class _Divergence(torch.autograd.Function):
                 if to_bias:
                     summed = logits.sum(0, dtype=exact)
                     grad_bias = summed if grad_bias is None else grad_bias.add_(summed)
-            # Not beside the next chunk's.
+            # Freed before the next chunk's.
             del teacher, piece
         ctx.save_for_backward(
             grad_states,
@@ -170,17 +169,17 @@ class _Divergence(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients that the forward pass has found, scaled."""
-        # In place, for the weight's is as large as the weight; autograd refuses a second time.
+        """Return the forward pass's gradients, scaled."""
+        # In place, as the weight's gradient is as large as the weight; a second pass is an error.
         grads = [grad if grad is None else grad.mul_(grad_output) for grad in ctx.saved_tensors]
         return (*grads, None, None, None, None, None)
 
 
 def _block_bytes(device: torch.device) -> int:
-    """How many bytes of logits to take the divergence of at once.
+    """Return the bytes of logits to process at once.
 
-    One CPU thread is fastest on what its cache holds; several wait for each other after each
-    operation, so these had better be few, as on an accelerator.
+    One CPU thread is fastest on data in its cache. Several threads wait for each other after each
+    operation, so fewer, larger operations are faster, as on an accelerator.
     """
     return (2 if device.type == "cpu" and torch.get_num_threads() == 1 else 32) * 2**20
 
@@ -188,15 +187,15 @@ def _block_bytes(device: torch.device) -> int:
 def _into_gradient(
     logits: Tensor, teacher: Tensor, beta: float, cap: float | None, work: Tensor, graded: bool
 ) -> Tensor:
-    """The divergence at each position; ``logits`` become its gradient with respect to them.
+    """Return the divergence at each position, and turn ``logits`` into its gradient.
 
     Args:
-        logits: The student's, before its cap (positions × vocabulary), in any precision.
-        teacher: The teacher's, after its cap (the same shape), in the precision to compute in.
-        beta: As ``Heads.divergence``'s.
-        cap: The student's.
-        work: Room for three times as many.
-        graded: Otherwise what becomes of ``logits`` means nothing.
+        logits: Logits of the student before its cap (positions × vocabulary), in any precision.
+        teacher: Logits of the teacher after its cap, in the precision to compute in.
+        beta: Interpolation, as in ``Heads.divergence``.
+        cap: Soft cap of the student.
+        work: Buffer of three times the size of ``logits``.
+        graded: False leaves ``logits`` with meaningless values.
     """
     work = work[:, : len(logits)]
     z = logits.to(teacher.dtype)
@@ -214,17 +213,17 @@ def _into_gradient(
 
 
 def _kl(z: Tensor, teacher: Tensor, beta: float, work: Tensor) -> Tensor:
-    """KL(q‖p) at beta = 0, KL(p‖q) at beta = 1; ``z``, the student's logits, become its gradient.
+    """Return KL(q‖p) at beta = 0, KL(p‖q) at beta = 1; turn ``z`` into its gradient.
 
-    Tokens that one of them rules out (logits of -inf) count for nothing if that is the first one;
-    if only the second one does, the divergence is infinite.
+    ``z`` are the student's logits. Tokens that the first distribution rules out (logits of -inf)
+    count for nothing. If only the second one does, the divergence is infinite.
     """
     log_p = torch.log_softmax(z, -1, out=work[0])
     log_q = torch.log_softmax(teacher, -1, out=work[1])
     log_ratio = torch.sub(log_p, log_q, out=work[2])
     p, q = log_p.exp_(), log_q.exp_()
     difference = torch.sub(p, q, out=z)
-    # 0 but for rounding, of which it frees the divergence: near p = q that would be most of it.
+    # 0 but for rounding. It removes the rounding error of the divergence, most of it near p = q.
     rest: Tensor = difference.sum(-1)
     kl: Tensor
     if beta == 0:
@@ -238,15 +237,15 @@ def _kl(z: Tensor, teacher: Tensor, beta: float, work: Tensor) -> Tensor:
 
 
 def _mixed(z: Tensor, teacher: Tensor, beta: float, work: Tensor) -> Tensor:
-    """The divergence between the ends; ``z``, the student's logits, become its gradient.
+    """Return the divergence for 0 < beta < 1; turn ``z``, the student's logits, into its gradient.
 
-    By log(m/p) = log1p(beta (q - p) / p) and its like for q, which stay exact near p = q and in
-    which neither p nor q that underflows does harm.
+    It uses log(m/p) = log1p(beta (q - p) / p) and its counterpart for q. They stay exact near
+    p = q, and an underflow of p or q does no harm.
     """
     limits = torch.finfo(z.dtype)
     p = torch.softmax(z, -1, out=work[0]).clamp_(min=limits.tiny)
     q = torch.softmax(teacher, -1, out=work[1]).clamp_(min=limits.tiny)
-    # Only rounding gets below, with beta next to an end.
+    # Only rounding gets below this, with beta next to an end.
     least = limits.eps - 1
     difference = torch.sub(q, p, out=z)
     log_m_p = torch.div(difference, p, out=work[2]).mul_(beta).clamp_(min=least).log1p_()
@@ -258,8 +257,8 @@ def _mixed(z: Tensor, teacher: Tensor, beta: float, work: Tensor) -> Tensor:
 
 
 def _mean(total: Tensor, p: Tensor) -> Tensor:
-    """A sum over the tokens, weighted by p, as the mean that a gradient is to be centred by.
+    """Return a sum over the tokens, weighted by p, as the mean that centres a gradient.
 
-    The sum of p is not quite 1, which matters where p is nearly all on one token.
+    The sum of p is not exactly 1, which matters where p is nearly all on one token.
     """
     return (total / p.sum(-1))[:, None]

@@ -1,9 +1,9 @@
-"""How large a model is and what reading and training it takes, found out without its weights.
+"""Size of a model, and memory of its passes, measured without its weights.
 
-The model is made of tensors that have shapes but no values (torch's meta device, and its
-``FakeTensorMode``). It reads sequences of three lengths, forward and back, and what is alive
-meanwhile is counted. So the counts are those of the model's own code, whatever its architecture;
-nothing is computed.
+The model is made of tensors with shapes but no values (torch's meta device and ``FakeTensorMode``).
+It reads sequences of three lengths, forward and backward, while the bytes of live tensors are
+counted. So the counts are those of the model's own code, whatever its architecture; nothing is
+computed.
 """
 
 from __future__ import annotations
@@ -36,57 +36,57 @@ from sweeper.foundation.errors import BadInputError
 from sweeper.records import Growth, ModelShape, ShapeRequest, StudyInputs, Training
 
 _LENGTHS = (512, 1024, 1536)
-"""Tokens of the sequences that are read: long enough for activations to outweigh one layer."""
+"""Lengths of the sequences that are read, in tokens: activations must outweigh one layer."""
 _FUSED = "sweeper_fused"
-"""Attention that keeps no pairs of tokens. For tensors without values the library makes a mask, in
-case they are several sequences in one."""
+"""Name of an attention that keeps no pairs of tokens. For tensors without values the library's own
+would make a mask, in case they hold several sequences."""
 ALL_ATTENTION_FUNCTIONS.register(_FUSED, sdpa_attention_forward)
 ALL_MASK_ATTENTION_FUNCTIONS.register(_FUSED, lambda *args, **kwargs: None)
 
 
 def shapes_of(
-    origin: StudyInputs, wanted: Sequence[ShapeRequest], device: str
+    inputs: StudyInputs, wanted: Sequence[ShapeRequest], device: str
 ) -> tuple[ModelShape, ...]:
-    """The shapes of models as the study's trials load them.
+    """Return the shapes of models as the study's trials load them.
 
     Args:
-        origin: The study's, with models that can be loaded.
-        wanted: The models, as the study file has them.
-        device: Where they are going to run.
+        inputs: Inputs of the study, with models that can be loaded.
+        wanted: Requested models, as in the study file.
+        device: Device that they are going to run on.
 
     Raises:
         BadInputError: A model cannot be read.
     """
-    rows = token_ids(origin.student)
-    known: dict[str, ModelShape] = {}
-    found = []
+    rows = token_ids(inputs.student)
+    measured: dict[str, ModelShape] = {}
+    shapes = []
     for request in wanted:
-        # Rounded weights are counted, and read, as those that they are made of.
-        whole = request.model.model_copy(update={"quantization": None})
-        key = request.model_copy(update={"model": whole}).key()
-        if key not in known:
+        # Quantized weights are counted, and read, as the weights that they are made of.
+        original = request.model.model_copy(update={"quantization": None})
+        key = request.model_copy(update={"model": original}).key()
+        if key not in measured:
             try:
-                model = cut_to(unpack(whole, Path(origin.cache)), rows)
-                known[key] = shape_of(model, device, autocast=request.autocast)
+                model = cut_to(unpack(original, Path(inputs.cache)), rows)
+                measured[key] = shape_of(model, device, autocast=request.autocast)
             except BadInputError:
                 raise
-            except Exception:  # whatever code of its own raises; it can be trained all the same
+            except Exception:  # from the model's own code; it can be trained all the same
                 traceback.print_exc()
-                known[key] = _unknown(whole)
-        found.append(known[key].model_copy(update={"quantization": request.model.quantization}))
-    return tuple(found)
+                measured[key] = _unknown(original)
+        shapes.append(measured[key].model_copy(update={"quantization": request.model.quantization}))
+    return tuple(shapes)
 
 
 def shape_of(model: ModelConfig, device: str, *, autocast: str | None = None) -> ModelShape:
-    """The shape of a model as it is loaded; of a student also what its training takes.
+    """Return the shape of a model as it is loaded, for a student with the memory of its training.
 
     Args:
-        model: One that can be loaded: its packed files are unpacked.
-        device: Where it is going to run: decides what ``dtype: auto`` means.
-        autocast: The type that its training computes in, if not in that of its weights.
+        model: Model whose packed files are unpacked.
+        device: Device that it is going to run on, which decides what ``dtype: auto`` means.
+        autocast: Type that its training computes in, if it is not that of the weights.
 
     Raises:
-        BadInputError: Its configuration cannot be read, or it has no such layers.
+        BadInputError: Its configuration cannot be read, or it lacks layers of ``keep_layers``.
     """
     config = read_config(model)
     stored = int(config.get_text_config().num_hidden_layers)
@@ -119,7 +119,7 @@ def shape_of(model: ModelConfig, device: str, *, autocast: str | None = None) ->
         reading = _reading(body, computing)
         if isinstance(model, StudentConfig):
             without_dropout(made)
-            # Their gradient is as large as they are, however much is read: it counts elsewhere.
+            # The gradient of embeddings does not depend on the text: it is counted elsewhere.
             body.get_input_embeddings().requires_grad_(False)
             training = _training(body, computing)
             made.activation_checkpointing_enable()
@@ -152,7 +152,7 @@ def shape_of(model: ModelConfig, device: str, *, autocast: str | None = None) ->
 
 
 def _unknown(model: ModelConfig) -> ModelShape:
-    """In place of the shape of a model whose own code cannot be followed without values."""
+    """Return an empty shape, for a model whose own code cannot be followed without values."""
     counts = {name: 0 for name, field in ModelShape.model_fields.items() if field.annotation is int}
     why = f"the code of {model.model} cannot be followed without its weights"
     rest = {"adapted": False, "quantization": None, "training": None, "checkpointed": None}
@@ -161,7 +161,7 @@ def _unknown(model: ModelConfig) -> ModelShape:
 
 
 def _unforeseen(model: ModelConfig, config: PretrainedConfig) -> str | None:
-    """Why the memory that the model takes does not follow from its shape; None if it does."""
+    """Return why the model's memory does not follow from its shape; None if it does."""
     role = "student" if isinstance(model, StudentConfig) else "teacher"
     if "device_map" in model.init_kwargs:
         return f"the {role}'s init_kwargs.device_map decides what lies on which device"
@@ -173,7 +173,7 @@ def _unforeseen(model: ModelConfig, config: PretrainedConfig) -> str | None:
 
 
 def _dtype(model: ModelConfig, config: PretrainedConfig, device: str) -> torch.dtype:
-    """What ``load_model`` keeps the weights in."""
+    """Return the type in which ``load_model`` keeps the weights."""
     name = model.dtype
     whole_student = isinstance(model, StudentConfig) and model.lora is None
     if name == "auto" and (device == "cpu" or whole_student or model.random_init):
@@ -181,12 +181,12 @@ def _dtype(model: ModelConfig, config: PretrainedConfig, device: str) -> torch.d
     if name == "auto":
         stored = config.get_text_config().dtype or config.dtype
         return stored if isinstance(stored, torch.dtype) else torch.float32
-    found: torch.dtype = getattr(torch, name)
-    return found
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 def _count(model: Any) -> dict[str, int]:
-    """Parameters by what is done with them."""
+    """Count parameters by their use."""
     head = model.get_output_embeddings()
     embeddings = model.get_input_embeddings().weight
     tied = head is None or head.weight is embeddings
@@ -204,14 +204,14 @@ def _count(model: Any) -> dict[str, int]:
 
 
 class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of tensors made under it, while they are alive.
+    """Counter of the bytes of live tensors that are made under it.
 
     Args:
         known: Tensors that do not count.
 
     Attributes:
-        now: Bytes alive.
-        peak: The most that were.
+        now: Live bytes.
+        peak: Most live bytes so far.
     """
 
     def __init__(self, known: Sequence[Tensor]) -> None:
@@ -223,7 +223,7 @@ class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Call the operation, and note what it made."""
+        """Call the operation, and count its results."""
         result = function(*args, **(kwargs or {}))
         for value in tree_leaves(result):
             if isinstance(value, Tensor):
@@ -231,6 +231,7 @@ class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _note(self, storage: torch.UntypedStorage) -> None:
+        """Count a storage until it is freed."""
         if storage._cdata in self._known:
             return
         self._known.add(storage._cdata)
@@ -240,12 +241,13 @@ class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
         weakref.finalize(storage, self._forget, storage._cdata, size)
 
     def _forget(self, key: int, size: int) -> None:
+        """Stop counting a storage."""
         self._known.discard(key)
         self.now -= size
 
 
 def _reading(body: Any, autocast: torch.dtype | None) -> Growth:
-    """The most that is alive while the model reads a sequence, its last hidden states included."""
+    """Return the peak memory of a forward pass, its last hidden states included."""
 
     def peak(length: int) -> int:
         alive = _Alive([*body.parameters(), *body.buffers()])
@@ -257,11 +259,11 @@ def _reading(body: Any, autocast: torch.dtype | None) -> Growth:
 
 
 def _training(body: Any, autocast: torch.dtype | None) -> Training:
-    """What is alive between forward and backward, and the most at any time."""
+    """Return the memory kept between forward and backward, and the peak."""
     body.train()
     for weights in body.parameters():
         if weights.requires_grad:
-            # Gradients of weights are counted elsewhere: here each is dropped when it is complete.
+            # Gradients of weights are counted elsewhere; here each is dropped once complete.
             weights.register_post_accumulate_grad_hook(_drop)
 
     def alive_on(length: int) -> tuple[int, int]:
@@ -290,7 +292,7 @@ def _drop(weights: Tensor) -> None:
 
 
 def _through(values: Sequence[int]) -> Growth:
-    """The quadratic through the values at ``_LENGTHS``."""
+    """Fit the quadratic through the values at ``_LENGTHS``."""
     first, second, third = values
     step = _LENGTHS[1] - _LENGTHS[0]
     pair = (third - 2 * second + first) / (2 * step**2)

@@ -1,8 +1,8 @@
 """Models divided among the processes that train with them.
 
-Each process keeps an equal part of every layer's weights. A layer is put together where it reads,
-and taken apart after it, by torch's ``fully_shard``; so all processes must let the model read at
-the same times. Of a student, the gradients and the optimiser's states are divided with the weights.
+Each process keeps an equal part of every layer's weights. Torch's ``fully_shard`` puts a layer
+together for its forward pass and takes it apart afterwards, so all processes must run the model at
+the same times. A student's gradients and optimiser states are divided with its weights.
 """
 
 from __future__ import annotations
@@ -23,53 +23,51 @@ from sweeper.foundation.errors import BadInputError
 
 
 def shard_teacher(model: Any) -> None:
-    """Divide the layers of ``model``, which is not trained any more, in place.
+    """Divide the layers of a frozen ``model`` in place.
 
     Embeddings and head stay whole in every process: the head makes logits of a chunk of positions
     at a time, and their number differs from one process to the next.
 
     Raises:
-        BadInputError: Its weights are quantized, or its architecture does not say what its layers
-            are.
+        BadInputError: Its weights are quantized, or its architecture does not name its layers.
     """
     layers = _layers(model, "shard_teacher")
     model.requires_grad_(False)
     for layer in layers:
-        # Each is a root of its own, and a root would stay whole for its backward pass.
-        fully_shard(layer, mesh=_everybody(model), reshard_after_forward=True)
+        # Each is a root of its own; by default a root stays whole for its backward pass.
+        fully_shard(layer, mesh=_mesh(model), reshard_after_forward=True)
 
 
 class ShardedStudent:
-    """A student divided in place, and how to have it whole again.
+    """A student that is divided in place, and can be assembled again.
 
     All processes must call the same methods in the same order.
 
     Args:
-        model: On its device, as it is to be trained. It must read by its own ``forward`` from here
-            on: only that puts it together.
+        model: Student on its device, ready to be trained. From here on only its own ``forward``
+            puts it together.
 
     Attributes:
-        model: The same.
+        model: The divided student.
 
     Raises:
-        BadInputError: Its weights are quantized, or its architecture does not say what its layers
-            are.
+        BadInputError: Its weights are quantized, or its architecture does not name its layers.
     """
 
     def __init__(self, model: Any) -> None:
         layers = _layers(model, "shard_student")
         self.model = model
-        # Everything of it but its weights: what is divided cannot be copied.
+        # Everything but the weights: a divided model cannot be copied.
         self._outline = _copy(model, lambda name, weights: weights.to("meta"))
         for module in (*layers, model):
-            fully_shard(module, mesh=_everybody(model))
-        # What one process has no use for, an expert for example, others may.
+            fully_shard(module, mesh=_mesh(model))
+        # One process may not use a weight, an expert for example, that others use.
         model.set_reduce_scatter_unused_params(True)
-        # So transformers' trainer does not put it into DistributedDataParallel.
+        # Keeps transformers' trainer from wrapping it in DistributedDataParallel.
         without_adapter(model)._is_distributed_loading_by_transformers = True
 
-    def whole(self) -> Any:
-        """A copy with whole weights, as they are now, for this process alone."""
+    def assemble(self) -> Any:
+        """Return a copy with whole weights, as they are now, for this process alone."""
         weights = {name: assembled(part) for name, part in self.model.named_parameters()}
         buffers = dict(self.model.named_buffers())
         model = _copy(self._outline, lambda name, _: weights.pop(name))
@@ -79,23 +77,23 @@ class ShardedStudent:
 
 
 def assembled(tensor: Tensor) -> Tensor:
-    """The whole of what may be divided; to be called by all processes."""
-    found = tensor.detach()
-    return found.full_tensor() if isinstance(found, DTensor) else found
+    """Return the whole of a tensor that may be divided; all processes must call it."""
+    detached = tensor.detach()
+    return detached.full_tensor() if isinstance(detached, DTensor) else detached
 
 
 def divided_like(tensor: Tensor, part: DTensor) -> DTensor:
-    """This process's part of a whole ``tensor`` that all have, if divided as ``part`` is."""
+    """Return this process's part of a ``tensor`` that all have whole, divided as ``part`` is."""
     whole = tensor.to(part.device, part.dtype)
     return distribute_tensor(whole, part.device_mesh, part.placements, src_data_rank=None)
 
 
 def collected(value: Any, keep: bool) -> Any:
-    """The whole of what may be divided, in main memory; to be called by all processes.
+    """Return the whole of a divided tensor in main memory; all processes must call it.
 
     Args:
-        value: A part of a tensor; anything else is what it is.
-        keep: Whether this process wants it; otherwise None takes its place.
+        value: Part of a tensor; any other value is returned as it is.
+        keep: False to get None in this process, which saves its memory.
     """
     if not isinstance(value, DTensor):
         return value
@@ -104,13 +102,13 @@ def collected(value: Any, keep: bool) -> Any:
 
 
 def collected_states(optimiser: torch.optim.Optimizer, keep: bool) -> dict[str, Any]:
-    """An optimiser's ``state_dict``, whole; see ``collected``."""
-    found = optimiser.state_dict()
-    return {**found, "state": _mapped(found["state"], lambda value, _: collected(value, keep))}
+    """Return an optimiser's ``state_dict`` with whole tensors; see ``collected``."""
+    states = optimiser.state_dict()
+    return {**states, "state": _mapped(states["state"], lambda value, _: collected(value, keep))}
 
 
 def divide_states(optimiser: torch.optim.Optimizer, whole: Mapping[str, Any]) -> None:
-    """Go on from what ``collected_states`` gave, each process with its parts."""
+    """Load what ``collected_states`` returned, in each process its parts."""
     weights = [weight for group in optimiser.param_groups for weight in group["params"]]
 
     def part(value: Any, index: int) -> Any:
@@ -124,7 +122,7 @@ def divide_states(optimiser: torch.optim.Optimizer, whole: Mapping[str, Any]) ->
 def _mapped(
     states: Mapping[int, Mapping[str, Any]], change: Callable[[Any, int], Any]
 ) -> dict[int, dict[str, Any]]:
-    """An optimiser's states by weight and name, each changed."""
+    """Return an optimiser's states by weight and name, each changed."""
     return {
         index: {name: change(value, index) for name, value in state.items()}
         for index, state in states.items()
@@ -132,6 +130,7 @@ def _mapped(
 
 
 def _layers(model: Any, key: str) -> list[nn.Module]:
+    """Return the layers of a model that ``compute.<key>`` asks to divide."""
     base = without_adapter(model)
     name = type(base).__name__
     if getattr(base, "is_quantized", False):
@@ -141,18 +140,19 @@ def _layers(model: Any, key: str) -> list[nn.Module]:
     names = set(model._no_split_modules or ())
     layers = [module for module in model.modules() if type(module).__name__ in names]
     if not layers:
-        message = f"expected false: {name} does not say what its layers are"
+        message = f"expected false: {name} does not name its layers (_no_split_modules)"
         raise BadInputError(message, ("compute", key))
     return layers
 
 
-def _everybody(model: Any) -> DeviceMesh:
+def _mesh(model: Any) -> DeviceMesh:
+    """Return the mesh of all processes, on the model's kind of device."""
     kind = next(model.parameters()).device.type
     return init_device_mesh(kind, (dist.get_world_size(),))
 
 
 def _copy(model: Any, weights: Callable[[str, Tensor], Tensor]) -> Any:
-    """A copy of ``model`` with other weights, by name; those of its own are not copied."""
+    """Copy ``model`` with other weights, by name, without copying its own."""
     others = {
         id(own): nn.Parameter(weights(name, own.detach()), requires_grad=own.requires_grad)
         for name, own in model.named_parameters()

@@ -1,4 +1,4 @@
-"""How long the texts are that a suite has a model read."""
+"""Lengths of the texts that a suite has a model read."""
 
 from __future__ import annotations
 
@@ -14,19 +14,20 @@ from sweeper.config.suite import SuiteConfig
 from sweeper.evaluation.tasks import LeafTask, in_chat
 
 _TRIED = 8
-"""So many of a task's largest texts are tokenized: the longest is among them, or hardly longer."""
+"""Number of a task's largest texts to tokenize: the longest is among them, or hardly longer."""
 
 
 @dataclass(frozen=True)
 class TextLengths:
-    """How long a task's texts are, in tokens; an answer is as long as the task lets it be.
+    """Lengths of a task's texts in tokens, with answers as long as the task allows.
 
     Attributes:
-        task: Its name.
-        texts: How many there are.
-        longest: Of a prompt together with its answer; 0 if there is none.
-        windowed: Of a text whose likelihood is asked for as a whole: lm-eval reads it in windows.
-        likelihoods: Whether it is asked how likely texts are.
+        task: Name of the task.
+        texts: Number of texts.
+        longest: Tokens of the longest prompt together with its answer; 0 if there is none.
+        windowed: Tokens of the longest text whose whole likelihood is scored: lm-eval reads it in
+            windows.
+        likelihoods: True if the task scores likelihoods of texts.
     """
 
     task: str
@@ -45,15 +46,15 @@ def text_lengths(
     system_prompt: str | None,
     over: float,
 ) -> list[TextLengths]:
-    """How long the texts of each task are.
+    """Measure the texts of each task.
 
     Args:
-        leaves: The suite's tasks.
-        config: The suite.
-        tokenizer: Of the model that reads them.
-        chat: Whether training uses the chat template.
-        system_prompt: The study's.
-        over: Of prompts that are longer than so many tokens, the longest is found for sure.
+        leaves: Tasks of the suite.
+        config: Configuration of the suite.
+        tokenizer: Tokenizer of the model that reads them.
+        chat: True if training uses the chat template.
+        system_prompt: System prompt of the study.
+        over: Number of tokens above which the longest prompt is determined exactly.
     """
     templated, system = in_chat(config, chat=chat, system_prompt=system_prompt)
 
@@ -65,21 +66,21 @@ def text_lengths(
         }
         try:
             return str(tokenizer.apply_chat_template(turns, **options))
-        except TemplateError:  # lm-eval does without what the template refuses
+        except TemplateError:  # lm-eval leaves out what the template refuses
             others = [turn for turn in turns if turn["role"] != "system"]
             return str(tokenizer.apply_chat_template(others, **options))
 
     def longest(texts: Iterator[tuple[str, int]], over: float) -> int:
-        found = 0
-        # A token is a byte at least.
+        most_tokens = 0
+        # A token is at least a byte.
         sized = [(len(text.encode()) + sampled, text, sampled) for text, sampled in texts]
-        sized.sort(key=lambda one: one[0], reverse=True)
+        sized.sort(key=lambda item: item[0], reverse=True)
         for number, (most, text, sampled) in enumerate(sized):
-            if most <= found or (number >= _TRIED and most <= over):
+            if most <= most_tokens or (number >= _TRIED and most <= over):
                 break
             tokens = tokenizer(text, add_special_tokens=not templated)["input_ids"]
-            found = max(found, len(tokens) + sampled)
-        return found
+            most_tokens = max(most_tokens, len(tokens) + sampled)
+        return most_tokens
 
     lengths = []
     for leaf in leaves:
@@ -104,7 +105,7 @@ def text_lengths(
 
 
 def _prompts(task: Any) -> Iterator[tuple[str, int]]:
-    """What a model is given to read at once, and how many tokens it may write after that."""
+    """Yield each text that a model reads at once, and the number of tokens it may write then."""
     for request in task.instances:
         if request.request_type == "generate_until":
             text, options = request.args
@@ -114,7 +115,7 @@ def _prompts(task: Any) -> Iterator[tuple[str, int]]:
 
 
 def _whole_texts(task: Any) -> Iterator[tuple[str, int]]:
-    """Texts whose likelihood is asked for as a whole."""
+    """Yield each text whose whole likelihood is scored."""
     for request in task.instances:
         if request.request_type == "loglikelihood_rolling":
             yield request.args[0], 0

@@ -1,4 +1,4 @@
-"""Score a model object on a suite: lm-eval asks, we keep every document's score."""
+"""Scores of a model object on a suite, by lm-eval, with a score for every document."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from sweeper.records import Scores, SuiteSpec, TaskScore
 
 @dataclass(frozen=True)
 class DocumentScore:
-    """One document's score, for pairing with the same document of another trial."""
+    """Score of a document, for pairing with the same document of another trial."""
 
     task: str
     doc_id: int
     doc_hash: str
     score: float
-    """The metric; nats per byte for perplexities."""
+    """Value of the metric; nats per byte for perplexities."""
     weight: float
-    """1, or the document's bytes for perplexities."""
+    """Weight in the task's mean: 1, or the document's bytes for perplexities."""
     cluster: str
-    """Equal for documents of the task that belong together."""
+    """Label that documents of the task that belong together share."""
     share: float = 0.0
-    """What the suite's mean takes of the score; negative if it turns the task's sign, 0 if it
-    leaves the task out."""
+    """Factor of the score in the suite's mean: negative if the task's sign is flipped, 0 if the
+    task is left out."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What the model was asked, and what it answered."""
+    """A prompt of a task, and the model's answer."""
 
     task: str
     doc_id: int
@@ -54,14 +54,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Everything that scoring a suite gives."""
+    """Result of scoring a suite."""
 
     scores: Scores
     documents: tuple[DocumentScore, ...]
     samples: tuple[Sample, ...]
     signed: tuple[float, ...]
-    """Each document's score as the aggregate takes it: with its sign turned where that does, and
-    without documents of tasks that it leaves out."""
+    """Scores of documents as the aggregate takes them: some signs flipped, some tasks left out."""
 
 
 def score(
@@ -80,28 +79,28 @@ def score(
     """Score ``model`` on ``suite``, without disturbing it or any random state.
 
     Args:
-        model: A causal language model, or one with an adapter; used as it is.
-        tokenizer: Its tokenizer.
-        suite: What to score.
-        batch_size: Documents at a time.
-        chat: Whether training used the chat template: what the suite's ``auto`` means.
+        model: Causal language model, or one with an adapter; used as it is.
+        tokenizer: Tokenizer of the model.
+        suite: Suite to score.
+        batch_size: Number of documents at a time.
+        chat: True if training used the chat template, which the suite's ``auto`` follows.
         end_ids: Tokens that end an answer, as in training; by default the model's own.
-        system_prompt: The study's, for suites in chat form without one of their own.
-        documents: Score only so many of each task, spread evenly over those that the suite names.
-        samples: How many answers to keep for reading, per task.
-        allow_code: Let tasks run code that the model wrote.
+        system_prompt: System prompt of the study, for suites in chat form without their own.
+        documents: Number of documents to score per task, evenly spread; None scores all.
+        samples: Number of answers to keep for reading, per task.
+        allow_code: True to let tasks run code that the model wrote.
 
     Raises:
-        BadInputError: A task is unknown, or its metric is no number per document.
+        BadInputError: A task is unknown, or its metric is not a number per document.
     """
     started = time.perf_counter()
     config = suite.config
     templated, system = in_chat(config, chat=chat, system_prompt=system_prompt)
     with _undisturbed(model, end_ids):
         leaves = [_thinned(leaf, documents) for leaf in load_tasks(suite, allow_code=allow_code)]
-        # HFLM wants the bare model; the adapter's layers are inside it and stay active.
+        # HFLM needs the bare model; the adapter's layers are inside it and stay active.
         bare = model.get_base_model() if hasattr(model, "get_base_model") else model
-        # A template says itself where a text begins; plain prompts begin as the tokenizer does it.
+        # A template adds the begin token itself; plain prompts begin as the tokenizer does.
         wrapped = HFLM(
             pretrained=bare,
             tokenizer=tokenizer,
@@ -161,16 +160,16 @@ def _shared_out(
     *,
     higher_is_better: bool,
 ) -> list[DocumentScore]:
-    """The documents with their shares in the suite's weighted mean."""
+    """Return the documents with their shares in the suite's weighted mean."""
     entry_of = {leaf.name: leaf.entry.task for leaf in leaves}
     totals: dict[str, float] = {}
     for document in documents:
         entry = entry_of[document.task]
         totals[entry] = totals.get(entry, 0.0) + document.weight
-    whole = sum(task.weight for task in tasks)
+    total_weight = sum(task.weight for task in tasks)
     shares = {
         task.task: math.copysign(
-            task.weight / whole, 1 if task.higher_is_better == higher_is_better else -1
+            task.weight / total_weight, 1 if task.higher_is_better == higher_is_better else -1
         )
         for task in tasks
     }
@@ -182,10 +181,10 @@ def _shared_out(
 
 
 def aggregate(config: SuiteConfig, tasks: Sequence[TaskScore]) -> tuple[float, float, bool]:
-    """The suite's score, its standard error, and whether higher is better.
+    """Return the suite's score, its standard error, and whether higher is better.
 
-    If all tasks are lower-is-better so is the suite; if only some are, they enter with their sign
-    turned. Tasks of weight 0 do not enter. Standard errors of tasks are taken as independent.
+    If all tasks are lower-is-better, so is the suite; if only some are, their signs are flipped.
+    Tasks of weight 0 do not count. Standard errors of tasks are taken as independent.
     """
     counted = [task for task in tasks if task.weight]
     higher = any(task.higher_is_better for task in counted)
@@ -203,7 +202,7 @@ def aggregate(config: SuiteConfig, tasks: Sequence[TaskScore]) -> tuple[float, f
 
 
 def mean_and_error(documents: Sequence[DocumentScore]) -> tuple[float, float]:
-    """The weighted mean over documents and its standard error.
+    """Return the weighted mean over documents and its standard error.
 
     With equal weights this is the mean and s / √n. Otherwise the mean is the ratio Σwx / Σw and its
     error that of the ratio estimator (Cochran, Sampling Techniques, 3rd ed., eq. 2.46).
@@ -219,6 +218,7 @@ def mean_and_error(documents: Sequence[DocumentScore]) -> tuple[float, float]:
 
 
 def _thinned(leaf: LeafTask, most: int | None) -> LeafTask:
+    """Return the task with at most so many documents, evenly spread."""
     count = len(leaf.documents)
     if most is None or count <= most:
         return leaf
@@ -226,7 +226,7 @@ def _thinned(leaf: LeafTask, most: int | None) -> LeafTask:
 
 
 def _choose(leaf: LeafTask, logged: list[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
-    """The metric's name, and the rows of the filter that it is read from."""
+    """Return the metric's name, and the rows of the filter that it is read from."""
     filters = sorted({row["filter"] for row in logged})
     wanted = leaf.entry.filter
     if wanted not in filters:
@@ -246,24 +246,27 @@ def _choose(leaf: LeafTask, logged: list[dict[str, Any]]) -> tuple[str, list[dic
 
 
 def _document(leaf: LeafTask, row: dict[str, Any], metric: str) -> DocumentScore:
+    """Read a document's score from lm-eval's row."""
     task, column = leaf.name, leaf.entry.cluster_by
     if column is not None and column not in row["doc"]:
-        known = ", ".join(map(str, row["doc"]))
-        raise BadInputError(f"Task {task}: cluster_by names no column {column!r}; it has {known}.")
+        columns = ", ".join(map(str, row["doc"]))
+        raise BadInputError(
+            f"Task {task}: there is no column {column!r} (cluster_by); use one of {columns}."
+        )
     cluster = row["doc_hash"] if column is None else str(row["doc"][column])
     value, weight = row[metric], 1.0
     if metric in PERPLEXITIES:
         # (log-likelihood in nats, bytes), whichever perplexity the suite names: nats per byte add.
         likelihood, weight = row.get("byte_perplexity", row.get("bits_per_byte", (0.0, 0.0)))
         if weight <= 0:
-            raise BadInputError(f"Task {task}: {metric} needs byte_perplexity beside it.")
+            raise BadInputError(f"Task {task}: {metric} needs byte_perplexity next to it.")
         value = -likelihood / weight
     if isinstance(value, np.generic):
         value = value.item()
     if not isinstance(value, bool | int | float):
         raise BadInputError(
-            f"Task {task}: the metric {metric!r} is no number per document, so trials cannot be"
-            " compared document by document; choose another."
+            f"Task {task}: the metric {metric!r} is not a number per document, so trials cannot be"
+            " compared document by document; choose another metric."
         )
     return DocumentScore(
         task, int(row["doc_id"]), row["doc_hash"], float(value), float(weight), cluster
@@ -271,6 +274,7 @@ def _document(leaf: LeafTask, row: dict[str, Any], metric: str) -> DocumentScore
 
 
 def _sample(task: str, row: dict[str, Any], value: float) -> Sample:
+    """Read prompt and answer from lm-eval's row."""
     argument = row["arguments"][0]
     prompt = argument[0] if isinstance(argument, list | tuple) else argument
     response = row["filtered_resps"] if row["filter"] == "none" else row["resps"]
@@ -282,6 +286,7 @@ def _sample(task: str, row: dict[str, Any], value: float) -> Sample:
 def _task_score(
     name: str, metric: str, leaves: Sequence[LeafTask], documents: Sequence[DocumentScore]
 ) -> TaskScore:
+    """Return the score of a suite's entry over the documents of its tasks."""
     mine = [leaf for leaf in leaves if leaf.entry.task == name]
     names = {leaf.name for leaf in mine}
     scored = [document for document in documents if document.task in names]
@@ -305,7 +310,7 @@ def _task_score(
 
 @contextmanager
 def _undisturbed(model: Any, end_ids: Sequence[int]) -> Iterator[None]:
-    """Evaluate in evaluation mode, then put mode, end tokens and all random states back."""
+    """Run the block in evaluation mode, then restore mode, end tokens and all random states."""
     training = model.training
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
     ends = bare.generation_config.eos_token_id

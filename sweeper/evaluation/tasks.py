@@ -1,4 +1,4 @@
-"""lm-eval's tasks as a suite names them: found, ranged and ready to score."""
+"""lm-eval's tasks of a suite, loaded and cut to the documents that it names."""
 
 from __future__ import annotations
 
@@ -16,38 +16,38 @@ from sweeper.foundation.errors import BadInputError
 from sweeper.records import SuiteSpec
 
 FEWSHOT_SEED = 1234
-"""Which solved examples a document gets: the same in every trial."""
+"""Seed of the solved examples in a prompt, equal in every trial."""
 
 
 @dataclass(frozen=True)
 class LeafTask:
-    """One lm-eval task and the documents of it that a suite scores."""
+    """An lm-eval task and the documents of it that a suite scores."""
 
     entry: SuiteTask
-    """What the suite says."""
+    """Entry of the suite."""
     name: str
-    """lm-eval's name; differs from the entry's if that is a group."""
+    """Name in lm-eval, which differs from the entry's if that is a group."""
     task: Any
     documents: tuple[int, ...]
-    """Indices into the task's evaluation documents."""
+    """Indices of the task's evaluation documents."""
 
     def document(self, index: int) -> Any:
-        """A document of the task, by its index."""
+        """Return a document of the task by its index."""
         return self.task.eval_docs[index]
 
 
 def load_tasks(suite: SuiteSpec, *, allow_code: bool = False) -> list[LeafTask]:
-    """The suite's tasks, groups flattened.
+    """Load the suite's tasks, groups flattened.
 
     Args:
-        suite: The suite.
-        allow_code: Accept tasks that run what the model wrote.
+        suite: Suite to load.
+        allow_code: True to accept tasks that run code that the model wrote.
 
     Raises:
         BadInputError: A task is unknown or broken, has fewer documents than the suite names, or
-            runs code and may not.
+            runs code without permission.
     """
-    # lm-eval announces every task; what matters is said by our own messages.
+    # lm-eval announces every task; our own messages cover what matters.
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     local = TaskManager(include_defaults=False, include_path=list(suite.task_directories))
     everything: TaskManager | None = None
@@ -73,44 +73,45 @@ def load_tasks(suite: SuiteSpec, *, allow_code: bool = False) -> list[LeafTask]:
 def in_chat(
     config: SuiteConfig, *, chat: bool, system_prompt: str | None
 ) -> tuple[bool, str | None]:
-    """Whether a suite's prompts go through the chat template, and the system prompt before them.
+    """Return whether prompts go through the chat template, and the system prompt before them.
 
     Args:
-        config: The suite.
-        chat: Whether training uses the template: what the suite's ``auto`` means.
-        system_prompt: The study's, for suites in chat form without one of their own.
+        config: Configuration of the suite.
+        chat: True if training uses the template, which the suite's ``auto`` follows.
+        system_prompt: System prompt of the study, for suites in chat form without their own.
     """
     templated = chat if config.apply_chat_template == "auto" else config.apply_chat_template
     return templated, config.system_instruction or (system_prompt if templated else None)
 
 
 def prompts(leaf: LeafTask) -> Iterator[tuple[str, set[str]]]:
-    """For each document, the text that the model is asked, and all texts that may be that prompt.
+    """Yield each document's prompt, and all texts that a leak check compares with training prompts.
 
     A document asks its question inside a template, so its plain fields count too.
     """
     for index in leaf.documents:
         document = leaf.document(index)
-        # A task that measures the likelihood of a text asks nothing: the text is its prompt.
+        # A task that scores the likelihood of a text has no question: the text is its prompt.
         asked = str(leaf.task.doc_to_text(document)) or str(leaf.task.doc_to_target(document))
         fields = {value for value in document.values() if isinstance(value, str)}
         yield asked, {asked, *fields}
 
 
 def _load(manager: TaskManager, entry: SuiteTask, suite: SuiteSpec) -> dict[str, Any]:
-    found = manager.task_index.get(entry.task)
-    if found is None:
+    """Load a suite's entry: lm-eval's tasks by name."""
+    indexed = manager.task_index.get(entry.task)
+    if indexed is None:
         raise BadInputError(
             f"Suite {suite.config.suite}: no task {entry.task!r} in"
             f" {', '.join(suite.task_directories)}, nor in lm-eval."
         )
     spec: dict[str, Any] = {"task": entry.task}
-    path = found.yaml_path
+    path = indexed.yaml_path
     own = path is not None and any(
         path.resolve().is_relative_to(directory) for directory in suite.task_directories
     )
     try:
-        if own and "group" not in (found.cfg or {}):
+        if own and "group" not in (indexed.cfg or {}):
             spec = _with_absolute_files(load_yaml(path), Path(path).resolve().parent)
         if entry.num_fewshot is not None:
             spec["num_fewshot"] = entry.num_fewshot
@@ -148,6 +149,7 @@ def _with_absolute_files(config: dict[str, Any], base: Path) -> dict[str, Any]:
 
 
 def _documents(entry: SuiteTask, name: str, task: Any) -> tuple[int, ...]:
+    """Return the indices of the documents that an entry names."""
     available = len(task.eval_docs)
     first, end = entry.documents or (0, available)
     if end > available:

@@ -217,7 +217,7 @@ def test_progress_goes_on_from_the_checkpoint(
     before, _ = read_json_lines(files_of(spec).progress)
     start_again(spec)
     run_job(spec)
-    assert "Training goes on from the checkpoint after step 6." in capsys.readouterr().out
+    assert "Training resumes from the checkpoint after step 6." in capsys.readouterr().out
     rows, _ = read_json_lines(files_of(spec).progress)
     points = [row for row in rows if row.get("metrics")]
     # Known again by their times, so that a tracker does not draw them twice.
@@ -351,7 +351,7 @@ def test_how_often_is_saved_may_change_between_attempts(
     start_again(spec)
     oftener = spec.settings.model_copy(update={"checkpoint_every": 1})
     assert run_job(spec.model_copy(update={"settings": oftener})).state == "completed"
-    assert "goes on from the checkpoint after step 6" in capsys.readouterr().out
+    assert "resumes from the checkpoint after step 6" in capsys.readouterr().out
 
 
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_former_one(
@@ -396,7 +396,7 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_training(
     assert (
         f"The checkpoint after step 3 could not be written to {files_of(spec).checkpoint}" in said
     )
-    assert "Training goes on." in said
+    assert "Training continues." in said
 
 
 def test_the_stock_engine_keeps_no_checkpoints(write_study: WriteStudy) -> None:

@@ -29,9 +29,9 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     spec = trial_spec(load_study(write_yaml(folder / "study.yaml", adder_study())), "sft")
     compute = ComputeConfig(device="cpu", devices_per_trial=2, threads_per_worker=2)
     with LocalExecutor(compute, run=together.train_all) as executor:
-        place = executor.next_resources(Path(spec.place.directory))
-        assert (place.devices, place.threads) == (("cpu", "cpu"), 1)
-        executor.submit(spec.model_copy(update={"place": place}))
+        resources = executor.next_resources(Path(spec.place.directory))
+        assert (resources.devices, resources.threads) == (("cpu", "cpu"), 1)
+        executor.submit(spec.model_copy(update={"place": resources}))
         while not (finished := executor.wait(60)):
             pass
     log = JobPaths(Path(spec.place.directory)).log.read_text()
@@ -46,8 +46,8 @@ def counted(result: dict[str, Any]) -> dict[str, float]:
 
 @pytest.mark.parametrize("name", together.CASES)
 def test_two_processes_train_as_one(pair: Path, tmp_path: Path, name: str) -> None:
-    place = Resources(directory=str(tmp_path), device="cpu", threads=1)
-    one = together.train(name, place, pair.parent)
+    resources = Resources(directory=str(tmp_path), device="cpu", threads=1)
+    one = together.train(name, resources, pair.parent)
     first, second = (torch.load(pair / f"{name}-{rank}.pt") for rank in range(2))
     for key, weights in first["weights"].items():
         assert torch.equal(weights, second["weights"][key])

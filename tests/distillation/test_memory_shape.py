@@ -132,8 +132,8 @@ def test_a_model_whose_code_needs_values_has_no_shape_and_the_others_have(tmp_pa
     config["model_type"] = "llama"
     (odd / "config.json").write_text(json.dumps(config), encoding="utf-8")
     teacher = ModelConfig(model=str(odd), trust_remote_code=True)
-    origin = make_study_inputs(tmp_path, teacher=teacher, student=student)
+    inputs = make_study_inputs(tmp_path, teacher=teacher, student=student)
     wanted = [ShapeRequest(model=model, autocast=None) for model in (student, teacher)]
-    known, unknown = shapes_of(origin, wanted, "cpu")
+    known, unknown = shapes_of(inputs, wanted, "cpu")
     assert known == shape_of(student, "cpu")
     assert f"the code of {odd}" in str(unknown.unforeseen)

@@ -22,6 +22,7 @@ from sweeper.distillation.data.batches import SPAN, EndlessPermutations, LengthB
 from sweeper.distillation.data.training_data import read_training_data
 from sweeper.distillation.models.loading import load_model
 from sweeper.distillation.teacher import kl_probe
+from sweeper.distillation.teacher.shared_teacher import SharedTeacher
 from sweeper.distillation.train import starting_student
 from sweeper.foundation.errors import BadInputError, DivergedError
 from sweeper.records import Resources
@@ -33,7 +34,7 @@ STUDENT = StudentConfig(model="builtin/adder-student")
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Resources:
+def resources(tmp_path: Path) -> Resources:
     return Resources(directory=str(tmp_path), device="cpu", threads=1)
 
 
@@ -42,10 +43,12 @@ def weights(model: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("method", ["sft", "seqkd", "supervised_kd", "gkd"])
-def test_every_method_trains_and_counts(tmp_path: Path, place: Resources, method: Method) -> None:
-    origin = make_study_inputs(tmp_path)
-    start = weights(starting_student(origin, read_training_data(origin), place))
-    model, meter, points = train(origin, place, method, lmbda=1.0)
+def test_every_method_trains_and_counts(
+    tmp_path: Path, resources: Resources, method: Method
+) -> None:
+    inputs = make_study_inputs(tmp_path)
+    start = weights(starting_student(read_training_data(inputs), resources))
+    model, meter, points = train(inputs, resources, method, lmbda=1.0)
     cost = meter.cost()
     assert not torch.equal(start, weights(model))
     assert cost.steps == 3
@@ -71,31 +74,35 @@ def test_every_method_trains_and_counts(tmp_path: Path, place: Resources, method
 
 
 @pytest.mark.parametrize("method", ["sft", "gkd"])
-def test_the_seed_decides_everything(tmp_path: Path, place: Resources, method: Method) -> None:
-    origin = make_study_inputs(tmp_path)
+def test_the_seed_decides_everything(tmp_path: Path, resources: Resources, method: Method) -> None:
+    inputs = make_study_inputs(tmp_path)
     torch.manual_seed(1)
-    first, _, _ = train(origin, place, method, seed=5)
+    first, _, _ = train(inputs, resources, method, seed=5)
     torch.manual_seed(2)
-    again, _, _ = train(origin, place, method, seed=5)
-    other, _, _ = train(origin, place, method, seed=6)
+    again, _, _ = train(inputs, resources, method, seed=5)
+    other, _, _ = train(inputs, resources, method, seed=6)
     assert torch.equal(weights(first), weights(again))
     assert not torch.equal(weights(first), weights(other))
 
 
-def test_fewer_rollouts_at_a_time_give_the_same_training(tmp_path: Path, place: Resources) -> None:
-    origin = make_study_inputs(tmp_path)
+def test_fewer_rollouts_at_a_time_give_the_same_training(
+    tmp_path: Path, resources: Resources
+) -> None:
+    inputs = make_study_inputs(tmp_path)
     options = {"lmbda": 1.0, "gradient_accumulation_steps": 2}
-    _, meter, points = train(origin, place, "gkd", **options)
-    _, few, again = train(origin, place, "gkd", rollout_batch_size=3, **options)
+    _, meter, points = train(inputs, resources, "gkd", **options)
+    _, few, again = train(inputs, resources, "gkd", rollout_batch_size=3, **options)
     assert few.cost().generated_tokens == meter.cost().generated_tokens
     losses = [[point["loss"] for point in curve] for curve in (points, again)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_the_coin_lands_on_policy_as_often_as_lmbda_says(tmp_path: Path, place: Resources) -> None:
+def test_the_coin_lands_on_policy_as_often_as_lmbda_says(
+    tmp_path: Path, resources: Resources
+) -> None:
     _, meter, _ = train(
         make_study_inputs(tmp_path),
-        place,
+        resources,
         "gkd",
         lmbda=0.3,
         max_steps=20,
@@ -108,22 +115,22 @@ def test_the_coin_lands_on_policy_as_often_as_lmbda_says(tmp_path: Path, place: 
 
 
 def test_on_policy_loss_is_a_mean_over_the_generated_tokens(
-    tmp_path: Path, place: Resources
+    tmp_path: Path, resources: Resources
 ) -> None:
     """With one token per rollout, stock divides the sum over 4 by the references' 160 or so."""
-    origin = make_study_inputs(tmp_path)
+    inputs = make_study_inputs(tmp_path)
     options = {"lmbda": 1.0, "max_new_tokens": 1, "max_steps": 1}
-    _, ours, [point] = train(origin, place, "gkd", **options)
-    _, _, [stock] = train(origin, place, "gkd", stock_normalization=True, **options)
-    _, reference, _ = train(origin, place, "supervised_kd", max_steps=1)
+    _, ours, [point] = train(inputs, resources, "gkd", **options)
+    _, _, [stock] = train(inputs, resources, "gkd", stock_normalization=True, **options)
+    _, reference, _ = train(inputs, resources, "supervised_kd", max_steps=1)
     ratio = reference.totals["trained_tokens"] / ours.totals["trained_tokens"]
     assert ratio > 30
     assert point["loss"] == pytest.approx(stock["loss"] * ratio, rel=1e-4)
 
 
-def test_off_policy_gkd_follows_the_stock_trainer(tmp_path: Path, place: Resources) -> None:
+def test_off_policy_gkd_follows_the_stock_trainer(tmp_path: Path, resources: Resources) -> None:
     """At lmbda 0 nothing is mended but padding and masking: same sequences, same losses."""
-    origin = make_study_inputs(tmp_path)
+    inputs = make_study_inputs(tmp_path)
     options = {
         "lmbda": 0.0,
         "beta": 0.5,
@@ -131,8 +138,8 @@ def test_off_policy_gkd_follows_the_stock_trainer(tmp_path: Path, place: Resourc
         "stock_normalization": True,
         "learning_rate": 1.0e-4,
     }
-    _, ours, points = train(origin, place, "gkd", length_bucketing=False, **options)
-    _, stock, theirs = train(origin, place, "gkd", engine="trl", **options)
+    _, ours, points = train(inputs, resources, "gkd", length_bucketing=False, **options)
+    _, stock, theirs = train(inputs, resources, "gkd", engine="trl", **options)
     assert len(points) == 20
     assert [p["loss"] for p in points] == pytest.approx([p["loss"] for p in theirs], rel=1e-3)
     assert ours.totals["trained_tokens"] == stock.totals["trained_tokens"]
@@ -140,36 +147,38 @@ def test_off_policy_gkd_follows_the_stock_trainer(tmp_path: Path, place: Resourc
 
 @pytest.mark.parametrize("method", ["sft", "seqkd", "gkd"])
 def test_the_stock_engine_runs_and_is_counted(
-    tmp_path: Path, place: Resources, method: Method
+    tmp_path: Path, resources: Resources, method: Method
 ) -> None:
-    _, meter, points = train(make_study_inputs(tmp_path), place, method, engine="trl", lmbda=1.0)
+    _, meter, points = train(
+        make_study_inputs(tmp_path), resources, method, engine="trl", lmbda=1.0
+    )
     assert len(points) == 3
     if method == "gkd":
         assert meter.totals["trained_tokens"] == meter.totals["generated_tokens"] > 0
     else:
-        ours = train(make_study_inputs(tmp_path), place, method)[1]
+        ours = train(make_study_inputs(tmp_path), resources, method)[1]
         assert meter.totals["trained_tokens"] == ours.totals["trained_tokens"]
 
 
-def test_supervised_kd_on_the_teachers_own_answers(tmp_path: Path, place: Resources) -> None:
+def test_supervised_kd_on_the_teachers_own_answers(tmp_path: Path, resources: Resources) -> None:
     # Cut at 5 tokens, the teacher's answers cannot be the references, which it otherwise repeats.
-    origin = make_study_inputs(tmp_path, teacher_outputs=TeacherOutputsConfig(max_new_tokens=5))
-    _, references, _ = train(origin, place, "supervised_kd", max_steps=1)
-    _, answers, _ = train(origin, place, "supervised_kd", max_steps=1, seq_kd=True)
-    _, seqkd, _ = train(origin, place, "seqkd", max_steps=1)
+    inputs = make_study_inputs(tmp_path, teacher_outputs=TeacherOutputsConfig(max_new_tokens=5))
+    _, references, _ = train(inputs, resources, "supervised_kd", max_steps=1)
+    _, answers, _ = train(inputs, resources, "supervised_kd", max_steps=1, seq_kd=True)
+    _, seqkd, _ = train(inputs, resources, "seqkd", max_steps=1)
     assert answers.totals["trained_tokens"] == seqkd.totals["trained_tokens"] == 4 * 5
     assert references.totals["trained_tokens"] > 100
     # Both methods read the one stored set of answers.
     assert len(list((tmp_path / "cache" / "teacher_outputs").glob("[!.]*"))) == 1
 
 
-def test_bfloat16_follows_float32(tmp_path: Path, place: Resources) -> None:
-    origin = make_study_inputs(tmp_path)
-    start = load_model(origin.student, "cpu")
+def test_bfloat16_follows_float32(tmp_path: Path, resources: Resources) -> None:
+    inputs = make_study_inputs(tmp_path)
+    start = load_model(inputs.student, "cpu")
     for lmbda in (0.0, 1.0):
         losses = []
         for bf16 in (False, True):
-            model, meter, points = train(origin, place, "gkd", lmbda=lmbda, bf16=bf16)
+            model, meter, points = train(inputs, resources, "gkd", lmbda=lmbda, bf16=bf16)
             losses.append([point["loss"] for point in points])
             # Weights rounded for sampling must not stand in for those that train.
             assert not torch.equal(model.lm_head.weight, start.lm_head.weight)
@@ -177,11 +186,11 @@ def test_bfloat16_follows_float32(tmp_path: Path, place: Resources) -> None:
         assert losses[1] == pytest.approx(losses[0], rel=0.25)
 
 
-def test_an_adapter_is_all_that_trains(tmp_path: Path, place: Resources) -> None:
+def test_an_adapter_is_all_that_trains(tmp_path: Path, resources: Resources) -> None:
     student = StudentConfig(model=STUDENT.model, lora=LoraConfig(r=2, dropout=0.5))
-    origin = make_study_inputs(tmp_path, student=student)
-    start = starting_student(origin, read_training_data(origin), place)
-    model, _, points = train(origin, place, "gkd", lmbda=1.0)
+    inputs = make_study_inputs(tmp_path, student=student)
+    start = starting_student(read_training_data(inputs), resources)
+    model, _, points = train(inputs, resources, "gkd", lmbda=1.0)
     assert torch.equal(
         start.model.layers[0].mlp.up_proj.weight,
         model.get_base_model().model.layers[0].mlp.up_proj.base_layer.weight,
@@ -191,37 +200,38 @@ def test_an_adapter_is_all_that_trains(tmp_path: Path, place: Resources) -> None
 
 
 def test_the_warm_start_is_trained_once_and_is_the_common_start(
-    tmp_path: Path, place: Resources
+    tmp_path: Path, resources: Resources
 ) -> None:
-    origin = make_study_inputs(
+    inputs = make_study_inputs(
         tmp_path,
         warm_start=WarmStartConfig(max_steps=2),
         training=TrainingConfig(
             **{key: value for key, value in SETTINGS.items() if key != "max_new_tokens"}
         ),
     )
-    material = read_training_data(origin)
+    training_data = read_training_data(inputs)
     points: list[int] = []
     first = starting_student(
-        origin, material, place, lambda step, total, metrics: points.append(step)
+        training_data, resources, lambda step, total, metrics: points.append(step)
     )
     again = starting_student(
-        origin, material, place, lambda step, total, metrics: points.append(step)
+        training_data, resources, lambda step, total, metrics: points.append(step)
     )
     assert points == [1, 2]
     assert torch.equal(weights(first), weights(again))
-    cold = starting_student(origin.model_copy(update={"warm_start": None}), material, place)
+    without_warm_start = inputs.model_copy(update={"warm_start": None})
+    cold = starting_student(read_training_data(without_warm_start), resources)
     assert not torch.equal(weights(first), weights(cold))
 
 
 def test_a_student_from_nothing_is_drawn_from_the_studys_seed(
-    tmp_path: Path, place: Resources
+    tmp_path: Path, resources: Resources
 ) -> None:
     student = StudentConfig(model=STUDENT.model, random_init=True)
 
     def start(seed: int) -> torch.Tensor:
-        origin = make_study_inputs(tmp_path, student=student, seed=seed)
-        return weights(starting_student(origin, read_training_data(origin), place))
+        inputs = make_study_inputs(tmp_path, student=student, seed=seed)
+        return weights(starting_student(read_training_data(inputs), resources))
 
     torch.manual_seed(1)
     first = start(seed=1)
@@ -229,31 +239,31 @@ def test_a_student_from_nothing_is_drawn_from_the_studys_seed(
     assert torch.equal(start(seed=1), first)
     assert not torch.equal(start(seed=2), first)
     trained = make_study_inputs(tmp_path)
-    stored = weights(starting_student(trained, read_training_data(trained), place))
+    stored = weights(starting_student(read_training_data(trained), resources))
     assert not torch.equal(stored, first)
 
 
 def test_prompts_without_references_train_on_policy_or_on_teacher_outputs(
-    tmp_path: Path, place: Resources
+    tmp_path: Path, resources: Resources
 ) -> None:
     rows = tmp_path / "prompts.jsonl"
     rows.write_text('{"prompt": "12+34?"}\n{"prompt": "5+6?"}\n')
-    origin = make_study_inputs(
+    inputs = make_study_inputs(
         tmp_path,
         data=DataConfig(train=DatasetConfig(path=str(rows))),
         data_files=(str(rows),),
     )
-    train(origin, place, "gkd", lmbda=1.0)
-    train(origin, place, "seqkd")
+    train(inputs, resources, "gkd", lmbda=1.0)
+    train(inputs, resources, "seqkd")
     with pytest.raises(BadInputError, match="some rows have none"):
-        train(origin, place, "sft")
+        train(inputs, resources, "sft")
     with pytest.raises(BadInputError, match="some rows have none"):
-        train(origin, place, "gkd", lmbda=0.5)
+        train(inputs, resources, "gkd", lmbda=0.5)
 
 
-def test_a_learning_rate_that_diverges(tmp_path: Path, place: Resources) -> None:
+def test_a_learning_rate_that_diverges(tmp_path: Path, resources: Resources) -> None:
     with pytest.raises(DivergedError, match="training diverged"):
-        train(make_study_inputs(tmp_path), place, "sft", learning_rate=1e30, max_steps=8)
+        train(make_study_inputs(tmp_path), resources, "sft", learning_rate=1e30, max_steps=8)
 
 
 @pytest.mark.parametrize(
@@ -265,33 +275,33 @@ def test_a_learning_rate_that_diverges(tmp_path: Path, place: Resources) -> None
     ],
 )
 def test_extra_arguments_are_checked_by_the_class(
-    tmp_path: Path, place: Resources, extra: dict[str, Any], message: str
+    tmp_path: Path, resources: Resources, extra: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(BadInputError, match=message):
-        train(make_study_inputs(tmp_path), place, "sft", extra=extra)
+        train(make_study_inputs(tmp_path), resources, "sft", extra=extra)
 
 
 def test_real_rows_through_a_chat_template(
-    tmp_path: Path, place: Resources, tiny_teacher: str, tiny_student: str
+    tmp_path: Path, resources: Resources, tiny_teacher: str, tiny_student: str
 ) -> None:
     path = str(DATA / "gsm8k-train.jsonl")
-    origin = make_study_inputs(
+    inputs = make_study_inputs(
         tmp_path,
         teacher=ModelConfig(model=tiny_teacher),
         student=StudentConfig(model=tiny_student),
         data=DataConfig(train=DatasetConfig(path=path, limit=8)),
         data_files=(path,),
     )
-    assert read_training_data(origin).chat
-    _, meter, points = train(origin, place, "gkd", lmbda=0.5, max_length=600)
+    assert read_training_data(inputs).chat
+    _, meter, points = train(inputs, resources, "gkd", lmbda=0.5, max_length=600)
     assert meter.steps == 3
     assert all(point["loss"] >= 0 for point in points)
 
 
 def test_vocabularies_that_differ_are_refused(tmp_path: Path, tiny_student: str) -> None:
-    origin = make_study_inputs(tmp_path, student=StudentConfig(model=tiny_student))
+    inputs = make_study_inputs(tmp_path, student=StudentConfig(model=tiny_student))
     with pytest.raises(BadInputError, match="vocabularies"):
-        read_training_data(origin)
+        read_training_data(inputs)
 
 
 def test_batches_are_full_and_epochs_follow_each_other() -> None:
@@ -323,38 +333,38 @@ def test_buckets_hold_the_same_rows_in_batches_of_similar_length() -> None:
 
 
 def test_tokens_are_made_once_and_read_without_the_rows(tmp_path: Path) -> None:
-    origin = make_study_inputs(tmp_path)
-    material = read_training_data(origin)
-    first = material.tokens(96)
-    known = origin.model_copy(
+    inputs = make_study_inputs(tmp_path)
+    training_data = read_training_data(inputs)
+    first = training_data.tokens(96)
+    known = inputs.model_copy(
         update={
-            "data_fingerprint": material.fingerprint,
+            "data_fingerprint": training_data.fingerprint,
             "data": DataConfig(train=DatasetConfig(path="builtin/no such data")),
         }
     )
     assert read_training_data(known).tokens(96) == first
-    assert material.tokens(20) != first
+    assert training_data.tokens(20) != first
 
 
 def test_what_is_in_the_cache_is_found_by_a_tokenizer_that_was_used(tmp_path: Path) -> None:
-    origin = make_study_inputs(tmp_path)
-    used, fresh = read_training_data(origin), read_training_data(origin)
+    inputs = make_study_inputs(tmp_path)
+    used, fresh = read_training_data(inputs), read_training_data(inputs)
     used.tokenizer(["1+1?", "1000+1?"], padding=True, truncation=True, max_length=4)
     assert used.text_key == fresh.text_key
 
 
-def test_the_distance_from_the_teacher_is_followed(tmp_path: Path, place: Resources) -> None:
-    origin = make_study_inputs(tmp_path)
-    material = read_training_data(origin)
-    teacher = load_model(origin.teacher, "cpu")
+def test_the_distance_from_the_teacher_is_followed(tmp_path: Path, resources: Resources) -> None:
+    inputs = make_study_inputs(tmp_path)
+    training_data = read_training_data(inputs)
+    teacher = SharedTeacher(inputs, inputs.teacher, resources)
     prompts = [f"{1000 + i}+{2000 + i}?" for i in range(20)]
-    directory = kl_probe.prepare(material, prompts, place, lambda: teacher)
+    directory = kl_probe.prepare(training_data, teacher, prompts)
     fixed = kl_probe.read(directory)
     assert fixed is not None
-    _, meter, points = train(origin, place, "sft", max_steps=8, probe=fixed.divergence)
+    _, meter, points = train(inputs, resources, "sft", max_steps=8, probe=fixed.divergence)
     seen = [point["teacher_divergence"] for point in points if "teacher_divergence" in point]
     assert len(seen) == 4
     assert all(0 < value < math.log(2) for value in seen)
     assert meter.cost().seconds["diagnostics"] > 0
-    _, _, unfollowed = train(origin, place, "sft", max_steps=8)
+    _, _, unfollowed = train(inputs, resources, "sft", max_steps=8)
     assert [p["loss"] for p in unfollowed] == [p["loss"] for p in points]

@@ -20,7 +20,7 @@ from sweeper.config.suite import SuiteConfig, SuiteTask
 from sweeper.distillation.data.examples import tokenize
 from sweeper.distillation.data.training_data import read_training_data
 from sweeper.distillation.models.loading import end_token_ids
-from sweeper.distillation.train import distil, starting_student
+from sweeper.distillation.train import TrainingJob, distil, starting_student
 from sweeper.evaluation.scoring import score
 from sweeper.records import Resources, StudyInputs, SuiteSpec
 from tests.support import training_jobs as jobs
@@ -173,11 +173,11 @@ def test_training_rollouts_and_scoring_read_the_same_prompts(
     make_pair: Callable[[Case], str], tmp_path: Path, name: str
 ) -> None:
     case = CASES[name]
-    origin = make_study_inputs(case, make_pair(case), tmp_path)
-    place = Resources(directory=str(tmp_path), device="cpu", threads=1)
-    material = read_training_data(origin)
-    tokenizer = material.tokenizer
-    assert material.chat is (case.text != PLAIN_TEXT)
+    inputs = make_study_inputs(case, make_pair(case), tmp_path)
+    resources = Resources(directory=str(tmp_path), device="cpu", threads=1)
+    training_data = read_training_data(inputs)
+    tokenizer = training_data.tokenizer
+    assert training_data.chat is (case.text != PLAIN_TEXT)
     assert (tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id) is case.begins
 
     # Spelt out: the begin token where it belongs, then bytes and special tokens, one by one.
@@ -188,10 +188,10 @@ def test_training_rollouts_and_scoring_read_the_same_prompts(
         expected.add((*begin, *tokenizer(text, add_special_tokens=False)["input_ids"]))
     assert len(expected) == len(QUESTIONS)
 
-    data = tokenize(material.examples, tokenizer, 512)
+    data = tokenize(training_data.examples, tokenizer, 512)
     assert {sequence.prompt for sequence in data.sequences} == expected
 
-    student = starting_student(origin, material, place)
+    student = starting_student(training_data, resources)
     options: dict[str, Any] = {
         "max_steps": 1,
         "per_device_train_batch_size": len(QUESTIONS),
@@ -199,17 +199,17 @@ def test_training_rollouts_and_scoring_read_the_same_prompts(
         "max_new_tokens": 2,
         "max_length": 512,
     }
+    job = TrainingJob(
+        data=training_data,
+        resources=resources,
+        model=student,
+        teacher=inputs.teacher,
+        method="gkd",
+        settings=MethodSettings(**options),
+        seed=1,
+    )
     with reading(student) as rows:
-        distil(
-            origin,
-            material,
-            place,
-            model=student,
-            teacher=origin.teacher,
-            method="gkd",
-            settings=MethodSettings(**options),
-            seed=1,
-        )
+        distil(job)
     # Between the two, the trainer tries out how the model is read, on tokens of no meaning.
     rollouts, trained = rows[: len(QUESTIONS)], rows[-len(QUESTIONS) :]
     assert set(rollouts) == expected
@@ -223,7 +223,7 @@ def test_training_rollouts_and_scoring_read_the_same_prompts(
             tokenizer,
             make_suite(tmp_path),
             batch_size=2,
-            chat=material.chat,
+            chat=training_data.chat,
             end_ids=end_token_ids(student, tokenizer),
             system_prompt=case.system_prompt,
         )

@@ -155,7 +155,7 @@ def test_a_run_that_is_killed_in_training_goes_on_from_a_checkpoint(
     assert done.returncode == 0, done.stderr
 
     log = (trial / "log.txt").read_text()
-    assert f"Training goes on from the checkpoint after step {step}." in log
+    assert f"Training resumes from the checkpoint after step {step}." in log
     rows = [json.loads(line) for line in (trial / "progress.jsonl").read_text().splitlines()]
     begun = [row["step"] for row in rows if row["phase"] == "train" and "metrics" not in row]
     assert begun[-1] == int(step) >= 30

@@ -1,4 +1,4 @@
-"""Trainings that are run once by one process and once by several, for comparison."""
+"""Trainings that are run by one process and by several, for comparison."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from sweeper.distillation.data.training_data import read_training_data
 from sweeper.distillation.distributed import joined
 from sweeper.distillation.models.loading import load_model
 from sweeper.distillation.sharding import ShardedStudent, shard_teacher
-from sweeper.distillation.train import distil, starting_student
+from sweeper.distillation.train import TrainingJob, distil, starting_student
 from sweeper.execution.executor import Spec
 from sweeper.records import Outcome, Resources
 from sweeper.records.layout import JobPaths
 from tests.support.training_jobs import make_study_inputs
 
 MICRO_BATCHES = 4
-"""Of an optimiser step, of all processes together."""
+"""Number of micro-batches of an optimiser step, over all processes."""
 SETTINGS: dict[str, Any] = {
     "max_steps": 3,
     "per_device_train_batch_size": 2,
@@ -82,63 +82,63 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def train(name: str, place: Resources, shared: Path) -> dict[str, Any]:
-    """Train a case in the processes of ``place``; the weights, the curve and the counts.
+def train(name: str, resources: Resources, shared: Path) -> dict[str, Any]:
+    """Train a case in the processes of ``resources``; return weights, curve and counts.
 
     Args:
-        name: Of the case.
-        place: Of this process. It divides the micro-batches of a step among all of them.
-        shared: Where the cache is.
+        name: Name of the case.
+        resources: Resources of this process, which takes its share of a step's micro-batches.
+        shared: Folder of the cache.
     """
     case = {**SETTINGS, **CASES[name]}
     method, rank = case.pop("method"), case.pop("lora", None)
-    case["gradient_accumulation_steps"] //= place.processes
-    several = place.processes > 1
-    place = place.model_copy(
+    case["gradient_accumulation_steps"] //= resources.processes
+    several = resources.processes > 1
+    resources = resources.model_copy(
         update={key: case.pop(key, False) and several for key in ("shard_teacher", "shard_student")}
     )
     lora = LoraConfig(r=rank) if rank else None
-    origin = make_study_inputs(
+    inputs = make_study_inputs(
         shared,
         student=StudentConfig(model="builtin/adder-student", lora=lora),
         teacher_states_gib=1.0,
     )
-    JobPaths(Path(place.directory)).ranks.mkdir(parents=True, exist_ok=True)
-    material, points = read_training_data(origin), []
-    student = starting_student(origin, material, place)
-    with joined(place) as ranks:
-        model, meter = distil(
-            origin,
-            material,
-            place,
+    JobPaths(Path(resources.directory)).ranks.mkdir(parents=True, exist_ok=True)
+    training_data, points = read_training_data(inputs), []
+    student = starting_student(training_data, resources)
+    with joined(resources) as processes:
+        job = TrainingJob(
+            data=training_data,
+            resources=resources,
             model=student,
-            teacher=origin.teacher,
+            teacher=inputs.teacher,
             method=method,
             settings=effective(method, MethodSettings(**case)),
             seed=1,
             report=lambda step, total, metrics: points.append(metrics),
-            # Something of the whole student, in place of the distance from its teacher.
+            # A sum over the whole student, in place of its distance from the teacher.
             probe=lambda model: sum(float(p.detach().abs().sum()) for p in model.parameters()),
-            ranks=ranks,
+            processes=processes,
         )
+        model, meter = distil(job)
     weights = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
     return {"weights": weights, "points": points, "totals": dict(meter.totals)}
 
 
-def divide(place: Resources, shared: Path) -> dict[str, Any]:
-    """Divide a student among the processes of ``place``; its parts here, and it whole again."""
-    JobPaths(Path(place.directory)).ranks.mkdir(parents=True, exist_ok=True)
-    origin = make_study_inputs(shared)
-    student = starting_student(origin, read_training_data(origin), place)
+def divide(resources: Resources, shared: Path) -> dict[str, Any]:
+    """Divide a student among the processes; return its parts here, and the assembled student."""
+    JobPaths(Path(resources.directory)).ranks.mkdir(parents=True, exist_ok=True)
+    inputs = make_study_inputs(shared)
+    student = starting_student(read_training_data(inputs), resources)
     before = {name: tensor.clone() for name, tensor in student.state_dict().items()}
-    with joined(place):
+    with joined(resources):
         divided = ShardedStudent(student)
         parts = {
             name: part.to_local().numel() if isinstance(part, DTensor) else part.numel()
             for name, part in student.named_parameters()
         }
-        after = divided.whole().state_dict()
-        teacher = load_model(origin.teacher, "cpu")
+        after = divided.assemble().state_dict()
+        teacher = load_model(inputs.teacher, "cpu")
         shard_teacher(teacher)
         with torch.no_grad():
             teacher(torch.tensor([[3, 4, 5]]))
@@ -152,12 +152,12 @@ def divide(place: Resources, shared: Path) -> dict[str, Any]:
 
 
 def train_all(spec: Spec) -> Outcome:
-    """Train all cases, and leave what came of them in the job's directory."""
-    started, place = time.time(), spec.place
-    directory = Path(place.directory)
+    """Train all cases, and leave the results in the job's directory."""
+    started, resources = time.time(), spec.place
+    directory = Path(resources.directory)
     for name in CASES:
-        own = place.model_copy(update={"directory": str(directory / name)})
-        torch.save(train(name, own, directory.parent), directory / f"{name}-{place.rank}.pt")
-    own = place.model_copy(update={"directory": str(directory / "divided")})
-    torch.save(divide(own, directory.parent), directory / f"divided-{place.rank}.pt")
+        own = resources.model_copy(update={"directory": str(directory / name)})
+        torch.save(train(name, own, directory.parent), directory / f"{name}-{resources.rank}.pt")
+    own = resources.model_copy(update={"directory": str(directory / "divided")})
+    torch.save(divide(own, directory.parent), directory / f"divided-{resources.rank}.pt")
     return Outcome(state="completed", started=started, finished=time.time())

@@ -1,4 +1,4 @@
-"""What a training job in a test starts from: the built-in pair, unless a test says otherwise."""
+"""Training jobs of tests, with the built-in pair unless a test names other models."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sweeper.config.study import (
 )
 from sweeper.distillation.cost_meter import CostMeter
 from sweeper.distillation.data.training_data import read_training_data
-from sweeper.distillation.train import distil, starting_student
+from sweeper.distillation.train import TrainingJob, distil, starting_student
 from sweeper.records import Resources, StudyInputs
 
 SETTINGS: dict[str, Any] = {
@@ -31,7 +31,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def make_study_inputs(folder: Path, **changes: Any) -> StudyInputs:
-    """The origin of a study, its cache below ``folder``; keys given replace the defaults."""
+    """Build a study's inputs, with its cache below ``folder``; given keys replace the defaults."""
     values: dict[str, Any] = {
         "study": "s",
         "seed": 1,
@@ -48,8 +48,8 @@ def make_study_inputs(folder: Path, **changes: Any) -> StudyInputs:
 
 
 def train(
-    origin: StudyInputs,
-    place: Resources,
+    inputs: StudyInputs,
+    resources: Resources,
     method: Method,
     seed: int = 1,
     probe: Callable[[Any], float] | None = None,
@@ -63,14 +63,13 @@ def train(
         The trained student, what the job counted, and the points of its training curve.
     """
     settings = effective(method, MethodSettings(**{**SETTINGS, **changes}))
-    material = read_training_data(origin)
+    training_data = read_training_data(inputs)
     points: list[dict[str, float]] = []
-    model, meter = distil(
-        origin,
-        material,
-        place,
-        model=starting_student(origin, material, place),
-        teacher=origin.teacher,
+    job = TrainingJob(
+        data=training_data,
+        resources=resources,
+        model=starting_student(training_data, resources),
+        teacher=inputs.teacher,
         method=method,
         settings=settings,
         seed=seed,
@@ -79,4 +78,5 @@ def train(
         pause_at=pause_at,
         pause=pause,
     )
+    model, meter = distil(job)
     return model, meter, points

@@ -13,19 +13,19 @@ from datasets import Dataset
 from sweeper.distillation.data.examples import TokenSequence
 
 IGNORED = -100
-"""The label of positions that the loss passes over."""
+"""Label of positions that the loss skips."""
 
 
 class EndlessPermutations(torch.utils.data.Sampler[int]):
-    """Indices for a whole training: one shuffled epoch after another, from one seed.
+    """Indices of a whole training: one shuffled epoch after another, from one seed.
 
     The stock sampler ends each epoch with a batch of what is left, which for small data means steps
     on a fraction of the sequences; here every batch is full.
 
     Args:
-        rows: The number of rows.
-        draws: The number of indices to give.
-        seed: Decides the order.
+        rows: Number of rows.
+        draws: Number of indices to give.
+        seed: Seed of the order.
     """
 
     def __init__(self, rows: int, draws: int, seed: int) -> None:
@@ -45,20 +45,20 @@ class EndlessPermutations(torch.utils.data.Sampler[int]):
 
 
 SPAN = 16
-"""Micro-batches that are filled from rows sorted by length together."""
+"""Number of micro-batches whose rows are sorted by length together."""
 
 
 class LengthBuckets(torch.utils.data.Sampler[int]):
-    """The indices of another sampler, with rows of similar length in the same micro-batch.
+    """Indices of another sampler, with rows of similar length in the same micro-batch.
 
     The rows of a span of micro-batches are sorted by length and cut into micro-batches, which come
     in a random order: less padding, and the same rows over the span.
 
     Args:
-        indices: What to rearrange.
-        lengths: Of all rows, in tokens.
+        indices: Sampler to rearrange.
+        lengths: Lengths of all rows, in tokens.
         batch_size: Rows of one micro-batch.
-        seed: Decides the order of the micro-batches.
+        seed: Seed of the order of the micro-batches.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class LengthBuckets(torch.utils.data.Sampler[int]):
 
 
 class PromptCollator:
-    """Right-pads token sequences and keeps each prompt beside them.
+    """Collator that right-pads token sequences and keeps each prompt next to them.
 
     Gives ``input_ids``, ``attention_mask`` and ``labels`` (batch × length; -100 where no loss is
     taken), ``prompts``, a list of token id lists, and ``indices``, the rows' numbers.
@@ -97,11 +97,11 @@ class PromptCollator:
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Make one batch."""
         pairs = [(row["prompt"], row["completion"]) for row in rows]
-        found = {name: [row[name] for row in rows] for name in ("prompt", "index")}
-        return {**self.pad(pairs), "prompts": found["prompt"], "indices": found["index"]}
+        prompts = [row["prompt"] for row in rows]
+        return {**self.pad(pairs), "prompts": prompts, "indices": [row["index"] for row in rows]}
 
     def pad(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> dict[str, torch.Tensor]:
-        """Tensors for (prompt, completion) pairs."""
+        """Return padded tensors of (prompt, completion) pairs."""
         width = max(len(prompt) + len(completion) for prompt, completion in pairs)
         shape = (len(pairs), width)
         tokens = torch.full(shape, self._pad_id, dtype=torch.long)
@@ -116,12 +116,12 @@ class PromptCollator:
 
 
 def lengths(sequences: Sequence[TokenSequence]) -> list[int]:
-    """Tokens of each prompt and answer together."""
+    """Return the tokens of each prompt and answer together."""
     return [len(sequence.prompt) + len(sequence.completion or ()) for sequence in sequences]
 
 
 def rows(sequences: Sequence[TokenSequence]) -> Dataset:
-    """A dataset for ``OnPolicyTrainer``: ``index``, ``prompt`` and ``completion`` (token ids)."""
+    """Build ``OnPolicyTrainer``'s dataset: ``index``, ``prompt`` and ``completion`` (token ids)."""
     return Dataset.from_dict(
         {
             "index": list(range(len(sequences))),
@@ -132,7 +132,7 @@ def rows(sequences: Sequence[TokenSequence]) -> Dataset:
 
 
 def labelled_rows(sequences: Sequence[TokenSequence]) -> Dataset:
-    """A dataset for ``OfflineTrainer``: ``input_ids`` and ``labels``, prompts masked."""
+    """Build ``OfflineTrainer``'s dataset: ``input_ids`` and ``labels``, prompts masked."""
     inputs, labels = [], []
     for sequence in sequences:
         completion = list(sequence.completion or ())

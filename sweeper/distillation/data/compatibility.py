@@ -1,4 +1,4 @@
-"""Teacher and student as a pair: the same tokens, as many logits, and what both are shown."""
+"""Checks of a teacher and a student as a pair: tokens, logits and chat templates."""
 
 from __future__ import annotations
 
@@ -17,11 +17,10 @@ Student = TypeVar("Student", bound=ModelConfig)
 
 
 def aligned(teacher: Teacher, student: Student) -> tuple[Teacher, Student]:
-    """Both with as many token ids as the smaller one has rows.
+    """Return both models with as many token ids as the smaller one has rows.
 
-    Makers pad embeddings and heads to round numbers, and not the same ones for all sizes of a
-    family: Qwen2.5 has 151,936 rows up to 3B and 152,064 from 7B on, of which its tokenizer uses
-    151,665.
+    Makers pad embeddings and heads to round numbers that differ within a family: Qwen2.5 has
+    151,936 rows up to 3B and 152,064 from 7B on, of which its tokenizer uses 151,665.
     """
     with blaming("teacher", "vocab_size"):
         theirs = token_ids(teacher)
@@ -31,15 +30,15 @@ def aligned(teacher: Teacher, student: Student) -> tuple[Teacher, Student]:
 
 
 def cut_to(model: Teacher, rows: int) -> Teacher:
-    """The model with at most so many token ids."""
+    """Return the model with at most ``rows`` token ids."""
     return model.model_copy(update={"vocab_size": rows}) if token_ids(model) > rows else model
 
 
 def token_ids(model: ModelConfig) -> int:
-    """How many logits the model gives.
+    """Return the number of logits that the model gives.
 
     Raises:
-        BadInputError: It cannot be read, or has fewer than ``vocab_size`` says.
+        BadInputError: It cannot be read, or has fewer than ``vocab_size``.
     """
     rows = int(read_config(model).get_text_config().vocab_size)
     if model.vocab_size is None:
@@ -54,7 +53,7 @@ def token_ids(model: ModelConfig) -> int:
 def check_pair(
     teacher: PreTrainedTokenizerBase, student: PreTrainedTokenizerBase, names: tuple[str, str]
 ) -> None:
-    """Check that teacher and student mean the same by each token, added tokens included.
+    """Check that teacher and student have the same vocabulary, added tokens included.
 
     Raises:
         BadInputError: Their vocabularies differ, so their distributions cannot be compared.
@@ -78,12 +77,12 @@ def check_heads(
     """Check that both models give as many logits, and one for each token.
 
     Args:
-        teacher: As it is loaded: its rows of padding may be cut.
-        student: The same.
-        tokenizer: Of both.
+        teacher: Teacher as it is loaded: rows of padding may be cut.
+        student: Student as it is loaded.
+        tokenizer: Tokenizer of both.
 
     Raises:
-        BadInputError: They do not, so their distributions cannot be compared.
+        BadInputError: The numbers differ, so their distributions cannot be compared.
     """
     theirs, ours = token_ids(teacher), token_ids(student)
     if ours != theirs:
@@ -107,10 +106,10 @@ def template_note(
     names: tuple[str, str],
     system_prompt: str | None,
 ) -> str | None:
-    """What to tell a user whose teacher reads another rendering than its own; None if it is same.
+    """Return a note if the chat templates of teacher and student differ; None if they agree.
 
-    Both models are shown what the student's template makes of a conversation, and the teacher may
-    know its own better.
+    Both models read the student's rendering of a conversation. The teacher may have been trained on
+    its own.
     """
     turns = [{"role": "system", "content": system_prompt}] if system_prompt else []
     turns += [{"role": "user", "content": "Question?"}, {"role": "assistant", "content": "Answer."}]
@@ -119,7 +118,7 @@ def template_note(
         if is_plain(teacher):
             return None
         return (
-            f"the student {names[1]} is shown texts without a chat template, and so is the teacher"
+            f"the student {names[1]} reads texts without a chat template, and so does the teacher"
             f" {names[0]}, which has one"
         )
     try:
@@ -131,5 +130,5 @@ def template_note(
     here, there = first_difference(theirs, ours)
     return (
         f"the chat templates of the teacher {names[0]} and the student {names[1]} differ"
-        f" ({here!r} and {there!r}); both are shown the student's"
+        f" ({here!r} and {there!r}); both read the student's"
     )

@@ -1,4 +1,4 @@
-"""From rows to token sequences, once, the same for every arm."""
+"""Rows of the data as prompts, reference answers and token sequences."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Example:
 
     @property
     def prompt(self) -> str:
-        """The last user message: what a leak check compares."""
+        """Last user message, which a leak check compares."""
         return self.messages[-1]["content"]
 
 
@@ -42,22 +42,23 @@ class TokenSequence:
 
 @dataclass(frozen=True)
 class TokenizedData:
-    """The data as token ids, with what was left out."""
+    """The data as token ids."""
 
     kept: tuple[int, ...]
-    """Which examples the sequences are of."""
+    """Indices of the examples that the sequences are of."""
     sequences: tuple[TokenSequence, ...]
     lengths: tuple[tuple[int, int], ...]
-    """Tokens of every example's prompt and answer before anything is cut; of an answer that there
-    is none of, or that is dropped with its prompt, 0."""
+    """Tokens of every example's prompt and answer before anything is cut; 0 for an answer that is
+    missing, or dropped with its prompt."""
     notes: tuple[str, ...]
+    """Sentences about dropped and cut examples."""
 
 
 def read_rows(data: DataConfig, files: Sequence[str]) -> list[dict[str, Any]]:
-    """The rows of the training data.
+    """Read the rows of the training data.
 
     Args:
-        data: The study's data.
+        data: Data of the study.
         files: Absolute paths, when the data are local files.
 
     Raises:
@@ -76,7 +77,7 @@ def read_rows(data: DataConfig, files: Sequence[str]) -> list[dict[str, Any]]:
         from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as READERS
 
         if not files and source.path in READERS:
-            # One of them unpickles whatever lies in the working directory.
+            # One of these readers unpickles whatever lies in the working directory.
             message = f"expected the name of a dataset, found {source.path!r}, a kind of file"
             raise BadInputError(message, ("data", "train", "path"))
         try:
@@ -102,7 +103,7 @@ def read_rows(data: DataConfig, files: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def read_examples(data: DataConfig, files: Sequence[str]) -> list[Example]:
-    """The rows as prompts and reference answers.
+    """Read the rows as prompts and reference answers.
 
     Raises:
         BadInputError: A column is missing, or a row does not hold text.
@@ -112,7 +113,7 @@ def read_examples(data: DataConfig, files: Sequence[str]) -> list[Example]:
 
 
 def columns_of(data: DataConfig, rows: Sequence[dict[str, Any]]) -> ColumnsConfig:
-    """Which columns hold what: as the study says, or guessed.
+    """Return the columns that the study names, or guess them.
 
     Raises:
         BadInputError: They cannot be guessed.
@@ -123,7 +124,7 @@ def columns_of(data: DataConfig, rows: Sequence[dict[str, Any]]) -> ColumnsConfi
 def to_examples(
     rows: Sequence[dict[str, Any]], columns: ColumnsConfig, data: DataConfig
 ) -> list[Example]:
-    """Rows as prompts and reference answers.
+    """Convert rows to prompts and reference answers.
 
     Raises:
         BadInputError: A column is missing, or a row does not hold text.
@@ -151,15 +152,15 @@ def tokenize(
     max_length: int,
     completions: Sequence[tuple[int, ...]] | None = None,
 ) -> TokenizedData:
-    """Token ids of every example, through the tokenizer's chat template.
+    """Tokenize every example through the tokenizer's chat template.
 
     A sequence that is longer than ``max_length`` tokens is cut at its end; an example whose prompt
     leaves no room for an answer is dropped and counted.
 
     Args:
-        examples: What to tokenize.
-        tokenizer: With a chat template that keeps prefixes.
-        max_length: The longest prompt and answer together, in tokens.
+        examples: Prompts and references.
+        tokenizer: Tokenizer whose chat template keeps prefixes.
+        max_length: Longest prompt and answer together, in tokens.
         completions: Token ids to use instead of the references, one for each example.
 
     Raises:
@@ -200,7 +201,7 @@ def tokenize(
 
 
 def render_prompt(example: Example, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The prompt as the model reads it, up to where its answer starts.
+    """Return the prompt as the model reads it, up to the start of its answer.
 
     Raises:
         BadInputError: The chat template refuses the messages.
@@ -219,35 +220,35 @@ def render_prompt(example: Example, tokenizer: PreTrainedTokenizerBase) -> str:
 def tokenize_completion(
     example: Example, prompt_text: str, tokenizer: PreTrainedTokenizerBase
 ) -> tuple[int, ...]:
-    """Token ids of the reference answer, up to the token that ends it.
+    """Return the token ids of the reference answer, up to the token that ends it.
 
     Raises:
         BadInputError: The template rewrites the prompt once there is an answer.
     """
     answer = {"role": "assistant", "content": example.completion}
-    whole = str(tokenizer.apply_chat_template([*example.messages, answer], tokenize=False))
-    if not whole.startswith(prompt_text):
-        found, wanted = first_difference(whole, prompt_text)
+    rendered = str(tokenizer.apply_chat_template([*example.messages, answer], tokenize=False))
+    if not rendered.startswith(prompt_text):
+        found, wanted = first_difference(rendered, prompt_text)
         raise BadInputError(
             "expected a chat template that is prefix-preserving: with the answer, the prompt has"
             f" {found!r} where it had {wanted!r}"
             " (data.format: plain does without the template)",
             ("student", "model"),
         )
-    tokens = _continuation(prompt_text, whole, tokenizer)
+    tokens = _continuation(prompt_text, rendered, tokenizer)
     ends = turn_end_ids(tokenizer)
     for position, token in enumerate(tokens):
-        # What a template puts after the end of the turn is no part of the answer.
+        # Text that a template puts after the end of the turn is no part of the answer.
         if token in ends:
             return tuple(tokens[: position + 1])
     return tuple(tokens)
 
 
 def first_difference(one: str, other: str) -> tuple[str, str]:
-    """What two texts have where they begin to differ, with a little of what is around it."""
+    """Return an extract of two texts around the position where they begin to differ."""
     pairs = enumerate(zip(one, other, strict=False))
-    place = next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
-    around = slice(max(0, place - 10), place + 30)
+    position = next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
+    around = slice(max(0, position - 10), position + 30)
     return one[around], other[around]
 
 
@@ -255,7 +256,7 @@ def check_template(tokenizer: PreTrainedTokenizerBase, system_prompt: str | None
     """Check, before there are rows, that answers follow their prompts in the chat template.
 
     Raises:
-        BadInputError: They do not, or the template refuses such messages.
+        BadInputError: The template rewrites prompts, or refuses such messages.
     """
     turns = [{"role": "system", "content": system_prompt}] if system_prompt else []
     example = Example((*turns, {"role": "user", "content": "Question?"}), "Answer.")
@@ -264,21 +265,21 @@ def check_template(tokenizer: PreTrainedTokenizerBase, system_prompt: str | None
     tokenize_completion(example, prompt, tokenizer)
 
 
-def _continuation(prompt: str, whole: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens of ``whole`` after ``prompt``, as they follow it.
+def _continuation(prompt: str, text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the tokens of ``text`` after ``prompt``, as they follow it.
 
-    Alone, an answer may get a token in front that no answer after a prompt has.
+    Tokenized alone, an answer may begin with a token that no answer after a prompt has.
     """
     before = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    together = tokenizer(whole, add_special_tokens=False)["input_ids"]
+    together = tokenizer(text, add_special_tokens=False)["input_ids"]
     if together[: len(before)] == before:
         return list(together[len(before) :])
     # A token reaches over the border: the prompt stays as it is at evaluation.
-    return list(tokenizer(whole[len(prompt) :], add_special_tokens=False)["input_ids"])
+    return list(tokenizer(text[len(prompt) :], add_special_tokens=False)["input_ids"])
 
 
 def fingerprint(examples: Sequence[Example]) -> str:
-    """SHA-256 over all prompts and references, in order."""
+    """Return the SHA-256 of all prompts and references, in order."""
     digest = hashlib.sha256()
     for example in examples:
         for message in example.messages:
@@ -288,11 +289,12 @@ def fingerprint(examples: Sequence[Example]) -> str:
 
 
 def prompt_hash(text: str) -> str:
-    """SHA-256 of a prompt, whatever its white space: for finding one prompt in two places."""
+    """Return the SHA-256 of a prompt, whatever its white space, to find a prompt in two places."""
     return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()
 
 
 def _guess(row: dict[str, Any], source: str) -> ColumnsConfig:
+    """Guess the columns from a row."""
     columns = guess_columns(row)
     if columns is None:
         raise BadInputError(unknown_columns(source, row), ("data", "train", "columns"))
@@ -300,9 +302,10 @@ def _guess(row: dict[str, Any], source: str) -> ColumnsConfig:
 
 
 def _cell(row: dict[str, Any], column: str, kind: type, number: int, source: str) -> Any:
+    """Return a row's value in a column."""
     if column not in row:
-        found = ", ".join(sorted(row))
-        message = f"no column {column!r} in row {number} of {source}, only {found}"
+        columns = ", ".join(sorted(row))
+        message = f"no column {column!r} in row {number} of {source}, only {columns}"
         raise BadInputError(message, ("data", "train", "columns"))
     value = row[column]
     if not isinstance(value, kind) or not value:
@@ -318,6 +321,7 @@ def _cell(row: dict[str, Any], column: str, kind: type, number: int, source: str
 def _from_messages(
     messages: list[dict[str, str]], system: list[dict[str, str]], number: int, source: str
 ) -> Example:
+    """Convert a row of chat messages to a prompt and, if the last turn is one, a reference."""
     for turn in messages:
         if not isinstance(turn, dict) or not all(
             isinstance(turn.get(key), str) for key in ("role", "content")
@@ -338,5 +342,6 @@ def _from_messages(
 
 
 def _short(value: object) -> str:
+    """Return a value for a message, cut at 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

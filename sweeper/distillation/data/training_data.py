@@ -1,4 +1,4 @@
-"""What all jobs of a study start from: the student's tokenizer, the examples and their tokens."""
+"""Common start of a study's jobs: models, the student's tokenizer, examples and their tokens."""
 
 from __future__ import annotations
 
@@ -48,42 +48,42 @@ from sweeper.records import StudyInputs
 
 _TENSORS, _ABOUT = "tokens.safetensors", "about.json"
 _FORMAT = 2
-"""Of what the cache keeps of tokens; grows when it is something else."""
+"""Version of the cache's format of tokens."""
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """The student's tokenizer and the examples, which are read when they are asked for."""
+    """The student's tokenizer and the examples, which are read on first use."""
 
-    origin: StudyInputs
+    inputs: StudyInputs
     tokenizer: PreTrainedTokenizerBase
-    known: tuple[Example, ...] | None = None
-    """The examples, where they have been read already."""
+    given_examples: tuple[Example, ...] | None = None
+    """Examples that have been read already."""
 
     @property
     def chat(self) -> bool:
-        """Whether prompts go through a chat template of the model's own."""
+        """True if prompts go through a chat template of the model's own."""
         return not is_plain(self.tokenizer)
 
     @cached_property
     def examples(self) -> tuple[Example, ...]:
-        """The rows as prompts and references.
+        """Prompts and references of the rows.
 
         Raises:
             BadInputError: The data cannot be read.
         """
-        if self.known is not None:
-            return self.known
-        return tuple(read_examples(self.origin.data, self.origin.data_files))
+        if self.given_examples is not None:
+            return self.given_examples
+        return tuple(read_examples(self.inputs.data, self.inputs.data_files))
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the examples; known without them once the study has read them."""
-        return self.origin.data_fingerprint or fingerprint(self.examples)
+        """SHA-256 of the examples; taken from the study's inputs once they have been read."""
+        return self.inputs.data_fingerprint or fingerprint(self.examples)
 
     @cached_property
     def text_key(self) -> dict[str, str]:
-        """What decides the tokens of a text."""
+        """Determinants of the tokens of a text."""
         return {
             "tokenizer": hash_text(self.tokenizer.backend_tokenizer.to_str()),
             "template": str(self.tokenizer.chat_template),
@@ -95,12 +95,12 @@ class TrainingData:
         answers: Callable[[], Sequence[tuple[int, ...]]] | None = None,
         answers_key: str | None = None,
     ) -> TokenizedData:
-        """The examples as token ids, from the cache or tokenized now; see ``data.tokenize``.
+        """Return the examples as token ids, from the cache or tokenized now; see ``tokenize``.
 
         Args:
-            max_length: The longest prompt and answer together, in tokens.
-            answers: Gives token ids to use instead of the references, one for each example.
-            answers_key: What decides those.
+            max_length: Longest prompt and answer together, in tokens.
+            answers: Source of token ids to use instead of the references, one for each example.
+            answers_key: Hash of everything that decides them.
         """
         determinants = {
             "data": self.fingerprint,
@@ -115,30 +115,30 @@ class TrainingData:
             given = answers() if answers else None
             _write(tokenize(self.examples, self.tokenizer, max_length, given), directory)
 
-        return Cache(Path(self.origin.cache)).read("tokens", determinants, build, _read)
+        return Cache(Path(self.inputs.cache)).read("tokens", determinants, build, _read)
 
 
-def unpack_models(origin: StudyInputs) -> StudyInputs:
-    """The same with models as they are loaded.
+def unpack_models(inputs: StudyInputs) -> StudyInputs:
+    """Return the study's inputs with models as they are loaded.
 
-    What a package carries packed comes from the cache, and padding of vocabularies that only one of
-    the two has is left out.
+    Packed models come from the cache, unpacked. Padding that only one of the vocabularies has is
+    left out.
 
     Raises:
-        BadInputError: The package is not installed, or a model is none that can be distilled here.
+        BadInputError: A package is not installed, or a model cannot be distilled here.
     """
-    cache = Path(origin.cache)
-    teacher = unpack_model("teacher", origin.teacher, cache)
-    student = unpack_model("student", origin.student, cache)
+    cache = Path(inputs.cache)
+    teacher = unpack_model("teacher", inputs.teacher, cache)
+    student = unpack_model("student", inputs.student, cache)
     teacher, student = aligned(teacher, student)
-    return origin.model_copy(update={"teacher": teacher, "student": student})
+    return inputs.model_copy(update={"teacher": teacher, "student": student})
 
 
 def unpack_model(role: Literal["teacher", "student"], model: Model, cache: Path) -> Model:
-    """One of the two as it is loaded, checked by what its configuration says.
+    """Return a model as it is loaded, after a check of its configuration.
 
     Raises:
-        BadInputError: It cannot be read, or is none that can be distilled here.
+        BadInputError: It cannot be read, or cannot be distilled here.
     """
     with blaming(role, "model"):
         unpacked = unpack(model, cache)
@@ -150,74 +150,75 @@ def unpack_model(role: Literal["teacher", "student"], model: Model, cache: Path)
     return unpacked
 
 
-def read_training_data(origin: StudyInputs) -> TrainingData:
+def read_training_data(inputs: StudyInputs) -> TrainingData:
     """Load the student's tokenizer, and check the teacher's against it.
 
     Raises:
         BadInputError: A tokenizer cannot be read, or the vocabularies differ.
     """
-    material = student_training_data(origin)
+    data = student_training_data(inputs)
     with blaming("teacher", "model"):
-        check_teacher(origin, origin.teacher, material.tokenizer)
-    return material
+        check_teacher(inputs, inputs.teacher, data.tokenizer)
+    return data
 
 
 def student_training_data(
-    origin: StudyInputs, examples: tuple[Example, ...] | None = None
+    inputs: StudyInputs, examples: tuple[Example, ...] | None = None
 ) -> TrainingData:
-    """The same without a look at the teacher.
+    """Load the student's tokenizer, without a check of the teacher's.
 
     Args:
-        origin: The study's; only its student and data are read.
-        examples: The rows, if they have been read already.
+        inputs: Inputs of the study, of which only the student and the data are read.
+        examples: Rows that have been read already.
 
     Raises:
-        BadInputError: The tokenizer cannot be read, or its template does not suit.
+        BadInputError: The tokenizer cannot be read, or its template cannot be used.
     """
     with blaming("student", "model"):
-        tokenizer = load_tokenizer(origin.student, plain=origin.data.format == "plain")
-    if origin.data.format == "chat" and is_plain(tokenizer):
-        message = f"expected a model with a chat template, found none in {origin.student.model}"
+        tokenizer = load_tokenizer(inputs.student, plain=inputs.data.format == "plain")
+    if inputs.data.format == "chat" and is_plain(tokenizer):
+        message = f"expected a model with a chat template, found none in {inputs.student.model}"
         raise BadInputError(message, ("data", "format"))
-    if origin.data.system_prompt and is_plain(tokenizer):
-        message = "expected none, because without a chat template nothing sets it off"
+    if inputs.data.system_prompt and is_plain(tokenizer):
+        message = "expected none, because without a chat template nothing marks it as one"
         raise BadInputError(message, ("data", "system_prompt"))
-    check_template(tokenizer, origin.data.system_prompt)
-    material = TrainingData(origin, tokenizer, examples)
-    # Now, because padding and truncation become part of a tokenizer's state when it is used: what
-    # one job leaves in the cache, another must find.
-    _ = material.text_key
-    return material
+    check_template(tokenizer, inputs.data.system_prompt)
+    data = TrainingData(inputs, tokenizer, examples)
+    # Taken before the tokenizer is used: padding and truncation then become part of its state, and
+    # jobs would not find each other's cache entries.
+    _ = data.text_key
+    return data
 
 
 def check_teacher(
-    origin: StudyInputs, teacher: ModelConfig, tokenizer: PreTrainedTokenizerBase
+    inputs: StudyInputs, teacher: ModelConfig, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     """Check that ``teacher`` shares the student's vocabulary, and has as many logits.
 
     Raises:
-        BadInputError: It does not, or has no tokenizer.
+        BadInputError: They differ, or the teacher has no tokenizer.
     """
-    names = (teacher.model, origin.student.model)
+    names = (teacher.model, inputs.student.model)
     check_pair(load_tokenizer(teacher), tokenizer, names)
-    check_heads(teacher, origin.student, tokenizer)
+    check_heads(teacher, inputs.student, tokenizer)
 
 
-def own_teacher(origin: StudyInputs, values: Mapping[str, Scalar]) -> ModelConfig:
-    """The teacher of an arm: the study's, with what the arm says of it.
+def own_teacher(inputs: StudyInputs, values: Mapping[str, Scalar]) -> ModelConfig:
+    """Return the teacher of an arm: the study's, with the arm's own settings.
 
     Args:
-        origin: The study's, with models as they are loaded.
-        values: The arm's dotted settings below ``teacher``.
+        inputs: Inputs of the study, with models as they are loaded.
+        values: Dotted settings of the arm below ``teacher``.
 
     Raises:
         BadInputError: It cannot be read.
     """
-    unpacked = unpack(with_settings(origin.teacher, values), Path(origin.cache))
-    return cut_to(unpacked, token_ids(origin.student))
+    unpacked = unpack(with_settings(inputs.teacher, values), Path(inputs.cache))
+    return cut_to(unpacked, token_ids(inputs.student))
 
 
 def _write(data: TokenizedData, directory: Path) -> None:
+    """Write tokens as a cache entry."""
     parts: dict[str, list[Sequence[int]]] = {
         "prompts": [sequence.prompt for sequence in data.sequences],
         "completions": [sequence.completion or () for sequence in data.sequences],
@@ -237,6 +238,7 @@ def _write(data: TokenizedData, directory: Path) -> None:
 
 
 def _read(directory: Path) -> TokenizedData:
+    """Read the tokens of a cache entry."""
     tensors = load_file(directory / _TENSORS)
 
     def split(name: str) -> list[tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""Low-rank adapters: put onto a student, and into its weights when it is trained."""
+"""Low-rank adapters: added to a student, and merged into its weights after training."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from sweeper.distillation.models.loading import load_model
 def add_adapter(
     model: PreTrainedModel, lora: LoraConfig, changes: dict[str, Scalar], seed: int
 ) -> Any:
-    """The model with a fresh low-rank adapter, initialised from ``seed``.
+    """Return the model with a fresh low-rank adapter, initialised from ``seed``.
 
     Args:
-        model: Its weights are frozen in place.
-        lora: The study's adapter.
-        changes: The arm's own ``r``, ``alpha`` or ``dropout``.
-        seed: Of the adapter's initialisation.
+        model: Student whose weights are frozen in place.
+        lora: Adapter of the study.
+        changes: Arm's own ``r``, ``alpha`` or ``dropout``.
+        seed: Seed of the adapter's initialisation.
     """
     import_bitsandbytes()
     from peft import LoraConfig as PeftLoraConfig
@@ -43,16 +43,16 @@ def add_adapter(
 
 
 def merge_adapter(trained: Any, student: ModelConfig, device: str, seed: int) -> Any:
-    """The trained student as one model: what its adapter adds is in its weights.
+    """Return the trained student as one model, with its adapter merged into its weights.
 
-    Quantized weights would be rounded once more, so there the adapter goes onto the weights as they
-    are stored.
+    Quantized weights would be rounded once more, so their adapter is merged into the weights as
+    they are stored.
 
     Args:
-        trained: The student, with its adapter if it has one.
-        student: What it was loaded by.
-        device: Where to load it again, if it was quantized.
-        seed: As for ``load_model``.
+        trained: Student, with its adapter if it has one.
+        student: Configuration that it was loaded by.
+        device: Device to load a quantized student on again.
+        seed: Seed for ``load_model``.
     """
     if not hasattr(trained, "merge_and_unload"):
         return trained
@@ -61,6 +61,6 @@ def merge_adapter(trained: Any, student: ModelConfig, device: str, seed: int) ->
     from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
     stored = load_model(student.model_copy(update={"quantization": None}), device, seed=seed)
-    whole = get_peft_model(stored, trained.peft_config[trained.active_adapter])
-    set_peft_model_state_dict(whole, get_peft_model_state_dict(trained))
-    return whole.merge_and_unload()
+    adapted = get_peft_model(stored, trained.peft_config[trained.active_adapter])
+    set_peft_model_state_dict(adapted, get_peft_model_state_dict(trained))
+    return adapted.merge_and_unload()

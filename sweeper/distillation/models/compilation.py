@@ -9,14 +9,14 @@ import torch
 from sweeper.foundation.errors import BadInputError
 
 KEY = ("teacher", "compile")
-"""What is to blame in the study file."""
+"""Key of the study file that errors name."""
 
 
 def compile_reading(model: Any) -> None:
-    """Compile, in place, how the layers of ``model`` read sequences without a key-value cache.
+    """Compile the layers of ``model`` in place, for passes without a key-value cache.
 
-    That is what training asks of a teacher. Answers are still decoded as they were: there, every
-    token would have a shape of its own.
+    Those are the passes of a teacher in training. Decoding stays eager: there, every token would
+    have a shape of its own.
 
     Raises:
         BadInputError: It cannot be compiled here.

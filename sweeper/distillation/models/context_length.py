@@ -1,7 +1,7 @@
-"""How far a model's positions reach, and what of a study would go beyond them.
+"""Context lengths of models, and checks of a study's texts against them.
 
-A model that learned its positions (GPT-2, OPT) has a table of them, and cannot read on where that
-ends. Others (rotary embeddings) read on, past the lengths that they were trained on.
+A model with learned positions (GPT-2, OPT) has a table of them, and cannot read beyond its end.
+Others (rotary embeddings) can read beyond the lengths that they were trained on.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from sweeper.distillation.models.loading import read_config
 from sweeper.foundation.errors import BadInputError
 
 Models = Mapping[str, ModelConfig]
-"""Those that read a text, by their roles."""
+"""Models that read a text, by their roles."""
 
 _RESERVED = 2
-"""Rows that OPT's table has before the first position."""
+"""Number of rows that OPT's table has before the first position."""
 
 
 def positions(model: ModelConfig) -> int | None:
-    """Tokens of the longest text that the model was made for; None if it does not say."""
-    found = getattr(read_config(model).get_text_config(), "max_position_embeddings", None)
-    return found if isinstance(found, int) and found > 0 else None
+    """Return the context length that the model was made for; None if it is not configured."""
+    length = getattr(read_config(model).get_text_config(), "max_position_embeddings", None)
+    return length if isinstance(length, int) and length > 0 else None
 
 
 def ends(model: ModelConfig) -> bool:
-    """Whether the model cannot read longer texts at all: its positions are rows of a table."""
+    """Return whether the model cannot read longer texts: its positions are a table's rows."""
     config = read_config(model)
     count = positions(model)
     if count is None or hasattr(config.get_text_config(), "rope_parameters"):
@@ -51,18 +51,18 @@ def ends(model: ModelConfig) -> bool:
 def check_lengths(
     models: Models, limit: LengthLimits, lengths: Sequence[tuple[int, int]]
 ) -> list[str]:
-    """Check that what an arm trains on, and samples, ends within the models' positions.
+    """Check that an arm's training sequences and samples fit the models' context lengths.
 
     Args:
-        models: The teacher and the student.
-        limit: What limits its sequences.
+        models: Teacher and student.
+        limit: Limits of the arm's sequences.
         lengths: Tokens of the data's prompts and answers, before anything is cut.
 
     Returns:
-        What to tell the user of sequences that go beyond the lengths a model was trained on.
+        Notes on sequences beyond the lengths that a model was trained on.
 
     Raises:
-        BadInputError: One goes beyond the positions of a model that has no more.
+        BadInputError: A sequence is longer than a model's table of positions.
     """
     kept = [(prompt, answer) for prompt, answer in lengths if prompt < limit.longest]
     if not kept:
@@ -77,7 +77,7 @@ def check_lengths(
 
 
 def check_sampled(models: Models, prompt: int, sampled: int, key: Key) -> list[str]:
-    """The same for so many tokens that are sampled after a prompt of so many."""
+    """Check ``sampled`` tokens after a prompt of ``prompt`` tokens, as ``check_text`` does."""
     found = f"{sampled} after a prompt of {prompt} tokens"
     return check_text(models, prompt + sampled, key, before=prompt, found=found)
 
@@ -85,17 +85,23 @@ def check_sampled(models: Models, prompt: int, sampled: int, key: Key) -> list[s
 def check_text(
     models: Models, tokens: int, key: Key, *, found: str, before: int = 0, unit: str = ""
 ) -> list[str]:
-    """The same for one text.
+    """Check the length of one text.
 
     Args:
-        models: What reads it.
-        tokens: Its length.
-        key: The key of the study file that is to blame.
-        found: What was found there.
-        before: How much of the text the key says nothing of.
-        unit: What the key counts, if that is not plain.
+        models: Models that read it.
+        tokens: Length of the text.
+        key: Key of the study file that errors name.
+        found: Words for the length that the study asks for.
+        before: Tokens of the text that the key does not count.
+        unit: Unit of the key, where it is not obvious.
+
+    Returns:
+        Notes on a text beyond the length that a model was trained on.
+
+    Raises:
+        BadInputError: The text is longer than a model's table of positions.
     """
-    passed = []
+    exceeded = []
     for role, model in models.items():
         count = positions(model)
         if count is None or tokens <= count:
@@ -103,17 +109,18 @@ def check_text(
         name = f"the {role} {model.model}"
         if ends(model):
             _refuse(name, count, key, found=found, before=before, unit=unit)
-        passed.append((count, name))
-    if not passed:
+        exceeded.append((count, name))
+    if not exceeded:
         return []
-    count, name = min(passed, key=lambda one: one[0])
+    count, name = min(exceeded, key=lambda pair: pair[0])
     return [
-        f"{'.'.join(key)}: {found} is more than the {count} tokens that {name} was made for; what"
-        " it says beyond them may be worse"
+        f"{'.'.join(key)}: {found} is more than the {count} tokens that {name} was made for;"
+        " its output beyond them may be worse"
     ]
 
 
 def _refuse(model: str, count: int, key: Key, *, found: str, before: int, unit: str) -> NoReturn:
+    """Raise the error of a text that is too long for ``model``."""
     expected = f"at most {count - before}{unit}"
     if before >= count:
         expected = f"prompts of fewer than {count} tokens (training.max_length drops longer ones)"

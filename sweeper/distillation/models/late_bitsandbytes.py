@@ -1,8 +1,7 @@
-"""bitsandbytes, imported in the process that may need it and by nobody else.
+"""Import of bitsandbytes, only in a process that may need it.
 
-PEFT imports it wherever it is installed. While it is imported it asks every GPU what that can do,
-after which no fork of the process can use one; and where the package ``kernels`` is installed, it
-runs code from a hub.
+PEFT imports it wherever it is installed. Its import queries every GPU, after which no fork of the
+process can use one. Where the package ``kernels`` is installed, it runs code from a hub.
 """
 
 from __future__ import annotations
@@ -16,19 +15,19 @@ from importlib.util import find_spec
 
 
 def import_peft() -> None:
-    """Import PEFT alone, as the process that jobs are forked from must."""
+    """Import PEFT without bitsandbytes, as the process that jobs are forked from must."""
     if "peft" in sys.modules:
         return
     with _hidden("bitsandbytes"):
         importlib.import_module("peft")
     utils = importlib.import_module("peft.import_utils")
-    for remembered in (utils.is_bnb_available, utils.is_bnb_4bit_available):
-        remembered.cache_clear()
+    for check in (utils.is_bnb_available, utils.is_bnb_4bit_available):
+        check.cache_clear()
 
 
 def import_bitsandbytes() -> None:
-    """Import it, if it is installed, without the code that it would fetch from a hub."""
-    # It would say of every product in 8 bits that it is computed in float16.
+    """Import bitsandbytes, if it is installed, without code from a hub."""
+    # It would log for every product in 8 bits that it is computed in float16.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if "bitsandbytes" not in sys.modules and find_spec("bitsandbytes") is not None:
         with _hidden("kernels"):
@@ -37,7 +36,7 @@ def import_bitsandbytes() -> None:
 
 @contextmanager
 def _hidden(name: str) -> Iterator[None]:
-    """A package as if it were not installed, for a while."""
+    """Make a package look as if it were not installed, within the block."""
     before = sys.modules.get(name)
     sys.modules[name] = None  # type: ignore[assignment]
     try:

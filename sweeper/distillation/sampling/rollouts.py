@@ -1,11 +1,10 @@
 """Sampling from a model: the student's rollouts and the teacher's stored answers.
 
-``generate`` has a decode loop of its own. ``model.generate`` goes on decoding answers that have
-ended until the longest has, copies the whole key-value cache for every token, and draws a random
-number for every entry of the vocabulary, which on a CPU can cost as much as the model itself. Here
-an answer that has ended makes room for the next prompt or leaves the batch smaller, the cache is
-written in place, and a token costs one random number. Models that this does not suit go through
-``model.generate``.
+``generate`` has a decode loop of its own. ``model.generate`` decodes answers that have ended until
+the longest has, copies the whole key-value cache for every token, and draws a random number for
+every entry of the vocabulary, which on a CPU can cost as much as the model itself. Here an answer
+that has ended makes room for the next prompt or leaves the batch smaller, the cache is written in
+place, and a token costs one random number. Other models go through ``model.generate``.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from sweeper.foundation.errors import DivergedError
 _Answers = Generator[tuple[int, list[int]], None, None]
 
 _SMALL_VOCABULARY = 1024
-"""Up to here a token is drawn from the whole vocabulary at once, beyond it from a block of it."""
+"""Largest vocabulary that a token is drawn from at once; in larger ones a block is drawn first."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Rollout:
     tokens: tuple[int, ...]
     """Token ids, the end token included if there is one."""
     finished: bool
-    """Whether it ended by itself, rather than at ``max_new_tokens``."""
+    """True if it ended by itself, rather than at ``max_new_tokens``."""
 
 
 def generate(
@@ -57,24 +56,22 @@ def generate(
 ) -> list[Rollout]:
     """Sample one answer to each prompt from the model's own distribution at ``temperature``.
 
-    The model's generation settings are set aside, because they carry what its publisher found nice
-    (top-k, repetition penalties) and would change the distribution. The key-value cache is always
-    on. Global random state is left as it was.
+    The publisher's generation settings (top-k, repetition penalties) would change the distribution,
+    and are ignored. The key-value cache is always on. Global random state is left as it was.
 
     Args:
-        model: A causal language model, or one with an adapter.
-        prompts: Token ids.
-        temperature: Above 0; 0 decodes greedily.
-        max_new_tokens: The longest answer.
+        model: Causal language model, or one with an adapter.
+        prompts: Token ids of the prompts.
+        temperature: Sampling temperature; 0 decodes greedily.
+        max_new_tokens: Tokens of the longest answer.
         end_ids: Tokens that end an answer.
-        pad_id: Fills shorter prompts, on their left.
-        seed: Decides every draw. Unless the model needs ``model.generate``, each prompt has random
+        pad_id: Token that fills shorter prompts, on their left.
+        seed: Seed of every draw. Unless the model needs ``model.generate``, each prompt has random
             numbers of its own, so that ``batch_size`` changes an answer by rounding only.
-        batch_size: Answers that are written at a time.
-        numbers: Of the prompts among those that others sample answers to with the same seed, in
-            ascending order: so that each has random numbers of its own there, too. By default their
-            indices.
-        report: Called with the number of complete answers, whenever it has grown.
+        batch_size: Number of answers that are sampled at a time.
+        numbers: Numbers of the prompts, ascending, among all that are sampled with this seed in
+            several processes: each prompt keeps its random numbers. By default their indices.
+        report: Callback for the number of complete answers, whenever it has grown.
 
     Returns:
         The answers, in the order of ``prompts``.
@@ -95,7 +92,7 @@ def generate(
         batch_size,
     )
     base = without_adapter(model)
-    # A tuned prompt is in the wrapper, not in the model.
+    # A tuned prompt belongs to the wrapper, not to the model.
     adapter = getattr(model, "active_peft_config", None)
     tuned_prompt = getattr(adapter, "is_prompt_learning", False)
     rollouts: dict[int, Rollout] = {}
@@ -117,7 +114,7 @@ def generate(
 
 @dataclass(frozen=True)
 class _Request:
-    """What ``generate`` is asked for."""
+    """Arguments of ``generate``."""
 
     prompts: Sequence[Sequence[int]]
     numbers: Sequence[int]
@@ -129,7 +126,7 @@ class _Request:
     batch_size: int
 
     def order(self) -> list[int]:
-        """The longest prompt first: memory peaks at once, and what comes last is short."""
+        """Return the prompts' indices, longest first: memory peaks early, and the end is short."""
         indices = range(len(self.prompts))
         return sorted(indices, key=lambda index: len(self.prompts[index]), reverse=True)
 
@@ -162,7 +159,7 @@ def _decode(model: Any, request: _Request) -> _Answers:
 
 
 def _check_finite(logits: Tensor) -> None:
-    """Stop where there is no distribution to sample from; on a GPU that would end the process.
+    """Check that there is a distribution to sample from; a GPU would end the process otherwise.
 
     Raises:
         DivergedError: A row has no largest logit.
@@ -172,7 +169,7 @@ def _check_finite(logits: Tensor) -> None:
 
 
 class _Finite(LogitsProcessor):  # type: ignore[misc]
-    """The same for ``model.generate``."""
+    """Check of the logits inside ``model.generate``."""
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         _check_finite(scores)
@@ -187,13 +184,13 @@ def _draw(logits: Tensor, numbers: list[float], temperature: float) -> list[int]
     because the running sum over all of them would take more memory than the logits.
 
     Args:
-        logits: [rows, vocabulary].
-        numbers: One in [0, 1) for each row.
-        temperature: 0 takes the likeliest token.
+        logits: Logits, [rows, vocabulary].
+        numbers: Number in [0, 1) for each row.
+        temperature: Sampling temperature; 0 takes the likeliest token.
     """
     if temperature == 0:
         return list(logits.argmax(-1).tolist())
-    # Sums in float32, which is all that Apple's devices have, would lose the rarest tokens.
+    # Sums in float32, the widest type of Apple's devices, would lose the rarest tokens.
     exact = torch.float32 if logits.device.type == "mps" else torch.float64
     uniform = torch.tensor(numbers, dtype=exact, device=logits.device)[:, None]
     chances = (logits.float() / temperature).softmax(-1)
@@ -213,8 +210,8 @@ def _pick(masses: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
     """Find where the running sums of ``masses`` pass ``shares`` of their totals.
 
     Args:
-        masses: [rows, choices].
-        shares: In [0, 1), [rows, 1].
+        masses: Probability masses, [rows, choices].
+        shares: Shares in [0, 1), [rows, 1].
 
     Returns:
         The choices, [rows, 1], and the running sums, [rows, choices].
@@ -227,12 +224,12 @@ def _pick(masses: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
 
 @lru_cache(maxsize=8)
 def _triangle(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Sums by a product with it run on; cumsum has no deterministic kernel on CUDA."""
+    """Return the matrix whose product gives running sums; CUDA has no deterministic cumsum."""
     return torch.ones(size, size, dtype=dtype, device=device).triu()
 
 
 def _delegate(model: Any, base: Any, request: _Request) -> _Answers:
-    """The same by ``model.generate``, batch by batch."""
+    """Yield what ``_decode`` would, by ``model.generate``, batch by batch."""
     prompts, pad_id, temperature = request.prompts, request.pad_id, request.temperature
     settings = GenerationConfig(
         max_new_tokens=request.max_new_tokens,
@@ -267,7 +264,7 @@ def _delegate(model: Any, base: Any, request: _Request) -> _Answers:
 def _undisturbed(
     base: Any, settings: GenerationConfig, device: torch.device, seed: int
 ) -> Iterator[None]:
-    """Sample with ``settings`` and ``seed``, then put the model's and the global state back."""
+    """Sample with ``settings`` and ``seed``, then restore the model's and the global state."""
     inherited = base.generation_config
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):

@@ -1,8 +1,8 @@
-"""The teacher's last hidden states on sequences that do not change, computed once.
+"""The teacher's last hidden states on fixed sequences, computed once.
 
 References and stored teacher answers are read again in every epoch, by every trial, arm and study.
-What the teacher's head makes of them needs only its last hidden states at the positions that count:
-2 to 7 KB a token, kept memory-mapped in the content-addressed cache, in the teacher's own dtype.
+The teacher's logits need only its last hidden states at the positions that count: 2 to 7 KB a
+token, kept memory-mapped in the content-addressed cache, in the teacher's own dtype.
 """
 
 from __future__ import annotations
@@ -18,97 +18,85 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sweeper.config.models import ModelConfig
 from sweeper.distillation.data.batches import IGNORED, PromptCollator
 from sweeper.distillation.data.examples import TokenSequence
 from sweeper.distillation.models.lm_head import LMHead
-from sweeper.distillation.models.loading import computing_threads, identity, load_model
+from sweeper.distillation.models.loading import computing_threads
+from sweeper.distillation.teacher.shared_teacher import SharedTeacher
 from sweeper.foundation.cache import Cache, hash_text
-from sweeper.foundation.environment import library_versions
-from sweeper.records import Resources, StudyInputs
-from sweeper.records.seeds import teacher_seed
 
 KIND = "teacher_states"
 _STATES, _ABOUT = "states.bin", "about.json"
 _BATCH_TOKENS = 4096
-"""Tokens that the teacher reads at a time: sequences of similar length, so little of it padding."""
+"""Tokens that the teacher reads at a time, in sequences of similar length."""
 
 
 @dataclass(frozen=True)
 class TeacherStates:
-    """Last hidden states of static sequences, at the positions that predict their answers.
+    """Last hidden states of fixed sequences, at the positions that predict their answers.
 
     Attributes:
-        states: Positions of all sequences × width, one sequence after the other; memory-mapped.
-        starts: Where each sequence begins, and behind them the number of positions.
+        states: Memory-mapped states (positions × width), one sequence after the other.
+        starts: First position of each sequence, followed by the number of positions.
     """
 
     states: Tensor
     starts: tuple[int, ...]
 
     def of(self, indices: Sequence[int]) -> Tensor:
-        """The states (positions × width) of some sequences, one after the other."""
+        """Return the states (positions × width) of some sequences, one after the other."""
         return torch.cat([self.states[self.starts[i] : self.starts[i + 1]] for i in indices])
 
 
 def get_or_compute(
-    origin: StudyInputs,
-    teacher: ModelConfig,
+    teacher: SharedTeacher,
     sequences: Sequence[TokenSequence],
-    place: Resources,
-    load: Callable[[], Any] | None = None,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> TeacherStates | None:
-    """The teacher's states on ``sequences``, from the cache or computed now.
+    """Return the teacher's states on ``sequences``, from the cache or computed now.
 
     Args:
-        origin: The study's models, seed and cache.
-        teacher: The arm's teacher.
-        sequences: What it reads; all with an answer.
-        place: Where to compute, if the states are not in the cache.
-        load: Gives the teacher where it is loaded anyway.
-        report: Called with the number of sequences read and their total.
+        teacher: Teacher of the arm.
+        sequences: Sequences to read, all with an answer.
+        report: Callback for the number of sequences read and their total.
 
     Returns:
-        None if they are more than the study's ``compute.teacher_states_gib``, or if the teacher's
-        logits are not its head's.
+        None if they exceed the study's ``compute.teacher_states_gib``, or if the teacher's logits
+        are not its head's.
     """
-    limit = round(origin.teacher_states_gib * 2**30)
+    inputs = teacher.inputs
+    limit = round(inputs.teacher_states_gib * 2**30)
     if not limit:
         return None
     lines = (f"{list(s.prompt)}{list(s.completion or ())}" for s in sequences)
     determinants = {
-        "teacher": identity(teacher),
+        **teacher.determinants(),
         "sequences": hash_text("\n".join(lines)),
-        "seed": origin.seed if teacher.random_init else None,
-        "device": place.device.partition(":")[0],
-        "threads": origin.cache_threads,
-        "versions": library_versions(),
     }
 
     def build(directory: Path) -> None:
-        seed = teacher_seed(origin.seed)
-        model = load() if load else load_model(teacher, place.device, seed=seed)
-        with computing_threads(origin.cache_threads):
+        model = teacher.load()
+        with computing_threads(inputs.cache_threads):
             about = _compute(model, sequences, directory / _STATES, limit, report)
         (directory / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
 
     for _ in range(3):
         try:
-            directory = Cache(Path(origin.cache)).get_or_compute(KIND, determinants, build, limit)
+            directory = Cache(Path(inputs.cache)).get_or_compute(KIND, determinants, build, limit)
             return _read(directory, sequences)
         except _TooLargeError:
             return None
         except FileNotFoundError:
-            continue  # another process needed the room between the two lines
+            continue  # another process removed the entry between the two lines
     return None
 
 
 class _TooLargeError(Exception):
-    """The states are more than the bound: nothing is kept, so that a higher bound asks again."""
+    """The states exceed the limit; nothing is kept, so that a higher limit computes them."""
 
 
 def _read(directory: Path, sequences: Sequence[TokenSequence]) -> TeacherStates | None:
+    """Map the states of a cache entry; None if the teacher's logits are not its head's."""
     about = json.loads((directory / _ABOUT).read_text(encoding="utf-8"))
     if about["width"] is None:
         return None
@@ -134,13 +122,13 @@ def _compute(
     """Write the states of ``sequences`` to ``path``.
 
     Returns:
-        Width and dtype; no width if the logits are not the head's of the last hidden states.
+        Width and dtype; no width if the teacher's logits are not its head's.
 
     Raises:
         _TooLargeError: They take more than ``limit`` bytes.
     """
-    readout = LMHead.of(model, trained=False)
-    if readout.body is None:
+    lm_head = LMHead.of(model, trained=False)
+    if lm_head.body is None:
         return {"width": None}
     starts = (0, *accumulate(len(sequence.completion or ()) for sequence in sequences))
     collator = PromptCollator(0)
@@ -151,7 +139,7 @@ def _compute(
         pairs = [(sequences[i].prompt, sequences[i].completion or ()) for i in indices]
         batch = {name: values.to(device) for name, values in collator.pad(pairs).items()}
         counted = batch.pop("labels")[:, 1:] != IGNORED
-        states = readout.states(batch, counted).cpu()
+        states = lm_head.states(batch, counted).cpu()
         if whole is None:
             width = states.shape[1]
             size = starts[-1] * width
@@ -171,7 +159,7 @@ def _compute(
 
 
 def _reserve(path: Path, size: int) -> None:
-    """Have the file's bytes on the disk: a mapped page that finds no room ends the process.
+    """Allocate the file on the disk: a mapped page that finds no room would end the process.
 
     Raises:
         OSError: There is no room.
@@ -182,12 +170,12 @@ def _reserve(path: Path, size: int) -> None:
 
 
 def _batches(sequences: Sequence[TokenSequence]) -> list[list[int]]:
-    """Sequences of similar length together; the values must not depend on which trial asks."""
+    """Group sequences of similar length, in an order that does not depend on the trial."""
     lengths = [len(s.prompt) + len(s.completion or ()) for s in sequences]
     order = sorted(range(len(sequences)), key=lambda index: (lengths[index], index))
-    found: list[list[int]] = [[]]
+    batches: list[list[int]] = [[]]
     for index in order:
-        if found[-1] and lengths[index] * (len(found[-1]) + 1) > _BATCH_TOKENS:
-            found.append([])
-        found[-1].append(index)
-    return found
+        if batches[-1] and lengths[index] * (len(batches[-1]) + 1) > _BATCH_TOKENS:
+            batches.append([])
+        batches[-1].append(index)
+    return batches

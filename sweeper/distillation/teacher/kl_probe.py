@@ -1,15 +1,15 @@
-"""How far a student is from its teacher on text that no arm trains on: a yardstick for all trials.
+"""Divergence of students from the teacher on text that no arm trains on, comparable between trials.
 
 Training losses cannot be compared between trials, because each has its own divergence and its own
-sequences. Here the sequences are fixed (the teacher's greedy answers to the first prompts of the
-selection suite, cut short) and so is the divergence (the Jensen–Shannon one, ``beta`` 0.5, between
-0 and ln 2 nats a token).
+sequences. Here the sequences are fixed: the teacher's greedy answers to the first prompts of the
+selection suite, cut short. So is the divergence: Jensen–Shannon (``beta`` 0.5), between 0 and ln 2
+nats a token.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,28 +24,27 @@ from sweeper.distillation.data.examples import Example, render_prompt
 from sweeper.distillation.data.training_data import TrainingData
 from sweeper.distillation.divergence import Heads
 from sweeper.distillation.models.lm_head import LMHead
-from sweeper.distillation.models.loading import computing_threads, end_token_ids, identity
+from sweeper.distillation.models.loading import computing_threads, end_token_ids
 from sweeper.distillation.sampling.rollouts import generate
+from sweeper.distillation.teacher.shared_teacher import SharedTeacher
 from sweeper.foundation.cache import Cache
-from sweeper.foundation.environment import library_versions
-from sweeper.records import Resources
 
 BETA = 0.5
 MOST = 8
-"""Sequences: enough to tell trials apart, few enough to cost little."""
+"""Number of sequences: enough to tell trials apart, few enough to cost little."""
 LONGEST = 32
-"""Tokens of their answers, for the same reason."""
+"""Number of tokens of their answers, chosen likewise."""
 _TENSORS, _ABOUT = "teacher.safetensors", "about.json"
 
 
 @dataclass(frozen=True)
 class KLProbe:
-    """The fixed sequences, and what the teacher makes of them.
+    """The fixed sequences, and the teacher's hidden states on them.
 
     Attributes:
         sequences: Token ids of prompts and answers.
         states: The teacher's last hidden states at the positions that predict the answers.
-        head: The teacher's, from hidden states to logits.
+        head: The teacher's head, from hidden states to logits.
         cap: The teacher's final soft cap, if it has one.
     """
 
@@ -55,7 +54,7 @@ class KLProbe:
     cap: float | None
 
     def divergence(self, model: Any) -> float:
-        """The mean divergence of ``model`` from the teacher, in nats a token."""
+        """Return the mean divergence of ``model`` from the teacher, in nats a token."""
         device = next(model.parameters()).device
         batch = PromptCollator(0).pad(self.sequences)
         counted = (batch["labels"][:, 1:] != IGNORED).to(device)
@@ -71,44 +70,37 @@ class KLProbe:
             model.train(training)
 
 
-def prepare(
-    material: TrainingData, prompts: Sequence[str], place: Resources, load: Callable[[], Any]
-) -> Path:
-    """Have the study's fixed sequences in the cache.
+def prepare(data: TrainingData, teacher: SharedTeacher, prompts: Sequence[str]) -> Path:
+    """Make sure that the study's fixed sequences are in the cache.
 
     Args:
-        material: The student's tokenizer, and the study's teacher and cache.
+        data: The student's tokenizer.
+        teacher: Teacher of the study.
         prompts: Texts that no arm trains on; the first few different ones are used.
-        place: Where to compute.
-        load: Gives the study's teacher.
 
     Returns:
         The directory for ``read``.
     """
-    origin, tokenizer = material.origin, material.tokenizer
-    system = origin.data.system_prompt
+    inputs, tokenizer = data.inputs, data.tokenizer
+    system = inputs.data.system_prompt
     turns = [{"role": "system", "content": system}] if system else []
     texts = [
         render_prompt(Example((*turns, {"role": "user", "content": prompt}), None), tokenizer)
         for prompt in islice(dict.fromkeys(prompts), MOST)
     ]
-    longest = min(LONGEST, origin.teacher_outputs.max_new_tokens)
+    longest = min(LONGEST, inputs.teacher_outputs.max_new_tokens)
     determinants = {
-        "teacher": identity(origin.teacher),
+        **teacher.determinants(),
         "prompts": texts,
-        **material.text_key,
+        **data.text_key,
         "max_new_tokens": longest,
-        "seed": origin.seed if origin.teacher.random_init else None,
-        "device": place.device.partition(":")[0],
-        "threads": origin.cache_threads,
-        "versions": library_versions(),
     }
 
     def build(directory: Path) -> None:
-        with computing_threads(origin.cache_threads):
-            _make(load(), texts, directory)
+        with computing_threads(inputs.cache_threads):
+            answer_prompts(teacher.load(), directory)
 
-    def _make(model: Any, texts: Sequence[str], directory: Path) -> None:
+    def answer_prompts(model: Any, directory: Path) -> None:
         ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
         answers = generate(
             model,
@@ -125,11 +117,11 @@ def prepare(
         save_file(tensors, directory / _TENSORS)
         (directory / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
 
-    return Cache(Path(origin.cache)).get_or_compute("held_out", determinants, build)
+    return Cache(Path(inputs.cache)).get_or_compute("held_out", determinants, build)
 
 
 def read(directory: Path) -> KLProbe | None:
-    """What ``prepare`` left there; None if it is gone, or if the teacher cannot be read so."""
+    """Read what ``prepare`` left; None if it is gone, or the teacher has no plain linear head."""
     if not (directory / _ABOUT).is_file():
         return None
     about = json.loads((directory / _ABOUT).read_text(encoding="utf-8"))
@@ -149,15 +141,16 @@ def read(directory: Path) -> KLProbe | None:
 def _read_teacher(
     model: Any, sequences: Sequence[tuple[list[int], list[int]]]
 ) -> tuple[dict[str, Tensor], dict[str, Any] | None]:
-    readout = LMHead.of(model, trained=False)
-    if type(readout.head) is not nn.Linear:
+    """Return the tensors and the description of a cache entry; no description without a head."""
+    lm_head = LMHead.of(model, trained=False)
+    if type(lm_head.head) is not nn.Linear:
         return {}, None
     device = next(model.parameters()).device
     batch = PromptCollator(0).pad(sequences)
     counted = batch["labels"][:, 1:] != IGNORED
-    states = readout.states({"input_ids": batch["input_ids"].to(device)}, counted)
-    tensors = {"states": states, "weight": readout.head.weight}
-    if readout.head.bias is not None:
-        tensors["bias"] = readout.head.bias
+    states = lm_head.states({"input_ids": batch["input_ids"].to(device)}, counted)
+    tensors = {"states": states, "weight": lm_head.head.weight}
+    if lm_head.head.bias is not None:
+        tensors["bias"] = lm_head.head.bias
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    return tensors, {"sequences": list(sequences), "cap": readout.cap}
+    return tensors, {"sequences": list(sequences), "cap": lm_head.cap}

@@ -1,26 +1,25 @@
-"""TRL's trainers, mended where the stock ones confound a comparison.
+"""Trainers: TRL's own, and sweeper's, which fix what would confound a comparison.
 
-This is the only package that imports TRL. What differs from the stock ``GKDTrainer``:
+This is the only package that imports TRL. The loss belongs to ``divergence``, sampling to
+``sampling``. Start with ``on_policy.OnPolicyTrainer``. It differs from the stock ``GKDTrainer``:
 
 - **The on-policy loss is divided by the tokens it is taken over.** Stock divides by the token count
   of the *reference* answers, counted before a rollout replaces them, so the effective learning rate
   moves with ``max_new_tokens`` and ``lmbda``. ``stock_normalization: true`` restores that.
 - **Rollouts keep their key-value cache**, also with gradient checkpointing, and are sampled once
   per accumulation window: the weights do not change within it.
-- **Rollouts come from the student's own distribution**: settings that the model's publisher put
-  into its generation configuration (top-k, repetition penalties) are set aside, and the chat
-  template's end-of-turn token ends an answer.
+- **Rollouts come from the student's own distribution**: the publisher's generation settings (top-k,
+  repetition penalties) are ignored, and the chat template's end-of-turn token ends an answer.
 - **Sequences are right-padded** in the training forward, so positions are right for models that
   learn them.
-- **``seq_kd`` uses answers that the teacher gave once**, instead of sampling new ones each step.
-- **Every batch is full**: epochs follow each other without a smaller batch at their ends.
+- **``seq_kd`` uses the teacher's stored answers**, instead of sampling new ones in each step.
+- **Every batch is full**: there is no smaller batch at the end of an epoch.
 - **Batches hold sequences of similar length** (``length_bucketing: false`` turns that off).
-- **Only positions that count** go through the heads and the divergence, a chunk at a time.
-- **The teacher reads sequences that do not change once**: its last hidden states are stored.
-- **All draws have their own seed**: data order, on-policy coin and rollouts do not disturb
-  each other.
-- **Several processes train as one does on the same sequences.** Stock divides the sum over the
-  tokens of all processes' batches once more by the number of processes.
+- **Only positions that count** go through the heads and the divergence, one chunk at a time.
+- **The teacher reads fixed sequences once**: its last hidden states are stored.
+- **All draws have their own seed**: data order, on-policy coin and rollouts are independent.
+- **Several processes train as one does on the same sequences.** Stock divides the sum over all
+  processes' tokens by the number of processes once more.
 """
 
 from __future__ import annotations

@@ -14,37 +14,38 @@ from sweeper.foundation.errors import BadInputError
 
 
 def uses_teacher(method: Method) -> bool:
-    """Whether the method's loss compares with the teacher, token by token."""
+    """Return whether the method's loss compares with the teacher, token by token."""
     return method in ("gkd", "supervised_kd")
 
 
 def argument_names(method: Method) -> set[str]:
-    """The arguments that the method's TRL configuration class takes: what ``extra`` may name."""
+    """Return the arguments of the method's TRL configuration class, which ``extra`` may name."""
     return {item.name for item in fields(_config_class(method)) if item.init}
 
 
 def _config_class(method: Method) -> Any:
+    """Return the method's TRL configuration class."""
     return GKDConfig if uses_teacher(method) else SFTConfig
 
 
 def arguments(
     method: Method, settings: MethodSettings, *, output_dir: str, device: str, seed: int
 ) -> Any:
-    """TRL's training arguments for ``settings``.
+    """Build TRL's training arguments for ``settings``.
 
     Args:
-        method: Decides the class: ``GKDConfig`` or ``SFTConfig``.
-        settings: Of the trial.
-        output_dir: Where the trainer may write.
-        device: A torch device.
-        seed: Of the data order and of dropout.
+        method: Method, which decides the class: ``GKDConfig`` or ``SFTConfig``.
+        settings: Settings of the trial.
+        output_dir: Directory that the trainer may write to.
+        device: Torch device.
+        seed: Seed of the data order and of dropout.
 
     Raises:
         BadInputError: The class refuses a value, or ``extra`` names an argument that sweeper sets.
     """
     kind = _config_class(method)
     if settings.optim != MethodSettings.model_fields["optim"].default:
-        # Many of the others are its.
+        # Many other optimisers come from it.
         import_bitsandbytes()
     values: dict[str, Any] = {
         name: getattr(settings, name)
@@ -69,7 +70,7 @@ def arguments(
     values.update(
         # Transformers' new name; the old one warns.
         activation_checkpointing=settings.gradient_checkpointing,
-        # This version knows no warmup_ratio; a whole number of steps is unambiguous.
+        # This version has no warmup_ratio; a whole number of steps is unambiguous.
         warmup_steps=round(settings.warmup_ratio * settings.max_steps),
         output_dir=output_dir,
         seed=seed,
@@ -78,10 +79,10 @@ def arguments(
         report_to="none",
         save_strategy="no",
         disable_tqdm=True,
-        # A NaN must be seen, not averaged away.
+        # A NaN must be detected, not averaged away.
         logging_nan_inf_filter=False,
         dataloader_pin_memory=device != "cpu",
-        # Of all processes, of which each divides by the tokens of all.
+        # Each process divides its loss by the tokens of all processes.
         average_tokens_across_devices=True,
     )
     if uses_teacher(method):
@@ -98,7 +99,7 @@ def arguments(
     clash = sorted(set(settings.extra) & (set(values) | {"warmup_ratio", "gradient_checkpointing"}))
     if clash:
         raise BadInputError(f"training.extra names {clash[0]!r}, which is a setting of its own.")
-    # Parameters all take part in each step, and buffers are equal: nothing to look for.
+    # All parameters take part in each step, and buffers are equal.
     copies = {"ddp_find_unused_parameters": False, "ddp_broadcast_buffers": False}
     try:
         return kind(**values, **{**copies, **settings.extra})

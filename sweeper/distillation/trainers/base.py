@@ -1,4 +1,4 @@
-"""What all trainers have in common, and what sweeper's own have."""
+"""Mixins of all trainers, and of sweeper's own."""
 
 from __future__ import annotations
 
@@ -12,21 +12,20 @@ from accelerate.utils import AutocastKwargs
 from sweeper.distillation.checkpoints import Checkpoints
 from sweeper.distillation.cost_meter import CostMeter
 from sweeper.distillation.data.batches import IGNORED, EndlessPermutations, LengthBuckets
-from sweeper.distillation.distributed import ALONE, Ranks
+from sweeper.distillation.distributed import ALONE, ProcessGroup
 
 
-class Metered:
-    """Counts the tokens that a trainer's loss is taken over, and its time.
+class MeteredTrainerMixin:
+    """Mixin of a trainer that counts its tokens and its time, and keeps sweeper's checkpoints.
 
     Attributes:
-        meter: Takes the counts.
-        ranks: The processes that train together; counts are of all of them.
-        checkpoints: Saves and loads the training's state in place of transformers, if there are
-            any.
+        meter: Counter of tokens and seconds.
+        processes: Processes that train together; counts are sums over all of them.
+        checkpoints: Checkpoints that replace transformers' own, if the training keeps any.
     """
 
     meter: CostMeter
-    ranks: Ranks = ALONE
+    processes: ProcessGroup = ALONE
     checkpoints: Checkpoints | None = None
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
@@ -43,7 +42,7 @@ class Metered:
             self.checkpoints.load_optimiser(Path(checkpoint))
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
-        """The micro-batches of one accumulation window, counted."""
+        """Return the micro-batches of one accumulation window, and count them."""
         batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
         self._count(batches)
         return batches, items
@@ -51,17 +50,18 @@ class Metered:
     def _count(
         self, batches: list[dict[str, Any]], rollouts: Mapping[str, float] | None = None
     ) -> None:
+        """Add the micro-batches and their trained tokens, over all processes, to the meter."""
         labels = [batch["labels"] for batch in batches if "labels" in batch]
         counts = {
             "micro_batches": float(len(batches)),
             "trained_tokens": float(sum(int((each != IGNORED).sum()) for each in labels)),
             **(rollouts or {}),
         }
-        for name, amount in self.ranks.add_up(counts).items():
+        for name, amount in self.processes.add_up(counts).items():
             self.meter.add(name, amount)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        """Forward and backward of one micro-batch, timed."""
+        """Time the forward and backward pass of one micro-batch."""
         before = self._seconds_elsewhere()
         started = self.meter.now()
         loss = self._one_step(*args, **kwargs)
@@ -70,7 +70,7 @@ class Metered:
         return loss
 
     def _defer_fsdp_gradient_reduction(self) -> AbstractContextManager[None]:
-        # Until the end of a window, transformers would keep the gradients whole.
+        # By default transformers keeps the gradients whole until the end of a window.
         return nullcontext()
 
     def _seconds_elsewhere(self) -> float:
@@ -81,11 +81,11 @@ class Metered:
         return super().training_step(*args, **kwargs)  # type: ignore[misc]
 
 
-class FullBatches(Metered):
-    """Trains on full batches, of rows of similar length if lengths are given.
+class FullBatchTrainerMixin(MeteredTrainerMixin):
+    """Mixin of a trainer on full batches, of rows of similar length if lengths are given.
 
     Attributes:
-        lengths: Of all rows, in tokens; None to take rows as they come.
+        lengths: Lengths of all rows, in tokens; None to take rows as they come.
     """
 
     lengths: Sequence[int] | None
@@ -93,7 +93,7 @@ class FullBatches(Metered):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         args = self.args  # type: ignore[attr-defined]
         rows = len(train_dataset if train_dataset is not None else self.train_dataset)  # type: ignore[attr-defined]
-        window = args.train_batch_size * args.gradient_accumulation_steps * self.ranks.size
+        window = args.train_batch_size * args.gradient_accumulation_steps * self.processes.size
         order = EndlessPermutations(rows, args.max_steps * window, args.data_seed)
         if self.lengths is None:
             return order
@@ -101,5 +101,5 @@ class FullBatches(Metered):
 
 
 def forget_rounded_weights(trainer: Any) -> None:
-    """Have autocast not keep the weights that it rounds: they are whole for a moment only."""
+    """Turn off autocast's cache of rounded weights: sharded ones are whole for a moment only."""
     trainer.accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)

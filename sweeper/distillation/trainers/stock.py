@@ -1,4 +1,4 @@
-"""TRL's trainers as they are, only counted: what ``engine: trl`` trains with."""
+"""TRL's trainers, unchanged but for counting, for ``engine: trl``."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from trl import SFTTrainer
 
 from sweeper.distillation.cost_meter import CostMeter
 from sweeper.distillation.data.batches import IGNORED
-from sweeper.distillation.trainers.base import Metered
+from sweeper.distillation.trainers.base import MeteredTrainerMixin
 from sweeper.distillation.trainers.trl_gkd import GKDTrainer
 
 
-class StockSFTTrainer(Metered, SFTTrainer):  # type: ignore[misc]
-    """TRL's ``SFTTrainer`` as it is, on text; only counted."""
+class StockSFTTrainer(MeteredTrainerMixin, SFTTrainer):  # type: ignore[misc]
+    """TRL's ``SFTTrainer`` on text, unchanged but for counting."""
 
     def __init__(self, *, meter: CostMeter, **kwargs: Any) -> None:
         self.meter = meter
         super().__init__(**kwargs)
 
 
-class StockGKDTrainer(Metered, GKDTrainer):  # type: ignore[misc]
-    """TRL's ``GKDTrainer`` as it is, on chat messages; only counted."""
+class StockGKDTrainer(MeteredTrainerMixin, GKDTrainer):  # type: ignore[misc]
+    """TRL's ``GKDTrainer`` on chat messages, unchanged but for counting."""
 
     def __init__(self, *, meter: CostMeter, **kwargs: Any) -> None:
         self.meter = meter
         super().__init__(**kwargs)
 
     def generate_on_policy_outputs(self, model: Any, inputs: Any, generation_config: Any) -> Any:
-        """The stock rollout, counted."""
+        """Sample as the stock trainer does, and count."""
         with self.meter.timing("rollout"):
             result = GKDTrainer.generate_on_policy_outputs(model, inputs, generation_config)
         sampled = int((result[2] != IGNORED).sum())

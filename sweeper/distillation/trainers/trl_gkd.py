@@ -1,4 +1,4 @@
-"""TRL's ``GKDTrainer``, imported without a word."""
+"""TRL's ``GKDTrainer``, imported without its warning."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def check_training(spec: PreparationSpec, material: TrainingData, noting: Noting
     Returns:
         Notes for the user on texts that go beyond the lengths a model was trained on.
     """
-    origin, notes = material.origin, list[str]()
+    origin, notes = material.inputs, list[str]()
     models = {"teacher": origin.teacher, "student": origin.student}
     lengths = material.tokens(max(limit.longest for limit in spec.lengths)).lengths
     for limit in spec.lengths:
@@ -58,7 +58,7 @@ def check_suite(
     Raises:
         BadInputError: One goes beyond the positions of a model that has no more.
     """
-    origin = material.origin
+    origin = material.inputs
     models = {"teacher": origin.teacher, "student": origin.student}
     known = [count for model in models.values() if (count := positions(model)) is not None]
     lengths = text_lengths(

@@ -1,4 +1,4 @@
-"""A trial: a student is trained, scored at points where a pruner asks for it, and scored."""
+"""A trial: train a student, score it on the way where a pruner asks for it, and score it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from sweeper.distillation.data.training_data import (
     own_teacher,
     read_training_data,
 )
-from sweeper.distillation.distributed import Ranks, joined
-from sweeper.distillation.models.loading import load_model
+from sweeper.distillation.distributed import ProcessGroup, joined
 from sweeper.distillation.models.saving import save_student
 from sweeper.distillation.teacher import kl_probe
 from sweeper.distillation.teacher.kl_probe import KLProbe
-from sweeper.distillation.train import distil, starting_student
+from sweeper.distillation.teacher.shared_teacher import SharedTeacher
+from sweeper.distillation.train import TrainingJob, distil, starting_student
 from sweeper.evaluation.tasks import load_tasks, prompts
 from sweeper.execution.worker.length_checks import check_trial
 from sweeper.execution.worker.progress import ProgressWriter
@@ -30,102 +30,96 @@ from sweeper.foundation.cache import is_whole
 from sweeper.foundation.errors import blaming
 from sweeper.records import INTERIM_PHASE, Cost, IntermediateScore, TrialSpec
 from sweeper.records.layout import JobPaths
-from sweeper.records.seeds import teacher_seed
 
 _ANSWER_SECONDS = 0.02
-"""Seconds between two looks for the coordinator's decision."""
+"""Seconds between two looks for the coordinator's answer."""
 
 
-def run_trial(spec: TrialSpec, reporter: ProgressWriter) -> dict[str, Any]:
-    """Train and score the student; return what the outcome records of it.
+def run_trial(spec: TrialSpec, progress: ProgressWriter) -> dict[str, Any]:
+    """Train the student and score it, and return those parts of the outcome.
 
     On several devices all of the trial's processes train, and the first one does the rest.
     """
     clock = CostMeter()
     with clock.timing("load"):
-        reporter.phase("load")
-        material = read_training_data(spec.origin)
+        progress.phase("load")
+        data = read_training_data(spec.origin)
         with blaming("arms", spec.arm):
             teacher = own_teacher(spec.origin, spec.teacher)
             if teacher != spec.origin.teacher:
-                check_teacher(spec.origin, teacher, material.tokenizer)
-                check_trial(spec, teacher, material)
-        fixed = _held_out(spec, material, reporter)
-        student = starting_student(spec.origin, material, spec.place)
-    with joined(spec.place) as ranks:
-        pause = _Pause(spec, material, reporter, clock, ranks)
-        compared = all(ranks.gather(fixed is not None))
-        reporter.phase("train", 0, spec.settings.max_steps)
-        trained, meter = distil(
-            spec.origin,
-            material,
-            spec.place,
+                check_teacher(spec.origin, teacher, data.tokenizer)
+                check_trial(spec, teacher, data)
+        probe = _kl_probe(spec, data, progress)
+        student = starting_student(data, spec.place)
+    with joined(spec.place) as processes:
+        pause = _Pause(spec, data, progress, clock, processes)
+        compared = all(processes.gather(probe is not None))
+        progress.phase("train", 0, spec.settings.max_steps)
+        job = TrainingJob(
+            data=data,
+            resources=spec.place,
             model=student,
             teacher=teacher,
             method=spec.method,
             settings=spec.settings,
             seed=spec.seed,
             lora=spec.lora,
-            report=reporter.train,
-            probe=fixed.divergence if fixed and compared else None,
+            report=progress.train,
+            probe=probe.divergence if probe and compared else None,
             pause_at=pause.points,
             pause=pause,
-            checkpoints=checkpoints.of_trial(spec, material, teacher, reporter, ranks),
-            ranks=ranks,
+            checkpoints=checkpoints.of_trial(spec, data, teacher, progress, processes),
+            processes=processes,
         )
-    if not ranks.first:
+        trained, meter = distil(job)
+    if not processes.first:
         return {}
     if pause.pruned is not None:
         return {
             "state": "pruned",
             "interim": pause.pruned,
             "cost": _sum_of_parts(meter, clock),
-            "curve": reporter.point,
+            "curve": progress.point,
             "rollouts": meter.rollouts(),
             "model_parameters": parameters(trained),
         }
-    reporter.phase("evaluate")
+    progress.phase("evaluate")
     with clock.timing("evaluation"):
-        evaluation = scored(spec, trained, material)
+        evaluation = scored(spec, trained, data)
         check_collapse(evaluation, spec.origin.evaluation.collapsed_score)
-        on_test = tested(spec, spec.test_suite, trained, material) if spec.test_suite else None
+        on_test = tested(spec, spec.test_suite, trained, data) if spec.test_suite else None
     count = parameters(trained)
     if spec.keep is not None:
-        reporter.phase("save")
-        save_student(trained, material.tokenizer, spec.keep, spec.origin.student.revision)
+        progress.phase("save")
+        save_student(trained, data.tokenizer, spec.keep, spec.origin.student.revision)
     return {
         "scores": evaluation,
         "test_scores": on_test,
         "cost": _sum_of_parts(meter, clock),
-        "curve": reporter.point,
+        "curve": progress.point,
         "rollouts": meter.rollouts(),
         "model_parameters": count,
     }
 
 
-def _held_out(spec: TrialSpec, material: TrainingData, reporter: ProgressWriter) -> KLProbe | None:
-    """Read the study's fixed sequences; make them again if the cache was emptied."""
-    origin = spec.origin
-    if origin.held_out is None:
+def _kl_probe(spec: TrialSpec, data: TrainingData, progress: ProgressWriter) -> KLProbe | None:
+    """Read the study's fixed sequences; make them again if the cache was emptied meanwhile."""
+    inputs = spec.origin
+    if inputs.held_out is None:
         return None
-    entry = Path(origin.held_out)
+    entry = Path(inputs.held_out)
     if is_whole(entry):
         with suppress(Exception):
-            fixed = kl_probe.read(entry)
+            probe = kl_probe.read(entry)
             if is_whole(entry):
-                return fixed
-    reporter.phase("held-out sequences")
-    seed = teacher_seed(origin.seed)
-    leaves = load_tasks(spec.suite, allow_code=origin.evaluation.allow_code_execution)
+                return probe
+    progress.phase("held-out sequences")
+    teacher = SharedTeacher(inputs, inputs.teacher, spec.place)
+    leaves = load_tasks(spec.suite, allow_code=inputs.evaluation.allow_code_execution)
     asked = (text for leaf in leaves for text, _ in prompts(leaf))
-    made = kl_probe.prepare(
-        material,
-        list(asked),
-        spec.place,
-        lambda: load_model(origin.teacher, spec.place.device, seed=seed),
-    )
-    reporter.phase("load")
-    return kl_probe.read(made)
+    directory = kl_probe.prepare(data, teacher, list(asked))
+    progress.phase("load")
+    return kl_probe.read(directory)
 
 
 def _sum_of_parts(meter: CostMeter, clock: CostMeter) -> Cost:
@@ -135,54 +129,56 @@ def _sum_of_parts(meter: CostMeter, clock: CostMeter) -> Cost:
 
 
 class _Pause:
-    """Scores a student in the middle of its training, and waits for the decision to prune it.
+    """Pause of a training: score the student, and wait for the coordinator's decision.
 
-    Of several processes the first does so, and passes the decision on to the others.
+    The first of several processes does both, and passes the decision on.
     """
 
     def __init__(
         self,
         spec: TrialSpec,
-        material: TrainingData,
-        reporter: ProgressWriter,
+        data: TrainingData,
+        progress: ProgressWriter,
         clock: CostMeter,
-        ranks: Ranks,
+        processes: ProcessGroup,
     ) -> None:
         self._spec = spec
-        self._material = material
-        self._reporter = reporter
+        self._data = data
+        self._progress = progress
         self._clock = clock
-        self._ranks = ranks
+        self._processes = processes
         self.points = {point.step: point for point in spec.interim}
         self.pruned: IntermediateScore | None = None
-        """Score after which the trial was pruned."""
+        """Intermediate score after which the trial was pruned."""
 
     def __call__(self, step: int, model: Any) -> bool:
-        should_continue = self._score(step, model) if self._ranks.first else True
-        return self._ranks.of_first(should_continue)
+        should_continue = self._score(step, model) if self._processes.first else True
+        return self._processes.of_first(should_continue)
 
     def _score(self, step: int, model: Any) -> bool:
+        """Score the student, and return whether to continue."""
         point, longest = self.points[step], self._spec.settings.max_steps
-        reporter = self._reporter
-        reporter.phase(INTERIM_PHASE, step, longest)
+        progress = self._progress
+        progress.phase(INTERIM_PHASE, step, longest)
         with self._clock.timing("evaluation"):
             spec = self._spec
-            found = evaluate(spec, model, self._material, spec.suite, documents=point.documents)
+            evaluation = evaluate(spec, model, self._data, spec.suite, documents=point.documents)
         interim = IntermediateScore(
             index=point.index,
-            score=found.scores.score,
-            documents=found.signed,
-            scored=len(found.documents),
+            score=evaluation.scores.score,
+            documents=evaluation.signed,
+            scored=len(evaluation.documents),
         )
-        reporter.interim(point, longest, interim)
+        progress.interim(point, longest, interim)
         if not self._should_continue(point.index):
             self.pruned = interim
             return False
-        reporter.phase("train", step, longest)
+        progress.phase("train", step, longest)
         return True
 
     def _should_continue(self, index: int) -> bool:
-        # The process ends with its coordinator, so an answer comes, or there is nobody to wait for.
+        """Wait for the coordinator's decision on a point."""
+        # The process ends with its coordinator, so it never waits in vain.
         path = JobPaths(Path(self._spec.place.directory)).prune_decision
         while True:
             with suppress(OSError, ValueError):

@@ -73,14 +73,14 @@ def test_a_student_of_some_layers_learns_from_its_teacher(
     architecture: str, models: dict[str, str], tmp_path: Path
 ) -> None:
     path = models[architecture]
-    origin = make_study_inputs(
+    inputs = make_study_inputs(
         tmp_path,
         teacher=ModelConfig(model=path),
         student=StudentConfig(model=path, keep_layers=2),
     )
-    place = Resources(directory=str(tmp_path), device="cpu", threads=1)
+    resources = Resources(directory=str(tmp_path), device="cpu", threads=1)
     settings = {"max_steps": 2, "max_length": 200, "max_new_tokens": 4}
-    trained, meter, points = train(origin, place, "gkd", lmbda=0.5, **settings)
+    trained, meter, points = train(inputs, resources, "gkd", lmbda=0.5, **settings)
     assert trained.config.num_hidden_layers == 2
     assert meter.totals["trained_tokens"] > 0
     assert all(0 < point["loss"] < 50 for point in points)
@@ -105,13 +105,13 @@ def test_padding_moves_no_position(
 
     # Training: the states that the loss is taken from.
     pairs = [(p, list(r.tokens)) for p, r in zip(prompts, together, strict=True)]
-    readout = LMHead.of(model, trained=True)
+    lm_head = LMHead.of(model, trained=True)
 
     def states(some: Any) -> torch.Tensor:
         batch = PromptCollator(pad).pad(some)
         with torch.no_grad():
             tokens = {"input_ids": batch["input_ids"]}
-            return readout.states(tokens, batch["labels"][:, 1:] != IGNORED)
+            return lm_head.states(tokens, batch["labels"][:, 1:] != IGNORED)
 
     each = torch.cat([states([pair]) for pair in pairs])
     assert torch.allclose(states(pairs), each, atol=1e-4)

@@ -20,6 +20,7 @@ from sweeper.distillation.models.lm_head import LMHead
 from sweeper.distillation.models.loading import load_model
 from sweeper.distillation.sampling.rollouts import generate
 from sweeper.distillation.teacher import hidden_states
+from sweeper.distillation.teacher.shared_teacher import SharedTeacher
 from sweeper.execution.worker.run import run_job
 from sweeper.foundation.errors import ConfigError
 from sweeper.records import Outcome, Resources
@@ -223,16 +224,16 @@ def test_learned_positions_begin_with_each_text_for_teachers_too(
     config = ModelConfig(model=tiny["gpt2"])
     model = load_model(config, "cpu")
     texts = [TokenSequence((5, 6, 7), (8, 9)), TokenSequence(tuple(range(5, 35)), (3, 4, 5))]
-    origin = make_study_inputs(tmp_path, teacher=config, teacher_states_gib=1.0)
-    place = Resources(directory=str(tmp_path), device="cpu", threads=1)
-    stored = hidden_states.get_or_compute(origin, config, texts, place, lambda: model)
+    inputs = make_study_inputs(tmp_path, teacher=config, teacher_states_gib=1.0)
+    resources = Resources(directory=str(tmp_path), device="cpu", threads=1)
+    stored = hidden_states.get_or_compute(SharedTeacher(inputs, config, resources, model), texts)
     assert stored is not None
-    readout = LMHead.of(model, trained=False)
+    lm_head = LMHead.of(model, trained=False)
     for index, text in enumerate(texts):
         batch = PromptCollator(0).pad([(text.prompt, text.completion or ())])
         with torch.no_grad():
             counted = batch["labels"][:, 1:] != IGNORED
-            alone = readout.states({"input_ids": batch["input_ids"]}, counted)
+            alone = lm_head.states({"input_ids": batch["input_ids"]}, counted)
         assert torch.allclose(stored.of([index]), alone, atol=1e-5)
 
     own = OwnClass.from_pretrained(tiny["gpt2"]).eval()

@@ -93,7 +93,7 @@ def test_weights_that_are_stored_rounded_are_not_rounded_again(large: str, tmp_p
         load(str(tmp_path), "int4")
 
 
-def origin(large: str, tmp_path: Path, **changes: Any) -> Any:
+def inputs(large: str, tmp_path: Path, **changes: Any) -> Any:
     models = {
         "teacher": ModelConfig(model=large, quantization="int8"),
         "student": StudentConfig(
@@ -107,9 +107,9 @@ def origin(large: str, tmp_path: Path, **changes: Any) -> Any:
 def test_an_adapter_on_a_rounded_student_learns_from_a_rounded_teacher(
     large: str, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
-    place = Resources(directory=str(tmp_path), device="cpu", threads=1)
+    resources = Resources(directory=str(tmp_path), device="cpu", threads=1)
     settings = {"learning_rate": 1e-2, "lmbda": 0.5, "max_new_tokens": 4, "max_steps": 4, **changes}
-    trained, meter, points = train(origin(large, tmp_path), place, "gkd", **settings)
+    trained, meter, points = train(inputs(large, tmp_path), resources, "gkd", **settings)
     assert meter.totals["generated_tokens"] > 0
     assert all(torch.isfinite(torch.tensor(point["loss"])) for point in points)
     names = {n: p for n, p in trained.named_parameters() if p.requires_grad}
@@ -127,10 +127,10 @@ def test_an_adapter_on_a_rounded_student_learns_from_a_rounded_teacher(
 
 
 def test_a_rounded_students_warm_start_is_stored_whole(large: str, tmp_path: Path) -> None:
-    place = Resources(directory=str(tmp_path), device="cpu", threads=1)
+    resources = Resources(directory=str(tmp_path), device="cpu", threads=1)
     warm = WarmStartConfig(method="sft", max_steps=2, learning_rate=1e-2)
-    study = origin(large, tmp_path, warm_start=warm)
-    start = starting_student(study, read_training_data(study), place)
+    study = inputs(large, tmp_path, warm_start=warm)
+    start = starting_student(read_training_data(study), resources)
     assert {type(m) for m in start.get_decoder().layers.modules() if hasattr(m, "in_features")} == {
         LAYERS["int4"]
     }
@@ -160,10 +160,10 @@ def test_an_adapter_is_merged_into_the_weights_as_stored(large: str) -> None:
 def test_a_student_that_is_stored_rounded_needs_an_adapter(large: str, tmp_path: Path) -> None:
     load(large, "int8").save_pretrained(tmp_path / "stored")
     load_tokenizer_files(large, tmp_path / "stored")
-    study = origin(large, tmp_path, student=StudentConfig(model=str(tmp_path / "stored")))
-    place = Resources(directory=str(tmp_path), device="cpu", threads=1)
+    study = inputs(large, tmp_path, student=StudentConfig(model=str(tmp_path / "stored")))
+    resources = Resources(directory=str(tmp_path), device="cpu", threads=1)
     with pytest.raises(BadInputError, match="an adapter to train") as caught:
-        train(study, place, "sft")
+        train(study, resources, "sft")
     assert caught.value.key == ("student", "lora")
 
 
@@ -203,5 +203,5 @@ def test_a_missing_library_is_named_with_what_brings_it(
     other = {"teacher": ("student", StudentConfig), "student": ("teacher", ModelConfig)}[role]
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(BadInputError, match=r"pip install 'sweeper\[quantization\]'") as caught:
-        origin(large, tmp_path, **{other[0]: other[1](model=large)})
+        inputs(large, tmp_path, **{other[0]: other[1](model=large)})
     assert caught.value.key == (role, "quantization")

@@ -18,7 +18,7 @@ from sweeper.config.study import DataConfig, DatasetConfig, TeacherOutputsConfig
 from sweeper.distillation.data.training_data import read_training_data, unpack_models
 from sweeper.distillation.models import smollm2
 from sweeper.distillation.models.loading import end_token_ids, load_model, load_tokenizer, unpack
-from sweeper.distillation.train import distil, starting_student
+from sweeper.distillation.train import TrainingJob, distil, starting_student
 from sweeper.foundation.cache import Cache
 from sweeper.foundation.errors import BadInputError
 from sweeper.records import Resources, StudyInputs
@@ -97,9 +97,9 @@ def test_the_weights_are_those_of_the_file(root: Path) -> None:
 
 @pytest.mark.slow
 def test_the_directory_is_like_one_from_the_hub(root: Path) -> None:
-    directory = smollm2.get_or_compute(Cache(root))
+    directory = smollm2.unpacked_model(Cache(root))
     assert directory.name == smollm2.NAME
-    assert smollm2.get_or_compute(Cache(root)) == directory
+    assert smollm2.unpacked_model(Cache(root)) == directory
     assert sum(file.stat().st_size for file in directory.iterdir()) < 275_000_000
     model = AutoModelForCausalLM.from_pretrained(directory, dtype="auto")
     assert model.dtype == torch.bfloat16
@@ -157,11 +157,11 @@ def test_a_student_of_ten_of_its_layers_learns_from_it(
     root: Path, tmp_path: Path, lora: LoraConfig | None
 ) -> None:
     student = StudentConfig(model=MODEL.model, keep_layers=10, lora=lora)
-    origin = unpack_models(make_study_inputs(root, student=student))
-    place = Resources(directory=str(tmp_path), device="cpu", threads=1)
-    material = read_training_data(origin)
-    assert material.chat
-    start = starting_student(origin, material, place)
+    inputs = unpack_models(make_study_inputs(root, student=student))
+    resources = Resources(directory=str(tmp_path), device="cpu", threads=1)
+    training_data = read_training_data(inputs)
+    assert training_data.chat
+    start = starting_student(training_data, resources)
     assert start.num_parameters() == 63_713_088
     before = {name: weights.detach().clone() for name, weights in start.named_parameters()}
     settings = MethodSettings(
@@ -174,17 +174,17 @@ def test_a_student_of_ten_of_its_layers_learns_from_it(
         logging_steps=1,
     )
     points: list[dict[str, float]] = []
-    trained, meter = distil(
-        origin,
-        material,
-        place,
+    job = TrainingJob(
+        data=training_data,
+        resources=resources,
         model=start,
-        teacher=origin.teacher,
+        teacher=inputs.teacher,
         method="gkd",
         settings=effective("gkd", settings),
         seed=1,
         report=lambda step, total, metrics: points.append(metrics),
     )
+    trained, meter = distil(job)
     assert points[-1]["loss"] > 0
     assert meter.cost().generated_tokens == 16
     if lora is None:

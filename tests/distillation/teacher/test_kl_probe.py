@@ -13,6 +13,7 @@ from sweeper.config.models import ModelConfig
 from sweeper.distillation.data.training_data import read_training_data
 from sweeper.distillation.models.loading import load_model
 from sweeper.distillation.teacher import kl_probe
+from sweeper.distillation.teacher.shared_teacher import SharedTeacher
 from sweeper.records import Resources
 from tests.support.training_jobs import make_study_inputs
 
@@ -21,10 +22,10 @@ PROMPTS = [f"{1000 + i}+{2000 + 7 * i}?" for i in range(40)]
 
 @pytest.fixture
 def fixed(tmp_path: Path) -> kl_probe.KLProbe:
-    material = read_training_data(make_study_inputs(tmp_path))
-    place = Resources(directory=str(tmp_path), device="cpu", threads=1)
-    teacher = load_model(ModelConfig(model="builtin/adder-teacher"), "cpu")
-    directory = kl_probe.prepare(material, PROMPTS, place, lambda: teacher)
+    inputs = make_study_inputs(tmp_path)
+    resources = Resources(directory=str(tmp_path), device="cpu", threads=1)
+    teacher = SharedTeacher(inputs, inputs.teacher, resources)
+    directory = kl_probe.prepare(read_training_data(inputs), teacher, PROMPTS)
     found = kl_probe.read(directory)
     assert found is not None
     return found

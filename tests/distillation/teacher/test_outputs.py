@@ -16,6 +16,7 @@ from sweeper.distillation.data.examples import Example
 from sweeper.distillation.data.training_data import TrainingData
 from sweeper.distillation.models.loading import load_tokenizer
 from sweeper.distillation.teacher import outputs
+from sweeper.distillation.teacher.shared_teacher import SharedTeacher
 from sweeper.records import Resources, StudyInputs
 from tests.support.tiny_studies import make_model
 from tests.support.training_jobs import make_study_inputs
@@ -27,12 +28,12 @@ EXAMPLES = [
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Resources:
+def resources(tmp_path: Path) -> Resources:
     return Resources(directory=str(tmp_path), device="cpu", threads=1)
 
 
 @pytest.fixture
-def origin(tmp_path: Path, tiny_teacher: str, tiny_student: str) -> StudyInputs:
+def inputs(tmp_path: Path, tiny_teacher: str, tiny_student: str) -> StudyInputs:
     return make_study_inputs(
         tmp_path,
         teacher=ModelConfig(model=tiny_teacher),
@@ -43,26 +44,28 @@ def origin(tmp_path: Path, tiny_teacher: str, tiny_student: str) -> StudyInputs:
 
 
 def answers(
-    origin: StudyInputs, place: Resources, tokenizer: Any = None, **changes: Any
+    inputs: StudyInputs, resources: Resources, tokenizer: Any = None, **changes: Any
 ) -> Answers:
     examples = changes.pop("examples", EXAMPLES)
-    changed = origin.model_copy(update=changes)
+    changed = inputs.model_copy(update=changes)
     tokenizer = tokenizer or load_tokenizer(changed.student)
     rows = [{"prompt": example.prompt} for example in examples]
-    file = Path(place.directory) / "rows.jsonl"
+    file = Path(resources.directory) / "rows.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     changed = changed.model_copy(update={"data_files": (str(file),)})
-    return outputs.get_or_compute(TrainingData(changed, tokenizer), changed.teacher, place)
+    return outputs.get_or_compute(
+        TrainingData(changed, tokenizer), SharedTeacher(changed, changed.teacher, resources)
+    )
 
 
-def entries(origin: StudyInputs) -> int:
-    return len(list((Path(origin.cache) / "teacher_outputs").glob("[!.]*")))
+def entries(inputs: StudyInputs) -> int:
+    return len(list((Path(inputs.cache) / "teacher_outputs").glob("[!.]*")))
 
 
 def test_studies_that_ask_the_same_share_the_answers(
-    origin: StudyInputs, place: Resources, tmp_path: Path
+    inputs: StudyInputs, resources: Resources, tmp_path: Path
 ) -> None:
-    first = answers(origin, place)
+    first = answers(inputs, resources)
     assert [len(answer) for answer in first] == [6, 6]
     copied = make_model(tmp_path / "copied", layers=2, width=32, seed=1)
     other = make_model(tmp_path / "other", layers=3, width=8, seed=9)
@@ -75,14 +78,14 @@ def test_studies_that_ask_the_same_share_the_answers(
         {"seed": 2},
     ]
     for changes in same:
-        assert answers(origin, place, **changes) == first
-    assert entries(origin) == 1
+        assert answers(inputs, resources, **changes) == first
+    assert entries(inputs) == 1
 
 
 def test_whatever_changes_the_answers_asks_again(
-    origin: StudyInputs, place: Resources, tmp_path: Path
+    inputs: StudyInputs, resources: Resources, tmp_path: Path
 ) -> None:
-    first = answers(origin, place)
+    first = answers(inputs, resources)
     other = make_model(tmp_path / "other", layers=2, width=32, seed=5)
     longer = TeacherOutputsConfig(max_new_tokens=9)
     sampled = TeacherOutputsConfig(max_new_tokens=6, temperature=2.0)
@@ -96,8 +99,8 @@ def test_whatever_changes_the_answers_asks_again(
         {"examples": EXAMPLES[::-1]},
         {"cache_threads": 2},
     ]
-    found = [answers(origin, place, **change) for change in changes]
-    assert entries(origin) == 1 + len(changes)
+    found = [answers(inputs, resources, **change) for change in changes]
+    assert entries(inputs) == 1 + len(changes)
     _, _, long, hot, reseeded, fewer, reversed_, _ = found
     assert len({tuple(one) for one in (first, hot, reseeded)}) == 3
     assert [answer[:6] for answer in long] == first
@@ -105,7 +108,7 @@ def test_whatever_changes_the_answers_asks_again(
 
 
 def test_another_tokenizer_template_or_padding_asks_again(
-    origin: StudyInputs, place: Resources, tiny_student: str
+    inputs: StudyInputs, resources: Resources, tiny_student: str
 ) -> None:
     def changed(change: Any) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(tiny_student)
@@ -128,12 +131,12 @@ def test_another_tokenizer_template_or_padding_asks_again(
     def ends(tokenizer: Any) -> None:
         tokenizer.eos_token = "<|im_start|>"
 
-    answers(origin, place)
-    answers(origin, place, changed(lambda tokenizer: None))
-    assert entries(origin) == 1
+    answers(inputs, resources)
+    answers(inputs, resources, changed(lambda tokenizer: None))
+    assert entries(inputs) == 1
     for count, change in enumerate((splits, reads, says, pads, ends), start=2):
-        answers(origin, place, changed(change))
-        assert entries(origin) == count, change.__name__
-    plain = load_tokenizer(origin.student, plain=True)
-    answers(origin, place, plain)
-    assert entries(origin) == 7
+        answers(inputs, resources, changed(change))
+        assert entries(inputs) == count, change.__name__
+    plain = load_tokenizer(inputs.student, plain=True)
+    answers(inputs, resources, plain)
+    assert entries(inputs) == 7

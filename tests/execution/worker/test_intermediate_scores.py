@@ -36,22 +36,29 @@ def test_being_scored_does_not_disturb_training(
     write_study: WriteStudy, tmp_path: Path, method: Method, student: StudentConfig | None
 ) -> None:
     suite = suite_spec(load_study(write_study()).selection)
-    origin = make_study_inputs(tmp_path, **({"student": student} if student else {}))
-    material = read_training_data(origin)
-    place = Resources(directory=str(tmp_path), device="cpu", threads=1)
+    inputs = make_study_inputs(tmp_path, **({"student": student} if student else {}))
+    training_data = read_training_data(inputs)
+    resources = Resources(directory=str(tmp_path), device="cpu", threads=1)
     changes = {"gradient_accumulation_steps": 2, "disable_dropout": not student}
     scores: list[float] = []
 
     def pause(step: int, model: Any) -> bool:
         evaluation = score(
-            model, material.tokenizer, suite, batch_size=4, chat=material.chat, documents=5
+            model,
+            training_data.tokenizer,
+            suite,
+            batch_size=4,
+            chat=training_data.chat,
+            documents=5,
         )
         assert len(evaluation.documents) == 5
         scores.append(evaluation.scores.score)
         return True
 
     def weights(*pause_at: int) -> torch.Tensor:
-        model, meter, _ = train(origin, place, method, pause_at=pause_at, pause=pause, **changes)
+        model, meter, _ = train(
+            inputs, resources, method, pause_at=pause_at, pause=pause, **changes
+        )
         assert meter.cost().steps == 3
         return torch.cat([p.detach().flatten() for p in model.parameters()])
 

@@ -233,7 +233,7 @@ def test_two_processes_go_on_from_their_checkpoint(
             path.unlink()
         executor.submit(spec)
         again = wait(executor)
-    assert "Training goes on from the checkpoint" in files_of(spec).log.read_text()
+    assert "Training resumes from the checkpoint" in files_of(spec).log.read_text()
     names = {path.name for path in (checkpoints / "41").iterdir()}
     assert {"rng_state_0.pth", "rng_state_1.pth"} <= names
     for name in names - {"checkpoint.json", "trainer_state.json"}:

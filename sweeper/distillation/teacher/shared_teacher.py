@@ -1,0 +1,51 @@
+"""A teacher whose answers and hidden states trials share through the cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sweeper.config.models import ModelConfig
+from sweeper.distillation.models.loading import identity, load_model
+from sweeper.foundation.environment import library_versions
+from sweeper.records import Resources, StudyInputs
+from sweeper.records.seeds import teacher_seed
+
+
+@dataclass(frozen=True)
+class SharedTeacher:
+    """A teacher of a study, and where it computes what trials share.
+
+    Attributes:
+        inputs: The study's seed and cache.
+        config: The study's teacher, or an arm's own.
+        resources: Device of values that are not in the cache.
+        model: The loaded teacher, where this process holds it already.
+    """
+
+    inputs: StudyInputs
+    config: ModelConfig
+    resources: Resources
+    model: Any = None
+
+    def load(self) -> Any:
+        """Return the model that is there already, or load it from the study's seed."""
+        if self.model is not None:
+            return self.model
+        seed = teacher_seed(self.inputs.seed)
+        return load_model(self.config, self.resources.device, seed=seed)
+
+    def determinants(self, *, sampled: bool = False) -> dict[str, Any]:
+        """Return what decides a cached value of the teacher, apart from what the teacher reads.
+
+        Args:
+            sampled: True if the value depends on the study's seed in any case.
+        """
+        seeded = sampled or self.config.random_init
+        return {
+            "teacher": identity(self.config),
+            "seed": self.inputs.seed if seeded else None,
+            "device": self.resources.device.partition(":")[0],
+            "threads": self.inputs.cache_threads,
+            "versions": library_versions(),
+        }
