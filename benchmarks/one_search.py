@@ -39,7 +39,7 @@ def search(study_file: Path, runs: Path, profile: Path | None) -> dict[str, Any]
     from rich.console import Console
 
     from benchmarks import idle_job
-    from sweeper.commands.run import hold, tracking_store
+    from sweeper.commands.run import tracking_store
     from sweeper.config.loading import load_study
     from sweeper.execution.executor import Executor
     from sweeper.execution.local import LocalExecutor
@@ -48,6 +48,7 @@ def search(study_file: Path, runs: Path, profile: Path | None) -> dict[str, Any]
     from sweeper.reporting.live import LiveDisplay
     from sweeper.study.coordinator import Coordinator
     from sweeper.study.interrupts import StopRequest
+    from sweeper.study.lock import hold
     from sweeper.study.manifest import open_manifest
     from sweeper.study.progress import DisplayObserver
     from sweeper.tracking.mlflow_store import MlflowTracker

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from sweeper.analysis.winner import Winner, choose
 from sweeper.commands.init.local_data import find_columns, read_rows
-from sweeper.commands.run import INTERRUPTED, hold
+from sweeper.commands.run import INTERRUPTED
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.oumi.writing import place, write_recipe
 from sweeper.config.settings import model_settings
@@ -37,6 +37,7 @@ from sweeper.reporting.markdown.model_card import model_card
 from sweeper.study import preparation
 from sweeper.study.executors import make_executor
 from sweeper.study.jobs import RunningJob
+from sweeper.study.lock import hold
 from sweeper.study.manifest import StudyManifest, changes, data_files, read_manifest, suite_spec
 
 _POLL_SECONDS = 0.25

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from sweeper.commands.check.gate import pass_preflight
@@ -21,8 +16,7 @@ from sweeper.config.study import StudyConfig
 from sweeper.foundation import disk
 from sweeper.foundation.cache import default_root
 from sweeper.foundation.databases import NO_DRIVER, is_database, lacks_driver, with_driver
-from sweeper.foundation.errors import ConfigError, StudyBusyError
-from sweeper.foundation.files import remove_leftovers, write_text_atomically
+from sweeper.foundation.errors import ConfigError
 from sweeper.foundation.retry import Retry
 from sweeper.foundation.secrets import redact_command
 from sweeper.records.layout import StudyPaths
@@ -35,7 +29,8 @@ from sweeper.reporting.tables.check import preflight_view
 from sweeper.reporting.text.terminal_escape import visible
 from sweeper.study.coordinator import Coordinator, all_failed
 from sweeper.study.executors import make_executor
-from sweeper.study.interrupts import Interrupted, StopRequest
+from sweeper.study.interrupts import Interrupted, listening
+from sweeper.study.lock import hold
 from sweeper.study.manifest import command_line, open_manifest
 from sweeper.study.progress import DisplayObserver
 from sweeper.tracking.mlflow_store import MlflowTracker
@@ -78,32 +73,6 @@ def check_drivers(study: LoadedStudy) -> None:
         raise ConfigError(problems)
 
 
-@contextmanager
-def hold(paths: StudyPaths) -> Iterator[None]:
-    """Hold the study, so that only one process coordinates it; released when the process ends.
-
-    Raises:
-        StudyBusyError: Another process holds it.
-    """
-    paths.check_tree()
-    paths.directory.mkdir(parents=True, exist_ok=True)
-    note = paths.directory / "holder"
-    try:
-        lock = FileLock(paths.lock).acquire(timeout=0)
-    except Timeout:
-        holder = note.read_text(encoding="utf-8").strip() if note.exists() else ""
-        raise StudyBusyError(
-            f"The study {paths.study!r} is already being run by {holder or 'another process'}."
-        ) from None
-    with lock:
-        write_text_atomically(note, f"process {os.getpid()} on {os.uname().nodename}\n")
-        try:
-            yield
-        finally:
-            # All jobs have ended, those of an earlier coordinator that was killed as well.
-            remove_leftovers(paths.directory)
-
-
 def run_study(
     study: LoadedStudy, *, runs: Path, reports: Path, cache: Path | None, out: Console
 ) -> int:
@@ -142,7 +111,7 @@ def run_study(
             patience=patience,
         )
         try:
-            with LiveDisplay(out) as display, _listening(display) as stop:
+            with LiveDisplay(out) as display, listening(display.message) as stop:
                 display.update(LiveState(config.study, time.time(), (), preparation="starting"))
                 run = Coordinator(
                     study,
@@ -220,25 +189,3 @@ def _explain_failures(record: StudyRecord, paths: StudyPaths, out: Console) -> N
             message = visible(failure.told())
             text = f"  {arm.name} #{failed.number}: {message} (log: {log})"
             out.print(text, markup=False, emoji=False)
-
-
-@contextmanager
-def _listening(display: LiveDisplay) -> Iterator[StopRequest]:
-    """Ctrl-C once: end after the running trials; twice, or SIGTERM: end now."""
-    stop = StopRequest()
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        stop.press()
-        if number == signal.SIGTERM:
-            stop.press()
-        if stop.level == 1:
-            display.message("Stopping after the running trials; Ctrl-C again stops now.")
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, interrupt)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -2,22 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
-from sweeper.commands.run import hold, tracking_store
+from sweeper.commands.run import tracking_store
 from sweeper.config.loading import load_study
-from sweeper.foundation.errors import StudyBusyError
 from sweeper.records.layout import StudyPaths
 from tests.support.tiny_studies import ROOT
-
-
-def test_a_study_has_one_coordinator(tmp_path: Path) -> None:
-    paths = StudyPaths(tmp_path, "s")
-    busy = pytest.raises(StudyBusyError, match=r"already being run by process \d+ on")
-    with hold(paths), busy, hold(paths):
-        pass
-    with hold(paths):
-        pass
 
 
 def test_runs_are_recorded_beside_the_studies_unless_told_otherwise(tmp_path: Path) -> None:
