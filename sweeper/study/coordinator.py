@@ -30,6 +30,7 @@ from sweeper.study.interrupts import Interrupted, StopRequest
 from sweeper.study.jobs import Jobs, RunningJob, answer
 from sweeper.study.manifest import StudyManifest, suite_spec, version_changes
 from sweeper.study.results import read_preparation, read_study, read_teacher_gap
+from sweeper.study.trial_specs import next_spec
 from sweeper.tracking.tracker import Tracker
 
 _POLL_SECONDS = 0.25
@@ -315,15 +316,19 @@ class Coordinator:
         """Start a trial; False, and it waits, if what was free is so no more."""
         files = arm.files(self.paths, asked.number)
         final = arm.finals[asked.number] if arm.finals is not None else None
-        spec = retries.next_spec(
-            self.study.config,
-            self._origin,
-            self._suite,
+        config = self.study.config
+        spec = next_spec(
             arm.name,
+            config.arms[arm.name],
             asked,
-            interim=arm.interim,
+            inputs=self._origin,
+            suite=self._suite,
+            training=config.training,
+            compute=config.compute,
             place=self._executor.next_resources(files.directory),
             files=files,
+            interim=arm.interim,
+            documents=config.pruner.documents,
             final=final,
             test_suite=self._test_suite if final is not None else None,
         )
