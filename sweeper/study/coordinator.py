@@ -24,7 +24,8 @@ from sweeper.search.arm_search import ArmSearch, Asked
 from sweeper.search.storage import Storage, close_storage, open_storage
 from sweeper.study import confirmation, preparation, retries
 from sweeper.study.arms import ArmState, TrialRecorder
-from sweeper.study.budgets import StopReason, stop_reason, summarize, trial_budgets
+from sweeper.study.budgets import summarize, trial_budgets
+from sweeper.study.early_stopping import StopReason, stop_reason
 from sweeper.study.final_scores import read_test_baselines
 from sweeper.study.interrupts import Interrupted, StopRequest
 from sweeper.study.jobs import Jobs, RunningJob, answer
@@ -211,7 +212,7 @@ class Coordinator:
 
     def _open_arms(self, storage: Storage) -> None:
         config = self.study.config
-        budgets = trial_budgets(config)
+        budgets = trial_budgets(config.arms, config.trials, config.sampler, config.budget.trials)
         scores = read_preparation(self.paths).scores
         self.higher_is_better = scores.higher_is_better if scores else True
         # Another study of this name may be in the same database.
@@ -299,10 +300,13 @@ class Coordinator:
         """Why an arm starts no further trial now, if the study's budget forbids it."""
         if self.phase == "confirm":
             return None
+        config = self.study.config
         return stop_reason(
-            self.study.config,
             arm,
             {name: state.ended for name, state in self.arms.items()},
+            arms=config.arms,
+            budget=config.budget,
+            devices=config.compute.devices_per_trial,
             higher_is_better=self.higher_is_better,
             running=[
                 (job.spec.arm, job.started - job.spec.earlier_seconds / job.spec.place.processes)

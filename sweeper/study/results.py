@@ -11,9 +11,9 @@ from typing import Any
 from pydantic_core import from_json
 
 from sweeper.analysis.teacher_gap import teacher_gap_sentence
+from sweeper.config.arms import ArmConfig
 from sweeper.config.loading import LoadedStudy, load_study
 from sweeper.config.names import is_name
-from sweeper.config.study import StudyConfig
 from sweeper.foundation.errors import ConfigError, Problem
 from sweeper.records import DataSummary, Outcome, Scores, archive
 from sweeper.records.layout import JobPaths, StudyPaths
@@ -26,7 +26,8 @@ from sweeper.records.study_record import (
     TeacherGap,
     TrialRecord,
 )
-from sweeper.study.budgets import device_seconds, stop_reason, summarize, trial_budgets
+from sweeper.study.budgets import device_seconds, summarize, trial_budgets
+from sweeper.study.early_stopping import stop_reason
 from sweeper.study.final_scores import (
     read_confirmation,
     read_confirmation_runs,
@@ -92,7 +93,12 @@ def read_study(paths: StudyPaths, snapshot: StudyManifest) -> StudyRecord:
     """
     config = snapshot.config
     plan = read_plan(paths)
-    arms = tuple(_read_arm(paths, config, name, plan) for name in config.arms)
+    budgets = trial_budgets(config.arms, config.trials, config.sampler, config.budget.trials)
+    seconds = device_seconds(config.arms, config.budget)
+    arms = tuple(
+        _read_arm(paths, name, arm, plan, budget=budgets[name], device_seconds=seconds[name])
+        for name, arm in config.arms.items()
+    )
     ended = {
         arm.name: {trial.number: summarize(trial.outcome) for trial in arm.trials if trial.outcome}
         for arm in arms
@@ -104,7 +110,14 @@ def read_study(paths: StudyPaths, snapshot: StudyManifest) -> StudyRecord:
     arms = tuple(
         arm.model_copy(
             update={
-                "stopped": stop_reason(config, arm.name, ended, higher_is_better=higher)
+                "stopped": stop_reason(
+                    arm.name,
+                    ended,
+                    arms=config.arms,
+                    budget=config.budget,
+                    devices=config.compute.devices_per_trial,
+                    higher_is_better=higher,
+                )
                 if len(ended[arm.name]) < arm.budget
                 else None
             }
@@ -129,14 +142,20 @@ def read_study(paths: StudyPaths, snapshot: StudyManifest) -> StudyRecord:
     )
 
 
-def _read_arm(paths: StudyPaths, config: StudyConfig, name: str, plan: Plan | None) -> ArmRecord:
-    arm = config.arms[name]
-    seconds = device_seconds(config)[name]
+def _read_arm(
+    paths: StudyPaths,
+    name: str,
+    arm: ArmConfig,
+    plan: Plan | None,
+    *,
+    budget: int,
+    device_seconds: float | None,
+) -> ArmRecord:
     return ArmRecord(
         name=name,
         method=arm.method,
-        budget=trial_budgets(config)[name],
-        device_hours=None if seconds is None else seconds / 3600,
+        budget=budget,
+        device_hours=None if device_seconds is None else device_seconds / 3600,
         settings=arm.settings,
         search={key: space.model_dump(mode="json") for key, space in arm.search.items()},
         trials=tuple(
