@@ -19,6 +19,7 @@ from sweeper.foundation.databases import NO_DRIVER, is_database, lacks_driver, w
 from sweeper.foundation.errors import ConfigError
 from sweeper.foundation.retry import Retry
 from sweeper.foundation.secrets import redact_command
+from sweeper.records import Outcome
 from sweeper.records.layout import StudyPaths
 from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.live import LiveDisplay, LiveState
@@ -27,12 +28,14 @@ from sweeper.reporting.report_data import ReportData
 from sweeper.reporting.summary import show_study
 from sweeper.reporting.tables.check import preflight_view
 from sweeper.reporting.text.terminal_escape import visible
-from sweeper.study.coordinator import Coordinator, all_failed
+from sweeper.study.collaborators import Collaborators
+from sweeper.study.coordinator import Coordinator
 from sweeper.study.executors import make_executor
 from sweeper.study.interrupts import Interrupted, listening
 from sweeper.study.lock import hold
 from sweeper.study.manifest import command_line, open_manifest
 from sweeper.study.progress import DisplayObserver
+from sweeper.study.results import all_failed
 from sweeper.tracking.mlflow_store import MlflowTracker
 from sweeper.tracking.runs import StudyEnd
 from sweeper.tracking.verdict_points import verdict_points
@@ -96,49 +99,44 @@ def run_study(
     paths = StudyPaths(runs, config.study)
     cache = cache or default_root()
     places = (runs, reports, cache)
-    patience = Retry()
+    retry = Retry()
     executor = make_executor(study, paths, cache)
     with disk.explained(*places), hold(paths), executor:
         threads = executor.next_resources(paths.directory).threads
-        snapshot = open_manifest(study, paths, command_line(), threads)
+        manifest = open_manifest(study, paths, command_line(), threads)
         place = tracking_store(config, paths)
         tracker = MlflowTracker(
             place.uri,
             place.experiment,
             place.artifacts,
             config.study,
-            identity=snapshot.identity,
-            patience=patience,
+            identity=manifest.identity,
+            patience=retry,
         )
         try:
             with LiveDisplay(out) as display, listening(display.message) as stop:
                 display.update(LiveState(config.study, time.time(), (), preparation="starting"))
-                run = Coordinator(
-                    study,
-                    paths,
-                    snapshot,
-                    cache,
-                    executor,
-                    tracker,
-                    DisplayObserver(display),
-                    stop,
-                    patience,
-                    lambda outcome: pass_preflight(
+
+                def preflight(outcome: Outcome) -> None:
+                    pass_preflight(
                         study,
                         paths,
-                        snapshot,
+                        manifest,
                         outcome,
                         lambda found: display.show(preflight_view(found)),
-                    ),
+                    )
+
+                collaborators = Collaborators(
+                    executor, tracker, _observer(display, config), stop, retry, preflight
                 )
-                record = run.run()
-            patience.while_waiting = lambda: None
+                record = Coordinator(study, paths, manifest, cache, collaborators).run()
+            retry.while_waiting = lambda: None
             failed = all_failed(record)
             files = _report(record, reports / config.study, out, _study_options(study, runs))
             state: StudyEnd = "failed" if failed else "finished"
             tracker.finish_study(files, state, verdict_points(record))
         except (Interrupted, KeyboardInterrupt):
-            patience.end()
+            retry.end()
             # A database that is away, or was never reached, must not keep the user from leaving.
             with suppress(Exception):
                 tracker.finish_study([], "interrupted")
@@ -148,7 +146,7 @@ def run_study(
             )
             return INTERRUPTED
         except BaseException:
-            patience.end()
+            retry.end()
             # What went wrong is worth more than a second error about recording it.
             with suppress(Exception):
                 tracker.finish_study([], "failed")
@@ -159,6 +157,11 @@ def run_study(
         _explain_failures(record, paths, out)
         return FAILED
     return 0
+
+
+def _observer(display: LiveDisplay, config: StudyConfig) -> DisplayObserver:
+    runs = config.confirm.top_k * config.confirm.seeds if config.confirms() else 0
+    return DisplayObserver(display, config.study, config.compute, runs, config.compare_at)
 
 
 def _study_options(study: LoadedStudy, runs: Path) -> str:

@@ -57,17 +57,17 @@ def open_plan(config: StudyConfig, record: StudyRecord, suite_hash: str, paths: 
     return plan
 
 
-def confirmation_arms(plan: Plan, record: StudyRecord, paths: StudyPaths) -> dict[str, ArmState]:
-    """The arms once more, with what the plan declares in place of their searches."""
-    found = {}
+def confirmation_arms(plan: Plan, record: StudyRecord, paths: StudyPaths) -> list[ArmState]:
+    """Return the arms with the confirmation runs of the plan in place of their searches."""
+    arms = []
     for arm in record.arms:
         if not (current := plan.current.get(arm.name, ())):
             continue
-        finals = plan.finals[arm.name]
+        runs = plan.finals[arm.name]
         params = {trial.number: trial.params for trial in arm.trials}
-        asked = FixedTrials(finals, current, params, partial(paths.final, arm.name))
-        found[arm.name] = ArmState(arm.name, arm.method, len(current), asked, finals=finals)
-    return found
+        asked = FixedTrials(runs, current, params, partial(paths.final, arm.name))
+        arms.append(ArmState(arm.name, arm.method, len(current), asked, runs=runs))
+    return arms
 
 
 def _confirmation_runs(

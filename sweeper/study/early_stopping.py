@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from sweeper.config.arms import ArmConfig
@@ -13,43 +14,51 @@ StopReason = Literal["device_hours", "wall_time", "patience"]
 """The limit that ends an arm before it has had its trials."""
 
 
-def stop_reason(
-    arm: str,
-    ended: Mapping[str, Mapping[int, TrialSummary]],
-    *,
-    arms: Mapping[str, ArmConfig],
-    budget: BudgetConfig,
-    devices: int,
-    higher_is_better: bool,
-    running: Sequence[tuple[str, float]] = (),
-    now: float | None = None,
-) -> StopReason | None:
-    """Return why ``arm`` may not start another trial now; None if it may.
+@dataclass(frozen=True)
+class StoppingRule:
+    """When an arm starts no further trial.
 
-    Args:
-        arm: The arm's name.
-        ended: How trials ended, by arm and number.
+    Attributes:
         arms: The arms, by name.
         budget: The study's budget.
         devices: Devices of each trial.
         higher_is_better: True if the selection suite's score is better when higher.
-        running: The arm and the start of each running trial, in seconds since the epoch.
-        now: The time, if trials run.
     """
-    patience = arms[arm].budget.patience or budget.patience
-    if patience is not None and is_stale(
-        ended.get(arm, {}), patience, higher_is_better=higher_is_better
-    ):
-        return "patience"
-    return spent_limit(
-        arm,
-        ended,
-        limit=device_seconds(arms, budget)[arm],
-        wall_time=budget.wall_time,
-        devices=devices,
-        running=running,
-        now=now,
-    )
+
+    arms: Mapping[str, ArmConfig]
+    budget: BudgetConfig
+    devices: int
+    higher_is_better: bool
+
+    def reason(
+        self,
+        arm: str,
+        ended: Mapping[str, Mapping[int, TrialSummary]],
+        *,
+        running: Sequence[tuple[str, float]] = (),
+        now: float | None = None,
+    ) -> StopReason | None:
+        """Return why ``arm`` may not start another trial now; None if it may.
+
+        Args:
+            arm: The arm's name.
+            ended: How trials ended, by arm and number.
+            running: The arm and the start of each running trial, in seconds since the epoch.
+            now: The time, if trials run.
+        """
+        patience = self.arms[arm].budget.patience or self.budget.patience
+        mine = ended.get(arm, {})
+        if patience and is_stale(mine, patience, higher_is_better=self.higher_is_better):
+            return "patience"
+        return spent_limit(
+            arm,
+            ended,
+            limit=device_seconds(self.arms, self.budget)[arm],
+            wall_time=self.budget.wall_time,
+            devices=self.devices,
+            running=running,
+            now=now,
+        )
 
 
 def is_stale(ended: Mapping[int, TrialSummary], patience: int, *, higher_is_better: bool) -> bool:

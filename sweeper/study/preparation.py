@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -164,3 +165,57 @@ def _own_teachers(study: LoadedStudy) -> dict[str, tuple[str, ...]]:
         if models := tuple(str(model) for model in named if model is not None):
             found[name] = models
     return found
+
+
+class PreparationSteps:
+    """The steps of one study: what is left of them, and what later jobs take from them.
+
+    Args:
+        study: The checked study file.
+        manifest: The study's manifest.
+        cache: The content-addressed cache.
+        paths: The study's place below ``runs``.
+    """
+
+    def __init__(
+        self, study: LoadedStudy, manifest: StudyManifest, cache: Path, paths: StudyPaths
+    ) -> None:
+        self._study = study
+        self._paths = paths
+        self.inputs = make_study_inputs(study, manifest, cache)
+        """What all jobs share, with the results of the steps that are done."""
+        self.suite = suite_spec(study.selection)
+        """The selection suite."""
+
+    def left(self, group: Sequence[Step], *, trials_left: bool) -> deque[PreparationSpec]:
+        """Return the steps of ``group`` that are not done.
+
+        Args:
+            group: Steps that may run next to each other.
+            trials_left: True if trials will need what the steps leave in the cache.
+        """
+        specs = {
+            step: make_spec(
+                self._study, self.inputs, self.suite, step, self._paths.preparation(step)
+            )
+            for step in group
+        }
+        return deque(
+            spec
+            for step, spec in specs.items()
+            if not is_done(spec, self._paths)
+            # The cache may have been emptied since.
+            or (trials_left and not is_cached(step, self._paths))
+        )
+
+    def submit(self, spec: PreparationSpec, executor: Executor) -> None:
+        """Start a step."""
+        submit(spec, self._paths.preparation(spec.step), executor)
+
+    def take_results(self, group: Sequence[Step]) -> None:
+        """Give later jobs the results of a group of steps that is done."""
+        self.inputs = with_results(self.inputs, group, self._paths)
+
+    def error(self, step: Step, outcome: Outcome | None) -> Exception:
+        """Return the error to stop the study with after a step failed."""
+        return explain(self._study, step, outcome, self._paths.preparation(step))

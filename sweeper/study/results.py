@@ -27,7 +27,7 @@ from sweeper.records.study_record import (
     TrialRecord,
 )
 from sweeper.study.budgets import device_seconds, summarize, trial_budgets
-from sweeper.study.early_stopping import stop_reason
+from sweeper.study.early_stopping import StoppingRule
 from sweeper.study.final_scores import (
     read_confirmation,
     read_confirmation_runs,
@@ -107,21 +107,11 @@ def read_study(paths: StudyPaths, snapshot: StudyManifest) -> StudyRecord:
     outcomes = [trial.outcome for arm in arms for trial in arm.trials if trial.outcome]
     scored = before.scores or next((o.scores for o in outcomes if o.scores), None)
     higher = scored.higher_is_better if scored else True
+    rule = StoppingRule(config.arms, config.budget, config.compute.devices_per_trial, higher)
     arms = tuple(
-        arm.model_copy(
-            update={
-                "stopped": stop_reason(
-                    arm.name,
-                    ended,
-                    arms=config.arms,
-                    budget=config.budget,
-                    devices=config.compute.devices_per_trial,
-                    higher_is_better=higher,
-                )
-                if len(ended[arm.name]) < arm.budget
-                else None
-            }
-        )
+        arm.model_copy(update={"stopped": rule.reason(arm.name, ended)})
+        if len(ended[arm.name]) < arm.budget
+        else arm.model_copy(update={"stopped": None})
         for arm in arms
     )
     summary = before.data
@@ -255,3 +245,9 @@ def _read(paths: StudyPaths, source: str) -> StudyRecord:
     finally:
         gc.freeze()
         gc.enable()
+
+
+def all_failed(record: StudyRecord) -> bool:
+    """Return whether the study has trials, and every one of them failed."""
+    trials = [trial for arm in record.arms for trial in arm.trials]
+    return bool(trials) and all(trial.state == "failed" for trial in trials)

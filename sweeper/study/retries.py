@@ -84,6 +84,28 @@ def note_loss(files: JobPaths, reason: str) -> int:
     return _losses(files)
 
 
+def conclude(
+    spec: TrialSpec, files: JobPaths, started: float, *, given_up: Failure | None, reason: str
+) -> Outcome | None:
+    """Return and write the outcome of a trial whose process reported none; None if it runs again.
+
+    Args:
+        spec: The spec of the trial.
+        files: The files of the trial.
+        started: When its process was started, in seconds since the epoch.
+        given_up: Why the coordinator ended the process, if it did.
+        reason: How the process disappeared otherwise.
+    """
+    if given_up is not None:
+        outcome = ended(spec, given_up, files, started)
+    elif note_loss(files, reason) < MOST:
+        return None
+    else:
+        outcome = lost(spec, reason, files, started)
+    write_text_atomically(files.outcome, outcome.model_dump_json(indent=1) + "\n")
+    return outcome
+
+
 def lost_for_good(files: JobPaths) -> str | None:
     """Return how a trial's process disappeared the last time it may; None: the trial may retry."""
     if not files.lost.exists() or _losses(files) < MOST:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from sweeper.config.arms import ArmConfig
 from sweeper.config.compute import ComputeConfig
@@ -26,72 +27,82 @@ from sweeper.study.retries import (
 )
 
 
-def next_spec(
-    name: str,
-    arm: ArmConfig,
-    asked: Asked,
-    *,
-    inputs: StudyInputs,
-    suite: SuiteSpec,
-    training: TrainingConfig,
-    compute: ComputeConfig,
-    place: Resources,
-    files: JobPaths,
-    interim: Iterable[tuple[int, float]] = (),
-    documents: int = 1,
-    final: ConfirmationRun | None = None,
-    test_suite: SuiteSpec | None = None,
-) -> TrialSpec:
-    """Archive what an earlier attempt of a trial left, and build the spec of the next.
+@dataclass(frozen=True)
+class TrialSpecs:
+    """What the specs of a study's trials have in common.
 
-    Args:
-        name: The arm's name.
-        arm: The arm.
-        asked: The trial's number and sampled parameters.
+    Attributes:
+        arms: The arms, by name.
         inputs: What all jobs of the study share.
         suite: The selection suite.
-        training: The study's training settings, below those of the arm.
+        training: The study's training settings, below those of an arm.
         compute: Memory limit and sharding of a trial.
-        place: Where the trial runs.
-        files: The files of the trial.
-        interim: Intermediate scores: their points, and their shares of the optimiser steps.
         documents: Documents of each task that an intermediate score is made of.
-        final: The confirmation run that the trial is, if it is one.
-        test_suite: The test suite, which a confirmation run is scored on as well.
+        test_suite: The test suite, which confirmation runs are scored on as well.
     """
-    attempt = archive_attempt(files)
-    settings = effective(arm.method, resolve(training, arm.settings, asked.params))
-    seed = derive_seed(inputs.seed, name, asked.number, "trial")
-    if final is not None:
-        settings = settings.model_copy(update={"max_steps": final.max_steps})
-        # The same for all arms, so that they share what chance there is.
-        seed = derive_seed(inputs.seed, "confirm", final.seed, "trial")
-    if ran_out_of_memory(files):
-        settings = smaller(settings)
-    return TrialSpec(
-        origin=inputs,
-        arm=name,
-        method=arm.method,
-        number=asked.number,
-        attempt=attempt,
-        seed=seed,
-        params=asked.params,
-        settings=settings,
-        lora=model_settings("lora", arm.settings, asked.params),
-        teacher=model_settings("teacher", arm.settings, asked.params),
-        suite=suite,
-        interim=_steps(interim, settings.max_steps, documents),
-        earlier_seconds=out_of_memory_seconds(files),
-        final=final,
-        test_suite=test_suite,
-        place=place.model_copy(
-            update={
-                "memory_gib": compute.memory_limit,
-                "shard_teacher": compute.shard_teacher,
-                "shard_student": compute.shard_student,
-            }
-        ),
-    )
+
+    arms: Mapping[str, ArmConfig]
+    inputs: StudyInputs
+    suite: SuiteSpec
+    training: TrainingConfig
+    compute: ComputeConfig
+    documents: int = 1
+    test_suite: SuiteSpec | None = None
+
+    def next(
+        self,
+        name: str,
+        asked: Asked,
+        place: Resources,
+        files: JobPaths,
+        *,
+        interim: Iterable[tuple[int, float]] = (),
+        run: ConfirmationRun | None = None,
+    ) -> TrialSpec:
+        """Archive what an earlier attempt of a trial left, and build the spec of the next.
+
+        Args:
+            name: The arm's name.
+            asked: The trial's number and sampled parameters.
+            place: Where the trial runs.
+            files: The files of the trial.
+            interim: Intermediate scores: their points, and their shares of the optimiser steps.
+            run: The confirmation run that the trial is, if it is one.
+        """
+        attempt = archive_attempt(files)
+        arm, study_seed = self.arms[name], self.inputs.seed
+        settings = effective(arm.method, resolve(self.training, arm.settings, asked.params))
+        seed = derive_seed(study_seed, name, asked.number, "trial")
+        if run is not None:
+            settings = settings.model_copy(update={"max_steps": run.max_steps})
+            # The same for all arms, so that they share what chance there is.
+            seed = derive_seed(study_seed, "confirm", run.seed, "trial")
+        if ran_out_of_memory(files):
+            settings = smaller(settings)
+        return TrialSpec(
+            origin=self.inputs,
+            arm=name,
+            method=arm.method,
+            number=asked.number,
+            attempt=attempt,
+            seed=seed,
+            params=asked.params,
+            settings=settings,
+            lora=model_settings("lora", arm.settings, asked.params),
+            teacher=model_settings("teacher", arm.settings, asked.params),
+            suite=self.suite,
+            interim=_steps(interim, settings.max_steps, self.documents),
+            earlier_seconds=out_of_memory_seconds(files),
+            final=run,
+            test_suite=self.test_suite,
+            place=place.model_copy(
+                update={
+                    "memory_gib": self.compute.memory_limit,
+                    "shard_teacher": self.compute.shard_teacher,
+                    "shard_student": self.compute.shard_student,
+                }
+            ),
+        )
 
 
 def _steps(

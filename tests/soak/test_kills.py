@@ -13,7 +13,7 @@ from tests.support.tiny_studies import adder_study, adder_suite, write_yaml
 from tests.support.whole_studies import WholeStudy
 
 ASK = "sweeper.search.arm_search:ArmSearch.ask"
-SPEC = "sweeper.study.coordinator:write_text_atomically@spec.json"
+SPEC = "sweeper.study.trials:write_text_atomically@spec.json"
 REPLACE = "os:replace@spec.json"
 TELL = "sweeper.search.arm_search:ArmSearch.tell"
 TRACK = "sweeper.tracking.runs:RunTracker.finish_trial"

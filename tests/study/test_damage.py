@@ -106,7 +106,9 @@ def test_a_search_that_has_lost_its_trials_is_told_and_nothing_runs_twice(
     if left is not None:
         database.write_bytes(left)
     executor = WritingExecutor()
-    with pytest.raises(SweeperError, match=r"lost trials of the arm gkd, from #0 on: it knows 0"):
+    with pytest.raises(
+        SweeperError, match=r"lacks trials of arm gkd from #0 on: it has 0, .* has 2\. Restore"
+    ):
         go_on(study_file, MemoryTracker("tiny", store), executor)
     assert not executor.submitted
     database.write_bytes(kept)

@@ -7,7 +7,7 @@ from typing import Any
 from sweeper.config.study import StudyConfig
 from sweeper.records import Cost, Failure, FailureKind, Outcome, Scores
 from sweeper.study.budgets import TrialSummary, summarize
-from sweeper.study.early_stopping import stop_reason
+from sweeper.study.early_stopping import StoppingRule
 from tests.support.tiny_studies import adder_study
 
 
@@ -43,12 +43,7 @@ def ended(
 
 
 def reason(study: StudyConfig, arm: str, outcomes: Any, **more: Any) -> str | None:
-    return stop_reason(
-        arm,
-        outcomes,
-        arms=study.arms,
-        budget=study.budget,
-        devices=study.compute.devices_per_trial,
-        higher_is_better=True,
-        **more,
+    rule = StoppingRule(
+        study.arms, study.budget, study.compute.devices_per_trial, higher_is_better=True
     )
+    return rule.reason(arm, outcomes, **more)

@@ -43,7 +43,7 @@ from sweeper.study.jobs import Jobs, RunningJob, answer
 from sweeper.study.manifest import command_line, open_manifest, read_manifest, suite_spec
 from sweeper.study.progress import running_job, step_name
 from sweeper.study.results import read_teacher_gap
-from sweeper.study.trial_specs import next_spec
+from sweeper.study.trial_specs import TrialSpecs
 
 FEW, MORE = 4, 20
 """Optimiser steps of a trial, of which the first is not counted; the second if they are short."""
@@ -272,17 +272,9 @@ class _Probe:
     def _submit_trial(self, arm: str, number: int, params: dict[str, Scalar]) -> None:
         files = self._paths.trial(arm, number)
         config = self._study.config
-        spec = next_spec(
-            arm,
-            config.arms[arm],
-            Asked(number, params),
-            inputs=self._origin,
-            suite=self._suite,
-            training=config.training,
-            compute=config.compute,
-            place=self._executor.next_resources(files.directory),
-            files=files,
-        )
+        specs = TrialSpecs(config.arms, self._origin, self._suite, config.training, config.compute)
+        place = self._executor.next_resources(files.directory)
+        spec = specs.next(arm, Asked(number, params), place, files)
         longest = spec.settings.max_steps
         points = [IntermediatePoint(index=0, step=min(FEW, longest), documents=self._scored)]
         if longest > FEW:
