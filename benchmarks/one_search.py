@@ -52,7 +52,8 @@ def search(study_file: Path, runs: Path, profile: Path | None) -> dict[str, Any]
     from sweeper.study.manifest import open_manifest
     from sweeper.study.progress import DisplayObserver
     from sweeper.study.trials import Trials
-    from sweeper.tracking.mlflow_store import MlflowTracker
+    from sweeper.tracking.mlflow_store import MlflowStore
+    from sweeper.tracking.mlflow_tracker import MlflowTracker
 
     found: dict[str, Any] = {"ask_seconds": 0.0, "tell_seconds": 0.0, "resident_mib": []}
     found["trials"] = 0
@@ -108,13 +109,8 @@ def search(study_file: Path, runs: Path, profile: Path | None) -> dict[str, Any]
     with hold(paths), idle as executor:
         manifest = open_manifest(study, paths, ["sweeper", "run"], 1)
         place = tracking_store(study.config, paths)
-        tracker = MlflowTracker(
-            place.uri,
-            place.experiment,
-            place.artifacts,
-            study.config.study,
-            identity=manifest.identity,
-        )
+        store = MlflowStore(place.uri, place.experiment, place.artifacts)
+        tracker = MlflowTracker(store, study.config.study, manifest.identity)
         began = time.perf_counter()
         with (
             (runs / "terminal.txt").open("a", encoding="utf-8") as terminal,

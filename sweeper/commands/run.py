@@ -36,8 +36,9 @@ from sweeper.study.lock import hold
 from sweeper.study.manifest import command_line, open_manifest
 from sweeper.study.progress import DisplayObserver
 from sweeper.study.results import all_failed
-from sweeper.tracking.mlflow_store import MlflowTracker
-from sweeper.tracking.runs import StudyEnd
+from sweeper.tracking.mlflow_store import MlflowStore
+from sweeper.tracking.mlflow_tracker import MlflowTracker
+from sweeper.tracking.tracker import StudyEnd
 from sweeper.tracking.verdict_points import verdict_points
 
 FAILED, INTERRUPTED = 1, 130
@@ -105,14 +106,8 @@ def run_study(
         threads = executor.next_resources(paths.directory).threads
         manifest = open_manifest(study, paths, command_line(), threads)
         place = tracking_store(config, paths)
-        tracker = MlflowTracker(
-            place.uri,
-            place.experiment,
-            place.artifacts,
-            config.study,
-            identity=manifest.identity,
-            patience=retry,
-        )
+        store = MlflowStore(place.uri, place.experiment, place.artifacts, retry=retry)
+        tracker = MlflowTracker(store, config.study, manifest.identity)
         try:
             with LiveDisplay(out) as display, listening(display.message) as stop:
                 display.update(LiveState(config.study, time.time(), (), preparation="starting"))

@@ -94,7 +94,13 @@ class Coordinator:
         # Connect while the executor gets ready: a new database takes some time.
         self._tracker.connect()
         self._check_data()
-        self._tracker.open_study(config, self._manifest.provenance, self._study_text())
+        self._tracker.open_study(
+            self._steps.inputs,
+            tuple(config.arms),
+            config.sampler.type,
+            self._manifest.provenance,
+            self._study_text(),
+        )
         self._prepare()
         self._search()
         if config.confirms():

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -28,9 +28,8 @@ from sweeper.config.settings import (
     known_settings,
     without_effect,
 )
-from sweeper.config.study import StudyConfig
 from sweeper.foundation.secrets import redact, redacted
-from sweeper.records import DataSummary, Outcome, Progress, Scores, TrialSpec
+from sweeper.records import DataSummary, Outcome, Progress, Scores, StudyInputs, TrialSpec
 from sweeper.records.study_record import Provenance
 
 LONGEST_PARAM = 6000
@@ -184,28 +183,27 @@ def arm_params(
     return as_texts(values)
 
 
-def study_params(config: StudyConfig) -> dict[str, str]:
-    """What all arms share."""
+def study_params(inputs: StudyInputs, sampler: str) -> dict[str, str]:
+    """Return what all arms share."""
     return as_texts(
         {
-            "study/name": config.study,
-            "study/seed": config.seed,
-            "study/sampler": config.sampler.type,
-            "study/selection_suite": config.evaluation.selection,
-            "study/test_suite": config.evaluation.test,
-            "study/data": config.data.train.path,
-            "teacher/model": config.teacher.model,
-            "student/model": config.student.model,
+            "study/name": inputs.study,
+            "study/seed": inputs.seed,
+            "study/sampler": sampler,
+            "study/selection_suite": inputs.evaluation.selection,
+            "study/test_suite": inputs.evaluation.test,
+            "study/data": inputs.data.train.path,
+            "teacher/model": inputs.teacher.model,
+            "student/model": inputs.student.model,
         }
     )
 
 
-def study_tags(config: StudyConfig, provenance: Provenance) -> dict[str, str]:
-    """What is needed to reproduce a study, and a description for people."""
-    arms = ", ".join(config.arms)
+def study_tags(inputs: StudyInputs, arms: Sequence[str], provenance: Provenance) -> dict[str, str]:
+    """Return what is needed to reproduce a study, and a description for people."""
     note = (
-        f"Distils `{config.teacher.model}` into `{config.student.model}` on "
-        f"`{config.data.train.path}`; arms: {arms}.\n\n"
+        f"Distils `{inputs.teacher.model}` into `{inputs.student.model}` on "
+        f"`{inputs.data.train.path}`; arms: {', '.join(arms)}.\n\n"
         f"    {provenance.command}\n\n"
         "One child run per arm, and below it one per trial. To compare the trials of all arms, "
         "search for `tags.\"sweeper.kind\" = 'trial'`."

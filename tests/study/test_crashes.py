@@ -41,7 +41,7 @@ from sweeper.records.study_record import StudyRecord
 from sweeper.study.collaborators import Collaborators, RunningStudy
 from sweeper.study.coordinator import Coordinator
 from sweeper.study.manifest import open_manifest
-from sweeper.tracking.tracker import MemoryRun, MemoryStore, MemoryTracker
+from tests.support.memory_tracker import MemoryRun, MemoryStore, MemoryTracker
 
 WriteStudy = Callable[..., Path]
 STARTED = 1_760_000_000.0
