@@ -364,4 +364,4 @@ def _recorded(
 def _read(study: LoadedStudy, runs: Path) -> StudyRecord:
     from sweeper.study.results import record_of_study
 
-    return record_of_study(study, runs)
+    return record_of_study(_paths(study, runs), study.path)

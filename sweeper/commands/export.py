@@ -38,7 +38,14 @@ from sweeper.study import preparation
 from sweeper.study.executors import make_executor
 from sweeper.study.jobs import RunningJob
 from sweeper.study.lock import hold
-from sweeper.study.manifest import StudyManifest, changes, data_files, read_manifest, suite_spec
+from sweeper.study.manifest import (
+    StudyManifest,
+    changes,
+    data_files,
+    input_files,
+    read_manifest,
+    suite_spec,
+)
 
 _POLL_SECONDS = 0.25
 
@@ -140,7 +147,7 @@ def export_model(
         raise StudyChangedError(f"{message}\nIts winner would be another student. Undo the change.")
     cache = cache or default_root()
     work = paths.directory / f".export.{uuid.uuid4().hex}"
-    executor = make_executor(study, paths, cache)
+    executor = make_executor(study.config.compute, paths, cache, input_files(study), study.file)
     label = f"{winner.arm} #{winner.trial.number}"
     try:
         with disk.explained(work, directory, cache), hold(paths), _removed(work):

@@ -33,7 +33,7 @@ from sweeper.study.coordinator import Coordinator
 from sweeper.study.executors import make_executor
 from sweeper.study.interrupts import Interrupted, listening
 from sweeper.study.lock import hold
-from sweeper.study.manifest import command_line, open_manifest
+from sweeper.study.manifest import command_line, input_files, open_manifest
 from sweeper.study.progress import DisplayObserver
 from sweeper.study.results import all_failed
 from sweeper.tracking.mlflow_store import MlflowStore
@@ -101,7 +101,7 @@ def run_study(
     cache = cache or default_root()
     places = (runs, reports, cache)
     retry = Retry()
-    executor = make_executor(study, paths, cache)
+    executor = make_executor(config.compute, paths, cache, input_files(study), study.file)
     with disk.explained(*places), hold(paths), executor:
         threads = executor.next_resources(paths.directory).threads
         manifest = open_manifest(study, paths, command_line(), threads)

@@ -189,7 +189,9 @@ class Coordinator:
         if not any(scored_trials(arm) for arm in record.arms):
             return
         suite = suite_spec(self._study.test)
-        plan = confirmation.open_plan(config, record, suite.content_hash, self._paths)
+        plan = confirmation.open_plan(
+            config.confirm, config.compare_at, record, suite.content_hash, self._paths
+        )
         self.phase = "confirm"
         self._trials = self._new_trials(test_suite=suite)
         for arm in confirmation.confirmation_arms(plan, record, self._paths):

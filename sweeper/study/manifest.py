@@ -78,6 +78,16 @@ def data_files(study: LoadedStudy) -> tuple[str, ...]:
     return (str(found.resolve()),) if found else ()
 
 
+def input_files(study: LoadedStudy) -> list[Path]:
+    """Return the files and folders of this machine that the study's jobs read."""
+    files = [Path(path) for path in data_files(study)]
+    for suite in (study.selection, study.test):
+        files += suite.task_directories if suite else []
+    models = (study.config.teacher.model, study.config.student.model)
+    files += [Path(model).absolute() for model in models if Path(model).is_dir()]
+    return files
+
+
 def open_manifest(
     study: LoadedStudy, paths: StudyPaths, command: list[str], threads: int
 ) -> StudyManifest:

@@ -12,7 +12,7 @@ from pydantic_core import from_json
 
 from sweeper.analysis.teacher_gap import teacher_gap_sentence
 from sweeper.config.arms import ArmConfig
-from sweeper.config.loading import LoadedStudy, load_study
+from sweeper.config.loading import load_study
 from sweeper.config.names import is_name
 from sweeper.foundation.errors import ConfigError, Problem
 from sweeper.records import DataSummary, Outcome, Scores, archive
@@ -174,13 +174,13 @@ def _read_trial(number: int, files: JobPaths) -> TrialRecord | None:
     )
 
 
-def record_of_study(study: LoadedStudy, runs: Path) -> StudyRecord:
-    """What is recorded of a study below ``runs``.
+def record_of_study(paths: StudyPaths, study_file: Path) -> StudyRecord:
+    """Return the record of the study of a study file.
 
     Raises:
-        ConfigError: It has not been run.
+        ConfigError: The study has not been run.
     """
-    return _read(StudyPaths(runs, study.config.study), str(study.path))
+    return _read(paths, str(study_file))
 
 
 def find_record(named: Path, runs: Path) -> StudyRecord:
@@ -208,7 +208,7 @@ def find_record(named: Path, runs: Path) -> StudyRecord:
         return _read(paths, str(named))
     if named.suffix == ".gz":
         return archive.read_records(named)
-    return record_of_study(load_study(named, []), runs)
+    return record_of_study(StudyPaths(runs, load_study(named).config.study), named)
 
 
 def find_records(named: Sequence[Path], runs: Path) -> list[StudyRecord]:

@@ -40,7 +40,13 @@ from sweeper.search.arm_search import Asked
 from sweeper.study import preparation, retries
 from sweeper.study.executors import make_executor
 from sweeper.study.jobs import Jobs, RunningJob, answer
-from sweeper.study.manifest import command_line, open_manifest, read_manifest, suite_spec
+from sweeper.study.manifest import (
+    command_line,
+    input_files,
+    open_manifest,
+    read_manifest,
+    suite_spec,
+)
 from sweeper.study.progress import running_job, step_name
 from sweeper.study.results import read_teacher_gap
 from sweeper.study.trial_specs import TrialSpecs
@@ -91,7 +97,8 @@ def probe(
     with scratch(_PREFIX, cache if shared else None) as directory:
         paths = StudyPaths(directory, study.config.study)
         paths.directory.mkdir()
-        with make_executor(study, paths, cache) as executor, LiveDisplay(out) as display:
+        executor = make_executor(study.config.compute, paths, cache, input_files(study), study.file)
+        with executor, LiveDisplay(out) as display:
             return _Probe(study, recorded, paths, cache, executor, display).run(begun)
 
 
