@@ -108,7 +108,7 @@ def search(study_file: Path, runs: Path, profile: Path | None) -> dict[str, Any]
         idle = LocalExecutor(compute, run=idle_job.do_nothing)
     with hold(paths), idle as executor:
         manifest = open_manifest(study, paths, ["sweeper", "run"], 1)
-        place = tracking_store(study.config, paths)
+        place = tracking_store(study.config.tracking, paths)
         store = MlflowStore(place.uri, place.experiment, place.artifacts)
         tracker = MlflowTracker(store, study.config.study, manifest.identity)
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""``sweeper run``: everything that a study needs is opened, used and closed here."""
+"""``sweeper run``: opens, uses and closes everything that a study needs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.console import Console
 from sweeper.commands.check.gate import pass_preflight
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.names import DEFAULT_RUNS
-from sweeper.config.study import StudyConfig
+from sweeper.config.study import StudyConfig, TrackingConfig
 from sweeper.foundation import disk
 from sweeper.foundation.cache import default_root
 from sweeper.foundation.databases import NO_DRIVER, is_database, lacks_driver, with_driver
@@ -46,24 +46,24 @@ FAILED, INTERRUPTED = 1, 130
 
 @dataclass(frozen=True)
 class TrackingStore:
-    """Where MLflow records a study."""
+    """The MLflow store of a study."""
 
     uri: str
     experiment: str
     artifacts: str | None
-    """For databases; a server knows its own."""
+    """Location of files, for databases; a server has its own."""
 
 
-def tracking_store(config: StudyConfig, paths: StudyPaths) -> TrackingStore:
-    """The study's MLflow store: its own ``tracking.uri``, or the SQLite file of ``runs``."""
-    experiment = config.tracking.experiment or config.study
-    uri = with_driver(config.tracking.uri or f"sqlite:///{paths.mlflow.resolve()}")
+def tracking_store(tracking: TrackingConfig, paths: StudyPaths) -> TrackingStore:
+    """Return the study's MLflow store: its own ``tracking.uri``, or the SQLite file of ``runs``."""
+    experiment = tracking.experiment or paths.study
+    uri = with_driver(tracking.uri or f"sqlite:///{paths.mlflow.resolve()}")
     artifacts = paths.mlflow_artifacts.resolve().as_uri() if is_database(uri) else None
     return TrackingStore(uri, experiment, artifacts)
 
 
 def check_drivers(study: LoadedStudy) -> None:
-    """That the databases of a study can be talked to at all.
+    """Raise if a library for a database of the study is missing.
 
     Raises:
         ConfigError: A library is missing.
@@ -84,8 +84,8 @@ def run_study(
 
     Args:
         study: The checked study file.
-        runs: Where studies are recorded.
-        reports: Where reports are written.
+        runs: The folder of all studies.
+        reports: The folder of all reports.
         cache: The content-addressed cache; by default the user's.
         out: The terminal.
 
@@ -105,8 +105,8 @@ def run_study(
     with disk.explained(*places), hold(paths), executor:
         threads = executor.next_resources(paths.directory).threads
         manifest = open_manifest(study, paths, command_line(), threads)
-        place = tracking_store(config, paths)
-        store = MlflowStore(place.uri, place.experiment, place.artifacts, retry=retry)
+        location = tracking_store(config.tracking, paths)
+        store = MlflowStore(location.uri, location.experiment, location.artifacts, retry=retry)
         tracker = MlflowTracker(store, config.study, manifest.identity)
         try:
             with LiveDisplay(out) as display, listening(display.message) as stop:
@@ -118,7 +118,7 @@ def run_study(
                         paths,
                         manifest,
                         outcome,
-                        lambda found: display.show(preflight_view(found)),
+                        lambda findings: display.show(preflight_view(findings)),
                     )
 
                 collaborators = Collaborators(
@@ -132,17 +132,16 @@ def run_study(
             tracker.finish_study(files, state, verdict_points(record))
         except (Interrupted, KeyboardInterrupt):
             retry.end()
-            # A database that is away, or was never reached, must not keep the user from leaving.
+            # A database that does not answer must not keep the user from leaving.
             with suppress(Exception):
                 tracker.finish_study([], "interrupted")
             again = redact_command(command_line())
-            out.print(
-                f"Stopped. Run the same command to go on: {again}", soft_wrap=True, markup=False
-            )
+            message = f"Stopped. Run the same command to resume: {again}"
+            out.print(message, soft_wrap=True, markup=False)
             return INTERRUPTED
         except BaseException:
             retry.end()
-            # What went wrong is worth more than a second error about recording it.
+            # The first error matters more than a second one about recording it.
             with suppress(Exception):
                 tracker.finish_study([], "failed")
             raise
@@ -160,7 +159,7 @@ def _observer(display: LiveDisplay, config: StudyConfig) -> DisplayObserver:
 
 
 def _study_options(study: LoadedStudy, runs: Path) -> str:
-    """What another command needs to be told to find the same study."""
+    """Return the options with which another command finds the same study."""
     options = [str(study.path), *([] if runs == DEFAULT_RUNS else ["--runs", str(runs)])]
     for override in study.overrides:
         options += ["--set", override]
@@ -168,9 +167,9 @@ def _study_options(study: LoadedStudy, runs: Path) -> str:
 
 
 def _report(record: StudyRecord, directory: Path, out: Console, options: str) -> list[Path]:
-    page = ReportData.of(record)
-    show_study(page, out)
-    files = write_report(page, directory)
+    data = ReportData.of(record)
+    show_study(data, out)
+    files = write_report(data, directory)
     out.print(f"Report: {files[0]}", soft_wrap=True, markup=False)
     command = f"sweeper ui {options}"
     out.print(f"Every trial in the MLflow UI: {command}", soft_wrap=True, markup=False)

@@ -100,7 +100,7 @@ class TrialRecorder:
             SweeperError: The search lacks trials that have run.
         """
         asked = arm.search.asked()
-        # Winners of an earlier plan may lie beside those of this one.
+        # Runs of an earlier plan may lie next to those of this one.
         trials = self._paths.trials(arm.name) if arm.runs is None else ()
         begun = [number for number, files in trials if files.spec.exists()]
         if forgotten := [number for number in begun if number not in asked]:

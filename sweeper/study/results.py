@@ -1,4 +1,4 @@
-"""What a study left under ``runs``, as one record for the reports; reads only, needs no torch."""
+"""The record of a study, read from ``runs`` for reports; needs no torch."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ from sweeper.study.manifest import StudyManifest, read_manifest
 
 @dataclass(frozen=True)
 class Preparation:
-    """What the preparation found, as far as it was completed."""
+    """Results of the preparation, as far as it was completed."""
 
     data: DataSummary | None
     teacher: Outcome | None
@@ -47,13 +47,13 @@ class Preparation:
 
     @property
     def scores(self) -> Scores | None:
-        """Of either model."""
+        """Scores of either model."""
         ends = (self.teacher, self.starting_student)
         return next((end.scores for end in ends if end and end.scores), None)
 
 
 def read_preparation(paths: StudyPaths) -> Preparation:
-    """What was found out before the study's trials."""
+    """Read the results of the steps before the trials."""
     data = read_completed(paths.preparation("data"))
     return Preparation(
         data=data.data if data else None,
@@ -63,10 +63,10 @@ def read_preparation(paths: StudyPaths) -> Preparation:
 
 
 def read_teacher_gap(paths: StudyPaths) -> TeacherGap | None:
-    """How much better the teacher is than the starting student, once both were scored."""
-    found = read_preparation(paths)
-    teacher = found.teacher.scores if found.teacher else None
-    student = found.starting_student.scores if found.starting_student else None
+    """Read how much better the teacher is than the starting student, once both were scored."""
+    prepared = read_preparation(paths)
+    teacher = prepared.teacher.scores if prepared.teacher else None
+    student = prepared.starting_student.scores if prepared.starting_student else None
     if teacher is None or student is None or teacher.suite_hash != student.suite_hash:
         return None
     theirs, ours = (selection_documents(paths.preparation(step)) for step in ("teacher", "student"))
@@ -74,9 +74,9 @@ def read_teacher_gap(paths: StudyPaths) -> TeacherGap | None:
 
 
 def selection_documents(files: JobPaths) -> list[ScoredDocument]:
-    """A model's score on each document that the selection suite's is made of.
+    """Read a model's score on each document of the selection suite.
 
-    There are none where the file is older than what is read here, or damaged.
+    Return none of a file that is damaged, or from a version that wrote fewer keys.
     """
     try:
         return read_documents(files.documents)
@@ -84,14 +84,14 @@ def selection_documents(files: JobPaths) -> list[ScoredDocument]:
         return []
 
 
-def read_study(paths: StudyPaths, snapshot: StudyManifest) -> StudyRecord:
-    """The study with every trial that exists.
+def read_study(paths: StudyPaths, manifest: StudyManifest) -> StudyRecord:
+    """Read the study with every trial that exists.
 
     Args:
-        paths: Where the study is recorded.
-        snapshot: Its start.
+        paths: The study's place below ``runs``.
+        manifest: The study's manifest.
     """
-    config = snapshot.config
+    config = manifest.config
     plan = read_plan(paths)
     budgets = trial_budgets(config.arms, config.trials, config.sampler, config.budget.trials)
     seconds = device_seconds(config.arms, config.budget)
@@ -103,9 +103,9 @@ def read_study(paths: StudyPaths, snapshot: StudyManifest) -> StudyRecord:
         arm.name: {trial.number: summarize(trial.outcome) for trial in arm.trials if trial.outcome}
         for arm in arms
     }
-    before = read_preparation(paths)
+    prepared = read_preparation(paths)
     outcomes = [trial.outcome for arm in arms for trial in arm.trials if trial.outcome]
-    scored = before.scores or next((o.scores for o in outcomes if o.scores), None)
+    scored = prepared.scores or next((o.scores for o in outcomes if o.scores), None)
     higher = scored.higher_is_better if scored else True
     rule = StoppingRule(config.arms, config.budget, config.compute.devices_per_trial, higher)
     arms = tuple(
@@ -114,17 +114,17 @@ def read_study(paths: StudyPaths, snapshot: StudyManifest) -> StudyRecord:
         else arm.model_copy(update={"stopped": None})
         for arm in arms
     )
-    summary = before.data
-    provenance = snapshot.provenance.model_copy(
+    summary = prepared.data
+    provenance = manifest.provenance.model_copy(
         update={"data_fingerprint": summary.fingerprint if summary else None}
     )
     return StudyRecord(
         study=config.study,
-        config=snapshot.written or config.model_dump(mode="json", exclude_unset=True),
+        config=manifest.written or config.model_dump(mode="json", exclude_unset=True),
         provenance=provenance,
         arms=arms,
-        teacher=before.teacher,
-        starting_student=before.starting_student,
+        teacher=prepared.teacher,
+        starting_student=prepared.starting_student,
         data=summary,
         higher_is_better=higher,
         lead=read_teacher_gap(paths),
@@ -184,12 +184,12 @@ def record_of_study(paths: StudyPaths, study_file: Path) -> StudyRecord:
 
 
 def find_record(named: Path, runs: Path) -> StudyRecord:
-    """What is recorded of the study that a user named.
+    """Return the record of the study that a user named.
 
     Args:
         named: A study file; ``records.json.gz`` of a report; a report's folder with such a file;
             or a study's own folder below a ``runs`` folder.
-        runs: Where the studies of study files are recorded.
+        runs: The folder of the studies of study files.
 
     Raises:
         ConfigError: There is no record, or it is damaged.
@@ -212,15 +212,15 @@ def find_record(named: Path, runs: Path) -> StudyRecord:
 
 
 def find_records(named: Sequence[Path], runs: Path) -> list[StudyRecord]:
-    """The records of several studies, each found as ``find_record`` does.
+    """Return the records of several studies, each found as ``find_record`` does.
 
     Raises:
-        ConfigError: One is not there or is damaged, there are fewer than two, or two are the same.
+        ConfigError: A record is missing or damaged, there are fewer than two, or two are the same.
     """
     if len(named) < 2:
         message = f"expected two studies or more to compare, found {len(named)}"
         raise ConfigError([Problem(source=str(named[0]), message=message)])
-    records = [find_record(one, runs) for one in named]
+    records = [find_record(path, runs) for path in named]
     for number, record in enumerate(records):
         for other, path in zip(records[:number], named, strict=False):
             if _identity(record) == _identity(other):
@@ -234,14 +234,14 @@ def _identity(record: StudyRecord) -> tuple[str, float]:
 
 
 def _read(paths: StudyPaths, source: str) -> StudyRecord:
-    snapshot = read_manifest(paths)
-    if snapshot is None:
+    manifest = read_manifest(paths)
+    if manifest is None:
         message = f"the study {paths.study!r} has not been run: nothing in {paths.directory}"
         raise ConfigError([Problem(source=source, message=message)])
-    # None of ten thousand trials is garbage: to look for some is a quarter of the command's time.
+    # None of ten thousand trials is garbage: the search for it is a quarter of the command's time.
     gc.disable()
     try:
-        return read_study(paths, snapshot)
+        return read_study(paths, manifest)
     finally:
         gc.freeze()
         gc.enable()

@@ -108,14 +108,14 @@ class MlflowStore:
 
         def opened() -> None:
             client = self._client or connect(self._uri)
-            found = client.get_experiment_by_name(self._experiment)
-            if found is not None and found.lifecycle_stage == "deleted":
+            experiment = client.get_experiment_by_name(self._experiment)
+            if experiment is not None and experiment.lifecycle_stage == "deleted":
                 raise SweeperError(
-                    f"The MLflow experiment {self._experiment!r} is deleted. Restore it with "
-                    f"`mlflow experiments restore -x {found.experiment_id}`, or name another one "
-                    "under tracking.experiment."
+                    f"The MLflow experiment {self._experiment!r} is deleted. Restore it with"
+                    f" `mlflow experiments restore -x {experiment.experiment_id}`, or name another"
+                    " one under tracking.experiment."
                 )
-            self._experiment_id = found.experiment_id if found else self._create(client)
+            self._experiment_id = experiment.experiment_id if experiment else self._create(client)
             self._client = client
 
         with _explained(self._uri):
@@ -137,7 +137,7 @@ class MlflowStore:
         def made() -> MlflowRun:
             nonlocal tries
             tries += 1
-            # An earlier try may have been stored without our hearing of it.
+            # An earlier try may have been stored, and only its answer lost.
             earlier = next(self._find(marks), None) if tries > 1 else None
             return earlier or self._connected.create_run(
                 self._experiment_id, start_time=start, tags=dict(tags)
@@ -234,7 +234,7 @@ class MlflowStore:
         return str(client.create_experiment(self._experiment, location, tags))
 
     def _find(self, wanted: Mapping[str, str], *, running: bool = False) -> Iterator[MlflowRun]:
-        """The runs with all the tags ``wanted``, oldest first, however many pages they fill."""
+        """Yield the runs with all the tags ``wanted``, oldest first, from all pages."""
         query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in wanted.items())
         query += " and attributes.status = 'RUNNING'" if running else ""
         token: str | None = None
@@ -253,18 +253,18 @@ class MlflowStore:
 
 
 def find_experiment(uri: str, name: str) -> str | None:
-    """The id of the experiment ``name``, or None.
+    """Return the id of the experiment ``name``, or None.
 
     Raises:
         SweeperError: Nothing usable answers at ``uri``.
     """
     with _explained(uri):
-        found = connect(uri).get_experiment_by_name(name)
-    return None if found is None else str(found.experiment_id)
+        experiment = connect(uri).get_experiment_by_name(name)
+    return None if experiment is None else str(experiment.experiment_id)
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client for ``uri``; makes a database's tables when there are none.
+    """Return a client for ``uri``; make a database's tables when there are none.
 
     Raises:
         Exception: Nothing answers at ``uri``.
@@ -273,7 +273,7 @@ def connect(uri: str) -> MlflowClient:
     # Before MLflow is imported, which is when it reads them.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    # We try again ourselves, and tell the user; MLflow would be silent for minutes.
+    # We retry ourselves, and show it; MLflow would be silent for minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     with _quiet():
         from mlflow import MlflowClient
@@ -339,10 +339,9 @@ def _probe(uri: str) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep MLflow from telling, table by table, that it makes a new database.
+    """Silence MLflow's log of new tables and of what it raises, and a warning of SQLAlchemy.
 
-    And from printing what it then raises, and SQLAlchemy from telling that MLflow uses something
-    old, which would be an error where warnings are errors.
+    The warning, about MLflow's own code, would be an error where warnings are errors.
     """
     # MLflow's import, which comes after this, leaves the levels of these loggers alone.
     names = ("mlflow.store.db.utils", "psycopg", "alembic")

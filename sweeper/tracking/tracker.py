@@ -94,7 +94,7 @@ class Tracker(Protocol):
     def finish_trial(self, spec: TrialSpec, outcome: Outcome, files: JobPaths) -> None:
         """Record how a trial ended: scores, costs, state, versions, and the files that exist.
 
-        Works without ``start_trial`` too, for an outcome that is found at start.
+        Works without ``start_trial`` too, for an outcome that an earlier process left.
 
         Raises:
             LookupError: The trial's arm was not opened.
