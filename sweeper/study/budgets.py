@@ -49,13 +49,9 @@ def summarize(outcome: Outcome) -> TrialSummary:
 def trial_budgets(
     arms: Mapping[str, ArmConfig], trials: int, sampler: SamplerConfig, total: int | None
 ) -> dict[str, int]:
-    """Return how many trials each arm gets: its own number, within an even part of the total.
+    """Return how many trials each arm gets: its own number or ``trials``, within the total.
 
-    Args:
-        arms: The arms, by name.
-        trials: Trials of an arm that has no number of its own.
-        sampler: The study's sampler; a grid has only so many trials.
-        total: Trials of all arms together; None: no limit.
+    The total is given out evenly; None sets no limit. A grid has only so many trials.
     """
     wanted = {name: trials_of_arm(arm, trials, sampler.type) for name, arm in arms.items()}
     if total is None:

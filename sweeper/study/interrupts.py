@@ -25,13 +25,7 @@ class StopRequest:
 
 @contextmanager
 def listening(message: Callable[[str], None]) -> Iterator[StopRequest]:
-    """Turn signals into a stop request.
-
-    Ctrl-C once stops after the running trials; twice, or SIGTERM, stops now.
-
-    Args:
-        message: Shows the user a line.
-    """
+    """Turn Ctrl-C (once: after the running trials; twice: now) and SIGTERM (now) into a request."""
     stop = StopRequest()
 
     def interrupt(number: int, frame: FrameType | None) -> None:

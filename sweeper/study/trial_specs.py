@@ -66,7 +66,7 @@ class TrialSpecs:
             asked: The trial's number and sampled parameters.
             place: Where the trial runs.
             files: The files of the trial.
-            interim: Intermediate scores: their points, and their shares of the optimiser steps.
+            interim: Points of its intermediate scores, and their shares of the optimiser steps.
             run: The confirmation run that the trial is, if it is one.
         """
         attempt = archive_attempt(files)

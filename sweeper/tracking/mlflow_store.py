@@ -53,10 +53,9 @@ class Run:
 class MlflowStore:
     """The runs of one MLflow experiment.
 
-    One object in one process writes the runs of a study, from one thread. Others may read at the
-    same time, MLflow's own server included. There is no active run and no tracking URI beyond this
-    object's: several stores can live in one process. While MLflow does not answer, every call is
-    repeated: each is safe to repeat.
+    One object in one process writes the runs of a study, from one thread; others may read at the
+    same time. It sets no active run and no global tracking URI. While MLflow does not answer, every
+    call is repeated: each is safe to repeat.
 
     Importing MLflow takes 1.5 s and waits for ``connect`` or ``open``. Unless the environment says
     otherwise, MLflow then sends no usage statistics, and prints no links between our own output.
@@ -66,7 +65,7 @@ class MlflowStore:
         experiment: The experiment's name; made when it does not exist.
         artifact_location: A directory or URI for the files of a new experiment. None leaves it to
             the server; with a database and no server it would be the working directory.
-        page_size: Runs to look up at a time, at most 1,000.
+        page_size: Runs to look up at a time.
         retry: Waits for a database or a server that does not answer.
     """
 
@@ -100,11 +99,7 @@ class MlflowStore:
             self._retried(connected)
 
     def open(self) -> None:
-        """Connect, and find or make the experiment; before any other call.
-
-        Raises:
-            SweeperError: MLflow cannot be reached or used.
-        """
+        """Connect, and find or make the experiment; before any call below."""
 
         def opened() -> None:
             client = self._client or connect(self._uri)
@@ -253,11 +248,7 @@ class MlflowStore:
 
 
 def find_experiment(uri: str, name: str) -> str | None:
-    """Return the id of the experiment ``name``, or None.
-
-    Raises:
-        SweeperError: Nothing usable answers at ``uri``.
-    """
+    """Return the id of the experiment ``name``, or None."""
     with _explained(uri):
         experiment = connect(uri).get_experiment_by_name(name)
     return None if experiment is None else str(experiment.experiment_id)
