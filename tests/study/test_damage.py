@@ -34,9 +34,9 @@ def cut(path: Path, share: float) -> None:
 def look(study_file: Path) -> StudyRecord:
     """What ``status`` and ``report`` do."""
     paths = StudyPaths(study_file.parent / "runs", load_study(study_file).config.study)
-    snapshot = read_manifest(paths)
-    assert snapshot is not None
-    record = read_study(paths, snapshot)
+    manifest = read_manifest(paths)
+    assert manifest is not None
+    record = read_study(paths, manifest)
     assert status_view(record)
     assert write_report(ReportData.of(record), study_file.parent / "reports")
     return record
