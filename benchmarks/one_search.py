@@ -39,18 +39,21 @@ def search(study_file: Path, runs: Path, profile: Path | None) -> dict[str, Any]
     from rich.console import Console
 
     from benchmarks import idle_job
-    from sweeper.commands.run import hold, tracking_store
+    from sweeper.commands.run import tracking_store
     from sweeper.config.loading import load_study
     from sweeper.execution.executor import Executor
     from sweeper.execution.local import LocalExecutor
     from sweeper.records import Outcome, TrialSpec
     from sweeper.records.layout import StudyPaths
     from sweeper.reporting.live import LiveDisplay
+    from sweeper.study.collaborators import Collaborators
     from sweeper.study.coordinator import Coordinator
-    from sweeper.study.interrupts import StopRequest
+    from sweeper.study.lock import hold
     from sweeper.study.manifest import open_manifest
     from sweeper.study.progress import DisplayObserver
-    from sweeper.tracking.mlflow_store import MlflowTracker
+    from sweeper.study.trials import Trials
+    from sweeper.tracking.mlflow_store import MlflowStore
+    from sweeper.tracking.mlflow_tracker import MlflowTracker
 
     found: dict[str, Any] = {"ask_seconds": 0.0, "tell_seconds": 0.0, "resident_mib": []}
     found["trials"] = 0
@@ -63,23 +66,23 @@ def search(study_file: Path, runs: Path, profile: Path | None) -> dict[str, Any]
                 found["resident_mib"].append(resident_mib())
 
     class MeasuredRun(Coordinator):
-        def _open_arms(self, storage: Any) -> None:
+        def _open_arms(self, storage: Any, trials: Trials) -> None:
             found["open_seconds"] = time.perf_counter() - began
             started = time.perf_counter()
-            super()._open_arms(storage)
+            super()._open_arms(storage, trials)
             found["reconcile_seconds"] = time.perf_counter() - started
             for arm in self.arms.values():
                 for name in ("ask", "tell"):
                     setattr(arm.search, name, timed(getattr(arm.search, name), f"{name}_seconds"))
 
-        def _search(self) -> None:
+        def _run_trials(self, trials: Trials) -> None:
             found["resident_mib"].append(resident_mib())
             started = time.perf_counter()
             if profile is None:
-                super()._search()
+                super()._run_trials(trials)
             else:
                 profiler = cProfile.Profile()
-                profiler.runcall(super()._search)
+                profiler.runcall(super()._run_trials, trials)
                 profiler.dump_stats(profile)
             found["search_seconds"] = time.perf_counter() - started
             found["resident_mib"].append(resident_mib())
@@ -104,15 +107,10 @@ def search(study_file: Path, runs: Path, profile: Path | None) -> dict[str, Any]
     else:
         idle = LocalExecutor(compute, run=idle_job.do_nothing)
     with hold(paths), idle as executor:
-        snapshot = open_manifest(study, paths, ["sweeper", "run"], 1)
-        place = tracking_store(study.config, paths)
-        tracker = MlflowTracker(
-            place.uri,
-            place.experiment,
-            place.artifacts,
-            study.config.study,
-            identity=snapshot.identity,
-        )
+        manifest = open_manifest(study, paths, ["sweeper", "run"], 1)
+        place = tracking_store(study.config.tracking, paths)
+        store = MlflowStore(place.uri, place.experiment, place.artifacts)
+        tracker = MlflowTracker(store, study.config.study, manifest.identity)
         began = time.perf_counter()
         with (
             (runs / "terminal.txt").open("a", encoding="utf-8") as terminal,
@@ -121,12 +119,9 @@ def search(study_file: Path, runs: Path, profile: Path | None) -> dict[str, Any]
             MeasuredRun(
                 study,
                 paths,
-                snapshot,
+                manifest,
                 runs / "cache",
-                executor,
-                tracker,
-                Watched(display),
-                StopRequest(),
+                Collaborators(executor, tracker, Watched(display, study.config.study, compute)),
             ).run()
         tracker.finish_study([], "finished")
         tracker.close()

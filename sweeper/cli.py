@@ -300,7 +300,7 @@ def ui(
 
     study = _load(study_file, overrides)
     check_drivers(study)
-    place = tracking_store(study.config, _paths(study, runs))
+    place = tracking_store(study.config.tracking, _paths(study, runs))
     if is_server(place.uri):
         typer.echo(f"{study.config.study} is recorded by the server {redact(place.uri)}")
         return
@@ -364,4 +364,4 @@ def _recorded(
 def _read(study: LoadedStudy, runs: Path) -> StudyRecord:
     from sweeper.study.results import record_of_study
 
-    return record_of_study(study, runs)
+    return record_of_study(_paths(study, runs), study.path)

@@ -113,7 +113,14 @@ def _computed(arm: ArmRecord, config: dict[str, Any], trial: TrialRecord) -> tup
         return ()
     if arm.name not in study.arms:
         return ()
-    setup = setup_of(study, arm.name, trial.params)
+    setup = setup_of(
+        study.arms[arm.name],
+        trial.params,
+        training=study.training,
+        student=study.student,
+        teacher=study.teacher,
+        compute=study.compute,
+    )
     # It was tried again with half the rows.
     tried = {name: trial.settings[name] for name in _BATCHES if name in trial.settings}
     return tuple(advice(replace(setup, settings=setup.settings.model_copy(update=tried))))

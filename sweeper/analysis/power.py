@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from sweeper.analysis.stats.crossed_effects import Matrix
 from sweeper.analysis.stats.significance import smallest_difference
-from sweeper.config.settings import OFFLINE_METHODS
-from sweeper.config.study import StudyConfig
+from sweeper.config.settings import OFFLINE_METHODS, Method
 from sweeper.records import Record
 
 POWER = 0.8
@@ -64,12 +63,12 @@ class Design(Record):
         return next(row.differences for row in self.rows if row.seeds == self.seeds)
 
 
-def comparisons(config: StudyConfig) -> int:
-    """The pairs of the claim; see ``verdict.claim``."""
-    offline = sum(arm.method in OFFLINE_METHODS for arm in config.arms.values())
-    if 0 < offline < len(config.arms):
+def comparisons(methods: Collection[Method]) -> int:
+    """Return the number of primary comparisons among arms of these methods."""
+    offline = sum(method in OFFLINE_METHODS for method in methods)
+    if 0 < offline < len(methods):
         return offline
-    return len(config.arms) * (len(config.arms) - 1) // 2
+    return len(methods) * (len(methods) - 1) // 2
 
 
 def design(

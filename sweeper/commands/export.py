@@ -18,7 +18,7 @@ from rich.console import Console
 
 from sweeper.analysis.winner import Winner, choose
 from sweeper.commands.init.local_data import find_columns, read_rows
-from sweeper.commands.run import INTERRUPTED, hold
+from sweeper.commands.run import INTERRUPTED
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.oumi.writing import place, write_recipe
 from sweeper.config.settings import model_settings
@@ -37,7 +37,15 @@ from sweeper.reporting.markdown.model_card import model_card
 from sweeper.study import preparation
 from sweeper.study.executors import make_executor
 from sweeper.study.jobs import RunningJob
-from sweeper.study.manifest import StudyManifest, changes, data_files, read_manifest, suite_spec
+from sweeper.study.lock import hold
+from sweeper.study.manifest import (
+    StudyManifest,
+    changes,
+    data_files,
+    input_files,
+    read_manifest,
+    suite_spec,
+)
 
 _POLL_SECONDS = 0.25
 
@@ -139,7 +147,7 @@ def export_model(
         raise StudyChangedError(f"{message}\nIts winner would be another student. Undo the change.")
     cache = cache or default_root()
     work = paths.directory / f".export.{uuid.uuid4().hex}"
-    executor = make_executor(study, paths, cache)
+    executor = make_executor(study.config.compute, paths, cache, input_files(study), study.file)
     label = f"{winner.arm} #{winner.trial.number}"
     try:
         with disk.explained(work, directory, cache), hold(paths), _removed(work):

@@ -1,30 +1,25 @@
-"""``sweeper run``: everything that a study needs is opened, used and closed here."""
+"""``sweeper run``: opens, uses and closes everything that a study needs."""
 
 from __future__ import annotations
 
-import os
-import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
-from filelock import FileLock, Timeout
 from rich.console import Console
 
 from sweeper.commands.check.gate import pass_preflight
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.names import DEFAULT_RUNS
-from sweeper.config.study import StudyConfig
+from sweeper.config.study import StudyConfig, TrackingConfig
 from sweeper.foundation import disk
 from sweeper.foundation.cache import default_root
 from sweeper.foundation.databases import NO_DRIVER, is_database, lacks_driver, with_driver
-from sweeper.foundation.errors import ConfigError, StudyBusyError
-from sweeper.foundation.files import remove_leftovers, write_text_atomically
+from sweeper.foundation.errors import ConfigError
 from sweeper.foundation.retry import Retry
 from sweeper.foundation.secrets import redact_command
+from sweeper.records import Outcome
 from sweeper.records.layout import StudyPaths
 from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.live import LiveDisplay, LiveState
@@ -33,13 +28,17 @@ from sweeper.reporting.report_data import ReportData
 from sweeper.reporting.summary import show_study
 from sweeper.reporting.tables.check import preflight_view
 from sweeper.reporting.text.terminal_escape import visible
-from sweeper.study.coordinator import Coordinator, all_failed
+from sweeper.study.collaborators import Collaborators
+from sweeper.study.coordinator import Coordinator
 from sweeper.study.executors import make_executor
-from sweeper.study.interrupts import Interrupted, StopRequest
-from sweeper.study.manifest import command_line, open_manifest
+from sweeper.study.interrupts import Interrupted, listening
+from sweeper.study.lock import hold
+from sweeper.study.manifest import command_line, input_files, open_manifest
 from sweeper.study.progress import DisplayObserver
-from sweeper.tracking.mlflow_store import MlflowTracker
-from sweeper.tracking.runs import StudyEnd
+from sweeper.study.results import all_failed
+from sweeper.tracking.mlflow_store import MlflowStore
+from sweeper.tracking.mlflow_tracker import MlflowTracker
+from sweeper.tracking.tracker import StudyEnd
 from sweeper.tracking.verdict_points import verdict_points
 
 FAILED, INTERRUPTED = 1, 130
@@ -47,24 +46,24 @@ FAILED, INTERRUPTED = 1, 130
 
 @dataclass(frozen=True)
 class TrackingStore:
-    """Where MLflow records a study."""
+    """The MLflow store of a study."""
 
     uri: str
     experiment: str
     artifacts: str | None
-    """For databases; a server knows its own."""
+    """Location of files, for databases; a server has its own."""
 
 
-def tracking_store(config: StudyConfig, paths: StudyPaths) -> TrackingStore:
-    """The study's MLflow store: its own ``tracking.uri``, or the SQLite file of ``runs``."""
-    experiment = config.tracking.experiment or config.study
-    uri = with_driver(config.tracking.uri or f"sqlite:///{paths.mlflow.resolve()}")
+def tracking_store(tracking: TrackingConfig, paths: StudyPaths) -> TrackingStore:
+    """Return the study's MLflow store: its own ``tracking.uri``, or the SQLite file of ``runs``."""
+    experiment = tracking.experiment or paths.study
+    uri = with_driver(tracking.uri or f"sqlite:///{paths.mlflow.resolve()}")
     artifacts = paths.mlflow_artifacts.resolve().as_uri() if is_database(uri) else None
     return TrackingStore(uri, experiment, artifacts)
 
 
 def check_drivers(study: LoadedStudy) -> None:
-    """That the databases of a study can be talked to at all.
+    """Raise if a library for a database of the study is missing.
 
     Raises:
         ConfigError: A library is missing.
@@ -78,32 +77,6 @@ def check_drivers(study: LoadedStudy) -> None:
         raise ConfigError(problems)
 
 
-@contextmanager
-def hold(paths: StudyPaths) -> Iterator[None]:
-    """Hold the study, so that only one process coordinates it; released when the process ends.
-
-    Raises:
-        StudyBusyError: Another process holds it.
-    """
-    paths.check_tree()
-    paths.directory.mkdir(parents=True, exist_ok=True)
-    note = paths.directory / "holder"
-    try:
-        lock = FileLock(paths.lock).acquire(timeout=0)
-    except Timeout:
-        holder = note.read_text(encoding="utf-8").strip() if note.exists() else ""
-        raise StudyBusyError(
-            f"The study {paths.study!r} is already being run by {holder or 'another process'}."
-        ) from None
-    with lock:
-        write_text_atomically(note, f"process {os.getpid()} on {os.uname().nodename}\n")
-        try:
-            yield
-        finally:
-            # All jobs have ended, those of an earlier coordinator that was killed as well.
-            remove_leftovers(paths.directory)
-
-
 def run_study(
     study: LoadedStudy, *, runs: Path, reports: Path, cache: Path | None, out: Console
 ) -> int:
@@ -111,8 +84,8 @@ def run_study(
 
     Args:
         study: The checked study file.
-        runs: Where studies are recorded.
-        reports: Where reports are written.
+        runs: The folder of all studies.
+        reports: The folder of all reports.
         cache: The content-addressed cache; by default the user's.
         out: The terminal.
 
@@ -127,60 +100,48 @@ def run_study(
     paths = StudyPaths(runs, config.study)
     cache = cache or default_root()
     places = (runs, reports, cache)
-    patience = Retry()
-    executor = make_executor(study, paths, cache)
+    retry = Retry()
+    executor = make_executor(config.compute, paths, cache, input_files(study), study.file)
     with disk.explained(*places), hold(paths), executor:
         threads = executor.next_resources(paths.directory).threads
-        snapshot = open_manifest(study, paths, command_line(), threads)
-        place = tracking_store(config, paths)
-        tracker = MlflowTracker(
-            place.uri,
-            place.experiment,
-            place.artifacts,
-            config.study,
-            identity=snapshot.identity,
-            patience=patience,
-        )
+        manifest = open_manifest(study, paths, command_line(), threads)
+        location = tracking_store(config.tracking, paths)
+        store = MlflowStore(location.uri, location.experiment, location.artifacts, retry=retry)
+        tracker = MlflowTracker(store, config.study, manifest.identity)
         try:
-            with LiveDisplay(out) as display, _listening(display) as stop:
+            with LiveDisplay(out) as display, listening(display.message) as stop:
                 display.update(LiveState(config.study, time.time(), (), preparation="starting"))
-                run = Coordinator(
-                    study,
-                    paths,
-                    snapshot,
-                    cache,
-                    executor,
-                    tracker,
-                    DisplayObserver(display),
-                    stop,
-                    patience,
-                    lambda outcome: pass_preflight(
+
+                def preflight(outcome: Outcome) -> None:
+                    pass_preflight(
                         study,
                         paths,
-                        snapshot,
+                        manifest,
                         outcome,
-                        lambda found: display.show(preflight_view(found)),
-                    ),
+                        lambda findings: display.show(preflight_view(findings)),
+                    )
+
+                collaborators = Collaborators(
+                    executor, tracker, _observer(display, config), stop, retry, preflight
                 )
-                record = run.run()
-            patience.while_waiting = lambda: None
+                record = Coordinator(study, paths, manifest, cache, collaborators).run()
+            retry.while_waiting = lambda: None
             failed = all_failed(record)
             files = _report(record, reports / config.study, out, _study_options(study, runs))
             state: StudyEnd = "failed" if failed else "finished"
             tracker.finish_study(files, state, verdict_points(record))
         except (Interrupted, KeyboardInterrupt):
-            patience.end()
-            # A database that is away, or was never reached, must not keep the user from leaving.
+            retry.end()
+            # A database that does not answer must not keep the user from leaving.
             with suppress(Exception):
                 tracker.finish_study([], "interrupted")
             again = redact_command(command_line())
-            out.print(
-                f"Stopped. Run the same command to go on: {again}", soft_wrap=True, markup=False
-            )
+            message = f"Stopped. Run the same command to resume: {again}"
+            out.print(message, soft_wrap=True, markup=False)
             return INTERRUPTED
         except BaseException:
-            patience.end()
-            # What went wrong is worth more than a second error about recording it.
+            retry.end()
+            # The first error matters more than a second one about recording it.
             with suppress(Exception):
                 tracker.finish_study([], "failed")
             raise
@@ -192,8 +153,13 @@ def run_study(
     return 0
 
 
+def _observer(display: LiveDisplay, config: StudyConfig) -> DisplayObserver:
+    runs = config.confirm.top_k * config.confirm.seeds if config.confirms() else 0
+    return DisplayObserver(display, config.study, config.compute, runs, config.compare_at)
+
+
 def _study_options(study: LoadedStudy, runs: Path) -> str:
-    """What another command needs to be told to find the same study."""
+    """Return the options with which another command finds the same study."""
     options = [str(study.path), *([] if runs == DEFAULT_RUNS else ["--runs", str(runs)])]
     for override in study.overrides:
         options += ["--set", override]
@@ -201,9 +167,9 @@ def _study_options(study: LoadedStudy, runs: Path) -> str:
 
 
 def _report(record: StudyRecord, directory: Path, out: Console, options: str) -> list[Path]:
-    page = ReportData.of(record)
-    show_study(page, out)
-    files = write_report(page, directory)
+    data = ReportData.of(record)
+    show_study(data, out)
+    files = write_report(data, directory)
     out.print(f"Report: {files[0]}", soft_wrap=True, markup=False)
     command = f"sweeper ui {options}"
     out.print(f"Every trial in the MLflow UI: {command}", soft_wrap=True, markup=False)
@@ -220,25 +186,3 @@ def _explain_failures(record: StudyRecord, paths: StudyPaths, out: Console) -> N
             message = visible(failure.told())
             text = f"  {arm.name} #{failed.number}: {message} (log: {log})"
             out.print(text, markup=False, emoji=False)
-
-
-@contextmanager
-def _listening(display: LiveDisplay) -> Iterator[StopRequest]:
-    """Ctrl-C once: end after the running trials; twice, or SIGTERM: end now."""
-    stop = StopRequest()
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        stop.press()
-        if number == signal.SIGTERM:
-            stop.press()
-        if stop.level == 1:
-            display.message("Stopping after the running trials; Ctrl-C again stops now.")
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number in before:
-        signal.signal(number, interrupt)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -10,11 +10,18 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 
+from sweeper.config.arms import ArmConfig
 from sweeper.config.base import Scalar
-from sweeper.config.compute import SHARDED_OPTIMISERS
+from sweeper.config.compute import SHARDED_OPTIMISERS, ComputeConfig
 from sweeper.config.models import LoraConfig, ModelConfig, StudentConfig, with_settings
-from sweeper.config.settings import Method, MethodSettings, effective, model_settings, resolve
-from sweeper.config.study import StudyConfig
+from sweeper.config.settings import (
+    Method,
+    MethodSettings,
+    TrainingConfig,
+    effective,
+    model_settings,
+    resolve,
+)
 from sweeper.records import INTERIM_PHASE, TrialSpec
 
 SMALLEST_TEACHER = 1 / 8
@@ -83,25 +90,35 @@ def make_setup(
     )
 
 
-def setup_of(config: StudyConfig, arm: str, params: Mapping[str, Scalar]) -> Setup:
-    """Return the training that a study gives a trial.
+def setup_of(
+    arm: ArmConfig,
+    params: Mapping[str, Scalar],
+    *,
+    training: TrainingConfig,
+    student: StudentConfig,
+    teacher: ModelConfig,
+    compute: ComputeConfig,
+) -> Setup:
+    """Return the training of a trial.
 
     Args:
-        config: The study.
-        arm: The arm's name.
-        params: Sampled parameters of the trial.
+        arm: The trial's arm.
+        params: The parameters that the trial sampled.
+        training: The study's training settings.
+        student: The study's student.
+        teacher: The study's teacher.
+        compute: Devices of a trial, and whether they divide the student.
     """
-    method, fixed = config.arms[arm].method, config.arms[arm].settings
-    given = dict(params)
+    method, fixed, given = arm.method, arm.settings, dict(params)
     return make_setup(
         method,
-        effective(method, resolve(config.training, fixed, given)),
-        config.student,
-        config.teacher,
+        effective(method, resolve(training, fixed, given)),
+        student,
+        teacher,
         lora=model_settings("lora", fixed, given),
         own=model_settings("teacher", fixed, given),
-        devices=config.compute.devices_per_trial,
-        shard_student=config.compute.shard_student,
+        devices=compute.devices_per_trial,
+        shard_student=compute.shard_student,
     )
 
 

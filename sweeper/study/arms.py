@@ -1,4 +1,4 @@
-"""The arms of a study that runs: what each knows, and what is recorded of its trials."""
+"""The arms of a study that runs: the state of each, and the records of its trials."""
 
 from __future__ import annotations
 
@@ -21,67 +21,68 @@ from sweeper.tracking.tracker import Tracker
 
 
 class AskedTrial(Protocol):
-    """What a search knows of a trial."""
+    """A trial that a search has asked for."""
 
     def is_finished(self) -> bool:
-        """Whether it was told how the trial ended."""
+        """Return whether the search was told how the trial ended."""
 
 
 class Search(Protocol):
-    """Where an arm's trials come from."""
+    """The source of an arm's trials."""
 
     def asked(self) -> Mapping[int, AskedTrial]:
-        """The trials that were asked for, by number."""
+        """Return the trials that were asked for, by number."""
 
     def ask(self) -> Asked:
-        """The next trial."""
+        """Return the next trial."""
 
     def resume(self, number: int) -> Asked:
-        """One that was asked for."""
+        """Return a trial that was asked for before."""
 
     def should_continue(self, number: int, interim: IntermediateScore) -> bool:
-        """Whether a trial that was scored in the middle of its training goes on."""
+        """Decide whether a trial continues after an intermediate score."""
 
     def tell(self, number: int, outcome: Outcome) -> None:
-        """How a trial ended; telling the same again changes nothing."""
+        """Record how a trial ended; telling the same again changes nothing."""
 
 
 @dataclass
 class ArmState:
-    """One arm: its search, and how far it is; or its winners, which are trained again."""
+    """One arm: its search and its progress; or its confirmation runs and theirs."""
 
     name: str
     method: Method
     budget: int
     search: Search
     pending: deque[int] = field(default_factory=deque)
-    """Trials that were interrupted, to run first."""
+    """Numbers of interrupted trials, to run first."""
     interim: tuple[tuple[int, float], ...] = ()
-    """Where in their training its students are scored: the point, and the share of the steps."""
+    """Intermediate scores of its trials: the point, and the share of the optimiser steps."""
     asked: int = 0
+    """Trials that were asked for."""
     ended: dict[int, TrialSummary] = field(default_factory=dict)
     """The trials that ended, by number."""
-    finals: tuple[ConfirmationRun, ...] | None = None
-    """What the numbers stand for once the arm's winners are trained again."""
+    runs: tuple[ConfirmationRun, ...] | None = None
+    """Confirmation runs that the numbers stand for; None in the search."""
 
     def unfinished(self) -> bool:
-        """Whether there is something left to start."""
+        """Return whether there is something left to start."""
         return bool(self.pending) or self.asked < self.budget
 
     def files(self, paths: StudyPaths, number: int) -> JobPaths:
-        """Where a trial of the arm, or a winner, is kept."""
-        place = paths.trial if self.finals is None else paths.confirmation_run
+        """Return the files of a trial or of a confirmation run of the arm."""
+        place = paths.trial if self.runs is None else paths.confirmation_run
         return place(self.name, number)
 
 
 class TrialRecorder:
-    """Keeps Optuna, MLflow and a study's files of one mind about the trials that ended.
+    """Keeps Optuna, MLflow and a study's files consistent about the trials that ended.
 
     Args:
-        paths: Where the study is recorded.
-        storage: Where Optuna keeps it, for people.
-        tracker: MLflow's.
-        secrets: What must not stand in a log.
+        paths: The study's place below ``runs``.
+        storage: Optuna's database, for messages.
+        tracker: Records the trials for people.
+        secrets: Words that no log may hold.
     """
 
     def __init__(
@@ -92,24 +93,23 @@ class TrialRecorder:
         self._tracker = tracker
         self._secrets = frozenset(secrets)
 
-    def take_up(self, arm: ArmState) -> None:
-        """Take up what an earlier run left: told, finished but not told, or interrupted.
+    def resume(self, arm: ArmState) -> None:
+        """Resume what an earlier run left of an arm: recorded, finished, or interrupted trials.
 
         Raises:
-            SweeperError: Trials have run that the search knows nothing of.
+            SweeperError: The search lacks trials that have run.
         """
-        known = arm.search.asked()
-        # Winners of an earlier plan may lie beside those of this one.
-        trials = self._paths.trials(arm.name) if arm.finals is None else ()
+        asked = arm.search.asked()
+        # Runs of an earlier plan may lie next to those of this one.
+        trials = self._paths.trials(arm.name) if arm.runs is None else ()
         begun = [number for number, files in trials if files.spec.exists()]
-        if forgotten := [number for number in begun if number not in known]:
+        if forgotten := [number for number in begun if number not in asked]:
             raise SweeperError(
-                f"The search has lost trials of the arm {arm.name}, from #{forgotten[0]} on: it"
-                f" knows {len(known)}, but {len(begun)} lie in {self._paths.directory}. Put"
-                f" {self._storage} back as it was, or"
-                f" remove {self._paths.directory} to begin anew."
+                f"The Optuna database lacks trials of arm {arm.name} from #{forgotten[0]} on: it"
+                f" has {len(asked)}, {self._paths.directory} has {len(begun)}. Restore"
+                f" {self._storage}, or remove {self._paths.directory} to start anew."
             )
-        for number, state in known.items():
+        for number, state in asked.items():
             arm.asked += 1
             files = arm.files(self._paths, number)
             outcome = read_outcome(files)
@@ -136,12 +136,12 @@ class TrialRecorder:
     def record(
         self, arm: ArmState, spec: TrialSpec, outcome: Outcome, rows: Sequence[Progress] = ()
     ) -> None:
-        """Tell Optuna, then MLflow, then note that both know; safe to repeat after a crash.
+        """Tell Optuna, then MLflow, then mark the trial as recorded; safe to repeat after a crash.
 
         Args:
-            arm: The trial's.
-            spec: The trial's.
-            outcome: How it ended.
+            arm: The arm of the trial.
+            spec: The spec of the trial.
+            outcome: How the trial ended.
             rows: Its progress, if this process has not logged it while the trial ran.
         """
         files = arm.files(self._paths, spec.number)

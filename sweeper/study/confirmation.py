@@ -1,4 +1,4 @@
-"""After the search: which winners are trained again, declared before the test suite is read."""
+"""The confirmation: which winners are trained again, declared before the test suite is read."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from sweeper.analysis.comparison import compare, scored_trials
 from sweeper.analysis.fairness import TOLERANCE
 from sweeper.analysis.verdict import primary_comparisons
 from sweeper.config.base import Scalar
-from sweeper.config.confirm import CostMeasure
-from sweeper.config.study import StudyConfig
+from sweeper.config.confirm import ConfirmConfig, CostMeasure
 from sweeper.foundation.files import write_text_atomically
 from sweeper.records import ConfirmationRun, IntermediateScore, Outcome
 from sweeper.records.layout import JobPaths, StudyPaths
@@ -23,33 +22,40 @@ from sweeper.study.arms import ArmState
 from sweeper.study.final_scores import read_plan
 
 
-def open_plan(config: StudyConfig, record: StudyRecord, suite_hash: str, paths: StudyPaths) -> Plan:
-    """The plan for the study as it is; what an earlier one declared keeps its number.
+def open_plan(
+    confirm: ConfirmConfig,
+    compare_at: Sequence[CostMeasure],
+    record: StudyRecord,
+    suite_hash: str,
+    paths: StudyPaths,
+) -> Plan:
+    """Return the plan for the study as it is; runs of an earlier plan keep their numbers.
 
     Args:
-        config: The study.
-        record: Its search, which has ended.
-        suite_hash: Of the test suite.
-        paths: Where the study is recorded.
+        confirm: How many winners and seeds there are.
+        compare_at: Measures of cost at which winners are compared.
+        record: The study, whose search has ended.
+        suite_hash: Hash of the test suite.
+        paths: The study's place below ``runs``.
     """
-    wanted = _confirmation_runs(config, record)
+    wanted = _confirmation_runs(confirm, compare_at, record)
     earlier = read_plan(paths)
     if earlier is None:
-        finals, looks = {}, 0
+        runs, looks = {}, 0
     else:
-        finals, looks = dict(earlier.finals), earlier.looks
+        runs, looks = dict(earlier.finals), earlier.looks
     current = {}
     for arm, chosen in wanted.items():
-        known = list(finals.get(arm, ()))
-        known += [final for final in chosen if final not in known]
-        finals[arm] = tuple(known)
-        current[arm] = tuple(known.index(final) for final in chosen)
+        declared = list(runs.get(arm, ()))
+        declared += [run for run in chosen if run not in declared]
+        runs[arm] = tuple(declared)
+        current[arm] = tuple(declared.index(run) for run in chosen)
     if earlier is not None and earlier.current == current:
         return earlier
     plan = Plan(
         suite_hash=suite_hash,
         declared=time.time(),
-        finals=finals,
+        finals=runs,
         current=current,
         looks=looks + 1,
     )
@@ -57,43 +63,42 @@ def open_plan(config: StudyConfig, record: StudyRecord, suite_hash: str, paths: 
     return plan
 
 
-def confirmation_arms(plan: Plan, record: StudyRecord, paths: StudyPaths) -> dict[str, ArmState]:
-    """The arms once more, with what the plan declares in place of their searches."""
-    found = {}
+def confirmation_arms(plan: Plan, record: StudyRecord, paths: StudyPaths) -> list[ArmState]:
+    """Return the arms with the confirmation runs of the plan in place of their searches."""
+    arms = []
     for arm in record.arms:
         if not (current := plan.current.get(arm.name, ())):
             continue
-        finals = plan.finals[arm.name]
+        runs = plan.finals[arm.name]
         params = {trial.number: trial.params for trial in arm.trials}
-        asked = FixedTrials(finals, current, params, partial(paths.confirmation_run, arm.name))
-        found[arm.name] = ArmState(arm.name, arm.method, len(current), asked, finals=finals)
-    return found
+        asked = FixedTrials(runs, current, params, partial(paths.confirmation_run, arm.name))
+        arms.append(ArmState(arm.name, arm.method, len(current), asked, runs=runs))
+    return arms
 
 
 def _confirmation_runs(
-    config: StudyConfig, record: StudyRecord
+    confirm: ConfirmConfig, compare_at: Sequence[CostMeasure], record: StudyRecord
 ) -> dict[str, list[ConfirmationRun]]:
     winners = {
-        arm.name: _winners(arm, config.confirm.top_k, record.higher_is_better)
-        for arm in record.arms
+        arm.name: _winners(arm, confirm.top_k, record.higher_is_better) for arm in record.arms
     }
-    found: dict[str, list[ConfirmationRun]] = {name: [] for name, best in winners.items() if best}
-    methods = {name: config.arms[name].method for name in found}
-    claimed = {
+    runs: dict[str, list[ConfirmationRun]] = {name: [] for name, best in winners.items() if best}
+    methods = {arm.name: arm.method for arm in record.arms if arm.name in runs}
+    compared = {
         name for pair in primary_comparisons(methods, compare(record).best_gkd) for name in pair
     }
-    for at in config.compare_at:
+    for at in compare_at:
         # As many as the most expensive arm's best takes.
-        most = max((_cost(winners[name][0], at) for name in claimed), default=0.0)
-        for name in found:
-            if at != "steps" and name not in claimed:
+        most = max((_cost(winners[name][0], at) for name in compared), default=0.0)
+        for name in runs:
+            if at != "steps" and name not in compared:
                 continue
             for trial in winners[name]:
                 steps = _steps(trial)
                 longer = round(steps * most / cost) if (cost := _cost(trial, at)) else steps
                 if at != "steps" and longer <= steps * (1 + TOLERANCE):
                     continue
-                found[name] += [
+                runs[name] += [
                     ConfirmationRun(
                         arm=name,
                         trial=trial.number,
@@ -101,13 +106,13 @@ def _confirmation_runs(
                         at=at,
                         max_steps=steps if at == "steps" else longer,
                     )
-                    for seed in range(config.confirm.seeds)
+                    for seed in range(confirm.seeds)
                 ]
-    return found
+    return runs
 
 
 def _winners(arm: ArmRecord, top_k: int, higher_is_better: bool) -> list[TrialRecord]:
-    """The best completed trials; of equal ones the first."""
+    """Return the best completed trials; of equal ones the first."""
     sign = -1 if higher_is_better else 1
     ranked = sorted(scored_trials(arm), key=lambda pair: sign * pair[1].score)
     return [trial for trial, _ in ranked[:top_k]]
@@ -135,48 +140,48 @@ class _State(enum.Enum):
 
 
 class FixedTrials:
-    """Asks for an arm's winners once more, one after the other; takes the place of its search.
+    """The confirmation runs of an arm, one after the other, in place of its search.
 
     Args:
-        finals: What is to be trained; those whose numbers are not ``current`` stay as they are.
-        current: Their numbers.
-        params: The parameters of the arm's trials.
-        files: The files of a number.
+        runs: The declared runs; those whose numbers are not ``current`` stay as they are.
+        current: Numbers of the runs to do.
+        params: Parameters of the arm's trials, by number.
+        files: Returns the files of a run.
     """
 
     def __init__(
         self,
-        finals: Sequence[ConfirmationRun],
+        runs: Sequence[ConfirmationRun],
         current: Sequence[int],
         params: Mapping[int, dict[str, Scalar]],
         files: Callable[[int], JobPaths],
     ) -> None:
-        self._confirmation_runs = finals
+        self._runs = runs
         self._current = current
         self._params = params
         self._files = files
         self._asked = [number for number in current if files(number).spec.exists()]
 
     def asked(self) -> dict[int, _State]:
-        """Those that have begun."""
+        """Return the runs that have begun."""
         return {
             number: _State.ENDED if read_outcome(self._files(number)) else _State.BEGUN
             for number in self._asked
         }
 
     def ask(self) -> Asked:
-        """The next that has not begun."""
+        """Return the next run that has not begun."""
         number = next(number for number in self._current if number not in self._asked)
         self._asked.append(number)
         return self.resume(number)
 
     def resume(self, number: int) -> Asked:
-        """One that has begun."""
-        return Asked(number, dict(self._params[self._confirmation_runs[number].trial]))
+        """Return a run that has begun."""
+        return Asked(number, dict(self._params[self._runs[number].trial]))
 
     def should_continue(self, number: int, interim: IntermediateScore) -> bool:
-        """Always: winners are not pruned."""
+        """Return True: winners are not pruned."""
         return True
 
     def tell(self, number: int, outcome: Outcome) -> None:
-        """Nothing: no search learns from it."""
+        """Do nothing: no search learns from a confirmation run."""

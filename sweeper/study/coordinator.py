@@ -1,53 +1,39 @@
-"""The loop of a study: prepare, search, report; and how it goes on after an interruption."""
+"""The loop of a study: prepare, search, confirm; the same command resumes it."""
 
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from sweeper.analysis.comparison import scored_trials
 from sweeper.analysis.teacher_gap import is_better
 from sweeper.config.loading import LoadedStudy
-from sweeper.execution.executor import Busy, Executor, Finished
-from sweeper.foundation.files import write_text_atomically
-from sweeper.foundation.retry import Retry
-from sweeper.foundation.secrets import redact, redacted_json, secrets_in
-from sweeper.records import Outcome, PreparationSpec, Progress, SuiteSpec, TrialSpec
+from sweeper.execution.executor import Busy, Finished
+from sweeper.foundation.secrets import redact, secrets_in
+from sweeper.records import PreparationSpec, Progress, SuiteSpec, TrialSpec
 from sweeper.records.layout import StudyPaths
 from sweeper.records.outcome_files import read_outcome
 from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.text.teacher_gap import teacher_gap_sentence
-from sweeper.search.arm_search import ArmSearch, Asked
+from sweeper.search.arm_search import ArmSearch
 from sweeper.search.storage import Storage, close_storage, open_storage
-from sweeper.study import confirmation, preparation, retries
+from sweeper.study import confirmation, preparation
 from sweeper.study.arms import ArmState, TrialRecorder
-from sweeper.study.budgets import StopReason, stop_reason, summarize, trial_budgets
+from sweeper.study.budgets import trial_budgets
+from sweeper.study.collaborators import Collaborators, Phase
+from sweeper.study.early_stopping import StoppingRule, StopReason
 from sweeper.study.final_scores import read_test_baselines
-from sweeper.study.interrupts import Interrupted, StopRequest
-from sweeper.study.jobs import Jobs, RunningJob, answer
+from sweeper.study.interrupts import Interrupted
+from sweeper.study.jobs import Jobs, RunningJob
 from sweeper.study.manifest import StudyManifest, suite_spec, version_changes
 from sweeper.study.results import read_preparation, read_study, read_teacher_gap
-from sweeper.tracking.tracker import Tracker
+from sweeper.study.trial_specs import TrialSpecs
+from sweeper.study.trials import Trials
 
 _POLL_SECONDS = 0.25
-_VERDICT_SECONDS = 0.05
-"""As often, when trials wait for word whether they go on."""
-
-
-class Observer(Protocol):
-    """Is shown what happens; draws it."""
-
-    def update(self, run: Coordinator) -> None:
-        """Called several times a second."""
-
-    def ended(self, spec: TrialSpec, outcome: Outcome) -> None:
-        """A trial ended."""
-
-    def message(self, text: str) -> None:
-        """Something worth a line of its own."""
+_PRUNING_POLL_SECONDS = 0.05
+"""Seconds between two looks at the jobs while trials may wait for a pruner's decision."""
 
 
 class Coordinator:
@@ -55,168 +41,128 @@ class Coordinator:
 
     Args:
         study: The checked study file.
-        paths: Where the study is recorded.
-        snapshot: Its start.
+        paths: The study's place below ``runs``.
+        manifest: The study's manifest.
         cache: The content-addressed cache.
-        executor: Runs the jobs; entered and left by the caller.
-        tracker: Records the study for people.
-        observer: Is shown what happens.
-        stop: Asked before anything is started.
-        patience: For databases that do not answer; shared with ``tracker``.
-        preflight: Is told what the data step found, before anything is recorded or trained; raises
-            to refuse the study.
+        collaborators: What it works with.
     """
 
     def __init__(
         self,
         study: LoadedStudy,
         paths: StudyPaths,
-        snapshot: StudyManifest,
+        manifest: StudyManifest,
         cache: Path,
-        executor: Executor,
-        tracker: Tracker,
-        observer: Observer,
-        stop: StopRequest,
-        patience: Retry | None = None,
-        preflight: Callable[[Outcome], None] = lambda _: None,
+        collaborators: Collaborators,
     ) -> None:
-        self.study = study
-        self.paths = paths
         self.started = time.time()
-        self.stop = stop
-        self._preflight = preflight
-        self.phase = "prepare"
-        self.arms: dict[str, ArmState] = {}
-        self._executor = executor
-        self._tracker = tracker
-        self._observer = observer
-        self._snapshot = snapshot
-        self._origin = preparation.make_study_inputs(study, snapshot, cache)
-        self._suite = suite_spec(study.selection)
-        self._test_suite: SuiteSpec | None = None
+        self.phase: Phase = "prepare"
         self.higher_is_better = True
-        self._patience = patience or Retry()
-        self.jobs = Jobs(executor, study.config.compute, self._patience)
+        self.stop = collaborators.stop
+        self.jobs = Jobs(collaborators.executor, study.config.compute, collaborators.retry)
+        self._study = study
+        self._paths = paths
+        self._manifest = manifest
+        self._collaborators = collaborators
+        self._executor = collaborators.executor
+        self._tracker = collaborators.tracker
+        self._observer = collaborators.observer
+        self._retry = collaborators.retry
+        self._retry.tell = self._observer.message
+        self._retry.while_waiting = self._while_waiting
+        self._steps = preparation.PreparationSteps(study, manifest, cache, paths)
         self._secrets = secrets_in(study.file.values)
-        where = redact(study.config.storage or str(paths.optuna))
-        self._ledger = TrialRecorder(paths, where, tracker, self._secrets)
-        self._patience.tell = observer.message
-        self._patience.while_waiting = self._while_waiting
+        storage = redact(study.config.storage or str(paths.optuna))
+        self._recorder = TrialRecorder(paths, storage, self._tracker, self._secrets)
+        self._trials: Trials | None = None
 
     def run(self) -> StudyRecord:
         """Do what is left to do.
 
         Returns:
-            The study with everything that is known of it.
+            The record of the study.
 
         Raises:
             ConfigError: Data, models, tasks or settings cannot work as written.
-            PreflightError: The preflight says so.
+            PreflightError: The preflight refuses the study.
             SweeperError: The preparation failed.
             Interrupted: The user stopped it.
         """
-        config = self.study.config
-        for change in version_changes(self._snapshot):
+        config = self._study.config
+        for change in version_changes(self._manifest):
             self._observer.message(change)
-        # While the executor gets ready: it takes some time where there is no database yet.
+        # Connect while the executor gets ready: a new database takes some time.
         self._tracker.connect()
-        self._check()
-        self._tracker.open_study(config, self._snapshot.provenance, self._study_text())
+        self._check_data()
+        self._tracker.open_study(
+            self._steps.inputs,
+            tuple(config.arms),
+            config.sampler.type,
+            self._manifest.provenance,
+            self._study_text(),
+        )
         self._prepare()
-        self.phase = "search"
-        storage = open_storage(config.storage or self.paths.optuna, self._patience)
-        try:
-            self._open_arms(storage)
-            self._search()
-        finally:
-            close_storage(storage)
+        self._search()
         if config.confirms():
             self._confirm()
         return self.record()
 
     def record(self) -> StudyRecord:
-        """The study as it stands in its files."""
-        return read_study(self.paths, self._snapshot)
+        """Read the study from its files."""
+        return read_study(self._paths, self._manifest)
 
-    # Preparation
+    @property
+    def arms(self) -> Mapping[str, ArmState]:
+        """Arms of the current phase; none before the search."""
+        return self._trials.arms if self._trials is not None else {}
 
-    def _check(self) -> None:
-        self._do_steps(preparation.STEPS[:1], trials_left=self._has_trials_left())
-        if outcome := read_outcome(self.paths.preparation("data")):
-            self._preflight(outcome)
+    def stop_reason(self, arm: str) -> StopReason | None:
+        """Return the limit of the study's budget that keeps an arm from starting a trial now."""
+        return self._trials.stop_reason(arm) if self._trials is not None else None
+
+    # Phases
+
+    def _check_data(self) -> None:
+        self._run_steps(preparation.STEPS[:1], trials_left=self._has_trials_left())
+        if outcome := read_outcome(self._paths.preparation("data")):
+            self._collaborators.preflight(outcome)
 
     def _prepare(self) -> None:
-        known = read_teacher_gap(self.paths)
-        self._do_steps(preparation.STEPS[1:], trials_left=self._has_trials_left())
-        lead = read_teacher_gap(self.paths)
-        if lead is not None and lead != known and not is_better(lead):
-            self._observer.message(teacher_gap_sentence(lead))
-        found = read_preparation(self.paths)
-        if found.data:
-            self._tracker.log_data(found.data)
-        if found.teacher:
-            self._tracker.log_baseline("teacher", found.teacher)
-        if found.starting_student:
-            self._tracker.log_baseline("starting_student", found.starting_student)
+        before = read_teacher_gap(self._paths)
+        self._run_steps(preparation.STEPS[1:], trials_left=self._has_trials_left())
+        gap = read_teacher_gap(self._paths)
+        if gap is not None and gap != before and not is_better(gap):
+            self._observer.message(teacher_gap_sentence(gap))
+        prepared = read_preparation(self._paths)
+        if prepared.data:
+            self._tracker.log_data(prepared.data)
+        if prepared.teacher:
+            self._tracker.log_baseline("teacher", prepared.teacher)
+        if prepared.starting_student:
+            self._tracker.log_baseline("starting_student", prepared.starting_student)
 
-    def _do_steps(self, groups: Sequence[Sequence[preparation.Step]], *, trials_left: bool) -> None:
-        for group in groups:
-            waiting = deque(
-                spec
-                for step in group
-                if not preparation.is_done(spec := self._step_spec(step), self.paths)
-                # The cache may have been emptied since.
-                or (trials_left and not preparation.is_cached(step, self.paths))
-            )
-            while waiting or self.jobs.running:
-                self._check_stop()
-                if self.stop.level and not self.jobs.running:
-                    raise Interrupted
-                while waiting and self.stop.level == 0 and self._executor.free():
-                    spec = waiting[0]
-                    try:
-                        preparation.submit(spec, self.paths.preparation(spec.step), self._executor)
-                    except Busy:
-                        break
-                    waiting.popleft()
-                    self.jobs.notice()
-                for finished, _ in self._wait():
-                    self._finish_step(finished)
-            self._origin = preparation.with_results(self._origin, group, self.paths)
-
-    def _has_trials_left(self) -> bool:
-        return any(
-            arm.stopped is None and sum(bool(t.outcome) for t in arm.trials) < arm.budget
-            for arm in self.record().arms
-        )
-
-    def _step_spec(self, step: preparation.Step) -> PreparationSpec:
-        files = self.paths.preparation(step)
-        return preparation.make_spec(self.study, self._origin, self._suite, step, files)
-
-    def _finish_step(self, finished: Finished) -> None:
-        assert isinstance(finished.spec, PreparationSpec)
-        step, outcome = finished.spec.step, finished.outcome
-        if outcome is None or outcome.state != "completed":
-            if outcome is not None and outcome.examination is not None:
-                self._preflight(outcome)
-            files = self.paths.preparation(step)
-            raise preparation.explain(self.study, step, outcome, files)
-        # What is to be said of the data, the preflight says.
-        for note in outcome.notes:
-            self._observer.message(f"{step}: {note}")
-
-    # Search
-
-    def _open_arms(self, storage: Storage) -> None:
-        config = self.study.config
-        budgets = trial_budgets(config)
-        scores = read_preparation(self.paths).scores
+    def _search(self) -> None:
+        config = self._study.config
+        scores = read_preparation(self._paths).scores
         self.higher_is_better = scores.higher_is_better if scores else True
+        self.phase = "search"
+        devices = config.compute.devices_per_trial
+        rule = StoppingRule(config.arms, config.budget, devices, self.higher_is_better)
+        self._trials = self._new_trials(rule=rule)
+        storage = open_storage(config.storage or self._paths.optuna, self._retry)
+        try:
+            self._open_arms(storage, self._trials)
+            self._run_trials(self._trials)
+        finally:
+            close_storage(storage)
+
+    def _open_arms(self, storage: Storage, trials: Trials) -> None:
+        config = self._study.config
+        budgets = trial_budgets(config.arms, config.trials, config.sampler, config.budget.trials)
         # Another study of this name may be in the same database.
-        known_as = f"{config.study}@{self._snapshot.identity}" if config.storage else config.study
+        known_as = f"{config.study}@{self._manifest.identity}" if config.storage else config.study
         for name, arm in config.arms.items():
-            trials = budgets[name]
+            budget = budgets[name]
             search = ArmSearch(
                 storage,
                 known_as,
@@ -227,163 +173,118 @@ class Coordinator:
                 higher_is_better=self.higher_is_better,
                 pruner=config.pruner,
                 objectives=config.objectives,
-                retry=self._patience,
+                retry=self._retry,
             )
             spaces = {key: space.model_dump(mode="json") for key, space in arm.search.items()}
-            self._tracker.open_arm(name, arm.method, trials, arm.settings, spaces)
+            self._tracker.open_arm(name, arm.method, budget, arm.settings, spaces)
             # With nothing to search there is nothing to prune.
             points = enumerate(config.pruner.points()) if arm.search else ()
-            state = ArmState(name, arm.method, trials, search, interim=tuple(points))
-            self.arms[name] = state
-            self._ledger.take_up(state)
-
-    # Confirmation
+            trials.add(ArmState(name, arm.method, budget, search, interim=tuple(points)))
 
     def _confirm(self) -> None:
-        """Train the winners again with new seeds, and score the test suite, once."""
-        assert self.study.test is not None
+        """Train the winners again with new seeds, and score them on the test suite, once."""
+        config = self._study.config
+        assert self._study.test is not None
         record = self.record()
         if not any(scored_trials(arm) for arm in record.arms):
             return
-        suite = suite_spec(self.study.test)
-        plan = confirmation.open_plan(self.study.config, record, suite.content_hash, self.paths)
+        suite = suite_spec(self._study.test)
+        plan = confirmation.open_plan(
+            config.confirm, config.compare_at, record, suite.content_hash, self._paths
+        )
         self.phase = "confirm"
-        self._test_suite = suite
-        self.arms = confirmation.confirmation_arms(plan, record, self.paths)
-        for arm in self.arms.values():
-            self._ledger.take_up(arm)
-        self._do_steps(preparation.TEST_STEPS, trials_left=False)
-        for role, outcome in read_test_baselines(self.paths).items():
+        self._trials = self._new_trials(test_suite=suite)
+        for arm in confirmation.confirmation_arms(plan, record, self._paths):
+            self._trials.add(arm)
+        self._run_steps(preparation.TEST_STEPS, trials_left=False)
+        for role, outcome in read_test_baselines(self._paths).items():
             self._tracker.log_baseline(role, outcome, test=True)
-        self._search()
+        self._run_trials(self._trials)
 
-    # Trials
+    def _new_trials(
+        self, rule: StoppingRule | None = None, test_suite: SuiteSpec | None = None
+    ) -> Trials:
+        config = self._study.config
+        specs = TrialSpecs(
+            config.arms,
+            self._steps.inputs,
+            self._steps.suite,
+            config.training,
+            config.compute,
+            config.pruner.documents,
+            test_suite,
+        )
+        return Trials(self._paths, specs, self.jobs, self._recorder, self._collaborators, rule)
 
-    def _search(self) -> None:
+    # Steps of the preparation, and trials
+
+    def _run_steps(
+        self, groups: Sequence[Sequence[preparation.Step]], *, trials_left: bool
+    ) -> None:
+        for group in groups:
+            waiting = self._steps.left(group, trials_left=trials_left)
+            while waiting or self.jobs.running:
+                self._check_stop()
+                if self.stop.level and not self.jobs.running:
+                    raise Interrupted
+                while waiting and self.stop.level == 0 and self._executor.free():
+                    try:
+                        self._steps.submit(waiting[0], self._executor)
+                    except Busy:
+                        break
+                    waiting.popleft()
+                    self.jobs.notice()
+                for finished, _ in self._wait():
+                    self._finish_step(finished)
+            self._steps.take_results(group)
+
+    def _finish_step(self, finished: Finished) -> None:
+        assert isinstance(finished.spec, PreparationSpec)
+        step, outcome = finished.spec.step, finished.outcome
+        if outcome is None or outcome.state != "completed":
+            if outcome is not None and outcome.examination is not None:
+                self._collaborators.preflight(outcome)
+            raise self._steps.error(step, outcome)
+        # The preflight reports what the data step found.
+        for note in outcome.notes:
+            self._observer.message(f"{step}: {note}")
+
+    def _has_trials_left(self) -> bool:
+        return any(
+            arm.stopped is None and sum(bool(t.outcome) for t in arm.trials) < arm.budget
+            for arm in self.record().arms
+        )
+
+    def _run_trials(self, trials: Trials) -> None:
         while True:
             if self.stop.level == 0:
-                self._fill()
-            if not self.jobs.running and not self._waits_for_a_machine():
+                trials.fill()
+            # Without a job, trials may still wait for a node: nodes come and go.
+            if not self.jobs.running and not (self.stop.level == 0 and trials.any_left()):
                 self._observer.update(self)
                 self._check_stop()
                 return
             for finished, job in self._wait():
-                self._settle(finished, job)
+                if failure := trials.finish(finished, job):
+                    raise preparation.stopped_by(self._study, failure)
 
-    def _fill(self) -> None:
-        """Start trials while something is free, the arm that has started fewest first."""
-        while self._executor.free():
-            candidates = [arm for arm in self.arms.values() if self._may_start(arm)]
-            if not candidates:
-                return
-            arm = min(candidates, key=lambda a: (not a.pending, a.asked))
-            if arm.pending:
-                number = arm.pending.popleft()
-                asked = arm.search.resume(number)
-            else:
-                asked = arm.search.ask()
-                arm.asked += 1
-            if not self._start(arm, asked):
-                return
-
-    def _waits_for_a_machine(self) -> bool:
-        """Whether trials are left that may start, but nothing to run them on: nodes come and go."""
-        return self.stop.level == 0 and any(self._may_start(arm) for arm in self.arms.values())
-
-    def _may_start(self, arm: ArmState) -> bool:
-        # What has begun is finished; lost attempts cost nothing.
-        return bool(arm.pending) or (arm.unfinished() and self.stop_reason(arm.name) is None)
-
-    def stop_reason(self, arm: str) -> StopReason | None:
-        """Why an arm starts no further trial now, if the study's budget forbids it."""
-        if self.phase == "confirm":
-            return None
-        return stop_reason(
-            self.study.config,
-            arm,
-            {name: state.ended for name, state in self.arms.items()},
-            higher_is_better=self.higher_is_better,
-            running=[
-                (job.spec.arm, job.started - job.spec.earlier_seconds / job.spec.place.processes)
-                for job in self.jobs.running.values()
-                if isinstance(job.spec, TrialSpec)
-            ],
-            now=time.time(),
-        )
-
-    def _start(self, arm: ArmState, asked: Asked) -> bool:
-        """Start a trial; False, and it waits, if what was free is so no more."""
-        files = arm.files(self.paths, asked.number)
-        final = arm.finals[asked.number] if arm.finals is not None else None
-        spec = retries.next_spec(
-            self.study.config,
-            self._origin,
-            self._suite,
-            arm.name,
-            asked,
-            interim=arm.interim,
-            place=self._executor.next_resources(files.directory),
-            files=files,
-            final=final,
-            test_suite=self._test_suite if final is not None else None,
-        )
-        write_text_atomically(files.spec, redacted_json(spec))
-        self._tracker.start_trial(spec)
-        try:
-            self._executor.submit(spec)
-        except Busy:
-            arm.pending.append(asked.number)
-            return False
-        self.jobs.notice()
-        return True
-
-    def _settle(self, finished: Finished, job: RunningJob) -> None:
-        spec, outcome = finished.spec, finished.outcome
-        assert isinstance(spec, TrialSpec)
-        arm = self.arms[spec.arm]
-        files = arm.files(self.paths, spec.number)
-        if outcome is None and job.given_up is not None:
-            outcome = retries.ended(spec, job.given_up, files, job.started)
-            write_text_atomically(files.outcome, outcome.model_dump_json(indent=1) + "\n")
-        if outcome is None:
-            if retries.note_loss(files, finished.reason) < retries.MOST:
-                self._observer.message(
-                    f"{spec.arm} #{spec.number} was lost ({finished.reason}); it runs again"
-                )
-                arm.pending.append(spec.number)
-                return
-            outcome = retries.lost(spec, finished.reason, files, job.started)
-            write_text_atomically(files.outcome, outcome.model_dump_json(indent=1) + "\n")
-        if outcome.failure is not None and outcome.failure.kind in retries.UNSPENT:
-            # Not the trial's end: once its cause is mended, the same trial runs again.
-            raise preparation.stopped_by(self.study, outcome.failure)
-        if retries.may_be_smaller(spec, outcome, files):
-            self._observer.message(
-                f"{spec.arm} #{spec.number} ran out of memory; it runs again in smaller batches"
-            )
-            arm.pending.append(spec.number)
-            return
-        arm.ended[spec.number] = summarize(outcome)
-        self._observer.ended(spec, outcome)
-        self._ledger.record(arm, spec, outcome)
-
-    # Both
+    # Waiting and stopping
 
     def _wait(self) -> list[tuple[Finished, RunningJob]]:
-        waits = any(arm.interim for arm in self.arms.values())
-        ended = self.jobs.wait(_VERDICT_SECONDS if waits else _POLL_SECONDS, self._hear)
+        prunes = any(arm.interim for arm in self.arms.values())
+        seconds = _PRUNING_POLL_SECONDS if prunes else _POLL_SECONDS
+        ended = self.jobs.wait(seconds, self._on_progress)
         self._observer.update(self)
         if self.stop.level >= 2:
             self._check_stop()
         return ended
 
-    def _hear(self, spec: TrialSpec, rows: Sequence[Progress]) -> None:
-        for interim in (row.interim for row in rows if row.interim):
-            answer(spec, interim, self.arms[spec.arm].search.should_continue(spec.number, interim))
-        self._tracker.log_progress(spec, rows)
+    def _on_progress(self, spec: TrialSpec, rows: Sequence[Progress]) -> None:
+        assert self._trials is not None
+        self._trials.log(spec, rows)
 
     def _while_waiting(self) -> None:
-        """For a database; jobs go on meanwhile."""
+        """Keep the display and the user's signals alive while a database does not answer."""
         self._observer.update(self)
         if self.stop.level >= 2:
             self.jobs.stop()
@@ -401,16 +302,11 @@ class Coordinator:
 
     def _is_unfinished(self) -> bool:
         return (
-            self.phase == "prepare"
+            self._trials is None
+            or self.phase == "prepare"
             or bool(self.jobs.running)
-            or any(self._may_start(arm) for arm in self.arms.values())
+            or self._trials.any_left()
         )
 
     def _study_text(self) -> str:
-        return redact(self.study.path.read_text(encoding="utf-8"), self._secrets)
-
-
-def all_failed(record: StudyRecord) -> bool:
-    """Whether there are trials, and every one of them failed."""
-    trials = [trial for arm in record.arms for trial in arm.trials]
-    return bool(trials) and all(trial.state == "failed" for trial in trials)
+        return redact(self._study.path.read_text(encoding="utf-8"), self._secrets)

@@ -1,30 +1,34 @@
-"""Which executor runs a study's jobs, and what of the study its machines must see."""
+"""The executor that a study asks for: local processes, or Ray."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from sweeper.config.loading import LoadedStudy
+from sweeper.config.compute import ComputeConfig
+from sweeper.config.yaml_file import YamlFile
 from sweeper.execution.executor import Executor
 from sweeper.execution.local import LocalExecutor
 from sweeper.foundation.errors import ConfigError
 from sweeper.records.layout import StudyPaths
-from sweeper.study.manifest import data_files
 
 
-def make_executor(study: LoadedStudy, paths: StudyPaths, cache: Path) -> Executor:
-    """The executor that the study asks for, not entered yet.
+def make_executor(
+    compute: ComputeConfig, paths: StudyPaths, cache: Path, inputs: Sequence[Path], file: YamlFile
+) -> Executor:
+    """Return the executor that the study asks for, not entered yet.
 
     Args:
-        study: The checked study file.
-        paths: Where the study is recorded.
+        compute: The study's machines.
+        paths: The study's place below ``runs``.
         cache: The content-addressed cache.
+        inputs: Files and folders of this machine that the study's jobs read.
+        file: The study file, for messages.
 
     Raises:
-        ConfigError: It asks for Ray, which is not installed.
-        SweeperError: The machine does not have what it asks for.
+        ConfigError: The study asks for Ray, which is not installed.
+        SweeperError: The machine lacks what the study asks for.
     """
-    compute = study.config.compute
     if compute.executor == "local":
         return LocalExecutor(compute)
     try:
@@ -33,15 +37,5 @@ def make_executor(study: LoadedStudy, paths: StudyPaths, cache: Path) -> Executo
         if error.name != "ray":
             raise
         message = "expected Ray to be installed: pip install 'sweeper[ray]'"
-        raise ConfigError([study.file.problem(("compute", "executor"), message)]) from None
-    return RayExecutor(compute, (paths.directory, cache), inputs(study))
-
-
-def inputs(study: LoadedStudy) -> list[Path]:
-    """The files and folders of this machine that the study's jobs read."""
-    found = [Path(path) for path in data_files(study)]
-    for suite in (study.selection, study.test):
-        found += suite.task_directories if suite else []
-    models = (study.config.teacher.model, study.config.student.model)
-    found += [Path(model).absolute() for model in models if Path(model).is_dir()]
-    return found
+        raise ConfigError([file.problem(("compute", "executor"), message)]) from None
+    return RayExecutor(compute, (paths.directory, cache), inputs)

@@ -1,4 +1,4 @@
-"""The trainings of a study that take most memory, and least, and what they load."""
+"""The trainings of a study that take most memory, and least, and the models that they load."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ _EITHER = (
     "teacher.quantization",
     "teacher.init_kwargs.attn_implementation",
 )
-"""Settings of which the values at the ends of a space, or all choices, are tried."""
+"""Settings of which the ends of a space, or all choices, are tried."""
 
 
 def wanted(config: StudyConfig) -> tuple[ShapeRequest, ...]:
-    """The models whose shapes are to be found: those of a forecast, and the study's teacher.
+    """Return the models whose shapes the preflight needs: those of a forecast, and the teacher.
 
-    How large that is is told also where no arm loads it.
+    The preflight reports the teacher's size also if no arm loads it.
     """
-    found = {
+    wanted_shapes = {
         request.key(): request
         for arm in config.arms
         for cheapest in (False, True)
@@ -49,20 +49,24 @@ def wanted(config: StudyConfig) -> tuple[ShapeRequest, ...]:
         for request in requests(setup)
         if request is not None
     }
-    names = {one.model.model for one in found.values() if not isinstance(one.model, StudentConfig)}
+    names = {
+        request.model.model
+        for request in wanted_shapes.values()
+        if not isinstance(request.model, StudentConfig)
+    }
     if config.teacher.model not in names:
         teacher = ShapeRequest(model=config.teacher, autocast=None)
-        found[teacher.key()] = teacher
-    return tuple(found.values())
+        wanted_shapes[teacher.key()] = teacher
+    return tuple(wanted_shapes.values())
 
 
 def extreme_settings(config: StudyConfig, arm: str, *, cheapest: bool = False) -> Iterator[Setup]:
-    """The arm's trainings among which the one is that takes most memory.
+    """Yield trainings of the arm; one of them takes the most memory.
 
     Args:
         config: The study.
         arm: The arm's name.
-        cheapest: Those among which the one is that takes least, instead.
+        cheapest: True for trainings of which one takes the least memory.
     """
     choose = min if cheapest else max
     search = config.arms[arm].search
@@ -74,11 +78,18 @@ def extreme_settings(config: StudyConfig, arm: str, *, cheapest: bool = False) -
         elif name in _EITHER:
             values[name] = ends
     for chosen in product(*values.values()):
-        yield setup_of(config, arm, dict(zip(values, chosen, strict=True)))
+        yield setup_of(
+            config.arms[arm],
+            dict(zip(values, chosen, strict=True)),
+            training=config.training,
+            student=config.student,
+            teacher=config.teacher,
+            compute=config.compute,
+        )
 
 
 def requests(setup: Setup) -> tuple[ShapeRequest, ShapeRequest | None]:
-    """The student that a training loads, and the teacher if it loads one."""
+    """Return the student that a training loads, and the teacher if it loads one."""
     settings = setup.settings
     autocast: Autocast | None = (
         "bfloat16" if settings.bf16 else "float16" if settings.fp16 else None

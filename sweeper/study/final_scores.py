@@ -1,4 +1,4 @@
-"""What a study's winners left that were trained again: the plan, and their scores by document."""
+"""The results of confirmation runs: the plan, and the scores of each document."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from sweeper.records.study_record import (
 from sweeper.tracking.mapping import Role
 
 MOST_POINTS = 50
-"""Of a training curve, beside the few points at which the yardstick was asked."""
+"""Points of a training curve, next to the few with the teacher's divergence."""
 
 _DIGEST = 12
-"""Characters of a hash that tells two things apart for a reader."""
+"""Characters of a hash that readers compare."""
 
 TEST_STEPS: dict[Role, str] = {"teacher": "test_teacher", "starting_student": "test_student"}
-"""The steps of the preparation that score a model which no arm trained."""
+"""Steps that score a model which no arm trained."""
 
 
 def read_plan(paths: StudyPaths) -> Plan | None:
-    """What is scored on the test suite, if the search has ended.
+    """Read the plan of what is scored on the test suite, if the search has ended.
 
     Raises:
         ConfigError: The file was damaged.
@@ -58,20 +58,20 @@ def read_plan(paths: StudyPaths) -> Plan | None:
 
 
 def read_test_baselines(paths: StudyPaths) -> dict[Role, Outcome]:
-    """How teacher and starting student did on the test suite, as far as they were scored."""
-    found = {role: read_completed(paths.preparation(step)) for role, step in TEST_STEPS.items()}
-    return {role: outcome for role, outcome in found.items() if outcome is not None}
+    """Read the test scores of teacher and starting student, as far as they were scored."""
+    steps = {role: read_completed(paths.preparation(step)) for role, step in TEST_STEPS.items()}
+    return {role: outcome for role, outcome in steps.items() if outcome is not None}
 
 
 def read_confirmation_runs(
     paths: StudyPaths, arm: str, plan: Plan
 ) -> tuple[ConfirmationRunRecord, ...]:
-    """An arm's winners that the verdict is about, with how far each training is."""
-    found = []
+    """Read an arm's confirmation runs that the verdict is about, with the state of each."""
+    runs = []
     for number in plan.current.get(arm, ()):
         files = paths.confirmation_run(arm, number)
         state, outcome = read_state(files)
-        found.append(
+        runs.append(
             ConfirmationRunRecord(
                 number=number,
                 final=plan.finals[arm][number],
@@ -80,19 +80,20 @@ def read_confirmation_runs(
                 curve=_read_curve(files),
             )
         )
-    return tuple(found)
+    return tuple(runs)
 
 
 def read_confirmation(
     paths: StudyPaths, plan: Plan, arms: Sequence[ArmRecord], *, higher_is_better: bool
 ) -> Confirmation:
-    """What was measured on the test suite so far.
+    """Read what was measured on the test suite so far.
 
     Args:
-        paths: Where the study is recorded.
-        plan: What is scored.
-        arms: The arms, with their winners.
-        higher_is_better: Of the selection suite, which chooses among an arm's winners.
+        paths: The study's place below ``runs``.
+        plan: The plan of what is scored.
+        arms: The arms, with their confirmation runs.
+        higher_is_better: True if the selection suite, which chooses among an arm's winners, has
+            better scores when higher.
 
     Raises:
         SweeperError: Two models were not scored on the same documents.
@@ -102,35 +103,35 @@ def read_confirmation(
     rows: dict[JobPaths, list[ScoredDocument]] = {}
     tested, missing = [], []
     for arm in arms:
-        for (trial, at), finals in _groups(arm).items():
-            done = [final for final in finals if final.state == "completed" and final.outcome]
-            if len(done) < len(finals):
+        for (trial, at), runs in _groups(arm).items():
+            done = [run for run in runs if run.state == "completed" and run.outcome]
+            if len(done) < len(runs):
                 missing.append(
-                    f"{arm.name} #{trial}: {len(finals) - len(done)} of {len(finals)} trainings"
-                    f" with new seeds (at equal {at.replace('_', ' ')}) have no score."
+                    f"{arm.name} #{trial}: {len(runs) - len(done)} of {len(runs)}"
+                    f" confirmation runs (at equal {at.replace('_', ' ')}) have no score."
                 )
             if not done:
                 continue
-            found = []
-            footings = []
-            for final in done:
-                files = paths.confirmation_run(arm.name, final.number)
+            scored = []
+            conditions = []
+            for run in done:
+                files = paths.confirmation_run(arm.name, run.number)
                 rows[files] = read_documents(files.test_documents)
-                found.append((final, rows[files]))
-                footings += _read_conditions(files)
-                if final.outcome and final.outcome.test_scores:
-                    on_test.append(final.outcome.test_scores)
-            tested.append(_tested(arm, trial, at, found, footings))
+                scored.append((run, rows[files]))
+                conditions += _read_conditions(files)
+                if run.outcome and run.outcome.test_scores:
+                    on_test.append(run.outcome.test_scores)
+            tested.append(_tested(arm, trial, at, scored, conditions))
     baselines = {}
     for role in ends:
         files = paths.preparation(TEST_STEPS[role])
         rows[files] = read_documents(files.documents)
         baselines[role] = tuple(document.value for document in rows[files])
-    known = Confirmation(
+    confirmation = Confirmation(
         plan=plan, teacher=ends.get("teacher"), starting_student=ends.get("starting_student")
     )
     if not tested:
-        return known
+        return confirmation
     first = next(iter(rows.values()))
     for files, documents in rows.items():
         if [document.key for document in documents] != [document.key for document in first]:
@@ -151,19 +152,19 @@ def read_confirmation(
         looks=plan.looks,
         missing=tuple(missing),
     )
-    return known.model_copy(update={"scores": scores})
+    return confirmation.model_copy(update={"scores": scores})
 
 
 def _read_curve(files: JobPaths) -> tuple[CurvePoint, ...]:
-    """The training so far. All points with the yardstick are among those that are kept."""
+    """Read the training curve; keep all points with the teacher's divergence, and few others."""
     rows, _ = read_json_lines(files.progress)
     points: dict[int, CurvePoint] = {}
     for row in rows:
         metrics = row.get("metrics") or {}
-        found = {name: metrics[name] for name in ("loss", "teacher_divergence") if name in metrics}
-        # A training that went on from a checkpoint says again what was said before it.
-        if found and all(math.isfinite(value) for value in found.values()):
-            points[row["step"]] = CurvePoint(step=row["step"], **found)
+        values = {name: metrics[name] for name in ("loss", "teacher_divergence") if name in metrics}
+        # A training that resumed from a checkpoint repeats steps.
+        if values and all(math.isfinite(value) for value in values.values()):
+            points[row["step"]] = CurvePoint(step=row["step"], **values)
     ordered = [points[step] for step in sorted(points)]
     stride = max(-(-len(ordered) // MOST_POINTS), 1)
     return tuple(
@@ -174,7 +175,7 @@ def _read_curve(files: JobPaths) -> tuple[CurvePoint, ...]:
 
 
 def read_documents(path: Path) -> list[ScoredDocument]:
-    """A model's score on each document that a suite's score is made of, in the suite's order."""
+    """Read a model's score on each document of a suite, in the suite's order."""
     rows, _ = read_json_lines(path)
     return [
         ScoredDocument(
@@ -191,26 +192,26 @@ def read_documents(path: Path) -> list[ScoredDocument]:
 
 
 def _identity(documents: Sequence[ScoredDocument], scores: Scores) -> str:
-    """See ``ConfirmationScores.documents_hash``."""
+    """Return the hash of the documents and their shares of the score."""
     measured = [[task.task, task.metric] for task in scores.tasks if task.weight]
     rows = [[*document.key, document.cluster, document.share] for document in documents]
     return _digest([measured, rows])
 
 
 def _read_conditions(files: JobPaths) -> list[MatchedConditions]:
-    """What a training was told; nothing of one whose spec was removed."""
+    """Read the conditions of a training; none if its spec was removed."""
     try:
         spec = TrialSpec.model_validate_json(files.spec.read_bytes())
     except (OSError, ValueError):
         return []
-    origin, settings = spec.origin, spec.settings
+    inputs, settings = spec.origin, spec.settings
     window = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
-    start = {"student": origin.student, "warm_start": origin.warm_start, "adapter": spec.lora}
-    teacher = {"teacher": origin.teacher, "own": spec.teacher}
+    start = {"student": inputs.student, "warm_start": inputs.warm_start, "adapter": spec.lora}
+    teacher = {"teacher": inputs.teacher, "own": spec.teacher}
     return [
         MatchedConditions(
             start=_digest(start),
-            prompts=(origin.data_fingerprint or "")[:_DIGEST],
+            prompts=(inputs.data_fingerprint or "")[:_DIGEST],
             teacher=_digest(teacher),
             sequences=window * spec.place.processes,
         )
@@ -223,10 +224,10 @@ def _digest(value: object) -> str:
 
 
 def _groups(arm: ArmRecord) -> dict[tuple[int, CostMeasure], list[ConfirmationRunRecord]]:
-    found: dict[tuple[int, CostMeasure], list[ConfirmationRunRecord]] = {}
-    for final in arm.finals:
-        found.setdefault((final.final.trial, final.final.at), []).append(final)
-    return found
+    groups: dict[tuple[int, CostMeasure], list[ConfirmationRunRecord]] = {}
+    for run in arm.finals:
+        groups.setdefault((run.final.trial, run.final.at), []).append(run)
+    return groups
 
 
 def _tested(
@@ -234,33 +235,33 @@ def _tested(
     trial: int,
     at: CostMeasure,
     documents: Sequence[tuple[ConfirmationRunRecord, list[ScoredDocument]]],
-    footings: Sequence[MatchedConditions],
+    conditions: Sequence[MatchedConditions],
 ) -> ConfirmedWinner:
-    finals = [final for final, _ in documents]
-    outcomes = [final.outcome for final in finals if final.outcome]
-    searched = next(found.outcome for found in arm.trials if found.number == trial)
+    runs = [run for run, _ in documents]
+    outcomes = [run.outcome for run in runs if run.outcome]
+    searched = next(record.outcome for record in arm.trials if record.number == trial)
     assert searched is not None and searched.scores is not None
     return ConfirmedWinner(
         arm=arm.name,
         method=arm.method,
         trial=trial,
         at=at,
-        max_steps=finals[0].final.max_steps,
-        seeds=tuple(final.final.seed for final in finals),
+        max_steps=runs[0].final.max_steps,
+        seeds=tuple(run.final.seed for run in runs),
         scores=tuple(tuple(document.value for document in rows) for _, rows in documents),
         selection=tuple(outcome.scores.score for outcome in outcomes if outcome.scores),
         searched=searched.scores.score,
         device_seconds=sum(o.cost.device_seconds for o in outcomes) / len(outcomes),
         training_seconds=sum(o.cost.training_seconds() for o in outcomes) / len(outcomes),
         trained_tokens=sum(o.cost.trained_tokens for o in outcomes) / len(outcomes),
-        footings=tuple(dict.fromkeys(footings)),
+        footings=tuple(dict.fromkeys(conditions)),
     )
 
 
 def _winners_of(
     tested: Sequence[ConfirmedWinner], higher_is_better: bool
 ) -> tuple[ConfirmedWinner, ...]:
-    """Of several winners of an arm the one that does best on the selection suite with new seeds."""
+    """Keep of each arm's winners the best on the selection suite with new seeds."""
     sign = 1 if higher_is_better else -1
     best: dict[str, ConfirmedWinner] = {}
     for arm in tested:

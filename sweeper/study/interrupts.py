@@ -1,10 +1,15 @@
-"""How a user stops a study."""
+"""Ctrl-C and SIGTERM: how a user stops a study."""
 
 from __future__ import annotations
 
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
 
 class Interrupted(BaseException):
-    """The user stopped the study; it can be continued."""
+    """The user stopped the study; the same command resumes it."""
 
 
 class StopRequest:
@@ -14,5 +19,27 @@ class StopRequest:
         self.level = 0
 
     def press(self) -> None:
-        """One more Ctrl-C."""
+        """Count one more Ctrl-C."""
         self.level = min(self.level + 1, 2)
+
+
+@contextmanager
+def listening(message: Callable[[str], None]) -> Iterator[StopRequest]:
+    """Turn Ctrl-C (once: after the running trials; twice: now) and SIGTERM (now) into a request."""
+    stop = StopRequest()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        stop.press()
+        if number == signal.SIGTERM:
+            stop.press()
+        if stop.level == 1:
+            message("Stopping after the running trials; Ctrl-C again stops now.")
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        signal.signal(number, interrupt)
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""Running jobs as their coordinator knows them: what they have said, how long they may go on."""
+"""Running jobs: their progress, and how long they may run."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from sweeper.records.remedies import speed_remedies
 
 
 def clean_log(files: JobPaths, secrets: AbstractSet[str]) -> None:
-    """Take secrets out of what a job's libraries printed, once it has ended."""
+    """Remove secrets from the log of a job that has ended."""
     log = files.log
     try:
-        # Byte for byte, but for the secrets: whatever else a log holds stays.
+        # Byte for byte, but for the secrets.
         text = log.read_bytes().decode("utf-8", "surrogateescape")
     except FileNotFoundError:
         return
@@ -43,7 +43,7 @@ def clean_log(files: JobPaths, secrets: AbstractSet[str]) -> None:
 
 
 def answer(spec: TrialSpec, interim: IntermediateScore, should_continue: bool) -> None:
-    """Tell a trial that was scored in the middle of its training whether it goes on."""
+    """Tell a trial that waits after an intermediate score whether it continues."""
     files = JobPaths(Path(spec.place.directory))
     write_text_atomically(
         files.prune_decision, json.dumps({"index": interim.index, "goes_on": should_continue})
@@ -52,41 +52,41 @@ def answer(spec: TrialSpec, interim: IntermediateScore, should_continue: bool) -
 
 @dataclass
 class RunningJob:
-    """What is known of a running job from its progress file."""
+    """A running job, followed in its progress file."""
 
     spec: Spec
     started: float = field(default_factory=time.time)
     position: int = 0
-    """The byte of the progress file up to which it has been read."""
+    """Byte of the progress file up to which it was read."""
     begun: int = 0
-    """Optimiser steps that were done when its training began, by an earlier attempt."""
+    """Optimiser steps that an earlier attempt had done when the training began."""
     last: Progress | None = None
     since: float = 0.0
-    """When it started, by its coordinator's ``clock``."""
+    """Start of the job, by the coordinator's clock."""
     heard: float = 0.0
-    """When something new was read there, by the same clock; at first, when it started."""
+    """Time of its last progress, by the same clock; at first, its start."""
     given_up: Failure | None = None
-    """Why the coordinator has ended it."""
+    """Reason for which the coordinator ended it."""
 
     @property
     def files(self) -> JobPaths:
-        """The job's."""
+        """Files of the job."""
         return JobPaths(Path(self.spec.place.directory))
 
     def read(self, now: float) -> list[Progress]:
-        """What the job has said since it was last asked; ``now`` by the clock."""
+        """Return the job's progress since the last call; ``now`` by the clock."""
         lines, self.position = read_json_lines(self.files.progress, self.position)
         rows = [Progress.model_validate(line) for line in lines]
         for row in rows:
             before, self.last, self.heard = self.last, row, now
-            # It goes on, too, after it was scored in its midst.
+            # A training also continues after an intermediate score.
             scored = before is not None and before.phase == INTERIM_PHASE
             if row.phase == "train" and not row.metrics and not scored:
                 self.begun = row.step or 0
         return rows
 
     def overdue(self, compute: ComputeConfig, now: float) -> Failure | None:
-        """Why it has to be ended: a trial that has run, or been silent, for longer than allowed."""
+        """Return why a trial has to be ended: it ran, or was silent, for longer than allowed."""
         if not isinstance(self.spec, TrialSpec):
             return None
         phase = self.last.phase if self.last else "start"
@@ -111,34 +111,34 @@ class Jobs:
     """The jobs that an executor runs, each followed in its progress file.
 
     Args:
-        executor: Runs them.
-        compute: How long trials may go on.
-        patience: For databases. While they do not answer, jobs may wait for their coordinator, and
-            it hears nothing of them: that time is not held against them.
+        executor: Runs the jobs.
+        compute: How long trials may run.
+        retry: Waits for databases. Jobs may wait for their coordinator meanwhile, so that this time
+            does not count against them.
     """
 
-    def __init__(self, executor: Executor, compute: ComputeConfig, patience: Retry) -> None:
+    def __init__(self, executor: Executor, compute: ComputeConfig, retry: Retry) -> None:
         self.running: dict[str, RunningJob] = {}
-        """By the job's directory."""
+        """Running jobs by their directories."""
         self._executor = executor
         self._compute = compute
-        self._patience = patience
+        self._retry = retry
 
     def notice(self) -> None:
-        """Follow what was submitted since."""
+        """Follow the jobs that were submitted since the last call."""
         for spec in self._executor.running():
             if spec.place.directory not in self.running:
                 now = self._clock()
                 self.running[spec.place.directory] = RunningJob(spec, since=now, heard=now)
 
     def wait(
-        self, timeout: float, hear: Callable[[TrialSpec, list[Progress]], None]
+        self, timeout: float, on_progress: Callable[[TrialSpec, list[Progress]], None]
     ) -> list[tuple[Finished, RunningJob]]:
-        """The jobs that ended, waiting up to ``timeout`` seconds for the first.
+        """Return the jobs that ended, waiting up to ``timeout`` seconds for the first.
 
         Args:
-            timeout: In seconds.
-            hear: Is given what a trial has said since the last time.
+            timeout: The longest wait in seconds.
+            on_progress: Called with the progress of a trial since the last call.
         """
         finished = self._executor.wait(timeout)
         for done in finished:
@@ -146,7 +146,7 @@ class Jobs:
         for job in self.running.values():
             rows = job.read(self._clock())
             if rows and isinstance(job.spec, TrialSpec):
-                hear(job.spec, rows)
+                on_progress(job.spec, rows)
         ended = [(done, self.running.pop(done.spec.place.directory)) for done in finished]
         for job in self.running.values():
             if job.given_up is None:
@@ -162,8 +162,8 @@ class Jobs:
             self._clean_log(job)
 
     def _clock(self) -> float:
-        """Seconds that stand still while a database does not answer."""
-        return time.time() - self._patience.waited
+        """Return the time in seconds; it stands still while a database does not answer."""
+        return time.time() - self._retry.waited
 
     @staticmethod
     def _clean_log(job: RunningJob) -> None:

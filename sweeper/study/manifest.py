@@ -1,4 +1,4 @@
-"""What a study was started with, and whether a changed study file may continue it."""
+"""What a study was started with, and whether a changed study file may resume it."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ class StudyManifest(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     config: StudyConfig
-    """Without the passwords of databases."""
+    """Configuration without the passwords of databases."""
     written: dict[str, Any] = {}
-    """Of it, what the study file and the command say: reports show this."""
+    """Part of the configuration that the study file and the command give, for reports."""
     files: dict[str, str]
     """Hashes of the data files, of models in local folders, and of the suites with their tasks."""
     cache_threads: int
     identity: str
-    """Tells this study from another of the same name that was deleted or lies elsewhere."""
+    """Random word that no other study has, not even one of the same name."""
     provenance: Provenance
 
 
 def suite_spec(suite: LoadedSuite) -> SuiteSpec:
-    """The suite with absolute folders and a hash of its tasks' files."""
+    """Return the suite with absolute folders and a hash of its tasks' files."""
     directories = suite.task_directories
     files = [_task_files(directory) for directory in directories]
     content = {"suite": suite.config.model_dump(mode="json"), "files": files}
@@ -55,46 +55,56 @@ def suite_spec(suite: LoadedSuite) -> SuiteSpec:
 
 
 def _task_files(directory: Path) -> dict[str, str]:
-    """Hashes of a folder's task files, of their code, and of the data files that they name."""
-    found: dict[str, str] = {}
+    """Return hashes of a folder's task files, their code, and the data files that they name."""
+    hashes: dict[str, str] = {}
     for path in sorted(directory.rglob("*")):
         if not path.is_file() or path.suffix not in (".yaml", ".yml", ".py", ".jinja"):
             continue
-        found[str(path.relative_to(directory))] = file_hash(path)
+        hashes[str(path.relative_to(directory))] = file_hash(path)
         if path.suffix in (".yaml", ".yml"):
             for name in named_data_files(path):
                 data = path.parent / name
                 if data.is_file():
-                    found[f"{path.relative_to(directory)}: {name}"] = file_hash(data)
-    return found
+                    hashes[f"{path.relative_to(directory)}: {name}"] = file_hash(data)
+    return hashes
 
 
 def data_files(study: LoadedStudy) -> tuple[str, ...]:
-    """Absolute paths of the local files that hold the training data; none for other sources."""
+    """Return absolute paths of local files with the training data; none for other sources."""
     source = study.config.data.train.path
     if not source.endswith((".json", ".jsonl", ".parquet", ".csv")):
         return ()
-    found = find_file(source, study.path)
-    return (str(found.resolve()),) if found else ()
+    path = find_file(source, study.path)
+    return (str(path.resolve()),) if path else ()
+
+
+def input_files(study: LoadedStudy) -> list[Path]:
+    """Return the files and folders of this machine that the study's jobs read."""
+    files = [Path(path) for path in data_files(study)]
+    for suite in (study.selection, study.test):
+        files += suite.task_directories if suite else []
+    models = (study.config.teacher.model, study.config.student.model)
+    files += [Path(model).absolute() for model in models if Path(model).is_dir()]
+    return files
 
 
 def open_manifest(
     study: LoadedStudy, paths: StudyPaths, command: list[str], threads: int
 ) -> StudyManifest:
-    """The recorded start of the study, brought up to date with what may change; or a new one.
+    """Return the study's manifest, updated with what may change; or a new one.
 
-    Until the first trial, anything may change. Then more trials, more arms, and other budget,
-    confirmation, compute or tracking settings continue a study; anything else would compare results
-    of different studies.
+    Until the first trial, anything may change. Then a study resumes with more trials, more arms,
+    and other budget, confirmation, compute or tracking settings. Anything else would compare
+    results of different studies.
 
     Args:
         study: The study file as it is now.
-        paths: Where the study is recorded.
-        command: What the user typed.
+        paths: The study's place below ``runs``.
+        command: The command line.
         threads: CPU threads of one job, for a new study.
 
     Raises:
-        StudyChangedError: The recorded study is another one; names every difference.
+        StudyChangedError: The recorded study differs; names every difference.
     """
     files = _hashes(study)
     provenance = Provenance(
@@ -110,7 +120,7 @@ def open_manifest(
             if name.startswith("suite ")
         },
     )
-    snapshot = StudyManifest(
+    manifest = StudyManifest(
         config=study.config,
         written=_written(study.config),
         files=files,
@@ -129,27 +139,27 @@ def open_manifest(
                 " (more trials, new arms, budget, confirm, compute and tracking may change)."
             )
         if differences:
-            # Another study begins here: what was asked for the old one must not guide it. In a
-            # database of the user's own, it has another identity and so another name.
+            # Another study begins: trials of the old one must not guide it. In a database of the
+            # user's own, the study has another identity and so another name.
             for path in paths.directory.glob("study.db*"):
                 path.unlink()
         else:
-            snapshot = recorded.model_copy(
+            manifest = recorded.model_copy(
                 update={"config": study.config, "written": _written(study.config)}
             )
-    write_text_atomically(paths.manifest, redacted_json(snapshot))
-    return snapshot
+    write_text_atomically(paths.manifest, redacted_json(manifest))
+    return manifest
 
 
 def changes(
     recorded: StudyManifest, study: LoadedStudy, files: dict[str, str] | None = None
 ) -> list[str]:
-    """What differs from how the study was started and makes other results, in words.
+    """Return the differences from the study's start that make other results, in words.
 
     Args:
-        recorded: How it was started.
+        recorded: The manifest of the study.
         study: The study file as it is now.
-        files: Hashes of the files that it names now, if they are known.
+        files: Hashes of the files that it names now, if they were computed.
     """
     return [
         *_differences(_plain(recorded.config), _plain(study.config)),
@@ -166,7 +176,7 @@ def _has_trials(paths: StudyPaths) -> bool:
 
 
 def read_manifest(paths: StudyPaths) -> StudyManifest | None:
-    """The recorded start of the study, if it was ever started.
+    """Return the study's manifest, if the study was ever started.
 
     Raises:
         ConfigError: The file was damaged.
@@ -182,26 +192,26 @@ def read_manifest(paths: StudyPaths) -> StudyManifest | None:
     except ValueError:
         message = (
             "expected the record of how the study was started, found something else or only a"
-            f" part of it. Restore it, or move {paths.directory} away to begin the study anew."
+            f" part of it. Restore it, or move {paths.directory} away to start the study anew."
         )
         raise ConfigError([Problem(source=str(paths.manifest), message=message)]) from None
 
 
 def _hashes(study: LoadedStudy) -> dict[str, str]:
-    found = {"suite selection": suite_spec(study.selection).content_hash}
+    hashes = {"suite selection": suite_spec(study.selection).content_hash}
     if study.test is not None:
-        found["suite test"] = suite_spec(study.test).content_hash
+        hashes["suite test"] = suite_spec(study.test).content_hash
     for path in data_files(study):
-        found[f"data {Path(path).name}"] = file_hash(Path(path))
+        hashes[f"data {Path(path).name}"] = file_hash(Path(path))
     for role, model in (("teacher", study.config.teacher), ("student", study.config.student)):
         if Path(model.model).is_dir():
-            found[f"{role} {model.model}"] = directory_hash(Path(model.model))
-    return found
+            hashes[f"{role} {model.model}"] = directory_hash(Path(model.model))
+    return hashes
 
 
-def version_changes(snapshot: StudyManifest) -> list[str]:
-    """What to tell a user whose libraries are not those that the study began with."""
-    before, now = snapshot.provenance.versions, package_versions()
+def version_changes(manifest: StudyManifest) -> list[str]:
+    """Return a warning for each library whose version changed since the study began."""
+    before, now = manifest.provenance.versions, package_versions()
     return [
         f"{name} was {before[name]} when this study began and is {now[name]} now:"
         " trials before and after may not compare"
@@ -219,12 +229,12 @@ def _plain(config: StudyConfig) -> dict[str, Any]:
 
 
 _MAY_CHANGE = ("budget", "compare_at", "compute", "confirm", "margin", "tracking")
-"""Keys that change no trial of the search, except for the devices of a trial: a step takes as many
-sequences on each."""
+"""Keys that change no trial of the search, except ``compute.devices_per_trial``: a step takes as
+many sequences on each device."""
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    found = []
+    differences = []
     for path, before, after in _walk(old, new, ()):
         if path[0] in _MAY_CHANGE and path != ("compute", "devices_per_trial"):
             continue
@@ -241,8 +251,8 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
             after_trials = after if after is not None else new["trials"]
             if after_trials >= before_trials:
                 continue
-        found.append(f"{'.'.join(path)}: was {_show(before)}, now {_show(after)}")
-    return found
+        differences.append(f"{'.'.join(path)}: was {_show(before)}, now {_show(after)}")
+    return differences
 
 
 def _file_differences(old: dict[str, str], new: dict[str, str]) -> list[str]:
@@ -263,10 +273,10 @@ _ABSENT = _Absent()
 
 def _walk(old: Any, new: Any, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], Any, Any]]:
     if isinstance(old, dict) and isinstance(new, dict):
-        found = []
+        differences = []
         for key in [*old, *(key for key in new if key not in old)]:
-            found += _walk(old.get(key, _ABSENT), new.get(key, _ABSENT), (*path, key))
-        return found
+            differences += _walk(old.get(key, _ABSENT), new.get(key, _ABSENT), (*path, key))
+        return differences
     return [] if old == new else [(path, old, new)]
 
 
@@ -276,5 +286,5 @@ def _show(value: Any) -> str:
 
 
 def command_line() -> list[str]:
-    """What the user typed, the program's path shortened to its name."""
+    """Return the command line, with the program's path shortened to its name."""
     return [Path(sys.argv[0]).name.replace("__main__.py", "sweeper"), *sys.argv[1:]]

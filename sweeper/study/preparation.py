@@ -1,8 +1,9 @@
-"""What is done once per study before its trials: check the data, score teacher and student."""
+"""The steps before a study's trials: check the data, score the teacher and the student."""
 
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -22,13 +23,13 @@ from sweeper.study.manifest import StudyManifest, data_files, suite_spec
 
 Step = Literal["data", "teacher", "student", "test_teacher", "test_student"]
 STEPS: tuple[tuple[Step, ...], ...] = (("data",), ("student", "teacher"))
-"""The steps in their order; those of one group can run beside each other."""
+"""The steps in their order; those of one group can run next to each other."""
 TEST_STEPS: tuple[tuple[Step, ...], ...] = (("test_student", "test_teacher"),)
-"""The same once the search has ended: only now is the test suite scored."""
+"""The steps after the search: only then is the test suite scored."""
 
 
-def make_study_inputs(study: LoadedStudy, snapshot: StudyManifest, cache: Path) -> StudyInputs:
-    """What every job of the study shares."""
+def make_study_inputs(study: LoadedStudy, manifest: StudyManifest, cache: Path) -> StudyInputs:
+    """Return what all jobs of the study share."""
     config = study.config
     return StudyInputs(
         study=config.study,
@@ -44,32 +45,32 @@ def make_study_inputs(study: LoadedStudy, snapshot: StudyManifest, cache: Path) 
         evaluation=config.evaluation,
         cache=str(cache.resolve()),
         teacher_states_gib=config.compute.teacher_states_gib,
-        cache_threads=snapshot.cache_threads,
+        cache_threads=manifest.cache_threads,
     )
 
 
-def with_results(origin: StudyInputs, steps: Sequence[Step], paths: StudyPaths) -> StudyInputs:
-    """The same with what ``steps``, which are done, have found out for later jobs."""
-    found: dict[str, str | None] = {}
+def with_results(inputs: StudyInputs, steps: Sequence[Step], paths: StudyPaths) -> StudyInputs:
+    """Return ``inputs`` with the results of ``steps``, which are done, for later jobs."""
+    results: dict[str, str | None] = {}
     for step in steps:
         outcome = read_outcome(paths.preparation(step))
         if outcome and outcome.data:
-            found["data_fingerprint"] = outcome.data.fingerprint
+            results["data_fingerprint"] = outcome.data.fingerprint
         if outcome and outcome.held_out:
-            found["held_out"] = outcome.held_out
-    return origin.model_copy(update=found)
+            results["held_out"] = outcome.held_out
+    return inputs.model_copy(update=results)
 
 
 def make_spec(
-    study: LoadedStudy, origin: StudyInputs, suite: SuiteSpec, step: Step, paths: JobPaths
+    study: LoadedStudy, inputs: StudyInputs, suite: SuiteSpec, step: Step, paths: JobPaths
 ) -> PreparationSpec:
-    """The spec of one step; the executor fills in where it runs."""
+    """Return the spec of one step; ``submit`` fills in where it runs."""
     arms = study.config.arms
     if study.test is not None and step in TEST_STEPS[0]:
         suite = suite_spec(study.test)
     return PreparationSpec(
         step=step,
-        origin=origin,
+        origin=inputs,
         needs_teacher_outputs=study.config.needs_teacher_outputs(),
         reads=tuple(sorted(study.config.teacher_reads())) if step == "teacher" else (),
         extra_arguments={
@@ -85,7 +86,7 @@ def make_spec(
 
 
 def is_done(spec: PreparationSpec, paths: StudyPaths) -> bool:
-    """Whether the step was completed for the same inputs."""
+    """Return whether the step was completed for the same inputs."""
     files = paths.preparation(spec.step)
     outcome = read_outcome(files)
     if outcome is None or outcome.state != "completed":
@@ -96,13 +97,13 @@ def is_done(spec: PreparationSpec, paths: StudyPaths) -> bool:
         return False
     now = redacted(spec.model_dump(mode="json"))
     same = ("origin", "suite", "test_suite", "needs_teacher_outputs", "reads", "extra_arguments")
-    # Studies that began before these were asked for have not noted them.
+    # Specs of older studies lack these keys.
     later = {"own_teachers": {}, "shapes": now["shapes"], "lengths": now["lengths"]}
     return all(before.get(key, later.get(key)) == now[key] for key in (*same, *later))
 
 
 def is_cached(step: Step, paths: StudyPaths) -> bool:
-    """Whether all that the step, which is done, left in the cache for the trials is still there."""
+    """Return whether everything that a step left in the cache for trials is still there."""
     outcome = read_outcome(paths.preparation(step))
     return outcome is not None and all(is_whole(Path(entry)) for entry in outcome.cached)
 
@@ -118,14 +119,14 @@ def submit(spec: PreparationSpec, files: JobPaths, executor: Executor) -> None:
 
 
 def explain(study: LoadedStudy, step: str, outcome: Outcome | None, files: JobPaths) -> Exception:
-    """The error to stop the study with after a step failed.
+    """Return the error to stop the study with after a step failed.
 
-    Bad input is the user's to mend, and is told with its place in the study file; anything else
-    with the end of the log.
+    Bad input is the user's to fix: the error names its place in the study file. Any other error
+    names the log.
     """
     failure = outcome.failure if outcome else None
     if outcome is not None and outcome.examination and outcome.examination.problems:
-        return ConfigError([problem_of(study, found) for found in outcome.examination.problems])
+        return ConfigError([problem_of(study, problem) for problem in outcome.examination.problems])
     if failure is not None and failure.kind in ("bad_input", "full_disk"):
         return stopped_by(study, failure)
     reason = failure.message if failure else "its process ended without an outcome"
@@ -133,14 +134,14 @@ def explain(study: LoadedStudy, step: str, outcome: Outcome | None, files: JobPa
 
 
 def stopped_by(study: LoadedStudy, failure: Failure) -> SweeperError:
-    """A worker's complaint; about input, at the place of the key that is to blame."""
+    """Return the error for a failure that stops the study; bad input names its key's place."""
     if failure.kind == "full_disk":
         return FullDiskError(failure.message)
     return ConfigError([problem_of(study, failure)])
 
 
 def problem_of(study: LoadedStudy, failure: Failure) -> Problem:
-    """A complaint about input, at the place of the key that is to blame."""
+    """Return a problem with the input, at the place of its key in the study file."""
     if failure.key:
         return study.file.problem(failure.key, failure.message)
     return Problem(source=str(study.path), message=failure.message)
@@ -157,10 +158,64 @@ def _extra_names(study: LoadedStudy, arm: str) -> tuple[str, ...]:
 
 
 def _own_teachers(study: LoadedStudy) -> dict[str, tuple[str, ...]]:
-    found = {}
+    models_of = {}
     for name, arm in study.config.arms.items():
         space = arm.search.get("teacher.model")
-        named = (space.grid() or []) if space is not None else [arm.settings.get("teacher.model")]
-        if models := tuple(str(model) for model in named if model is not None):
-            found[name] = models
-    return found
+        choices = (space.grid() or []) if space is not None else [arm.settings.get("teacher.model")]
+        if models := tuple(str(model) for model in choices if model is not None):
+            models_of[name] = models
+    return models_of
+
+
+class PreparationSteps:
+    """The steps of one study: what is left of them, and what later jobs take from them.
+
+    Args:
+        study: The checked study file.
+        manifest: The study's manifest.
+        cache: The content-addressed cache.
+        paths: The study's place below ``runs``.
+    """
+
+    def __init__(
+        self, study: LoadedStudy, manifest: StudyManifest, cache: Path, paths: StudyPaths
+    ) -> None:
+        self._study = study
+        self._paths = paths
+        self.inputs = make_study_inputs(study, manifest, cache)
+        """What all jobs share, with the results of the steps that are done."""
+        self.suite = suite_spec(study.selection)
+        """The selection suite."""
+
+    def left(self, group: Sequence[Step], *, trials_left: bool) -> deque[PreparationSpec]:
+        """Return the steps of ``group`` that are not done.
+
+        Args:
+            group: Steps that may run next to each other.
+            trials_left: True if trials will need what the steps leave in the cache.
+        """
+        specs = {
+            step: make_spec(
+                self._study, self.inputs, self.suite, step, self._paths.preparation(step)
+            )
+            for step in group
+        }
+        return deque(
+            spec
+            for step, spec in specs.items()
+            if not is_done(spec, self._paths)
+            # The cache may have been emptied since.
+            or (trials_left and not is_cached(step, self._paths))
+        )
+
+    def submit(self, spec: PreparationSpec, executor: Executor) -> None:
+        """Start a step."""
+        submit(spec, self._paths.preparation(spec.step), executor)
+
+    def take_results(self, group: Sequence[Step]) -> None:
+        """Give later jobs the results of a group of steps that is done."""
+        self.inputs = with_results(self.inputs, group, self._paths)
+
+    def error(self, step: Step, outcome: Outcome | None) -> Exception:
+        """Return the error to stop the study with after a step failed."""
+        return explain(self._study, step, outcome, self._paths.preparation(step))

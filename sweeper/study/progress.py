@@ -1,11 +1,12 @@
-"""From a study that runs to what the terminal shows of it."""
+"""What the terminal shows of a study that runs."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from sweeper.config.study import StudyConfig
+from sweeper.config.compute import ComputeConfig
+from sweeper.config.confirm import CostMeasure
 from sweeper.records import Outcome, PreparationSpec, TrialSpec
 from sweeper.reporting.live import (
     ArmProgress,
@@ -16,20 +17,39 @@ from sweeper.reporting.live import (
 )
 from sweeper.reporting.time_left import RunningTrial, estimate
 from sweeper.study.arms import ArmState
-from sweeper.study.coordinator import Coordinator
+from sweeper.study.collaborators import RunningStudy
 from sweeper.study.jobs import RunningJob
 
 
 class DisplayObserver:
-    """An observer of a study that draws it on a live display."""
+    """An observer of a study that draws it on a live display.
 
-    def __init__(self, display: LiveDisplay) -> None:
+    Args:
+        display: The live display.
+        study: The study's name.
+        compute: Devices and workers, for the time that is left.
+        confirmation_runs: Confirmation runs of each arm at equal steps; 0: none follow the search.
+        compare_at: Measures of cost at which winners are compared.
+    """
+
+    def __init__(
+        self,
+        display: LiveDisplay,
+        study: str,
+        compute: ComputeConfig,
+        confirmation_runs: int = 0,
+        compare_at: Sequence[CostMeasure] = ("steps",),
+    ) -> None:
         self._display = display
+        self._study = study
+        self._compute = compute
+        self._confirmation_runs = confirmation_runs
+        self._compare_at = compare_at
         self._ended: list[EndedJob] = []
 
-    def update(self, run: Coordinator) -> None:
+    def update(self, run: RunningStudy) -> None:
         """Draw the study as it is now."""
-        self._display.update(_live_state(run, self._ended, time.time()))
+        self._display.update(self._state(run, time.time()))
 
     def ended(self, spec: TrialSpec, outcome: Outcome) -> None:
         """Draw a trial's end, from the next update on."""
@@ -39,24 +59,60 @@ class DisplayObserver:
         """Print a line above the live area."""
         self._display.message(text)
 
+    def _state(self, run: RunningStudy, now: float) -> LiveState:
+        jobs = list(run.jobs.running.values())
+        steps = [job for job in jobs if isinstance(job.spec, PreparationSpec)]
+        return LiveState(
+            study=self._study,
+            started=run.started,
+            arms=tuple(_arm(arm, run) for arm in run.arms.values()),
+            running=tuple(running_job(job, now) for job in jobs),
+            ended=tuple(self._ended),
+            preparation=", ".join(step_name(job) for job in steps) or None,
+            noun="confirmation runs" if run.phase == "confirm" else "trials",
+            seconds_left=self._seconds_left(run, jobs, now),
+            stopping=run.stop.level > 0,
+        )
 
-def _live_state(run: Coordinator, ended: Sequence[EndedJob], now: float) -> LiveState:
-    jobs = list(run.jobs.running.values())
-    steps = [job for job in jobs if isinstance(job.spec, PreparationSpec)]
-    return LiveState(
-        study=run.study.config.study,
-        started=run.started,
-        arms=tuple(_arm(arm, run) for arm in run.arms.values()),
-        running=tuple(running_job(job, now) for job in jobs),
-        ended=tuple(ended),
-        preparation=", ".join(step_name(job) for job in steps) or None,
-        noun="confirmation runs" if run.phase == "confirm" else "trials",
-        seconds_left=_seconds_left(run, jobs, now),
-        stopping=run.stop.level > 0,
-    )
+    def _seconds_left(
+        self, run: RunningStudy, jobs: Sequence[RunningJob], now: float
+    ) -> float | None:
+        if not run.arms:
+            return None
+        seconds = {
+            name: [
+                trial.seconds / self._compute.devices_per_trial
+                for trial in arm.ended.values()
+                if trial.state == "completed"
+            ]
+            for name, arm in run.arms.items()
+        }
+        remaining = {name: _remaining(arm, run, jobs) for name, arm in run.arms.items()}
+        if run.phase == "search" and self._confirmation_runs:
+            remaining = self._with_confirmation(remaining, seconds)
+        return estimate(
+            seconds,
+            remaining,
+            self._compute.workers or max(1, len(jobs)),
+            [_underway(job, now) for job in jobs if isinstance(job.spec, TrialSpec)],
+        )
+
+    def _with_confirmation(
+        self, remaining: Mapping[str, int], seconds: Mapping[str, Sequence[float]]
+    ) -> dict[str, int]:
+        """Add the confirmation runs, as if each took as long as a trial of its arm.
+
+        At equal seconds, those of all arms take as long as the most expensive arm's.
+        """
+        counts = {name: count + self._confirmation_runs for name, count in remaining.items()}
+        means = {name: sum(took) / len(took) for name, took in seconds.items() if took}
+        if "device_seconds" in self._compare_at and means:
+            slowest = max(means, key=means.__getitem__)
+            counts[slowest] += self._confirmation_runs * (len(counts) - 1)
+        return counts
 
 
-def _arm(arm: ArmState, run: Coordinator) -> ArmProgress:
+def _arm(arm: ArmState, run: RunningStudy) -> ArmProgress:
     scores = [trial.score for trial in arm.ended.values() if trial.score is not None]
     choose = max if run.higher_is_better else min
     failed = sum(trial.state == "failed" for trial in arm.ended.values())
@@ -71,7 +127,7 @@ def _arm(arm: ArmState, run: Coordinator) -> ArmProgress:
 
 
 def running_job(job: RunningJob, now: float) -> LiveJob:
-    """What is shown of a job."""
+    """Return what the display shows of a job."""
     label = _label(job.spec) if isinstance(job.spec, TrialSpec) else job.spec.step
     last = job.last
     if last is None:
@@ -90,10 +146,10 @@ def running_job(job: RunningJob, now: float) -> LiveJob:
 
 
 def _ended(spec: TrialSpec, outcome: Outcome) -> EndedJob:
-    failure, found = outcome.failure, outcome.scores or outcome.interim
+    failure, scores = outcome.failure, outcome.scores or outcome.interim
     return EndedJob(
         label=_label(spec),
-        score=found.score if found else None,
+        score=scores.score if scores else None,
         pruned=outcome.state == "pruned",
         failure=f"{failure.kind.replace('_', ' ')}: {failure.message}" if failure else None,
         seconds=outcome.wall_seconds,
@@ -101,7 +157,7 @@ def _ended(spec: TrialSpec, outcome: Outcome) -> EndedJob:
 
 
 def _label(spec: TrialSpec) -> str:
-    """``gkd #3``; of a winner that is trained again, its number in the search and the new seed."""
+    """Return ``gkd #3``; of a confirmation run, the winner's number and the new seed."""
     if spec.final is None:
         return f"{spec.arm} #{spec.number}"
     longer = "" if spec.final.at == "steps" else f", equal {spec.final.at.replace('_', ' ')}"
@@ -109,7 +165,7 @@ def _label(spec: TrialSpec) -> str:
 
 
 def step_name(job: RunningJob) -> str:
-    """What a step of the preparation does, in words."""
+    """Return what a step of the preparation does, in words."""
     assert isinstance(job.spec, PreparationSpec)
     match job.spec.step:
         case "data":
@@ -124,45 +180,7 @@ def step_name(job: RunningJob) -> str:
     return "warming up and scoring the student" if warm else "scoring the student"
 
 
-def _seconds_left(run: Coordinator, jobs: list[RunningJob], now: float) -> float | None:
-    if not run.arms:
-        return None
-    seconds = {
-        name: [
-            trial.seconds / run.study.config.compute.devices_per_trial
-            for trial in arm.ended.values()
-            if trial.state == "completed"
-        ]
-        for name, arm in run.arms.items()
-    }
-    remaining = {name: _remaining(arm, run, jobs) for name, arm in run.arms.items()}
-    if run.phase == "search" and run.study.config.confirms():
-        remaining = _with_confirmation(remaining, seconds, run.study.config)
-    return estimate(
-        seconds,
-        remaining,
-        run.study.config.compute.workers or max(1, len(jobs)),
-        [_underway(job, now) for job in jobs if isinstance(job.spec, TrialSpec)],
-    )
-
-
-def _with_confirmation(
-    remaining: dict[str, int], seconds: dict[str, list[float]], config: StudyConfig
-) -> dict[str, int]:
-    """The winners' trainings too, as if each took as long as a trial of its arm.
-
-    At equal seconds, all arms' take as long as the most expensive one's.
-    """
-    each = config.confirm.top_k * config.confirm.seeds
-    found = {name: count + each for name, count in remaining.items()}
-    known = {name: sum(took) / len(took) for name, took in seconds.items() if took}
-    if "device_seconds" in config.compare_at and known:
-        slowest = max(known, key=known.__getitem__)
-        found[slowest] += each * (len(found) - 1)
-    return found
-
-
-def _remaining(arm: ArmState, run: Coordinator, jobs: list[RunningJob]) -> int:
+def _remaining(arm: ArmState, run: RunningStudy, jobs: Sequence[RunningJob]) -> int:
     if run.stop_reason(arm.name) is None:
         return arm.budget - len(arm.ended)
     # What runs is finished, and nothing is started.

@@ -1,4 +1,4 @@
-"""What a study left under ``runs``, as one record for the reports; reads only, needs no torch."""
+"""The record of a study, read from ``runs`` for reports; needs no torch."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 from pydantic_core import from_json
 
 from sweeper.analysis.teacher_gap import teacher_gap_sentence
-from sweeper.config.loading import LoadedStudy, load_study
+from sweeper.config.arms import ArmConfig
+from sweeper.config.loading import load_study
 from sweeper.config.names import is_name
-from sweeper.config.study import StudyConfig
 from sweeper.foundation.errors import ConfigError, Problem
 from sweeper.records import DataSummary, Outcome, Scores, archive
 from sweeper.records.layout import JobPaths, StudyPaths
@@ -26,7 +26,8 @@ from sweeper.records.study_record import (
     TeacherGap,
     TrialRecord,
 )
-from sweeper.study.budgets import device_seconds, stop_reason, summarize, trial_budgets
+from sweeper.study.budgets import device_seconds, summarize, trial_budgets
+from sweeper.study.early_stopping import StoppingRule
 from sweeper.study.final_scores import (
     read_confirmation,
     read_confirmation_runs,
@@ -38,7 +39,7 @@ from sweeper.study.manifest import StudyManifest, read_manifest
 
 @dataclass(frozen=True)
 class Preparation:
-    """What the preparation found, as far as it was completed."""
+    """Results of the preparation, as far as it was completed."""
 
     data: DataSummary | None
     teacher: Outcome | None
@@ -46,13 +47,13 @@ class Preparation:
 
     @property
     def scores(self) -> Scores | None:
-        """Of either model."""
+        """Scores of either model."""
         ends = (self.teacher, self.starting_student)
         return next((end.scores for end in ends if end and end.scores), None)
 
 
 def read_preparation(paths: StudyPaths) -> Preparation:
-    """What was found out before the study's trials."""
+    """Read the results of the steps before the trials."""
     data = read_completed(paths.preparation("data"))
     return Preparation(
         data=data.data if data else None,
@@ -62,10 +63,10 @@ def read_preparation(paths: StudyPaths) -> Preparation:
 
 
 def read_teacher_gap(paths: StudyPaths) -> TeacherGap | None:
-    """How much better the teacher is than the starting student, once both were scored."""
-    found = read_preparation(paths)
-    teacher = found.teacher.scores if found.teacher else None
-    student = found.starting_student.scores if found.starting_student else None
+    """Read how much better the teacher is than the starting student, once both were scored."""
+    prepared = read_preparation(paths)
+    teacher = prepared.teacher.scores if prepared.teacher else None
+    student = prepared.starting_student.scores if prepared.starting_student else None
     if teacher is None or student is None or teacher.suite_hash != student.suite_hash:
         return None
     theirs, ours = (selection_documents(paths.preparation(step)) for step in ("teacher", "student"))
@@ -73,9 +74,9 @@ def read_teacher_gap(paths: StudyPaths) -> TeacherGap | None:
 
 
 def selection_documents(files: JobPaths) -> list[ScoredDocument]:
-    """A model's score on each document that the selection suite's is made of.
+    """Read a model's score on each document of the selection suite.
 
-    There are none where the file is older than what is read here, or damaged.
+    Return none of a file that is damaged, or from a version that wrote fewer keys.
     """
     try:
         return read_documents(files.documents)
@@ -83,45 +84,47 @@ def selection_documents(files: JobPaths) -> list[ScoredDocument]:
         return []
 
 
-def read_study(paths: StudyPaths, snapshot: StudyManifest) -> StudyRecord:
-    """The study with every trial that exists.
+def read_study(paths: StudyPaths, manifest: StudyManifest) -> StudyRecord:
+    """Read the study with every trial that exists.
 
     Args:
-        paths: Where the study is recorded.
-        snapshot: Its start.
+        paths: The study's place below ``runs``.
+        manifest: The study's manifest.
     """
-    config = snapshot.config
+    config = manifest.config
     plan = read_plan(paths)
-    arms = tuple(_read_arm(paths, config, name, plan) for name in config.arms)
+    budgets = trial_budgets(config.arms, config.trials, config.sampler, config.budget.trials)
+    seconds = device_seconds(config.arms, config.budget)
+    arms = tuple(
+        _read_arm(paths, name, arm, plan, budget=budgets[name], device_seconds=seconds[name])
+        for name, arm in config.arms.items()
+    )
     ended = {
         arm.name: {trial.number: summarize(trial.outcome) for trial in arm.trials if trial.outcome}
         for arm in arms
     }
-    before = read_preparation(paths)
+    prepared = read_preparation(paths)
     outcomes = [trial.outcome for arm in arms for trial in arm.trials if trial.outcome]
-    scored = before.scores or next((o.scores for o in outcomes if o.scores), None)
+    scored = prepared.scores or next((o.scores for o in outcomes if o.scores), None)
     higher = scored.higher_is_better if scored else True
+    rule = StoppingRule(config.arms, config.budget, config.compute.devices_per_trial, higher)
     arms = tuple(
-        arm.model_copy(
-            update={
-                "stopped": stop_reason(config, arm.name, ended, higher_is_better=higher)
-                if len(ended[arm.name]) < arm.budget
-                else None
-            }
-        )
+        arm.model_copy(update={"stopped": rule.reason(arm.name, ended)})
+        if len(ended[arm.name]) < arm.budget
+        else arm.model_copy(update={"stopped": None})
         for arm in arms
     )
-    summary = before.data
-    provenance = snapshot.provenance.model_copy(
+    summary = prepared.data
+    provenance = manifest.provenance.model_copy(
         update={"data_fingerprint": summary.fingerprint if summary else None}
     )
     return StudyRecord(
         study=config.study,
-        config=snapshot.written or config.model_dump(mode="json", exclude_unset=True),
+        config=manifest.written or config.model_dump(mode="json", exclude_unset=True),
         provenance=provenance,
         arms=arms,
-        teacher=before.teacher,
-        starting_student=before.starting_student,
+        teacher=prepared.teacher,
+        starting_student=prepared.starting_student,
         data=summary,
         higher_is_better=higher,
         lead=read_teacher_gap(paths),
@@ -129,14 +132,20 @@ def read_study(paths: StudyPaths, snapshot: StudyManifest) -> StudyRecord:
     )
 
 
-def _read_arm(paths: StudyPaths, config: StudyConfig, name: str, plan: Plan | None) -> ArmRecord:
-    arm = config.arms[name]
-    seconds = device_seconds(config)[name]
+def _read_arm(
+    paths: StudyPaths,
+    name: str,
+    arm: ArmConfig,
+    plan: Plan | None,
+    *,
+    budget: int,
+    device_seconds: float | None,
+) -> ArmRecord:
     return ArmRecord(
         name=name,
         method=arm.method,
-        budget=trial_budgets(config)[name],
-        device_hours=None if seconds is None else seconds / 3600,
+        budget=budget,
+        device_hours=None if device_seconds is None else device_seconds / 3600,
         settings=arm.settings,
         search={key: space.model_dump(mode="json") for key, space in arm.search.items()},
         trials=tuple(
@@ -165,22 +174,22 @@ def _read_trial(number: int, files: JobPaths) -> TrialRecord | None:
     )
 
 
-def record_of_study(study: LoadedStudy, runs: Path) -> StudyRecord:
-    """What is recorded of a study below ``runs``.
+def record_of_study(paths: StudyPaths, study_file: Path) -> StudyRecord:
+    """Return the record of the study of a study file.
 
     Raises:
-        ConfigError: It has not been run.
+        ConfigError: The study has not been run.
     """
-    return _read(StudyPaths(runs, study.config.study), str(study.path))
+    return _read(paths, str(study_file))
 
 
 def find_record(named: Path, runs: Path) -> StudyRecord:
-    """What is recorded of the study that a user named.
+    """Return the record of the study that a user named.
 
     Args:
         named: A study file; ``records.json.gz`` of a report; a report's folder with such a file;
             or a study's own folder below a ``runs`` folder.
-        runs: Where the studies of study files are recorded.
+        runs: The folder of the studies of study files.
 
     Raises:
         ConfigError: There is no record, or it is damaged.
@@ -199,19 +208,19 @@ def find_record(named: Path, runs: Path) -> StudyRecord:
         return _read(paths, str(named))
     if named.suffix == ".gz":
         return archive.read_records(named)
-    return record_of_study(load_study(named, []), runs)
+    return record_of_study(StudyPaths(runs, load_study(named).config.study), named)
 
 
 def find_records(named: Sequence[Path], runs: Path) -> list[StudyRecord]:
-    """The records of several studies, each found as ``find_record`` does.
+    """Return the records of several studies, each found as ``find_record`` does.
 
     Raises:
-        ConfigError: One is not there or is damaged, there are fewer than two, or two are the same.
+        ConfigError: A record is missing or damaged, there are fewer than two, or two are the same.
     """
     if len(named) < 2:
         message = f"expected two studies or more to compare, found {len(named)}"
         raise ConfigError([Problem(source=str(named[0]), message=message)])
-    records = [find_record(one, runs) for one in named]
+    records = [find_record(path, runs) for path in named]
     for number, record in enumerate(records):
         for other, path in zip(records[:number], named, strict=False):
             if _identity(record) == _identity(other):
@@ -225,14 +234,20 @@ def _identity(record: StudyRecord) -> tuple[str, float]:
 
 
 def _read(paths: StudyPaths, source: str) -> StudyRecord:
-    snapshot = read_manifest(paths)
-    if snapshot is None:
+    manifest = read_manifest(paths)
+    if manifest is None:
         message = f"the study {paths.study!r} has not been run: nothing in {paths.directory}"
         raise ConfigError([Problem(source=source, message=message)])
-    # None of ten thousand trials is garbage: to look for some is a quarter of the command's time.
+    # None of ten thousand trials is garbage: the search for it is a quarter of the command's time.
     gc.disable()
     try:
-        return read_study(paths, snapshot)
+        return read_study(paths, manifest)
     finally:
         gc.freeze()
         gc.enable()
+
+
+def all_failed(record: StudyRecord) -> bool:
+    """Return whether the study has trials, and every one of them failed."""
+    trials = [trial for arm in record.arms for trial in arm.trials]
+    return bool(trials) and all(trial.state == "failed" for trial in trials)

@@ -1,4 +1,4 @@
-"""Attempts at a trial: the spec of the next, and what is kept of those that did not finish."""
+"""Retries of a trial: what is kept of attempts that did not finish, and which trials run again."""
 
 from __future__ import annotations
 
@@ -6,34 +6,19 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable
 
-from sweeper.config.settings import MethodSettings, effective, model_settings, resolve
-from sweeper.config.study import StudyConfig
+from sweeper.config.settings import MethodSettings
 from sweeper.foundation.files import read_json_lines, write_text_atomically
 from sweeper.foundation.secrets import redact_credentials
-from sweeper.records import (
-    ConfirmationRun,
-    Cost,
-    Failure,
-    FailureKind,
-    IntermediatePoint,
-    Outcome,
-    Resources,
-    StudyInputs,
-    SuiteSpec,
-    TrialSpec,
-)
+from sweeper.records import Cost, Failure, FailureKind, Outcome, TrialSpec
 from sweeper.records.layout import JobPaths
 from sweeper.records.outcome_files import read_outcome
-from sweeper.records.seeds import confirmation_seed, trial_seed
-from sweeper.search.arm_search import Asked
 
 MOST = 3
-"""How often a trial is started when its process keeps disappearing."""
+"""Attempts of a trial whose process keeps disappearing."""
 
 UNSPENT: frozenset[FailureKind] = frozenset({"bad_input", "full_disk"})
-"""Failures that stop the study: once their cause is mended, the same trial runs again."""
+"""Failures that stop the study: once their cause is fixed, the same trial runs again."""
 
 
 def archive_attempt(files: JobPaths) -> int:
@@ -44,7 +29,7 @@ def archive_attempt(files: JobPaths) -> int:
     """
     root = files.directory / "attempts"
     earlier = len(list(root.iterdir())) if root.is_dir() else 0
-    # From here on the trial is not done any more.
+    # From here on the trial is no longer done.
     files.recorded.unlink(missing_ok=True)
     if not files.spec.exists():
         files.outcome.unlink(missing_ok=True)
@@ -54,7 +39,7 @@ def archive_attempt(files: JobPaths) -> int:
     number = earlier if interrupted else earlier + 1
     kept = files.attempt(number)
     kept.directory.mkdir(parents=True, exist_ok=True)
-    # The spec goes last: while it stands, an interrupted move is taken up again.
+    # The spec goes last: while it stands, an interrupted move is resumed.
     for name in (
         "progress",
         "outcome",
@@ -73,83 +58,8 @@ def archive_attempt(files: JobPaths) -> int:
     return number + 1
 
 
-def next_spec(
-    config: StudyConfig,
-    origin: StudyInputs,
-    suite: SuiteSpec,
-    arm: str,
-    asked: Asked,
-    *,
-    interim: Iterable[tuple[int, float]],
-    place: Resources,
-    files: JobPaths,
-    final: ConfirmationRun | None = None,
-    test_suite: SuiteSpec | None = None,
-) -> TrialSpec:
-    """The spec of a trial's next attempt, once what an earlier one left is set aside.
-
-    Args:
-        config: The study.
-        origin: What its jobs share.
-        suite: The selection suite.
-        arm: The arm's name.
-        asked: The trial.
-        interim: Where in its training the student is scored: the points, and their shares of the
-            optimiser steps.
-        place: Where it runs.
-        files: The trial's.
-        final: What it is, if it is a winner that is trained again.
-        test_suite: What that is scored on as well.
-    """
-    attempt = archive_attempt(files)
-    method, fixed = config.arms[arm].method, config.arms[arm].settings
-    settings = effective(method, resolve(config.training, fixed, asked.params))
-    seed = trial_seed(config.seed, arm, asked.number)
-    if final is not None:
-        settings = settings.model_copy(update={"max_steps": final.max_steps})
-        seed = confirmation_seed(config.seed, final.seed)
-    if ran_out_of_memory(files):
-        settings = smaller(settings)
-    return TrialSpec(
-        origin=origin,
-        arm=arm,
-        method=method,
-        number=asked.number,
-        attempt=attempt,
-        seed=seed,
-        params=asked.params,
-        settings=settings,
-        lora=model_settings("lora", fixed, asked.params),
-        teacher=model_settings("teacher", fixed, asked.params),
-        suite=suite,
-        interim=_steps(interim, settings.max_steps, config.pruner.documents),
-        earlier_seconds=out_of_memory_seconds(files),
-        final=final,
-        test_suite=test_suite,
-        place=place.model_copy(
-            update={
-                "memory_gib": config.compute.memory_limit,
-                "shard_teacher": config.compute.shard_teacher,
-                "shard_student": config.compute.shard_student,
-            }
-        ),
-    )
-
-
-def _steps(
-    points: Iterable[tuple[int, float]], max_steps: int, documents: int
-) -> tuple[IntermediatePoint, ...]:
-    """The points as whole steps; of two at the same step the first, and none at the end."""
-    steps: dict[int, IntermediatePoint] = {}
-    for index, share in points:
-        step = max(1, round(share * max_steps))
-        if step < max_steps and step not in steps:
-            steps[step] = IntermediatePoint(index=index, step=step, documents=documents)
-    return tuple(steps.values())
-
-
 def is_over(outcome: Outcome | None, files: JobPaths) -> bool:
-    """Whether a trial has ended for good, and can be read: one that has not runs again."""
+    """Return whether a trial has ended for good and can be read; otherwise it runs again."""
     if outcome is None or (outcome.failure is not None and outcome.failure.kind in UNSPENT):
         return False
     try:
@@ -165,7 +75,7 @@ def discard_checkpoint(files: JobPaths) -> None:
 
 
 def note_loss(files: JobPaths, reason: str) -> int:
-    """Note that the attempt's process disappeared.
+    """Record that the attempt's process disappeared.
 
     Returns:
         How often that has happened to the trial, in this run of the study and in earlier ones.
@@ -174,8 +84,30 @@ def note_loss(files: JobPaths, reason: str) -> int:
     return _losses(files)
 
 
+def conclude(
+    spec: TrialSpec, files: JobPaths, started: float, *, given_up: Failure | None, reason: str
+) -> Outcome | None:
+    """Return and write the outcome of a trial whose process reported none; None if it runs again.
+
+    Args:
+        spec: The spec of the trial.
+        files: The files of the trial.
+        started: When its process was started, in seconds since the epoch.
+        given_up: Why the coordinator ended the process, if it did.
+        reason: How the process disappeared otherwise.
+    """
+    if given_up is not None:
+        outcome = ended(spec, given_up, files, started)
+    elif note_loss(files, reason) < MOST:
+        return None
+    else:
+        outcome = lost(spec, reason, files, started)
+    write_text_atomically(files.outcome, outcome.model_dump_json(indent=1) + "\n")
+    return outcome
+
+
 def lost_for_good(files: JobPaths) -> str | None:
-    """How the process of a trial disappeared that is not to be started again; None otherwise."""
+    """Return how a trial's process disappeared the last time it may; None: the trial may retry."""
     if not files.lost.exists() or _losses(files) < MOST:
         return None
     return files.lost.read_text(encoding="utf-8").strip()
@@ -186,12 +118,12 @@ def _losses(files: JobPaths) -> int:
 
 
 def ran_out_of_memory(files: JobPaths) -> bool:
-    """Whether an earlier attempt, one that was set aside, did."""
+    """Return whether an archived attempt ran out of memory."""
     return bool(_out_of_memory(files))
 
 
 def out_of_memory_seconds(files: JobPaths) -> float:
-    """What earlier attempts that ran out of memory took on their devices."""
+    """Return the device-seconds of archived attempts that ran out of memory."""
     return sum(outcome.cost.device_seconds for outcome in _out_of_memory(files))
 
 
@@ -201,9 +133,9 @@ def _out_of_memory(files: JobPaths) -> list[Outcome]:
 
 
 def may_be_smaller(spec: TrialSpec, outcome: Outcome, files: JobPaths) -> bool:
-    """Whether the trial gets another attempt with half the rows in a micro-batch.
+    """Return whether the trial gets another attempt with half the rows in a micro-batch.
 
-    One that ran out of memory does, once, if the rows can be halved.
+    A trial that ran out of memory gets one such attempt, if its rows can be halved.
     """
     return (
         _is_out_of_memory(outcome)
@@ -213,7 +145,7 @@ def may_be_smaller(spec: TrialSpec, outcome: Outcome, files: JobPaths) -> bool:
 
 
 def smaller(settings: MethodSettings) -> MethodSettings:
-    """The same optimiser steps in twice as many micro-batches of half the rows.
+    """Return settings for the same optimiser steps in twice as many micro-batches of half the rows.
 
     Half as many rollouts are sampled at a time, too.
     """
@@ -232,7 +164,7 @@ def _is_out_of_memory(outcome: Outcome) -> bool:
 
 
 def lost(spec: TrialSpec, reason: str, files: JobPaths, started: float | None = None) -> Outcome:
-    """The outcome of a trial whose process keeps disappearing, with the end of its log."""
+    """Return the outcome of a trial whose process keeps disappearing, with the end of its log."""
     failure = Failure(kind="lost", message=f"lost {MOST} times: {reason}")
     return ended(spec, failure, files, started)
 
@@ -240,13 +172,13 @@ def lost(spec: TrialSpec, reason: str, files: JobPaths, started: float | None = 
 def ended(
     spec: TrialSpec, failure: Failure, files: JobPaths, started: float | None = None
 ) -> Outcome:
-    """The outcome of a trial whose process was ended before it could report one.
+    """Return the outcome of a trial whose process was ended before it could report one.
 
     Args:
-        spec: The trial's.
+        spec: The spec of the trial.
         failure: Why it was ended; the end of its log is added.
-        files: The trial's.
-        started: When its process was started, in seconds since the epoch, if it is known.
+        files: The files of the trial.
+        started: When its process was started, in seconds since the epoch, if recorded.
     """
     log = files.log.read_text(encoding="utf-8", errors="replace") if files.log.exists() else ""
     rows, _ = read_json_lines(files.progress)

@@ -1,4 +1,4 @@
-"""What a study writes to a tracker, and under which names: pure functions on records.
+"""The names and values that a study writes to a tracker: pure functions on records.
 
 Names are made for comparing all trials of a study in one view, whatever their arm:
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -27,10 +27,9 @@ from sweeper.config.settings import (
     MethodSettings,
     without_effect,
 )
-from sweeper.config.study import StudyConfig
 from sweeper.config.unknown_keys import known_settings
 from sweeper.foundation.secrets import redact, redacted
-from sweeper.records import DataSummary, Outcome, Progress, Scores, TrialSpec
+from sweeper.records import DataSummary, Outcome, Progress, Scores, StudyInputs, TrialSpec
 from sweeper.records.study_record import Provenance
 
 LONGEST_PARAM = 6000
@@ -65,22 +64,22 @@ class Dataset(NamedTuple):
     digest: str
     source_type: str
     source: str
-    """JSON."""
+    """Source as JSON."""
     profile: str
-    """JSON."""
+    """Profile as JSON."""
 
 
 def valid_key(name: str) -> str:
-    """``name`` with every character that MLflow forbids in a key replaced by ``_``."""
+    """Return ``name`` with every character that MLflow forbids in a key replaced by ``_``."""
     key = re.sub(r"[^\w\-. :/]", "_", name, flags=re.ASCII)
     parts = [part if part.strip(".") else "_" for part in key.split("/")]
     return "/".join(parts)[:LONGEST_KEY]
 
 
 def text_of(value: object, limit: int = LONGEST_PARAM) -> str:
-    """``value`` as MLflow stores it: YAML's spelling, no passwords, at most ``limit`` characters.
+    """Return ``value`` as MLflow stores it: YAML's spelling, no passwords, at most ``limit`` long.
 
-    A longer text is cut and says so at its end.
+    A longer text is cut, and a note at its end gives its length.
     """
     if isinstance(value, str):
         text = value
@@ -100,17 +99,17 @@ def text_of(value: object, limit: int = LONGEST_PARAM) -> str:
 
 
 def as_texts(values: Mapping[str, object], limit: int = LONGEST_PARAM) -> dict[str, str]:
-    """``values`` with keys and values as MLflow stores them."""
+    """Return ``values`` with keys and values as MLflow stores them."""
     return {valid_key(key): text_of(redacted(value, key), limit) for key, value in values.items()}
 
 
 def as_tags(values: Mapping[str, object]) -> dict[str, str]:
-    """``values`` as tags; those that are None are left out."""
+    """Return ``values`` as tags, without those that are None."""
     return as_texts({k: v for k, v in values.items() if v is not None}, LONGEST_TAG)
 
 
 def effective_settings(method: Method, settings: MethodSettings) -> dict[str, Any]:
-    """The settings that change what a trial of ``method`` does, ``extra`` left out.
+    """Return the settings that change what a trial of ``method`` does, without ``extra``.
 
     ``supervised_kd`` is GKD at ``lmbda = 0`` and ``beta = 0``, and shows as that.
     """
@@ -127,8 +126,8 @@ def effective_settings(method: Method, settings: MethodSettings) -> dict[str, An
 
 
 def trial_params(spec: TrialSpec) -> dict[str, str]:
-    """The parameters of one trial, in the order in which MLflow's pages offer them."""
-    origin = spec.origin
+    """Return the parameters of one trial, in the order in which MLflow's pages offer them."""
+    inputs = spec.origin
     settings = {
         _namespaced(name): value
         for name, value in effective_settings(spec.method, spec.settings).items()
@@ -138,27 +137,27 @@ def trial_params(spec: TrialSpec) -> dict[str, str]:
         **{_namespaced(name): value for name, value in spec.params.items()},
         "study/arm": spec.arm,
         "study/method": spec.method,
-        "study/seed": origin.seed,
+        "study/seed": inputs.seed,
         "study/trial_seed": spec.seed,
         "study/suite": spec.suite.config.suite,
-        "student/model": origin.student.model,
-        "student/dtype": origin.student.dtype,
+        "student/model": inputs.student.model,
+        "student/dtype": inputs.student.dtype,
     }
-    if origin.student.quantization is not None:
-        values["student/quantization"] = origin.student.quantization
+    if inputs.student.quantization is not None:
+        values["student/quantization"] = inputs.student.quantization
     values |= settings
     for name, value in spec.settings.extra.items():
         values[f"training/extra.{name}"] = value
     if spec.method != "sft":
-        values |= {"teacher/model": origin.teacher.model, "teacher/dtype": origin.teacher.dtype}
-        if origin.teacher.quantization is not None:
-            values["teacher/quantization"] = origin.teacher.quantization
-        for name, value in origin.teacher.init_kwargs.items():
+        values |= {"teacher/model": inputs.teacher.model, "teacher/dtype": inputs.teacher.dtype}
+        if inputs.teacher.quantization is not None:
+            values["teacher/quantization"] = inputs.teacher.quantization
+        for name, value in inputs.teacher.init_kwargs.items():
             values[f"teacher/init_kwargs.{name}"] = value
         for name, value in spec.teacher.items():
             values[f"teacher/{name}"] = value
-    if origin.student.lora is not None:
-        for name, value in {**origin.student.lora.model_dump(), **spec.lora}.items():
+    if inputs.student.lora is not None:
+        for name, value in {**inputs.student.lora.model_dump(), **spec.lora}.items():
             values[f"lora/{name}"] = value
     return as_texts(values)
 
@@ -177,35 +176,34 @@ def _namespaced(name: str) -> str:
 def arm_params(
     name: str, method: Method, settings: Mapping[str, Any], search: Mapping[str, Any]
 ) -> dict[str, str]:
-    """What the study file fixes and searches in an arm; spaces are JSON, as they were written."""
+    """Return what the study file fixes and searches in an arm; spaces are JSON."""
     values: dict[str, object] = {"study/arm": name, "study/method": method}
     values |= {f"settings/{key}": value for key, value in settings.items()}
     values |= {f"search/{key}": value for key, value in search.items()}
     return as_texts(values)
 
 
-def study_params(config: StudyConfig) -> dict[str, str]:
-    """What all arms share."""
+def study_params(inputs: StudyInputs, sampler: str) -> dict[str, str]:
+    """Return the parameters that all arms share."""
     return as_texts(
         {
-            "study/name": config.study,
-            "study/seed": config.seed,
-            "study/sampler": config.sampler.type,
-            "study/selection_suite": config.evaluation.selection,
-            "study/test_suite": config.evaluation.test,
-            "study/data": config.data.train.path,
-            "teacher/model": config.teacher.model,
-            "student/model": config.student.model,
+            "study/name": inputs.study,
+            "study/seed": inputs.seed,
+            "study/sampler": sampler,
+            "study/selection_suite": inputs.evaluation.selection,
+            "study/test_suite": inputs.evaluation.test,
+            "study/data": inputs.data.train.path,
+            "teacher/model": inputs.teacher.model,
+            "student/model": inputs.student.model,
         }
     )
 
 
-def study_tags(config: StudyConfig, provenance: Provenance) -> dict[str, str]:
-    """What is needed to reproduce a study, and a description for people."""
-    arms = ", ".join(config.arms)
+def study_tags(inputs: StudyInputs, arms: Sequence[str], provenance: Provenance) -> dict[str, str]:
+    """Return what reproduces a study, and a description for people."""
     note = (
-        f"Distils `{config.teacher.model}` into `{config.student.model}` on "
-        f"`{config.data.train.path}`; arms: {arms}.\n\n"
+        f"Distils `{inputs.teacher.model}` into `{inputs.student.model}` on "
+        f"`{inputs.data.train.path}`; arms: {', '.join(arms)}.\n\n"
         f"    {provenance.command}\n\n"
         "One child run per arm, and below it one per trial. To compare the trials of all arms, "
         "search for `tags.\"sweeper.kind\" = 'trial'`."
@@ -226,19 +224,19 @@ def study_tags(config: StudyConfig, provenance: Provenance) -> dict[str, str]:
 
 
 def code_tags(provenance: Provenance) -> dict[str, str]:
-    """The revision and the package versions, for every run of a study."""
+    """Return the revision and the package versions, for every run of a study."""
     return as_tags(
         {"sweeper.git_revision": provenance.git_revision, **version_tags(provenance.versions)}
     )
 
 
 def version_tags(versions: Mapping[str, str]) -> dict[str, str]:
-    """Package versions as tags."""
+    """Return package versions as tags."""
     return as_tags({f"sweeper.version.{name}": version for name, version in versions.items()})
 
 
 def trial_tags(spec: TrialSpec) -> dict[str, str]:
-    """What marks a trial that starts, or starts again."""
+    """Return the tags of a trial that starts, or starts again."""
     sampled = ", ".join(f"{name} {text_of(value)}" for name, value in spec.params.items())
     name = f"{spec.arm} #{spec.number}"
     note = f"Trial {spec.number} of arm `{spec.arm}` ({spec.method}): "
@@ -267,7 +265,7 @@ def trial_tags(spec: TrialSpec) -> dict[str, str]:
 
 
 def outcome_tags(spec: TrialSpec, outcome: Outcome) -> dict[str, str]:
-    """How a trial ended, and where."""
+    """Return the tags of how and where a trial ended."""
     failure = outcome.failure
     tags: dict[str, object] = {
         "sweeper.state": outcome.state,
@@ -286,7 +284,7 @@ def outcome_tags(spec: TrialSpec, outcome: Outcome) -> dict[str, str]:
 
 
 def curve_points(rows: Iterable[Progress]) -> list[MetricPoint]:
-    """The training curve's points, with the worker's own times."""
+    """Return the points of a training curve, with the worker's own times."""
     return [
         MetricPoint(key, value, row.step or 0, _milliseconds(row.time))
         for row in rows
@@ -306,7 +304,7 @@ def _curve_key(name: str) -> str:
 
 
 def outcome_points(outcome: Outcome) -> list[MetricPoint]:
-    """A trial's scores and costs, all at the time it ended."""
+    """Return a trial's scores and costs, all at the time it ended."""
     cost = outcome.cost
     values = _score_values("score", outcome.scores) if outcome.scores else {}
     if outcome.test_scores:
@@ -326,7 +324,7 @@ def outcome_points(outcome: Outcome) -> list[MetricPoint]:
 
 
 def baseline_points(role: Role, outcome: Outcome, *, test: bool = False) -> list[MetricPoint]:
-    """The scores of a model that no arm trained: ``teacher/selection``, ``teacher_test/test``."""
+    """Return a baseline's scores: ``teacher/selection``, ``teacher_test/test`` …."""
     if outcome.scores is None:
         return []
     if test:
@@ -353,7 +351,7 @@ def _milliseconds(seconds: float) -> int:
 
 
 def dataset_of(summary: DataSummary) -> Dataset:
-    """The training data as MLflow's data set: named by its source, told apart by its content."""
+    """Return the training data as MLflow's data set: its source as name, its hash as digest."""
     local = summary.local
     shown = redact(summary.source)
     source = {"uri": shown} if local else {"path": shown}

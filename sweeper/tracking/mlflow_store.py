@@ -1,4 +1,4 @@
-"""A tracker that records a study in MLflow, in a local database or on a server."""
+"""The runs of an MLflow experiment, in a local database or on a server."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ import urllib.error
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from sweeper.foundation.databases import address, is_server
 from sweeper.foundation.errors import SweeperError
 from sweeper.foundation.retry import DatabaseAway, Retry, absence
 from sweeper.foundation.secrets import redact
 from sweeper.tracking.mapping import Dataset, MetricPoint
-from sweeper.tracking.runs import Run, RunStatus, RunTracker
 from sweeper.tracking.sqlite_file import make_whole, sqlite_path
 
 if TYPE_CHECKING:
@@ -27,25 +27,37 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+
 _MOST_RUNS = 1000
 """Runs that MLflow finds at a time."""
 _MOST_POINTS = 800
 """Metrics in one batch: MLflow takes 1,000 entities, 100 parameters and 100 tags among them."""
 _MOST_TEXTS = 100
-_PATIENCE = 10.0
+_ANSWER_SECONDS = 10.0
 """Seconds to wait for a server or a database to answer at all."""
 _MARKS = ("study", "identity", "kind", "arm", "trial")
-"""The tags, after ``sweeper.``, that tell a run from all others."""
+"""The tags, without ``sweeper.``, that tell a run from all others."""
 
 
-class MlflowTracker(RunTracker):
-    """A study's runs in MLflow; keeps the contract of ``Tracker``.
+@dataclass
+class Run:
+    """A run as its one writer keeps it, equal to what MLflow holds."""
 
-    One object in one process writes the runs of a study, from one thread. Others may read at the
-    same time, MLflow's own server included. There is no active run and no tracking URI beyond this
-    object's: several trackers can live in one process.
+    id: str
+    status: RunStatus
+    tags: dict[str, str] = field(default_factory=dict)
+    params: dict[str, str] = field(default_factory=dict)
 
-    Importing MLflow takes 1.5 s and waits for ``open_study``. Unless the environment says
+
+class MlflowStore:
+    """The runs of one MLflow experiment.
+
+    One object in one process writes the runs of a study, from one thread; others may read at the
+    same time. It sets no active run and no global tracking URI. While MLflow does not answer, every
+    call is repeated: each is safe to repeat.
+
+    Importing MLflow takes 1.5 s and waits for ``connect`` or ``open``. Unless the environment says
     otherwise, MLflow then sends no usage statistics, and prints no links between our own output.
 
     Args:
@@ -53,31 +65,8 @@ class MlflowTracker(RunTracker):
         experiment: The experiment's name; made when it does not exist.
         artifact_location: A directory or URI for the files of a new experiment. None leaves it to
             the server; with a database and no server it would be the working directory.
-        study: The study's name.
-        identity: See ``RunTracker``.
-        page_size: Runs to look up at a time, at most 1,000.
-        patience: For a database or a server that does not answer.
-    """
-
-    def __init__(
-        self,
-        uri: str,
-        experiment: str,
-        artifact_location: str | None,
-        study: str,
-        *,
-        identity: str | None = None,
-        page_size: int = _MOST_RUNS,
-        patience: Retry | None = None,
-    ) -> None:
-        store = MlflowStore(uri, experiment, artifact_location, page_size, patience)
-        super().__init__(store, study, identity)
-
-
-class MlflowStore:
-    """Runs in one MLflow experiment; a ``RunStore``.
-
-    While the place does not answer, every call is repeated: each is safe to repeat.
+        page_size: Runs to look up at a time.
+        retry: Waits for a database or a server that does not answer.
     """
 
     def __init__(
@@ -86,18 +75,22 @@ class MlflowStore:
         experiment: str,
         artifact_location: str | None,
         page_size: int = _MOST_RUNS,
-        patience: Retry | None = None,
+        retry: Retry | None = None,
     ) -> None:
         self._uri = uri
         self._experiment = experiment
         self._artifact_location = artifact_location
         self._page_size = page_size
-        self._patience = patience or Retry()
+        self._retry = retry or Retry()
         self._client: MlflowClient | None = None
         self._experiment_id = ""
 
     def connect(self) -> None:
-        """See ``RunStore``. Creates the database and its tables when there are none."""
+        """Reach MLflow, and record nothing there; make a database's tables when there are none.
+
+        Raises:
+            SweeperError: MLflow cannot be reached or used.
+        """
 
         def connected() -> None:
             self._client = connect(self._uri)
@@ -106,32 +99,32 @@ class MlflowStore:
             self._retried(connected)
 
     def open(self) -> None:
-        """See ``RunStore``."""
+        """Connect, and find or make the experiment; before any call below."""
 
         def opened() -> None:
             client = self._client or connect(self._uri)
-            found = client.get_experiment_by_name(self._experiment)
-            if found is not None and found.lifecycle_stage == "deleted":
+            experiment = client.get_experiment_by_name(self._experiment)
+            if experiment is not None and experiment.lifecycle_stage == "deleted":
                 raise SweeperError(
-                    f"The MLflow experiment {self._experiment!r} is deleted. Restore it with "
-                    f"`mlflow experiments restore -x {found.experiment_id}`, or name another one "
-                    "under tracking.experiment."
+                    f"The MLflow experiment {self._experiment!r} is deleted. Restore it with"
+                    f" `mlflow experiments restore -x {experiment.experiment_id}`, or name another"
+                    " one under tracking.experiment."
                 )
-            self._experiment_id = found.experiment_id if found else self._create(client)
+            self._experiment_id = experiment.experiment_id if experiment else self._create(client)
             self._client = client
 
         with _explained(self._uri):
             self._retried(opened)
 
     def find(self, wanted: Mapping[str, str], *, running: bool = False) -> Iterable[Run]:
-        """See ``RunStore``."""
+        """Return the runs with all the tags ``wanted``, oldest first; or only those that run."""
         with _explained(self._uri):
             return self._retried(
                 lambda: [_run_of(run) for run in self._find(wanted, running=running)]
             )
 
     def create(self, tags: Mapping[str, str], start: int) -> Run:
-        """See ``RunStore``."""
+        """Make a running run with ``tags``, all at once; ``start`` in ms since the epoch."""
         names = [f"sweeper.{name}" for name in _MARKS]
         marks = {name: tags[name] for name in names if name in tags}
         tries = 0
@@ -139,7 +132,7 @@ class MlflowStore:
         def made() -> MlflowRun:
             nonlocal tries
             tries += 1
-            # An earlier try may have been stored without our hearing of it.
+            # An earlier try may have been stored, and only its answer lost.
             earlier = next(self._find(marks), None) if tries > 1 else None
             return earlier or self._connected.create_run(
                 self._experiment_id, start_time=start, tags=dict(tags)
@@ -154,7 +147,7 @@ class MlflowStore:
         params: Mapping[str, str] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """See ``RunStore``."""
+        """Add what is not there; set tags. A point that is already there stays one point."""
         from mlflow.entities import Metric, Param, RunTag
 
         metrics = [Metric(*point[:2], point.timestamp, point.step) for point in points]
@@ -166,7 +159,7 @@ class MlflowStore:
             del metrics[:_MOST_POINTS], new_params[:_MOST_TEXTS], new_tags[:_MOST_TEXTS]
 
     def remove_tags(self, run: Run, names: Iterable[str]) -> None:
-        """See ``RunStore``."""
+        """Remove tags that the run has."""
 
         def remove() -> None:
             there = self._connected.get_run(run.id).data.tags
@@ -177,7 +170,7 @@ class MlflowStore:
         self._retried(remove)
 
     def add_dataset(self, run: Run, dataset: Dataset) -> None:
-        """See ``RunStore``."""
+        """Record a data set as the run's input, once."""
         from mlflow.entities import Dataset as MlflowDataset
         from mlflow.entities import DatasetInput, InputTag
 
@@ -193,22 +186,19 @@ class MlflowStore:
         self._retried(lambda: self._connected.log_inputs(run.id, inputs))
 
     def add_file(self, run: Run, path: Path, folder: str | None = None) -> None:
-        """See ``RunStore``."""
+        """Store a file's content among the run's artifacts, over an older one of its name."""
         self._retried(lambda: self._connected.log_artifact(run.id, str(path), folder))
 
     def add_text(self, run: Run, name: str, text: str) -> None:
-        """See ``RunStore``."""
+        """Store ``text`` as the artifact ``name``, over an older one."""
         self._retried(lambda: self._connected.log_text(run.id, text, name))
 
     def set_status(self, run: Run, status: RunStatus, end: int | None) -> None:
-        """See ``RunStore``."""
+        """Set the status; ``end`` in ms since the epoch, None for a run that continues."""
         if end is None:
             self._retried(lambda: self._connected.update_run(run.id, status))
         else:
             self._retried(lambda: self._connected.set_terminated(run.id, status, end))
-
-    def flush(self) -> None:
-        """See ``RunStore``. Every write above has waited until it was stored."""
 
     def _retried(self, call: Callable[[], _T]) -> _T:
         def translated() -> _T:
@@ -222,7 +212,7 @@ class MlflowStore:
                     raise
                 raise DatabaseAway(f"MLflow's store {address(self._uri)}", redact(reason)) from None
 
-        return self._patience(translated)
+        return self._retry(translated)
 
     @property
     def _connected(self) -> MlflowClient:
@@ -239,7 +229,7 @@ class MlflowStore:
         return str(client.create_experiment(self._experiment, location, tags))
 
     def _find(self, wanted: Mapping[str, str], *, running: bool = False) -> Iterator[MlflowRun]:
-        """The runs with all the tags ``wanted``, oldest first, however many pages they fill."""
+        """Yield the runs with all the tags ``wanted``, oldest first, from all pages."""
         query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in wanted.items())
         query += " and attributes.status = 'RUNNING'" if running else ""
         token: str | None = None
@@ -258,18 +248,14 @@ class MlflowStore:
 
 
 def find_experiment(uri: str, name: str) -> str | None:
-    """The id of the experiment ``name``, or None.
-
-    Raises:
-        SweeperError: Nothing usable answers at ``uri``.
-    """
+    """Return the id of the experiment ``name``, or None."""
     with _explained(uri):
-        found = connect(uri).get_experiment_by_name(name)
-    return None if found is None else str(found.experiment_id)
+        experiment = connect(uri).get_experiment_by_name(name)
+    return None if experiment is None else str(experiment.experiment_id)
 
 
 def connect(uri: str) -> MlflowClient:
-    """A client for ``uri``; makes a database's tables when there are none.
+    """Return a client for ``uri``; make a database's tables when there are none.
 
     Raises:
         Exception: Nothing answers at ``uri``.
@@ -278,7 +264,7 @@ def connect(uri: str) -> MlflowClient:
     # Before MLflow is imported, which is when it reads them.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    # We try again ourselves, and tell the user; MLflow would be silent for minutes.
+    # We retry ourselves, and show it; MLflow would be silent for minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     with _quiet():
         from mlflow import MlflowClient
@@ -331,7 +317,7 @@ def _probe(uri: str) -> None:
     if is_server(uri):
         # A server that refuses us does answer, and MLflow says why better than we could.
         with contextlib.suppress(urllib.error.HTTPError):
-            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_PATIENCE).close()
+            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_ANSWER_SECONDS).close()
     elif not uri.startswith("sqlite:") and "://" in uri:
         import sqlalchemy
 
@@ -344,10 +330,9 @@ def _probe(uri: str) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep MLflow from telling, table by table, that it makes a new database.
+    """Silence MLflow's log of new tables and of what it raises, and a warning of SQLAlchemy.
 
-    And from printing what it then raises, and SQLAlchemy from telling that MLflow uses something
-    old, which would be an error where warnings are errors.
+    The warning, about MLflow's own code, would be an error where warnings are errors.
     """
     # MLflow's import, which comes after this, leaves the levels of these loggers alone.
     names = ("mlflow.store.db.utils", "psycopg", "alembic")

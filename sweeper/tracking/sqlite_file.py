@@ -1,4 +1,4 @@
-"""A new SQLite database appears whole or not at all."""
+"""SQLite files: a new database appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from filelock import FileLock
 
 
 def sqlite_path(uri: str) -> Path | None:
-    """The file of ``sqlite:///FILE``; None for what is no such file."""
+    """Return the file of ``sqlite:///FILE``; None for any other URI."""
     scheme, _, place = uri.partition(":///")
     if scheme != "sqlite" or not place or place.startswith((":memory:", "file:")):
         return None
@@ -20,10 +20,10 @@ def sqlite_path(uri: str) -> Path | None:
 
 
 def make_whole(path: Path, make: Callable[[Path], None]) -> None:
-    """Have ``make`` fill a new database, unless there is one; it is seen once it is done.
+    """Let ``make`` fill a new database, unless there is one; it appears once it is complete.
 
-    MLflow makes its tables in more than a thousand statements, and cannot go on with what a process
-    left behind that was killed between two of them.
+    MLflow makes its tables in more than a thousand statements. It cannot resume after a process was
+    killed between two of them.
     """
     if path.exists():
         return

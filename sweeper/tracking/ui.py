@@ -13,7 +13,7 @@ _HOST = "127.0.0.1"
 
 
 def ui_command(uri: str, artifact_location: str | None, port: int) -> list[str]:
-    """The command that serves ``uri`` at ``http://127.0.0.1:<port>``, to this machine only.
+    """Return the command that serves ``uri`` at ``http://127.0.0.1:<port>``, to this machine only.
 
     Run it with ``ui_environment(uri)`` added to the environment.
 
@@ -43,10 +43,10 @@ def ui_command(uri: str, artifact_location: str | None, port: int) -> list[str]:
 
 
 def ui_environment(uri: str) -> dict[str, str]:
-    """What ``ui_command`` needs in its environment.
+    """Return the environment variables that ``ui_command`` needs.
 
-    A URI with a password goes this way, because every user of a machine can read arguments. The
-    server runs no jobs of its own and sends no usage statistics.
+    They hold a URI with a password, because every user of a machine can read arguments. The server
+    runs no jobs of its own and sends no usage statistics.
     """
     environment = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -58,7 +58,7 @@ def ui_environment(uri: str) -> dict[str, str]:
 
 
 def is_free(port: int) -> bool:
-    """Whether nothing listens on ``port`` of this machine yet."""
+    """Return whether nothing listens on ``port`` of this machine."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -69,7 +69,7 @@ def is_free(port: int) -> bool:
 
 
 def experiment_url(uri: str, experiment: str, study: str, port: int) -> str:
-    """The page that compares the trials of ``study``; the start page without such an experiment.
+    """Return the page that compares the trials of ``study``, or without an experiment the start.
 
     Imports MLflow and opens the database, which takes about 2 s.
 
@@ -77,7 +77,7 @@ def experiment_url(uri: str, experiment: str, study: str, port: int) -> str:
         uri: The tracking URI. A server's own pages are used, for others those on ``port``.
         experiment: The experiment's name.
         study: The study's name.
-        port: The one given to ``ui_command``.
+        port: The port given to ``ui_command``.
     """
     from sweeper.tracking.mlflow_store import find_experiment
 

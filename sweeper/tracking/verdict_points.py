@@ -1,7 +1,4 @@
-"""What a study's run is told of its verdict.
-
-Apart from ``mapping``, because the statistics take their time to import.
-"""
+"""The verdict as metrics of a study's run; apart from ``mapping``, as statistics import slowly."""
 
 from __future__ import annotations
 
@@ -12,16 +9,16 @@ from sweeper.tracking.mapping import MetricPoint, valid_key
 
 
 def verdict_points(record: StudyRecord) -> list[MetricPoint]:
-    """Each comparison, at the time the last winner was scored; none without a verdict.
+    """Return each comparison, at the time the last winner was scored; none without a verdict.
 
     ``verdict/<measure of cost>/<arm>/<other arm>/difference``, ``…/p_adjusted``, and the ends of
     the 95 % interval as ``…/low`` and ``…/high``.
     """
     verdict = verdict_of(record, compare(record).best_gkd)
-    finals = [final.outcome for arm in record.arms for final in arm.finals if final.outcome]
-    if verdict is None or not finals:
+    runs = [run.outcome for arm in record.arms for run in arm.finals if run.outcome]
+    if verdict is None or not runs:
         return []
-    when = round(1000 * max(outcome.finished for outcome in finals))
+    when = round(1000 * max(outcome.finished for outcome in runs))
     points = []
     for pair in verdict.pairs:
         low, high = pair.interval

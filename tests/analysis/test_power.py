@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from sweeper.analysis import power
-from sweeper.config.study import StudyConfig
-from tests.support.tiny_studies import adder_study
+from sweeper.config.settings import Method
 
 
 def test_variances_of_winners_are_those_they_were_drawn_with() -> None:
@@ -39,9 +38,8 @@ def test_variances_of_trials_are_those_of_their_documents() -> None:
     ("methods", "pairs"),
     [(["gkd", "sft", "seqkd"], 2), (["sft", "seqkd", "supervised_kd"], 3), (["gkd"], 0)],
 )
-def test_the_claim_is_about_so_many_pairs(methods: list[str], pairs: int) -> None:
-    study = StudyConfig.model_validate(adder_study(arms={name: {} for name in methods}))
-    assert power.comparisons(study) == pairs
+def test_the_claim_is_about_so_many_pairs(methods: list[Method], pairs: int) -> None:
+    assert power.comparisons(methods) == pairs
 
 
 def test_more_seeds_and_documents_show_less() -> None:

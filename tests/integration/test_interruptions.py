@@ -50,7 +50,7 @@ def test_one_coordinator_at_a_time_and_a_killed_one_is_replaced(long_study: Whol
     second.terminate()
     done = long_study.end(second)
     assert done.returncode == 130
-    assert "Stopped. Run the same command to go on" in done.stdout
+    assert "Stopped. Run the same command to resume" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr
     assert long_study.outcomes() == {"sft/0000": None}
     states = {run.info.status for run in long_study.mlflow_runs()}
@@ -98,5 +98,5 @@ def test_ctrl_c_before_anything_runs_is_no_failure(long_study: WholeStudy) -> No
     os.killpg(first.pid, signal.SIGINT)
     done = long_study.end(first)
     assert done.returncode == 130
-    assert "Stopped. Run the same command to go on" in done.stdout
+    assert "Stopped. Run the same command to resume" in done.stdout
     assert "Traceback" not in done.stdout + done.stderr

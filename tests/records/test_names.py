@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.commands.run import hold
 from sweeper.config.loading import load_study, load_suite
 from sweeper.config.names import is_name, is_reserved
 from sweeper.foundation.errors import ConfigError, SweeperError
 from sweeper.records.layout import StudyPaths
+from sweeper.study.lock import hold
 from tests.support.tiny_studies import adder_suite, write_yaml
 
 BAD_NAMES = [

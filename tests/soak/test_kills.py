@@ -13,10 +13,10 @@ from tests.support.tiny_studies import adder_study, adder_suite, write_yaml
 from tests.support.whole_studies import WholeStudy
 
 ASK = "sweeper.search.arm_search:ArmSearch.ask"
-SPEC = "sweeper.study.coordinator:write_text_atomically@spec.json"
+SPEC = "sweeper.study.trials:write_text_atomically@spec.json"
 REPLACE = "os:replace@spec.json"
 TELL = "sweeper.search.arm_search:ArmSearch.tell"
-TRACK = "sweeper.tracking.runs:RunTracker.finish_trial"
+TRACK = "sweeper.tracking.mlflow_tracker:MlflowTracker.finish_trial"
 WRITE = "sweeper.tracking.mlflow_store:MlflowStore.write"
 PLAN = "sweeper.study.confirmation:write_text_atomically@plan.json"
 PLOT = "sweeper.reporting.markdown.report:png"
@@ -31,7 +31,11 @@ BOUNDARIES = {
     "in the middle of being asked": ("optuna.study:Study.ask", "after", "2"),
     "while the spec is written": (REPLACE, "before", "2"),
     "after the spec is written": (SPEC, "after", "1"),
-    "before the job is submitted": ("sweeper.tracking.runs:RunTracker.start_trial", "after", "1"),
+    "before the job is submitted": (
+        "sweeper.tracking.mlflow_tracker:MlflowTracker.start_trial",
+        "after",
+        "1",
+    ),
     "after the job is submitted": (
         "sweeper.execution.local:LocalExecutor.submit",
         "after",

@@ -7,57 +7,27 @@ from typing import Any
 import pytest
 
 from sweeper.config.study import StudyConfig
-from sweeper.records import Cost, Failure, FailureKind, Outcome, Scores
-from sweeper.study.budgets import TrialSummary, is_stale, stop_reason, summarize, trial_budgets
+from sweeper.records import FailureKind, Outcome
+from sweeper.study.budgets import summarize, trial_budgets
 from tests.support.tiny_studies import adder_study
+from tests.support.trial_summaries import config, ended, reason
 
 HOUR = 3600.0
 
 
-def config(**changes: Any) -> StudyConfig:
-    return StudyConfig.model_validate(adder_study(**changes))
-
-
-def ended(
-    seconds: float = 10.0,
-    score: float | None = 0.5,
-    *,
-    stderr: float = 0.0,
-    kind: FailureKind | None = None,
-    started: float = 0.0,
-    earlier: float = 0.0,
-) -> TrialSummary:
-    scores = None
-    if score is not None:
-        scores = Scores(
-            suite="s", suite_hash="h", score=score, stderr=stderr, higher_is_better=True,
-            tasks=(), seconds=0.0,
-        )  # fmt: skip
-    outcome = Outcome(
-        state="failed" if kind else "completed" if scores else "pruned",
-        failure=Failure(kind=kind, message="m") if kind else None,
-        scores=scores,
-        cost=Cost(device_seconds=seconds),
-        earlier_seconds=earlier,
-        started=started,
-        finished=started + seconds,
-    )
-    return summarize(outcome)
-
-
-def reason(study: StudyConfig, arm: str, outcomes: Any, **more: Any) -> str | None:
-    return stop_reason(study, arm, outcomes, higher_is_better=True, **more)
+def given(study: StudyConfig) -> dict[str, int]:
+    return trial_budgets(study.arms, study.trials, study.sampler, study.budget.trials)
 
 
 def test_the_studys_trials_are_given_out_evenly() -> None:
     arms = adder_study()["arms"]
     arms["sft"]["trials"] = 3
     study = config(trials=20, arms=arms, budget={"trials": 11})
-    assert trial_budgets(study) == {"gkd": 8, "sft": 3}
+    assert given(study) == {"gkd": 8, "sft": 3}
     study = config(trials=20, arms=arms, budget={"trials": 5})
-    assert trial_budgets(study) == {"gkd": 3, "sft": 2}
+    assert given(study) == {"gkd": 3, "sft": 2}
     study = config(trials=20, arms=arms, budget={"trials": 100})
-    assert trial_budgets(study) == trial_budgets(config(trials=20, arms=arms)) == {
+    assert given(study) == given(config(trials=20, arms=arms)) == {
         "gkd": 20,
         "sft": 3,
     }  # fmt: skip
@@ -139,27 +109,3 @@ def test_a_trial_on_two_devices_spends_two_device_seconds_a_second() -> None:
     assert reason(limited(wall_time="29s"), "gkd", one) == "wall_time"
     shared = {"earlier_seconds": 8.0, "started": 10.0, "finished": 20.0, "devices": 2}
     assert summarize(Outcome(state="completed", **shared)).started == 6.0
-
-
-def test_an_arm_is_stale_when_its_best_has_not_risen_beyond_its_standard_error() -> None:
-    rising = dict(enumerate(ended(score=score, stderr=0.05) for score in (0.3, 0.4, 0.5, 0.6)))
-    assert not is_stale(rising, 2, higher_is_better=True)
-    flat = rising | {4: ended(score=0.64), 5: ended(score=0.2)}
-    assert is_stale(flat, 2, higher_is_better=True)
-    assert not is_stale(flat, 3, higher_is_better=True)
-    assert not is_stale(
-        rising | {4: ended(score=0.66), 5: ended(score=0.2)}, 2, higher_is_better=True
-    )
-    failures = rising | {4: ended(score=None), 5: ended(score=None, kind="diverged")}
-    assert is_stale(failures, 2, higher_is_better=True)
-    assert not is_stale({0: ended(score=None), 1: ended(score=None)}, 1, higher_is_better=True)
-    assert is_stale(rising, 2, higher_is_better=False)
-
-
-def test_patience_of_an_arm_goes_before_the_studys() -> None:
-    arms = adder_study()["arms"]
-    arms["gkd"]["budget"] = {"patience": 4}
-    study = config(arms=arms, budget={"patience": 2})
-    flat = dict(enumerate(ended() for _ in range(4)))
-    assert reason(study, "gkd", {"gkd": flat, "sft": flat}) is None
-    assert reason(study, "sft", {"gkd": flat, "sft": flat}) == "patience"

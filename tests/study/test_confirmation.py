@@ -26,7 +26,7 @@ def config(**confirm: Any) -> StudyConfig:
 def open_in(tmp_path: Path, config: StudyConfig, record: StudyRecord) -> Any:
     paths = StudyPaths(tmp_path, "tiny")
     paths.directory.mkdir(exist_ok=True)
-    return open_plan(config, record, "hash", paths)
+    return open_plan(config.confirm, config.compare_at, record, "hash", paths)
 
 
 def shown(plan: Any) -> list[tuple[str, int, int, str, int]]:

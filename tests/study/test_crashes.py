@@ -20,7 +20,7 @@ import sqlalchemy
 from sweeper.execution.executor import Busy, Finished, Spec
 from sweeper.foundation.cache import directory_hash
 from sweeper.records import TrialSpec
-from sweeper.tracking.tracker import MemoryStore, MemoryTracker
+from tests.support.memory_tracker import MemoryStore, MemoryTracker
 from tests.support.writing_executor import ARMS, WritingExecutor, check, go_on, params
 
 WriteStudy = Callable[..., Path]

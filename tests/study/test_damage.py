@@ -20,7 +20,7 @@ from sweeper.reporting.tables.trials import status_view
 from sweeper.study.manifest import read_manifest
 from sweeper.study.results import read_study
 from sweeper.study.retries import MOST
-from sweeper.tracking.tracker import MemoryStore, MemoryTracker
+from tests.support.memory_tracker import MemoryStore, MemoryTracker
 from tests.support.writing_executor import ARMS, WritingExecutor, check, go_on, params
 
 WriteStudy = Callable[..., Path]
@@ -34,9 +34,9 @@ def cut(path: Path, share: float) -> None:
 def look(study_file: Path) -> StudyRecord:
     """What ``status`` and ``report`` do."""
     paths = StudyPaths(study_file.parent / "runs", load_study(study_file).config.study)
-    snapshot = read_manifest(paths)
-    assert snapshot is not None
-    record = read_study(paths, snapshot)
+    manifest = read_manifest(paths)
+    assert manifest is not None
+    record = read_study(paths, manifest)
     assert status_view(record)
     assert write_report(ReportData.of(record), study_file.parent / "reports")
     return record
@@ -106,7 +106,7 @@ def test_a_search_that_has_lost_its_trials_is_told_and_nothing_runs_twice(
     if left is not None:
         database.write_bytes(left)
     executor = WritingExecutor()
-    with pytest.raises(SweeperError, match=r"lost trials of the arm gkd, from #0 on: it knows 0"):
+    with pytest.raises(SweeperError, match=r"lacks trials of arm gkd from #0 on: it has 0, "):
         go_on(study_file, MemoryTracker("tiny", store), executor)
     assert not executor.submitted
     database.write_bytes(kept)

@@ -33,19 +33,19 @@ class Stubborn(WritingExecutor):
 def test_time_in_which_a_database_did_not_answer_is_not_held_against_jobs(
     write_study: Callable[..., Path], limit: str, waited: float
 ) -> None:
-    executor, patience = Stubborn(), Retry()
+    executor, retry = Stubborn(), Retry()
     spec = trial_spec(load_study(write_study()), "sft")
     files = Path(spec.place.directory)
     files.mkdir(parents=True, exist_ok=True)
     (files / "spec.json").write_text(spec.model_dump_json())
     executor.submit(spec)
-    jobs = Jobs(executor, ComputeConfig.model_validate({limit: 300}), patience)
+    jobs = Jobs(executor, ComputeConfig.model_validate({limit: 300}), retry)
     jobs.notice()
     [job] = jobs.running.values()
 
     def hear(spec: TrialSpec, rows: object) -> None:
         # What it said takes long to record.
-        patience.waited += waited
+        retry.waited += waited
 
     assert jobs.wait(0, hear) == []
     assert job.last is not None

@@ -53,10 +53,10 @@ def start(tmp_path: Path) -> Callable[..., StudyManifest]:
         *overrides: str, command: str = "run", threads: int = 2, trials: bool = True
     ) -> StudyManifest:
         study = load_study(tmp_path / "study.yaml", overrides)
-        snapshot = open_manifest(study, paths(tmp_path), ["sweeper", command], threads)
+        manifest = open_manifest(study, paths(tmp_path), ["sweeper", command], threads)
         if trials:
             write_text_atomically(paths(tmp_path).trial("gkd", 0).spec, "{}")
-        return snapshot
+        return manifest
 
     return start
 
@@ -65,7 +65,7 @@ def paths(folder: Path) -> StudyPaths:
     return StudyPaths(folder / "runs", "mine")
 
 
-def test_a_study_that_was_never_started_has_no_snapshot(tmp_path: Path) -> None:
+def test_a_study_that_was_never_started_has_no_manifest(tmp_path: Path) -> None:
     assert read_manifest(paths(tmp_path)) is None
 
 
@@ -295,11 +295,11 @@ def test_another_checkpoint_in_a_local_folder_is_named(
 
 
 def test_other_libraries_than_at_the_start_are_told(start: Callable[..., StudyManifest]) -> None:
-    snapshot = start()
-    assert version_changes(snapshot) == []
-    versions = {**snapshot.provenance.versions, "trl": "0.1"}
-    older = snapshot.provenance.model_copy(update={"versions": versions})
-    [told] = version_changes(snapshot.model_copy(update={"provenance": older}))
+    manifest = start()
+    assert version_changes(manifest) == []
+    versions = {**manifest.provenance.versions, "trl": "0.1"}
+    older = manifest.provenance.model_copy(update={"versions": versions})
+    [told] = version_changes(manifest.model_copy(update={"provenance": older}))
     assert told.startswith("trl was 0.1 when this study began and is ")
 
 

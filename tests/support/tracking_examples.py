@@ -27,8 +27,10 @@ from sweeper.records import (
 from sweeper.records.layout import JobPaths
 from sweeper.records.study_record import Provenance
 from sweeper.tracking.mapping import MetricPoint
-from sweeper.tracking.runs import RunTracker
-from sweeper.tracking.tracker import MemoryStore, MemoryTracker
+from sweeper.tracking.mlflow_store import MlflowStore
+from sweeper.tracking.mlflow_tracker import MlflowTracker
+from sweeper.tracking.tracker import Tracker
+from tests.support.memory_tracker import MemoryStore, MemoryTracker
 
 NOON = 1_700_000_000.0
 PASSWORD = "s3cr3t-Pa55"
@@ -56,7 +58,7 @@ class Seen:
 class Recorder:
     """Somewhere to record: makes trackers, each one like a new process, and reads back."""
 
-    make: Callable[..., RunTracker]
+    make: Callable[..., MlflowTracker]
     read: Callable[[], list[Seen]]
 
     def by_kind(self, kind: str) -> list[Seen]:
@@ -97,19 +99,13 @@ def provenance() -> Provenance:
     )
 
 
-def trial_spec(
-    number: int = 0,
-    arm: str = "gkd",
-    method: str = "gkd",
-    settings: dict[str, Any] | None = None,
-    **changes: Any,
-) -> TrialSpec:
+def study_inputs(**changes: Any) -> StudyInputs:
     config = study_config()
-    origin = StudyInputs(
+    return StudyInputs(
         study="digits",
         seed=3,
         teacher=config.teacher,
-        student=changes.pop("student", config.student),
+        student=changes.get("student", config.student),
         warm_start=None,
         data=config.data,
         teacher_outputs=config.teacher_outputs,
@@ -117,9 +113,19 @@ def trial_spec(
         evaluation=config.evaluation,
         cache="/cache",
     )
+
+
+def trial_spec(
+    number: int = 0,
+    arm: str = "gkd",
+    method: str = "gkd",
+    settings: dict[str, Any] | None = None,
+    **changes: Any,
+) -> TrialSpec:
+    inputs = study_inputs(**({"student": changes.pop("student")} if "student" in changes else {}))
     return TrialSpec.model_validate(
         {
-            "origin": origin,
+            "origin": inputs,
             "arm": arm,
             "method": method,
             "number": number,
@@ -252,15 +258,14 @@ def mlflow_place(
     """MLflow with a copy of ``empty_database``, or at ``uri``."""
     from mlflow import MlflowClient
 
-    from sweeper.tracking.mlflow_store import MlflowTracker
-
     if empty_database is not None:
         # Making the tables takes 1.7 s.
         shutil.copy(empty_database, folder / "mlflow.db")
     uri = uri or f"sqlite:///{folder}/mlflow.db"
 
-    def make(**more: Any) -> RunTracker:
-        return MlflowTracker(uri, "digits", str(folder / "artifacts"), "digits", **more)
+    def make(identity: str | None = None, **more: Any) -> MlflowTracker:
+        store = MlflowStore(uri, "digits", str(folder / "artifacts"), **more)
+        return MlflowTracker(store, "digits", identity)
 
     def read() -> list[Seen]:
         client = MlflowClient(tracking_uri=uri)
@@ -299,9 +304,13 @@ def mlflow_place(
     return Recorder(make, read)
 
 
-def opened(place: Recorder, **more: Any) -> RunTracker:
+def open_study(tracker: Tracker) -> None:
+    tracker.open_study(study_inputs(), ("gkd", "sft"), "tpe", provenance(), STUDY_TEXT)
+
+
+def opened(place: Recorder, **more: Any) -> MlflowTracker:
     tracker = place.make(**more)
-    tracker.open_study(study_config(), provenance(), STUDY_TEXT)
+    open_study(tracker)
     tracker.open_arm("gkd", "gkd", 4, {"beta": 0.5}, {"lmbda": [0.0, 0.5, 1.0]})
     return tracker
 

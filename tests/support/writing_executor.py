@@ -27,10 +27,10 @@ from sweeper.records.layout import JobPaths, StudyPaths
 from sweeper.records.outcome_files import read_outcome
 from sweeper.records.seeds import derive_seed
 from sweeper.records.study_record import StudyRecord
+from sweeper.study.collaborators import Collaborators, RunningStudy
 from sweeper.study.coordinator import Coordinator
-from sweeper.study.interrupts import StopRequest
 from sweeper.study.manifest import open_manifest
-from sweeper.tracking.tracker import MemoryRun, MemoryStore, MemoryTracker
+from tests.support.memory_tracker import MemoryRun, MemoryStore, MemoryTracker
 
 STARTED = 1_760_000_000.0
 ARMS = {
@@ -144,7 +144,7 @@ def outcome_of(spec: Spec) -> Outcome:
 class Silence:
     """An observer that shows nothing."""
 
-    def update(self, run: Coordinator) -> None:
+    def update(self, run: RunningStudy) -> None:
         """See ``Observer``."""
 
     def ended(self, spec: TrialSpec, outcome: Outcome) -> None:
@@ -158,18 +158,11 @@ def go_on(study_file: Path, tracker: MemoryTracker, executor: WritingExecutor) -
     """What a new process would do."""
     study = load_study(study_file)
     paths = StudyPaths(study_file.parent / "runs", study.config.study)
-    snapshot = open_manifest(study, paths, ["sweeper", "run"], 1)
+    manifest = open_manifest(study, paths, ["sweeper", "run"], 1)
     with executor:
-        return Coordinator(
-            study,
-            paths,
-            snapshot,
-            study_file.parent / "cache",
-            executor,
-            tracker,
-            Silence(),
-            StopRequest(),
-        ).run()
+        collaborators = Collaborators(executor, tracker, Silence())
+        cache = study_file.parent / "cache"
+        return Coordinator(study, paths, manifest, cache, collaborators).run()
 
 
 def trial_runs(store: MemoryStore) -> dict[tuple[str, int], MemoryRun]:

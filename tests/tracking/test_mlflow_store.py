@@ -17,17 +17,16 @@ from sweeper.tracking.mapping import (
     trial_params,
     valid_key,
 )
-from sweeper.tracking.mlflow_store import MlflowStore, MlflowTracker, find_experiment
+from sweeper.tracking.mlflow_store import MlflowStore, find_experiment
+from sweeper.tracking.mlflow_tracker import MlflowTracker
 from tests.support.tracking_examples import (
     PASSWORD,
-    STUDY_TEXT,
     completed,
     free_port,
     job_files,
     mlflow_place,
+    open_study,
     opened,
-    provenance,
-    study_config,
     summary,
     trial_spec,
 )
@@ -39,8 +38,8 @@ def test_a_new_database_is_made_without_a_word(
     caplog.set_level(logging.INFO)
     uri = f"sqlite:///{tmp_path}/new/mlflow.db"
     assert find_experiment(uri, "digits") is None
-    tracker = MlflowTracker(uri, "digits", str(tmp_path / "artifacts"), "digits")
-    tracker.open_study(study_config(), provenance(), STUDY_TEXT)
+    tracker = MlflowTracker(MlflowStore(uri, "digits", str(tmp_path / "artifacts")), "digits")
+    open_study(tracker)
     tracker.close()
     assert capfd.readouterr() == ("", "")
     assert not [record for record in caplog.records if record.name.startswith("mlflow")]
@@ -143,9 +142,9 @@ def test_the_password_is_nowhere_in_the_database(tmp_path: Path, empty_database:
 @pytest.mark.parametrize("scheme", ["http", "nonsense"])
 def test_a_place_that_cannot_be_used_is_named_without_its_password(scheme: str) -> None:
     uri = f"{scheme}://me:{PASSWORD}@127.0.0.1:{free_port()}/mlflow"
-    tracker = MlflowTracker(uri, "digits", None, "digits")
+    tracker = MlflowTracker(MlflowStore(uri, "digits", None), "digits")
     with pytest.raises(SweeperError, match=rf"MLflow cannot use {scheme}://me:\*\*\*@") as caught:
-        tracker.open_study(study_config(), provenance(), STUDY_TEXT)
+        open_study(tracker)
     assert PASSWORD not in str(caught.value)
     assert caught.value.__cause__ is None
 

@@ -16,23 +16,23 @@ from sweeper.foundation.databases import with_driver
 from sweeper.foundation.retry import Retry
 from sweeper.records import Failure
 from sweeper.tracking.mapping import NOTE, PARENT, RUN_NAME, MetricPoint
-from sweeper.tracking.mlflow_store import MlflowStore, MlflowTracker
-from sweeper.tracking.tracker import MemoryStore, MemoryTracker, Tracker
+from sweeper.tracking.mlflow_store import MlflowStore
+from sweeper.tracking.mlflow_tracker import MlflowTracker
+from sweeper.tracking.tracker import Tracker
+from tests.support.memory_tracker import MemoryStore, MemoryTracker
 from tests.support.postgres import QUOTED, Server
 from tests.support.tracking_examples import (
     NOON,
     PASSWORD,
-    STUDY_TEXT,
     Recorder,
     completed,
     failed,
     job_files,
     memory_place,
     mlflow_place,
+    open_study,
     opened,
-    provenance,
     rows,
-    study_config,
     summary,
     trial_spec,
 )
@@ -170,7 +170,7 @@ def test_a_process_that_is_killed_within_any_call_leaves_no_duplicates(tmp_path:
         with pytest.MonkeyPatch.context() as patch:
             for name in writes:
                 patch.setattr(store, name, dying(name), raising=True)
-            tracker.open_study(study_config(), provenance(), STUDY_TEXT)
+            open_study(tracker)
             tracker.open_arm("gkd", "gkd", 4, {"beta": 0.5}, {"lmbda": [0.0, 0.5, 1.0]})
             for step in steps(place, tmp_path):
                 step(tracker)
@@ -264,7 +264,7 @@ def test_calls_out_of_order_are_refused(place: Recorder) -> None:
 
 def test_trackers_are_light_to_import() -> None:
     code = (
-        "import sys, sweeper.tracking.tracker, sweeper.tracking.mlflow_store, sweeper.tracking.ui"
+        "import sys, sweeper.tracking.tracker, sweeper.tracking.mlflow_tracker, sweeper.tracking.ui"
         "\nprint([name for name in ('mlflow', 'sqlalchemy', 'torch') if name in sys.modules])"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -272,7 +272,8 @@ def test_trackers_are_light_to_import() -> None:
 
 
 def test_both_are_trackers() -> None:
-    trackers: list[Tracker] = [MemoryTracker("digits"), MlflowTracker("", "", None, "digits")]
+    store = MlflowStore("", "", None)
+    trackers: list[Tracker] = [MemoryTracker("digits"), MlflowTracker(store, "digits")]
     assert len(trackers) == 2  # mypy does the checking
 
 
@@ -280,15 +281,15 @@ def test_a_server_that_is_away_at_any_call_loses_nothing(
     postgres: Server, empty_postgres: str, tmp_path: Path
 ) -> None:
     place = mlflow_place(tmp_path, uri=with_driver(postgres.database(empty_postgres)))
-    patience, told = Retry(), []
+    retry, told = Retry(), []
 
     def tell(text: str) -> None:
         told.append(text)
         if "does not answer" in text:
             postgres.start()
 
-    patience.tell = tell
-    tracker = opened(place, patience=patience)
+    retry.tell = tell
+    tracker = opened(place, retry=retry)
     waited = 0
     for step in steps(place, tmp_path):
         postgres.stop()

@@ -89,7 +89,7 @@ def _time(found: DurationEstimate) -> Finding:
 
 def _budget(config: StudyConfig, found: DurationEstimate) -> list[Finding]:
     """Whether the search has its trials before a budget ends it."""
-    allowed = device_seconds(config)
+    allowed = device_seconds(config.arms, config.budget)
     wall_time = config.budget.wall_time
     if wall_time is None and all(seconds is None for seconds in allowed.values()):
         return []

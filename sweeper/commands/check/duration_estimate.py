@@ -91,7 +91,7 @@ def _schedule(
 ) -> _Schedule:
     steps = dict(measured.preparation)
     data = steps.pop("data", 0.0)
-    budgets = trial_budgets(config)
+    budgets = trial_budgets(config.arms, config.trials, config.sampler, config.budget.trials)
     paces = {arm.arm: arm.at(where(arm)) for arm in measured.arms}
     part = min(1.0, config.pruner.documents * measured.tasks / measured.documents)
     trials = {

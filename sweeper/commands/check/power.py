@@ -29,7 +29,7 @@ def design_findings(
         variances: Of a difference; see ``power``.
         basis: What they are, in words.
     """
-    pairs = power.comparisons(config)
+    pairs = power.comparisons([arm.method for arm in config.arms.values()])
     if not config.confirms() or pairs == 0 or documents is None:
         return [], None
     if documents < 2:
@@ -56,7 +56,7 @@ def _confirmation(config: StudyConfig) -> Finding:
             detail="confirm.seeds is 0: the test suite is not used, and no claim is made",
             advice="Write confirm: {seeds: 5}.",
         )
-    if power.comparisons(config) == 0:
+    if power.comparisons([arm.method for arm in config.arms.values()]) == 0:
         return Finding(
             state="warning",
             what=what,

@@ -40,9 +40,16 @@ from sweeper.search.arm_search import Asked
 from sweeper.study import preparation, retries
 from sweeper.study.executors import make_executor
 from sweeper.study.jobs import Jobs, RunningJob, answer
-from sweeper.study.manifest import command_line, open_manifest, read_manifest, suite_spec
+from sweeper.study.manifest import (
+    command_line,
+    input_files,
+    open_manifest,
+    read_manifest,
+    suite_spec,
+)
 from sweeper.study.progress import running_job, step_name
 from sweeper.study.results import read_teacher_gap
+from sweeper.study.trial_specs import TrialSpecs
 
 FEW, MORE = 4, 20
 """Optimiser steps of a trial, of which the first is not counted; the second if they are short."""
@@ -90,7 +97,8 @@ def probe(
     with scratch(_PREFIX, cache if shared else None) as directory:
         paths = StudyPaths(directory, study.config.study)
         paths.directory.mkdir()
-        with make_executor(study, paths, cache) as executor, LiveDisplay(out) as display:
+        executor = make_executor(study.config.compute, paths, cache, input_files(study), study.file)
+        with executor, LiveDisplay(out) as display:
             return _Probe(study, recorded, paths, cache, executor, display).run(begun)
 
 
@@ -270,16 +278,10 @@ class _Probe:
 
     def _submit_trial(self, arm: str, number: int, params: dict[str, Scalar]) -> None:
         files = self._paths.trial(arm, number)
-        spec = retries.next_spec(
-            self._study.config,
-            self._origin,
-            self._suite,
-            arm,
-            Asked(number, params),
-            interim=(),
-            place=self._executor.next_resources(files.directory),
-            files=files,
-        )
+        config = self._study.config
+        specs = TrialSpecs(config.arms, self._origin, self._suite, config.training, config.compute)
+        place = self._executor.next_resources(files.directory)
+        spec = specs.next(arm, Asked(number, params), place, files)
         longest = spec.settings.max_steps
         points = [IntermediatePoint(index=0, step=min(FEW, longest), documents=self._scored)]
         if longest > FEW:

@@ -22,7 +22,7 @@ from sweeper.commands.check.memory_forecast import (
 from sweeper.config.study import StudyConfig
 from sweeper.execution.device_sharing import DeviceMemory
 from sweeper.records import DataSummary, ModelShape, ScoredTask, ShapeRequest
-from sweeper.records.remedies import Setup, setup_of
+from sweeper.records.remedies import Setup
 from sweeper.study.extreme_settings import requests, wanted
 from tests.support.memory_shapes import (
     DATA,
@@ -46,6 +46,18 @@ def most(study: StudyConfig, data: DataSummary = DATA) -> Forecast:
     return found
 
 
+def setup(arm: str, params: dict[str, Any]) -> Setup:
+    study = config()
+    return setup_of(
+        study.arms[arm],
+        params,
+        training=study.training,
+        student=study.student,
+        teacher=study.teacher,
+        compute=study.compute,
+    )
+
+
 def forecast(setup: Setup, **changes: Any) -> Peak:
     sizes = Sizes(prompt=256, answer=768, text=1024)
     student = STUDENT.model_copy(update=changes)
@@ -67,7 +79,7 @@ def test_weights_and_states_are_counted_exactly() -> None:
 
 
 def test_a_training_is_the_sum_of_its_parts_at_its_worst_moment() -> None:
-    found = forecast(setup_of(config(), "gkd", {}))
+    found = forecast(setup("gkd", {}))
     assert found.moment == "forward and backward"
     assert found.parts["teacher"] == TEACHER.parameters * 2
     assert found.parts["optimiser"] == 8 * STUDENT.parameters
@@ -85,8 +97,8 @@ def test_a_training_is_the_sum_of_its_parts_at_its_worst_moment() -> None:
     ],
 )
 def test_what_a_setting_saves(settings: dict[str, Any], part: Any, smaller: float) -> None:
-    one = forecast(setup_of(config(), "sft", {})).parts[part]
-    less = forecast(setup_of(config(), "sft", settings)).parts.get(part, 0)
+    one = forecast(setup("sft", {})).parts[part]
+    less = forecast(setup("sft", settings)).parts.get(part, 0)
     assert less / one == pytest.approx(smaller, abs=0.05)
 
 
@@ -99,7 +111,7 @@ def test_only_arms_that_compare_with_the_teacher_load_it() -> None:
 
 def test_gradients_are_there_beside_the_activations_only_when_they_are_accumulated() -> None:
     def gradients(window: int) -> float:
-        found = forecast(setup_of(config(), "sft", {"gradient_accumulation_steps": window}))
+        found = forecast(setup("sft", {"gradient_accumulation_steps": window}))
         return found.parts.get("gradients", 0.0)
 
     assert gradients(2) - gradients(1) == 4 * STUDENT.parameters
@@ -112,9 +124,9 @@ def test_a_rollout_grows_with_the_window_until_it_is_bounded() -> None:
         "max_new_tokens": 1024,
         "lmbda": 1.0,
     }
-    free = forecast(setup_of(config(), "gkd", settings))
+    free = forecast(setup("gkd", settings))
     assert free.moment == "rollout"
-    bounded = forecast(setup_of(config(), "gkd", {**settings, "rollout_batch_size": 8}))
+    bounded = forecast(setup("gkd", {**settings, "rollout_batch_size": 8}))
     assert bounded.moment == "forward and backward"
     # Keys and values, four bytes for each channel of each layer; and all prompts are read at once.
     texts = 512 * (256 + 1024) * LAYERS * 2 * 2 * 64 * 4
@@ -217,7 +229,7 @@ def test_an_arm_is_refused_only_if_its_smallest_training_fits_nowhere() -> None:
     assert refused.state == "error"
     assert refused.detail.startswith("even the smallest training of gkd takes about ")
     # Half the rows of what does not fit may fit, and scoring can be done with fewer documents.
-    whole = forecast(setup_of(config(), "sft", {})).total / GIB
+    whole = forecast(setup("sft", {})).total / GIB
     assert rows(whole / 1.3, arms={"sft": {}}).state == "warning"
     asked = scoring(task(8192, likelihoods=True))
     [finding] = memory_findings(config(), asked, shapes, [room(40)])

@@ -1,29 +1,22 @@
-"""The runs of a study: which there are, and what is written when.
-
-``RunTracker`` holds all of the logic; where runs are kept is a ``RunStore``, of which there is one
-for MLflow and one in memory.
-"""
+"""The tracker that records a study in MLflow: which runs there are, and what is written when."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 from sweeper.config.settings import Method
-from sweeper.config.study import StudyConfig
 from sweeper.foundation.secrets import redact, redacted
-from sweeper.records import DataSummary, Outcome, Progress, TrialSpec
+from sweeper.records import DataSummary, Outcome, Progress, StudyInputs, TrialSpec
 from sweeper.records.layout import JobPaths
 from sweeper.records.study_record import Provenance
 from sweeper.tracking import mapping
-from sweeper.tracking.mapping import Dataset, MetricPoint, Role
-
-RunStatus = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
-StudyEnd = Literal["finished", "failed", "interrupted"]
+from sweeper.tracking.mapping import MetricPoint, Role
+from sweeper.tracking.mlflow_store import MlflowStore, Run, RunStatus
+from sweeper.tracking.tracker import StudyEnd, Tracker
 
 _END: dict[StudyEnd, RunStatus] = {
     "finished": "FINISHED",
@@ -32,91 +25,30 @@ _END: dict[StudyEnd, RunStatus] = {
 }
 _DATA = "sweeper.data_fingerprint"
 _JOBS = ("trial", "final")
-"""Runs of one job each: of the search, and of a winner that is trained again."""
+"""Kinds of runs of one job each: trials of the search, and confirmation runs."""
 _STALE = ("sweeper.failure_kind", "sweeper.failure")
-
-
-@dataclass
-class Run:
-    """What the one writer knows about a run, kept equal to what the store holds."""
-
-    id: str
-    status: RunStatus
-    tags: dict[str, str] = field(default_factory=dict)
-    params: dict[str, str] = field(default_factory=dict)
-
-
-class RunStore(Protocol):
-    """Where runs are kept. It does what it is told; ``RunTracker`` keeps ``Run`` up to date."""
-
-    def connect(self) -> None:
-        """Reach the store, and record nothing there.
-
-        Raises:
-            SweeperError: It cannot be reached or used.
-        """
-
-    def open(self) -> None:
-        """Connect, and have a place for the study's runs; before any other call.
-
-        Raises:
-            SweeperError: The store cannot be reached or used.
-        """
-
-    def find(self, wanted: Mapping[str, str], *, running: bool = False) -> Iterable[Run]:
-        """Every run that has all the tags ``wanted``, oldest first; or only those that run."""
-
-    def create(self, tags: Mapping[str, str], start: int) -> Run:
-        """Make a running run with ``tags``, all at once; ``start`` in ms since the epoch."""
-
-    def write(
-        self,
-        run: Run,
-        points: Sequence[MetricPoint] = (),
-        params: Mapping[str, str] | None = None,
-        tags: Mapping[str, str] | None = None,
-    ) -> None:
-        """Add what is not there; set tags. A point that is already there stays one point."""
-
-    def remove_tags(self, run: Run, names: Iterable[str]) -> None:
-        """Remove tags that the run has."""
-
-    def add_dataset(self, run: Run, dataset: Dataset) -> None:
-        """Note a data set as the run's input, once."""
-
-    def add_file(self, run: Run, path: Path, folder: str | None = None) -> None:
-        """Store a file's content among the run's artifacts, over an older one of its name."""
-
-    def add_text(self, run: Run, name: str, text: str) -> None:
-        """Store ``text`` as the artifact ``name``, over an older one."""
-
-    def set_status(self, run: Run, status: RunStatus, end: int | None) -> None:
-        """Set the status; ``end`` in ms since the epoch, None for a run that goes on."""
-
-    def flush(self) -> None:
-        """Return when everything is stored."""
 
 
 _Key = tuple[str, str | None, int | None]
 
 
-class RunTracker:
-    """A ``Tracker`` on a ``RunStore``.
+class MlflowTracker(Tracker):
+    """A study's runs in MLflow.
 
     Every method may be called again: runs are looked up by their tags before one is created, and
     nothing is written that the run already has.
 
     Args:
-        store: Where the runs are kept. This object is its only writer for this study.
+        store: The runs of one experiment. This object is its only writer for this study.
         study: The study's name.
         identity: Tells apart studies of one name in a shared store (two people, or a study that was
-            deleted and begun anew). The same for every process that continues one study.
-        clock: Seconds since the epoch.
+            deleted and started anew). All processes that run one study share it.
+        clock: Returns the seconds since the epoch.
     """
 
     def __init__(
         self,
-        store: RunStore,
+        store: MlflowStore,
         study: str,
         identity: str | None = None,
         clock: Callable[[], float] = time.time,
@@ -132,29 +64,37 @@ class RunTracker:
         self._opened = False
 
     def connect(self) -> None:
-        """See ``Tracker``."""
+        """Reach MLflow, and record nothing there."""
         self._store.connect()
 
-    def open_study(self, config: StudyConfig, provenance: Provenance, study_text: str) -> None:
-        """See ``Tracker``."""
+    def open_study(
+        self,
+        inputs: StudyInputs,
+        arms: Sequence[str],
+        sampler: str,
+        provenance: Provenance,
+        study_text: str,
+    ) -> None:
+        """Find or make the study's run, and set it running."""
         self._runs.clear()
         self._store.open()
         # Of the trials only those that an earlier process left running: there may be thousands.
         for kind in ("study", "arm", *_JOBS):
             marks = {**self._marks, "sweeper.kind": kind}
-            for found in self._store.find(marks, running=kind in _JOBS):
-                self._runs.setdefault(_key_of(found.tags), found)
+            for run in self._store.find(marks, running=kind in _JOBS):
+                self._runs.setdefault(_key_of(run.tags), run)
         self._opened = True
         self._common = mapping.code_tags(provenance)
+        tags = mapping.study_tags(inputs, arms, provenance)
         run = self._ensure(
             ("study", None, None),
-            {mapping.RUN_NAME: config.study, **mapping.study_tags(config, provenance)},
+            {mapping.RUN_NAME: inputs.study, **tags},
             start=provenance.started,
         )
         self._write(
             run,
-            params=mapping.study_params(config),
-            tags={**mapping.study_tags(config, provenance), "sweeper.state": "running"},
+            params=mapping.study_params(inputs, sampler),
+            tags={**tags, "sweeper.state": "running"},
         )
         self._set_status(run, "RUNNING")
         self._store.add_text(run, "study.yaml", redact(study_text))
@@ -162,12 +102,12 @@ class RunTracker:
         self._store.add_text(run, "provenance.json", redact(text))
 
     def log_data(self, summary: DataSummary) -> None:
-        """See ``Tracker``."""
+        """Record the training data with the study, and with every trial from now on."""
         self._data = summary
         self._add_data(self._study())
 
     def log_baseline(self, role: Role, outcome: Outcome, *, test: bool = False) -> None:
-        """See ``Tracker``."""
+        """Record the scores of the teacher or of the starting student with the study."""
         self._write(self._study(), points=mapping.baseline_points(role, outcome, test=test))
 
     def open_arm(
@@ -178,7 +118,7 @@ class RunTracker:
         settings: Mapping[str, Any],
         search: Mapping[str, Any],
     ) -> None:
-        """See ``Tracker``."""
+        """Find or make an arm's run, and set it running."""
         # The budget may grow when a study is continued, which a parameter cannot.
         tags = mapping.as_tags(
             {
@@ -194,7 +134,7 @@ class RunTracker:
         self._set_status(run, "RUNNING")
 
     def start_trial(self, spec: TrialSpec) -> None:
-        """See ``Tracker``."""
+        """Find or make a trial's run, and set it running."""
         run = self._trial(spec, start=None)
         ended = run.tags.get("sweeper.state") in ("completed", "pruned", "failed")
         if ended and run.tags.get("sweeper.attempt") == str(spec.attempt):
@@ -207,7 +147,7 @@ class RunTracker:
         self._set_status(run, "RUNNING")
 
     def log_progress(self, spec: TrialSpec, rows: Sequence[Progress]) -> None:
-        """See ``Tracker``."""
+        """Add points to a trial's curves."""
         run = self._runs.get(_key(spec))
         if run is None:
             raise LookupError(
@@ -216,7 +156,7 @@ class RunTracker:
         self._write(run, points=mapping.curve_points(rows))
 
     def finish_trial(self, spec: TrialSpec, outcome: Outcome, files: JobPaths) -> None:
-        """See ``Tracker``."""
+        """Record how a trial ended."""
         run = self._trial(spec, start=outcome.started)
         self._write(run, mapping.outcome_points(outcome), tags=mapping.outcome_tags(spec, outcome))
         shown = redacted(spec.model_dump(mode="json"))
@@ -233,7 +173,7 @@ class RunTracker:
     def finish_study(
         self, files: Sequence[Path], state: StudyEnd, verdict: Sequence[mapping.MetricPoint] = ()
     ) -> None:
-        """See ``Tracker``."""
+        """Store the report's files and the verdict, and end the runs."""
         study = self._study()
         if verdict:
             self._write(study, verdict)
@@ -249,8 +189,7 @@ class RunTracker:
         self._end(study, state)
 
     def close(self) -> None:
-        """See ``Tracker``."""
-        self._store.flush()
+        """Return when everything is stored; every write has waited for that."""
 
     def _end(self, run: Run, state: StudyEnd) -> None:
         self._write(run, tags={"sweeper.state": state})
@@ -268,7 +207,7 @@ class RunTracker:
         key = _key(spec)
         tags = {**self._common, **mapping.trial_tags(spec)}
         run = self._ensure(key, tags, parent=arm, start=start)
-        # Again for a run that is known: the process may have been killed after creating it.
+        # Also for a run that exists: the process may have been killed after creating it.
         self._add_data(run, mapping.trial_params(spec))
         return run
 
@@ -297,9 +236,9 @@ class RunTracker:
             if parent is not None:
                 marks[mapping.PARENT] = parent.id
             when = self._clock() if start is None else start
-            found = self._find_trial(marks) if kind in _JOBS else None
-            made = found or self._store.create({**tags, **marks}, round(when * 1000))
-            self._runs[key] = made
+            earlier = self._find_trial(marks) if kind in _JOBS else None
+            run = earlier or self._store.create({**tags, **marks}, round(when * 1000))
+            self._runs[key] = run
         return self._runs[key]
 
     def _find_trial(self, marks: Mapping[str, str]) -> Run | None:
@@ -321,15 +260,14 @@ class RunTracker:
         the first attempt becomes the tag ``sweeper.changed``.
         """
         params, tags = params or {}, dict(tags or {})
-        known = run.params
-        changed = {key: value for key, value in params.items() if known.get(key, value) != value}
+        changed = {k: value for k, value in params.items() if run.params.get(k, value) != value}
         if changed:
             tags["sweeper.changed"] = mapping.text_of(changed, mapping.LONGEST_TAG)
-        new_params = {key: value for key, value in params.items() if key not in known}
+        new_params = {key: value for key, value in params.items() if key not in run.params}
         new_tags = {key: value for key, value in tags.items() if run.tags.get(key) != value}
         if points or new_params or new_tags:
             self._store.write(run, points, new_params, new_tags)
-            known.update(new_params)
+            run.params.update(new_params)
             run.tags.update(new_tags)
 
     def _set_status(self, run: Run, status: RunStatus, end: float | None = None) -> None:

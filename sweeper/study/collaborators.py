@@ -1,0 +1,75 @@
+"""What a coordinator works with, each made and closed by its caller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from sweeper.execution.executor import Executor
+from sweeper.foundation.retry import Retry
+from sweeper.records import Outcome, TrialSpec
+from sweeper.study.arms import ArmState
+from sweeper.study.early_stopping import StopReason
+from sweeper.study.interrupts import StopRequest
+from sweeper.study.jobs import Jobs
+from sweeper.tracking.tracker import Tracker
+
+Phase = Literal["prepare", "search", "confirm"]
+
+
+class RunningStudy(Protocol):
+    """What an observer reads of a study that runs."""
+
+    started: float
+    """When the run began, in seconds since the epoch."""
+    phase: Phase
+    higher_is_better: bool
+    jobs: Jobs
+    stop: StopRequest
+
+    @property
+    def arms(self) -> Mapping[str, ArmState]:
+        """Arms of the current phase; none before the search."""
+
+    def stop_reason(self, arm: str) -> StopReason | None:
+        """Return the limit of the study's budget that keeps an arm from starting a trial now."""
+
+
+class Observer(Protocol):
+    """A display of a study that runs."""
+
+    def update(self, run: RunningStudy) -> None:
+        """Draw the study as it is now; called several times a second."""
+
+    def ended(self, spec: TrialSpec, outcome: Outcome) -> None:
+        """Draw the end of a trial."""
+
+    def message(self, text: str) -> None:
+        """Print a line."""
+
+
+def _accept(outcome: Outcome) -> None:
+    """Accept every study."""
+
+
+@dataclass(frozen=True)
+class Collaborators:
+    """What a coordinator works with.
+
+    Attributes:
+        executor: Runs the jobs; entered already.
+        tracker: Records the study for people.
+        observer: Shows the study while it runs.
+        stop: The user's request to stop, read before anything is started.
+        retry: Waits for databases that do not answer; the tracker shares it.
+        preflight: Called with the outcome of the data step before anything is recorded or trained;
+            raises to refuse the study.
+    """
+
+    executor: Executor
+    tracker: Tracker
+    observer: Observer
+    stop: StopRequest = field(default_factory=StopRequest)
+    retry: Retry = field(default_factory=Retry)
+    preflight: Callable[[Outcome], None] = _accept
