@@ -1,4 +1,4 @@
-"""A preflight in the terminal and as JSON: what was found, and what the study can show."""
+"""A preflight in the terminal and as JSON: its findings, and the study's statistical power."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from sweeper.reporting.text.terminal_escape import visible
 _SIGNS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "error": ("✗", "red")}
 
 
-def check_view(found: Preflight) -> RenderableType:
-    """All findings, the smallest differences by number of seeds, and the time by arm."""
-    parts: list[RenderableType] = [_rows(found.findings)]
-    if found.design is not None:
-        parts += ["", *_design(found.design)]
-    if found.estimate is not None:
-        parts += ["", *estimate_view(found.estimate)]
+def check_view(preflight: Preflight) -> RenderableType:
+    """Return all findings, the smallest differences by number of seeds, and the time by arm."""
+    parts: list[RenderableType] = [_rows(preflight.findings)]
+    if preflight.design is not None:
+        parts += ["", *_design(preflight.design)]
+    if preflight.estimate is not None:
+        parts += ["", *estimate_view(preflight.estimate)]
     return Group(*parts)
 
 
-def preflight_view(found: Preflight) -> RenderableType:
-    """The same in short, for a study that begins: what to know, and the names of what is well."""
-    told = [finding for finding in found.findings if finding.state == "warning"]
-    well = dict.fromkeys(finding.what for finding in found.findings if finding.state == "ok")
+def preflight_view(preflight: Preflight) -> RenderableType:
+    """Return the warnings, and the names of what is well: what a study shows that begins."""
+    warnings = [finding for finding in preflight.findings if finding.state == "warning"]
+    well = dict.fromkeys(finding.what for finding in preflight.findings if finding.state == "ok")
     sign, style = _SIGNS["ok"]
-    return Group(_rows(told), Text.assemble((sign, style), f"  {', '.join(well)}"))
+    return Group(_rows(warnings), Text.assemble((sign, style), f"  {', '.join(well)}"))
 
 
-def check_json(found: Preflight) -> dict[str, Any]:
-    """The same for programs."""
-    return found.model_dump(mode="json")
+def check_json(preflight: Preflight) -> dict[str, Any]:
+    """Return the preflight for programs."""
+    return preflight.model_dump(mode="json")
 
 
 def _rows(findings: Iterable[Finding]) -> Table:
@@ -55,7 +55,7 @@ def _rows(findings: Iterable[Finding]) -> Table:
 
 
 def sentence(finding: Finding) -> str:
-    """What was found, and what to do about it."""
+    """Return a finding and its advice as text."""
     text = finding.detail
     if not finding.advice:
         return text
@@ -71,5 +71,5 @@ def _design(design: Design) -> list[RenderableType]:
         cells = [f"{size:.3f}" for size in row.differences]
         style = "bold" if row.seeds == design.seeds else ""
         table.add_row(str(row.seeds), *cells, style=style)
-    title = f"Smallest difference that {design.documents:,} documents show, by seeds"
+    title = f"Smallest difference that {design.documents:,} documents detect, by seeds"
     return [heading(title), table, Text(f"Variances: {design.basis}.", style="dim")]

@@ -11,13 +11,13 @@ from sweeper.reporting.console import bulleted, heading, plain_table
 from sweeper.reporting.text import formatting
 
 
-def estimate_view(found: DurationEstimate) -> list[RenderableType]:
-    """The arms' seconds and device-hours, and what they were measured at."""
+def estimate_view(estimate: DurationEstimate) -> list[RenderableType]:
+    """Return the arms' seconds and device-hours, and the settings that were measured."""
     table = plain_table()
     table.add_column("arm", overflow="fold")
     for name in ("step", "tokens/s", "scoring", "trial", "memory", "trials", "hours"):
         table.add_column(name, justify="right", no_wrap=True)
-    for arm in found.arms:
+    for arm in estimate.arms:
         peak = arm.peak_bytes
         winners = f" + {arm.trainings}" if arm.trainings else ""
         table.add_row(
@@ -30,26 +30,25 @@ def estimate_view(found: DurationEstimate) -> list[RenderableType]:
             f"{arm.trials}{winners}",
             f"{arm.device_hours:.2g}",
         )
-    return [heading("How long it takes, by arm"), table, bulleted(_notes(found))]
+    return [heading("How long it takes, by arm"), table, bulleted(_notes(estimate))]
 
 
-def _notes(found: DurationEstimate) -> Iterator[str]:
-    if any(arm.trainings for arm in found.arms):
+def _notes(estimate: DurationEstimate) -> Iterator[str]:
+    if any(arm.trainings for arm in estimate.arms):
         yield (
-            "Trials: those of the search + trainings of winners with new seeds. Hours are those of"
-            " devices; memory is the most that a job took."
+            "Trials: those of the search + trainings of winners with new seeds. Hours are"
+            " device-hours; memory is the most that a trial took."
         )
-    if found.parts:
-        took = ", ".join(f"{part} {formatting.duration(s)}" for part, s in found.parts.items())
-        yield f"In the preparation: {took}; next to nothing where the cache has them."
-    if found.basis == "records":
-        yield f"Measured in {found.measured} trials of the study."
+    if estimate.basis == "records":
+        yield (
+            f"Measured in {estimate.measured} trials of the study: means of each arm's cheapest and"
+            " most expensive."
+        )
         return
-    yield "Measured in a few steps of each arm, in the middle of what is searched."
-    for arm in found.arms:
+    yield "Measured in a few steps of each arm, at its cheapest and its most expensive settings."
+    for arm in estimate.arms:
         if arm.lightest == arm.heaviest:
             continue
         low, high = map(formatting.duration, arm.trial_range)
-        trials = f"; trials take {low} to {high}" if low != high else ""
         light, heavy = map(formatting.settings, (arm.lightest, arm.heaviest))
-        yield f"{arm.arm}: at {light}, and at {heavy}{trials}."
+        yield f"{arm.arm}: a trial takes {low} at {light}, and {high} at {heavy}."

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from sweeper.analysis.findings import Finding
-from sweeper.commands.check.memory_findings import Forecast, largest, memory_findings
+from sweeper.commands.check.memory_findings import Forecast, Shapes, largest
+from sweeper.commands.check.memory_findings import memory_findings as findings_of
 from sweeper.commands.check.memory_forecast import (
     GIB,
     DeviceKind,
@@ -20,6 +21,7 @@ from sweeper.commands.check.memory_forecast import (
     weight_bytes,
     worst,
 )
+from sweeper.commands.check.run_checks import trainings_of
 from sweeper.config.study import StudyConfig
 from sweeper.execution.devices import DeviceMemory
 from sweeper.records import (
@@ -126,13 +128,19 @@ def room(gib: float) -> DeviceMemory:
     return DeviceMemory("a GPU", "cuda", gib * GIB, gib * GIB)
 
 
+def memory_findings(
+    study: StudyConfig, data: DataSummary, shapes: Shapes, rooms: list[DeviceMemory]
+) -> list[Finding]:
+    return findings_of(trainings_of(study, data, shapes), rooms)
+
+
 def rows(gib: float, **keys: Any) -> Finding:
     [found] = memory_findings(config(**keys), DATA, shapes, [room(gib)])
     return found
 
 
 def most(study: StudyConfig, data: DataSummary = DATA) -> Forecast:
-    found = largest(study, data, shapes, "cuda")
+    found = largest(trainings_of(study, data, shapes), "cuda")
     assert found is not None
     return found
 
