@@ -46,17 +46,9 @@ class StudyPlan:
     devices: int = 1
 
 
-@dataclass(frozen=True)
-class _ArmJobs:
-    """Seconds of an arm's jobs: each trial, and each winner's training and test."""
-
-    trials: list[float]
-    trainings: list[float]
-    tests: list[float]
-
-    @property
-    def seconds(self) -> float:
-        return sum((*self.trials, *self.trainings, *self.tests))
+_OF_ARMS: tuple[PhaseName, ...] = ("search", "confirmation", "test scoring")
+_Jobs = dict[PhaseName, list[float]]
+"""Seconds of an arm's jobs, by phase; a winner's training and its test count as two."""
 
 
 def estimate(timing: StudyTiming, plan: StudyPlan) -> DurationEstimate:
@@ -90,19 +82,19 @@ def wall_seconds(jobs: Sequence[float], workers: int) -> float:
 
 def _jobs(
     timing: StudyTiming, plan: StudyPlan, trials: Mapping[str, TrialTiming]
-) -> dict[str, _ArmJobs]:
+) -> dict[str, _Jobs]:
     part = min(1.0, plan.intermediate_documents * timing.tasks / timing.documents)
     trainings = _winner_trainings(timing, plan, trials)
-    found = {}
+    jobs: dict[str, _Jobs] = {}
     for name, trial in trials.items():
-        looks = plan.intermediate_scores.get(name, 0) * part * trial.scoring
+        interim = plan.intermediate_scores.get(name, 0) * part * trial.scoring
         test = trial.scoring * plan.test_documents / timing.documents
-        found[name] = _ArmJobs(
-            [trial.seconds + looks] * plan.trials[name],
-            [trial.start + seconds + trial.scoring for seconds in trainings[name]],
-            [test] * len(trainings[name]),
-        )
-    return found
+        jobs[name] = {
+            "search": [trial.seconds + interim] * plan.trials[name],
+            "confirmation": [trial.start + steps + trial.scoring for steps in trainings[name]],
+            "test scoring": [test] * len(trainings[name]),
+        }
+    return jobs
 
 
 def _winner_trainings(
@@ -133,32 +125,31 @@ def _winner_trainings(
 def _phases(
     timing: StudyTiming, plan: StudyPlan, trials: Mapping[str, TrialTiming]
 ) -> tuple[Phase, ...]:
-    jobs = _jobs(timing, plan, trials).values()
+    arms = _jobs(timing, plan, trials).values()
     steps = dict(timing.preparation)
     data = steps.pop("data", 0.0)
-    tests = list(chain.from_iterable(arm.tests for arm in jobs))
-    student = sum(trial.scoring for trial in trials.values()) / len(trials)
-    share = plan.test_documents / timing.documents
-    others = [seconds * share for seconds in (timing.teacher_scoring, student) if tests]
-    devices = plan.devices
+    # Seconds of jobs that run next to each other, with the devices of each.
     groups: dict[PhaseName, list[tuple[list[float], int]]] = {
-        "preparation": [([data], 1), (list(steps.values()), 1)],
-        "search": [(list(chain.from_iterable(arm.trials for arm in jobs)), devices)],
-        "confirmation": [(list(chain.from_iterable(arm.trainings for arm in jobs)), devices)],
-        "test scoring": [(tests, devices), (others, 1)],
+        "preparation": [([data], 1), (list(steps.values()), 1)]
     }
+    for phase in _OF_ARMS:
+        groups[phase] = [([seconds for arm in arms for seconds in arm[phase]], plan.devices)]
+    if plan.trainings:
+        student = sum(trial.scoring for trial in trials.values()) / len(trials)
+        share = plan.test_documents / timing.documents
+        groups["test scoring"].append(([timing.teacher_scoring * share, student * share], 1))
     return tuple(
         Phase(
             name=name,
             wall_seconds=sum(wall_seconds(seconds, timing.workers) for seconds, _ in group),
-            device_seconds=sum(sum(seconds) * count for seconds, count in group),
+            device_seconds=sum(sum(seconds) * devices for seconds, devices in group),
         )
         for name, group in groups.items()
         if any(sum(seconds) for seconds, _ in group)
     )
 
 
-def _arm(arm: ArmTiming, jobs: _ArmJobs, devices: int) -> ArmTime:
+def _arm(arm: ArmTiming, jobs: _Jobs, devices: int) -> ArmTime:
     mean = arm.mean
     peaks = (arm.lightest.peak_bytes, arm.heaviest.peak_bytes)
     return ArmTime(
@@ -169,9 +160,9 @@ def _arm(arm: ArmTiming, jobs: _ArmJobs, devices: int) -> ArmTime:
         scoring_seconds=mean.scoring,
         trial_seconds=mean.seconds,
         trial_range=(arm.lightest.seconds, arm.heaviest.seconds),
-        trials=len(jobs.trials),
-        trainings=len(jobs.trainings),
-        device_hours=jobs.seconds * devices / 3600,
+        trials=len(jobs["search"]),
+        trainings=len(jobs["confirmation"]),
+        device_hours=sum(map(sum, jobs.values())) * devices / 3600,
         peak_bytes=max((size for size in peaks if size is not None), default=None),
         lightest=_costly(arm.lightest.params),
         heaviest=_costly(arm.heaviest.params),
