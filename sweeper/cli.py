@@ -29,10 +29,12 @@ app = typer.Typer(
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="The study file (YAML).")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override a key, as in training.max_steps=20."),
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Override a key, for example training.max_steps=20."
+    ),
 ]
-Runs = Annotated[Path, typer.Option("--runs", help="Where studies are recorded.")]
-Reports = Annotated[Path, typer.Option("--reports", help="Where reports are written.")]
+Runs = Annotated[Path, typer.Option("--runs", help="Directory of all studies.")]
+Reports = Annotated[Path, typer.Option("--reports", help="Directory of all reports.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -49,7 +51,9 @@ def init(
     teacher: Annotated[
         str | None, typer.Option(help="The teacher: a hub id, a folder, or builtin/NAME.")
     ] = None,
-    student: Annotated[str | None, typer.Option(help="The student, likewise.")] = None,
+    student: Annotated[
+        str | None, typer.Option(help="The student, named like the teacher.")
+    ] = None,
     data: Annotated[
         str | None,
         typer.Option(help="Prompts with answers: a json, jsonl, parquet or csv file, or a hub id."),
@@ -59,14 +63,14 @@ def init(
         typer.Option("--from-recipe", help="An Oumi training configuration for GKD (YAML)."),
     ] = None,
     selection: Annotated[
-        Path | None, typer.Option(help="A suite that chooses; by default of held-out data.")
+        Path | None, typer.Option(help="The selection suite; by default made of held-out data.")
     ] = None,
-    test: Annotated[Path | None, typer.Option(help="A suite that only tests, likewise.")] = None,
+    test: Annotated[Path | None, typer.Option(help="The test suite; same default.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="The new study file.")] = Path(
         "study.yaml"
     ),
 ) -> None:
-    """Write a study to begin with: of a teacher, a student and data, or from a recipe."""
+    """Write a first study: from a teacher, a student and data, or from a recipe."""
     from sweeper.commands.init.draft import Request, write_draft
     from sweeper.commands.init.draft_study import draft_from_recipe, draft_study
     from sweeper.foundation.errors import ConfigError, Problem
@@ -102,10 +106,10 @@ def run(
     runs: Runs = DEFAULT_RUNS,
     reports: Reports = Path("reports"),
     cache_dir: Annotated[
-        Path | None, typer.Option(help="The cache of warm starts and teacher outputs.")
+        Path | None, typer.Option(help="Cache of warm starts and teacher outputs.")
     ] = None,
 ) -> None:
-    """Run a study, or go on with it where it stopped, and report the comparison."""
+    """Run a study, or resume it, and report the comparison."""
     from rich.console import Console
 
     from sweeper.commands import run
@@ -125,13 +129,13 @@ def check(
     runs: Runs = DEFAULT_RUNS,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
     probe: Annotated[
-        bool, typer.Option("--probe", help="Measure a few steps of each arm: how long it takes.")
+        bool, typer.Option("--probe", help="Run a few steps of each arm to estimate the time.")
     ] = False,
     cache_dir: Annotated[
-        Path | None, typer.Option(help="The cache of warm starts and teacher outputs.")
+        Path | None, typer.Option(help="Cache of warm starts and teacher outputs.")
     ] = None,
 ) -> None:
-    """Say all that is known of a study before anything is trained, and what it can show."""
+    """Check a study before training: data, models, memory, statistical power."""
     from rich.console import Console
 
     from sweeper.commands.check.run_checks import check as check_study
@@ -141,15 +145,15 @@ def check(
     study = _load(study_file, overrides)
     progress = Console(markup=False, emoji=False, stderr=True)
     try:
-        found = check_study(study, runs, progress, probing=probe, cache=cache_dir)
+        preflight = check_study(study, runs, progress, probing=probe, cache=cache_dir)
     except KeyboardInterrupt:
-        typer.echo("Stopped. Nothing was begun.", err=True)
+        typer.echo("Stopped. No study was started.", err=True)
         raise typer.Exit(130) from None
     if as_json:
-        typer.echo(json.dumps(check_json(found), indent=2))
+        typer.echo(json.dumps(check_json(preflight), indent=2))
     else:
-        show(check_view(found), Console(markup=False, emoji=False))
-    raise typer.Exit(2 if found.errors else 0)
+        show(check_view(preflight), Console(markup=False, emoji=False))
+    raise typer.Exit(2 if preflight.errors else 0)
 
 
 @app.command()
@@ -163,10 +167,10 @@ def report(
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
     records: Annotated[
         Path | None,
-        typer.Option("--records", metavar="FILE", help="A report's records, instead of a study."),
+        typer.Option("--records", metavar="FILE", help="Records of a report, instead of a study."),
     ] = None,
 ) -> None:
-    """Report a study again from its records."""
+    """Report a study from its records, without running it."""
     from rich.console import Console
 
     from sweeper.foundation import disk
@@ -206,11 +210,11 @@ def compare(
     from sweeper.reporting.tables.studies import studies_json, studies_view
     from sweeper.study.results import find_records
 
-    found = compare_studies(find_records(named, runs))
+    comparison = compare_studies(find_records(named, runs))
     if as_json:
-        typer.echo(json.dumps(studies_json(found), indent=2))
+        typer.echo(json.dumps(studies_json(comparison), indent=2))
         return
-    show(studies_view(found), Console(markup=False, emoji=False))
+    show(studies_view(comparison), Console(markup=False, emoji=False))
 
 
 @app.command()
@@ -230,24 +234,26 @@ def export(
     overrides: Overrides = None,
     runs: Runs = DEFAULT_RUNS,
     as_recipe: Annotated[
-        bool, typer.Option("--recipe", help="As an Oumi training configuration.")
+        bool, typer.Option("--recipe", help="Write an Oumi training configuration.")
     ] = False,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="The recipe's file; by default it is printed."),
+        typer.Option("--output", "-o", help="File of the recipe; by default it is printed."),
     ] = None,
     model: Annotated[
-        Path | None, typer.Option(help="As a model: the folder to write; it is trained once more.")
+        Path | None, typer.Option(help="Train the winner again and write it to this folder.")
     ] = None,
     merged: Annotated[
-        bool, typer.Option("--merged", help="An adapter's weights added to those below it.")
+        bool, typer.Option("--merged", help="Merge an adapter into the weights below it.")
     ] = False,
-    arm: Annotated[str | None, typer.Option(help="The best of this arm, not the winner.")] = None,
+    arm: Annotated[
+        str | None, typer.Option(help="Export the best trial of this arm, not the winner.")
+    ] = None,
     cache_dir: Annotated[
-        Path | None, typer.Option(help="The cache of warm starts and teacher outputs.")
+        Path | None, typer.Option(help="Cache of warm starts and teacher outputs.")
     ] = None,
 ) -> None:
-    """Write a study's winner as a recipe, or as a model with its card."""
+    """Export a study's winner as a recipe, or as a model with its card."""
     from rich.console import Console
 
     from sweeper.commands import export
@@ -287,7 +293,7 @@ def ui(
     study_file: StudyFile,
     overrides: Overrides = None,
     runs: Runs = DEFAULT_RUNS,
-    port: Annotated[int, typer.Option(help="The port on 127.0.0.1.")] = 5000,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000,
 ) -> None:
     """Open the MLflow UI with the study's store, on 127.0.0.1."""
     import os
@@ -323,7 +329,7 @@ def schema() -> None:
 
 
 def main() -> None:
-    """Run the command line; an error of the user's is a message, not a traceback."""
+    """Run the command line; print an expected error as a message, not as a traceback."""
     try:
         app()
     except SweeperError as error:

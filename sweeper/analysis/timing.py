@@ -1,4 +1,4 @@
-"""How long trials take, and the study that they add up to: what was measured, what follows."""
+"""How long trials take, and the study that they add up to: measurements and their estimate."""
 
 from __future__ import annotations
 
@@ -10,98 +10,81 @@ from sweeper.records import Record
 
 
 class TrialTiming(Record):
-    """What a trial takes of its worker, in seconds, at settings of its arm's search."""
+    """Seconds that a trial occupies its worker."""
 
     params: dict[str, Scalar] = {}
-    """Those settings."""
+    """Settings that were chosen from the arm's search."""
     start: float
-    """Its process, data and models, and what the first step takes beyond the others."""
+    """Seconds before the first step, with what that step takes beyond the others."""
     step: float
-    """One optimiser step."""
+    """Seconds of one optimiser step."""
     steps: int
     """Optimiser steps of the trial."""
     scoring: float
-    """The whole selection suite."""
+    """Seconds of scoring the whole selection suite."""
     parts: dict[str, float] = {}
-    """Of a step: ``rollout``, ``teacher``, ``student``, ``optimiser``."""
+    """Seconds of a step's parts: ``rollout``, ``teacher``, ``student``, ``optimiser``."""
     trained_tokens: float = 0.0
-    """Of a step."""
+    """Trained tokens of a step."""
     rollout_length: float | None = None
     """Mean tokens of a rollout; None if there were none."""
     peak_bytes: int | None = None
-    """The most memory that it took; see ``Outcome``."""
+    """Peak memory of the trial; see ``Outcome``."""
 
     @property
     def training(self) -> float:
-        """All of its steps."""
+        """Seconds of all optimiser steps."""
         return self.steps * self.step
 
     @property
     def seconds(self) -> float:
-        """The whole trial."""
+        """Seconds of the whole trial."""
         return self.start + self.training + self.scoring
 
 
 class ArmTiming(Record):
-    """The trials of an arm, between two that were measured.
-
-    What they take is linear in between: a share ``lmbda`` of the steps samples from the student.
-    """
+    """The cheapest and the most expensive trial that were measured of an arm."""
 
     arm: str
     method: Method
     lightest: TrialTiming
+    """Cheapest trial."""
     heaviest: TrialTiming
-    low: float = 0.0
-    """Where the cheapest trials are: 0 is the lightest that was measured, 1 the heaviest."""
-    mean: float = 0.5
-    """Where they are on average."""
-    high: float = 1.0
-    """Where the dearest are."""
+    """Most expensive trial; the cheapest again where one trial stands for all."""
 
-    def at(self, place: float) -> TrialTiming:
-        """A trial in between."""
-        light, heavy = self.lightest, self.heaviest
-
-        def between(ours: float, theirs: float) -> float:
-            return ours + place * (theirs - ours)
-
-        names = dict.fromkeys((*light.parts, *heavy.parts))
+    @property
+    def mean(self) -> TrialTiming:
+        """Expected trial: the mean of the two."""
+        both = (self.lightest, self.heaviest)
+        steps = round(sum(trial.steps for trial in both) / 2)
         return TrialTiming(
-            start=between(light.start, heavy.start),
-            step=between(light.step, heavy.step),
-            steps=round(between(light.steps, heavy.steps)),
-            scoring=between(light.scoring, heavy.scoring),
-            parts={
-                name: between(light.parts.get(name, 0.0), heavy.parts.get(name, 0.0))
-                for name in names
-            },
-            trained_tokens=between(light.trained_tokens, heavy.trained_tokens),
-            rollout_length=heavy.rollout_length,
+            start=sum(trial.start for trial in both) / 2,
+            step=sum(trial.training for trial in both) / 2 / steps,
+            steps=steps,
+            scoring=sum(trial.scoring for trial in both) / 2,
+            trained_tokens=sum(trial.steps * trial.trained_tokens for trial in both) / 2 / steps,
         )
 
 
 class StudyTiming(Record):
-    """What was measured of a study."""
+    """Measured times of a study."""
 
     basis: Literal["probe", "records"]
-    """Whether a few steps were run for it, or the study's own trials say so."""
+    """Source of the times: a probe of a few steps, or the study's own trials."""
     trials: int
-    """How many trials were measured, or parts of them."""
+    """Number of measured trials."""
     workers: int
-    """Trials at a time, then and in the study."""
+    """Trials at a time, in the measurement and in the study."""
     device: str = "cpu"
-    """What trials ran on."""
+    """Device of the trials."""
     preparation: dict[str, float]
-    """Seconds of each step: ``data``, ``teacher``, ``student``."""
-    parts: dict[str, float] = {}
-    """What is known of them: seconds of the warm start, the teacher's outputs, …"""
+    """Seconds of each preparation step: ``data``, ``teacher``, ``student``."""
     teacher_scoring: float
-    """Seconds of the teacher on the selection suite."""
+    """Seconds of scoring the teacher on the selection suite."""
     documents: int
-    """Of the selection suite, with those of tasks of weight 0: they take as long."""
+    """Documents of the selection suite, including tasks of weight 0."""
     tasks: int = 1
-    """Of the selection suite."""
+    """Tasks of the selection suite."""
     arms: tuple[ArmTiming, ...]
 
 
@@ -109,57 +92,53 @@ PhaseName = Literal["preparation", "search", "confirmation", "test scoring"]
 
 
 class Phase(Record):
-    """A part of a study."""
+    """Time of one phase of a study."""
 
     name: PhaseName
     wall_seconds: float
     device_seconds: float
-    """Of all workers together."""
+    """Seconds of all devices together."""
 
 
 class ArmTime(Record):
-    """What one arm takes."""
+    """Expected times of one arm."""
 
     arm: str
     method: Method
     step_seconds: float
-    """One optimiser step of an average trial."""
+    """Seconds of an optimiser step in the expected trial."""
     tokens_per_second: float
-    """Tokens that the loss is taken over, by second of training."""
+    """Trained tokens by second of training."""
     scoring_seconds: float
-    """The selection suite, once."""
+    """Seconds of scoring the selection suite once."""
     trial_seconds: float
-    """An average trial."""
+    """Seconds of the expected trial."""
     trial_range: tuple[float, float]
-    """The cheapest and the dearest."""
+    """Seconds of the cheapest and of the most expensive trial."""
     trials: int
-    """Of the search."""
+    """Trials of the search."""
     trainings: int
-    """Of its winners, with new seeds and at all measures of cost."""
+    """Trainings of the arm's winners, with new seeds and at all measures of cost."""
     device_hours: float
-    """Of the search and of its winners."""
+    """Device-hours of the search and of the winners."""
     peak_bytes: int | None
-    """The most memory that a trial took that was measured; None if that is not known."""
+    """Largest peak memory that was measured; None if it was not."""
     lightest: dict[str, Scalar]
-    """Of what is searched and costs time, what the cheapest trial had that was measured."""
+    """Searched settings that cost time, in the cheapest trial that was measured."""
     heaviest: dict[str, Scalar]
-    """The same of the dearest; equal where one trial stands for all."""
+    """Searched settings that cost time, in the most expensive trial that was measured."""
 
 
 class DurationEstimate(Record):
-    """What a study takes from its beginning to its end, if nothing fails and no limit ends it."""
+    """Expected duration of a whole study in which nothing fails and no limit ends anything."""
 
     basis: Literal["probe", "records"]
     measured: int
-    """Trials that were measured."""
+    """Number of measured trials."""
     workers: int
     wall_seconds: float
     wall_range: tuple[float, float]
-    """If all trials are the cheapest, or the dearest, of their searches."""
-    pruned_wall_seconds: float | None = None
-    """If the pruner ends half of the trials that it may, at the first look; None without one."""
+    """Seconds if every trial is its arm's cheapest, and if every trial is its most expensive."""
     device_hours: float
     phases: tuple[Phase, ...]
-    parts: dict[str, float] = {}
-    """What is known of the preparation: seconds of the warm start, the teacher's outputs, …"""
     arms: tuple[ArmTime, ...]

@@ -1,7 +1,7 @@
 """``sweeper export``: a study's winner as a recipe, or as a model directory with its card.
 
-Trials keep no weights. A trial is a function of its spec, so the winner is trained once more, by
-the same executor and the same code, and its scores are compared with those that are recorded.
+Trials keep no weights. A trial is a function of its spec, so the winner is trained again by the
+same executor and the same code, and its scores are compared with the recorded ones.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from sweeper.analysis.winner import Winner, choose
 from sweeper.commands.init.local_data import find_columns, read_rows
 from sweeper.commands.run import INTERRUPTED
+from sweeper.config.compute import ComputeConfig
 from sweeper.config.loading import LoadedStudy
+from sweeper.config.models import StudentConfig
 from sweeper.config.oumi.writing import place, write_recipe
 from sweeper.config.settings import model_settings
 from sweeper.config.study import StudyConfig
@@ -32,20 +35,14 @@ from sweeper.foundation.files import write_text_atomically
 from sweeper.foundation.secrets import redacted, redacted_json
 from sweeper.records import KeptStudent, Outcome, Scores, TrialSpec
 from sweeper.records.layout import JobPaths, StudyPaths
+from sweeper.records.specs import Resources, StudyInputs, SuiteSpec
 from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.markdown.model_card import model_card
 from sweeper.study import preparation
 from sweeper.study.executors import make_executor
 from sweeper.study.jobs import RunningJob
 from sweeper.study.lock import hold
-from sweeper.study.manifest import (
-    StudyManifest,
-    changes,
-    data_files,
-    input_files,
-    read_manifest,
-    suite_spec,
-)
+from sweeper.study.manifest import changes, data_files, input_files, read_manifest, suite_spec
 
 _POLL_SECONDS = 0.25
 
@@ -53,25 +50,25 @@ _POLL_SECONDS = 0.25
 def export_recipe(
     study: LoadedStudy, record: StudyRecord, arm: str | None, output: Path | None
 ) -> tuple[str, list[str]]:
-    """The winner as an Oumi training configuration.
+    """Write the winner as an Oumi training configuration.
 
     Args:
         study: The study file.
-        record: What is recorded of the study.
-        arm: The arm to take; None: the winner's.
-        output: The file to write; None: it is only returned.
+        record: The study's record.
+        arm: Name of the arm; None: the winner's.
+        output: File to write; None: the text is only returned.
 
     Returns:
-        The text, and what it cannot say of the arm.
+        The text, and the settings of the arm that the format cannot express.
 
     Raises:
         ConfigError: There is no winner, the format has no trainer for it, or the file exists.
     """
     winner = choose(record, arm)
-    config = _with_found_data(study)
+    config = _with_local_data(study)
     values, unsaid = write_recipe(config, winner.arm, winner.trial.params)
-    found = winner.trial.outcome.scores if winner.trial.outcome else None
-    score = f", {found.score:.4g} on {found.suite}" if found else ""
+    scores = winner.trial.outcome.scores if winner.trial.outcome else None
+    score = f", {scores.score:.4g} on {scores.suite}" if scores else ""
     head = (
         f"{winner.arm} #{winner.trial.number} of the sweeper study {record.study}{score};"
         f" chosen {winner.why}."
@@ -92,8 +89,8 @@ def export_recipe(
     return text, unsaid
 
 
-def _with_found_data(study: LoadedStudy) -> StudyConfig:
-    """The study with a local data file's own path, and with what its columns hold."""
+def _with_local_data(study: LoadedStudy) -> StudyConfig:
+    """Return the study with the path and the columns of a local data file."""
     config = study.config
     changes: dict[str, object] = {}
     for name in data_files(study):
@@ -114,15 +111,15 @@ def export_model(
     cache: Path | None,
     out: Console,
 ) -> int:
-    """Train the winner once more, and write it with tokenizer and card; whole, or not at all.
+    """Train the winner again, and write it with tokenizer and card: completely, or not at all.
 
     Args:
         study: The study file.
-        paths: Where the study is recorded.
-        record: What is recorded of it.
-        directory: What to write; new or empty.
-        arm: The arm to take; None: the winner's.
-        merged: Add the weights of an adapter to those below it.
+        paths: Directory of the study.
+        record: The study's record.
+        directory: Folder to write; new or empty.
+        arm: Name of the arm; None: the winner's.
+        merged: True to merge an adapter into the weights below it.
         cache: The content-addressed cache; by default the user's.
         out: The terminal.
 
@@ -134,14 +131,15 @@ def export_model(
     """
     winner = choose(record, arm)
     _check_directory(directory)
-    adapter = study.config.student.lora is not None and not merged
+    student = study.config.student
+    adapter = student.lora is not None and not merged
     if adapter:
-        _check_base(study)
+        _check_base(student, warm=study.config.warm_start is not None)
     if merged:
-        _check_merged(study)
-    snapshot = read_manifest(paths)
-    assert snapshot is not None, "what is recorded was begun"
-    if differences := changes(snapshot, study):
+        _check_merged(student)
+    manifest = read_manifest(paths)
+    assert manifest is not None, "a recorded study has a manifest"
+    if differences := changes(manifest, study):
         listed = "\n".join(f"  {difference}" for difference in differences)
         message = f"{study.path}: the study was run differently:\n{listed}"
         raise StudyChangedError(f"{message}\nIts winner would be another student. Undo the change.")
@@ -154,14 +152,26 @@ def export_model(
             keep = KeptStudent(
                 directory=str(work / "student"),
                 merged=merged,
-                base=place(study.config.student.model),
+                base=place(student.model),
             )
             with executor:
-                spec = _spec(study, paths, snapshot, winner, keep, cache, executor, work)
+                inputs = preparation.make_study_inputs(study, manifest, cache)
+                for steps in preparation.STEPS:
+                    inputs = preparation.with_results(inputs, steps, paths)
+                spec = _spec(
+                    winner,
+                    paths,
+                    inputs,
+                    suite_spec(study.selection),
+                    study.config.arms[winner.arm].settings,
+                    study.config.compute,
+                    executor.next_resources(work),
+                    keep,
+                )
                 outcome = _train(spec, executor, label, out)
             repeated = _repeated(winner, outcome)
             (work / "student" / "README.md").write_text(
-                _card(study, record, winner, outcome, adapter, repeated), encoding="utf-8"
+                _card(study.config, record, winner, outcome, adapter, repeated), encoding="utf-8"
             )
             _move(work / "student", directory)
     except KeyboardInterrupt:
@@ -175,71 +185,65 @@ def export_model(
 
 def _check_directory(directory: Path) -> None:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        message = f"expected a new or an empty folder, but {directory} holds something"
+        message = f"expected a new or an empty folder, but {directory} is not empty"
         raise ConfigError([Problem(source="--model", message=message)])
 
 
-def _check_merged(study: LoadedStudy) -> None:
-    """Refuse to put an adapter into weights that were rounded: they would be rounded once more."""
-    if study.config.student.quantization is not None:
+def _check_merged(student: StudentConfig) -> None:
+    """Refuse to merge an adapter into rounded weights, which would be rounded once more."""
+    if student.quantization is not None:
         message = "expected no --merged: the student's weights are rounded (student.quantization)"
         raise ConfigError([Problem(source="--merged", message=message)])
 
 
-def _check_base(study: LoadedStudy) -> None:
+def _check_base(student: StudentConfig, *, warm: bool) -> None:
     """Refuse an adapter on weights that nobody else has."""
-    config = study.config
     reason = None
-    if config.warm_start is not None:
+    if warm:
         reason = "the study's warm start"
-    elif config.student.keep_layers is not None:
+    elif student.keep_layers is not None:
         reason = "some layers of a model (student.keep_layers)"
-    elif config.student.random_init:
+    elif student.random_init:
         reason = "random weights (student.random_init)"
-    elif place(config.student.model).startswith("builtin/"):
-        reason = f"{config.student.model}, which is known to sweeper only"
+    elif place(student.model).startswith("builtin/"):
+        reason = f"{student.model}, which only sweeper has"
     if reason:
-        message = f"expected --merged beside it: the adapter lies on {reason}"
+        message = f"expected --merged next to it: the adapter belongs to {reason}"
         raise ConfigError([Problem(source="--model", message=message)])
 
 
 def _spec(
-    study: LoadedStudy,
-    paths: StudyPaths,
-    snapshot: StudyManifest,
     winner: Winner,
+    paths: StudyPaths,
+    inputs: StudyInputs,
+    suite: SuiteSpec,
+    settings: dict[str, Any],
+    compute: ComputeConfig,
+    place: Resources,
     keep: KeptStudent,
-    cache: Path,
-    executor: Executor,
-    work: Path,
 ) -> TrialSpec:
-    """The winner's own spec, at another place; secrets, which no record holds, from the study."""
+    """Return the winner's recorded spec for another place, with the secrets of the study."""
     files = paths.trial(winner.arm, winner.trial.number)
     if winner.final is not None:
         files = paths.confirmation_run(winner.arm, winner.final.number)
     recorded = TrialSpec.model_validate_json(files.spec.read_bytes())
-    config, arm = study.config, study.config.arms[winner.arm]
-    origin = preparation.make_study_inputs(study, snapshot, cache)
-    for steps in preparation.STEPS:
-        origin = preparation.with_results(origin, steps, paths)
-    place = executor.next_resources(work)
     return recorded.model_copy(
         update={
-            "origin": origin,
-            "teacher": model_settings("teacher", arm.settings, recorded.params),
+            "origin": inputs,
+            "teacher": model_settings("teacher", settings, recorded.params),
             "settings": recorded.settings.model_copy(update={"checkpoint_every": None}),
             "interim": (),
-            "suite": suite_spec(study.selection),
-            # What was scored there is recorded, and the test suite is read once.
+            "suite": suite,
+            # Test scores are on record, and the test suite is read once.
             "test_suite": None,
             "keep": keep,
             # With other threads sums have another order.
             "place": place.model_copy(
                 update={
                     "threads": recorded.place.threads,
-                    "memory_gib": config.compute.memory_limit,
-                    "shard_teacher": config.compute.shard_teacher,
-                    "shard_student": config.compute.shard_student,
+                    "memory_gib": compute.memory_limit,
+                    "shard_teacher": compute.shard_teacher,
+                    "shard_student": compute.shard_student,
                 }
             ),
         }
@@ -247,44 +251,44 @@ def _spec(
 
 
 def _train(spec: TrialSpec, executor: Executor, label: str, out: Console) -> Outcome:
-    """Run the job, and show how far it is.
+    """Run the job, and show its progress.
 
     Raises:
-        SweeperError: It failed.
+        SweeperError: The job failed.
     """
     files = JobPaths(Path(spec.place.directory))
     write_text_atomically(files.spec, redacted_json(spec))
     executor.submit(spec)
     job = RunningJob(spec)
-    with out.status(f"Training {label} once more …") as status:
+    with out.status(f"Training {label} again …") as status:
         while not (finished := executor.wait(_POLL_SECONDS)):
             if job.read(0.0) and job.last is not None:
                 steps = f" {job.last.step} of {job.last.max_steps}" if job.last.step else ""
-                status.update(f"Training {label} once more: {job.last.phase}{steps}")
+                status.update(f"Training {label} again: {job.last.phase}{steps}")
     outcome = finished[0].outcome
     if outcome is None or outcome.state != "completed":
         failure = outcome.failure.message if outcome and outcome.failure else finished[0].reason
-        raise SweeperError(f"{label} could not be trained once more: {failure}")
+        raise SweeperError(f"{label} could not be trained again: {failure}")
     return outcome
 
 
 def _repeated(winner: Winner, outcome: Outcome) -> str:
-    """How the scores compare with those that are recorded, in words."""
+    """Compare the scores with the recorded ones, in words."""
     recorded = _recorded(winner)
     now, before = outcome.scores, recorded.scores
-    told = [_compared(now, before)] if now and before else []
+    sentences = [_compared(now, before)] if now and before else []
     changed = sorted(
         name
         for name, version in outcome.versions.items()
         if recorded.versions.get(name, version) != version
     )
     if changed and now and before and now.score != before.score:
-        told.append(f"Other versions than then: {', '.join(changed)}.")
-    return " ".join(["Trained once more from its recorded settings:", *told])
+        sentences.append(f"Versions have changed: {', '.join(changed)}.")
+    return " ".join(["Trained again from its recorded settings:", *sentences])
 
 
 def _recorded(winner: Winner) -> Outcome:
-    """How the winner ended in the study."""
+    """Return the winner's outcome in the study."""
     recorded = winner.final.outcome if winner.final else winner.trial.outcome
     assert recorded is not None
     return recorded
@@ -297,14 +301,14 @@ def _compared(now: Scores, before: Scores) -> str:
 
 
 def _card(
-    study: LoadedStudy,
+    config: StudyConfig,
     record: StudyRecord,
     winner: Winner,
     outcome: Outcome,
     adapter: bool,
     repeated: str,
 ) -> str:
-    config, student = study.config, study.config.student.model
+    student = config.student.model
     hub = not student.startswith("builtin/") and not Path(student).is_dir()
     teacher = model_settings("teacher", config.arms[winner.arm].settings, winner.trial.params)
     return model_card(
@@ -321,7 +325,7 @@ def _card(
 
 @contextmanager
 def _removed(work: Path) -> Iterator[None]:
-    """A folder for as long as the block lasts."""
+    """Make a folder that exists as long as the block lasts."""
     work.mkdir(parents=True)
     try:
         yield

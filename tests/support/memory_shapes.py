@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from sweeper.analysis.findings import Finding
-from sweeper.commands.check.memory_findings import memory_findings
+from sweeper.commands.check.memory_findings import Shapes
+from sweeper.commands.check.memory_findings import memory_findings as findings_of
 from sweeper.commands.check.memory_forecast import GIB
+from sweeper.commands.check.run_checks import trainings_of
 from sweeper.config.study import StudyConfig
 from sweeper.execution.device_sharing import DeviceMemory
 from sweeper.records import (
@@ -108,6 +110,12 @@ def shapes(request: ShapeRequest) -> ModelShape:
 
 def room(gib: float) -> DeviceMemory:
     return DeviceMemory("a GPU", "cuda", gib * GIB, gib * GIB)
+
+
+def memory_findings(
+    study: StudyConfig, data: DataSummary, shapes: Shapes, rooms: list[DeviceMemory]
+) -> list[Finding]:
+    return findings_of(trainings_of(study, data, shapes), rooms)
 
 
 def rows(gib: float, **keys: Any) -> Finding:

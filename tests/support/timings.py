@@ -9,16 +9,18 @@ from sweeper.analysis.timing import ArmTiming, StudyTiming, TrialTiming
 STEPS = 10
 
 
-def pace(step: float, **changes: Any) -> TrialTiming:
+def timing(step: float, **changes: Any) -> TrialTiming:
     """A trial of 1 s + 10 steps + 2 s."""
     return TrialTiming(
         start=1.0, step=step, steps=STEPS, scoring=2.0, trained_tokens=100, **changes
     )
 
 
-def study_pace(workers: int = 1, gkd: float = 0.7, sft: float = 0.2, **changes: Any) -> StudyTiming:
+def study_timing(
+    workers: int = 1, gkd: float = 0.7, sft: float = 0.2, **changes: Any
+) -> StudyTiming:
     """Trials of 5 and, from ``gkd``'s lightest to its heaviest, 5 to 10 s."""
-    light, heavy = pace(sft), pace(gkd, parts={"rollout": 0.6 * gkd, "teacher": 0.2 * gkd})
+    light, heavy = timing(sft), timing(gkd, parts={"rollout": 0.6 * gkd, "teacher": 0.2 * gkd})
     return StudyTiming(
         basis="probe",
         trials=3,
@@ -28,7 +30,7 @@ def study_pace(workers: int = 1, gkd: float = 0.7, sft: float = 0.2, **changes: 
         documents=100,
         arms=(
             ArmTiming(arm="gkd", method="gkd", lightest=light, heaviest=heavy),
-            ArmTiming(arm="sft", method="sft", lightest=light, heaviest=light, mean=0, high=0),
+            ArmTiming(arm="sft", method="sft", lightest=light, heaviest=light),
         ),
         **changes,
     )

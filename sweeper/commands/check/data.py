@@ -1,48 +1,65 @@
-"""What is known of a study's data and suites: rows, columns, prompts in two places, lengths."""
+"""Findings on data and suites: rows, columns, leaks, and lengths in tokens.
+
+A leak is a prompt or a document of a suite that is also training data, or is in the other suite.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from sweeper.analysis.findings import Finding
 from sweeper.config.arms import ArmConfig
-from sweeper.config.loading import LoadedStudy, LoadedSuite
+from sweeper.config.loading import LoadedSuite
 from sweeper.config.settings import MethodSettings
-from sweeper.config.study import StudyConfig
 from sweeper.records import DataCheck, Lengths, TokenLengths
 
 MOST_LONGER = 0.05
-"""The share of references that may be longer than what is sampled, without a warning."""
+"""Share of references that may be longer than what is sampled, without a warning."""
 _ROUND = 16
-"""Limits that are suggested are multiples of it."""
+"""Suggested limits are multiples of this number."""
 
 
-def data_findings(study: LoadedStudy, seen: DataCheck) -> list[Finding]:
-    """Rows, suites and lengths, as far as they could be read.
+def data_findings(
+    data_check: DataCheck,
+    selection: LoadedSuite,
+    test: LoadedSuite | None,
+    arms: Mapping[str, ArmConfig],
+    answer_tokens: int | None,
+) -> list[Finding]:
+    """Report rows, suites and lengths, as far as they could be read.
 
     Args:
-        study: The checked study file.
-        seen: What the data step saw.
+        data_check: Result of the data step.
+        selection: The selection suite.
+        test: The test suite.
+        arms: The study's arms.
+        answer_tokens: Limit of the teacher's own answers; None if no arm trains on them.
     """
-    found = [*_rows(seen), *_suites(study, seen)]
-    if seen.data is not None and seen.data.lengths is not None:
-        found += length_findings(study.config, seen.data.lengths)
-    return [*found, *_overlong(seen)]
+    findings = [*_rows(data_check), *_suites(data_check, selection, test)]
+    if data_check.data is not None and data_check.data.lengths is not None:
+        findings += length_findings(data_check.data.lengths, arms, answer_tokens)
+    return [*findings, *_overlong(data_check)]
 
 
-def _overlong(seen: DataCheck) -> Iterator[Finding]:
-    for told in seen.overlong:
+def _overlong(data_check: DataCheck) -> Iterator[Finding]:
+    for detail in data_check.overlong:
         advice = "Shorten it, unless you know that the model reads as far."
-        yield Finding(state="warning", what="positions", detail=told, advice=advice)
+        yield Finding(state="warning", what="positions", detail=detail, advice=advice)
 
 
-def length_findings(config: StudyConfig, lengths: TokenLengths) -> list[Finding]:
-    """What is cut of prompts, references, rollouts and the teacher's answers."""
-    return [*_max_length(lengths), *_own_max_length(config, lengths), *_rollouts(config, lengths)]
+def length_findings(
+    lengths: TokenLengths, arms: Mapping[str, ArmConfig], answer_tokens: int | None
+) -> list[Finding]:
+    """Report which prompts, references, rollouts and teacher's answers are cut."""
+    return [
+        *_max_length(lengths),
+        *_own_max_length(arms, lengths),
+        *_rollouts(arms, answer_tokens, lengths),
+    ]
 
 
-def _rows(seen: DataCheck) -> Iterator[Finding]:
-    rows = seen.rows
+def _rows(data_check: DataCheck) -> Iterator[Finding]:
+    rows = data_check.rows
     if rows is None:
         return
     columns = " and ".join(rows.columns)
@@ -58,27 +75,29 @@ def _rows(seen: DataCheck) -> Iterator[Finding]:
         yield Finding(
             state="warning",
             what="repeated prompts",
-            detail=f"{rows.repeated:,} of {rows.rows:,} prompts stand in the training data more"
-            " than once, and count so much more",
-            advice="Remove them unless they have other answers.",
+            detail=f"{rows.repeated:,} of {rows.rows:,} prompts repeat others of the training data,"
+            " which gives them more weight",
+            advice="Remove them, unless their answers differ.",
         )
 
 
-def _suites(study: LoadedStudy, seen: DataCheck) -> Iterator[Finding]:
+def _suites(
+    data_check: DataCheck, selection: LoadedSuite, test: LoadedSuite | None
+) -> Iterator[Finding]:
     named: tuple[tuple[str, LoadedSuite | None, int | None], ...] = (
-        ("selection suite", study.selection, seen.selection_documents),
-        ("test suite", study.test, seen.test_documents),
+        ("selection suite", selection, data_check.selection_documents),
+        ("test suite", test, data_check.test_documents),
     )
     for what, suite, documents in named:
         if suite is not None and documents is not None:
             tasks = ", ".join(task.task for task in suite.config.tasks)
             detail = f"{suite.config.suite}: {documents:,} documents of {tasks}"
             yield Finding(state="ok", what=what, detail=detail)
-    if seen.overlap_free:
-        places = "training data and suites" if study.test is None else "training data, selection"
-        places += "" if study.test is None else " and test suite"
+    if data_check.overlap_free:
+        places = "training data and suites" if test is None else "training data, selection"
+        places += "" if test is None else " and test suite"
         detail = f"{places} share no prompt"
-        suites = [] if study.test is None else [study.selection, study.test]
+        suites = [] if test is None else [selection, test]
         if any(not task.weight for suite in suites for task in suite.config.tasks):
             detail += "; tasks of weight 0 may be in both suites"
         yield Finding(state="ok", what="overlap", detail=detail)
@@ -109,8 +128,8 @@ def _max_length(lengths: TokenLengths) -> Iterator[Finding]:
     )
 
 
-def _own_max_length(config: StudyConfig, lengths: TokenLengths) -> Iterator[Finding]:
-    for name, arm in config.arms.items():
+def _own_max_length(arms: Mapping[str, ArmConfig], lengths: TokenLengths) -> Iterator[Finding]:
+    for name, arm in arms.items():
         limits = _limits(arm, "max_length")
         share = lengths.sequences.longer_than(min(limits)) if limits else 0.0
         if share > 0:
@@ -124,39 +143,40 @@ def _own_max_length(config: StudyConfig, lengths: TokenLengths) -> Iterator[Find
 
 
 def _limits(arm: ArmConfig, key: str) -> tuple[int, ...]:
-    """The lowest and the highest value of a limit that an arm searches, or the one that it sets."""
+    """Return the lowest and the highest value of a limit in an arm, or the only one."""
     if (space := arm.search.get(key)) is not None:
         ends = [int(end) for end in space.ends().values() if isinstance(end, int | float)]
         return tuple(sorted({min(ends), max(ends)}))
     return (int(arm.settings[key]),) if key in arm.settings else ()
 
 
-def _rollouts(config: StudyConfig, lengths: TokenLengths) -> Iterator[Finding]:
-    """References that are longer than what is sampled: answers of that length would be cut."""
+def _rollouts(
+    arms: Mapping[str, ArmConfig], answer_tokens: int | None, lengths: TokenLengths
+) -> Iterator[Finding]:
+    """Yield the shares of references that are longer than sampled answers may be."""
     if lengths.references is None:
         return
     by_limits: dict[tuple[int, ...], list[str]] = {}
-    for name, arm in config.arms.items():
+    for name, arm in arms.items():
         if limits := rollout_limits(arm):
             by_limits.setdefault(limits, []).append(name)
-    for limits, arms in by_limits.items():
-        key, who = "max_new_tokens", f"{', '.join(arms)}: "
+    for limits, names in by_limits.items():
+        key, who = "max_new_tokens", f"{', '.join(names)}: "
         yield _longer(key, who, key, limits, lengths.references)
-    if config.needs_teacher_outputs():
-        limit = config.teacher_outputs.max_new_tokens
+    if answer_tokens is not None:
         key = "teacher_outputs.max_new_tokens"
-        yield _longer("teacher outputs", "", key, (limit,), lengths.references)
+        yield _longer("teacher outputs", "", key, (answer_tokens,), lengths.references)
 
 
 def rollout_limits(arm: ArmConfig) -> tuple[int, ...]:
-    """The lowest and the highest ``max_new_tokens`` of an arm, or the one; none if none counts."""
+    """Return the lowest and the highest ``max_new_tokens`` of an arm that samples."""
     if arm.method != "gkd" or arm.settings.get("lmbda") == 0:
         return ()
     return _limits(arm, "max_new_tokens") or (MethodSettings().max_new_tokens,)
 
 
 def _longer(what: str, who: str, key: str, limits: tuple[int, ...], lengths: Lengths) -> Finding:
-    """Which share of the references is longer than each of the limits, in ascending order."""
+    """Compare the references with limits in ascending order."""
     shares = [lengths.longer_than(limit) for limit in limits]
     verb = "are" if shares[0] else "is"
     detail = f"{who}{_share(shares[0])} of the references {verb} longer than {limits[0]:,} tokens"
@@ -169,7 +189,7 @@ def _longer(what: str, who: str, key: str, limits: tuple[int, ...], lengths: Len
     return Finding(
         state="warning",
         what=what,
-        detail=f"{detail}; an answer that is cut does not teach to end",
+        detail=f"{detail}; answers that are cut do not teach a student to stop",
         advice=f"95 % of them fit into {wanted}: write {key}: {wanted}{low}.",
     )
 

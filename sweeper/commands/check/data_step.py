@@ -1,4 +1,4 @@
-"""What the data step sees of a study: from the study's own record, or by running it now."""
+"""Result of a study's data step: from the study's own record, or by running the step now."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from sweeper.study.preparation import explain, is_done, make_spec, make_study_in
 _POLL_SECONDS = 0.25
 
 
-def seen_in(outcome: Outcome) -> DataCheck:
-    """What a data step saw; of old records, what they hold."""
+def data_check_of(outcome: Outcome) -> DataCheck:
+    """Return the result of a data step; of old records, what they hold."""
     if outcome.examination is not None:
         return outcome.examination
     data = outcome.data
@@ -34,33 +34,33 @@ def seen_in(outcome: Outcome) -> DataCheck:
 
 
 def recorded_data_check(
-    study: LoadedStudy, paths: StudyPaths, snapshot: StudyManifest
+    study: LoadedStudy, paths: StudyPaths, manifest: StudyManifest
 ) -> DataCheck | None:
-    """What the data step of the study saw when it ran; None if it did not, or had other inputs.
+    """Return the result of the study's data step; None if it has not run with the same inputs.
 
     Args:
         study: The checked study file, which has not changed since.
-        paths: Where the study is recorded; read only.
-        snapshot: Its start.
+        paths: Directory of the study; read only.
+        manifest: The study's manifest.
     """
     files = paths.preparation("data")
     try:
         before = PreparationSpec.model_validate_json(files.spec.read_bytes())
     except (OSError, ValidationError):
         return None
-    # Where the cache lies is no part of what the step sees.
-    origin = make_study_inputs(study, snapshot, Path(before.origin.cache))
-    spec = make_spec(study, origin, suite_spec(study.selection), "data", files)
+    # The step's result does not depend on where the cache lies.
+    inputs = make_study_inputs(study, manifest, Path(before.origin.cache))
+    spec = make_spec(study, inputs, suite_spec(study.selection), "data", files)
     outcome = read_outcome(files)
-    return seen_in(outcome) if outcome is not None and is_done(spec, paths) else None
+    return data_check_of(outcome) if outcome is not None and is_done(spec, paths) else None
 
 
 def run_data_step(study: LoadedStudy, device: str, cache: Path) -> DataCheck:
-    """Look data, tokenizers and suites over; nothing is left behind but what the cache keeps.
+    """Check data, tokenizers and suites; leave nothing behind but what the cache keeps.
 
     Args:
         study: The checked study file.
-        device: What trials would run on: it decides the type of weights.
+        device: Device of the trials, which decides the type of weights.
         cache: The content-addressed cache.
 
     Raises:
@@ -71,10 +71,10 @@ def run_data_step(study: LoadedStudy, device: str, cache: Path) -> DataCheck:
         paths.directory.mkdir()
         with LocalExecutor(ComputeConfig(), [device]) as executor:
             threads = executor.next_resources(paths.directory).threads
-            snapshot = open_manifest(study, paths, command_line(), threads)
+            manifest = open_manifest(study, paths, command_line(), threads)
             files = paths.preparation("data")
-            origin = make_study_inputs(study, snapshot, cache)
-            spec = make_spec(study, origin, suite_spec(study.selection), "data", files)
+            inputs = make_study_inputs(study, manifest, cache)
+            spec = make_spec(study, inputs, suite_spec(study.selection), "data", files)
             submit(spec, files, executor)
             while not (finished := executor.wait(_POLL_SECONDS)):
                 pass

@@ -1,11 +1,11 @@
-"""What ``sweeper run`` begins with: the preflight, once for each study as it is written."""
+"""Checks with which ``sweeper run`` begins: once for each study as it is written."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from sweeper.analysis.findings import Preflight
-from sweeper.commands.check.data_step import seen_in
+from sweeper.commands.check.data_step import data_check_of
 from sweeper.commands.check.run_checks import judge
 from sweeper.config.loading import LoadedStudy
 from sweeper.foundation.cache import content_key
@@ -18,45 +18,44 @@ from sweeper.study.manifest import StudyManifest
 
 
 class _Passed(Record):
-    """``preflight.json``: what a study passed."""
+    """``preflight.json``: the checks that a study passed."""
 
     study: str
-    """A hash of the study and of the files that it names, as they were."""
+    """Hash of the study and of the files that it names."""
     preflight: Preflight
 
 
 def pass_preflight(
     study: LoadedStudy,
     paths: StudyPaths,
-    snapshot: StudyManifest,
+    manifest: StudyManifest,
     outcome: Outcome,
-    tell: Callable[[Preflight], None],
+    show: Callable[[Preflight], None],
 ) -> None:
-    """Say what is known of a study that begins, and refuse one that cannot work.
+    """Check a study that begins, and refuse one that cannot work.
 
-    A study that goes on, with nothing changed, has passed.
+    A study that resumes with nothing changed has passed.
 
     Args:
         study: The checked study file.
-        paths: Where the study is recorded.
-        snapshot: Its start.
-        outcome: Of its data step.
-        tell: Shows what was found.
+        paths: Directory of the study.
+        manifest: The study's manifest.
+        outcome: Outcome of its data step.
+        show: Shows the findings.
 
     Raises:
-        PreflightError: It cannot work.
+        PreflightError: The study cannot work.
     """
-    identity = content_key(snapshot.model_dump(mode="json", include={"config", "files"}))
+    identity = content_key(manifest.model_dump(mode="json", include={"config", "files"}))
     if _passed(paths) == identity:
         return
-    # Whether the teacher leads, the study says once it has scored it.
-    found = judge(study, seen_in(outcome))
-    tell(found)
-    if found.errors:
-        raise PreflightError(
-            "\n".join(f"{error.place or error.what}: {sentence(error)}" for error in found.errors)
-        )
-    passed = _Passed(study=identity, preflight=found)
+    # The teacher is scored later, and the study reports its gap then.
+    preflight = judge(study, data_check_of(outcome))
+    show(preflight)
+    if preflight.errors:
+        lines = (f"{error.place or error.what}: {sentence(error)}" for error in preflight.errors)
+        raise PreflightError("\n".join(lines))
+    passed = _Passed(study=identity, preflight=preflight)
     write_text_atomically(paths.preflight, passed.model_dump_json(indent=1) + "\n")
 
 

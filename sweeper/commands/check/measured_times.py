@@ -1,4 +1,4 @@
-"""What trials take, read from what they left: the study's own trials, or those of a probe."""
+"""Measured times of trials: of a probe's, or of those that the study has run already."""
 
 from __future__ import annotations
 
@@ -16,37 +16,35 @@ _PARTS = ("rollout", "teacher", "student", "optimiser")
 def timing_of_probe(
     rows: Sequence[Progress], submitted: float, documents: int, params: dict[str, Scalar]
 ) -> TrialTiming:
-    """What a trial would take that was ended where it was scored in the midst of its training.
+    """Return how long a trial would take that was ended at its first intermediate score.
 
-    The first step, which has things to set up, is not taken for one like the others.
+    The first step is not counted: it has things to set up.
 
     Args:
-        rows: Everything that the trial said, among it a point of the curve after every step.
-        submitted: When it was started, in seconds since the epoch.
-        documents: Of the selection suite, with those of tasks of weight 0. Those that it was scored
-            on first stand for them.
-        params: What was chosen for it of its arm's search.
+        rows: Progress of the trial, with a point of the curve after every step.
+        submitted: Time at which it was submitted, in seconds since the epoch.
+        documents: Documents of the selection suite, including tasks of weight 0. Those that the
+            trial was scored on stand for them.
+        params: Settings that were chosen from its arm's search.
     """
-    pauses = [row for row in rows if row.phase == INTERIM_PHASE and row.interim is None]
+    pause = next(row for row in rows if row.phase == INTERIM_PHASE)
     scored = next(row for row in rows if row.interim is not None)
     assert scored.interim is not None and scored.interim.scored is not None
     training = [row for row in rows if row.phase == "train"]
-    points = [row for row in training if row.metrics]
-    first = [row for row in training if (row.step or 0) < min(2, pauses[0].step or 0)][-1]
-    # It goes on after a pause with a line that is no point.
-    begins = [first, *(row for row in training if not row.metrics and row.step)]
-    steps = sum((end.step or 0) - (begin.step or 0) for begin, end in _pairs(begins, pauses))
-    step = sum(end.time - begin.time for begin, end in _pairs(begins, pauses)) / steps
-    usual = [row for row in points if (row.step or 0) > (first.step or 0)]
-    lengths = [row.metrics["rollout_length"] for row in usual if "rollout_length" in row.metrics]
+    last = pause.step or 0
+    begin = [row for row in training if (row.step or 0) < min(2, last)][-1]
+    first = begin.step or 0
+    step = (pause.time - begin.time) / (last - first)
+    points = [row for row in training if row.metrics and (row.step or 0) > first]
+    lengths = [row.metrics["rollout_length"] for row in points if "rollout_length" in row.metrics]
     return TrialTiming(
         params=params,
-        start=max(first.time - submitted - (first.step or 0) * step, 0.0),
+        start=max(begin.time - submitted - first * step, 0.0),
         step=step,
-        steps=pauses[0].max_steps or 0,
-        scoring=(scored.time - pauses[0].time) * documents / scored.interim.scored,
+        steps=pause.max_steps or 0,
+        scoring=(scored.time - pause.time) * documents / scored.interim.scored,
         parts={
-            part: sum(row.metrics.get(f"seconds_{part}", 0.0) for row in usual) / len(usual)
+            part: sum(row.metrics.get(f"seconds_{part}", 0.0) for row in points) / len(points)
             for part in _PARTS
         },
         trained_tokens=points[-1].metrics["trained_tokens"] / (points[-1].step or 1),
@@ -54,24 +52,10 @@ def timing_of_probe(
     )
 
 
-def seconds_by_phase(rows: Sequence[Progress], finished: float) -> dict[str, float]:
-    """How long a step of the preparation was in each of its phases, by its own clock."""
-    found: dict[str, float] = {}
-    for row, after in zip(rows, [*(row.time for row in rows[1:]), finished], strict=True):
-        # A warm start says how far its training is.
-        phase = "warm start" if row.phase == "train" else row.phase
-        found[phase] = found.get(phase, 0.0) + after - row.time
-    return found
-
-
-def _pairs(begins: Sequence[Progress], ends: Sequence[Progress]) -> list[tuple[Progress, Progress]]:
-    return list(zip(begins, ends, strict=False))
-
-
 def timing_of_study(
     record: StudyRecord, names: Collection[str], workers: int
 ) -> StudyTiming | None:
-    """What the trials of a study say that has begun; None until every arm has a scored one.
+    """Return the times of a study that has begun; None until every arm has a scored trial.
 
     Args:
         record: The study.
@@ -80,51 +64,40 @@ def timing_of_study(
     """
     ends = {"teacher": record.teacher, "student": record.starting_student}
     arms = [arm for arm in map(_arm, record.arms) if arm is not None]
-    teacher = record.teacher.scores if record.teacher else None
-    if {arm.arm for arm in arms} != set(names) or teacher is None:
+    if {arm.arm for arm in arms} != set(names) or not (record.teacher and record.teacher.scores):
         return None
+    scores = record.teacher.scores
     return StudyTiming(
         basis="records",
         trials=sum(len(scored_trials(arm)) for arm in record.arms),
         workers=workers,
-        device=record.teacher.device if record.teacher else "cpu",
+        device=record.teacher.device,
         preparation={name: end.finished - end.started for name, end in ends.items() if end},
-        teacher_scoring=teacher.seconds,
-        documents=sum(task.documents for task in teacher.tasks),
-        tasks=len(teacher.tasks),
+        teacher_scoring=scores.seconds,
+        documents=sum(task.documents for task in scores.tasks),
+        tasks=len(scores.tasks),
         arms=tuple(arms),
     )
 
 
 def _arm(arm: ArmRecord) -> ArmTiming | None:
-    paces = sorted(
-        (
-            _timing(trial.outcome, trial.params)
-            for trial, _ in scored_trials(arm)
-            if trial.outcome is not None and trial.outcome.cost.steps
-        ),
-        key=lambda pace: pace.seconds,
-    )
-    if not paces:
+    trials = [
+        _timing(trial.outcome, trial.params)
+        for trial, _ in scored_trials(arm)
+        if trial.outcome is not None and trial.outcome.cost.steps
+    ]
+    if not trials:
         return None
-    lightest, heaviest = paces[0], paces[-1]
-    spread = heaviest.seconds - lightest.seconds
-    mean = sum(pace.seconds for pace in paces) / len(paces)
-    return ArmTiming(
-        arm=arm.name,
-        method=arm.method,
-        lightest=lightest,
-        heaviest=heaviest,
-        mean=(mean - lightest.seconds) / spread if spread else 0.0,
-    )
+    trials.sort(key=lambda trial: trial.seconds)
+    return ArmTiming(arm=arm.name, method=arm.method, lightest=trials[0], heaviest=trials[-1])
 
 
 def _timing(outcome: Outcome, params: dict[str, Scalar]) -> TrialTiming:
     cost, steps, devices = outcome.cost, outcome.cost.steps, outcome.devices
-    # A cost counts the seconds of each device; here is asked how long it takes.
+    # A cost counts the seconds of each device; a timing counts those of the clock.
     training = cost.training_seconds() / devices
     scoring = outcome.scores.seconds if outcome.scores else 0.0
-    # With what the pruner looked at, which is counted for each trial by itself.
+    # Includes intermediate scores, which the estimate adds by itself.
     evaluation = max(cost.seconds.get("evaluation", 0.0) / devices, scoring)
     return TrialTiming(
         params=params,

@@ -1,8 +1,8 @@
-"""Whether a study's trainings fit into the memory of their devices, and what to change if not."""
+"""Findings on memory: whether a study's trainings fit on their devices, and what to change."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sweeper.analysis.findings import Finding
@@ -15,34 +15,56 @@ from sweeper.commands.check.memory_forecast import (
     moments,
     worst,
 )
-from sweeper.config.study import StudyConfig
 from sweeper.execution.device_sharing import DeviceMemory
 from sweeper.records import DataSummary, ModelShape, ShapeRequest
 from sweeper.records.remedies import REMEDIES, Change, Setup, smaller_teacher
 from sweeper.reporting.text.formatting import count, listed
 from sweeper.study import retries
-from sweeper.study.extreme_settings import extreme_settings, requests
+from sweeper.study.extreme_settings import requests
 
 ROOM_TO_LEAVE = 0.9
-"""The share of a device's memory up to which a training fits for sure."""
+"""Share of a device's free memory up to which a training fits for sure."""
 CERTAIN = 1.2
-"""The share of all of it from which on it does not: forecasts are within 20 % of the measured."""
+"""Share of all its memory above which none fits: forecasts are within 20 % of measurements."""
 
 Shapes = Callable[[ShapeRequest], ModelShape]
-"""Looks up what was asked for with ``wanted``."""
+"""Looks up the shapes of the models that ``wanted`` names."""
+
+
+@dataclass(frozen=True)
+class StudyTrainings:
+    """Everything that decides the memory of a study's trainings.
+
+    Attributes:
+        largest: Trainings of each arm that may take most memory.
+        smallest: Trainings of each arm that may take least memory.
+        data: Result of the data step.
+        shapes: Gives the shapes of models.
+        batch_size: Documents that are scored at a time.
+        answer_tokens: Limit of the teacher's own answers.
+        shard_teacher: True if the devices of a trial divide the teacher.
+    """
+
+    largest: Mapping[str, Sequence[Setup]]
+    smallest: Mapping[str, Sequence[Setup]]
+    data: DataSummary
+    shapes: Shapes
+    batch_size: int
+    answer_tokens: int
+    shard_teacher: bool = False
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a training takes.
+    """Memory of a training at its peak.
 
     Attributes:
-        arm: Its arm.
+        arm: Name of its arm.
         setup: The training.
-        student: The student's shape.
-        teacher: The teacher's, if it is loaded.
-        sizes: Of its sequences.
-        peak: What it takes.
+        student: Shape of the student.
+        teacher: Shape of the teacher, if it is loaded.
+        sizes: Lengths of its sequences.
+        peak: Bytes at its worst moment.
     """
 
     arm: str
@@ -53,77 +75,69 @@ class Forecast:
     peak: Peak
 
 
-def memory_findings(
-    config: StudyConfig, data: DataSummary, shapes: Shapes, rooms: Sequence[DeviceMemory]
-) -> list[Finding]:
-    """A row for each kind of device: what the training takes there that needs most.
+def memory_findings(trainings: StudyTrainings, rooms: Sequence[DeviceMemory]) -> list[Finding]:
+    """Report, for each kind of device, the training that takes most memory there.
 
-    It is an error only where an arm cannot be trained at all: a trial that runs out of memory is
-    tried again with half the rows, and if it fails, it is one point of a search.
+    It is an error only where an arm cannot be trained at all. A trial that runs out of memory is
+    retried with half the rows, and if it fails, it is one point of a search.
 
     Args:
-        config: The study.
-        data: What its data step found.
-        shapes: Gives the shapes of what ``wanted`` names.
-        rooms: What a trial has on each kind of device.
+        trainings: The study's trainings.
+        rooms: Memory of a trial on each kind of device.
     """
     if not rooms:
         return []
     unforeseen = dict.fromkeys(
         shape.unforeseen
-        for arm in config.arms
-        for setup in extreme_settings(config, arm)
-        for shape in _loaded(setup, config, shapes)
+        for setups in trainings.largest.values()
+        for setup in setups
+        for shape in _loaded(setup, trainings)
         if shape is not None and shape.unforeseen
     )
-    found = []
-    if (least := impossible(config, data, shapes, rooms)) is not None:
-        found = [_finding(least, room, smallest=True) for room in rooms]
+    findings = []
+    if (least := impossible(trainings, rooms)) is not None:
+        findings = [_finding(least, room, smallest=True) for room in rooms]
     else:
         for room in rooms:
-            most = largest(config, data, shapes, room.kind)
-            found += [] if most is None else [_finding(most, room)]
+            most = largest(trainings, room.kind)
+            findings += [] if most is None else [_finding(most, room)]
     if unforeseen:
         reasons = "; ".join(map(str, unforeseen))
         advice = "sweeper check --probe measures what such trainings take."
         detail = f"not known of some trainings: {reasons}"
-        found.append(Finding(state="warning", what="memory", detail=detail, advice=advice))
-    return found
+        findings.append(Finding(state="warning", what="memory", detail=detail, advice=advice))
+    return findings
 
 
-def largest(
-    config: StudyConfig, data: DataSummary, shapes: Shapes, kind: DeviceKind
-) -> Forecast | None:
-    """The training of the study that takes most on a kind of device; None if none is known."""
-    found = (
+def largest(trainings: StudyTrainings, kind: DeviceKind) -> Forecast | None:
+    """Return the training that takes most on a kind of device; None if none can be forecast."""
+    forecasts = (
         forecast
-        for arm in config.arms
-        for setup in extreme_settings(config, arm)
-        if (forecast := _forecast(arm, setup, config, shapes, _sizes(setup, config, data), kind))
+        for arm, setups in trainings.largest.items()
+        for setup in setups
+        if (forecast := _forecast(arm, setup, trainings, _sizes(setup, trainings), kind))
     )
-    return max(found, key=lambda forecast: forecast.peak.total, default=None)
+    return max(forecasts, key=lambda forecast: forecast.peak.total, default=None)
 
 
-def impossible(
-    config: StudyConfig, data: DataSummary, shapes: Shapes, rooms: Sequence[DeviceMemory]
-) -> Forecast | None:
-    """The smallest training of an arm none of whose trainings fits anywhere; None if all may.
+def impossible(trainings: StudyTrainings, rooms: Sequence[DeviceMemory]) -> Forecast | None:
+    """Return the smallest training of an arm that fits nowhere; None if every arm may fit.
 
-    Smallest is what its search can reach, and what a trial that ran out of memory is tried again
-    with.
+    The smallest training is one that the search can reach, or the retry of a trial that ran out of
+    memory.
     """
-    if data.lengths is None:
+    if trainings.data.lengths is None:
         return None
-    room = max(rooms, key=lambda one: one.whole)
-    for arm in config.arms:
-        found = [
-            _forecast(arm, setup, config, shapes, replace(sizes, scoring=()), room.kind)
-            for corner in extreme_settings(config, arm, cheapest=True)
-            for sizes in [_sizes(corner, config, data)]
-            for setup in _tried(corner)
+    room = max(rooms, key=lambda room: room.whole)
+    for arm, setups in trainings.smallest.items():
+        forecasts = [
+            _forecast(arm, setup, trainings, replace(sizes, scoring=()), room.kind)
+            for smallest in setups
+            for sizes in [_sizes(smallest, trainings)]
+            for setup in _tried(smallest)
         ]
-        known = [forecast for forecast in found if forecast is not None]
-        if len(known) < len(found):
+        known = [forecast for forecast in forecasts if forecast is not None]
+        if len(known) < len(forecasts):
             continue
         least = min(known, key=lambda forecast: forecast.peak.total)
         if least.peak.total > CERTAIN * room.whole:
@@ -132,20 +146,19 @@ def impossible(
 
 
 def _tried(setup: Setup) -> Iterator[Setup]:
-    """A training, and what a trial that ran out of memory is tried again with."""
+    """Yield a training, and its retry after it ran out of memory."""
     yield setup
     if setup.settings.per_device_train_batch_size % 2 == 0:
         yield replace(setup, settings=retries.smaller(setup.settings))
 
 
-def _loaded(
-    setup: Setup, config: StudyConfig, shapes: Shapes
-) -> tuple[ModelShape, ModelShape | None]:
-    """What one process of a training has of the student, and of the teacher if it loads one."""
+def _loaded(setup: Setup, trainings: StudyTrainings) -> tuple[ModelShape, ModelShape | None]:
+    """Return what a process has of the student, and of the teacher if it loads one."""
     ours, theirs = requests(setup)
-    student, teacher = shapes(ours), None if theirs is None else shapes(theirs)
-    if teacher is not None and config.compute.shard_teacher:
-        part = teacher.linear_parameters // config.compute.devices_per_trial
+    student = trainings.shapes(ours)
+    teacher = None if theirs is None else trainings.shapes(theirs)
+    if teacher is not None and trainings.shard_teacher:
+        part = teacher.linear_parameters // setup.devices
         rest = teacher.parameters - teacher.linear_parameters
         update = {"parameters": rest + part, "linear_parameters": part}
         teacher = teacher.model_copy(update=update)
@@ -153,18 +166,19 @@ def _loaded(
 
 
 def _forecast(
-    arm: str, setup: Setup, config: StudyConfig, shapes: Shapes, sizes: Sizes, kind: DeviceKind
+    arm: str, setup: Setup, trainings: StudyTrainings, sizes: Sizes, kind: DeviceKind
 ) -> Forecast | None:
-    """What the training takes; None if that does not follow from its models' shapes."""
-    student, teacher = _loaded(setup, config, shapes)
+    """Forecast a training; return None if its memory does not follow from its models' shapes."""
+    student, teacher = _loaded(setup, trainings)
     if student.unforeseen or (teacher is not None and teacher.unforeseen):
         return None
-    found = worst(moments(setup, student, teacher, sizes, kind))
-    return Forecast(arm, setup, student, teacher, sizes, found)
+    peak = worst(moments(setup, student, teacher, sizes, kind))
+    return Forecast(arm, setup, student, teacher, sizes, peak)
 
 
-def _sizes(setup: Setup, config: StudyConfig, data: DataSummary) -> Sizes:
-    """Of the training's sequences; what is not known is as long as it may be."""
+def _sizes(setup: Setup, trainings: StudyTrainings) -> Sizes:
+    """Return the lengths of the training's sequences; unknown ones are as long as they may be."""
+    data = trainings.data
     settings, lengths = setup.settings, data.lengths
     limit = settings.max_length
     prompt, answer, text = limit - 1, limit - 1, limit
@@ -175,10 +189,10 @@ def _sizes(setup: Setup, config: StudyConfig, data: DataSummary) -> Sizes:
             answer = lengths.references.longest if lengths.references else 0
             text = lengths.sequences.longest
     if setup.method == "seqkd" or settings.seq_kd:
-        answer = config.teacher_outputs.max_new_tokens
+        answer = trainings.answer_tokens
         text = prompt + answer
     tasks = tuple(
-        Scoring(min(config.evaluation.batch_size, task.texts), task.tokens, task.likelihoods)
+        Scoring(min(trainings.batch_size, task.texts), task.tokens, task.likelihoods)
         for task in data.scored
     )
     return Sizes(prompt, min(answer, limit - 1), min(text, limit), tasks)
@@ -206,61 +220,61 @@ def _finding(forecast: Forecast, room: DeviceMemory, *, smallest: bool = False) 
 
 
 def remedy(forecast: Forecast, room: DeviceMemory) -> str:
-    """What to change so that the training fits: the first of the remedies that is enough.
+    """Return the first remedy that lets the training fit, in words.
 
-    If none is, they are combined: each on top of those before it. What scoring takes is another
-    matter: there are fewer documents to be scored at a time first.
+    If none is enough, remedies are combined: each on top of those before it. Where scoring takes
+    most, fewer documents at a time come first.
     """
     if forecast.peak.moment == "scoring" and (fewer := _fewer_documents(forecast, room)):
         words, forecast = fewer
         if _fits(forecast.peak, room):
             return f"{words} needs {_of(forecast.peak, room)} GiB."
         return f"{words}, and then {remedy(forecast, room)}"
-    for one in REMEDIES:
-        for change in one(forecast.setup):
-            found = _changed(forecast, change.setup, room.kind)
-            if _fits(found, room):
-                return f"{_words(forecast, change)} needs {_of(found, room)} GiB."
+    for changes_of in REMEDIES:
+        for change in changes_of(forecast.setup):
+            peak = _changed(forecast, change.setup, room.kind)
+            if _fits(peak, room):
+                return f"{_words(forecast, change)} needs {_of(peak, room)} GiB."
     together: list[str] = []
     setup = forecast.setup
-    found = forecast.peak
-    for one in REMEDIES:
-        # Which smaller teacher there is, nobody knows here; what it would bring, the row said.
-        changes = [] if one is smaller_teacher else list(one(setup))
+    peak = forecast.peak
+    for changes_of in REMEDIES:
+        # It is not known here which smaller teachers there are.
+        changes = [] if changes_of is smaller_teacher else list(changes_of(setup))
         for number, change in enumerate(changes, 1):
-            found = _changed(forecast, change.setup, room.kind)
-            fits = _fits(found, room)
+            peak = _changed(forecast, change.setup, room.kind)
+            fits = _fits(peak, room)
             if fits or number == len(changes):
                 together.append(change.words)
                 setup = change.setup
             if fits:
-                return f"{listed(together)} together need {_of(found, room)} GiB."
+                return f"{listed(together)} together need {_of(peak, room)} GiB."
     if not together:
         return "Take smaller models, or a device with more memory."
     offline = " Offline, sft and seqkd train without the teacher." if forecast.teacher else ""
     return (
-        f"Even {listed(together)} together need {_of(found, room)} GiB: take smaller models, or a"
+        f"Even {listed(together)} together need {_of(peak, room)} GiB: take smaller models, or a"
         f" device with more memory.{offline}"
     )
 
 
 def _fewer_documents(forecast: Forecast, room: DeviceMemory) -> tuple[str, Forecast] | None:
-    """Half as many documents at a time, and so on, until scoring fits; None if one does not."""
+    """Halve the documents that are scored at a time until scoring fits; None if one does not."""
     tasks = forecast.sizes.scoring
     documents = max(task.documents for task in tasks)
     while documents > 1:
         documents //= 2
         fewer = tuple(replace(task, documents=min(task.documents, documents)) for task in tasks)
         sizes = replace(forecast.sizes, scoring=fewer)
-        found = moments(forecast.setup, forecast.student, forecast.teacher, sizes, room.kind)
-        if _fits(worst([one for one in found if one.moment == "scoring"]), room):
+        peaks = moments(forecast.setup, forecast.student, forecast.teacher, sizes, room.kind)
+        if _fits(worst([peak for peak in peaks if peak.moment == "scoring"]), room):
             words = f"evaluation.batch_size: {documents}"
-            return words, replace(forecast, sizes=sizes, peak=worst(found))
+            return words, replace(forecast, sizes=sizes, peak=worst(peaks))
     return None
 
 
 def _changed(forecast: Forecast, setup: Setup, kind: DeviceKind) -> Peak:
-    """The peak of a training that was changed by remedies."""
+    """Return the peak of a training that remedies have changed."""
     student, teacher = forecast.student, forecast.teacher
     if setup.student.lora is not None and not student.adapted:
         added = setup.student.lora.r * student.adapter_parameters
@@ -288,12 +302,12 @@ def _words(forecast: Forecast, change: Change) -> str:
     return f"{change.words} of {count(round(forecast.teacher.parameters * share))} parameters"
 
 
-def _fits(found: Peak, room: DeviceMemory) -> bool:
-    return found.total <= ROOM_TO_LEAVE * room.bytes
+def _fits(peak: Peak, room: DeviceMemory) -> bool:
+    return peak.total <= ROOM_TO_LEAVE * room.bytes
 
 
-def _of(found: Peak, room: DeviceMemory) -> str:
-    return f"{_gib(found.total)} of {_gib(room.bytes)}"
+def _of(peak: Peak, room: DeviceMemory) -> str:
+    return f"{_gib(peak.total)} of {_gib(room.bytes)}"
 
 
 def _gib(size: float) -> str:

@@ -1,8 +1,8 @@
-"""How much memory a training takes at its peak: arithmetic on the shapes of its models.
+"""Peak memory of a training: arithmetic on the shapes of its models.
 
-Models, gradients and the optimiser's states lie there all the time; beside them comes what a moment
-needs: a rollout, the pass forward and back, the optimiser's step. The peak is that of the worst
-moment. ``docs/memory.md`` has each term with its source, and how near it comes to what is measured.
+Models, gradients and the optimiser's states are held all the time. A moment needs more: a rollout,
+a forward and backward pass, an optimiser step. The peak is that of the worst moment.
+``docs/memory.md`` has each term with its source, and compares the sum with measurements.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ EXACT = 4
 LOGITS_BUDGET = 256 * 2**20
 """``divergence.BUDGET``."""
 ROWS_OF_A_TILE, COLUMNS_OF_A_TILE = 4096, 32768
-"""TRL's fused head takes so many positions and tokens of the vocabulary at a time."""
+"""Positions and tokens of the vocabulary that TRL's fused head takes at a time."""
 SPARE_COLUMNS = 64
 """``decoding._SPARE_COLUMNS``."""
 
@@ -41,15 +41,15 @@ DeviceKind = Literal["cpu", "cuda", "mps"]
 
 
 class Peak(Record):
-    """The bytes of a training at its worst moment."""
+    """Bytes of a training at its worst moment."""
 
     moment: Moment
     parts: dict[Part, float]
-    """By what they are for; nothing of zero bytes."""
+    """Bytes by purpose, without parts of zero bytes."""
 
     @property
     def total(self) -> float:
-        """All of them."""
+        """Bytes of all parts."""
         return sum(self.parts.values())
 
 
@@ -58,9 +58,9 @@ class Scoring:
     """How a student is scored on a task.
 
     Attributes:
-        documents: At a time.
-        tokens: Of the longest, its answer included.
-        likelihoods: Whether the task asks how likely a text is: that takes its logits.
+        documents: Documents at a time.
+        tokens: Tokens of the longest document, its answer included.
+        likelihoods: True if the task asks how likely a text is, which takes its logits.
     """
 
     documents: int
@@ -70,13 +70,13 @@ class Scoring:
 
 @dataclass(frozen=True)
 class Sizes:
-    """The most tokens in the data, as they are cut to ``max_length``.
+    """Largest lengths in the data, cut to ``max_length``.
 
     Attributes:
-        prompt: Of a prompt.
-        answer: Of an answer that is not sampled.
-        text: Of a prompt and its answer together.
-        scoring: Of the suites' tasks; none to leave scoring out.
+        prompt: Tokens of a prompt.
+        answer: Tokens of an answer that is not sampled.
+        text: Tokens of a prompt and its answer together.
+        scoring: Scoring of each of the suites' tasks; empty to leave scoring out.
     """
 
     prompt: int
@@ -88,34 +88,34 @@ class Sizes:
 def moments(
     setup: Setup, student: ModelShape, teacher: ModelShape | None, sizes: Sizes, kind: DeviceKind
 ) -> list[Peak]:
-    """The moments of a training of which one is the worst.
+    """Return the moments of a training of which one is the worst.
 
     Args:
         setup: The training.
-        student: As it is trained.
-        teacher: As it is loaded; None if it is not.
-        sizes: Of its sequences.
-        kind: Of its device.
+        student: Shape of the student as it is trained.
+        teacher: Shape of the teacher as it is loaded; None if it is not.
+        sizes: Lengths of its sequences.
+        kind: Kind of its device.
     """
     training = _Training(setup, student, teacher, sizes, kind)
-    found = [training.passes(), training.step()]
+    peaks = [training.passes(), training.step()]
     if training.samples:
-        found.append(training.rollout())
-    found += [training.scoring(task) for task in sizes.scoring]
-    return found
+        peaks.append(training.rollout())
+    peaks += [training.scoring(task) for task in sizes.scoring]
+    return peaks
 
 
-def worst(found: Sequence[Peak]) -> Peak:
-    """The moment that takes most."""
-    return max(found, key=lambda one: one.total)
+def worst(peaks: Sequence[Peak]) -> Peak:
+    """Return the moment that takes most."""
+    return max(peaks, key=lambda peak: peak.total)
 
 
 def weight_bytes(shape: ModelShape, *, autocast: bool = False) -> float:
-    """What a model's weights take.
+    """Return the bytes of a model's weights.
 
     Args:
-        shape: The model's.
-        autocast: Whether what is rounded at each use anyway is kept rounded
+        shape: Shape of the model.
+        autocast: True if weights that are rounded at each use are stored rounded
             (``models.store_for_autocast``).
     """
     rounded, width = shape.linear_parameters, float(shape.dtype_bytes)
@@ -128,10 +128,10 @@ def weight_bytes(shape: ModelShape, *, autocast: bool = False) -> float:
 
 
 def state_bytes(optimiser: str) -> float:
-    """What an optimiser keeps, in bytes of a trained weight for each of its bytes.
+    """Return the size of an optimiser's states, relative to that of the trained weights.
 
     Args:
-        optimiser: transformers' name for it; those that are not known are taken for Adam's like.
+        optimiser: transformers' name of the optimiser; an unknown one is taken to be like Adam.
     """
     if optimiser.startswith(("sgd", "adafactor")):
         return 0.0
@@ -140,7 +140,7 @@ def state_bytes(optimiser: str) -> float:
 
 
 class _Training:
-    """One training, and what its moments take."""
+    """Memory of one training, by its moments."""
 
     def __init__(
         self,
@@ -157,7 +157,7 @@ class _Training:
         self.samples = setup.method == "gkd" and settings.lmbda > 0
         self.rows = settings.per_device_train_batch_size
         self.prompt = sizes.prompt
-        # Prompt and answer together, and the answer, of rollouts and of what the data have.
+        # Lengths of prompt and answer together, and of the answer, in rollouts and in the data.
         longest = [(0, 0)]
         if self.samples:
             longest += [(sizes.prompt + settings.max_new_tokens, settings.max_new_tokens)]
@@ -170,32 +170,32 @@ class _Training:
         whole = student.trainable_parameters * student.trainable_bytes
         self.parts = setup.devices if setup.shard_student else 1
         self.gradients = whole / self.parts
-        # Beside a copy's gradients as many again, which are on their way to the other devices.
+        # A copy's gradients are there twice: one is on its way to the other devices.
         self.sent = whole if setup.devices > self.parts else 0.0
-        # What a divided student has whole: everything, to sample and to be scored; while it reads,
-        # some layers, and what is outside of them.
+        # A divided student is whole when it samples and is scored. While it reads, only some layers
+        # and everything outside of them are whole.
         self.together = self.reading = 0.0
         if self.parts > 1:
             self.together = weight_bytes(student)
             layer = student.linear_parameters / student.layers
             outside = student.embedding_parameters + student.head_parameters
-            # What is outside comes as one message, from which its weights are copied.
+            # The outside comes as one message, from which its weights are copied.
             self.reading = (2 * outside + LAYERS_TOGETHER * layer) * student.dtype_bytes
         self.always: dict[Part, float] = {
             "teacher": weight_bytes(teacher, autocast=autocast and not self.stock)
             if teacher
             else 0.0,
-            # A heap can use little of what layers that are cut out leave behind.
+            # A heap can use little of the space that cut layers leave behind.
             "student": weight_bytes(student) / self.parts
             + (student.cut_parameters * student.dtype_bytes if kind == "cpu" else 0.0),
             "optimiser": self.gradients * state_bytes(settings.optim),
             "libraries": LIBRARIES[kind],
         }
         self.head = student.vocabulary * student.hidden_size
-        """Parameters of the student's, tied or not."""
+        """Parameters of the student's head, tied or not."""
 
     def rollout(self) -> Peak:
-        """Sampling: the keys and values of all texts, and one pass of the student."""
+        """Return the peak of sampling: keys and values of all texts, and one pass."""
         settings, shape = self.settings, self.student
         rows = waiting = self.rows
         if not self.stock:
@@ -204,7 +204,7 @@ class _Training:
         columns = self.prompt + settings.max_new_tokens + SPARE_COLUMNS * (waiting > rows)
         number = shape.computing_bytes
         cache = self._cache(rows * columns)
-        # A layer at a time, its keys and values are repeated for all heads.
+        # Keys and values are repeated for all heads, one layer at a time.
         repeated = 2 * rows * columns * shape.heads * shape.head_size * number
         reading = shape.reading.bytes(rows, self.prompt)
         logits = rows * shape.vocabulary * (number + 2 * EXACT)
@@ -212,7 +212,7 @@ class _Training:
         return self._moment("rollout", rollouts=used + self.together)
 
     def scoring(self, task: Scoring) -> Peak:
-        """Scoring by lm-eval, beside what Python has not collected of the training yet."""
+        """Return the peak of scoring by lm-eval; the training's memory is not freed yet."""
         shape, texts = self.student, task.documents * task.tokens
         cache = self._cache(texts)
         reading = shape.reading.bytes(task.documents, task.tokens)
@@ -222,28 +222,28 @@ class _Training:
         return self._moment("scoring", scoring=cache + max(reading, logits) + self.together)
 
     def _cache(self, tokens: int) -> float:
-        """The student's keys and values."""
+        """Return the bytes of the student's keys and values."""
         shape = self.student
         channels = shape.layers * shape.key_value_heads * shape.head_size
         return 2 * tokens * channels * shape.computing_bytes
 
     def passes(self) -> Peak:
-        """Forward, loss and backward, of the micro-batch after others of its window."""
+        """Return the peak of forward, loss and backward in a window's later micro-batch."""
         settings, shape = self.settings, self.student
         grown = shape.checkpointed if settings.gradient_checkpointing else shape.training
         assert grown is not None
         kept = grown.kept.bytes(self.rows, self.length)
         if self.kind == "cpu" and shape.training is not None:
-            # What is kept lies scattered, and the heap can use little of what is freed between.
+            # Kept activations lie scattered, and the heap can use little of the gaps between them.
             kept = max(kept, SCATTERED * shape.training.kept.bytes(self.rows, self.length))
         highest = grown.peak.bytes(self.rows, self.length)
         if settings.gradient_checkpointing and self.rounds and not shape.adapted:
-            # Autocast keeps what it has rounded until the loss is there.
+            # Autocast keeps rounded weights until the loss is computed.
             kept += shape.linear_parameters * shape.computing_bytes
         head = 0.0 if shape.adapted else self.head * shape.trainable_bytes
         earlier = self.gradients if settings.gradient_accumulation_steps > 1 else 0.0
         beginning, after = self._loss()
-        found = [
+        peaks = [
             self._moment(
                 "forward and backward",
                 activations=kept + self.reading,
@@ -268,10 +268,13 @@ class _Training:
                 + (0.0 if shape.adapted else self.reading),
             ),
         ]
-        return worst(found)
+        return worst(peaks)
 
     def step(self) -> Peak:
-        """The optimiser's: two more of the largest tensor, or with CUDA one of each."""
+        """Return the peak of the optimiser step, with its temporary tensors.
+
+        Those are two of the largest tensor's size, or with CUDA one of each tensor's.
+        """
         shape = self.student
         if self.kind == "cuda":
             work = 0.0 if "fused" in self.settings.optim else self.gradients
@@ -282,13 +285,13 @@ class _Training:
         return moment.model_copy(update={"parts": {**moment.parts, "optimiser": optimiser}})
 
     def _loss(self) -> tuple[float, float]:
-        """What the loss takes while it is computed, and what it leaves for the backward pass."""
+        """Return the bytes of the loss while it is computed, and those that it keeps after."""
         if not self.distils:
             return self._cross_entropy()
         return self._stock_divergence() if self.stock else self._divergence()
 
     def _divergence(self) -> tuple[float, float]:
-        """Of ``distillation.divergence``: logits a chunk at a time, gradients at once."""
+        """Return the loss of ``distillation.divergence``: logits by chunks, gradients at once."""
         ours, theirs = self.student, self.teacher
         assert theirs is not None
         positions = self.rows * self.answer
@@ -301,26 +304,26 @@ class _Training:
         work = block * (3 if number == EXACT else 5)
         states = positions * ours.hidden_size * ours.dtype_bytes
         read = positions * theirs.hidden_size * theirs.dtype_bytes
-        # In fewer bits, the head's weights and each chunk's gradient of them come beside.
+        # Fewer bits add copies of the head's weights and of each chunk's gradient of them.
         lower = number < EXACT
         summed = 0.0 if ours.adapted else self.head * (EXACT + number * lower)
         rounded = self.head * number if number < ours.dtype_bytes else 0.0
         return 2 * states + read + logits + work + summed + rounded, states
 
     def _cross_entropy(self) -> tuple[float, float]:
-        """Of TRL's fused head (``trl.kernels.chunked_logprob``), in the backward pass."""
+        """Return the loss of TRL's fused head (``trl.kernels.chunked_logprob``)."""
         shape = self.student
         positions = self.rows * (self.length - 1)
         number = shape.computing_bytes
         tile = min(positions, ROWS_OF_A_TILE) * min(shape.vocabulary, COLUMNS_OF_A_TILE)
-        # Without Triton: the scaled logits, log p, p, the gradient, and what makes it.
+        # Without Triton: the scaled logits, log p, p, the gradient and its temporaries.
         logits = tile * (number + (0.0 if self.kind == "cuda" else 7.25 * EXACT))
         states = positions * shape.hidden_size * (shape.dtype_bytes + EXACT)
         summed = 0.0 if shape.adapted else self.head * EXACT
         return logits + states + summed, states / 2
 
     def _stock_divergence(self) -> tuple[float, float]:
-        """Of TRL's ``GKDTrainer``: so many tensors of a float for each token of the vocabulary."""
+        """Return the loss of TRL's ``GKDTrainer``: tensors of the logits' size, in float32."""
         positions = self.rows * self.length
         beta = self.settings.beta
         tensors = STOCK_TENSORS_AT_AN_END if beta in (0, 1) else STOCK_TENSORS
@@ -348,11 +351,11 @@ class _Training:
 
 
 LIBRARIES: dict[DeviceKind, float] = {"cpu": 0.9 * GIB, "cuda": 0.6 * GIB, "mps": 0.3 * GIB}
-"""What a process takes beside its tensors; on a CPU with what the C library's heap loses."""
+"""Bytes of a process without its tensors; on a CPU with the losses of the C library's heap."""
 SCATTERED = 0.4
-"""The share of the activations that a heap takes with gradient checkpointing; fitted."""
+"""Share of the activations that a heap takes with gradient checkpointing; fitted."""
 LAYERS_TOGETHER = 4
-"""Of a divided student so many layers are whole at a time: the weights of one that reads and of the
-next one, and in the backward pass a layer's gradients and what is sent of them."""
+"""Layers of a divided student that are whole at a time: the weights of the current and of the next
+one, and in the backward pass a layer's gradients and their copy that is sent."""
 STOCK_TENSORS, STOCK_TENSORS_AT_AN_END = 17, 9
-"""The most that stock TRL keeps of the logits' size in its divergence."""
+"""Most tensors of the logits' size that stock TRL keeps in its divergence."""

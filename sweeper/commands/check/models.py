@@ -1,4 +1,4 @@
-"""What is known of teacher and student as a pair: their tokens, and whether one can teach."""
+"""Findings on the pair of models: tokenizers, sizes, and the teacher's lead over the student."""
 
 from __future__ import annotations
 
@@ -7,25 +7,18 @@ from collections.abc import Iterator
 from sweeper.analysis.advice import TEACHER_RATIO
 from sweeper.analysis.findings import Finding
 from sweeper.analysis.teacher_gap import is_better
-from sweeper.records import DataCheck, TokenizerSummary
+from sweeper.records import TokenizerSummary
 from sweeper.records.study_record import TeacherGap
 from sweeper.reporting.text import formatting
 from sweeper.reporting.text.teacher_gap import teacher_gap_sentence
 
 
-def pair_findings(seen: DataCheck) -> list[Finding]:
-    """Vocabulary, template and end tokens, as far as they could be read."""
-    if seen.tokenizer is None:
-        return []
-    return list(_tokenizer(seen.tokenizer))
-
-
 def size_finding(teacher: int, student: int) -> Finding:
-    """How large the teacher is against the student.
+    """Compare the sizes of teacher and student.
 
     Args:
-        teacher: Its parameters.
-        student: The same, without an adapter.
+        teacher: Parameters of the teacher.
+        student: Parameters of the student, without an adapter.
     """
     low, high = TEACHER_RATIO
     ratio = teacher / student
@@ -35,53 +28,59 @@ def size_finding(teacher: int, student: int) -> Finding:
     )
     if low <= ratio <= high:
         return Finding(state="ok", what="teacher's size", detail=detail)
-    advice = f"A teacher {low:g} to {high:g} times as large as the student is said to be best: "
+    advice = f"A common recommendation is a teacher {low:g} to {high:g} times as large: "
     if ratio < low:
-        advice += "a smaller one may know little more."
+        advice += "a smaller one may know little more than the student."
     else:
-        advice += "what a larger one does may be beyond the student, and costs more."
+        advice += "a larger one costs more, and may be beyond the student."
     return Finding(state="warning", what="teacher's size", detail=detail, advice=advice)
 
 
-def teacher_gap_finding(lead: TeacherGap) -> Finding:
-    """Whether the teacher is measurably better than the starting student on the selection suite.
+def teacher_gap_finding(gap: TeacherGap) -> Finding:
+    """Report whether the teacher is measurably better than the starting student.
 
-    A teacher that is not is no error: the suite may show little of what it knows, and that nothing
-    can be gained from it may be what a study is to show.
+    A teacher that is not better is no error: the suite may show little of what it knows, and a
+    study may be made to find that nothing can be gained.
     """
     return Finding(
-        state="ok" if is_better(lead) else "warning",
+        state="ok" if is_better(gap) else "warning",
         what="teacher's lead",
-        detail=teacher_gap_sentence(lead),
+        detail=teacher_gap_sentence(gap),
         advice=""
-        if is_better(lead)
+        if is_better(gap)
         else "Take another teacher, or a suite that shows what it does better.",
     )
 
 
-def _tokenizer(found: TokenizerSummary) -> Iterator[Finding]:
+def tokenizer_findings(tokenizer: TokenizerSummary) -> Iterator[Finding]:
+    """Yield the findings on vocabulary, chat template and end tokens."""
     yield Finding(
         state="ok",
         what="vocabulary",
-        detail=f"teacher and student share {found.tokens:,} tokens; {found.logits:,} logits each",
+        detail=f"teacher and student share {tokenizer.tokens:,} tokens;"
+        f" {tokenizer.logits:,} logits each",
     )
-    ours = "the student's, as the teacher's" if found.chat else "none: prompt, answer and end token"
-    if found.template_note:
+    ours = (
+        "the student's, as the teacher's"
+        if tokenizer.chat
+        else "none: prompt, answer and end token"
+    )
+    if tokenizer.template_note:
         yield Finding(
             state="warning",
             what="chat template",
-            detail=found.template_note,
-            advice="A teacher that was never shown such a text may teach worse: compare its score"
-            " on the selection suite with what you know of it.",
+            detail=tokenizer.template_note,
+            advice="A teacher may be worse on texts that differ from its own template: compare its"
+            " score on the selection suite with what you know of it.",
         )
     else:
         yield Finding(state="ok", what="chat template", detail=ours)
-    ends = " or ".join(found.ends)
-    if found.unended:
+    ends = " or ".join(tokenizer.ends)
+    if tokenizer.unended:
         yield Finding(
             state="warning",
             what="end tokens",
-            detail=f"{found.unended:,} references do not end with {ends}, so that a student does"
+            detail=f"{tokenizer.unended:,} references do not end with {ends}, so the student does"
             " not learn to end its answers",
             advice="Write data: {format: plain}, or use a model whose template ends its turns.",
         )

@@ -1,9 +1,8 @@
-"""What a study's trials take, from a few real steps of each arm.
+"""A probe of a study: a cheap and an expensive trial of each arm, ended after a few steps.
 
-The study is prepared and its trials are begun by its own executor and its own jobs. Each trial is
-ended after a few steps, as a pruner ends one. Everything is in a temporary directory; what the
-cache keeps of the preparation (warm start, the teacher's outputs and states) need not be made again
-when the study is run.
+The study's own executor and jobs prepare the study and start the trials. A trial is ended as a
+pruner ends one. Everything lies in a temporary directory. The study can reuse what the cache keeps
+of the preparation: the warm start, the teacher's outputs and states.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from typing import NamedTuple
 from rich.console import Console
 
 from sweeper.analysis.timing import ArmTiming, StudyTiming, TrialTiming
-from sweeper.commands.check.cost_range import ends
-from sweeper.commands.check.measured_times import seconds_by_phase, timing_of_probe
+from sweeper.commands.check.cost_range import cost_range
+from sweeper.commands.check.measured_times import timing_of_probe
 from sweeper.config.base import Scalar
 from sweeper.config.loading import LoadedStudy
 from sweeper.execution.executor import Busy, Executor, Finished, Spec
@@ -51,40 +50,35 @@ from sweeper.study.progress import running_job, step_name
 from sweeper.study.results import read_teacher_gap
 from sweeper.study.trial_specs import TrialSpecs
 
-FEW, MORE = 4, 20
-"""Optimiser steps of a trial, of which the first is not counted; the second if they are short."""
-_SHORT_STEP = 0.5
-"""Seconds of a step up to which ``MORE`` are done: a few short ones say little."""
+STEPS = 6
+"""Optimiser steps of a trial; the first is not counted."""
 _SCORING = 10.0
 """Seconds that scoring the student may take; of a suite that takes longer, a part is scored."""
-_SHARED = ("warm start", "teacher outputs", "teacher states")
-"""Phases of the preparation whose results the cache keeps for all trials."""
 _POLL_SECONDS = 0.05
 _PREFIX = ".sweeper-probe-"
-"""Of the directory where a probe works."""
+"""Prefix of the directory where a probe works."""
 
 
-class Probed(NamedTuple):
-    """What a probe found."""
+class ProbeResult(NamedTuple):
+    """Measurements of a probe."""
 
-    lead: TeacherGap | None
-    """The teacher's over the starting student, which both were scored."""
-    pace: StudyTiming
-    """What everything took."""
+    gap: TeacherGap | None
+    """Difference between the teacher's score and the starting student's."""
+    timing: StudyTiming
 
 
 def probe(
     study: LoadedStudy, recorded: StudyPaths, cache: Path, out: Console, *, begun: float
-) -> Probed:
+) -> ProbeResult:
     """Prepare the study, and do a few steps of each arm.
 
     Args:
         study: The checked study file.
-        recorded: Where the study is recorded: what it has prepared there is not done again.
+        recorded: Directory of the study. Steps of the preparation that it has done are reused.
         cache: The content-addressed cache.
-        out: Shows how far it is.
-        begun: Since when this process has loaded libraries for jobs, which the study will do, too;
-            in seconds since the epoch.
+        out: Shows the progress.
+        begun: Time since which this process has loaded libraries for jobs, as the study will; in
+            seconds since the epoch.
 
     Raises:
         ConfigError: Data, models, tasks or settings cannot work as written.
@@ -107,11 +101,11 @@ class _Probe:
 
     Args:
         study: The checked study file.
-        recorded: Where the study is, or would be, recorded.
-        paths: Where the probe works.
+        recorded: Directory of the study, which may not exist.
+        paths: Directory where the probe works.
         cache: The content-addressed cache.
-        executor: The study's.
-        display: Shows how far it is.
+        executor: The study's executor.
+        display: Shows the progress.
     """
 
     def __init__(
@@ -131,27 +125,31 @@ class _Probe:
         self._suite = suite_spec(study.selection)
         threads = executor.next_resources(paths.directory).threads
         # The threads of a study that has begun are in the keys of what the cache keeps for it.
-        snapshot = read_manifest(recorded) or open_manifest(study, paths, command_line(), threads)
-        self._origin = preparation.make_study_inputs(study, snapshot, cache)
+        manifest = read_manifest(recorded) or open_manifest(study, paths, command_line(), threads)
+        self._inputs = preparation.make_study_inputs(study, manifest, cache)
         self._started = time.time()
-        self._ends = {name: ends(arm) for name, arm in study.config.arms.items()}
+        self._params: dict[str, list[dict[str, Scalar]]] = {}
+        """Settings of each arm's trials, the most expensive first."""
+        for name, arm in study.config.arms.items():
+            cheapest, most_expensive = cost_range(arm)
+            self._params[name] = [most_expensive, *([cheapest] * (cheapest != most_expensive))]
         self._scored = 1
         """Documents of each task that a trial is scored on."""
         self._documents = 0
-        """Of the selection suite, with those of tasks of weight 0."""
+        """Documents of the selection suite, including tasks of weight 0."""
         self._seconds: dict[str, float] = {}
-        self._parts: dict[str, float] = {}
+        """Seconds of each step of the preparation."""
         self._rows: dict[str, list[Progress]] = {}
-        """What trials said, by their directories."""
-        self._paces: dict[str, list[TrialTiming]] = {}
-        """By arm, once the study is prepared."""
+        """Progress of trials, by their directories."""
+        self._timings: dict[str, dict[int, TrialTiming]] = {}
+        """Trials that ended, by arm and number, once the study is prepared."""
 
-    def run(self, begun: float) -> Probed:
-        """Do it all; see ``probe``."""
+    def run(self, begun: float) -> ProbeResult:
+        """Prepare the study and measure its trials; see ``probe``."""
         for group in preparation.STEPS:
             steps = [step for step in group if not self._take_over(step)]
             self._work([partial(self._submit_step, step) for step in steps])
-            self._origin = preparation.with_results(self._origin, group, self._paths)
+            self._inputs = preparation.with_results(self._inputs, group, self._paths)
         # Libraries that are loaded already cost the study's first step more.
         self._seconds["data"] = max(self._seconds["data"], self._started - begun)
         teacher, student = (
@@ -159,37 +157,36 @@ class _Probe:
         )
         assert teacher and teacher.scores and student and student.scores
         tasks = self._plan_scoring(student.scores)
-        self._paces = {name: [] for name in self._ends}
-        # What costs most comes first: what does not work at all shows there.
-        asked = [(name, 0, found.heaviest) for name, found in self._ends.items()]
-        asked += [
-            (name, 1, found.lightest)
-            for name, found in self._ends.items()
-            if found.lightest != found.heaviest
+        self._timings = {name: {} for name in self._params}
+        # The most expensive trials come first: they show what does not work at all.
+        trials = [
+            (name, number, params[number])
+            for number in (0, 1)
+            for name, params in self._params.items()
+            if number < len(params)
         ]
-        self._work([partial(self._submit_trial, *each) for each in asked])
-        pace = StudyTiming(
+        self._work([partial(self._submit_trial, *trial) for trial in trials])
+        timing = StudyTiming(
             basis="probe",
-            trials=len(asked),
+            trials=len(trials),
             workers=self._workers,
             device=teacher.device,
             preparation=self._seconds,
-            parts=self._parts,
             teacher_scoring=teacher.scores.seconds,
             documents=self._documents,
             tasks=tasks,
-            arms=tuple(self._arm(name) for name in self._ends),
+            arms=tuple(self._arm(name) for name in self._params),
         )
-        return Probed(read_teacher_gap(self._paths), pace)
+        return ProbeResult(read_teacher_gap(self._paths), timing)
 
     def _work(self, waiting: Sequence[Callable[[], None]]) -> None:
-        """Have jobs done, as many at a time as in the study.
+        """Do jobs, as many at a time as in the study.
 
         Args:
-            waiting: Each submits a job.
+            waiting: Functions of which each submits a job.
 
         Raises:
-            SweeperError: One failed.
+            SweeperError: A job failed.
         """
         left = deque(waiting)
         while left or self._jobs.running:
@@ -210,13 +207,12 @@ class _Probe:
             failure = job.given_up or (outcome.failure if outcome else None)
             raise self._failed(spec, failure, finished.reason)
         if isinstance(spec, PreparationSpec):
-            self._note_step(spec.step, time.time() - job.started)
+            self._seconds[spec.step] = time.time() - job.started
             return
         rows = self._rows[spec.place.directory]
-        found = timing_of_probe(rows, job.started, self._documents, spec.params)
-        found = found.model_copy(update={"peak_bytes": outcome.peak_bytes})
-        # The heaviest is submitted first, but may end last.
-        self._paces[spec.arm].insert(0 if spec.number == 0 else 1, found)
+        timing = timing_of_probe(rows, job.started, self._documents, spec.params)
+        timing = timing.model_copy(update={"peak_bytes": outcome.peak_bytes})
+        self._timings[spec.arm][spec.number] = timing
 
     def _failed(self, spec: Spec, failure: Failure | None, reason: str) -> SweeperError:
         if failure is not None and failure.kind in retries.UNSPENT:
@@ -230,12 +226,12 @@ class _Probe:
     # Preparation
 
     def _take_over(self, step: preparation.Step) -> bool:
-        """Take what the study has found out itself; False if it has not."""
+        """Reuse a step that the study has done itself; return False if it has not."""
         if step == "data":
-            # Done anew it costs next to nothing, and says how long the libraries take to load.
+            # It costs next to nothing, and measures how long the libraries take to load.
             return False
         files = self._paths.preparation(step)
-        spec = preparation.make_spec(self._study, self._origin, self._suite, step, files)
+        spec = preparation.make_spec(self._study, self._inputs, self._suite, step, files)
         if not preparation.is_done(spec, self._recorded):
             return False
         if not preparation.is_cached(step, self._recorded):
@@ -243,26 +239,16 @@ class _Probe:
         shutil.copytree(self._recorded.preparation(step).directory, files.directory)
         outcome = read_completed(files)
         assert outcome is not None
-        self._note_step(step, outcome.finished - outcome.started)
+        self._seconds[step] = outcome.finished - outcome.started
         return True
 
     def _submit_step(self, step: preparation.Step) -> None:
         files = self._paths.preparation(step)
-        spec = preparation.make_spec(self._study, self._origin, self._suite, step, files)
+        spec = preparation.make_spec(self._study, self._inputs, self._suite, step, files)
         preparation.submit(spec, files, self._executor)
 
-    def _note_step(self, step: preparation.Step, seconds: float) -> None:
-        files = self._paths.preparation(step)
-        outcome = read_completed(files)
-        assert outcome is not None
-        self._seconds[step] = seconds
-        lines, _ = read_json_lines(files.progress)
-        rows = [Progress.model_validate(line) for line in lines]
-        parts = seconds_by_phase(rows, outcome.finished)
-        self._parts |= {name: parts[name] for name in _SHARED if name in parts}
-
     def _plan_scoring(self, scores: Scores) -> int:
-        """Decide how much of the suite a trial is scored on; how many tasks the suite has."""
+        """Decide how much of the suite a trial is scored on; return its number of tasks."""
         rows, _ = read_json_lines(self._paths.preparation("student").documents)
         sizes = Counter(row["task"] for row in rows)
         self._documents = sum(sizes.values())
@@ -279,39 +265,28 @@ class _Probe:
     def _submit_trial(self, arm: str, number: int, params: dict[str, Scalar]) -> None:
         files = self._paths.trial(arm, number)
         config = self._study.config
-        specs = TrialSpecs(config.arms, self._origin, self._suite, config.training, config.compute)
+        specs = TrialSpecs(config.arms, self._inputs, self._suite, config.training, config.compute)
         place = self._executor.next_resources(files.directory)
         spec = specs.next(arm, Asked(number, params), place, files)
-        longest = spec.settings.max_steps
-        points = [IntermediatePoint(index=0, step=min(FEW, longest), documents=self._scored)]
-        if longest > FEW:
-            points.append(IntermediatePoint(index=1, step=min(MORE, longest), documents=1))
+        step = min(STEPS, spec.settings.max_steps)
+        point = IntermediatePoint(index=0, step=step, documents=self._scored)
         settings = spec.settings.model_copy(update={"logging_steps": 1, "checkpoint_every": None})
-        spec = spec.model_copy(update={"settings": settings, "interim": tuple(points)})
+        spec = spec.model_copy(update={"settings": settings, "interim": (point,)})
         write_text_atomically(files.spec, redacted_json(spec))
         self._executor.submit(spec)
 
     def _hear(self, spec: TrialSpec, rows: Sequence[Progress]) -> None:
-        heard = self._rows.setdefault(spec.place.directory, [])
-        heard += rows
-        for interim in (row.interim for row in rows if row.interim):
-            more = interim.index == 0 and len(spec.interim) > 1
-            if more:
-                # Where it began does not matter here.
-                more = timing_of_probe(heard, 0.0, self._documents, {}).step <= _SHORT_STEP
-            answer(spec, interim, more)
+        self._rows.setdefault(spec.place.directory, []).extend(rows)
+        for score in (row.interim for row in rows if row.interim):
+            answer(spec, score, False)
 
     def _arm(self, name: str) -> ArmTiming:
-        heaviest, lightest = self._paces[name][0], self._paces[name][-1]
-        found = self._ends[name]
+        timings = self._timings[name]
         return ArmTiming(
             arm=name,
             method=self._study.config.arms[name].method,
-            lightest=lightest,
-            heaviest=heaviest,
-            low=found.low,
-            mean=found.mean,
-            high=found.high,
+            lightest=timings[max(timings)],
+            heaviest=timings[0],
         )
 
     def _show(self) -> None:
@@ -321,7 +296,7 @@ class _Probe:
             LiveState(
                 study=self._study.config.study,
                 started=self._started,
-                arms=tuple(self._progress(name) for name in self._paces),
+                arms=tuple(self._progress(name) for name in self._timings),
                 running=tuple(running_job(job, time.time()) for job in jobs),
                 preparation=", ".join(map(step_name, steps)) or None,
                 noun="probes",
@@ -332,6 +307,6 @@ class _Probe:
         return ArmProgress(
             name=name,
             method=self._study.config.arms[name].method,
-            budget=1 + (self._ends[name].lightest != self._ends[name].heaviest),
-            done=len(self._paces[name]),
+            budget=len(self._params[name]),
+            done=len(self._timings[name]),
         )

@@ -1,4 +1,4 @@
-"""``sweeper check``, and what ``sweeper run`` begins with: everything that is known beforehand."""
+"""``sweeper check``, and the checks with which ``sweeper run`` begins."""
 
 from __future__ import annotations
 
@@ -11,15 +11,22 @@ from rich.console import Console
 from sweeper.analysis import power
 from sweeper.analysis.comparison import compare
 from sweeper.analysis.findings import Finding, Preflight
-from sweeper.analysis.timing import StudyTiming
+from sweeper.analysis.timing import DurationEstimate, StudyTiming
 from sweeper.analysis.verdict import paired, primary_comparisons
 from sweeper.commands.check.data import data_findings
 from sweeper.commands.check.data_step import recorded_data_check, run_data_step
-from sweeper.commands.check.duration import with_time, workers_of
+from sweeper.commands.check.duration import (
+    budget_findings,
+    slow_findings,
+    time_finding,
+    timeout_findings,
+    workers_of,
+)
+from sweeper.commands.check.duration_estimate import StudyPlan, estimate
 from sweeper.commands.check.measured_times import timing_of_study
-from sweeper.commands.check.memory_findings import memory_findings
-from sweeper.commands.check.models import pair_findings, size_finding, teacher_gap_finding
-from sweeper.commands.check.power import design_findings, power_findings
+from sweeper.commands.check.memory_findings import Shapes, StudyTrainings, memory_findings
+from sweeper.commands.check.models import size_finding, teacher_gap_finding, tokenizer_findings
+from sweeper.commands.check.power import confirmation_finding, design_findings
 from sweeper.commands.check.probe import probe
 from sweeper.commands.check.settings import settings_findings
 from sweeper.config.loading import LoadedStudy, LoadedSuite
@@ -28,16 +35,18 @@ from sweeper.config.study import StudyConfig
 from sweeper.execution.device_sharing import DeviceMemory, trial_memory, usable_devices
 from sweeper.foundation.cache import default_root
 from sweeper.foundation.errors import SweeperError
-from sweeper.records import DataCheck, Failure, ModelShape, ShapeRequest
+from sweeper.records import DataCheck, DataSummary, Failure, ModelShape, ShapeRequest
 from sweeper.records.layout import StudyPaths
 from sweeper.records.study_record import StudyRecord, TeacherGap
-from sweeper.study.extreme_settings import wanted
+from sweeper.study.budgets import device_seconds, trial_budgets
+from sweeper.study.extreme_settings import extreme_settings, wanted
 from sweeper.study.manifest import changes, read_manifest
 from sweeper.study.preparation import problem_of
 from sweeper.study.results import read_study, selection_documents
 
-Shaped = tuple[ShapeRequest, ModelShape]
+RequestedShape = tuple[ShapeRequest, ModelShape]
 KnownVariances = tuple[tuple[power.Variances, ...], str]
+"""Variances of a difference, and their source in words."""
 
 
 def check(
@@ -48,13 +57,13 @@ def check(
     probing: bool = False,
     cache: Path | None = None,
 ) -> Preflight:
-    """Everything that is known of a study whose file is well-formed, before it is run.
+    """Check a study whose file is well-formed, before it is run.
 
     Args:
         study: The checked study file.
-        runs: Where studies are recorded; what this one left there is read, and not changed.
-        out: Where it is shown that something is under way; None: nowhere.
-        probing: Whether a few steps of each arm are done, to measure how long the study takes.
+        runs: Directory of all studies; what this one left there is read, and not changed.
+        out: Shows that something is under way; None: nowhere.
+        probing: True to measure a few steps of each arm, for how long the study takes.
         cache: The content-addressed cache; by default the user's.
 
     Raises:
@@ -62,74 +71,124 @@ def check(
     """
     out = out or Console(quiet=True)
     started = time.time()
-    paths = StudyPaths(runs, study.config.study)
-    with out.status("Looking over data, tokenizers and suites"):
-        snapshot = read_manifest(paths)
-        record = read_study(paths, snapshot) if snapshot is not None else None
+    config = study.config
+    paths = StudyPaths(runs, config.study)
+    with out.status("Checking data, tokenizers and suites"):
+        manifest = read_manifest(paths)
+        record = read_study(paths, manifest) if manifest is not None else None
         variances = _variances(record, paths) if record is not None else None
-        if snapshot is not None and changes(snapshot, study):
-            # Its documents may be much the same; nothing else of it says anything.
-            snapshot = record = None
-        known = recorded_data_check(study, paths, snapshot) if snapshot is not None else None
-        device = next(iter(_devices(study.config)[0]), "cpu")
-        seen = known or run_data_step(study, device, cache or default_root())
-        lead = record.lead if record is not None else None
-        found = judge(study, seen, lead=lead, variances=variances)
-    if found.errors:
-        return found
-    timed: StudyTiming | SweeperError | None = None
+        if manifest is not None and changes(manifest, study):
+            # Its documents may be much the same; nothing else of it holds.
+            manifest = record = None
+        recorded = recorded_data_check(study, paths, manifest) if manifest is not None else None
+        device = next(iter(_devices(config)[0]), "cpu")
+        data_check = recorded or run_data_step(study, device, cache or default_root())
+        gap = record.lead if record is not None else None
+        preflight = judge(study, data_check, gap=gap, variances=variances)
+    if preflight.errors:
+        return preflight
+    timing: StudyTiming | None = None
     if probing:
         try:
             probed = probe(study, paths, cache or default_root(), out, begun=started)
         except SweeperError as error:
-            timed = error
-        else:
-            timed = probed.pace
-            found = judge(study, seen, lead=probed.lead, variances=variances)
+            return _with(preflight, [Finding(state="error", what="time", detail=str(error))])
+        timing = probed.timing
+        preflight = judge(study, data_check, gap=probed.gap, variances=variances)
     elif record is not None:
-        timed = timing_of_study(record, study.config.arms, workers_of(study.config))
+        timing = timing_of_study(record, config.arms, workers_of(config.compute))
+    if timing is None:
+        detail = f"unknown: sweeper check {study.path} --probe measures it"
+        return _with(preflight, [Finding(state="ok", what="time", detail=detail)])
     # Old records do not count documents that the score leaves out.
-    return with_time(study, found, timed, seen.test_scored or seen.test_documents)
+    documents = data_check.test_scored or data_check.test_documents
+    expected = estimate(timing, plan_of(config, documents))
+    return _with(preflight, time_findings(config, timing, expected), expected)
+
+
+def _with(
+    preflight: Preflight, findings: Sequence[Finding], expected: DurationEstimate | None = None
+) -> Preflight:
+    update = {"findings": (*preflight.findings, *findings), "estimate": expected}
+    return preflight.model_copy(update=update)
+
+
+def plan_of(config: StudyConfig, test_documents: int | None) -> StudyPlan:
+    """Return the jobs of a study; without documents of a test suite it has no confirmation."""
+    confirms = config.confirms() and test_documents is not None
+    looks = len(config.pruner.points())
+    return StudyPlan(
+        trials=trial_budgets(config.arms, config.trials, config.sampler, config.budget.trials),
+        intermediate_scores={name: looks for name, arm in config.arms.items() if arm.search},
+        intermediate_documents=config.pruner.documents,
+        trainings=config.confirm.seeds * config.confirm.top_k if confirms else 0,
+        test_documents=test_documents or 0,
+        compare_at=config.compare_at,
+        devices=config.compute.devices_per_trial,
+    )
+
+
+def time_findings(
+    config: StudyConfig, timing: StudyTiming, expected: DurationEstimate
+) -> list[Finding]:
+    """Report the study's duration, the limits that it meets, and what is slow."""
+    compute, wall_time = config.compute, config.budget.wall_time
+    limits = device_seconds(config.arms, config.budget)
+    return [
+        time_finding(expected),
+        *budget_findings(expected, compute.devices_per_trial, wall_time, limits),
+        *timeout_findings(expected, compute.trial_timeout, compute.stall_timeout),
+        *slow_findings(timing, config.arms, config.training, config.teacher, config.student),
+    ]
 
 
 def judge(
     study: LoadedStudy,
-    seen: DataCheck,
+    data_check: DataCheck,
     *,
-    lead: TeacherGap | None = None,
+    gap: TeacherGap | None = None,
     variances: KnownVariances | None = None,
 ) -> Preflight:
-    """What is said of a study.
+    """Return all findings on a study but those on time.
 
     Args:
         study: The checked study file.
-        seen: What the data step saw.
-        lead: The teacher's over the starting student, once both were scored.
-        variances: Of a difference, and what they are in words; by default as assumed.
+        data_check: Result of its data step.
+        gap: Difference between teacher and starting student, once both were scored.
+        variances: Variances of a difference, and their source; by default as assumed.
     """
     config = study.config
     devices, places, of_compute = _devices(config)
     # Old records have no shapes.
-    shapes = list(zip(wanted(config), seen.shapes, strict=False))
+    shapes = list(zip(wanted(config), data_check.shapes, strict=False))
     teacher, student = _parameters(config, shapes)
-    documents = seen.test_documents
+    documents = data_check.test_documents
     if documents is None and study.test is not None:
         documents = _named_documents(study.test)
-    of_design, design = design_findings(config, documents, *(variances or power.assumed()))
+    pairs = power.comparisons([arm.method for arm in config.arms.values()])
+    has_test, seeds = study.test is not None, config.confirm.seeds
+    of_design, design = design_findings(
+        documents if has_test else None,
+        seeds,
+        pairs,
+        config.margin,
+        *(variances or power.assumed()),
+    )
+    answers = config.teacher_outputs.max_new_tokens if config.needs_teacher_outputs() else None
     return Preflight(
         findings=(
             Finding(
                 state="ok", what="study file", detail=f"{config.study}: {', '.join(config.arms)}"
             ),
-            *(_wrong(study, problem) for problem in seen.problems),
-            *pair_findings(seen),
+            *(_problem(study, problem) for problem in data_check.problems),
+            *(tokenizer_findings(data_check.tokenizer) if data_check.tokenizer else []),
             *([size_finding(teacher, student)] if teacher and student else []),
-            *([teacher_gap_finding(lead)] if lead is not None else []),
-            *data_findings(study, seen),
+            *([teacher_gap_finding(gap)] if gap is not None else []),
+            *data_findings(data_check, study.selection, study.test, config.arms, answers),
             *settings_findings(config, devices, student),
             *of_compute,
-            *_memory(config, seen, shapes, places),
-            *power_findings(config),
+            *_memory(config, data_check, shapes, places),
+            confirmation_finding(seeds if has_test else None, pairs),
             *of_design,
         ),
         design=design,
@@ -145,19 +204,19 @@ _PARTS = {
     ("training",): "settings",
     ("arms",): "settings",
 }
-"""What a key of the study file is a part of."""
+"""Parts of a study, by the keys of the study file that belong to them."""
 
 
-def _wrong(study: LoadedStudy, problem: Failure) -> Finding:
-    parts = (what for key, what in _PARTS.items() if problem.key[: len(key)] == key)
-    found = problem_of(study, problem)
+def _problem(study: LoadedStudy, failure: Failure) -> Finding:
+    parts = (what for key, what in _PARTS.items() if failure.key[: len(key)] == key)
+    problem = problem_of(study, failure)
     return Finding(
-        state="error", what=next(parts, "study file"), detail=found.message, place=found.place
+        state="error", what=next(parts, "study file"), detail=problem.message, place=problem.place
     )
 
 
 def _devices(config: StudyConfig) -> tuple[list[str], list[DeviceMemory], list[Finding]]:
-    """What trials would run on, as far as this machine can say; and what is wrong with it."""
+    """Return the devices and the memory of trials that run on this machine, and their problems."""
     compute = config.compute
     if compute.executor != "local":
         return [], [], []
@@ -167,8 +226,10 @@ def _devices(config: StudyConfig) -> tuple[list[str], list[DeviceMemory], list[F
         return [], [], [Finding(state="error", what="compute", detail=str(error))]
 
 
-def _parameters(config: StudyConfig, shapes: Sequence[Shaped]) -> tuple[int | None, int | None]:
-    """How many the teacher and the student have, an adapter left out, as far as it is known."""
+def _parameters(
+    config: StudyConfig, shapes: Sequence[RequestedShape]
+) -> tuple[int | None, int | None]:
+    """Return the parameters of teacher and student, without an adapter; None if not known."""
     teacher = student = None
     for asked, shape in shapes:
         if isinstance(asked.model, StudentConfig):
@@ -179,33 +240,51 @@ def _parameters(config: StudyConfig, shapes: Sequence[Shaped]) -> tuple[int | No
 
 
 def _memory(
-    config: StudyConfig, seen: DataCheck, shapes: Sequence[Shaped], places: Sequence[DeviceMemory]
+    config: StudyConfig,
+    data_check: DataCheck,
+    shapes: Sequence[RequestedShape],
+    places: Sequence[DeviceMemory],
 ) -> list[Finding]:
-    if seen.data is None or not shapes:
+    if data_check.data is None or not shapes:
         return []
     known = {asked.key(): shape for asked, shape in shapes}
-    return memory_findings(config, seen.data, lambda asked: known[asked.key()], places)
+    trainings = trainings_of(config, data_check.data, lambda asked: known[asked.key()])
+    return memory_findings(trainings, places)
+
+
+def trainings_of(config: StudyConfig, data: DataSummary, shapes: Shapes) -> StudyTrainings:
+    """Return what decides the memory of a study's trainings."""
+    arms = list(config.arms)
+    return StudyTrainings(
+        largest={name: tuple(extreme_settings(config, name)) for name in arms},
+        smallest={name: tuple(extreme_settings(config, name, cheapest=True)) for name in arms},
+        data=data,
+        shapes=shapes,
+        batch_size=config.evaluation.batch_size,
+        answer_tokens=config.teacher_outputs.max_new_tokens,
+        shard_teacher=config.compute.shard_teacher,
+    )
 
 
 def _named_documents(suite: LoadedSuite) -> int | None:
-    """How many documents a suite's score is made of, where all of its tasks name theirs."""
-    found = 0
+    """Return the documents of a suite's score; None if a task does not name its own."""
+    count = 0
     for task in suite.config.tasks:
         if not task.weight:
             continue
         if task.documents is None:
             return None
         first, end = task.documents
-        found += min(end - first, task.limit or end)
-    return found
+        count += min(end - first, task.limit or end)
+    return count
 
 
 def _variances(record: StudyRecord, paths: StudyPaths) -> KnownVariances | None:
-    """As measured by what the study left, the winners before the trials."""
-    return _of_finals(record) or _of_trials(record, paths)
+    """Return the variances of the study's confirmation runs, or else of its trials."""
+    return _of_confirmation(record) or _of_trials(record, paths)
 
 
-def _of_finals(record: StudyRecord) -> KnownVariances | None:
+def _of_confirmation(record: StudyRecord) -> KnownVariances | None:
     if record.test is None or record.test.scores is None:
         return None
     arms = {arm.arm: arm for arm in record.test.scores.arms if arm.at == "steps"}
@@ -223,5 +302,5 @@ def _of_trials(record: StudyRecord, paths: StudyPaths) -> KnownVariances | None:
     for arm in compare(record).arms:
         if arm.best is not None:
             documents = selection_documents(paths.trial(arm.name, arm.best.number))
-            scored.append({f"{one.task}/{one.doc_id}": one.value for one in documents})
+            scored.append({f"{score.task}/{score.doc_id}": score.value for score in documents})
     return power.from_trials(scored)

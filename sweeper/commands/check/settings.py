@@ -1,4 +1,4 @@
-"""What is known of a study's settings: which do nothing, and which are known to be trouble."""
+"""Findings on settings: which have no effect, and which are known to cause trouble."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ _STOCK_HAS_NONE = (
     "rollout_batch_size",
     "stock_normalization",
 )
-"""Settings that the stock trainers know nothing of."""
+"""Settings that the stock trainers do not have."""
 _ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon")
 
 
 def settings_findings(
     config: StudyConfig, devices: Sequence[str] = (), student: int | None = None
 ) -> list[Finding]:
-    """Settings without effect, dropout, the adapter and the attention.
+    """Report settings without effect, dropout, the adapter and the attention.
 
     Args:
         config: The study.
-        devices: What trials would run on here, as far as it is known.
+        devices: Devices of trials on this machine; none if they run elsewhere.
         student: Parameters of the student, if they are known.
     """
     dead = [*_dead_everywhere(config)]
@@ -80,7 +80,7 @@ _NO_DROPOUT = (
 
 
 def _may_drop(arm: ArmConfig) -> bool:
-    """Whether a trial of the arm may train with dropout."""
+    """Return whether a trial of the arm may train with dropout."""
     if space := arm.search.get("disable_dropout"):
         return contains(space, False)
     return arm.settings.get("disable_dropout") is False
@@ -96,8 +96,10 @@ def _dead_in_arm(config: StudyConfig, arm: ArmConfig) -> Iterator[Finding]:
     dead = set(without_effect(arm.method, lmbda))
     if arm.method == "gkd" and lmbda == 0:
         dead.add("rollout_batch_size")
-    if found := [name for name in own if name in dead]:
-        yield _dead(found, f"at lmbda: {lmbda:g}", "Leave it out, or let lmbda have other values.")
+    if without := [name for name in own if name in dead]:
+        yield _dead(
+            without, f"at lmbda: {lmbda:g}", "Leave it out, or let lmbda have other values."
+        )
     if "lora.dropout" in own and not _may_drop(arm):
         yield _dead(["lora.dropout"], *_NO_DROPOUT)
     yield from _dead_in_training(config, arm, fixed)
@@ -114,12 +116,12 @@ def _dead_in_training(
     space = arm.search.get("optim")
     optimisers = [str(name) for name in space.ends().values()] if space else [fixed.optim]
     if all(name.startswith(_NOT_ADAM) for name in optimisers) and (
-        found := [name for name in _ADAM if name in written]
+        unread := [name for name in _ADAM if name in written]
     ):
-        yield _dead(found, f"with optim: {' or '.join(optimisers)}", "Leave it out.")
+        yield _dead(unread, f"with optim: {' or '.join(optimisers)}", "Leave it out.")
     if fixed.engine == "trl":
-        if found := [name for name in _STOCK_HAS_NONE if name in written]:
-            yield _dead(found, "with engine: trl", "Leave it out.")
+        if unread := [name for name in _STOCK_HAS_NONE if name in written]:
+            yield _dead(unread, "with engine: trl", "Leave it out.")
         return
     every, steps = fixed.checkpoint_every, fixed.max_steps
     if every is not None and every >= steps and "max_steps" not in arm.search:
@@ -184,5 +186,5 @@ def _attention(config: StudyConfig, devices: Sequence[str]) -> Iterator[Finding]
         what="attention",
         detail=detail,
         advice="Long texts are faster with init_kwargs: {attn_implementation: flash_attention_2}"
-        " beside model (pip install flash-attn).",
+        " next to model (pip install flash-attn).",
     )

@@ -1,4 +1,4 @@
-"""What ``sweeper init`` is asked for, and the study that it writes."""
+"""The request to ``sweeper init``, and the study that it writes."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from sweeper.foundation.errors import ConfigError, Problem
 Values = dict[str, Any]
 
 _MAX_NEW_TOKENS = 256
-"""Where the data do not say how long answers are."""
+"""Limit of answers whose lengths are not known."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the user says, beside a recipe."""
+    """Options of ``sweeper init``, without a recipe."""
 
     output: Path
-    """Where the study is to be written."""
+    """File of the new study."""
     teacher: str | None = None
     student: str | None = None
     data: str | None = None
     selection: Path | None = None
-    """A suite file of the user's own."""
+    """Suite file of the user's own."""
     test: Path | None = None
 
 
@@ -40,31 +40,31 @@ class Draft:
     values: Values
     comments: dict[tuple[str, ...], str] = field(default_factory=dict)
     files: dict[str, str] = field(default_factory=dict)
-    """Beside the study, by path in a folder of the study's name."""
+    """Texts of further files, by path in a folder of the study's name."""
     fill_in: list[str] = field(default_factory=list)
-    """What the user has to complete, in words."""
+    """Keys that the user has to complete, in words."""
     notes: list[Problem] = field(default_factory=list)
-    """What of a recipe was not taken over."""
+    """Keys of a recipe that were not taken over."""
     rows: int | None = None
-    """What there is to train on, if that is known."""
+    """Rows to train on, if they can be counted."""
     max_new_tokens: int = _MAX_NEW_TOKENS
     references: bool = True
-    """Whether the data have reference answers."""
+    """True if the data have reference answers."""
 
 
 def write_draft(draft: Draft, output: Path, origin: str) -> list[Path]:
-    """Write the study and what lies beside it: all of it, or nothing.
+    """Write the study and its further files: all of them, or none.
 
     Args:
         draft: The study.
         output: Its file.
-        origin: What it was made from, in words.
+        origin: Source of the study, in words.
 
     Returns:
         The files.
 
     Raises:
-        ConfigError: One of them exists, or cannot be written.
+        ConfigError: A file exists, or cannot be written.
     """
     folder = output.parent / output.stem
     for path in (output, folder) if draft.files else (output,):
@@ -96,7 +96,7 @@ def write_draft(draft: Draft, output: Path, origin: str) -> list[Path]:
 
 
 def study_text(draft: Draft, output: Path, origin: str) -> str:
-    """The study file, with comments."""
+    """Return the text of the study file, with comments."""
     head = f"{origin}\nCheck it with: sweeper check {output}; run it with: sweeper run {output}"
     if draft.fill_in:
         head += f" (once what is marked {FILL_IN} is completed)"

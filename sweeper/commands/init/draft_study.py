@@ -1,4 +1,4 @@
-"""A study to begin with: what to search, what to compare, and what of it the user must complete."""
+"""The first version of a study: its search, its arms, and the keys that the user must complete."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from sweeper.config.yaml_file import YamlFile
 from sweeper.foundation.errors import ConfigError, Problem
 
 RECIPE_ARM = "gkd-recipe"
-"""The arm that a recipe becomes."""
+"""Name of the arm that a recipe becomes."""
 
 _BATCH, _ACCUMULATION = 8, 4
 _FEWEST_STEPS, _MOST_STEPS = 20, 2000
 
 
 def draft_study(request: Request) -> Draft:
-    """A study of the teacher, student and data that are named.
+    """Draft a study of the teacher, student and data that are named.
 
     Raises:
-        ConfigError: They cannot make one.
+        ConfigError: They cannot make a study.
     """
     draft = Draft(_head(request))
     draft.values["teacher"] = {"model": request.teacher}
@@ -63,10 +63,10 @@ def draft_study(request: Request) -> Draft:
 
 
 def draft_from_recipe(path: Path, request: Request) -> Draft:
-    """A study whose arm ``gkd-recipe`` is what a recipe says, beside a search and baselines.
+    """Draft a study whose arm ``gkd-recipe`` is a recipe, next to a search and baselines.
 
     Raises:
-        ConfigError: The recipe is none, or has values that a study cannot have.
+        ConfigError: The file is no recipe, or has values that a study cannot have.
     """
     recipe = read_recipe(path)
     draft = Draft(_head(request), notes=list(recipe.notes))
@@ -110,7 +110,7 @@ def _head(request: Request) -> Values:
 def _add_data(
     draft: Draft, request: Request, train: Mapping[str, Any], recipe: Path | None = None
 ) -> None:
-    """Name the data; of a local file of prompts with answers, hold some out for the suites."""
+    """Add the data; hold out some rows of a local file with answers for the suites."""
     draft.comments["trials",] = "of each arm that searches"
     train = {"path": request.data} if request.data else dict(train)
     source = train.get("path")
@@ -161,7 +161,7 @@ def _add_local_data(draft: Draft, request: Request, train: Values, recipe: Path 
 
 
 def _add_steps(draft: Draft, recipe: Recipe, training: Values) -> None:
-    """Turn epochs, and a warm-up in steps, into what a study knows."""
+    """Turn epochs into steps, and a warm-up in steps into a ratio."""
     sizes = [
         training.get(name, default)
         for name, default in (
@@ -169,7 +169,7 @@ def _add_steps(draft: Draft, recipe: Recipe, training: Values) -> None:
             ("gradient_accumulation_steps", 1),
         )
     ]
-    # What is no number is told where all values are checked.
+    # Values that are no numbers are reported where all values are checked.
     window = math.prod(size if _is_count(size) else 1 for size in sizes)
     epochs = EPOCHS if recipe.epochs is None else recipe.epochs
     if "max_steps" not in training:
@@ -203,7 +203,7 @@ def _steps(rows: int | None, epochs: int, window: int) -> int:
 def _add_arms(
     draft: Draft, settings: Values, fixed: Values, learning_rate: tuple[float, float]
 ) -> None:
-    """The searched GKD arm, the ``fixed`` ones, and the offline baselines.
+    """Add the searched GKD arm, the ``fixed`` ones, and the offline baselines.
 
     The ranges follow the guide of Oumi's recipe for GKD.
     """
@@ -261,9 +261,9 @@ def _add_suites(draft: Draft, request: Request) -> None:
 
 
 def _check(draft: Draft, blame: Callable[[Problem], Problem]) -> None:
-    """Check the values; a problem is the user's, and ``blame`` says where it comes from."""
+    """Check the values; ``blame`` gives the place where the user wrote a wrong one."""
     try:
         check(StudyConfig, YamlFile(source="init", values=draft.values))
     except ConfigError as error:
-        # A value that several arms share is wrong once.
+        # A value that several arms share is reported once.
         raise ConfigError(list(dict.fromkeys(map(blame, error.problems)))) from None

@@ -1,4 +1,4 @@
-"""A local data file as a study's data: its rows, and what is held out of it for scoring."""
+"""A local data file as a study's data: its rows, and those that are held out for scoring."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from sweeper.config.columns import ColumnsConfig, guess_columns, unknown_columns
 from sweeper.foundation.errors import ConfigError, Problem
 
 FEWEST_PROMPTS = 20
-"""With fewer, nothing is held out."""
+"""Number of prompts from which on some are held out."""
 _SELECTION, _TEST = (200, 0.1), (400, 0.2)
-"""At most so many prompts, and at most that share of them."""
+"""Largest number of held-out prompts, and their largest share."""
 
 
 @dataclass(frozen=True)
@@ -25,17 +25,17 @@ class HeldOut:
     """Rows divided so that no prompt is in two places."""
 
     train: tuple[dict[str, Any], ...]
-    """As they were in the file."""
+    """Rows as they are in the file."""
     selection: tuple[tuple[str, str], ...]
     """Prompts with their answers."""
     test: tuple[tuple[str, str], ...]
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a json, jsonl, csv or parquet file.
+    """Read the rows of a json, jsonl, csv or parquet file.
 
     Raises:
-        ConfigError: It cannot be read, or holds no rows.
+        ConfigError: The file cannot be read, or holds no rows.
     """
     try:
         rows = _READERS[path.suffix](path)
@@ -54,10 +54,10 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def find_columns(path: Path, row: dict[str, Any]) -> ColumnsConfig:
-    """What the file's columns hold, guessed from their names.
+    """Guess what the file's columns hold from their names.
 
     Raises:
-        ConfigError: No name says so.
+        ConfigError: No column has a known name.
     """
     columns = guess_columns(row)
     if columns is None:
@@ -68,17 +68,17 @@ def find_columns(path: Path, row: dict[str, Any]) -> ColumnsConfig:
 def pairs(
     path: Path, rows: Sequence[dict[str, Any]], columns: ColumnsConfig
 ) -> list[tuple[str, str]]:
-    """Each row's prompt and reference answer.
+    """Return each row's prompt and reference answer.
 
     Args:
         path: The file, for messages.
         rows: Its rows.
-        columns: With a prompt and a completion.
+        columns: Names of its columns, among them a prompt and a completion.
 
     Raises:
         ConfigError: A cell holds no text.
     """
-    found = []
+    texts = []
     for number, row in enumerate(rows, start=1):
         cells = []
         for column in (columns.prompt, columns.completion):
@@ -87,8 +87,8 @@ def pairs(
                 message = f"expected text in column {column!r} of row {number}, found {short(cell)}"
                 raise _wrong(path, message)
             cells.append(cell)
-        found.append((cells[0], cells[1]))
-    return found
+        texts.append((cells[0], cells[1]))
+    return texts
 
 
 def hold_out(rows: Sequence[dict[str, Any]], texts: Sequence[tuple[str, str]]) -> HeldOut | None:
@@ -101,7 +101,7 @@ def hold_out(rows: Sequence[dict[str, Any]], texts: Sequence[tuple[str, str]]) -
     Returns:
         None if there are too few different prompts.
     """
-    # Prompts are the same whatever their white space, as where a study checks for leaks.
+    # White space makes no difference between prompts, as in the leak check.
     keys = [" ".join(prompt.split()) for prompt, _ in texts]
     first: dict[str, int] = {}
     for index, key in enumerate(keys):
@@ -122,7 +122,7 @@ def hold_out(rows: Sequence[dict[str, Any]], texts: Sequence[tuple[str, str]]) -
 
 
 def json_lines(rows: Sequence[dict[str, Any]]) -> str:
-    """The rows as the text of a jsonl file."""
+    """Return the rows as the text of a jsonl file."""
     return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
 
 

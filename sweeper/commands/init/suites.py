@@ -1,4 +1,4 @@
-"""Suites for held-out prompts: how answers are compared with the references, as lm-eval files."""
+"""Suites for held-out prompts: lm-eval files that compare answers with the references."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from sweeper.config.placeholders import FILL_IN
 from sweeper.config.yaml_text import commented, yaml_text
 
 _SHORT = 5
-"""Words of an answer that a student can be asked to give literally."""
+"""Most words of an answer that is compared literally."""
 _CHARACTERS_PER_TOKEN = 3
-"""Few, so that there is room."""
+"""Fewer than usual, to leave room."""
 
 _HEAD = """\
 task: {task}
@@ -90,7 +90,7 @@ def process_results(doc, results):
 
 
 def answer_tokens(answers: Sequence[str]) -> int:
-    """About as many tokens as nearly all answers have: 64, 128, … up to 1024."""
+    """Return a limit that nearly all answers fit into: 64, 128, … up to 1024 tokens."""
     lengths = sorted(map(len, answers))
     characters = lengths[int(0.95 * (len(lengths) - 1))]
     tokens = max(1.0, characters / _CHARACTERS_PER_TOKEN)
@@ -98,7 +98,7 @@ def answer_tokens(answers: Sequence[str]) -> int:
 
 
 def held_out_files(task: str, held: HeldOut) -> dict[str, str]:
-    """A selection and a test suite with their task and its documents, by path in one folder."""
+    """Return a selection and a test suite with their task and its documents, by path."""
     answers = [answer for _, answer in (*held.selection, *held.test)]
     documents = [{"prompt": p, "completion": c} for p, c in (*held.selection, *held.test)]
     target, body, metric = "{{completion}}", _LITERAL, "exact_match"
@@ -121,7 +121,7 @@ def held_out_files(task: str, held: HeldOut) -> dict[str, str]:
 
 
 def placeholder_suites(study: str) -> dict[str, str]:
-    """A selection and a test suite to be completed, by path in one folder."""
+    """Return a selection and a test suite for the user to complete, by path."""
     text = commented(
         f"{FILL_IN}: lm-eval's name of a task that measures what you distil, or of one in tasks/.\n"
         "Training, selection and test must share no prompt: ranges of documents keep them apart."

@@ -1,4 +1,4 @@
-"""The findings of a check in the terminal and as JSON, with power and estimated time."""
+"""A preflight in the terminal and as JSON: its findings, and the study's statistical power."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SIGNS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "error": ("✗", "
 
 
 def check_view(preflight: Preflight) -> RenderableType:
-    """Build the view of all findings, the detectable differences and the time by arm."""
+    """Return all findings, the smallest differences by number of seeds, and the time by arm."""
     parts: list[RenderableType] = [_rows(preflight.findings)]
     if preflight.design is not None:
         parts += ["", *_design(preflight.design)]
@@ -29,15 +29,15 @@ def check_view(preflight: Preflight) -> RenderableType:
 
 
 def preflight_view(preflight: Preflight) -> RenderableType:
-    """Build a short view for a study that begins: its warnings, and the names of what passed."""
+    """Return the warnings, and the names of what is well: what a study shows that begins."""
     warnings = [finding for finding in preflight.findings if finding.state == "warning"]
-    passed = dict.fromkeys(finding.what for finding in preflight.findings if finding.state == "ok")
+    well = dict.fromkeys(finding.what for finding in preflight.findings if finding.state == "ok")
     sign, style = _SIGNS["ok"]
-    return Group(_rows(warnings), Text.assemble((sign, style), f"  {', '.join(passed)}"))
+    return Group(_rows(warnings), Text.assemble((sign, style), f"  {', '.join(well)}"))
 
 
 def check_json(preflight: Preflight) -> dict[str, Any]:
-    """Return what ``sweeper check --json`` prints."""
+    """Return the preflight for programs."""
     return preflight.model_dump(mode="json")
 
 
@@ -55,7 +55,7 @@ def _rows(findings: Iterable[Finding]) -> Table:
 
 
 def sentence(finding: Finding) -> str:
-    """Return a finding in words: what was found, then what to do."""
+    """Return a finding and its advice as text."""
     text = finding.detail
     if not finding.advice:
         return text
@@ -71,5 +71,5 @@ def _design(design: Design) -> list[RenderableType]:
         cells = [f"{size:.3f}" for size in row.differences]
         style = "bold" if row.seeds == design.seeds else ""
         table.add_row(str(row.seeds), *cells, style=style)
-    title = f"Smallest detectable difference with {design.documents:,} documents, by seeds"
+    title = f"Smallest difference that {design.documents:,} documents detect, by seeds"
     return [heading(title), table, Text(f"Variances: {design.basis}.", style="dim")]

@@ -12,7 +12,7 @@ from sweeper.reporting.text import formatting
 
 
 def estimate_view(estimate: DurationEstimate) -> list[RenderableType]:
-    """Build the table of seconds and device-hours by arm, with notes on the measurement."""
+    """Return the arms' seconds and device-hours, and the settings that were measured."""
     table = plain_table()
     table.add_column("arm", overflow="fold")
     for name in ("step", "tokens/s", "scoring", "trial", "memory", "trials", "hours"):
@@ -30,26 +30,25 @@ def estimate_view(estimate: DurationEstimate) -> list[RenderableType]:
             f"{arm.trials}{confirmation}",
             f"{arm.device_hours:.2g}",
         )
-    return [heading("Estimated time by arm"), table, bulleted(_notes(estimate))]
+    return [heading("How long it takes, by arm"), table, bulleted(_notes(estimate))]
 
 
 def _notes(estimate: DurationEstimate) -> Iterator[str]:
     if any(arm.trainings for arm in estimate.arms):
         yield (
-            "Trials: search trials + confirmation runs. Hours are device-hours; memory is the peak"
-            " of a job."
+            "Trials: those of the search + trainings of winners with new seeds. Hours are"
+            " device-hours; memory is the most that a trial took."
         )
-    if estimate.parts:
-        took = ", ".join(f"{part} {formatting.duration(s)}" for part, s in estimate.parts.items())
-        yield f"Preparation: {took}; almost nothing for what the cache already has."
     if estimate.basis == "records":
-        yield f"Measured in {estimate.measured} trials of the study."
+        yield (
+            f"Measured in {estimate.measured} trials of the study: means of each arm's cheapest and"
+            " most expensive."
+        )
         return
-    yield "Measured in a few steps of each arm, in the middle of its search space."
+    yield "Measured in a few steps of each arm, at its cheapest and its most expensive settings."
     for arm in estimate.arms:
         if arm.lightest == arm.heaviest:
             continue
         low, high = map(formatting.duration, arm.trial_range)
-        trials = f"; trials take {low} to {high}" if low != high else ""
         light, heavy = map(formatting.settings, (arm.lightest, arm.heaviest))
-        yield f"{arm.arm}: measured at {light}, and at {heavy}{trials}."
+        yield f"{arm.arm}: a trial takes {low} at {light}, and {high} at {heavy}."

@@ -9,7 +9,7 @@ import pytest
 from sweeper.analysis.findings import Finding
 from sweeper.commands.check.data import length_findings
 from sweeper.commands.check.models import size_finding, teacher_gap_finding
-from sweeper.commands.check.power import design_findings, power_findings
+from sweeper.commands.check.power import confirmation_finding, design_findings
 from sweeper.commands.check.settings import settings_findings
 from sweeper.config.study import StudyConfig
 from sweeper.records import Lengths, TokenLengths
@@ -159,6 +159,11 @@ def lengths(**changes: Any) -> TokenLengths:
     return TokenLengths(**{**values, **changes})
 
 
+def length_rows(study: StudyConfig, lengths: TokenLengths) -> list[Finding]:
+    answers = study.teacher_outputs.max_new_tokens if study.needs_teacher_outputs() else None
+    return length_findings(lengths, study.arms, answers)
+
+
 def test_references_longer_than_rollouts_are_counted_at_both_ends_of_a_range() -> None:
     search = {"max_new_tokens": {"type": "int", "low": 50, "high": 200}}
     study = config(
@@ -168,7 +173,7 @@ def test_references_longer_than_rollouts_are_counted_at_both_ends_of_a_range() -
             "offline": {"method": "gkd", "settings": {"lmbda": 0.0}},
         },
     )
-    rows = told(length_findings(study, lengths()), "max_new_tokens")
+    rows = told(length_rows(study, lengths()), "max_new_tokens")
     assert [state for state, _ in rows] == ["warning", "ok"]
     assert (
         "gkd: 75 % of the references are longer than 50 tokens, none longer than 200" in rows[0][1]
@@ -180,14 +185,14 @@ def test_references_longer_than_rollouts_are_counted_at_both_ends_of_a_range() -
 
 def test_the_teachers_answers_are_held_against_the_references_too() -> None:
     study = config(arms={"seqkd": {}}, teacher_outputs={"max_new_tokens": 100})
-    [(state, text)] = told(length_findings(study, lengths()), "teacher outputs")
+    [(state, text)] = told(length_rows(study, lengths()), "teacher outputs")
     assert state == "warning" and "50 % of the references are longer than 100" in text
     assert "teacher_outputs.max_new_tokens: 192" in text
-    assert not told(length_findings(study, lengths(references=None)), "teacher outputs")
+    assert not told(length_rows(study, lengths(references=None)), "teacher outputs")
 
 
 def test_what_max_length_cuts_is_counted_with_a_length_that_would_do() -> None:
-    [(state, text)] = told(length_findings(config(), lengths(dropped=3, cut=40)), "max_length")
+    [(state, text)] = told(length_rows(config(), lengths(dropped=3, cut=40)), "max_length")
     assert state == "warning"
     assert "3 of 1,000 prompts are too long and left out" in text
     assert "40 of 1,000 references are cut" in text
@@ -197,30 +202,32 @@ def test_what_max_length_cuts_is_counted_with_a_length_that_would_do() -> None:
 def test_an_arm_may_cut_more_than_the_study() -> None:
     search = {"max_length": {"type": "categorical", "choices": [300, 150]}}
     study = config(arms={"sft": {"search": search}, "seqkd": {"settings": {"max_length": 200}}})
-    first, second = told(length_findings(study, lengths()), "max_length")
+    first, second = told(length_rows(study, lengths()), "max_length")
     assert first[0] == "ok"
     assert "sft: 25 % of the prompts with their references are longer than 150" in second[1]
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("seeds", "comparisons", "said"),
     [
-        ({"confirm": {"seeds": 0}}, "confirm.seeds is 0"),
-        ({"confirm": {"seeds": 2}}, "too few to tell how seeds differ"),
-        ({"evaluation": {"selection": "selection.yaml"}}, "there is no test suite"),
-        ({"confirm": {"seeds": 5}, "arms": {"sft": {}}}, "there is one arm"),
+        (0, 3, "confirm.seeds is 0"),
+        (2, 3, "too few to measure how seeds differ"),
+        (None, 3, "there is no test suite"),
+        (5, 0, "there is one arm"),
     ],
 )
-def test_a_study_that_proves_nothing_is_warned(changes: dict[str, Any], said: str) -> None:
-    [(state, text)] = told(power_findings(config(**changes)), "confirmation")
-    assert state == "warning" and said in text
+def test_a_study_that_proves_nothing_is_warned(
+    seeds: int | None, comparisons: int, said: str
+) -> None:
+    finding = confirmation_finding(seeds, comparisons)
+    assert (finding.state, finding.what) == ("warning", "confirmation")
+    assert said in finding.detail
 
 
 def test_one_document_is_a_warning() -> None:
-    study = config(confirm={"seeds": 5})
-    [found], design = design_findings(study, 1, (), "")
+    [found], design = design_findings(1, 5, 3, None, (), "")
     assert (found.state, found.what, design) == ("warning", "test suite", None)
-    assert design_findings(study, None, (), "") == ([], None)
+    assert design_findings(None, 5, 3, None, (), "") == ([], None)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sweeper.commands.check.measured_times import seconds_by_phase, timing_of_probe, timing_of_study
+from sweeper.commands.check.measured_times import timing_of_probe, timing_of_study
 from sweeper.records import INTERIM_PHASE, IntermediateScore, Progress
 from tests.support.example_study import arm, completed, failed, study, trial
 
@@ -55,15 +55,6 @@ def test_the_first_step_is_part_of_the_start() -> None:
     assert found.scoring == pytest.approx(4)
 
 
-def test_short_steps_are_followed_by_more_and_the_pause_between_is_no_part_of_them() -> None:
-    rows = [*FOUR_STEPS, begins(112, 4), point(112.1, 4)]
-    rows += [point(112 + 0.5 * step, 4 + step) for step in range(1, 16)]
-    rows += [pauses(120, 20), scored(121, 20, documents=1), point(121.1, 20)]
-    found = timing_of_probe(rows, 100.0, 100, {})
-    assert found.step == pytest.approx((3.5 + 8) / 19)
-    assert found.scoring == pytest.approx(4), "the second time, one document says little"
-
-
 def test_of_a_training_of_one_step_that_is_measured() -> None:
     rows = [*LOADED, pauses(105, 1), scored(106, 1, documents=10), point(106.1, 1)]
     rows = [row.model_copy(update={"max_steps": 1}) for row in rows]
@@ -71,17 +62,7 @@ def test_of_a_training_of_one_step_that_is_measured() -> None:
     assert (found.start, found.step, found.steps, found.scoring) == (3, 2, 1, 1)
 
 
-def test_phases_of_the_preparation_last_until_the_next() -> None:
-    rows = [
-        Progress(time=1, phase="read the data"),
-        Progress(time=2, phase="warm start", step=0),
-        Progress(time=4, phase="train", step=5),
-        Progress(time=5, phase="score"),
-    ]
-    assert seconds_by_phase(rows, 9.0) == {"read the data": 1, "warm start": 3, "score": 4}
-
-
-def test_the_trials_of_a_study_say_how_long_others_take() -> None:
+def test_the_trials_of_a_study_are_measured() -> None:
     # 300 steps take 7 tenths of a trial, scoring 3; that of the whole suite at its end 2.5 s.
     took = {0: 20.0, 1: 40.0, 2: 24.0}
     trials = [trial(number, completed(0.5, seconds=seconds)) for number, seconds in took.items()]
@@ -95,7 +76,7 @@ def test_the_trials_of_a_study_say_how_long_others_take() -> None:
     assert (light, heavy) == (pytest.approx(14 + 2.5), pytest.approx(28 + 2.5)), (
         "the estimate adds what a pruner looks at"
     )
-    assert gkd.at(gkd.mean).seconds == pytest.approx((16.5 + 30.5 + 19.3) / 3)
+    assert gkd.mean.seconds == pytest.approx((16.5 + 30.5) / 2)
     assert gkd.lightest.step == pytest.approx(14 / 300)
     assert gkd.lightest.scoring == 2.5
 

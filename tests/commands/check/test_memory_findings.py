@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.commands.check.memory_findings import Forecast, largest, memory_findings
+from sweeper.commands.check.memory_findings import Forecast, largest
 from sweeper.commands.check.memory_forecast import (
     GIB,
     DeviceKind,
@@ -19,10 +19,11 @@ from sweeper.commands.check.memory_forecast import (
     weight_bytes,
     worst,
 )
+from sweeper.commands.check.run_checks import trainings_of
 from sweeper.config.study import StudyConfig
 from sweeper.execution.device_sharing import DeviceMemory
 from sweeper.records import DataSummary, ModelShape, ScoredTask, ShapeRequest
-from sweeper.records.remedies import Setup
+from sweeper.records.remedies import Setup, setup_of
 from sweeper.study.extreme_settings import requests, wanted
 from tests.support.memory_shapes import (
     DATA,
@@ -34,6 +35,7 @@ from tests.support.memory_shapes import (
     VOCABULARY,
     WIDTH,
     config,
+    memory_findings,
     room,
     rows,
     shapes,
@@ -41,7 +43,7 @@ from tests.support.memory_shapes import (
 
 
 def most(study: StudyConfig, data: DataSummary = DATA) -> Forecast:
-    found = largest(study, data, shapes, "cuda")
+    found = largest(trainings_of(study, data, shapes), "cuda")
     assert found is not None
     return found
 

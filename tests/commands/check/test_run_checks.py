@@ -64,7 +64,7 @@ def test_a_sound_study_is_told_what_is_known_of_it(
     assert found["training data"].detail.startswith("21 rows of rows.jsonl (train), all with")
     assert found["training data"].detail.endswith("read from question and answer")
     assert found["repeated prompts"].state == "warning"
-    assert found["repeated prompts"].detail.startswith("1 of 21 prompts stand")
+    assert found["repeated prompts"].detail.startswith("1 of 21 prompts repeat")
     assert found["vocabulary"].detail == "teacher and student share 259 tokens; 259 logits each"
     assert found["chat template"].state == found["end tokens"].state == "ok"
     assert found["end tokens"].detail == "an answer ends with <|endoftext|> or <|im_end|>"
