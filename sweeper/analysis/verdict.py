@@ -22,10 +22,8 @@ from sweeper.analysis.stats.significance import (
     Conclusion,
     conclude,
     equivalence_p,
-    exact_mcnemar,
     holm,
     p_value,
-    permutation_p,
 )
 from sweeper.config.confirm import CostMeasure
 from sweeper.config.settings import OFFLINE_METHODS, Method
@@ -35,8 +33,6 @@ from sweeper.records.study_record import ConfirmationScores, ConfirmedWinner, St
 
 TEST = "crossed random-effects t test, two-sided"
 """The test whose p enters Holm's procedure."""
-PERMUTATIONS = 1_999
-"""Of the test beside it."""
 
 
 class Interval(Record):
@@ -89,10 +85,6 @@ class PairVerdict(Record):
     p_adjusted: float
     """Of Holm's procedure over the claim's pairs at the same measure of cost."""
     test: str
-    p_permutation: float | None
-    """Beside it: of a permutation test, with several seeds."""
-    p_mcnemar: float | None
-    """Beside it: McNemar's exact test, with one seed and answers that are right or wrong."""
     p_equivalence: float | None
     """Of the two one-sided tests that the difference is within the margin."""
     effect: float | None
@@ -267,8 +259,6 @@ def _compare(
         found, differences, p_values, holm(p_values), strict=True
     ):
         lead = replace(difference, mean=sign * difference.mean)
-        several = len(a) > 1
-        binary = bool(np.isin(a, (0.0, 1.0)).all() and np.isin(b, (0.0, 1.0)).all())
         verdicts.append(
             PairVerdict(
                 arm=ours.arm,
@@ -282,10 +272,6 @@ def _compare(
                 p=p,
                 p_adjusted=adjusted,
                 test=TEST,
-                p_permutation=permutation_p(a - b, documents, draws=PERMUTATIONS, seed=seed)
-                if several
-                else None,
-                p_mcnemar=exact_mcnemar(a[0] > 0, b[0] > 0) if binary and not several else None,
                 p_equivalence=None if margin is None else equivalence_p(lead, margin),
                 effect=_effect(a, b, documents),
                 comparisons=len(found),

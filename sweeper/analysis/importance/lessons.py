@@ -6,7 +6,6 @@ from sweeper.analysis.importance.effects import Effect, effects
 from sweeper.analysis.importance.forest import fit_forests
 from sweeper.analysis.importance.importance import Importance, parameter_importance
 from sweeper.analysis.importance.ranges import ExhaustedRange, exhausted_ranges
-from sweeper.analysis.importance.surface import Surface, lmbda_beta_surface
 from sweeper.records import Record
 from sweeper.records.study_record import StudyRecord
 
@@ -19,8 +18,6 @@ class ArmLessons(Record):
     effects: tuple[Effect, ...]
     """Clear ones first."""
     exhausted: tuple[ExhaustedRange, ...]
-    surface: Surface | None
-    """Of a GKD arm that searches both ``lmbda`` and ``beta``."""
 
 
 class SearchLessons(Record):
@@ -51,7 +48,6 @@ def search_lessons(record: StudyRecord) -> SearchLessons:
                 exhausted=tuple(
                     exhausted_ranges(refits, seen, higher_is_better=record.higher_is_better)
                 ),
-                surface=lmbda_beta_surface(refits) if arm.method == "gkd" else None,
             )
         )
     return SearchLessons(arms=tuple(found))

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
-from sweeper.analysis.stats.crossed_effects import Documents, Estimate, Matrix, estimate, reach
+from sweeper.analysis.stats.crossed_effects import Estimate, reach
 
 ALPHA = 0.05
 """How often at most a study claims a difference where there is none."""
@@ -39,64 +39,13 @@ def equivalence_p(difference: Estimate, margin: float) -> float:
     return difference.tail(margin - abs(difference.mean))
 
 
-def exact_mcnemar(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> float:
-    """That two models, one of each arm, answer equally many documents: exact, two-sided.
-
-    It knows of no other seeds: pooled over several it takes each of a document's answers for a
-    document of its own, and rejects too often.
-    """
-    from statsmodels.stats.contingency_tables import mcnemar
-
-    won, lost = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
-    return float(mcnemar([[0, won], [lost, 0]], exact=True).pvalue) if won + lost else 1.0
-
-
-def permutation_p(
-    differences: Matrix, documents: Documents, *, draws: int = 9_999, seed: int = 0
-) -> float:
-    """That so large a difference appears if it does not matter which arm is called which.
-
-    The arms change places for whole documents, all seeds together, and for whole seeds, all
-    documents together, so the permuted differences are crossed as the observed ones are. The
-    statistic is the difference in units of its standard error with both sources of variance.
-
-    Args:
-        differences: Shape (seeds, documents); of several seeds.
-        documents: Of the columns; those of a cluster change places together.
-        draws: Permutations.
-        seed: Of the permutations.
-    """
-    rng = np.random.default_rng(seed)
-
-    def size(scores: Matrix) -> float:
-        found = estimate(scores, documents, draws=0)
-        # The quantile depends on the variances' shares, so the margin is no multiple of an error.
-        margin = found.reach(ALPHA / 2)
-        return abs(found.mean) / margin if margin > 0 else math.inf
-
-    if not differences.any():
-        return 1.0
-    observed = size(differences)
-    seeds = differences.shape[0]
-    means = (differences @ documents.weights)[:, None]
-    others = differences - means
-    # Deviations of few seeds from their own mean are smaller than from the true one.
-    rows = (means - means.mean()) * math.sqrt(seeds / (seeds - 1))
-    clusters = int(documents.clusters.max()) + 1
-    as_large = 1
-    for _ in range(draws):
-        flipped = others * rng.choice([-1.0, 1.0], clusters)[documents.clusters]
-        as_large += size(flipped + rows * rng.choice([-1.0, 1.0], (seeds, 1))) >= observed
-    return as_large / (draws + 1)
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted for their number (Holm 1979), in the given order."""
-    found = np.asarray(p_values, dtype=float)
-    order = np.argsort(found)
-    steps = np.arange(len(found), 0, -1) * found[order]
-    found[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
-    return [float(p) for p in found]
+    """Adjust p values for their number (Holm 1979), in the given order."""
+    from statsmodels.stats.multitest import multipletests
+
+    if not p_values:
+        return []
+    return [float(p) for p in multipletests(p_values, alpha=ALPHA, method="holm")[1]]
 
 
 def conclude(difference: Estimate, p_adjusted: float, margin: float | None) -> Conclusion:

@@ -14,11 +14,10 @@ from sweeper.analysis.importance.effects import Effect
 from sweeper.analysis.importance.importance import Importance
 from sweeper.analysis.importance.lessons import ArmLessons, SearchLessons
 from sweeper.analysis.importance.ranges import ExhaustedRange
-from sweeper.analysis.importance.surface import FEWEST_FOR_SURFACE
 from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.console import Chain, definitions, heading
 from sweeper.reporting.plots.importance import MOST_PANELS, effects_plot, importance_plot
-from sweeper.reporting.plots.lmbda_beta import map_plot
+from sweeper.reporting.plots.lmbda_beta import lmbda_beta_plot
 from sweeper.reporting.text import formatting
 from sweeper.reporting.text.markdown_escape import as_yaml, cell, code, inline, table
 
@@ -30,13 +29,12 @@ def search_plots(
     record: StudyRecord, comparison: Comparison, lessons: SearchLessons
 ) -> dict[str, Figure | None]:
     """The plots by their file names; None for one that has nothing to show."""
-    surfaces = [arm.surface for arm in lessons.arms if arm.surface]
     importances = [arm.importance for arm in lessons.arms if arm.importance]
     effects = [effect for arm in lessons.arms for effect in arm.effects]
     return {
         "importance.png": importance_plot(importances, comparison),
         "effects.png": effects_plot(record, comparison, effects),
-        "lmbda_beta.png": map_plot(record, comparison, surfaces),
+        "lmbda_beta.png": lmbda_beta_plot(record, comparison),
     }
 
 
@@ -49,7 +47,10 @@ def search_sections(
     if "lmbda_beta.png" in images:
         yield "## The GKD settings"
         yield "![The GKD settings](lmbda_beta.png)"
-        yield _map_reading(comparison, lessons)
+        yield (
+            "Each mark is a trial of a GKD arm; other settings vary too. Trials with the same"
+            " values are drawn next to one another."
+        )
     yield from _ranges_section(lessons)
 
 
@@ -147,31 +148,6 @@ def _effects_section(
         if unclear := _unclear(arm, digits):
             lines.append(f"- {arm.arm}, no clear effect: {inline(', '.join(unclear))}.")
     yield "\n".join(lines)
-
-
-def _map_reading(comparison: Comparison, lessons: SearchLessons) -> str:
-    reading = (
-        "Each mark is a trial of a GKD arm; other settings vary too. Trials with the same values"
-        " are drawn beside one another."
-    )
-    surfaces = [arm.surface for arm in lessons.arms if arm.surface]
-    digits = formatting.comparison_digits(comparison)
-    if not surfaces:
-        return (
-            f"{reading} There is no surface beneath them: that takes {FEWEST_FOR_SURFACE} trials of"
-            " one arm that searched both settings."
-        )
-    reading += (
-        " The ground is the score that a forest expects there, with the other settings averaged"
-        " out. It fades with the distance from the nearest trial, and trials near a `beta` of 0 or"
-        " 1 do not count for the ends themselves, where the loss is another one."
-    )
-    for surface in surfaces:
-        reading += (
-            f" In {surface.arm} ({surface.trials} trials) its height is certain to about"
-            f" ±{surface.spread:.{digits}f} (80 % of re-fits)."
-        )
-    return reading
 
 
 def _ranges_section(lessons: SearchLessons) -> Iterator[str]:
