@@ -82,7 +82,7 @@ def _computed(arm: ArmRecord, config: dict[str, Any], trial: TrialRecord) -> tup
     if arm.name not in study.arms:
         return ()
     setup = setup_of(study, arm.name, trial.params)
-    # It was retried with half the rows.
+    # It was tried again with half the rows.
     tried = {name: trial.settings[name] for name in _BATCHES if name in trial.settings}
     return tuple(advice(replace(setup, settings=setup.settings.model_copy(update=tried))))
 

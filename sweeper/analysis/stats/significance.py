@@ -1,7 +1,7 @@
-"""Whether a difference is more than chance, and whether it is more than nothing.
+"""Tests of differences: significance, equivalence, Holm's correction, and power.
 
-``conclude`` is the one place that turns numbers into a conclusion. All tests are two-sided, at
-``ALPHA`` over all comparisons that a study's claim consists of.
+``conclude`` is the only place that turns numbers into a conclusion. All tests are two-sided, at
+``ALPHA`` over all primary comparisons of a study.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from scipy import optimize, stats
 from sweeper.analysis.stats.crossed_effects import Estimate, reach
 
 ALPHA = 0.05
-"""How often at most a study claims a difference where there is none."""
+"""Highest probability that a study reports a difference where there is none."""
 
 _DRAWS = 20_000
-"""Of variances, to find the smallest difference."""
+"""Draws of the variances in the search for the smallest difference."""
 
 Conclusion = Literal["better", "worse", "equivalent", "inconclusive"]
 
 
 def p_value(difference: Estimate) -> float:
-    """That so large a difference appears by chance: two-sided, with both sources of variance.
+    """Return the two-sided p of a difference, with both sources of variance.
 
-    It is at most 0.05 just where a symmetric 95 % interval leaves 0 out. Where all scores differ by
-    the same it is that of a sign test of the documents.
+    It is at most 0.05 exactly where a symmetric 95 % interval leaves 0 out. Where all scores differ
+    by the same it is that of a sign test of the documents.
     """
     return min(2 * difference.tail(abs(difference.mean)), 1.0)
 
 
 def equivalence_p(difference: Estimate, margin: float) -> float:
-    """Of two one-sided tests (Schuirmann 1987) that the difference lies within ``margin``."""
+    """Return the p of two one-sided tests (Schuirmann 1987) for a difference within ``margin``."""
     return difference.tail(margin - abs(difference.mean))
 
 
@@ -49,10 +49,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def conclude(difference: Estimate, p_adjusted: float, margin: float | None) -> Conclusion:
-    """What may be said of a difference, where higher is better.
+    """Conclude on a difference, where higher is better.
 
     A difference that is shown to lie within the margin is "equivalent", even if it is also shown
-    not to be nothing: the study's author has said that so little does not matter.
+    not to be 0: the study's author declared that so little does not matter.
     """
     if margin is not None and equivalence_p(difference, margin) <= ALPHA:
         return "equivalent"
@@ -71,19 +71,19 @@ def smallest_difference(
     comparisons: int = 1,
     power: float = 0.8,
 ) -> float:
-    """The difference that a design shows with ``power``, if the variances are as given.
+    """Find the smallest difference that a design detects with ``power``.
 
-    The two parts of the variance are drawn, as the scores would give them, and the difference is
-    sought that exceeds its ``Estimate.reach`` so often.
+    Both parts of the variance are drawn as scores would give them. The result is the difference
+    that exceeds its ``Estimate.reach`` with probability ``power``.
 
     Args:
-        of_seeds: The variance of the difference's seed effects.
-        of_documents: Of its document effects.
-        of_rest: Of what is left, in one document with one seed.
-        seeds: Of each arm.
-        documents: Of the test suite; at least 2.
-        comparisons: In the claim; the first step of Holm's procedure divides ``ALPHA`` by them.
-        power: How often it is shown.
+        of_seeds: Variance of the difference's seed effects.
+        of_documents: Variance of its document effects.
+        of_rest: Variance of the rest, in one document with one seed.
+        seeds: Number of seeds of each arm.
+        documents: Number of documents of the test suite; at least 2.
+        comparisons: Primary comparisons; the first step of Holm's procedure divides ``ALPHA``.
+        power: Probability of detection.
     """
     rng = np.random.default_rng(0)
     rest = of_rest / (seeds * documents)

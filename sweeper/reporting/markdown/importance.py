@@ -1,4 +1,4 @@
-"""What the search taught, for the report, the terminal and scripts."""
+"""Lessons of the search in the report, in the terminal and as JSON."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from sweeper.reporting.text import formatting
 from sweeper.reporting.text.markdown_escape import as_yaml, cell, code, inline, table
 
 FEW_TRIALS = 20
-"""Below this the report says that only large differences mean something."""
+"""Number of trials below which the report warns that only large differences matter."""
 
 
 def search_plots(
     record: StudyRecord, comparison: Comparison, lessons: SearchLessons
 ) -> dict[str, Figure | None]:
-    """The plots by their file names; None for one that has nothing to show."""
+    """Draw the plots, by file name; None for a plot without anything to show."""
     importances = [arm.importance for arm in lessons.arms if arm.importance]
     effects = [effect for arm in lessons.arms for effect in arm.effects]
     return {
@@ -41,7 +41,7 @@ def search_plots(
 def search_sections(
     comparison: Comparison, lessons: SearchLessons, images: set[str]
 ) -> Iterator[str]:
-    """The sections of the report; a plot is shown if ``images`` has its file name."""
+    """Yield the report's sections; a plot is shown if ``images`` has its file name."""
     yield from _importance_section(lessons, images)
     yield from _effects_section(comparison, lessons, images)
     if "lmbda_beta.png" in images:
@@ -55,7 +55,7 @@ def search_sections(
 
 
 def search_view(comparison: Comparison, lessons: SearchLessons) -> RenderableType | None:
-    """What the terminal shows of it, a few lines for each arm; None if there is nothing."""
+    """Render a few lines for each arm for the terminal; return None if there are none."""
     if not lessons.arms:
         return None
     digits = formatting.comparison_digits(comparison)
@@ -67,7 +67,7 @@ def search_view(comparison: Comparison, lessons: SearchLessons) -> RenderableTyp
 
 
 def search_json(lessons: SearchLessons) -> dict[str, Any]:
-    """``importance``, ``effects`` and ``exhausted_ranges`` by arm, as plain JSON values."""
+    """Return importance, effects and exhausted ranges by arm, as plain JSON values."""
     return {
         "importance": {
             arm.arm: arm.importance.model_dump(mode="json", exclude={"arm"})
@@ -99,17 +99,17 @@ def _importance_section(lessons: SearchLessons, images: set[str]) -> Iterator[st
     if "importance.png" in images:
         yield "![Which settings matter](importance.png)"
     reading = (
-        "How much of the score's variance each setting explains on its own (fANOVA), as a share of"
-        " what all of them explain so: the shares of an arm sum to 100 %. In brackets: 80 % of 20"
-        " re-fits, each to another half of the trials."
+        "Share of the score's variance that each setting explains on its own (fANOVA), scaled so"
+        " that the shares of an arm sum to 100 %. In brackets: 80 % of 20 re-fits, each to another"
+        " half of the trials."
     )
     if any(one.conditional for one in found):
         reading += (
-            " Hatched: settings that only some trials sampled, estimated within those, and so not"
-            " on the scale of the others."
+            " Hatched: settings that only some trials sampled. They are estimated within those"
+            " trials, on a scale of their own."
         )
     if any(one.trials < FEW_TRIALS for one in found):
-        reading += " From so few trials, only large differences mean something."
+        reading += " With so few trials, only large differences matter."
     yield reading
     rows = []
     for one in found:
@@ -131,13 +131,13 @@ def _effects_section(
     if "effects.png" in images:
         yield "![What each setting does](effects.png)"
     reading = (
-        "The score over each setting, with the arm's other settings averaged out over their ranges;"
-        " the bands hold 80 % of 20 re-fits. Points are trials, whose other settings vary too. What"
-        " one half of the trials shows is checked in the other half, which did not choose the best"
-        " and the worst value: where at least 90 % of the re-fits pass, an effect is called clear."
+        "Score over each setting, with the arm's other settings averaged out over their ranges. The"
+        " bands hold 80 % of 20 re-fits. Points are trials, whose other settings vary too. One half"
+        " of the trials chooses the best and the worst value; the other half checks them. An effect"
+        " is clear if at least 90 % of the re-fits pass."
     )
     if sum(len(arm.effects) for arm in lessons.arms) > MOST_PANELS:
-        reading += f" The plot has the {MOST_PANELS} largest."
+        reading += f" The plot shows the {MOST_PANELS} largest effects."
     yield reading
     digits = formatting.comparison_digits(comparison)
     lines = []
@@ -156,12 +156,12 @@ def _ranges_section(lessons: SearchLessons) -> Iterator[str]:
         return
     yield "## Ranges to widen"
     yield (
-        "The effect of these settings is clear and best at an end of what was searched, and good"
-        " trials lie there."
+        "These settings have a clear effect that is best at an end of the searched range, where"
+        " good trials lie."
     )
     yield "\n".join(
         f"- {one.arm}, {code(one.name)}: {_end(one)}; "
-        + (f"go on with {code(_yaml(one))}" if one.wider else f"{_NO_FURTHER}")
+        + (f"continue with {code(_yaml(one))}" if one.wider else f"{_NO_FURTHER}")
         for one in found
     )
 
@@ -193,7 +193,7 @@ def _importance(one: Importance) -> list[str]:
 
 
 def _shares(one: Importance) -> dict[str, str]:
-    """Each setting's share with its interval; whole per cent that sum to 100."""
+    """Format each setting's share with its interval, in whole per cent that sum to 100."""
     whole = formatting.whole_percents({name: share.share for name, share in one.values.items()})
     whole |= {name: round(share.share * 100) for name, share in one.conditional.items()}
     return {
