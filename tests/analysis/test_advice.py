@@ -10,7 +10,7 @@ from sweeper.analysis.advice import Advice, Topic, advice
 from sweeper.analysis.learning_curves import learning_curves
 from sweeper.records.study_record import StudyRecord
 from tests.support.example_study import arm, completed, failed, study, trial
-from tests.support.training_examples import falling, final, sampled
+from tests.support.practice_examples import falling, final, sampled
 
 
 def advised(record: StudyRecord) -> dict[Topic, Advice]:

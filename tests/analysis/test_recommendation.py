@@ -19,8 +19,8 @@ from sweeper.records.study_record import ConfirmedWinner, StudyRecord
 from sweeper.reporting.markdown.training import fragment
 from tests.analysis.test_verdict import scores, winner
 from tests.support.example_study import arm, completed, study, trial
+from tests.support.practice_examples import SEARCH, sampled
 from tests.support.tiny_studies import ROOT
-from tests.support.training_examples import SEARCH, sampled
 
 
 def record_of(*arms: tuple[str, Method, float, float], **changes: Any) -> StudyRecord:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sweeper.analysis.rollout_stats import rollout_stats
 from tests.support.example_study import arm, completed, study, trial
-from tests.support.training_examples import sampled
+from tests.support.practice_examples import sampled
 
 
 def test_cut_and_long_rollouts_are_found() -> None:

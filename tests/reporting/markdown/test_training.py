@@ -35,7 +35,7 @@ from tests.support.example_study import (
     study,
     trial,
 )
-from tests.support.training_examples import falling, final, sampled
+from tests.support.practice_examples import falling, final, sampled
 
 
 def learned(record: StudyRecord) -> TrainingLessons:
