@@ -1,8 +1,8 @@
-"""Several studies side by side: their verdicts, what differs between them, and their arms.
+"""Comparison of several studies: their verdicts, their differences, and their arms.
 
 Pure functions on records. Arms of different studies are compared only where their test suites hold
-the same documents; studies that are the same but for their seed also tell how far a verdict depends
-on it.
+the same documents. Studies that differ only in their seed also show how far a verdict depends on
+it.
 """
 
 from __future__ import annotations
@@ -27,90 +27,90 @@ from sweeper.records import Record
 from sweeper.records.study_record import ConfirmationScores, ConfirmedWinner, StudyRecord
 
 WITHOUT_EFFECT = ("study", "seed", "compute", "storage", "tracking")
-"""What may differ between studies that are the same but for their seed."""
+"""Keys that may differ between studies that count as differing only in their seed."""
 
 
 class StudySummary(Record):
-    """What one study found."""
+    """Result of one study."""
 
     study: str
     seed: int
     best_arm: str | None
-    """By the selection suite: with new seeds, if the winners were trained again."""
+    """Best arm on the selection suite, with new seeds if the winners were retrained."""
     selection: Score | None
-    """Its best score in the search."""
+    """Best score of that arm in the search."""
     test: Interval | None
     gap_closed: float | None
-    """On the test suite, if it was scored there, else on the selection suite."""
+    """Gap closed on the test suite if it was scored there, else on the selection suite."""
     device_seconds: float | None
-    """Of one training with its scoring."""
+    """Device-seconds of one training with its scoring."""
     pairs: tuple[PairVerdict, ...]
-    """Its verdict; none before winners were scored on the test suite."""
+    """Comparisons of its verdict; none before winners were scored on the test suite."""
 
 
 class Setting(Record):
-    """A key that is not the same in all studies."""
+    """Key whose value differs between the studies."""
 
     key: str
     values: tuple[Any, ...]
-    """By study; None where a study does not have it."""
+    """Values by study; None where a study lacks the key."""
 
 
 class AcrossPair(Record):
-    """An arm of one study against an arm of another one, on the same documents."""
+    """Comparison of arms of two studies on the same documents."""
 
     study: str
     arm: str
     against_study: str
     against_arm: str
     difference: float
-    """In the suite's units: where lower is better, a negative one is a lead."""
+    """Difference in the suite's units: negative is better where lower is better."""
     interval: tuple[float, float]
-    """95 %; not corrected for the number of comparisons."""
+    """95 % interval, not corrected for the number of comparisons."""
     stderr: float
     seeds: tuple[int, int]
     documents: int
 
 
 class Replication(Record):
-    """One comparison of a study, over studies that are the same but for their seed."""
+    """One comparison, over studies that differ only in their seed."""
 
     studies: tuple[str, ...]
     arm: str
-    """The arm's name, or ``best gkd arm`` where the studies found different ones best."""
+    """Name of the arm, or ``best gkd arm`` where the studies have different best ones."""
     against: str
     at: CostMeasure
     differences: tuple[float, ...]
-    """By study."""
+    """Differences by study."""
     conclusions: dict[Conclusion, int]
-    """How many of the studies came to each."""
+    """Number of studies by conclusion."""
     mean: float
     deviation: float
-    """The standard deviation of the differences between studies."""
+    """Standard deviation of the differences between studies."""
     interval: tuple[float, float]
-    """95 %, of the mean over all study seeds."""
+    """95 % interval of the mean over all study seeds."""
     same_documents: bool
-    """Whether the interval is also one for other documents."""
+    """True if the interval also holds for other documents."""
 
 
 class StudiesComparison(Record):
-    """Several studies side by side."""
+    """Comparison of several studies."""
 
     studies: tuple[StudySummary, ...]
     same: tuple[str, ...]
-    """The top-level keys that are the same in all studies."""
+    """Top-level keys that are the same in all studies."""
     different: tuple[Setting, ...]
     relation: Literal["seeds", "different"]
-    """Whether nothing that has an effect differs but the seed."""
+    """``seeds`` if nothing that has an effect differs but the seed."""
     replications: tuple[Replication, ...]
     across: tuple[AcrossPair, ...]
-    """Arms of each study against those of the first one."""
+    """Arms of each study compared with those of the first one."""
     refused: tuple[str, ...]
-    """Which studies' arms do not compare with those of the first one, and why."""
+    """Studies whose arms do not compare with those of the first one, with the reasons."""
 
 
 def compare_studies(records: Sequence[StudyRecord]) -> StudiesComparison:
-    """Set studies side by side.
+    """Compare studies.
 
     Args:
         records: Two or more; arms are compared with those of the first.
@@ -175,7 +175,7 @@ def _summary(record: StudyRecord, comparison: Comparison, verdict: Verdict | Non
 
 
 def _described(record: StudyRecord) -> dict[str, Any]:
-    """The study file with what tells the content of its files, and the machine."""
+    """Return the study file with hashes of its files' contents, and the machine."""
     provenance = record.provenance
     contents = {f"{role} suite": digest[:12] for role, digest in provenance.suite_hashes.items()}
     if record.data is not None:
@@ -190,7 +190,7 @@ def _described(record: StudyRecord) -> dict[str, Any]:
 
 
 def _with_defaults(config: dict[str, Any]) -> dict[str, Any]:
-    """A study file with every key, so that one that is left out is no other value."""
+    """Fill in defaults, so that a key that is left out does not count as another value."""
     try:
         return StudyConfig.model_validate(config).model_dump(mode="json")
     except ValidationError:  # of another version, or with a secret hidden that has to be a number
@@ -200,7 +200,7 @@ def _with_defaults(config: dict[str, Any]) -> dict[str, Any]:
 def _differences(
     described: Sequence[Mapping[str, Any]],
 ) -> tuple[tuple[str, ...], tuple[Setting, ...]]:
-    """The top-level keys that are the same, and every key below that is not."""
+    """Return the top-level keys that are the same, and every key below that is not."""
     keys = dict.fromkeys(key for one in described for key in one)
     same = [key for key in keys if all(one.get(key) == described[0].get(key) for one in described)]
     flat = [dict(_flat(one)) for one in described]
@@ -222,7 +222,7 @@ def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, An
 
 
 def _not_comparable(first: StudyRecord, other: StudyRecord) -> str:
-    """Why arms of two studies cannot be compared document by document; nothing if they can."""
+    """Return why arms cannot be compared document by document; empty if they can."""
     found = [record.test.scores if record.test else None for record in (first, other)]
     if found[0] is None or found[1] is None:
         lacking = [r.study for r, s in zip((first, other), found, strict=True) if s is None]
@@ -239,7 +239,7 @@ def _not_comparable(first: StudyRecord, other: StudyRecord) -> str:
 def _across(
     record: StudyRecord, summary: StudySummary, first: StudyRecord, reference: StudySummary
 ) -> Iterator[AcrossPair]:
-    """The arms that both studies have, and the best arms if they are others."""
+    """Compare the arms that both studies have, and the best arms if they are others."""
     ours, theirs = _scores(record), _scores(first)
     arms = {arm.arm: arm for arm in arms_at(ours, "steps")}
     others = {arm.arm: arm for arm in arms_at(theirs, "steps")}
@@ -267,7 +267,7 @@ def _across(
 def _replications(
     records: Sequence[StudyRecord], summaries: Sequence[StudySummary]
 ) -> tuple[Replication, ...]:
-    """The comparisons that all studies made, as far as two or more have a verdict."""
+    """Return the comparisons that all studies with a verdict made, if there are two or more."""
     judged = [
         (_scores(record), summary)
         for record, summary in zip(records, summaries, strict=True)
@@ -285,12 +285,12 @@ def _replications(
         pairs = [pairs[key] for pairs in by_pair]
         values = np.array([pair.difference for pair in pairs])
         if same_documents:
-            # What a seed is to a student, its study's seed is to a study: a row of crossed scores.
+            # A study's seed plays the role that a seed plays within a study: a row of scores.
             rows = [
                 _by_document(scores, pair) for (scores, _), pair in zip(judged, pairs, strict=True)
             ]
-            whole = estimate(np.stack(rows), _documents(judged[0][0]))
-            interval = (whole.low, whole.high)
+            crossed = estimate(np.stack(rows), _documents(judged[0][0]))
+            interval = (crossed.low, crossed.high)
         else:
             half = float(stats.t.isf(0.025, len(values) - 1)) * float(stats.sem(values))
             interval = (float(values.mean()) - half, float(values.mean()) + half)
@@ -316,10 +316,10 @@ _Key = tuple[str, str, CostMeasure]
 
 
 def _pairs_by_key(summaries: Sequence[StudySummary]) -> list[dict[_Key, PairVerdict]]:
-    """Each study's comparisons, so that the same ones of other studies have the same key.
+    """Key each study's comparisons so that the same ones of other studies share a key.
 
-    Where every study's claim is about one arm, that arm has the same part in all of them, even if
-    one study found another GKD arm best.
+    Where the primary comparisons of every study are about one arm, that arm is left out of the key:
+    studies may have different best GKD arms.
     """
     one = all(len({pair.arm for pair in summary.pairs}) == 1 for summary in summaries)
     return [
@@ -329,7 +329,7 @@ def _pairs_by_key(summaries: Sequence[StudySummary]) -> list[dict[_Key, PairVerd
 
 
 def _by_document(scores: ConfirmationScores, pair: PairVerdict) -> Matrix:
-    """The difference of a pair on each document, seeds averaged."""
+    """Return the difference of a pair on each document, seeds averaged."""
     arms = {arm.arm: arm for arm in arms_at(scores, pair.at)}
     found = paired(arms[pair.arm], arms[pair.against])
     assert found is not None  # the pair was judged

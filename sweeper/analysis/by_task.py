@@ -1,6 +1,6 @@
-"""What winners recovered, task by task: the parts of a test suite's score, and what stands beside.
+"""Scores of the winners task by task: the parts of a test suite's score, and tasks of weight 0.
 
-A description, without a test: the claim is about the suite's score.
+A description without a test: the primary comparisons are about the suite's score.
 """
 
 from __future__ import annotations
@@ -10,24 +10,24 @@ from sweeper.records.study_record import StudyRecord
 
 
 class ArmOnTask(Record):
-    """An arm's winner on one task."""
+    """Result of an arm's winner on one task."""
 
     arm: str
     trial: int
     mean: float
-    """Over the new seeds."""
+    """Mean over the new seeds."""
     gap_closed: float | None
-    """The share of the way from the starting student to the teacher; None without a way."""
+    """Share of the gap from the starting student to the teacher; None without a gap."""
 
 
 class TaskResult(Record):
-    """One task of the test suite."""
+    """Results on one task of the test suite."""
 
     task: str
     metric: str
     higher_is_better: bool
     weight: float
-    """0 for a task that has no part in the suite's score."""
+    """Weight in the suite's score; 0 for a task that has no part in it."""
     documents: int
     teacher: float | None
     starting_student: float | None
@@ -35,7 +35,7 @@ class TaskResult(Record):
 
 
 def by_task(record: StudyRecord) -> tuple[TaskResult, ...]:
-    """Teacher, start and winners (at equal steps) on each task; nothing of a suite of one task."""
+    """Collect teacher, start and winners (at equal steps) by task, if there are several tasks."""
     test = record.test
     if test is None or test.scores is None:
         return ()

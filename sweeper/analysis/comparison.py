@@ -1,7 +1,7 @@
-"""What a study says: each arm's best trial, against the offline arms, the teacher and the start.
+"""Comparison of each arm's best trial with the offline arms, the teacher and the start.
 
-Pure functions on records. The scores compared here come from the selection suite, the one that
-chose the trials; ``SELECTION_NOTE`` says what that means and belongs beside every use of them.
+Pure functions on records. The scores come from the selection suite, the one that chose the trials;
+``SELECTION_NOTE`` explains what that means and belongs next to every use of them.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ SELECTION_NOTE = (
     "Each arm's score is the best of its trials on the suite that chose it, so it is optimistic,"
     " and more so the more trials the arm had."
 )
-"""What every reader of these scores must know."""
+"""Caveat on these scores, for every reader."""
 
 UNCONFIRMED_NOTE = "No score here is from a suite that the search did not see."
 CONFIRMED_NOTE = (
     "The verdict is about other seeds, and about documents that the search did not see."
 )
-"""What follows it, without and with a verdict."""
+"""Sentences that follow it, without and with a verdict."""
 
 UNPAIRED_NOTE = (
     "The standard error of a difference treats the two scores as independent (an unpaired"
     " approximation)."
 )
-"""How far ``Difference.stderr`` can be trusted."""
+"""Limit of ``Difference.stderr``."""
 
 
 class Score(Record):
-    """A model's score on the selection suite."""
+    """Score of a model on the selection suite."""
 
     score: float
     stderr: float | None
-    """The standard error over documents; None when the suite gives none."""
+    """Standard error over documents; None when the suite gives none."""
 
 
 class SeriesPoint(Record):
@@ -50,11 +50,11 @@ class SeriesPoint(Record):
     number: int
     score: float
     best: float
-    """The best score up to and including this trial."""
+    """Best score up to and including this trial."""
 
 
 class TrialCounts(Record):
-    """An arm's trials by state."""
+    """Numbers of an arm's trials by state."""
 
     completed: int = 0
     pruned: int = 0
@@ -67,86 +67,86 @@ class Difference(Record):
     """An arm's best score minus that of the best offline arm."""
 
     reference: str
-    """The best offline arm."""
+    """Name of the best offline arm."""
     value: float
-    """In the suite's units: where lower is better, a negative value is a lead."""
+    """Difference in the suite's units: negative is better where lower is better."""
     stderr: float | None
-    """The unpaired approximation: the root of the sum of both squared standard errors."""
+    """Unpaired approximation: the root of the sum of both squared standard errors."""
     lead: float
-    """``value`` with its sign turned where lower is better: positive is a lead."""
+    """``value`` with its sign turned where lower is better: positive is better."""
     standard_errors: float | None
     """``lead`` in units of ``stderr``."""
 
 
 class ArmSummary(Record):
-    """One arm, summed up."""
+    """Summary of one arm."""
 
     name: str
     method: Method
     budget: int
     device_hours: float | None
-    """What its trials might take on their devices; None: as much as they need."""
+    """Limit on the device time of its trials; None without a limit."""
     stopped: Literal["device_hours", "wall_time", "patience"] | None
-    """The limit that ended it before it had had its trials."""
+    """Limit that ended it before it had all its trials."""
     searched: tuple[str, ...]
-    """The names of the settings that the arm searches."""
+    """Names of the settings that the arm searches."""
     trials: TrialCounts
     failures: dict[FailureKind, int]
     best: TrialRecord | None
-    """The completed trial with the best selection score; of equal ones the first."""
+    """Completed trial with the best selection score; of equal ones the first."""
     best_score: Score | None
     difference: Difference | None
-    """Against the best offline arm; None for that arm itself."""
+    """Difference to the best offline arm; None for that arm itself."""
     gap_closed: float | None
-    """The share of the way from the starting student to the teacher; above 1: past the teacher."""
+    """Share of the gap from the starting student to the teacher; above 1: past the teacher."""
     cost: Cost
-    """What all of the arm's trials cost together, failed and pruned ones included."""
+    """Total cost of the arm's trials, failed and pruned ones included."""
     series: tuple[SeriesPoint, ...]
-    """The scored trials in ascending number."""
+    """Scored trials in ascending number."""
     front: tuple[FrontPoint, ...] = ()
-    """The trials that no other one beats, when the study has several objectives."""
+    """Pareto front of the trials, when the study has several objectives."""
 
 
 class Comparison(Record):
-    """A study's arms side by side, on the selection suite."""
+    """Comparison of a study's arms on the selection suite."""
 
     schema_version: int = SCHEMA_VERSION
     study: str
     suite: str | None
-    """The selection suite's name, once something was scored."""
+    """Name of the selection suite, once something was scored."""
     higher_is_better: bool
     objectives: tuple[Objective, ...] = ("score",)
-    """What was searched for; ``best`` is by the score alone."""
+    """Objectives of the search; ``best`` is by the score alone."""
     arms: tuple[ArmSummary, ...]
     teacher: Score | None
     starting_student: Score | None
     lead: TeacherGap | None = None
-    """The teacher's over the starting student, document by document."""
+    """Gap of the teacher over the starting student, document by document."""
     leaders: tuple[str, ...]
-    """The arm with the best score, or all arms that share it."""
+    """Name of the arm with the best score, or all arms that share it."""
     best_offline: str | None
     best_gkd: str | None
     unequal_budgets: bool
-    """Whether arms with something to search had different budgets."""
+    """True if arms with something to search had different budgets."""
     several_suites: bool
-    """Whether the scores come from more than one version of the suite, and so do not compare."""
+    """True if the scores come from several versions of the suite, and so do not compare."""
     confirmed: bool = False
-    """Whether winners were scored on a suite that the search did not see."""
+    """True if winners were scored on a suite that the search did not see."""
     preparation_cost: Cost
-    """What the teacher and the starting student cost; shared, and in no arm's cost."""
+    """Cost of the teacher and the starting student; shared, and in no arm's cost."""
 
     def arm(self, name: str) -> ArmSummary:
-        """The arm called ``name``."""
+        """Return the arm called ``name``."""
         return next(arm for arm in self.arms if arm.name == name)
 
 
 def selection_note(comparison: Comparison) -> str:
-    """What every reader of the search's scores must know, with and without a verdict."""
+    """Return the caveat on the search's scores, with or without a verdict."""
     return f"{SELECTION_NOTE} {CONFIRMED_NOTE if comparison.confirmed else UNCONFIRMED_NOTE}"
 
 
 def selection_score(outcome: Outcome | None) -> Score | None:
-    """The score of a job that completed with a finite one, else None."""
+    """Return the score of a job that completed with a finite one, else None."""
     if outcome is None or outcome.state != "completed" or outcome.scores is None:
         return None
     if not math.isfinite(outcome.scores.score):
@@ -156,7 +156,7 @@ def selection_score(outcome: Outcome | None) -> Score | None:
 
 
 def scored_trials(arm: ArmRecord) -> list[tuple[TrialRecord, Score]]:
-    """The arm's trials that count, in ascending number, each with its score."""
+    """Return the arm's trials with a score, in ascending number, each with its score."""
     scored = []
     for trial in sorted(arm.trials, key=lambda trial: trial.number):
         score = selection_score(trial.outcome) if trial.state == "completed" else None
@@ -166,9 +166,9 @@ def scored_trials(arm: ArmRecord) -> list[tuple[TrialRecord, Score]]:
 
 
 def compare(record: StudyRecord) -> Comparison:
-    """Sum up each arm and set it against the best offline arm, the teacher and the start.
+    """Summarize each arm and compare it with the best offline arm, the teacher and the start.
 
-    A study may be anywhere: not begun, running, or ended with failures in every arm.
+    A study may be at any stage: not begun, running, or ended with failures in every arm.
     """
     teacher, student = selection_score(record.teacher), selection_score(record.starting_student)
     sign = 1.0 if record.higher_is_better else -1.0
@@ -177,7 +177,7 @@ def compare(record: StudyRecord) -> Comparison:
     best_offline = _best_arm((arm for arm in arms if arm.method in OFFLINE_METHODS), sign)
     best_gkd = _best_arm((arm for arm in arms if arm.method == "gkd"), sign)
     best = _best_arm(arms, sign)
-    # An arm with nothing to search needs one trial: that is no smaller chance.
+    # An arm with nothing to search needs only one trial: it has no disadvantage.
     budgets = {(arm.budget, arm.device_hours) for arm in arms if arm.searched or arm.budget > 1}
     outcomes = [trial.outcome for arm in record.arms for trial in arm.trials]
     outcomes += [record.teacher, record.starting_student]
@@ -210,7 +210,7 @@ def compare(record: StudyRecord) -> Comparison:
 
 
 def total_cost(outcomes: Iterable[Outcome | None]) -> Cost:
-    """The sum of what some jobs cost; jobs that have not ended count as nothing."""
+    """Sum the costs of some jobs; jobs that have not ended count as nothing."""
     outcomes = list(outcomes)
     costs = [outcome.cost for outcome in outcomes if outcome is not None]
     parts: Counter[str] = Counter()
@@ -227,7 +227,7 @@ def total_cost(outcomes: Iterable[Outcome | None]) -> Cost:
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
-    """The comparison as plain JSON values, without NaN: for scripts that read a study's result."""
+    """Return the comparison as plain JSON values without NaN, for scripts."""
     return {
         "schema_version": comparison.schema_version,
         "study": comparison.study,
@@ -377,5 +377,5 @@ def _cost_as_json(cost: Cost) -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """``value``, or None for a number that JSON cannot hold."""
+    """Return ``value``, or None for a number that JSON cannot hold."""
     return None if isinstance(value, float) and not math.isfinite(value) else value

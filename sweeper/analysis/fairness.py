@@ -1,9 +1,9 @@
-"""Whether the arms were compared on an equal footing: checked in what their trainings were told.
+"""Matched conditions: what the arms' trainings had in common, read from their records.
 
 The arms' winners should start from the same student, see the same prompts and teacher, take the
-same steps with the same seeds, and have been looked for with the same budget. What they cost then
-differs: on-policy sequences must be sampled. Where the study also compares at equal cost, this says
-how equal it came out.
+same steps with the same seeds, and come from searches with the same budget. Their costs then
+differ, because on-policy sequences must be sampled. Where the study also compares at equal cost,
+the rows show how equal the costs were.
 """
 
 from __future__ import annotations
@@ -16,31 +16,30 @@ from sweeper.records import Record
 from sweeper.records.study_record import ArmRecord, ConfirmedWinner, StudyRecord
 
 TOLERANCE = 0.05
-"""Costs that differ by less are equal: seconds are not measured better, and nothing would be learnt
-from training again."""
+"""Relative difference below which costs are equal: seconds are not measured more precisely."""
 
 Value = int | float | str
 
 
 class ConditionRow(Record):
-    """One thing that the arms should have in common."""
+    """Condition that the arms should have in common."""
 
     what: str
     state: Literal["equal", "close", "differs"]
-    """``close``: within ``TOLERANCE``."""
+    """State of the condition; ``close`` is within ``TOLERANCE``."""
     values: dict[str, Value]
-    """By arm."""
+    """Values by arm."""
     unit: str = ""
     at: CostMeasure = "steps"
-    """The comparison that the row is about."""
+    """Measure of cost of the comparison that the row is about."""
 
 
 def matched_conditions(record: StudyRecord, claimed: Iterable[str]) -> tuple[ConditionRow, ...]:
-    """What the winners that were trained again have in common, and what not.
+    """List the conditions that the retrained winners should have in common.
 
     Args:
-        record: The study.
-        claimed: The arms that are compared at equal cost; see ``verdict.claim``.
+        record: Record of the study.
+        claimed: Arms that are compared at equal cost; see ``Verdict.claimed``.
     """
     if record.test is None or record.test.scores is None:
         return ()
@@ -81,7 +80,7 @@ _UNITS: Mapping[str, str] = {"tokens": "", "device_seconds": "s"}
 
 
 def _budget(arms: Iterable[ArmRecord]) -> ConditionRow:
-    """An arm with nothing to search needs one trial: that is no smaller chance."""
+    """Count the trials of each arm; an arm with nothing to search needs only one."""
     ended = {
         arm.name: sum(trial.outcome is not None for trial in arm.trials)
         for arm in arms
@@ -101,5 +100,5 @@ def _row(what: str, values: dict[str, Value], unit: str) -> ConditionRow:
 
 
 def _common(values: Iterable[str]) -> str:
-    """The one value of all trainings of an arm, or all of them."""
+    """Return the value that all trainings of an arm share, or all their values."""
     return ", ".join(dict.fromkeys(values))

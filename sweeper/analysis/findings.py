@@ -1,4 +1,4 @@
-"""What a preflight finds: one record a fact, for people and for programs."""
+"""Findings of ``sweeper check``: one record a fact, for people and for programs."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from sweeper.records import Record
 
 
 class Finding(Record):
-    """One thing that was looked at."""
+    """Result of one check."""
 
     state: Literal["ok", "warning", "error"]
-    """An error keeps the study from being run."""
+    """State of what was checked; an error keeps the study from being run."""
     what: str
     detail: str
     advice: str = ""
-    """What to do about it."""
+    """Advice on what to do."""
     place: str = ""
-    """File, line, column and key of what is to blame, if that is known."""
+    """File, line, column and key of the cause, if known."""
 
 
 class Preflight(Record):
-    """Everything that is known of a study before anything is trained."""
+    """Findings on a study before anything is trained."""
 
     findings: tuple[Finding, ...]
     design: Design | None = None
-    """What the study can show; None where it makes no claim, or that cannot be known yet."""
+    """Smallest differences that the study can detect; None if not known."""
     estimate: DurationEstimate | None = None
-    """How long the study takes; None where nothing was measured of it."""
+    """Duration of the study; None where nothing was measured."""
 
     @property
     def errors(self) -> tuple[Finding, ...]:
-        """What keeps the study from being run."""
-        return tuple(found for found in self.findings if found.state == "error")
+        """Findings that keep the study from being run."""
+        return tuple(finding for finding in self.findings if finding.state == "error")

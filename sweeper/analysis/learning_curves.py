@@ -1,6 +1,6 @@
-"""How winners learned: their training curves, over the seeds that they were trained with.
+"""Training curves of winners, over the seeds that they were trained with.
 
-Training losses do not compare between arms, because each has its own divergence and its own
+Training losses do not compare between arms, because each arm has its own divergence and its own
 sequences. The distance from the teacher on fixed sequences does, where it was measured.
 """
 
@@ -18,18 +18,18 @@ Measure = Literal["loss", "teacher_divergence"]
 
 
 class CurveStep(Record):
-    """The same step of several trainings."""
+    """One step of several trainings."""
 
     step: int
     mean: float
     low: float
     high: float
-    """The smallest and the largest over seeds."""
+    """Smallest and largest value over seeds."""
     seeds: int
 
 
 class LearningCurve(Record):
-    """An arm's winner, over its seeds."""
+    """Curve of an arm's winner, over its seeds."""
 
     arm: str
     method: Method
@@ -39,8 +39,8 @@ class LearningCurve(Record):
 
 
 def learning_curves(record: StudyRecord, verdict: Verdict | None) -> tuple[LearningCurve, ...]:
-    """The curve of each arm's winner; all of them by the yardstick, or all by their losses."""
-    groups = [(arm, found) for arm in record.arms if (found := winner_runs(arm, verdict))]
+    """Return each winner's curve: all by the distance from the teacher, or all by losses."""
+    groups = [(arm, runs) for arm in record.arms if (runs := winner_runs(arm, verdict))]
     for measure in ("teacher_divergence", "loss"):
         curves = [_curve(arm, finals, measure) for arm, finals in groups]
         shown = tuple(curve for curve in curves if len(curve.steps) > 1)
@@ -50,7 +50,7 @@ def learning_curves(record: StudyRecord, verdict: Verdict | None) -> tuple[Learn
 
 
 def winner_runs(arm: ArmRecord, verdict: Verdict | None) -> list[ConfirmationRunRecord]:
-    """The trainings of the arm's winner, as long as the search's."""
+    """Return the retrained runs of the arm's winner that are as long as the search's."""
     finals = [final for final in arm.finals if final.final.at == "steps"]
     if not finals:
         return []

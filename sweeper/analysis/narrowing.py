@@ -1,4 +1,4 @@
-"""Settings in sensible digits, and a search space narrowed to where the best trials were."""
+"""Settings in few digits, and a search space narrowed to where the best trials were."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from sweeper.config.space import AnySpace, CategoricalSpace, FloatSpace, IntSpac
 from sweeper.records.study_record import TrialRecord, finite_number
 
 FEWEST_TRIALS = 8
-"""Scored trials of an arm below which its space is not narrowed."""
+"""Fewest scored trials of an arm for its space to be narrowed."""
 BEST_SHARE = 0.25
-"""The trials whose settings a narrowed space holds."""
+"""Share of the trials whose settings a narrowed space holds."""
 MARGIN = 0.1
-"""Of a range's width, that a narrowed one is wider on either side than the best trials."""
+"""Share of a range's width that is added on either side of the best trials."""
 WORTH = 0.8
-"""A range that would stay wider than this share of what it was is left as it is."""
+"""Share of its width above which a narrowed range would not be worth it."""
 FEWEST_TRIED = 2
-"""Trials of a choice before it is left out."""
+"""Fewest trials of a choice for it to be left out."""
 
 
 def rounded(value: Scalar, raw_space: object) -> Scalar:
-    """A sampled value in as few significant digits, two or more, as its space allows.
+    """Round a sampled value to as few significant digits, two or more, as its space allows.
 
-    What lies inside a range is not rounded to 0, to 1 or to the range's end, where settings such as
-    ``lmbda`` and ``beta`` mean something else.
+    A value inside a range is not rounded to 0, to 1 or to the range's end, where settings such as
+    ``lmbda`` and ``beta`` have another meaning.
     """
     space = read_space(raw_space)
     if not isinstance(value, float) or not isinstance(space, FloatSpace) or space.step is not None:
@@ -45,14 +45,14 @@ def rounded(value: Scalar, raw_space: object) -> Scalar:
 def narrowed(
     search: Mapping[str, Any], ranked: Sequence[tuple[TrialRecord, Score]]
 ) -> dict[str, Any] | None:
-    """The search of an arm, narrowed to where its best trials were.
+    """Narrow the search of an arm to where its best trials were.
 
     Args:
-        search: As the study file has it.
+        search: Search as the study file has it.
         ranked: The arm's scored trials, best first.
 
     Returns:
-        As a study file has it; None with too few trials, or if nothing would be narrower.
+        Search in the same form; None with too few trials, or if nothing would be narrower.
     """
     if len(ranked) < FEWEST_TRIALS:
         return None
@@ -93,7 +93,7 @@ def _smaller(
 
 
 def _within(space: FloatSpace | IntSpace, low: float, high: float) -> FloatSpace | IntSpace:
-    """The part of ``space`` that holds both ends, which are made whole steps or short numbers."""
+    """Return the part of ``space`` with both ends, made whole steps or short numbers."""
     if isinstance(space, IntSpace) or space.step is not None:
         step = space.step or 1
         first = math.floor((low - space.low) / step + 1e-9)
@@ -112,7 +112,7 @@ def _within(space: FloatSpace | IntSpace, low: float, high: float) -> FloatSpace
 
 
 def _short(value: float, *, down: bool) -> float:
-    """Two significant digits, away from the range's middle."""
+    """Round to two significant digits, away from the range's middle."""
     if value == 0:
         return 0.0
     unit = 10.0 ** (math.floor(math.log10(abs(value))) - 1)

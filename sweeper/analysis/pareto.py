@@ -1,4 +1,4 @@
-"""Which trials no other trial beats, when a search has several objectives."""
+"""Pareto front of a search with several objectives."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sweeper.records.study_record import TrialRecord
 
 
 class FrontPoint(Record):
-    """A trial on an arm's Pareto front."""
+    """Trial on an arm's Pareto front."""
 
     trial: TrialRecord
     values: dict[Objective, float]
@@ -22,14 +22,14 @@ def pareto_front(
     *,
     higher_is_better: bool,
 ) -> tuple[FrontPoint, ...]:
-    """The trials that no other one equals in all objectives and beats in one.
+    """Return the trials that no other one equals in all objectives and beats in one.
 
-    Of trials that are equal in all objectives the first stands for all.
+    Of trials that are equal in all objectives the first is kept.
 
     Args:
         scored: An arm's completed trials, in ascending number, each with its score.
-        objectives: The score counts in its own direction; costs are to be low.
-        higher_is_better: Of the score.
+        objectives: Objectives; the score has its own direction, costs should be low.
+        higher_is_better: Direction of the score.
 
     Returns:
         The front, the best score first.

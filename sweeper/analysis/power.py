@@ -1,4 +1,4 @@
-"""What a study's design can show: the smallest difference that it finds, before it is run."""
+"""Power of a study's design: the smallest difference that it detects, before it is run."""
 
 from __future__ import annotations
 
@@ -12,54 +12,54 @@ from sweeper.config.settings import OFFLINE_METHODS, Method
 from sweeper.records import Record
 
 POWER = 0.8
-"""How often a difference of the size that is told would be found."""
+"""Probability that a difference of the reported size is detected."""
 SEEDS = (3, 5, 10)
-"""Numbers of seeds that are shown beside the study's own."""
+"""Numbers of seeds that are shown next to the study's own."""
 SEED_DEVIATION = 0.02
-"""How much seeds change an arm's score, as long as nothing has been measured."""
+"""Assumed standard deviation of an arm's score between seeds."""
 ACCURACIES = (0.5, 0.8)
-"""Shares of right answers that are assumed as long."""
+"""Assumed shares of right answers."""
 _COMMON = 0.5
-"""Of the documents' variance: what both arms find hard, and their difference does not hold."""
+"""Share of the documents' variance that both arms have in common."""
 _OF_DOCUMENTS = 0.5
-"""Of the rest: what all seeds of an arm find hard."""
+"""Share of the rest that all seeds of an arm have in common."""
 
 
 class Variances(Record):
-    """Of the difference of two arms, in one document with one seed."""
+    """Variances of the difference of two arms, in one document with one seed."""
 
     name: str
-    """Where they are from, in a word or two."""
+    """Source of the variances, in a word or two."""
     of_seeds: float
     of_documents: float
     of_rest: float
 
 
 class Row(Record):
-    """What a number of seeds can show."""
+    """Smallest differences for a number of seeds."""
 
     seeds: int
     differences: tuple[float, ...]
-    """The smallest, by the design's ``variances``."""
+    """Smallest differences, by the design's ``variances``."""
 
 
 class Design(Record):
-    """What documents and seeds can show."""
+    """Power of a number of documents and seeds."""
 
     documents: int
     seeds: int
-    """The study's."""
+    """Seeds of the study."""
     comparisons: int
-    """In the claim; Holm's procedure corrects for them."""
+    """Number of primary comparisons; Holm's procedure corrects for them."""
     power: float = POWER
     basis: str
-    """What the variances are, in words."""
+    """Origin of the variances, in words."""
     variances: tuple[Variances, ...]
     rows: tuple[Row, ...]
 
     @property
     def smallest(self) -> tuple[float, ...]:
-        """The smallest differences with the study's own seeds."""
+        """Smallest differences with the study's own seeds."""
         return next(row.differences for row in self.rows if row.seeds == self.seeds)
 
 
@@ -74,7 +74,7 @@ def comparisons(methods: Collection[Method]) -> int:
 def design(
     documents: int, seeds: int, pairs: int, variances: Sequence[Variances], basis: str
 ) -> Design:
-    """What ``documents``, of which there are at least 2, show with several numbers of seeds."""
+    """Compute the smallest differences by number of seeds, for at least 2 documents."""
     return Design(
         documents=documents,
         seeds=seeds,
@@ -103,7 +103,7 @@ def design(
 
 
 def assumed() -> tuple[tuple[Variances, ...], str]:
-    """Variances before anything has been measured, and what they are in words."""
+    """Return the variances assumed before any measurement, and their origin in words."""
     found = tuple(
         _split(f"accuracy {accuracy:g}", 2 * (1 - _COMMON) * accuracy * (1 - accuracy))
         for accuracy in ACCURACIES
@@ -119,10 +119,10 @@ def assumed() -> tuple[tuple[Variances, ...], str]:
 def from_trials(
     arms: Sequence[Mapping[str, float]],
 ) -> tuple[tuple[Variances, ...], str] | None:
-    """Variances from the documents of the arms' best trials, each trained once.
+    """Estimate variances from the documents of the arms' best trials, each trained once.
 
     Args:
-        arms: By arm, the score of each document of the selection suite.
+        arms: Score of each document of the selection suite, by arm.
     """
     found = []
     for number, ours in enumerate(arms):
@@ -139,10 +139,10 @@ def from_trials(
 
 
 def from_finals(differences: Sequence[Matrix]) -> tuple[tuple[Variances, ...], str] | None:
-    """Variances from winners that were trained with several seeds.
+    """Estimate variances from winners that were trained with several seeds.
 
     Args:
-        differences: Of pairs of arms, each of shape (seeds, documents) with at least 2 of both.
+        differences: Differences of pairs of arms, each (seeds, documents), at least 2 of both.
     """
     parts = []
     for scores in differences:

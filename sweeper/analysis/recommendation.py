@@ -1,9 +1,8 @@
-"""The settings that a study recommends, as arms of a study file.
+"""Settings that a study recommends, as arms of a study file.
 
-The arm: with a verdict, one that no comparison on the test suite shows to be worse; without one,
-one whose best score is not clearly behind the best of all. Of several such arms the cheapest: where
-a difference cannot be told, the price can. Prices within ``SAME_COST`` of the lowest count as the
-same, and then the better score decides.
+With a verdict, the arm is one that no comparison on the test suite shows to be worse; without one,
+its best score is not clearly behind the best of all. Of several such arms the cheapest is chosen.
+Costs within ``SAME_COST`` of the lowest count as equal, and then the better score decides.
 """
 
 from __future__ import annotations
@@ -23,24 +22,24 @@ from sweeper.records import Record
 from sweeper.records.study_record import ArmRecord, StudyRecord, TrialRecord
 
 SAME_COST = 1.1
-"""Times the lowest device-seconds: how far costs of the same training differ anyhow."""
+"""Multiple of the lowest device-seconds up to which costs count as equal."""
 
 Basis = Literal["test", "selection"]
-"""Which suite chose the arm."""
+"""Suite that chose the arm."""
 
 
 class Rival(Record):
-    """An arm among which the choice was."""
+    """Candidate arm."""
 
     arm: str
     score: float
-    """On the suite that chose."""
+    """Score on the suite that chose the arm."""
     device_seconds: float
-    """Of one training and its scoring."""
+    """Device-seconds of one training and its scoring."""
 
 
 class Recommendation(Record):
-    """An arm, its settings, and why."""
+    """Recommended arm with its settings and the reasons."""
 
     arm: str
     method: Method
@@ -48,20 +47,20 @@ class Recommendation(Record):
     basis: Basis
     chosen: Rival
     rivals: tuple[Rival, ...]
-    """The arms from which it cannot be told apart, by score."""
+    """Candidates that the suite does not separate from it."""
     beaten: tuple[str, ...]
-    """Arms that it is shown to be better than; of the test suite only."""
+    """Arms that it is shown to be better than, on the test suite only."""
     best: Rival
-    """The one of ``chosen`` and ``rivals`` with the best score."""
+    """Best score among ``chosen`` and ``rivals``."""
     several_objectives: bool
-    """Whether the search looked for more than the score, by which alone this is chosen."""
+    """True if the search had objectives besides the score, which alone decided here."""
     settings: dict[str, Any]
-    """What is fixed in the arm, and what the trial sampled, rounded."""
+    """Fixed settings of the arm, and the trial's sampled settings, rounded."""
     arms: dict[str, Any]
-    """The arm as ``arms:`` of a study file has it, under a name that the study does not have."""
+    """Arm as ``arms:`` of a study file has it, under a name new to the study."""
     narrowed: dict[str, Any] | None
-    """An arm in the same form that searches where the best trials were; None if there are too few
-    to say, or if nothing is searched."""
+    """Arm in the same form that searches where the best trials were; None with too few trials, or
+    if nothing is searched."""
 
 
 class _Candidate(NamedTuple):
@@ -73,7 +72,7 @@ class _Candidate(NamedTuple):
 def recommend(
     record: StudyRecord, comparison: Comparison, verdict: Verdict | None
 ) -> Recommendation | None:
-    """What to train with; None before anything was scored."""
+    """Recommend an arm and its settings; return None before anything was scored."""
     basis: Basis = "test"
     unbeaten, beaten, higher_is_better = _on_test(record, verdict)
     if not unbeaten:
@@ -107,7 +106,7 @@ def recommend(
 def _on_test(
     record: StudyRecord, verdict: Verdict | None
 ) -> tuple[list[_Candidate], list[tuple[str, str]], bool]:
-    """The winners that are not shown to be worse than another, and who is better than whom."""
+    """Return the winners not shown to be worse than another, the pairs, and the direction."""
     if verdict is None:
         return [], [], True
     pairs = [pair for pair in verdict.pairs if pair.at == "steps"]
@@ -129,7 +128,7 @@ def _on_test(
 
 
 def _on_selection(record: StudyRecord, comparison: Comparison) -> list[_Candidate]:
-    """The arms whose best score is not clearly behind that of the leader."""
+    """Return the arms whose best score is not clearly behind that of the leader."""
     if not comparison.leaders:
         return []
     leader = comparison.arm(comparison.leaders[0]).best_score
@@ -146,10 +145,7 @@ def _on_selection(record: StudyRecord, comparison: Comparison) -> list[_Candidat
 
 
 def _clearly_apart(leader: Score, other: Score) -> bool:
-    """Whether scores of independent documents would differ so much in one study of twenty.
-
-    Without standard errors every difference counts.
-    """
+    """Return True if two independent scores differ; without errors any difference counts."""
     apart = abs(leader.score - other.score)
     if leader.stderr is None or other.stderr is None:
         return apart > 0
@@ -182,4 +178,4 @@ def _arm(arm: ArmRecord, settings: dict[str, Any]) -> dict[str, Any]:
 def _free_name(record: StudyRecord, name: str) -> str:
     taken = {arm.name.casefold() for arm in record.arms}
     names: Sequence[str] = [name, *(f"{name}-{number}" for number in range(2, len(taken) + 3))]
-    return next(one for one in names if one not in taken)
+    return next(free for free in names if free not in taken)

@@ -1,7 +1,7 @@
-"""Whether the teacher is better than the student that all arms start from.
+"""Teacher gap: how much better the teacher is than the student that all arms start from.
 
-Both answered the documents of the selection suite, so they are compared document by document. Where
-they are no better than each other there is nothing to distil that the suite could show.
+Both answered the documents of the selection suite, so they are compared document by document.
+Without a gap there is nothing to distil that the suite could show.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from sweeper.records import Scores
 from sweeper.records.study_record import ScoredDocument, TeacherGap
 
 
-def teacher_gap_sentence(
+def measure_teacher_gap(
     teacher: Scores,
     student: Scores,
     theirs: Sequence[ScoredDocument] = (),
     ours: Sequence[ScoredDocument] = (),
 ) -> TeacherGap:
-    """The teacher's score minus the student's, positive where the teacher is better.
+    """Subtract the student's score from the teacher's: positive where the teacher is better.
 
-    Pairs of documents tell most. Where there are none, or the suite's score is not their mean, the
-    two scores are taken as independent.
+    Documents are paired. Where there are no pairs, or the suite's score is not their mean, the two
+    scores are taken as independent.
 
     Args:
-        teacher: The teacher's scores on the selection suite.
-        student: The starting student's.
-        theirs: The teacher's documents.
-        ours: The student's.
+        teacher: Scores of the teacher on the selection suite.
+        student: Scores of the starting student.
+        theirs: Documents of the teacher.
+        ours: Documents of the student.
     """
     sign = 1.0 if teacher.higher_is_better else -1.0
     value = sign * (teacher.score - student.score)
@@ -62,7 +62,7 @@ def teacher_gap_sentence(
 def _paired(
     theirs: Sequence[ScoredDocument], ours: Sequence[ScoredDocument], sign: float
 ) -> Estimate | None:
-    """The mean difference over documents that both answered; None if there are no such."""
+    """Estimate the mean difference over documents that both answered; None without such."""
     if len(theirs) < 2 or not any(one.share for one in theirs):
         return None
     if [one.key for one in theirs] != [one.key for one in ours]:
@@ -77,11 +77,11 @@ def _paired(
     return estimate(differences, documents, draws=0)
 
 
-def is_better(lead: TeacherGap) -> bool:
-    """Whether the teacher is shown to be better: two-sided, at 5 %."""
-    return lead.value > 0 and lead.p <= ALPHA
+def is_better(gap: TeacherGap) -> bool:
+    """Return True if the teacher is shown to be better: two-sided, at 5 %."""
+    return gap.value > 0 and gap.p <= ALPHA
 
 
-def is_worse(lead: TeacherGap) -> bool:
-    """Whether it is shown to be worse."""
-    return lead.value < 0 and lead.p <= ALPHA
+def is_worse(gap: TeacherGap) -> bool:
+    """Return True if the teacher is shown to be worse: two-sided, at 5 %."""
+    return gap.value < 0 and gap.p <= ALPHA

@@ -1,4 +1,4 @@
-"""What a study teaches of training well: settings to take, advice, failures and rollouts."""
+"""Lessons of a study on training: settings to use, advice, failures, rollouts and curves."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from sweeper.analysis.advice import Advice, advice
 from sweeper.analysis.comparison import Comparison
 from sweeper.analysis.failures import FailureGroup, failure_groups
 from sweeper.analysis.learning_curves import LearningCurve, learning_curves
-from sweeper.analysis.poor_quality import PoorQuality, poor_quality
 from sweeper.analysis.recommendation import Recommendation, recommend
 from sweeper.analysis.rollout_stats import RolloutStats, rollout_stats
 from sweeper.analysis.verdict import Verdict
@@ -14,34 +13,29 @@ from sweeper.records import Record
 from sweeper.records.study_record import StudyRecord
 
 
-class PracticeLessons(Record):
-    """What a study teaches about training well."""
+class TrainingLessons(Record):
+    """Lessons of a study on training."""
 
-    higher_is_better: bool
     recommendation: Recommendation | None
     advice: tuple[Advice, ...]
-    poor_quality: PoorQuality | None
     failures: tuple[FailureGroup, ...]
     rollout_stats: RolloutStats | None
     curves: tuple[LearningCurve, ...]
 
 
-def practice_lessons(
+def training_lessons(
     record: StudyRecord, comparison: Comparison, verdict: Verdict | None
-) -> PracticeLessons:
-    """Look at a study that may be at any stage.
+) -> TrainingLessons:
+    """Draw the lessons of a study at any stage.
 
     Args:
-        record: The study.
+        record: Record of the study.
         comparison: Its arms on the selection suite.
         verdict: Its winners on the test suite, once they were scored.
     """
-    found = advice(record, comparison, verdict)
-    return PracticeLessons(
-        higher_is_better=record.higher_is_better,
+    return TrainingLessons(
         recommendation=recommend(record, comparison, verdict),
-        advice=found,
-        poor_quality=poor_quality(comparison, found),
+        advice=advice(record),
         failures=failure_groups(record),
         rollout_stats=rollout_stats(record),
         curves=learning_curves(record, verdict),

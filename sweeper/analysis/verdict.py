@@ -1,8 +1,8 @@
-"""The verdict: what the test suite says of each arm's winner, and of their differences.
+"""Verdict: each arm's winner on the test suite, and the differences between winners.
 
 Pure functions on records. Arms are compared pair by pair, on the same documents with the same
-seeds. The pairs that form the claim are the best GKD arm against each offline arm or, where a study
-has only one kind, all pairs; Holm's procedure keeps the chance of a single false claim among them
+seeds. The primary comparisons are the best GKD arm against each offline arm or, where a study has
+only one kind, all pairs. Holm's procedure keeps the chance of a single false conclusion among them
 at ``significance.ALPHA``.
 """
 
@@ -22,10 +22,8 @@ from sweeper.analysis.stats.significance import (
     Conclusion,
     conclude,
     equivalence_p,
-    exact_mcnemar,
     holm,
     p_value,
-    permutation_p,
 )
 from sweeper.config.confirm import CostMeasure
 from sweeper.config.settings import OFFLINE_METHODS, Method
@@ -35,13 +33,11 @@ from sweeper.records.seeds import verdict_seed
 from sweeper.records.study_record import ConfirmationScores, ConfirmedWinner, StudyRecord
 
 TEST = "crossed random-effects t test, two-sided"
-"""The test whose p enters Holm's procedure."""
-PERMUTATIONS = 1_999
-"""Of the test beside it."""
+"""Test whose p enters Holm's procedure."""
 
 
 class Interval(Record):
-    """A mean over seeds and documents, with its 95 % interval."""
+    """Mean over seeds and documents, with its 95 % interval."""
 
     mean: float
     low: float
@@ -52,7 +48,7 @@ class Interval(Record):
 
 
 class ArmVerdict(Record):
-    """An arm's winner on the test suite."""
+    """Result of an arm's winner on the test suite."""
 
     arm: str
     method: Method
@@ -61,50 +57,46 @@ class ArmVerdict(Record):
     max_steps: int
     test: Interval
     selection: float
-    """The mean over the new seeds on the selection suite."""
+    """Mean over the new seeds on the selection suite."""
     inflation: float
-    """By how much the search's score of the trial exceeds that: what was luck."""
+    """Selection bias: the search's score of the trial minus ``selection``."""
     gap_closed: float | None
-    """The share of the way from the starting student to the teacher."""
+    """Share of the gap from the starting student to the teacher."""
     gap_interval: tuple[float, float] | None = None
-    """95 %, of Fieller's method; None where teacher and starting student are not shown to differ,
-    so that the share might be anything."""
+    """95 % interval by Fieller's method; None where teacher and starting student are not shown to
+    differ."""
     device_seconds: float
     trained_tokens: float
 
 
 class PairVerdict(Record):
-    """One arm against another."""
+    """Comparison of two arms."""
 
     arm: str
     against: str
     at: CostMeasure
     difference: float
-    """In the suite's units: where lower is better, a negative one is a lead."""
+    """Difference in the suite's units: negative is better where lower is better."""
     interval: tuple[float, float]
-    """95 %."""
+    """95 % interval."""
     stderr: float
     seeds: int
     documents: int
     p: float
     p_adjusted: float
-    """Of Holm's procedure over the claim's pairs at the same measure of cost."""
+    """``p`` after Holm's procedure over the primary comparisons at the same measure of cost."""
     test: str
-    p_permutation: float | None
-    """Beside it: of a permutation test, with several seeds."""
-    p_mcnemar: float | None
-    """Beside it: McNemar's exact test, with one seed and answers that are right or wrong."""
     p_equivalence: float | None
-    """Of the two one-sided tests that the difference is within the margin."""
+    """p of the two one-sided tests that the difference is within the margin."""
     effect: float | None
-    """The difference in units of the documents' standard deviation."""
+    """Difference in units of the documents' standard deviation."""
     comparisons: int
-    """The pairs of the claim at this measure of cost."""
+    """Number of primary comparisons at this measure of cost."""
     conclusion: Conclusion
 
 
 class Verdict(Record):
-    """What a study proves."""
+    """Result of a study on its test suite."""
 
     suite: str
     higher_is_better: bool
@@ -114,26 +106,26 @@ class Verdict(Record):
     teacher: Interval | None
     starting_student: Interval | None
     looks: int
-    """How often winners were declared: at 1 this is the first look at the test suite."""
+    """Number of times winners were declared; 1 is the first look at the test suite."""
     missing: tuple[str, ...]
-    """Winners that could not be trained or scored again, in words."""
+    """Winners that could not be retrained or scored, in words."""
 
     @property
     def claimed(self) -> tuple[str, ...]:
-        """The arms that the claim is about."""
+        """Names of the arms in the primary comparisons."""
         pairs = (name for pair in self.pairs for name in (pair.arm, pair.against))
         return tuple(dict.fromkeys(pairs))
 
     def at(self, measure: str) -> list[ArmVerdict]:
-        """The arms as they compare at ``measure``: those with no other training have one.
+        """Return the arms to compare at ``measure``; an arm without a training for it has its own.
 
-        At equal steps all of them, else those that the claim is about.
+        At equal steps these are all arms, else those in the primary comparisons.
         """
         own = {arm.arm: arm for arm in self.arms if arm.at == "steps"}
-        found = own | {arm.arm: arm for arm in self.arms if arm.at == measure}
+        matched = own | {arm.arm: arm for arm in self.arms if arm.at == measure}
         pairs = (pair for pair in self.pairs if pair.at == measure)
         claimed = {name for pair in pairs for name in (pair.arm, pair.against)}
-        return [arm for arm in found.values() if measure == "steps" or arm.arm in claimed]
+        return [arm for arm in matched.values() if measure == "steps" or arm.arm in claimed]
 
 
 def judge(
@@ -147,11 +139,11 @@ def judge(
     """Compare the arms' winners.
 
     Args:
-        scores: What was measured.
-        measures: What the arms have in common when they are compared; ``steps`` first.
-        margin: The difference that is too small to matter.
-        best_gkd: The GKD arm with the best score on the selection suite: the claim is about it.
-        seed: Of the resampling.
+        scores: Scores of the winners by document.
+        measures: Measures of cost at which the arms are compared; ``steps`` first.
+        margin: Difference that is too small to matter.
+        best_gkd: GKD arm of the primary comparisons: the best on the selection suite.
+        seed: Seed of the resampling.
     """
     documents = Documents.of_tasks(scores.tasks, scores.shares, scores.clusters)
     sign = 1.0 if scores.higher_is_better else -1.0
@@ -180,11 +172,11 @@ def judge(
 
 
 def verdict_of(record: StudyRecord, best_gkd: str | None) -> Verdict | None:
-    """The verdict of a study, once winners were scored on its test suite.
+    """Return the verdict of a study, once winners were scored on its test suite.
 
     Args:
-        record: The study.
-        best_gkd: The GKD arm with the best score on the selection suite.
+        record: Record of the study.
+        best_gkd: GKD arm with the best score on the selection suite.
     """
     if record.test is None or record.test.scores is None:
         return None
@@ -206,21 +198,18 @@ def _judge_once(
     best_gkd: str | None,
     seed: int,
 ) -> Verdict:
-    """The terminal, the report and the tracker ask for the same verdict, which takes seconds."""
+    """Cache the verdict: terminal, report and tracker need it, and it takes seconds."""
     return judge(scores, measures, margin, best_gkd=best_gkd, seed=seed)
 
 
 def arms_at(scores: ConfirmationScores, at: CostMeasure) -> list[ConfirmedWinner]:
-    """The arms as they compare at a measure of cost: those with no other training have one."""
+    """Return the arms to compare at ``at``; an arm without a training for it has its own."""
     own = {arm.arm: arm for arm in scores.arms if arm.at == "steps"}
     return list((own | {arm.arm: arm for arm in scores.arms if arm.at == at}).values())
 
 
 def paired(ours: ConfirmedWinner, theirs: ConfirmedWinner) -> tuple[Matrix, Matrix] | None:
-    """The scores of two arms with the seeds that both have, if there are any.
-
-    Each of shape (seeds, documents).
-    """
+    """Return the scores of two arms, (seeds, documents), for the seeds that both have."""
     common = [number for number in ours.seeds if number in theirs.seeds]
     if not common:
         return None
@@ -234,11 +223,11 @@ def paired(ours: ConfirmedWinner, theirs: ConfirmedWinner) -> tuple[Matrix, Matr
 def primary_comparisons(
     methods: Mapping[str, Method], best_gkd: str | None
 ) -> list[tuple[str, str]]:
-    """The pairs of arms that a study's claim is about, the GKD arm first.
+    """Return the pairs of arms that a study compares, the GKD arm first.
 
     Args:
-        methods: Of the arms that have a winner.
-        best_gkd: The GKD arm with the best score on the selection suite.
+        methods: Methods of the arms that have a winner.
+        best_gkd: GKD arm with the best score on the selection suite.
     """
     offline = [name for name, method in methods.items() if method in OFFLINE_METHODS]
     if best_gkd is not None and best_gkd in methods and offline:
@@ -256,20 +245,18 @@ def _compare(
     seed: int,
 ) -> list[PairVerdict]:
     by_name = {arm.arm: arm for arm in arms}
-    found = []
+    pairs = []
     for names in primary_comparisons({arm.arm: arm.method for arm in arms}, best_gkd):
         ours, theirs = (by_name[name] for name in names)
         if pair := paired(ours, theirs):
-            found.append((ours, theirs, *pair))
-    differences = [estimate(a - b, documents, seed=seed) for _, _, a, b in found]
+            pairs.append((ours, theirs, *pair))
+    differences = [estimate(a - b, documents, seed=seed) for _, _, a, b in pairs]
     p_values = [p_value(difference) for difference in differences]
     verdicts = []
     for (ours, theirs, a, b), difference, p, adjusted in zip(
-        found, differences, p_values, holm(p_values), strict=True
+        pairs, differences, p_values, holm(p_values), strict=True
     ):
-        lead = replace(difference, mean=sign * difference.mean)
-        several = len(a) > 1
-        binary = bool(np.isin(a, (0.0, 1.0)).all() and np.isin(b, (0.0, 1.0)).all())
+        advantage = replace(difference, mean=sign * difference.mean)
         verdicts.append(
             PairVerdict(
                 arm=ours.arm,
@@ -283,14 +270,10 @@ def _compare(
                 p=p,
                 p_adjusted=adjusted,
                 test=TEST,
-                p_permutation=permutation_p(a - b, documents, draws=PERMUTATIONS, seed=seed)
-                if several
-                else None,
-                p_mcnemar=exact_mcnemar(a[0] > 0, b[0] > 0) if binary and not several else None,
-                p_equivalence=None if margin is None else equivalence_p(lead, margin),
+                p_equivalence=None if margin is None else equivalence_p(advantage, margin),
                 effect=_effect(a, b, documents),
-                comparisons=len(found),
-                conclusion=conclude(lead, adjusted, margin),
+                comparisons=len(pairs),
+                conclusion=conclude(advantage, adjusted, margin),
             )
         )
     return verdicts
@@ -335,7 +318,7 @@ def _matrix(rows: Sequence[Sequence[float]]) -> Matrix:
 
 
 def _estimated(scores: Matrix, documents: Documents, seed: int) -> Interval:
-    """An arm's mean; a share of right answers is between 0 and 1, and so is its interval.
+    """Estimate an arm's mean; the interval of a share of right answers stays within 0 and 1.
 
     Where all answers are right, or all wrong, it is Clopper and Pearson's (Biometrika 26, 1934).
     """
@@ -359,7 +342,7 @@ def _estimated(scores: Matrix, documents: Documents, seed: int) -> Interval:
 
 
 def _effect(ours: Matrix, theirs: Matrix, documents: Documents) -> float | None:
-    """Cohen's d with the documents' deviation in both arms, seeds averaged."""
+    """Compute Cohen's d with the documents' deviation in both arms, seeds averaged."""
     columns = np.stack([ours.mean(axis=0), theirs.mean(axis=0)])
     means = columns @ documents.weights
     variance = float((((columns - means[:, None]) ** 2) @ documents.weights).mean())

@@ -1,4 +1,4 @@
-"""Which student of a study is the one to use."""
+"""Choice of the student of a study to use."""
 
 from __future__ import annotations
 
@@ -11,27 +11,26 @@ from sweeper.records.study_record import ArmRecord, ConfirmationRunRecord, Study
 
 
 class Winner(Record):
-    """A trial of an arm, and why it is chosen."""
+    """Trial of an arm, and why it is chosen."""
 
     arm: str
     method: Method
     trial: TrialRecord
     final: ConfirmationRunRecord | None
-    """The same settings with the first new seed, if they were trained again: no seed is chosen by
-    its score."""
+    """Confirmation run with the first new seed, if there is one: no seed is chosen by its score."""
     why: str
-    """In words, after "chosen ": ``by its selection score``."""
+    """Reason in words, after "chosen ": ``by its selection score``."""
 
 
 def choose(record: StudyRecord, arm: str | None = None) -> Winner:
-    """The study's winner, or that of one of its arms.
+    """Choose the study's winner, or that of one of its arms.
 
-    The best GKD arm wins, unless the verdict is that an offline arm is better. In a study without
+    The best GKD arm wins, unless the verdict shows an offline arm to be better. In a study without
     GKD it is the arm with the best selection score.
 
     Args:
-        record: The study.
-        arm: The arm to take, whatever the scores say.
+        record: Record of the study.
+        arm: Arm to take, whatever its scores.
 
     Raises:
         ConfigError: There is no such arm, or it has no trial with a score.
@@ -78,7 +77,7 @@ def _best_arm(comparison: Comparison, verdict: Verdict | None) -> tuple[str, str
 
 
 def _trial(arm: ArmRecord, comparison: Comparison, verdict: Verdict | None) -> TrialRecord | None:
-    """The arm's best: of several that were trained again, the one that did best then."""
+    """Return the arm's best trial: of several retrained ones the best with new seeds."""
     for judged in verdict.arms if verdict else ():
         if judged.arm == arm.name and judged.at == "steps":
             return next(trial for trial in arm.trials if trial.number == judged.trial)

@@ -8,7 +8,7 @@ from sweeper.analysis.by_task import by_task
 from sweeper.analysis.comparison import as_json as comparison_json
 from sweeper.analysis.verdict import Verdict
 from sweeper.reporting.markdown.importance import search_json
-from sweeper.reporting.markdown.training import practice_json
+from sweeper.reporting.markdown.training import training_json
 from sweeper.reporting.report_data import ReportData
 from sweeper.reporting.text.verdict import notes, sentence
 
@@ -18,7 +18,7 @@ def study_json(page: ReportData) -> dict[str, Any]:
     plain = {
         **comparison_json(page.comparison),
         **search_json(page.search),
-        **practice_json(page.practice),
+        **training_json(page.training),
     }
     verdict = page.verdict
     if verdict is None:

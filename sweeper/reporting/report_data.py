@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from sweeper.analysis.comparison import Comparison, compare
 from sweeper.analysis.importance.lessons import SearchLessons, search_lessons
-from sweeper.analysis.training_lessons import PracticeLessons, practice_lessons
+from sweeper.analysis.training_lessons import TrainingLessons, training_lessons
 from sweeper.analysis.verdict import Verdict, verdict_of
 from sweeper.records.archive import shareable
 from sweeper.records.study_record import StudyRecord
@@ -22,9 +22,9 @@ class ReportData:
     verdict: Verdict | None
     """None before the confirmation runs were scored on the test suite."""
     search: SearchLessons
-    """Importance and effects of the settings that were searched."""
-    practice: PracticeLessons
-    """Settings to take, and advice that the study's evidence tests."""
+    """What the search taught of its settings."""
+    training: TrainingLessons
+    """Lessons of the study on training."""
 
     @staticmethod
     def of(record: StudyRecord) -> ReportData:
@@ -37,7 +37,7 @@ class ReportData:
             comparison=comparison,
             verdict=verdict,
             search=search_lessons(record),
-            practice=practice_lessons(record, comparison, verdict),
+            training=training_lessons(record, comparison, verdict),
         )
 
     @property

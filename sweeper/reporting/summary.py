@@ -11,7 +11,7 @@ from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.console import bulleted, definitions, heading, notice, show
 from sweeper.reporting.markdown.importance import search_view
 from sweeper.reporting.markdown.reproduction import short_facts
-from sweeper.reporting.markdown.training import practice_view
+from sweeper.reporting.markdown.training import training_view
 from sweeper.reporting.report_data import ReportData
 from sweeper.reporting.tables import tasks
 from sweeper.reporting.tables.comparison import comparison_view
@@ -42,7 +42,7 @@ def show_study(page: ReportData, console: Console) -> None:
     if lacking := unconfirmed(record):
         console.print()
         show(Text(lacking), console)
-    for view in (search_view(page.comparison, page.search), practice_view(page.practice)):
+    for view in (search_view(page.comparison, page.search), training_view(page.training)):
         if view is not None:
             console.print()
             show(view, console)

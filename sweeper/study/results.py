@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic_core import from_json
 
-from sweeper.analysis.teacher_gap import teacher_gap_sentence
+from sweeper.analysis.teacher_gap import measure_teacher_gap
 from sweeper.config.arms import ArmConfig
 from sweeper.config.loading import load_study
 from sweeper.config.names import is_name
@@ -70,7 +70,7 @@ def read_teacher_gap(paths: StudyPaths) -> TeacherGap | None:
     if teacher is None or student is None or teacher.suite_hash != student.suite_hash:
         return None
     theirs, ours = (selection_documents(paths.preparation(step)) for step in ("teacher", "student"))
-    return teacher_gap_sentence(teacher, student, theirs, ours)
+    return measure_teacher_gap(teacher, student, theirs, ours)
 
 
 def selection_documents(files: JobPaths) -> list[ScoredDocument]:

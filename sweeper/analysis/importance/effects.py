@@ -1,4 +1,4 @@
-"""What each setting does to the score with the others averaged out."""
+"""Effect of each setting on the score, the other settings averaged out."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from sweeper.records import Record
 
 
 class Effect(Record):
-    """The course of the score over one setting of an arm, the others averaged out."""
+    """Score over one setting of an arm, the other settings averaged out."""
 
     arm: str
     name: str
     values: tuple[Scalar, ...]
-    """Of the setting: all there are, or points of its range."""
+    """Values of the setting: all of them, or points of its range."""
     scale: Literal["linear", "log", "values", "names"]
-    """How to draw them: as a range, or as single values, which may be numbers."""
+    """Scale to draw them on: a range, single numbers, or names."""
     scores: tuple[float, ...]
-    """The mean of all re-fits, by value."""
+    """Mean over all re-fits, by value."""
     low: tuple[float, ...]
     high: tuple[float, ...]
-    """Quantiles across re-fits (``refits.INTERVAL``) of how the score differs from its mean over
+    """Quantiles across re-fits (``forest.INTERVAL``) of the score's difference from its mean over
     the setting, around that mean."""
     best: Scalar
     worst: Scalar
     difference: float
-    """From the worst value to the best, positive."""
+    """Difference between the best value and the worst, positive."""
     checked_low: float
     checked_high: float
-    """Quantiles across re-fits of the same difference where one half of the trials chooses both
-    values and the other half, which has not seen them chosen, gives the scores."""
+    """Quantiles across re-fits of that difference, where one half of the trials chooses both values
+    and the other half gives the scores."""
     trials: int
     conditional: bool
-    """Whether only some trials sampled the setting; the effect is the one within those that
+    """True if only some trials sampled the setting; the effect is the one within the trials that
     sampled every setting."""
 
     @property
     def clear(self) -> bool:
-        """Whether the effect is larger than its uncertainty: it holds in the other half, too."""
+        """True if the effect is larger than its uncertainty: it also holds in the other half."""
         return self.checked_low > 0
 
 
 def effects(refits: ArmForests, *, higher_is_better: bool) -> list[Effect]:
-    """The effect of each setting of an arm: clear ones first, and of them the largest."""
+    """Compute the effect of each setting of an arm: clear ones first, then by size."""
     found = []
     seen: set[str] = set()
     for conditional, fitted in ((False, refits.shared), (True, refits.everywhere)):
@@ -97,7 +97,7 @@ def _scale(axis: Axis) -> Literal["linear", "log", "values", "names"]:
 
 
 def _checked(curves: Floats) -> Floats:
-    """From worst to best of each curve, by the curve of the other half."""
+    """Take each curve's best and worst value; return their difference in the other half."""
     others = curves.reshape(-1, 2, curves.shape[1])[:, ::-1].reshape(curves.shape)
     rows = np.arange(len(curves))
     return np.asarray(

@@ -1,14 +1,14 @@
-"""What an arm's trials say of its settings, and how far that can be trusted: forests on halves.
+"""Forests that predict the score from an arm's settings, fitted to halves of its trials.
 
 A forest of extremely randomised trees (Geurts, Ernst and Wehenkel, 2006) predicts the score from
-the settings. What is read from it are marginals: the prediction for one setting's value, or two's,
-averaged over all other settings as the space samples them. A tree's leaves are boxes, so this is
-exact (Hutter, Hoos and Leyton-Brown, ICML 2014).
+the settings. Marginals are read from it: the prediction for a setting's value, averaged over all
+other settings as the space samples them. A tree's leaves are boxes, so this is exact (Hutter, Hoos
+and Leyton-Brown, ICML 2014).
 
 The uncertainty comes from re-fits. Each splits the trials into two halves at random and fits one
-forest to each (complementary pairs: Shah and Samworth, 2013). What half-samples differ by is what
-other samples of all trials would differ by, as with a bootstrap, and no trial counts twice. And
-what one half shows can be looked up in the other, which has not chosen it.
+forest to each (complementary pairs: Shah and Samworth, 2013). Half-samples differ as other samples
+of all trials would, as with a bootstrap, and no trial counts twice. An effect chosen in one half
+can be checked in the other.
 """
 
 from __future__ import annotations
@@ -29,34 +29,34 @@ from sweeper.records.seeds import forest_seed
 from sweeper.records.study_record import ArmRecord
 
 FEWEST_TRIALS = 6
-"""Below this, halves of them say nothing."""
+"""Fewest trials to fit: halves of fewer are useless."""
 MOST_TRIALS = 400
-"""Of more, an even selection is used: the estimates settle long before, their time does not."""
+"""Most trials to fit, an even selection: estimates settle long before."""
 PAIRS = 10
-"""Random splits into halves: twice as many forests."""
+"""Random splits into halves, each with two forests."""
 TREES = 8
-"""In each forest; together as many as one large forest has."""
+"""Trees of each forest."""
 POINTS = 24
-"""At which a range is looked at, evenly on the scale that it is sampled on."""
+"""Points of a range, even on the scale that it is sampled on."""
 INTERVAL = (0.1, 0.9)
-"""The quantiles across re-fits that every interval here is made of."""
+"""Quantiles across re-fits that bound every interval."""
 
 Row = tuple[dict[str, Scalar], float]
-"""A trial's settings, and its score."""
+"""Settings of a trial, and its score."""
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One setting as the forests see it."""
+    """Setting as the forests see it."""
 
     name: str
     space: AnySpace
 
     @cached_property
     def values(self) -> tuple[Scalar, ...]:
-        """The values at which the setting is looked at, each as likely to be sampled."""
+        """Values at which the setting is evaluated, each as likely to be sampled."""
         space = self.space
         if isinstance(space, CategoricalSpace):
             return tuple(sorted(space.choices, key=_number)) if self.ordered else space.choices
@@ -71,7 +71,7 @@ class Axis:
 
     @property
     def ordered(self) -> bool:
-        """Whether the values are numbers: a list of them is in order of size, whatever it says."""
+        """True if the values are numbers, which are then in order of size."""
         return not isinstance(self.space, CategoricalSpace) or all(
             isinstance(choice, int | float) and not isinstance(choice, bool)
             for choice in self.space.choices
@@ -79,12 +79,12 @@ class Axis:
 
     @property
     def discrete(self) -> bool:
-        """Whether ``values`` are all that there are, rather than points of a range."""
+        """True if ``values`` are all values, rather than points of a range."""
         count = self.space.count()
         return count is not None and count == len(self.values)
 
     def place(self, value: Scalar) -> float:
-        """Where a number lies between the ends of the space, from 0 to 1, as it is sampled."""
+        """Place a number between the ends of the space, from 0 to 1, on its scale."""
         space = self.space
         if isinstance(space, CategoricalSpace):
             # By rank: one step of a tree tells an end from its neighbour, however near that is.
@@ -95,7 +95,7 @@ class Axis:
         return (number - space.low) / (space.high - space.low)
 
     def code(self, value: Scalar) -> list[float]:
-        """The columns that trees split: one, or one for each choice that is no number."""
+        """Encode a value as columns: one, or one for each choice that is no number."""
         if self.ordered:
             return [self.place(value)]
         return [float(value == choice) for choice in self.values]
@@ -110,84 +110,79 @@ class Axis:
 
 @dataclass(frozen=True)
 class Tree:
-    """A fitted tree as its leaves, which are boxes."""
+    """Fitted tree, as its leaves, which are boxes."""
 
     scores: Floats
-    """Each leaf's prediction."""
+    """Prediction of each leaf."""
     inside: tuple[Bools, ...]
-    """By axis, which of its values each leaf holds: leaves by values."""
+    """Values that each leaf holds, by axis: leaves by values."""
 
-    def marginal(self, *axes: int) -> Floats:
-        """The prediction by the values of one axis, or of two, the others averaged out."""
-        weights = self.scores * self._shares(but=axes)
-        if len(axes) == 1:
-            return np.asarray(weights @ self.inside[axes[0]], dtype=float)
-        first, second = (self.inside[axis].astype(float) for axis in axes)
-        return np.asarray((first * weights[:, None]).T @ second, dtype=float)
+    def marginal(self, axis: int) -> Floats:
+        """Return the prediction by the values of an axis, the others averaged out."""
+        return np.asarray(self.scores * self._shares(but=axis) @ self.inside[axis], dtype=float)
 
     def variance(self) -> float:
-        """Of the prediction over the whole space."""
+        """Compute the variance of the prediction over the whole space."""
         shares = self._shares()
         mean = shares @ self.scores
         return float(shares @ (self.scores - mean) ** 2)
 
-    def _shares(self, but: Sequence[int] = ()) -> Floats:
-        """The share of the space that each leaf holds, as seen along all other axes."""
+    def _shares(self, but: int | None = None) -> Floats:
+        """Return the share of the space that each leaf holds along all axes but one."""
         shares = np.ones(len(self.scores))
         for axis, inside in enumerate(self.inside):
-            if axis not in but:
+            if axis != but:
                 shares *= inside.mean(axis=1)
         return shares
 
 
 @dataclass(frozen=True)
 class Forests:
-    """Forests on halves of the trials; two that follow each other share no trial."""
+    """Forests on halves of the trials; two in a row share no trial."""
 
     axes: tuple[Axis, ...]
     trials: int
     forests: tuple[tuple[Tree, ...], ...]
 
     def index(self, name: str) -> int | None:
-        """The axis of a setting, if it is one."""
+        """Return the axis of a setting, if it has one."""
         names = [axis.name for axis in self.axes]
         return names.index(name) if name in names else None
 
-    def marginals(self, *axes: int) -> Floats:
-        """Each forest's marginal, a row for each."""
+    def marginals(self, axis: int) -> Floats:
+        """Return each forest's marginal of an axis: forests by values."""
         return np.array(
-            [np.mean([tree.marginal(*axes) for tree in trees], axis=0) for trees in self.forests]
+            [np.mean([tree.marginal(axis) for tree in trees], axis=0) for trees in self.forests]
         )
 
     def shares(self) -> Floats:
-        """Each forest's importances, which sum to 1 unless all are 0: forests by axes."""
+        """Return each forest's importances, which sum to 1 unless all are 0: forests by axes."""
         found = np.zeros((len(self.forests), len(self.axes)))
         for row, trees in zip(found, self.forests, strict=True):
             for tree in trees:
-                if (whole := tree.variance()) > 0:
-                    row += [tree.marginal(axis).var() / whole for axis in range(len(self.axes))]
+                if (variance := tree.variance()) > 0:
+                    row += [tree.marginal(axis).var() / variance for axis in range(len(self.axes))]
         totals = found.sum(axis=1, keepdims=True)
         return np.asarray(found / np.where(totals > 0, totals, 1.0), dtype=float)
 
 
 @dataclass(frozen=True)
 class ArmForests:
-    """All that is known of an arm's settings."""
+    """Forests of an arm."""
 
     arm: str
     axes: dict[str, Axis]
-    """The settings that the arm searches and that vary."""
+    """Settings that the arm searches and that vary."""
     rows: tuple[Row, ...]
-    """Its scored trials inside the search space, in ascending number."""
+    """Scored trials inside the search space, in ascending number."""
     shared: Forests | None
-    """Of the settings that all trials sampled."""
+    """Forests of the settings that all trials sampled."""
     everywhere: Forests | None
-    """Of all settings, within the trials that sampled every one; None if ``shared`` has them all.
-
-    A setting such as ``temperature``, which is dead at ``lmbda`` 0, is only here."""
+    """Forests of all settings, within the trials that sampled every one; None if ``shared`` has all
+    settings. ``temperature``, for example, has no effect at ``lmbda`` 0 and is only here."""
 
     def curves(self, name: str) -> Floats:
-        """Each forest's marginal of one setting, from all trials that can speak for it."""
+        """Return each forest's marginal of a setting, from all trials that sampled it."""
         for refits in (self.shared, self.everywhere):
             if refits is not None and (index := refits.index(name)) is not None:
                 return refits.marginals(index)
@@ -195,7 +190,7 @@ class ArmForests:
 
 
 def fit_forests(arm: ArmRecord, study_seed: int = 0) -> ArmForests:
-    """Fit forests to the completed trials of ``arm``, but for those outside its search space.
+    """Fit forests to the completed trials of ``arm`` inside its search space.
 
     The same records and seed give the same forests. There are none with fewer than
     ``FEWEST_TRIALS`` trials or without two different scores.
@@ -245,9 +240,9 @@ def _forests(axes: Sequence[Axis], rows: Sequence[Row], seed: int) -> Forests | 
 
 
 def _points(axes: Sequence[Axis]) -> Floats:
-    """What a column is at each value of each axis, one axis after the other; NaN at other axes'.
+    """Encode each value of each axis, one axis after the other; columns by points.
 
-    Columns by points.
+    A column is NaN at the values of other axes.
     """
     blocks = [np.array([axis.code(value) for value in axis.values]).T for axis in axes]
     points = np.full((sum(len(b) for b in blocks), sum(b.shape[1] for b in blocks)), np.nan)
@@ -259,12 +254,12 @@ def _points(axes: Sequence[Axis]) -> Floats:
 
 
 def _tree(fitted: Any, axes: Sequence[Axis], points: Floats) -> Tree:
-    """The leaves of a tree of scikit-learn's; a node's children come after it."""
+    """Convert a tree of scikit-learn, whose nodes come before their children, to leaves."""
     left, right = fitted.children_left, fitted.children_right
     inside = np.ones((fitted.node_count, points.shape[1]), dtype=bool)
     for node in np.flatnonzero(left >= 0):
         column, threshold = points[fitted.feature[node]], fitted.threshold[node]
-        # NaN compares false to everything: what another axis holds stays.
+        # NaN compares false to everything: values of other axes stay.
         inside[left[node]] = inside[node] & ~(column > threshold)
         inside[right[node]] = inside[node] & ~(column <= threshold)
     leaves = np.flatnonzero(left < 0)

@@ -1,8 +1,8 @@
-"""Which of an arm's settings its scores depend on: fANOVA on the completed trials.
+"""Importance of an arm's settings: fANOVA on the completed trials.
 
 The importance of a setting is the share of the score's variance, over the search space as it is
 sampled, that the setting explains on its own (Hutter, Hoos and Leyton-Brown, ICML 2014), scaled so
-that the settings of one estimate sum to 1. It comes with the interval that re-fits give it.
+that the settings of one estimate sum to 1. Its interval comes from re-fits.
 """
 
 from __future__ import annotations
@@ -14,32 +14,32 @@ from sweeper.records import Record
 
 
 class ImportanceShare(Record):
-    """The importance of one setting."""
+    """Importance of one setting."""
 
     share: float
-    """The mean of all re-fits."""
+    """Mean over all re-fits."""
     low: float
     high: float
-    """Quantiles across re-fits: ``refits.INTERVAL``, or ``share`` where that lies outside."""
+    """Quantiles across re-fits (``forest.INTERVAL``), or ``share`` where that lies outside."""
 
 
 class Importance(Record):
-    """The importances of one arm's settings."""
+    """Importances of one arm's settings."""
 
     arm: str
     values: dict[str, ImportanceShare]
-    """Of each setting that all trials sampled, largest first; they sum to 1."""
+    """Shares of the settings that all trials sampled, largest first; they sum to 1."""
     trials: int
-    """Trials that ``values`` was estimated from."""
+    """Number of trials that ``values`` was estimated from."""
     conditional: dict[str, ImportanceShare]
-    """Of each setting that only some trials sampled (such as ``temperature``, which is dead at
-    ``lmbda`` 0), within the trials that sampled every setting: not on the scale of ``values``."""
+    """Shares of the settings that only some trials sampled (``temperature`` has no effect at
+    ``lmbda`` 0), within the trials that sampled every setting; not on the scale of ``values``."""
     conditional_trials: int
-    """Trials that ``conditional`` was estimated from."""
+    """Number of trials that ``conditional`` was estimated from."""
 
 
 def parameter_importance(refits: ArmForests) -> Importance | None:
-    """The importances of the settings that an arm searches.
+    """Estimate the importances of the settings that an arm searches.
 
     Returns:
         None when there are no re-fits, or when fewer than two settings vary: the share of a single
@@ -63,7 +63,7 @@ def _shares(refits: Forests | None) -> dict[str, ImportanceShare]:
     if refits is None or len(refits.axes) < 2:
         return {}
     found = refits.shares()
-    # A half whose scores are all equal says nothing of what decides them.
+    # A half whose scores are all equal has no importances.
     found = found[found.sum(axis=1) > 0]
     if not len(found):
         return {}

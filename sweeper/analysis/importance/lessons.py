@@ -1,4 +1,4 @@
-"""What a study's search taught of its settings, arm by arm: all that is fitted, fitted once."""
+"""Lessons of a search on its settings, arm by arm; forests are fitted once."""
 
 from __future__ import annotations
 
@@ -6,44 +6,41 @@ from sweeper.analysis.importance.effects import Effect, effects
 from sweeper.analysis.importance.forest import fit_forests
 from sweeper.analysis.importance.importance import Importance, parameter_importance
 from sweeper.analysis.importance.ranges import ExhaustedRange, exhausted_ranges
-from sweeper.analysis.importance.surface import Surface, lmbda_beta_surface
 from sweeper.records import Record
 from sweeper.records.study_record import StudyRecord
 
 
 class ArmLessons(Record):
-    """What one arm's trials taught."""
+    """Lessons of one arm's trials."""
 
     arm: str
     importance: Importance | None
     effects: tuple[Effect, ...]
-    """Clear ones first."""
+    """Effects of the settings, clear ones first."""
     exhausted: tuple[ExhaustedRange, ...]
-    surface: Surface | None
-    """Of a GKD arm that searches both ``lmbda`` and ``beta``."""
 
 
 class SearchLessons(Record):
-    """What a study's trials taught; empty without enough of them."""
+    """Lessons of a study's trials; empty without enough of them."""
 
     arms: tuple[ArmLessons, ...]
-    """In the study's order; only those that taught something."""
+    """Arms with lessons, in the study's order."""
 
 
 def search_lessons(record: StudyRecord) -> SearchLessons:
-    """Everything about the settings that the search allows to say.
+    """Draw the lessons of a search on its settings.
 
-    Of a study with several objectives it is about the score. The same record gives the same
-    numbers: all seeds follow from the study's.
+    With several objectives they are about the score. The same record gives the same numbers: all
+    seeds follow from the study's.
     """
     seed = int(record.config.get("seed", 0))
-    found = []
+    lessons = []
     for arm in record.arms:
         refits = fit_forests(arm, seed)
         seen = effects(refits, higher_is_better=record.higher_is_better)
         if not seen:
             continue
-        found.append(
+        lessons.append(
             ArmLessons(
                 arm=arm.name,
                 importance=parameter_importance(refits),
@@ -51,7 +48,6 @@ def search_lessons(record: StudyRecord) -> SearchLessons:
                 exhausted=tuple(
                     exhausted_ranges(refits, seen, higher_is_better=record.higher_is_better)
                 ),
-                surface=lmbda_beta_surface(refits) if arm.method == "gkd" else None,
             )
         )
-    return SearchLessons(arms=tuple(found))
+    return SearchLessons(arms=tuple(lessons))

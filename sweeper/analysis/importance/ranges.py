@@ -1,4 +1,4 @@
-"""Ranges that the search has exhausted: its best trials lie at an end, and may lie beyond it."""
+"""Exhausted ranges: the best trials lie at an end, so better ones may lie beyond it."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from sweeper.config.space import AnySpace, CategoricalSpace, IntSpace
 from sweeper.records import Record
 
 FEWEST_BEST = 3
-"""Of the best trials, so many or a tenth are looked at, whichever is more."""
+"""Fewest best trials considered; a tenth of all if that is more."""
 NEAR = 0.15
-"""The part of a range, as it is sampled, that counts as its end."""
+"""Share of a range, on its scale, that counts as its end."""
 
 
 class ExhaustedRange(Record):
-    """A setting whose best trials lie at an end of what was searched."""
+    """Setting whose best trials lie at an end of its range."""
 
     arm: str
     name: str
     end: Literal["low", "high"]
     limit: float | int
-    """The range's end, or the last value of a list of numbers."""
+    """End of the range, or last value of a list of numbers."""
     best: float | int
-    """The value of the best of the trials there."""
+    """Value of the best trial there."""
     wider: dict[str, Any] | None
-    """The search space with that end moved outwards; None where the setting itself ends."""
+    """Search space with that end moved outwards; None where the setting allows no more."""
 
 
 def exhausted_ranges(
     refits: ArmForests, effects: Sequence[Effect], *, higher_is_better: bool
 ) -> list[ExhaustedRange]:
-    """The ranges of an arm that should be wider.
+    """Find the ranges of an arm that should be wider.
 
-    A range counts where all of this holds: the setting has a clear effect, its course still rises
-    to the end in 90 % of the re-fits, and the best trial is there, or half of the best few.
+    A range is exhausted if the setting has a clear effect, if its score still rises to the end in
+    90 % of the re-fits, and if the best trial, or half of the best few, is there.
     """
     found = []
     sign = 1.0 if higher_is_better else -1.0
@@ -80,16 +80,16 @@ _ENDS: tuple[tuple[Literal["low", "high"], float], ...] = (("low", 0.0), ("high"
 
 
 def _at_end(axis: Axis, value: Scalar, place: float) -> bool:
-    """Whether the value is an end of a list or of steps, or near that of a range."""
+    """Return True if the value is an end of a list or of steps, or near that of a range."""
     if axis.discrete:
         return value == axis.values[round(place) * (len(axis.values) - 1)]
     return abs(axis.place(value) - place) <= NEAR
 
 
 def _rises(axis: Axis, curves: Floats, end: Literal["low", "high"]) -> bool:
-    """Whether the end is better than what is a quarter of the range, or one value, further in.
+    """Return True if the end is better than a quarter of the range, or one value, further in.
 
-    Both places are fixed before anyone looks, so the re-fits can be taken as they are.
+    Both places are fixed beforehand, so all re-fits can be used.
     """
     inwards = 1 if axis.discrete else max(1, len(axis.values) // 4)
     last, inner = (0, inwards) if end == "low" else (-1, -1 - inwards)
@@ -98,7 +98,7 @@ def _rises(axis: Axis, curves: Floats, end: Literal["low", "high"]) -> bool:
 
 
 def _wider(axis: Axis, end: Literal["low", "high"]) -> dict[str, Any] | None:
-    """The space with its ``end`` further out, as far as the setting allows; None if it cannot."""
+    """Move an end of the space outwards as far as the setting allows; None if it cannot."""
     space = axis.space
     plain = {"type": space.type, **space.model_dump(exclude_defaults=True)}
     for value in _further(space, end):
@@ -112,7 +112,7 @@ def _wider(axis: Axis, end: Literal["low", "high"]) -> dict[str, Any] | None:
 
 
 def _further(space: AnySpace, end: Literal["low", "high"]) -> Iterator[float | int]:
-    """Values beyond the ``end``, those that are wanted most first."""
+    """Yield values beyond the ``end``, the preferred ones first."""
     outwards = 1 if end == "high" else -1
     if isinstance(space, CategoricalSpace):
         numbers = sorted(float(v) for v in space.choices if isinstance(v, int | float))
@@ -131,7 +131,7 @@ def _further(space: AnySpace, end: Literal["low", "high"]) -> Iterator[float | i
         # Half of the range further, on the scale that it is sampled on.
         by = math.sqrt(space.high / space.low) if space.log else width / 2
         wanted = edge * by**outwards if space.log else edge + outwards * by
-    # Where that is more than the setting takes: to the end of a share, or half of the way there.
+    # If the setting does not take that: the end of a share, or half of the way there.
     bound = 1.0 if outwards > 0 else 0.0
     for value in (wanted, bound, (edge + bound) / 2):
         rounded = round(value) if whole else float(f"{value:.2g}")
@@ -140,7 +140,7 @@ def _further(space: AnySpace, end: Literal["low", "high"]) -> Iterator[float | i
 
 
 def _next(edge: float, neighbour: float) -> float:
-    """What would go on with a list: by the same factor where that is 2 or more, else by steps."""
+    """Continue a list by its last factor where that is 2 or more, else by its last step."""
     if edge * neighbour > 0 and not 0.5 < edge / neighbour < 2:
         return edge * edge / neighbour
     return edge + (edge - neighbour)

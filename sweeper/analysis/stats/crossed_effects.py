@@ -1,25 +1,25 @@
-"""Means over seeds and documents, and how sure they are: the two are crossed.
+"""Means over crossed seeds and documents, with their uncertainty.
 
 Every seed is scored on the same documents, and both arms of a comparison on the same documents with
-the same seeds. A score is ``x[s, d] = mean + seed[s] + document[d] + rest[s, d]``, and a mean is
-unsure because other seeds and other documents might have been drawn. To resample documents for each
-seed anew, or to pool seeds, takes one source of variance for many independent ones, and gives
-intervals that are too narrow.
+the same seeds. A score is ``x[s, d] = mean + seed[s] + document[d] + rest[s, d]``. A mean is
+uncertain because other seeds and other documents might have been drawn. Resampling documents for
+each seed, or pooling seeds, takes one source of variance for many independent ones; such intervals
+are too narrow.
 
-The variance of a mean has two parts, from the mean squares of the two-way random-effects model:
-that of the seeds, which few seeds tell badly, and that of the documents, which many documents tell
-well. Both mean squares hold the rest, which must count once: it stays with the seeds and is taken
-off the documents. The other way round, seeds that happen to lie close together leave nothing of
-their part, and the interval misses the truth up to twice as often as it says.
+The variance of a mean has two parts, from the mean squares of the two-way random-effects model.
+Few seeds estimate the part of the seeds badly; many documents estimate theirs well. Both mean
+squares hold the rest, which must count once: it stays with the seeds and is subtracted from the
+documents. The other way round, seeds that happen to lie close together leave nothing of their part,
+and the interval misses the truth up to twice as often as stated.
 
 The interval reaches as far as a standard error times a mean of the quantiles of Student's t for
 the seeds and for the documents, weighted by their shares of the variance (Cochran, Biometrics 20,
-1964; the larger share counts a little more here, see ``_EMPHASIS``). Satterthwaite's one number of
-degrees of freedom for both gives too narrow intervals where few seeds differ about as much as the
-documents make unsure, most of all far out, where Holm's procedure looks. The interval's shape,
-because bounded scores are skewed, is that of a crossed bootstrap (McCullagh, Bernoulli 6, 2000;
-Owen, Annals of Applied Statistics 1, 2007), which by itself is too narrow for few seeds and too
-wide where the rest dominates.
+1964; the larger share counts a little more here, see ``_EMPHASIS``). Satterthwaite's single number
+of degrees of freedom gives too narrow intervals where few seeds vary about as much as documents do,
+above all in the tails that Holm's procedure uses. Because bounded scores are skewed, the interval
+has the shape of a crossed bootstrap (McCullagh, Bernoulli 6, 2000; Owen, Annals of Applied
+Statistics 1, 2007), which by itself is too narrow for few seeds and too wide where the rest
+dominates.
 """
 
 from __future__ import annotations
@@ -38,24 +38,25 @@ Matrix = NDArray[np.float64]
 DRAWS = 4_000
 """Resamples of an interval by default."""
 _LEAST = 1e-50
-"""A probability below which it does not matter how small it is; it is taken for 0."""
+"""Probability below which a tail is taken for 0."""
 _EMPHASIS = 1.2
-"""The power to which shares of the variance are taken as weights of the quantiles. At 1, which is
-Cochran's, three seeds that do not differ cover 97.1 % in the normal model; at 1.2 coverage is
-between 95 and 97 % for 3 to 10 seeds and 40 to 500 documents, and at 1.3 Holm's procedure errs
-noticeably more often than it says."""
+"""Power of the variance shares that weight the quantiles.
+
+At 1, which is Cochran's, three seeds that do not differ cover 97.1 % in the normal model. At 1.2
+coverage is between 95 and 97 % for 3 to 10 seeds and 40 to 500 documents. At 1.3 Holm's procedure
+errs noticeably more often than stated."""
 _CHUNK = 2_000_000
-"""Numbers that are held at a time."""
+"""Most numbers held at a time."""
 
 
 @dataclass(frozen=True)
 class Documents:
-    """The columns of a score matrix: what each counts, and which belong together.
+    """Columns of a score matrix: their weights, tasks and clusters.
 
     Args:
         weights: Each document's share of the mean; they sum to 1.
-        strata: The task of each document: other documents of the same tasks might have been drawn.
-        clusters: The group of each document: documents of one group are drawn together.
+        strata: Task of each document: other documents of the same tasks might have been drawn.
+        clusters: Group of each document: documents of one group are drawn together.
     """
 
     weights: Matrix
@@ -64,7 +65,7 @@ class Documents:
 
     @staticmethod
     def alike(count: int) -> Documents:
-        """``count`` documents of one task, none of which belong together."""
+        """Build ``count`` documents of one task, none of which belong together."""
         ones = np.full(count, 1.0 / count)
         return Documents(ones, np.zeros(count, np.intp), np.arange(count))
 
@@ -72,12 +73,12 @@ class Documents:
     def of_tasks(
         tasks: Sequence[str], shares: Sequence[float], clusters: Sequence[str] | None = None
     ) -> Documents:
-        """Documents of several tasks.
+        """Build documents of several tasks.
 
         Args:
-            tasks: The task of each document.
-            shares: What the mean takes of each document's score, of any sum.
-            clusters: The group of each document, within its task; by default each its own.
+            tasks: Task of each document.
+            shares: Weight of each document's score in the mean, of any sum.
+            clusters: Group of each document within its task; by default each its own.
         """
         _, strata = np.unique(np.asarray(tasks), return_inverse=True)
         weights = np.asarray(shares, dtype=float)
@@ -89,31 +90,30 @@ class Documents:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds and documents, and how sure it is."""
+    """Mean over seeds and documents, with its uncertainty."""
 
     mean: float
     seeds: int
     documents: int
     variance_of_seeds: float
-    """Of the mean, because other seeds might have been drawn, and of the rest; 0 with one seed,
-    which cannot say."""
+    """Variance of the mean from seeds, the rest included; 0, for unknown, with one seed."""
     variance_of_documents: float
-    """Of the mean, because other documents might have been drawn; with one seed also the rest."""
+    """Variance of the mean from documents; with one seed the rest is included."""
     freedom_of_documents: int
-    """Degrees of freedom of the latter; of the former one less than there are seeds. 0 with one
-    document, which says nothing of others."""
+    """Degrees of freedom of the documents' part; 0 with one document. The seeds' part has one less
+    than there are seeds."""
     level: float
-    """How often such an interval holds the mean over all seeds and documents."""
+    """Confidence level of the interval."""
     low: float
     high: float
 
     @property
     def stderr(self) -> float:
-        """The standard error, with both parts."""
+        """Standard error, with both parts."""
         return math.sqrt(self.variance_of_seeds + self.variance_of_documents)
 
     def reach(self, tail: float) -> float:
-        """How far a mean lies from the truth, on one side, with the probability ``tail``."""
+        """Return how far a mean lies from the truth, on one side, with probability ``tail``."""
         return float(
             reach(
                 self.variance_of_seeds,
@@ -125,7 +125,7 @@ class Estimate:
         )
 
     def tail(self, distance: float) -> float:
-        """The probability, on one side, that a mean lies so far from the truth; of ``reach``.
+        """Return the probability, on one side, that a mean lies so far from the truth.
 
         Where all scores are the same it is that of a sign test: that all documents agree by chance.
         One document alone shows nothing.
@@ -153,14 +153,14 @@ def reach(
     seeds: int,
     freedom_of_documents: int,
 ) -> NDArray[np.float64]:
-    """How far means of these variances lie from the truth, on one side, with probability ``tail``.
+    """Return how far means lie from the truth, on one side, with probability ``tail``.
 
     Args:
-        of_seeds: The seeds' parts of the variances of the means, as in ``Estimate``.
-        of_documents: The documents' parts.
+        of_seeds: Seeds' parts of the variances of the means, as in ``Estimate``.
+        of_documents: Documents' parts.
         tail: At most 0.5, to be reached on this side; above, it is the other side's, and negative.
-        seeds: How many there are.
-        freedom_of_documents: Of the documents' parts.
+        seeds: Number of seeds.
+        freedom_of_documents: Degrees of freedom of the documents' parts.
     """
     quantile_of_documents = -special.stdtrit(max(freedom_of_documents, 1), tail)
     quantile_of_seeds = -special.stdtrit(seeds - 1, tail) if seeds > 1 else quantile_of_documents
@@ -179,14 +179,14 @@ def estimate(
     draws: int = DRAWS,
     seed: int = 0,
 ) -> Estimate:
-    """The mean of one arm's scores, or of the differences of two arms, with its interval.
+    """Estimate the mean of an arm's scores, or of two arms' differences, with its interval.
 
     Args:
         scores: Shape (seeds, documents).
-        documents: Of the columns.
-        level: The interval's.
-        draws: Resamples; 0 takes the quantiles of Student's t.
-        seed: Of the resampling.
+        documents: Documents of the columns.
+        level: Confidence level of the interval.
+        draws: Number of resamples; 0 takes the quantiles of Student's t.
+        seed: Seed of the resampling.
 
     Raises:
         ValueError: There are no scores, or the shapes do not fit.
@@ -222,10 +222,10 @@ def estimate(
 
 
 def _variances(scores: Matrix, documents: Documents) -> tuple[float, float, int]:
-    """The two parts of the mean's variance, and the degrees of freedom of the documents'.
+    """Return both parts of the mean's variance, and the documents' degrees of freedom.
 
-    The mean squares of seeds and of documents (or clusters) both hold the rest, which must not
-    count twice: the documents' part is what is left without it, and never below 0.
+    The mean squares of seeds and of documents (or clusters) both hold the rest. It is subtracted
+    from the documents' part, which is never below 0.
     """
     seeds = scores.shape[0]
     rows = scores @ documents.weights
@@ -239,7 +239,7 @@ def _variances(scores: Matrix, documents: Documents) -> tuple[float, float, int]
     task_of[documents.clusters] = documents.strata
     sizes = np.bincount(task_of)
     correction = (sizes / np.maximum(sizes - 1, 1))[task_of]
-    # What is left of scores that are all the same, in floating point, is no variance.
+    # Rounding errors of equal scores are no variance.
     deviations[np.abs(deviations) < 1e-12 * np.abs(documents.weights).max()] = 0.0
     columns = deviations.mean(axis=0)
     of_documents = float((correction * columns**2).sum())
@@ -252,14 +252,14 @@ def _variances(scores: Matrix, documents: Documents) -> tuple[float, float, int]
 
 
 def _sums(values: Matrix, groups: NDArray[np.intp]) -> Matrix:
-    """Sums over the columns of each group; shape (rows, groups)."""
+    """Sum over the columns of each group; shape (rows, groups)."""
     return np.stack([np.bincount(groups, row) for row in values])
 
 
 def _resample(
     scores: Matrix, documents: Documents, draws: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Means of resamples: seeds drawn anew, and clusters within their task, once for all seeds."""
+    """Resample seeds, and clusters within their task once for all seeds; return the means."""
     seeds = scores.shape[0]
     clusters = int(documents.clusters.max()) + 1
     task_of = np.zeros(clusters, np.intp)

@@ -1,9 +1,8 @@
-"""How sure a ratio of two means is, such as the share of a gap that was closed.
+"""Interval of a ratio of two means, such as the share of a gap that was closed.
 
 Fieller's method (Journal of the Royal Statistical Society B 16, 1954): a ratio is plausible if the
 mean of ``numerator - ratio * denominator`` is not shown to differ from 0. Both are scores of the
-same documents, so what their errors have in common cancels, and what seeds and documents each add
-is that of ``crossed.estimate``.
+same documents, so their common errors cancel. ``crossed_effects.estimate`` gives the variance.
 """
 
 from __future__ import annotations
@@ -16,25 +15,25 @@ from sweeper.analysis.stats.crossed_effects import Documents, Matrix, estimate
 from sweeper.analysis.stats.significance import ALPHA
 
 _FURTHEST = 2.0**20
-"""Of the interval's width, to either side; what reaches further says nothing."""
+"""Farthest end of an interval from the ratio; an interval that reaches further is useless."""
 
 
 def ratio_interval(
     numerator: Matrix, denominator: Matrix, documents: Documents
 ) -> tuple[float, float] | None:
-    """The 95 % interval of ``mean(numerator) / mean(denominator)``.
+    """Compute the 95 % interval of ``mean(numerator) / mean(denominator)``.
 
     Args:
         numerator: Shape (seeds, documents).
         denominator: Shape (1, documents), the same for all seeds, or that of ``numerator``.
-        documents: Of the columns.
+        documents: Documents of the columns.
 
     Returns:
         None if the denominator is not shown to differ from 0: then the set is no interval.
     """
 
     def excess(ratio: float) -> float:
-        """Positive where the ratio is not plausible."""
+        """Return a positive number where the ratio is not plausible."""
         found = estimate(numerator - ratio * denominator, documents, draws=0)
         return abs(found.mean) - found.reach(ALPHA / 2)
 

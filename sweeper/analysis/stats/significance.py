@@ -1,7 +1,7 @@
-"""Whether a difference is more than chance, and whether it is more than nothing.
+"""Tests of differences: significance, equivalence, Holm's correction, and power.
 
-``conclude`` is the one place that turns numbers into a conclusion. All tests are two-sided, at
-``ALPHA`` over all comparisons that a study's claim consists of.
+``conclude`` is the only place that turns numbers into a conclusion. All tests are two-sided, at
+``ALPHA`` over all primary comparisons of a study.
 """
 
 from __future__ import annotations
@@ -14,96 +14,45 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize, stats
 
-from sweeper.analysis.stats.crossed_effects import Documents, Estimate, Matrix, estimate, reach
+from sweeper.analysis.stats.crossed_effects import Estimate, reach
 
 ALPHA = 0.05
-"""How often at most a study claims a difference where there is none."""
+"""Highest probability that a study reports a difference where there is none."""
 
 _DRAWS = 20_000
-"""Of variances, to find the smallest difference."""
+"""Draws of the variances in the search for the smallest difference."""
 
 Conclusion = Literal["better", "worse", "equivalent", "inconclusive"]
 
 
 def p_value(difference: Estimate) -> float:
-    """That so large a difference appears by chance: two-sided, with both sources of variance.
+    """Return the two-sided p of a difference, with both sources of variance.
 
-    It is at most 0.05 just where a symmetric 95 % interval leaves 0 out. Where all scores differ by
-    the same it is that of a sign test of the documents.
+    It is at most 0.05 exactly where a symmetric 95 % interval leaves 0 out. Where all scores differ
+    by the same it is that of a sign test of the documents.
     """
     return min(2 * difference.tail(abs(difference.mean)), 1.0)
 
 
 def equivalence_p(difference: Estimate, margin: float) -> float:
-    """Of two one-sided tests (Schuirmann 1987) that the difference lies within ``margin``."""
+    """Return the p of two one-sided tests (Schuirmann 1987) for a difference within ``margin``."""
     return difference.tail(margin - abs(difference.mean))
 
 
-def exact_mcnemar(ours: NDArray[np.bool_], theirs: NDArray[np.bool_]) -> float:
-    """That two models, one of each arm, answer equally many documents: exact, two-sided.
-
-    It knows of no other seeds: pooled over several it takes each of a document's answers for a
-    document of its own, and rejects too often.
-    """
-    from statsmodels.stats.contingency_tables import mcnemar
-
-    won, lost = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
-    return float(mcnemar([[0, won], [lost, 0]], exact=True).pvalue) if won + lost else 1.0
-
-
-def permutation_p(
-    differences: Matrix, documents: Documents, *, draws: int = 9_999, seed: int = 0
-) -> float:
-    """That so large a difference appears if it does not matter which arm is called which.
-
-    The arms change places for whole documents, all seeds together, and for whole seeds, all
-    documents together, so the permuted differences are crossed as the observed ones are. The
-    statistic is the difference in units of its standard error with both sources of variance.
-
-    Args:
-        differences: Shape (seeds, documents); of several seeds.
-        documents: Of the columns; those of a cluster change places together.
-        draws: Permutations.
-        seed: Of the permutations.
-    """
-    rng = np.random.default_rng(seed)
-
-    def size(scores: Matrix) -> float:
-        found = estimate(scores, documents, draws=0)
-        # The quantile depends on the variances' shares, so the margin is no multiple of an error.
-        margin = found.reach(ALPHA / 2)
-        return abs(found.mean) / margin if margin > 0 else math.inf
-
-    if not differences.any():
-        return 1.0
-    observed = size(differences)
-    seeds = differences.shape[0]
-    means = (differences @ documents.weights)[:, None]
-    others = differences - means
-    # Deviations of few seeds from their own mean are smaller than from the true one.
-    rows = (means - means.mean()) * math.sqrt(seeds / (seeds - 1))
-    clusters = int(documents.clusters.max()) + 1
-    as_large = 1
-    for _ in range(draws):
-        flipped = others * rng.choice([-1.0, 1.0], clusters)[documents.clusters]
-        as_large += size(flipped + rows * rng.choice([-1.0, 1.0], (seeds, 1))) >= observed
-    return as_large / (draws + 1)
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted for their number (Holm 1979), in the given order."""
-    found = np.asarray(p_values, dtype=float)
-    order = np.argsort(found)
-    steps = np.arange(len(found), 0, -1) * found[order]
-    found[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
-    return [float(p) for p in found]
+    """Adjust p values for their number (Holm 1979), in the given order."""
+    from statsmodels.stats.multitest import multipletests
+
+    if not p_values:
+        return []
+    return [float(p) for p in multipletests(p_values, alpha=ALPHA, method="holm")[1]]
 
 
 def conclude(difference: Estimate, p_adjusted: float, margin: float | None) -> Conclusion:
-    """What may be said of a difference, where higher is better.
+    """Conclude on a difference, where higher is better.
 
     A difference that is shown to lie within the margin is "equivalent", even if it is also shown
-    not to be nothing: the study's author has said that so little does not matter.
+    not to be 0: the study's author declared that so little does not matter.
     """
     if margin is not None and equivalence_p(difference, margin) <= ALPHA:
         return "equivalent"
@@ -122,19 +71,19 @@ def smallest_difference(
     comparisons: int = 1,
     power: float = 0.8,
 ) -> float:
-    """The difference that a design shows with ``power``, if the variances are as given.
+    """Find the smallest difference that a design detects with ``power``.
 
-    The two parts of the variance are drawn, as the scores would give them, and the difference is
-    sought that exceeds its ``Estimate.reach`` so often.
+    Both parts of the variance are drawn as scores would give them. The result is the difference
+    that exceeds its ``Estimate.reach`` with probability ``power``.
 
     Args:
-        of_seeds: The variance of the difference's seed effects.
-        of_documents: Of its document effects.
-        of_rest: Of what is left, in one document with one seed.
-        seeds: Of each arm.
-        documents: Of the test suite; at least 2.
-        comparisons: In the claim; the first step of Holm's procedure divides ``ALPHA`` by them.
-        power: How often it is shown.
+        of_seeds: Variance of the difference's seed effects.
+        of_documents: Variance of its document effects.
+        of_rest: Variance of the rest, in one document with one seed.
+        seeds: Number of seeds of each arm.
+        documents: Number of documents of the test suite; at least 2.
+        comparisons: Primary comparisons; the first step of Holm's procedure divides ``ALPHA``.
+        power: Probability of detection.
     """
     rng = np.random.default_rng(0)
     rest = of_rest / (seeds * documents)

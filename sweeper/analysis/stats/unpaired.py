@@ -1,9 +1,8 @@
-"""The difference of two arms that were scored on the same documents, but share no seeds.
+"""Difference of two arms of different studies: the same documents, but no common seeds.
 
-So are arms of different studies. A score is ``x[s, d] = mean + seed[s] + document[d] + rest[s, d]``
-in each arm, as in ``crossed``. The seeds of one arm tell nothing of the other's, so each arm's
-seeds have a part of the variance of their own, and the two add up; the documents are the same, and
-are compared in pairs once each arm's seeds are averaged.
+In each arm a score is ``x[s, d] = mean + seed[s] + document[d] + rest[s, d]``, as in
+``crossed_effects``. The arms' seeds are independent, so each adds its own part to the variance.
+Documents are compared in pairs once each arm's seeds are averaged.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from sweeper.analysis.stats.crossed_effects import Documents, Matrix, estimate
 
 @dataclass(frozen=True)
 class UnpairedEstimate:
-    """A difference of means, with its interval."""
+    """Difference of means, with its interval."""
 
     mean: float
     seeds: tuple[int, int]
-    """Of either arm. With one, nothing is known of others, and the interval is for that one."""
+    """Seeds of either arm; with one the interval holds for that seed only."""
     documents: int
     stderr: float
     low: float
@@ -32,19 +31,19 @@ class UnpairedEstimate:
 def estimate_unpaired(
     ours: Matrix, theirs: Matrix, documents: Documents, *, level: float = 0.95
 ) -> UnpairedEstimate:
-    """The mean of ``ours`` minus that of ``theirs``.
+    """Estimate the mean of ``ours`` minus that of ``theirs``.
 
-    Three parts of the variance, each from its own mean squares and with its own degrees of freedom:
+    The variance has three parts, each from its own mean squares with its own degrees of freedom:
     our seeds, their seeds, and the documents' differences. The rest is in all of them and must
-    count once: it stays with the seeds and is taken off the documents, except for an arm with one
-    seed. The interval reaches as far as the root of the sum of their squared reaches (the method of
-    variance estimates recovery: Zou and Donner, Statistics in Medicine 27, 2008).
+    count once: it stays with the seeds and is subtracted from the documents, except for an arm
+    with one seed. The interval reaches as far as the root of the sum of their squared reaches (the
+    method of variance estimates recovery: Zou and Donner, Statistics in Medicine 27, 2008).
 
     Args:
         ours: Shape (our seeds, documents).
         theirs: Shape (their seeds, documents), of the same documents in the same order.
-        documents: Of the columns.
-        level: The interval's.
+        documents: Documents of the columns.
+        level: Confidence level of the interval.
 
     Raises:
         ValueError: The shapes do not fit.
@@ -77,7 +76,7 @@ def estimate_unpaired(
 
 
 def _rest(scores: Matrix, documents: Documents) -> float:
-    """What is left of the variance of one seed's mean, once seeds and documents are taken away."""
+    """Return the variance of one seed's mean without the effects of seeds and documents."""
     left = scores - scores.mean(axis=0)
     rows = (estimate(row[None], documents, draws=0).variance_of_documents for row in left)
     return sum(rows) / (len(scores) - 1)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sweeper.analysis.advice import TEACHER_RATIO
 from sweeper.analysis.findings import Finding
 from sweeper.analysis.teacher_gap import is_better
 from sweeper.records import TokenizerSummary
 from sweeper.records.study_record import TeacherGap
 from sweeper.reporting.text import formatting
 from sweeper.reporting.text.teacher_gap import teacher_gap_sentence
+
+TEACHER_RATIO = (2.0, 4.0)
+"""Range of the teacher's size, as a multiple of the student's, that is often advised."""
 
 
 def size_finding(teacher: int, student: int) -> Finding:

@@ -1,4 +1,4 @@
-"""What the search taught, for the report, the terminal and scripts."""
+"""Lessons of the search in the report, in the terminal and as JSON."""
 
 from __future__ import annotations
 
@@ -14,47 +14,48 @@ from sweeper.analysis.importance.effects import Effect
 from sweeper.analysis.importance.importance import Importance
 from sweeper.analysis.importance.lessons import ArmLessons, SearchLessons
 from sweeper.analysis.importance.ranges import ExhaustedRange
-from sweeper.analysis.importance.surface import FEWEST_FOR_SURFACE
 from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.console import Chain, definitions, heading
 from sweeper.reporting.plots.importance import MOST_PANELS, effects_plot, importance_plot
-from sweeper.reporting.plots.lmbda_beta import map_plot
+from sweeper.reporting.plots.lmbda_beta import lmbda_beta_plot
 from sweeper.reporting.text import formatting
 from sweeper.reporting.text.markdown_escape import as_yaml, cell, code, inline, table
 
 FEW_TRIALS = 20
-"""Below this the report says that only large differences mean something."""
+"""Number of trials below which the report warns that only large differences matter."""
 
 
 def search_plots(
     record: StudyRecord, comparison: Comparison, lessons: SearchLessons
 ) -> dict[str, Figure | None]:
-    """The plots by their file names; None for one that has nothing to show."""
-    surfaces = [arm.surface for arm in lessons.arms if arm.surface]
+    """Draw the plots, by file name; None for a plot without anything to show."""
     importances = [arm.importance for arm in lessons.arms if arm.importance]
     effects = [effect for arm in lessons.arms for effect in arm.effects]
     return {
         "importance.png": importance_plot(importances, comparison),
         "effects.png": effects_plot(record, comparison, effects),
-        "lmbda_beta.png": map_plot(record, comparison, surfaces),
+        "lmbda_beta.png": lmbda_beta_plot(record, comparison),
     }
 
 
 def search_sections(
     comparison: Comparison, lessons: SearchLessons, images: set[str]
 ) -> Iterator[str]:
-    """The sections of the report; a plot is shown if ``images`` has its file name."""
+    """Yield the report's sections; a plot is shown if ``images`` has its file name."""
     yield from _importance_section(lessons, images)
     yield from _effects_section(comparison, lessons, images)
     if "lmbda_beta.png" in images:
         yield "## The GKD settings"
         yield "![The GKD settings](lmbda_beta.png)"
-        yield _map_reading(comparison, lessons)
+        yield (
+            "Each mark is a trial of a GKD arm; other settings vary too. Trials with the same"
+            " values are drawn next to one another."
+        )
     yield from _ranges_section(lessons)
 
 
 def search_view(comparison: Comparison, lessons: SearchLessons) -> RenderableType | None:
-    """What the terminal shows of it, a few lines for each arm; None if there is nothing."""
+    """Render a few lines for each arm for the terminal; return None if there are none."""
     if not lessons.arms:
         return None
     digits = formatting.comparison_digits(comparison)
@@ -66,7 +67,7 @@ def search_view(comparison: Comparison, lessons: SearchLessons) -> RenderableTyp
 
 
 def search_json(lessons: SearchLessons) -> dict[str, Any]:
-    """``importance``, ``effects`` and ``exhausted_ranges`` by arm, as plain JSON values."""
+    """Return importance, effects and exhausted ranges by arm, as plain JSON values."""
     return {
         "importance": {
             arm.arm: arm.importance.model_dump(mode="json", exclude={"arm"})
@@ -98,17 +99,17 @@ def _importance_section(lessons: SearchLessons, images: set[str]) -> Iterator[st
     if "importance.png" in images:
         yield "![Which settings matter](importance.png)"
     reading = (
-        "How much of the score's variance each setting explains on its own (fANOVA), as a share of"
-        " what all of them explain so: the shares of an arm sum to 100 %. In brackets: 80 % of 20"
-        " re-fits, each to another half of the trials."
+        "Share of the score's variance that each setting explains on its own (fANOVA), scaled so"
+        " that the shares of an arm sum to 100 %. In brackets: 80 % of 20 re-fits, each to another"
+        " half of the trials."
     )
     if any(one.conditional for one in found):
         reading += (
-            " Hatched: settings that only some trials sampled, estimated within those, and so not"
-            " on the scale of the others."
+            " Hatched: settings that only some trials sampled. They are estimated within those"
+            " trials, on a scale of their own."
         )
     if any(one.trials < FEW_TRIALS for one in found):
-        reading += " From so few trials, only large differences mean something."
+        reading += " With so few trials, only large differences matter."
     yield reading
     rows = []
     for one in found:
@@ -130,13 +131,13 @@ def _effects_section(
     if "effects.png" in images:
         yield "![What each setting does](effects.png)"
     reading = (
-        "The score over each setting, with the arm's other settings averaged out over their ranges;"
-        " the bands hold 80 % of 20 re-fits. Points are trials, whose other settings vary too. What"
-        " one half of the trials shows is checked in the other half, which did not choose the best"
-        " and the worst value: where at least 90 % of the re-fits pass, an effect is called clear."
+        "Score over each setting, with the arm's other settings averaged out over their ranges. The"
+        " bands hold 80 % of 20 re-fits. Points are trials, whose other settings vary too. One half"
+        " of the trials chooses the best and the worst value; the other half checks them. An effect"
+        " is clear if at least 90 % of the re-fits pass."
     )
     if sum(len(arm.effects) for arm in lessons.arms) > MOST_PANELS:
-        reading += f" The plot has the {MOST_PANELS} largest."
+        reading += f" The plot shows the {MOST_PANELS} largest effects."
     yield reading
     digits = formatting.comparison_digits(comparison)
     lines = []
@@ -149,43 +150,18 @@ def _effects_section(
     yield "\n".join(lines)
 
 
-def _map_reading(comparison: Comparison, lessons: SearchLessons) -> str:
-    reading = (
-        "Each mark is a trial of a GKD arm; other settings vary too. Trials with the same values"
-        " are drawn beside one another."
-    )
-    surfaces = [arm.surface for arm in lessons.arms if arm.surface]
-    digits = formatting.comparison_digits(comparison)
-    if not surfaces:
-        return (
-            f"{reading} There is no surface beneath them: that takes {FEWEST_FOR_SURFACE} trials of"
-            " one arm that searched both settings."
-        )
-    reading += (
-        " The ground is the score that a forest expects there, with the other settings averaged"
-        " out. It fades with the distance from the nearest trial, and trials near a `beta` of 0 or"
-        " 1 do not count for the ends themselves, where the loss is another one."
-    )
-    for surface in surfaces:
-        reading += (
-            f" In {surface.arm} ({surface.trials} trials) its height is certain to about"
-            f" ±{surface.spread:.{digits}f} (80 % of re-fits)."
-        )
-    return reading
-
-
 def _ranges_section(lessons: SearchLessons) -> Iterator[str]:
     found = [one for arm in lessons.arms for one in arm.exhausted]
     if not found:
         return
     yield "## Ranges to widen"
     yield (
-        "The effect of these settings is clear and best at an end of what was searched, and good"
-        " trials lie there."
+        "These settings have a clear effect that is best at an end of the searched range, where"
+        " good trials lie."
     )
     yield "\n".join(
         f"- {one.arm}, {code(one.name)}: {_end(one)}; "
-        + (f"go on with {code(_yaml(one))}" if one.wider else f"{_NO_FURTHER}")
+        + (f"continue with {code(_yaml(one))}" if one.wider else f"{_NO_FURTHER}")
         for one in found
     )
 
@@ -217,7 +193,7 @@ def _importance(one: Importance) -> list[str]:
 
 
 def _shares(one: Importance) -> dict[str, str]:
-    """Each setting's share with its interval; whole per cent that sum to 100."""
+    """Format each setting's share with its interval, in whole per cent that sum to 100."""
     whole = formatting.whole_percents({name: share.share for name, share in one.values.items()})
     whole |= {name: round(share.share * 100) for name, share in one.conditional.items()}
     return {

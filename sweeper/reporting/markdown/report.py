@@ -13,7 +13,7 @@ from sweeper.foundation.files import remove_leftovers, write_bytes_atomically, w
 from sweeper.records import archive
 from sweeper.reporting.markdown import details, search, verdict
 from sweeper.reporting.markdown.reproduction import data_sections, reproduction_sections
-from sweeper.reporting.markdown.training import practice_plots, practice_sections
+from sweeper.reporting.markdown.training import training_plots, training_sections
 from sweeper.reporting.plots.style import png
 from sweeper.reporting.report_data import ReportData
 from sweeper.reporting.text import formatting
@@ -40,7 +40,7 @@ def write_report(page: ReportData, directory: Path) -> list[Path]:
     drawn = {
         **verdict.plots(page),
         **search.plots(page),
-        **practice_plots(page.practice, page.comparison),
+        **training_plots(page.training, page.comparison),
     }
     # Plots first, so that a reader of the new text finds them.
     images = []
@@ -73,7 +73,7 @@ def _sections(page: ReportData, images: set[str]) -> Iterator[str]:
     else:
         yield f"> {inline(unconfirmed(record))}"
     yield from search.sections(page, images)
-    yield from practice_sections(page.practice, images)
+    yield from training_sections(page.training, images)
     yield "## Details"
     if page.verdict is not None:
         yield from verdict.details(page.verdict)

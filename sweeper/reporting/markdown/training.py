@@ -1,8 +1,4 @@
-"""What a study teaches about training well: settings to take, advice, failures and rollouts.
-
-``practice_lessons`` looks once; the other functions show what it found, as plots, as Markdown, in
-the terminal and as JSON.
-"""
+"""Lessons on training in the report, in the terminal and as JSON: settings, advice, failures."""
 
 from __future__ import annotations
 
@@ -13,40 +9,37 @@ from matplotlib.figure import Figure
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from sweeper.analysis.advice import Advice, Judgement
 from sweeper.analysis.comparison import Comparison
 from sweeper.analysis.learning_curves import LearningCurve
-from sweeper.analysis.poor_quality import PoorQuality
 from sweeper.analysis.recommendation import Recommendation
-from sweeper.analysis.training_lessons import PracticeLessons
+from sweeper.analysis.training_lessons import TrainingLessons
 from sweeper.foundation.secrets import redacted
 from sweeper.reporting.console import bulleted, heading
-from sweeper.reporting.plots.training import learning_plot, rollout_plot
+from sweeper.reporting.plots.training import learning_plot
 from sweeper.reporting.text import training
 from sweeper.reporting.text.markdown_escape import as_yaml, fenced, inline, table
 from sweeper.reporting.text.terminal_escape import visible
 
-REALISED_IMAGE, CURVES_IMAGE = "realised.png", "learning_curves.png"
+CURVES_IMAGE = "learning_curves.png"
 
 
-def practice_plots(lessons: PracticeLessons, comparison: Comparison) -> dict[str, Figure | None]:
-    """The plots by file name; None for those without anything to show."""
-    return {
-        REALISED_IMAGE: rollout_plot(comparison, lessons.rollout_stats),
-        CURVES_IMAGE: learning_plot(comparison, lessons.curves),
-    }
+def training_plots(lessons: TrainingLessons, comparison: Comparison) -> dict[str, Figure | None]:
+    """Draw the plots, by file name; None for a plot without anything to show."""
+    return {CURVES_IMAGE: learning_plot(comparison, lessons.curves)}
 
 
 def fragment(arms: dict[str, Any]) -> str:
-    """Arms as a study file has them, without secrets."""
+    """Write arms as a study file has them, without secrets."""
     return visible(as_yaml({"arms": arms}))
 
 
-def practice_sections(lessons: PracticeLessons, images: set[str]) -> Iterator[str]:
-    """The report's sections; images are shown only if they were written."""
+def training_sections(lessons: TrainingLessons, images: set[str]) -> Iterator[str]:
+    """Yield the report's sections; a plot is shown if ``images`` has its file name."""
     yield from _recommended(lessons.recommendation)
     yield from _advice(lessons)
-    yield from _rollout_stats(lessons, images)
+    if warnings := _rollout_warnings(lessons):
+        yield "## Rollouts"
+        yield "\n".join(f"- {inline(line)}" for line in warnings)
     if lessons.curves and CURVES_IMAGE in images:
         yield "## How the winners learned"
         yield f"![How the winners learned]({CURVES_IMAGE})"
@@ -59,23 +52,15 @@ def practice_sections(lessons: PracticeLessons, images: set[str]) -> Iterator[st
         )
 
 
-def practice_view(lessons: PracticeLessons) -> RenderableType | None:
-    """The settings to take, the advice that was tested, and the failures; None without any."""
+def training_view(lessons: TrainingLessons) -> RenderableType | None:
+    """Render the lessons for the terminal; return None if there are none."""
     parts: list[RenderableType] = []
-    if (found := lessons.recommendation) is not None:
-        text = Text(fragment(found.arms).rstrip(), style="green")
-        parts += [
-            heading("Settings to take"),
-            Text(training.recommendation_reason(found)),
-            text,
-        ]
-    lines = _advice_lines(lessons.advice)
-    if lessons.poor_quality is not None:
-        lines.insert(0, visible(training.poor_quality_sentences(lessons.poor_quality)))
-    if lines:
-        parts += ["", heading("Common advice, on this study's evidence"), bulleted(lines, style="")]
-    warnings = training.rollout_warnings(lessons.rollout_stats) if lessons.rollout_stats else []
-    if warnings:
+    if (choice := lessons.recommendation) is not None:
+        text = Text(fragment(choice.arms).rstrip(), style="green")
+        parts += [heading("Settings to use"), Text(training.recommendation_reason(choice)), text]
+    if lines := _advice_lines(lessons):
+        parts += ["", heading(_ADVICE_TITLE), bulleted(lines, style="")]
+    if warnings := _rollout_warnings(lessons):
         parts += ["", heading("Rollouts"), bulleted(warnings, style="yellow")]
     if lessons.failures:
         failed = [f"{g.arm}: {training.failure_sentence(g)}." for g in lessons.failures]
@@ -85,17 +70,17 @@ def practice_view(lessons: PracticeLessons) -> RenderableType | None:
     return Group(*(parts[1:] if parts[0] == "" else parts))
 
 
-def practice_json(lessons: PracticeLessons) -> dict[str, Any]:
-    """The same as plain values."""
-    found = lessons.recommendation
+def training_json(lessons: TrainingLessons) -> dict[str, Any]:
+    """Return the lessons as plain JSON values."""
+    choice = lessons.recommendation
     recommended = None
-    if found is not None:
-        plain = redacted(found.model_dump(mode="json", exclude={"arms", "narrowed"}))
+    if choice is not None:
+        plain = redacted(choice.model_dump(mode="json", exclude={"arms", "narrowed"}))
         recommended = {
             **plain,
-            "reason": training.recommendation_reason(found),
-            "fragment": fragment(found.arms),
-            "narrowed_fragment": fragment(found.narrowed) if found.narrowed else None,
+            "reason": training.recommendation_reason(choice),
+            "fragment": fragment(choice.arms),
+            "narrowed_fragment": fragment(choice.narrowed) if choice.narrowed else None,
         }
     return {
         "recommended": recommended,
@@ -103,131 +88,87 @@ def practice_json(lessons: PracticeLessons) -> dict[str, Any]:
             {
                 **one.model_dump(mode="json"),
                 "advice": training.ADVICE[one.topic],
-                "told": training.advice_evidence(one),
+                "evidence": training.advice_evidence(one),
             }
-            for one in lessons.advice
+            for one in training.judged(lessons.advice)
         ],
-        "poor_quality": _poor_quality_json(lessons.poor_quality),
+        "open_advice": training.open_advice_sentence(lessons.advice),
         "failures": [
             {**group.model_dump(mode="json"), "sentence": training.failure_sentence(group)}
             for group in lessons.failures
         ],
-        "realised": _rollout_json(lessons),
+        "rollouts": _rollout_json(lessons),
     }
 
 
-def _poor_quality_json(found: PoorQuality | None) -> dict[str, Any] | None:
-    if found is None:
-        return None
-    sentence = training.poor_quality_sentences(found)
-    return {**found.model_dump(mode="json"), "sentence": sentence}
-
-
-def _rollout_json(lessons: PracticeLessons) -> dict[str, Any] | None:
-    if (found := lessons.rollout_stats) is None:
+def _rollout_json(lessons: TrainingLessons) -> dict[str, Any] | None:
+    if (stats := lessons.rollout_stats) is None:
         return None
     return {
-        "trials": len(found.trials),
-        "trends": [trend.model_dump(mode="json") for trend in found.trends],
-        "truncated": [{"arm": trial.arm, "number": trial.number} for trial in found.truncated],
-        "longer": [{"arm": trial.arm, "number": trial.number} for trial in found.longer],
-        "reference_length": found.reference_length,
-        "sentences": _rollout_sentences(lessons),
-        "warnings": training.rollout_warnings(found),
+        "trials": stats.trials,
+        "truncated": [{"arm": trial.arm, "number": trial.number} for trial in stats.truncated],
+        "longer": [{"arm": trial.arm, "number": trial.number} for trial in stats.longer],
+        "reference_length": stats.reference_length,
+        "warnings": training.rollout_warnings(stats),
     }
 
 
-def _recommended(found: Recommendation | None) -> Iterator[str]:
-    if found is None:
+def _rollout_warnings(lessons: TrainingLessons) -> list[str]:
+    return training.rollout_warnings(lessons.rollout_stats) if lessons.rollout_stats else []
+
+
+def _recommended(choice: Recommendation | None) -> Iterator[str]:
+    if choice is None:
         return
-    yield "## The settings to take"
-    yield inline(training.recommendation_reason(found))
-    yield (f"Trial {found.trial} of {inline(found.arm)}, in few digits, as an arm of a study file:")
-    yield fenced(fragment(found.arms), "yaml")
-    if found.narrowed is not None:
-        yield "To search on, where its best trials were:"
-        yield fenced(fragment(found.narrowed), "yaml")
+    yield "## Settings to use"
+    yield inline(training.recommendation_reason(choice))
+    yield f"Trial {choice.trial} of {inline(choice.arm)}, in few digits, as an arm of a study file:"
+    yield fenced(fragment(choice.arms), "yaml")
+    if choice.narrowed is not None:
+        yield "To continue the search where its best trials were:"
+        yield fenced(fragment(choice.narrowed), "yaml")
 
 
-def _advice(lessons: PracticeLessons) -> Iterator[str]:
+_ADVICE_TITLE = "Common advice, tested on this study's trials"
+
+
+def _advice(lessons: TrainingLessons) -> Iterator[str]:
     if not lessons.advice:
         return
-    yield "## Common advice, on this study's evidence"
-    if lessons.poor_quality is not None:
-        yield inline(training.poor_quality_sentences(lessons.poor_quality))
-    yield table(
-        ["advice", "here", "evidence"],
-        [
+    yield f"## {_ADVICE_TITLE}"
+    if rows := training.judged(lessons.advice):
+        yield table(
+            ["advice", "here", "evidence"],
             [
-                inline(training.ADVICE[one.topic]),
-                _marked(one.judgement),
-                inline(training.advice_evidence(one)),
-            ]
-            for one in _told_first(lessons.advice)
-        ],
-        left=(0, 1, 2),
-    )
-    yield training.RULE
-
-
-def _marked(judgement: Judgement) -> str:
-    text = training.JUDGEMENTS[judgement]
-    return text if judgement == "untold" else f"**{text}**"
-
-
-def _told_first(found: tuple[Advice, ...]) -> list[Advice]:
-    return sorted(found, key=lambda one: one.judgement == "untold")
-
-
-def _advice_lines(found: tuple[Advice, ...]) -> list[str]:
-    """What was told, with its numbers; of the rest, how much there is."""
-    lines = []
-    for one in found:
-        if one.judgement != "untold":
-            told = training.JUDGEMENTS[one.judgement]
-            evidence = training.advice_evidence(one)
-            lines.append(f"{training.ADVICE[one.topic]} {told.capitalize()}: {evidence}.")
-    if untold := sum(one.judgement == "untold" for one in found):
-        more = " more" if lines else ""
-        pieces = f"{untold}{more} piece{'s' if untold > 1 else ''} of advice"
-        lines.append(f"{pieces} cannot be told here: the report has the numbers.")
-    return lines
-
-
-def _rollout_stats(lessons: PracticeLessons, images: set[str]) -> Iterator[str]:
-    if lessons.rollout_stats is None:
-        return
-    told = [*training.rollout_warnings(lessons.rollout_stats), *_rollout_sentences(lessons)]
-    if not told and REALISED_IMAGE not in images:
-        return
-    yield "## What GKD sampled"
-    if REALISED_IMAGE in images:
-        yield f"![What GKD sampled]({REALISED_IMAGE})"
-        yield (
-            "Each mark is a trial of a GKD arm; shares and lengths are means over its training."
-            " Other settings vary too: what goes with a score need not be its cause."
+                [training.ADVICE[row.topic], row.judgement, inline(training.advice_evidence(row))]
+                for row in rows
+            ],
+            left=(0, 1, 2),
         )
-    if told:
-        yield "\n".join(f"- {inline(line)}" for line in told)
+        yield training.RULE
+    if sentence := training.open_advice_sentence(lessons.advice):
+        yield inline(sentence)
 
 
-def _rollout_sentences(lessons: PracticeLessons) -> list[str]:
-    assert lessons.rollout_stats is not None
-    return training.rollout_sentences(
-        lessons.rollout_stats, reversed_scores=not lessons.higher_is_better
-    )
+def _advice_lines(lessons: TrainingLessons) -> list[str]:
+    lines = [
+        f"{training.ADVICE[row.topic]} {row.judgement.capitalize()}:"
+        f" {training.advice_evidence(row)}."
+        for row in training.judged(lessons.advice)
+    ]
+    return [*lines, *filter(None, [training.open_advice_sentence(lessons.advice)])]
 
 
 def _curves_reading(curves: tuple[LearningCurve, ...]) -> str:
     seeds = max(step.seeds for curve in curves for step in curve.steps)
-    over = "one seed" if seeds == 1 else f"the mean and the range over {seeds} seeds"
+    over = "one seed" if seeds == 1 else f"mean and range over {seeds} seeds"
     if curves[0].measure == "loss":
         return (
-            f"The training losses of each arm's winner: {over}. They do not compare between arms:"
-            " each has its own divergence and its own sequences."
+            f"Training loss of each arm's winner: {over}. Losses do not compare between arms: each"
+            " arm has its own divergence and its own sequences."
         )
     return (
-        f"How far each arm's winner is from the teacher on the same fixed text: {over}. The text is"
-        " the teacher's, cut short, so this says little of what a student does on text of its own;"
-        " training losses do not compare between arms at all."
+        f"Distance of each arm's winner from the teacher on the same fixed text: {over}. The text"
+        " is the teacher's, cut short. It shows little of what a student does on text of its own."
+        " Training losses do not compare between arms."
     )

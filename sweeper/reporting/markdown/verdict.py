@@ -90,14 +90,13 @@ def details(verdict: Verdict) -> Iterator[str]:
         for pair in verdict.pairs
     )
     header = ["comparison", "at equal", "difference [95 %]", "standard error", "effect (d)", "p"]
-    header += ["p adjusted", "p of the permutation test", "p of McNemar's test"]
-    header.append("p of equivalence")
+    header += ["p adjusted", "p of equivalence"]
     yield table(header, [_computed(pair) for pair in verdict.pairs], left={0, 1})
     yield "</details>"
 
 
 def _computed(pair: PairVerdict) -> list[str]:
-    beside = (pair.p_permutation, pair.p_mcnemar, pair.p_equivalence)
+    equivalence = pair.p_equivalence
     return [
         cell(f"{pair.arm} − {pair.against}"),
         pair.at.replace("_", " "),
@@ -105,7 +104,7 @@ def _computed(pair: PairVerdict) -> list[str]:
         f"{pair.stderr:.4f}",
         formatting.NOTHING if pair.effect is None else f"{pair.effect:+.2f}",
         *(cell(formatting.p_number(p)) for p in (pair.p, pair.p_adjusted)),
-        *(formatting.NOTHING if p is None else cell(formatting.p_number(p)) for p in beside),
+        formatting.NOTHING if equivalence is None else cell(formatting.p_number(equivalence)),
     ]
 
 

@@ -1,4 +1,4 @@
-"""The plots of a search's settings: which of them matter, and what each does to the score."""
+"""Plots of a search's settings: their importance and their effects."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from sweeper.reporting.plots.style import (
 from sweeper.reporting.text import formatting
 
 MOST_PANELS = 20
-"""Settings whose effects are drawn."""
+"""Most settings whose effects are drawn."""
 LONGEST_TICK = 12
-"""Characters of a value that stands below an axis."""
+"""Most characters of a tick label."""
 
 
 def importance_plot(importances: Sequence[Importance], comparison: Comparison) -> Figure | None:
-    """The importance of each setting with its interval, a panel for each arm; None without any."""
+    """Draw each setting's importance with its interval, a panel an arm; None without any."""
     if not importances:
         return None
     bars = max(len(one.values) + len(one.conditional) for one in importances)
@@ -96,9 +96,9 @@ def importance_plot(importances: Sequence[Importance], comparison: Comparison) -
 def effects_plot(
     record: StudyRecord, comparison: Comparison, effects: Sequence[Effect]
 ) -> Figure | None:
-    """The course of the score over each setting, with its band and the trials; None without any.
+    """Draw the score over each setting, with its band and the trials; return None without any.
 
-    Where there are more than ``MOST_PANELS``, clear and large effects are drawn.
+    Of more than ``MOST_PANELS``, clear and large effects are drawn.
     """
     if not effects:
         return None
@@ -122,7 +122,7 @@ def effects_plot(
 
 
 def _heights(arm: ArmRecord, effects: Sequence[Effect]) -> tuple[float, float]:
-    """What the axes of an arm show: all bands, and all but the most extreme trials."""
+    """Return the limits of an arm's axes: all bands, and all but the most extreme trials."""
     scores = [score.score for _, score in scored_trials(arm)]
     share = 0.05 if len(scores) >= 20 else 0.0
     ends = [*np.quantile(scores, (share, 1 - share))] if scores else []
@@ -150,10 +150,10 @@ def _draw_effect(axes: Axes, effect: Effect, arm: ArmRecord, look: ArmStyle) -> 
     ]
     if trials:
         x, y = np.array(thinned(trials)).T
-        # What lies outside stands at the frame.
+        # Points outside are drawn at the frame.
         y = np.clip(y, *axes.get_ylim())
         if single:
-            # Beside one another, in the order of the trials.
+            # Next to one another, in the order of the trials.
             x = x + 0.5 * ((np.arange(len(x)) * 0.618) % 1 - 0.5)
         axes.scatter(x, y, s=9, color=FAINT_INK, alpha=0.4, linewidths=0, zorder=2)
     places = [across(value) for value in effect.values]
@@ -186,7 +186,7 @@ def _draw_effect(axes: Axes, effect: Effect, arm: ArmRecord, look: ArmStyle) -> 
 
 
 def _log_ticks(low: float, high: float) -> Locator:
-    """Few enough for a small panel: of a short range the ends and the middle."""
+    """Choose few ticks for a small panel: the ends and the middle of a short range."""
     if high / low < 20:
         return FixedLocator(np.geomspace(low, high, 3).tolist())
     return LogLocator(subs=(1, 2, 5) if high / low < 50 else (1,), numticks=6)
@@ -198,6 +198,6 @@ def _tick(value: Scalar) -> str:
 
 
 def plain(text: str) -> str:
-    """Foreign text that any font can draw."""
+    """Replace characters that a font may lack."""
     visible = formatting.number(text)
     return "".join(c if c.isprintable() and ord(c) < 0x250 else "?" for c in visible)

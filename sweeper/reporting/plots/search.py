@@ -1,8 +1,8 @@
-"""The plots of a report, as matplotlib figures without global state.
+"""Plots of a search: scores by trial, and scores by cost.
 
 Every figure has an opaque, nearly white ground, so that it reads on light and on dark pages. An arm
-has the same colour and marker in all of them; the colours are Okabe and Ito's, which people with
-colour blindness can tell apart.
+has the same colour and marker in all plots; the colours are Okabe and Ito's, which people with
+colour blindness can distinguish.
 """
 
 from __future__ import annotations
@@ -15,10 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from sweeper.analysis.comparison import ArmSummary, Comparison, scored_trials
 from sweeper.records.study_record import StudyRecord
-from sweeper.reporting.plots import labels
-from sweeper.reporting.plots.labels import EndLabel, end_labels, place_labels
 from sweeper.reporting.plots.style import (
-    FAINT_INK,
     INK,
     arm_styles,
     legend,
@@ -31,9 +28,9 @@ from sweeper.reporting.text import formatting
 
 
 def progress_plot(comparison: Comparison) -> Figure | None:
-    """Score by trial, with each arm's best so far; None when nothing was scored.
+    """Draw score by trial, with each arm's best so far; return None when nothing was scored.
 
-    An arm with a single trial has no course: it is a mark with its name.
+    An arm with a single trial is a mark.
     """
     arms = [arm for arm in comparison.arms if arm.series]
     if not arms:
@@ -41,10 +38,8 @@ def progress_plot(comparison: Comparison) -> Figure | None:
     figure, axes = new_figure(7.6, 4.2)
     looks = arm_styles(comparison)
     last = max(point.number for arm in arms for point in arm.series)
-    # The lines go on to the right end: the best so far is what the arm would be judged by.
+    # Lines continue to the right end: the best so far is what the arm would be judged by.
     end = last + max(0.03 * last, 0.1)
-    ends: list[EndLabel] = []
-    singles: list[tuple[str, float, float]] = []
     for arm in arms:
         look, name = looks[arm.name], formatting.arm_name(arm)
         points = thinned(arm.series)
@@ -60,7 +55,6 @@ def progress_plot(comparison: Comparison) -> Figure | None:
                 zorder=3,
                 label=name,
             )
-            singles.append((name, numbers[0], points[0].score))
             continue
         axes.plot(
             numbers,
@@ -74,23 +68,17 @@ def progress_plot(comparison: Comparison) -> Figure | None:
         best = [point.best for point in points]
         x, y = np.repeat([*numbers, end], 2)[1:-1], np.repeat(best, 2)
         axes.plot(x, y, color=look.colour, linestyle=look.line, linewidth=1.9, label=name)
-        ends.append(EndLabel(name, best[-1], look.colour, look.line))
-    references = [_reference(*one) for one in reference_lines(axes, comparison)]
+    reference_lines(axes, comparison)
     axes.set_xlabel("trial of the arm")
     axes.set_ylabel(score_label(comparison))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlim((-0.5, 0.5) if last == 0 else (last - end, end))
-    if labels.fit([label.text for label in ends] + [name for name, _, _ in singles]):
-        end_labels(axes, [*ends, *references])
-        place_labels(axes, singles, size=8.5, weight="normal")
-    else:
-        legend(axes)
-        end_labels(axes, references)
+    legend(axes)
     return figure
 
 
 def cost_plot(record: StudyRecord, comparison: Comparison) -> Figure | None:
-    """Score against the device-seconds of one trial; None when nothing was scored."""
+    """Draw score against device-seconds of a trial; return None when nothing was scored."""
     looks = arm_styles(comparison)
     figure, axes = new_figure(7.6, 4.4)
     best: list[tuple[ArmSummary, float, float]] = []
@@ -132,16 +120,8 @@ def cost_plot(record: StudyRecord, comparison: Comparison) -> Figure | None:
         axes.xaxis.set_minor_locator(NullLocator())
     else:
         axes.set_xlim(0, max(seconds) * 1.12 or 1)
-    references = reference_lines(axes, comparison)
+    reference_lines(axes, comparison)
     axes.set_xlabel("device-seconds of one trial, training and evaluation")
     axes.set_ylabel(score_label(comparison))
-    end_labels(axes, [_reference(*one) for one in references])
-    if len(best) <= labels.MOST_LABELS:
-        place_labels(axes, [(arm.name, x, y) for arm, x, y in best])
-    else:
-        legend(axes)
+    legend(axes)
     return figure
-
-
-def _reference(name: str, value: float) -> EndLabel:
-    return EndLabel(name, value, FAINT_INK, width=0.9, ink=FAINT_INK)

@@ -85,17 +85,16 @@ def score_label(comparison: Comparison) -> str:
     return f"selection score: {comparison.suite}{better}"
 
 
-def reference_lines(axes: Axes, comparison: Comparison) -> list[tuple[str, float]]:
-    """Draw teacher and starting student as lines; return their names and heights."""
-    lines = []
+def reference_lines(axes: Axes, comparison: Comparison) -> None:
+    """Draw the teacher and the starting student as lines, named in the legend."""
     for name, value, dashes in (
         ("teacher", comparison.teacher, (6, 2)),
         ("starting student", comparison.starting_student, (2, 2)),
     ):
         if value is not None:
-            axes.axhline(value.score, color=FAINT_INK, linewidth=1.1, dashes=dashes, zorder=1)
-            lines.append((name, value.score))
-    return lines
+            axes.axhline(
+                value.score, color=FAINT_INK, linewidth=1.1, dashes=dashes, zorder=1, label=name
+            )
 
 
 def legend(axes: Axes, columns: int = 5) -> None:

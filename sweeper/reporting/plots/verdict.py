@@ -1,4 +1,4 @@
-"""The plot of a verdict: the winners' means, and the differences between them."""
+"""Plot of a verdict: the winners' means, and the differences between them."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from sweeper.reporting.plots.style import (
 from sweeper.reporting.tables.verdict import measures
 
 MARGIN = "#f0e2b6"
-"""The shade of differences that are too small to matter."""
+"""Shade of differences that are too small to matter."""
 
 
 def verdict_plot(verdict: Verdict, comparison: Comparison) -> Figure | None:
-    """A row of two panels for each measure of cost; None without any comparison.
+    """Draw two panels for each measure of cost; return None without any comparison.
 
     Left, each winner's mean on the test suite with its 95 % interval, and the teacher and the
     starting student as lines. Right, each difference with its interval, and the margin as a shade.

@@ -1,4 +1,4 @@
-"""Effects, surfaces and exhausted ranges of trials whose truth is known."""
+"""Effects and exhausted ranges of trials whose truth is known."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from sweeper.analysis.importance.effects import Effect, effects
 from sweeper.analysis.importance.forest import fit_forests
 from sweeper.analysis.importance.lessons import ArmLessons, search_lessons
 from sweeper.analysis.importance.ranges import ExhaustedRange, exhausted_ranges
-from sweeper.analysis.importance.surface import FEWEST_FOR_SURFACE, lmbda_beta_surface
 from sweeper.config.space import Space
 from sweeper.records.study_record import ArmRecord
 from tests.support.example_study import arm, completed, example_study, failed, study, trial
@@ -154,37 +153,6 @@ def test_the_low_end_is_widened_downwards_but_not_to_zero() -> None:
         (one,) = _exhausted(arm("gkd", trials, search={name: space}))
 
         assert one.end == "low" and one.wider == {**space, "low": low}
-
-
-def test_the_surface_rises_where_the_truth_does(lessons: ArmLessons) -> None:
-    surface = lessons.surface
-
-    assert surface is not None
-    centres = [sum(band) / 2 for band in surface.lmbdas]
-    for row in surface.scores:
-        best = centres[row.index(max(row))]
-        assert best == pytest.approx(0.7, abs=0.2)
-    # beta 0 is better than 0.1, next to it.
-    assert sum(surface.scores[0]) > sum(surface.scores[1])
-    assert 0 < surface.spread < 0.1
-
-
-def test_trials_beside_an_end_of_beta_do_not_speak_for_it() -> None:
-    record = known_arm(40)
-    without = [one for one in record.trials if one.params["beta"] != 0.0]
-
-    surface = lmbda_beta_surface(fit_forests(arm("gkd", without, search=SEARCH)))
-
-    assert surface is not None
-    assert max(surface.support[0]) == 0
-    assert max(surface.support[1]) > 0.9
-
-
-def test_too_few_trials_have_no_surface() -> None:
-    assert lmbda_beta_surface(fit_forests(known_arm(FEWEST_FOR_SURFACE - 1))) is None
-    assert lmbda_beta_surface(fit_forests(known_arm(FEWEST_FOR_SURFACE))) is not None
-    lmbda = {"lmbda": SEARCH["lmbda"]}
-    assert lmbda_beta_surface(fit_forests(known_arm(30, search=lmbda))) is None
 
 
 def test_the_same_record_teaches_the_same() -> None:

@@ -136,10 +136,10 @@ def test_the_plot_shows_margin_intervals_and_conclusions(
 
 
 def test_what_the_study_taught_is_in_every_form(record: StudyRecord, page: str) -> None:
-    lessons = ("## What each setting does", "## The settings to take")
+    lessons = ("## What each setting does", "## Settings to use")
     places = [page.index(text) for text in ("## The search", *lessons, "## Details")]
     assert places == sorted(places)
     told = study_json(ReportData.of(record))
     assert {"importance", "effects", "exhausted_ranges", "recommended", "advice"} <= set(told)
     shown = terminal(record, 80)
-    assert "What the search taught" in shown and "Settings to take" in shown
+    assert "What the search taught" in shown and "Settings to use" in shown
