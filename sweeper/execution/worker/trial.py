@@ -50,7 +50,7 @@ def run_trial(spec: TrialSpec, reporter: ProgressWriter) -> dict[str, Any]:
             if teacher != spec.origin.teacher:
                 check_teacher(spec.origin, teacher, material.tokenizer)
                 check_trial(spec, teacher, material)
-        fixed = _held_out(spec, material, reporter)
+        fixed = _read_probe(spec, material, reporter)
         student = starting_student(spec.origin, material, spec.place)
     with joined(spec.place) as ranks:
         pause = _Pause(spec, material, reporter, clock, ranks)
@@ -103,7 +103,7 @@ def run_trial(spec: TrialSpec, reporter: ProgressWriter) -> dict[str, Any]:
     }
 
 
-def _held_out(spec: TrialSpec, material: TrainingData, reporter: ProgressWriter) -> KLProbe | None:
+def _read_probe(spec: TrialSpec, material: TrainingData, reporter: ProgressWriter) -> KLProbe | None:
     """Read the study's fixed sequences; make them again if the cache was emptied."""
     origin = spec.origin
     if origin.held_out is None:
