@@ -103,7 +103,9 @@ def run_trial(spec: TrialSpec, reporter: ProgressWriter) -> dict[str, Any]:
     }
 
 
-def _read_probe(spec: TrialSpec, material: TrainingData, reporter: ProgressWriter) -> KLProbe | None:
+def _read_probe(
+    spec: TrialSpec, material: TrainingData, reporter: ProgressWriter
+) -> KLProbe | None:
     """Read the study's fixed sequences; make them again if the cache was emptied."""
     origin = spec.origin
     if origin.held_out is None:
