@@ -62,7 +62,7 @@ def archive_attempt(files: JobPaths) -> int:
         "documents",
         "test_documents",
         "samples",
-        "verdict",
+        "prune_decision",
         "lost",
         "spec",
     ):
