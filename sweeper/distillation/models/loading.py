@@ -321,7 +321,7 @@ def _load(loader: Any, place: str, model: ModelConfig, what: str, **options: Any
 def _reason(text: str) -> str:
     """What a library says, in our words where it names an argument that is a key of ours."""
     if "trust_remote_code" in text:
-        return "it comes with code of its own, which needs trust_remote_code: true beside model"
+        return "it comes with code of its own, which needs trust_remote_code: true next to model"
     if "couldn't connect to" in text or "offline mode" in text:
         return (
             "it is not on this machine, and the hub cannot be reached; fetch it where there is a"
