@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sweeper.config.data import DataConfig, DatasetConfig
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.settings import TrainingConfig
-from sweeper.config.study import DataConfig, DatasetConfig, EvaluationConfig, TeacherOutputsConfig
+from sweeper.config.study import EvaluationConfig, TeacherOutputsConfig
 from sweeper.distillation.data.training_data import unpack_models
 from sweeper.distillation.models.loading import load_tokenizer
 from sweeper.foundation.cache import default_root

@@ -12,13 +12,8 @@ import pytest
 import torch
 
 import sweeper
-from sweeper.config.study import (
-    DataConfig,
-    DatasetConfig,
-    TeacherOutputsConfig,
-    TrainingConfig,
-    WarmStartConfig,
-)
+from sweeper.config.data import DataConfig, DatasetConfig
+from sweeper.config.study import TeacherOutputsConfig, TrainingConfig, WarmStartConfig
 from sweeper.distillation.data.examples import TokenSequence
 from sweeper.distillation.data.training_data import read_training_data
 from sweeper.distillation.models.loading import load_model

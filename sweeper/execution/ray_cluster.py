@@ -6,11 +6,10 @@ import logging
 import os
 import socket
 import time
-import uuid
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -243,13 +242,13 @@ class RayExecutor:
         wrong: list[str] = []
         if not new:
             return wrong
-        with _tokens(self._written) as tokens:
+        with ray_node.locked_tokens(self._written) as tokens:
             inputs = tuple(str(path) for path in self._read)
-            sight = ray_node.NodeView(tokens, inputs, package_versions(), bool(self._gpu))
+            view = ray_node.NodeView(tokens, inputs, package_versions(), bool(self._gpu))
             looks = []
             for found in new:
                 where = NodeAffinitySchedulingStrategy(found["NodeID"], soft=False)
-                looks.append(self._look.options(scheduling_strategy=where).remote(sight))
+                looks.append(self._look.options(scheduling_strategy=where).remote(view))
             ray.wait(looks, num_returns=len(looks), timeout=_LOOK_SECONDS)
             for found, task in zip(new, looks, strict=True):
                 try:
@@ -311,20 +310,6 @@ def _check_that_it_listens(address: str) -> None:
 
     host, _, port = canonicalize_bootstrap_address_or_die(address).rpartition(":")
     socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
-
-
-@contextmanager
-def _tokens(folders: Sequence[Path]) -> Iterator[tuple[str, ...]]:
-    """Make a locked file in each folder, for other machines to look for."""
-    with ExitStack() as stack:
-        paths = []
-        for folder in folders:
-            folder.mkdir(parents=True, exist_ok=True)
-            path = folder / f".seen-{uuid.uuid4().hex}"
-            stack.callback(path.unlink, missing_ok=True)
-            stack.enter_context(FileLock(path))
-            paths.append(str(path))
-        yield tuple(paths)
 
 
 def _collect(job: _RayJob) -> Finished:

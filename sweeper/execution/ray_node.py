@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -41,15 +43,29 @@ class NodeView:
     """True if torch has to be able to use a GPU."""
 
 
-def look(sight: NodeView) -> list[str]:
+@contextmanager
+def locked_tokens(folders: Sequence[Path]) -> Iterator[tuple[str, ...]]:
+    """Make a locked file in each folder, for other machines to look for."""
+    with ExitStack() as stack:
+        paths = []
+        for folder in folders:
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f".seen-{uuid.uuid4().hex}"
+            stack.callback(path.unlink, missing_ok=True)
+            stack.enter_context(FileLock(path))
+            paths.append(str(path))
+        yield tuple(paths)
+
+
+def look(view: NodeView) -> list[str]:
     """Return what is wrong with this node, as sentences without a subject."""
-    problems = [*_unseen(sight.tokens, sight.inputs)]
+    problems = [*_unseen(view.tokens, view.inputs)]
     here = package_versions()
-    for name, version in sight.versions.items():
+    for name, version in view.versions.items():
         if here.get(name) != version:
             found = here.get(name, "none")
             problems.append(f"has {name} {found}, but the coordinator has {version}")
-    if sight.gpu and here["torch"].endswith("+cpu"):
+    if view.gpu and here["torch"].endswith("+cpu"):
         problems.append(f"has torch {here['torch']}, which can use no GPU")
     return problems
 

@@ -152,6 +152,11 @@ class StudyPaths:
         """Directory of MLflow's artifacts when the default database is used."""
         return self.runs / "mlflow-artifacts"
 
+    @property
+    def plan(self) -> Path:
+        """Path of the plan of confirmation runs, declared before any of them is trained."""
+        return self.directory / "plan.json"
+
     def check_place(self, *below: str) -> Path:
         """Return the study's directory, or one ``below`` it, after a check for symbolic links.
 
@@ -187,26 +192,15 @@ class StudyPaths:
 
     def trial(self, arm: str, number: int) -> JobPaths:
         """Return the files of one trial."""
-        if not is_name(arm):
-            raise ValueError(f"An arm's name must match {NAME_PATTERN}, but got {arm!r}.")
-        return JobPaths(self.check_place("arms", arm, f"{number:04d}"))
-
-    @property
-    def plan(self) -> Path:
-        """Path of the plan of confirmation runs, declared before any of them is trained."""
-        return self.directory / "plan.json"
+        return JobPaths(self._arm_place("arms", arm, f"{number:04d}"))
 
     def confirmation_run(self, arm: str, number: int) -> JobPaths:
         """Return the files of a winner that is trained again."""
-        if not is_name(arm):
-            raise ValueError(f"An arm's name must match {NAME_PATTERN}, but got {arm!r}.")
-        return JobPaths(self.check_place("finals", arm, f"{number:04d}"))
+        return JobPaths(self._arm_place("finals", arm, f"{number:04d}"))
 
     def trials(self, arm: str) -> Iterator[tuple[int, JobPaths]]:
         """Yield the trials of ``arm`` that have a directory, in ascending number."""
-        if not is_name(arm):
-            raise ValueError(f"An arm's name must match {NAME_PATTERN}, but got {arm!r}.")
-        root = self.check_place("arms", arm)
+        root = self._arm_place("arms", arm)
         if root.is_dir():
             with os.scandir(root) as entries:
                 # Only digits of ASCII: others are no numbers that a trial was given.
@@ -215,3 +209,8 @@ class StudyPaths:
                 if entry.is_symlink():
                     raise LinkedPathError(Path(entry.path))
                 yield int(entry.name), JobPaths(root / entry.name)
+
+    def _arm_place(self, folder: str, arm: str, *below: str) -> Path:
+        if not is_name(arm):
+            raise ValueError(f"An arm's name must match {NAME_PATTERN}, but got {arm!r}.")
+        return self.check_place(folder, arm, *below)

@@ -47,7 +47,7 @@ def archive_attempt(files: JobPaths) -> int:
         "documents",
         "test_documents",
         "samples",
-        "verdict",
+        "prune_decision",
         "lost",
         "spec",
     ):

@@ -13,9 +13,10 @@ import pytest
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sweeper.config.data import DataConfig, DatasetConfig
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.settings import MethodSettings
-from sweeper.config.study import DataConfig, DatasetConfig, TeacherOutputsConfig
+from sweeper.config.study import TeacherOutputsConfig
 from sweeper.config.suite import SuiteConfig, SuiteTask
 from sweeper.distillation.data.examples import tokenize
 from sweeper.distillation.data.training_data import read_training_data

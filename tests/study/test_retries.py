@@ -18,7 +18,7 @@ from sweeper.records.layout import JobPaths
 from sweeper.study import retries
 from tests.support.trial_jobs import trial_spec
 
-NAMES = ("progress", "outcome", "log", "documents", "samples", "lost", "spec")
+NAMES = ("progress", "outcome", "log", "documents", "samples", "prune_decision", "lost", "spec")
 
 
 def leave_behind(files: JobPaths, attempt: int) -> dict[str, str]:

@@ -6,15 +6,10 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+from sweeper.config.data import DataConfig, DatasetConfig
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.settings import Method, MethodSettings, effective
-from sweeper.config.study import (
-    DataConfig,
-    DatasetConfig,
-    EvaluationConfig,
-    TeacherOutputsConfig,
-    TrainingConfig,
-)
+from sweeper.config.study import EvaluationConfig, TeacherOutputsConfig, TrainingConfig
 from sweeper.distillation.cost_meter import CostMeter
 from sweeper.distillation.data.training_data import read_training_data
 from sweeper.distillation.train import TrainingJob, distil, starting_student

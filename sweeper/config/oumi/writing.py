@@ -8,11 +8,12 @@ from typing import Any
 
 from sweeper.config.base import Scalar
 from sweeper.config.builtin import MODELS, model_directory
+from sweeper.config.data import DatasetConfig
 from sweeper.config.loading import DATA_SUFFIXES
 from sweeper.config.models import ModelConfig
 from sweeper.config.oumi.keys import SETTINGS, TAKEN, KeyPath
 from sweeper.config.settings import MethodSettings, effective, model_settings, resolve
-from sweeper.config.study import DatasetConfig, StudyConfig
+from sweeper.config.study import StudyConfig
 from sweeper.foundation.errors import ConfigError, Problem
 
 _WRITTEN = frozenset(

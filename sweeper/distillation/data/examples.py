@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sweeper.config import builtin
 from sweeper.config.columns import ColumnsConfig, guess_columns, unknown_columns
-from sweeper.config.study import DataConfig
+from sweeper.config.data import DataConfig
 from sweeper.distillation.models.loading import turn_end_ids
 from sweeper.foundation.errors import BadInputError, blaming
 

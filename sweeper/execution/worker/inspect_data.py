@@ -53,8 +53,8 @@ from sweeper.records import (
 
 
 @dataclass
-class _Found:
-    """What has been seen so far; a part of it is None where it is wrong."""
+class _Findings:
+    """Findings so far; a part is None where it is wrong."""
 
     spec: PreparationSpec
     problems: list[Failure] = field(default_factory=list)
@@ -85,52 +85,54 @@ class _Found:
 
 def inspect_data(spec: PreparationSpec, reporter: ProgressWriter) -> dict[str, Any]:
     """Check data, models and suites; return what the outcome records of them."""
-    found = _Found(spec)
+    findings = _Findings(spec)
     reporter.phase("read the data")
-    _check_arguments(found)
-    _read_rows(found)
-    _read_models(found)
-    _read_own_teachers(found)
-    _read_tokens(found)
+    _check_arguments(findings)
+    _read_rows(findings)
+    _read_models(findings)
+    _read_own_teachers(findings)
+    _read_tokens(findings)
     reporter.phase("check that no prompt is in two places")
-    _read_suites(found)
-    _measure(found)
+    _read_suites(findings)
+    _measure(findings)
     reporter.phase("shapes of the models")
-    _find_shapes(found)
-    summary = _summary(found)
+    _find_shapes(findings)
+    summary = _summary(findings)
     examination = DataCheck(
-        rows=found.rows,
-        tokenizer=found.tokenizer,
+        rows=findings.rows,
+        tokenizer=findings.tokenizer,
         data=summary,
-        selection_documents=_count(found.selection),
-        test_documents=_count(found.test),
-        test_scored=None if found.test is None else sum(len(leaf.documents) for leaf in found.test),
-        overlap_free=found.overlap_free,
-        overlong=tuple(found.overlong),
-        shapes=found.shapes,
-        problems=tuple(found.problems),
+        selection_documents=_count(findings.selection),
+        test_documents=_count(findings.test),
+        test_scored=None
+        if findings.test is None
+        else sum(len(leaf.documents) for leaf in findings.test),
+        overlap_free=findings.overlap_free,
+        overlong=tuple(findings.overlong),
+        shapes=findings.shapes,
+        problems=tuple(findings.problems),
     )
-    return {"data": None if found.problems else summary, "examination": examination}
+    return {"data": None if findings.problems else summary, "examination": examination}
 
 
-def _check_arguments(found: _Found) -> None:
-    for arm, (method, names) in found.spec.extra_arguments.items():
+def _check_arguments(findings: _Findings) -> None:
+    for arm, (method, names) in findings.spec.extra_arguments.items():
         for name in sorted(set(names) - argument_names(method)):
-            everywhere = name in found.spec.origin.training.extra
-            with found.noting(*(("training", "extra", name) if everywhere else ("arms", arm))):
+            everywhere = name in findings.spec.origin.training.extra
+            with findings.noting(*(("training", "extra", name) if everywhere else ("arms", arm))):
                 raise BadInputError(f"TRL's configuration for {method} has no argument {name!r}")
 
 
-def _read_rows(found: _Found) -> None:
-    origin = found.spec.origin
-    with found.noting("data", "train"):
+def _read_rows(findings: _Findings) -> None:
+    origin = findings.spec.origin
+    with findings.noting("data", "train"):
         rows = read_rows(origin.data, origin.data_files)
         columns = columns_of(origin.data, rows)
         examples = tuple(to_examples(rows, columns, origin.data))
         named = (columns.messages, columns.prompt, columns.completion)
         prompts = [prompt_hash(example.prompt) for example in examples]
-        found.examples = examples
-        found.rows = RowsSummary(
+        findings.examples = examples
+        findings.rows = RowsSummary(
             rows=len(examples),
             source=redact(f"{origin.data.train.path} ({origin.data.train.split})"),
             columns=tuple(name for name in named if name is not None),
@@ -139,38 +141,38 @@ def _read_rows(found: _Found) -> None:
         )
 
 
-def _read_models(found: _Found) -> None:
+def _read_models(findings: _Findings) -> None:
     """Read both models' configurations and tokenizers; check that these fit together."""
-    given = found.spec.origin
+    given = findings.spec.origin
     cache = Path(given.cache)
     teacher = student = None
-    with found.noting("teacher"):
+    with findings.noting("teacher"):
         teacher = unpack_model("teacher", given.teacher, cache)
-    with found.noting("student"):
+    with findings.noting("student"):
         student = unpack_model("student", given.student, cache)
     if teacher is not None and student is not None:
-        with found.noting("student", "vocab_size"):
+        with findings.noting("student", "vocab_size"):
             teacher, student = aligned(teacher, student)
-            found.origin = given.model_copy(update={"teacher": teacher, "student": student})
+            findings.origin = given.model_copy(update={"teacher": teacher, "student": student})
     if student is None:
         return
-    with found.noting("student", "model"):
-        ours = found.origin or given.model_copy(update={"student": student})
-        found.material = student_training_data(ours, found.examples)
-    if found.material is None or found.origin is None:
+    with findings.noting("student", "model"):
+        ours = findings.origin or given.model_copy(update={"student": student})
+        findings.material = student_training_data(ours, findings.examples)
+    if findings.material is None or findings.origin is None:
         return
-    tokenizer, origin = found.material.tokenizer, found.origin
-    with found.noting("teacher", "model"):
+    tokenizer, origin = findings.material.tokenizer, findings.origin
+    with findings.noting("teacher", "model"):
         check_teacher(origin, origin.teacher, tokenizer)
         note = None
         if origin.data.format != "plain":
             names = (given.teacher.model, given.student.model)
             theirs = load_tokenizer(origin.teacher)
             note = template_note(theirs, tokenizer, names, origin.data.system_prompt)
-        found.tokenizer = TokenizerSummary(
+        findings.tokenizer = TokenizerSummary(
             tokens=len(tokenizer.get_vocab()),
             logits=token_ids(origin.student),
-            chat=found.material.chat,
+            chat=findings.material.chat,
             template_note=note,
             ends=tuple(
                 str(tokenizer.convert_ids_to_tokens(token))
@@ -179,88 +181,88 @@ def _read_models(found: _Found) -> None:
         )
 
 
-def _read_own_teachers(found: _Found) -> None:
+def _read_own_teachers(findings: _Findings) -> None:
     """Check the teachers that arms have instead of the study's."""
-    if found.material is None or found.origin is None:
+    if findings.material is None or findings.origin is None:
         return
-    for arm, models in found.spec.own_teachers.items():
+    for arm, models in findings.spec.own_teachers.items():
         for model in models:
-            with found.noting("arms", arm):
-                teacher = own_teacher(found.origin, {"model": model})
-                check_teacher(found.origin, teacher, found.material.tokenizer)
+            with findings.noting("arms", arm):
+                teacher = own_teacher(findings.origin, {"model": model})
+                check_teacher(findings.origin, teacher, findings.material.tokenizer)
 
 
-def _read_tokens(found: _Found) -> None:
-    material = found.material
-    if material is None or found.examples is None:
+def _read_tokens(findings: _Findings) -> None:
+    material = findings.material
+    if material is None or findings.examples is None:
         return
-    with found.noting("data", "train"):
-        found.data = material.tokens(found.spec.origin.training.max_length)
-    if found.data is None or found.tokenizer is None:
+    with findings.noting("data", "train"):
+        findings.data = material.tokens(findings.spec.origin.training.max_length)
+    if findings.data is None or findings.tokenizer is None:
         return
     ends = turn_end_ids(material.tokenizer)
     unended = sum(
         sequence.completion[-1] not in ends
-        for index, sequence in zip(found.data.kept, found.data.sequences, strict=True)
+        for index, sequence in zip(findings.data.kept, findings.data.sequences, strict=True)
         # One that was cut has lost its end.
-        if sequence.completion and len(sequence.completion) == found.data.lengths[index][1]
+        if sequence.completion and len(sequence.completion) == findings.data.lengths[index][1]
     )
-    found.tokenizer = found.tokenizer.model_copy(update={"unended": unended})
+    findings.tokenizer = findings.tokenizer.model_copy(update={"unended": unended})
 
 
-def _read_suites(found: _Found) -> None:
-    spec = found.spec
+def _read_suites(findings: _Findings) -> None:
+    spec = findings.spec
     allow_code = spec.origin.evaluation.allow_code_execution
-    with found.noting("evaluation", "selection"):
-        found.selection = load_tasks(spec.suite, allow_code=allow_code)
+    with findings.noting("evaluation", "selection"):
+        findings.selection = load_tasks(spec.suite, allow_code=allow_code)
     if spec.test_suite is not None:
-        with found.noting("evaluation", "test"):
-            found.test = load_tasks(spec.test_suite, allow_code=allow_code)
-    before = len(found.problems)
-    check_leaks(spec, found.examples or (), found.selection, found.test, found.noting)
-    complete = found.examples is not None and found.selection is not None
-    complete &= spec.test_suite is None or found.test is not None
-    found.overlap_free = complete and len(found.problems) == before
+        with findings.noting("evaluation", "test"):
+            findings.test = load_tasks(spec.test_suite, allow_code=allow_code)
+    before = len(findings.problems)
+    check_leaks(spec, findings.examples or (), findings.selection, findings.test, findings.noting)
+    complete = findings.examples is not None and findings.selection is not None
+    complete &= spec.test_suite is None or findings.test is not None
+    findings.overlap_free = complete and len(findings.problems) == before
 
 
-def _measure(found: _Found) -> None:
+def _measure(findings: _Findings) -> None:
     """Check how far what the models read reaches into their positions."""
-    spec, material = found.spec, found.material
-    if material is None or found.origin is None or found.data is None:
+    spec, material = findings.spec, findings.material
+    if material is None or findings.origin is None or findings.data is None:
         return
-    found.overlong += check_training(spec, material, found.noting)
+    findings.overlong += check_training(spec, material, findings.noting)
     for role, suite, leaves in (
-        ("selection", spec.suite, found.selection),
-        ("test", spec.test_suite, found.test),
+        ("selection", spec.suite, findings.selection),
+        ("test", spec.test_suite, findings.test),
     ):
         if suite is not None and leaves is not None:
-            with found.noting("evaluation", role):
+            with findings.noting("evaluation", role):
                 tasks, notes = check_suite(suite, leaves, material, ("evaluation", role))
-                found.scored += tasks
-                found.overlong += notes
+                findings.scored += tasks
+                findings.overlong += notes
 
 
-def _find_shapes(found: _Found) -> None:
+def _find_shapes(findings: _Findings) -> None:
     """Find how large the models are; what is wrong with one is noted above."""
-    if found.origin is not None:
-        spec = found.spec
+    if findings.origin is not None:
+        spec = findings.spec
         try:
-            found.shapes = shapes_of(found.origin, spec.shapes, spec.place.device)
+            findings.shapes = shapes_of(findings.origin, spec.shapes, spec.place.device)
         except Exception:  # whatever a configuration's own code raises
             traceback.print_exc()
 
 
-def _summary(found: _Found) -> DataSummary | None:
-    data, material, rows = found.data, found.material, found.rows
+def _summary(findings: _Findings) -> DataSummary | None:
+    data, material, rows = findings.data, findings.material, findings.rows
     if data is None or material is None or rows is None:
         return None
-    origin = found.spec.origin
+    origin = findings.spec.origin
     notes = list(data.notes)
     if rows.repeated:
         notes.append(f"{rows.repeated} prompts stand in the training data more than once")
-    if found.tokenizer is not None and found.tokenizer.template_note:
-        notes.append(found.tokenizer.template_note)
-    notes += found.overlong
+    if findings.tokenizer is not None and findings.tokenizer.template_note:
+        notes.append(findings.tokenizer.template_note)
+    notes += findings.overlong
     lengths = [len(sequence.prompt) for sequence in data.sequences]
     answers = [len(sequence.completion or ()) for sequence in data.sequences]
     return DataSummary(
@@ -272,9 +274,9 @@ def _summary(found: _Found) -> DataSummary | None:
         prompt_tokens=sum(lengths) / len(lengths),
         completion_tokens=sum(answers) / len(answers),
         chat=material.chat,
-        scored=tuple(found.scored),
-        selection_documents=_count(found.selection),
-        test_documents=_count(found.test),
+        scored=tuple(findings.scored),
+        selection_documents=_count(findings.selection),
+        test_documents=_count(findings.test),
         lengths=_lengths(data, origin.training.max_length),
         notes=tuple(notes),
     )

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from sweeper.config.columns import ColumnsConfig
+from sweeper.config.data import DataConfig, DatasetConfig
 from sweeper.config.models import ModelConfig
-from sweeper.config.study import DataConfig, DatasetConfig
 from sweeper.distillation.data.examples import (
     Example,
     fingerprint,

@@ -14,8 +14,8 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
+from sweeper.config.data import DataConfig
 from sweeper.config.models import ModelConfig
-from sweeper.config.study import DataConfig
 from sweeper.distillation.data.examples import read_examples
 from sweeper.distillation.models.loading import identity, load_model, load_tokenizer
 from sweeper.foundation.errors import BadInputError

@@ -10,8 +10,9 @@ import pytest
 from tokenizers import normalizers, pre_tokenizers
 from transformers import AutoTokenizer
 
+from sweeper.config.data import DataConfig, DatasetConfig
 from sweeper.config.models import ModelConfig, StudentConfig
-from sweeper.config.study import DataConfig, DatasetConfig, TeacherOutputsConfig, TrainingConfig
+from sweeper.config.study import TeacherOutputsConfig, TrainingConfig
 from sweeper.distillation.data.examples import Example
 from sweeper.distillation.data.training_data import TrainingData
 from sweeper.distillation.models.loading import load_tokenizer
