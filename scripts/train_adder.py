@@ -1,6 +1,6 @@
 """Train the small models of the addition task that ship with the package.
 
-``python -m sweeper.builtin.train_adder teacher student`` trains both and writes their folders;
+``python scripts/train_adder.py teacher student`` trains both and writes their folders;
 without names it only measures what is there. One seed and one thread give one model.
 """
 
@@ -248,7 +248,7 @@ def evaluate(directory: Path, split: str = "test") -> float:
 
 def main() -> None:
     """Train the models that are named and write their folders, then measure both."""
-    parser = argparse.ArgumentParser(prog="python -m sweeper.builtin.train_adder")
+    parser = argparse.ArgumentParser(prog="train_adder.py")
     parser.add_argument("models", nargs="*", choices=["teacher", "student", []], help="to train")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
