@@ -95,7 +95,7 @@ class Measured:
 def in_own_process(measure: Callable[..., Result], *arguments: Any) -> Result:
     """Call ``measure`` in a process that ends with it."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sweeper.execution.preload"])
+    context.set_forkserver_preload(["sweeper.execution.worker.preload"])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(measure, *arguments).result()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -89,3 +90,52 @@ def test_no_test_imports_another_test() -> None:
                 if module.partition(".")[0] == "tests" and not module.startswith("tests.support")
             ]
     assert imports == [], "what tests share belongs in tests/support"
+
+
+def test_what_strings_name_of_the_package_exists() -> None:
+    """Programs in strings, and places to be killed at: no type checker reads them."""
+    rooms = "|".join(path.name for path in (ROOT / "sweeper").iterdir() if path.is_dir())
+    start = rf"(?:(?<=import )|(?<=from )|(?=\bsweeper\.(?:{rooms})\b))"
+    pattern = re.compile(start + r"sweeper\.[\w.]+(?:(?: import |:)[\w.]+)?")
+    missing = []
+    for folder in ("tests", "benchmarks", "scripts"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    missing += [
+                        f"{path.relative_to(ROOT)}:{node.lineno} {name}"
+                        for name in pattern.findall(node.value)
+                        if not exists(re.split(r" import |[.:]", name.rstrip(".")))
+                    ]
+    assert missing == []
+
+
+def exists(parts: list[str]) -> bool:
+    """Return whether the package has such a file and such a name in it; import nothing."""
+    folder = ROOT
+    while parts and (folder / parts[0]).is_dir():
+        folder /= parts.pop(0)
+    if not parts:
+        return True
+    file = folder / f"{parts[0]}.py"
+    if file.exists():
+        parts.pop(0)
+    else:
+        file = folder / "__init__.py"
+    node: ast.AST = ast.parse(file.read_text(encoding="utf-8"))
+    for part in parts:
+        bound = [child for child in ast.iter_child_nodes(node) if part in names_of(child)]
+        if not bound:
+            return False
+        node = bound[0]
+    return True
+
+
+def names_of(node: ast.AST) -> set[str]:
+    """Return the names that a statement binds."""
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return {node.name}
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return {alias.asname or alias.name for alias in node.names}
+    targets = getattr(node, "targets", [getattr(node, "target", None)])
+    return {target.id for target in targets if isinstance(target, ast.Name)}

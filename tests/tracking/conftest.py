@@ -1,3 +1,5 @@
+"""Databases with MLflow's tables, to be copied by each test of tracking."""
+
 from __future__ import annotations
 
 from pathlib import Path

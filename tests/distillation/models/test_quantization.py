@@ -182,10 +182,10 @@ def test_the_library_is_imported_late_and_without_code_from_a_hub(tmp_path: Path
     mark = tmp_path / "asked"
     (tmp_path / "kernels.py").write_text(BOMB.format(mark=str(mark)))
     code = (
-        "import sys, sweeper.execution.preload as preload\n"
+        "import sys, sweeper.execution.worker.preload as preload\n"
         "assert preload.failure is None and 'peft' in sys.modules\n"
         "assert 'bitsandbytes' not in sys.modules\n"
-        "from sweeper.distillation.late_bitsandbytes import import_bitsandbytes\n"
+        "from sweeper.distillation.models.late_bitsandbytes import import_bitsandbytes\n"
         "import_bitsandbytes()\n"
         "import kernels, peft.import_utils\n"
         "assert 'bitsandbytes' in sys.modules and kernels.get_kernel\n"

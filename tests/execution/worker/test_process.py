@@ -71,7 +71,7 @@ def test_a_gpu_that_torch_cannot_use_is_refused(
 @pytest.mark.slow
 def test_libraries_send_no_usage_statistics() -> None:
     code = (
-        "from sweeper.execution import preload\n"
+        "from sweeper.execution.worker import preload\n"
         "from huggingface_hub import constants\n"
         "assert preload.failure is None, preload.failure\n"
         "assert constants.HF_HUB_DISABLE_TELEMETRY\n"
