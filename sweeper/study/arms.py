@@ -3,47 +3,59 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
+from sweeper.config.base import Scalar
 from sweeper.config.settings import Method
 from sweeper.foundation.errors import SweeperError
 from sweeper.foundation.files import read_json_lines, write_text_atomically
 from sweeper.records import ConfirmationRun, IntermediateScore, Outcome, Progress, TrialSpec
 from sweeper.records.layout import JobPaths, StudyPaths
 from sweeper.records.outcome_files import read_outcome
-from sweeper.search.arm_search import Asked
+from sweeper.search.arm_search import ArmSearch, Asked
 from sweeper.study import retries
 from sweeper.study.budgets import TrialSummary, summarize
 from sweeper.study.jobs import clean_log
 from sweeper.tracking.tracker import Tracker
 
 
-class AskedTrial(Protocol):
-    """A trial that a search has asked for."""
+@dataclass
+class FixedTrials:
+    """The confirmation runs of an arm, one after the other, in place of its search."""
 
-    def is_finished(self) -> bool:
-        """Return whether the search was told how the trial ended."""
+    runs: Sequence[ConfirmationRun]
+    """Declared runs; those whose numbers are not ``current`` stay as they are."""
+    current: Sequence[int]
+    """Numbers of the runs to do."""
+    params: Mapping[int, dict[str, Scalar]]
+    """Parameters of the arm's trials, by number."""
+    files: Callable[[int], JobPaths]
+    """Function that returns the files of a run."""
 
+    def __post_init__(self) -> None:
+        self._asked = [number for number in self.current if self.files(number).spec.exists()]
 
-class Search(Protocol):
-    """The source of an arm's trials."""
-
-    def asked(self) -> Mapping[int, AskedTrial]:
-        """Return the trials that were asked for, by number."""
+    def asked(self) -> dict[int, None]:
+        """Return the numbers of the runs that have begun; no search waits for their ends."""
+        return dict.fromkeys(self._asked)
 
     def ask(self) -> Asked:
-        """Return the next trial."""
+        """Return the next run that has not begun."""
+        number = next(number for number in self.current if number not in self._asked)
+        self._asked.append(number)
+        return self.resume(number)
 
     def resume(self, number: int) -> Asked:
-        """Return a trial that was asked for before."""
+        """Return a run that has begun."""
+        return Asked(number, dict(self.params[self.runs[number].trial]))
 
     def should_continue(self, number: int, interim: IntermediateScore) -> bool:
-        """Decide whether a trial continues after an intermediate score."""
+        """Return True: winners are not pruned."""
+        return True
 
     def tell(self, number: int, outcome: Outcome) -> None:
-        """Record how a trial ended; telling the same again changes nothing."""
+        """Do nothing: no search learns from a confirmation run."""
 
 
 @dataclass
@@ -53,7 +65,7 @@ class ArmState:
     name: str
     method: Method
     budget: int
-    search: Search
+    search: ArmSearch | FixedTrials
     pending: deque[int] = field(default_factory=deque)
     """Numbers of interrupted trials, to run first."""
     interim: tuple[tuple[int, float], ...] = ()
@@ -75,23 +87,16 @@ class ArmState:
         return place(self.name, number)
 
 
+@dataclass(frozen=True)
 class TrialRecorder:
-    """Keeps Optuna, MLflow and a study's files consistent about the trials that ended.
+    """Keeps Optuna, MLflow and a study's files consistent about the trials that ended."""
 
-    Args:
-        paths: The study's place below ``runs``.
-        storage: Optuna's database, for messages.
-        tracker: Records the trials for people.
-        secrets: Words that no log may hold.
-    """
-
-    def __init__(
-        self, paths: StudyPaths, storage: str, tracker: Tracker, secrets: Collection[str]
-    ) -> None:
-        self._paths = paths
-        self._storage = storage
-        self._tracker = tracker
-        self._secrets = frozenset(secrets)
+    paths: StudyPaths
+    storage: str
+    """Optuna's database, for messages."""
+    tracker: Tracker
+    secrets: frozenset[str]
+    """Words that no log may hold."""
 
     def resume(self, arm: ArmState) -> None:
         """Resume what an earlier run left of an arm: recorded, finished, or interrupted trials.
@@ -101,21 +106,21 @@ class TrialRecorder:
         """
         asked = arm.search.asked()
         # Runs of an earlier plan may lie next to those of this one.
-        trials = self._paths.trials(arm.name) if arm.runs is None else ()
+        trials = self.paths.trials(arm.name) if arm.runs is None else ()
         begun = [number for number, files in trials if files.spec.exists()]
         if forgotten := [number for number in begun if number not in asked]:
             raise SweeperError(
                 f"The Optuna database lacks trials of arm {arm.name} from #{forgotten[0]} on: it"
-                f" has {len(asked)}, {self._paths.directory} has {len(begun)}. Restore"
-                f" {self._storage}, or remove {self._paths.directory} to start anew."
+                f" has {len(asked)}, {self.paths.directory} has {len(begun)}. Restore"
+                f" {self.storage}, or remove {self.paths.directory} to start anew."
             )
         for number, state in asked.items():
             arm.asked += 1
-            files = arm.files(self._paths, number)
+            files = arm.files(self.paths, number)
             outcome = read_outcome(files)
             if outcome is None or not files.recorded.exists():
                 # Whoever saw it end may not have come to this.
-                clean_log(files, self._secrets)
+                clean_log(files, self.secrets)
             reason = retries.lost_for_good(files) if outcome is None else None
             if reason is not None and (spec := _readable_spec(files)):
                 outcome = retries.lost(spec, reason, files)
@@ -123,7 +128,8 @@ class TrialRecorder:
             if outcome is None or not retries.is_over(outcome, files):
                 arm.pending.append(number)
                 continue
-            if not files.recorded.exists() or not state.is_finished():
+            is_told = state is None or state.is_finished()
+            if not (files.recorded.exists() and is_told):
                 spec = _read_spec(files)
                 if retries.may_be_smaller(spec, outcome, files):
                     arm.pending.append(number)
@@ -138,18 +144,14 @@ class TrialRecorder:
     ) -> None:
         """Tell Optuna, then MLflow, then mark the trial as recorded; safe to repeat after a crash.
 
-        Args:
-            arm: The arm of the trial.
-            spec: The spec of the trial.
-            outcome: How the trial ended.
-            rows: Its progress, if this process has not logged it while the trial ran.
+        ``rows`` is its progress, if this process has not logged it while the trial ran.
         """
-        files = arm.files(self._paths, spec.number)
+        files = arm.files(self.paths, spec.number)
         arm.search.tell(spec.number, outcome)
-        self._tracker.start_trial(spec)
+        self.tracker.start_trial(spec)
         if rows:
-            self._tracker.log_progress(spec, rows)
-        self._tracker.finish_trial(spec, outcome, files)
+            self.tracker.log_progress(spec, rows)
+        self.tracker.finish_trial(spec, outcome, files)
         retries.discard_checkpoint(files)
         files.recorded.touch()
 

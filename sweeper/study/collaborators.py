@@ -49,27 +49,16 @@ class Observer(Protocol):
         """Print a line."""
 
 
-def _accept(outcome: Outcome) -> None:
-    """Accept every study."""
-
-
 @dataclass(frozen=True)
 class Collaborators:
-    """What a coordinator works with.
-
-    Attributes:
-        executor: Runs the jobs; entered already.
-        tracker: Records the study for people.
-        observer: Shows the study while it runs.
-        stop: The user's request to stop, read before anything is started.
-        retry: Waits for databases that do not answer; the tracker shares it.
-        preflight: Called with the outcome of the data step before anything is recorded or trained;
-            raises to refuse the study.
-    """
+    """What a coordinator works with."""
 
     executor: Executor
+    """Executor of the jobs; entered already."""
     tracker: Tracker
     observer: Observer
     stop: StopRequest = field(default_factory=StopRequest)
     retry: Retry = field(default_factory=Retry)
-    preflight: Callable[[Outcome], None] = _accept
+    """Retry for databases that do not answer; the tracker shares it."""
+    preflight: Callable[[Outcome], None] = lambda outcome: None
+    """Function that is given the outcome of the data step, and raises to refuse the study."""

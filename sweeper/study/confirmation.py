@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import enum
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from sweeper.analysis.comparison import compare, scored_trials
 from sweeper.analysis.fairness import TOLERANCE
 from sweeper.analysis.verdict import primary_comparisons
-from sweeper.config.base import Scalar
 from sweeper.config.confirm import ConfirmConfig, CostMeasure
 from sweeper.foundation.files import write_text_atomically
-from sweeper.records import ConfirmationRun, IntermediateScore, Outcome
-from sweeper.records.layout import JobPaths, StudyPaths
-from sweeper.records.outcome_files import read_outcome
+from sweeper.records import ConfirmationRun
+from sweeper.records.layout import StudyPaths
 from sweeper.records.study_record import ArmRecord, Plan, StudyRecord, TrialRecord
-from sweeper.search.arm_search import Asked
-from sweeper.study.arms import ArmState
+from sweeper.study.arms import ArmState, FixedTrials
 from sweeper.study.final_scores import read_plan
 
 
@@ -29,21 +25,10 @@ def open_plan(
     suite_hash: str,
     paths: StudyPaths,
 ) -> Plan:
-    """Return the plan for the study as it is; runs of an earlier plan keep their numbers.
-
-    Args:
-        confirm: How many winners and seeds there are.
-        compare_at: Measures of cost at which winners are compared.
-        record: The study, whose search has ended.
-        suite_hash: Hash of the test suite.
-        paths: The study's place below ``runs``.
-    """
+    """Return the plan for the study as it is; runs of an earlier plan keep their numbers."""
     wanted = _confirmation_runs(confirm, compare_at, record)
     earlier = read_plan(paths)
-    if earlier is None:
-        runs, looks = {}, 0
-    else:
-        runs, looks = dict(earlier.finals), earlier.looks
+    runs = dict(earlier.finals) if earlier else {}
     current = {}
     for arm, chosen in wanted.items():
         declared = list(runs.get(arm, ()))
@@ -57,7 +42,7 @@ def open_plan(
         declared=time.time(),
         finals=runs,
         current=current,
-        looks=looks + 1,
+        looks=earlier.looks + 1 if earlier else 1,
     )
     write_text_atomically(paths.plan, plan.model_dump_json(indent=1) + "\n")
     return plan
@@ -129,59 +114,3 @@ def _cost(trial: TrialRecord, at: CostMeasure) -> float:
     if at == "tokens":
         return float(cost.trained_tokens)
     return cost.training_seconds()
-
-
-class _State(enum.Enum):
-    BEGUN = "begun"
-    ENDED = "ended"
-
-    def is_finished(self) -> bool:
-        return self is _State.ENDED
-
-
-class FixedTrials:
-    """The confirmation runs of an arm, one after the other, in place of its search.
-
-    Args:
-        runs: The declared runs; those whose numbers are not ``current`` stay as they are.
-        current: Numbers of the runs to do.
-        params: Parameters of the arm's trials, by number.
-        files: Returns the files of a run.
-    """
-
-    def __init__(
-        self,
-        runs: Sequence[ConfirmationRun],
-        current: Sequence[int],
-        params: Mapping[int, dict[str, Scalar]],
-        files: Callable[[int], JobPaths],
-    ) -> None:
-        self._runs = runs
-        self._current = current
-        self._params = params
-        self._files = files
-        self._asked = [number for number in current if files(number).spec.exists()]
-
-    def asked(self) -> dict[int, _State]:
-        """Return the runs that have begun."""
-        return {
-            number: _State.ENDED if read_outcome(self._files(number)) else _State.BEGUN
-            for number in self._asked
-        }
-
-    def ask(self) -> Asked:
-        """Return the next run that has not begun."""
-        number = next(number for number in self._current if number not in self._asked)
-        self._asked.append(number)
-        return self.resume(number)
-
-    def resume(self, number: int) -> Asked:
-        """Return a run that has begun."""
-        return Asked(number, dict(self._params[self._runs[number].trial]))
-
-    def should_continue(self, number: int, interim: IntermediateScore) -> bool:
-        """Return True: winners are not pruned."""
-        return True
-
-    def tell(self, number: int, outcome: Outcome) -> None:
-        """Do nothing: no search learns from a confirmation run."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -37,15 +38,7 @@ _PRUNING_POLL_SECONDS = 0.05
 
 
 class Coordinator:
-    """One run of ``sweeper run``: owns the study's databases while it lasts.
-
-    Args:
-        study: The checked study file.
-        paths: The study's place below ``runs``.
-        manifest: The study's manifest.
-        cache: The content-addressed cache.
-        collaborators: What it works with.
-    """
+    """One run of ``sweeper run``: owns the study's databases while it lasts."""
 
     def __init__(
         self,
@@ -70,17 +63,15 @@ class Coordinator:
         self._retry = collaborators.retry
         self._retry.tell = self._observer.message
         self._retry.while_waiting = self._while_waiting
-        self._steps = preparation.PreparationSteps(study, manifest, cache, paths)
+        self._inputs = preparation.make_study_inputs(study, manifest, cache)
+        self._suite = suite_spec(study.selection)
         self._secrets = secrets_in(study.file.values)
         storage = redact(study.config.storage or str(paths.optuna))
         self._recorder = TrialRecorder(paths, storage, self._tracker, self._secrets)
         self._trials: Trials | None = None
 
     def run(self) -> StudyRecord:
-        """Do what is left to do.
-
-        Returns:
-            The record of the study.
+        """Do what is left to do, and return the record of the study.
 
         Raises:
             ConfigError: Data, models, tasks or settings cannot work as written.
@@ -95,11 +86,11 @@ class Coordinator:
         self._tracker.connect()
         self._check_data()
         self._tracker.open_study(
-            self._steps.inputs,
+            self._inputs,
             tuple(config.arms),
             config.sampler.type,
             self._manifest.provenance,
-            self._study_text(),
+            redact(self._study.path.read_text(encoding="utf-8"), self._secrets),
         )
         self._prepare()
         self._search()
@@ -146,9 +137,7 @@ class Coordinator:
         scores = read_preparation(self._paths).scores
         self.higher_is_better = scores.higher_is_better if scores else True
         self.phase = "search"
-        devices = config.compute.devices_per_trial
-        rule = StoppingRule(config.arms, config.budget, devices, self.higher_is_better)
-        self._trials = self._new_trials(rule=rule)
+        self._trials = self._new_trials(rule=StoppingRule(config, self.higher_is_better))
         storage = open_storage(config.storage or self._paths.optuna, self._retry)
         try:
             self._open_arms(storage, self._trials)
@@ -158,7 +147,7 @@ class Coordinator:
 
     def _open_arms(self, storage: Storage, trials: Trials) -> None:
         config = self._study.config
-        budgets = trial_budgets(config.arms, config.trials, config.sampler, config.budget.trials)
+        budgets = trial_budgets(config)
         # Another study of this name may be in the same database.
         known_as = f"{config.study}@{self._manifest.identity}" if config.storage else config.study
         for name, arm in config.arms.items():
@@ -204,16 +193,7 @@ class Coordinator:
     def _new_trials(
         self, rule: StoppingRule | None = None, test_suite: SuiteSpec | None = None
     ) -> Trials:
-        config = self._study.config
-        specs = TrialSpecs(
-            config.arms,
-            self._steps.inputs,
-            self._steps.suite,
-            config.training,
-            config.compute,
-            config.pruner.documents,
-            test_suite,
-        )
+        specs = TrialSpecs(self._study.config, self._inputs, self._suite, test_suite)
         return Trials(self._paths, specs, self.jobs, self._recorder, self._collaborators, rule)
 
     # Steps of the preparation, and trials
@@ -222,21 +202,33 @@ class Coordinator:
         self, groups: Sequence[Sequence[preparation.Step]], *, trials_left: bool
     ) -> None:
         for group in groups:
-            waiting = self._steps.left(group, trials_left=trials_left)
+            specs = [
+                preparation.make_spec(
+                    self._study, self._inputs, self._suite, step, self._paths.preparation(step)
+                )
+                for step in group
+            ]
+            waiting = deque(
+                spec
+                for spec in specs
+                if not preparation.is_done(spec, self._paths)
+                # The cache may have been emptied since.
+                or (trials_left and not preparation.is_cached(spec.step, self._paths))
+            )
             while waiting or self.jobs.running:
                 self._check_stop()
                 if self.stop.level and not self.jobs.running:
                     raise Interrupted
                 while waiting and self.stop.level == 0 and self._executor.free():
                     try:
-                        self._steps.submit(waiting[0], self._executor)
+                        preparation.submit(waiting[0], self._executor)
                     except Busy:
                         break
                     waiting.popleft()
                     self.jobs.notice()
                 for finished, _ in self._wait():
                     self._finish_step(finished)
-            self._steps.take_results(group)
+            self._inputs = preparation.with_results(self._inputs, group, self._paths)
 
     def _finish_step(self, finished: Finished) -> None:
         assert isinstance(finished.spec, PreparationSpec)
@@ -244,7 +236,7 @@ class Coordinator:
         if outcome is None or outcome.state != "completed":
             if outcome is not None and outcome.examination is not None:
                 self._collaborators.preflight(outcome)
-            raise self._steps.error(step, outcome)
+            raise preparation.explain(self._study, step, outcome, self._paths.preparation(step))
         # The preflight reports what the data step found.
         for note in outcome.notes:
             self._observer.message(f"{step}: {note}")
@@ -307,6 +299,3 @@ class Coordinator:
             or bool(self.jobs.running)
             or self._trials.any_left()
         )
-
-    def _study_text(self) -> str:
-        return redact(self._study.path.read_text(encoding="utf-8"), self._secrets)

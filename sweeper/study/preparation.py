@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -108,8 +107,9 @@ def is_cached(step: Step, paths: StudyPaths) -> bool:
     return outcome is not None and all(is_whole(Path(entry)) for entry in outcome.cached)
 
 
-def submit(spec: PreparationSpec, files: JobPaths, executor: Executor) -> None:
+def submit(spec: PreparationSpec, executor: Executor) -> None:
     """Start a step in a clean directory."""
+    files = JobPaths(Path(spec.place.directory))
     for path in (files.outcome, files.progress, files.log, files.documents, files.samples):
         path.unlink(missing_ok=True)
     place = executor.next_resources(files.directory).alone()
@@ -165,57 +165,3 @@ def _own_teachers(study: LoadedStudy) -> dict[str, tuple[str, ...]]:
         if models := tuple(str(model) for model in choices if model is not None):
             models_of[name] = models
     return models_of
-
-
-class PreparationSteps:
-    """The steps of one study: what is left of them, and what later jobs take from them.
-
-    Args:
-        study: The checked study file.
-        manifest: The study's manifest.
-        cache: The content-addressed cache.
-        paths: The study's place below ``runs``.
-    """
-
-    def __init__(
-        self, study: LoadedStudy, manifest: StudyManifest, cache: Path, paths: StudyPaths
-    ) -> None:
-        self._study = study
-        self._paths = paths
-        self.inputs = make_study_inputs(study, manifest, cache)
-        """What all jobs share, with the results of the steps that are done."""
-        self.suite = suite_spec(study.selection)
-        """The selection suite."""
-
-    def left(self, group: Sequence[Step], *, trials_left: bool) -> deque[PreparationSpec]:
-        """Return the steps of ``group`` that are not done.
-
-        Args:
-            group: Steps that may run next to each other.
-            trials_left: True if trials will need what the steps leave in the cache.
-        """
-        specs = {
-            step: make_spec(
-                self._study, self.inputs, self.suite, step, self._paths.preparation(step)
-            )
-            for step in group
-        }
-        return deque(
-            spec
-            for step, spec in specs.items()
-            if not is_done(spec, self._paths)
-            # The cache may have been emptied since.
-            or (trials_left and not is_cached(step, self._paths))
-        )
-
-    def submit(self, spec: PreparationSpec, executor: Executor) -> None:
-        """Start a step."""
-        submit(spec, self._paths.preparation(spec.step), executor)
-
-    def take_results(self, group: Sequence[Step]) -> None:
-        """Give later jobs the results of a group of steps that is done."""
-        self.inputs = with_results(self.inputs, group, self._paths)
-
-    def error(self, step: Step, outcome: Outcome | None) -> Exception:
-        """Return the error to stop the study with after a step failed."""
-        return explain(self._study, step, outcome, self._paths.preparation(step))

@@ -93,8 +93,8 @@ def read_study(paths: StudyPaths, manifest: StudyManifest) -> StudyRecord:
     """
     config = manifest.config
     plan = read_plan(paths)
-    budgets = trial_budgets(config.arms, config.trials, config.sampler, config.budget.trials)
-    seconds = device_seconds(config.arms, config.budget)
+    budgets = trial_budgets(config)
+    seconds = device_seconds(config)
     arms = tuple(
         _read_arm(paths, name, arm, plan, budget=budgets[name], device_seconds=seconds[name])
         for name, arm in config.arms.items()
@@ -107,7 +107,7 @@ def read_study(paths: StudyPaths, manifest: StudyManifest) -> StudyRecord:
     outcomes = [trial.outcome for arm in arms for trial in arm.trials if trial.outcome]
     scored = prepared.scores or next((o.scores for o in outcomes if o.scores), None)
     higher = scored.higher_is_better if scored else True
-    rule = StoppingRule(config.arms, config.budget, config.compute.devices_per_trial, higher)
+    rule = StoppingRule(config, higher)
     arms = tuple(
         arm.model_copy(update={"stopped": rule.reason(arm.name, ended)})
         if len(ended[arm.name]) < arm.budget

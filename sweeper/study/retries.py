@@ -117,17 +117,8 @@ def _losses(files: JobPaths) -> int:
     return files.lost.exists() + len(list(files.directory.glob("attempts/*/lost")))
 
 
-def ran_out_of_memory(files: JobPaths) -> bool:
-    """Return whether an archived attempt ran out of memory."""
-    return bool(_out_of_memory(files))
-
-
-def out_of_memory_seconds(files: JobPaths) -> float:
-    """Return the device-seconds of archived attempts that ran out of memory."""
-    return sum(outcome.cost.device_seconds for outcome in _out_of_memory(files))
-
-
-def _out_of_memory(files: JobPaths) -> list[Outcome]:
+def out_of_memory_attempts(files: JobPaths) -> list[Outcome]:
+    """Return the outcomes of archived attempts that ran out of memory."""
     earlier = (read_outcome(JobPaths(path)) for path in files.directory.glob("attempts/*"))
     return [outcome for outcome in earlier if outcome and _is_out_of_memory(outcome)]
 
@@ -140,7 +131,7 @@ def may_be_smaller(spec: TrialSpec, outcome: Outcome, files: JobPaths) -> bool:
     return (
         _is_out_of_memory(outcome)
         and spec.settings.per_device_train_batch_size % 2 == 0
-        and not ran_out_of_memory(files)
+        and not out_of_memory_attempts(files)
     )
 
 

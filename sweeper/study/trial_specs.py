@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sweeper.config.arms import ArmConfig
-from sweeper.config.compute import ComputeConfig
-from sweeper.config.settings import TrainingConfig, effective, model_settings, resolve
+from sweeper.config.settings import effective, model_settings, resolve
+from sweeper.config.study import StudyConfig
 from sweeper.records import (
     ConfirmationRun,
     IntermediatePoint,
@@ -19,35 +18,19 @@ from sweeper.records import (
 from sweeper.records.layout import JobPaths
 from sweeper.records.seeds import confirmation_seed, trial_seed
 from sweeper.search.arm_search import Asked
-from sweeper.study.retries import (
-    archive_attempt,
-    out_of_memory_seconds,
-    ran_out_of_memory,
-    smaller,
-)
+from sweeper.study.retries import archive_attempt, out_of_memory_attempts, smaller
 
 
 @dataclass(frozen=True)
 class TrialSpecs:
-    """What the specs of a study's trials have in common.
+    """What the specs of a study's trials have in common."""
 
-    Attributes:
-        arms: The arms, by name.
-        inputs: What all jobs of the study share.
-        suite: The selection suite.
-        training: The study's training settings, below those of an arm.
-        compute: Memory limit and sharding of a trial.
-        documents: Documents of each task that an intermediate score is made of.
-        test_suite: The test suite, which confirmation runs are scored on as well.
-    """
-
-    arms: Mapping[str, ArmConfig]
+    config: StudyConfig
     inputs: StudyInputs
     suite: SuiteSpec
-    training: TrainingConfig
-    compute: ComputeConfig
-    documents: int = 1
+    """The selection suite."""
     test_suite: SuiteSpec | None = None
+    """The test suite, which confirmation runs are scored on as well."""
 
     def next(
         self,
@@ -70,14 +53,14 @@ class TrialSpecs:
             run: The confirmation run that the trial is, if it is one.
         """
         attempt = archive_attempt(files)
-        arm, study_seed = self.arms[name], self.inputs.seed
-        settings = effective(arm.method, resolve(self.training, arm.settings, asked.params))
-        seed = trial_seed(study_seed, name, asked.number)
+        arm, compute = self.config.arms[name], self.config.compute
+        settings = effective(arm.method, resolve(self.config.training, arm.settings, asked.params))
+        seed = trial_seed(self.config.seed, name, asked.number)
         if run is not None:
             settings = settings.model_copy(update={"max_steps": run.max_steps})
             # The same for all arms, so that they share what chance there is.
-            seed = confirmation_seed(study_seed, run.seed)
-        if ran_out_of_memory(files):
+            seed = confirmation_seed(self.config.seed, run.seed)
+        if too_large := out_of_memory_attempts(files):
             settings = smaller(settings)
         return TrialSpec(
             origin=self.inputs,
@@ -91,15 +74,15 @@ class TrialSpecs:
             lora=model_settings("lora", arm.settings, asked.params),
             teacher=model_settings("teacher", arm.settings, asked.params),
             suite=self.suite,
-            interim=_steps(interim, settings.max_steps, self.documents),
-            earlier_seconds=out_of_memory_seconds(files),
+            interim=_steps(interim, settings.max_steps, self.config.pruner.documents),
+            earlier_seconds=sum(outcome.cost.device_seconds for outcome in too_large),
             final=run,
             test_suite=self.test_suite,
             place=place.model_copy(
                 update={
-                    "memory_gib": self.compute.memory_limit,
-                    "shard_teacher": self.compute.shard_teacher,
-                    "shard_student": self.compute.shard_student,
+                    "memory_gib": compute.memory_limit,
+                    "shard_teacher": compute.shard_teacher,
+                    "shard_student": compute.shard_student,
                 }
             ),
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from sweeper.execution.executor import Busy, Finished
 from sweeper.foundation.files import write_text_atomically
@@ -20,45 +21,28 @@ from sweeper.study.jobs import Jobs, RunningJob, answer
 from sweeper.study.trial_specs import TrialSpecs
 
 
+@dataclass
 class Trials:
-    """The trials of one phase.
+    """The trials of one phase."""
 
-    Args:
-        paths: The study's place below ``runs``.
-        specs: What the specs of all trials have in common.
-        jobs: The study's running jobs.
-        recorder: Records how trials end.
-        collaborators: The executor, the tracker and the observer.
-        rule: When an arm starts no further trial; None: every arm finishes.
-    """
-
-    def __init__(
-        self,
-        paths: StudyPaths,
-        specs: TrialSpecs,
-        jobs: Jobs,
-        recorder: TrialRecorder,
-        collaborators: Collaborators,
-        rule: StoppingRule | None = None,
-    ) -> None:
-        self.arms: dict[str, ArmState] = {}
-        self._paths = paths
-        self._specs = specs
-        self._jobs = jobs
-        self._recorder = recorder
-        self._executor = collaborators.executor
-        self._tracker = collaborators.tracker
-        self._observer = collaborators.observer
-        self._rule = rule
+    paths: StudyPaths
+    specs: TrialSpecs
+    jobs: Jobs
+    """The study's running jobs."""
+    recorder: TrialRecorder
+    collaborators: Collaborators
+    rule: StoppingRule | None = None
+    """Rule after which an arm starts no further trial; None: every arm finishes."""
+    arms: dict[str, ArmState] = field(default_factory=dict)
 
     def add(self, arm: ArmState) -> None:
         """Add an arm, with what an earlier run left of it."""
         self.arms[arm.name] = arm
-        self._recorder.resume(arm)
+        self.recorder.resume(arm)
 
     def fill(self) -> None:
         """Start trials while something is free, the arm that has started fewest first."""
-        while self._executor.free():
+        while self.collaborators.executor.free():
             candidates = [arm for arm in self.arms.values() if self._may_start(arm)]
             if not candidates:
                 return
@@ -82,14 +66,14 @@ class Trials:
 
     def stop_reason(self, arm: str) -> StopReason | None:
         """Return the limit of the study's budget that keeps an arm from starting a trial now."""
-        if self._rule is None:
+        if self.rule is None:
             return None
-        return self._rule.reason(
+        return self.rule.reason(
             arm,
             {name: state.ended for name, state in self.arms.items()},
             running=[
                 (job.spec.arm, job.started - job.spec.earlier_seconds / job.spec.place.processes)
-                for job in self._jobs.running.values()
+                for job in self.jobs.running.values()
                 if isinstance(job.spec, TrialSpec)
             ],
             now=time.time(),
@@ -99,41 +83,37 @@ class Trials:
 
     def _start(self, arm: ArmState, asked: Asked) -> bool:
         """Start a trial; return False, and let it wait, if what was free no longer is."""
-        files = arm.files(self._paths, asked.number)
-        spec = self._specs.next(
+        files = arm.files(self.paths, asked.number)
+        spec = self.specs.next(
             arm.name,
             asked,
-            self._executor.next_resources(files.directory),
+            self.collaborators.executor.next_resources(files.directory),
             files,
             interim=arm.interim,
             run=arm.runs[asked.number] if arm.runs is not None else None,
         )
         write_text_atomically(files.spec, redacted_json(spec))
-        self._tracker.start_trial(spec)
+        self.collaborators.tracker.start_trial(spec)
         try:
-            self._executor.submit(spec)
+            self.collaborators.executor.submit(spec)
         except Busy:
             arm.pending.append(asked.number)
             return False
-        self._jobs.notice()
+        self.jobs.notice()
         return True
 
     def log(self, spec: TrialSpec, rows: Sequence[Progress]) -> None:
         """Answer a trial that waits for the pruner's decision, and record its progress."""
         for interim in (row.interim for row in rows if row.interim):
             answer(spec, interim, self.arms[spec.arm].search.should_continue(spec.number, interim))
-        self._tracker.log_progress(spec, rows)
+        self.collaborators.tracker.log_progress(spec, rows)
 
     def finish(self, finished: Finished, job: RunningJob) -> Failure | None:
-        """Record how a trial ended, or let it run again.
-
-        Returns:
-            The failure, if it stops the study.
-        """
+        """Record how a trial ended, or let it run again; return a failure that stops the study."""
         spec = finished.spec
         assert isinstance(spec, TrialSpec)
         arm = self.arms[spec.arm]
-        files = arm.files(self._paths, spec.number)
+        files = arm.files(self.paths, spec.number)
         outcome = finished.outcome or retries.conclude(
             spec, files, job.started, given_up=job.given_up, reason=finished.reason
         )
@@ -147,10 +127,10 @@ class Trials:
             self._run_again(arm, spec, "ran out of memory; it runs again in smaller batches")
             return None
         arm.ended[spec.number] = summarize(outcome)
-        self._observer.ended(spec, outcome)
-        self._recorder.record(arm, spec, outcome)
+        self.collaborators.observer.ended(spec, outcome)
+        self.recorder.record(arm, spec, outcome)
         return None
 
     def _run_again(self, arm: ArmState, spec: TrialSpec, why: str) -> None:
-        self._observer.message(f"{spec.arm} #{spec.number} {why}")
+        self.collaborators.observer.message(f"{spec.arm} #{spec.number} {why}")
         arm.pending.append(spec.number)

@@ -50,7 +50,7 @@ BOUNDARIES = {
     "after the plan is written": (PLAN, "after", "1"),
     "while the test suite is scored": ("sweeper.study.preparation:submit", "after", "4"),
     "after a winner's spec is written": (SPEC, "after", "5"),
-    "after a winner's outcome": ("sweeper.study.confirmation:FixedTrials.tell", "before", "1"),
+    "after a winner's outcome": ("sweeper.study.arms:FixedTrials.tell", "before", "1"),
     "after the last winner": (TRACK, "after", "6"),
     "during the report": (PLOT, "after", "1"),
     "after the report": (REPORT, "after", "1"),

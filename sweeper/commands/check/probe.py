@@ -245,7 +245,7 @@ class _Probe:
     def _submit_step(self, step: preparation.Step) -> None:
         files = self._paths.preparation(step)
         spec = preparation.make_spec(self._study, self._inputs, self._suite, step, files)
-        preparation.submit(spec, files, self._executor)
+        preparation.submit(spec, self._executor)
 
     def _plan_scoring(self, scores: Scores) -> int:
         """Decide how much of the suite a trial is scored on; return its number of tasks."""
@@ -264,8 +264,7 @@ class _Probe:
 
     def _submit_trial(self, arm: str, number: int, params: dict[str, Scalar]) -> None:
         files = self._paths.trial(arm, number)
-        config = self._study.config
-        specs = TrialSpecs(config.arms, self._inputs, self._suite, config.training, config.compute)
+        specs = TrialSpecs(self._study.config, self._inputs, self._suite)
         place = self._executor.next_resources(files.directory)
         spec = specs.next(arm, Asked(number, params), place, files)
         step = min(STEPS, spec.settings.max_steps)
