@@ -77,10 +77,6 @@ class ArmState:
     runs: tuple[ConfirmationRun, ...] | None = None
     """Confirmation runs that the numbers stand for; None in the search."""
 
-    def unfinished(self) -> bool:
-        """Return whether there is something left to start."""
-        return bool(self.pending) or self.asked < self.budget
-
     def files(self, paths: StudyPaths, number: int) -> JobPaths:
         """Return the files of a trial or of a confirmation run of the arm."""
         place = paths.trial if self.runs is None else paths.confirmation_run

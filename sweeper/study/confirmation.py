@@ -79,7 +79,7 @@ def _confirmation_runs(
             if at != "steps" and name not in compared:
                 continue
             for trial in winners[name]:
-                steps = _steps(trial)
+                steps = int(trial.settings["max_steps"])
                 longer = round(steps * most / cost) if (cost := _cost(trial, at)) else steps
                 if at != "steps" and longer <= steps * (1 + TOLERANCE):
                     continue
@@ -101,10 +101,6 @@ def _winners(arm: ArmRecord, top_k: int, higher_is_better: bool) -> list[TrialRe
     sign = -1 if higher_is_better else 1
     ranked = sorted(scored_trials(arm), key=lambda pair: sign * pair[1].score)
     return [trial for trial, _ in ranked[:top_k]]
-
-
-def _steps(trial: TrialRecord) -> int:
-    return int(trial.settings["max_steps"])
 
 
 def _cost(trial: TrialRecord, at: CostMeasure) -> float:

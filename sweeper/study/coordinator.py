@@ -12,7 +12,7 @@ from sweeper.analysis.teacher_gap import is_better
 from sweeper.config.loading import LoadedStudy
 from sweeper.execution.executor import Busy, Finished
 from sweeper.foundation.secrets import redact, secrets_in
-from sweeper.records import PreparationSpec, Progress, SuiteSpec, TrialSpec
+from sweeper.records import PreparationSpec, SuiteSpec
 from sweeper.records.layout import StudyPaths
 from sweeper.records.outcome_files import read_outcome
 from sweeper.records.study_record import StudyRecord
@@ -68,7 +68,7 @@ class Coordinator:
         self._secrets = secrets_in(study.file.values)
         storage = redact(study.config.storage or str(paths.optuna))
         self._recorder = TrialRecorder(paths, storage, self._tracker, self._secrets)
-        self._trials: Trials | None = None
+        self._trials = self._new_trials()
 
     def run(self) -> StudyRecord:
         """Do what is left to do, and return the record of the study.
@@ -105,11 +105,11 @@ class Coordinator:
     @property
     def arms(self) -> Mapping[str, ArmState]:
         """Arms of the current phase; none before the search."""
-        return self._trials.arms if self._trials is not None else {}
+        return self._trials.arms
 
     def stop_reason(self, arm: str) -> StopReason | None:
         """Return the limit of the study's budget that keeps an arm from starting a trial now."""
-        return self._trials.stop_reason(arm) if self._trials is not None else None
+        return self._trials.stop_reason(arm)
 
     # Phases
 
@@ -265,15 +265,11 @@ class Coordinator:
     def _wait(self) -> list[tuple[Finished, RunningJob]]:
         prunes = any(arm.interim for arm in self.arms.values())
         seconds = _PRUNING_POLL_SECONDS if prunes else _POLL_SECONDS
-        ended = self.jobs.wait(seconds, self._on_progress)
+        ended = self.jobs.wait(seconds, self._trials.log)
         self._observer.update(self)
         if self.stop.level >= 2:
             self._check_stop()
         return ended
-
-    def _on_progress(self, spec: TrialSpec, rows: Sequence[Progress]) -> None:
-        assert self._trials is not None
-        self._trials.log(spec, rows)
 
     def _while_waiting(self) -> None:
         """Keep the display and the user's signals alive while a database does not answer."""
@@ -289,13 +285,5 @@ class Coordinator:
             self.jobs.stop()
         elif self.jobs.running:
             return
-        if self._is_unfinished():
+        if self.phase == "prepare" or self.jobs.running or self._trials.any_left():
             raise Interrupted
-
-    def _is_unfinished(self) -> bool:
-        return (
-            self._trials is None
-            or self.phase == "prepare"
-            or bool(self.jobs.running)
-            or self._trials.any_left()
-        )

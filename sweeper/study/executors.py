@@ -16,14 +16,7 @@ from sweeper.records.layout import StudyPaths
 def make_executor(
     compute: ComputeConfig, paths: StudyPaths, cache: Path, inputs: Sequence[Path], file: YamlFile
 ) -> Executor:
-    """Return the executor that the study asks for, not entered yet.
-
-    Args:
-        compute: The study's machines.
-        paths: The study's place below ``runs``.
-        cache: The content-addressed cache.
-        inputs: Files and folders of this machine that the study's jobs read.
-        file: The study file, for messages.
+    """Return the executor that the study asks for, not entered yet; ``file`` is for messages.
 
     Raises:
         ConfigError: The study asks for Ray, which is not installed.

@@ -41,7 +41,7 @@ def wanted(config: StudyConfig) -> tuple[ShapeRequest, ...]:
 
     The preflight reports the teacher's size also if no arm loads it.
     """
-    wanted_shapes = {
+    shapes = {
         request.key(): request
         for arm in config.arms
         for cheapest in (False, True)
@@ -49,25 +49,15 @@ def wanted(config: StudyConfig) -> tuple[ShapeRequest, ...]:
         for request in requests(setup)
         if request is not None
     }
-    names = {
-        request.model.model
-        for request in wanted_shapes.values()
-        if not isinstance(request.model, StudentConfig)
-    }
-    if config.teacher.model not in names:
+    models = [request.model for request in shapes.values()]
+    if not any(m.model == config.teacher.model for m in models if not isinstance(m, StudentConfig)):
         teacher = ShapeRequest(model=config.teacher, autocast=None)
-        wanted_shapes[teacher.key()] = teacher
-    return tuple(wanted_shapes.values())
+        shapes[teacher.key()] = teacher
+    return tuple(shapes.values())
 
 
 def extreme_settings(config: StudyConfig, arm: str, *, cheapest: bool = False) -> Iterator[Setup]:
-    """Yield trainings of the arm; one of them takes the most memory.
-
-    Args:
-        config: The study.
-        arm: The arm's name.
-        cheapest: True for trainings of which one takes the least memory.
-    """
+    """Yield trainings of the arm; one of them takes the most memory, or the least."""
     choose = min if cheapest else max
     search = config.arms[arm].search
     values: dict[str, list[Scalar]] = {}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections import defaultdict
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 
 from pydantic_core import to_jsonable_python
@@ -88,12 +90,7 @@ def read_confirmation(
 ) -> Confirmation:
     """Read what was measured on the test suite so far.
 
-    Args:
-        paths: The study's place below ``runs``.
-        plan: The plan of what is scored.
-        arms: The arms, with their confirmation runs.
-        higher_is_better: True if the selection suite, which chooses among an arm's winners, has
-            better scores when higher.
+    ``higher_is_better`` is about the selection suite, which chooses among an arm's winners.
 
     Raises:
         SweeperError: Two models were not scored on the same documents.
@@ -103,7 +100,10 @@ def read_confirmation(
     rows: dict[JobPaths, list[ScoredDocument]] = {}
     tested, missing = [], []
     for arm in arms:
-        for (trial, at), runs in _groups(arm).items():
+        groups: dict[tuple[int, CostMeasure], list[ConfirmationRunRecord]] = defaultdict(list)
+        for run in arm.finals:
+            groups[run.final.trial, run.final.at].append(run)
+        for (trial, at), runs in groups.items():
             done = [run for run in runs if run.state == "completed" and run.outcome]
             if len(done) < len(runs):
                 missing.append(
@@ -112,16 +112,12 @@ def read_confirmation(
                 )
             if not done:
                 continue
-            scored = []
-            conditions = []
-            for run in done:
-                files = paths.confirmation_run(arm.name, run.number)
-                rows[files] = read_documents(files.test_documents)
-                scored.append((run, rows[files]))
-                conditions += _read_conditions(files)
-                if run.outcome and run.outcome.test_scores:
-                    on_test.append(run.outcome.test_scores)
-            tested.append(_tested(arm, trial, at, scored, conditions))
+            files_of_runs = [paths.confirmation_run(arm.name, run.number) for run in done]
+            rows |= {files: read_documents(files.test_documents) for files in files_of_runs}
+            on_test += [o.test_scores for run in done if (o := run.outcome) and o.test_scores]
+            values = tuple(tuple(row.value for row in rows[files]) for files in files_of_runs)
+            conditions = [c for files in files_of_runs for c in _read_conditions(files)]
+            tested.append(_tested(arm, trial, at, done, values, conditions))
     baselines = {}
     for role in ends:
         files = paths.preparation(TEST_STEPS[role])
@@ -177,15 +173,9 @@ def _read_curve(files: JobPaths) -> tuple[CurvePoint, ...]:
 def read_documents(path: Path) -> list[ScoredDocument]:
     """Read a model's score on each document of a suite, in the suite's order."""
     rows, _ = read_json_lines(path)
+    identity = itemgetter("task", "doc_id", "doc_hash", "cluster", "share")
     return [
-        ScoredDocument(
-            row["task"],
-            row["doc_id"],
-            row["doc_hash"],
-            row["cluster"],
-            row["share"],
-            math.copysign(1.0, row["share"]) * row["score"],
-        )
+        ScoredDocument._make((*identity(row), math.copysign(1.0, row["share"]) * row["score"]))
         for row in rows
         if row["share"]
     ]
@@ -223,21 +213,14 @@ def _digest(value: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:_DIGEST]
 
 
-def _groups(arm: ArmRecord) -> dict[tuple[int, CostMeasure], list[ConfirmationRunRecord]]:
-    groups: dict[tuple[int, CostMeasure], list[ConfirmationRunRecord]] = {}
-    for run in arm.finals:
-        groups.setdefault((run.final.trial, run.final.at), []).append(run)
-    return groups
-
-
 def _tested(
     arm: ArmRecord,
     trial: int,
     at: CostMeasure,
-    documents: Sequence[tuple[ConfirmationRunRecord, list[ScoredDocument]]],
+    runs: Sequence[ConfirmationRunRecord],
+    scores: tuple[tuple[float, ...], ...],
     conditions: Sequence[MatchedConditions],
 ) -> ConfirmedWinner:
-    runs = [run for run, _ in documents]
     outcomes = [run.outcome for run in runs if run.outcome]
     searched = next(record.outcome for record in arm.trials if record.number == trial)
     assert searched is not None and searched.scores is not None
@@ -248,7 +231,7 @@ def _tested(
         at=at,
         max_steps=runs[0].final.max_steps,
         seeds=tuple(run.final.seed for run in runs),
-        scores=tuple(tuple(document.value for document in rows) for _, rows in documents),
+        scores=scores,
         selection=tuple(outcome.scores.score for outcome in outcomes if outcome.scores),
         searched=searched.scores.score,
         device_seconds=sum(o.cost.device_seconds for o in outcomes) / len(outcomes),
@@ -258,17 +241,15 @@ def _tested(
     )
 
 
-def _winners_of(
-    tested: Sequence[ConfirmedWinner], higher_is_better: bool
-) -> tuple[ConfirmedWinner, ...]:
+def _winners_of(tested: list[ConfirmedWinner], higher: bool) -> tuple[ConfirmedWinner, ...]:
     """Keep of each arm's winners the best on the selection suite with new seeds."""
-    sign = 1 if higher_is_better else -1
+    sign = 1 if higher else -1
     best: dict[str, ConfirmedWinner] = {}
-    for arm in tested:
-        if arm.at != "steps":
-            continue
-        mean = sum(arm.selection) / len(arm.selection)
-        other = best.get(arm.arm)
-        if other is None or sign * mean > sign * sum(other.selection) / len(other.selection):
-            best[arm.arm] = arm
-    return tuple(arm for arm in tested if arm.arm in best and best[arm.arm].trial == arm.trial)
+    for winner in tested:
+        if winner.at == "steps":
+            best[winner.arm] = max(
+                best.get(winner.arm, winner),
+                winner,
+                key=lambda each: sign * sum(each.selection) / len(each.selection),
+            )
+    return tuple(w for w in tested if w.arm in best and best[w.arm].trial == w.trial)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
 
 
@@ -12,15 +13,11 @@ class Interrupted(BaseException):
     """The user stopped the study; the same command resumes it."""
 
 
+@dataclass
 class StopRequest:
     """How urgently the user wants the study to stop: 0 not, 1 after running trials, 2 now."""
 
-    def __init__(self) -> None:
-        self.level = 0
-
-    def press(self) -> None:
-        """Count one more Ctrl-C."""
-        self.level = min(self.level + 1, 2)
+    level: int = 0
 
 
 @contextmanager
@@ -29,9 +26,7 @@ def listening(message: Callable[[str], None]) -> Iterator[StopRequest]:
     stop = StopRequest()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        stop.press()
-        if number == signal.SIGTERM:
-            stop.press()
+        stop.level = 2 if number == signal.SIGTERM else min(stop.level + 1, 2)
         if stop.level == 1:
             message("Stopping after the running trials; Ctrl-C again stops now.")
 

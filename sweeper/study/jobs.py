@@ -90,43 +90,33 @@ class RunningJob:
         if not isinstance(self.spec, TrialSpec):
             return None
         phase = self.last.phase if self.last else "start"
+        kind: FailureKind
         if compute.trial_timeout is not None and now - self.since > compute.trial_timeout:
+            kind = "timeout"
             message = f"took longer than {compute.trial_timeout:g} s (compute.trial_timeout)"
-            return self._too_slow("timeout", message, phase)
-        if compute.stall_timeout is not None and now - self.heard > compute.stall_timeout:
+        elif compute.stall_timeout is not None and now - self.heard > compute.stall_timeout:
+            kind = "stalled"
             message = f"no progress for {compute.stall_timeout:g} s (compute.stall_timeout)"
-            return self._too_slow("stalled", message, phase)
-        return None
-
-    def _too_slow(self, kind: FailureKind, message: str, phase: str) -> Failure:
-        assert isinstance(self.spec, TrialSpec)
-        return Failure(
-            kind=kind,
-            message=f"{message}, in phase {phase!r}",
-            remedies=speed_remedies(self.spec, phase),
-        )
+        else:
+            return None
+        remedies = speed_remedies(self.spec, phase)
+        return Failure(kind=kind, message=f"{message}, in phase {phase!r}", remedies=remedies)
 
 
+@dataclass
 class Jobs:
-    """The jobs that an executor runs, each followed in its progress file.
+    """The jobs that an executor runs, each followed in its progress file."""
 
-    Args:
-        executor: Runs the jobs.
-        compute: How long trials may run.
-        retry: Waits for databases. Jobs may wait for their coordinator meanwhile, so that this time
-            does not count against them.
-    """
-
-    def __init__(self, executor: Executor, compute: ComputeConfig, retry: Retry) -> None:
-        self.running: dict[str, RunningJob] = {}
-        """Running jobs by their directories."""
-        self._executor = executor
-        self._compute = compute
-        self._retry = retry
+    executor: Executor
+    compute: ComputeConfig
+    retry: Retry
+    """Retry for databases; jobs may wait meanwhile, so that this time does not count for them."""
+    running: dict[str, RunningJob] = field(default_factory=dict)
+    """Running jobs by their directories."""
 
     def notice(self) -> None:
         """Follow the jobs that were submitted since the last call."""
-        for spec in self._executor.running():
+        for spec in self.executor.running():
             if spec.place.directory not in self.running:
                 now = self._clock()
                 self.running[spec.place.directory] = RunningJob(spec, since=now, heard=now)
@@ -136,13 +126,11 @@ class Jobs:
     ) -> list[tuple[Finished, RunningJob]]:
         """Return the jobs that ended, waiting up to ``timeout`` seconds for the first.
 
-        Args:
-            timeout: The longest wait in seconds.
-            on_progress: Called with the progress of a trial since the last call.
+        ``on_progress`` is called with the progress of each trial since the last call.
         """
-        finished = self._executor.wait(timeout)
+        finished = self.executor.wait(timeout)
         for done in finished:
-            self._clean_log(self.running[done.spec.place.directory])
+            clean_log(self.running[done.spec.place.directory].files, secrets_in(done.spec))
         for job in self.running.values():
             rows = job.read(self._clock())
             if rows and isinstance(job.spec, TrialSpec):
@@ -150,21 +138,17 @@ class Jobs:
         ended = [(done, self.running.pop(done.spec.place.directory)) for done in finished]
         for job in self.running.values():
             if job.given_up is None:
-                job.given_up = job.overdue(self._compute, self._clock())
+                job.given_up = job.overdue(self.compute, self._clock())
                 if job.given_up is not None:
-                    self._executor.cancel(job.spec)
+                    self.executor.cancel(job.spec)
         return ended
 
     def stop(self) -> None:
         """End all running jobs now."""
-        self._executor.stop()
+        self.executor.stop()
         for job in self.running.values():
-            self._clean_log(job)
+            clean_log(job.files, secrets_in(job.spec))
 
     def _clock(self) -> float:
         """Return the time in seconds; it stands still while a database does not answer."""
-        return time.time() - self._retry.waited
-
-    @staticmethod
-    def _clean_log(job: RunningJob) -> None:
-        clean_log(job.files, secrets_in(job.spec))
+        return time.time() - self.retry.waited

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from sweeper.config.loading import LoadedStudy, LoadedSuite, find_file
+from sweeper.config.loading import DATA_SUFFIXES, LoadedStudy, LoadedSuite, find_file
 from sweeper.config.study import StudyConfig
 from sweeper.config.yaml_file import named_data_files
 from sweeper.foundation.cache import content_key, directory_hash, file_hash
@@ -72,7 +72,7 @@ def _task_files(directory: Path) -> dict[str, str]:
 def data_files(study: LoadedStudy) -> tuple[str, ...]:
     """Return absolute paths of local files with the training data; none for other sources."""
     source = study.config.data.train.path
-    if not source.endswith((".json", ".jsonl", ".parquet", ".csv")):
+    if not source.endswith(DATA_SUFFIXES):
         return ()
     path = find_file(source, study.path)
     return (str(path.resolve()),) if path else ()
@@ -95,18 +95,13 @@ def open_manifest(
 
     Until the first trial, anything may change. Then a study resumes with more trials, more arms,
     and other budget, confirmation, compute or tracking settings. Anything else would compare
-    results of different studies.
-
-    Args:
-        study: The study file as it is now.
-        paths: The study's place below ``runs``.
-        command: The command line.
-        threads: CPU threads of one job, for a new study.
+    results of different studies. ``threads`` are the CPU threads of one job, for a new study.
 
     Raises:
         StudyChangedError: The recorded study differs; names every difference.
     """
     files = _hashes(study)
+    written = study.config.model_dump(mode="json", exclude_unset=True)
     provenance = Provenance(
         command=redact_command(command),
         study_file=str(study.path),
@@ -122,7 +117,7 @@ def open_manifest(
     )
     manifest = StudyManifest(
         config=study.config,
-        written=_written(study.config),
+        written=written,
         files=files,
         cache_threads=threads,
         identity=uuid.uuid4().hex,
@@ -130,7 +125,7 @@ def open_manifest(
     )
     if recorded := read_manifest(paths):
         differences = changes(recorded, study, files)
-        if differences and _has_trials(paths):
+        if differences and any(paths.directory.glob("arms/*/*/spec.json")):
             listed = "\n".join(f"  {difference}" for difference in differences)
             raise StudyChangedError(
                 f"{study.path}: the study {study.config.study!r} in {paths.directory} was started"
@@ -144,9 +139,7 @@ def open_manifest(
             for path in paths.directory.glob("study.db*"):
                 path.unlink()
         else:
-            manifest = recorded.model_copy(
-                update={"config": study.config, "written": _written(study.config)}
-            )
+            manifest = recorded.model_copy(update={"config": study.config, "written": written})
     write_text_atomically(paths.manifest, redacted_json(manifest))
     return manifest
 
@@ -156,23 +149,17 @@ def changes(
 ) -> list[str]:
     """Return the differences from the study's start that make other results, in words.
 
-    Args:
-        recorded: The manifest of the study.
-        study: The study file as it is now.
-        files: Hashes of the files that it names now, if they were computed.
+    ``files`` are hashes of the files that the study names now, if they were computed.
     """
+    old, new = recorded.files, _hashes(study) if files is None else files
     return [
         *_differences(_plain(recorded.config), _plain(study.config)),
-        *_file_differences(recorded.files, _hashes(study) if files is None else files),
+        *(
+            f"{name}: its content changed"
+            for name in sorted(set(old) & set(new))
+            if old[name] != new[name]
+        ),
     ]
-
-
-def _written(config: StudyConfig) -> dict[str, Any]:
-    return config.model_dump(mode="json", exclude_unset=True)
-
-
-def _has_trials(paths: StudyPaths) -> bool:
-    return any(paths.directory.glob("arms/*/*/spec.json"))
 
 
 def read_manifest(paths: StudyPaths) -> StudyManifest | None:
@@ -255,20 +242,8 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     return differences
 
 
-def _file_differences(old: dict[str, str], new: dict[str, str]) -> list[str]:
-    return [
-        f"{name}: its content changed"
-        for name in sorted(set(old) & set(new))
-        if old[name] != new[name]
-    ]
-
-
-class _Absent:
-    def __repr__(self) -> str:
-        return "absent"
-
-
-_ABSENT = _Absent()
+_ABSENT = object()
+"""Value of a key that one of two configurations lacks."""
 
 
 def _walk(old: Any, new: Any, path: tuple[str, ...]) -> list[tuple[tuple[str, ...], Any, Any]]:
@@ -281,7 +256,7 @@ def _walk(old: Any, new: Any, path: tuple[str, ...]) -> list[tuple[tuple[str, ..
 
 
 def _show(value: Any) -> str:
-    text = repr(value) if isinstance(value, _Absent) else json.dumps(value)
+    text = "absent" if value is _ABSENT else json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -148,12 +148,10 @@ def problem_of(study: LoadedStudy, failure: Failure) -> Problem:
 
 
 def _extra_names(study: LoadedStudy, arm: str) -> tuple[str, ...]:
-    config = study.config
-    names = set(config.training.extra)
-    names |= set(config.arms[arm].settings.get("extra", {}))
-    for key in (*config.arms[arm].settings, *config.arms[arm].search):
-        if key.startswith("extra."):
-            names.add(key.removeprefix("extra."))
+    settings, search = study.config.arms[arm].settings, study.config.arms[arm].search
+    names = {*study.config.training.extra, *settings.get("extra", {})}
+    prefix = "extra."
+    names |= {key.removeprefix(prefix) for key in (*settings, *search) if key.startswith(prefix)}
     return tuple(sorted(names))
 
 

@@ -4,70 +4,61 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from sweeper.config.compute import ComputeConfig
 from sweeper.config.confirm import CostMeasure
 from sweeper.records import Outcome, PreparationSpec, TrialSpec
-from sweeper.reporting.live import (
-    ArmProgress,
-    EndedJob,
-    LiveDisplay,
-    LiveJob,
-    LiveState,
-)
+from sweeper.reporting.live import ArmProgress, EndedJob, LiveDisplay, LiveJob, LiveState
 from sweeper.reporting.time_left import RunningTrial, estimate
 from sweeper.study.arms import ArmState
 from sweeper.study.collaborators import RunningStudy
 from sweeper.study.jobs import RunningJob
 
 
+@dataclass
 class DisplayObserver:
-    """An observer of a study that draws it on a live display.
+    """An observer of a study that draws it on a live display."""
 
-    Args:
-        display: The live display.
-        study: The study's name.
-        compute: Devices and workers, for the time that is left.
-        confirmation_runs: Confirmation runs of each arm at equal steps; 0: none follow the search.
-        compare_at: Measures of cost at which winners are compared.
-    """
-
-    def __init__(
-        self,
-        display: LiveDisplay,
-        study: str,
-        compute: ComputeConfig,
-        confirmation_runs: int = 0,
-        compare_at: Sequence[CostMeasure] = ("steps",),
-    ) -> None:
-        self._display = display
-        self._study = study
-        self._compute = compute
-        self._confirmation_runs = confirmation_runs
-        self._compare_at = compare_at
-        self._ended: list[EndedJob] = []
+    display: LiveDisplay
+    study: str
+    compute: ComputeConfig
+    """Devices and workers, for the time that is left."""
+    confirmation_runs: int = 0
+    """Confirmation runs of each arm at equal steps; 0: none follow the search."""
+    compare_at: Sequence[CostMeasure] = ("steps",)
+    """Measures of cost at which winners are compared."""
+    ended_jobs: list[EndedJob] = field(default_factory=list)
 
     def update(self, run: RunningStudy) -> None:
         """Draw the study as it is now."""
-        self._display.update(self._state(run, time.time()))
+        self.display.update(self._state(run, time.time()))
 
     def ended(self, spec: TrialSpec, outcome: Outcome) -> None:
         """Draw a trial's end, from the next update on."""
-        self._ended.append(_ended(spec, outcome))
+        failure, scores = outcome.failure, outcome.scores or outcome.interim
+        job = EndedJob(
+            label=_label(spec),
+            score=scores.score if scores else None,
+            pruned=outcome.state == "pruned",
+            failure=f"{failure.kind.replace('_', ' ')}: {failure.message}" if failure else None,
+            seconds=outcome.wall_seconds,
+        )
+        self.ended_jobs.append(job)
 
     def message(self, text: str) -> None:
         """Print a line above the live area."""
-        self._display.message(text)
+        self.display.message(text)
 
     def _state(self, run: RunningStudy, now: float) -> LiveState:
         jobs = list(run.jobs.running.values())
         steps = [job for job in jobs if isinstance(job.spec, PreparationSpec)]
         return LiveState(
-            study=self._study,
+            study=self.study,
             started=run.started,
             arms=tuple(_arm(arm, run) for arm in run.arms.values()),
             running=tuple(running_job(job, now) for job in jobs),
-            ended=tuple(self._ended),
+            ended=tuple(self.ended_jobs),
             preparation=", ".join(step_name(job) for job in steps) or None,
             noun="confirmation runs" if run.phase == "confirm" else "trials",
             seconds_left=self._seconds_left(run, jobs, now),
@@ -81,19 +72,19 @@ class DisplayObserver:
             return None
         seconds = {
             name: [
-                trial.seconds / self._compute.devices_per_trial
+                trial.seconds / self.compute.devices_per_trial
                 for trial in arm.ended.values()
                 if trial.state == "completed"
             ]
             for name, arm in run.arms.items()
         }
         remaining = {name: _remaining(arm, run, jobs) for name, arm in run.arms.items()}
-        if run.phase == "search" and self._confirmation_runs:
+        if run.phase == "search" and self.confirmation_runs:
             remaining = self._with_confirmation(remaining, seconds)
         return estimate(
             seconds,
             remaining,
-            self._compute.workers or max(1, len(jobs)),
+            self.compute.workers or max(1, len(jobs)),
             [_underway(job, now) for job in jobs if isinstance(job.spec, TrialSpec)],
         )
 
@@ -104,11 +95,11 @@ class DisplayObserver:
 
         At equal seconds, those of all arms take as long as the most expensive arm's.
         """
-        counts = {name: count + self._confirmation_runs for name, count in remaining.items()}
+        counts = {name: count + self.confirmation_runs for name, count in remaining.items()}
         means = {name: sum(took) / len(took) for name, took in seconds.items() if took}
-        if "device_seconds" in self._compare_at and means:
+        if "device_seconds" in self.compare_at and means:
             slowest = max(means, key=means.__getitem__)
-            counts[slowest] += self._confirmation_runs * (len(counts) - 1)
+            counts[slowest] += self.confirmation_runs * (len(counts) - 1)
         return counts
 
 
@@ -142,17 +133,6 @@ def running_job(job: RunningJob, now: float) -> LiveJob:
         max_steps=last.max_steps,
         loss=last.metrics.get("loss"),
         steps_per_second=rate,
-    )
-
-
-def _ended(spec: TrialSpec, outcome: Outcome) -> EndedJob:
-    failure, scores = outcome.failure, outcome.scores or outcome.interim
-    return EndedJob(
-        label=_label(spec),
-        score=scores.score if scores else None,
-        pruned=outcome.state == "pruned",
-        failure=f"{failure.kind.replace('_', ' ')}: {failure.message}" if failure else None,
-        seconds=outcome.wall_seconds,
     )
 
 

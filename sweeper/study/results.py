@@ -11,9 +11,9 @@ from typing import Any
 from pydantic_core import from_json
 
 from sweeper.analysis.teacher_gap import measure_teacher_gap
-from sweeper.config.arms import ArmConfig
 from sweeper.config.loading import load_study
 from sweeper.config.names import is_name
+from sweeper.config.study import StudyConfig
 from sweeper.foundation.errors import ConfigError, Problem
 from sweeper.records import DataSummary, Outcome, Scores, archive
 from sweeper.records.layout import JobPaths, StudyPaths
@@ -85,20 +85,10 @@ def selection_documents(files: JobPaths) -> list[ScoredDocument]:
 
 
 def read_study(paths: StudyPaths, manifest: StudyManifest) -> StudyRecord:
-    """Read the study with every trial that exists.
-
-    Args:
-        paths: The study's place below ``runs``.
-        manifest: The study's manifest.
-    """
+    """Read the study with every trial that exists."""
     config = manifest.config
     plan = read_plan(paths)
-    budgets = trial_budgets(config)
-    seconds = device_seconds(config)
-    arms = tuple(
-        _read_arm(paths, name, arm, plan, budget=budgets[name], device_seconds=seconds[name])
-        for name, arm in config.arms.items()
-    )
+    arms = tuple(_read_arm(paths, config, name, plan) for name in config.arms)
     ended = {
         arm.name: {trial.number: summarize(trial.outcome) for trial in arm.trials if trial.outcome}
         for arm in arms
@@ -111,7 +101,7 @@ def read_study(paths: StudyPaths, manifest: StudyManifest) -> StudyRecord:
     arms = tuple(
         arm.model_copy(update={"stopped": rule.reason(arm.name, ended)})
         if len(ended[arm.name]) < arm.budget
-        else arm.model_copy(update={"stopped": None})
+        else arm
         for arm in arms
     )
     summary = prepared.data
@@ -132,20 +122,13 @@ def read_study(paths: StudyPaths, manifest: StudyManifest) -> StudyRecord:
     )
 
 
-def _read_arm(
-    paths: StudyPaths,
-    name: str,
-    arm: ArmConfig,
-    plan: Plan | None,
-    *,
-    budget: int,
-    device_seconds: float | None,
-) -> ArmRecord:
+def _read_arm(paths: StudyPaths, config: StudyConfig, name: str, plan: Plan | None) -> ArmRecord:
+    arm, seconds = config.arms[name], device_seconds(config)[name]
     return ArmRecord(
         name=name,
         method=arm.method,
-        budget=budget,
-        device_hours=None if device_seconds is None else device_seconds / 3600,
+        budget=trial_budgets(config)[name],
+        device_hours=None if seconds is None else seconds / 3600,
         settings=arm.settings,
         search={key: space.model_dump(mode="json") for key, space in arm.search.items()},
         trials=tuple(
@@ -166,30 +149,34 @@ def _read_trial(number: int, files: JobPaths) -> TrialRecord | None:
         return None
     state, outcome = read_state(files)
     return TrialRecord(
-        number=number,
-        state=state,
-        params=params,
-        settings=settings,
-        outcome=outcome,
+        number=number, state=state, params=params, settings=settings, outcome=outcome
     )
 
 
-def record_of_study(paths: StudyPaths, study_file: Path) -> StudyRecord:
-    """Return the record of the study of a study file.
+def record_of_study(paths: StudyPaths, named: Path) -> StudyRecord:
+    """Return the record of the study that a user named by its file or folder.
 
     Raises:
         ConfigError: The study has not been run.
     """
-    return _read(paths, str(study_file))
+    manifest = read_manifest(paths)
+    if manifest is None:
+        message = f"the study {paths.study!r} has not been run: nothing in {paths.directory}"
+        raise ConfigError([Problem(source=str(named), message=message)])
+    # None of ten thousand trials is garbage: the search for it is a quarter of the command's time.
+    gc.disable()
+    try:
+        return read_study(paths, manifest)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def find_record(named: Path, runs: Path) -> StudyRecord:
     """Return the record of the study that a user named.
 
-    Args:
-        named: A study file; ``records.json.gz`` of a report; a report's folder with such a file;
-            or a study's own folder below a ``runs`` folder.
-        runs: The folder of the studies of study files.
+    The user names a study file, whose study is in ``runs``; ``records.json.gz`` of a report; a
+    report's folder with such a file; or a study's own folder below another ``runs``.
 
     Raises:
         ConfigError: There is no record, or it is damaged.
@@ -205,7 +192,7 @@ def find_record(named: Path, runs: Path) -> StudyRecord:
                 f" {archive.NAME} nor study.json in it"
             )
             raise ConfigError([Problem(source=str(named), message=message)])
-        return _read(paths, str(named))
+        return record_of_study(paths, named)
     if named.suffix == ".gz":
         return archive.read_records(named)
     return record_of_study(StudyPaths(runs, load_study(named).config.study), named)
@@ -221,30 +208,12 @@ def find_records(named: Sequence[Path], runs: Path) -> list[StudyRecord]:
         message = f"expected two studies or more to compare, found {len(named)}"
         raise ConfigError([Problem(source=str(named[0]), message=message)])
     records = [find_record(path, runs) for path in named]
-    for number, record in enumerate(records):
-        for other, path in zip(records[:number], named, strict=False):
-            if _identity(record) == _identity(other):
-                message = f"expected another study, found the one of {path} again"
-                raise ConfigError([Problem(source=str(named[number]), message=message)])
+    identities = [(record.study, record.provenance.started) for record in records]
+    for number, identity in enumerate(identities):
+        if (first := identities.index(identity)) < number:
+            message = f"expected another study, found the one of {named[first]} again"
+            raise ConfigError([Problem(source=str(named[number]), message=message)])
     return records
-
-
-def _identity(record: StudyRecord) -> tuple[str, float]:
-    return record.study, record.provenance.started
-
-
-def _read(paths: StudyPaths, source: str) -> StudyRecord:
-    manifest = read_manifest(paths)
-    if manifest is None:
-        message = f"the study {paths.study!r} has not been run: nothing in {paths.directory}"
-        raise ConfigError([Problem(source=source, message=message)])
-    # None of ten thousand trials is garbage: the search for it is a quarter of the command's time.
-    gc.disable()
-    try:
-        return read_study(paths, manifest)
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 def all_failed(record: StudyRecord) -> bool:

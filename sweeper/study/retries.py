@@ -22,11 +22,7 @@ UNSPENT: frozenset[FailureKind] = frozenset({"bad_input", "full_disk"})
 
 
 def archive_attempt(files: JobPaths) -> int:
-    """Move what an unfinished attempt left behind.
-
-    Returns:
-        The number of the attempt to start, from 1.
-    """
+    """Move what an unfinished attempt left behind; return the next attempt's number, from 1."""
     root = files.directory / "attempts"
     earlier = len(list(root.iterdir())) if root.is_dir() else 0
     # From here on the trial is no longer done.
@@ -75,11 +71,7 @@ def discard_checkpoint(files: JobPaths) -> None:
 
 
 def note_loss(files: JobPaths, reason: str) -> int:
-    """Record that the attempt's process disappeared.
-
-    Returns:
-        How often that has happened to the trial, in this run of the study and in earlier ones.
-    """
+    """Record that the attempt's process disappeared; return how often that happened so far."""
     write_text_atomically(files.lost, reason + "\n")
     return _losses(files)
 
@@ -89,12 +81,7 @@ def conclude(
 ) -> Outcome | None:
     """Return and write the outcome of a trial whose process reported none; None if it runs again.
 
-    Args:
-        spec: The spec of the trial.
-        files: The files of the trial.
-        started: When its process was started, in seconds since the epoch.
-        given_up: Why the coordinator ended the process, if it did.
-        reason: How the process disappeared otherwise.
+    The coordinator has ended the process (``given_up``), or it disappeared (``reason``).
     """
     if given_up is not None:
         outcome = ended(spec, given_up, files, started)
@@ -165,11 +152,7 @@ def ended(
 ) -> Outcome:
     """Return the outcome of a trial whose process was ended before it could report one.
 
-    Args:
-        spec: The spec of the trial.
-        failure: Why it was ended; the end of its log is added.
-        files: The files of the trial.
-        started: When its process was started, in seconds since the epoch, if recorded.
+    The end of its log is added to ``failure``; ``started`` is in seconds since the epoch.
     """
     log = files.log.read_text(encoding="utf-8", errors="replace") if files.log.exists() else ""
     rows, _ = read_json_lines(files.progress)

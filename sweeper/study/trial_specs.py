@@ -44,13 +44,8 @@ class TrialSpecs:
     ) -> TrialSpec:
         """Archive what an earlier attempt of a trial left, and build the spec of the next.
 
-        Args:
-            name: The arm's name.
-            asked: The trial's number and sampled parameters.
-            place: Where the trial runs.
-            files: The files of the trial.
-            interim: Points of its intermediate scores, and their shares of the optimiser steps.
-            run: The confirmation run that the trial is, if it is one.
+        ``interim`` has the points of its intermediate scores, and their shares of the optimiser
+        steps; ``run`` is the confirmation run that the trial is, if it is one.
         """
         attempt = archive_attempt(files)
         arm, compute = self.config.arms[name], self.config.compute

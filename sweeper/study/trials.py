@@ -62,7 +62,7 @@ class Trials:
 
     def _may_start(self, arm: ArmState) -> bool:
         # What has begun is finished; lost attempts cost nothing.
-        return bool(arm.pending) or (arm.unfinished() and self.stop_reason(arm.name) is None)
+        return bool(arm.pending) or (arm.asked < arm.budget and self.stop_reason(arm.name) is None)
 
     def stop_reason(self, arm: str) -> StopReason | None:
         """Return the limit of the study's budget that keeps an arm from starting a trial now."""
