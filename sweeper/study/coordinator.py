@@ -147,11 +147,10 @@ class Coordinator:
 
     def _open_arms(self, storage: Storage, trials: Trials) -> None:
         config = self._study.config
-        budgets = trial_budgets(config)
         # Another study of this name may be in the same database.
         known_as = f"{config.study}@{self._manifest.identity}" if config.storage else config.study
-        for name, arm in config.arms.items():
-            budget = budgets[name]
+        for name, budget in trial_budgets(config).items():
+            arm = config.arms[name]
             search = ArmSearch(
                 storage,
                 known_as,

@@ -32,13 +32,8 @@ class StoppingRule:
         """Return why ``arm`` may not start another trial now; None if it may.
 
         A trial must end within the budget. It is assumed to take as long as the longest trial of
-        its arm so far; of all arms while the arm has none.
-
-        Args:
-            arm: The arm's name.
-            ended: How trials ended, by arm and number.
-            running: The arm and the start of each running trial, in seconds since the epoch.
-            now: The time, if trials run.
+        its arm so far; of all arms while the arm has none. ``running`` has the arm and the start of
+        each running trial, in seconds since the epoch like ``now``.
         """
         budget, devices = self.config.budget, self.config.compute.devices_per_trial
         patience = self.config.arms[arm].budget.patience or budget.patience

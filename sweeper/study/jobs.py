@@ -44,10 +44,8 @@ def clean_log(files: JobPaths, secrets: AbstractSet[str]) -> None:
 
 def answer(spec: TrialSpec, interim: IntermediateScore, should_continue: bool) -> None:
     """Tell a trial that waits after an intermediate score whether it continues."""
-    files = JobPaths(Path(spec.place.directory))
-    write_text_atomically(
-        files.prune_decision, json.dumps({"index": interim.index, "goes_on": should_continue})
-    )
+    decision = {"index": interim.index, "goes_on": should_continue}
+    write_text_atomically(JobPaths(Path(spec.place.directory)).prune_decision, json.dumps(decision))
 
 
 @dataclass

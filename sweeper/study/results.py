@@ -104,9 +104,8 @@ def read_study(paths: StudyPaths, manifest: StudyManifest) -> StudyRecord:
         else arm
         for arm in arms
     )
-    summary = prepared.data
     provenance = manifest.provenance.model_copy(
-        update={"data_fingerprint": summary.fingerprint if summary else None}
+        update={"data_fingerprint": prepared.data.fingerprint if prepared.data else None}
     )
     return StudyRecord(
         study=config.study,
@@ -115,7 +114,7 @@ def read_study(paths: StudyPaths, manifest: StudyManifest) -> StudyRecord:
         arms=arms,
         teacher=prepared.teacher,
         starting_student=prepared.starting_student,
-        data=summary,
+        data=prepared.data,
         higher_is_better=higher,
         lead=read_teacher_gap(paths),
         test=read_confirmation(paths, plan, arms, higher_is_better=higher) if plan else None,

@@ -48,8 +48,7 @@ class Trials:
                 return
             arm = min(candidates, key=lambda a: (not a.pending, a.asked))
             if arm.pending:
-                number = arm.pending.popleft()
-                asked = arm.search.resume(number)
+                asked = arm.search.resume(arm.pending.popleft())
             else:
                 asked = arm.search.ask()
                 arm.asked += 1
