@@ -102,12 +102,8 @@ class Checkpoints:
     The first of several processes writes them, with what belongs to the others alone: random
     states, and losses that are not averaged yet. All resume from the one that the first finds.
 
-    Args:
-        paths: Paths of the job.
-        every: Optimiser steps between two checkpoints; another one follows the last step.
-        work: JSON that determines the training: a checkpoint of other work is not used.
-        journal: Where the job reports its progress.
-        processes: Processes that train together.
+    One follows ``every`` so many optimiser steps, and the last. ``work`` is JSON that determines
+    the training: a checkpoint of other work is not used.
     """
 
     def __init__(
