@@ -102,8 +102,8 @@ class Checkpoints:
     The first of several processes writes them, with what belongs to the others alone: random
     states, and losses that are not averaged yet. All resume from the one that the first finds.
 
-    One follows ``every`` so many optimiser steps, and the last. ``work`` is JSON that determines
-    the training: a checkpoint of other work is not used.
+    ``every`` counts the optimiser steps between two; another one follows the last step. ``work`` is
+    JSON that determines the training: a checkpoint of other work is not used.
     """
 
     def __init__(
