@@ -78,10 +78,7 @@ def read_manifest(
 ) -> CheckpointManifest:
     """Read a checkpoint's manifest, and check that it is whole and of this work.
 
-    Args:
-        directory: Directory of the checkpoint.
-        work: Hash of everything that decides the training.
-        check_contents: Reads the files of the given names, and raises if they are broken.
+    ``check_contents`` reads the files of the given names, and raises if they are broken.
 
     Raises:
         UnusableCheckpointError: The checkpoint is damaged, or belongs to other work.

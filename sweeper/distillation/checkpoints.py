@@ -15,7 +15,7 @@ import os
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -48,14 +48,7 @@ class Journal(Protocol):
     """Points of the training curve so far."""
 
     def resume(self, curve: Sequence[Progress], step: int, max_steps: int, seconds: float) -> None:
-        """Resume the training after ``step``.
-
-        Args:
-            curve: Points of the curve up to there, as they were reported then.
-            step: Optimiser steps done.
-            max_steps: Optimiser steps in all.
-            seconds: Duration of the steps done.
-        """
+        """Resume the training after ``step``, with the curve as it was reported up to there."""
 
 
 def of_trial(
@@ -69,13 +62,6 @@ def of_trial(
 
     The stock engine keeps none: what ``training.extra`` may ask of it can depend on random states
     that transformers does not restore.
-
-    Args:
-        spec: Trial with models that can be loaded.
-        data: Tokenizer and examples.
-        teacher: Teacher of the arm.
-        journal: Where the trial reports its progress.
-        processes: Processes that train together.
     """
     every, inputs = spec.settings.checkpoint_every, spec.origin
     if every is None or spec.settings.engine != "sweeper":
@@ -116,12 +102,8 @@ class Checkpoints:
     The first of several processes writes them, with what belongs to the others alone: random
     states, and losses that are not averaged yet. All resume from the one that the first finds.
 
-    Args:
-        paths: Paths of the job.
-        every: Optimiser steps between two checkpoints; another one follows the last step.
-        work: JSON that determines the training: a checkpoint of other work is not used.
-        journal: Where the job reports its progress.
-        processes: Processes that train together.
+    ``every`` counts the optimiser steps between two; another one follows the last step. ``work`` is
+    JSON that determines the training: a checkpoint of other work is not used.
     """
 
     def __init__(
@@ -132,8 +114,7 @@ class Checkpoints:
         journal: Journal,
         processes: ProcessGroup = ALONE,
     ) -> None:
-        self._root = paths.checkpoint
-        self._processes = processes
+        self._root, self._processes = paths.checkpoint, processes
         self._every, self._work, self._journal = every, content_key(work), journal
         self._manifest: CheckpointManifest | None = None
         """Manifest of the checkpoint that this process resumes from."""
@@ -148,16 +129,12 @@ class Checkpoints:
             self._find() if self._processes.first else (None, None)
         )
         trainer.checkpoints = self
-        trainer.add_callback(_Callback(self))
+        trainer.add_callback(_Callback(self._begin, self._every))
         # Sequences that were trained on must be skipped, whatever ``extra`` says.
         trainer.args.ignore_data_skip = False
         trainer.train(resume_from_checkpoint=None if directory is None else str(directory))
 
-    def is_due(self, step: int, max_steps: int) -> bool:
-        """Return whether a checkpoint is due after ``step``."""
-        return step % self._every == 0 or step >= max_steps
-
-    def begin(self) -> None:
+    def _begin(self) -> None:
         """Restore the counts, before the first step of this process."""
         trainer, meter, saved = self._trainer, self._meter, self._manifest
         self._before = dict(meter.totals)
@@ -327,17 +304,16 @@ class _Part:
 class _Callback(TrainerCallback):  # type: ignore[misc]
     """Link from transformers' training loop to a training's checkpoints."""
 
-    def __init__(self, checkpoints: Checkpoints) -> None:
-        self._checkpoints = checkpoints
+    def __init__(self, begin: Callable[[], None], every: int) -> None:
+        self._begin, self._every = begin, every
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._checkpoints.begin()
+        self._begin()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         # The trainer saves after it has logged. A trial that ends here must not resume from here.
-        ends = control.should_training_stop and state.global_step < state.max_steps
-        due = self._checkpoints.is_due(state.global_step, state.max_steps)
-        control.should_save = due and not ends
+        last, due = state.global_step >= state.max_steps, state.global_step % self._every == 0
+        control.should_save = last or (due and not control.should_training_stop)
 
 
 def _weights(model: Any) -> dict[str, torch.Tensor]:

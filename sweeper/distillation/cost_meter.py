@@ -78,25 +78,22 @@ class CostMeter:
 
     def cost(self) -> Cost:
         """Return the cost of training so far."""
-        seconds = {
-            name.removeprefix("seconds_"): value
-            for name, value in sorted(self.totals.items())
-            if name.startswith("seconds_")
-        }
         return Cost(
             steps=self.steps,
             trained_tokens=int(self.totals["trained_tokens"]),
             generated_tokens=int(self.totals["generated_tokens"]),
-            seconds=seconds,
+            seconds={
+                name.removeprefix("seconds_"): value
+                for name, value in sorted(self.totals.items())
+                if name.startswith("seconds_")
+            },
         )
 
 
 class PauseCallback(TrainerCallback):  # type: ignore[misc]
-    """Trainer callback that pauses training after some of its steps, and may end it there.
+    """Trainer callback that pauses training after some of its optimiser steps.
 
-    Args:
-        steps: Optimiser steps to pause after.
-        pause: Callback for the step and the model, which it must not change; False ends training.
+    ``pause`` gets the step and the model, which it must not change; False ends training.
     """
 
     def __init__(self, steps: Collection[int], pause: Callable[[int, Any], bool]) -> None:
@@ -112,10 +109,7 @@ class PauseCallback(TrainerCallback):  # type: ignore[misc]
 class MeterCallback(TrainerCallback):  # type: ignore[misc]
     """Trainer callback that times the optimiser and reports the training curve with its counts.
 
-    Args:
-        meter: Counter of tokens and seconds.
-        report: Callback for every point of the curve.
-        probe: Measure of a model's distance from the teacher, taken a few times in a training.
+    ``probe`` measures a model's distance from the teacher, a few times in a training.
     """
 
     def __init__(
@@ -153,9 +147,8 @@ class MeterCallback(TrainerCallback):  # type: ignore[misc]
         """
         if not logs or "loss" not in logs:
             return
-        point = {name: float(logs[name]) for name in ("loss", "learning_rate") if name in logs}
-        if "grad_norm" in logs:
-            point["grad_norm"] = float(logs["grad_norm"])
+        names = ("loss", "learning_rate", "grad_norm")
+        point = {name: float(logs[name]) for name in names if name in logs}
         # With fp16 a gradient that overflows is part of finding the loss scale.
         for name in ("loss",) if args.fp16 else ("loss", "grad_norm"):
             if not math.isfinite(point.get(name, 0.0)):

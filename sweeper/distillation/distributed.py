@@ -34,14 +34,12 @@ class ProcessGroup:
     """The processes that train together, as one of them sees the group.
 
     All of them must call the same methods in the same order.
-
-    Attributes:
-        rank: Number of this process, from 0.
-        size: Number of processes.
     """
 
     rank: int = 0
+    """Number of this process, from 0."""
     size: int = 1
+    """Number of processes."""
 
     @property
     def first(self) -> bool:
@@ -74,9 +72,6 @@ def joined(resources: Resources) -> Iterator[ProcessGroup]:
     """Join the job's processes for the block, so that a training in it uses all of their devices.
 
     They meet at a file of the job's directory and talk on this machine only.
-
-    Args:
-        resources: Resources of this process.
     """
     if resources.processes == 1:
         yield ALONE

@@ -2,8 +2,7 @@
 
 The model is made of tensors with shapes but no values (torch's meta device and ``FakeTensorMode``).
 It reads sequences of three lengths, forward and backward, while the bytes of live tensors are
-counted. So the counts are those of the model's own code, whatever its architecture; nothing is
-computed.
+counted. So the counts are those of the model's own code; nothing is computed.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import traceback
 import weakref
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +47,6 @@ def shapes_of(
 ) -> tuple[ModelShape, ...]:
     """Return the shapes of models as the study's trials load them.
 
-    Args:
-        inputs: Inputs of the study, with models that can be loaded.
-        wanted: Requested models, as in the study file.
-        device: Device that they are going to run on.
-
     Raises:
         BadInputError: A model cannot be read.
     """
@@ -80,10 +73,7 @@ def shapes_of(
 def shape_of(model: ModelConfig, device: str, *, autocast: str | None = None) -> ModelShape:
     """Return the shape of a model as it is loaded, for a student with the memory of its training.
 
-    Args:
-        model: Model whose packed files are unpacked.
-        device: Device that it is going to run on, which decides what ``dtype: auto`` means.
-        autocast: Type that its training computes in, if it is not that of the weights.
+    ``autocast`` is the type that its training computes in, if it is not that of the weights.
 
     Raises:
         BadInputError: Its configuration cannot be read, or it lacks layers of ``keep_layers``.
@@ -108,24 +98,24 @@ def shape_of(model: ModelConfig, device: str, *, autocast: str | None = None) ->
     if made.config._attn_implementation != "eager":
         made.set_attn_implementation(_FUSED)
     counts, body = _count(made), made.get_decoder()
-    if isinstance(model, StudentConfig) and model.lora is not None:
+    trained = isinstance(model, StudentConfig)
+    lora = model.lora if isinstance(model, StudentConfig) else None
+    if lora is not None:
         with torch.device("meta"):
-            made = add_adapter(made, model.lora, {}, seed=0)
+            made = add_adapter(made, lora, {}, seed=0)
     parameters = sum(weights.numel() for weights in made.parameters())
-    trainable = [weights for weights in made.parameters() if weights.requires_grad]
+    trainable = [weights for weights in made.parameters() if trained and weights.requires_grad]
     training = checkpointed = None
     with FakeTensorMode(allow_non_fake_inputs=True):
         made.to_empty(device="cpu")
         reading = _reading(body, computing)
-        if isinstance(model, StudentConfig):
+        if trained:
             without_dropout(made)
             # The gradient of embeddings does not depend on the text: it is counted elsewhere.
             body.get_input_embeddings().requires_grad_(False)
             training = _training(body, computing)
             made.activation_checkpointing_enable()
             checkpointed = _training(body, computing)
-        else:
-            trainable = []
     heads = int(text.num_attention_heads)
     return ModelShape(
         **counts,
@@ -134,7 +124,7 @@ def shape_of(model: ModelConfig, device: str, *, autocast: str | None = None) ->
         trainable_parameters=sum(weights.numel() for weights in trainable),
         largest_trainable=max((weights.numel() for weights in trainable), default=0),
         trainable_bytes=trainable[0].dtype.itemsize if trainable else dtype.itemsize,
-        adapted=isinstance(model, StudentConfig) and model.lora is not None,
+        adapted=lora is not None,
         dtype_bytes=dtype.itemsize,
         computing_bytes=(computing or dtype).itemsize,
         quantization=model.quantization,
@@ -174,15 +164,11 @@ def _unforeseen(model: ModelConfig, config: PretrainedConfig) -> str | None:
 
 def _dtype(model: ModelConfig, config: PretrainedConfig, device: str) -> torch.dtype:
     """Return the type in which ``load_model`` keeps the weights."""
-    name = model.dtype
+    dtype: Any = getattr(torch, model.dtype, None)
     whole_student = isinstance(model, StudentConfig) and model.lora is None
-    if name == "auto" and (device == "cpu" or whole_student or model.random_init):
-        name = "float32"
-    if name == "auto":
-        stored = config.get_text_config().dtype or config.dtype
-        return stored if isinstance(stored, torch.dtype) else torch.float32
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
+    if model.dtype == "auto" and not (device == "cpu" or whole_student or model.random_init):
+        dtype = config.get_text_config().dtype or config.dtype
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 
 def _count(model: Any) -> dict[str, int]:
@@ -204,41 +190,32 @@ def _count(model: Any) -> dict[str, int]:
 
 
 class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counter of the bytes of live tensors that are made under it.
-
-    Args:
-        known: Tensors that do not count.
+    """Counter of the bytes of live tensors that are made under it; those of ``body`` do not count.
 
     Attributes:
         now: Live bytes.
         peak: Most live bytes so far.
     """
 
-    def __init__(self, known: Sequence[Tensor]) -> None:
+    def __init__(self, body: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
-        self._kept = [tensor.untyped_storage() for tensor in known]
+        self._kept = [tensor.untyped_storage() for tensor in (*body.parameters(), *body.buffers())]
         self._known = {storage._cdata for storage in self._kept}
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Call the operation, and count its results."""
+        """Call the operation, and count its results until they are freed."""
         result = function(*args, **(kwargs or {}))
-        for value in tree_leaves(result):
-            if isinstance(value, Tensor):
-                self._note(value.untyped_storage())
+        tensors = (value for value in tree_leaves(result) if isinstance(value, Tensor))
+        for storage in (tensor.untyped_storage() for tensor in tensors):
+            if storage._cdata not in self._known:
+                self._known.add(storage._cdata)
+                self.now += storage.nbytes()
+                self.peak = max(self.peak, self.now)
+                weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
         return result
-
-    def _note(self, storage: torch.UntypedStorage) -> None:
-        """Count a storage until it is freed."""
-        if storage._cdata in self._known:
-            return
-        self._known.add(storage._cdata)
-        size = storage.nbytes()
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._forget, storage._cdata, size)
 
     def _forget(self, key: int, size: int) -> None:
         """Stop counting a storage."""
@@ -248,14 +225,12 @@ class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _reading(body: Any, autocast: torch.dtype | None) -> Growth:
     """Return the peak memory of a forward pass, its last hidden states included."""
-
-    def peak(length: int) -> int:
-        alive = _Alive([*body.parameters(), *body.buffers()])
-        with alive, torch.no_grad(), _autocast(autocast):
+    peaks = []
+    for length in _LENGTHS:
+        with _Alive(body) as alive, torch.no_grad(), _autocast(autocast):
             body(input_ids=_tokens(length), use_cache=False)
-        return alive.peak
-
-    return _through([peak(length) for length in _LENGTHS])
+        peaks.append(alive.peak)
+    return _through(peaks)
 
 
 def _training(body: Any, autocast: torch.dtype | None) -> Training:
@@ -265,26 +240,23 @@ def _training(body: Any, autocast: torch.dtype | None) -> Training:
         if weights.requires_grad:
             # Gradients of weights are counted elsewhere; here each is dropped once complete.
             weights.register_post_accumulate_grad_hook(_drop)
-
-    def alive_on(length: int) -> tuple[int, int]:
-        alive = _Alive([*body.parameters(), *body.buffers()])
-        with alive:
+    kept, peaks = [], []
+    for length in _LENGTHS:
+        with _Alive(body) as alive:
             with _autocast(autocast):
                 states = body(input_ids=_tokens(length), use_cache=False).last_hidden_state
-            kept = alive.now
+            kept.append(alive.now)
             states.sum().backward()
-        return kept, alive.peak
-
-    kept, peak = zip(*(alive_on(length) for length in _LENGTHS), strict=True)
-    return Training(kept=_through(kept), peak=_through(peak))
+        peaks.append(alive.peak)
+    return Training(kept=_through(kept), peak=_through(peaks))
 
 
 def _tokens(length: int) -> Tensor:
     return torch.zeros(1, length, dtype=torch.int64)
 
 
-def _autocast(dtype: torch.dtype | None) -> AbstractContextManager[Any]:
-    return nullcontext() if dtype is None else torch.autocast("cpu", dtype)
+def _autocast(dtype: torch.dtype | None) -> torch.autocast:
+    return torch.autocast("cpu", dtype, enabled=dtype is not None)
 
 
 def _drop(weights: Tensor) -> None:

@@ -41,14 +41,8 @@ def shard_teacher(model: Any) -> None:
 class ShardedStudent:
     """A student that is divided in place, and can be assembled again.
 
-    All processes must call the same methods in the same order.
-
-    Args:
-        model: Student on its device, ready to be trained. From here on only its own ``forward``
-            puts it together.
-
-    Attributes:
-        model: The divided student.
+    All processes must call the same methods in the same order. From here on only the ``forward`` of
+    ``model`` itself puts it together.
 
     Raises:
         BadInputError: Its weights are quantized, or its architecture does not name its layers.
@@ -91,9 +85,7 @@ def divided_like(tensor: Tensor, part: DTensor) -> DTensor:
 def collected(value: Any, keep: bool) -> Any:
     """Return the whole of a divided tensor in main memory; all processes must call it.
 
-    Args:
-        value: Part of a tensor; any other value is returned as it is.
-        keep: False to get None in this process, which saves its memory.
+    Any other value is returned as it is. Without ``keep`` this process gets None, to save memory.
     """
     if not isinstance(value, DTensor):
         return value

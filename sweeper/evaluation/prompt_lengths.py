@@ -19,22 +19,17 @@ _TRIED = 8
 
 @dataclass(frozen=True)
 class TextLengths:
-    """Lengths of a task's texts in tokens, with answers as long as the task allows.
-
-    Attributes:
-        task: Name of the task.
-        texts: Number of texts.
-        longest: Tokens of the longest prompt together with its answer; 0 if there is none.
-        windowed: Tokens of the longest text whose whole likelihood is scored: lm-eval reads it in
-            windows.
-        likelihoods: True if the task scores likelihoods of texts.
-    """
+    """Lengths of a task's texts in tokens, with answers as long as the task allows."""
 
     task: str
     texts: int
+    """Number of texts."""
     longest: int
+    """Tokens of the longest prompt together with its answer; 0 if there is none."""
     windowed: int
+    """Tokens of the longest text whose whole likelihood lm-eval scores, in windows."""
     likelihoods: bool
+    """True if the task scores likelihoods of texts."""
 
 
 def text_lengths(
@@ -46,16 +41,7 @@ def text_lengths(
     system_prompt: str | None,
     over: float,
 ) -> list[TextLengths]:
-    """Measure the texts of each task.
-
-    Args:
-        leaves: Tasks of the suite.
-        config: Configuration of the suite.
-        tokenizer: Tokenizer of the model that reads them.
-        chat: True if training uses the chat template.
-        system_prompt: System prompt of the study.
-        over: Number of tokens above which the longest prompt is determined exactly.
-    """
+    """Measure the texts of each task; above ``over`` tokens, the longest prompt exactly."""
     templated, system = in_chat(config, chat=chat, system_prompt=system_prompt)
 
     def render(turns: list[dict[str, str]], add_generation_prompt: bool = True) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -78,17 +79,9 @@ def score(
 ) -> Evaluation:
     """Score ``model`` on ``suite``, without disturbing it or any random state.
 
-    Args:
-        model: Causal language model, or one with an adapter; used as it is.
-        tokenizer: Tokenizer of the model.
-        suite: Suite to score.
-        batch_size: Number of documents at a time.
-        chat: True if training used the chat template, which the suite's ``auto`` follows.
-        end_ids: Tokens that end an answer, as in training; by default the model's own.
-        system_prompt: System prompt of the study, for suites in chat form without their own.
-        documents: Number of documents to score per task, evenly spread; None scores all.
-        samples: Number of answers to keep for reading, per task.
-        allow_code: True to let tasks run code that the model wrote.
+    ``chat`` and ``system_prompt`` are those of ``in_chat``. By default the model's own end tokens
+    end an answer. ``documents`` is the number to score of each task, evenly spread (None scores
+    all), ``samples`` the number of answers to keep of each.
 
     Raises:
         BadInputError: A task is unknown, or its metric is not a number per document.
@@ -96,10 +89,10 @@ def score(
     started = time.perf_counter()
     config = suite.config
     templated, system = in_chat(config, chat=chat, system_prompt=system_prompt)
-    with _undisturbed(model, end_ids):
+    # HFLM needs the bare model; the adapter's layers are inside it and stay active.
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    with _undisturbed(model, bare, end_ids):
         leaves = [_thinned(leaf, documents) for leaf in load_tasks(suite, allow_code=allow_code)]
-        # HFLM needs the bare model; the adapter's layers are inside it and stay active.
-        bare = model.get_base_model() if hasattr(model, "get_base_model") else model
         # A template adds the begin token itself; plain prompts begin as the tokenizer does.
         wrapped = HFLM(
             pretrained=bare,
@@ -162,10 +155,9 @@ def _shared_out(
 ) -> list[DocumentScore]:
     """Return the documents with their shares in the suite's weighted mean."""
     entry_of = {leaf.name: leaf.entry.task for leaf in leaves}
-    totals: dict[str, float] = {}
+    totals: dict[str, float] = defaultdict(float)
     for document in documents:
-        entry = entry_of[document.task]
-        totals[entry] = totals.get(entry, 0.0) + document.weight
+        totals[entry_of[document.task]] += document.weight
     total_weight = sum(task.weight for task in tasks)
     shares = {
         task.task: math.copysign(
@@ -309,10 +301,9 @@ def _task_score(
 
 
 @contextmanager
-def _undisturbed(model: Any, end_ids: Sequence[int]) -> Iterator[None]:
+def _undisturbed(model: Any, bare: Any, end_ids: Sequence[int]) -> Iterator[None]:
     """Run the block in evaluation mode, then restore mode, end tokens and all random states."""
     training = model.training
-    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
     ends = bare.generation_config.eos_token_id
     states = (random.getstate(), np.random.get_state())
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]

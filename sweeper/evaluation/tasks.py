@@ -37,11 +37,7 @@ class LeafTask:
 
 
 def load_tasks(suite: SuiteSpec, *, allow_code: bool = False) -> list[LeafTask]:
-    """Load the suite's tasks, groups flattened.
-
-    Args:
-        suite: Suite to load.
-        allow_code: True to accept tasks that run code that the model wrote.
+    """Load the suite's tasks, groups flattened; ``allow_code`` accepts code that the model wrote.
 
     Raises:
         BadInputError: A task is unknown or broken, has fewer documents than the suite names, or
@@ -75,10 +71,8 @@ def in_chat(
 ) -> tuple[bool, str | None]:
     """Return whether prompts go through the chat template, and the system prompt before them.
 
-    Args:
-        config: Configuration of the suite.
-        chat: True if training uses the template, which the suite's ``auto`` follows.
-        system_prompt: System prompt of the study, for suites in chat form without their own.
+    The suite's ``auto`` follows ``chat``, True if training uses the template. The study's
+    ``system_prompt`` is for suites in chat form without their own.
     """
     templated = chat if config.apply_chat_template == "auto" else config.apply_chat_template
     return templated, config.system_instruction or (system_prompt if templated else None)

@@ -74,12 +74,7 @@ def check_pair(
 def check_heads(
     teacher: ModelConfig, student: ModelConfig, tokenizer: PreTrainedTokenizerBase
 ) -> None:
-    """Check that both models give as many logits, and one for each token.
-
-    Args:
-        teacher: Teacher as it is loaded: rows of padding may be cut.
-        student: Student as it is loaded.
-        tokenizer: Tokenizer of both.
+    """Check that both models, as they are loaded, give as many logits, and one for each token.
 
     Raises:
         BadInputError: The numbers differ, so their distributions cannot be compared.

@@ -55,11 +55,7 @@ class TokenizedData:
 
 
 def read_rows(data: DataConfig, files: Sequence[str]) -> list[dict[str, Any]]:
-    """Read the rows of the training data.
-
-    Args:
-        data: Data of the study.
-        files: Absolute paths, when the data are local files.
+    """Read the rows of the training data, from the absolute paths ``files`` if it is local.
 
     Raises:
         BadInputError: They cannot be read, or there are none.
@@ -118,9 +114,14 @@ def columns_of(data: DataConfig, rows: Sequence[dict[str, Any]]) -> ColumnsConfi
     Raises:
         BadInputError: They cannot be guessed.
     """
-    return data.train.columns or _guess(rows[0], data.train.path)
+    columns = data.train.columns or guess_columns(rows[0])
+    if columns is None:
+        message = unknown_columns(data.train.path, rows[0])
+        raise BadInputError(message, ("data", "train", "columns"))
+    return columns
 
 
+@blaming("data", "train", "columns")
 def to_examples(
     rows: Sequence[dict[str, Any]], columns: ColumnsConfig, data: DataConfig
 ) -> list[Example]:
@@ -132,17 +133,17 @@ def to_examples(
     system = [{"role": "system", "content": data.system_prompt}] if data.system_prompt else []
     examples = []
     for number, row in enumerate(rows, start=1):
+        place = f"row {number} of {data.train.path}"
         if columns.messages is not None:
-            messages = _cell(row, columns.messages, list, number, data.train.path)
-            examples.append(_from_messages(messages, system, number, data.train.path))
+            messages = _cell(row, columns.messages, list, place)
+            examples.append(_from_messages(messages, system, place))
             continue
         assert columns.prompt is not None
-        prompt = _cell(row, columns.prompt, str, number, data.train.path)
-        completion = None
-        if columns.completion is not None:
-            completion = _cell(row, columns.completion, str, number, data.train.path)
-        user = {"role": "user", "content": prompt}
-        examples.append(Example((*system, user), completion))
+        user = {"role": "user", "content": _cell(row, columns.prompt, str, place)}
+        answer = columns.completion
+        if answer is not None:
+            answer = _cell(row, answer, str, place)
+        examples.append(Example((*system, user), answer))
     return examples
 
 
@@ -155,13 +156,8 @@ def tokenize(
     """Tokenize every example through the tokenizer's chat template.
 
     A sequence that is longer than ``max_length`` tokens is cut at its end; an example whose prompt
-    leaves no room for an answer is dropped and counted.
-
-    Args:
-        examples: Prompts and references.
-        tokenizer: Tokenizer whose chat template keeps prefixes.
-        max_length: Longest prompt and answer together, in tokens.
-        completions: Token ids to use instead of the references, one for each example.
+    leaves no room for an answer is dropped and counted. ``completions`` are token ids to use
+    instead of the references, one for each example.
 
     Raises:
         BadInputError: The template rewrites the prompt once there is an answer, or nothing is left.
@@ -293,33 +289,22 @@ def prompt_hash(text: str) -> str:
     return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()
 
 
-def _guess(row: dict[str, Any], source: str) -> ColumnsConfig:
-    """Guess the columns from a row."""
-    columns = guess_columns(row)
-    if columns is None:
-        raise BadInputError(unknown_columns(source, row), ("data", "train", "columns"))
-    return columns
-
-
-def _cell(row: dict[str, Any], column: str, kind: type, number: int, source: str) -> Any:
+def _cell(row: dict[str, Any], column: str, kind: type, place: str) -> Any:
     """Return a row's value in a column."""
     if column not in row:
         columns = ", ".join(sorted(row))
-        message = f"no column {column!r} in row {number} of {source}, only {columns}"
-        raise BadInputError(message, ("data", "train", "columns"))
+        raise BadInputError(f"no column {column!r} in {place}, only {columns}")
     value = row[column]
     if not isinstance(value, kind) or not value:
         expected = "text" if kind is str else "a list of messages"
         raise BadInputError(
-            f"expected {expected} in column {column!r}, row {number} of {source}, found"
-            f" {_short(value)}",
-            ("data", "train", "columns"),
+            f"expected {expected} in column {column!r}, {place}, found {_short(value)}"
         )
     return value
 
 
 def _from_messages(
-    messages: list[dict[str, str]], system: list[dict[str, str]], number: int, source: str
+    messages: list[dict[str, str]], system: list[dict[str, str]], place: str
 ) -> Example:
     """Convert a row of chat messages to a prompt and, if the last turn is one, a reference."""
     for turn in messages:
@@ -327,17 +312,14 @@ def _from_messages(
             isinstance(turn.get(key), str) for key in ("role", "content")
         ):
             raise BadInputError(
-                f"expected messages with role and content in row {number} of {source}, found"
-                f" {_short(turn)}",
-                ("data", "train", "columns"),
+                f"expected messages with role and content in {place}, found {_short(turn)}"
             )
     turns = [{"role": m["role"], "content": m["content"]} for m in messages]
     if system and turns[0]["role"] != "system":
         turns = [*system, *turns]
     completion = turns.pop()["content"] if turns[-1]["role"] == "assistant" else None
     if not turns or turns[-1]["role"] != "user":
-        message = f"expected a user message before the answer in row {number} of {source}"
-        raise BadInputError(message, ("data", "train", "columns"))
+        raise BadInputError(f"expected a user message before the answer in {place}")
     return Example(tuple(turns), completion)
 
 

@@ -97,10 +97,7 @@ class TrainingData:
     ) -> TokenizedData:
         """Return the examples as token ids, from the cache or tokenized now; see ``tokenize``.
 
-        Args:
-            max_length: Longest prompt and answer together, in tokens.
-            answers: Source of token ids to use instead of the references, one for each example.
-            answers_key: Hash of everything that decides them.
+        ``answers`` gives the ``completions``, and ``answers_key`` is a hash of what decides them.
         """
         determinants = {
             "data": self.fingerprint,
@@ -167,10 +164,6 @@ def student_training_data(
 ) -> TrainingData:
     """Load the student's tokenizer, without a check of the teacher's.
 
-    Args:
-        inputs: Inputs of the study, of which only the student and the data are read.
-        examples: Rows that have been read already.
-
     Raises:
         BadInputError: The tokenizer cannot be read, or its template cannot be used.
     """
@@ -204,11 +197,7 @@ def check_teacher(
 
 
 def own_teacher(inputs: StudyInputs, values: Mapping[str, Scalar]) -> ModelConfig:
-    """Return the teacher of an arm: the study's, with the arm's own settings.
-
-    Args:
-        inputs: Inputs of the study, with models as they are loaded.
-        values: Dotted settings of the arm below ``teacher``.
+    """Return the teacher of an arm: the study's, with the arm's own dotted settings.
 
     Raises:
         BadInputError: It cannot be read.

@@ -18,11 +18,8 @@ def add_adapter(
 ) -> Any:
     """Return the model with a fresh low-rank adapter, initialised from ``seed``.
 
-    Args:
-        model: Student whose weights are frozen in place.
-        lora: Adapter of the study.
-        changes: Arm's own ``r``, ``alpha`` or ``dropout``.
-        seed: Seed of the adapter's initialisation.
+    Its own weights are frozen in place. ``changes`` are the arm's own ``r``, ``alpha`` or
+    ``dropout``.
     """
     import_bitsandbytes()
     from peft import LoraConfig as PeftLoraConfig
@@ -46,13 +43,7 @@ def merge_adapter(trained: Any, student: ModelConfig, device: str, seed: int) ->
     """Return the trained student as one model, with its adapter merged into its weights.
 
     Quantized weights would be rounded once more, so their adapter is merged into the weights as
-    they are stored.
-
-    Args:
-        trained: Student, with its adapter if it has one.
-        student: Configuration that it was loaded by.
-        device: Device to load a quantized student on again.
-        seed: Seed for ``load_model``.
+    they are stored, which are loaded again.
     """
     if not hasattr(trained, "merge_and_unload"):
         return trained

@@ -7,7 +7,6 @@ Others (rotary embeddings) can read beyond the lengths that they were trained on
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import NoReturn
 
 import torch
 from torch import nn
@@ -53,10 +52,7 @@ def check_lengths(
 ) -> list[str]:
     """Check that an arm's training sequences and samples fit the models' context lengths.
 
-    Args:
-        models: Teacher and student.
-        limit: Limits of the arm's sequences.
-        lengths: Tokens of the data's prompts and answers, before anything is cut.
+    ``lengths`` are the tokens of the data's prompts and answers, before anything is cut.
 
     Returns:
         Notes on sequences beyond the lengths that a model was trained on.
@@ -87,13 +83,8 @@ def check_text(
 ) -> list[str]:
     """Check the length of one text.
 
-    Args:
-        models: Models that read it.
-        tokens: Length of the text.
-        key: Key of the study file that errors name.
-        found: Words for the length that the study asks for.
-        before: Tokens of the text that the key does not count.
-        unit: Unit of the key, where it is not obvious.
+    ``found`` are words for the length that the study asks for by ``key``, whose ``unit`` may not be
+    obvious, and which does not count ``before`` tokens of the text.
 
     Returns:
         Notes on a text beyond the length that a model was trained on.
@@ -108,7 +99,16 @@ def check_text(
             continue
         name = f"the {role} {model.model}"
         if ends(model):
-            _refuse(name, count, key, found=found, before=before, unit=unit)
+            expected = f"at most {count - before}{unit}"
+            if before >= count:
+                expected = (
+                    f"prompts of fewer than {count} tokens (training.max_length drops longer ones)"
+                )
+            raise BadInputError(
+                f"expected {expected}, because {name} has {count} positions and no more,"
+                f" found {found}",
+                key,
+            )
         exceeded.append((count, name))
     if not exceeded:
         return []
@@ -117,14 +117,3 @@ def check_text(
         f"{'.'.join(key)}: {found} is more than the {count} tokens that {name} was made for;"
         " its output beyond them may be worse"
     ]
-
-
-def _refuse(model: str, count: int, key: Key, *, found: str, before: int, unit: str) -> NoReturn:
-    """Raise the error of a text that is too long for ``model``."""
-    expected = f"at most {count - before}{unit}"
-    if before >= count:
-        expected = f"prompts of fewer than {count} tokens (training.max_length drops longer ones)"
-    raise BadInputError(
-        f"expected {expected}, because {model} has {count} positions and no more, found {found}",
-        key,
-    )

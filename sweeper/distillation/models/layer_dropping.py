@@ -11,30 +11,19 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig, PreTrainedModel
 
-from sweeper.foundation.errors import BadInputError
-
-KEY = ("student", "keep_layers")
-"""Key of the study file that errors name."""
+from sweeper.foundation.errors import BadInputError, blaming
 
 
 def spread(count: int, total: int) -> tuple[int, ...]:
-    """Return ``count`` layers out of ``total``, evenly spread, with the first and the last.
-
-    Args:
-        count: Number of layers to keep, in ``[2, total]``.
-        total: Number of layers.
-    """
+    """Return 2 or more out of ``total`` layers, evenly spread, with the first and the last."""
     return tuple(
         (2 * index * (total - 1) + count - 1) // (2 * (count - 1)) for index in range(count)
     )
 
 
+@blaming("student", "keep_layers")
 def chosen(keep: int | tuple[int, ...], config: PretrainedConfig) -> tuple[int, ...]:
-    """Return the layers that ``keep`` selects in a model, in ascending order.
-
-    Args:
-        keep: Number of layers to keep, or their indices.
-        config: Configuration of the larger model.
+    """Return the layers that ``keep`` (a number or indices) selects in a model, in ascending order.
 
     Raises:
         BadInputError: The model has no such layers.
@@ -42,12 +31,14 @@ def chosen(keep: int | tuple[int, ...], config: PretrainedConfig) -> tuple[int, 
     total = config.get_text_config().num_hidden_layers
     if isinstance(keep, int):
         if keep > total:
-            message = f"expected at most {total}, the model's number of layers, found {keep}"
-            raise BadInputError(message, KEY)
+            raise BadInputError(
+                f"expected at most {total}, the model's number of layers, found {keep}"
+            )
         return spread(keep, total)
     if max(keep) >= total:
-        message = f"expected layers from 0 to {total - 1}, the model's last, found {max(keep)}"
-        raise BadInputError(message, KEY)
+        raise BadInputError(
+            f"expected layers from 0 to {total - 1}, the model's last, found {max(keep)}"
+        )
     return tuple(sorted(keep))
 
 
@@ -70,6 +61,7 @@ def shrink_config(config: PretrainedConfig, kept: tuple[int, ...]) -> None:
         setattr(text, name, value)
 
 
+@blaming("student", "keep_layers")
 def keep_layers(model: PreTrainedModel, kept: tuple[int, ...]) -> None:
     """Drop all layers of ``model`` but ``kept``, in place, its configuration included.
 
@@ -87,8 +79,9 @@ def keep_layers(model: PreTrainedModel, kept: tuple[int, ...]) -> None:
     outer = [p for p in lists if not any(p.startswith(f"{other}.") for other in lists)]
     if len(outer) != 1:
         lists_of_layers = ", ".join(outer) or "none"
-        message = f"expected a model with one list of {total} layers, found {lists_of_layers}"
-        raise BadInputError(message, KEY)
+        raise BadInputError(
+            f"expected a model with one list of {total} layers, found {lists_of_layers}"
+        )
     parent, _, attribute = outer[0].rpartition(".")
     layers = torch.nn.ModuleList(lists[outer[0]][index] for index in kept)
     setattr(model.get_submodule(parent), attribute, layers)
@@ -100,17 +93,11 @@ def keep_layers(model: PreTrainedModel, kept: tuple[int, ...]) -> None:
                     setattr(module, number, index)
     shrink_config(model.config, kept)
     if difference := _difference(model, outer[0]):
-        message = f"expected layers that can do without the others, but {difference}"
-        raise BadInputError(message, KEY)
+        raise BadInputError(f"expected layers that can do without the others, but {difference}")
 
 
 def _difference(model: PreTrainedModel, path: str) -> str | None:
-    """Return how a model built from the saved configuration differs from ``model``, if it does.
-
-    Args:
-        model: Model whose configuration is saved and read again.
-        path: Path of its layers.
-    """
+    """Return how a model built from the saved configuration differs from ``model``, if it does."""
     values = model.config.to_dict()
     values.pop("quantization_config", None)
     try:

@@ -111,11 +111,8 @@ def read_config(model: ModelConfig) -> PretrainedConfig:
 def check_attention(model: ModelConfig, *, here: bool = False) -> None:
     """Check that the flash attention that a model asks for is installed.
 
-    The library would continue with code from a hub, or fail once the weights are loaded.
-
-    Args:
-        model: Model whose ``init_kwargs`` may name an implementation.
-        here: True to check that it works in this process, on a visible device.
+    The library would continue with code from a hub, or fail once the weights are loaded. With
+    ``here``, it must also work in this process, on a visible device.
 
     Raises:
         BadInputError: It is not installed, or does not work here.
@@ -134,11 +131,7 @@ def check_attention(model: ModelConfig, *, here: bool = False) -> None:
 
 
 def load_tokenizer(model: ModelConfig, *, plain: bool = False) -> PreTrainedTokenizerBase:
-    """Load the model's tokenizer, with a padding token and a chat template.
-
-    Args:
-        model: Model of the tokenizer.
-        plain: True to use the plain template even if the tokenizer has one of its own.
+    """Load the tokenizer, with a padding token and a chat template: its own one unless ``plain``.
 
     Raises:
         BadInputError: There is none, it has no end token, or it has no fast version.

@@ -40,11 +40,6 @@ def check_quantization(model: ModelConfig, config: PretrainedConfig) -> None:
 def load_options(model: ModelConfig, dtype: str, device: str) -> dict[str, Any]:
     """Return the arguments of ``from_pretrained`` that quantize the weights on ``device``.
 
-    Args:
-        model: Model with ``quantization``.
-        dtype: Type to compute in, or ``auto``.
-        device: Device of the model unless it names one; it cannot always be moved later.
-
     Raises:
         BadInputError: The device is Apple's, where bitsandbytes computes with code from a hub.
     """

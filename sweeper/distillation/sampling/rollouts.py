@@ -57,24 +57,13 @@ def generate(
     """Sample one answer to each prompt from the model's own distribution at ``temperature``.
 
     The publisher's generation settings (top-k, repetition penalties) would change the distribution,
-    and are ignored. The key-value cache is always on. Global random state is left as it was.
+    and are ignored. The key-value cache is always on. Global random state is left as it was. At
+    ``temperature`` 0 decoding is greedy.
 
-    Args:
-        model: Causal language model, or one with an adapter.
-        prompts: Token ids of the prompts.
-        temperature: Sampling temperature; 0 decodes greedily.
-        max_new_tokens: Tokens of the longest answer.
-        end_ids: Tokens that end an answer.
-        pad_id: Token that fills shorter prompts, on their left.
-        seed: Seed of every draw. Unless the model needs ``model.generate``, each prompt has random
-            numbers of its own, so that ``batch_size`` changes an answer by rounding only.
-        batch_size: Number of answers that are sampled at a time.
-        numbers: Numbers of the prompts, ascending, among all that are sampled with this seed in
-            several processes: each prompt keeps its random numbers. By default their indices.
-        report: Callback for the number of complete answers, whenever it has grown.
-
-    Returns:
-        The answers, in the order of ``prompts``.
+    Unless the model needs ``model.generate``, each prompt has random numbers of its own, so that
+    ``batch_size`` changes an answer by rounding only. Where several processes sample with this
+    seed, ``numbers`` are those of the prompts among all, ascending: each prompt keeps its random
+    numbers. They are the indices by default. ``report`` gets the number of complete answers.
 
     Raises:
         DivergedError: The model's logits are not finite.
@@ -207,11 +196,7 @@ def _draw(logits: Tensor, numbers: list[float], temperature: float) -> list[int]
 
 
 def _pick(masses: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-    """Find where the running sums of ``masses`` pass ``shares`` of their totals.
-
-    Args:
-        masses: Probability masses, [rows, choices].
-        shares: Shares in [0, 1), [rows, 1].
+    """Find where running sums of ``masses`` [rows, choices] pass ``shares`` [rows, 1] of totals.
 
     Returns:
         The choices, [rows, 1], and the running sums, [rows, choices].

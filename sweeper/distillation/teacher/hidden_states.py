@@ -2,7 +2,7 @@
 
 References and stored teacher answers are read again in every epoch, by every trial, arm and study.
 The teacher's logits need only its last hidden states at the positions that count: 2 to 7 KB a
-token, kept memory-mapped in the content-addressed cache, in the teacher's own dtype.
+token, memory-mapped in the cache, in the teacher's own dtype.
 """
 
 from __future__ import annotations
@@ -33,15 +33,12 @@ _BATCH_TOKENS = 4096
 
 @dataclass(frozen=True)
 class TeacherStates:
-    """Last hidden states of fixed sequences, at the positions that predict their answers.
-
-    Attributes:
-        states: Memory-mapped states (positions × width), one sequence after the other.
-        starts: First position of each sequence, followed by the number of positions.
-    """
+    """Last hidden states of fixed sequences, at the positions that predict their answers."""
 
     states: Tensor
+    """Memory-mapped states (positions × width), one sequence after the other."""
     starts: tuple[int, ...]
+    """First position of each sequence, followed by the number of positions."""
 
     def of(self, indices: Sequence[int]) -> Tensor:
         """Return the states (positions × width) of some sequences, one after the other."""
@@ -53,12 +50,9 @@ def get_or_compute(
     sequences: Sequence[TokenSequence],
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> TeacherStates | None:
-    """Return the teacher's states on ``sequences``, from the cache or computed now.
+    """Return the teacher's states on ``sequences``, all with an answer.
 
-    Args:
-        teacher: Teacher of the arm.
-        sequences: Sequences to read, all with an answer.
-        report: Callback for the number of sequences read and their total.
+    ``report`` gets the number of sequences read and their total.
 
     Returns:
         None if they exceed the study's ``compute.teacher_states_gib``, or if the teacher's logits
@@ -68,22 +62,20 @@ def get_or_compute(
     limit = round(inputs.teacher_states_gib * 2**30)
     if not limit:
         return None
+    starts = (0, *accumulate(len(sequence.completion or ()) for sequence in sequences))
     lines = (f"{list(s.prompt)}{list(s.completion or ())}" for s in sequences)
-    determinants = {
-        **teacher.determinants(),
-        "sequences": hash_text("\n".join(lines)),
-    }
+    determinants = {**teacher.determinants(), "sequences": hash_text("\n".join(lines))}
 
     def build(directory: Path) -> None:
         model = teacher.load()
         with computing_threads(inputs.cache_threads):
-            about = _compute(model, sequences, directory / _STATES, limit, report)
+            about = _compute(model, sequences, starts, directory / _STATES, limit, report)
         (directory / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
 
     for _ in range(3):
         try:
             directory = Cache(Path(inputs.cache)).get_or_compute(KIND, determinants, build, limit)
-            return _read(directory, sequences)
+            return _read(directory, starts)
         except _TooLargeError:
             return None
         except FileNotFoundError:
@@ -95,12 +87,11 @@ class _TooLargeError(Exception):
     """The states exceed the limit; nothing is kept, so that a higher limit computes them."""
 
 
-def _read(directory: Path, sequences: Sequence[TokenSequence]) -> TeacherStates | None:
+def _read(directory: Path, starts: tuple[int, ...]) -> TeacherStates | None:
     """Map the states of a cache entry; None if the teacher's logits are not its head's."""
     about = json.loads((directory / _ABOUT).read_text(encoding="utf-8"))
     if about["width"] is None:
         return None
-    starts = (0, *accumulate(len(sequence.completion or ()) for sequence in sequences))
     size, dtype = starts[-1] * about["width"], getattr(torch, about["dtype"])
     if size == 0:
         return None
@@ -115,14 +106,14 @@ def _read(directory: Path, sequences: Sequence[TokenSequence]) -> TeacherStates 
 def _compute(
     model: Any,
     sequences: Sequence[TokenSequence],
+    starts: Sequence[int],
     path: Path,
     limit: int,
     report: Callable[[int, int], None],
 ) -> dict[str, Any]:
-    """Write the states of ``sequences`` to ``path``.
+    """Write the states of ``sequences`` to ``path``, and return their width and dtype.
 
-    Returns:
-        Width and dtype; no width if the teacher's logits are not its head's.
+    There is no width if the teacher's logits are not its head's.
 
     Raises:
         _TooLargeError: They take more than ``limit`` bytes.
@@ -130,7 +121,6 @@ def _compute(
     lm_head = LMHead.of(model, trained=False)
     if lm_head.body is None:
         return {"width": None}
-    starts = (0, *accumulate(len(sequence.completion or ()) for sequence in sequences))
     collator = PromptCollator(0)
     device = next(model.parameters()).device
     whole: Tensor | None = None

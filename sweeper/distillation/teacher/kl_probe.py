@@ -39,19 +39,16 @@ _TENSORS, _ABOUT = "teacher.safetensors", "about.json"
 
 @dataclass(frozen=True)
 class KLProbe:
-    """The fixed sequences, and the teacher's hidden states on them.
-
-    Attributes:
-        sequences: Token ids of prompts and answers.
-        states: The teacher's last hidden states at the positions that predict the answers.
-        head: The teacher's head, from hidden states to logits.
-        cap: The teacher's final soft cap, if it has one.
-    """
+    """The fixed sequences, and the teacher's hidden states on them."""
 
     sequences: tuple[tuple[list[int], list[int]], ...]
+    """Token ids of prompts and answers."""
     states: Tensor
+    """The teacher's last hidden states at the positions that predict the answers."""
     head: nn.Linear
+    """The teacher's head, from hidden states to logits."""
     cap: float | None
+    """The teacher's final soft cap, if it has one."""
 
     def divergence(self, model: Any) -> float:
         """Return the mean divergence of ``model`` from the teacher, in nats a token."""
@@ -71,15 +68,9 @@ class KLProbe:
 
 
 def prepare(data: TrainingData, teacher: SharedTeacher, prompts: Sequence[str]) -> Path:
-    """Make sure that the study's fixed sequences are in the cache.
+    """Put the study's fixed sequences in the cache, and return the directory for ``read``.
 
-    Args:
-        data: The student's tokenizer.
-        teacher: Teacher of the study.
-        prompts: Texts that no arm trains on; the first few different ones are used.
-
-    Returns:
-        The directory for ``read``.
+    They begin with the first few different ``prompts``, which no arm trains on.
     """
     inputs, tokenizer = data.inputs, data.tokenizer
     system = inputs.data.system_prompt
@@ -89,18 +80,11 @@ def prepare(data: TrainingData, teacher: SharedTeacher, prompts: Sequence[str]) 
         for prompt in islice(dict.fromkeys(prompts), MOST)
     ]
     longest = min(LONGEST, inputs.teacher_outputs.max_new_tokens)
-    determinants = {
-        **teacher.determinants(),
-        "prompts": texts,
-        **data.text_key,
-        "max_new_tokens": longest,
-    }
+    key = {**teacher.determinants(), "prompts": texts, **data.text_key, "max_new_tokens": longest}
 
+    @computing_threads(inputs.cache_threads)
     def build(directory: Path) -> None:
-        with computing_threads(inputs.cache_threads):
-            answer_prompts(teacher.load(), directory)
-
-    def answer_prompts(model: Any, directory: Path) -> None:
+        model = teacher.load()
         ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
         answers = generate(
             model,
@@ -117,7 +101,7 @@ def prepare(data: TrainingData, teacher: SharedTeacher, prompts: Sequence[str]) 
         save_file(tensors, directory / _TENSORS)
         (directory / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
 
-    return Cache(Path(inputs.cache)).get_or_compute("held_out", determinants, build)
+    return Cache(Path(inputs.cache)).get_or_compute("held_out", key, build)
 
 
 def read(directory: Path) -> KLProbe | None:

@@ -23,29 +23,19 @@ def get_or_compute(
     teacher: SharedTeacher,
     report: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[tuple[int, ...]]:
-    """Return the teacher's answer to each example, as token ids of the shared vocabulary.
+    """Return the teacher's answer to each example, with the end token if it ended by itself.
 
-    Args:
-        data: Prompts and the student's tokenizer, which shares the teacher's vocabulary.
-        teacher: Teacher of the arm; generates what is not in the cache.
-        report: Callback for the number of prompts answered and their total.
-
-    Returns:
-        Token ids, with the end token if the answer ended by itself; one answer for each example.
+    ``report`` gets the number of prompts answered and their total.
     """
     inputs, tokenizer = data.inputs, data.tokenizer
     settings = inputs.teacher_outputs
 
+    @computing_threads(inputs.cache_threads)
     def build(directory: Path) -> None:
-        with computing_threads(inputs.cache_threads):
-            answer_prompts(directory)
-
-    def answer_prompts(directory: Path) -> None:
         model = teacher.load()
-        examples = data.examples
         prompts = [
             tokenizer(render_prompt(example, tokenizer), add_special_tokens=False)["input_ids"]
-            for example in examples
+            for example in data.examples
         ]
 
         def count(done: int) -> None:
@@ -64,19 +54,17 @@ def get_or_compute(
             report=count,
         )
         with (directory / _FILE).open("w", encoding="utf-8") as file:
-            for example, answer in zip(examples, answers, strict=True):
+            for example, answer in zip(data.examples, answers, strict=True):
                 text = tokenizer.decode(answer.tokens, skip_special_tokens=True)
                 row = {"prompt": example.prompt, "answer": text, "finished": answer.finished}
                 file.write(json.dumps({**row, "tokens": answer.tokens}) + "\n")
 
+    def read(directory: Path) -> list[tuple[int, ...]]:
+        with (directory / _FILE).open(encoding="utf-8") as file:
+            return [tuple(json.loads(line)["tokens"]) for line in file]
+
     key = _determinants(data, teacher)
-    return Cache(Path(inputs.cache)).read("teacher_outputs", key, build, _read)
-
-
-def _read(directory: Path) -> list[tuple[int, ...]]:
-    """Read the answers of a cache entry."""
-    with (directory / _FILE).open(encoding="utf-8") as file:
-        return [tuple(json.loads(line)["tokens"]) for line in file]
+    return Cache(Path(inputs.cache)).read("teacher_outputs", key, build, read)
 
 
 def tokens(data: TrainingData, teacher: SharedTeacher, max_length: int) -> TokenizedData:

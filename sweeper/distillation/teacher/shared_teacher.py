@@ -14,19 +14,14 @@ from sweeper.records.seeds import teacher_seed
 
 @dataclass(frozen=True)
 class SharedTeacher:
-    """A teacher of a study, and where it computes what trials share.
-
-    Attributes:
-        inputs: The study's seed and cache.
-        config: The study's teacher, or an arm's own.
-        resources: Device of values that are not in the cache.
-        model: The loaded teacher, where this process holds it already.
-    """
+    """A teacher of a study, and where it computes what trials share."""
 
     inputs: StudyInputs
     config: ModelConfig
+    """The study's teacher, or an arm's own."""
     resources: Resources
     model: Any = None
+    """The loaded teacher, where this process holds it already."""
 
     def load(self) -> Any:
         """Return the model that is there already, or load it from the study's seed."""
@@ -38,8 +33,7 @@ class SharedTeacher:
     def determinants(self, *, sampled: bool = False) -> dict[str, Any]:
         """Return what decides a cached value of the teacher, apart from what the teacher reads.
 
-        Args:
-            sampled: True if the value depends on the study's seed in any case.
+        A ``sampled`` value depends on the study's seed in any case.
         """
         seeded = sampled or self.config.random_init
         return {
