@@ -167,8 +167,6 @@ class _Probe:
         ]
         self._work([partial(self._submit_trial, *trial) for trial in trials])
         timing = StudyTiming(
-            basis="probe",
-            trials=len(trials),
             workers=self._workers,
             device=teacher.device,
             preparation=self._seconds,
