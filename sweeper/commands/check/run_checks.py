@@ -22,7 +22,7 @@ from sweeper.commands.check.duration import (
     timeout_findings,
 )
 from sweeper.commands.check.duration_estimate import StudyPlan, estimate
-from sweeper.commands.check.memory_findings import Shapes, StudyTrainings, memory_findings
+from sweeper.commands.check.memory_findings import StudyTrainings, memory_findings
 from sweeper.commands.check.models import size_finding, teacher_gap_finding, tokenizer_findings
 from sweeper.commands.check.power import confirmation_finding, design_findings
 from sweeper.commands.check.probe import probe
@@ -33,11 +33,11 @@ from sweeper.config.study import StudyConfig
 from sweeper.execution.device_sharing import DeviceMemory, trial_memory, usable_devices
 from sweeper.foundation.cache import default_root
 from sweeper.foundation.errors import SweeperError
-from sweeper.records import DataCheck, DataSummary, Failure, ModelShape, ShapeRequest
+from sweeper.records import DataCheck, Failure, ModelShape, ShapeRequest
 from sweeper.records.layout import StudyPaths
 from sweeper.records.study_record import StudyRecord, TeacherGap
 from sweeper.study.budgets import device_seconds, trial_budgets
-from sweeper.study.extreme_settings import extreme_settings, wanted
+from sweeper.study.extreme_settings import wanted
 from sweeper.study.manifest import changes, read_manifest
 from sweeper.study.preparation import problem_of
 from sweeper.study.results import read_study, selection_documents
@@ -238,22 +238,8 @@ def _memory(
     if data_check.data is None or not shapes:
         return []
     known = {asked.key(): shape for asked, shape in shapes}
-    trainings = trainings_of(config, data_check.data, lambda asked: known[asked.key()])
+    trainings = StudyTrainings(config, data_check.data, lambda asked: known[asked.key()])
     return memory_findings(trainings, places)
-
-
-def trainings_of(config: StudyConfig, data: DataSummary, shapes: Shapes) -> StudyTrainings:
-    """Return what decides the memory of a study's trainings."""
-    arms = list(config.arms)
-    return StudyTrainings(
-        largest={name: tuple(extreme_settings(config, name)) for name in arms},
-        smallest={name: tuple(extreme_settings(config, name, cheapest=True)) for name in arms},
-        data=data,
-        shapes=shapes,
-        batch_size=config.evaluation.batch_size,
-        answer_tokens=config.teacher_outputs.max_new_tokens,
-        shard_teacher=config.compute.shard_teacher,
-    )
 
 
 def _named_documents(suite: LoadedSuite) -> int | None:
