@@ -48,16 +48,9 @@ _POLL_SECONDS = 0.25
 def export_recipe(
     study: LoadedStudy, record: StudyRecord, arm: str | None, output: Path | None
 ) -> tuple[str, list[str]]:
-    """Write the winner as an Oumi training configuration.
+    """Return a recipe of the winner, or of an arm's best trial, as an Oumi training configuration.
 
-    Args:
-        study: The study file.
-        record: The study's record.
-        arm: Name of the arm; None: the winner's.
-        output: File to write; None: the text is only returned.
-
-    Returns:
-        The text, and the settings of the arm that the format cannot express.
+    It is also written to ``output``. With it come the settings that the format cannot express.
 
     Raises:
         ConfigError: There is no winner, the format has no trainer for it, or the file exists.
@@ -109,18 +102,8 @@ def export_model(
 ) -> int:
     """Train the winner again, and write it with tokenizer and card: completely, or not at all.
 
-    Args:
-        study: The study file.
-        paths: Directory of the study.
-        record: The study's record.
-        directory: Folder to write; new or empty.
-        arm: Name of the arm; None: the winner's.
-        merged: True to merge an adapter into the weights below it.
-        cache: The content-addressed cache; by default the user's.
-        out: The terminal.
-
-    Returns:
-        The exit code: 0, or 130 if the user stopped it.
+    ``arm`` exports that arm's best trial instead; ``merged`` merges an adapter into the weights
+    below it. The folder is new or empty. The exit code is 0, or 130 if the user stopped it.
 
     Raises:
         SweeperError: It cannot be exported as asked, or the training failed.

@@ -77,15 +77,8 @@ def run_study(
 ) -> int:
     """Run a study to its report.
 
-    Args:
-        study: The checked study file.
-        runs: The folder of all studies.
-        reports: The folder of all reports.
-        cache: The content-addressed cache; by default the user's.
-        out: The terminal.
-
-    Returns:
-        The exit code: 0, 1 if every trial failed, 130 if the user stopped it.
+    The cache is by default the user's. The exit code is 0, 1 if every trial failed, or 130 if the
+    user stopped it.
 
     Raises:
         SweeperError: What the user wrote cannot work, the preparation failed, or the disk is full.

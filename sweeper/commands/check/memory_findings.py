@@ -31,7 +31,7 @@ CERTAIN = 1.2
 """Share of all its memory above which none fits: forecasts are within 20 % of measurements."""
 
 Shapes = Callable[[ShapeRequest], ModelShape]
-"""Looks up the shapes of the models that ``wanted`` names."""
+"""Function that looks up the shapes of the models that ``wanted`` names."""
 
 
 @dataclass(frozen=True)

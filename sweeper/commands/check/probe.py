@@ -78,7 +78,7 @@ def probe(
         recorded: Directory of the study. Steps of the preparation that it has done are reused.
         cache: The content-addressed cache.
         out: Shows the progress.
-        begun: Time since which this process has loaded libraries for jobs, as the study will.
+        begun: Time at which this process began to load libraries, in seconds since the epoch.
 
     Raises:
         ConfigError: Data, models, tasks or settings cannot work as written.
