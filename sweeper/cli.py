@@ -14,6 +14,8 @@ from sweeper.config.names import DEFAULT_RUNS
 from sweeper.foundation.errors import SweeperError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from sweeper.config.loading import LoadedStudy
     from sweeper.records.layout import StudyPaths
     from sweeper.records.study_record import StudyRecord
@@ -35,6 +37,7 @@ Overrides = Annotated[
 ]
 Runs = Annotated[Path, typer.Option("--runs", help="Directory of all studies.")]
 Reports = Annotated[Path, typer.Option("--reports", help="Directory of all reports.")]
+CacheDir = Annotated[Path | None, typer.Option(help="Cache of warm starts and teacher outputs.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -105,21 +108,14 @@ def run(
     overrides: Overrides = None,
     runs: Runs = DEFAULT_RUNS,
     reports: Reports = Path("reports"),
-    cache_dir: Annotated[
-        Path | None, typer.Option(help="Cache of warm starts and teacher outputs.")
-    ] = None,
+    cache_dir: CacheDir = None,
 ) -> None:
     """Run a study, or resume it, and report the comparison."""
-    from rich.console import Console
-
     from sweeper.commands import run
 
-    console = Console(markup=False, emoji=False)
-    raise typer.Exit(
-        run.run_study(
-            _load(study_file, overrides), runs=runs, reports=reports, cache=cache_dir, out=console
-        )
-    )
+    study = _load(study_file, overrides)
+    code = run.run_study(study, runs=runs, reports=reports, cache=cache_dir, out=_console())
+    raise typer.Exit(code)
 
 
 @app.command()
@@ -131,19 +127,15 @@ def check(
     probe: Annotated[
         bool, typer.Option("--probe", help="Run a few steps of each arm to estimate the time.")
     ] = False,
-    cache_dir: Annotated[
-        Path | None, typer.Option(help="Cache of warm starts and teacher outputs.")
-    ] = None,
+    cache_dir: CacheDir = None,
 ) -> None:
     """Check a study before training: data, models, memory, statistical power."""
-    from rich.console import Console
-
     from sweeper.commands.check.run_checks import check as check_study
     from sweeper.reporting.console import show
     from sweeper.reporting.tables.check import check_json, check_view
 
     study = _load(study_file, overrides)
-    progress = Console(markup=False, emoji=False, stderr=True)
+    progress = _console(stderr=True)
     try:
         preflight = check_study(study, runs, progress, probing=probe, cache=cache_dir)
     except KeyboardInterrupt:
@@ -152,7 +144,7 @@ def check(
     if as_json:
         typer.echo(json.dumps(check_json(preflight), indent=2))
     else:
-        show(check_view(preflight), Console(markup=False, emoji=False))
+        show(check_view(preflight), _console())
     raise typer.Exit(2 if preflight.errors else 0)
 
 
@@ -171,8 +163,6 @@ def report(
     ] = None,
 ) -> None:
     """Report a study from its records, without running it."""
-    from rich.console import Console
-
     from sweeper.foundation import disk
     from sweeper.reporting.json_output import study_json
     from sweeper.reporting.markdown.report import write_report
@@ -183,7 +173,7 @@ def report(
     if as_json:
         typer.echo(json.dumps(study_json(page), indent=2))
         return
-    console = Console(markup=False, emoji=False)
+    console = _console()
     show_study(page, console)
     with disk.explained(reports):
         written = write_report(page, reports / page.record.study)
@@ -203,8 +193,6 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as JSON.")] = False,
 ) -> None:
     """Compare studies with each other, or the same study with several seeds."""
-    from rich.console import Console
-
     from sweeper.analysis.across_studies import compare_studies
     from sweeper.reporting.console import show
     from sweeper.reporting.tables.studies import studies_json, studies_view
@@ -214,18 +202,16 @@ def compare(
     if as_json:
         typer.echo(json.dumps(studies_json(comparison), indent=2))
         return
-    show(studies_view(comparison), Console(markup=False, emoji=False))
+    show(studies_view(comparison), _console())
 
 
 @app.command()
 def status(study_file: StudyFile, overrides: Overrides = None, runs: Runs = DEFAULT_RUNS) -> None:
     """List a study's trials."""
-    from rich.console import Console
-
     from sweeper.reporting.console import show
     from sweeper.reporting.tables.trials import status_view
 
-    show(status_view(_read(_load(study_file, overrides), runs)), Console(markup=False, emoji=False))
+    show(status_view(_read(_load(study_file, overrides), runs)), _console())
 
 
 @app.command()
@@ -249,13 +235,9 @@ def export(
     arm: Annotated[
         str | None, typer.Option(help="Export the best trial of this arm, not the winner.")
     ] = None,
-    cache_dir: Annotated[
-        Path | None, typer.Option(help="Cache of warm starts and teacher outputs.")
-    ] = None,
+    cache_dir: CacheDir = None,
 ) -> None:
     """Export a study's winner as a recipe, or as a model with its card."""
-    from rich.console import Console
-
     from sweeper.commands import export
     from sweeper.foundation.errors import ConfigError, Problem
 
@@ -274,16 +256,9 @@ def export(
             typer.echo(line, err=True)
         typer.echo(text if output is None else f"Wrote {output}", nl=output is not None)
         return
-    console = Console(markup=False, emoji=False)
+    paths, out = _paths(study, runs), _console()
     code = export.export_model(
-        study,
-        _paths(study, runs),
-        record,
-        model,
-        arm=arm,
-        merged=merged,
-        cache=cache_dir,
-        out=console,
+        study, paths, record, model, arm=arm, merged=merged, cache=cache_dir, out=out
     )
     raise typer.Exit(code)
 
@@ -339,6 +314,12 @@ def main() -> None:
         text = f"error: {error}" if error.exit_code == 1 else str(error)
         typer.echo(visible(redact_credentials(text, secrets_of_environment())), err=True)
         sys.exit(error.exit_code)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(markup=False, emoji=False, stderr=stderr)
 
 
 def _load(path: Path, overrides: list[str] | None) -> LoadedStudy:

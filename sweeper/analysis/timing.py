@@ -69,10 +69,6 @@ class ArmTiming(Record):
 class StudyTiming(Record):
     """Measured times of a study."""
 
-    basis: Literal["probe", "records"]
-    """Source of the times: a probe of a few steps, or the study's own trials."""
-    trials: int
-    """Number of measured trials."""
     workers: int
     """Trials at a time, in the measurement and in the study."""
     device: str = "cpu"
@@ -97,7 +93,6 @@ class Phase(Record):
     name: PhaseName
     wall_seconds: float
     device_seconds: float
-    """Seconds of all devices together."""
 
 
 class ArmTime(Record):
@@ -112,7 +107,6 @@ class ArmTime(Record):
     scoring_seconds: float
     """Seconds of scoring the selection suite once."""
     trial_seconds: float
-    """Seconds of the expected trial."""
     trial_range: tuple[float, float]
     """Seconds of the cheapest and of the most expensive trial."""
     trials: int
@@ -132,9 +126,6 @@ class ArmTime(Record):
 class DurationEstimate(Record):
     """Expected duration of a whole study in which nothing fails and no limit ends anything."""
 
-    basis: Literal["probe", "records"]
-    measured: int
-    """Number of measured trials."""
     workers: int
     wall_seconds: float
     wall_range: tuple[float, float]

@@ -13,14 +13,12 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from sweeper.analysis.winner import Winner, choose
 from sweeper.commands.init.local_data import find_columns, read_rows
 from sweeper.commands.run import INTERRUPTED
-from sweeper.config.compute import ComputeConfig
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.models import StudentConfig
 from sweeper.config.oumi.writing import place, write_recipe
@@ -33,9 +31,9 @@ from sweeper.foundation.cache import default_root
 from sweeper.foundation.errors import ConfigError, Problem, StudyChangedError, SweeperError
 from sweeper.foundation.files import write_text_atomically
 from sweeper.foundation.secrets import redacted, redacted_json
-from sweeper.records import KeptStudent, Outcome, Scores, TrialSpec
+from sweeper.records import KeptStudent, Outcome, TrialSpec
 from sweeper.records.layout import JobPaths, StudyPaths
-from sweeper.records.specs import Resources, StudyInputs, SuiteSpec
+from sweeper.records.specs import Resources, StudyInputs
 from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.markdown.model_card import model_card
 from sweeper.study import preparation
@@ -50,16 +48,9 @@ _POLL_SECONDS = 0.25
 def export_recipe(
     study: LoadedStudy, record: StudyRecord, arm: str | None, output: Path | None
 ) -> tuple[str, list[str]]:
-    """Write the winner as an Oumi training configuration.
+    """Return a recipe of the winner, or of an arm's best trial, as an Oumi training configuration.
 
-    Args:
-        study: The study file.
-        record: The study's record.
-        arm: Name of the arm; None: the winner's.
-        output: File to write; None: the text is only returned.
-
-    Returns:
-        The text, and the settings of the arm that the format cannot express.
+    It is also written to ``output``. With it come the settings that the format cannot express.
 
     Raises:
         ConfigError: There is no winner, the format has no trainer for it, or the file exists.
@@ -76,16 +67,14 @@ def export_recipe(
     lines = "\n".join(textwrap.fill(line, WIDTH - 2) for line in (head, *unsaid))
     text = commented(lines) + yaml_text(redacted(values), flow=9)
     if output is not None:
-        message = None
         try:
             if output.exists():
                 message = f"expected a new file, but {output} exists"
-            else:
-                write_text_atomically(output, text)
+                raise ConfigError([Problem(source="--output", message=message)])
+            write_text_atomically(output, text)
         except OSError as error:
             message = f"{output} cannot be written: {error.strerror}"
-        if message:
-            raise ConfigError([Problem(source="--output", message=message)])
+            raise ConfigError([Problem(source="--output", message=message)]) from None
     return text, unsaid
 
 
@@ -113,18 +102,8 @@ def export_model(
 ) -> int:
     """Train the winner again, and write it with tokenizer and card: completely, or not at all.
 
-    Args:
-        study: The study file.
-        paths: Directory of the study.
-        record: The study's record.
-        directory: Folder to write; new or empty.
-        arm: Name of the arm; None: the winner's.
-        merged: True to merge an adapter into the weights below it.
-        cache: The content-addressed cache; by default the user's.
-        out: The terminal.
-
-    Returns:
-        The exit code: 0, or 130 if the user stopped it.
+    ``arm`` exports that arm's best trial instead; ``merged`` merges an adapter into the weights
+    below it. The folder is new or empty. The exit code is 0, or 130 if the user stopped it.
 
     Raises:
         SweeperError: It cannot be exported as asked, or the training failed.
@@ -135,8 +114,10 @@ def export_model(
     adapter = student.lora is not None and not merged
     if adapter:
         _check_base(student, warm=study.config.warm_start is not None)
-    if merged:
-        _check_merged(student)
+    if merged and student.quantization is not None:
+        # Weights that are rounded would be rounded once more.
+        rule = "expected no --merged: the student's weights are rounded (student.quantization)"
+        raise ConfigError([Problem(source="--merged", message=rule)])
     manifest = read_manifest(paths)
     assert manifest is not None, "a recorded study has a manifest"
     if differences := changes(manifest, study):
@@ -149,30 +130,18 @@ def export_model(
     label = f"{winner.arm} #{winner.trial.number}"
     try:
         with disk.explained(work, directory, cache), hold(paths), _removed(work):
-            keep = KeptStudent(
-                directory=str(work / "student"),
-                merged=merged,
-                base=place(student.model),
-            )
+            base = place(student.model)
+            keep = KeptStudent(directory=str(work / "student"), merged=merged, base=base)
             with executor:
                 inputs = preparation.make_study_inputs(study, manifest, cache)
                 for steps in preparation.STEPS:
                     inputs = preparation.with_results(inputs, steps, paths)
-                spec = _spec(
-                    winner,
-                    paths,
-                    inputs,
-                    suite_spec(study.selection),
-                    study.config.arms[winner.arm].settings,
-                    study.config.compute,
-                    executor.next_resources(work),
-                    keep,
-                )
+                resources = executor.next_resources(work)
+                spec = _spec(study, winner, paths, inputs, resources, keep)
                 outcome = _train(spec, executor, label, out)
             repeated = _repeated(winner, outcome)
-            (work / "student" / "README.md").write_text(
-                _card(study.config, record, winner, outcome, adapter, repeated), encoding="utf-8"
-            )
+            card = _card(study.config, record, winner, outcome, adapter, repeated)
+            (work / "student" / "README.md").write_text(card, encoding="utf-8")
             _move(work / "student", directory)
     except KeyboardInterrupt:
         out.print("Stopped; nothing was written.")
@@ -187,13 +156,6 @@ def _check_directory(directory: Path) -> None:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         message = f"expected a new or an empty folder, but {directory} is not empty"
         raise ConfigError([Problem(source="--model", message=message)])
-
-
-def _check_merged(student: StudentConfig) -> None:
-    """Refuse to merge an adapter into rounded weights, which would be rounded once more."""
-    if student.quantization is not None:
-        message = "expected no --merged: the student's weights are rounded (student.quantization)"
-        raise ConfigError([Problem(source="--merged", message=message)])
 
 
 def _check_base(student: StudentConfig, *, warm: bool) -> None:
@@ -213,12 +175,10 @@ def _check_base(student: StudentConfig, *, warm: bool) -> None:
 
 
 def _spec(
+    study: LoadedStudy,
     winner: Winner,
     paths: StudyPaths,
     inputs: StudyInputs,
-    suite: SuiteSpec,
-    settings: dict[str, Any],
-    compute: ComputeConfig,
     place: Resources,
     keep: KeptStudent,
 ) -> TrialSpec:
@@ -227,13 +187,14 @@ def _spec(
     if winner.final is not None:
         files = paths.confirmation_run(winner.arm, winner.final.number)
     recorded = TrialSpec.model_validate_json(files.spec.read_bytes())
+    settings, compute = study.config.arms[winner.arm].settings, study.config.compute
     return recorded.model_copy(
         update={
             "origin": inputs,
             "teacher": model_settings("teacher", settings, recorded.params),
             "settings": recorded.settings.model_copy(update={"checkpoint_every": None}),
             "interim": (),
-            "suite": suite,
+            "suite": suite_spec(study.selection),
             # Test scores are on record, and the test suite is read once.
             "test_suite": None,
             "keep": keep,
@@ -251,11 +212,7 @@ def _spec(
 
 
 def _train(spec: TrialSpec, executor: Executor, label: str, out: Console) -> Outcome:
-    """Run the job, and show its progress.
-
-    Raises:
-        SweeperError: The job failed.
-    """
+    """Run the job, and show its progress; raise if it failed."""
     files = JobPaths(Path(spec.place.directory))
     write_text_atomically(files.spec, redacted_json(spec))
     executor.submit(spec)
@@ -276,15 +233,17 @@ def _repeated(winner: Winner, outcome: Outcome) -> str:
     """Compare the scores with the recorded ones, in words."""
     recorded = _recorded(winner)
     now, before = outcome.scores, recorded.scores
-    sentences = [_compared(now, before)] if now and before else []
+    text = "Trained again from its recorded settings:"
+    if not now or not before:
+        return text
+    if now.score == before.score:
+        return f"{text} {now.score:.4g} on {now.suite}, exactly as recorded."
+    text += f" {now.score:.4g} on {now.suite}, where {before.score:.4g} was recorded."
+    versions = recorded.versions
     changed = sorted(
-        name
-        for name, version in outcome.versions.items()
-        if recorded.versions.get(name, version) != version
+        name for name, version in outcome.versions.items() if versions.get(name, version) != version
     )
-    if changed and now and before and now.score != before.score:
-        sentences.append(f"Versions have changed: {', '.join(changed)}.")
-    return " ".join(["Trained again from its recorded settings:", *sentences])
+    return f"{text} Versions have changed: {', '.join(changed)}." if changed else text
 
 
 def _recorded(winner: Winner) -> Outcome:
@@ -292,12 +251,6 @@ def _recorded(winner: Winner) -> Outcome:
     recorded = winner.final.outcome if winner.final else winner.trial.outcome
     assert recorded is not None
     return recorded
-
-
-def _compared(now: Scores, before: Scores) -> str:
-    if now.score == before.score:
-        return f"{now.score:.4g} on {now.suite}, exactly as recorded."
-    return f"{now.score:.4g} on {now.suite}, where {before.score:.4g} was recorded."
 
 
 def _card(

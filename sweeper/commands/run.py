@@ -26,7 +26,6 @@ from sweeper.reporting.live import LiveDisplay, LiveState
 from sweeper.reporting.markdown.report import write_report
 from sweeper.reporting.report_data import ReportData
 from sweeper.reporting.summary import show_study
-from sweeper.reporting.tables.check import preflight_view
 from sweeper.reporting.text.terminal_escape import visible
 from sweeper.study.collaborators import Collaborators
 from sweeper.study.coordinator import Coordinator
@@ -63,11 +62,7 @@ def tracking_store(tracking: TrackingConfig, paths: StudyPaths) -> TrackingStore
 
 
 def check_drivers(study: LoadedStudy) -> None:
-    """Raise if a library for a database of the study is missing.
-
-    Raises:
-        ConfigError: A library is missing.
-    """
+    """Raise a ``ConfigError`` if a library for a database of the study is missing."""
     config = study.config
     urls = {("storage",): config.storage, ("tracking", "uri"): config.tracking.uri}
     problems = [
@@ -82,15 +77,8 @@ def run_study(
 ) -> int:
     """Run a study to its report.
 
-    Args:
-        study: The checked study file.
-        runs: The folder of all studies.
-        reports: The folder of all reports.
-        cache: The content-addressed cache; by default the user's.
-        out: The terminal.
-
-    Returns:
-        The exit code: 0, 1 if every trial failed, 130 if the user stopped it.
+    The cache is by default the user's. The exit code is 0, 1 if every trial failed, or 130 if the
+    user stopped it.
 
     Raises:
         SweeperError: What the user wrote cannot work, the preparation failed, or the disk is full.
@@ -113,17 +101,10 @@ def run_study(
                 display.update(LiveState(config.study, time.time(), (), preparation="starting"))
 
                 def preflight(outcome: Outcome) -> None:
-                    pass_preflight(
-                        study,
-                        paths,
-                        manifest,
-                        outcome,
-                        lambda findings: display.show(preflight_view(findings)),
-                    )
+                    pass_preflight(study, paths, manifest, outcome, display)
 
-                collaborators = Collaborators(
-                    executor, tracker, _observer(display, config), stop, retry, preflight
-                )
+                observer = _observer(display, config)
+                collaborators = Collaborators(executor, tracker, observer, stop, retry, preflight)
                 record = Coordinator(study, paths, manifest, cache, collaborators).run()
             retry.while_waiting = lambda: None
             failed = all_failed(record)
@@ -135,8 +116,7 @@ def run_study(
             # A database that does not answer must not keep the user from leaving.
             with suppress(Exception):
                 tracker.finish_study([], "interrupted")
-            again = redact_command(command_line())
-            message = f"Stopped. Run the same command to resume: {again}"
+            message = f"Stopped. Run the same command to resume: {redact_command(command_line())}"
             out.print(message, soft_wrap=True, markup=False)
             return INTERRUPTED
         except BaseException:

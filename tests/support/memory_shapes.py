@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from sweeper.analysis.findings import Finding
-from sweeper.commands.check.memory_findings import Shapes
+from sweeper.commands.check.memory_findings import Shapes, StudyTrainings
 from sweeper.commands.check.memory_findings import memory_findings as findings_of
 from sweeper.commands.check.memory_forecast import GIB
-from sweeper.commands.check.run_checks import trainings_of
 from sweeper.config.study import StudyConfig
 from sweeper.execution.device_sharing import DeviceMemory
 from sweeper.records import (
@@ -115,7 +114,7 @@ def room(gib: float) -> DeviceMemory:
 def memory_findings(
     study: StudyConfig, data: DataSummary, shapes: Shapes, rooms: list[DeviceMemory]
 ) -> list[Finding]:
-    return findings_of(trainings_of(study, data, shapes), rooms)
+    return findings_of(StudyTrainings(study, data, shapes), rooms)
 
 
 def rows(gib: float, **keys: Any) -> Finding:

@@ -22,8 +22,6 @@ def study_timing(
     """Trials of 5 and, from ``gkd``'s lightest to its heaviest, 5 to 10 s."""
     light, heavy = timing(sft), timing(gkd, parts={"rollout": 0.6 * gkd, "teacher": 0.2 * gkd})
     return StudyTiming(
-        basis="probe",
-        trials=3,
         workers=workers,
         preparation={"data": 4.0, "teacher": 6.0, "student": 3.0},
         teacher_scoring=5.0,

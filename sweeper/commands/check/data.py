@@ -28,23 +28,16 @@ def data_findings(
 ) -> list[Finding]:
     """Report rows, suites and lengths, as far as they could be read.
 
-    Args:
-        data_check: Result of the data step.
-        selection: The selection suite.
-        test: The test suite.
-        arms: The study's arms.
-        answer_tokens: Limit of the teacher's own answers; None if no arm trains on them.
+    ``answer_tokens`` is the limit of the teacher's own answers; None if no arm trains on them.
     """
     findings = [*_rows(data_check), *_suites(data_check, selection, test)]
     if data_check.data is not None and data_check.data.lengths is not None:
         findings += length_findings(data_check.data.lengths, arms, answer_tokens)
-    return [*findings, *_overlong(data_check)]
-
-
-def _overlong(data_check: DataCheck) -> Iterator[Finding]:
-    for detail in data_check.overlong:
-        advice = "Shorten it, unless you know that the model reads as far."
-        yield Finding(state="warning", what="positions", detail=detail, advice=advice)
+    advice = "Shorten it, unless you know that the model reads as far."
+    return findings + [
+        Finding(state="warning", what="positions", detail=detail, advice=advice)
+        for detail in data_check.overlong
+    ]
 
 
 def length_findings(
@@ -94,10 +87,9 @@ def _suites(
             detail = f"{suite.config.suite}: {documents:,} documents of {tasks}"
             yield Finding(state="ok", what=what, detail=detail)
     if data_check.overlap_free:
-        places = "training data and suites" if test is None else "training data, selection"
-        places += "" if test is None else " and test suite"
-        detail = f"{places} share no prompt"
         suites = [] if test is None else [selection, test]
+        places = ", selection and test suite" if suites else " and suites"
+        detail = f"training data{places} share no prompt"
         if any(not task.weight for suite in suites for task in suite.config.tasks):
             detail += "; tasks of weight 0 may be in both suites"
         yield Finding(state="ok", what="overlap", detail=detail)
@@ -158,7 +150,7 @@ def _rollouts(
         return
     by_limits: dict[tuple[int, ...], list[str]] = {}
     for name, arm in arms.items():
-        if limits := rollout_limits(arm):
+        if limits := _rollout_limits(arm):
             by_limits.setdefault(limits, []).append(name)
     for limits, names in by_limits.items():
         key, who = "max_new_tokens", f"{', '.join(names)}: "
@@ -168,7 +160,7 @@ def _rollouts(
         yield _longer("teacher outputs", "", key, (answer_tokens,), lengths.references)
 
 
-def rollout_limits(arm: ArmConfig) -> tuple[int, ...]:
+def _rollout_limits(arm: ArmConfig) -> tuple[int, ...]:
     """Return the lowest and the highest ``max_new_tokens`` of an arm that samples."""
     if arm.method != "gkd" or arm.settings.get("lmbda") == 0:
         return ()

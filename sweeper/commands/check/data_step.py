@@ -36,13 +36,7 @@ def data_check_of(outcome: Outcome) -> DataCheck:
 def recorded_data_check(
     study: LoadedStudy, paths: StudyPaths, manifest: StudyManifest
 ) -> DataCheck | None:
-    """Return the result of the study's data step; None if it has not run with the same inputs.
-
-    Args:
-        study: The checked study file, which has not changed since.
-        paths: Directory of the study; read only.
-        manifest: The study's manifest.
-    """
+    """Return the result of the study's data step; None if it has not run with the same inputs."""
     files = paths.preparation("data")
     try:
         before = PreparationSpec.model_validate_json(files.spec.read_bytes())
@@ -58,10 +52,7 @@ def recorded_data_check(
 def run_data_step(study: LoadedStudy, device: str, cache: Path) -> DataCheck:
     """Check data, tokenizers and suites; leave nothing behind but what the cache keeps.
 
-    Args:
-        study: The checked study file.
-        device: Device of the trials, which decides the type of weights.
-        cache: The content-addressed cache.
+    The type of weights depends on ``device``, the trials' own.
 
     Raises:
         SweeperError: The step could not be run.

@@ -7,23 +7,14 @@ from collections.abc import Iterator, Mapping
 from sweeper.analysis.findings import Finding
 from sweeper.analysis.timing import DurationEstimate, StudyTiming
 from sweeper.config.arms import ArmConfig
-from sweeper.config.compute import ComputeConfig
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.settings import TrainingConfig, resolve
-from sweeper.execution.device_sharing import count_workers, usable_devices
 from sweeper.reporting.text.formatting import duration, listed, percent, whole_percents
 
 _SLOW = 60.0
 """Seconds of training from which on a trial is worth being made faster."""
 _LARGE = 0.3
 """Share of a step from which on a part of it is worth being made faster."""
-
-
-def workers_of(compute: ComputeConfig) -> int:
-    """Return how many trials run at a time; on a cluster, what the study file says."""
-    if compute.workers is not None or compute.executor != "local":
-        return compute.workers or 1
-    return count_workers(compute, usable_devices(compute))
 
 
 def time_finding(expected: DurationEstimate) -> Finding:
@@ -52,11 +43,7 @@ def budget_findings(
 ) -> list[Finding]:
     """Report budgets that end the search before it has had its trials.
 
-    Args:
-        expected: The study's duration.
-        devices: Devices of a trial.
-        wall_time: Seconds that the search may take.
-        device_seconds: Device-seconds that each arm's trials may take.
+    A trial takes ``devices`` devices; ``device_seconds`` are what each arm's trials may take.
     """
     if wall_time is None and all(seconds is None for seconds in device_seconds.values()):
         return []
@@ -80,10 +67,7 @@ def timeout_findings(
 ) -> Iterator[Finding]:
     """Yield the timeouts that end trials that are only slow.
 
-    Args:
-        expected: The study's duration.
-        timeout: Seconds that a trial may take.
-        silence: Seconds that a trial may take without a sign of progress.
+    A trial may take ``timeout`` seconds, and ``silence`` seconds without a sign of progress.
     """
     late = [arm for arm in expected.arms if timeout is not None and arm.trial_range[1] > timeout]
     if late and timeout is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 
 from sweeper.analysis.fairness import TOLERANCE
@@ -19,31 +19,26 @@ from sweeper.analysis.timing import (
 )
 from sweeper.analysis.verdict import primary_comparisons
 from sweeper.commands.check.cost_range import COSTLY
-from sweeper.config.base import Scalar
 from sweeper.config.confirm import CostMeasure
 
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """The jobs of a study.
-
-    Attributes:
-        trials: Trials of each arm.
-        intermediate_scores: Scores in the middle of a training, by arm; none of other arms.
-        intermediate_documents: Documents of each task that such a score is made of.
-        trainings: Trainings of each arm's winners; 0 without a confirmation.
-        test_documents: Documents of the test suite, including tasks of weight 0.
-        compare_at: Measures of cost at which winners are compared.
-        devices: Devices of a trial.
-    """
+    """The jobs of a study."""
 
     trials: Mapping[str, int]
-    intermediate_scores: Mapping[str, int] = field(default_factory=dict)
-    intermediate_documents: int = 0
-    trainings: int = 0
-    test_documents: int = 0
-    compare_at: Sequence[CostMeasure] = ("steps",)
-    devices: int = 1
+    """Trials of each arm."""
+    intermediate_scores: Mapping[str, int]
+    """Scores in the middle of a training, by arm; none of other arms."""
+    intermediate_documents: int
+    """Documents of each task that such a score is made of."""
+    trainings: int
+    """Trainings of each arm's winners; 0 without a confirmation."""
+    test_documents: int
+    """Documents of the test suite, including tasks of weight 0."""
+    compare_at: Sequence[CostMeasure]
+    devices: int
+    """Devices of a trial."""
 
 
 _OF_ARMS: tuple[PhaseName, ...] = ("search", "confirmation", "test scoring")
@@ -62,8 +57,6 @@ def estimate(timing: StudyTiming, plan: StudyPlan) -> DurationEstimate:
         sum(phase.wall_seconds for phase in _phases(timing, plan, trials)) for trials in (low, high)
     )
     return DurationEstimate(
-        basis=timing.basis,
-        measured=timing.trials,
         workers=timing.workers,
         wall_seconds=sum(phase.wall_seconds for phase in phases),
         wall_range=(least, most),
@@ -151,7 +144,7 @@ def _phases(
 
 def _arm(arm: ArmTiming, jobs: _Jobs, devices: int) -> ArmTime:
     mean = arm.mean
-    peaks = (arm.lightest.peak_bytes, arm.heaviest.peak_bytes)
+    peaks = filter(None, (arm.lightest.peak_bytes, arm.heaviest.peak_bytes))
     return ArmTime(
         arm=arm.arm,
         method=arm.method,
@@ -163,11 +156,7 @@ def _arm(arm: ArmTiming, jobs: _Jobs, devices: int) -> ArmTime:
         trials=len(jobs["search"]),
         trainings=len(jobs["confirmation"]),
         device_hours=sum(map(sum, jobs.values())) * devices / 3600,
-        peak_bytes=max((size for size in peaks if size is not None), default=None),
-        lightest=_costly(arm.lightest.params),
-        heaviest=_costly(arm.heaviest.params),
+        peak_bytes=max(peaks, default=None),
+        lightest={name: value for name, value in arm.lightest.params.items() if name in COSTLY},
+        heaviest={name: value for name, value in arm.heaviest.params.items() if name in COSTLY},
     )
-
-
-def _costly(params: Mapping[str, Scalar]) -> dict[str, Scalar]:
-    return {name: value for name, value in params.items() if name in COSTLY}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from sweeper.analysis.findings import Preflight
 from sweeper.commands.check.data_step import data_check_of
 from sweeper.commands.check.run_checks import judge
@@ -13,7 +11,8 @@ from sweeper.foundation.errors import PreflightError
 from sweeper.foundation.files import write_text_atomically
 from sweeper.records import Outcome, Record
 from sweeper.records.layout import StudyPaths
-from sweeper.reporting.tables.check import sentence
+from sweeper.reporting.live import LiveDisplay
+from sweeper.reporting.tables.check import preflight_view, sentence
 from sweeper.study.manifest import StudyManifest
 
 
@@ -30,18 +29,11 @@ def pass_preflight(
     paths: StudyPaths,
     manifest: StudyManifest,
     outcome: Outcome,
-    show: Callable[[Preflight], None],
+    display: LiveDisplay,
 ) -> None:
     """Check a study that begins, and refuse one that cannot work.
 
-    A study that resumes with nothing changed has passed.
-
-    Args:
-        study: The checked study file.
-        paths: Directory of the study.
-        manifest: The study's manifest.
-        outcome: Outcome of its data step.
-        show: Shows the findings.
+    A study that resumes with nothing changed has passed; ``outcome`` is that of its data step.
 
     Raises:
         PreflightError: The study cannot work.
@@ -51,7 +43,7 @@ def pass_preflight(
         return
     # The teacher is scored later, and the study reports its gap then.
     preflight = judge(study, data_check_of(outcome))
-    show(preflight)
+    display.show(preflight_view(preflight))
     if preflight.errors:
         lines = (f"{error.place or error.what}: {sentence(error)}" for error in preflight.errors)
         raise PreflightError("\n".join(lines))

@@ -1,14 +1,12 @@
-"""Measured times of trials: of a probe's, or of those that the study has run already."""
+"""Measured times of a probe's trials."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
-from sweeper.analysis.comparison import scored_trials
-from sweeper.analysis.timing import ArmTiming, StudyTiming, TrialTiming
+from sweeper.analysis.timing import TrialTiming
 from sweeper.config.base import Scalar
-from sweeper.records import INTERIM_PHASE, Outcome, Progress
-from sweeper.records.study_record import ArmRecord, StudyRecord
+from sweeper.records import INTERIM_PHASE, Progress
 
 _PARTS = ("rollout", "teacher", "student", "optimiser")
 
@@ -49,64 +47,4 @@ def timing_of_probe(
         },
         trained_tokens=points[-1].metrics["trained_tokens"] / (points[-1].step or 1),
         rollout_length=sum(lengths) / len(lengths) if lengths else None,
-    )
-
-
-def timing_of_study(
-    record: StudyRecord, names: Collection[str], workers: int
-) -> StudyTiming | None:
-    """Return the times of a study that has begun; None until every arm has a scored trial.
-
-    Args:
-        record: The study.
-        names: Its arms as it is written now, perhaps with some that were added since.
-        workers: Trials at a time.
-    """
-    ends = {"teacher": record.teacher, "student": record.starting_student}
-    arms = [arm for arm in map(_arm, record.arms) if arm is not None]
-    if {arm.arm for arm in arms} != set(names) or not (record.teacher and record.teacher.scores):
-        return None
-    scores = record.teacher.scores
-    return StudyTiming(
-        basis="records",
-        trials=sum(len(scored_trials(arm)) for arm in record.arms),
-        workers=workers,
-        device=record.teacher.device,
-        preparation={name: end.finished - end.started for name, end in ends.items() if end},
-        teacher_scoring=scores.seconds,
-        documents=sum(task.documents for task in scores.tasks),
-        tasks=len(scores.tasks),
-        arms=tuple(arms),
-    )
-
-
-def _arm(arm: ArmRecord) -> ArmTiming | None:
-    trials = [
-        _timing(trial.outcome, trial.params)
-        for trial, _ in scored_trials(arm)
-        if trial.outcome is not None and trial.outcome.cost.steps
-    ]
-    if not trials:
-        return None
-    trials.sort(key=lambda trial: trial.seconds)
-    return ArmTiming(arm=arm.name, method=arm.method, lightest=trials[0], heaviest=trials[-1])
-
-
-def _timing(outcome: Outcome, params: dict[str, Scalar]) -> TrialTiming:
-    cost, steps, devices = outcome.cost, outcome.cost.steps, outcome.devices
-    # A cost counts the seconds of each device; a timing counts those of the clock.
-    training = cost.training_seconds() / devices
-    scoring = outcome.scores.seconds if outcome.scores else 0.0
-    # Includes intermediate scores, which the estimate adds by itself.
-    evaluation = max(cost.seconds.get("evaluation", 0.0) / devices, scoring)
-    return TrialTiming(
-        params=params,
-        start=max(outcome.wall_seconds - training - evaluation, 0.0),
-        step=training / steps,
-        steps=steps,
-        scoring=scoring,
-        parts={part: cost.seconds.get(part, 0.0) / devices / steps for part in _PARTS},
-        trained_tokens=cost.trained_tokens / steps,
-        rollout_length=outcome.rollouts.length if outcome.rollouts else None,
-        peak_bytes=outcome.peak_bytes,
     )

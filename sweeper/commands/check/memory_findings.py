@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Literal
 
 from sweeper.analysis.findings import Finding
 from sweeper.commands.check.memory_forecast import (
@@ -15,12 +17,13 @@ from sweeper.commands.check.memory_forecast import (
     moments,
     worst,
 )
+from sweeper.config.study import StudyConfig
 from sweeper.execution.device_sharing import DeviceMemory
 from sweeper.records import DataSummary, ModelShape, ShapeRequest
 from sweeper.records.remedies import REMEDIES, Change, Setup, smaller_teacher
 from sweeper.reporting.text.formatting import count, listed
 from sweeper.study import retries
-from sweeper.study.extreme_settings import requests
+from sweeper.study.extreme_settings import extreme_settings, requests
 
 ROOM_TO_LEAVE = 0.9
 """Share of a device's free memory up to which a training fits for sure."""
@@ -28,49 +31,33 @@ CERTAIN = 1.2
 """Share of all its memory above which none fits: forecasts are within 20 % of measurements."""
 
 Shapes = Callable[[ShapeRequest], ModelShape]
-"""Looks up the shapes of the models that ``wanted`` names."""
+"""Function that looks up the shapes of the models that ``wanted`` names."""
 
 
 @dataclass(frozen=True)
 class StudyTrainings:
-    """Everything that decides the memory of a study's trainings.
+    """Everything that decides the memory of a study's trainings."""
 
-    Attributes:
-        largest: Trainings of each arm that may take most memory.
-        smallest: Trainings of each arm that may take least memory.
-        data: Result of the data step.
-        shapes: Gives the shapes of models.
-        batch_size: Documents that are scored at a time.
-        answer_tokens: Limit of the teacher's own answers.
-        shard_teacher: True if the devices of a trial divide the teacher.
-    """
-
-    largest: Mapping[str, Sequence[Setup]]
-    smallest: Mapping[str, Sequence[Setup]]
+    config: StudyConfig
     data: DataSummary
+    """Result of the data step."""
     shapes: Shapes
-    batch_size: int
-    answer_tokens: int
-    shard_teacher: bool = False
+
+    def extremes(self, *, cheapest: bool = False) -> dict[str, list[Setup]]:
+        """Return the trainings of each arm that may take most, or least, memory."""
+        arms = self.config.arms
+        return {arm: list(extreme_settings(self.config, arm, cheapest=cheapest)) for arm in arms}
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Memory of a training at its peak.
-
-    Attributes:
-        arm: Name of its arm.
-        setup: The training.
-        student: Shape of the student.
-        teacher: Shape of the teacher, if it is loaded.
-        sizes: Lengths of its sequences.
-        peak: Bytes at its worst moment.
-    """
+    """Memory of a training at its peak."""
 
     arm: str
     setup: Setup
     student: ModelShape
     teacher: ModelShape | None
+    """Shape of the teacher, if it is loaded."""
     sizes: Sizes
     peak: Peak
 
@@ -80,17 +67,12 @@ def memory_findings(trainings: StudyTrainings, rooms: Sequence[DeviceMemory]) ->
 
     It is an error only where an arm cannot be trained at all. A trial that runs out of memory is
     retried with half the rows, and if it fails, it is one point of a search.
-
-    Args:
-        trainings: The study's trainings.
-        rooms: Memory of a trial on each kind of device.
     """
     if not rooms:
         return []
     unforeseen = dict.fromkeys(
         shape.unforeseen
-        for setups in trainings.largest.values()
-        for setup in setups
+        for setup in chain.from_iterable(trainings.extremes().values())
         for shape in _loaded(setup, trainings)
         if shape is not None and shape.unforeseen
     )
@@ -113,7 +95,7 @@ def largest(trainings: StudyTrainings, kind: DeviceKind) -> Forecast | None:
     """Return the training that takes most on a kind of device; None if none can be forecast."""
     forecasts = (
         forecast
-        for arm, setups in trainings.largest.items()
+        for arm, setups in trainings.extremes().items()
         for setup in setups
         if (forecast := _forecast(arm, setup, trainings, _sizes(setup, trainings), kind))
     )
@@ -129,7 +111,7 @@ def impossible(trainings: StudyTrainings, rooms: Sequence[DeviceMemory]) -> Fore
     if trainings.data.lengths is None:
         return None
     room = max(rooms, key=lambda room: room.whole)
-    for arm, setups in trainings.smallest.items():
+    for arm, setups in trainings.extremes(cheapest=True).items():
         forecasts = [
             _forecast(arm, setup, trainings, replace(sizes, scoring=()), room.kind)
             for smallest in setups
@@ -157,7 +139,7 @@ def _loaded(setup: Setup, trainings: StudyTrainings) -> tuple[ModelShape, ModelS
     ours, theirs = requests(setup)
     student = trainings.shapes(ours)
     teacher = None if theirs is None else trainings.shapes(theirs)
-    if teacher is not None and trainings.shard_teacher:
+    if teacher is not None and trainings.config.compute.shard_teacher:
         part = teacher.linear_parameters // setup.devices
         rest = teacher.parameters - teacher.linear_parameters
         update = {"parameters": rest + part, "linear_parameters": part}
@@ -189,10 +171,12 @@ def _sizes(setup: Setup, trainings: StudyTrainings) -> Sizes:
             answer = lengths.references.longest if lengths.references else 0
             text = lengths.sequences.longest
     if setup.method == "seqkd" or settings.seq_kd:
-        answer = trainings.answer_tokens
+        answer = trainings.config.teacher_outputs.max_new_tokens
         text = prompt + answer
     tasks = tuple(
-        Scoring(min(trainings.batch_size, task.texts), task.tokens, task.likelihoods)
+        Scoring(
+            min(trainings.config.evaluation.batch_size, task.texts), task.tokens, task.likelihoods
+        )
         for task in data.scored
     )
     return Sizes(prompt, min(answer, limit - 1), min(text, limit), tasks)
@@ -211,15 +195,11 @@ def _finding(forecast: Forecast, room: DeviceMemory, *, smallest: bool = False) 
     )
     if _fits(forecast.peak, room):
         return Finding(state="ok", what="memory", detail=detail)
-    return Finding(
-        state="error" if smallest else "warning",
-        what="memory",
-        detail=detail,
-        advice=remedy(forecast, room),
-    )
+    state: Literal["error", "warning"] = "error" if smallest else "warning"
+    return Finding(state=state, what="memory", detail=detail, advice=_remedy(forecast, room))
 
 
-def remedy(forecast: Forecast, room: DeviceMemory) -> str:
+def _remedy(forecast: Forecast, room: DeviceMemory) -> str:
     """Return the first remedy that lets the training fit, in words.
 
     If none is enough, remedies are combined: each on top of those before it. Where scoring takes
@@ -229,12 +209,11 @@ def remedy(forecast: Forecast, room: DeviceMemory) -> str:
         words, forecast = fewer
         if _fits(forecast.peak, room):
             return f"{words} needs {_of(forecast.peak, room)} GiB."
-        return f"{words}, and then {remedy(forecast, room)}"
-    for changes_of in REMEDIES:
-        for change in changes_of(forecast.setup):
-            peak = _changed(forecast, change.setup, room.kind)
-            if _fits(peak, room):
-                return f"{_words(forecast, change)} needs {_of(peak, room)} GiB."
+        return f"{words}, and then {_remedy(forecast, room)}"
+    for change in chain.from_iterable(changes_of(forecast.setup) for changes_of in REMEDIES):
+        peak = _changed(forecast, change.setup, room.kind)
+        if _fits(peak, room):
+            return f"{_words(forecast, change)} needs {_of(peak, room)} GiB."
     together: list[str] = []
     setup = forecast.setup
     peak = forecast.peak

@@ -55,34 +55,27 @@ class Peak(Record):
 
 @dataclass(frozen=True)
 class Scoring:
-    """How a student is scored on a task.
-
-    Attributes:
-        documents: Documents at a time.
-        tokens: Tokens of the longest document, its answer included.
-        likelihoods: True if the task asks how likely a text is, which takes its logits.
-    """
+    """How a student is scored on a task."""
 
     documents: int
+    """Documents at a time."""
     tokens: int
+    """Tokens of the longest document, its answer included."""
     likelihoods: bool
+    """True if the task asks how likely a text is, which takes its logits."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Largest lengths in the data, cut to ``max_length``.
-
-    Attributes:
-        prompt: Tokens of a prompt.
-        answer: Tokens of an answer that is not sampled.
-        text: Tokens of a prompt and its answer together.
-        scoring: Scoring of each of the suites' tasks; empty to leave scoring out.
-    """
+    """Largest lengths in the data in tokens, cut to ``max_length``."""
 
     prompt: int
     answer: int
+    """Tokens of an answer that is not sampled."""
     text: int
+    """Tokens of a prompt and its answer together."""
     scoring: tuple[Scoring, ...] = ()
+    """Scoring of each of the suites' tasks; empty to leave scoring out."""
 
 
 def moments(
@@ -90,12 +83,7 @@ def moments(
 ) -> list[Peak]:
     """Return the moments of a training of which one is the worst.
 
-    Args:
-        setup: The training.
-        student: Shape of the student as it is trained.
-        teacher: Shape of the teacher as it is loaded; None if it is not.
-        sizes: Lengths of its sequences.
-        kind: Kind of its device.
+    The student's shape is as it is trained, the teacher's as it is loaded; None if it is not.
     """
     training = _Training(setup, student, teacher, sizes, kind)
     peaks = [training.passes(), training.step()]
@@ -113,10 +101,8 @@ def worst(peaks: Sequence[Peak]) -> Peak:
 def weight_bytes(shape: ModelShape, *, autocast: bool = False) -> float:
     """Return the bytes of a model's weights.
 
-    Args:
-        shape: Shape of the model.
-        autocast: True if weights that are rounded at each use are stored rounded
-            (``models.store_for_autocast``).
+    With ``autocast``, weights that are rounded at each use are stored rounded
+    (``models.store_for_autocast``).
     """
     rounded, width = shape.linear_parameters, float(shape.dtype_bytes)
     if shape.quantization is not None:
@@ -130,8 +116,7 @@ def weight_bytes(shape: ModelShape, *, autocast: bool = False) -> float:
 def state_bytes(optimiser: str) -> float:
     """Return the size of an optimiser's states, relative to that of the trained weights.
 
-    Args:
-        optimiser: transformers' name of the optimiser; an unknown one is taken to be like Adam.
+    An optimiser with an unknown name is taken to be like Adam.
     """
     if optimiser.startswith(("sgd", "adafactor")):
         return 0.0
@@ -209,7 +194,7 @@ class _Training:
         reading = shape.reading.bytes(rows, self.prompt)
         logits = rows * shape.vocabulary * (number + 2 * EXACT)
         used = cache + max(reading, repeated + logits)
-        return self._moment("rollout", rollouts=used + self.together)
+        return self._moment("rollout", {"rollouts": used + self.together})
 
     def scoring(self, task: Scoring) -> Peak:
         """Return the peak of scoring by lm-eval; the training's memory is not freed yet."""
@@ -219,7 +204,7 @@ class _Training:
         positions = texts if task.likelihoods else task.documents
         # The logits, and their logarithms.
         logits = 2 * positions * shape.vocabulary * shape.dtype_bytes
-        return self._moment("scoring", scoring=cache + max(reading, logits) + self.together)
+        return self._moment("scoring", {"scoring": cache + max(reading, logits) + self.together})
 
     def _cache(self, tokens: int) -> float:
         """Return the bytes of the student's keys and values."""
@@ -243,46 +228,35 @@ class _Training:
         head = 0.0 if shape.adapted else self.head * shape.trainable_bytes
         earlier = self.gradients if settings.gradient_accumulation_steps > 1 else 0.0
         beginning, after = self._loss()
-        peaks = [
-            self._moment(
-                "forward and backward",
-                activations=kept + self.reading,
-                gradients=earlier,
-                loss=beginning,
-            ),
-            self._moment(
-                "forward and backward",
-                activations=highest + self.reading,
-                gradients=earlier + head,
-                loss=after,
-            ),
+        # At the end the gradients are complete; a tied head's is added to the embeddings'.
+        complete = self.gradients + (0.0 if shape.head_parameters else head)
+        complete += 0.0 if shape.adapted else self.reading
+        stages = (
+            # Gradients, activations, and what the loss takes.
+            (earlier, kept + self.reading, beginning),
+            (earlier + head, highest + self.reading, after),
             # A divided student is whole for a moment: before it first reads, and to be compared
             # with the teacher on fixed sequences.
-            self._moment("forward and backward", activations=self.together),
-            # At the end the gradients are complete; a tied head's is added to the embeddings'.
-            self._moment(
-                "forward and backward",
-                activations=self.reading,
-                gradients=self.gradients
-                + (0.0 if shape.head_parameters else head)
-                + (0.0 if shape.adapted else self.reading),
-            ),
-        ]
-        return worst(peaks)
+            (0.0, self.together, 0.0),
+            (complete, self.reading, 0.0),
+        )
+        names: tuple[Part, ...] = ("gradients", "activations", "logits and loss")
+        moments = [dict(zip(names, stage, strict=True)) for stage in stages]
+        return worst([self._moment("forward and backward", parts) for parts in moments])
 
     def step(self) -> Peak:
         """Return the peak of the optimiser step, with its temporary tensors.
 
         Those are two of the largest tensor's size, or with CUDA one of each tensor's.
         """
-        shape = self.student
+        shape, optimiser = self.student, self.always["optimiser"]
         if self.kind == "cuda":
             work = 0.0 if "fused" in self.settings.optim else self.gradients
         else:
             work = 2 * shape.largest_trainable * shape.trainable_bytes / self.parts
-        moment = self._moment("optimiser step", gradients=self.gradients)
-        optimiser = moment.parts.get("optimiser", 0.0) + work
-        return moment.model_copy(update={"parts": {**moment.parts, "optimiser": optimiser}})
+        return self._moment(
+            "optimiser step", {"gradients": self.gradients, "optimiser": optimiser + work}
+        )
 
     def _loss(self) -> tuple[float, float]:
         """Return the bytes of the loss while it is computed, and those that it keeps after."""
@@ -329,24 +303,10 @@ class _Training:
         tensors = STOCK_TENSORS_AT_AN_END if beta in (0, 1) else STOCK_TENSORS
         return positions * self.student.vocabulary * EXACT * tensors, 0.0
 
-    def _moment(
-        self,
-        name: Moment,
-        *,
-        gradients: float = 0.0,
-        activations: float = 0.0,
-        loss: float = 0.0,
-        rollouts: float = 0.0,
-        scoring: float = 0.0,
-    ) -> Peak:
-        parts: dict[Part, float] = {
-            **self.always,
-            "gradients": gradients + self.sent,
-            "activations": activations,
-            "logits and loss": loss,
-            "rollouts": rollouts,
-            "scoring": scoring,
-        }
+    def _moment(self, name: Moment, added: dict[Part, float]) -> Peak:
+        """Return a moment with the bytes of its own parts, besides those that are always there."""
+        parts = {**self.always, **added}
+        parts["gradients"] = added.get("gradients", 0.0) + self.sent
         return Peak(moment=name, parts={part: size for part, size in parts.items() if size})
 
 

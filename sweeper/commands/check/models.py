@@ -14,14 +14,11 @@ from sweeper.reporting.text.teacher_gap import teacher_gap_sentence
 TEACHER_RATIO = (2.0, 4.0)
 """Range of the teacher's size, as a multiple of the student's, that is often advised."""
 
+_PLAIN = "none: prompt, answer and end token"
+
 
 def size_finding(teacher: int, student: int) -> Finding:
-    """Compare the sizes of teacher and student.
-
-    Args:
-        teacher: Parameters of the teacher.
-        student: Parameters of the student, without an adapter.
-    """
+    """Compare the parameters of the teacher with the student's own, without an adapter."""
     low, high = TEACHER_RATIO
     ratio = teacher / student
     detail = (
@@ -44,14 +41,11 @@ def teacher_gap_finding(gap: TeacherGap) -> Finding:
     A teacher that is not better is no error: the suite may show little of what it knows, and a
     study may be made to find that nothing can be gained.
     """
-    return Finding(
-        state="ok" if is_better(gap) else "warning",
-        what="teacher's lead",
-        detail=teacher_gap_sentence(gap),
-        advice=""
-        if is_better(gap)
-        else "Take another teacher, or a suite that shows what it does better.",
-    )
+    what, detail = "teacher's lead", teacher_gap_sentence(gap)
+    if is_better(gap):
+        return Finding(state="ok", what=what, detail=detail)
+    advice = "Take another teacher, or a suite that shows what it does better."
+    return Finding(state="warning", what=what, detail=detail, advice=advice)
 
 
 def tokenizer_findings(tokenizer: TokenizerSummary) -> Iterator[Finding]:
@@ -62,11 +56,7 @@ def tokenizer_findings(tokenizer: TokenizerSummary) -> Iterator[Finding]:
         detail=f"teacher and student share {tokenizer.tokens:,} tokens;"
         f" {tokenizer.logits:,} logits each",
     )
-    ours = (
-        "the student's, as the teacher's"
-        if tokenizer.chat
-        else "none: prompt, answer and end token"
-    )
+    ours = "the student's, as the teacher's" if tokenizer.chat else _PLAIN
     if tokenizer.template_note:
         yield Finding(
             state="warning",

@@ -27,7 +27,7 @@ def design_findings(
         seeds: Seeds of each winner.
         comparisons: Number of primary comparisons.
         margin: Difference that is too small to matter.
-        variances: Variances of a difference; see ``power``.
+        variances: Variances of a difference.
         basis: Source of the variances, in words.
     """
     if documents is None or seeds == 0 or comparisons == 0:
@@ -41,12 +41,7 @@ def design_findings(
 
 
 def confirmation_finding(seeds: int | None, comparisons: int) -> Finding:
-    """Report whether winners are confirmed.
-
-    Args:
-        seeds: Seeds of each winner; None without a test suite.
-        comparisons: Number of primary comparisons.
-    """
+    """Report whether winners are confirmed; ``seeds`` is None without a test suite."""
     if seeds is None:
         detail = "there is no test suite: the search's best scores are optimistic, and no verdict"
         advice = "Write evaluation: {test: SUITE} and confirm: {seeds: 5}."
@@ -69,12 +64,9 @@ def _smallest(design: Design) -> Finding:
     sizes = " to ".join(f"{size:.3f}" for size in sorted(design.smallest))
     seeds = f"{design.seeds} seed{'s' * (design.seeds != 1)}"
     pairs = f"{design.comparisons} primary comparison{'s' * (design.comparisons != 1)}"
-    return Finding(
-        state="ok",
-        what="smallest difference",
-        detail=f"{sizes} is detected with {design.power:.0%} power by {seeds} and"
-        f" {design.documents:,} documents, in {pairs}",
-    )
+    detail = f"{sizes} is detected with {design.power:.0%} power by {seeds} and"
+    detail += f" {design.documents:,} documents, in {pairs}"
+    return Finding(state="ok", what="smallest difference", detail=detail)
 
 
 def _margin(margin: float | None, design: Design) -> list[Finding]:
@@ -83,12 +75,7 @@ def _margin(margin: float | None, design: Design) -> list[Finding]:
     if margin >= max(design.smallest):
         detail = f"{margin:g}, and the design can show that arms are equivalent within it"
         return [Finding(state="ok", what="margin", detail=detail)]
-    return [
-        Finding(
-            state="warning",
-            what="margin",
-            detail=f"{margin:g} is smaller than what the design can show"
-            f" ({max(design.smallest):.3f}): arms will hardly be called equivalent",
-            advice="Use more documents or seeds, or a wider margin.",
-        )
-    ]
+    shown = f"smaller than what the design can show ({max(design.smallest):.3f})"
+    detail = f"{margin:g} is {shown}: arms will hardly be called equivalent"
+    advice = "Use more documents or seeds, or a wider margin."
+    return [Finding(state="warning", what="margin", detail=detail, advice=advice)]

@@ -11,7 +11,7 @@ import math
 import shutil
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -23,6 +23,7 @@ from sweeper.commands.check.cost_range import cost_range
 from sweeper.commands.check.measured_times import timing_of_probe
 from sweeper.config.base import Scalar
 from sweeper.config.loading import LoadedStudy
+from sweeper.config.settings import Method
 from sweeper.execution.executor import Busy, Executor, Finished, Spec
 from sweeper.foundation.errors import SweeperError
 from sweeper.foundation.files import read_json_lines, write_text_atomically
@@ -77,8 +78,7 @@ def probe(
         recorded: Directory of the study. Steps of the preparation that it has done are reused.
         cache: The content-addressed cache.
         out: Shows the progress.
-        begun: Time since which this process has loaded libraries for jobs, as the study will; in
-            seconds since the epoch.
+        begun: Time at which this process began to load libraries, in seconds since the epoch.
 
     Raises:
         ConfigError: Data, models, tasks or settings cannot work as written.
@@ -97,16 +97,7 @@ def probe(
 
 
 class _Probe:
-    """One probe of a study.
-
-    Args:
-        study: The checked study file.
-        recorded: Directory of the study, which may not exist.
-        paths: Directory where the probe works.
-        cache: The content-addressed cache.
-        executor: The study's executor.
-        display: Shows the progress.
-    """
+    """One probe of a study, which works in ``paths``; ``recorded`` is the study's own directory."""
 
     def __init__(
         self,
@@ -167,23 +158,21 @@ class _Probe:
         ]
         self._work([partial(self._submit_trial, *trial) for trial in trials])
         timing = StudyTiming(
-            basis="probe",
-            trials=len(trials),
             workers=self._workers,
             device=teacher.device,
             preparation=self._seconds,
             teacher_scoring=teacher.scores.seconds,
             documents=self._documents,
             tasks=tasks,
-            arms=tuple(self._arm(name) for name in self._params),
+            arms=tuple(
+                ArmTiming(arm=name, method=method, lightest=trials[max(trials)], heaviest=trials[0])
+                for name, method, trials in self._arms()
+            ),
         )
         return ProbeResult(read_teacher_gap(self._paths), timing)
 
     def _work(self, waiting: Sequence[Callable[[], None]]) -> None:
-        """Do jobs, as many at a time as in the study.
-
-        Args:
-            waiting: Functions of which each submits a job.
+        """Do jobs that ``waiting`` submits, as many at a time as in the study.
 
         Raises:
             SweeperError: A job failed.
@@ -232,9 +221,8 @@ class _Probe:
             return False
         files = self._paths.preparation(step)
         spec = preparation.make_spec(self._study, self._inputs, self._suite, step, files)
-        if not preparation.is_done(spec, self._recorded):
-            return False
-        if not preparation.is_cached(step, self._recorded):
+        done = preparation.is_done(spec, self._recorded)
+        if not (done and preparation.is_cached(step, self._recorded)):
             return False
         shutil.copytree(self._recorded.preparation(step).directory, files.directory)
         outcome = read_completed(files)
@@ -279,14 +267,9 @@ class _Probe:
         for score in (row.interim for row in rows if row.interim):
             answer(spec, score, False)
 
-    def _arm(self, name: str) -> ArmTiming:
-        timings = self._timings[name]
-        return ArmTiming(
-            arm=name,
-            method=self._study.config.arms[name].method,
-            lightest=timings[max(timings)],
-            heaviest=timings[0],
-        )
+    def _arms(self) -> Iterator[tuple[str, Method, dict[int, TrialTiming]]]:
+        for name, timings in self._timings.items():
+            yield name, self._study.config.arms[name].method, timings
 
     def _show(self) -> None:
         jobs = list(self._jobs.running.values())
@@ -295,17 +278,12 @@ class _Probe:
             LiveState(
                 study=self._study.config.study,
                 started=self._started,
-                arms=tuple(self._progress(name) for name in self._timings),
+                arms=tuple(
+                    ArmProgress(name, method, budget=len(self._params[name]), done=len(timings))
+                    for name, method, timings in self._arms()
+                ),
                 running=tuple(running_job(job, time.time()) for job in jobs),
                 preparation=", ".join(map(step_name, steps)) or None,
                 noun="probes",
             )
-        )
-
-    def _progress(self, name: str) -> ArmProgress:
-        return ArmProgress(
-            name=name,
-            method=self._study.config.arms[name].method,
-            budget=len(self._params[name]),
-            done=len(self._timings[name]),
         )

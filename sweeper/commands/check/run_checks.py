@@ -20,11 +20,9 @@ from sweeper.commands.check.duration import (
     slow_findings,
     time_finding,
     timeout_findings,
-    workers_of,
 )
 from sweeper.commands.check.duration_estimate import StudyPlan, estimate
-from sweeper.commands.check.measured_times import timing_of_study
-from sweeper.commands.check.memory_findings import Shapes, StudyTrainings, memory_findings
+from sweeper.commands.check.memory_findings import StudyTrainings, memory_findings
 from sweeper.commands.check.models import size_finding, teacher_gap_finding, tokenizer_findings
 from sweeper.commands.check.power import confirmation_finding, design_findings
 from sweeper.commands.check.probe import probe
@@ -35,11 +33,11 @@ from sweeper.config.study import StudyConfig
 from sweeper.execution.device_sharing import DeviceMemory, trial_memory, usable_devices
 from sweeper.foundation.cache import default_root
 from sweeper.foundation.errors import SweeperError
-from sweeper.records import DataCheck, DataSummary, Failure, ModelShape, ShapeRequest
+from sweeper.records import DataCheck, Failure, ModelShape, ShapeRequest
 from sweeper.records.layout import StudyPaths
 from sweeper.records.study_record import StudyRecord, TeacherGap
 from sweeper.study.budgets import device_seconds, trial_budgets
-from sweeper.study.extreme_settings import extreme_settings, wanted
+from sweeper.study.extreme_settings import wanted
 from sweeper.study.manifest import changes, read_manifest
 from sweeper.study.preparation import problem_of
 from sweeper.study.results import read_study, selection_documents
@@ -59,17 +57,19 @@ def check(
 ) -> Preflight:
     """Check a study whose file is well-formed, before it is run.
 
+    What the study left in ``runs`` is read, and not changed.
+
     Args:
         study: The checked study file.
-        runs: Directory of all studies; what this one left there is read, and not changed.
-        out: Shows that something is under way; None: nowhere.
+        runs: Directory of all studies.
+        out: Shows that something is under way.
         probing: True to measure a few steps of each arm, for how long the study takes.
         cache: The content-addressed cache; by default the user's.
 
     Raises:
         SweeperError: The data step could not be run.
     """
-    out = out or Console(quiet=True)
+    out, cache = out or Console(quiet=True), cache or default_root()
     started = time.time()
     config = study.config
     paths = StudyPaths(runs, config.study)
@@ -82,33 +82,26 @@ def check(
             manifest = record = None
         recorded = recorded_data_check(study, paths, manifest) if manifest is not None else None
         device = next(iter(_devices(config)[0]), "cpu")
-        data_check = recorded or run_data_step(study, device, cache or default_root())
+        data_check = recorded or run_data_step(study, device, cache)
         gap = record.lead if record is not None else None
         preflight = judge(study, data_check, gap=gap, variances=variances)
     if preflight.errors:
         return preflight
-    timing: StudyTiming | None = None
-    if probing:
-        try:
-            probed = probe(study, paths, cache or default_root(), out, begun=started)
-        except SweeperError as error:
-            return _with(preflight, [Finding(state="error", what="time", detail=str(error))])
-        timing = probed.timing
-        preflight = judge(study, data_check, gap=probed.gap, variances=variances)
-    elif record is not None:
-        timing = timing_of_study(record, config.arms, workers_of(config.compute))
-    if timing is None:
+    expected = None
+    if not probing:
         detail = f"unknown: sweeper check {study.path} --probe measures it"
-        return _with(preflight, [Finding(state="ok", what="time", detail=detail)])
-    # Old records do not count documents that the score leaves out.
-    documents = data_check.test_scored or data_check.test_documents
-    expected = estimate(timing, plan_of(config, documents))
-    return _with(preflight, time_findings(config, timing, expected), expected)
-
-
-def _with(
-    preflight: Preflight, findings: Sequence[Finding], expected: DurationEstimate | None = None
-) -> Preflight:
+        findings = [Finding(state="ok", what="time", detail=detail)]
+    else:
+        try:
+            probed = probe(study, paths, cache, out, begun=started)
+        except SweeperError as error:
+            findings = [Finding(state="error", what="time", detail=str(error))]
+        else:
+            preflight = judge(study, data_check, gap=probed.gap, variances=variances)
+            # Old records do not count documents that the score leaves out.
+            documents = data_check.test_scored or data_check.test_documents
+            expected = estimate(probed.timing, plan_of(config, documents))
+            findings = time_findings(config, probed.timing, expected)
     update = {"findings": (*preflight.findings, *findings), "estimate": expected}
     return preflight.model_copy(update=update)
 
@@ -151,11 +144,8 @@ def judge(
 ) -> Preflight:
     """Return all findings on a study but those on time.
 
-    Args:
-        study: The checked study file.
-        data_check: Result of its data step.
-        gap: Difference between teacher and starting student, once both were scored.
-        variances: Variances of a difference, and their source; by default as assumed.
+    ``gap`` is known once teacher and starting student were scored; variances are assumed by
+    default.
     """
     config = study.config
     devices, places, of_compute = _devices(config)
@@ -248,22 +238,8 @@ def _memory(
     if data_check.data is None or not shapes:
         return []
     known = {asked.key(): shape for asked, shape in shapes}
-    trainings = trainings_of(config, data_check.data, lambda asked: known[asked.key()])
+    trainings = StudyTrainings(config, data_check.data, lambda asked: known[asked.key()])
     return memory_findings(trainings, places)
-
-
-def trainings_of(config: StudyConfig, data: DataSummary, shapes: Shapes) -> StudyTrainings:
-    """Return what decides the memory of a study's trainings."""
-    arms = list(config.arms)
-    return StudyTrainings(
-        largest={name: tuple(extreme_settings(config, name)) for name in arms},
-        smallest={name: tuple(extreme_settings(config, name, cheapest=True)) for name in arms},
-        data=data,
-        shapes=shapes,
-        batch_size=config.evaluation.batch_size,
-        answer_tokens=config.teacher_outputs.max_new_tokens,
-        shard_teacher=config.compute.shard_teacher,
-    )
 
 
 def _named_documents(suite: LoadedSuite) -> int | None:
@@ -281,25 +257,19 @@ def _named_documents(suite: LoadedSuite) -> int | None:
 
 def _variances(record: StudyRecord, paths: StudyPaths) -> KnownVariances | None:
     """Return the variances of the study's confirmation runs, or else of its trials."""
-    return _of_confirmation(record) or _of_trials(record, paths)
-
-
-def _of_confirmation(record: StudyRecord) -> KnownVariances | None:
-    if record.test is None or record.test.scores is None:
-        return None
-    arms = {arm.arm: arm for arm in record.test.scores.arms if arm.at == "steps"}
+    comparison = compare(record)
+    scores = record.test.scores.arms if record.test and record.test.scores else ()
+    arms = {arm.arm: arm for arm in scores if arm.at == "steps"}
     methods = {name: arm.method for name, arm in arms.items()}
     differences = []
-    for names in primary_comparisons(methods, compare(record).best_gkd):
+    for names in primary_comparisons(methods, comparison.best_gkd):
         pair = paired(*(arms[name] for name in names))
         if pair is not None:
             differences.append(pair[0] - pair[1])
-    return power.from_finals(differences)
-
-
-def _of_trials(record: StudyRecord, paths: StudyPaths) -> KnownVariances | None:
+    if (confirmed := power.from_finals(differences)) is not None:
+        return confirmed
     scored = []
-    for arm in compare(record).arms:
+    for arm in comparison.arms:
         if arm.best is not None:
             documents = selection_documents(paths.trial(arm.name, arm.best.number))
             scored.append({f"{score.task}/{score.doc_id}": score.value for score in documents})

@@ -30,10 +30,7 @@ def settings_findings(
 ) -> list[Finding]:
     """Report settings without effect, dropout, the adapter and the attention.
 
-    Args:
-        config: The study.
-        devices: Devices of trials on this machine; none if they run elsewhere.
-        student: Parameters of the student, if they are known.
+    There are no devices if trials run elsewhere; ``student`` counts parameters, if they are known.
     """
     dead = [*_dead_everywhere(config)]
     for name, arm in config.arms.items():
@@ -134,39 +131,27 @@ def _dropout(config: StudyConfig) -> Finding:
         name for name, arm in config.arms.items() if arm.settings.get("disable_dropout") is False
     ]
     if without:
-        return Finding(
-            state="warning",
-            what="dropout",
-            detail=f"{', '.join(without)}: disable_dropout: false makes training less stable",
-            advice="Leave it out: true is the default.",
-        )
-    searched = [name for name, arm in config.arms.items() if _may_drop(arm)]
-    if searched:
-        detail = f"searched in {', '.join(searched)}, off in the other arms"
-        return Finding(state="ok", what="dropout", detail=detail)
-    return Finding(state="ok", what="dropout", detail="off in every arm")
+        detail = f"{', '.join(without)}: disable_dropout: false makes training less stable"
+        advice = "Leave it out: true is the default."
+        return Finding(state="warning", what="dropout", detail=detail, advice=advice)
+    searched = ", ".join(name for name, arm in config.arms.items() if _may_drop(arm))
+    detail = f"searched in {searched}, off in the other arms" if searched else "off in every arm"
+    return Finding(state="ok", what="dropout", detail=detail)
 
 
 def _adapter(config: StudyConfig, student: int | None) -> Finding:
     lora = config.student.lora
     if lora is None and student is not None and student > _LARGE:
-        return Finding(
-            state="warning",
-            what="adapter",
-            detail=f"none: all of the student's {formatting.count(student)} weights are trained,"
-            " with a gradient and two states of the optimiser each",
-            advice="Write student: {lora: {r: 16, alpha: 32}}: an adapter takes a small part of"
-            " that.",
-        )
-    if lora is None:
-        detail = "none: all of the student's weights are trained"
-        return Finding(state="ok", what="adapter", detail=detail)
-    detail = f"LoRA of rank {lora.r}, alpha {lora.alpha:g}, on {_modules(lora.target_modules)}"
+        detail = f"none: all of the student's {formatting.count(student)} weights are trained,"
+        detail += " with a gradient and two states of the optimiser each"
+        advice = "Write student: {lora: {r: 16, alpha: 32}}: an adapter takes a small part of that."
+        return Finding(state="warning", what="adapter", detail=detail, advice=advice)
+    detail = "none: all of the student's weights are trained"
+    if lora is not None:
+        modules = lora.target_modules
+        layers = "all linear layers" if isinstance(modules, str) else ", ".join(modules)
+        detail = f"LoRA of rank {lora.r}, alpha {lora.alpha:g}, on {layers}"
     return Finding(state="ok", what="adapter", detail=detail)
-
-
-def _modules(modules: str | tuple[str, ...]) -> str:
-    return "all linear layers" if isinstance(modules, str) else ", ".join(modules)
 
 
 def _attention(config: StudyConfig, devices: Sequence[str]) -> Iterator[Finding]:
@@ -176,15 +161,9 @@ def _attention(config: StudyConfig, devices: Sequence[str]) -> Iterator[Finding]
         role: str(model.init_kwargs.get("attn_implementation", "sdpa"))
         for role, model in (("teacher", config.teacher), ("student", config.student))
     }
-    plain = [role for role, name in asked.items() if not name.startswith("flash")]
+    advice = ""
+    if not all(name.startswith("flash") for name in asked.values()):
+        advice = "Long texts are faster with init_kwargs: {attn_implementation: flash_attention_2}"
+        advice += " next to model (pip install flash-attn)."
     detail = ", ".join(f"{name} in the {role}" for role, name in asked.items())
-    if not plain:
-        yield Finding(state="ok", what="attention", detail=detail)
-        return
-    yield Finding(
-        state="ok",
-        what="attention",
-        detail=detail,
-        advice="Long texts are faster with init_kwargs: {attn_implementation: flash_attention_2}"
-        " next to model (pip install flash-attn).",
-    )
+    yield Finding(state="ok", what="attention", detail=detail, advice=advice)

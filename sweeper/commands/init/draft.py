@@ -15,9 +15,6 @@ from sweeper.foundation.errors import ConfigError, Problem
 
 Values = dict[str, Any]
 
-_MAX_NEW_TOKENS = 256
-"""Limit of answers whose lengths are not known."""
-
 
 @dataclass(frozen=True)
 class Request:
@@ -47,21 +44,14 @@ class Draft:
     """Keys of a recipe that were not taken over."""
     rows: int | None = None
     """Rows to train on, if they can be counted."""
-    max_new_tokens: int = _MAX_NEW_TOKENS
+    max_new_tokens: int = 256
+    """Limit of answers; the default is for those whose lengths are not known."""
     references: bool = True
     """True if the data have reference answers."""
 
 
 def write_draft(draft: Draft, output: Path, origin: str) -> list[Path]:
-    """Write the study and its further files: all of them, or none.
-
-    Args:
-        draft: The study.
-        output: Its file.
-        origin: Source of the study, in words.
-
-    Returns:
-        The files.
+    """Write the study and its further files, all or none; return their paths.
 
     Raises:
         ConfigError: A file exists, or cannot be written.

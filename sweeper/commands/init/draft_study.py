@@ -139,17 +139,14 @@ def _add_local_data(draft: Draft, request: Request, train: Values, recipe: Path 
     if _is_count(limit := train.get("limit")):
         rows = rows[:limit]
     draft.rows = len(rows)
-    if columns.messages is not None:
-        return
-    draft.references = columns.completion is not None
-    if not draft.references:
+    draft.references = columns.messages is not None or columns.completion is not None
+    if columns.completion is None:
         return
     texts = pairs(path, rows, columns)
     draft.max_new_tokens = answer_tokens([answer for _, answer in texts])
     if request.selection is not None:
         return
-    held = hold_out(rows, texts)
-    if held is None:
+    if (held := hold_out(rows, texts)) is None:
         return
     task = draft.values["study"]
     draft.files = {"train.jsonl": json_lines(held.train), **held_out_files(task, held)}
@@ -162,13 +159,8 @@ def _add_local_data(draft: Draft, request: Request, train: Values, recipe: Path 
 
 def _add_steps(draft: Draft, recipe: Recipe, training: Values) -> None:
     """Turn epochs into steps, and a warm-up in steps into a ratio."""
-    sizes = [
-        training.get(name, default)
-        for name, default in (
-            ("per_device_train_batch_size", 8),
-            ("gradient_accumulation_steps", 1),
-        )
-    ]
+    defaults = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1}
+    sizes = [training.get(name, default) for name, default in defaults.items()]
     # Values that are no numbers are reported where all values are checked.
     window = math.prod(size if _is_count(size) else 1 for size in sizes)
     epochs = EPOCHS if recipe.epochs is None else recipe.epochs
@@ -180,10 +172,8 @@ def _add_steps(draft: Draft, recipe: Recipe, training: Values) -> None:
             why = f"{FILL_IN}: {epochs:g} epochs of the data, whose size is not known"
             draft.fill_in.append(f"training.max_steps: {epochs:g} epochs of your data")
         draft.comments["training", "max_steps"] = why
-    if recipe.warmup_steps is not None:
-        steps = training["max_steps"]
-        if _is_count(steps):
-            training["warmup_ratio"] = min(1.0, recipe.warmup_steps / steps)
+    if recipe.warmup_steps is not None and _is_count(total := training["max_steps"]):
+        training["warmup_ratio"] = min(1.0, recipe.warmup_steps / total)
 
 
 def _is_count(value: Any) -> bool:
@@ -243,11 +233,10 @@ def _add_arms(
 def _add_suites(draft: Draft, request: Request) -> None:
     folder = request.output.stem
     evaluation = {}
-    if draft.files:
+    if draft.files or request.selection is None:
         evaluation = {role: f"{folder}/{role}.yaml" for role in ("selection", "test")}
-    elif request.selection is None:
+    if not draft.files and request.selection is None:
         draft.files = placeholder_suites(draft.values["study"])
-        evaluation = {role: f"{folder}/{role}.yaml" for role in ("selection", "test")}
         draft.comments["evaluation",] = f"{FILL_IN}: what these two suites score"
         draft.fill_in.append(f"the tasks in {folder}/selection.yaml and {folder}/test.yaml")
     for role, path in (("selection", request.selection), ("test", request.test)):

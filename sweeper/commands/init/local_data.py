@@ -68,12 +68,7 @@ def find_columns(path: Path, row: dict[str, Any]) -> ColumnsConfig:
 def pairs(
     path: Path, rows: Sequence[dict[str, Any]], columns: ColumnsConfig
 ) -> list[tuple[str, str]]:
-    """Return each row's prompt and reference answer.
-
-    Args:
-        path: The file, for messages.
-        rows: Its rows.
-        columns: Names of its columns, among them a prompt and a completion.
+    """Return each row's prompt and reference answer, from a file that has columns for both.
 
     Raises:
         ConfigError: A cell holds no text.
@@ -94,12 +89,7 @@ def pairs(
 def hold_out(rows: Sequence[dict[str, Any]], texts: Sequence[tuple[str, str]]) -> HeldOut | None:
     """Hold out some prompts for a selection and for a test suite, always the same ones.
 
-    Args:
-        rows: The rows.
-        texts: Each row's prompt and answer.
-
-    Returns:
-        None if there are too few different prompts.
+    Return None if there are too few different prompts in ``texts``, each row's prompt and answer.
     """
     # White space makes no difference between prompts, as in the leak check.
     keys = [" ".join(prompt.split()) for prompt, _ in texts]
@@ -159,12 +149,7 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-_READERS = {
-    ".json": _read_json,
-    ".jsonl": _read_json,
-    ".csv": _read_csv,
-    ".parquet": _read_parquet,
-}
+_READERS = {".json": _read_json, ".jsonl": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
 
 
 def _wrong(path: Path, message: str, line: int | None = None, column: int = 1) -> ConfigError:

@@ -39,12 +39,6 @@ def _notes(estimate: DurationEstimate) -> Iterator[str]:
             "Trials: those of the search + trainings of winners with new seeds. Hours are"
             " device-hours; memory is the most that a trial took."
         )
-    if estimate.basis == "records":
-        yield (
-            f"Measured in {estimate.measured} trials of the study: means of each arm's cheapest and"
-            " most expensive."
-        )
-        return
     yield "Measured in a few steps of each arm, at its cheapest and its most expensive settings."
     for arm in estimate.arms:
         if arm.lightest == arm.heaviest:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sweeper.commands.check.measured_times import timing_of_probe, timing_of_study
+from sweeper.commands.check.measured_times import timing_of_probe
 from sweeper.records import INTERIM_PHASE, IntermediateScore, Progress
-from tests.support.example_study import arm, completed, failed, study, trial
 
 MOST = 80
 
@@ -60,29 +59,3 @@ def test_of_a_training_of_one_step_that_is_measured() -> None:
     rows = [row.model_copy(update={"max_steps": 1}) for row in rows]
     found = timing_of_probe(rows, 100.0, 10, {})
     assert (found.start, found.step, found.steps, found.scoring) == (3, 2, 1, 1)
-
-
-def test_the_trials_of_a_study_are_measured() -> None:
-    # 300 steps take 7 tenths of a trial, scoring 3; that of the whole suite at its end 2.5 s.
-    took = {0: 20.0, 1: 40.0, 2: 24.0}
-    trials = [trial(number, completed(0.5, seconds=seconds)) for number, seconds in took.items()]
-    record = study([arm("gkd", [*trials, trial(3, failed())])])
-    found = timing_of_study(record, ["gkd"], workers=2)
-    assert found is not None
-    assert (found.basis, found.trials, found.workers) == ("records", 3, 2)
-    assert found.preparation == {"teacher": 3, "student": 2}
-    [gkd] = found.arms
-    light, heavy = gkd.lightest.seconds, gkd.heaviest.seconds
-    assert (light, heavy) == (pytest.approx(14 + 2.5), pytest.approx(28 + 2.5)), (
-        "the estimate adds what a pruner looks at"
-    )
-    assert gkd.mean.seconds == pytest.approx((16.5 + 30.5) / 2)
-    assert gkd.lightest.step == pytest.approx(14 / 300)
-    assert gkd.lightest.scoring == 2.5
-
-
-def test_an_arm_that_was_added_or_has_no_scored_trial_leaves_the_time_unknown() -> None:
-    trials = [trial(0, completed(0.5))]
-    record = study([arm("gkd", trials), arm("sft", [trial(0, failed()), trial(1, None)])])
-    assert timing_of_study(record, ["gkd", "sft"], workers=1) is None
-    assert timing_of_study(study([arm("gkd", trials)]), ["gkd", "sft"], workers=1) is None

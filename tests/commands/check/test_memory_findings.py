@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.commands.check.memory_findings import Forecast, largest
+from sweeper.commands.check.memory_findings import Forecast, StudyTrainings, largest
 from sweeper.commands.check.memory_forecast import (
     GIB,
     DeviceKind,
@@ -19,7 +19,6 @@ from sweeper.commands.check.memory_forecast import (
     weight_bytes,
     worst,
 )
-from sweeper.commands.check.run_checks import trainings_of
 from sweeper.config.study import StudyConfig
 from sweeper.execution.device_sharing import DeviceMemory
 from sweeper.records import DataSummary, ModelShape, ScoredTask, ShapeRequest
@@ -43,7 +42,7 @@ from tests.support.memory_shapes import (
 
 
 def most(study: StudyConfig, data: DataSummary = DATA) -> Forecast:
-    found = largest(trainings_of(study, data, shapes), "cuda")
+    found = largest(StudyTrainings(study, data, shapes), "cuda")
     assert found is not None
     return found
 

@@ -47,7 +47,7 @@ def test_a_probe_measures_every_arm_and_leaves_nothing_behind(study: WholeStudy)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     estimate = found["estimate"]
-    assert (estimate["basis"], estimate["measured"], estimate["workers"]) == ("probe", 3, 1)
+    assert estimate["workers"] == 1
     assert [phase["name"] for phase in estimate["phases"]] == [
         *("preparation", "search", "confirmation", "test scoring")
     ]
