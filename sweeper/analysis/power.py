@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
@@ -119,17 +120,12 @@ def assumed() -> tuple[tuple[Variances, ...], str]:
 def from_trials(
     arms: Sequence[Mapping[str, float]],
 ) -> tuple[tuple[Variances, ...], str] | None:
-    """Estimate variances from the documents of the arms' best trials, each trained once.
-
-    Args:
-        arms: Score of each document of the selection suite, by arm.
-    """
+    """Estimate variances from each document's score in the arms' best trials, trained once."""
     found = []
-    for number, ours in enumerate(arms):
-        for theirs in arms[number + 1 :]:
-            common = [key for key in ours if key in theirs]
-            if len(common) > 1:
-                found.append(float(np.var([ours[k] - theirs[k] for k in common], ddof=1)))
+    for ours, theirs in itertools.combinations(arms, 2):
+        common = [key for key in ours if key in theirs]
+        if len(common) > 1:
+            found.append(float(np.var([ours[k] - theirs[k] for k in common], ddof=1)))
     if not found:
         return None
     return (_split("measured", float(np.mean(found))),), (
@@ -139,11 +135,7 @@ def from_trials(
 
 
 def from_finals(differences: Sequence[Matrix]) -> tuple[tuple[Variances, ...], str] | None:
-    """Estimate variances from winners that were trained with several seeds.
-
-    Args:
-        differences: Differences of pairs of arms, each (seeds, documents), at least 2 of both.
-    """
+    """Estimate variances from differences of pairs of arms, each (seeds, documents)."""
     parts = []
     for scores in differences:
         seeds, documents = scores.shape
@@ -152,13 +144,8 @@ def from_finals(differences: Sequence[Matrix]) -> tuple[tuple[Variances, ...], s
         rows, columns = scores.mean(axis=1), scores.mean(axis=0)
         left = scores - rows[:, None] - columns + scores.mean()
         rest = float((left**2).sum()) / (seeds - 1) / (documents - 1)
-        parts.append(
-            (
-                float(rows.var(ddof=1)) - rest / documents,
-                float(columns.var(ddof=1)) - rest / seeds,
-                rest,
-            )
-        )
+        of_seeds = float(rows.var(ddof=1)) - rest / documents
+        parts.append((of_seeds, float(columns.var(ddof=1)) - rest / seeds, rest))
     if not parts:
         return None
     of_seeds, of_documents, rest = (
