@@ -1,8 +1,7 @@
 """Comparison of several studies: their verdicts, their differences, and their arms.
 
-Pure functions on records. Arms of different studies are compared only where their test suites hold
-the same documents. Studies that differ only in their seed also show how far a verdict depends on
-it.
+Arms of different studies are compared only where their test suites hold the same documents.
+Studies that differ only in their seed also show how far a verdict depends on it.
 """
 
 from __future__ import annotations
@@ -15,14 +14,13 @@ import numpy as np
 from pydantic import ValidationError
 from scipy import stats
 
-from sweeper.analysis.comparison import Comparison, Score, compare
+from sweeper.analysis.comparison import Score, compare
 from sweeper.analysis.stats.crossed_effects import Matrix, estimate
 from sweeper.analysis.stats.significance import Conclusion
 from sweeper.analysis.stats.unpaired import estimate_unpaired
 from sweeper.analysis.verdict import (
     Interval,
     PairVerdict,
-    Verdict,
     arms_at,
     documents_of,
     matrix,
@@ -120,12 +118,7 @@ class StudiesComparison(Record):
 
 def compare_studies(records: Sequence[StudyRecord]) -> StudiesComparison:
     """Compare two or more studies, and their arms with those of the first."""
-    comparisons = [compare(record) for record in records]
-    verdicts = [
-        verdict_of(record, comparison.best_gkd)
-        for record, comparison in zip(records, comparisons, strict=True)
-    ]
-    summaries = tuple(map(_summary, records, comparisons, verdicts))
+    summaries = tuple(map(_summary, records))
     same, different = _differences([_described(record) for record in records])
     only_seeds = not any(setting.key.split(".")[0] not in _IGNORED for setting in different)
     across: list[AcrossPair] = []
@@ -146,7 +139,9 @@ def compare_studies(records: Sequence[StudyRecord]) -> StudiesComparison:
     )
 
 
-def _summary(record: StudyRecord, comparison: Comparison, verdict: Verdict | None) -> StudySummary:
+def _summary(record: StudyRecord) -> StudySummary:
+    comparison = compare(record)
+    verdict = verdict_of(record, comparison.best_gkd)
     sign = 1 if record.higher_is_better else -1
     confirmed = verdict.at("steps") if verdict else []
     winner = max(confirmed, key=lambda arm: sign * arm.selection, default=None)

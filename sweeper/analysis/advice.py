@@ -1,10 +1,7 @@
 """Common advice on tuning GKD, tested on this study's trials.
 
-The trials that follow a piece of advice are compared with those that do not, by the Mann–Whitney
-test with at least ``FEWEST_A_SIDE`` trials a side. Advice is confirmed or contradicted if p is at
-most 0.05 after Holm's correction for all advice that was tested. Trials differ in other settings
-too, and a sampler repeats what did well: advice that is confirmed goes with good results, but need
-not be their cause.
+The Mann–Whitney test compares the trials that follow a piece of advice with those that do not. A
+sampler repeats what did well: advice that is confirmed need not be the cause of good results.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Comparison of each arm's best trial with the offline arms, the teacher and the start.
 
-Pure functions on records. The scores come from the selection suite, the one that chose the trials;
+The scores come from the selection suite, the one that chose the trials;
 ``SELECTION_NOTE`` explains what that means and belongs next to every use of them.
 """
 

@@ -8,12 +8,10 @@ from collections.abc import Collection, Mapping, Sequence
 import numpy as np
 
 from sweeper.analysis.stats.crossed_effects import Matrix
-from sweeper.analysis.stats.significance import smallest_difference
+from sweeper.analysis.stats.significance import POWER, smallest_difference
 from sweeper.config.settings import OFFLINE_METHODS, Method
 from sweeper.records import Record
 
-POWER = 0.8
-"""Probability that a difference of the reported size is detected."""
 SEEDS = (3, 5, 10)
 """Numbers of seeds that are shown next to the study's own."""
 SEED_DEVIATION = 0.02
@@ -76,30 +74,22 @@ def design(
     documents: int, seeds: int, pairs: int, variances: Sequence[Variances], basis: str
 ) -> Design:
     """Compute the smallest differences by number of seeds, for at least 2 documents."""
+
+    def row(count: int) -> Row:
+        numbers = {"seeds": count, "documents": documents, "comparisons": pairs}
+        differences = [
+            smallest_difference(known.of_seeds, known.of_documents, known.of_rest, **numbers)
+            for known in variances
+        ]
+        return Row(seeds=count, differences=tuple(differences))
+
     return Design(
         documents=documents,
         seeds=seeds,
         comparisons=pairs,
         basis=basis,
         variances=tuple(variances),
-        rows=tuple(
-            Row(
-                seeds=count,
-                differences=tuple(
-                    smallest_difference(
-                        known.of_seeds,
-                        known.of_documents,
-                        known.of_rest,
-                        seeds=count,
-                        documents=documents,
-                        comparisons=pairs,
-                        power=POWER,
-                    )
-                    for known in variances
-                ),
-            )
-            for count in sorted({*SEEDS, seeds})
-        ),
+        rows=tuple(map(row, sorted({*SEEDS, seeds}))),
     )
 
 

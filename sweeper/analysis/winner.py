@@ -41,14 +41,13 @@ def choose(record: StudyRecord, arm: str | None = None) -> Winner:
     trial = _trial(found, comparison, verdict)
     if trial is None:
         raise _nothing(f"the arm {name} has no trial with a score yet")
-    again = (
+    again = [
         final
-        for final in sorted(found.finals, key=lambda final: final.final.seed)
-        if final.final.trial == trial.number
-        and final.final.at == "steps"
-        and final.state == "completed"
-    )
-    return Winner(arm=name, method=found.method, trial=trial, final=next(again, None), why=why)
+        for final in found.finals
+        if (final.final.trial, final.final.at, final.state) == (trial.number, "steps", "completed")
+    ]
+    first = min(again, key=lambda final: final.final.seed, default=None)
+    return Winner(arm=name, method=found.method, trial=trial, final=first, why=why)
 
 
 def _best_arm(comparison: Comparison, verdict: Verdict | None) -> tuple[str, str]:
