@@ -1,8 +1,7 @@
 """Comparison of several studies: their verdicts, their differences, and their arms.
 
-Pure functions on records. Arms of different studies are compared only where their test suites hold
-the same documents. Studies that differ only in their seed also show how far a verdict depends on
-it.
+Arms of different studies are compared only where their test suites hold the same documents.
+Studies that differ only in their seed also show how far a verdict depends on it.
 """
 
 from __future__ import annotations
@@ -15,18 +14,26 @@ import numpy as np
 from pydantic import ValidationError
 from scipy import stats
 
-from sweeper.analysis.comparison import Comparison, Score, compare
-from sweeper.analysis.stats.crossed_effects import Documents, Matrix, estimate
+from sweeper.analysis.comparison import Score, compare
+from sweeper.analysis.stats.crossed_effects import Matrix, estimate
 from sweeper.analysis.stats.significance import Conclusion
 from sweeper.analysis.stats.unpaired import estimate_unpaired
-from sweeper.analysis.verdict import Interval, PairVerdict, Verdict, arms_at, paired, verdict_of
+from sweeper.analysis.verdict import (
+    Interval,
+    PairVerdict,
+    arms_at,
+    documents_of,
+    matrix,
+    paired,
+    verdict_of,
+)
 from sweeper.config.confirm import CostMeasure
 from sweeper.config.study import StudyConfig
 from sweeper.foundation.secrets import redacted
 from sweeper.records import Record
-from sweeper.records.study_record import ConfirmationScores, ConfirmedWinner, StudyRecord
+from sweeper.records.study_record import ConfirmationScores, StudyRecord
 
-WITHOUT_EFFECT = ("study", "seed", "compute", "storage", "tracking")
+_IGNORED = ("study", "seed", "compute", "storage", "tracking", "hardware", "versions")
 """Keys that may differ between studies that count as differing only in their seed."""
 
 
@@ -110,19 +117,9 @@ class StudiesComparison(Record):
 
 
 def compare_studies(records: Sequence[StudyRecord]) -> StudiesComparison:
-    """Compare studies.
-
-    Args:
-        records: Two or more; arms are compared with those of the first.
-    """
-    comparisons = [compare(record) for record in records]
-    verdicts = [
-        verdict_of(record, comparison.best_gkd)
-        for record, comparison in zip(records, comparisons, strict=True)
-    ]
-    summaries = tuple(map(_summary, records, comparisons, verdicts))
-    described = [_described(record) for record in records]
-    same, different = _differences(described)
+    """Compare two or more studies, and their arms with those of the first."""
+    summaries = tuple(map(_summary, records))
+    same, different = _differences([_described(record) for record in records])
     only_seeds = not any(setting.key.split(".")[0] not in _IGNORED for setting in different)
     across: list[AcrossPair] = []
     refused: list[str] = []
@@ -142,35 +139,26 @@ def compare_studies(records: Sequence[StudyRecord]) -> StudiesComparison:
     )
 
 
-_IGNORED = (*WITHOUT_EFFECT, "hardware", "versions")
-
-
-def _summary(record: StudyRecord, comparison: Comparison, verdict: Verdict | None) -> StudySummary:
-    seed = int(record.config.get("seed", 0))
-    leader = comparison.arm(comparison.leaders[0]) if comparison.leaders else None
-    if verdict is None or not (arms := verdict.at("steps")):
-        best = leader.best if leader else None
-        return StudySummary(
-            study=record.study,
-            seed=seed,
-            best_arm=leader.name if leader else None,
-            selection=leader.best_score if leader else None,
-            test=None,
-            gap_closed=leader.gap_closed if leader else None,
-            device_seconds=best.outcome.cost.device_seconds if best and best.outcome else None,
-            pairs=(),
-        )
+def _summary(record: StudyRecord) -> StudySummary:
+    comparison = compare(record)
+    verdict = verdict_of(record, comparison.best_gkd)
     sign = 1 if record.higher_is_better else -1
-    winner = max(arms, key=lambda arm: sign * arm.selection)
+    confirmed = verdict.at("steps") if verdict else []
+    winner = max(confirmed, key=lambda arm: sign * arm.selection, default=None)
+    name = winner.arm if winner else next(iter(comparison.leaders), None)
+    arm = comparison.arm(name) if name else None
+    best = arm.best.outcome if arm and arm.best else None
+    seconds = best.cost.device_seconds if best else None
+    source = winner or arm
     return StudySummary(
         study=record.study,
-        seed=seed,
-        best_arm=winner.arm,
-        selection=comparison.arm(winner.arm).best_score,
-        test=winner.test,
-        gap_closed=winner.gap_closed,
-        device_seconds=winner.device_seconds,
-        pairs=verdict.pairs,
+        seed=int(record.config.get("seed", 0)),
+        best_arm=name,
+        selection=arm.best_score if arm else None,
+        test=winner.test if winner else None,
+        gap_closed=source.gap_closed if source else None,
+        device_seconds=winner.device_seconds if winner else seconds,
+        pairs=verdict.pairs if verdict and winner else (),
     )
 
 
@@ -180,13 +168,12 @@ def _described(record: StudyRecord) -> dict[str, Any]:
     contents = {f"{role} suite": digest[:12] for role, digest in provenance.suite_hashes.items()}
     if record.data is not None:
         contents["data"] = record.data.fingerprint[:12]
-    described: dict[str, Any] = {
+    return {
         **redacted(_with_defaults(record.config)),
         "contents": contents,
         "hardware": provenance.hardware,
         "versions": provenance.versions,
     }
-    return described
 
 
 def _with_defaults(config: dict[str, Any]) -> dict[str, Any]:
@@ -247,10 +234,10 @@ def _across(
     best = (summary.best_arm, reference.best_arm)
     if best[0] in arms and best[1] in others and best[0] != best[1]:
         named.append((str(best[0]), str(best[1])))
-    documents = _documents(ours)
+    documents = documents_of(ours)
     for name, other in named:
-        a, b = arms[name], others[other]
-        found = estimate_unpaired(_matrix(a), _matrix(b), documents)
+        a, b = matrix(arms[name].scores), matrix(others[other].scores)
+        found = estimate_unpaired(a, b, documents)
         yield AcrossPair(
             study=record.study,
             arm=name,
@@ -277,7 +264,12 @@ def _replications(
         return ()
     hashes = {scores.documents_hash for scores, _ in judged}
     same_documents = len(hashes) == 1 and "" not in hashes
-    by_pair = _pairs_by_key([summary for _, summary in judged])
+    # Where each study is about one arm, the key lacks it: best GKD arms may differ.
+    single = all(len({pair.arm for pair in summary.pairs}) == 1 for _, summary in judged)
+    by_pair = [
+        {("" if single else pair.arm, pair.against, pair.at): pair for pair in summary.pairs}
+        for _, summary in judged
+    ]
     found = []
     for key in by_pair[0]:
         if not all(key in pairs for pairs in by_pair):
@@ -289,7 +281,7 @@ def _replications(
             rows = [
                 _by_document(scores, pair) for (scores, _), pair in zip(judged, pairs, strict=True)
             ]
-            crossed = estimate(np.stack(rows), _documents(judged[0][0]))
+            crossed = estimate(np.stack(rows), documents_of(judged[0][0]))
             interval = (crossed.low, crossed.high)
         else:
             half = float(stats.t.isf(0.025, len(values) - 1)) * float(stats.sem(values))
@@ -312,22 +304,6 @@ def _replications(
     return tuple(found)
 
 
-_Key = tuple[str, str, CostMeasure]
-
-
-def _pairs_by_key(summaries: Sequence[StudySummary]) -> list[dict[_Key, PairVerdict]]:
-    """Key each study's comparisons so that the same ones of other studies share a key.
-
-    Where the primary comparisons of every study are about one arm, that arm is left out of the key:
-    studies may have different best GKD arms.
-    """
-    one = all(len({pair.arm for pair in summary.pairs}) == 1 for summary in summaries)
-    return [
-        {("" if one else pair.arm, pair.against, pair.at): pair for pair in summary.pairs}
-        for summary in summaries
-    ]
-
-
 def _by_document(scores: ConfirmationScores, pair: PairVerdict) -> Matrix:
     """Return the difference of a pair on each document, seeds averaged."""
     arms = {arm.arm: arm for arm in arms_at(scores, pair.at)}
@@ -340,11 +316,3 @@ def _by_document(scores: ConfirmationScores, pair: PairVerdict) -> Matrix:
 def _scores(record: StudyRecord) -> ConfirmationScores:
     assert record.test is not None and record.test.scores is not None
     return record.test.scores
-
-
-def _documents(scores: ConfirmationScores) -> Documents:
-    return Documents.of_tasks(scores.tasks, scores.shares, scores.clusters)
-
-
-def _matrix(arm: ConfirmedWinner) -> Matrix:
-    return np.asarray(arm.scores, dtype=float)

@@ -1,10 +1,7 @@
 """Common advice on tuning GKD, tested on this study's trials.
 
-The trials that follow a piece of advice are compared with those that do not, by the Mann–Whitney
-test with at least ``FEWEST_A_SIDE`` trials a side. Advice is confirmed or contradicted if p is at
-most 0.05 after Holm's correction for all advice that was tested. Trials differ in other settings
-too, and a sampler repeats what did well: advice that is confirmed goes with good results, but need
-not be their cause.
+The Mann–Whitney test compares the trials that follow a piece of advice with those that do not. A
+sampler repeats what did well: advice that is confirmed need not be the cause of good results.
 """
 
 from __future__ import annotations
@@ -60,108 +57,105 @@ class Advice(Record):
     """``p`` after Holm's correction for all advice that was tested."""
 
 
-_Cases = Iterable[tuple[bool | None, float]]
-"""True for a trial that follows the advice, None for one it is not about; and what is compared."""
-_Contrast = tuple[Topic, str, float, _Cases]
-"""``(topic, measure, sign, cases)``; ``sign`` is 1 if advice promises higher values, else -1."""
+_Contrast = tuple[Topic, str, float, list[float], list[float]]
+"""``(topic, measure, sign, following, others)``: ``sign`` is 1 if advice promises higher values,
+else -1; then the values of both sides."""
+_Sides = tuple[list[float], list[float]]
 
 
 def advice(record: StudyRecord) -> tuple[Advice, ...]:
     """Test each piece of advice; return nothing without a scored GKD trial."""
     if not any(scored_trials(arm) for arm in record.arms if arm.method == "gkd"):
         return ()
-    tested = [_tested(*contrast) for contrast in _contrasts(record)]
-    adjusted = iter(holm([one.p for one, _ in tested if one.p is not None]))
-    return tuple(
-        one if one.p is None else _judged(one, better, next(adjusted)) for one, better in tested
-    )
+    contrasts = list(_contrasts(record))
+    tests = [_mann_whitney(ours, theirs) for *_, ours, theirs in contrasts]
+    adjusted = iter(holm([test[1] for test in tests if test is not None]))
+    found = []
+    for (topic, measure, sign, ours, theirs), test in zip(contrasts, tests, strict=True):
+        judgement: Judgement = "untested"
+        p = p_adjusted = None
+        if test is not None:
+            ahead, p = test
+            p_adjusted = next(adjusted)
+            judgement = "unclear"
+            if p_adjusted <= ALPHA and ahead:
+                judgement = "confirmed" if sign * ahead > 0 else "contradicted"
+        found.append(
+            Advice(
+                topic=topic,
+                judgement=judgement,
+                measure=measure,
+                following=len(ours),
+                others=len(theirs),
+                following_median=median(ours) if ours else None,
+                others_median=median(theirs) if theirs else None,
+                p=p,
+                p_adjusted=p_adjusted,
+            )
+        )
+    return tuple(found)
 
 
 def _contrasts(record: StudyRecord) -> Iterator[_Contrast]:
     arms = [arm for arm in record.arms if arm.method == "gkd"]
     scored = [(trial, score.score) for arm in arms for trial, score in scored_trials(arm)]
-    trials = [trial for trial, _ in scored]
     sign = 1.0 if record.higher_is_better else -1.0
     for topic, follows in _BY_SCORE.items():
-        yield topic, "score", sign, [(follows(trial), score) for trial, score in scored]
-    longer = _above_middle("max_steps", trials)
-    yield "longer_training", "score", sign, [(longer(trial), score) for trial, score in scored]
+        yield topic, "score", sign, *_split((follows(trial), score) for trial, score in scored)
+    yield "longer_training", "score", sign, *_above_middle("max_steps", scored)
+    trials = [trial for trial, _ in scored]
     timed = [(trial, time) for trial in trials if (time := _rollout_seconds(trial)) is not None]
-    higher = _above_middle("max_new_tokens", [trial for trial, _ in timed])
-    cases = [(None if (high := higher(t)) is None else not high, time) for t, time in timed]
-    yield "shorter_rollouts", "seconds of a rollout", -1.0, cases
+    longer, shorter = _above_middle("max_new_tokens", timed)
+    yield "shorter_rollouts", "seconds of a rollout", -1.0, shorter, longer
     ended = [trial for arm in arms for trial in arm.trials]
     for topic, kind, name, safer in _BY_FAILURE:
-        yield topic, name, safer, _failing(ended, kind, name)
-    yield "gkd_costs_more", "device-seconds of a step", 1.0, _step_seconds(record)
+        values = [(t, value) for t in ended if (value := number_of(t, name)) is not None]
+        completed = [value for trial, value in values if trial.state == "completed"]
+        yield topic, name, safer, completed, [v for t, v in values if failure_kind(t) == kind]
+    costs = [
+        (arm.method == "gkd", trial.outcome.cost)
+        for arm in record.arms
+        for trial, _ in scored_trials(arm)
+        if trial.outcome and trial.outcome.cost.steps > 0 and trial.outcome.cost.device_seconds > 0
+    ]
+    by_step = _split((gkd, cost.device_seconds / cost.steps) for gkd, cost in costs)
+    yield "gkd_costs_more", "device-seconds of a step", 1.0, *by_step
 
 
-def _tested(topic: Topic, measure: str, sign: float, cases: _Cases) -> tuple[Advice, bool | None]:
-    """Compare the two sides; also return True if the ranks favour the advice, None if neither."""
-    groups: dict[bool | None, list[float]] = {True: [], False: [], None: []}
-    for side, value in cases:
-        groups[side].append(value)
-    ours, theirs = groups[True], groups[False]
-    better: bool | None = None
-    p = None
-    if min(len(ours), len(theirs)) >= FEWEST_A_SIDE:
-        wins, p = _mann_whitney(ours, theirs)
-        balance = sign * (wins - len(ours) * len(theirs) / 2)
-        better = balance > 0 if balance else None
-    tested = Advice(
-        topic=topic,
-        judgement="untested",
-        measure=measure,
-        following=len(ours),
-        others=len(theirs),
-        following_median=median(ours) if ours else None,
-        others_median=median(theirs) if theirs else None,
-        p=p,
-        p_adjusted=None,
-    )
-    return tested, better
+def _split(cases: Iterable[tuple[bool | None, float]]) -> _Sides:
+    """Split values by True and False, without those that the advice is not about (None)."""
+    cases = list(cases)
+    return [v for side, v in cases if side], [v for side, v in cases if side is False]
 
 
-def _mann_whitney(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float]:
-    """Return U and p, exact for few trials; the permutations are seeded."""
+def _mann_whitney(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float] | None:
+    """Return U above its mean, and p; None with too few trials. The permutations are seeded."""
+    if min(len(ours), len(theirs)) < FEWEST_A_SIDE:
+        return None
     distinct, pooled = len({*ours, *theirs}), len(ours) + len(theirs)
     if distinct == 1:
-        return len(ours) * len(theirs) / 2, 1.0
+        return 0.0, 1.0
     method: str | stats.PermutationMethod = "asymptotic"
     if pooled <= MOST_PERMUTED:
         permuted = stats.PermutationMethod(n_resamples=9_999, rng=np.random.default_rng(0))
         method = "exact" if distinct == pooled else permuted
     found = stats.mannwhitneyu(ours, theirs, method=method)
-    return float(found.statistic), min(float(found.pvalue), 1.0)
+    return float(found.statistic) - len(ours) * len(theirs) / 2, min(float(found.pvalue), 1.0)
 
 
-def _judged(tested: Advice, better: bool | None, p_adjusted: float) -> Advice:
-    judgement: Judgement = "unclear"
-    if p_adjusted <= ALPHA and better is not None:
-        judgement = "confirmed" if better else "contradicted"
-    return tested.model_copy(update={"judgement": judgement, "p_adjusted": p_adjusted})
-
-
-_Follows = Callable[[TrialRecord], bool | None]
-
-
-def _between(name: str, low: float, high: float) -> _Follows:
-    def follows(trial: TrialRecord) -> bool | None:
-        value = number_of(trial, name)
-        return None if value is None else low - _NEAR <= value <= high + _NEAR
-
-    return follows
+def _between(trial: TrialRecord, name: str, low: float, high: float) -> bool | None:
+    value = number_of(trial, name)
+    return None if value is None else low - _NEAR <= value <= high + _NEAR
 
 
 def _more_on_policy(trial: TrialRecord) -> bool | None:
-    lmbda = number_of(trial, "lmbda")
     # The advice is about students that sample less.
-    return None if lmbda is None or lmbda > 0.8 + _NEAR else lmbda >= 0.6 - _NEAR
+    return _between(trial, "lmbda", 0.6, 0.8) if _between(trial, "lmbda", 0.0, 0.8) else None
 
 
 def _warm(trial: TrialRecord) -> bool | None:
     # Without rollouts the temperature changes nothing.
-    return _between("temperature", 0.7, 0.9)(trial) if number_of(trial, "lmbda") != 0 else None
+    return _between(trial, "temperature", 0.7, 0.9) if number_of(trial, "lmbda") != 0 else None
 
 
 def _no_dropout(trial: TrialRecord) -> bool | None:
@@ -169,11 +163,11 @@ def _no_dropout(trial: TrialRecord) -> bool | None:
     return value if isinstance(value, bool) else None
 
 
-_BY_SCORE: dict[Topic, _Follows] = {
-    "balanced_lmbda": _between("lmbda", 0.4, 0.6),
+_BY_SCORE: dict[Topic, Callable[[TrialRecord], bool | None]] = {
+    "balanced_lmbda": lambda trial: _between(trial, "lmbda", 0.4, 0.6),
     "more_on_policy": _more_on_policy,
     "temperature": _warm,
-    "balanced_beta": _between("beta", 0.4, 0.6),
+    "balanced_beta": lambda trial: _between(trial, "beta", 0.4, 0.6),
     "no_dropout": _no_dropout,
 }
 """Advice on a setting that is judged by scores."""
@@ -186,27 +180,14 @@ _BY_FAILURE: tuple[tuple[Topic, FailureKind, str, float], ...] = (
 """Advice on failures: the setting of trials that completed against those that failed so."""
 
 
-def _above_middle(name: str, trials: Sequence[TrialRecord]) -> _Follows:
-    """Tell trials above the middle of a setting from the rest; all are if the setting is fixed."""
-    values = [value for trial in trials if (value := number_of(trial, name)) is not None]
-    middle = median(values) if values else 0.0
-    if values and middle == max(values):
-        middle = max((value for value in values if value < middle), default=middle - 1)
-
-    def follows(trial: TrialRecord) -> bool | None:
-        value = number_of(trial, name)
-        return None if value is None else value > middle
-
-    return follows
-
-
-def _failing(trials: Sequence[TrialRecord], kind: FailureKind, name: str) -> _Cases:
-    for trial in trials:
-        value = number_of(trial, name)
-        if value is not None and trial.state == "completed":
-            yield True, value
-        elif value is not None and failure_kind(trial) == kind:
-            yield False, value
+def _above_middle(name: str, cases: Sequence[tuple[TrialRecord, float]]) -> _Sides:
+    """Split values by a setting above its middle or not; all are above if it is fixed."""
+    known = [(number, value) for t, value in cases if (number := number_of(t, name)) is not None]
+    numbers = [number for number, _ in known]
+    middle = median(numbers or [0.0])
+    if numbers and middle == max(numbers):
+        middle = max((number for number in numbers if number < middle), default=middle - 1)
+    return _split((number > middle, value) for number, value in known)
 
 
 def _rollout_seconds(trial: TrialRecord) -> float | None:
@@ -216,11 +197,3 @@ def _rollout_seconds(trial: TrialRecord) -> float | None:
     rollouts = outcome.cost.generated_tokens / outcome.rollouts.length
     seconds = outcome.cost.seconds.get("rollout", 0.0)
     return seconds / rollouts if rollouts > 0 and seconds > 0 else None
-
-
-def _step_seconds(record: StudyRecord) -> _Cases:
-    for arm in record.arms:
-        for trial, _ in scored_trials(arm):
-            cost = trial.outcome.cost if trial.outcome else None
-            if cost and cost.steps > 0 and cost.device_seconds > 0:
-                yield arm.method == "gkd", cost.device_seconds / cost.steps

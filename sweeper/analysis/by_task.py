@@ -40,8 +40,7 @@ def by_task(record: StudyRecord) -> tuple[TaskResult, ...]:
     if test is None or test.scores is None:
         return ()
     teacher, start = (
-        [end.scores] if end is not None and end.scores is not None else []
-        for end in (test.teacher, test.starting_student)
+        [end.scores] if end and end.scores else [] for end in (test.teacher, test.starting_student)
     )
     finals = {arm.name: arm.finals for arm in record.arms}
     winners = {
@@ -49,8 +48,8 @@ def by_task(record: StudyRecord) -> tuple[TaskResult, ...]:
             final.outcome.test_scores
             for final in finals[arm.arm]
             if (final.final.trial, final.final.at) == (arm.trial, "steps")
-            and final.outcome is not None
-            and final.outcome.test_scores is not None
+            and final.outcome
+            and final.outcome.test_scores
         ]
         for arm in test.scores.arms
         if arm.at == "steps"
@@ -73,8 +72,9 @@ def _result(
         mean = _mean(task.task, scores)
         if mean is None:
             continue
-        way = None if ceiling is None or floor is None or ceiling == floor else ceiling - floor
-        gap = None if way is None or floor is None else (mean - floor) / way
+        gap = None
+        if ceiling is not None and floor is not None and ceiling != floor:
+            gap = (mean - floor) / (ceiling - floor)
         arms.append(ArmOnTask(arm=arm, trial=trial, mean=mean, gap_closed=gap))
     return TaskResult(
         task=task.task,

@@ -1,6 +1,6 @@
 """Comparison of each arm's best trial with the offline arms, the teacher and the start.
 
-Pure functions on records. The scores come from the selection suite, the one that chose the trials;
+The scores come from the selection suite, the one that chose the trials;
 ``SELECTION_NOTE`` explains what that means and belongs next to every use of them.
 """
 
@@ -11,6 +11,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
+from pydantic import Field
+
+from sweeper.analysis.failures import failure_kind
 from sweeper.analysis.pareto import FrontPoint, pareto_front
 from sweeper.config.search import Objective
 from sweeper.config.settings import OFFLINE_METHODS, Method
@@ -120,7 +123,7 @@ class Comparison(Record):
     arms: tuple[ArmSummary, ...]
     teacher: Score | None
     starting_student: Score | None
-    lead: TeacherGap | None = None
+    lead: TeacherGap | None = Field(None, serialization_alias="teacher_lead")
     """Gap of the teacher over the starting student, document by document."""
     leaders: tuple[str, ...]
     """Name of the arm with the best score, or all arms that share it."""
@@ -147,22 +150,19 @@ def selection_note(comparison: Comparison) -> str:
 
 def selection_score(outcome: Outcome | None) -> Score | None:
     """Return the score of a job that completed with a finite one, else None."""
-    if outcome is None or outcome.state != "completed" or outcome.scores is None:
+    scores = outcome.scores if outcome and outcome.state == "completed" else None
+    if scores is None or not math.isfinite(scores.score):
         return None
-    if not math.isfinite(outcome.scores.score):
-        return None
-    stderr = outcome.scores.stderr
-    return Score(score=outcome.scores.score, stderr=stderr if math.isfinite(stderr) else None)
+    return Score(score=scores.score, stderr=scores.stderr if math.isfinite(scores.stderr) else None)
 
 
 def scored_trials(arm: ArmRecord) -> list[tuple[TrialRecord, Score]]:
     """Return the arm's trials with a score, in ascending number, each with its score."""
-    scored = []
-    for trial in sorted(arm.trials, key=lambda trial: trial.number):
-        score = selection_score(trial.outcome) if trial.state == "completed" else None
-        if score is not None:
-            scored.append((trial, score))
-    return scored
+    return [
+        (trial, score)
+        for trial in sorted(arm.trials, key=lambda trial: trial.number)
+        if trial.state == "completed" and (score := selection_score(trial.outcome)) is not None
+    ]
 
 
 def compare(record: StudyRecord) -> Comparison:
@@ -228,24 +228,10 @@ def total_cost(outcomes: Iterable[Outcome | None]) -> Cost:
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
     """Return the comparison as plain JSON values without NaN, for scripts."""
-    return {
-        "schema_version": comparison.schema_version,
-        "study": comparison.study,
-        "suite": comparison.suite,
-        "higher_is_better": comparison.higher_is_better,
-        "objectives": list(comparison.objectives),
-        "arms": {arm.name: _arm_as_json(arm) for arm in comparison.arms},
-        "teacher": _score_as_json(comparison.teacher),
-        "starting_student": _score_as_json(comparison.starting_student),
-        "teacher_lead": comparison.lead and comparison.lead.model_dump(mode="json"),
-        "leaders": list(comparison.leaders),
-        "best_offline": comparison.best_offline,
-        "best_gkd": comparison.best_gkd,
-        "unequal_budgets": comparison.unequal_budgets,
-        "several_suites": comparison.several_suites,
-        "preparation_cost": _cost_as_json(comparison.preparation_cost),
-        "notes": [selection_note(comparison), UNPAIRED_NOTE],
-    }
+    plain = comparison.model_dump(mode="json", by_alias=True, exclude={"confirmed"})
+    plain["arms"] = {arm.name: _arm_as_json(arm) for arm in comparison.arms}
+    plain["preparation_cost"] = _cost_as_json(comparison.preparation_cost)
+    return plain | {"notes": [selection_note(comparison), UNPAIRED_NOTE]}
 
 
 def _summarise(
@@ -258,17 +244,12 @@ def _summarise(
     best: TrialRecord | None = None
     best_score: Score | None = None
     series = []
-    for trial, score in scored_trials(arm):
+    scored = scored_trials(arm)
+    for trial, score in scored:
         # Strictly better: of equal trials the first stays.
         if best_score is None or sign * score.score > sign * best_score.score:
             best, best_score = trial, score
         series.append(SeriesPoint(number=trial.number, score=score.score, best=best_score.score))
-    states = Counter[str](trial.state for trial in arm.trials)
-    failures = Counter(
-        trial.outcome.failure.kind
-        for trial in arm.trials
-        if trial.state == "failed" and trial.outcome and trial.outcome.failure
-    )
     return ArmSummary(
         name=arm.name,
         method=arm.method,
@@ -276,8 +257,8 @@ def _summarise(
         device_hours=arm.device_hours,
         stopped=arm.stopped,
         searched=tuple(arm.search),
-        trials=TrialCounts(**states),
-        failures=dict(failures),
+        trials=TrialCounts(**Counter[str](trial.state for trial in arm.trials)),
+        failures=Counter(kind for trial in arm.trials if (kind := failure_kind(trial))),
         best=best,
         best_score=best_score,
         difference=None,
@@ -285,9 +266,7 @@ def _summarise(
         cost=total_cost(trial.outcome for trial in arm.trials),
         series=tuple(series),
         front=pareto_front(
-            [(trial, score.score) for trial, score in scored_trials(arm)],
-            objectives,
-            higher_is_better=sign > 0,
+            [(trial, score.score) for trial, score in scored], objectives, higher_is_better=sign > 0
         )
         if len(objectives) > 1
         else (),
@@ -333,49 +312,35 @@ def _arm_as_json(arm: ArmSummary) -> dict[str, Any]:
     if arm.best is not None and arm.best.outcome is not None:
         best = {
             "number": arm.best.number,
-            "params": {name: _finite(value) for name, value in arm.best.params.items()},
-            "selection": _score_as_json(arm.best_score),
+            "params": _finite(arm.best.params),
+            "selection": arm.best_score and arm.best_score.model_dump(),
             "cost": _cost_as_json(arm.best.outcome.cost),
         }
-    difference = arm.difference
     return {
-        "method": arm.method,
-        "budget": arm.budget,
-        "device_hours": arm.device_hours,
-        "stopped": arm.stopped,
-        "trials": arm.trials.model_dump(),
+        **arm.model_dump(include={"method", "budget", "device_hours", "stopped", "trials"}),
         "best": best,
         "failures": dict(arm.failures),
         "pareto_front": [
             {
                 "number": point.trial.number,
-                "params": {name: _finite(value) for name, value in point.trial.params.items()},
-                "values": {name: _finite(value) for name, value in point.values.items()},
+                "params": _finite(point.trial.params),
+                "values": _finite(point.values),
             }
             for point in arm.front
         ],
         "searched": list(arm.searched),
         "total_cost": _cost_as_json(arm.cost),
         "gap_closed": _finite(arm.gap_closed),
-        "difference_to_best_offline": None
-        if difference is None
-        else {name: _finite(value) for name, value in difference.model_dump().items()},
+        "difference_to_best_offline": arm.difference and _finite(arm.difference.model_dump()),
     }
 
 
-def _score_as_json(score: Score | None) -> dict[str, Any] | None:
-    return None if score is None else {"score": score.score, "stderr": score.stderr}
-
-
-def _cost_as_json(cost: Cost) -> dict[str, Any]:
-    return {
-        "steps": cost.steps,
-        "trained_tokens": cost.trained_tokens,
-        "generated_tokens": cost.generated_tokens,
-        "device_seconds": _finite(cost.device_seconds),
-    }
+def _cost_as_json(cost: Cost) -> Any:
+    return _finite(cost.model_dump(exclude={"seconds"}))
 
 
 def _finite(value: Any) -> Any:
-    """Return ``value``, or None for a number that JSON cannot hold."""
+    """Return ``value`` with None for each number that JSON cannot hold."""
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -40,9 +40,8 @@ def failure_groups(record: StudyRecord) -> tuple[FailureGroup, ...]:
 
 def failure_kind(trial: TrialRecord) -> FailureKind | None:
     """Return the kind of a failed trial's failure, else None."""
-    if trial.state != "failed" or trial.outcome is None or trial.outcome.failure is None:
-        return None
-    return trial.outcome.failure.kind
+    failure = trial.outcome.failure if trial.state == "failed" and trial.outcome else None
+    return failure.kind if failure else None
 
 
 def _groups(arm: ArmRecord, config: dict[str, Any]) -> list[FailureGroup]:
@@ -57,21 +56,22 @@ def _groups(arm: ArmRecord, config: dict[str, Any]) -> list[FailureGroup]:
             kind=kind,
             trials=tuple(trial.number for trial in failed),
             ended=len(ended),
-            remedies=_memory_remedies(arm, config, failed)
-            if kind == "out_of_memory"
-            else _remedies(max(failed, key=attrgetter("number"))),
+            remedies=_remedies(arm, config, kind, failed),
         )
         for kind, failed in sorted(by_kind.items(), key=lambda item: (-len(item[1]), item[0]))
     ]
 
 
-def _memory_remedies(
-    arm: ArmRecord, config: dict[str, Any], trials: Sequence[TrialRecord]
+def _remedies(
+    arm: ArmRecord, config: dict[str, Any], kind: FailureKind, failed: Sequence[TrialRecord]
 ) -> tuple[str, ...]:
-    """Return the remedies of the trial that failed with the fewest rows in a micro-batch."""
-    smallest = min(trials, key=lambda trial: trial.settings.get(_ROWS, math.inf))
+    """Return the last trial's remedies; in want of memory, those with the smallest micro-batch."""
+    trial = max(failed, key=attrgetter("number"))
+    if kind == "out_of_memory":
+        trial = min(failed, key=lambda trial: trial.settings.get(_ROWS, math.inf))
+    recorded = trial.outcome.failure.remedies if trial.outcome and trial.outcome.failure else ()
     # Old records have none.
-    return _remedies(smallest) or _computed(arm, config, smallest)
+    return recorded or (_computed(arm, config, trial) if kind == "out_of_memory" else ())
 
 
 def _computed(arm: ArmRecord, config: dict[str, Any], trial: TrialRecord) -> tuple[str, ...]:
@@ -92,9 +92,3 @@ def _computed(arm: ArmRecord, config: dict[str, Any], trial: TrialRecord) -> tup
     # It was tried again with half the rows.
     tried = {name: trial.settings[name] for name in _BATCHES if name in trial.settings}
     return tuple(advice(replace(setup, settings=setup.settings.model_copy(update=tried))))
-
-
-def _remedies(trial: TrialRecord) -> tuple[str, ...]:
-    """Return the remedies that the trial recorded."""
-    outcome = trial.outcome
-    return outcome.failure.remedies if outcome is not None and outcome.failure is not None else ()

@@ -35,12 +35,7 @@ class ConditionRow(Record):
 
 
 def matched_conditions(record: StudyRecord, claimed: Iterable[str]) -> tuple[ConditionRow, ...]:
-    """List the conditions that the retrained winners should have in common.
-
-    Args:
-        record: Record of the study.
-        claimed: Arms that are compared at equal cost; see ``Verdict.claimed``.
-    """
+    """List the conditions of the retrained winners; at equal cost of the ``claimed`` arms."""
     if record.test is None or record.test.scores is None:
         return ()
     finals = record.test.scores.arms
@@ -65,18 +60,16 @@ def matched_conditions(record: StudyRecord, claimed: Iterable[str]) -> tuple[Con
     names = [name for name in own if name in set(claimed)]
     for at in dict.fromkeys(arm.at for arm in finals if arm.at != "steps"):
         longer = own | {arm.arm: arm for arm in finals if arm.at == at}
-        cost = _COST[at]
+        cost, unit = _COSTS[at]
         values: dict[str, Value] = {name: cost(longer[name]) for name in names}
-        found = _row(f"at equal {at.replace('_', ' ')}", values, _UNITS[at])
-        rows.append(found.model_copy(update={"at": at}))
+        rows.append(_row(f"at equal {at.replace('_', ' ')}", values, unit, at))
     return tuple(row for row in rows if row.values)
 
 
-_COST: Mapping[str, Callable[[ConfirmedWinner], float]] = {
-    "tokens": lambda arm: arm.trained_tokens,
-    "device_seconds": lambda arm: arm.training_seconds,
+_COSTS: Mapping[str, tuple[Callable[[ConfirmedWinner], float], str]] = {
+    "tokens": (lambda arm: arm.trained_tokens, ""),
+    "device_seconds": (lambda arm: arm.training_seconds, "s"),
 }
-_UNITS: Mapping[str, str] = {"tokens": "", "device_seconds": "s"}
 
 
 def _budget(arms: Iterable[ArmRecord]) -> ConditionRow:
@@ -86,17 +79,19 @@ def _budget(arms: Iterable[ArmRecord]) -> ConditionRow:
         for arm in arms
         if arm.search or arm.budget > 1
     }
-    return _row("trials of the search", dict(ended), "")
+    return _row("trials of the search", dict(ended))
 
 
-def _row(what: str, values: dict[str, Value], unit: str) -> ConditionRow:
+def _row(
+    what: str, values: dict[str, Value], unit: str = "", at: CostMeasure = "steps"
+) -> ConditionRow:
     state: Literal["equal", "close", "differs"] = "differs"
     numbers = [value for value in values.values() if not isinstance(value, str)]
     if len(set(values.values())) <= 1:
         state = "equal"
     elif len(numbers) == len(values) and max(numbers) <= min(numbers) * (1 + TOLERANCE):
         state = "close"
-    return ConditionRow(what=what, state=state, values=values, unit=unit)
+    return ConditionRow(what=what, state=state, values=values, unit=unit, at=at)
 
 
 def _common(values: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ sequences. The distance from the teacher on fixed sequences does, where it was m
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Literal
 
 from sweeper.analysis.verdict import Verdict
@@ -40,16 +41,15 @@ class LearningCurve(Record):
 
 def learning_curves(record: StudyRecord, verdict: Verdict | None) -> tuple[LearningCurve, ...]:
     """Return each winner's curve: all by the distance from the teacher, or all by losses."""
-    groups = [(arm, runs) for arm in record.arms if (runs := winner_runs(arm, verdict))]
+    groups = [(arm, runs) for arm in record.arms if (runs := _winner_runs(arm, verdict))]
     for measure in ("teacher_divergence", "loss"):
         curves = [_curve(arm, finals, measure) for arm, finals in groups]
-        shown = tuple(curve for curve in curves if len(curve.steps) > 1)
-        if shown:
+        if shown := tuple(curve for curve in curves if len(curve.steps) > 1):
             return shown
     return ()
 
 
-def winner_runs(arm: ArmRecord, verdict: Verdict | None) -> list[ConfirmationRunRecord]:
+def _winner_runs(arm: ArmRecord, verdict: Verdict | None) -> list[ConfirmationRunRecord]:
     """Return the retrained runs of the arm's winner that are as long as the search's."""
     finals = [final for final in arm.finals if final.final.at == "steps"]
     if not finals:
@@ -64,11 +64,9 @@ def _curve(
     arm: ArmRecord, finals: Sequence[ConfirmationRunRecord], measure: Measure
 ) -> LearningCurve:
     found: dict[int, list[float]] = {}
-    for final in finals:
-        for point in final.curve:
-            value = getattr(point, measure)
-            if value is not None:
-                found.setdefault(point.step, []).append(value)
+    for point in chain.from_iterable(final.curve for final in finals):
+        if (value := getattr(point, measure)) is not None:
+            found.setdefault(point.step, []).append(value)
     return LearningCurve(
         arm=arm.name,
         method=arm.method,

@@ -45,14 +45,9 @@ def rounded(value: Scalar, raw_space: object) -> Scalar:
 def narrowed(
     search: Mapping[str, Any], ranked: Sequence[tuple[TrialRecord, Score]]
 ) -> dict[str, Any] | None:
-    """Narrow the search of an arm to where its best trials were.
+    """Narrow an arm's search to its best trials; ``ranked`` has the best first.
 
-    Args:
-        search: Search as the study file has it.
-        ranked: The arm's scored trials, best first.
-
-    Returns:
-        Search in the same form; None with too few trials, or if nothing would be narrower.
+    Returns None with too few trials, or if nothing would be narrower.
     """
     if len(ranked) < FEWEST_TRIALS:
         return None
@@ -102,13 +97,9 @@ def _within(space: FloatSpace | IntSpace, low: float, high: float) -> FloatSpace
         ends = [max(ends[0], space.low), min(ends[1], space.high)]
         if isinstance(space, IntSpace):
             return space.model_copy(update={"low": int(ends[0]), "high": int(ends[1])})
-        return space.model_copy(update={"low": ends[0], "high": ends[1]})
-    return space.model_copy(
-        update={
-            "low": max(_short(low, down=True), space.low),
-            "high": min(_short(high, down=False), space.high),
-        }
-    )
+    else:
+        ends = [max(_short(low, down=True), space.low), min(_short(high, down=False), space.high)]
+    return space.model_copy(update={"low": ends[0], "high": ends[1]})
 
 
 def _short(value: float, *, down: bool) -> float:

@@ -24,15 +24,8 @@ def pareto_front(
 ) -> tuple[FrontPoint, ...]:
     """Return the trials that no other one equals in all objectives and beats in one.
 
-    Of trials that are equal in all objectives the first is kept.
-
-    Args:
-        scored: An arm's completed trials, in ascending number, each with its score.
-        objectives: Objectives; the score has its own direction, costs should be low.
-        higher_is_better: Direction of the score.
-
-    Returns:
-        The front, the best score first.
+    The best score comes first. Of trials in ascending number that are equal in all objectives the
+    first is kept. Costs should be low.
     """
     points = [
         FrontPoint(trial=trial, values={name: _value(name, trial, score) for name in objectives})

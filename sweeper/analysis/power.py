@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from sweeper.analysis.stats.crossed_effects import Matrix
-from sweeper.analysis.stats.significance import smallest_difference
+from sweeper.analysis.stats.significance import POWER, smallest_difference
 from sweeper.config.settings import OFFLINE_METHODS, Method
 from sweeper.records import Record
 
-POWER = 0.8
-"""Probability that a difference of the reported size is detected."""
 SEEDS = (3, 5, 10)
 """Numbers of seeds that are shown next to the study's own."""
 SEED_DEVIATION = 0.02
@@ -75,30 +74,22 @@ def design(
     documents: int, seeds: int, pairs: int, variances: Sequence[Variances], basis: str
 ) -> Design:
     """Compute the smallest differences by number of seeds, for at least 2 documents."""
+
+    def row(count: int) -> Row:
+        numbers = {"seeds": count, "documents": documents, "comparisons": pairs}
+        differences = [
+            smallest_difference(known.of_seeds, known.of_documents, known.of_rest, **numbers)
+            for known in variances
+        ]
+        return Row(seeds=count, differences=tuple(differences))
+
     return Design(
         documents=documents,
         seeds=seeds,
         comparisons=pairs,
         basis=basis,
         variances=tuple(variances),
-        rows=tuple(
-            Row(
-                seeds=count,
-                differences=tuple(
-                    smallest_difference(
-                        known.of_seeds,
-                        known.of_documents,
-                        known.of_rest,
-                        seeds=count,
-                        documents=documents,
-                        comparisons=pairs,
-                        power=POWER,
-                    )
-                    for known in variances
-                ),
-            )
-            for count in sorted({*SEEDS, seeds})
-        ),
+        rows=tuple(map(row, sorted({*SEEDS, seeds}))),
     )
 
 
@@ -119,17 +110,12 @@ def assumed() -> tuple[tuple[Variances, ...], str]:
 def from_trials(
     arms: Sequence[Mapping[str, float]],
 ) -> tuple[tuple[Variances, ...], str] | None:
-    """Estimate variances from the documents of the arms' best trials, each trained once.
-
-    Args:
-        arms: Score of each document of the selection suite, by arm.
-    """
+    """Estimate variances from each document's score in the arms' best trials, trained once."""
     found = []
-    for number, ours in enumerate(arms):
-        for theirs in arms[number + 1 :]:
-            common = [key for key in ours if key in theirs]
-            if len(common) > 1:
-                found.append(float(np.var([ours[k] - theirs[k] for k in common], ddof=1)))
+    for ours, theirs in itertools.combinations(arms, 2):
+        common = [key for key in ours if key in theirs]
+        if len(common) > 1:
+            found.append(float(np.var([ours[k] - theirs[k] for k in common], ddof=1)))
     if not found:
         return None
     return (_split("measured", float(np.mean(found))),), (
@@ -139,11 +125,7 @@ def from_trials(
 
 
 def from_finals(differences: Sequence[Matrix]) -> tuple[tuple[Variances, ...], str] | None:
-    """Estimate variances from winners that were trained with several seeds.
-
-    Args:
-        differences: Differences of pairs of arms, each (seeds, documents), at least 2 of both.
-    """
+    """Estimate variances from differences of pairs of arms, each (seeds, documents)."""
     parts = []
     for scores in differences:
         seeds, documents = scores.shape
@@ -152,13 +134,8 @@ def from_finals(differences: Sequence[Matrix]) -> tuple[tuple[Variances, ...], s
         rows, columns = scores.mean(axis=1), scores.mean(axis=0)
         left = scores - rows[:, None] - columns + scores.mean()
         rest = float((left**2).sum()) / (seeds - 1) / (documents - 1)
-        parts.append(
-            (
-                float(rows.var(ddof=1)) - rest / documents,
-                float(columns.var(ddof=1)) - rest / seeds,
-                rest,
-            )
-        )
+        of_seeds = float(rows.var(ddof=1)) - rest / documents
+        parts.append((of_seeds, float(columns.var(ddof=1)) - rest / seeds, rest))
     if not parts:
         return None
     of_seeds, of_documents, rest = (

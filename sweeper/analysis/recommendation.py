@@ -13,13 +13,13 @@ from typing import Any, Literal, NamedTuple
 
 from scipy import stats
 
-from sweeper.analysis.comparison import ArmSummary, Comparison, Score, scored_trials
+from sweeper.analysis.comparison import Comparison, Score, scored_trials
 from sweeper.analysis.narrowing import narrowed, rounded
 from sweeper.analysis.stats.significance import ALPHA
 from sweeper.analysis.verdict import Verdict
 from sweeper.config.settings import Method
 from sweeper.records import Record
-from sweeper.records.study_record import ArmRecord, StudyRecord, TrialRecord
+from sweeper.records.study_record import ArmRecord, StudyRecord
 
 SAME_COST = 1.1
 """Multiple of the lowest device-seconds up to which costs count as equal."""
@@ -86,7 +86,9 @@ def recommend(
     chosen = max(cheap, key=lambda one: sign * one.rival.score)
     best = max(unbeaten, key=lambda one: sign * one.rival.score)
     trial = next(trial for trial in chosen.arm.trials if trial.number == chosen.trial)
-    settings = {**chosen.arm.settings, **_sampled(chosen.arm, trial)}
+    search = chosen.arm.search
+    sampled = {name: rounded(value, search.get(name)) for name, value in trial.params.items()}
+    settings = {**chosen.arm.settings, **sampled}
     return Recommendation(
         arm=chosen.arm.name,
         method=chosen.arm.method,
@@ -137,9 +139,9 @@ def _on_selection(record: StudyRecord, comparison: Comparison) -> list[_Candidat
     for arm in record.arms:
         summary = comparison.arm(arm.name)
         if summary.best_score and summary.best and not _clearly_apart(leader, summary.best_score):
-            rival = Rival(
-                arm=arm.name, score=summary.best_score.score, device_seconds=_seconds(summary)
-            )
+            outcome = summary.best.outcome
+            seconds = outcome.cost.device_seconds if outcome else 0.0
+            rival = Rival(arm=arm.name, score=summary.best_score.score, device_seconds=seconds)
             found.append(_Candidate(arm, summary.best.number, rival))
     return found
 
@@ -151,15 +153,6 @@ def _clearly_apart(leader: Score, other: Score) -> bool:
         return apart > 0
     stderr = math.hypot(leader.stderr, other.stderr)
     return apart > float(stats.norm.isf(ALPHA / 2)) * stderr
-
-
-def _seconds(summary: ArmSummary) -> float:
-    outcome = summary.best.outcome if summary.best else None
-    return outcome.cost.device_seconds if outcome else 0.0
-
-
-def _sampled(arm: ArmRecord, trial: TrialRecord) -> dict[str, Any]:
-    return {name: rounded(value, arm.search.get(name)) for name, value in trial.params.items()}
 
 
 def _narrowed(record: StudyRecord, arm: ArmRecord) -> dict[str, Any] | None:

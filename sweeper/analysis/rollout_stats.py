@@ -50,20 +50,14 @@ def rollout_stats(record: StudyRecord) -> RolloutStats | None:
         for arm in record.arms
         if arm.method == "gkd"
         for trial, _ in scored_trials(arm)
-        if trial.outcome is not None and trial.outcome.rollouts is not None
+        if trial.outcome and trial.outcome.rollouts
     ]
     if not trials:
         return None
     reference = record.data.completion_tokens if record.data else 0.0
     return RolloutStats(
         trials=len(trials),
-        truncated=tuple(
-            trial for trial in trials if (trial.rollouts.truncated_share or 0.0) > MANY_TRUNCATED
-        ),
-        longer=tuple(
-            trial
-            for trial in trials
-            if reference > 0 and (trial.rollouts.length or 0.0) > MUCH_LONGER * reference
-        ),
+        truncated=tuple(t for t in trials if (t.rollouts.truncated_share or 0.0) > MANY_TRUNCATED),
+        longer=tuple(t for t in trials if (t.rollouts.length or 0.0) > MUCH_LONGER * reference > 0),
         reference_length=reference if reference > 0 else None,
     )

@@ -27,13 +27,7 @@ def measure_teacher_gap(
     """Subtract the student's score from the teacher's: positive where the teacher is better.
 
     Documents are paired. Where there are no pairs, or the suite's score is not their mean, the two
-    scores are taken as independent.
-
-    Args:
-        teacher: Scores of the teacher on the selection suite.
-        student: Scores of the starting student.
-        theirs: Documents of the teacher.
-        ours: Documents of the student.
+    scores are taken as independent. ``theirs`` are the teacher's documents, ``ours`` the student's.
     """
     sign = 1.0 if teacher.higher_is_better else -1.0
     value = sign * (teacher.score - student.score)

@@ -26,13 +26,7 @@ class TrainingLessons(Record):
 def training_lessons(
     record: StudyRecord, comparison: Comparison, verdict: Verdict | None
 ) -> TrainingLessons:
-    """Draw the lessons of a study at any stage.
-
-    Args:
-        record: Record of the study.
-        comparison: Its arms on the selection suite.
-        verdict: Its winners on the test suite, once they were scored.
-    """
+    """Draw the lessons of a study at any stage."""
     return TrainingLessons(
         recommendation=recommend(record, comparison, verdict),
         advice=advice(record),

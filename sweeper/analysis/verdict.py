@@ -1,6 +1,6 @@
 """Verdict: each arm's winner on the test suite, and the differences between winners.
 
-Pure functions on records. Arms are compared pair by pair, on the same documents with the same
+Arms are compared pair by pair, on the same documents with the same
 seeds. The primary comparisons are the best GKD arm against each offline arm or, where a study has
 only one kind, all pairs. Holm's procedure keeps the chance of a single false conclusion among them
 at ``significance.ALPHA``.
@@ -123,20 +123,20 @@ class Verdict(Record):
         """
         own = {arm.arm: arm for arm in self.arms if arm.at == "steps"}
         matched = own | {arm.arm: arm for arm in self.arms if arm.at == measure}
-        pairs = (pair for pair in self.pairs if pair.at == measure)
-        claimed = {name for pair in pairs for name in (pair.arm, pair.against)}
+        claimed = {name for p in self.pairs if p.at == measure for name in (p.arm, p.against)}
         return [arm for arm in matched.values() if measure == "steps" or arm.arm in claimed]
 
 
+@lru_cache(maxsize=2)
 def judge(
     scores: ConfirmationScores,
-    measures: Sequence[CostMeasure],
+    measures: tuple[CostMeasure, ...],
     margin: float | None,
     *,
     best_gkd: str | None,
     seed: int = 0,
 ) -> Verdict:
-    """Compare the arms' winners.
+    """Compare the arms' winners; cached, as several outputs need it and it takes seconds.
 
     Args:
         scores: Scores of the winners by document.
@@ -145,13 +145,12 @@ def judge(
         best_gkd: GKD arm of the primary comparisons: the best on the selection suite.
         seed: Seed of the resampling.
     """
-    documents = Documents.of_tasks(scores.tasks, scores.shares, scores.clusters)
+    documents = documents_of(scores)
     sign = 1.0 if scores.higher_is_better else -1.0
-    ends = [
-        None if found is None else _estimated(_matrix([found]), documents, seed)
-        for found in (scores.teacher, scores.starting_student)
-    ]
-    teacher, start = ends
+    teacher, start = (
+        None if end is None else _estimated(matrix([end]), documents, seed)
+        for end in (scores.teacher, scores.starting_student)
+    )
     arms = tuple(_arm(arm, scores, documents, teacher, start, seed) for arm in scores.arms)
     pairs: list[PairVerdict] = []
     for at in measures:
@@ -172,34 +171,17 @@ def judge(
 
 
 def verdict_of(record: StudyRecord, best_gkd: str | None) -> Verdict | None:
-    """Return the verdict of a study, once winners were scored on its test suite.
-
-    Args:
-        record: Record of the study.
-        best_gkd: GKD arm with the best score on the selection suite.
-    """
+    """Return the verdict of a study, once winners were scored on its test suite."""
     if record.test is None or record.test.scores is None:
         return None
     default = StudyConfig.model_fields["compare_at"].default
-    return _judge_once(
+    return judge(
         record.test.scores,
         tuple(record.config.get("compare_at", default)),
         record.config.get("margin"),
-        best_gkd,
-        verdict_seed(record.config.get("seed", 0)),
+        best_gkd=best_gkd,
+        seed=verdict_seed(record.config.get("seed", 0)),
     )
-
-
-@lru_cache(maxsize=2)
-def _judge_once(
-    scores: ConfirmationScores,
-    measures: tuple[CostMeasure, ...],
-    margin: float | None,
-    best_gkd: str | None,
-    seed: int,
-) -> Verdict:
-    """Cache the verdict: terminal, report and tracker need it, and it takes seconds."""
-    return judge(scores, measures, margin, best_gkd=best_gkd, seed=seed)
 
 
 def arms_at(scores: ConfirmationScores, at: CostMeasure) -> list[ConfirmedWinner]:
@@ -214,8 +196,7 @@ def paired(ours: ConfirmedWinner, theirs: ConfirmedWinner) -> tuple[Matrix, Matr
     if not common:
         return None
     a, b = (
-        _matrix([arm.scores[arm.seeds.index(number)] for number in common])
-        for arm in (ours, theirs)
+        matrix([arm.scores[arm.seeds.index(number)] for number in common]) for arm in (ours, theirs)
     )
     return a, b
 
@@ -223,12 +204,7 @@ def paired(ours: ConfirmedWinner, theirs: ConfirmedWinner) -> tuple[Matrix, Matr
 def primary_comparisons(
     methods: Mapping[str, Method], best_gkd: str | None
 ) -> list[tuple[str, str]]:
-    """Return the pairs of arms that a study compares, the GKD arm first.
-
-    Args:
-        methods: Methods of the arms that have a winner.
-        best_gkd: GKD arm with the best score on the selection suite.
-    """
+    """Return the pairs that a study compares of the arms with a winner, the GKD arm first."""
     offline = [name for name, method in methods.items() if method in OFFLINE_METHODS]
     if best_gkd is not None and best_gkd in methods and offline:
         return [(best_gkd, name) for name in offline]
@@ -245,11 +221,12 @@ def _compare(
     seed: int,
 ) -> list[PairVerdict]:
     by_name = {arm.arm: arm for arm in arms}
-    pairs = []
-    for names in primary_comparisons({arm.arm: arm.method for arm in arms}, best_gkd):
-        ours, theirs = (by_name[name] for name in names)
-        if pair := paired(ours, theirs):
-            pairs.append((ours, theirs, *pair))
+    compared = primary_comparisons({arm.arm: arm.method for arm in arms}, best_gkd)
+    pairs = [
+        (by_name[name], by_name[other], *pair)
+        for name, other in compared
+        if (pair := paired(by_name[name], by_name[other]))
+    ]
     differences = [estimate(a - b, documents, seed=seed) for _, _, a, b in pairs]
     p_values = [p_value(difference) for difference in differences]
     verdicts = []
@@ -287,16 +264,14 @@ def _arm(
     start: Interval | None,
     seed: int,
 ) -> ArmVerdict:
-    matrix = _matrix(arm.scores)
-    found = _estimated(matrix, documents, seed)
+    ours = matrix(arm.scores)
+    found = _estimated(ours, documents, seed)
     selection = float(np.mean(arm.selection))
     gap = interval = None
     if teacher is not None and start is not None and teacher.mean != start.mean:
         gap = (found.mean - start.mean) / (teacher.mean - start.mean)
-        floor = _matrix([scores.starting_student or ()])
-        interval = ratio_interval(
-            matrix - floor, _matrix([scores.teacher or ()]) - floor, documents
-        )
+        floor = matrix([scores.starting_student or ()])
+        interval = ratio_interval(ours - floor, matrix([scores.teacher or ()]) - floor, documents)
     return ArmVerdict(
         arm=arm.arm,
         method=arm.method,
@@ -313,8 +288,14 @@ def _arm(
     )
 
 
-def _matrix(rows: Sequence[Sequence[float]]) -> Matrix:
+def matrix(rows: Sequence[Sequence[float]]) -> Matrix:
+    """Return scores, one row a seed, as a matrix."""
     return np.asarray(rows, dtype=float)
+
+
+def documents_of(scores: ConfirmationScores) -> Documents:
+    """Return the documents of a test suite's scores."""
+    return Documents.of_tasks(scores.tasks, scores.shares, scores.clusters)
 
 
 def _estimated(scores: Matrix, documents: Documents, seed: int) -> Interval:

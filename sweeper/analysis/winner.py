@@ -26,21 +26,14 @@ def choose(record: StudyRecord, arm: str | None = None) -> Winner:
     """Choose the study's winner, or that of one of its arms.
 
     The best GKD arm wins, unless the verdict shows an offline arm to be better. In a study without
-    GKD it is the arm with the best selection score.
-
-    Args:
-        record: Record of the study.
-        arm: Arm to take, whatever its scores.
+    GKD it is the arm with the best selection score. ``arm`` is taken whatever its scores.
 
     Raises:
         ConfigError: There is no such arm, or it has no trial with a score.
     """
     comparison = compare(record)
     verdict = verdict_of(record, comparison.best_gkd)
-    if arm is None:
-        name, why = _best_arm(comparison, verdict)
-    else:
-        name, why = arm, "by name"
+    name, why = (arm, "by name") if arm is not None else _best_arm(comparison, verdict)
     found = next((known for known in record.arms if known.name == name), None)
     if found is None:
         names = ", ".join(known.name for known in record.arms)
@@ -48,14 +41,13 @@ def choose(record: StudyRecord, arm: str | None = None) -> Winner:
     trial = _trial(found, comparison, verdict)
     if trial is None:
         raise _nothing(f"the arm {name} has no trial with a score yet")
-    again = (
+    again = [
         final
-        for final in sorted(found.finals, key=lambda final: final.final.seed)
-        if final.final.trial == trial.number
-        and final.final.at == "steps"
-        and final.state == "completed"
-    )
-    return Winner(arm=name, method=found.method, trial=trial, final=next(again, None), why=why)
+        for final in found.finals
+        if (final.final.trial, final.final.at, final.state) == (trial.number, "steps", "completed")
+    ]
+    first = min(again, key=lambda final: final.final.seed, default=None)
+    return Winner(arm=name, method=found.method, trial=trial, final=first, why=why)
 
 
 def _best_arm(comparison: Comparison, verdict: Verdict | None) -> tuple[str, str]:

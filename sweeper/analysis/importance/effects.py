@@ -100,6 +100,5 @@ def _checked(curves: Floats) -> Floats:
     """Take each curve's best and worst value; return their difference in the other half."""
     others = curves.reshape(-1, 2, curves.shape[1])[:, ::-1].reshape(curves.shape)
     rows = np.arange(len(curves))
-    return np.asarray(
-        others[rows, curves.argmax(axis=1)] - others[rows, curves.argmin(axis=1)], dtype=float
-    )
+    found: Floats = others[rows, curves.argmax(axis=1)] - others[rows, curves.argmin(axis=1)]
+    return found

@@ -1,14 +1,12 @@
 """Forests that predict the score from an arm's settings, fitted to halves of its trials.
 
-A forest of extremely randomised trees (Geurts, Ernst and Wehenkel, 2006) predicts the score from
-the settings. Marginals are read from it: the prediction for a setting's value, averaged over all
-other settings as the space samples them. A tree's leaves are boxes, so this is exact (Hutter, Hoos
-and Leyton-Brown, ICML 2014).
+Marginals are read from extremely randomised trees (Geurts, Ernst and Wehenkel, 2006): the
+prediction for a setting's value, averaged over all other settings as the space samples them. A
+tree's leaves are boxes, so this is exact (Hutter, Hoos and Leyton-Brown, ICML 2014).
 
-The uncertainty comes from re-fits. Each splits the trials into two halves at random and fits one
-forest to each (complementary pairs: Shah and Samworth, 2013). Half-samples differ as other samples
-of all trials would, as with a bootstrap, and no trial counts twice. An effect chosen in one half
-can be checked in the other.
+The uncertainty comes from re-fits, each with one forest for either half of the trials
+(complementary pairs: Shah and Samworth, 2013). Half-samples differ as other samples of all trials
+would, and an effect chosen in one half can be checked in the other.
 """
 
 from __future__ import annotations
@@ -144,11 +142,6 @@ class Forests:
     trials: int
     forests: tuple[tuple[Tree, ...], ...]
 
-    def index(self, name: str) -> int | None:
-        """Return the axis of a setting, if it has one."""
-        names = [axis.name for axis in self.axes]
-        return names.index(name) if name in names else None
-
     def marginals(self, axis: int) -> Floats:
         """Return each forest's marginal of an axis: forests by values."""
         return np.array(
@@ -183,9 +176,10 @@ class ArmForests:
 
     def curves(self, name: str) -> Floats:
         """Return each forest's marginal of a setting, from all trials that sampled it."""
-        for refits in (self.shared, self.everywhere):
-            if refits is not None and (index := refits.index(name)) is not None:
-                return refits.marginals(index)
+        for refits in filter(None, (self.shared, self.everywhere)):
+            for index, axis in enumerate(refits.axes):
+                if axis.name == name:
+                    return refits.marginals(index)
         return np.empty((0, len(self.axes[name].values)))
 
 
@@ -285,7 +279,5 @@ def _fits(space: AnySpace, value: Scalar) -> bool:
 
 
 def _thinned(rows: Sequence[Row]) -> Sequence[Row]:
-    if len(rows) <= MOST_TRIALS:
-        return rows
-    stride = len(rows) / MOST_TRIALS
-    return [rows[math.floor(index * stride)] for index in range(MOST_TRIALS)]
+    stride = max(len(rows) / MOST_TRIALS, 1.0)
+    return [rows[math.floor(index * stride)] for index in range(min(len(rows), MOST_TRIALS))]

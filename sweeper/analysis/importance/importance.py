@@ -39,11 +39,9 @@ class Importance(Record):
 
 
 def parameter_importance(refits: ArmForests) -> Importance | None:
-    """Estimate the importances of the settings that an arm searches.
+    """Estimate the importances of an arm's settings; return None without re-fits.
 
-    Returns:
-        None when there are no re-fits, or when fewer than two settings vary: the share of a single
-        one is 1 whatever it does.
+    None too where fewer than two settings vary: the share of one is 1 whatever it does.
     """
     values = _shares(refits.shared)
     within = _shares(refits.everywhere)

@@ -40,14 +40,13 @@ def search_lessons(record: StudyRecord) -> SearchLessons:
         seen = effects(refits, higher_is_better=record.higher_is_better)
         if not seen:
             continue
+        exhausted = exhausted_ranges(refits, seen, higher_is_better=record.higher_is_better)
         lessons.append(
             ArmLessons(
                 arm=arm.name,
                 importance=parameter_importance(refits),
                 effects=tuple(seen),
-                exhausted=tuple(
-                    exhausted_ranges(refits, seen, higher_is_better=record.higher_is_better)
-                ),
+                exhausted=tuple(exhausted),
             )
         )
     return SearchLessons(arms=tuple(lessons))

@@ -2,15 +2,12 @@
 
 Every seed is scored on the same documents, and both arms of a comparison on the same documents with
 the same seeds. A score is ``x[s, d] = mean + seed[s] + document[d] + rest[s, d]``. A mean is
-uncertain because other seeds and other documents might have been drawn. Resampling documents for
-each seed, or pooling seeds, takes one source of variance for many independent ones; such intervals
-are too narrow.
+uncertain because other seeds and other documents might have been drawn.
 
 The variance of a mean has two parts, from the mean squares of the two-way random-effects model.
-Few seeds estimate the part of the seeds badly; many documents estimate theirs well. Both mean
-squares hold the rest, which must count once: it stays with the seeds and is subtracted from the
-documents. The other way round, seeds that happen to lie close together leave nothing of their part,
-and the interval misses the truth up to twice as often as stated.
+Both mean squares hold the rest, which must count once: it stays with the seeds and is subtracted
+from the documents. The other way round, seeds that happen to lie close together leave nothing of
+their part, and the interval misses the truth up to twice as often as stated.
 
 The interval reaches as far as a standard error times a mean of the quantiles of Student's t for
 the seeds and for the documents, weighted by their shares of the variance (Cochran, Biometrics 20,
@@ -37,6 +34,8 @@ Matrix = NDArray[np.float64]
 
 DRAWS = 4_000
 """Resamples of an interval by default."""
+TAIL = (1 - 0.95) / 2
+"""Probability on either side of an interval."""
 _LEAST = 1e-50
 """Probability below which a tail is taken for 0."""
 _EMPHASIS = 1.2
@@ -64,21 +63,12 @@ class Documents:
     clusters: NDArray[np.intp]
 
     @staticmethod
-    def alike(count: int) -> Documents:
-        """Build ``count`` documents of one task, none of which belong together."""
-        ones = np.full(count, 1.0 / count)
-        return Documents(ones, np.zeros(count, np.intp), np.arange(count))
-
-    @staticmethod
     def of_tasks(
         tasks: Sequence[str], shares: Sequence[float], clusters: Sequence[str] | None = None
     ) -> Documents:
-        """Build documents of several tasks.
+        """Build documents of several tasks; ``shares`` are their weights in the mean, of any sum.
 
-        Args:
-            tasks: Task of each document.
-            shares: Weight of each document's score in the mean, of any sum.
-            clusters: Group of each document within its task; by default each its own.
+        ``clusters`` are groups within a task; by default each document is its own.
         """
         _, strata = np.unique(np.asarray(tasks), return_inverse=True)
         weights = np.asarray(shares, dtype=float)
@@ -102,8 +92,6 @@ class Estimate:
     freedom_of_documents: int
     """Degrees of freedom of the documents' part; 0 with one document. The seeds' part has one less
     than there are seeds."""
-    level: float
-    """Confidence level of the interval."""
     low: float
     high: float
 
@@ -172,19 +160,13 @@ def reach(
 
 
 def estimate(
-    scores: Matrix,
-    documents: Documents,
-    *,
-    level: float = 0.95,
-    draws: int = DRAWS,
-    seed: int = 0,
+    scores: Matrix, documents: Documents, *, draws: int = DRAWS, seed: int = 0
 ) -> Estimate:
-    """Estimate the mean of an arm's scores, or of two arms' differences, with its interval.
+    """Estimate the mean of an arm's scores, or of two arms' differences, with its 95 % interval.
 
     Args:
         scores: Shape (seeds, documents).
         documents: Documents of the columns.
-        level: Confidence level of the interval.
         draws: Number of resamples; 0 takes the quantiles of Student's t.
         seed: Seed of the resampling.
 
@@ -204,19 +186,17 @@ def estimate(
         variance_of_seeds=of_seeds,
         variance_of_documents=of_documents,
         freedom_of_documents=spare,
-        level=level,
         low=mean,
         high=mean,
     )
-    tail = (1 - level) / 2
-    margin = found.reach(tail)
+    margin = found.reach(TAIL)
     low, high = mean - margin, mean + margin
     if draws and margin > 0:
         resampled = _resample(scores, documents, draws, np.random.default_rng(seed))
         spread = float(resampled.std())
         if spread > 0:
-            stretch = margin / (-float(special.ndtri(tail)) * spread)
-            ends = np.quantile(resampled, [tail, 1 - tail])
+            stretch = margin / (-float(special.ndtri(TAIL)) * spread)
+            ends = np.quantile(resampled, [TAIL, 1 - TAIL])
             low, high = (mean + stretch * (ends - resampled.mean())).tolist()
     return replace(found, low=low, high=high)
 

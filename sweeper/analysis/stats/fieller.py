@@ -23,13 +23,8 @@ def ratio_interval(
 ) -> tuple[float, float] | None:
     """Compute the 95 % interval of ``mean(numerator) / mean(denominator)``.
 
-    Args:
-        numerator: Shape (seeds, documents).
-        denominator: Shape (1, documents), the same for all seeds, or that of ``numerator``.
-        documents: Documents of the columns.
-
-    Returns:
-        None if the denominator is not shown to differ from 0: then the set is no interval.
+    Both have the shape (seeds, documents); a denominator of one row is the same for all seeds.
+    Returns None if the denominator is not shown to differ from 0: then the set is no interval.
     """
 
     def excess(ratio: float) -> float:
@@ -41,8 +36,7 @@ def ratio_interval(
     if abs(below.mean) <= below.reach(ALPHA / 2):
         return None
     best = estimate(numerator, documents, draws=0).mean / below.mean
-    ends = [_crossing(excess, best, side) for side in (-1.0, 1.0)]
-    low, high = ends
+    low, high = (_crossing(excess, best, side) for side in (-1.0, 1.0))
     return None if low is None or high is None else (low, high)
 
 

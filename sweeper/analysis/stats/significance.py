@@ -18,7 +18,8 @@ from sweeper.analysis.stats.crossed_effects import Estimate, reach
 
 ALPHA = 0.05
 """Highest probability that a study reports a difference where there is none."""
-
+POWER = 0.8
+"""Probability that a difference of the reported size is detected."""
 _DRAWS = 20_000
 """Draws of the variances in the search for the smallest difference."""
 
@@ -69,12 +70,11 @@ def smallest_difference(
     seeds: int,
     documents: int,
     comparisons: int = 1,
-    power: float = 0.8,
 ) -> float:
-    """Find the smallest difference that a design detects with ``power``.
+    """Find the smallest difference that a design detects with probability ``POWER``.
 
     Both parts of the variance are drawn as scores would give them. The result is the difference
-    that exceeds its ``Estimate.reach`` with probability ``power``.
+    that exceeds its ``Estimate.reach`` with that probability.
 
     Args:
         of_seeds: Variance of the difference's seed effects.
@@ -83,7 +83,6 @@ def smallest_difference(
         seeds: Number of seeds of each arm.
         documents: Number of documents of the test suite; at least 2.
         comparisons: Primary comparisons; the first step of Holm's procedure divides ``ALPHA``.
-        power: Probability of detection.
     """
     rng = np.random.default_rng(0)
     rest = of_rest / (seeds * documents)
@@ -109,6 +108,6 @@ def smallest_difference(
     deviation = math.sqrt(variance)
 
     def lacking(difference: float) -> float:
-        return float(stats.norm.sf((reached - difference) / deviation).mean()) - power
+        return float(stats.norm.sf((reached - difference) / deviation).mean()) - POWER
 
     return float(optimize.brentq(lacking, 0.0, 3 * float(reached.max()) + 10 * deviation))

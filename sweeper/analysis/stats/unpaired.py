@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-from sweeper.analysis.stats.crossed_effects import Documents, Matrix, estimate
+from sweeper.analysis.stats.crossed_effects import TAIL, Documents, Matrix, estimate
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,7 @@ class UnpairedEstimate:
     high: float
 
 
-def estimate_unpaired(
-    ours: Matrix, theirs: Matrix, documents: Documents, *, level: float = 0.95
-) -> UnpairedEstimate:
+def estimate_unpaired(ours: Matrix, theirs: Matrix, documents: Documents) -> UnpairedEstimate:
     """Estimate the mean of ``ours`` minus that of ``theirs``.
 
     The variance has three parts, each from its own mean squares with its own degrees of freedom:
@@ -43,14 +41,12 @@ def estimate_unpaired(
         ours: Shape (our seeds, documents).
         theirs: Shape (their seeds, documents), of the same documents in the same order.
         documents: Documents of the columns.
-        level: Confidence level of the interval.
 
     Raises:
         ValueError: The shapes do not fit.
     """
     columns = (ours.mean(axis=0) - theirs.mean(axis=0))[None]
     by_document = estimate(columns, documents, draws=0)
-    tail = (1 - level) / 2
     of_documents = by_document.variance_of_documents
     variance = reach = 0.0
     for scores in (ours, theirs):
@@ -58,12 +54,12 @@ def estimate_unpaired(
         if seeds > 1:
             part = float((scores @ documents.weights).var(ddof=1)) / seeds
             variance += part
-            reach += part * float(stats.t.isf(tail, seeds - 1)) ** 2
+            reach += part * float(stats.t.isf(TAIL, seeds - 1)) ** 2
             of_documents -= _rest(scores, documents) / seeds
     of_documents = max(of_documents, 0.0)
     variance += of_documents
     spare = max(by_document.freedom_of_documents, 1)
-    reach += of_documents * float(stats.t.isf(tail, spare)) ** 2
+    reach += of_documents * float(stats.t.isf(TAIL, spare)) ** 2
     half = math.sqrt(reach)
     return UnpairedEstimate(
         mean=by_document.mean,

@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from sweeper.analysis.stats.crossed_effects import Documents, estimate
+from tests.support.documents import alike
 
 
 def drawn(
@@ -32,7 +33,7 @@ def drawn(
 
 def test_one_seed_is_a_t_interval_over_documents() -> None:
     scores = drawn(1, 40)
-    found = estimate(scores, Documents.alike(40), draws=0)
+    found = estimate(scores, alike(40), draws=0)
     expected = stats.ttest_1samp(scores[0], 0.0).confidence_interval()
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
     assert found.freedom_of_documents == 39
@@ -44,7 +45,7 @@ def test_the_variance_is_that_of_the_mean_squares() -> None:
     of_seeds = 30 * ((rows - mean) ** 2).sum() / 3
     of_documents = 4 * ((columns - mean) ** 2).sum() / 29
     rest = ((scores - rows[:, None] - columns + mean) ** 2).sum() / (3 * 29)
-    found = estimate(scores, Documents.alike(30), draws=0)
+    found = estimate(scores, alike(30), draws=0)
     assert found.stderr == pytest.approx(math.sqrt((of_seeds + of_documents - rest) / 120))
     assert found.variance_of_seeds == pytest.approx(of_seeds / 120)
     assert found.variance_of_documents == pytest.approx((of_documents - rest) / 120)
@@ -56,7 +57,7 @@ def test_the_mean_squares_are_those_of_a_textbook() -> None:
     judges = np.array(
         [[9, 6, 8, 7, 10, 6], [2, 1, 4, 1, 5, 2], [5, 3, 6, 2, 6, 4], [8, 2, 8, 6, 9, 7]], float
     )
-    found = estimate(judges, Documents.alike(6), draws=0)
+    found = estimate(judges, alike(6), draws=0)
     assert 24 * found.variance_of_seeds == pytest.approx(32.49, abs=0.005)
     assert 24 * found.variance_of_documents == pytest.approx(11.24 - 1.02, abs=0.01)
 
@@ -71,13 +72,13 @@ def test_the_standard_error_is_that_of_a_mixed_model() -> None:
     crossed = {"seed": "0 + C(seed)", "document": "0 + C(document)"}
     model = MixedLM.from_formula("score ~ 1", table, groups=np.ones(60), vc_formula=crossed)
     fitted = model.fit(reml=True)
-    found = estimate(scores, Documents.alike(12), draws=0)
+    found = estimate(scores, alike(12), draws=0)
     assert found.stderr == pytest.approx(float(fitted.bse["Intercept"]), rel=1e-3)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 2), (2, 1), (2, 2), (3, 1)])
 def test_few_seeds_and_documents_give_finite_intervals(shape: tuple[int, int]) -> None:
-    found = estimate(drawn(*shape), Documents.alike(shape[1]))
+    found = estimate(drawn(*shape), alike(shape[1]))
     assert math.isfinite(found.low) and math.isfinite(found.high)
     assert found.low <= found.mean <= found.high
 
@@ -85,7 +86,7 @@ def test_few_seeds_and_documents_give_finite_intervals(shape: tuple[int, int]) -
 def test_seeds_that_differ_are_no_documents() -> None:
     # One seed is far from the others: however many documents there are, three seeds are three.
     scores = np.zeros((3, 10_000)) + np.array([[0.0], [0.0], [0.3]])
-    found = estimate(scores, Documents.alike(10_000))
+    found = estimate(scores, alike(10_000))
     assert found.stderr == pytest.approx(0.1)
     assert found.reach(0.025) == pytest.approx(0.1 * stats.t.isf(0.025, 2))
     assert found.tail(found.reach(0.001)) == pytest.approx(0.001)
@@ -94,14 +95,14 @@ def test_seeds_that_differ_are_no_documents() -> None:
 
 def test_documents_that_repeat_count_once() -> None:
     scores = drawn(3, 50, document=1.0, rest=0.3)
-    once = estimate(scores, Documents.alike(50), draws=0)
+    once = estimate(scores, alike(50), draws=0)
     twice = np.concatenate([scores, scores], axis=1)
     groups = [str(number % 50) for number in range(100)]
     together = Documents.of_tasks(["task"] * 100, [1.0] * 100, groups)
     grouped = estimate(twice, together, draws=0)
     assert (grouped.mean, grouped.stderr) == pytest.approx((once.mean, once.stderr))
     assert grouped.freedom_of_documents == once.freedom_of_documents
-    assert estimate(twice, Documents.alike(100), draws=0).stderr < once.stderr
+    assert estimate(twice, alike(100), draws=0).stderr < once.stderr
 
 
 def test_tasks_count_by_their_weight_and_differ_without_being_chance() -> None:
@@ -126,15 +127,15 @@ def test_two_tasks_vary_as_two_independent_means() -> None:
 def test_the_bootstrap_follows_the_skewness() -> None:
     rng = np.random.default_rng(1)
     scores = (rng.random((1, 60)) < 0.05).astype(float).repeat(3, axis=0)
-    found = estimate(scores, Documents.alike(60))
-    symmetric = estimate(scores, Documents.alike(60), draws=0)
+    found = estimate(scores, alike(60))
+    symmetric = estimate(scores, alike(60), draws=0)
     assert found.high - found.mean > found.mean - found.low
     assert found.high - found.low == pytest.approx(symmetric.high - symmetric.low, rel=0.1)
 
 
 def test_the_same_seed_gives_the_same_interval() -> None:
     scores = drawn(3, 40, seed=0.2)
-    documents = Documents.alike(40)
+    documents = alike(40)
     assert estimate(scores, documents, seed=4) == estimate(scores, documents, seed=4)
     assert estimate(scores, documents, seed=4) != estimate(scores, documents, seed=5)
 
@@ -145,7 +146,7 @@ def test_the_same_seed_gives_the_same_interval() -> None:
 def test_intervals_hold_the_truth_as_often_as_they_say(
     seed: float, document: float, rest: float
 ) -> None:
-    documents, times = Documents.alike(100), 600
+    documents, times = alike(100), 600
     held = sum(
         found.low <= 0 <= found.high
         for number in range(times)
@@ -164,13 +165,13 @@ def test_intervals_hold_the_truth_as_often_as_they_say(
 
 @pytest.mark.parametrize("seeds", [1, 2, 3, 4, 6, 8, 10, 30])
 def test_the_tail_is_the_inverse_of_the_reach(seeds: int) -> None:
-    found = estimate(drawn(seeds, 100, seed=0.1, document=0.5), Documents.alike(100), draws=0)
+    found = estimate(drawn(seeds, 100, seed=0.1, document=0.5), alike(100), draws=0)
     for tail in (1e-12, 1e-4, 0.025, 0.3):
         assert found.tail(found.reach(tail)) == pytest.approx(tail, rel=1e-6)
 
 
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="Expected 3 documents, got 4"):
-        estimate(np.zeros((2, 4)), Documents.alike(3))
+        estimate(np.zeros((2, 4)), alike(3))
     with pytest.raises(ValueError, match="shape"):
-        estimate(np.zeros((0, 3)), Documents.alike(3))
+        estimate(np.zeros((0, 3)), alike(3))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sweeper.analysis.stats.crossed_effects import Documents, Estimate, estimate, reach
+from sweeper.analysis.stats.crossed_effects import Estimate, estimate, reach
 from sweeper.analysis.stats.significance import (
     ALPHA,
     Conclusion,
@@ -16,6 +16,7 @@ from sweeper.analysis.stats.significance import (
     p_value,
     smallest_difference,
 )
+from tests.support.documents import alike
 
 
 def difference(mean: float, stderr: float) -> Estimate:
@@ -23,13 +24,13 @@ def difference(mean: float, stderr: float) -> Estimate:
     reach = float(stats.t.isf(0.025, 20)) * stderr
     return Estimate(
         mean=mean, seeds=1, documents=21, variance_of_seeds=0.0, variance_of_documents=stderr**2,
-        freedom_of_documents=20, level=0.95, low=mean - reach, high=mean + reach,
+        freedom_of_documents=20, low=mean - reach, high=mean + reach,
     )  # fmt: skip
 
 
 def test_one_seed_is_a_t_test_over_documents() -> None:
     scores = np.random.default_rng(0).normal(0.2, 1.0, (1, 50))
-    found = p_value(estimate(scores, Documents.alike(50)))
+    found = p_value(estimate(scores, alike(50)))
     assert found == pytest.approx(stats.ttest_1samp(scores[0], 0.0).pvalue)
 
 
@@ -38,7 +39,7 @@ def test_two_arms_with_one_seed_are_a_paired_t_test() -> None:
 
     rng = np.random.default_rng(2)
     ours, theirs = rng.normal(0.5, 0.2, 60), rng.normal(0.45, 0.2, 60)
-    found = estimate((ours - theirs)[None], Documents.alike(60))
+    found = estimate((ours - theirs)[None], alike(60))
     assert p_value(found) == pytest.approx(stats.ttest_rel(ours, theirs).pvalue)
     expected, *_ = ttost_paired(ours, theirs, -0.1, 0.1)
     assert equivalence_p(found, 0.1) == pytest.approx(expected)
@@ -79,11 +80,11 @@ def test_conclusions(
 
 
 def test_what_is_equal_everywhere_is_no_difference() -> None:
-    same = estimate(np.zeros((3, 10)), Documents.alike(10))
+    same = estimate(np.zeros((3, 10)), alike(10))
     assert p_value(same) == 1.0
     assert conclude(same, 1.0, None) == "inconclusive"
     assert conclude(same, 1.0, 0.01) == "equivalent"
-    always = estimate(np.full((3, 10), 0.5), Documents.alike(10))
+    always = estimate(np.full((3, 10), 0.5), alike(10))
     assert conclude(always, p_value(always), 0.01) == "better"
     assert p_value(always) == pytest.approx(stats.binomtest(10, 10).pvalue)
 
@@ -92,12 +93,12 @@ def test_what_is_equal_everywhere_is_no_difference() -> None:
 @pytest.mark.parametrize("seeds", [1, 2, 5])
 def test_what_is_far_from_equal_has_a_small_p(seeds: int, documents: int) -> None:
     scores = np.random.default_rng(0).normal(1e6, 1.0, (seeds, documents))
-    assert 0.0 <= p_value(estimate(scores, Documents.alike(documents), draws=0)) < 1e-4
+    assert 0.0 <= p_value(estimate(scores, alike(documents), draws=0)) < 1e-4
 
 
 def test_one_document_shows_nothing() -> None:
     for scores in (np.ones((1, 1)), np.ones((3, 1)), np.array([[0.5], [0.51], [0.49]])):
-        found = estimate(scores, Documents.alike(1))
+        found = estimate(scores, alike(1))
         assert p_value(found) == 1.0
         assert equivalence_p(found, 10.0) == 0.5
 
@@ -154,6 +155,6 @@ def test_a_difference_as_large_as_predicted_is_found_as_often_as_predicted() -> 
             + rng.normal(0, 0.3, (1, documents))
             + rng.normal(0, 0.4, (seeds, documents))
         )
-        p = p_value(estimate(scores, Documents.alike(documents), draws=0))
+        p = p_value(estimate(scores, alike(documents), draws=0))
         found += p <= ALPHA
     assert 0.74 <= found / times <= 0.86

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sweeper.analysis.stats.crossed_effects import Documents, estimate
+from sweeper.analysis.stats.crossed_effects import estimate
 from sweeper.analysis.stats.unpaired import estimate_unpaired
+from tests.support.documents import alike
 
 
 def arms(
@@ -31,7 +32,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(
     rng = np.random.default_rng([*seeds, round(10 * seed)])
     times, covered = 400, 0
     for _ in range(times):
-        found = estimate_unpaired(*arms(rng, seeds, 80, seed), Documents.alike(80))
+        found = estimate_unpaired(*arms(rng, seeds, 80, seed), alike(80))
         covered += found.low <= 0 <= found.high
     # 0.95, less three standard errors of 400 draws; with so few seeds it may be wider than needed.
     assert covered / times >= 0.917
@@ -39,7 +40,7 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(
 
 def test_the_documents_are_paired_and_the_seeds_are_not() -> None:
     rng = np.random.default_rng(0)
-    documents = Documents.alike(200)
+    documents = alike(200)
     ours, theirs = arms(rng, (4, 4), 200, 0.3)
     found = estimate_unpaired(ours, theirs, documents)
     assert found.mean == pytest.approx(ours.mean() - theirs.mean())
@@ -53,7 +54,7 @@ def test_the_documents_are_paired_and_the_seeds_are_not() -> None:
 
 def test_the_variance_is_the_sum_of_its_parts() -> None:
     rng = np.random.default_rng(1)
-    documents = Documents.alike(300)
+    documents = alike(300)
     ours, theirs = arms(rng, (3, 5), 300, 0.5)
     columns = ours.mean(axis=0) - theirs.mean(axis=0)
     expected = columns.var(ddof=1) / 300
@@ -68,6 +69,6 @@ def test_the_variance_is_the_sum_of_its_parts() -> None:
 def test_one_seed_is_for_that_student_only() -> None:
     rng = np.random.default_rng(2)
     ours, theirs = arms(rng, (1, 1), 50, 3.0)
-    found = estimate_unpaired(ours, theirs, Documents.alike(50))
-    paired = estimate(ours - theirs, Documents.alike(50), draws=0)
+    found = estimate_unpaired(ours, theirs, alike(50))
+    paired = estimate(ours - theirs, alike(50), draws=0)
     assert (found.low, found.high) == pytest.approx((paired.low, paired.high))
