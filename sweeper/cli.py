@@ -140,7 +140,7 @@ def check(
 
     from sweeper.commands.check.run_checks import check as check_study
     from sweeper.reporting.console import show
-    from sweeper.reporting.tables.check import check_json, check_view
+    from sweeper.reporting.tables.check import check_view
 
     study = _load(study_file, overrides)
     progress = Console(markup=False, emoji=False, stderr=True)
@@ -150,7 +150,7 @@ def check(
         typer.echo("Stopped. No study was started.", err=True)
         raise typer.Exit(130) from None
     if as_json:
-        typer.echo(json.dumps(check_json(preflight), indent=2))
+        typer.echo(json.dumps(preflight.model_dump(mode="json"), indent=2))
     else:
         show(check_view(preflight), Console(markup=False, emoji=False))
     raise typer.Exit(2 if preflight.errors else 0)
@@ -207,14 +207,14 @@ def compare(
 
     from sweeper.analysis.across_studies import compare_studies
     from sweeper.reporting.console import show
-    from sweeper.reporting.tables.studies import studies_json, studies_view
+    from sweeper.reporting.tables.studies import StudiesView, studies_json
     from sweeper.study.results import find_records
 
     comparison = compare_studies(find_records(named, runs))
     if as_json:
         typer.echo(json.dumps(studies_json(comparison), indent=2))
         return
-    show(studies_view(comparison), Console(markup=False, emoji=False))
+    show(StudiesView(comparison), Console(markup=False, emoji=False))
 
 
 @app.command()
@@ -223,9 +223,9 @@ def status(study_file: StudyFile, overrides: Overrides = None, runs: Runs = DEFA
     from rich.console import Console
 
     from sweeper.reporting.console import show
-    from sweeper.reporting.tables.trials import status_view
+    from sweeper.reporting.tables.trials import StatusView
 
-    show(status_view(_read(_load(study_file, overrides), runs)), Console(markup=False, emoji=False))
+    show(StatusView(_read(_load(study_file, overrides), runs)), Console(markup=False, emoji=False))
 
 
 @app.command()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -34,11 +33,6 @@ def preflight_view(preflight: Preflight) -> RenderableType:
     well = dict.fromkeys(finding.what for finding in preflight.findings if finding.state == "ok")
     sign, style = _SIGNS["ok"]
     return Group(_rows(warnings), Text.assemble((sign, style), f"  {', '.join(well)}"))
-
-
-def check_json(preflight: Preflight) -> dict[str, Any]:
-    """Return the preflight for programs."""
-    return preflight.model_dump(mode="json")
 
 
 def _rows(findings: Iterable[Finding]) -> Table:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from sweeper.analysis.comparison import ArmSummary, Comparison
-from sweeper.reporting.console import Chain, bulleted, definitions, full_width, heading, plain_table
+from sweeper.reporting.console import Chain, bulleted, definitions, fits, heading, plain_table
 from sweeper.reporting.text import formatting, search
 from sweeper.reporting.text.headline import search_headline
 
@@ -53,22 +54,20 @@ _HEADERS: dict[Column, str] = {
 }
 
 
-def comparison_view(comparison: Comparison) -> RenderableType:
-    """Build the view of what the search found; it fits the width of the terminal."""
-    return _ComparisonView(comparison)
+@dataclass(frozen=True)
+class ComparisonView:
+    """View of what the search found, with the columns that the terminal has room for."""
 
-
-class _ComparisonView:
-    """View that chooses its columns by the width of the terminal."""
-
-    def __init__(self, comparison: Comparison) -> None:
-        self._comparison = comparison
+    comparison: Comparison
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        comparison = self._comparison
+        comparison = self.comparison
         yield Text(search_headline(comparison), style="bold")
         yield ""
-        layout, table = self._fitting_table(console, options)
+        for layout in _LAYOUTS:
+            table = self._table(layout, ascii_only=options.ascii_only)
+            if fits(table, console, options):
+                break
         yield table
         if "settings" not in layout.columns and any(arm.best for arm in comparison.arms):
             yield ""
@@ -97,15 +96,8 @@ class _ComparisonView:
             yield ""
             yield bulleted(notes)
 
-    def _fitting_table(self, console: Console, options: ConsoleOptions) -> tuple[_Layout, Table]:
-        for layout in _LAYOUTS:
-            table = self._table(layout, ascii_only=options.ascii_only)
-            if full_width(console, options, table) <= options.max_width:
-                break
-        return layout, table
-
     def _table(self, layout: _Layout, *, ascii_only: bool) -> Table:
-        comparison, bar = self._comparison, layout.bar
+        comparison, bar = self.comparison, layout.bar
         digits = formatting.comparison_digits(comparison)
         table = plain_table()
         table.add_column("arm", no_wrap=True, overflow="ellipsis")
@@ -149,16 +141,15 @@ class _ComparisonView:
 def _best(arm: ArmSummary, *, priced: bool) -> str:
     """Return the best trial's settings; if ``priced``, with its steps and tokens."""
     settings = formatting.best_settings(arm)
-    if not priced or arm.best is None or arm.best.outcome is None:
+    cost = formatting.best_cost(arm)
+    if not priced or cost is None:
         return settings
-    cost = arm.best.outcome.cost
     return f"{settings} · {cost.steps} steps · {formatting.tokens(cost)} tokens"
 
 
 def _cell(arm: ArmSummary, column: Column, digits: int, gap: str) -> str:
-    if arm.best is None or arm.best.outcome is None:
+    if (cost := formatting.best_cost(arm)) is None:
         return formatting.NOTHING if column == "score" else ""
-    cost = arm.best.outcome.cost
     match column:
         case "settings":
             return formatting.best_settings(arm)

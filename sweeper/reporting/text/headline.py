@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sweeper.analysis.comparison import ArmSummary, Comparison
+from sweeper.analysis.comparison import Comparison
 from sweeper.analysis.stats.significance import Conclusion
 from sweeper.analysis.verdict import Verdict
 from sweeper.reporting.text import formatting
@@ -20,11 +20,6 @@ _CONCLUSIONS: dict[Conclusion, str] = {
     "inconclusive": "{ours} against {theirs} is inconclusive",
 }
 """Clauses for all offline arms with the same conclusion, in the order of the headline."""
-
-
-def headline(comparison: Comparison, verdict: Verdict | None) -> str:
-    """Return the sentences that lead the report of a study at any stage."""
-    return search_headline(comparison) if verdict is None else verdict_headline(verdict)
 
 
 def verdict_headline(verdict: Verdict) -> str:
@@ -97,17 +92,14 @@ def _price(comparison: Comparison) -> str:
     """Return the device-seconds of the best GKD trial next to those of the best offline trial."""
     if comparison.best_gkd is None or comparison.best_offline is None:
         return ""
-    ours = _device_seconds(comparison.arm(comparison.best_gkd))
-    theirs = _device_seconds(comparison.arm(comparison.best_offline))
-    if not ours or not theirs:
+    arms = map(comparison.arm, (comparison.best_gkd, comparison.best_offline))
+    costs = [cost.device_seconds for cost in map(formatting.best_cost, arms) if cost]
+    if len(costs) < 2 or not all(costs):
         return ""
+    ours, theirs = costs
     ratio = f"{ours / theirs:.2g}"
     times = "about as many as" if ratio == "1" else f"{ratio} times as many as"
     return (
         f"The best GKD trial took {formatting.seconds(ours)} device-seconds, {times} the best"
         f" offline trial ({formatting.seconds(theirs)})."
     )
-
-
-def _device_seconds(arm: ArmSummary) -> float:
-    return arm.best.outcome.cost.device_seconds if arm.best and arm.best.outcome else 0.0

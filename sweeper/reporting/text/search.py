@@ -75,11 +75,13 @@ def unconfirmed(record: StudyRecord) -> str:
 
 def failures(comparison: Comparison) -> list[tuple[str, str]]:
     """Return the arms with failed trials, each with the number of failures by kind."""
-    return [
-        (arm.name, formatting.failure_counts(arm.failures))
+    counts = {
+        arm.name: [
+            f"{n} {formatting.FAILURE_NAMES[kind]}" for kind, n in sorted(arm.failures.items())
+        ]
         for arm in comparison.arms
-        if arm.failures
-    ]
+    }
+    return [(name, ", ".join(kinds)) for name, kinds in counts.items() if kinds]
 
 
 def reason(failure: Failure) -> str:
