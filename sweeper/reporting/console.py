@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
@@ -66,6 +66,11 @@ class Chain:
 def heading(text: str) -> Text:
     """Return the title of a part."""
     return Text(text, style="bold")
+
+
+def part(title: str, *views: RenderableType) -> Group:
+    """Group the views of a part below its title and a blank line."""
+    return Group("", heading(title), *views)
 
 
 def definitions(rows: Iterable[tuple[str, RenderableType]]) -> Table:

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from sweeper.analysis.by_task import by_task
 from sweeper.analysis.fairness import matched_conditions
-from sweeper.reporting.console import bulleted, definitions, heading, notice, show
+from sweeper.reporting.console import bulleted, definitions, notice, part, show
 from sweeper.reporting.markdown.importance import search_view
 from sweeper.reporting.markdown.reproduction import short_facts
 from sweeper.reporting.markdown.training import training_view
@@ -26,26 +26,19 @@ def show_study(page: ReportData, console: Console) -> None:
     if verdict is not None:
         show(VerdictView(verdict), console)
         if results := by_task(record):
-            console.print()
-            show(heading(tasks.TITLE), console)
-            show(tasks.TaskView(results), console)
+            show(part(tasks.TITLE, tasks.TaskView(results)), console)
         if rows := matched_conditions(record, verdict.claimed):
-            console.print()
-            show(heading(TITLE), console)
-            show(conditions_view(rows), console)
-            if note := conditions_note(rows):
-                show(bulleted([note]), console)
-        console.print()
-        show(heading("The search"), console)
+            note = conditions_note(rows)
+            notes = [bulleted([note])] if note else []
+            show(part(TITLE, conditions_view(rows), *notes), console)
+        show(part("The search"), console)
     show(ComparisonView(page.comparison), console)
     if lacking := unconfirmed(record):
         console.print()
         show(Text(lacking), console)
     for view in (search_view(page.comparison, page.search), training_view(page.training)):
         if view is not None:
-            console.print()
             show(view, console)
-    console.print()
-    show(heading("Reproduction"), console)
     facts = short_facts(record).items()
-    show(definitions((name, Text(text, overflow="fold")) for name, text in facts), console)
+    rows_of_facts = definitions((name, Text(text, overflow="fold")) for name, text in facts)
+    show(part("Reproduction", rows_of_facts), console)

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.analysis.comparison import ArmSummary, Comparison
-from sweeper.reporting.console import Chain, bulleted, definitions, fits, heading, plain_table
+from sweeper.reporting.console import Chain, bulleted, definitions, fits, part, plain_table
 from sweeper.reporting.text import formatting, search
 from sweeper.reporting.text.headline import search_headline
 
@@ -70,28 +70,25 @@ class ComparisonView:
                 break
         yield table
         if "settings" not in layout.columns and any(arm.best for arm in comparison.arms):
-            yield ""
             priced = "tokens" not in layout.columns
-            yield heading(
-                "Best settings, steps, tokens trained / sampled" if priced else "Best settings"
-            )
-            yield definitions(
+            title = "Best settings" + ", steps, tokens trained / sampled" * priced
+            best = [
                 (formatting.arm_name(arm), Chain(_best(arm, priced=priced)))
                 for arm in comparison.arms
-            )
+            ]
+            yield part(title, definitions(best))
         if any(arm.front for arm in comparison.arms):
-            yield ""
-            yield heading(f"Pareto fronts: {formatting.listed(comparison.objectives)}")
             digits = formatting.comparison_digits(comparison)
-            yield definitions(
+            points = [
                 (f"{arm.name} #{point.trial.number}", Chain(formatting.front_point(point, digits)))
                 for arm in comparison.arms
                 for point in arm.front
-            )
+            ]
+            objectives = formatting.listed(comparison.objectives)
+            yield part(f"Pareto fronts: {objectives}", definitions(points))
         if failures := search.failures(comparison):
-            yield ""
-            yield heading("Failed trials")
-            yield definitions((name, Text(kinds)) for name, kinds in failures)
+            kinds = definitions((name, Text(counts)) for name, counts in failures)
+            yield part("Failed trials", kinds)
         if notes := search.notes(comparison):
             yield ""
             yield bulleted(notes)
@@ -99,6 +96,7 @@ class ComparisonView:
     def _table(self, layout: _Layout, *, ascii_only: bool) -> Table:
         comparison, bar = self.comparison, layout.bar
         digits = formatting.comparison_digits(comparison)
+        cells: dict[Column, str]
         table = plain_table()
         table.add_column("arm", no_wrap=True, overflow="ellipsis")
         for name in layout.columns:
@@ -119,20 +117,19 @@ class ComparisonView:
         for model, role, value, share in ends:
             if value is None:
                 continue
-            cells: dict[Column, str] = {"score": formatting.score(value, digits)}
+            cells = {"score": formatting.score(value, digits)}
             if any(arm.gap_closed is not None for arm in comparison.arms):
                 cells["gap"] = gap(share)
             label = f"{model} = {role}" if layout.long_names else model
             table.add_row(label, *(cells.get(name, "") for name in layout.columns), style="dim")
         for arm in comparison.arms:
+            cells = {
+                "trials": formatting.trial_counts(arm, comparison),
+                **_best_cells(arm, digits, gap(arm.gap_closed)),
+            }
             table.add_row(
                 formatting.arm_name(arm) if layout.long_names else arm.name,
-                *(
-                    formatting.trial_counts(arm, comparison)
-                    if name == "trials"
-                    else Text(_cell(arm, name, digits, gap(arm.gap_closed)))
-                    for name in layout.columns
-                ),
+                *(Text(cells.get(name, "")) for name in layout.columns),
                 style="bold green" if arm.name in comparison.leaders else "",
             )
         return table
@@ -147,24 +144,18 @@ def _best(arm: ArmSummary, *, priced: bool) -> str:
     return f"{settings} · {cost.steps} steps · {formatting.tokens(cost)} tokens"
 
 
-def _cell(arm: ArmSummary, column: Column, digits: int, gap: str) -> str:
+def _best_cells(arm: ArmSummary, digits: int, gap: str) -> dict[Column, str]:
     if (cost := formatting.best_cost(arm)) is None:
-        return formatting.NOTHING if column == "score" else ""
-    match column:
-        case "settings":
-            return formatting.best_settings(arm)
-        case "score":
-            return formatting.score(arm.best_score, digits)
-        case "difference":
-            return formatting.difference(arm.difference, digits)
-        case "gap":
-            return gap
-        case "steps":
-            return str(cost.steps)
-        case "tokens":
-            return formatting.tokens(cost)
-        case _:
-            return formatting.seconds(cost.device_seconds)
+        return {"score": formatting.NOTHING}
+    return {
+        "settings": formatting.best_settings(arm),
+        "score": formatting.score(arm.best_score, digits),
+        "difference": formatting.difference(arm.difference, digits),
+        "gap": gap,
+        "steps": str(cost.steps),
+        "tokens": formatting.tokens(cost),
+        "seconds": formatting.seconds(cost.device_seconds),
+    }
 
 
 def _bar(share: float, width: int, *, ascii_only: bool) -> str:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.analysis.across_studies import AcrossPair, Replication, StudiesComparison, StudySummary
-from sweeper.reporting.console import bulleted, heading, plain_table
+from sweeper.reporting.console import bulleted, part, plain_table
 from sweeper.reporting.tables import verdict
 from sweeper.reporting.tables.grids import Grid, narrowed
 from sweeper.reporting.tables.verdict import DIGITS
@@ -70,12 +70,8 @@ class StudiesView:
         comparison = self.comparison
         yield Text(headline(comparison), style="bold")
         for title, grid in _grids(comparison):
-            yield ""
-            yield heading(title)
-            yield narrowed(grid, console, options)
-        yield ""
-        yield heading("What differs")
-        yield _settings(comparison)
+            yield part(title, narrowed(grid, console, options))
+        yield part("What differs", _settings(comparison))
         if comparison.same:
             same = formatting.listed(visible(key) for key in comparison.same)
             yield Text(f"Same in all studies: {same}.", style="dim")

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from sweeper.analysis.comparison import scored_trials, selection_score
 from sweeper.records.study_record import ArmRecord, StudyRecord
-from sweeper.reporting.console import Chain, definitions, heading, plain_table
+from sweeper.reporting.console import Chain, definitions, part, plain_table
 from sweeper.reporting.text import formatting, search
 
 _HEAD = ("trial", "state", "score", "seconds", "settings")
@@ -56,19 +56,14 @@ class StatusView:
             rows = {name: [_briefly(row) for row in full] for name, full in rows.items()}
             widths = _widths(rows.values())
         for arm in arms:
-            yield ""
             method = "" if arm.name == arm.method else f" ({arm.method})"
-            yield heading(f"{arm.name}{method}: {len(arm.trials)} of {arm.budget} trials started")
+            yield part(f"{arm.name}{method}: {len(arm.trials)} of {arm.budget} trials started")
             if rows[arm.name]:
                 yield from _aligned(rows[arm.name], widths, console, options.max_width)
         if any(arm.finals for arm in arms):
-            yield ""
-            yield heading("Confirmation runs")
-            yield _confirmation_table(record, digits)
+            yield part("Confirmation runs", _confirmation_table(record, digits))
         if failed := [*search.failure_reasons(record), *_confirmation_failures(record)]:
-            yield ""
-            yield heading("Failed trials")
-            yield definitions((job, Text(why)) for job, why in failed)
+            yield part("Failed trials", definitions((job, Text(why)) for job, why in failed))
 
 
 def _progress_sentence(record: StudyRecord) -> str:

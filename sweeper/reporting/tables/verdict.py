@@ -13,7 +13,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from sweeper.analysis.verdict import ArmVerdict, Interval, PairVerdict, Verdict
-from sweeper.reporting.console import bulleted, fits, heading
+from sweeper.reporting.console import bulleted, fits, part
 from sweeper.reporting.tables import grids
 from sweeper.reporting.tables.grids import Grid
 from sweeper.reporting.text import formatting
@@ -131,9 +131,7 @@ class VerdictView:
         verdict = self.verdict
         yield Text(verdict_headline(verdict), style="bold")
         for at in measures(verdict):
-            yield ""
-            yield heading(title(verdict, at))
-            yield from _tables(verdict, at, console, options)
+            yield part(title(verdict, at), *_tables(verdict, at, console, options))
         yield ""
         yield bulleted([*explanations(verdict), *notes(verdict)])
 
