@@ -200,9 +200,8 @@ def _arm_table(state: LiveState, bar: int) -> Table:
     table = Table(box=None, padding=(0, 1), header_style="dim", pad_edge=True)
     table.add_column("arm", no_wrap=True, overflow="ellipsis")
     table.add_column("", width=bar)
-    table.add_column("trials", justify="right", no_wrap=True)
-    table.add_column("failed", justify="right", no_wrap=True)
-    table.add_column("best", justify="right", no_wrap=True)
+    for header in ("trials", "failed", "best"):
+        table.add_column(header, justify="right", no_wrap=True)
     for arm in state.arms:
         ended = arm.done + arm.failed
         table.add_row(

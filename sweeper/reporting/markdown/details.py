@@ -79,13 +79,12 @@ def _listed_trials(arm: ArmRecord, comparison: Comparison) -> tuple[list[TrialRe
 def _trials_table(trials: Sequence[TrialRecord], digits: int) -> str:
     rows = []
     for trial in trials:
-        outcome = trial.outcome
-        cost = outcome.cost if outcome else None
+        cost = trial.outcome.cost if trial.outcome else None
         rows.append(
             [
                 str(trial.number),
                 formatting.trial_state(trial),
-                formatting.score(selection_score(outcome), digits),
+                formatting.score(selection_score(trial.outcome), digits),
                 cell(formatting.settings(trial.params, 4)) or formatting.NOTHING,
                 str(cost.steps) if cost else "",
                 formatting.tokens(cost) if cost else "",

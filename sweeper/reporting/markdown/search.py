@@ -51,14 +51,13 @@ def _comparison_table(comparison: Comparison) -> str:
     states = f"trials {formatting.trial_states(comparison)}"
     header = ["arm", states, "score", "to the best offline arm", "gap closed"]
     header.append("device-seconds of the best trial")
+    closed = any(arm.gap_closed is not None for arm in comparison.arms)
     rows = []
-    for label, value, share in (
-        ("*teacher = ceiling*", comparison.teacher, 1.0),
-        ("*starting student = floor*", comparison.starting_student, 0.0),
+    for label, value, gap in (
+        ("*teacher = ceiling*", comparison.teacher, "100 %" if closed else ""),
+        ("*starting student = floor*", comparison.starting_student, "0 %" if closed else ""),
     ):
         if value is not None:
-            closed = any(arm.gap_closed is not None for arm in comparison.arms)
-            gap = formatting.percent(share) if closed else ""
             rows.append([label, "", formatting.score(value, digits), "", gap, ""])
     for arm in comparison.arms:
         name, cost = formatting.arm_name(arm), formatting.best_cost(arm)

@@ -50,10 +50,8 @@ def _rows(findings: Iterable[Finding]) -> Table:
 
 def sentence(finding: Finding) -> str:
     """Return a finding and its advice as text."""
-    text = finding.detail
-    if not finding.advice:
-        return text
-    return f"{text} {finding.advice}" if text.endswith(".") else f"{text}. {finding.advice}"
+    stop = "" if finding.detail.endswith(".") else "."
+    return f"{finding.detail}{stop} {finding.advice}" if finding.advice else finding.detail
 
 
 def _design(design: Design) -> list[RenderableType]:

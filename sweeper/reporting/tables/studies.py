@@ -179,4 +179,4 @@ def _value(value: Any) -> Text:
     text = ", ".join(
         formatting.NOTHING if part is None else formatting.number(part, 6) for part in values
     )
-    return Text(text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…")
+    return Text(formatting.shortened(text, LONGEST_VALUE))

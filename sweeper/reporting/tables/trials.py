@@ -70,9 +70,8 @@ def _progress_sentence(record: StudyRecord) -> str:
     states = Counter(trial.state for arm in record.arms for trial in arm.trials)
     budget = sum(arm.budget for arm in record.arms)
     parts = [f"{states['completed']} of {budget} trials completed"]
-    for state, count in states.items():
-        if state in ("pruned", "failed", "running"):
-            parts.append(f"{count} {state}")
+    shown = ("pruned", "failed", "running")
+    parts += [f"{count} {state}" for state, count in states.items() if state in shown]
     if runs := Counter(run.state for arm in record.arms for run in arm.finals):
         parts.append(f"{runs['completed']} of {runs.total()} confirmation runs completed")
     return f"{record.study}: {', '.join(parts)}"

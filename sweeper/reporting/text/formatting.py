@@ -94,6 +94,11 @@ def number(value: Any, digits: int = 2) -> str:
     return f"{value:.{max(digits, len(str(int(abs(value)))))}g}"
 
 
+def shortened(text: str, most: int) -> str:
+    """Cut ``text`` to ``most`` characters, with an ellipsis at its end."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def settings(params: Mapping[str, Any], digits: int = 2) -> str:
     """Format sampled settings on one line: ``lmbda 0.83 · beta 0 · lr 1.2e-3``."""
     return " · ".join(
@@ -116,9 +121,7 @@ def best_cost(arm: ArmSummary) -> Cost | None:
 def score_digits(values: Iterable[Score | None]) -> int:
     """Return the decimals of a table of scores: two digits of the smallest standard error."""
     errors = [value.stderr for value in values if value and value.stderr]
-    if not errors:
-        return 3
-    return min(max(1 - math.floor(math.log10(min(errors))), 1), 5)
+    return min(max(1 - math.floor(math.log10(min(errors))), 1), 5) if errors else 3
 
 
 def comparison_digits(comparison: Comparison) -> int:

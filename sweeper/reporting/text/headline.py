@@ -33,13 +33,11 @@ def verdict_headline(verdict: Verdict) -> str:
         return f"On the test suite, {sentence(pairs[0], verdict.margin)}"
     parts = []
     for conclusion, text in _CONCLUSIONS.items():
-        against = [pair.against for pair in pairs if pair.conclusion == conclusion]
-        if against:
+        if against := [pair.against for pair in pairs if pair.conclusion == conclusion]:
             parts.append(text.format(ours=pairs[0].arm, theirs=formatting.listed(against)))
     # The least clear pair limits what the others can claim.
-    closest = max(pairs, key=lambda pair: pair.p_adjusted)
-    least_clear = sentence(closest, verdict.margin)
-    return f"On the test suite, {'; '.join(parts)}. Closest comparison: {least_clear}"
+    closest = sentence(max(pairs, key=lambda pair: pair.p_adjusted), verdict.margin)
+    return f"On the test suite, {'; '.join(parts)}. Closest comparison: {closest}"
 
 
 def search_headline(comparison: Comparison) -> str:

@@ -91,8 +91,8 @@ def reason(failure: Failure) -> str:
 
 def failure_reasons(record: StudyRecord, most: int | None = None) -> Iterator[tuple[str, str]]:
     """Yield the jobs that failed, each reason once an arm; of more than ``most``, the number."""
-    ends = (("teacher", record.teacher), ("starting student", record.starting_student))
-    for label, outcome in ends:
+    ends = {"teacher": record.teacher, "starting student": record.starting_student}
+    for label, outcome in ends.items():
         if outcome is not None and outcome.failure is not None:
             yield label, reason(outcome.failure)
     for arm in record.arms:
