@@ -132,7 +132,7 @@ def check(
     """Check a study before training: data, models, memory, statistical power."""
     from sweeper.commands.check.run_checks import check as check_study
     from sweeper.reporting.console import show
-    from sweeper.reporting.tables.check import check_json, check_view
+    from sweeper.reporting.tables.check import check_view
 
     study = _load(study_file, overrides)
     progress = _console(stderr=True)
@@ -142,7 +142,7 @@ def check(
         typer.echo("Stopped. No study was started.", err=True)
         raise typer.Exit(130) from None
     if as_json:
-        typer.echo(json.dumps(check_json(preflight), indent=2))
+        typer.echo(json.dumps(preflight.model_dump(mode="json"), indent=2))
     else:
         show(check_view(preflight), _console())
     raise typer.Exit(2 if preflight.errors else 0)
@@ -195,23 +195,23 @@ def compare(
     """Compare studies with each other, or the same study with several seeds."""
     from sweeper.analysis.across_studies import compare_studies
     from sweeper.reporting.console import show
-    from sweeper.reporting.tables.studies import studies_json, studies_view
+    from sweeper.reporting.tables.studies import StudiesView, studies_json
     from sweeper.study.results import find_records
 
     comparison = compare_studies(find_records(named, runs))
     if as_json:
         typer.echo(json.dumps(studies_json(comparison), indent=2))
         return
-    show(studies_view(comparison), _console())
+    show(StudiesView(comparison), _console())
 
 
 @app.command()
 def status(study_file: StudyFile, overrides: Overrides = None, runs: Runs = DEFAULT_RUNS) -> None:
     """List a study's trials."""
     from sweeper.reporting.console import show
-    from sweeper.reporting.tables.trials import status_view
+    from sweeper.reporting.tables.trials import StatusView
 
-    show(status_view(_read(_load(study_file, overrides), runs)), _console())
+    show(StudiesView(comparison), _console())
 
 
 @app.command()

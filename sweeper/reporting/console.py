@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
 from sweeper.records.study_record import StudyRecord
-from sweeper.reporting.text.outside_code import code_notice
+from sweeper.reporting.text.formatting import listed
+from sweeper.reporting.text.outside_code import outside_code
 
 
 def show(view: RenderableType, console: Console) -> None:
@@ -29,7 +30,8 @@ def show(view: RenderableType, console: Console) -> None:
 
 def notice(record: StudyRecord, console: Console) -> None:
     """Print a warning if the study allowed code from outside to run."""
-    if text := code_notice(record.config):
+    if keys := outside_code(record.config):
+        text = f"Code from outside was allowed to run: {listed(keys)}."
         show(Text(text, style="bold yellow"), console)
 
 
@@ -66,6 +68,11 @@ def heading(text: str) -> Text:
     return Text(text, style="bold")
 
 
+def part(title: str, *views: RenderableType) -> Group:
+    """Group the views of a part below its title and a blank line."""
+    return Group("", heading(title), *views)
+
+
 def definitions(rows: Iterable[tuple[str, RenderableType]]) -> Table:
     """Build a list of names and values, the values aligned and wrapped under themselves."""
     table = Table.grid(padding=(0, 2, 0, 0))
@@ -81,9 +88,10 @@ def plain_table() -> Table:
     return Table(box=None, padding=(0, 2, 0, 0), header_style="dim", pad_edge=False)
 
 
-def full_width(console: Console, options: ConsoleOptions, table: Table) -> int:
-    """Return the width that a table needs so that nothing is wrapped."""
-    return Measurement.get(console, options.update(width=10_000), table).maximum
+def fits(table: Table, console: Console, options: ConsoleOptions) -> bool:
+    """Return whether the table fits without being cut or wrapped."""
+    width = Measurement.get(console, options.update(width=10_000), table).maximum
+    return width <= options.max_width
 
 
 def bulleted(lines: Iterable[str], style: str = "dim") -> Table:

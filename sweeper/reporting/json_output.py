@@ -43,10 +43,9 @@ def study_json(page: ReportData) -> dict[str, Any]:
 def _tests(verdict: Verdict) -> dict[str, dict[str, Any]]:
     """Return the winner of each arm on the test suite, at the steps of the search."""
     tests = {}
-    for arm in verdict.arms:
-        if arm.at == "steps":
-            plain = arm.model_dump(mode="json", exclude={"arm", "method"})
-            test = plain.pop("test")
-            interval = [test.pop("low"), test.pop("high")]
-            tests[arm.arm] = {**test, "interval": interval, **plain}
+    for arm in verdict.at("steps"):
+        plain = arm.model_dump(mode="json", exclude={"arm", "method"})
+        test = plain.pop("test")
+        interval = [test.pop("low"), test.pop("high")]
+        tests[arm.arm] = {**test, "interval": interval, **plain}
     return tests

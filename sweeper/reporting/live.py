@@ -139,18 +139,15 @@ class LiveDisplay:
             self._area.state = state
             return
         for line in self._lines.changes(state):
-            self._print(line)
+            self.message(line)
 
     def message(self, text: str) -> None:
         """Print a line that stays: above the live area where there is one."""
-        self._print(text)
+        self._console.print(Text(visible(text)), soft_wrap=self._live is None)
 
     def show(self, view: RenderableType) -> None:
         """Print something larger that stays."""
         show(view, self._console)
-
-    def _print(self, line: str) -> None:
-        self._console.print(Text(visible(line)), soft_wrap=self._live is None)
 
 
 class _LiveArea:
@@ -175,13 +172,8 @@ class _LiveArea:
         if state.ended:
             yield ""
         for job in state.ended[-3:]:
-            failed = job.failure is not None
-            yield Text(
-                f"  {_ended_line(job)}",
-                style="red" if failed else "dim",
-                no_wrap=True,
-                overflow="ellipsis",
-            )
+            style = "dim" if job.failure is None else "red"
+            yield Text(f"  {_ended_line(job)}", style=style, no_wrap=True, overflow="ellipsis")
 
 
 def _status_line(state: LiveState, now: float) -> str:
@@ -208,9 +200,8 @@ def _arm_table(state: LiveState, bar: int) -> Table:
     table = Table(box=None, padding=(0, 1), header_style="dim", pad_edge=True)
     table.add_column("arm", no_wrap=True, overflow="ellipsis")
     table.add_column("", width=bar)
-    table.add_column("trials", justify="right", no_wrap=True)
-    table.add_column("failed", justify="right", no_wrap=True)
-    table.add_column("best", justify="right", no_wrap=True)
+    for header in ("trials", "failed", "best"):
+        table.add_column(header, justify="right", no_wrap=True)
     for arm in state.arms:
         ended = arm.done + arm.failed
         table.add_row(
@@ -278,12 +269,11 @@ class _PlainLines:
         if self._tenth is None:
             yield from self._overall(state)
         yield from self._ended_jobs(state)
-        labels = {job.label for job in state.running}
         if not state.preparation:
             for job in state.running:
                 if job.label not in self._running:
                     yield f"{job.label} started"
-        self._running = labels
+        self._running = {job.label for job in state.running}
         yield from self._overall(state)
         if state.stopping and not self._stopping:
             yield f"{state.study}: stopping after the running trials"
@@ -313,10 +303,8 @@ class _PlainLines:
         if self._tenth is None:
             yield f"{state.study}: {trials} done"
         elif tenth > self._tenth:
-            left = (
-                ""
-                if state.seconds_left is None or tenth == 10
-                else f", {formatting.time_left(state.seconds_left)} left"
-            )
+            left = ""
+            if state.seconds_left is not None and tenth < 10:
+                left = f", {formatting.time_left(state.seconds_left)} left"
             yield f"{state.study}: {tenth * 10} % ({trials}{left})"
         self._tenth = tenth if self._tenth is None else max(self._tenth, tenth)

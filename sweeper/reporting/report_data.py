@@ -10,7 +10,7 @@ from sweeper.analysis.training_lessons import TrainingLessons, training_lessons
 from sweeper.analysis.verdict import Verdict, verdict_of
 from sweeper.records.archive import shareable
 from sweeper.records.study_record import StudyRecord
-from sweeper.reporting.text.headline import headline
+from sweeper.reporting.text.headline import search_headline, verdict_headline
 
 
 @dataclass(frozen=True)
@@ -43,4 +43,4 @@ class ReportData:
     @property
     def headline(self) -> str:
         """Sentences that lead the report."""
-        return headline(self.comparison, self.verdict)
+        return verdict_headline(self.verdict) if self.verdict else search_headline(self.comparison)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from rich.console import Console, RenderableType
+from rich.console import Console
 from rich.text import Text
 
 from sweeper.analysis.by_task import by_task
 from sweeper.analysis.fairness import matched_conditions
-from sweeper.records.study_record import StudyRecord
-from sweeper.reporting.console import bulleted, definitions, heading, notice, show
+from sweeper.reporting.console import bulleted, definitions, notice, part, show
 from sweeper.reporting.markdown.importance import search_view
 from sweeper.reporting.markdown.reproduction import short_facts
 from sweeper.reporting.markdown.training import training_view
 from sweeper.reporting.report_data import ReportData
 from sweeper.reporting.tables import tasks
-from sweeper.reporting.tables.comparison import comparison_view
+from sweeper.reporting.tables.comparison import ComparisonView
 from sweeper.reporting.tables.fairness import TITLE, conditions_note, conditions_view
-from sweeper.reporting.tables.verdict import verdict_view
+from sweeper.reporting.tables.verdict import VerdictView
 from sweeper.reporting.text.search import unconfirmed
 
 
@@ -25,32 +24,21 @@ def show_study(page: ReportData, console: Console) -> None:
     record, verdict = page.record, page.verdict
     notice(record, console)
     if verdict is not None:
-        show(verdict_view(verdict), console)
+        show(VerdictView(verdict), console)
         if results := by_task(record):
-            console.print()
-            show(heading(tasks.TITLE), console)
-            show(tasks.task_view(results), console)
+            show(part(tasks.TITLE, tasks.TaskView(results)), console)
         if rows := matched_conditions(record, verdict.claimed):
-            console.print()
-            show(heading(TITLE), console)
-            show(conditions_view(rows), console)
-            if note := conditions_note(rows):
-                show(bulleted([note]), console)
-        console.print()
-        show(heading("The search"), console)
-    show(comparison_view(page.comparison), console)
+            note = conditions_note(rows)
+            notes = [bulleted([note])] if note else []
+            show(part(TITLE, conditions_view(rows), *notes), console)
+        show(part("The search"), console)
+    show(ComparisonView(page.comparison), console)
     if lacking := unconfirmed(record):
         console.print()
         show(Text(lacking), console)
     for view in (search_view(page.comparison, page.search), training_view(page.training)):
         if view is not None:
-            console.print()
             show(view, console)
-    console.print()
-    show(heading("Reproduction"), console)
-    show(_reproduction(record), console)
-
-
-def _reproduction(record: StudyRecord) -> RenderableType:
-    facts = short_facts(record)
-    return definitions((name, Text(text, overflow="fold")) for name, text in facts.items())
+    facts = short_facts(record).items()
+    rows_of_facts = definitions((name, Text(text, overflow="fold")) for name, text in facts)
+    show(part("Reproduction", rows_of_facts), console)

@@ -26,16 +26,13 @@ def estimate(
     workers: int,
     running: Sequence[RunningTrial] = (),
 ) -> float | None:
-    """Estimate the seconds until the search ends from the durations so far.
+    """Estimate the seconds until the search ends; None before any duration can be predicted.
 
     Args:
         durations: Seconds of the finished trials, by arm.
         remaining: Trials that have not finished, the running ones included, by arm.
         workers: Trials that run at a time.
         running: The running trials. They predict the duration for an arm without a finished one.
-
-    Returns:
-        None before any duration can be predicted.
     """
     left = {arm: count for arm, count in remaining.items() if count > 0}
     if not left:

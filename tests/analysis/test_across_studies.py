@@ -13,7 +13,7 @@ from rich.console import Console
 from sweeper.analysis.across_studies import StudiesComparison, compare_studies
 from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.console import show
-from sweeper.reporting.tables.studies import studies_json, studies_view
+from sweeper.reporting.tables.studies import StudiesView, studies_json
 from tests.support.confirmed_study import confirmed_study
 from tests.support.example_study import example_study
 
@@ -32,7 +32,7 @@ def seeds() -> StudiesComparison:
 
 def printed(found: StudiesComparison, width: int) -> str:
     file = io.StringIO()
-    show(studies_view(found), Console(file=file, width=width))
+    show(StudiesView(found), Console(file=file, width=width))
     return file.getvalue()
 
 

@@ -9,8 +9,8 @@ from rich.text import Text
 from sweeper.analysis.comparison import SELECTION_NOTE, compare
 from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.console import show
-from sweeper.reporting.tables.comparison import comparison_view
-from sweeper.reporting.tables.trials import status_view
+from sweeper.reporting.tables.comparison import ComparisonView
+from sweeper.reporting.tables.trials import StatusView
 from tests.support.example_study import (
     GKD_SEARCH,
     LR,
@@ -39,7 +39,7 @@ def rendered(view: RenderableType, width: int, *, colour: bool = False) -> str:
 
 
 def comparison_text(record: StudyRecord, width: int = 120) -> str:
-    return rendered(comparison_view(compare(record)), width)
+    return rendered(ComparisonView(compare(record)), width)
 
 
 def flat(text: str) -> str:
@@ -50,7 +50,7 @@ def flat(text: str) -> str:
 def test_no_line_is_wider_than_the_terminal(width: int) -> None:
     record = example_study()
 
-    for view in (comparison_view(compare(record)), status_view(record)):
+    for view in (ComparisonView(compare(record)), StatusView(record)):
         assert max(len(line) for line in rendered(view, width).splitlines()) <= width
 
 
@@ -83,7 +83,7 @@ def test_a_wide_terminal_has_the_settings_and_the_tokens_in_the_table() -> None:
 
 
 def test_colour_changes_no_character() -> None:
-    view = comparison_view(compare(example_study()))
+    view = ComparisonView(compare(example_study()))
 
     coloured = rendered(view, 80, colour=True)
 
@@ -184,7 +184,7 @@ def test_scores_beyond_the_ends_are_marked_in_the_bar() -> None:
 def test_the_status_lists_every_trial_with_its_state_and_the_reason_of_failures() -> None:
     record = example_study()
 
-    text = rendered(status_view(record), 120)
+    text = rendered(StatusView(record), 120)
 
     numbers = [line for line in text.splitlines() if line.split()[:1] and line.split()[0].isdigit()]
     assert len(numbers) == sum(len(arm.trials) for arm in record.arms)
@@ -199,14 +199,14 @@ def test_markup_in_values_is_shown_as_it_is_written() -> None:
         [arm("sft", [trial(0, failed(message="[bold]shape [3]"), **{"teacher.model": "a[b]c"})])]
     )
 
-    text = rendered(status_view(record), 120)
+    text = rendered(StatusView(record), 120)
 
     assert "[bold]shape [3]" in text
     assert "teacher.model a[b]c" in text
 
 
 def test_a_pipe_gets_no_blanks_that_fill_a_terminals_lines() -> None:
-    view = comparison_view(compare(example_study()))
+    view = ComparisonView(compare(example_study()))
     filled = rendered(view, 100)
     pipe = io.StringIO()
     show(view, Console(file=pipe, width=100, force_terminal=False))

@@ -17,8 +17,8 @@ from sweeper.reporting.console import notice, show
 from sweeper.reporting.live import LiveDisplay
 from sweeper.reporting.markdown.report import write_report
 from sweeper.reporting.report_data import ReportData
-from sweeper.reporting.tables.comparison import comparison_view
-from sweeper.reporting.tables.trials import status_view
+from sweeper.reporting.tables.comparison import ComparisonView
+from sweeper.reporting.tables.trials import StatusView
 from sweeper.reporting.text.markdown_escape import cell, code, fenced, inline, setting, table
 from sweeper.reporting.text.terminal_escape import visible
 from tests.support.example_study import arm, completed, study, trial
@@ -33,8 +33,8 @@ def test_a_terminal_is_not_steered(text: str, terminal: bool) -> None:
     # Without colours, every escape sequence would be a foreign one.
     console = Console(file=out, force_terminal=terminal, color_system=None, width=200)
     notice(record, console)
-    show(comparison_view(compare(record)), console)
-    show(status_view(record), console)
+    show(ComparisonView(compare(record)), console)
+    show(StatusView(record), console)
     with LiveDisplay(console) as display:
         display.message(text)
     shown = re.sub(r"\x1b\[(\d*[A-K]|\?25[lh]|0?m)|\r", "", out.getvalue())  # the live area's own

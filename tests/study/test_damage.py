@@ -16,7 +16,7 @@ from sweeper.records.outcome_files import read_outcome
 from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.markdown.report import write_report
 from sweeper.reporting.report_data import ReportData
-from sweeper.reporting.tables.trials import status_view
+from sweeper.reporting.tables.trials import StatusView
 from sweeper.study.manifest import read_manifest
 from sweeper.study.results import read_study
 from sweeper.study.retries import MOST
@@ -37,7 +37,7 @@ def look(study_file: Path) -> StudyRecord:
     manifest = read_manifest(paths)
     assert manifest is not None
     record = read_study(paths, manifest)
-    assert status_view(record)
+    assert StatusView(record)
     assert write_report(ReportData.of(record), study_file.parent / "reports")
     return record
 

@@ -29,24 +29,17 @@ def sections(record: StudyRecord, comparison: Comparison) -> Iterator[str]:
 
 
 def _ends_table(record: StudyRecord) -> str:
-    rows = []
+    rows: list[list[str]] = []
     ends = {"teacher": record.teacher, "starting student": record.starting_student}
     scores = {label: selection_score(outcome) for label, outcome in ends.items()}
     digits = formatting.score_digits(scores.values())
     for label, outcome in ends.items():
-        if outcome is None:
-            rows.append([label, formatting.NOTHING, "not scored", "", ""])
-            continue
-        parameters = outcome.model_parameters
-        rows.append(
-            [
-                label,
-                formatting.score(scores[label], digits),
-                outcome.state,
-                formatting.seconds(outcome.cost.device_seconds),
-                "" if parameters is None else formatting.count(parameters),
-            ]
-        )
+        cells = ["not scored", "", ""]
+        if outcome is not None:
+            parameters = outcome.model_parameters
+            count = "" if parameters is None else formatting.count(parameters)
+            cells = [outcome.state, formatting.seconds(outcome.cost.device_seconds), count]
+        rows.append([label, formatting.score(scores[label], digits), *cells])
     header = ["model", "score", "state", "device-seconds", "parameters"]
     return table(header, rows, left=(0, 2))
 
@@ -86,13 +79,12 @@ def _listed_trials(arm: ArmRecord, comparison: Comparison) -> tuple[list[TrialRe
 def _trials_table(trials: Sequence[TrialRecord], digits: int) -> str:
     rows = []
     for trial in trials:
-        outcome = trial.outcome
-        cost = outcome.cost if outcome else None
+        cost = trial.outcome.cost if trial.outcome else None
         rows.append(
             [
                 str(trial.number),
                 formatting.trial_state(trial),
-                formatting.score(selection_score(outcome), digits),
+                formatting.score(selection_score(trial.outcome), digits),
                 cell(formatting.settings(trial.params, 4)) or formatting.NOTHING,
                 str(cost.steps) if cost else "",
                 formatting.tokens(cost) if cost else "",

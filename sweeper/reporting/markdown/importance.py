@@ -15,7 +15,7 @@ from sweeper.analysis.importance.importance import Importance
 from sweeper.analysis.importance.lessons import ArmLessons, SearchLessons
 from sweeper.analysis.importance.ranges import ExhaustedRange
 from sweeper.records.study_record import StudyRecord
-from sweeper.reporting.console import Chain, definitions, heading
+from sweeper.reporting.console import Chain, definitions, part
 from sweeper.reporting.plots.importance import MOST_PANELS, effects_plot, importance_plot
 from sweeper.reporting.plots.lmbda_beta import lmbda_beta_plot
 from sweeper.reporting.text import formatting
@@ -59,11 +59,8 @@ def search_view(comparison: Comparison, lessons: SearchLessons) -> RenderableTyp
     if not lessons.arms:
         return None
     digits = formatting.comparison_digits(comparison)
-    parts: list[RenderableType] = [heading("What the search taught (80 % of re-fits)")]
-    for arm in lessons.arms:
-        parts.append(Text(arm.arm))
-        parts.append(definitions(_rows(arm, digits)))
-    return Group(*parts)
+    arms = [Group(Text(arm.arm), definitions(_rows(arm, digits))) for arm in lessons.arms]
+    return part("What the search taught (80 % of re-fits)", *arms)
 
 
 def search_json(lessons: SearchLessons) -> dict[str, Any]:
@@ -92,9 +89,10 @@ def search_json(lessons: SearchLessons) -> dict[str, Any]:
 
 
 def _importance_section(lessons: SearchLessons, images: set[str]) -> Iterator[str]:
-    found = [arm.importance for arm in lessons.arms if arm.importance]
-    if not found:
+    importances = [arm.importance for arm in lessons.arms if arm.importance]
+    if not importances:
         return
+    conditional = any(one.conditional for one in importances)
     yield "## Which settings matter"
     if "importance.png" in images:
         yield "![Which settings matter](importance.png)"
@@ -103,22 +101,22 @@ def _importance_section(lessons: SearchLessons, images: set[str]) -> Iterator[st
         " that the shares of an arm sum to 100 %. In brackets: 80 % of 20 re-fits, each to another"
         " half of the trials."
     )
-    if any(one.conditional for one in found):
+    if conditional:
         reading += (
             " Hatched: settings that only some trials sampled. They are estimated within those"
             " trials, on a scale of their own."
         )
-    if any(one.trials < FEW_TRIALS for one in found):
+    if any(one.trials < FEW_TRIALS for one in importances):
         reading += " With so few trials, only large differences matter."
     yield reading
     rows = []
-    for one in found:
+    for one in importances:
         for name, share in _shares(one).items():
             within = name in one.conditional
             count = one.conditional_trials if within else one.trials
             rows.append([one.arm, cell(code(name)), share + " †" * within, str(count)])
     yield table(["arm", "setting", "share", "trials"], rows, left=(0, 1))
-    if any(one.conditional for one in found):
+    if conditional:
         yield "† Among the trials that sampled every setting."
 
 
@@ -151,8 +149,8 @@ def _effects_section(
 
 
 def _ranges_section(lessons: SearchLessons) -> Iterator[str]:
-    found = [one for arm in lessons.arms for one in arm.exhausted]
-    if not found:
+    exhausted = [one for arm in lessons.arms for one in arm.exhausted]
+    if not exhausted:
         return
     yield "## Ranges to widen"
     yield (
@@ -161,8 +159,8 @@ def _ranges_section(lessons: SearchLessons) -> Iterator[str]:
     )
     yield "\n".join(
         f"- {one.arm}, {code(one.name)}: {_end(one)}; "
-        + (f"continue with {code(_yaml(one))}" if one.wider else f"{_NO_FURTHER}")
-        for one in found
+        + (f"continue with {code(_yaml(one))}" if one.wider else _NO_FURTHER)
+        for one in exhausted
     )
 
 
@@ -174,20 +172,20 @@ def _rows(arm: ArmLessons, digits: int) -> Iterator[tuple[str, RenderableType]]:
         yield "importance", Chain(" · ".join(_importance(arm.importance)))
     for effect in arm.effects:
         if effect.clear:
-            yield _name(effect.name), Text(_clear(effect, digits))
+            yield formatting.number(effect.name), Text(_clear(effect, digits))
     if unclear := _unclear(arm, digits):
         yield "no clear effect", Chain(" · ".join(unclear))
     for one in arm.exhausted:
         if one.wider:
             yield "widen", Text(f"{_yaml(one)} ({_end(one)})")
         else:
-            yield "at the end", Text(f"{_name(one.name)}: {_end(one)}; {_NO_FURTHER}")
+            yield "at the end", Text(f"{formatting.number(one.name)}: {_end(one)}; {_NO_FURTHER}")
 
 
 def _importance(one: Importance) -> list[str]:
     within = f" in {one.conditional_trials} trials"
     return [
-        f"{_name(name)} {share}{within if name in one.conditional else ''}"
+        f"{formatting.number(name)} {share}{within if name in one.conditional else ''}"
         for name, share in _shares(one).items()
     ]
 
@@ -214,7 +212,7 @@ def _clear(effect: Effect, digits: int) -> str:
 
 def _unclear(arm: ArmLessons, digits: int) -> list[str]:
     return [
-        f"{_name(effect.name)} ({effect.difference:.{digits}f})"
+        f"{formatting.number(effect.name)} ({effect.difference:.{digits}f})"
         for effect in arm.effects
         if not effect.clear
     ]
@@ -222,14 +220,9 @@ def _unclear(arm: ArmLessons, digits: int) -> list[str]:
 
 def _end(one: ExhaustedRange) -> str:
     side = "upper" if one.end == "high" else "lower"
-    return (
-        f"best at {formatting.number(one.best)}, the {side} end is {formatting.number(one.limit)}"
-    )
+    best, limit = formatting.number(one.best), formatting.number(one.limit)
+    return f"best at {best}, the {side} end is {limit}"
 
 
 def _yaml(one: ExhaustedRange) -> str:
     return as_yaml({one.name: one.wider}, flow=True).strip()
-
-
-def _name(name: str) -> str:
-    return formatting.number(name)

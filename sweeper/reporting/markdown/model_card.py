@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sweeper.analysis.comparison import compare
-from sweeper.analysis.verdict import Interval, Verdict, verdict_of
+from sweeper.analysis.verdict import Verdict, verdict_of
 from sweeper.analysis.winner import Winner
 from sweeper.config.settings import model_settings
 from sweeper.config.yaml_text import yaml_text
@@ -42,14 +42,8 @@ def model_card(
 ) -> str:
     """Build the card as Markdown, with the metadata that the Hugging Face hub reads.
 
-    Args:
-        record: The study.
-        winner: What was exported.
-        outcome: Outcome of the training that made these weights.
-        base: The model that the student was trained from, if it is public.
-        teacher: The teacher.
-        adapter: Whether the weights are an adapter on ``base``.
-        repeated: How its scores compare with the recorded ones, in words.
+    ``outcome`` is of the training that made the weights. ``base`` is the model that the student
+    was trained from, if it is public. ``repeated`` compares its scores with the recorded ones.
     """
     verdict = verdict_of(record, compare(record).best_gkd)
     sections = [
@@ -74,9 +68,8 @@ def _metadata(
     metadata["pipeline_tag"] = "text-generation"
     tags = ["distillation", winner.method.replace("_", "-"), "trl", "sweeper"]
     metadata["tags"] = list(dict.fromkeys(tags))
-    data = record.config["data"]["train"]["path"]
     if record.data is not None and not record.data.local:
-        metadata["datasets"] = [data]
+        metadata["datasets"] = [record.config["data"]["train"]["path"]]
     results = [
         {
             "task": {"type": "text-generation"},
@@ -110,20 +103,15 @@ def _summary(record: StudyRecord, winner: Winner, base: str | None, teacher: str
 
 def _use(adapter: bool, base: str | None) -> Iterator[str]:
     yield "## Use"
+    imports = "from transformers import AutoModelForCausalLM, AutoTokenizer"
+    load = 'model = AutoModelForCausalLM.from_pretrained("PATH")'
     if adapter:
-        text = (
-            "from peft import AutoPeftModelForCausalLM\n"
-            "from transformers import AutoTokenizer\n\n"
-            'model = AutoPeftModelForCausalLM.from_pretrained("PATH")  # loads the base, too\n'
-            'tokenizer = AutoTokenizer.from_pretrained("PATH")'
+        imports = (
+            "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer"
         )
-    else:
-        text = (
-            "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-            'model = AutoModelForCausalLM.from_pretrained("PATH")\n'
-            'tokenizer = AutoTokenizer.from_pretrained("PATH")'
-        )
-    yield fenced(text, "python")
+        load = 'model = AutoPeftModelForCausalLM.from_pretrained("PATH")  # loads the base, too'
+    tokenizer = 'tokenizer = AutoTokenizer.from_pretrained("PATH")'
+    yield fenced(f"{imports}\n\n{load}\n{tokenizer}", "python")
     yield (
         "Prompts go through `tokenizer.apply_chat_template(…, add_generation_prompt=True)`, as in"
         " training."
@@ -138,18 +126,12 @@ def _scores(
     repeated: str,
 ) -> Iterator[str]:
     yield "## Scores"
-    rows = []
     ends = (record.teacher, record.starting_student)
-    rows.append([_suite(outcome.scores, "selection"), *map(_interval, _all(outcome.scores, ends))])
+    rows = [_score_row("selection", outcome.scores, ends)]
     if outcome.test_scores is not None:
         test = record.test
         on_test = (test.teacher, test.starting_student) if test else (None, None)
-        rows.append(
-            [
-                _suite(outcome.test_scores, "test"),
-                *map(_interval, _all(outcome.test_scores, on_test)),
-            ]
-        )
+        rows.append(_score_row("test", outcome.test_scores, on_test))
     yield table(["suite", "this model", "teacher", "starting student"], rows, left=(0,))
     yield (
         "Intervals (95 %) cover other documents. The selection suite chose these settings, so its"
@@ -157,21 +139,17 @@ def _scores(
     )
     if verdict is not None:
         yield f"**{inline(verdict_headline(verdict))}**"
-        own = [arm for arm in verdict.arms if arm.arm == winner.arm and arm.at == "steps"]
-        for arm in own:
-            seeds = "1 seed" if arm.test.seeds == 1 else f"{arm.test.seeds} seeds, on average"
+        for mean in (arm.test for arm in verdict.at("steps") if arm.arm == winner.arm):
+            seeds = "1 seed" if mean.seeds == 1 else f"{mean.seeds} seeds, on average"
             yield (
-                f"These settings on the test suite, with {seeds}: {_spread(arm.test)}"
-                " (95 % over seeds and documents)."
+                f"These settings on the test suite, with {seeds}: {mean.mean:.3f} ({mean.low:.3f}"
+                f" to {mean.high:.3f}) (95 % over seeds and documents)."
             )
 
 
-def _all(scores: Scores | None, others: Sequence[Outcome | None]) -> list[Scores | None]:
-    return [scores, *(other.scores if other else None for other in others)]
-
-
-def _suite(scores: Scores | None, role: str) -> str:
-    return cell(f"{scores.suite if scores else ''} ({role})")
+def _score_row(role: str, scores: Scores | None, ends: Sequence[Outcome | None]) -> list[str]:
+    suite = cell(f"{scores.suite if scores else ''} ({role})")
+    return [suite, _interval(scores), *(_interval(end.scores if end else None) for end in ends)]
 
 
 def _interval(scores: Scores | None) -> str:
@@ -179,10 +157,6 @@ def _interval(scores: Scores | None) -> str:
         return formatting.NOTHING
     reach = _Z * scores.stderr
     return f"{scores.score:.3f} ({scores.score - reach:.3f} to {scores.score + reach:.3f})"
-
-
-def _spread(mean: Interval) -> str:
-    return f"{mean.mean:.3f} ({mean.low:.3f} to {mean.high:.3f})"
 
 
 def _training(record: StudyRecord, winner: Winner, outcome: Outcome) -> Iterator[str]:
@@ -209,8 +183,7 @@ def _training(record: StudyRecord, winner: Winner, outcome: Outcome) -> Iterator
 
 def _provenance(record: StudyRecord, winner: Winner, outcome: Outcome) -> Iterator[str]:
     yield "## Provenance"
-    provenance = record.provenance
-    trial = f"{winner.arm} #{winner.trial.number}"
+    provenance, trial = record.provenance, f"{winner.arm} #{winner.trial.number}"
     if winner.final is not None:
         trial += f", retrained with new seed {winner.final.final.seed}"
     rows = {

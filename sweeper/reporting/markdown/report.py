@@ -25,15 +25,10 @@ TEXT_NAME = "report.md"
 
 
 def write_report(page: ReportData, directory: Path) -> list[Path]:
-    """Write the report of a study that may be at any stage.
+    """Write the report of a study at any stage; return the written files, ``report.md`` first.
 
-    Args:
-        page: The study.
-        directory: The report's own folder, made when missing. Files of an earlier report are
-            replaced, and its plots that have nothing to show any more are removed.
-
-    Returns:
-        The files that were written: ``report.md``, the records that give it again, the plots.
+    In ``directory``, the report's own folder, the files of an earlier report are replaced, and its
+    plots that have nothing to show any more are removed.
     """
     directory.mkdir(parents=True, exist_ok=True)
     remove_leftovers(directory)

@@ -14,8 +14,7 @@ from sweeper.reporting.text.terminal_escape import visible
 
 def data_sections(record: StudyRecord) -> Iterator[str]:
     """Yield what the study trained on."""
-    data = record.data
-    if data is None:
+    if (data := record.data) is None:
         return
     yield "## Data"
     rows = {

@@ -35,8 +35,12 @@ def sections(page: ReportData, images: set[str]) -> Iterator[str]:
     if sentences := notes(comparison):
         yield "\n".join(f"- {inline(note)}" for note in sentences)
     yield _cost_table(comparison)
-    if preparation := _preparation(comparison):
-        yield preparation
+    if seconds := comparison.preparation_cost.device_seconds:
+        yield (
+            "Device-seconds include training and evaluation. Preparing and scoring the teacher and"
+            f" the starting student took another {formatting.seconds(seconds)} device-seconds,"
+            " shared by all arms and not included in these numbers."
+        )
     yield from _plots(images)
     yield from _fronts(comparison)
     yield from search_sections(comparison, page.search, images)
@@ -47,28 +51,24 @@ def _comparison_table(comparison: Comparison) -> str:
     states = f"trials {formatting.trial_states(comparison)}"
     header = ["arm", states, "score", "to the best offline arm", "gap closed"]
     header.append("device-seconds of the best trial")
+    closed = any(arm.gap_closed is not None for arm in comparison.arms)
     rows = []
-    for label, value, share in (
-        ("*teacher = ceiling*", comparison.teacher, 1.0),
-        ("*starting student = floor*", comparison.starting_student, 0.0),
+    for label, value, gap in (
+        ("*teacher = ceiling*", comparison.teacher, "100 %" if closed else ""),
+        ("*starting student = floor*", comparison.starting_student, "0 %" if closed else ""),
     ):
         if value is not None:
-            closed = any(arm.gap_closed is not None for arm in comparison.arms)
-            gap = formatting.percent(share) if closed else ""
             rows.append([label, "", formatting.score(value, digits), "", gap, ""])
     for arm in comparison.arms:
-        name = formatting.arm_name(arm)
-        scored = arm.best is not None and arm.best.outcome is not None
+        name, cost = formatting.arm_name(arm), formatting.best_cost(arm)
         rows.append(
             [
                 f"**{name}**" if arm.name in comparison.leaders else name,
                 formatting.trial_counts(arm, comparison),
                 formatting.score(arm.best_score, digits),
-                formatting.difference(arm.difference, digits) if scored else "",
-                formatting.percent(arm.gap_closed) if scored else "",
-                formatting.seconds(arm.best.outcome.cost.device_seconds)
-                if arm.best and arm.best.outcome
-                else "",
+                formatting.difference(arm.difference, digits) if cost else "",
+                formatting.percent(arm.gap_closed) if cost else "",
+                formatting.seconds(cost.device_seconds) if cost else "",
             ]
         )
     return table(header, rows, left=(0,))
@@ -77,7 +77,7 @@ def _comparison_table(comparison: Comparison) -> str:
 def _cost_table(comparison: Comparison) -> str:
     rows = []
     for arm in comparison.arms:
-        cost = arm.best.outcome.cost if arm.best and arm.best.outcome else None
+        cost = formatting.best_cost(arm)
         rows.append(
             [
                 arm.name,
@@ -89,17 +89,6 @@ def _cost_table(comparison: Comparison) -> str:
         )
     header = ["arm", "best settings", "their steps", "their tokens trained / sampled"]
     return table([*header, "device-seconds of all trials"], rows, left=(0, 1))
-
-
-def _preparation(comparison: Comparison) -> str:
-    seconds = comparison.preparation_cost.device_seconds
-    if not seconds:
-        return ""
-    return (
-        "Device-seconds include training and evaluation. Preparing and scoring the teacher and the"
-        f" starting student took another {formatting.seconds(seconds)} device-seconds, shared by"
-        " all arms and not included in these numbers."
-    )
 
 
 def _plots(images: set[str]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from sweeper.analysis.learning_curves import LearningCurve
 from sweeper.analysis.recommendation import Recommendation
 from sweeper.analysis.training_lessons import TrainingLessons
 from sweeper.foundation.secrets import redacted
-from sweeper.reporting.console import bulleted, heading
+from sweeper.reporting.console import bulleted, part
 from sweeper.reporting.plots.training import learning_plot
 from sweeper.reporting.text import training
 from sweeper.reporting.text.markdown_escape import as_yaml, fenced, inline, table
@@ -37,7 +37,7 @@ def training_sections(lessons: TrainingLessons, images: set[str]) -> Iterator[st
     """Yield the report's sections; a plot is shown if ``images`` has its file name."""
     yield from _recommended(lessons.recommendation)
     yield from _advice(lessons)
-    if warnings := _rollout_warnings(lessons):
+    if warnings := training.rollout_warnings(lessons.rollout_stats):
         yield "## Rollouts"
         yield "\n".join(f"- {inline(line)}" for line in warnings)
     if lessons.curves and CURVES_IMAGE in images:
@@ -54,30 +54,26 @@ def training_sections(lessons: TrainingLessons, images: set[str]) -> Iterator[st
 
 def training_view(lessons: TrainingLessons) -> RenderableType | None:
     """Render the lessons for the terminal; return None if there are none."""
-    parts: list[RenderableType] = []
+    parts = []
     if (choice := lessons.recommendation) is not None:
         text = Text(fragment(choice.arms).rstrip(), style="green")
-        parts += [heading("Settings to use"), Text(training.recommendation_reason(choice)), text]
+        parts += [part("Settings to use", Text(training.recommendation_reason(choice)), text)]
     if lines := _advice_lines(lessons):
-        parts += ["", heading(_ADVICE_TITLE), bulleted(lines, style="")]
-    if warnings := _rollout_warnings(lessons):
-        parts += ["", heading("Rollouts"), bulleted(warnings, style="yellow")]
+        parts += [part(_ADVICE_TITLE, bulleted(lines, style=""))]
+    if warnings := training.rollout_warnings(lessons.rollout_stats):
+        parts += [part("Rollouts", bulleted(warnings, style="yellow"))]
     if lessons.failures:
         failed = [f"{g.arm}: {training.failure_sentence(g)}." for g in lessons.failures]
-        parts += ["", heading("Where trials failed"), bulleted(map(visible, failed), style="")]
-    if not parts:
-        return None
-    return Group(*(parts[1:] if parts[0] == "" else parts))
+        parts += [part("Where trials failed", bulleted(map(visible, failed), style=""))]
+    return Group(*parts) if parts else None
 
 
 def training_json(lessons: TrainingLessons) -> dict[str, Any]:
     """Return the lessons as plain JSON values."""
-    choice = lessons.recommendation
     recommended = None
-    if choice is not None:
-        plain = redacted(choice.model_dump(mode="json", exclude={"arms", "narrowed"}))
+    if (choice := lessons.recommendation) is not None:
         recommended = {
-            **plain,
+            **redacted(choice.model_dump(mode="json", exclude={"arms", "narrowed"})),
             "reason": training.recommendation_reason(choice),
             "fragment": fragment(choice.arms),
             "narrowed_fragment": fragment(choice.narrowed) if choice.narrowed else None,
@@ -111,10 +107,6 @@ def _rollout_json(lessons: TrainingLessons) -> dict[str, Any] | None:
         "reference_length": stats.reference_length,
         "warnings": training.rollout_warnings(stats),
     }
-
-
-def _rollout_warnings(lessons: TrainingLessons) -> list[str]:
-    return training.rollout_warnings(lessons.rollout_stats) if lessons.rollout_stats else []
 
 
 def _recommended(choice: Recommendation | None) -> Iterator[str]:
@@ -151,12 +143,12 @@ def _advice(lessons: TrainingLessons) -> Iterator[str]:
 
 
 def _advice_lines(lessons: TrainingLessons) -> list[str]:
-    lines = [
+    sentences = [
         f"{training.ADVICE[row.topic]} {row.judgement.capitalize()}:"
         f" {training.advice_evidence(row)}."
         for row in training.judged(lessons.advice)
     ]
-    return [*lines, *filter(None, [training.open_advice_sentence(lessons.advice)])]
+    return list(filter(None, [*sentences, training.open_advice_sentence(lessons.advice)]))
 
 
 def _curves_reading(curves: tuple[LearningCurve, ...]) -> str:

@@ -32,10 +32,7 @@ PLOT = "verdict.png"
 
 def plots(page: ReportData) -> dict[str, Figure | None]:
     """Draw the verdict's plot; None before there is a verdict."""
-    drawn = None
-    if page.verdict is not None:
-        drawn = verdict_plot(page.verdict, page.comparison)
-    return {PLOT: drawn}
+    return {PLOT: verdict_plot(page.verdict, page.comparison) if page.verdict else None}
 
 
 def tables(verdict: Verdict) -> Iterator[str]:
@@ -81,9 +78,8 @@ def details(verdict: Verdict) -> Iterator[str]:
     """Yield each comparison in a sentence to quote, and all its statistics."""
     if not verdict.pairs:
         return
-    count = len(verdict.pairs)
     yield "### The comparisons on the test suite"
-    counted = "1 comparison" if count == 1 else f"{count} comparisons"
+    counted = "1 comparison" if len(verdict.pairs) == 1 else f"{len(verdict.pairs)} comparisons"
     yield f"<details>\n<summary>{counted}</summary>"
     yield "\n".join(
         f"- At equal {pair.at.replace('_', ' ')}: {inline(sentence(pair, verdict.margin))}"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, Locator, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, Locator, LogLocator, MaxNLocator
 
 from sweeper.analysis.comparison import Comparison, scored_trials
 from sweeper.analysis.importance.effects import Effect
@@ -23,6 +23,7 @@ from sweeper.reporting.plots.style import (
     ArmStyle,
     arm_styles,
     empty_figure,
+    log_ticks,
     score_label,
     styled,
     thinned,
@@ -162,7 +163,7 @@ def _draw_effect(axes: Axes, effect: Effect, arm: ArmRecord, look: ArmStyle) -> 
         scores = np.array(effect.scores)
         reach = [scores - effect.low, np.array(effect.high) - scores]
         axes.errorbar(places, scores, yerr=reach, fmt="o", markersize=5, capsize=3, **style)
-        ticks = [_tick(value) for value in effect.values]
+        ticks = [formatting.shortened(plain(value), LONGEST_TICK) for value in effect.values]
         axes.set_xticks(places, ticks, parse_math=False)
         if sum(map(len, ticks)) > 26:
             for label in axes.get_xticklabels():
@@ -173,9 +174,8 @@ def _draw_effect(axes: Axes, effect: Effect, arm: ArmRecord, look: ArmStyle) -> 
         axes.plot(places, effect.scores, linewidth=1.8, **style)
         if effect.scale == "log":
             axes.set_xscale("log")
-            axes.xaxis.set_major_locator(_log_ticks(places[0], places[-1]))
-            axes.xaxis.set_major_formatter(lambda value, _: formatting.number(float(value)))
-            axes.xaxis.set_minor_locator(NullLocator())
+            log_ticks(axes.xaxis, lambda value, _: formatting.number(float(value)))
+            axes.xaxis.set_major_locator(_few_ticks(places[0], places[-1]))
         else:
             axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.margins(x=0.02)
@@ -185,19 +185,14 @@ def _draw_effect(axes: Axes, effect: Effect, arm: ArmRecord, look: ArmStyle) -> 
     axes.set_xlabel(plain(effect.name) + within, fontsize=9, parse_math=False)
 
 
-def _log_ticks(low: float, high: float) -> Locator:
+def _few_ticks(low: float, high: float) -> Locator:
     """Choose few ticks for a small panel: the ends and the middle of a short range."""
     if high / low < 20:
         return FixedLocator(np.geomspace(low, high, 3).tolist())
     return LogLocator(subs=(1, 2, 5) if high / low < 50 else (1,), numticks=6)
 
 
-def _tick(value: Scalar) -> str:
-    text = plain(formatting.number(value))
-    return text if len(text) <= LONGEST_TICK else f"{text[: LONGEST_TICK - 1]}…"
-
-
-def plain(text: str) -> str:
-    """Replace characters that a font may lack."""
-    visible = formatting.number(text)
-    return "".join(c if c.isprintable() and ord(c) < 0x250 else "?" for c in visible)
+def plain(value: Scalar) -> str:
+    """Format a value without characters that a font may lack."""
+    text = formatting.number(value)
+    return "".join(c if c.isprintable() and ord(c) < 0x250 else "?" for c in text)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -29,22 +29,16 @@ MOST_MARKS = 400
 """Most trials drawn, an even selection by score with the best: more would hide each other."""
 
 
-@dataclass(frozen=True)
-class _Mark:
-    """A scored trial in the plot."""
+class _Mark(NamedTuple):
+    """Scored trial in the plot."""
 
     searched: bool
-    """True if the trial's arm searches."""
     position: tuple[float, float]
     score: float
 
 
 def lmbda_beta_plot(record: StudyRecord, comparison: Comparison) -> Figure | None:
-    """Draw the GKD trials by ``lmbda`` and ``beta``, coloured by score.
-
-    Returns:
-        None unless two GKD trials with a score differ in one of the two.
-    """
+    """Draw the scored GKD trials by ``lmbda`` and ``beta``; None unless two of them differ."""
     scored, failed = _marks(record)
     if len({mark.position for mark in scored}) < 2:
         return None
@@ -127,21 +121,19 @@ def _marks(record: StudyRecord) -> tuple[list[_Mark], list[tuple[float, float]]]
     The best come first: they keep their position, and trials that they cover are moved aside.
     """
     sign = -1 if record.higher_is_better else 1
-    searched: list[_Mark] = []
-    fixed: list[_Mark] = []
+    scored: list[_Mark] = []
     failed = []
     for arm in record.arms:
         if arm.method != "gkd":
             continue
         for trial, score in scored_trials(arm):
             if position := _position(trial):
-                group = searched if arm.search else fixed
-                group.append(_Mark(bool(arm.search), position, score.score))
+                scored.append(_Mark(bool(arm.search), position, score.score))
         places = (_position(trial) for trial in arm.trials if trial.state == "failed")
         failed += [place for place in places if place]
-    for group in (searched, fixed):
-        group.sort(key=lambda mark: sign * mark.score)
-    kept = [*thinned(fixed, MOST_MARKS), *thinned(searched, MOST_MARKS)]
+    scored.sort(key=lambda mark: sign * mark.score)
+    groups = ([mark for mark in scored if mark.searched is searched] for searched in (False, True))
+    kept = [mark for group in groups for mark in thinned(group, MOST_MARKS)]
     return kept, thinned(failed, MOST_MARKS)
 
 

@@ -1,9 +1,4 @@
-"""Plots of a search: scores by trial, and scores by cost.
-
-Every figure has an opaque, nearly white ground, so that it reads on light and on dark pages. An arm
-has the same colour and marker in all plots; the colours are Okabe and Ito's, which people with
-colour blindness can distinguish.
-"""
+"""Plots of a search: scores by trial, and scores by cost."""
 
 from __future__ import annotations
 
@@ -11,14 +6,15 @@ import math
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
-from sweeper.analysis.comparison import ArmSummary, Comparison, scored_trials
+from sweeper.analysis.comparison import Comparison, scored_trials
 from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.plots.style import (
     INK,
     arm_styles,
     legend,
+    log_ticks,
     new_figure,
     reference_lines,
     score_label,
@@ -28,10 +24,7 @@ from sweeper.reporting.text import formatting
 
 
 def progress_plot(comparison: Comparison) -> Figure | None:
-    """Draw score by trial, with each arm's best so far; return None when nothing was scored.
-
-    An arm with a single trial is a mark.
-    """
+    """Draw score by trial, with each arm's best so far; return None when nothing was scored."""
     arms = [arm for arm in comparison.arms if arm.series]
     if not arms:
         return None
@@ -81,27 +74,27 @@ def cost_plot(record: StudyRecord, comparison: Comparison) -> Figure | None:
     """Draw score against device-seconds of a trial; return None when nothing was scored."""
     looks = arm_styles(comparison)
     figure, axes = new_figure(7.6, 4.4)
-    best: list[tuple[ArmSummary, float, float]] = []
+    best: list[tuple[str, float, float]] = []
     seconds: list[float] = []
     for arm in record.arms:
         summary, look = comparison.arm(arm.name), looks[arm.name]
+        top = formatting.best_cost(summary)
         points = [
             (trial.outcome.cost.device_seconds, score.score)
             for trial, score in scored_trials(arm)
             if trial.outcome and math.isfinite(trial.outcome.cost.device_seconds)
         ]
-        if not points or summary.best is None or summary.best.outcome is None:
+        if not points or top is None:
             continue
         seconds += [cost for cost, _ in points]
         x, y = zip(*thinned(points), strict=True)
         axes.scatter(x, y, s=18, color=look.colour, marker=look.marker, alpha=0.3, linewidths=0)
-        top = summary.best.outcome
         assert summary.best_score is not None
-        best.append((summary, top.cost.device_seconds, summary.best_score.score))
+        best.append((arm.name, top.device_seconds, summary.best_score.score))
     if not best:
         return None
-    for summary, cost, score in best:
-        look = looks[summary.name]
+    for name, cost, score in best:
+        look = looks[name]
         axes.scatter(
             [cost],
             [score],
@@ -111,13 +104,11 @@ def cost_plot(record: StudyRecord, comparison: Comparison) -> Figure | None:
             edgecolors=INK,
             linewidths=0.9,
             zorder=4,
-            label=summary.name,
+            label=name,
         )
     if min(seconds) > 0 and max(seconds) / min(seconds) > 20:
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-        axes.xaxis.set_minor_locator(NullLocator())
+        log_ticks(axes.xaxis, lambda value, _: f"{value:,g}")
     else:
         axes.set_xlim(0, max(seconds) * 1.12 or 1)
     reference_lines(axes, comparison)

@@ -1,17 +1,23 @@
-"""The look of all plots: ground, colours, markers and legends."""
+"""The look of all plots: ground, colours, markers and legends.
+
+The opaque, nearly white ground reads on light and on dark pages. The colours are Okabe and Ito's,
+which people with colour blindness can distinguish.
+"""
 
 from __future__ import annotations
 
 import io
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from sweeper.analysis.comparison import Comparison
 
@@ -97,13 +103,13 @@ def reference_lines(axes: Axes, comparison: Comparison) -> None:
             )
 
 
-def legend(axes: Axes, columns: int = 5) -> None:
+def legend(axes: Axes) -> None:
     """Put the legend of ``axes`` below them; a long legend makes the figure higher."""
     figure = axes.get_figure(root=True)
     assert figure is not None
     handles, labels = axes.get_legend_handles_labels()
     longest = max(map(len, labels), default=0)
-    columns = max(1, min(columns, len(labels), 110 // (longest + 8)))
+    columns = max(1, min(5, len(labels), 110 // (longest + 8)))
     figure.set_figheight(figure.get_figheight() + 0.19 * max(0, -(-len(labels) // columns) - 2))
     drawn = figure.legend(
         handles,
@@ -119,6 +125,13 @@ def legend(axes: Axes, columns: int = 5) -> None:
     for handle in drawn.legend_handles:
         if handle is not None:
             handle.set_alpha(1.0)
+
+
+def log_ticks(axis: Axis, label: Callable[[float, float], str]) -> None:
+    """Label 1, 2 and 5 of each power of ten of a logarithmic axis, without minor ticks."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(label)
+    axis.set_minor_locator(NullLocator())
 
 
 def thinned(points: Sequence[T], most: int = MOST_POINTS) -> list[T]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 from sweeper.analysis.comparison import Comparison
 from sweeper.analysis.learning_curves import LearningCurve
@@ -17,6 +17,7 @@ from sweeper.reporting.plots.style import (
     arm_styles,
     empty_figure,
     legend,
+    log_ticks,
     new_figure,
     styled,
 )
@@ -43,9 +44,7 @@ def learning_plot(comparison: Comparison, curves: Sequence[LearningCurve]) -> Fi
     values = [value for curve in curves for step in curve.steps for value in (step.low, step.high)]
     if min(values) > 0 and max(values) > _LOG_FROM * min(values):
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axes.yaxis.set_minor_locator(NullLocator())
+        log_ticks(axes.yaxis, lambda value, _: f"{value:g}")
     else:
         axes.set_ylim(bottom=0)
     axes.set_xlabel("optimiser steps")

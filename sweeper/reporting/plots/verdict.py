@@ -66,17 +66,7 @@ def _means(
     ):
         if end is not None:
             axes.axvline(end.mean, color=FAINT_INK, linewidth=1.1, dashes=dashes, zorder=1)
-            axes.annotate(
-                name,
-                (end.mean, 1),
-                xycoords=("data", "axes fraction"),
-                xytext=(0, 3),
-                textcoords="offset points",
-                ha=side,
-                fontsize=8.5,
-                color=FAINT_INK,
-                annotation_clip=False,
-            )
+            _name_above(axes, name, end.mean, side)
     for place, arm in enumerate(arms):
         test = arm.test
         _interval(axes, place, test.mean, (test.low, test.high), looks[arm.arm])
@@ -88,17 +78,7 @@ def _differences(
 ) -> None:
     if verdict.margin is not None:
         axes.axvspan(-verdict.margin, verdict.margin, color=MARGIN, linewidth=0, zorder=0)
-        axes.annotate(
-            f"±{verdict.margin:g}",
-            (0, 1),
-            xycoords=("data", "axes fraction"),
-            xytext=(0, 3),
-            textcoords="offset points",
-            ha="center",
-            fontsize=8.5,
-            color=FAINT_INK,
-            annotation_clip=False,
-        )
+        _name_above(axes, f"±{verdict.margin:g}", 0, "center")
     axes.axvline(0, color=INK, linewidth=1.0, zorder=1)
     for place, pair in enumerate(pairs):
         _interval(axes, place, pair.difference, pair.interval, looks[pair.against])
@@ -114,6 +94,21 @@ def _differences(
             annotation_clip=False,
         )
     _rows(axes, [f"{pair.arm}\n− {pair.against}" for pair in pairs])
+
+
+def _name_above(axes: Axes, name: str, x: float, side: str) -> None:
+    """Write a name above the frame at ``x``."""
+    axes.annotate(
+        name,
+        (x, 1),
+        xycoords=("data", "axes fraction"),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha=side,
+        fontsize=8.5,
+        color=FAINT_INK,
+        annotation_clip=False,
+    )
 
 
 def _interval(

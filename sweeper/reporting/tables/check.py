@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -36,11 +35,6 @@ def preflight_view(preflight: Preflight) -> RenderableType:
     return Group(_rows(warnings), Text.assemble((sign, style), f"  {', '.join(well)}"))
 
 
-def check_json(preflight: Preflight) -> dict[str, Any]:
-    """Return the preflight for programs."""
-    return preflight.model_dump(mode="json")
-
-
 def _rows(findings: Iterable[Finding]) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
@@ -56,10 +50,8 @@ def _rows(findings: Iterable[Finding]) -> Table:
 
 def sentence(finding: Finding) -> str:
     """Return a finding and its advice as text."""
-    text = finding.detail
-    if not finding.advice:
-        return text
-    return f"{text} {finding.advice}" if text.endswith(".") else f"{text}. {finding.advice}"
+    stop = "" if finding.detail.endswith(".") else "."
+    return f"{finding.detail}{stop} {finding.advice}" if finding.advice else finding.detail
 
 
 def _design(design: Design) -> list[RenderableType]:

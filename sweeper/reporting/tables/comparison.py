@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from sweeper.analysis.comparison import ArmSummary, Comparison
-from sweeper.reporting.console import Chain, bulleted, definitions, full_width, heading, plain_table
+from sweeper.reporting.console import Chain, bulleted, definitions, fits, part, plain_table
 from sweeper.reporting.text import formatting, search
 from sweeper.reporting.text.headline import search_headline
 
@@ -53,60 +54,49 @@ _HEADERS: dict[Column, str] = {
 }
 
 
-def comparison_view(comparison: Comparison) -> RenderableType:
-    """Build the view of what the search found; it fits the width of the terminal."""
-    return _ComparisonView(comparison)
+@dataclass(frozen=True)
+class ComparisonView:
+    """View of what the search found, with the columns that the terminal has room for."""
 
-
-class _ComparisonView:
-    """View that chooses its columns by the width of the terminal."""
-
-    def __init__(self, comparison: Comparison) -> None:
-        self._comparison = comparison
+    comparison: Comparison
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        comparison = self._comparison
+        comparison = self.comparison
         yield Text(search_headline(comparison), style="bold")
         yield ""
-        layout, table = self._fitting_table(console, options)
+        for layout in _LAYOUTS:
+            table = self._table(layout, ascii_only=options.ascii_only)
+            if fits(table, console, options):
+                break
         yield table
         if "settings" not in layout.columns and any(arm.best for arm in comparison.arms):
-            yield ""
             priced = "tokens" not in layout.columns
-            yield heading(
-                "Best settings, steps, tokens trained / sampled" if priced else "Best settings"
-            )
-            yield definitions(
+            title = "Best settings" + ", steps, tokens trained / sampled" * priced
+            best = [
                 (formatting.arm_name(arm), Chain(_best(arm, priced=priced)))
                 for arm in comparison.arms
-            )
+            ]
+            yield part(title, definitions(best))
         if any(arm.front for arm in comparison.arms):
-            yield ""
-            yield heading(f"Pareto fronts: {formatting.listed(comparison.objectives)}")
             digits = formatting.comparison_digits(comparison)
-            yield definitions(
+            points = [
                 (f"{arm.name} #{point.trial.number}", Chain(formatting.front_point(point, digits)))
                 for arm in comparison.arms
                 for point in arm.front
-            )
+            ]
+            objectives = formatting.listed(comparison.objectives)
+            yield part(f"Pareto fronts: {objectives}", definitions(points))
         if failures := search.failures(comparison):
-            yield ""
-            yield heading("Failed trials")
-            yield definitions((name, Text(kinds)) for name, kinds in failures)
+            kinds = definitions((name, Text(counts)) for name, counts in failures)
+            yield part("Failed trials", kinds)
         if notes := search.notes(comparison):
             yield ""
             yield bulleted(notes)
 
-    def _fitting_table(self, console: Console, options: ConsoleOptions) -> tuple[_Layout, Table]:
-        for layout in _LAYOUTS:
-            table = self._table(layout, ascii_only=options.ascii_only)
-            if full_width(console, options, table) <= options.max_width:
-                break
-        return layout, table
-
     def _table(self, layout: _Layout, *, ascii_only: bool) -> Table:
-        comparison, bar = self._comparison, layout.bar
+        comparison, bar = self.comparison, layout.bar
         digits = formatting.comparison_digits(comparison)
+        cells: dict[Column, str]
         table = plain_table()
         table.add_column("arm", no_wrap=True, overflow="ellipsis")
         for name in layout.columns:
@@ -127,20 +117,19 @@ class _ComparisonView:
         for model, role, value, share in ends:
             if value is None:
                 continue
-            cells: dict[Column, str] = {"score": formatting.score(value, digits)}
+            cells = {"score": formatting.score(value, digits)}
             if any(arm.gap_closed is not None for arm in comparison.arms):
                 cells["gap"] = gap(share)
             label = f"{model} = {role}" if layout.long_names else model
             table.add_row(label, *(cells.get(name, "") for name in layout.columns), style="dim")
         for arm in comparison.arms:
+            cells = {
+                "trials": formatting.trial_counts(arm, comparison),
+                **_best_cells(arm, digits, gap(arm.gap_closed)),
+            }
             table.add_row(
                 formatting.arm_name(arm) if layout.long_names else arm.name,
-                *(
-                    formatting.trial_counts(arm, comparison)
-                    if name == "trials"
-                    else Text(_cell(arm, name, digits, gap(arm.gap_closed)))
-                    for name in layout.columns
-                ),
+                *(Text(cells.get(name, "")) for name in layout.columns),
                 style="bold green" if arm.name in comparison.leaders else "",
             )
         return table
@@ -149,31 +138,24 @@ class _ComparisonView:
 def _best(arm: ArmSummary, *, priced: bool) -> str:
     """Return the best trial's settings; if ``priced``, with its steps and tokens."""
     settings = formatting.best_settings(arm)
-    if not priced or arm.best is None or arm.best.outcome is None:
+    cost = formatting.best_cost(arm)
+    if not priced or cost is None:
         return settings
-    cost = arm.best.outcome.cost
     return f"{settings} · {cost.steps} steps · {formatting.tokens(cost)} tokens"
 
 
-def _cell(arm: ArmSummary, column: Column, digits: int, gap: str) -> str:
-    if arm.best is None or arm.best.outcome is None:
-        return formatting.NOTHING if column == "score" else ""
-    cost = arm.best.outcome.cost
-    match column:
-        case "settings":
-            return formatting.best_settings(arm)
-        case "score":
-            return formatting.score(arm.best_score, digits)
-        case "difference":
-            return formatting.difference(arm.difference, digits)
-        case "gap":
-            return gap
-        case "steps":
-            return str(cost.steps)
-        case "tokens":
-            return formatting.tokens(cost)
-        case _:
-            return formatting.seconds(cost.device_seconds)
+def _best_cells(arm: ArmSummary, digits: int, gap: str) -> dict[Column, str]:
+    if (cost := formatting.best_cost(arm)) is None:
+        return {"score": formatting.NOTHING}
+    return {
+        "settings": formatting.best_settings(arm),
+        "score": formatting.score(arm.best_score, digits),
+        "difference": formatting.difference(arm.difference, digits),
+        "gap": gap,
+        "steps": str(cost.steps),
+        "tokens": formatting.tokens(cost),
+        "seconds": formatting.seconds(cost.device_seconds),
+    }
 
 
 def _bar(share: float, width: int, *, ascii_only: bool) -> str:

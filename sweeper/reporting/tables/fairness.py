@@ -32,9 +32,8 @@ def conditions_view(rows: Sequence[ConditionRow]) -> RenderableType:
     return table
 
 
-def conditions_note(rows: Iterable[ConditionRow]) -> str | None:
+def conditions_note(rows: Sequence[ConditionRow]) -> str | None:
     """Return what to do if arms of different cost were compared only at equal steps."""
-    rows = list(rows)
     apart = any(row.unit == "s" and row.at == "steps" and row.state == "differs" for row in rows)
     if not apart or any(row.at == "device_seconds" for row in rows):
         return None

@@ -8,7 +8,7 @@ from rich.console import Console, ConsoleOptions
 from rich.table import Table
 from rich.text import Text
 
-from sweeper.reporting.console import full_width, plain_table
+from sweeper.reporting.console import fits, plain_table
 
 
 class Grid(NamedTuple):
@@ -34,11 +34,6 @@ def narrowed(grid: Grid, console: Console, options: ConsoleOptions) -> Table:
     while not fits(table := drawn(grid), console, options) and len(grid.header) > 2:
         grid = without(grid, grid.header[-1])
     return table
-
-
-def fits(table: Table, console: Console, options: ConsoleOptions) -> bool:
-    """Return whether the table fits without being cut."""
-    return full_width(console, options, table) <= options.max_width
 
 
 def drawn(grid: Grid) -> Table:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
+import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from sweeper.analysis.across_studies import AcrossPair, Replication, StudiesComparison, StudySummary
-from sweeper.analysis.comparison import Score
-from sweeper.reporting.console import bulleted, heading, plain_table
+from sweeper.reporting.console import bulleted, part, plain_table
 from sweeper.reporting.tables import verdict
 from sweeper.reporting.tables.grids import Grid, narrowed
 from sweeper.reporting.tables.verdict import DIGITS
@@ -23,14 +23,10 @@ LONGEST_VALUE = 40
 """Most characters of a setting's value in the table of differences."""
 
 
-def studies_view(comparison: StudiesComparison) -> RenderableType:
-    """Build the view of several studies: their results, what differs, arms across studies."""
-    return _StudiesView(comparison)
-
-
 def studies_json(comparison: StudiesComparison) -> dict[str, Any]:
     """Return what ``sweeper compare --json`` prints."""
-    plain: dict[str, Any] = _finite(comparison.model_dump(mode="json"))
+    # In pydantic's own JSON, a number that is not finite is null.
+    plain: dict[str, Any] = json.loads(comparison.model_dump_json())
     return {**plain, "headline": headline(comparison), "notes": notes(comparison)}
 
 
@@ -64,20 +60,18 @@ def notes(comparison: StudiesComparison) -> list[str]:
     return sentences
 
 
-class _StudiesView:
-    def __init__(self, comparison: StudiesComparison) -> None:
-        self._comparison = comparison
+@dataclass(frozen=True)
+class StudiesView:
+    """View of several studies: their results, what differs, arms across studies."""
+
+    comparison: StudiesComparison
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        comparison = self._comparison
+        comparison = self.comparison
         yield Text(headline(comparison), style="bold")
         for title, grid in _grids(comparison):
-            yield ""
-            yield heading(title)
-            yield narrowed(grid, console, options)
-        yield ""
-        yield heading("What differs")
-        yield _settings(comparison)
+            yield part(title, narrowed(grid, console, options))
+        yield part("What differs", _settings(comparison))
         if comparison.same:
             same = formatting.listed(visible(key) for key in comparison.same)
             yield Text(f"Same in all studies: {same}.", style="dim")
@@ -100,26 +94,22 @@ def _grids(comparison: StudiesComparison) -> Iterator[tuple[str, Grid]]:
 
 
 def _best_arms(studies: Sequence[StudySummary]) -> Grid:
-    rows = []
-    for study in studies:
-        seconds = study.device_seconds
-        rows.append(
-            [
-                study.study,
-                study.best_arm or formatting.NOTHING,
-                formatting.NOTHING if study.test is None else verdict.interval(study.test),
-                formatting.percent(study.gap_closed),
-                formatting.NOTHING if seconds is None else formatting.seconds(seconds),
-                _selection(study.selection),
-                str(study.seed),
-            ]
-        )
+    rows = [
+        [
+            study.study,
+            study.best_arm or formatting.NOTHING,
+            verdict.interval(study.test) if study.test else formatting.NOTHING,
+            formatting.percent(study.gap_closed),
+            formatting.NOTHING
+            if (cost := study.device_seconds) is None
+            else formatting.seconds(cost),
+            formatting.score(study.selection, DIGITS),
+            str(study.seed),
+        ]
+        for study in studies
+    ]
     header = ("study", "best arm", "test score [95 %]", "gap closed", "device seconds")
     return Grid((*header, "selection score", "study seed"), rows, left=("best arm",))
-
-
-def _selection(score: Score | None) -> str:
-    return formatting.score(score, DIGITS)
 
 
 def _verdicts(studies: Sequence[StudySummary]) -> Grid:
@@ -141,17 +131,15 @@ def _verdicts(studies: Sequence[StudySummary]) -> Grid:
 
 
 def _replications(replications: Sequence[Replication]) -> Grid:
-    rows = []
-    for pair in replications:
-        counted = [f"{count} {name}" for name, count in pair.conclusions.items()]
-        rows.append(
-            [
-                f"{pair.arm} − {pair.against}",
-                verdict.signed_interval(pair.mean, pair.interval),
-                ", ".join(counted),
-                f"{pair.deviation:.{DIGITS}f}",
-            ]
-        )
+    rows = [
+        [
+            f"{pair.arm} − {pair.against}",
+            verdict.signed_interval(pair.mean, pair.interval),
+            ", ".join(f"{count} {name}" for name, count in pair.conclusions.items()),
+            f"{pair.deviation:.{DIGITS}f}",
+        ]
+        for pair in replications
+    ]
     header = ("comparison", "mean [95 %]", "the first is", "deviation between studies")
     return Grid(header, rows, left=("the first is",))
 
@@ -191,13 +179,4 @@ def _value(value: Any) -> Text:
     text = ", ".join(
         formatting.NOTHING if part is None else formatting.number(part, 6) for part in values
     )
-    return Text(text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 1]}…")
-
-
-def _finite(value: Any) -> Any:
-    """Return ``value`` with None for every number that JSON cannot hold."""
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return Text(formatting.shortened(text, LONGEST_VALUE))

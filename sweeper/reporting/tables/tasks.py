@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, RenderResult
 
 from sweeper.analysis.by_task import ArmOnTask, TaskResult
 from sweeper.reporting.console import bulleted
@@ -18,12 +19,13 @@ TITLE = "The test suite task by task"
 
 def task_grid(results: Sequence[TaskResult]) -> Grid:
     """Build the means of teacher, start and winners by task, with the gap that each closed."""
+    scored = {
+        "teacher": [result.teacher for result in results],
+        "start": [result.starting_student for result in results],
+    }
     ends = [
         [name, *("" if value is None else f"{value:.{DIGITS}f}" for value in values)]
-        for name, values in (
-            ("teacher", [result.teacher for result in results]),
-            ("start", [result.starting_student for result in results]),
-        )
+        for name, values in scored.items()
     ]
     winners = dict.fromkeys((arm.arm, arm.trial) for result in results for arm in result.arms)
     rows = [
@@ -48,11 +50,6 @@ def task_notes(results: Sequence[TaskResult]) -> list[str]:
     ]
 
 
-def task_view(results: Sequence[TaskResult]) -> RenderableType:
-    """Build the table for a terminal, with its notes."""
-    return _TaskView(results)
-
-
 def _part(result: TaskResult, results: Sequence[TaskResult]) -> str:
     if not result.weight:
         return "no part of the score"
@@ -68,11 +65,13 @@ def _cell(result: TaskResult, name: str) -> str:
     return f"{arm.mean:.{DIGITS}f}{closed}"
 
 
-class _TaskView:
-    def __init__(self, results: Sequence[TaskResult]) -> None:
-        self._results = results
+@dataclass(frozen=True)
+class TaskView:
+    """Table for a terminal, with its notes."""
+
+    results: Sequence[TaskResult]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield grids.narrowed(task_grid(self._results), console, options)
+        yield grids.narrowed(task_grid(self.results), console, options)
         yield ""
-        yield bulleted(task_notes(self._results))
+        yield bulleted(task_notes(self.results))

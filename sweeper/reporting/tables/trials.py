@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from rich.cells import cell_len
-from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.segment import Segment
 from rich.style import Style
 from rich.table import Table
@@ -15,7 +16,7 @@ from rich.text import Text
 
 from sweeper.analysis.comparison import scored_trials, selection_score
 from sweeper.records.study_record import ArmRecord, StudyRecord
-from sweeper.reporting.console import Chain, definitions, heading, plain_table
+from sweeper.reporting.console import Chain, definitions, part, plain_table
 from sweeper.reporting.text import formatting, search
 
 _HEAD = ("trial", "state", "score", "seconds", "settings")
@@ -28,84 +29,66 @@ _STATE_STYLES = {
 }
 
 
-def status_view(record: StudyRecord) -> RenderableType:
-    """Build the view of all trials and confirmation runs, with the reasons of failures."""
-    return _StatusView(record)
+@dataclass(frozen=True)
+class StatusView:
+    """View of all trials and confirmation runs, with the reasons of failures.
 
+    A narrow terminal omits standard errors.
+    """
 
-class _StatusView:
-    """View with one table per arm; a narrow terminal omits standard errors."""
-
-    def __init__(self, record: StudyRecord) -> None:
-        self._record = record
-        self._ends = [
-            (label, outcome)
-            for label, outcome in (
-                ("teacher", record.teacher),
-                ("starting student", record.starting_student),
-            )
-            if outcome is not None
-        ]
-        shown = [score for arm in record.arms for _, score in scored_trials(arm)]
-        ends = [selection_score(outcome) for _, outcome in self._ends]
-        self._digits = formatting.score_digits([*shown, *ends])
+    record: StudyRecord
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        arms = self._record.arms
-        yield Text(_progress_sentence(self._record), style="bold")
-        for label, outcome in self._ends:
-            score = formatting.score(selection_score(outcome), self._digits)
-            seconds = formatting.seconds(max(outcome.finished - outcome.started, 0.0))
-            yield Text(f"{label}: {outcome.state}, {score}, {seconds} s", style="dim")
+        record, arms = self.record, self.record.arms
+        ends = {"teacher": record.teacher, "starting student": record.starting_student}
+        shown = [score for arm in arms for _, score in scored_trials(arm)]
+        digits = formatting.score_digits([*shown, *map(selection_score, ends.values())])
+        yield Text(_progress_sentence(record), style="bold")
+        for label, outcome in ends.items():
+            if outcome is not None:
+                score = formatting.score(selection_score(outcome), digits)
+                seconds = formatting.job_seconds(outcome)
+                yield Text(f"{label}: {outcome.state}, {score}, {seconds} s", style="dim")
         # Line by line: a rich table of thousands of trials takes half a minute.
-        rows = {arm.name: _trial_rows(arm, self._digits) for arm in arms}
+        rows = {arm.name: _trial_rows(arm, digits) for arm in arms}
         widths = _widths(rows.values())
         if sum(widths) + 2 * len(widths) > options.max_width:
             rows = {name: [_briefly(row) for row in full] for name, full in rows.items()}
             widths = _widths(rows.values())
         for arm in arms:
-            yield ""
             method = "" if arm.name == arm.method else f" ({arm.method})"
-            yield heading(f"{arm.name}{method}: {len(arm.trials)} of {arm.budget} trials started")
+            yield part(f"{arm.name}{method}: {len(arm.trials)} of {arm.budget} trials started")
             if rows[arm.name]:
                 yield from _aligned(rows[arm.name], widths, console, options.max_width)
         if any(arm.finals for arm in arms):
-            yield ""
-            yield heading("Confirmation runs")
-            yield _confirmation_table(self._record, self._digits)
-        failed = [*search.failure_reasons(self._record), *_confirmation_failures(self._record)]
-        if failed:
-            yield ""
-            yield heading("Failed trials")
-            yield definitions((job, Text(why)) for job, why in failed)
+            yield part("Confirmation runs", _confirmation_table(record, digits))
+        if failed := [*search.failure_reasons(record), *_confirmation_failures(record)]:
+            yield part("Failed trials", definitions((job, Text(why)) for job, why in failed))
 
 
 def _progress_sentence(record: StudyRecord) -> str:
     states = Counter(trial.state for arm in record.arms for trial in arm.trials)
     budget = sum(arm.budget for arm in record.arms)
     parts = [f"{states['completed']} of {budget} trials completed"]
-    for state, count in states.items():
-        if state in ("pruned", "failed", "running"):
-            parts.append(f"{count} {state}")
-    if confirmed := _confirmation_counts(record):
-        parts.append(confirmed)
+    shown = ("pruned", "failed", "running")
+    parts += [f"{count} {state}" for state, count in states.items() if state in shown]
+    if runs := Counter(run.state for arm in record.arms for run in arm.finals):
+        parts.append(f"{runs['completed']} of {runs.total()} confirmation runs completed")
     return f"{record.study}: {', '.join(parts)}"
 
 
 def _trial_rows(arm: ArmRecord, digits: int) -> list[tuple[str, ...]]:
     """Return the arm's trials as rows with the columns of ``_HEAD``."""
-    rows: list[tuple[str, ...]] = []
-    for trial in sorted(arm.trials, key=lambda trial: trial.number):
-        rows.append(
-            (
-                str(trial.number),
-                formatting.trial_state(trial),
-                formatting.score(selection_score(trial.outcome), digits),
-                formatting.trial_seconds(trial),
-                formatting.settings(trial.params) or formatting.NOTHING,
-            )
+    return [
+        (
+            str(trial.number),
+            formatting.trial_state(trial),
+            formatting.score(selection_score(trial.outcome), digits),
+            formatting.job_seconds(trial.outcome),
+            formatting.settings(trial.params) or formatting.NOTHING,
         )
-    return rows
+        for trial in sorted(arm.trials, key=lambda trial: trial.number)
+    ]
 
 
 def _briefly(row: tuple[str, ...]) -> tuple[str, ...]:
@@ -154,12 +137,7 @@ def _line(*parts: tuple[str, Style | None], width: int) -> RenderResult:
 
 
 def _confirmation_table(record: StudyRecord, digits: int) -> Table:
-    """Build the table of the confirmation runs, with their scores on the selection suite.
-
-    Args:
-        record: The study.
-        digits: Decimals of a score.
-    """
+    """Build the table of the confirmation runs, with their scores on the selection suite."""
     table = plain_table()
     for name in ("trial", "new seed", "at equal", "state", "score", "seconds"):
         right = name in ("new seed", "score", "seconds")
@@ -167,24 +145,15 @@ def _confirmation_table(record: StudyRecord, digits: int) -> Table:
     for arm in record.arms:
         for run in arm.finals:
             outcome, final = run.outcome, run.final
-            seconds = outcome.finished - outcome.started if outcome else None
             table.add_row(
                 f"  {arm.name} #{final.trial}",
                 str(final.seed + 1),
                 final.at.replace("_", " "),
                 run.state,
                 formatting.score(selection_score(outcome), digits),
-                formatting.NOTHING if seconds is None else formatting.seconds(max(seconds, 0.0)),
+                formatting.job_seconds(outcome),
             )
     return table
-
-
-def _confirmation_counts(record: StudyRecord) -> str:
-    """Return such as ``3 of 6 confirmation runs completed``; empty before there are any."""
-    states = Counter(final.state for arm in record.arms for final in arm.finals)
-    if not states:
-        return ""
-    return f"{states['completed']} of {states.total()} confirmation runs completed"
 
 
 def _confirmation_failures(record: StudyRecord) -> Iterator[tuple[str, str]]:

@@ -7,12 +7,13 @@ difference to the reference. A narrow terminal, or comparisons of all pairs, tak
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
 from sweeper.analysis.verdict import ArmVerdict, Interval, PairVerdict, Verdict
-from sweeper.reporting.console import bulleted, heading
+from sweeper.reporting.console import bulleted, fits, part
 from sweeper.reporting.tables import grids
 from sweeper.reporting.tables.grids import Grid
 from sweeper.reporting.text import formatting
@@ -21,11 +22,6 @@ from sweeper.reporting.text.verdict import explanations, notes
 
 DIGITS = 3
 """Decimals of scores and differences."""
-
-
-def verdict_view(verdict: Verdict) -> RenderableType:
-    """Build the view of the verdict; it fits the width of the terminal."""
-    return _VerdictView(verdict)
 
 
 def measures(verdict: Verdict) -> list[str]:
@@ -125,17 +121,17 @@ def gap(arm: ArmVerdict) -> str:
     return f"{share} ({low} to {high})"
 
 
-class _VerdictView:
-    def __init__(self, verdict: Verdict) -> None:
-        self._verdict = verdict
+@dataclass(frozen=True)
+class VerdictView:
+    """View of the verdict that fits the width of the terminal."""
+
+    verdict: Verdict
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        verdict = self._verdict
+        verdict = self.verdict
         yield Text(verdict_headline(verdict), style="bold")
         for at in measures(verdict):
-            yield ""
-            yield heading(title(verdict, at))
-            yield from _tables(verdict, at, console, options)
+            yield part(title(verdict, at), *_tables(verdict, at, console, options))
         yield ""
         yield bulleted([*explanations(verdict), *notes(verdict)])
 
@@ -148,7 +144,7 @@ def _tables(
         shorter = grids.without(whole, "steps")
         # Device seconds stand under "Matched conditions", too.
         for grid in (whole, shorter, grids.without(shorter, "device seconds")):
-            if grids.fits(table := grids.drawn(grid), console, options):
+            if fits(table := grids.drawn(grid), console, options):
                 yield table
                 return
     yield grids.narrowed(arms_grid(verdict, at), console, options)

@@ -9,7 +9,7 @@ from typing import Any
 from sweeper.analysis.comparison import ArmSummary, Comparison, Difference, Score
 from sweeper.analysis.pareto import FrontPoint
 from sweeper.config.search import Objective
-from sweeper.records import Cost, FailureKind
+from sweeper.records import Cost, FailureKind, Outcome
 from sweeper.records.study_record import TrialRecord
 from sweeper.reporting.text.terminal_escape import visible
 
@@ -76,12 +76,7 @@ def front_point(point: FrontPoint, digits: int) -> str:
 
 
 def number(value: Any, digits: int = 2) -> str:
-    """Format a setting's value in few characters: 0.83, 1.2e-3, 128, true.
-
-    Args:
-        value: Floats are rounded, everything else is written out.
-        digits: Significant digits of a float.
-    """
+    """Format a setting's value in few characters, floats rounded: 0.83, 1.2e-3, 128, true."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if value is None:
@@ -99,6 +94,11 @@ def number(value: Any, digits: int = 2) -> str:
     return f"{value:.{max(digits, len(str(int(abs(value)))))}g}"
 
 
+def shortened(text: str, most: int) -> str:
+    """Cut ``text`` to ``most`` characters, with an ellipsis at its end."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def settings(params: Mapping[str, Any], digits: int = 2) -> str:
     """Format sampled settings on one line: ``lmbda 0.83 · beta 0 · lr 1.2e-3``."""
     return " · ".join(
@@ -113,12 +113,15 @@ def best_settings(arm: ArmSummary) -> str:
     return settings(arm.best.params) or "nothing searched"
 
 
+def best_cost(arm: ArmSummary) -> Cost | None:
+    """Return the cost of an arm's best trial."""
+    return arm.best.outcome.cost if arm.best and arm.best.outcome else None
+
+
 def score_digits(values: Iterable[Score | None]) -> int:
     """Return the decimals of a table of scores: two digits of the smallest standard error."""
     errors = [value.stderr for value in values if value and value.stderr]
-    if not errors:
-        return 3
-    return min(max(1 - math.floor(math.log10(min(errors))), 1), 5)
+    return min(max(1 - math.floor(math.log10(min(errors))), 1), 5) if errors else 3
 
 
 def comparison_digits(comparison: Comparison) -> int:
@@ -223,9 +226,8 @@ def p_value(value: float) -> str:
     return f"p {'' if value < 0.001 else '= '}{p_number(value)}"
 
 
-def trial_seconds(trial: TrialRecord) -> str:
-    """Format how long a trial ran, by its own clock."""
-    outcome = trial.outcome
+def job_seconds(outcome: Outcome | None) -> str:
+    """Format how long a job ran, by its own clock."""
     return NOTHING if outcome is None else seconds(max(outcome.finished - outcome.started, 0.0))
 
 
@@ -233,11 +235,6 @@ def trial_state(trial: TrialRecord) -> str:
     """Format how a trial ended, with the kind of failure: ``failed: out of memory``."""
     failure = trial.outcome.failure if trial.outcome else None
     return f"{trial.state}: {FAILURE_NAMES[failure.kind]}" if failure else trial.state
-
-
-def failure_counts(failures: Mapping[FailureKind, int]) -> str:
-    """Format failures by kind: ``2 out of memory, 1 diverged``."""
-    return ", ".join(f"{n} {FAILURE_NAMES[kind]}" for kind, n in sorted(failures.items()))
 
 
 def listed(names: Iterable[str], word: str = "and") -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sweeper.analysis.comparison import ArmSummary, Comparison
+from sweeper.analysis.comparison import Comparison
 from sweeper.analysis.stats.significance import Conclusion
 from sweeper.analysis.verdict import Verdict
 from sweeper.reporting.text import formatting
@@ -22,11 +22,6 @@ _CONCLUSIONS: dict[Conclusion, str] = {
 """Clauses for all offline arms with the same conclusion, in the order of the headline."""
 
 
-def headline(comparison: Comparison, verdict: Verdict | None) -> str:
-    """Return the sentences that lead the report of a study at any stage."""
-    return search_headline(comparison) if verdict is None else verdict_headline(verdict)
-
-
 def verdict_headline(verdict: Verdict) -> str:
     """Return the primary comparisons at equal steps in a sentence or two."""
     pairs = [pair for pair in verdict.pairs if pair.at == "steps"]
@@ -38,13 +33,11 @@ def verdict_headline(verdict: Verdict) -> str:
         return f"On the test suite, {sentence(pairs[0], verdict.margin)}"
     parts = []
     for conclusion, text in _CONCLUSIONS.items():
-        against = [pair.against for pair in pairs if pair.conclusion == conclusion]
-        if against:
+        if against := [pair.against for pair in pairs if pair.conclusion == conclusion]:
             parts.append(text.format(ours=pairs[0].arm, theirs=formatting.listed(against)))
     # The least clear pair limits what the others can claim.
-    closest = max(pairs, key=lambda pair: pair.p_adjusted)
-    least_clear = sentence(closest, verdict.margin)
-    return f"On the test suite, {'; '.join(parts)}. Closest comparison: {least_clear}"
+    closest = sentence(max(pairs, key=lambda pair: pair.p_adjusted), verdict.margin)
+    return f"On the test suite, {'; '.join(parts)}. Closest comparison: {closest}"
 
 
 def search_headline(comparison: Comparison) -> str:
@@ -97,17 +90,14 @@ def _price(comparison: Comparison) -> str:
     """Return the device-seconds of the best GKD trial next to those of the best offline trial."""
     if comparison.best_gkd is None or comparison.best_offline is None:
         return ""
-    ours = _device_seconds(comparison.arm(comparison.best_gkd))
-    theirs = _device_seconds(comparison.arm(comparison.best_offline))
-    if not ours or not theirs:
+    arms = map(comparison.arm, (comparison.best_gkd, comparison.best_offline))
+    costs = [cost.device_seconds for cost in map(formatting.best_cost, arms) if cost]
+    if len(costs) < 2 or not all(costs):
         return ""
+    ours, theirs = costs
     ratio = f"{ours / theirs:.2g}"
     times = "about as many as" if ratio == "1" else f"{ratio} times as many as"
     return (
         f"The best GKD trial took {formatting.seconds(ours)} device-seconds, {times} the best"
         f" offline trial ({formatting.seconds(theirs)})."
     )
-
-
-def _device_seconds(arm: ArmSummary) -> float:
-    return arm.best.outcome.cost.device_seconds if arm.best and arm.best.outcome else 0.0

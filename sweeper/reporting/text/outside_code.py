@@ -29,10 +29,3 @@ def outside_code(config: Mapping[str, Any]) -> list[str]:
     if (config.get("evaluation") or {}).get("allow_code_execution") is True:
         keys.append("evaluation.allow_code_execution (what students answer)")
     return keys
-
-
-def code_notice(config: Mapping[str, Any]) -> str:
-    """Return the notice as a sentence; empty without such keys."""
-    if not (keys := outside_code(config)):
-        return ""
-    return f"Code from outside was allowed to run: {formatting.listed(keys)}."

@@ -75,11 +75,13 @@ def unconfirmed(record: StudyRecord) -> str:
 
 def failures(comparison: Comparison) -> list[tuple[str, str]]:
     """Return the arms with failed trials, each with the number of failures by kind."""
-    return [
-        (arm.name, formatting.failure_counts(arm.failures))
+    counts = {
+        arm.name: [
+            f"{n} {formatting.FAILURE_NAMES[kind]}" for kind, n in sorted(arm.failures.items())
+        ]
         for arm in comparison.arms
-        if arm.failures
-    ]
+    }
+    return [(name, ", ".join(kinds)) for name, kinds in counts.items() if kinds]
 
 
 def reason(failure: Failure) -> str:
@@ -89,8 +91,8 @@ def reason(failure: Failure) -> str:
 
 def failure_reasons(record: StudyRecord, most: int | None = None) -> Iterator[tuple[str, str]]:
     """Yield the jobs that failed, each reason once an arm; of more than ``most``, the number."""
-    ends = (("teacher", record.teacher), ("starting student", record.starting_student))
-    for label, outcome in ends:
+    ends = {"teacher": record.teacher, "starting student": record.starting_student}
+    for label, outcome in ends.items():
         if outcome is not None and outcome.failure is not None:
             yield label, reason(outcome.failure)
     for arm in record.arms:

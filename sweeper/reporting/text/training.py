@@ -90,8 +90,7 @@ def open_advice_sentence(advice: Sequence[Advice]) -> str:
     """List the advice that the trials could not test or decide; empty if there is none."""
     parts = []
     for judgement, text in _OPEN.items():
-        topics = [_SHORT[one.topic] for one in advice if one.judgement == judgement]
-        if topics:
+        if topics := [_SHORT[one.topic] for one in advice if one.judgement == judgement]:
             parts.append(f"{text}: {formatting.listed(topics)}")
     sentence = "; ".join(parts)
     return f"{sentence[0].upper()}{sentence[1:]}." if sentence else ""
@@ -103,8 +102,10 @@ _OPEN: dict[Judgement, str] = {
 }
 
 
-def rollout_warnings(stats: RolloutStats) -> list[str]:
+def rollout_warnings(stats: RolloutStats | None) -> list[str]:
     """Return the warnings about truncated and overlong rollouts."""
+    if stats is None:
+        return []
     warnings = []
     if stats.truncated:
         limits = [t.max_new_tokens for t in stats.truncated if t.max_new_tokens is not None]
@@ -143,30 +144,28 @@ def failure_sentence(group: FailureGroup) -> str:
 def recommendation_reason(choice: Recommendation) -> str:
     """Explain why this arm is recommended."""
     suite = "test suite" if choice.basis == "test" else "selection suite"
-    rivals = [rival.arm for rival in choice.rivals]
     reasons = []
     if choice.beaten:
         losers = formatting.listed(choice.beaten)
         reasons.append(f"{choice.arm} is better than {losers} on the {suite}.")
-    if rivals:
-        among = formatting.listed([choice.arm, *rivals])
+    if choice.rivals:
+        among = formatting.listed([choice.arm, *(rival.arm for rival in choice.rivals)])
         reasons.append(f"The {suite} does not separate {among}.")
         cheapest = min(choice.rivals, key=lambda rival: rival.device_seconds)
         ours = formatting.seconds(choice.chosen.device_seconds)
         theirs = formatting.seconds(cheapest.device_seconds)
-        if choice.chosen.device_seconds <= cheapest.device_seconds:
-            price = f"{choice.arm} costs the least"
-        else:
-            price = f"{choice.arm} costs within a tenth of the least"
+        least = choice.chosen.device_seconds <= cheapest.device_seconds
+        price = f"{choice.arm} costs {'' if least else 'within a tenth of '}the least"
         price += f": {ours} device-seconds a training, against {theirs} of {cheapest.arm}"
         if choice.best.arm == choice.arm:
-            price += f"; of these arms it also has the best score, {choice.best.score:.3f}"
-        reasons.append(f"{price}.")
-        if choice.best.arm != choice.arm:
+            best = f"{choice.best.score:.3f}"
+            reasons.append(f"{price}; of these arms it also has the best score, {best}.")
+        else:
             reasons.append(
-                f"{choice.best.arm} has the best score of them, {choice.best.score:.3f} against"
-                f" {choice.chosen.score:.3f}, for {formatting.seconds(choice.best.device_seconds)}"
-                " device-seconds; more seeds or documents might separate them."
+                f"{price}. {choice.best.arm} has the best score of them, {choice.best.score:.3f}"
+                f" against {choice.chosen.score:.3f}, for"
+                f" {formatting.seconds(choice.best.device_seconds)} device-seconds; more seeds or"
+                " documents might separate them."
             )
     elif not choice.beaten:
         score = f"{choice.chosen.score:.3f}"
