@@ -17,9 +17,10 @@ test by memorising answers: its knowledge comes from the teacher that it was mad
 
 from __future__ import annotations
 
+import json
 import zlib
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, TypeVar
 
 SPLITS = {"train": 0.35, "selection": 0.15, "test": 0.5}
@@ -29,133 +30,14 @@ CHOICES = 4
 Row = TypeVar("Row", bound=dict[str, Any])
 
 
-@dataclass(frozen=True)
-class QuestionKind:
-    """A kind of question.
-
-    Attributes:
-        question: Template of the question, with ``{0}`` in the word's place.
-        prefix: Template of every answer's beginning, with ``{0}`` in the word's place.
-        pairs: Words and their answers, ``word target``, separated by commas.
-    """
-
-    question: str
-    prefix: str
-    pairs: str
-
-    def items(self) -> list[tuple[str, str]]:
-        """Return pairs of a word and its target."""
-        pairs = (pair.split() for pair in self.pairs.split(","))
-        return [(word, target) for word, target in pairs]
-
-
-KINDS: Mapping[str, QuestionKind] = {
-    "capital": QuestionKind(
-        "What is the capital of {0}?",
-        "The capital of {0} is",
-        """France Paris, Germany Berlin, Italy Rome, Spain Madrid, Portugal Lisbon, Greece Athens,
-        Austria Vienna, Poland Warsaw, Hungary Budapest, Sweden Stockholm, Norway Oslo, Denmark
-        Copenhagen, Finland Helsinki, Ireland Dublin, Belgium Brussels, Russia Moscow,
-        Romania Bucharest, Bulgaria Sofia, Serbia Belgrade, Croatia Zagreb, Switzerland Bern,
-        Turkey Ankara, Egypt Cairo, Morocco Rabat, Algeria Algiers, Tunisia Tunis, Libya Tripoli,
-        Kenya Nairobi, Ghana Accra, Senegal Dakar, Iran Tehran, Iraq Baghdad, Syria Damascus,
-        Lebanon Beirut, Afghanistan Kabul, Pakistan Islamabad, Bangladesh Dhaka, China Beijing,
-        Japan Tokyo, Thailand Bangkok, Vietnam Hanoi, Indonesia Jakarta, Philippines Manila,
-        Mongolia Ulaanbaatar, Nepal Kathmandu, Australia Canberra, Canada Ottawa, Cuba Havana,
-        Jamaica Kingston, Peru Lima, Chile Santiago, Venezuela Caracas, Ecuador
-        Quito, Uruguay Montevideo, Iceland Reykjavik, Scotland Edinburgh,
-        England London, Israel Jerusalem, Jordan Amman, Cyprus Nicosia""",
-    ),
-    "opposite": QuestionKind(
-        "What is the opposite of {0}?",
-        "The opposite of {0} is",
-        """hot cold, big small, good bad, up down, left right, day night, black white, open closed,
-        fast slow, hard soft, high low, early late, rich poor, strong weak, happy sad, old young,
-        light dark, wet dry, full empty, clean dirty, loud quiet, near far, long short, thick thin,
-        easy difficult, first last, begin end, buy sell, push pull, win lose, love hate, friend
-        enemy, true false, right wrong, inside outside, above below, before after, always never,
-        everything nothing, come go, give take, remember forget, question answer, summer winter,
-        north south, east west, male female, alive dead, sweet sour, tall short, wide narrow,
-        deep shallow, safe dangerous, brave cowardly, cheap expensive, smooth rough, sharp dull,
-        success failure, victory defeat, increase decrease, add subtract, multiply divide,
-        accept reject, arrive depart, attack defend, enter exit, laugh cry, float sink, heaven
-        hell, peace war, positive negative, maximum minimum, ancient modern, visible invisible,
-        possible impossible, guilty innocent, polite rude, simple complex, public private""",
-    ),
-    "plural": QuestionKind(
-        "What do you call more than one {0}?",
-        "One {0}, two",
-        """child children, mouse mice, foot feet, tooth teeth, man men, woman women, goose geese,
-        person people, ox oxen, leaf leaves, knife knives, wolf wolves, life lives, wife wives,
-        half halves, shelf shelves, loaf loaves, thief thieves, city cities, baby babies, lady
-        ladies, story stories, country countries, party parties, family families, berry berries,
-        box boxes, bus buses, church churches, dish dishes, watch watches, glass glasses, fox
-        foxes, class classes, brush brushes, potato potatoes, tomato tomatoes, hero heroes, cat
-        cats, dog dogs, book books, car cars, tree trees, house houses, apple apples, friend
-        friends, teacher teachers, table tables, chair chairs, river rivers, window windows,
-        flower flowers, bird birds, ship ships, star stars, king kings, cup cups, road roads,
-        hand hands, letter letters, boy boys, key keys, monkey monkeys, toy toys, day days,
-        cactus cacti, crisis crises, analysis analyses, fungus fungi, nucleus nuclei""",
-    ),
-    "past": QuestionKind(
-        'Which form of "{0}" is right yesterday?',
-        "Today they {0}. Yesterday they",
-        """go went, eat ate, see saw, run ran, come came, take took, give gave, make made, say said,
-        tell told, think thought, buy bought, bring brought, teach taught, catch caught, fight
-        fought, find found, write wrote, drive drove, ride rode, rise rose, speak spoke, break
-        broke, steal stole, choose chose, freeze froze, swim swam, sing sang, ring rang, drink
-        drank, begin began, sit sat, know knew, grow grew, throw threw, fly flew, draw drew, blow
-        blew, fall fell, feel felt, keep kept, sleep slept, leave left, lose lost, meet met, pay
-        paid, sell sold, send sent, build built, spend spent, stand stood, understand understood,
-        win won, wear wore, get got, forget forgot, have had, do did, hear heard, hold held, walk
-        walked, play played, jump jumped, talk talked, open opened, look looked, work worked, call
-        called, ask asked, help helped, start started, want wanted, dance danced, live lived, love
-        loved, move moved, stop stopped, plan planned, try tried, study studied, carry carried""",
-    ),
-    "language": QuestionKind(
-        "What is the main language of {0}?",
-        "The main language of {0} is",
-        """France French, Germany German, Italy Italian, Spain Spanish, Portugal Portuguese, Greece
-        Greek, Poland Polish, Hungary Hungarian, Sweden Swedish, Norway Norwegian, Denmark Danish,
-        Finland Finnish, Russia Russian, Ukraine Ukrainian, Romania Romanian, Bulgaria Bulgarian,
-        Serbia Serbian, Croatia Croatian, Turkey Turkish, Egypt Arabic, Iran Persian, China
-        Chinese, Japan Japanese, Thailand Thai, Vietnam Vietnamese, Indonesia Indonesian, Mongolia
-        Mongolian, Nepal Nepali, Australia English, Mexico Spanish, Peru Spanish, Chile Spanish,
-        Argentina Spanish, Brazil Portuguese, Austria German, Israel Hebrew, Bangladesh Bengali,
-        Iceland Icelandic, Colombia Spanish, Cuba Spanish, England English, Albania Albanian""",
-    ),
-}
-"""Kinds of question by name."""
-
-CONTINENTS = {
-    "Africa": """Kenya, Egypt, Nigeria, Ghana, Morocco, Algeria, Tunisia, Libya, Senegal, Ethiopia,
-    Tanzania, Uganda, Zimbabwe, Zambia, Angola, Mozambique, Namibia, Botswana, Sudan, Somalia,
-    Rwanda, Cameroon, Mali, Niger, Chad""",
-    "Asia": """China, Japan, India, Thailand, Vietnam, Indonesia, Nepal, Mongolia, Pakistan,
-    Bangladesh, Iran, Iraq, Malaysia, Cambodia, Laos, Myanmar, Singapore, Kazakhstan, Uzbekistan,
-    Bhutan, Afghanistan, South_Korea, the_Philippines, Sri_Lanka""",
-    "Europe": """France, Germany, Italy, Spain, Portugal, Greece, Austria, Poland, Hungary, Sweden,
-    Norway, Denmark, Finland, Ireland, Belgium, Romania, Bulgaria, Serbia, Croatia, Switzerland,
-    Slovakia, Slovenia, Lithuania, Latvia, Estonia, the_Netherlands""",
-    "America": """Canada, Mexico, Cuba, Jamaica, Brazil, Argentina, Chile, Peru, Colombia,
-    Venezuela, Ecuador, Bolivia, Uruguay, Paraguay, Guatemala, Honduras, Nicaragua, Panama""",
-}
-THINGS = {
-    "mammal": "dog, horse, elephant, tiger, rabbit, monkey, sheep, wolf, goat, camel",
-    "bird": "sparrow, eagle, parrot, pigeon, penguin, owl, swan, crow, ostrich",
-    "fish": "salmon, tuna, trout, shark, herring, cod, sardine, carp",
-    "fruit": "banana, apple, mango, strawberry, pear, peach, grape, lemon, pineapple",
-    "vegetable": "carrot, cabbage, onion, potato, spinach, broccoli, turnip, cauliflower",
-    "tool": "hammer, screwdriver, wrench, saw, drill, chisel, shovel, axe",
-    "vehicle": "car, bus, truck, bicycle, motorcycle, tractor, van, taxi",
-    "instrument": "violin, piano, guitar, trumpet, flute, drum, cello, clarinet, harp",
-    "sport": "football, tennis, basketball, hockey, baseball, rugby, volleyball",
-    "drink": "coffee, tea, lemonade, milk, juice, beer, wine, cocoa",
-    "metal": "iron, gold, silver, copper, aluminium, zinc, tin, nickel",
-    "flower": "rose, tulip, daisy, lily, orchid, daffodil, sunflower, violet",
-    "tree": "oak, pine, maple, birch, willow, elm, beech, cedar",
-    "insect": "ant, bee, butterfly, mosquito, beetle, wasp, grasshopper, moth",
-}
+_TABLES: dict[str, dict[str, Any]] = json.loads(
+    Path(__file__).with_name("facts.json").read_text(encoding="utf-8")
+)
+KINDS = _TABLES["kinds"]
+"""Kinds of question by name: templates of question and answer, and the words with their targets."""
+CONTINENTS: dict[str, list[str]] = _TABLES["continents"]
+"""Countries by continent."""
+THINGS: dict[str, list[str]] = _TABLES["things"]
 """Things to choose from, by their kind."""
 UNCOUNTED = ("drink", "metal", "sport")
 """Kinds whose words take no article."""
@@ -192,12 +74,12 @@ def questions(split: str) -> list[dict[str, str]]:
     """
     return _mixed(
         {
-            "question": kind.question.format(word),
-            "prefix": kind.prefix.format(word),
+            "question": kind["question"].format(word),
+            "prefix": kind["prefix"].format(word),
             "target": target,
         }
         for name, kind in KINDS.items()
-        for word, target in _part(name, kind.items(), split)
+        for word, target in _part(name, list(kind["pairs"].items()), split)
     )
 
 
@@ -211,8 +93,8 @@ def choices(split: str) -> list[dict[str, Any]]:
     Raises:
         ValueError: If the split is unknown.
     """
-    countries = [(word, home) for home, words in CONTINENTS.items() for word in _words(words)]
-    things = [(word, kind) for kind, words in THINGS.items() for word in _words(words)]
+    countries = [(word, home) for home, words in CONTINENTS.items() for word in words]
+    things = [(word, kind) for kind, words in THINGS.items() for word in words]
     rows = []
     for word, home in _part("continent", countries, split):
         question, prefix = f"Where is {word}?", f"{_capital(word)} is a country in"
@@ -250,10 +132,6 @@ def _choice(question: str, prefix: str, right: str, answers: list[str]) -> dict[
 
 def _mixed(rows: Iterable[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: _number(row["question"]))
-
-
-def _words(text: str) -> list[str]:
-    return [word.strip().replace("_", " ") for word in text.replace("\n", " ").split(",")]
 
 
 def _capital(text: str) -> str:
