@@ -79,17 +79,13 @@ def _listed_trials(arm: ArmRecord, comparison: Comparison) -> tuple[list[TrialRe
 def _trials_table(trials: Sequence[TrialRecord], digits: int) -> str:
     rows = []
     for trial in trials:
-        cost = trial.outcome.cost if trial.outcome else None
-        rows.append(
-            [
-                str(trial.number),
-                formatting.trial_state(trial),
-                formatting.score(selection_score(trial.outcome), digits),
-                cell(formatting.settings(trial.params, 4)) or formatting.NOTHING,
-                str(cost.steps) if cost else "",
-                formatting.tokens(cost) if cost else "",
-                formatting.seconds(cost.device_seconds) if cost else "",
-            ]
-        )
+        costs = ["", "", ""]
+        if trial.outcome is not None:
+            cost = trial.outcome.cost
+            seconds = formatting.seconds(cost.device_seconds)
+            costs = [str(cost.steps), formatting.tokens(cost), seconds]
+        score = formatting.score(selection_score(trial.outcome), digits)
+        settings = cell(formatting.settings(trial.params, 4)) or formatting.NOTHING
+        rows.append([str(trial.number), formatting.trial_state(trial), score, settings, *costs])
     header = ["trial", "state", "score", "settings", "steps", "tokens", "device-seconds"]
     return table(header, rows, left=(1, 3))
