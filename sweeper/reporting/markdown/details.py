@@ -51,8 +51,7 @@ def _arm_section(arm: ArmRecord, comparison: Comparison) -> Iterator[str]:
         exact = ", ".join(setting(*item) for item in summary.best.params.items())
         yield f"Exact best settings (trial {summary.best.number}): {exact}"
     if arm.settings:
-        fixed = ", ".join(setting(*item) for item in arm.settings.items())
-        yield f"Fixed settings: {fixed}"
+        yield f"Fixed settings: {', '.join(setting(*item) for item in arm.settings.items())}"
     if not arm.trials:
         yield "No trial has started."
         return

@@ -44,8 +44,7 @@ def write_report(page: ReportData, directory: Path) -> list[Path]:
             write_bytes_atomically(path, png(figure))
             images.append(path)
     archive.write_records(page.record, directory / archive.NAME)
-    shown = {path.name for path in images}
-    text = "\n\n".join(_sections(page, shown)) + "\n"
+    text = "\n\n".join(_sections(page, {path.name for path in images})) + "\n"
     write_text_atomically(directory / TEXT_NAME, text)
     return [directory / TEXT_NAME, directory / archive.NAME, *images]
 
