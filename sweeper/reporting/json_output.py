@@ -20,8 +20,7 @@ def study_json(page: ReportData) -> dict[str, Any]:
         **search_json(page.search),
         **training_json(page.training),
     }
-    verdict = page.verdict
-    if verdict is None:
+    if (verdict := page.verdict) is None:
         return plain
     tests = _tests(verdict)
     return {

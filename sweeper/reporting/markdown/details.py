@@ -51,8 +51,7 @@ def _arm_section(arm: ArmRecord, comparison: Comparison) -> Iterator[str]:
         exact = ", ".join(setting(*item) for item in summary.best.params.items())
         yield f"Exact best settings (trial {summary.best.number}): {exact}"
     if arm.settings:
-        fixed = ", ".join(setting(*item) for item in arm.settings.items())
-        yield f"Fixed settings: {fixed}"
+        yield f"Fixed settings: {', '.join(setting(*item) for item in arm.settings.items())}"
     if not arm.trials:
         yield "No trial has started."
         return
@@ -79,17 +78,13 @@ def _listed_trials(arm: ArmRecord, comparison: Comparison) -> tuple[list[TrialRe
 def _trials_table(trials: Sequence[TrialRecord], digits: int) -> str:
     rows = []
     for trial in trials:
-        cost = trial.outcome.cost if trial.outcome else None
-        rows.append(
-            [
-                str(trial.number),
-                formatting.trial_state(trial),
-                formatting.score(selection_score(trial.outcome), digits),
-                cell(formatting.settings(trial.params, 4)) or formatting.NOTHING,
-                str(cost.steps) if cost else "",
-                formatting.tokens(cost) if cost else "",
-                formatting.seconds(cost.device_seconds) if cost else "",
-            ]
-        )
+        costs = ["", "", ""]
+        if trial.outcome is not None:
+            cost = trial.outcome.cost
+            seconds = formatting.seconds(cost.device_seconds)
+            costs = [str(cost.steps), formatting.tokens(cost), seconds]
+        score = formatting.score(selection_score(trial.outcome), digits)
+        settings = cell(formatting.settings(trial.params, 4)) or formatting.NOTHING
+        rows.append([str(trial.number), formatting.trial_state(trial), score, settings, *costs])
     header = ["trial", "state", "score", "settings", "steps", "tokens", "device-seconds"]
     return table(header, rows, left=(1, 3))

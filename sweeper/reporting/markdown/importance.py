@@ -168,26 +168,24 @@ _NO_FURTHER = "the setting goes no further"
 
 
 def _rows(arm: ArmLessons, digits: int) -> Iterator[tuple[str, RenderableType]]:
-    if arm.importance:
-        yield "importance", Chain(" · ".join(_importance(arm.importance)))
+    if one := arm.importance:
+        within = f" in {one.conditional_trials} trials"
+        shares = (
+            f"{formatting.number(name)} {share}{within if name in one.conditional else ''}"
+            for name, share in _shares(one).items()
+        )
+        yield "importance", Chain(" · ".join(shares))
     for effect in arm.effects:
         if effect.clear:
             yield formatting.number(effect.name), Text(_clear(effect, digits))
     if unclear := _unclear(arm, digits):
         yield "no clear effect", Chain(" · ".join(unclear))
-    for one in arm.exhausted:
-        if one.wider:
-            yield "widen", Text(f"{_yaml(one)} ({_end(one)})")
+    for exhausted in arm.exhausted:
+        end = _end(exhausted)
+        if exhausted.wider:
+            yield "widen", Text(f"{_yaml(exhausted)} ({end})")
         else:
-            yield "at the end", Text(f"{formatting.number(one.name)}: {_end(one)}; {_NO_FURTHER}")
-
-
-def _importance(one: Importance) -> list[str]:
-    within = f" in {one.conditional_trials} trials"
-    return [
-        f"{formatting.number(name)} {share}{within if name in one.conditional else ''}"
-        for name, share in _shares(one).items()
-    ]
+            yield "at the end", Text(f"{formatting.number(exhausted.name)}: {end}; {_NO_FURTHER}")
 
 
 def _shares(one: Importance) -> dict[str, str]:

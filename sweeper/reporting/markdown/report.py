@@ -32,11 +32,8 @@ def write_report(page: ReportData, directory: Path) -> list[Path]:
     """
     directory.mkdir(parents=True, exist_ok=True)
     remove_leftovers(directory)
-    drawn = {
-        **verdict.plots(page),
-        **search.plots(page),
-        **training_plots(page.training, page.comparison),
-    }
+    drawn = verdict.plots(page) | search.plots(page)
+    drawn |= training_plots(page.training, page.comparison)
     # Plots first, so that a reader of the new text finds them.
     images = []
     for name, figure in drawn.items():
@@ -47,8 +44,7 @@ def write_report(page: ReportData, directory: Path) -> list[Path]:
             write_bytes_atomically(path, png(figure))
             images.append(path)
     archive.write_records(page.record, directory / archive.NAME)
-    shown = {path.name for path in images}
-    text = "\n\n".join(_sections(page, shown)) + "\n"
+    text = "\n\n".join(_sections(page, {path.name for path in images})) + "\n"
     write_text_atomically(directory / TEXT_NAME, text)
     return [directory / TEXT_NAME, directory / archive.NAME, *images]
 
@@ -58,7 +54,8 @@ def _sections(page: ReportData, images: set[str]) -> Iterator[str]:
     yield f"# {inline(record.study)}"
     yield f"**{inline(page.headline)}**"
     if unsafe := outside_code(record.config):
-        keys = formatting.listed(inline(_as_code(key)) for key in unsafe)
+        parts = (key.partition(" ") for key in unsafe)
+        keys = formatting.listed(inline(f"`{name}` {rest}") for name, _, rest in parts)
         yield f"> **Code from outside was allowed to run:** {keys}."
     if page.verdict is not None:
         yield from verdict.tables(page.verdict)
@@ -75,8 +72,3 @@ def _sections(page: ReportData, images: set[str]) -> Iterator[str]:
     yield from details.sections(record, comparison)
     yield from data_sections(record)
     yield from reproduction_sections(record)
-
-
-def _as_code(key: str) -> str:
-    name, _, rest = key.partition(" ")
-    return f"`{name}` {rest}"

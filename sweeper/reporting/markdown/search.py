@@ -78,15 +78,9 @@ def _cost_table(comparison: Comparison) -> str:
     rows = []
     for arm in comparison.arms:
         cost = formatting.best_cost(arm)
-        rows.append(
-            [
-                arm.name,
-                cell(formatting.best_settings(arm)),
-                str(cost.steps) if cost else "",
-                formatting.tokens(cost) if cost else "",
-                formatting.seconds(arm.cost.device_seconds),
-            ]
-        )
+        costs = [str(cost.steps), formatting.tokens(cost)] if cost else ["", ""]
+        settings, seconds = formatting.best_settings(arm), arm.cost.device_seconds
+        rows.append([arm.name, cell(settings), *costs, formatting.seconds(seconds)])
     header = ["arm", "best settings", "their steps", "their tokens trained / sampled"]
     return table([*header, "device-seconds of all trials"], rows, left=(0, 1))
 

@@ -92,15 +92,14 @@ def details(verdict: Verdict) -> Iterator[str]:
 
 
 def _computed(pair: PairVerdict) -> list[str]:
-    equivalence = pair.p_equivalence
+    numbers = (pair.p, pair.p_adjusted, pair.p_equivalence)
     return [
         cell(f"{pair.arm} − {pair.against}"),
         pair.at.replace("_", " "),
         difference(pair),
         f"{pair.stderr:.4f}",
         formatting.NOTHING if pair.effect is None else f"{pair.effect:+.2f}",
-        *(cell(formatting.p_number(p)) for p in (pair.p, pair.p_adjusted)),
-        formatting.NOTHING if equivalence is None else cell(formatting.p_number(equivalence)),
+        *(formatting.NOTHING if p is None else cell(formatting.p_number(p)) for p in numbers),
     ]
 
 

@@ -74,18 +74,12 @@ def _losses(curves: Sequence[LearningCurve], looks: dict[str, ArmStyle]) -> Figu
 
 
 def _draw(axes: Axes, curve: LearningCurve, look: ArmStyle) -> None:
-    steps = [step.step for step in curve.steps]
-    axes.fill_between(
-        steps,
-        [step.low for step in curve.steps],
-        [step.high for step in curve.steps],
-        color=look.colour,
-        alpha=0.12,
-        linewidth=0,
-    )
+    points = ((step.step, step.low, step.mean, step.high) for step in curve.steps)
+    steps, low, mean, high = zip(*points, strict=True)
+    axes.fill_between(steps, low, high, color=look.colour, alpha=0.12, linewidth=0)
     axes.plot(
         steps,
-        [step.mean for step in curve.steps],
+        mean,
         color=look.colour,
         linestyle=look.line,
         linewidth=1.9,

@@ -60,8 +60,7 @@ def _design(design: Design) -> list[RenderableType]:
     for variances in design.variances:
         table.add_column(variances.name, justify="right")
     for row in design.rows:
-        cells = [f"{size:.3f}" for size in row.differences]
         style = "bold" if row.seeds == design.seeds else ""
-        table.add_row(str(row.seeds), *cells, style=style)
+        table.add_row(str(row.seeds), *(f"{size:.3f}" for size in row.differences), style=style)
     title = f"Smallest difference that {design.documents:,} documents detect, by seeds"
     return [heading(title), table, Text(f"Variances: {design.basis}.", style="dim")]

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweeper.analysis.comparison import ArmSummary, Comparison
+from sweeper.analysis.pareto import FrontPoint
 from sweeper.reporting.console import Chain, bulleted, definitions, fits, part, plain_table
 from sweeper.reporting.text import formatting, search
 from sweeper.reporting.text.headline import search_headline
@@ -80,7 +81,7 @@ class ComparisonView:
         if any(arm.front for arm in comparison.arms):
             digits = formatting.comparison_digits(comparison)
             points = [
-                (f"{arm.name} #{point.trial.number}", Chain(formatting.front_point(point, digits)))
+                (f"{arm.name} #{point.trial.number}", Chain(_front_point(point, digits)))
                 for arm in comparison.arms
                 for point in arm.front
             ]
@@ -133,6 +134,14 @@ class ComparisonView:
                 style="bold green" if arm.name in comparison.leaders else "",
             )
         return table
+
+
+def _front_point(point: FrontPoint, digits: int) -> str:
+    values = [
+        f"{name.replace('_', ' ')} {formatting.objective(name, value, digits)}"
+        for name, value in point.values.items()
+    ]
+    return " · ".join(filter(None, [*values, formatting.settings(point.trial.params)]))
 
 
 def _best(arm: ArmSummary, *, priced: bool) -> str:

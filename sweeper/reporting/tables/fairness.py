@@ -46,7 +46,7 @@ def conditions_note(rows: Sequence[ConditionRow]) -> str | None:
 def _state(row: ConditionRow) -> str:
     if row.state != "close":
         return row.state
-    numbers = [float(value) for value in row.values.values()]
+    numbers = list(map(float, row.values.values()))
     return f"within {100 * (max(numbers) / min(numbers) - 1):.1f} %"
 
 

@@ -122,10 +122,8 @@ def _verdicts(studies: Sequence[StudySummary]) -> Grid:
             for pair in study.pairs:
                 if pair.at == at:
                     name = f"  {pair.arm} − {pair.against}"
-                    difference = verdict.difference(pair)
-                    rows.append(
-                        [name, difference, pair.conclusion, formatting.p_number(pair.p_adjusted)]
-                    )
+                    p = formatting.p_number(pair.p_adjusted)
+                    rows.append([name, verdict.difference(pair), pair.conclusion, p])
     header = ("comparison", "difference [95 %]", "the first is", "p adjusted")
     return Grid(header, rows, left=("the first is",))
 

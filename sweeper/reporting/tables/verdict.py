@@ -68,11 +68,8 @@ def arms_grid(verdict: Verdict, at: str) -> Grid:
 
 def pairs_grid(verdict: Verdict, at: str) -> Grid:
     """Build the differences of all pairs."""
-    rows = [
-        [f"{pair.arm} − {pair.against}", *_pair_cells(pair)]
-        for pair in verdict.pairs
-        if pair.at == at
-    ]
+    pairs = (pair for pair in verdict.pairs if pair.at == at)
+    rows = [[f"{pair.arm} − {pair.against}", *_pair_cells(pair)] for pair in pairs]
     conclusion = "the first is"
     return Grid(("comparison", *_pair_header("difference", conclusion)), rows, left=(conclusion,))
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sweeper.analysis.comparison import ArmSummary, Comparison, Difference, Score
-from sweeper.analysis.pareto import FrontPoint
 from sweeper.config.search import Objective
 from sweeper.records import Cost, FailureKind, Outcome
 from sweeper.records.study_record import TrialRecord
@@ -64,15 +63,6 @@ def objective(name: Objective, value: float, digits: int) -> str:
     if name == "score":
         return f"{value:.{digits}f}"
     return seconds(value) if name == "device_seconds" else count(round(value))
-
-
-def front_point(point: FrontPoint, digits: int) -> str:
-    """Format the objectives and settings of a trial on a Pareto front."""
-    values = [
-        f"{name.replace('_', ' ')} {objective(name, value, digits)}"
-        for name, value in point.values.items()
-    ]
-    return " · ".join(filter(None, [*values, settings(point.trial.params)]))
 
 
 def number(value: Any, digits: int = 2) -> str:

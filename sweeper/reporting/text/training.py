@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from sweeper.analysis.advice import FEWEST_A_SIDE, Advice, Judgement, Topic
+from sweeper.analysis.advice import FEWEST_A_SIDE, Advice, Topic
 from sweeper.analysis.failures import FailureGroup
 from sweeper.analysis.recommendation import Recommendation
 from sweeper.analysis.rollout_stats import (
@@ -89,17 +89,12 @@ def advice_evidence(advice: Advice) -> str:
 def open_advice_sentence(advice: Sequence[Advice]) -> str:
     """List the advice that the trials could not test or decide; empty if there is none."""
     parts = []
-    for judgement, text in _OPEN.items():
+    texts = {"untested": "too few trials to test", "unclear": "tested without a clear result"}
+    for judgement, text in texts.items():
         if topics := [_SHORT[one.topic] for one in advice if one.judgement == judgement]:
             parts.append(f"{text}: {formatting.listed(topics)}")
     sentence = "; ".join(parts)
     return f"{sentence[0].upper()}{sentence[1:]}." if sentence else ""
-
-
-_OPEN: dict[Judgement, str] = {
-    "untested": "too few trials to test",
-    "unclear": "tested without a clear result",
-}
 
 
 def rollout_warnings(stats: RolloutStats | None) -> list[str]:
@@ -130,10 +125,8 @@ def rollout_warnings(stats: RolloutStats | None) -> list[str]:
 def failure_sentence(group: FailureGroup) -> str:
     """Count the failures of a group and name remedies, without the final stop."""
     kind = formatting.FAILURE_NAMES[group.kind]
-    sentence = (
-        f"{len(group.trials)} of {group.ended} trials: {kind}"
-        f" ({formatting.trial_numbers(group.trials)})"
-    )
+    numbers = formatting.trial_numbers(group.trials)
+    sentence = f"{len(group.trials)} of {group.ended} trials: {kind} ({numbers})"
     if group.kind == "out_of_memory" and group.remedies:
         sentence += f". To need less, in the order to try: {'; '.join(group.remedies)}"
     elif group.remedies:
