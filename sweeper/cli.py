@@ -211,7 +211,7 @@ def status(study_file: StudyFile, overrides: Overrides = None, runs: Runs = DEFA
     from sweeper.reporting.console import show
     from sweeper.reporting.tables.trials import StatusView
 
-    show(StudiesView(comparison), _console())
+    show(StatusView(_read(_load(study_file, overrides), runs)), _console())
 
 
 @app.command()
