@@ -54,7 +54,7 @@ metadata: {version: 1.0}
 
 
 def write_study(pair: Pair, folder: Path, trials: int, steps: int) -> Path:
-    """The study file of the pair, with its suite."""
+    """Write the study file of the pair, with its suite."""
     inputs, settings = pair.inputs, pair.settings
     tasks = folder / "tasks"
     tasks.mkdir()

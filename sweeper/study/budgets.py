@@ -1,12 +1,17 @@
-"""Budgets of arms: trials and device-seconds, and what trials that ended have spent."""
+"""Budgets: trials, device-seconds and wall time, and which limit is spent. Pure functions."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from sweeper.config.study import StudyConfig
+from sweeper.config.arms import ArmConfig
+from sweeper.config.search import BudgetConfig, SamplerConfig
 from sweeper.records import Outcome
 from sweeper.search.sampling import budget as trials_of_arm
+
+SpentLimit = Literal["device_hours", "wall_time"]
+"""The limit that leaves no room for another trial."""
 
 
 class TrialSummary(NamedTuple):
@@ -41,13 +46,14 @@ def summarize(outcome: Outcome) -> TrialSummary:
     )
 
 
-def trial_budgets(config: StudyConfig) -> dict[str, int]:
-    """Return how many trials each arm gets: its own number or the study's, within the total.
+def trial_budgets(
+    arms: Mapping[str, ArmConfig], trials: int, sampler: SamplerConfig, total: int | None
+) -> dict[str, int]:
+    """Return how many trials each arm gets: its own number or ``trials``, within the total.
 
-    The total is given out evenly. A grid has only so many trials.
+    The total is given out evenly; None sets no limit. A grid has only so many trials.
     """
-    total, sampler = config.budget.trials, config.sampler.type
-    wanted = {name: trials_of_arm(arm, config.trials, sampler) for name, arm in config.arms.items()}
+    wanted = {name: trials_of_arm(arm, trials, sampler.type) for name, arm in arms.items()}
     if total is None:
         return wanted
     given = dict.fromkeys(wanted, 0)
@@ -59,13 +65,73 @@ def trial_budgets(config: StudyConfig) -> dict[str, int]:
     return given
 
 
-def device_seconds(config: StudyConfig) -> dict[str, float | None]:
+def device_seconds(arms: Mapping[str, ArmConfig], budget: BudgetConfig) -> dict[str, float | None]:
     """Return the device-seconds that each arm's trials may take; None: as many as they need."""
-    own = {name: arm.budget.device_hours for name, arm in config.arms.items()}
-    total = config.budget.device_hours
+    own = {name: arm.budget.device_hours for name, arm in arms.items()}
+    total = budget.device_hours
     without = sum(hours is None for hours in own.values())
     share = None
     if total is not None and without:
         share = max(total - sum(hours for hours in own.values() if hours), 0.0) / without
     hours = {name: share if value is None else value for name, value in own.items()}
     return {name: None if value is None else value * 3600 for name, value in hours.items()}
+
+
+def spent_limit(
+    arm: str,
+    ended: Mapping[str, Mapping[int, TrialSummary]],
+    *,
+    limit: float | None,
+    wall_time: float | None,
+    devices: int,
+    running: Sequence[tuple[str, float]] = (),
+    now: float | None = None,
+) -> SpentLimit | None:
+    """Return the limit that keeps ``arm`` from starting another trial now; None if it may start.
+
+    A trial must end within the budget. It is assumed to take as long as the longest trial of its
+    arm so far; of all arms while the arm has none.
+
+    Args:
+        arm: The arm's name.
+        ended: How trials ended, by arm and number.
+        limit: Device-seconds of the arm; None: no limit.
+        wall_time: Seconds in which trials of the study may run; None: no limit.
+        devices: Devices of each trial.
+        running: The arm and the start of each running trial, in seconds since the epoch.
+        now: The time, if trials run.
+    """
+    if limit is None and wall_time is None:
+        return None
+    mine = ended.get(arm, {})
+    everything = [trial for group in ended.values() for trial in group.values()]
+    expected = _longest(mine.values()) or _longest(everything)
+    if limit is not None:
+        total = sum(trial.spent for trial in mine.values())
+        total += sum(
+            max(expected, ((now or started) - started) * devices)
+            for name, started in running
+            if name == arm
+        )
+        if total + expected > limit or total >= limit:
+            return "device_hours"
+    if wall_time is not None:
+        intervals = [(trial.started, trial.finished) for trial in everything if trial.spent]
+        intervals += [(started, now or started) for _, started in running]
+        total = _covered(intervals)
+        if total + expected / devices > wall_time or total >= wall_time:
+            return "wall_time"
+    return None
+
+
+def _longest(ended: Iterable[TrialSummary]) -> float:
+    return max((trial.spent for trial in ended), default=0.0)
+
+
+def _covered(intervals: Iterable[tuple[float, float]]) -> float:
+    """Return the seconds that at least one of the intervals covers."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(intervals):
+        total += max(end - max(start, reached), 0.0)
+        reached = max(reached, end)
+    return total

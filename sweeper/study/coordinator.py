@@ -137,7 +137,9 @@ class Coordinator:
         scores = read_preparation(self._paths).scores
         self.higher_is_better = scores.higher_is_better if scores else True
         self.phase = "search"
-        self._trials = self._new_trials(rule=StoppingRule(config, self.higher_is_better))
+        devices = config.compute.devices_per_trial
+        rule = StoppingRule(config.arms, config.budget, devices, self.higher_is_better)
+        self._trials = self._new_trials(rule=rule)
         storage = open_storage(config.storage or self._paths.optuna, self._retry)
         try:
             self._open_arms(storage, self._trials)
@@ -149,7 +151,8 @@ class Coordinator:
         config = self._study.config
         # Another study of this name may be in the same database.
         known_as = f"{config.study}@{self._manifest.identity}" if config.storage else config.study
-        for name, budget in trial_budgets(config).items():
+        budgets = trial_budgets(config.arms, config.trials, config.sampler, config.budget.trials)
+        for name, budget in budgets.items():
             arm = config.arms[name]
             search = ArmSearch(
                 storage,
@@ -192,7 +195,16 @@ class Coordinator:
     def _new_trials(
         self, rule: StoppingRule | None = None, test_suite: SuiteSpec | None = None
     ) -> Trials:
-        specs = TrialSpecs(self._study.config, self._inputs, self._suite, test_suite)
+        config = self._study.config
+        specs = TrialSpecs(
+            config.arms,
+            self._inputs,
+            self._suite,
+            config.training,
+            config.compute,
+            config.pruner.documents,
+            test_suite,
+        )
         return Trials(self._paths, specs, self.jobs, self._recorder, self._collaborators, rule)
 
     # Steps of the preparation, and trials

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sweeper.config.study import StudyConfig
-from sweeper.study.budgets import TrialSummary, device_seconds
+from sweeper.config.arms import ArmConfig
+from sweeper.config.search import BudgetConfig
+from sweeper.study.budgets import TrialSummary, device_seconds, spent_limit
 
 StopReason = Literal["device_hours", "wall_time", "patience"]
 """The limit that ends an arm before it has had its trials."""
@@ -15,11 +16,19 @@ StopReason = Literal["device_hours", "wall_time", "patience"]
 
 @dataclass(frozen=True)
 class StoppingRule:
-    """When an arm starts no further trial."""
+    """When an arm starts no further trial.
 
-    config: StudyConfig
+    Attributes:
+        arms: The arms, by name.
+        budget: The study's budget.
+        devices: Devices of each trial.
+        higher_is_better: True if the selection suite's score is better when higher.
+    """
+
+    arms: Mapping[str, ArmConfig]
+    budget: BudgetConfig
+    devices: int
     higher_is_better: bool
-    """True if the selection suite's score is better when higher."""
 
     def reason(
         self,
@@ -31,49 +40,25 @@ class StoppingRule:
     ) -> StopReason | None:
         """Return why ``arm`` may not start another trial now; None if it may.
 
-        A trial must end within the budget. It is assumed to take as long as the longest trial of
-        its arm so far; of all arms while the arm has none. ``running`` has the arm and the start of
-        each running trial, in seconds since the epoch like ``now``.
+        Args:
+            arm: The arm's name.
+            ended: How trials ended, by arm and number.
+            running: The arm and the start of each running trial, in seconds since the epoch.
+            now: The time, if trials run.
         """
-        budget, devices = self.config.budget, self.config.compute.devices_per_trial
-        patience = self.config.arms[arm].budget.patience or budget.patience
+        patience = self.arms[arm].budget.patience or self.budget.patience
         mine = ended.get(arm, {})
         if patience and is_stale(mine, patience, higher_is_better=self.higher_is_better):
             return "patience"
-        limit = device_seconds(self.config)[arm]
-        if limit is None and budget.wall_time is None:
-            return None
-        everything = [trial for group in ended.values() for trial in group.values()]
-        expected = _longest(mine.values()) or _longest(everything)
-        if limit is not None:
-            total = sum(trial.spent for trial in mine.values())
-            total += sum(
-                max(expected, ((now or started) - started) * devices)
-                for name, started in running
-                if name == arm
-            )
-            if total + expected > limit or total >= limit:
-                return "device_hours"
-        if budget.wall_time is not None:
-            intervals = [(trial.started, trial.finished) for trial in everything if trial.spent]
-            intervals += [(started, now or started) for _, started in running]
-            total = _covered(intervals)
-            if total + expected / devices > budget.wall_time or total >= budget.wall_time:
-                return "wall_time"
-        return None
-
-
-def _longest(ended: Iterable[TrialSummary]) -> float:
-    return max((trial.spent for trial in ended), default=0.0)
-
-
-def _covered(intervals: Iterable[tuple[float, float]]) -> float:
-    """Return the seconds that at least one of the intervals covers."""
-    total, reached = 0.0, float("-inf")
-    for start, end in sorted(intervals):
-        total += max(end - max(start, reached), 0.0)
-        reached = max(reached, end)
-    return total
+        return spent_limit(
+            arm,
+            ended,
+            limit=device_seconds(self.arms, self.budget)[arm],
+            wall_time=self.budget.wall_time,
+            devices=self.devices,
+            running=running,
+            now=now,
+        )
 
 
 def is_stale(ended: Mapping[int, TrialSummary], patience: int, *, higher_is_better: bool) -> bool:
@@ -81,6 +66,11 @@ def is_stale(ended: Mapping[int, TrialSummary], patience: int, *, higher_is_bett
 
     Trials count in the order of their numbers. Those that failed or were pruned count, and have no
     score.
+
+    Args:
+        ended: How the arm's trials ended, by number.
+        patience: Trials without improvement after which an arm is stale.
+        higher_is_better: True if the score is better when higher.
     """
     sign = 1.0 if higher_is_better else -1.0
     in_order = [ended[number] for number in sorted(ended)]

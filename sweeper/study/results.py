@@ -11,9 +11,9 @@ from typing import Any
 from pydantic_core import from_json
 
 from sweeper.analysis.teacher_gap import measure_teacher_gap
+from sweeper.config.arms import ArmConfig
 from sweeper.config.loading import load_study
 from sweeper.config.names import is_name
-from sweeper.config.study import StudyConfig
 from sweeper.foundation.errors import ConfigError, Problem
 from sweeper.records import DataSummary, Outcome, Scores, archive
 from sweeper.records.layout import JobPaths, StudyPaths
@@ -88,7 +88,12 @@ def read_study(paths: StudyPaths, manifest: StudyManifest) -> StudyRecord:
     """Read the study with every trial that exists."""
     config = manifest.config
     plan = read_plan(paths)
-    arms = tuple(_read_arm(paths, config, name, plan) for name in config.arms)
+    budgets = trial_budgets(config.arms, config.trials, config.sampler, config.budget.trials)
+    seconds = device_seconds(config.arms, config.budget)
+    arms = tuple(
+        _read_arm(paths, name, arm, plan, budget=budgets[name], device_seconds=seconds[name])
+        for name, arm in config.arms.items()
+    )
     ended = {
         arm.name: {trial.number: summarize(trial.outcome) for trial in arm.trials if trial.outcome}
         for arm in arms
@@ -97,7 +102,7 @@ def read_study(paths: StudyPaths, manifest: StudyManifest) -> StudyRecord:
     outcomes = [trial.outcome for arm in arms for trial in arm.trials if trial.outcome]
     scored = prepared.scores or next((o.scores for o in outcomes if o.scores), None)
     higher = scored.higher_is_better if scored else True
-    rule = StoppingRule(config, higher)
+    rule = StoppingRule(config.arms, config.budget, config.compute.devices_per_trial, higher)
     arms = tuple(
         arm.model_copy(update={"stopped": rule.reason(arm.name, ended)})
         if len(ended[arm.name]) < arm.budget
@@ -121,13 +126,20 @@ def read_study(paths: StudyPaths, manifest: StudyManifest) -> StudyRecord:
     )
 
 
-def _read_arm(paths: StudyPaths, config: StudyConfig, name: str, plan: Plan | None) -> ArmRecord:
-    arm, seconds = config.arms[name], device_seconds(config)[name]
+def _read_arm(
+    paths: StudyPaths,
+    name: str,
+    arm: ArmConfig,
+    plan: Plan | None,
+    *,
+    budget: int,
+    device_seconds: float | None,
+) -> ArmRecord:
     return ArmRecord(
         name=name,
         method=arm.method,
-        budget=trial_budgets(config)[name],
-        device_hours=None if seconds is None else seconds / 3600,
+        budget=budget,
+        device_hours=None if device_seconds is None else device_seconds / 3600,
         settings=arm.settings,
         search={key: space.model_dump(mode="json") for key, space in arm.search.items()},
         trials=tuple(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from sweeper.config.settings import effective, model_settings, resolve
-from sweeper.config.study import StudyConfig
+from sweeper.config.arms import ArmConfig
+from sweeper.config.compute import ComputeConfig
+from sweeper.config.settings import TrainingConfig, effective, model_settings, resolve
 from sweeper.records import (
     ConfirmationRun,
     IntermediatePoint,
@@ -23,14 +24,25 @@ from sweeper.study.retries import archive_attempt, out_of_memory_attempts, small
 
 @dataclass(frozen=True)
 class TrialSpecs:
-    """What the specs of a study's trials have in common."""
+    """What the specs of a study's trials have in common.
 
-    config: StudyConfig
+    Attributes:
+        arms: The arms, by name.
+        inputs: What all jobs of the study share.
+        suite: The selection suite.
+        training: The study's training settings, below those of an arm.
+        compute: Memory limit and sharding of a trial.
+        documents: Documents of each task that an intermediate score is made of.
+        test_suite: The test suite, which confirmation runs are scored on as well.
+    """
+
+    arms: Mapping[str, ArmConfig]
     inputs: StudyInputs
     suite: SuiteSpec
-    """The selection suite."""
+    training: TrainingConfig
+    compute: ComputeConfig
+    documents: int = 1
     test_suite: SuiteSpec | None = None
-    """The test suite, which confirmation runs are scored on as well."""
 
     def next(
         self,
@@ -44,17 +56,22 @@ class TrialSpecs:
     ) -> TrialSpec:
         """Archive what an earlier attempt of a trial left, and build the spec of the next.
 
-        ``interim`` has the points of its intermediate scores, and their shares of the optimiser
-        steps; ``run`` is the confirmation run that the trial is, if it is one.
+        Args:
+            name: The arm's name.
+            asked: The trial's number and sampled parameters.
+            place: Where the trial runs.
+            files: The files of the trial.
+            interim: Points of its intermediate scores, and their shares of the optimiser steps.
+            run: The confirmation run that the trial is, if it is one.
         """
         attempt = archive_attempt(files)
-        arm, compute = self.config.arms[name], self.config.compute
-        settings = effective(arm.method, resolve(self.config.training, arm.settings, asked.params))
-        seed = trial_seed(self.config.seed, name, asked.number)
+        arm, study_seed = self.arms[name], self.inputs.seed
+        settings = effective(arm.method, resolve(self.training, arm.settings, asked.params))
+        seed = trial_seed(study_seed, name, asked.number)
         if run is not None:
             settings = settings.model_copy(update={"max_steps": run.max_steps})
             # The same for all arms, so that they share what chance there is.
-            seed = confirmation_seed(self.config.seed, run.seed)
+            seed = confirmation_seed(study_seed, run.seed)
         if too_large := out_of_memory_attempts(files):
             settings = smaller(settings)
         return TrialSpec(
@@ -69,15 +86,15 @@ class TrialSpecs:
             lora=model_settings("lora", arm.settings, asked.params),
             teacher=model_settings("teacher", arm.settings, asked.params),
             suite=self.suite,
-            interim=_steps(interim, settings.max_steps, self.config.pruner.documents),
+            interim=_steps(interim, settings.max_steps, self.documents),
             earlier_seconds=sum(outcome.cost.device_seconds for outcome in too_large),
             final=run,
             test_suite=self.test_suite,
             place=place.model_copy(
                 update={
-                    "memory_gib": compute.memory_limit,
-                    "shard_teacher": compute.shard_teacher,
-                    "shard_student": compute.shard_student,
+                    "memory_gib": self.compute.memory_limit,
+                    "shard_teacher": self.compute.shard_teacher,
+                    "shard_student": self.compute.shard_student,
                 }
             ),
         )

@@ -16,7 +16,7 @@ HOUR = 3600.0
 
 
 def given(study: StudyConfig) -> dict[str, int]:
-    return trial_budgets(study)
+    return trial_budgets(study.arms, study.trials, study.sampler, study.budget.trials)
 
 
 def test_the_studys_trials_are_given_out_evenly() -> None:

@@ -43,4 +43,7 @@ def ended(
 
 
 def reason(study: StudyConfig, arm: str, outcomes: Any, **more: Any) -> str | None:
-    return StoppingRule(study, higher_is_better=True).reason(arm, outcomes, **more)
+    rule = StoppingRule(
+        study.arms, study.budget, study.compute.devices_per_trial, higher_is_better=True
+    )
+    return rule.reason(arm, outcomes, **more)

@@ -252,7 +252,8 @@ class _Probe:
 
     def _submit_trial(self, arm: str, number: int, params: dict[str, Scalar]) -> None:
         files = self._paths.trial(arm, number)
-        specs = TrialSpecs(self._study.config, self._inputs, self._suite)
+        config = self._study.config
+        specs = TrialSpecs(config.arms, self._inputs, self._suite, config.training, config.compute)
         place = self._executor.next_resources(files.directory)
         spec = specs.next(arm, Asked(number, params), place, files)
         step = min(STEPS, spec.settings.max_steps)

@@ -111,7 +111,7 @@ def plan_of(config: StudyConfig, test_documents: int | None) -> StudyPlan:
     confirms = config.confirms() and test_documents is not None
     looks = len(config.pruner.points())
     return StudyPlan(
-        trials=trial_budgets(config),
+        trials=trial_budgets(config.arms, config.trials, config.sampler, config.budget.trials),
         intermediate_scores={name: looks for name, arm in config.arms.items() if arm.search},
         intermediate_documents=config.pruner.documents,
         trainings=config.confirm.seeds * config.confirm.top_k if confirms else 0,
@@ -126,7 +126,7 @@ def time_findings(
 ) -> list[Finding]:
     """Report the study's duration, the limits that it meets, and what is slow."""
     compute, wall_time = config.compute, config.budget.wall_time
-    limits = device_seconds(config)
+    limits = device_seconds(config.arms, config.budget)
     return [
         time_finding(expected),
         *budget_findings(expected, compute.devices_per_trial, wall_time, limits),

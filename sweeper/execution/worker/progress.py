@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 
@@ -78,7 +79,9 @@ class ProgressWriter:
         )
 
     def _add(self, point: Progress) -> None:
-        self.step, self.point = point.step or 0, point.metrics
+        # The outcome is JSON, which has no NaN; a diverged training's last point holds one.
+        finite = {name: value for name, value in point.metrics.items() if math.isfinite(value)}
+        self.step, self.point = point.step or 0, finite
         self.curve.append(point)
         self._write(point)
 

@@ -12,8 +12,11 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from sweeper.config.loading import load_study
+from sweeper.execution.worker.progress import ProgressWriter
 from sweeper.execution.worker.run import run_job
 from sweeper.foundation.errors import ConfigError
+from sweeper.records import Outcome
+from sweeper.records.layout import JobPaths
 from sweeper.study import preparation
 from tests.support.tiny_models import CHATML, make_tiny
 from tests.support.tiny_studies import write_yaml
@@ -49,6 +52,14 @@ def test_divergence_between_the_points_of_the_curve_is_seen(
     assert ("another beta" in outcome.failure.remedies) is (method == "gkd")
     assert outcome.scores is None
     assert outcome.cost.device_seconds > 0
+
+
+def test_a_point_that_is_not_finite_leaves_an_outcome_that_can_be_read(tmp_path: Path) -> None:
+    writer = ProgressWriter(JobPaths(tmp_path))
+    writer.train(1, 2, {"loss": 1.0, "teacher_divergence": float("nan")})
+    outcome = Outcome(state="failed", curve=writer.point, started=0.0, finished=1.0)
+    assert Outcome.model_validate_json(outcome.model_dump_json()) == outcome
+    assert writer.point == {"loss": 1.0}
 
 
 @pytest.fixture
