@@ -15,9 +15,9 @@ from sweeper.config.names import DEFAULT_RUNS
 from sweeper.config.study import StudyConfig, TrackingConfig
 from sweeper.foundation import disk
 from sweeper.foundation.cache import default_root
+from sweeper.foundation.database_retry import Retry
 from sweeper.foundation.databases import NO_DRIVER, is_database, lacks_driver, with_driver
 from sweeper.foundation.errors import ConfigError
-from sweeper.foundation.retry import Retry
 from sweeper.foundation.secrets import redact_command
 from sweeper.records import Outcome
 from sweeper.records.layout import StudyPaths

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sweeper.config.arms import ArmConfig
 from sweeper.config.base import Scalar
 from sweeper.config.search import Objective, PrunerConfig, SamplerConfig
-from sweeper.foundation.retry import Retry, retried
+from sweeper.foundation.database_retry import Retry, retried
 from sweeper.records import FailureKind, IntermediateScore, Outcome
 from sweeper.records.seeds import sampler_seed
 from sweeper.search.pruning import make_pruner, rungs, values_by_step, with_rungs

@@ -10,9 +10,9 @@ import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
 
+from sweeper.foundation.database_retry import DatabaseAway, Retry, absence
 from sweeper.foundation.databases import address, with_driver
 from sweeper.foundation.errors import SweeperError
-from sweeper.foundation.retry import DatabaseAway, Retry, absence
 from sweeper.foundation.secrets import redact
 
 Storage = RDBStorage

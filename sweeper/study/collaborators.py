@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from sweeper.execution.executor import Executor
-from sweeper.foundation.retry import Retry
+from sweeper.foundation.database_retry import Retry
 from sweeper.records import Outcome, TrialSpec
 from sweeper.study.arms import ArmState
 from sweeper.study.early_stopping import StopReason

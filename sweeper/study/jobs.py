@@ -12,8 +12,8 @@ from pathlib import Path
 
 from sweeper.config.compute import ComputeConfig
 from sweeper.execution.executor import Executor, Finished, Spec
+from sweeper.foundation.database_retry import Retry
 from sweeper.foundation.files import read_json_lines, write_text_atomically
-from sweeper.foundation.retry import Retry
 from sweeper.foundation.secrets import redact_credentials, secrets_in, secrets_of_environment
 from sweeper.records import (
     INTERIM_PHASE,

@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from sweeper.foundation.database_retry import DatabaseAway, Retry, absence
 from sweeper.foundation.databases import address, is_server
 from sweeper.foundation.errors import SweeperError
-from sweeper.foundation.retry import DatabaseAway, Retry, absence
 from sweeper.foundation.secrets import redact
 from sweeper.tracking.mapping import Dataset, MetricPoint
 from sweeper.tracking.sqlite_file import make_whole, sqlite_path

@@ -173,7 +173,7 @@ def test_a_server_that_stays_away_stops_the_study_which_goes_on_later(
 ) -> None:
     storage, tracking = postgres.database(), postgres.database()
     study = write_study(arms=ARMS, trials=2, storage=storage, tracking={"uri": tracking})
-    code = "import sweeper.foundation.retry as r; r.Retry.__init__.__defaults__ = (0.5,); "
+    code = "import sweeper.foundation.database_retry as r; r.Retry.__init__.__defaults__ = (0.5,); "
     code += "from sweeper.cli import main; import sys; sys.argv[0] = 'sweeper'; main()"
     command = [sys.executable, "-c", code, "run", "study.yaml", "--cache-dir", "cache"]
     with subprocess.Popen(

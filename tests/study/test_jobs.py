@@ -9,7 +9,7 @@ import pytest
 
 from sweeper.config.compute import ComputeConfig
 from sweeper.config.loading import load_study
-from sweeper.foundation.retry import Retry
+from sweeper.foundation.database_retry import Retry
 from sweeper.records import TrialSpec
 from sweeper.study.jobs import Jobs
 from tests.support.trial_jobs import trial_spec

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import sqlalchemy
 
+from sweeper.foundation.database_retry import Retry
 from sweeper.foundation.databases import with_driver
-from sweeper.foundation.retry import Retry
 from sweeper.records import Failure
 from sweeper.tracking.mapping import NOTE, PARENT, RUN_NAME, MetricPoint
 from sweeper.tracking.mlflow_store import MlflowStore

@@ -25,9 +25,9 @@ from sweeper.config.base import Scalar
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.settings import Method
 from sweeper.execution.executor import Busy, Executor, Finished, Spec
+from sweeper.foundation.database_retry import Retry
 from sweeper.foundation.errors import SweeperError
 from sweeper.foundation.files import read_json_lines, write_text_atomically
-from sweeper.foundation.retry import Retry
 from sweeper.foundation.scratch import remove_abandoned, scratch
 from sweeper.foundation.secrets import redacted_json
 from sweeper.records import Failure, IntermediatePoint, PreparationSpec, Progress, Scores, TrialSpec

@@ -15,8 +15,8 @@ from mlflow.tracking import MlflowClient
 
 from sweeper.config.arms import ArmConfig
 from sweeper.config.study import SamplerConfig
+from sweeper.foundation.database_retry import DatabaseAway, Retry, absence
 from sweeper.foundation.errors import SweeperError
-from sweeper.foundation.retry import DatabaseAway, Retry, absence
 from sweeper.records import Failure, Outcome
 from sweeper.search.arm_search import ArmSearch, Asked
 from sweeper.search.storage import Storage, close_storage, open_storage
