@@ -161,7 +161,7 @@ def test_it_is_resumed_where_it_was_killed(tmp_path: Path) -> None:
     artifacts = resumed / "runs" / "mlflow-artifacts"
     assert len(list(artifacts.glob("*/artifacts/test_documents.jsonl"))) == 4
 
-    assert "4 of 4 trainings of winners" in checked(sweeper(resumed, "status", "study.yaml"))
+    assert "4 of 4 confirmation runs completed" in checked(sweeper(resumed, "status", "study.yaml"))
     told = json.loads(checked(sweeper(resumed, "report", "study.yaml", "--json")))
     known = json.loads((RECORDED / "report.json").read_text(encoding="utf-8"))
     for section in ("verdicts", "teacher_lead", "leaders", "best_gkd", "best_offline", "tasks"):
