@@ -36,7 +36,7 @@ def estimate_view(estimate: DurationEstimate) -> list[RenderableType]:
 def _notes(estimate: DurationEstimate) -> Iterator[str]:
     if any(arm.trainings for arm in estimate.arms):
         yield (
-            "Trials: those of the search + trainings of winners with new seeds. Hours are"
+            "Trials: those of the search + confirmation runs. Hours are"
             " device-hours; memory is the most that a trial took."
         )
     yield "Measured in a few steps of each arm, at its cheapest and its most expensive settings."
