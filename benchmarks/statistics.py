@@ -78,7 +78,8 @@ class Design:
     def columns(self) -> Documents:
         """Return the documents' weights in the mean."""
         if self.cluster == self.tasks == 1:
-            return Documents.alike(self.documents)
+            count = self.documents
+            return Documents(np.full(count, 1 / count), np.zeros(count, np.intp), np.arange(count))
         shares = 0.5 ** np.arange(self.tasks)
         ends = np.cumsum(shares / shares.sum()) * self.documents
         task = np.searchsorted(ends, np.arange(self.documents) + 0.5)

@@ -307,7 +307,7 @@ def test_a_damaged_checkpoint_is_not_used(
     said = capsys.readouterr().out
     assert "The checkpoint after step 6 is not used: it " in said
     assert "Training starts from the beginning." in said
-    assert "goes on from" not in said
+    assert "resumes from" not in said
 
 
 @pytest.mark.slow
@@ -338,7 +338,7 @@ def test_a_checkpoint_of_other_work_is_not_used(
     assert run_job(spec.model_copy(update=update)).state == "completed"
     said = capsys.readouterr().out
     assert "is not used: it belongs to other settings" in said
-    assert "goes on from" not in said
+    assert "resumes from" not in said
 
 
 def test_how_often_is_saved_may_change_between_attempts(

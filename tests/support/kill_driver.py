@@ -1,6 +1,6 @@
 """``sweeper`` as a user runs it, but for one call at which its process is killed.
 
-``python driver.py MODULE:NAME WHEN COUNT sweeper's arguments`` kills itself with SIGKILL before or
+``kill_driver.py MODULE:NAME WHEN COUNT sweeper's arguments`` kills itself with SIGKILL before or
 after the COUNT-th call of the function; of those about one file, with its name behind an ``@``.
 """
 

@@ -22,6 +22,8 @@ from sweeper.reporting.text.outside_code import outside_code
 from sweeper.reporting.text.search import unconfirmed
 
 TEXT_NAME = "report.md"
+_RETIRED = ("realised.png",)
+"""Plots of earlier versions, which are removed from a folder that is written again."""
 
 
 def write_report(page: ReportData, directory: Path) -> list[Path]:
@@ -36,7 +38,7 @@ def write_report(page: ReportData, directory: Path) -> list[Path]:
     drawn |= training_plots(page.training, page.comparison)
     # Plots first, so that a reader of the new text finds them.
     images = []
-    for name, figure in drawn.items():
+    for name, figure in {**dict.fromkeys(_RETIRED), **drawn}.items():
         path = directory / name
         if figure is None:
             path.unlink(missing_ok=True)

@@ -104,6 +104,8 @@ def test_the_same_records_give_the_same_report(tmp_path: Path, directory: Path, 
 
 def test_plots_of_an_earlier_report_do_not_stay(tmp_path: Path) -> None:
     _report(example_study(), tmp_path)
+    # As version 0.1 left it.
+    (tmp_path / "realised.png").touch()
 
     text = _report(study([arm("gkd", []), arm("sft", [])]), tmp_path)
 
