@@ -29,17 +29,21 @@ from typing import Any
 from trl.trainer.utils import disable_dropout_in_model
 
 from sweeper.distillation.trainers.arguments import argument_names, arguments, uses_teacher
-from sweeper.distillation.trainers.offline import OfflineTrainer
-from sweeper.distillation.trainers.on_policy import OnPolicyTrainer
+from sweeper.distillation.trainers.distiller import Distiller, Sampling, autocast_dtype
+from sweeper.distillation.trainers.losses import ReferenceLoss, TeacherLoss, TokenLoss
 from sweeper.distillation.trainers.stock import StockGKDTrainer, StockSFTTrainer
 
 __all__ = [
-    "OfflineTrainer",
-    "OnPolicyTrainer",
+    "Distiller",
+    "ReferenceLoss",
+    "Sampling",
     "StockGKDTrainer",
     "StockSFTTrainer",
+    "TeacherLoss",
+    "TokenLoss",
     "argument_names",
     "arguments",
+    "autocast_dtype",
     "uses_teacher",
     "without_dropout",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
+from transformers import TrainingArguments
 from trl import SFTConfig
 
 from sweeper.config.settings import Method, MethodSettings
@@ -43,7 +44,8 @@ def arguments(
     Raises:
         BadInputError: The class refuses a value, or ``extra`` names an argument that sweeper sets.
     """
-    kind = _config_class(method)
+    stock = settings.engine == "trl"
+    kind = _config_class(method) if stock else TrainingArguments
     if settings.optim != MethodSettings.model_fields["optim"].default:
         # Many other optimisers come from it.
         import_bitsandbytes()
@@ -61,7 +63,6 @@ def arguments(
             "adam_epsilon",
             "max_grad_norm",
             "optim",
-            "max_length",
             "bf16",
             "fp16",
             "logging_steps",
@@ -85,7 +86,11 @@ def arguments(
         # Each process divides its loss by the tokens of all processes.
         average_tokens_across_devices=True,
     )
-    if uses_teacher(method):
+    if not stock:
+        values["remove_unused_columns"] = False
+    else:
+        values["max_length"] = settings.max_length
+    if stock and uses_teacher(method):
         values.update(
             temperature=settings.temperature,
             lmbda=settings.lmbda,
@@ -94,8 +99,6 @@ def arguments(
             disable_dropout=settings.disable_dropout,
             seq_kd=settings.seq_kd,
         )
-    if settings.engine == "sweeper":
-        values["dataset_kwargs"] = {"skip_prepare_dataset": True}
     clash = sorted(set(settings.extra) & (set(values) | {"warmup_ratio", "gradient_checkpointing"}))
     if clash:
         raise BadInputError(f"training.extra names {clash[0]!r}, which is a setting of its own.")
@@ -104,4 +107,4 @@ def arguments(
     try:
         return kind(**values, **{**copies, **settings.extra})
     except (TypeError, ValueError) as error:
-        raise BadInputError(f"TRL's {kind.__name__} refuses the settings: {error}") from error
+        raise BadInputError(f"{kind.__name__} refuses the settings: {error}") from error
