@@ -207,6 +207,7 @@ class StudyConfig(Strict):
                     " completion (use seq_kd: true, lmbda: 1.0 or method seqkd)"
                 )
                 problems.add(("arms", name), message)
+        self._check_engines(problems)
         self._check_objectives(problems)
         if self.compute.devices_per_trial > 1:
             self._check_copies(problems)
@@ -231,6 +232,23 @@ class StudyConfig(Strict):
         problems.raise_if_any()
         return self
 
+    def _check_engines(self, problems: Problems) -> None:
+        """Check that TRL's ``DistillationTrainer`` has nothing to train but its own rollouts."""
+        name = "trl-distillation"
+        message = f"expected another engine: {name} trains methods gkd at lmbda: 1 only"
+        others = [
+            arm
+            for arm, config in self.arms.items()
+            if "engine" not in config.settings and not config.is_on_policy_only()
+        ]
+        others += ["warm_start"] if self.warm_start is not None else []
+        if self.training.engine == name and others:
+            unfit = f"{message}, not {', '.join(others)}; write it at an arm"
+            problems.add(("training", "engine"), unfit)
+        for arm, config in self.arms.items():
+            if config.settings.get("engine") == name and not config.is_on_policy_only():
+                problems.add(("arms", arm, "settings", "engine"), f"{message}, not {arm}")
+
     def _check_objectives(self, problems: Problems) -> None:
         if "score" not in self.objectives:
             problems.add(("objectives",), "expected score among the objectives")
@@ -247,9 +265,9 @@ class StudyConfig(Strict):
     def _check_copies(self, problems: Problems) -> None:
         """Check that every device of a trial can have the models, or a part of them."""
         several = f"with compute.devices_per_trial: {self.compute.devices_per_trial}"
-        stock = f"expected sweeper {several}, by which the stock GKD trainer divides its gradients"
+        stock = f"expected sweeper {several}, which the stock trainers do not train as one"
         spread = f"expected none {several}: a process loads the model onto its own device"
-        if self.training.engine == "trl":
+        if self.training.engine != "sweeper":
             problems.add(("training", "engine"), stock)
         if self.compute.shard_teacher and (self.teacher.quantization or self.teacher.compile):
             key = "quantization" if self.teacher.quantization else "compile"
@@ -265,7 +283,7 @@ class StudyConfig(Strict):
                 message = f"expected none with compute.{key}: quantized weights are in one piece"
                 problems.add((role, "init_kwargs", "quantization_config"), message)
         for name, arm in self.arms.items():
-            if arm.settings.get("engine") == "trl":
+            if arm.settings.get("engine", "sweeper") != "sweeper":
                 problems.add(("arms", name, "settings", "engine"), stock)
             for where in ("settings", "search"):
                 if (key := "teacher.init_kwargs.device_map") in getattr(arm, where):

@@ -278,7 +278,7 @@ def _make_trainer(
 ) -> Any:
     """Build the trainer that the method and the engine ask for."""
     settings, processes = job.settings, job.processes
-    if settings.engine == "trl":
+    if settings.engine != "sweeper":
         return _make_stock_trainer(job, data, options)
     teacher = options.pop("teacher_model", None)
     loss: trainers.TokenLoss = trainers.ReferenceLoss()
@@ -322,15 +322,19 @@ def _make_stock_trainer(job: TrainingJob, data: TokenizedData, options: dict[str
     for example, sequence in zip(examples, data.sequences, strict=True):
         answer = tokenizer.decode(sequence.completion or (), skip_special_tokens=True)
         turns = [*example.messages, {"role": "assistant", "content": answer}]
-        if trainers.uses_teacher(job.method):
+        if job.settings.engine == "trl-distillation":
+            rows.append({"prompt": [*example.messages]})
+        elif trainers.uses_teacher(job.method):
             rows.append({"messages": turns})
         else:
             prompt = render_prompt(example, tokenizer)
             text = str(tokenizer.apply_chat_template(turns, tokenize=False))
             rows.append({"prompt": prompt, "completion": text[len(prompt) :]})
-    stock = (
-        trainers.StockGKDTrainer if trainers.uses_teacher(job.method) else trainers.StockSFTTrainer
-    )
+    stock: Any = trainers.StockSFTTrainer
+    if job.settings.engine == "trl-distillation":
+        stock = trainers.StockDistillationTrainer
+    elif trainers.uses_teacher(job.method):
+        stock = trainers.StockGKDTrainer
     return stock(train_dataset=Dataset.from_list(rows), **options)
 
 

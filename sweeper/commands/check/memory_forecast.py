@@ -138,7 +138,7 @@ class _Training:
         self.settings = settings = setup.settings
         self.student, self.teacher, self.kind = student, teacher, kind
         self.distils = teacher is not None
-        self.stock = settings.engine == "trl"
+        self.stock = settings.engine != "sweeper"
         self.samples = setup.method == "gkd" and settings.lmbda > 0
         self.rows = settings.per_device_train_batch_size
         self.prompt = sizes.prompt
@@ -262,7 +262,7 @@ class _Training:
         """Return the bytes of the loss while it is computed, and those that it keeps after."""
         if not self.distils:
             return self._cross_entropy()
-        return self._stock_divergence() if self.stock else self._divergence()
+        return self._stock_divergence() if self.settings.engine == "trl" else self._divergence()
 
     def _divergence(self) -> tuple[float, float]:
         """Return the loss of ``distillation.divergence``: logits by chunks, gradients at once."""
