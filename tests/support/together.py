@@ -50,7 +50,13 @@ CASES: dict[str, dict[str, Any]] = {
     "adapter": {"method": "gkd", "lmbda": 0.5, "beta": 0.5, "lora": 2},
     "sft of an adapter": {"method": "sft", "lora": 2},
     "quantized adapter": {"method": "gkd", "lmbda": 0.5, "lora": 2, "quantization": "int8"},
-    "sft of a quantized adapter": {"method": "sft", "lora": 2, "quantization": "int4"},
+    "sft of a quantized adapter": {
+        "method": "sft",
+        "lora": 2,
+        "quantization": "int4",
+        # Its layers compute in bfloat16, whose rounding later steps amplify.
+        "max_steps": 1,
+    },
     "mixture of experts": {"method": "gkd", "lmbda": 0.5, "mixture": True},
     "sft of a mixture of experts": {"method": "sft", "mixture": True},
     "recomputed activations": {"method": "gkd", "lmbda": 0.5, "gradient_checkpointing": True},

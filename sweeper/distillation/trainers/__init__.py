@@ -1,7 +1,8 @@
-"""Trainers: TRL's own, and sweeper's, which fix what would confound a comparison.
+"""Trainers: one for every arm, and TRL's own for ``engine: trl``.
 
-This is the only package that imports TRL. The loss belongs to ``divergence``, sampling to
-``sampling``. Start with ``on_policy.OnPolicyTrainer``. It differs from the stock ``GKDTrainer``:
+This is the only package that imports TRL. The loss belongs to ``chunked_loss`` and ``divergence``,
+sampling to ``sampling``. Start with ``distiller.Distiller``. It differs from the stock
+``GKDTrainer``:
 
 - **The on-policy loss is divided by the tokens it is taken over.** Stock divides by the token count
   of the *reference* answers, counted before a rollout replaces them, so the effective learning rate

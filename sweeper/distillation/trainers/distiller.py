@@ -7,15 +7,14 @@ It is transformers' ``Trainer`` and nothing of TRL's, so no side effect of one m
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate.utils import AutocastKwargs, extract_model_from_parallel
+from accelerate.utils import AutocastKwargs
 from torch import Tensor
 from transformers import Trainer, TrainerCallback
-from trl.models.utils import _ForwardRedirection
 
 from sweeper.distillation.cost_meter import CostMeter
 from sweeper.distillation.data.batches import (
@@ -91,7 +90,6 @@ class Distiller(MeteredTrainerMixin, Trainer):  # type: ignore[misc]
         self._sharded_student = sharded_student
         self._count_references = count_references
         self._head: LMHead | None = None
-        self._redirect = _ForwardRedirection()
         self._collator = PromptCollator(kwargs["processing_class"].pad_token_id)
         super().__init__(data_collator=self._collator, **kwargs)
         self.add_callback(_OwnForward())
@@ -211,7 +209,7 @@ class Distiller(MeteredTrainerMixin, Trainer):  # type: ignore[misc]
             if wrapped or divided:
                 # Gradients are added up over processes only of what passes the wrapper's forward;
                 # what is divided has its head in one piece only there.
-                total = self._redirect(model, bare, self._total, tokens, counted, targets)
+                total = _call_within(model, bare, self._total, tokens, counted, targets)
             else:
                 total = self._total(tokens, counted, targets)
         # Of all processes' tokens; the wrapper takes the mean of their gradients, not the sum.
@@ -229,6 +227,31 @@ class Distiller(MeteredTrainerMixin, Trainer):  # type: ignore[misc]
         return self.accelerator.unwrap_model(self.model)
 
 
+def _call_within(wrapper: Any, module: Any, compute: Callable[..., Tensor], *args: Any) -> Tensor:
+    """Call ``compute`` where ``wrapper`` would call the forward pass of ``module``, its own model.
+
+    ``DistributedDataParallel`` and ``fully_shard`` do their work around that call.
+    """
+    own = vars(module).get("forward")
+
+    def restore() -> None:
+        del module.forward
+        if own is not None:
+            module.forward = own
+
+    def forward(*args: Any) -> Tensor:
+        restore()
+        return compute(*args)
+
+    module.forward = forward
+    try:
+        result: Tensor = wrapper(*args)
+    finally:
+        if vars(module).get("forward") is forward:  # the wrapper failed before it came here
+            restore()
+    return result
+
+
 class _OwnForward(TrainerCallback):  # type: ignore[misc]
     """Gives the student its own forward pass back, around which accelerate has put autocast.
 
@@ -238,7 +261,14 @@ class _OwnForward(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Undo accelerate's change."""
-        extract_model_from_parallel(kwargs["model"], keep_fp32_wrapper=False)
+        # Accelerate's own way back would also remove the decorators of the model's class.
+        model = kwargs["model"]
+        original = vars(model).pop("_original_forward", None)
+        if original is None:
+            return
+        del model.forward
+        if original != model.forward:
+            model.forward = original
 
 
 def autocast_dtype(args: Any) -> torch.dtype | None:
