@@ -170,7 +170,7 @@ def _described(record: StudyRecord) -> dict[str, Any]:
     if record.data is not None:
         contents["data"] = record.data.fingerprint[:12]
     config = redacted(_with_defaults(record.config))
-    evaluation = {**config.get("evaluation", {}), "dtype": scoring_dtype(record)}
+    evaluation = {**config.get("evaluation", {}), "dtype": scoring_dtype(record, teacher=False)}
     return {
         **config,
         "evaluation": evaluation,
@@ -224,7 +224,7 @@ def _not_comparable(first: StudyRecord, other: StudyRecord) -> str:
             "their test suites do not hold the same documents, scored and weighted the same way:"
             " arms cannot be compared in pairs."
         )
-    precisions = [scoring_dtype(record) or UNDECLARED for record in (first, other)]
+    precisions = [scoring_dtype(record, teacher=False) or UNDECLARED for record in (first, other)]
     if precisions[0] != precisions[1]:
         return (
             f"they were scored in {precisions[1]} and in {precisions[0]}: their scores do not"
