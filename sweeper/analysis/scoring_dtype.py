@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pydantic import ValidationError
 
 from sweeper.config.base import ScoringDtype
+from sweeper.config.models import ModelConfig
 from sweeper.config.study import StudyConfig
 from sweeper.records import Outcome
 from sweeper.records.study_record import StudyRecord
@@ -41,7 +42,7 @@ def scoring_dtype(record: StudyRecord, *, teacher: bool = True) -> ScoringDtype 
     settings += [trial.settings for arm in record.arms for trial in arm.trials]
     autocast = any(each.get("bf16") or each.get("fp16") for each in settings)
     exact = not (trained_whole and autocast)
-    models = [(config.student, on_cpu or trained_whole)]
+    models: list[tuple[ModelConfig, bool]] = [(config.student, on_cpu or trained_whole)]
     models += [(config.teacher, on_cpu)] if teacher else []
     for model, loads_exact in models:
         exact &= model.dtype == "float32" or (model.dtype == "auto" and loads_exact)
