@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from scipy import stats
 
 from sweeper.analysis.comparison import Score, compare
+from sweeper.analysis.scoring_dtype import UNDECLARED, scoring_dtype
 from sweeper.analysis.stats.crossed_effects import Matrix, estimate
 from sweeper.analysis.stats.significance import Conclusion
 from sweeper.analysis.stats.unpaired import estimate_unpaired
@@ -168,8 +169,11 @@ def _described(record: StudyRecord) -> dict[str, Any]:
     contents = {f"{role} suite": digest[:12] for role, digest in provenance.suite_hashes.items()}
     if record.data is not None:
         contents["data"] = record.data.fingerprint[:12]
+    config = redacted(_with_defaults(record.config))
+    evaluation = {**config.get("evaluation", {}), "dtype": scoring_dtype(record, teacher=False)}
     return {
-        **redacted(_with_defaults(record.config)),
+        **config,
+        "evaluation": evaluation,
         "contents": contents,
         "hardware": provenance.hardware,
         "versions": provenance.versions,
@@ -219,6 +223,12 @@ def _not_comparable(first: StudyRecord, other: StudyRecord) -> str:
         return (
             "their test suites do not hold the same documents, scored and weighted the same way:"
             " arms cannot be compared in pairs."
+        )
+    precisions = [scoring_dtype(record, teacher=False) or UNDECLARED for record in (first, other)]
+    if precisions[0] != precisions[1]:
+        return (
+            f"they were scored in {precisions[1]} and in {precisions[0]}: their scores do not"
+            " compare. Run one of them again, with the other's evaluation.dtype."
         )
     return ""
 

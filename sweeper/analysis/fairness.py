@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal
 
+from sweeper.analysis.scoring_dtype import UNDECLARED, scoring_dtype
 from sweeper.config.confirm import CostMeasure
 from sweeper.records import Record
 from sweeper.records.study_record import ArmRecord, ConfirmedWinner, StudyRecord
@@ -40,6 +41,7 @@ def matched_conditions(record: StudyRecord, claimed: Iterable[str]) -> tuple[Con
         return ()
     finals = record.test.scores.arms
     own = {arm.arm: arm for arm in finals if arm.at == "steps"}
+    all_in = scoring_dtype(record) or UNDECLARED
     if len(own) < 2:
         return ()
 
@@ -52,6 +54,7 @@ def matched_conditions(record: StudyRecord, claimed: Iterable[str]) -> tuple[Con
         row("teacher", lambda arm: _common(footing.teacher for footing in arm.footings)),
         row("optimiser steps", lambda arm: arm.max_steps),
         row("sequences a step", lambda arm: _common(str(f.sequences) for f in arm.footings)),
+        row("scored in", lambda arm: _common(f.scored_in or all_in for f in arm.footings)),
         row("new seeds", lambda arm: len(arm.seeds)),
         _budget(record.arms),
         row("trained tokens", lambda arm: arm.trained_tokens),

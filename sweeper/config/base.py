@@ -30,6 +30,7 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Gibibytes = Annotated[float, Field(ge=0, le=2**30, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+ScoringDtype = Literal["float32", "bfloat16", "float16"]
 
 
 def _must_be_json(value: Any) -> Any:

@@ -15,6 +15,7 @@ from sweeper.config.base import (
     PositiveFloat,
     PositiveInt,
     Problems,
+    ScoringDtype,
     Strict,
 )
 from sweeper.config.compute import SHARDED_OPTIMISERS, ComputeConfig
@@ -67,6 +68,10 @@ class EvaluationConfig(Strict):
     """The suite that chooses among trials."""
     test: Annotated[str, Field(min_length=1)] | None = None
     """The suite kept for the confirmation runs; the search never reads it."""
+    dtype: ScoringDtype | None = None
+    """The precision that every model is scored in, whatever it is trained in; by default the first
+    that the study file names: `student.dtype`, `teacher.dtype`, `training.bf16` or `fp16`, else
+    float32. None in the records of studies that began before this key was there."""
     batch_size: PositiveInt = 64
     """Documents scored at a time."""
     samples: Annotated[int, Field(ge=0)] = 8
@@ -344,6 +349,17 @@ class StudyConfig(Strict):
             if reads and engine == "sweeper" and not own_teacher:
                 found |= arm.sources()
         return frozenset(found)
+
+    def scoring_dtype(self) -> ScoringDtype:
+        """Return the precision that every model is scored in, as ``evaluation.dtype`` has it."""
+        if self.evaluation.dtype is not None:
+            return self.evaluation.dtype
+        for named in (self.student.dtype, self.teacher.dtype):
+            if named != "auto":
+                return named
+        if self.training.bf16:
+            return "bfloat16"
+        return "float16" if self.training.fp16 else "float32"
 
     def confirms(self) -> bool:
         """Return True if winners are trained again after the search."""

@@ -17,6 +17,7 @@ from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
 from transformers import PreTrainedTokenizerBase
 
+from sweeper.config.base import ScoringDtype
 from sweeper.config.suite import PERPLEXITIES, SuiteConfig
 from sweeper.evaluation.tasks import LeafTask, in_chat, load_tasks
 from sweeper.foundation.errors import BadInputError
@@ -76,12 +77,14 @@ def score(
     documents: int | None = None,
     samples: int = 0,
     allow_code: bool = False,
+    dtype: ScoringDtype | None = None,
 ) -> Evaluation:
     """Score ``model`` on ``suite``, without disturbing it or any random state.
 
     ``chat`` and ``system_prompt`` are those of ``in_chat``. By default the model's own end tokens
     end an answer. ``documents`` is the number to score of each task, evenly spread (None scores
-    all), ``samples`` the number of answers to keep of each.
+    all), ``samples`` the number of answers to keep of each. ``dtype`` is the declared precision,
+    which the caller has put ``model`` into.
 
     Raises:
         BadInputError: A task is unknown, or its metric is not a number per document.
@@ -99,6 +102,8 @@ def score(
             tokenizer=tokenizer,
             batch_size=batch_size,
             add_bos_token=False if templated else None,
+            # In 16 bits, a text's log-probabilities would be rounded, and summed rounded.
+            softmax_dtype="float32" if dtype else None,
         )
         results = evaluate(
             lm=wrapped,
@@ -139,6 +144,7 @@ def score(
         higher_is_better=higher,
         tasks=tasks,
         seconds=time.perf_counter() - started,
+        dtype=dtype,
     )
     scored = _shared_out(scored, leaves, tasks, higher_is_better=higher)
     counted = (item for item in scored if item.share)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from sweeper.config.base import ScoringDtype
 from sweeper.records.base import SCHEMA_VERSION, Failure, Record
 from sweeper.records.data_check import DataCheck, DataSummary
 
@@ -67,6 +68,9 @@ class Scores(Record):
     higher_is_better: bool
     tasks: tuple[TaskScore, ...]
     seconds: float
+    dtype: ScoringDtype | None = None
+    """Precision that the model was scored in: two scores compare only if it is the same. None in
+    studies that declared none: that of the weights, or of the training's autocast."""
 
 
 class Cost(Record):

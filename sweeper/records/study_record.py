@@ -107,6 +107,8 @@ class MatchedConditions(Record):
     """Digest of the teacher."""
     sequences: int
     """Sequences of an optimiser step."""
+    scored_in: str | None = None
+    """Precision of the scores; None if the study declared none."""
 
 
 class ConfirmedWinner(Record):

@@ -135,6 +135,12 @@ def read_confirmation(
                 f"{files.directory}: expected scores of the same documents of the test suite as in"
                 f" {next(iter(rows)).directory}, found others: they cannot be compared in pairs."
             )
+    if len(types := {scores.dtype for scores in on_test}) > 1:
+        raise SweeperError(
+            "expected scores on the test suite in one precision, found"
+            f" {', '.join(sorted(dtype or 'none declared' for dtype in types))}: they do not"
+            " compare. Remove the confirmation runs of the earlier one to have them scored again."
+        )
     scores = ConfirmationScores(
         suite=on_test[0].suite,
         higher_is_better=on_test[0].higher_is_better,
@@ -204,6 +210,7 @@ def _read_conditions(files: JobPaths) -> list[MatchedConditions]:
             prompts=(inputs.data_fingerprint or "")[:_DIGEST],
             teacher=_digest(teacher),
             sequences=window * spec.place.processes,
+            scored_in=inputs.evaluation.dtype,
         )
     ]
 

@@ -116,7 +116,7 @@ def open_manifest(
         },
     )
     manifest = StudyManifest(
-        config=study.config,
+        config=with_scoring_dtype(study.config),
         written=written,
         files=files,
         cache_threads=threads,
@@ -139,7 +139,8 @@ def open_manifest(
             for path in paths.directory.glob("study.db*"):
                 path.unlink()
         else:
-            manifest = recorded.model_copy(update={"config": study.config, "written": written})
+            config = with_scoring_dtype(study.config, recorded)
+            manifest = recorded.model_copy(update={"config": config, "written": written})
     write_text_atomically(paths.manifest, redacted_json(manifest))
     return manifest
 
@@ -153,13 +154,24 @@ def changes(
     """
     old, new = recorded.files, _hashes(study) if files is None else files
     return [
-        *_differences(_plain(recorded.config), _plain(study.config)),
+        *_differences(_plain(recorded.config), _plain(with_scoring_dtype(study.config, recorded))),
         *(
             f"{name}: its content changed"
             for name in sorted(set(old) & set(new))
             if old[name] != new[name]
         ),
     ]
+
+
+def with_scoring_dtype(config: StudyConfig, recorded: StudyManifest | None = None) -> StudyConfig:
+    """Return the configuration with the precision that models are scored in.
+
+    A ``recorded`` study that declared none goes on without, unless its file names one now.
+    """
+    if recorded and not recorded.config.evaluation.dtype and not config.evaluation.dtype:
+        return config
+    evaluation = config.evaluation.model_copy(update={"dtype": config.scoring_dtype()})
+    return config.model_copy(update={"evaluation": evaluation})
 
 
 def read_manifest(paths: StudyPaths) -> StudyManifest | None:

@@ -18,7 +18,7 @@ from sweeper.records import Failure, Outcome, PreparationSpec, Resources, StudyI
 from sweeper.records.layout import JobPaths, StudyPaths
 from sweeper.records.outcome_files import read_outcome
 from sweeper.study.extreme_settings import wanted
-from sweeper.study.manifest import StudyManifest, data_files, suite_spec
+from sweeper.study.manifest import StudyManifest, data_files, suite_spec, with_scoring_dtype
 
 Step = Literal["data", "teacher", "student", "test_teacher", "test_student"]
 STEPS: tuple[tuple[Step, ...], ...] = (("data",), ("student", "teacher"))
@@ -29,7 +29,7 @@ TEST_STEPS: tuple[tuple[Step, ...], ...] = (("test_student", "test_teacher"),)
 
 def make_study_inputs(study: LoadedStudy, manifest: StudyManifest, cache: Path) -> StudyInputs:
     """Return what all jobs of the study share."""
-    config = study.config
+    config = with_scoring_dtype(study.config, manifest)
     return StudyInputs(
         study=config.study,
         seed=config.seed,
@@ -91,14 +91,16 @@ def is_done(spec: PreparationSpec, paths: StudyPaths) -> bool:
     if outcome is None or outcome.state != "completed":
         return False
     try:
-        before = redacted(json.loads(files.spec.read_text(encoding="utf-8")))
+        text = files.spec.read_bytes()
+        before = redacted(PreparationSpec.model_validate_json(text).model_dump(mode="json"))
+        lacking = {"shapes", "lengths"} - json.loads(text).keys()
     except (OSError, ValueError):
         return False
     now = redacted(spec.model_dump(mode="json"))
-    same = ("origin", "suite", "test_suite", "needs_teacher_outputs", "reads", "extra_arguments")
-    # Specs of older studies lack these keys.
-    later = {"own_teachers": {}, "shapes": now["shapes"], "lengths": now["lengths"]}
-    return all(before.get(key, later.get(key)) == now[key] for key in (*same, *later))
+    same = {"origin", "suite", "test_suite", "needs_teacher_outputs", "reads", "extra_arguments"}
+    # Specs of older studies lack keys: these are what they are now, others have their defaults.
+    later = {"own_teachers", "shapes", "lengths"} - lacking
+    return all(before[key] == now[key] for key in same | later)
 
 
 def is_cached(step: Step, paths: StudyPaths) -> bool:

@@ -67,7 +67,9 @@ def read_teacher_gap(paths: StudyPaths) -> TeacherGap | None:
     prepared = read_preparation(paths)
     teacher = prepared.teacher.scores if prepared.teacher else None
     student = prepared.starting_student.scores if prepared.starting_student else None
-    if teacher is None or student is None or teacher.suite_hash != student.suite_hash:
+    if teacher is None or student is None:
+        return None
+    if (teacher.suite_hash, teacher.dtype) != (student.suite_hash, student.dtype):
         return None
     theirs, ours = (selection_documents(paths.preparation(step)) for step in ("teacher", "student"))
     return measure_teacher_gap(teacher, student, theirs, ours)

@@ -142,6 +142,7 @@ def trial_params(spec: TrialSpec) -> dict[str, str]:
         "study/suite": spec.suite.config.suite,
         "student/model": inputs.student.model,
         "student/dtype": inputs.student.dtype,
+        **_scoring(inputs),
     }
     if inputs.student.quantization is not None:
         values["student/quantization"] = inputs.student.quantization
@@ -195,8 +196,15 @@ def study_params(inputs: StudyInputs, sampler: str) -> dict[str, str]:
             "study/data": inputs.data.train.path,
             "teacher/model": inputs.teacher.model,
             "student/model": inputs.student.model,
+            **_scoring(inputs),
         }
     )
+
+
+def _scoring(inputs: StudyInputs) -> dict[str, object]:
+    """Return the precision of the scores; nothing in a study that declared none."""
+    dtype = inputs.evaluation.dtype
+    return {} if dtype is None else {"evaluation/dtype": dtype}
 
 
 def study_tags(inputs: StudyInputs, arms: Sequence[str], provenance: Provenance) -> dict[str, str]:

@@ -93,6 +93,50 @@ def test_other_settings_are_named_and_arms_compared_on_the_same_documents() -> N
     assert best[0].interval[0] < best[0].difference < best[0].interval[1]
 
 
+def scored_in(record: StudyRecord, dtype: str | None) -> StudyRecord:
+    """The record with that precision in every score."""
+    text = record.model_dump_json().replace('"dtype":null', f'"dtype":{json.dumps(dtype)}')
+    return StudyRecord.model_validate_json(text)
+
+
+UNSURE: dict[str, dict[str, Any]] = {
+    "autocast": {"training": {"bf16": True}},
+    "16 bits": {"student": {"model": "builtin/adder-student", "dtype": "bfloat16"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "compares"),
+    [
+        (("float32", {}), ("float32", {}), True),
+        (("bfloat16", {}), ("bfloat16", {}), True),
+        (("float32", {}), ("bfloat16", {}), False),
+        # Earlier studies declared none: what was float32 for certain compares.
+        ((None, {}), ("float32", {}), True),
+        ((None, {}), ("bfloat16", {}), False),
+        *(((None, changes), ("float32", {}), False) for changes in UNSURE.values()),
+        *(((None, changes), ("bfloat16", {}), False) for changes in UNSURE.values()),
+        *(((None, changes), (None, changes), True) for changes in UNSURE.values()),
+    ],
+)
+def test_scores_in_two_precisions_do_not_compare(
+    first: tuple[str | None, dict[str, Any]],
+    second: tuple[str | None, dict[str, Any]],
+    compares: bool,
+) -> None:
+    records = [
+        scored_in(small(seed, seeds=1, config=config), dtype)
+        for seed, (dtype, config) in enumerate((first, second), 1)
+    ]
+    found = compare_studies(records)
+    assert bool(found.across) is compares
+    assert bool(found.refused) is not compares
+    if not compares:
+        assert found.relation == "different" and found.replications == ()
+        assert "they were scored in" in found.refused[0]
+        assert "evaluation.dtype" in found.refused[0]
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_table_fits_and_says_what_counts(seeds: StudiesComparison, width: int) -> None:
     text = printed(seeds, width)

@@ -34,6 +34,7 @@ def test_what_is_the_same_is_equal_and_what_is_nearly_so_is_close() -> None:
         "teacher": "equal",
         "optimiser steps": "equal",
         "sequences a step": "equal",
+        "scored in": "equal",
         "new seeds": "equal",
         "trials of the search": "differs",
         "trained tokens": "close",

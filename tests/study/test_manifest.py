@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from sweeper.config.loading import load_study
 from sweeper.foundation.errors import StudyChangedError
 from sweeper.foundation.files import write_text_atomically
+from sweeper.records import Outcome
 from sweeper.records.layout import StudyPaths
 from sweeper.search.arm_search import ArmSearch
 from sweeper.search.storage import open_storage
@@ -21,7 +23,9 @@ from sweeper.study.manifest import (
     read_manifest,
     suite_spec,
     version_changes,
+    with_scoring_dtype,
 )
+from sweeper.study.preparation import is_done, make_spec, make_study_inputs
 
 TASK = "task: mine\ndataset_path: json\noutput_type: generate_until\n"
 ROWS = '{"question": "1+1", "answer": "2"}\n'
@@ -82,6 +86,71 @@ def test_an_unchanged_study_goes_on_with_its_first_provenance(
 ) -> None:
     first = start()
     assert start(command="again", threads=7) == first
+
+
+NAMED: dict[str, tuple[list[str], str]] = {
+    "nothing": ([], "float32"),
+    "the key": (["evaluation.dtype=float16", "student.dtype=bfloat16"], "float16"),
+    "the student's type": (["student.dtype=bfloat16", "teacher.dtype=float16"], "bfloat16"),
+    "float32 by the student": (["student.dtype=float32", "teacher.dtype=float16"], "float32"),
+    "the teacher's type": (["teacher.dtype=bfloat16"], "bfloat16"),
+    "bf16 trainings": (["training.bf16=true"], "bfloat16"),
+    "fp16 trainings": (["training.fp16=true"], "float16"),
+}
+
+
+@pytest.mark.parametrize(("overrides", "expected"), NAMED.values(), ids=NAMED)
+def test_the_precision_of_scores_is_the_first_that_the_study_names(
+    start: Callable[..., StudyManifest], overrides: list[str], expected: str, tmp_path: Path
+) -> None:
+    manifest = start(*overrides)
+    assert manifest.config.evaluation.dtype == expected
+    study = load_study(tmp_path / "study.yaml", overrides)
+    assert make_study_inputs(study, manifest, tmp_path).evaluation.dtype == expected
+    # Declared as it was by default, it is no change; any other is.
+    declared = start(*overrides, f"evaluation.dtype={expected}")
+    assert (declared.identity, declared.config) == (manifest.identity, manifest.config)
+    other = "bfloat16" if expected == "float32" else "float32"
+    message = rf'evaluation\.dtype: was "{expected}", now "{other}"'
+    with pytest.raises(StudyChangedError, match=message):
+        start(*overrides, f"evaluation.dtype={other}")
+
+
+def test_a_study_that_declared_no_precision_goes_on_without(
+    start: Callable[..., StudyManifest], tmp_path: Path
+) -> None:
+    recorded = start("training.bf16=true")
+    content = json.loads(recorded.model_dump_json())
+    del content["config"]["evaluation"]["dtype"]
+    write_text_atomically(paths(tmp_path).manifest, json.dumps(content))
+    resumed = start("training.bf16=true", "trials=9")
+    assert resumed.config.evaluation.dtype is None
+    assert resumed.identity == recorded.identity
+    study = load_study(tmp_path / "study.yaml", ["training.bf16=true"])
+    assert make_study_inputs(study, resumed, tmp_path).evaluation.dtype is None
+    with pytest.raises(StudyChangedError, match=r'evaluation\.dtype: was null, now "bfloat16"'):
+        start("training.bf16=true", "evaluation.dtype=bfloat16")
+
+
+def test_a_step_that_an_earlier_version_did_is_not_done_again(
+    start: Callable[..., StudyManifest], tmp_path: Path
+) -> None:
+    manifest, study = start(), load_study(tmp_path / "study.yaml")
+    # Which declared no precision.
+    manifest = manifest.model_copy(update={"config": study.config})
+    inputs = make_study_inputs(study, manifest, tmp_path)
+    files = paths(tmp_path).preparation("student")
+    files.directory.mkdir(parents=True)
+    spec = make_spec(study, inputs, suite_spec(study.selection), "student", files)
+    outcome = Outcome(state="completed", started=0.0, finished=1.0)
+    write_text_atomically(files.outcome, outcome.model_dump_json())
+    recorded = spec.model_dump(mode="json")
+    del recorded["origin"]["evaluation"]["dtype"], recorded["shapes"], recorded["own_teachers"]
+    write_text_atomically(files.spec, json.dumps(recorded))
+    assert is_done(spec, paths(tmp_path))
+    recorded["origin"]["seed"] += 1
+    write_text_atomically(files.spec, json.dumps(recorded))
+    assert not is_done(spec, paths(tmp_path))
 
 
 def test_until_the_first_trial_anything_may_change(start: Callable[..., StudyManifest]) -> None:
@@ -154,7 +223,9 @@ def test_what_may_change_is_recorded_and_keeps_the_first_provenance(
     first = start()
     second = start(*overrides, command="again")
     assert second.config != first.config
-    assert second.config == load_study(tmp_path / "study.yaml", overrides).config
+    assert second.config == with_scoring_dtype(
+        load_study(tmp_path / "study.yaml", overrides).config
+    )
     undone = {"config": first.config, "written": first.written}
     assert second.model_copy(update=undone) == first
     assert read_manifest(paths(tmp_path)) == second

@@ -97,7 +97,7 @@ def config(**keys: Any) -> StudyConfig:
         "data": {"train": {"path": "rows.jsonl", "columns": {"prompt": "p", "completion": "c"}}},
         "training": {"max_length": 1025},
         "arms": {"gkd": {"settings": {"max_new_tokens": 512}}, "sft": {}},
-        "evaluation": {"selection": "selection.yaml"},
+        "evaluation": {"selection": "selection.yaml", "dtype": "float32"},
     }
     return StudyConfig.model_validate({**values, **keys})
 

@@ -179,7 +179,8 @@ def _sizes(setup: Setup, trainings: StudyTrainings) -> Sizes:
         )
         for task in data.scored
     )
-    return Sizes(prompt, min(answer, limit - 1), min(text, limit), tasks)
+    scored_bytes = 4 if trainings.config.scoring_dtype() == "float32" else 2
+    return Sizes(prompt, min(answer, limit - 1), min(text, limit), tasks, scored_bytes)
 
 
 def _finding(forecast: Forecast, room: DeviceMemory, *, smallest: bool = False) -> Finding:

@@ -76,6 +76,8 @@ class Sizes:
     """Tokens of a prompt and its answer together."""
     scoring: tuple[Scoring, ...] = ()
     """Scoring of each of the suites' tasks; empty to leave scoring out."""
+    scored_bytes: int = EXACT
+    """Bytes of a number in the precision that students are scored in."""
 
 
 def moments(
@@ -141,7 +143,11 @@ class _Training:
         self.stock = settings.engine != "sweeper"
         self.samples = setup.method == "gkd" and settings.lmbda > 0
         self.rows = settings.per_device_train_batch_size
-        self.prompt = sizes.prompt
+        self.prompt, self.scored_bytes = sizes.prompt, sizes.scored_bytes
+        # Weights of another type are copied while the student is scored.
+        quantized = student.linear_parameters if student.quantization else 0
+        copied = student.parameters - student.trainable_parameters * student.adapted - quantized
+        self.copies = copied * sizes.scored_bytes * (student.dtype_bytes != sizes.scored_bytes)
         # Lengths of prompt and answer together, and of the answer, in rollouts and in the data.
         longest = [(0, 0)]
         if self.samples:
@@ -199,12 +205,14 @@ class _Training:
     def scoring(self, task: Scoring) -> Peak:
         """Return the peak of scoring by lm-eval; the training's memory is not freed yet."""
         shape, texts = self.student, task.documents * task.tokens
-        cache = self._cache(texts)
-        reading = shape.reading.bytes(task.documents, task.tokens)
+        width = self.scored_bytes / shape.computing_bytes
+        cache = width * self._cache(texts)
+        reading = width * shape.reading.bytes(task.documents, task.tokens)
         positions = texts if task.likelihoods else task.documents
-        # The logits, and their logarithms.
-        logits = 2 * positions * shape.vocabulary * shape.dtype_bytes
-        return self._moment("scoring", {"scoring": cache + max(reading, logits) + self.together})
+        # The logits, and their logarithms in float32.
+        logits = positions * shape.vocabulary * (self.scored_bytes + EXACT)
+        used = cache + max(reading, logits) + self.together + self.copies
+        return self._moment("scoring", {"scoring": used})
 
     def _cache(self, tokens: int) -> float:
         """Return the bytes of the student's keys and values."""
@@ -237,7 +245,7 @@ class _Training:
             (earlier + head, highest + self.reading, after),
             # A divided student is whole for a moment: before it first reads, and to be compared
             # with the teacher on fixed sequences.
-            (0.0, self.together, 0.0),
+            (0.0, self.together + self.copies, 0.0),
             (complete, self.reading, 0.0),
         )
         names: tuple[Part, ...] = ("gradients", "activations", "logits and loss")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from sweeper.config.base import Scalar
@@ -37,6 +39,16 @@ def add_adapter(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return get_peft_model(model, config)
+
+
+def adapter_weights(model: Any) -> Iterator[Tensor]:
+    """Yield the weights of low-rank adapters, which PEFT keeps in float32 on a model in 16 bits."""
+    for layer in model.modules():
+        if hasattr(layer, "base_layer"):
+            for name in getattr(layer, "adapter_layer_names", ()):
+                part = getattr(layer, name, None)
+                if isinstance(part, nn.Module):
+                    yield from part.parameters()
 
 
 def merge_adapter(trained: Any, student: ModelConfig, device: str, seed: int) -> Any:

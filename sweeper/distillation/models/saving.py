@@ -3,28 +3,38 @@
 from __future__ import annotations
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
+from sweeper.config.base import ScoringDtype
 from sweeper.distillation.models.loading import end_token_ids
 from sweeper.records import KeptStudent
 
 
 def save_student(
-    model: Any, tokenizer: PreTrainedTokenizerBase, keep: KeptStudent, revision: str | None
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    keep: KeptStudent,
+    revision: str | None,
+    dtype: ScoringDtype | None = None,
 ) -> None:
     """Write the student's weights, as safetensors, with tokenizer and generation settings.
 
-    An adapter that is to be merged is gone from ``model`` afterwards. ``revision`` is that of the
-    model below an adapter.
+    Weights keep the type that they were trained in. ``dtype``, the precision that the student was
+    scored in, becomes the one that it is loaded in by default. An adapter that is to be merged is
+    gone from ``model`` afterwards. ``revision`` is that of the model below an adapter.
     """
     directory = Path(keep.directory)
     adapted = hasattr(model, "merge_and_unload")
     bare = model.get_base_model() if adapted else model
     generation = _generation_config(bare, end_token_ids(bare, tokenizer), tokenizer)
     if adapted and keep.merged:
+        if dtype == "float32":
+            # In 16 bits the sums would be rounded to weights that nobody scored.
+            bare.float()
         model = model.merge_and_unload()
     if adapted and not keep.merged:
         for adapter in model.peft_config.values():
@@ -37,6 +47,10 @@ def save_student(
         model.config.use_cache = True
         model.generation_config = generation
         model.save_pretrained(directory)
+        if dtype is not None:
+            path = directory / "config.json"
+            config = {**json.loads(path.read_text(encoding="utf-8")), "dtype": dtype}
+            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     generation.save_pretrained(directory)
     # Padding and truncation of training batches are no part of the tokenizer.
     tokenizer.backend_tokenizer.no_truncation()

@@ -19,12 +19,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sweeper.config.base import ScoringDtype
 from sweeper.distillation.data.batches import IGNORED, PromptCollator
 from sweeper.distillation.data.examples import Example, render_prompt
 from sweeper.distillation.data.training_data import TrainingData
 from sweeper.distillation.divergence import Heads
 from sweeper.distillation.models.lm_head import LMHead
 from sweeper.distillation.models.loading import computing_threads, end_token_ids
+from sweeper.distillation.models.precision import computing_in
 from sweeper.distillation.sampling.rollouts import generate
 from sweeper.distillation.teacher.shared_teacher import SharedTeacher
 from sweeper.foundation.cache import Cache
@@ -49,6 +51,8 @@ class KLProbe:
     """The teacher's head, from hidden states to logits."""
     cap: float | None
     """The teacher's final soft cap, if it has one."""
+    dtype: ScoringDtype | None
+    """Precision that teacher and students are read in; None: that of weights or of autocast."""
 
     def divergence(self, model: Any) -> float:
         """Return the mean divergence of ``model`` from the teacher, in nats a token."""
@@ -58,7 +62,7 @@ class KLProbe:
         training = model.training
         model.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), computing_in(model, self.dtype):
                 student = LMHead.of(model, trained=False)
                 heads = Heads(student, LMHead(None, head=self.head.to(device), cap=self.cap))
                 ours = student.states({"input_ids": batch["input_ids"].to(device)}, counted)
@@ -79,26 +83,30 @@ def prepare(data: TrainingData, teacher: SharedTeacher, prompts: Sequence[str]) 
         render_prompt(Example((*turns, {"role": "user", "content": prompt}), None), tokenizer)
         for prompt in islice(dict.fromkeys(prompts), MOST)
     ]
-    longest = min(LONGEST, inputs.teacher_outputs.max_new_tokens)
+    longest, dtype = min(LONGEST, inputs.teacher_outputs.max_new_tokens), inputs.evaluation.dtype
     key = {**teacher.determinants(), "prompts": texts, **data.text_key, "max_new_tokens": longest}
+    # Studies that declared no precision find their sequences again.
+    key |= {"dtype": dtype} if dtype else {}
 
     @computing_threads(inputs.cache_threads)
     def build(directory: Path) -> None:
         model = teacher.load()
         ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
-        answers = generate(
-            model,
-            ids,
-            temperature=0.0,
-            max_new_tokens=longest,
-            end_ids=end_token_ids(model, tokenizer),
-            pad_id=int(tokenizer.pad_token_id),
-            seed=0,
-            batch_size=MOST,
-        )
-        sequences = [(prompt, list(a.tokens)) for prompt, a in zip(ids, answers, strict=True)]
-        tensors, about = _read_teacher(model, sequences)
+        with computing_in(model, dtype):
+            answers = generate(
+                model,
+                ids,
+                temperature=0.0,
+                max_new_tokens=longest,
+                end_ids=end_token_ids(model, tokenizer),
+                pad_id=int(tokenizer.pad_token_id),
+                seed=0,
+                batch_size=MOST,
+            )
+            sequences = [(prompt, list(a.tokens)) for prompt, a in zip(ids, answers, strict=True)]
+            tensors, about = _read_teacher(model, sequences)
         save_file(tensors, directory / _TENSORS)
+        about = about and {**about, "dtype": dtype}
         (directory / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
 
     return Cache(Path(inputs.cache)).get_or_compute("held_out", key, build)
@@ -118,7 +126,7 @@ def read(directory: Path) -> KLProbe | None:
     if bias is not None:
         head.bias = nn.Parameter(bias, requires_grad=False)
     sequences = tuple((prompt, answer) for prompt, answer in about["sequences"])
-    return KLProbe(sequences, tensors["states"], head, about["cap"])
+    return KLProbe(sequences, tensors["states"], head, about["cap"], about.get("dtype"))
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from typing import Any
 
 from sweeper.distillation.data.training_data import TrainingData
 from sweeper.distillation.models.loading import end_token_ids
+from sweeper.distillation.models.precision import computing_in
 from sweeper.evaluation.scoring import Evaluation, score
 from sweeper.foundation.errors import DivergedError
 from sweeper.foundation.files import write_text_atomically
@@ -52,7 +53,7 @@ def evaluate(
     documents: int | None = None,
     samples: int = 0,
 ) -> Evaluation:
-    """Score ``model`` on ``suite``.
+    """Score ``model`` on ``suite``, in the study's declared precision.
 
     Args:
         spec: The job's.
@@ -66,21 +67,26 @@ def evaluate(
         DivergedError: A score is no number.
     """
     evaluation = spec.origin.evaluation
-    found = score(
-        model,
-        material.tokenizer,
-        suite,
-        batch_size=evaluation.batch_size,
-        chat=material.chat,
-        end_ids=end_token_ids(model, material.tokenizer),
-        system_prompt=spec.origin.data.system_prompt,
-        documents=documents,
-        samples=samples,
-        allow_code=evaluation.allow_code_execution,
-    )
+    with computing_in(model, evaluation.dtype):
+        found = score(
+            model,
+            material.tokenizer,
+            suite,
+            batch_size=evaluation.batch_size,
+            chat=material.chat,
+            end_ids=end_token_ids(model, material.tokenizer),
+            system_prompt=spec.origin.data.system_prompt,
+            documents=documents,
+            samples=samples,
+            allow_code=evaluation.allow_code_execution,
+            dtype=evaluation.dtype,
+        )
     for task in found.scores.tasks:
         if not math.isfinite(task.score) or not math.isfinite(task.stderr):
-            raise DivergedError(f"The score of {task.task} is {task.score}: the model diverged.")
+            reason = "the model diverged"
+            if evaluation.dtype == "float16":
+                reason += ", or exceeds float16; evaluation.dtype: bfloat16 has float32's range"
+            raise DivergedError(f"The score of {task.task} is {task.score}: {reason}.")
     return found
 
 

@@ -91,7 +91,10 @@ def run_trial(spec: TrialSpec, progress: ProgressWriter) -> dict[str, Any]:
     count = parameters(trained)
     if spec.keep is not None:
         progress.phase("save")
-        save_student(trained, data.tokenizer, spec.keep, spec.origin.student.revision)
+        origin = spec.origin
+        save_student(
+            trained, data.tokenizer, spec.keep, origin.student.revision, origin.evaluation.dtype
+        )
     return {
         "scores": evaluation,
         "test_scores": on_test,

@@ -50,7 +50,7 @@ def model_card(
         f"---\n{yaml_text(_metadata(record, winner, outcome, base, adapter))}---",
         f"# {inline(f'{record.study}: {winner.arm}')}",
         _summary(record, winner, base, teacher),
-        *_use(adapter, base),
+        *_use(adapter, outcome.scores),
         *_scores(record, outcome, verdict, winner, repeated),
         *_training(record, winner, outcome),
         *_provenance(record, winner, outcome),
@@ -101,15 +101,17 @@ def _summary(record: StudyRecord, winner: Winner, base: str | None, teacher: str
     )
 
 
-def _use(adapter: bool, base: str | None) -> Iterator[str]:
+def _use(adapter: bool, scores: Scores | None) -> Iterator[str]:
     yield "## Use"
     imports = "from transformers import AutoModelForCausalLM, AutoTokenizer"
-    load = 'model = AutoModelForCausalLM.from_pretrained("PATH")'
+    # In the precision that it was scored in.
+    dtype = f', dtype="{scores.dtype}"' if scores and scores.dtype else ""
+    load = f'model = AutoModelForCausalLM.from_pretrained("PATH"{dtype})'
     if adapter:
         imports = (
             "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer"
         )
-        load = 'model = AutoPeftModelForCausalLM.from_pretrained("PATH")  # loads the base, too'
+        load = "# Loads the base, too.\n" + load.replace("AutoModel", "AutoPeftModel")
     tokenizer = 'tokenizer = AutoTokenizer.from_pretrained("PATH")'
     yield fenced(f"{imports}\n\n{load}\n{tokenizer}", "python")
     yield (
@@ -133,6 +135,11 @@ def _scores(
         on_test = (test.teacher, test.starting_student) if test else (None, None)
         rows.append(_score_row("test", outcome.test_scores, on_test))
     yield table(["suite", "this model", "teacher", "starting student"], rows, left=(0,))
+    if dtype := outcome.scores.dtype if outcome.scores else None:
+        yield (
+            f"All models were scored in {dtype}, by lm-eval with `--model_args"
+            f" pretrained=PATH,dtype={dtype},softmax_dtype=float32`."
+        )
     yield (
         "Intervals (95 %) cover other documents. The selection suite chose these settings, so its"
         f" score is optimistic. {inline(repeated)}"

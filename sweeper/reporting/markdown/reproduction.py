@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
+from sweeper.analysis.scoring_dtype import UNDECLARED, scoring_dtype
 from sweeper.foundation.secrets import redact
 from sweeper.records.study_record import Provenance, StudyRecord
 from sweeper.reporting.text.markdown_escape import as_yaml, code, facts, fenced, inline
@@ -33,7 +34,8 @@ def data_sections(record: StudyRecord) -> Iterator[str]:
 def reproduction_sections(record: StudyRecord) -> Iterator[str]:
     """Yield command, seed, versions, hashes, and the study file itself."""
     yield "## Reproduction"
-    yield facts(_provenance(record.provenance, record.config))
+    scored_in = {"models scored in": scoring_dtype(record) or UNDECLARED}
+    yield facts(_provenance(record.provenance, record.config) | scored_in)
     yield "The command:"
     yield fenced(redact(record.provenance.command), "sh")
     yield "The study file, with the command's overrides:"

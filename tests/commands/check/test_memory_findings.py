@@ -13,6 +13,7 @@ from sweeper.commands.check.memory_forecast import (
     DeviceKind,
     Part,
     Peak,
+    Scoring,
     Sizes,
     moments,
     state_bytes,
@@ -215,6 +216,31 @@ def test_each_task_is_scored_with_its_own_texts() -> None:
     assert scored(short, long) == max(scored(short), scored(long))
     assert scored(task(4096, likelihoods=True)) > 2 * scored(short, long)
     assert scored(task(4096, texts=24, likelihoods=True)) < scored(task(4096, likelihoods=True))
+
+
+def test_weights_of_another_type_are_copied_while_they_are_scored() -> None:
+    training = most(config(arms={"sft": {}})).setup
+
+    def parts(student: ModelShape, scored_bytes: int) -> tuple[float, float]:
+        """Bytes of scoring a task, and of being compared with the teacher on fixed text."""
+        sizes = Sizes(8, 8, 16, (Scoring(1, 16, likelihoods=False),), scored_bytes)
+        found = moments(training, student, None, sizes, "cuda")
+        fixed = max(p.total for p in found if "forward" in p.moment) - weight_bytes(student)
+        return next(p.parts["scoring"] for p in found if p.moment == "scoring"), fixed
+
+    packed = {"quantization": "int4", "adapted": True, "trainable_parameters": 0}
+    for held, update, copied in (
+        (4, {}, STUDENT.parameters),
+        (2, {}, STUDENT.parameters),
+        (4, packed, STUDENT.parameters - LINEAR),
+    ):
+        own = {"dtype_bytes": held, "computing_bytes": held}
+        student = STUDENT.model_copy(update={**own, **update})
+        other = 6 - held
+        scoring, fixed = parts(student, other)
+        assert scoring == pytest.approx(copied * other, rel=0.02)
+        assert fixed >= copied * other
+        assert parts(student, held)[0] < 0.02 * copied
 
 
 def test_an_arm_is_refused_only_if_its_smallest_training_fits_nowhere() -> None:
