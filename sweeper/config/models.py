@@ -192,6 +192,14 @@ def with_settings(teacher: ModelConfig, values: Mapping[str, Scalar]) -> ModelCo
     return ModelConfig.model_validate({**base, **changed, "init_kwargs": options})
 
 
+HEADS = ("lm_head", "embed_out", "output_layer")
+"""Names of heads; those of other models are found on the model itself."""
+NO_HEAD = (
+    "the losses read the head's own weight, not an adapter on it; leave it out, or put a head that"
+    " is not tied to the embeddings into modules_to_save, which trains it whole"
+)
+
+
 class LoraConfig(Strict):
     """Train a low-rank adapter instead of the whole student."""
 
@@ -204,7 +212,27 @@ class LoraConfig(Strict):
     target_modules: Annotated[tuple[str, ...], Field(strict=False)] | Literal["all-linear"] = (
         "all-linear"
     )
-    """The modules that get an adapter."""
+    """The modules that get an adapter, by the ends of their names; never the head."""
+    use_rslora: bool = False
+    """Multiply the adapter's output by alpha / √r instead (rsLoRA)."""
+    use_dora: bool = False
+    """Train the size of each weight's columns as well (DoRA); slower."""
+    modules_to_save: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """The modules that are trained whole next to the adapter, by the ends of their names."""
+
+    @field_validator("target_modules", mode="after")
+    @classmethod
+    def _check_targets(cls, targets: Any) -> Any:
+        problems = Problems()
+        if targets == ():
+            problems.add((), "expected all-linear or at least one name, found []")
+        for index, name in enumerate(targets if isinstance(targets, tuple) else ()):
+            if name == "all-linear":
+                problems.add((index,), "expected all-linear alone, not in a list")
+            elif name.rpartition(".")[2] in HEADS:
+                problems.add((index,), f"expected no head, found {short(name)}: {NO_HEAD}")
+        problems.raise_if_any()
+        return targets
 
 
 class StudentConfig(ModelConfig):

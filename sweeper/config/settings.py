@@ -5,7 +5,8 @@ A setting's full name is a key of ``MethodSettings``, or one of these dotted nam
 - ``extra.NAME``: any further argument of the method's TRL configuration class;
 - ``teacher.model``, ``teacher.dtype``, ``teacher.quantization``, ``teacher.init_kwargs.NAME``: the
   teacher of an arm;
-- ``lora.r``, ``lora.alpha``, ``lora.dropout``: the student's adapter, when the student has one.
+- ``lora.r``, ``lora.alpha``, ``lora.dropout``, ``lora.use_rslora``, ``lora.use_dora``: the student's
+  adapter, when the student has one.
 """
 
 from __future__ import annotations
@@ -144,6 +145,8 @@ DOTTED: dict[str, Any] = {
     "lora.r": TypeAdapter(PositiveInt),
     "lora.alpha": TypeAdapter(PositiveFloat),
     "lora.dropout": TypeAdapter(Annotated[float, Field(ge=0, lt=1)]),
+    "lora.use_rslora": TypeAdapter(bool),
+    "lora.use_dora": TypeAdapter(bool),
 }
 INIT_KWARGS = "teacher.init_kwargs."
 _OPEN: dict[str, Any] = {

@@ -280,6 +280,14 @@ class StudyConfig(Strict):
         if self.student.quantization:
             message = f"expected none {because}: quantized weights are in one piece"
             problems.add(("student", "quantization"), message)
+        lora = self.student.lora
+        for key in ("use_dora", "modules_to_save") if lora else ():
+            if getattr(lora, key):
+                problems.add(("student", "lora", key), f"expected none {because}")
+        for arm, config in self.arms.items():
+            for where in ("settings", "search"):
+                if "lora.use_dora" in getattr(config, where):
+                    problems.add(("arms", arm, where, "lora.use_dora"), f"expected none {because}")
         for location, optimiser in self._values("optim"):
             if optimiser not in SHARDED_OPTIMISERS:
                 known = ", ".join(SHARDED_OPTIMISERS)

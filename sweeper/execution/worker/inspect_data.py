@@ -29,6 +29,7 @@ from sweeper.distillation.data.training_data import (
     unpack_model,
 )
 from sweeper.distillation.memory_shape import shapes_of
+from sweeper.distillation.models.adapters import check_adapter
 from sweeper.distillation.models.loading import load_tokenizer, turn_end_ids
 from sweeper.distillation.trainers import argument_names
 from sweeper.evaluation.tasks import LeafTask, load_tasks
@@ -150,6 +151,7 @@ def _read_models(findings: _Findings) -> None:
         teacher = unpack_model("teacher", given.teacher, cache)
     with findings.noting("student"):
         student = unpack_model("student", given.student, cache)
+        check_adapter(student)
     if teacher is not None and student is not None:
         with findings.noting("student", "vocab_size"):
             teacher, student = aligned(teacher, student)
