@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from sweeper.config.attention import name_problem
 from sweeper.config.base import (
     Dtype,
     JsonMapping,
@@ -56,6 +57,10 @@ class ModelConfig(Strict):
     ) = None
     """Layers that a student keeps, without the others: a number of layers, evenly spread with the
     first and the last among them; or a list of layers, counted from 0."""
+
+    def is_eager(self) -> bool:
+        """Return whether the model computes its attention step by step, without a fused kernel."""
+        return self.init_kwargs.get("attn_implementation") == "eager"
 
     @model_validator(mode="before")
     @classmethod
@@ -165,7 +170,7 @@ def init_kwarg_problem(name: str, value: Any, *, trusted: bool = False) -> str |
     kernel = name == "attn_implementation" and isinstance(value, str) and "/" in value
     if (kernel or name in _FOREIGN_CODE) and not trusted:
         return f"{name!r} loads code from a hub, which needs trust_remote_code: true next to model"
-    return None
+    return name_problem(value) if name == "attn_implementation" else None
 
 
 def _is_count(value: Any, least: int) -> bool:

@@ -5,8 +5,8 @@ A setting's full name is a key of ``MethodSettings``, or one of these dotted nam
 - ``extra.NAME``: any further argument of the method's TRL configuration class;
 - ``teacher.model``, ``teacher.dtype``, ``teacher.quantization``, ``teacher.init_kwargs.NAME``: the
   teacher of an arm;
-- ``lora.r``, ``lora.alpha``, ``lora.dropout``, ``lora.use_rslora``, ``lora.use_dora``: the student's
-  adapter, when the student has one.
+- ``lora.r``, ``lora.alpha``, ``lora.dropout``, ``lora.use_rslora``, ``lora.use_dora``: the adapter,
+  when the student has one.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from sweeper.config.arms import ArmConfig
+from sweeper.config.attention import attention_problem, precisions
 from sweeper.config.base import (
     Fraction,
     JsonMapping,
@@ -207,6 +208,7 @@ class StudyConfig(Strict):
                     " completion (use seq_kd: true, lmbda: 1.0 or method seqkd)"
                 )
                 problems.add(("arms", name), message)
+        self._check_attention(problems)
         self._check_objectives(problems)
         if self.compute.devices_per_trial > 1:
             self._check_copies(problems)
@@ -230,6 +232,42 @@ class StudyConfig(Strict):
             problems.add(("warm_start", "method"), message)
         problems.raise_if_any()
         return self
+
+    def _check_attention(self, problems: Problems) -> None:
+        """Check each model's attention in every phase, as far as the study file decides.
+
+        What ``dtype: auto`` comes to is known once the model's configuration is read.
+        """
+        for location, name, dtype in self._attentions():
+            student = location[0] == "student"
+            if student and dtype == "auto" and self.student.lora is None:
+                dtype = "float32"
+            phases = precisions(dtype, student=student, autocast=self.autocast())
+            device = self.compute.device
+            if message := attention_problem(name, phases, device, student=student):
+                problems.add(location, message)
+
+    def _attentions(self) -> Iterator[tuple[tuple[str | int, ...], Any, str]]:
+        """Yield each attention that a trial may use, with its place and the type of the weights."""
+        key = "attn_implementation"
+        teacher = self.teacher.init_kwargs.get(key)
+        for role, model in (("student", self.student), ("teacher", self.teacher)):
+            yield (role, "init_kwargs", key), model.init_kwargs.get(key), model.dtype
+        for name, arm in self.arms.items():
+            own = dict(arm.places(f"teacher.init_kwargs.{key}"))
+            dtypes = dict(arm.places("teacher.dtype"))
+            for place, attention in own.items():
+                for dtype in dtypes.values() or (self.teacher.dtype,):
+                    yield ("arms", name, *place), attention, str(dtype)
+            for place, dtype in () if own else dtypes.items():
+                yield ("arms", name, *place), teacher, str(dtype)
+
+    def autocast(self) -> str | None:
+        """Return the type that every trial's autocast computes in; None if one has none."""
+        for name, dtype in (("bf16", "bfloat16"), ("fp16", "float16")):
+            if all(value for _, value in self._values(name)):
+                return dtype
+        return None
 
     def _check_objectives(self, problems: Problems) -> None:
         if "score" not in self.objectives:
@@ -301,11 +339,8 @@ class StudyConfig(Strict):
         """Yield the values that a training setting may have in a trial, with their places."""
         yield ("training", name), getattr(self.training, name)
         for arm, config in self.arms.items():
-            if name in config.settings:
-                yield ("arms", arm, "settings", name), config.settings[name]
-            if name in config.search:
-                for where, value in config.search[name].ends().items():
-                    yield ("arms", arm, "search", name, *where), value
+            for place, value in config.places(name):
+                yield ("arms", arm, *place), value
 
     @staticmethod
     def _check_grid(name: str, arm: ArmConfig, problems: Problems) -> None:

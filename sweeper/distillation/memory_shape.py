@@ -27,7 +27,7 @@ from transformers.pytorch_utils import Conv1D
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.distillation.data.compatibility import cut_to, token_ids
 from sweeper.distillation.models.adapters import add_adapter
-from sweeper.distillation.models.loading import read_config, unpack, without_weights
+from sweeper.distillation.models.loading import read_config, stored_dtype, unpack, without_weights
 from sweeper.distillation.trainers import without_dropout
 from sweeper.foundation.errors import BadInputError
 from sweeper.records import Growth, ModelShape, ShapeRequest, StudyInputs, Training
@@ -79,7 +79,7 @@ def shape_of(model: ModelConfig, device: str, *, autocast: str | None = None) ->
     """
     config = read_config(model)
     stored = int(config.get_text_config().num_hidden_layers)
-    dtype = _dtype(model, config, device)
+    dtype = weights_dtype(model, config, device)
     computing: torch.dtype | None = getattr(torch, autocast) if autocast else None
     made: Any = without_weights(model, dtype, config)
     text = config.get_text_config()
@@ -150,13 +150,12 @@ def _unforeseen(model: ModelConfig, config: PretrainedConfig) -> str | None:
     return None
 
 
-def _dtype(model: ModelConfig, config: PretrainedConfig, device: str) -> torch.dtype:
+def weights_dtype(model: ModelConfig, config: PretrainedConfig, device: str) -> torch.dtype:
     """Return the type in which ``load_model`` keeps the weights."""
-    dtype: Any = getattr(torch, model.dtype, None)
     whole_student = isinstance(model, StudentConfig) and model.lora is None
     if model.dtype == "auto" and not (device == "cpu" or whole_student or model.random_init):
-        dtype = config.get_text_config().dtype or config.dtype
-    return dtype if isinstance(dtype, torch.dtype) else torch.float32
+        return stored_dtype(config)
+    return getattr(torch, model.dtype, torch.float32)
 
 
 def _count(model: Any) -> dict[str, int]:

@@ -67,6 +67,9 @@ class Scores(Record):
     higher_is_better: bool
     tasks: tuple[TaskScore, ...]
     seconds: float
+    batch_size: int | None = None
+    """Documents scored at a time, where ``evaluation.batch_size`` of them did not fit into
+    memory."""
 
 
 class Cost(Record):

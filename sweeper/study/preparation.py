@@ -129,7 +129,7 @@ def explain(study: LoadedStudy, step: str, outcome: Outcome | None, files: JobPa
         return ConfigError([problem_of(study, problem) for problem in outcome.examination.problems])
     if failure is not None and failure.kind in ("bad_input", "full_disk"):
         return stopped_by(study, failure)
-    reason = failure.message if failure else "its process ended without an outcome"
+    reason = failure.told() if failure else "its process ended without an outcome"
     return SweeperError(f"The preparation ({step}) failed: {reason}\nThe log is {files.log}.")
 
 

@@ -162,8 +162,7 @@ def _attention(config: StudyConfig, devices: Sequence[str]) -> Iterator[Finding]
         for role, model in (("teacher", config.teacher), ("student", config.student))
     }
     advice = ""
-    if not all(name.startswith("flash") for name in asked.values()):
-        advice = "Long texts are faster with init_kwargs: {attn_implementation: flash_attention_2}"
-        advice += " next to model (pip install flash-attn)."
+    if "eager" in asked.values():
+        advice = "Leave attn_implementation: eager out: sdpa is faster and takes less memory."
     detail = ", ".join(f"{name} in the {role}" for role, name in asked.items())
     yield Finding(state="ok", what="attention", detail=detail, advice=advice)

@@ -130,6 +130,12 @@ def check_attention(model: ModelConfig, *, here: bool = False) -> None:
         raise BadInputError(f"{name} needs a device that the installed {package} works on")
 
 
+def stored_dtype(config: PretrainedConfig) -> torch.dtype:
+    """Return the type that a model's weights are stored in."""
+    found = config.get_text_config().dtype or config.dtype
+    return found if isinstance(found, torch.dtype) else torch.float32
+
+
 def load_tokenizer(model: ModelConfig, *, plain: bool = False) -> PreTrainedTokenizerBase:
     """Load the tokenizer, with a padding token and a chat template: its own one unless ``plain``.
 

@@ -31,7 +31,7 @@ def score_baseline(spec: PreparationSpec, progress: ProgressWriter) -> dict[str,
         model = starting_student(data, resources, progress.train)
     progress.phase("score")
     found: dict[str, Any] = {"model_parameters": parameters(model)}
-    found["scores"] = scored(spec, model, data)
+    found["scores"] = scored(spec, model, data, progress)
     if spec.step == "teacher":
         found |= _ask_teacher(spec, model, data, progress)
     return found

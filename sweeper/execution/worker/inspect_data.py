@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sweeper.config.attention import attention_problem, precisions
+from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.distillation.data.compatibility import aligned, template_note, token_ids
 from sweeper.distillation.data.examples import (
     Example,
@@ -28,9 +30,9 @@ from sweeper.distillation.data.training_data import (
     student_training_data,
     unpack_model,
 )
-from sweeper.distillation.memory_shape import shapes_of
+from sweeper.distillation.memory_shape import shapes_of, weights_dtype
 from sweeper.distillation.models.adapters import check_adapter
-from sweeper.distillation.models.loading import load_tokenizer, turn_end_ids
+from sweeper.distillation.models.loading import load_tokenizer, read_config, turn_end_ids
 from sweeper.distillation.trainers import argument_names
 from sweeper.evaluation.tasks import LeafTask, load_tasks
 from sweeper.execution.worker.leakage import check_leaks
@@ -152,6 +154,10 @@ def _read_models(findings: _Findings) -> None:
     with findings.noting("student"):
         student = unpack_model("student", given.student, cache)
         check_adapter(student)
+    for role, model in (("teacher", teacher), ("student", student)):
+        if model is not None:
+            with findings.noting(role, "init_kwargs", "attn_implementation"):
+                _check_attention(findings, model)
     if teacher is not None and student is not None:
         with findings.noting("student", "vocab_size"):
             teacher, student = aligned(teacher, student)
@@ -183,6 +189,20 @@ def _read_models(findings: _Findings) -> None:
         )
 
 
+def _check_attention(findings: _Findings, model: ModelConfig) -> None:
+    """Check a model's attention in every phase, with the type that its weights are stored in."""
+    name = model.init_kwargs.get("attn_implementation")
+    if name is None:
+        return
+    training, device = findings.spec.origin.training, findings.spec.place.device
+    student = isinstance(model, StudentConfig)
+    autocast = "bfloat16" if training.bf16 else "float16" if training.fp16 else None
+    weights = weights_dtype(model, read_config(model), device)
+    phases = precisions(str(weights).removeprefix("torch."), student=student, autocast=autocast)
+    if message := attention_problem(name, phases, device, student=student):
+        raise BadInputError(message)
+
+
 def _read_own_teachers(findings: _Findings) -> None:
     """Check the teachers that arms have instead of the study's."""
     if findings.material is None or findings.origin is None:
@@ -191,6 +211,7 @@ def _read_own_teachers(findings: _Findings) -> None:
         for model in models:
             with findings.noting("arms", arm):
                 teacher = own_teacher(findings.origin, {"model": model})
+                _check_attention(findings, teacher)
                 check_teacher(findings.origin, teacher, findings.material.tokenizer)
 
 
