@@ -2,16 +2,20 @@
 
 Every figure comes from whole training jobs, the same function that trials run, on the same rows in
 the same order, the engines taking turns, each job in a process of its own. Seconds of a step are
-from the end of one to the end of the next, so the first step of a job is not counted. Three rivals:
+from the end of one to the end of the next, so the first step of a job is not counted. The
+rivals:
 
 - ``stock``: TRL's ``GKDTrainer`` as it comes: bfloat16 autocast, gradient checkpointing, and so no
   key-value cache in rollouts;
 - ``stock_tuned``: as well as its own options allow: no checkpointing, cache, ours' precision;
+- ``distillation_trainer``: TRL's ``DistillationTrainer`` in ours' precision, without checkpointing.
+  All its sequences are sampled, so it has the on-policy rows only;
 - ``ours``: sweeper's engine.
 
 The precision is the pair's own (float32 in the quickstart, bfloat16 autocast, TRL's default, on
 SmolLM2) unless ``--precision`` says another. ``ratio_to_tuned`` says how many times better ours is
 than tuned stock; ``spread`` is the lowest and the highest ratio of the repetitions.
+``ratio_to_distillation_trainer`` and its spread say the same of that rival.
 ``--profile ROW`` shows what the seconds of our step go to.
 """
 
@@ -51,6 +55,7 @@ from sweeper.records import Resources
 ENGINES: dict[str, dict[str, Any]] = {
     "stock": {"engine": "trl", "bf16": True, "gradient_checkpointing": True},
     "stock_tuned": {"engine": "trl"},
+    "distillation_trainer": {"engine": "trl-distillation"},
     "ours": {"engine": "sweeper"},
 }
 STEPS = ("step_beta_0.5", "step_beta_1", "step_beta_0")
@@ -175,18 +180,25 @@ class Row:
 
     def as_json(self) -> dict[str, Any]:
         """Return the row of the report."""
-        pairs = zip(self.values["ours"], self.values["stock_tuned"], strict=False)
-        ratios = [self.better(ours, tuned) for ours, tuned in pairs]
-        ours, tuned = self.median("ours"), self.median("stock_tuned")
-        assert ours is not None and tuned is not None
-        return {
+        found: dict[str, Any] = {
             "name": self.name,
             "pair": self.pair,
             "unit": self.unit,
             **{engine: self.median(engine) for engine in ENGINES},
-            "ratio_to_tuned": self.better(ours, tuned),
-            "spread": [min(ratios), max(ratios)],
+            **self._ratio("stock_tuned", "ratio_to_tuned", "spread"),
         }
+        name = "distillation_trainer"
+        if name in self.values:
+            found |= self._ratio(name, f"ratio_to_{name}", f"spread_to_{name}")
+        return found
+
+    def _ratio(self, rival: str, name: str, spread: str) -> dict[str, Any]:
+        """Return how many times better ours is than ``rival``, and the spread of that."""
+        pairs = zip(self.values["ours"], self.values[rival], strict=False)
+        ratios = [self.better(ours, theirs) for ours, theirs in pairs]
+        ours, theirs = self.median("ours"), self.median(rival)
+        assert ours is not None and theirs is not None
+        return {name: self.better(ours, theirs), spread: [min(ratios), max(ratios)]}
 
 
 class Bench:
@@ -201,10 +213,12 @@ class Bench:
     def __init__(self, base: Job, rounds: int, engines: list[str]) -> None:
         self.base, self.rounds, self.engines = base, rounds, engines
 
-    def turns(self, one: bool = False) -> Iterator[str]:
-        """Return the engines, in turn."""
+    def turns(self, one: bool = False, sampled: bool = False) -> Iterator[str]:
+        """Return the engines, in turn; with ``sampled`` also the one that samples everything."""
         for number in range(1 if one else self.rounds):
             for engine in self.engines:
+                if engine == "distillation_trainer" and not sampled:
+                    continue
                 if number == 0 or engine != "stock":
                     say(f"{self.base.pair}: {engine}")
                     yield engine
@@ -223,7 +237,7 @@ class Bench:
         if name == "supervised_kd_cached":
             # The first trial of a study stores the states; this is what all others see.
             in_own_process(train, replace(self.job(name, "ours"), steps=1))
-        for engine in self.turns():
+        for engine in self.turns(sampled=rate):
             asked = self.job(name, engine)
             if engine == "stock":
                 asked = replace(asked, steps=1)  # it takes minutes
@@ -365,7 +379,8 @@ def table(rows: list[dict[str, Any]]) -> Table:
     shown = Table(box=None, header_style="dim")
     shown.add_column("comparison")
     shown.add_column("pair")
-    for header in ("stock", "tuned", "ours", "unit", "ours/tuned", "spread"):
+    headers = ("stock", "tuned", "distillation", "ours", "unit", "ours/tuned", "spread")
+    for header in (*headers, "ours/distillation"):
         shown.add_column(header, justify="right")
     for row in rows:
         values = [row[engine] for engine in ENGINES]
@@ -377,6 +392,7 @@ def table(rows: list[dict[str, Any]]) -> Table:
             row["unit"],
             f"{row['ratio_to_tuned']:.2f}×",
             f"{low:.2f}–{high:.2f}",
+            f"{rival:.2f}×" if (rival := row.get("ratio_to_distillation_trainer")) else "",
         )
     return shown
 

@@ -87,8 +87,9 @@ class TrainingConfig(Strict):
     checkpoint_every: PositiveInt | None = None
     """Optimiser steps between two checkpoints, from which an interrupted trial resumes; by default
     it starts again. Results do not depend on it."""
-    engine: Literal["sweeper", "trl"] = "sweeper"
-    """`trl` runs the stock trainers, with the differences that the documentation lists."""
+    engine: Literal["sweeper", "trl", "trl-distillation"] = "sweeper"
+    """`trl` runs TRL's `SFTTrainer` and `GKDTrainer` as they are, with the differences that the
+    documentation lists; `trl-distillation` its `DistillationTrainer`, for `gkd` at `lmbda: 1`."""
     stock_normalization: bool = False
     """Divide the on-policy loss by the reference's token count, as stock TRL does, instead of by
     the tokens that were generated."""

@@ -209,6 +209,7 @@ class StudyConfig(Strict):
                 )
                 problems.add(("arms", name), message)
         self._check_attention(problems)
+        self._check_engines(problems)
         self._check_objectives(problems)
         if self.compute.devices_per_trial > 1:
             self._check_copies(problems)
@@ -268,6 +269,22 @@ class StudyConfig(Strict):
             if all(value for _, value in self._values(name)):
                 return dtype
         return None
+    def _check_engines(self, problems: Problems) -> None:
+        """Check that TRL's ``DistillationTrainer`` has nothing to train but its own rollouts."""
+        name = "trl-distillation"
+        message = f"expected another engine: {name} trains methods gkd at lmbda: 1 only"
+        others = [
+            arm
+            for arm, config in self.arms.items()
+            if "engine" not in config.settings and not config.is_on_policy_only()
+        ]
+        others += ["warm_start"] if self.warm_start is not None else []
+        if self.training.engine == name and others:
+            unfit = f"{message}, not {', '.join(others)}; write it at an arm"
+            problems.add(("training", "engine"), unfit)
+        for arm, config in self.arms.items():
+            if config.settings.get("engine") == name and not config.is_on_policy_only():
+                problems.add(("arms", arm, "settings", "engine"), f"{message}, not {arm}")
 
     def _check_objectives(self, problems: Problems) -> None:
         if "score" not in self.objectives:
@@ -285,9 +302,9 @@ class StudyConfig(Strict):
     def _check_copies(self, problems: Problems) -> None:
         """Check that every device of a trial can have the models, or a part of them."""
         several = f"with compute.devices_per_trial: {self.compute.devices_per_trial}"
-        stock = f"expected sweeper {several}, by which the stock GKD trainer divides its gradients"
+        stock = f"expected sweeper {several}, which the stock trainers do not train as one"
         spread = f"expected none {several}: a process loads the model onto its own device"
-        if self.training.engine == "trl":
+        if self.training.engine != "sweeper":
             problems.add(("training", "engine"), stock)
         if self.compute.shard_teacher and (self.teacher.quantization or self.teacher.compile):
             key = "quantization" if self.teacher.quantization else "compile"
@@ -303,7 +320,7 @@ class StudyConfig(Strict):
                 message = f"expected none with compute.{key}: quantized weights are in one piece"
                 problems.add((role, "init_kwargs", "quantization_config"), message)
         for name, arm in self.arms.items():
-            if arm.settings.get("engine") == "trl":
+            if arm.settings.get("engine", "sweeper") != "sweeper":
                 problems.add(("arms", name, "settings", "engine"), stock)
             for where in ("settings", "search"):
                 if (key := "teacher.init_kwargs.device_map") in getattr(arm, where):

@@ -10,9 +10,6 @@ and, where that vanishes, KL(q‖p) at beta = 0 and KL(p‖q) at beta = 1. Its g
 the student's logits is
 
     (1 - beta) p (log(p/m) - KL(p‖m));    p - q at beta = 0;    p (log(p/q) - KL(p‖q)) at beta = 1.
-
-The forward pass makes logits, loss and gradients from the last hidden states, one chunk after the
-other, as Liger's fused losses do (https://arxiv.org/abs/2410.10989).
 """
 
 from __future__ import annotations
@@ -23,10 +20,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from sweeper.distillation.models.lm_head import LMHead, capped, computing_dtype
-
-BUDGET = 256 * 2**20
-"""Bytes that the logits of one chunk of positions may take, for both models together."""
+from sweeper.distillation.chunked_loss import BUDGET, chunked_loss
+from sweeper.distillation.models.lm_head import LMHead, capped
 
 
 @dataclass(frozen=True)
@@ -77,139 +72,39 @@ class Heads:
             raise ValueError(f"beta must be in [0, 1], but got {beta}")
         if len(ours) != len(theirs):
             raise ValueError(f"positions must match, but got {len(ours)} and {len(theirs)}")
-        head = self.student.head
-        weight, bias = (None, None) if head is None else (head.weight, head.bias)
-        loss: Tensor = _Divergence.apply(  # type: ignore[no-untyped-call]
-            ours, weight, bias, theirs.detach(), self, float(beta), budget, torch.is_grad_enabled()
-        )
-        return loss
+        objective = _TeacherDivergence(self, theirs.detach(), float(beta))
+        return chunked_loss(ours, self.student, objective, budget=budget)
 
 
-class _Divergence(torch.autograd.Function):
-    """``Heads.divergence`` as a function of states (N × d, or N × V without a head) and head."""
+@dataclass(frozen=True)
+class _TeacherDivergence:
+    """The objective of ``Heads.divergence``.
 
-    @staticmethod
-    def forward(
-        ctx: Any,
-        states: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        theirs: Tensor,
-        heads: Heads,
-        beta: float,
-        budget: int,
-        graded: bool,
-    ) -> Tensor:
-        """Return the sum over positions, and keep the gradients in ``ctx``."""
-        to_states, to_weight, to_bias = (graded and need for need in ctx.needs_input_grad[:3])
-        device = (states if weight is None else weight).device
-        dtype = states.dtype if weight is None else computing_dtype(weight)
-        exact = torch.promote_types(dtype, torch.float32)
-        hidden = states.to(device, dtype)
-        matrix = None if weight is None else weight.to(dtype)
-        offset = None if bias is None else bias.to(dtype)
-        vocabulary = states.shape[1] if weight is None else len(weight)
-
-        row = vocabulary * exact.itemsize
-        chunks = max(1, -(-2 * row * len(states) // budget))
-        rows = max(1, -(-len(states) // chunks))
-        block = max(1, min(rows, _block_bytes(device) // row))
-        room = torch.empty(rows, vocabulary, dtype=dtype, device=device)
-        work = torch.empty(3, block, vocabulary, dtype=exact, device=device)
-        losses = torch.empty(len(states), dtype=exact, device=device)
-        grad_states = torch.empty_like(states) if to_states else None
-        # Sums over chunks are in float32: a sum in bfloat16 would absorb later chunks.
-        grad_weight: Tensor | None = None
-        grad_bias: Tensor | None = None
-
-        for start in range(0, len(states), rows):
-            chunk = slice(start, start + rows)
-            teacher = heads.teacher.logits(theirs[chunk]).to(device)
-            if heads.cut and teacher.shape[1] > vocabulary:
-                teacher = teacher[:, :vocabulary]
-            if teacher.shape[1] != vocabulary:
-                sizes = f"{vocabulary} and {teacher.shape[1]}"
-                raise ValueError(f"student and teacher must give as many logits, but got {sizes}")
-            with torch.autocast(device.type, enabled=False):
-                logits = room[: len(teacher)]
-                if matrix is None:
-                    logits.copy_(hidden[chunk])
-                elif offset is None:
-                    torch.mm(hidden[chunk], matrix.t(), out=logits)
-                else:
-                    torch.addmm(offset, hidden[chunk], matrix.t(), out=logits)
-                for first in range(0, len(logits), block):
-                    part = slice(first, first + block)
-                    piece = capped(teacher[part].to(exact), heads.teacher.cap)
-                    losses[chunk][part] = _into_gradient(
-                        logits[part], piece, beta, heads.student.cap, work, graded
-                    )
-                # By now ``logits`` holds the loss's gradient with respect to the logits.
-                if grad_states is not None:
-                    grad_states[chunk] = (logits if matrix is None else logits @ matrix).to(states)
-                if to_weight:
-                    if grad_weight is None:
-                        grad_weight = (logits.t() @ hidden[chunk]).to(exact)
-                    elif dtype == exact:
-                        grad_weight.addmm_(logits.t(), hidden[chunk])
-                    else:
-                        grad_weight += logits.t() @ hidden[chunk]
-                if to_bias:
-                    summed = logits.sum(0, dtype=exact)
-                    grad_bias = summed if grad_bias is None else grad_bias.add_(summed)
-            # Freed before the next chunk's.
-            del teacher, piece
-        ctx.save_for_backward(
-            grad_states,
-            None if grad_weight is None else grad_weight.to(weight),
-            None if grad_bias is None else grad_bias.to(bias),
-        )
-        return losses.sum()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        """Return the forward pass's gradients, scaled."""
-        # In place, as the weight's gradient is as large as the weight; a second pass is an error.
-        grads = [grad if grad is None else grad.mul_(grad_output) for grad in ctx.saved_tensors]
-        return (*grads, None, None, None, None, None)
-
-
-def _block_bytes(device: torch.device) -> int:
-    """Return the bytes of logits to process at once.
-
-    One CPU thread is fastest on data in its cache. Several threads wait for each other after each
-    operation, so fewer, larger operations are faster, as on an accelerator.
+    Attributes:
+        heads: How the teacher's logits are made.
+        theirs: The teacher's states.
+        beta: The divergence's parameter.
     """
-    return (2 if device.type == "cpu" and torch.get_num_threads() == 1 else 32) * 2**20
 
+    heads: Heads
+    theirs: Tensor
+    beta: float
 
-def _into_gradient(
-    logits: Tensor, teacher: Tensor, beta: float, cap: float | None, work: Tensor, graded: bool
-) -> Tensor:
-    """Return the divergence at each position, and turn ``logits`` into its gradient.
+    def chunk(self, rows: slice, vocabulary: int, device: torch.device) -> Tensor:
+        """Return the teacher's logits, after its cap, at least in float32."""
+        logits = self.heads.teacher.logits(self.theirs[rows]).to(device)
+        if self.heads.cut and logits.shape[1] > vocabulary:
+            logits = logits[:, :vocabulary]
+        if logits.shape[1] != vocabulary:
+            counts = f"{vocabulary} and {logits.shape[1]}"
+            raise ValueError(f"student and teacher must give as many logits, but got {counts}")
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return capped(logits, self.heads.teacher.cap)
 
-    Args:
-        logits: Logits of the student before its cap (positions × vocabulary), in any precision.
-        teacher: Logits of the teacher after its cap, in the precision to compute in.
-        beta: Interpolation, as in ``Heads.divergence``.
-        cap: Soft cap of the student.
-        work: Buffer of three times the size of ``logits``.
-        graded: False leaves ``logits`` with meaningless values.
-    """
-    work = work[:, : len(logits)]
-    z = logits.to(teacher.dtype)
-    slope: Tensor | None = None
-    if cap is not None:
-        z.div_(cap).tanh_()
-        slope = (z * z).neg_().add_(1)
-        z.mul_(cap)
-    losses = (_kl if beta in (0, 1) else _mixed)(z, teacher, beta, work)
-    if slope is not None:
-        z.mul_(slope)
-    if graded and z is not logits:
-        logits.copy_(z)
-    return losses
+    def into_gradient(self, logits: Tensor, targets: Tensor, work: Tensor) -> Tensor:
+        """Return the divergence of each position; ``logits`` become its gradient."""
+        divergence = _kl if self.beta in (0, 1) else _mixed
+        return divergence(logits, targets.to(logits.dtype), self.beta, work)
 
 
 def _kl(z: Tensor, teacher: Tensor, beta: float, work: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from sweeper.distillation.data.examples import TokenizedData, render_prompt
 from sweeper.distillation.data.training_data import TrainingData
 from sweeper.distillation.distributed import ALONE, ProcessGroup
 from sweeper.distillation.models.adapters import add_adapter, merge_adapter
+from sweeper.distillation.models.configuration import unchanged_configuration
 from sweeper.distillation.models.loading import (
     computing_threads,
     end_token_ids,
@@ -167,7 +168,10 @@ def distil(job: TrainingJob) -> tuple[Any, CostMeter]:
 
     states: TeacherStates | None = None
     probe, pause = job.probe, job.pause
-    with tempfile.TemporaryDirectory(dir=resources.directory, prefix=".trainer.") as output:
+    with (
+        unchanged_configuration(model),
+        tempfile.TemporaryDirectory(dir=resources.directory, prefix=".trainer.") as output,
+    ):
         options: dict[str, Any] = {
             "meter": meter,
             "model": model,
@@ -194,7 +198,7 @@ def distil(job: TrainingJob) -> tuple[Any, CostMeter]:
                 # teacher, as a sharded one demands.
                 if not all(processes.gather(states is not None)):
                     states = None
-        elif settings.disable_dropout:
+        if settings.disable_dropout:
             trainers.without_dropout(model)
         trainer = _make_trainer(job, sequences, states, sharded, options)
         if not processes.first:
@@ -273,24 +277,39 @@ def _make_trainer(
     options: dict[str, Any],
 ) -> Any:
     """Build the trainer that the method and the engine ask for."""
-    if job.settings.engine == "trl":
+    settings, processes = job.settings, job.processes
+    if settings.engine != "sweeper":
         return _make_stock_trainer(job, data, options)
-    bucketed = job.settings.length_bucketing
-    options["processes"] = job.processes
-    options["lengths"] = batches.lengths(data.sequences) if bucketed else None
-    options["sharded_student"] = sharded
-    if trainers.uses_teacher(job.method):
-        return trainers.OnPolicyTrainer(
-            settings=job.settings,
-            end_ids=end_token_ids(options["model"], job.data.tokenizer),
-            seed=job.seed,
-            teacher_states=states,
-            teacher_is_sharded=job.resources.shard_teacher and job.processes.size > 1,
-            train_dataset=batches.rows(data.sequences),
-            **options,
+    teacher = options.pop("teacher_model", None)
+    loss: trainers.TokenLoss = trainers.ReferenceLoss()
+    sampling = None
+    if teacher is not None:
+        loss = trainers.TeacherLoss(
+            teacher,
+            settings.beta,
+            stored=states,
+            sharded=job.resources.shard_teacher and processes.size > 1,
+            autocast=trainers.autocast_dtype(options["args"]),
+            timing=options["meter"].timing,
         )
-    dataset = batches.labelled_rows(data.sequences)
-    return trainers.OfflineTrainer(train_dataset=dataset, **options)
+        sampling = trainers.Sampling(
+            lmbda=settings.lmbda,
+            temperature=settings.temperature,
+            max_new_tokens=settings.max_new_tokens,
+            batch_size=settings.rollout_batch_size,
+            end_ids=tuple(end_token_ids(options["model"], job.data.tokenizer)),
+            seed=job.seed,
+        )
+    return trainers.Distiller(
+        processes=processes,
+        loss=loss,
+        sampling=sampling,
+        lengths=batches.lengths(data.sequences) if settings.length_bucketing else None,
+        sharded_student=sharded,
+        count_references=settings.stock_normalization,
+        train_dataset=batches.rows(data.sequences),
+        **options,
+    )
 
 
 def _make_stock_trainer(job: TrainingJob, data: TokenizedData, options: dict[str, Any]) -> Any:
@@ -303,15 +322,19 @@ def _make_stock_trainer(job: TrainingJob, data: TokenizedData, options: dict[str
     for example, sequence in zip(examples, data.sequences, strict=True):
         answer = tokenizer.decode(sequence.completion or (), skip_special_tokens=True)
         turns = [*example.messages, {"role": "assistant", "content": answer}]
-        if trainers.uses_teacher(job.method):
+        if job.settings.engine == "trl-distillation":
+            rows.append({"prompt": [*example.messages]})
+        elif trainers.uses_teacher(job.method):
             rows.append({"messages": turns})
         else:
             prompt = render_prompt(example, tokenizer)
             text = str(tokenizer.apply_chat_template(turns, tokenize=False))
             rows.append({"prompt": prompt, "completion": text[len(prompt) :]})
-    stock = (
-        trainers.StockGKDTrainer if trainers.uses_teacher(job.method) else trainers.StockSFTTrainer
-    )
+    stock: Any = trainers.StockSFTTrainer
+    if job.settings.engine == "trl-distillation":
+        stock = trainers.StockDistillationTrainer
+    elif trainers.uses_teacher(job.method):
+        stock = trainers.StockGKDTrainer
     return stock(train_dataset=Dataset.from_list(rows), **options)
 
 

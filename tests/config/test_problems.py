@@ -345,6 +345,27 @@ ONE_MISTAKE = [
         "no effect at lmbda: 1",
     ),
     (
+        "settings: {max_new_tokens: 8}",
+        "settings: {max_new_tokens: 8, engine: trl-distillation}",
+        "engine",
+        "arms.gkd.settings.engine",
+        "trains methods gkd at lmbda: 1 only, not gkd",
+    ),
+    (
+        "  sft:\n",
+        "  supervised_kd: {settings: {engine: trl-distillation}}\n  sft:\n",
+        "engine",
+        "arms.supervised_kd.settings.engine",
+        "trains methods gkd at lmbda: 1 only, not supervised_kd",
+    ),
+    (
+        "  learning_rate: 1.0e-3\narms:",
+        "  learning_rate: 1.0e-3\n  engine: trl-distillation\narms:",
+        "engine",
+        "training.engine",
+        "not gkd, sft, warm_start; write it at an arm",
+    ),
+    (
         "teacher: {model: builtin/adder-teacher}",
         "teacher: {model: builtin/adder-teacher, dtype: bfloat16, torch_dtype: float32}",
         "dtype",
@@ -618,7 +639,7 @@ def test_a_grid_that_nobody_can_finish_is_refused(folder: Path, space: str) -> N
     ("override", "key", "message"),
     [
         ("training.engine=trl", "training.engine", "expected sweeper with compute.devices"),
-        ("arms.sft.settings={engine: trl}", "arms.sft.settings.engine", "divides its gradients"),
+        ("arms.sft.settings={engine: trl}", "arms.sft.settings.engine", "do not train as one"),
         (
             "teacher.init_kwargs={device_map: auto}",
             "teacher.init_kwargs.device_map",

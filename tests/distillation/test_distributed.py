@@ -27,6 +27,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_yaml(folder / "selection.yaml", adder_suite("selection", 0, 12))
     write_yaml(folder / "test.yaml", adder_suite("test", 12, 20))
     spec = trial_spec(load_study(write_yaml(folder / "study.yaml", adder_study())), "sft")
+    together.make_mixtures(Path(spec.place.directory).parent)
     compute = ComputeConfig(device="cpu", devices_per_trial=2, threads_per_worker=2)
     with LocalExecutor(compute, run=together.train_all) as executor:
         resources = executor.next_resources(Path(spec.place.directory))
@@ -52,6 +53,9 @@ def test_two_processes_train_as_one(pair: Path, tmp_path: Path, name: str) -> No
     for key, weights in first["weights"].items():
         assert torch.equal(weights, second["weights"][key])
         torch.testing.assert_close(weights, one["weights"][key], rtol=1e-5, atol=2e-6)
+    for result in (first, second, one):
+        assert result["configuration is unchanged"]
+        assert result["forward is the class's"]
     # What is reported is of both of them.
     assert counted(first) == counted(second) == counted(one)
     for ours, theirs in zip(first["points"], one["points"], strict=True):

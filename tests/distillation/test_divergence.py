@@ -195,7 +195,8 @@ def test_a_bfloat16_teacher_of_a_float32_student(beta: float) -> None:
     heads = as_heads(pair.head, pair.teacher_head)
     mine = graded(heads.divergence(pair.ours, theirs, beta), pair.leaves())
     same = graded(
-        stock(pair.head(pair.ours), pair.teacher_head(theirs).float(), beta), pair.leaves()
+        stock(pair.head(pair.ours), theirs.float() @ pair.teacher_head.weight.float().T, beta),
+        pair.leaves(),
     )
     assert all(off(*each) < 1e-5 for each in zip(mine, same, strict=True))
 
@@ -417,3 +418,18 @@ def test_what_cannot_be() -> None:
         pair.mine(1.5)
     with pytest.raises(ValueError, match="positions must match, but got 5 and 4"):
         as_heads(pair.head, pair.teacher_head).divergence(pair.ours, pair.theirs[:4], 0.5)
+
+
+@pytest.mark.parametrize("gap", [0.3, 0.03, 0.009])
+@pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
+def test_in_bfloat16_logits_are_not_rounded_before_they_are_compared(
+    gap: float, beta: float
+) -> None:
+    """Where a distillation succeeds, rounding would be more than what the two differ by."""
+    pair = Pair(positions=64, vocabulary=512, gap=gap, size=3.0, dtype=torch.bfloat16)
+    pair.theirs = (pair.ours.detach().float() + gap * torch.randn_like(pair.ours)).bfloat16()
+    mine = [found.double() for found in pair.mine(beta)]
+    exact = pair.exact(beta)
+    # The gradients are rounded to bfloat16 at the end: to one part in 256.
+    assert off(mine[0], exact[0]) < 1e-3
+    assert all(off(*each) < 4e-3 for each in zip(mine[1:], exact[1:], strict=True))

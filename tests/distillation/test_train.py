@@ -155,6 +155,20 @@ def test_the_stock_engine_runs_and_is_counted(
         assert meter.totals["trained_tokens"] == ours.totals["trained_tokens"]
 
 
+def test_the_distillation_trainer_of_trl_runs_and_is_counted(
+    tmp_path: Path, resources: Resources
+) -> None:
+    options = {"lmbda": 1.0, "beta": 0.0, "gradient_accumulation_steps": 2}
+    inputs = make_study_inputs(tmp_path)
+    _, meter, points = train(inputs, resources, "gkd", engine="trl-distillation", **options)
+    _, ours, _ = train(inputs, resources, "gkd", **options)
+    assert len(points) == 3
+    assert meter.totals["trained_tokens"] == meter.totals["generated_tokens"] > 0
+    for count in ("rollouts", "on_policy", "micro_batches"):
+        assert meter.totals[count] == ours.totals[count]
+    assert meter.totals["seconds_rollout"] > 0
+
+
 def test_supervised_kd_on_the_teachers_own_answers(tmp_path: Path, resources: Resources) -> None:
     # Cut at 5 tokens, the teacher's answers cannot be the references, which it otherwise repeats.
     inputs = make_study_inputs(tmp_path, teacher_outputs=TeacherOutputsConfig(max_new_tokens=5))

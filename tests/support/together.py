@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 
-from sweeper.config.models import LoraConfig, StudentConfig
+from sweeper.config.models import LoraConfig, ModelConfig, StudentConfig
 from sweeper.config.settings import MethodSettings, effective
 from sweeper.distillation.data.training_data import read_training_data
 from sweeper.distillation.distributed import joined
@@ -19,6 +19,7 @@ from sweeper.distillation.train import TrainingJob, distil, starting_student
 from sweeper.execution.executor import Spec
 from sweeper.records import Outcome, Resources
 from sweeper.records.layout import JobPaths
+from tests.support.tiny_models import make_tiny
 from tests.support.training_jobs import make_study_inputs
 
 MICRO_BATCHES = 4
@@ -35,6 +36,9 @@ SETTINGS: dict[str, Any] = {
     "max_new_tokens": 44,
     "gradient_accumulation_steps": MICRO_BATCHES,
 }
+BUILTIN = ["builtin/adder-student", "builtin/adder-teacher"]
+MIXTURES = ["mixture-student", "mixture-teacher"]
+"""Folders of tiny mixtures of experts, which ``make_mixtures`` writes."""
 CASES: dict[str, dict[str, Any]] = {
     "sft": {"method": "sft"},
     "seqkd": {"method": "seqkd"},
@@ -45,6 +49,16 @@ CASES: dict[str, dict[str, Any]] = {
     "clipped": {"method": "gkd", "lmbda": 0.5, "beta": 0.0, "max_grad_norm": 0.01},
     "adapter": {"method": "gkd", "lmbda": 0.5, "beta": 0.5, "lora": 2},
     "sft of an adapter": {"method": "sft", "lora": 2},
+    "quantized adapter": {"method": "gkd", "lmbda": 0.5, "lora": 2, "quantization": "int8"},
+    "sft of a quantized adapter": {
+        "method": "sft",
+        "lora": 2,
+        "quantization": "int4",
+        # Its layers compute in bfloat16, whose rounding later steps amplify.
+        "max_steps": 1,
+    },
+    "mixture of experts": {"method": "gkd", "lmbda": 0.5, "mixture": True},
+    "sft of a mixture of experts": {"method": "sft", "mixture": True},
     "recomputed activations": {"method": "gkd", "lmbda": 0.5, "gradient_checkpointing": True},
     "stock normalization": {"method": "gkd", "lmbda": 1.0, "stock_normalization": True},
     "few rollouts at a time": {"method": "gkd", "lmbda": 1.0, "rollout_batch_size": 3},
@@ -82,6 +96,12 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
+def make_mixtures(shared: Path) -> None:
+    """Write the mixtures of experts into the folder of the cache."""
+    for seed, role in enumerate(MIXTURES):
+        make_tiny(shared / role, "qwen3_moe", seed=seed, spread=2.0, output_router_logits=True)
+
+
 def train(name: str, resources: Resources, shared: Path) -> dict[str, Any]:
     """Train a case in the processes of ``resources``; return weights, curve and counts.
 
@@ -91,7 +111,8 @@ def train(name: str, resources: Resources, shared: Path) -> dict[str, Any]:
         shared: Folder of the cache.
     """
     case = {**SETTINGS, **CASES[name]}
-    method, rank = case.pop("method"), case.pop("lora", None)
+    method, rank, quantization = (case.pop(key, None) for key in ("method", "lora", "quantization"))
+    models = [str(shared / role) for role in MIXTURES] if case.pop("mixture", False) else BUILTIN
     case["gradient_accumulation_steps"] //= resources.processes
     several = resources.processes > 1
     resources = resources.model_copy(
@@ -100,12 +121,14 @@ def train(name: str, resources: Resources, shared: Path) -> dict[str, Any]:
     lora = LoraConfig(r=rank) if rank else None
     inputs = make_study_inputs(
         shared,
-        student=StudentConfig(model="builtin/adder-student", lora=lora),
+        student=StudentConfig(model=models[0], lora=lora, quantization=quantization),
+        teacher=ModelConfig(model=models[1]),
         teacher_states_gib=1.0,
     )
     JobPaths(Path(resources.directory)).ranks.mkdir(parents=True, exist_ok=True)
     training_data, points = read_training_data(inputs), []
     student = starting_student(training_data, resources)
+    configuration = student.config.to_dict()
     with joined(resources) as processes:
         job = TrainingJob(
             data=training_data,
@@ -122,7 +145,13 @@ def train(name: str, resources: Resources, shared: Path) -> dict[str, Any]:
         )
         model, meter = distil(job)
     weights = {n: p.detach() for n, p in model.named_parameters() if p.requires_grad}
-    return {"weights": weights, "points": points, "totals": dict(meter.totals)}
+    return {
+        "weights": weights,
+        "points": points,
+        "totals": dict(meter.totals),
+        "configuration is unchanged": model.config.to_dict() == configuration,
+        "forward is the class's": "forward" not in vars(model),
+    }
 
 
 def divide(resources: Resources, shared: Path) -> dict[str, Any]:

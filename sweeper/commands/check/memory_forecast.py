@@ -19,7 +19,7 @@ GIB = 2**30
 EXACT = 4
 """Bytes of a float32."""
 LOGITS_BUDGET = 256 * 2**20
-"""``divergence.BUDGET``."""
+"""``chunked_loss.BUDGET``."""
 ROWS_OF_A_TILE, COLUMNS_OF_A_TILE = 4096, 32768
 """Positions and tokens of the vocabulary that TRL's fused head takes at a time."""
 SPARE_COLUMNS = 64
@@ -138,7 +138,7 @@ class _Training:
         self.settings = settings = setup.settings
         self.student, self.teacher, self.kind = student, teacher, kind
         self.distils = teacher is not None
-        self.stock = settings.engine == "trl"
+        self.stock = settings.engine != "sweeper"
         self.samples = setup.method == "gkd" and settings.lmbda > 0
         self.rows = settings.per_device_train_batch_size
         self.prompt = sizes.prompt
@@ -260,31 +260,38 @@ class _Training:
 
     def _loss(self) -> tuple[float, float]:
         """Return the bytes of the loss while it is computed, and those that it keeps after."""
-        if not self.distils:
-            return self._cross_entropy()
-        return self._stock_divergence() if self.stock else self._divergence()
+        if self.settings.engine != "trl":
+            return self._chunked_loss()
+        return self._stock_divergence() if self.distils else self._stock_cross_entropy()
 
-    def _divergence(self) -> tuple[float, float]:
-        """Return the loss of ``distillation.divergence``: logits by chunks, gradients at once."""
+    def _chunked_loss(self) -> tuple[float, float]:
+        """Return ``distillation.chunked_loss``: float32 logits by chunks, gradients at once."""
         ours, theirs = self.student, self.teacher
-        assert theirs is not None
         positions = self.rows * self.answer
         row = ours.vocabulary * EXACT
         chunks = max(1, ceil(2 * row * positions / LOGITS_BUDGET))
         rows = ceil(positions / chunks)
-        number = ours.computing_bytes
-        logits = rows * ours.vocabulary * (number + theirs.computing_bytes)
         block = min(rows * row, (2 if self.kind == "cpu" else 32) * 2**20)
-        work = block * (3 if number == EXACT else 5)
+        logits = rows * row + 3 * block
         states = positions * ours.hidden_size * ours.dtype_bytes
-        read = positions * theirs.hidden_size * theirs.dtype_bytes
-        # Fewer bits add copies of the head's weights and of each chunk's gradient of them.
-        lower = number < EXACT
-        summed = 0.0 if ours.adapted else self.head * (EXACT + number * lower)
-        rounded = self.head * number if number < ours.dtype_bytes else 0.0
-        return 2 * states + read + logits + work + summed + rounded, states
+        used = 2 * states + (0.0 if ours.adapted else self.head * EXACT)
+        lower = ours.computing_bytes < EXACT
+        if self.kind == "cuda":
+            # The head's weights, and each chunk's gradient, are rounded for the products.
+            used += (
+                self.head * ours.computing_bytes if ours.computing_bytes < ours.dtype_bytes else 0.0
+            )
+            logits += rows * ours.vocabulary * ours.computing_bytes * lower
+        elif ours.dtype_bytes < EXACT:
+            used += self.head * EXACT  # widened for the products
+        if theirs is not None:
+            used += positions * theirs.hidden_size * theirs.dtype_bytes
+            logits += rows * row
+            if self.kind != "cuda" and theirs.computing_bytes < EXACT:
+                used += theirs.vocabulary * theirs.hidden_size * EXACT
+        return used + logits, states
 
-    def _cross_entropy(self) -> tuple[float, float]:
+    def _stock_cross_entropy(self) -> tuple[float, float]:
         """Return the loss of TRL's fused head (``trl.kernels.chunked_logprob``)."""
         shape = self.student
         positions = self.rows * (self.length - 1)

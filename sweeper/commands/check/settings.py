@@ -116,9 +116,9 @@ def _dead_in_training(
         unread := [name for name in _ADAM if name in written]
     ):
         yield _dead(unread, f"with optim: {' or '.join(optimisers)}", "Leave it out.")
-    if fixed.engine == "trl":
+    if fixed.engine != "sweeper":
         if unread := [name for name in _STOCK_HAS_NONE if name in written]:
-            yield _dead(unread, "with engine: trl", "Leave it out.")
+            yield _dead(unread, f"with engine: {fixed.engine}", "Leave it out.")
         return
     every, steps = fixed.checkpoint_every, fixed.max_steps
     if every is not None and every >= steps and "max_steps" not in arm.search:

@@ -121,7 +121,7 @@ def lengths(sequences: Sequence[TokenSequence]) -> list[int]:
 
 
 def rows(sequences: Sequence[TokenSequence]) -> Dataset:
-    """Build ``OnPolicyTrainer``'s dataset: ``index``, ``prompt`` and ``completion`` (token ids)."""
+    """Build ``Distiller``'s dataset: ``index``, ``prompt`` and ``completion`` (token ids)."""
     return Dataset.from_dict(
         {
             "index": list(range(len(sequences))),
@@ -129,13 +129,3 @@ def rows(sequences: Sequence[TokenSequence]) -> Dataset:
             "completion": [list(sequence.completion or ()) for sequence in sequences],
         }
     )
-
-
-def labelled_rows(sequences: Sequence[TokenSequence]) -> Dataset:
-    """Build ``OfflineTrainer``'s dataset: ``input_ids`` and ``labels``, prompts masked."""
-    inputs, labels = [], []
-    for sequence in sequences:
-        completion = list(sequence.completion or ())
-        inputs.append([*sequence.prompt, *completion])
-        labels.append([IGNORED] * len(sequence.prompt) + completion)
-    return Dataset.from_dict({"input_ids": inputs, "labels": labels})

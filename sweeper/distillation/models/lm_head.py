@@ -89,7 +89,13 @@ class LMHead:
         return gathered
 
     def logits(self, states: Tensor) -> Tensor:
-        """Return the logits (positions × vocabulary), before the cap, of what ``states`` gave."""
+        """Return the logits (positions × vocabulary), before the cap, from what ``states`` gave.
+
+        A plain linear head's are not rounded to less than float32; other heads' (quantized ones,
+        adapters) are as the head computes them.
+        """
+        if type(self.head) is nn.Linear:
+            return project(states.to(self.head.weight.device), self.head.weight, self.head.bias)
         logits: Tensor = states if self.head is None else self.head(states)
         return logits
 
@@ -126,7 +132,9 @@ class LMHead:
                 return False
             states = self.body(**tokens, use_cache=False).last_hidden_state
             read = capped(self.logits(seen[1]), self.cap)
-        return _agree(states, seen[0]) and _agree(read, logits)
+        kinds = {computing_dtype(self.head.weight), states.dtype, logits.dtype}
+        exact = kinds <= {torch.float32, torch.float64}
+        return _agree(states, seen[0], exact) and _agree(read, logits, exact)
 
 
 def computing_dtype(weight: Tensor) -> torch.dtype:
@@ -135,16 +143,49 @@ def computing_dtype(weight: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
 
 
+def product_dtype(states: Tensor) -> torch.dtype:
+    """Return the dtype in which a head's products with ``states`` are computed without rounding.
+
+    CUDA adds up products of 16-bit numbers in float32, and returns float32; elsewhere the numbers
+    are widened before they are multiplied.
+    """
+    short = states.dtype in (torch.bfloat16, torch.float16)
+    return states.dtype if states.is_cuda or not short else torch.float32
+
+
+def project(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Return a linear layer's outputs (… × outputs), accumulated and kept in float32.
+
+    Under autocast, or with weights of 16 bits, a layer's own outputs are rounded to 16 bits.
+    Float64 stays float64.
+
+    Args:
+        states: Hidden states (… × width).
+        weight: The layer's weight (outputs × width).
+        bias: The layer's bias (outputs), if it has one.
+    """
+    dtype = product_dtype(states)
+    exact = torch.promote_types(dtype, torch.float32)
+    states, weight = states.to(dtype), weight.to(dtype)
+    with torch.autocast(states.device.type, enabled=False):
+        outputs: Tensor
+        if dtype == exact:
+            outputs = states @ weight.t()
+        else:
+            flat = torch.mm(states.flatten(0, -2), weight.t(), out_dtype=exact)
+            outputs = flat.reshape(*states.shape[:-1], -1)
+        return outputs if bias is None else outputs.add_(bias.to(exact))
+
+
 def capped(logits: Tensor, cap: float | None) -> Tensor:
     """Return the logits after a model's final soft cap, if it has one."""
     return logits if cap is None else logits.div(cap).tanh_().mul_(cap)
 
 
-def _agree(one: Tensor, other: Tensor) -> bool:
-    """Return whether each position's values agree, up to the rounding of their dtypes."""
+def _agree(one: Tensor, other: Tensor, exact: bool) -> bool:
+    """Return whether each position's values are the same but for rounding, to 16 bits or not."""
     if one.shape != other.shape:
         return False
-    exact = {one.dtype, other.dtype} <= {torch.float32, torch.float64}
     one, other = one.double(), other.to(one.device).double()
     allowed = (1e-4 if exact else 2e-2) * other.norm(dim=-1)
     return bool(((one - other).norm(dim=-1) <= allowed).all())

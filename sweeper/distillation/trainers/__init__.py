@@ -1,7 +1,8 @@
-"""Trainers: TRL's own, and sweeper's, which fix what would confound a comparison.
+"""Trainers: one for every arm, and TRL's own for ``engine: trl``.
 
-This is the only package that imports TRL. The loss belongs to ``divergence``, sampling to
-``sampling``. Start with ``on_policy.OnPolicyTrainer``. It differs from the stock ``GKDTrainer``:
+This is the only package that imports TRL. The loss belongs to ``chunked_loss`` and ``divergence``,
+sampling to ``sampling``. Start with ``distiller.Distiller``. It differs from the stock
+``GKDTrainer``:
 
 - **The on-policy loss is divided by the tokens it is taken over.** Stock divides by the token count
   of the *reference* answers, counted before a rollout replaces them, so the effective learning rate
@@ -29,17 +30,26 @@ from typing import Any
 from trl.trainer.utils import disable_dropout_in_model
 
 from sweeper.distillation.trainers.arguments import argument_names, arguments, uses_teacher
-from sweeper.distillation.trainers.offline import OfflineTrainer
-from sweeper.distillation.trainers.on_policy import OnPolicyTrainer
-from sweeper.distillation.trainers.stock import StockGKDTrainer, StockSFTTrainer
+from sweeper.distillation.trainers.distiller import Distiller, Sampling, autocast_dtype
+from sweeper.distillation.trainers.losses import ReferenceLoss, TeacherLoss, TokenLoss
+from sweeper.distillation.trainers.stock import (
+    StockDistillationTrainer,
+    StockGKDTrainer,
+    StockSFTTrainer,
+)
 
 __all__ = [
-    "OfflineTrainer",
-    "OnPolicyTrainer",
+    "Distiller",
+    "ReferenceLoss",
+    "Sampling",
+    "StockDistillationTrainer",
     "StockGKDTrainer",
     "StockSFTTrainer",
+    "TeacherLoss",
+    "TokenLoss",
     "argument_names",
     "arguments",
+    "autocast_dtype",
     "uses_teacher",
     "without_dropout",
 ]

@@ -1,11 +1,12 @@
-"""Settings as TRL's training arguments."""
+"""Settings as training arguments, transformers' own or TRL's."""
 
 from __future__ import annotations
 
 from dataclasses import fields
 from typing import Any
 
-from trl import SFTConfig
+from transformers import TrainingArguments
+from trl import DistillationConfig, SFTConfig
 
 from sweeper.config.settings import Method, MethodSettings
 from sweeper.distillation.models.late_bitsandbytes import import_bitsandbytes
@@ -18,23 +19,27 @@ def uses_teacher(method: Method) -> bool:
     return method in ("gkd", "supervised_kd")
 
 
-def argument_names(method: Method) -> set[str]:
-    """Return the arguments of the method's TRL configuration class, which ``extra`` may name."""
-    return {item.name for item in fields(_config_class(method)) if item.init}
+def argument_names(method: Method, engine: str) -> set[str]:
+    """Return the arguments of the engine's configuration class, which ``extra`` may name."""
+    return {item.name for item in fields(_config_class(method, engine)) if item.init}
 
 
-def _config_class(method: Method) -> Any:
-    """Return the method's TRL configuration class."""
-    return GKDConfig if uses_teacher(method) else SFTConfig
+def _config_class(method: Method, engine: str) -> Any:
+    """Return the class of the arguments: transformers' own, or one of TRL's for its trainers."""
+    if engine == "trl-distillation":
+        return DistillationConfig
+    if engine == "trl":
+        return GKDConfig if uses_teacher(method) else SFTConfig
+    return TrainingArguments
 
 
 def arguments(
     method: Method, settings: MethodSettings, *, output_dir: str, device: str, seed: int
 ) -> Any:
-    """Build TRL's training arguments for ``settings``.
+    """Build the training arguments for ``settings``.
 
     Args:
-        method: Method, which decides the class: ``GKDConfig`` or ``SFTConfig``.
+        method: Method; with the engine it decides the class.
         settings: Settings of the trial.
         output_dir: Directory that the trainer may write to.
         device: Torch device.
@@ -43,7 +48,7 @@ def arguments(
     Raises:
         BadInputError: The class refuses a value, or ``extra`` names an argument that sweeper sets.
     """
-    kind = _config_class(method)
+    kind = _config_class(method, settings.engine)
     if settings.optim != MethodSettings.model_fields["optim"].default:
         # Many other optimisers come from it.
         import_bitsandbytes()
@@ -61,7 +66,6 @@ def arguments(
             "adam_epsilon",
             "max_grad_norm",
             "optim",
-            "max_length",
             "bf16",
             "fp16",
             "logging_steps",
@@ -85,7 +89,18 @@ def arguments(
         # Each process divides its loss by the tokens of all processes.
         average_tokens_across_devices=True,
     )
-    if uses_teacher(method):
+    if kind is TrainingArguments:
+        values["remove_unused_columns"] = False
+    elif kind is DistillationConfig:
+        values.update(
+            temperature=settings.temperature,
+            beta=settings.beta,
+            max_completion_length=settings.max_new_tokens,
+            disable_dropout=settings.disable_dropout,
+        )
+    else:
+        values["max_length"] = settings.max_length
+    if kind is GKDConfig:
         values.update(
             temperature=settings.temperature,
             lmbda=settings.lmbda,
@@ -94,8 +109,6 @@ def arguments(
             disable_dropout=settings.disable_dropout,
             seq_kd=settings.seq_kd,
         )
-    if settings.engine == "sweeper":
-        values["dataset_kwargs"] = {"skip_prepare_dataset": True}
     clash = sorted(set(settings.extra) & (set(values) | {"warmup_ratio", "gradient_checkpointing"}))
     if clash:
         raise BadInputError(f"training.extra names {clash[0]!r}, which is a setting of its own.")
@@ -104,4 +117,4 @@ def arguments(
     try:
         return kind(**values, **{**copies, **settings.extra})
     except (TypeError, ValueError) as error:
-        raise BadInputError(f"TRL's {kind.__name__} refuses the settings: {error}") from error
+        raise BadInputError(f"{kind.__name__} refuses the settings: {error}") from error

@@ -1,17 +1,15 @@
-"""Mixins of all trainers, and of sweeper's own."""
+"""Mixin of all trainers: counts, times and checkpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import AutocastKwargs
-
 from sweeper.distillation.checkpoints import Checkpoints
 from sweeper.distillation.cost_meter import CostMeter
-from sweeper.distillation.data.batches import IGNORED, EndlessPermutations, LengthBuckets
+from sweeper.distillation.data.batches import IGNORED
 from sweeper.distillation.distributed import ALONE, ProcessGroup
 
 
@@ -79,27 +77,3 @@ class MeteredTrainerMixin:
 
     def _one_step(self, *args: Any, **kwargs: Any) -> Any:
         return super().training_step(*args, **kwargs)  # type: ignore[misc]
-
-
-class FullBatchTrainerMixin(MeteredTrainerMixin):
-    """Mixin of a trainer on full batches, of rows of similar length if lengths are given.
-
-    Attributes:
-        lengths: Lengths of all rows, in tokens; None to take rows as they come.
-    """
-
-    lengths: Sequence[int] | None
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        args = self.args  # type: ignore[attr-defined]
-        rows = len(train_dataset if train_dataset is not None else self.train_dataset)  # type: ignore[attr-defined]
-        window = args.train_batch_size * args.gradient_accumulation_steps * self.processes.size
-        order = EndlessPermutations(rows, args.max_steps * window, args.data_seed)
-        if self.lengths is None:
-            return order
-        return LengthBuckets(order, self.lengths, args.train_batch_size, args.data_seed)
-
-
-def forget_rounded_weights(trainer: Any) -> None:
-    """Turn off autocast's cache of rounded weights: sharded ones are whole for a moment only."""
-    trainer.accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)

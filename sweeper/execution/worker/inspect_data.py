@@ -120,10 +120,11 @@ def inspect_data(spec: PreparationSpec, reporter: ProgressWriter) -> dict[str, A
 
 def _check_arguments(findings: _Findings) -> None:
     for arm, (method, names) in findings.spec.extra_arguments.items():
-        for name in sorted(set(names) - argument_names(method)):
+        engine = findings.spec.origin.training.engine
+        for name in sorted(set(names) - argument_names(method, engine)):
             everywhere = name in findings.spec.origin.training.extra
             with findings.noting(*(("training", "extra", name) if everywhere else ("arms", arm))):
-                raise BadInputError(f"TRL's configuration for {method} has no argument {name!r}")
+                raise BadInputError(f"the trainer of {method} has no argument {name!r}")
 
 
 def _read_rows(findings: _Findings) -> None:

@@ -1,0 +1,278 @@
+"""Trainer of every arm: arms differ in their sequences and their loss, and in nothing else.
+
+It is transformers' ``Trainer`` and nothing of TRL's, so no side effect of one method's trainer
+(casts, auxiliary losses, changed configurations) can set its arm apart.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate.utils import AutocastKwargs
+from torch import Tensor
+from transformers import Trainer, TrainerCallback
+
+from sweeper.distillation.cost_meter import CostMeter
+from sweeper.distillation.data.batches import (
+    EndlessPermutations,
+    LengthBuckets,
+    PromptCollator,
+)
+from sweeper.distillation.distributed import ProcessGroup
+from sweeper.distillation.models.lm_head import LMHead
+from sweeper.distillation.sampling.rollouts import generate
+from sweeper.distillation.sharding import ShardedStudent
+from sweeper.distillation.trainers.base import MeteredTrainerMixin
+from sweeper.distillation.trainers.losses import TokenLoss, counted_positions
+from sweeper.records.seeds import on_policy_seed, rollout_seed
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How rollouts take the place of the data's answers.
+
+    Attributes:
+        lmbda: Probability that a micro-batch is on-policy.
+        temperature: Of sampling.
+        max_new_tokens: Longest rollout.
+        batch_size: Rollouts sampled at a time; None for all of an accumulation window.
+        end_ids: Tokens that end a rollout.
+        seed: Seed of the on-policy coin and of the rollouts.
+    """
+
+    lmbda: float
+    temperature: float
+    max_new_tokens: int
+    batch_size: int | None
+    end_ids: tuple[int, ...]
+    seed: int
+
+
+class Distiller(MeteredTrainerMixin, Trainer):  # type: ignore[misc]
+    """Trains a student on full batches by one loss.
+
+    Args:
+        meter: Counts tokens and seconds.
+        processes: The processes that train together.
+        loss: The arm's loss.
+        sampling: How rollouts are sampled; None for an arm without them.
+        lengths: Lengths of all rows, in tokens; None to take rows as they come.
+        sharded_student: The model, where it is divided among the processes.
+        count_references: Divide by the tokens of the answers that rollouts replace, as TRL's
+            ``GKDTrainer`` does.
+        **kwargs: As ``Trainer``'s. The dataset is one of ``batches.rows``.
+    """
+
+    loss_is_scaled_for_ga = True
+    """``compute_loss`` divides by the tokens of the whole accumulation window."""
+
+    def __init__(
+        self,
+        *,
+        meter: CostMeter,
+        processes: ProcessGroup,
+        loss: TokenLoss,
+        sampling: Sampling | None,
+        lengths: Sequence[int] | None,
+        sharded_student: ShardedStudent | None,
+        count_references: bool,
+        **kwargs: Any,
+    ) -> None:
+        self.meter = meter
+        self.processes = processes
+        self._loss = loss
+        self._sampling = sampling
+        self._lengths = lengths
+        self._sharded_student = sharded_student
+        self._count_references = count_references
+        self._head: LMHead | None = None
+        self._collator = PromptCollator(kwargs["processing_class"].pad_token_id)
+        super().__init__(data_collator=self._collator, **kwargs)
+        self.add_callback(_OwnForward())
+        if sharded_student is not None:
+            # Autocast must not keep the weights that it rounds: they are whole for a moment only.
+            self.accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        args = self.args
+        rows = len(self.train_dataset if train_dataset is None else train_dataset)
+        window = args.train_batch_size * args.gradient_accumulation_steps * self.processes.size
+        order = EndlessPermutations(rows, args.max_steps * window, args.data_seed)
+        if self._lengths is None:
+            return order
+        return LengthBuckets(order, self._lengths, args.train_batch_size, args.data_seed)
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """Return the micro-batches of one accumulation window, and the tokens of all processes'.
+
+        Rollouts take the place of the answers of on-policy micro-batches, which a coin with
+        probability ``lmbda`` chooses. Tokens are counted after the rollouts are in place.
+        """
+        # Past MeteredTrainerMixin, which would count the references that a rollout replaces.
+        batches, _ = super(MeteredTrainerMixin, self).get_batch_samples(
+            epoch_iterator, num_batches, device
+        )
+        references = self._tokens(batches)
+        counts = self._sample(batches) if self._sampling is not None else None
+        self._count(batches, counts)
+        return batches, references if self._count_references else self._tokens(batches)
+
+    def _tokens(self, batches: Sequence[dict[str, Any]]) -> float:
+        """Return the number of trained tokens of all processes' micro-batches."""
+        tokens = sum(int(counted_positions(batch["labels"]).sum()) for batch in batches)
+        return self.processes.add_up({"tokens": float(tokens)})["tokens"]
+
+    def _sample(self, batches: list[dict[str, Any]]) -> dict[str, float] | None:
+        """Put rollouts into the on-policy micro-batches of one window, and return their counts."""
+        assert self._sampling is not None
+        window = self.state.global_step
+        coin = random.Random(on_policy_seed(self._sampling.seed, window))
+        # Of the micro-batches of all processes, to which accelerate deals them out in turn.
+        count = len(batches) * self.processes.size
+        on_policy = [coin.random() < self._sampling.lmbda for _ in range(count)]
+        for index, batch in enumerate(batches):
+            peers = on_policy[index * self.processes.size : (index + 1) * self.processes.size]
+            batch["all_stored"] = not any(peers)
+        if not any(on_policy):
+            return None
+        with self.meter.timing("rollout"):
+            return self._roll_out(self._sampling, batches, on_policy, window)
+
+    def _roll_out(
+        self,
+        sampling: Sampling,
+        batches: list[dict[str, Any]],
+        on_policy: Sequence[bool],
+        window: int,
+    ) -> dict[str, float]:
+        rank, size = self.processes.rank, self.processes.size
+        chosen = [index for index in range(rank, len(on_policy), size) if on_policy[index]]
+        prompts: list[list[int]] = []
+        numbers: list[int] = []
+        for index in chosen:
+            rows = batches[index // size]["prompts"]
+            first = sum(on_policy[:index]) * self.args.train_batch_size
+            prompts += rows
+            numbers += range(first, first + len(rows))
+        # Within one autocast the weights are rounded once, not for every token.
+        with self.accelerator.autocast(AutocastKwargs()):
+            rollouts = generate(
+                self._whole_student(),
+                prompts,
+                temperature=sampling.temperature,
+                max_new_tokens=sampling.max_new_tokens,
+                end_ids=list(sampling.end_ids),
+                pad_id=self.processing_class.pad_token_id,
+                seed=rollout_seed(sampling.seed, window),
+                batch_size=sampling.batch_size or len(prompts),
+                numbers=numbers,
+            )
+        answers = iter(rollouts)
+        for index in chosen:
+            batch = batches[index // size]
+            pairs = [(prompt, next(answers).tokens) for prompt in batch["prompts"]]
+            # No row of the dataset any more.
+            batch.update(self._collator.pad(pairs), indices=None)
+        return {
+            "on_policy": len(chosen),
+            "rollouts": len(rollouts),
+            "generated_tokens": sum(len(rollout.tokens) for rollout in rollouts),
+            "truncated": sum(not rollout.finished for rollout in rollouts),
+        }
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """Return the arm's loss over the answers' tokens, divided by those of the whole window.
+
+        Sequences are padded on their right, where causal attention does not look, so no mask is
+        needed.
+        """
+        bare = self.accelerator.unwrap_model(model)
+        tokens = {"input_ids": inputs["input_ids"]}
+        counted = counted_positions(inputs["labels"])
+        # Accelerate puts autocast around the whole model's forward, which is not what runs here.
+        with self.accelerator.autocast():
+            if self._head is None:
+                self._head = LMHead.of(self._whole_student(), trained=True).of_copy(bare)
+            targets = self._loss.targets(inputs, counted)
+            wrapped = bare is not model
+            divided = self._sharded_student is not None and self._head.head is not None
+            if wrapped or divided:
+                # Gradients are added up over processes only of what passes the wrapper's forward;
+                # what is divided has its head in one piece only there.
+                total = _call_within(model, bare, self._total, tokens, counted, targets)
+            else:
+                total = self._total(tokens, counted, targets)
+        # Of all processes' tokens; the wrapper takes the mean of their gradients, not the sum.
+        loss = total / num_items_in_batch * self.processes.size
+        return (loss, {}) if return_outputs else loss
+
+    def _total(self, tokens: dict[str, Tensor], counted: Tensor, targets: Tensor) -> Tensor:
+        assert self._head is not None
+        return self._loss.total(self._head.states(tokens, counted), self._head, targets)
+
+    def _whole_student(self) -> Any:
+        """Return the student, every part of which may be called by itself."""
+        if self._sharded_student is not None:
+            return self._sharded_student.assemble()
+        return self.accelerator.unwrap_model(self.model)
+
+
+def _call_within(wrapper: Any, module: Any, compute: Callable[..., Tensor], *args: Any) -> Tensor:
+    """Call ``compute`` where ``wrapper`` would call the forward pass of ``module``, its own model.
+
+    ``DistributedDataParallel`` and ``fully_shard`` do their work around that call.
+    """
+    own = vars(module).get("forward")
+
+    def restore() -> None:
+        del module.forward
+        if own is not None:
+            module.forward = own
+
+    def forward(*args: Any) -> Tensor:
+        restore()
+        return compute(*args)
+
+    module.forward = forward
+    try:
+        result: Tensor = wrapper(*args)
+    finally:
+        if vars(module).get("forward") is forward:  # the wrapper failed before it came here
+            restore()
+    return result
+
+
+class _OwnForward(TrainerCallback):  # type: ignore[misc]
+    """Gives the student its own forward pass back, around which accelerate has put autocast.
+
+    The loss and the rollouts have an autocast of their own; without this, a student that was
+    trained in mixed precision would be scored in it, and the start and the teacher would not.
+    """
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Undo accelerate's change."""
+        # Accelerate's own way back would also remove the decorators of the model's class.
+        model = kwargs["model"]
+        original = vars(model).pop("_original_forward", None)
+        if original is None:
+            return
+        del model.forward
+        if original != model.forward:
+            model.forward = original
+
+
+def autocast_dtype(args: Any) -> torch.dtype | None:
+    """Return the precision that autocast computes in under some training arguments, if it is on."""
+    if args.bf16:
+        return torch.bfloat16
+    return torch.float16 if args.fp16 else None

@@ -1,0 +1,115 @@
+"""The losses of the arms: what is summed over an answer's tokens.
+
+Every arm's loss is one of these two, and nothing is added to it: no load-balancing loss of a
+mixture's router, no label smoothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from sweeper.distillation.cross_entropy import cross_entropy
+from sweeper.distillation.data.batches import IGNORED
+from sweeper.distillation.divergence import Heads
+from sweeper.distillation.models.lm_head import LMHead
+from sweeper.distillation.models.loading import store_for_autocast
+from sweeper.distillation.sharding import shard_teacher
+from sweeper.distillation.teacher.hidden_states import TeacherStates
+
+Timing = Callable[[str], AbstractContextManager[None]]
+"""Times a part of a step."""
+
+
+class TokenLoss(Protocol):
+    """A loss summed over the positions that count."""
+
+    def targets(self, inputs: dict[str, Any], counted: Tensor) -> Tensor:
+        """Return what the student is compared with at the positions that count.
+
+        Args:
+            inputs: A batch of ``PromptCollator``.
+            counted: True where the prediction of the next token counts (batch × (length - 1)).
+        """
+
+    def total(self, states: Tensor, head: LMHead, targets: Tensor) -> Tensor:
+        """Return the loss in nats, summed over positions.
+
+        Args:
+            states: The student's states at the positions that count.
+            head: How the student's logits are made of them.
+            targets: What ``targets`` returned for the same positions.
+        """
+
+
+class ReferenceLoss:
+    """Cross-entropy of the answers: ``sft`` and ``seqkd``."""
+
+    def targets(self, inputs: dict[str, Any], counted: Tensor) -> Tensor:
+        """Return the next tokens."""
+        labels: Tensor = inputs["labels"][:, 1:][counted]
+        return labels
+
+    def total(self, states: Tensor, head: LMHead, targets: Tensor) -> Tensor:
+        """Return the negative log-likelihood."""
+        return cross_entropy(states, head, targets)
+
+
+class TeacherLoss:
+    """The divergence from the teacher: ``gkd`` and ``supervised_kd``.
+
+    Args:
+        teacher: The teacher; its dropout is turned off.
+        beta: The divergence's parameter.
+        stored: The teacher's states on the rows of the dataset, where they are stored.
+        sharded: True if the processes shard the teacher among them.
+        autocast: The precision that autocast computes in, if it is on.
+        timing: Times the teacher.
+    """
+
+    def __init__(
+        self,
+        teacher: Any,
+        beta: float,
+        *,
+        stored: TeacherStates | None,
+        sharded: bool,
+        autocast: torch.dtype | None,
+        timing: Timing,
+    ) -> None:
+        self._teacher = teacher.eval()
+        self._beta = beta
+        self._stored = stored
+        self._sharded = sharded
+        self._timing = timing
+        self._head: LMHead | None = None
+        if autocast is not None:
+            store_for_autocast(teacher, autocast)
+        if sharded:
+            shard_teacher(teacher)
+
+    def targets(self, inputs: dict[str, Any], counted: Tensor) -> Tensor:
+        """Return the teacher's states, stored ones where there are any."""
+        with self._timing("teacher"), torch.no_grad():
+            if self._head is None:
+                self._head = LMHead.of(self._teacher, trained=False)
+            indices = inputs["indices"]
+            # A sharded teacher reads in all processes, or in none.
+            some_read = self._sharded and not inputs["all_stored"]
+            if self._stored is None or indices is None or some_read:
+                return self._head.states({"input_ids": inputs["input_ids"]}, counted)
+            return self._stored.of(indices).to(counted.device)
+
+    def total(self, states: Tensor, head: LMHead, targets: Tensor) -> Tensor:
+        """Return the generalized Jensen–Shannon divergence."""
+        assert self._head is not None
+        return Heads(head, self._head).divergence(states, targets, self._beta)
+
+
+def counted_positions(labels: Tensor) -> Tensor:
+    """Return where a prediction counts: the logits at a position predict the token after it."""
+    return labels[:, 1:] != IGNORED

@@ -1,0 +1,268 @@
+"""Arms differ in their sequences and their loss, and in nothing else.
+
+Every method trains every kind of student. An update of a library that adds a side effect to one of
+them fails here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import Qwen2ForCausalLM
+
+from sweeper.config.data import DataConfig, DatasetConfig
+from sweeper.config.models import LoraConfig, ModelConfig, StudentConfig
+from sweeper.config.settings import Method, MethodSettings, effective
+from sweeper.config.study import TeacherOutputsConfig
+from sweeper.distillation.data.examples import TokenSequence
+from sweeper.distillation.data.training_data import read_training_data
+from sweeper.distillation.models.loading import end_token_ids, load_model
+from sweeper.distillation.teacher.shared_teacher import SharedTeacher
+from sweeper.distillation.train import TrainingJob, distil, starting_student, training_sequences
+from sweeper.records import Resources
+from tests.support.tiny_models import make_tiny
+from tests.support.training_jobs import make_study_inputs
+
+ROWS = 4
+METHODS: tuple[Method, ...] = get_args(Method)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of student.
+
+    Attributes:
+        architecture: Of the model.
+        student: Keys of the student.
+        model: Of the model's configuration.
+        settings: Of the training.
+    """
+
+    architecture: str = "qwen2"
+    student: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+LORA = LoraConfig(r=4, alpha=8)
+KINDS = {
+    "whole, tied head": Kind(),
+    "whole, untied head": Kind(model={"tie_word_embeddings": False}),
+    "in bfloat16 autocast": Kind(settings={"bf16": True}),
+    "layer-cut": Kind(student={"keep_layers": (0, 2)}, model={"layers": 3}),
+    "LoRA": Kind(student={"lora": LORA}),
+    "LoRA on bfloat16 weights": Kind(student={"lora": LORA, "dtype": "bfloat16"}),
+    "QLoRA int4": Kind(student={"lora": LORA, "quantization": "int4"}, model={"width": 64}),
+    "QLoRA int8": Kind(student={"lora": LORA, "quantization": "int8"}, model={"width": 64}),
+    "mixture of experts": Kind("qwen3_moe", model={"router_aux_loss_coef": 1.0}),
+    "mixture that reports its router": Kind(
+        "mixtral", model={"output_router_logits": True, "router_aux_loss_coef": 1.0}
+    ),
+    "soft-capped": Kind("gemma2"),
+    "checkpointed activations": Kind(settings={"gradient_checkpointing": True}),
+}
+
+
+@pytest.fixture(scope="module")
+def resources(tmp_path_factory: pytest.TempPathFactory) -> Resources:
+    return Resources(directory=str(tmp_path_factory.mktemp("job")), device="cpu", threads=1)
+
+
+def weights_of(model: Any) -> dict[str, Tensor]:
+    return {name: weights.detach().clone() for name, weights in model.named_parameters()}
+
+
+def written_config(model: Any, folder: Path) -> dict[str, Any]:
+    """Return what the model's folder says of the model."""
+    model.config.save_pretrained(folder)
+    found: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return found
+
+
+def documented_loss(
+    student: Any, teacher: Any, sequences: Sequence[TokenSequence], method: Method
+) -> float:
+    """Compute an offline method's loss from the models' own logits, a sequence at a time."""
+    total, tokens = 0.0, 0
+    for sequence in sequences:
+        answer = torch.tensor(sequence.completion)
+        ids = torch.tensor([[*sequence.prompt, *sequence.completion]])
+        rows = slice(len(sequence.prompt) - 1, -1)
+        log_p = student(ids).logits[0, rows].float().log_softmax(-1)
+        if method == "supervised_kd":
+            log_q = teacher(ids).logits[0, rows].float().log_softmax(-1)
+            total += float((log_q.exp() * (log_q - log_p)).sum())
+        else:
+            total -= float(log_p.gather(-1, answer[:, None]).sum())
+        tokens += len(answer)
+    return total / tokens
+
+
+def check_weights(method: Method, before: dict[str, Tensor], trained: Any) -> None:
+    """Check that what is trained is in float32 and moves, and that nothing else does."""
+    for name, weights in trained.named_parameters():
+        if weights.requires_grad:
+            assert weights.dtype == torch.float32, (method, name)
+        base = name.replace("base_model.model.", "").replace(".base_layer", "")
+        if base in before and before[base].shape == weights.shape:
+            same = torch.equal(before[base], weights)
+            # An expert that no token was sent to has no gradient.
+            assert weights.requires_grad != same or "expert" in name, (method, name)
+        elif "lora_" in name:
+            assert (weights != 0).float().mean() > 0.99, (method, name)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", KINDS)
+def test_arms_differ_in_nothing_but_sequences_and_loss(
+    name: str, resources: Resources, tmp_path: Path
+) -> None:
+    kind = KINDS[name]
+    if "quantization" in kind.student:
+        pytest.importorskip("bitsandbytes")
+    student = make_tiny(tmp_path / "student", kind.architecture, seed=1, spread=2.0, **kind.model)
+    teacher = ModelConfig(
+        model=make_tiny(tmp_path / "teacher", kind.architecture, seed=2, spread=2.0)
+    )
+    inputs = make_study_inputs(
+        tmp_path,
+        teacher=teacher,
+        student=StudentConfig(model=student, **kind.student),
+        data=DataConfig(train=DatasetConfig(path="builtin/addition", limit=ROWS)),
+        teacher_outputs=TeacherOutputsConfig(max_new_tokens=8),
+    )
+    data = read_training_data(inputs)
+    shared_teacher = SharedTeacher(inputs, teacher, resources)
+    probe = torch.tensor([[5, 9, 13, 30, 42]])
+    rounded = kind.settings.get("bf16") or kind.student.keys() & {"dtype", "quantization"}
+    seen: dict[str, dict[str, Any]] = {}
+    for method in METHODS:
+        values = {
+            "max_steps": 3,
+            # Each step sees all rows.
+            "per_device_train_batch_size": ROWS,
+            "length_bucketing": False,
+            "learning_rate": 1e-4,
+            "max_length": 400,
+            "max_new_tokens": 6,
+            "lmbda": 0.5,
+            "logging_steps": 1,
+            **kind.settings,
+        }
+        settings = effective(method, MethodSettings(**values))
+        sequences = training_sequences(data, shared_teacher, method, settings).sequences
+        start = starting_student(data, resources).eval()
+        config = written_config(start, tmp_path / f"before-{method}")
+        before = weights_of(start)
+        scored = start(probe).logits
+        if method != "gkd":
+            loss = documented_loss(start, load_model(teacher, "cpu"), sequences, method)
+        points: list[dict[str, float]] = []
+        with torch.enable_grad():
+            trained, _ = distil(
+                TrainingJob(
+                    data=data,
+                    resources=resources,
+                    model=start,
+                    teacher=teacher,
+                    method=method,
+                    settings=settings,
+                    seed=1,
+                    report=lambda step, total, metrics, points=points: points.append(metrics),
+                )
+            )
+        assert len(points) == 3
+        if method != "gkd":
+            assert points[0]["loss"] == pytest.approx(loss, rel=1e-2 if rounded else 1e-4), method
+        check_weights(method, before, trained)
+        seen[method] = {
+            "trained": {n: str(w.dtype) for n, w in trained.named_parameters() if w.requires_grad},
+            "training": {type(module).__name__ for module in trained.modules() if module.training},
+        }
+        assert written_config(trained, tmp_path / f"after-{method}") == config, method
+        # The same weights are scored the same after a training.
+        for weights_name, weights in trained.named_parameters():
+            if weights.requires_grad:
+                weights.copy_(before.get(weights_name, torch.zeros_like(weights)))
+        assert torch.equal(trained.eval()(probe).logits, scored), method
+        # What the teacher was cut short in ends with no end token, by right.
+        if method != "seqkd":
+            ends = {sequence.completion[-1] for sequence in sequences if sequence.completion}
+            assert ends <= set(end_token_ids(trained, data.tokenizer)), (method, ends)
+    first = seen[METHODS[0]]
+    assert all(found == first for found in seen.values()), seen
+
+
+class WithoutKwargs(Qwen2ForCausalLM):  # type: ignore[misc]
+    """A model whose forward pass takes no further arguments, as some models' own code has it."""
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int = 0,
+        return_dict: bool | None = None,
+    ) -> Any:
+        return super().forward(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
+            return_dict=return_dict,
+        )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_window_of_micro_batches_is_one_batch(
+    method: Method, resources: Resources, tmp_path: Path
+) -> None:
+    """The loss is a mean over all tokens of a window, for any signature of the forward pass."""
+    path = make_tiny(tmp_path / "student", seed=1, spread=2.0)
+    teacher = ModelConfig(model=make_tiny(tmp_path / "teacher", seed=2, spread=2.0))
+    inputs = make_study_inputs(
+        tmp_path,
+        teacher=teacher,
+        student=StudentConfig(model=path),
+        data=DataConfig(train=DatasetConfig(path="builtin/addition", limit=ROWS)),
+        teacher_outputs=TeacherOutputsConfig(max_new_tokens=8),
+    )
+    data = read_training_data(inputs)
+    losses = []
+    for size, accumulated in ((ROWS, 1), (1, ROWS)):
+        for kind in (Qwen2ForCausalLM, WithoutKwargs):
+            settings = MethodSettings(
+                max_steps=2,
+                per_device_train_batch_size=size,
+                gradient_accumulation_steps=accumulated,
+                length_bucketing=False,
+                learning_rate=1e-3,
+                lmbda=0.0,
+                max_length=400,
+                logging_steps=1,
+            )
+            points: list[dict[str, float]] = []
+            job = TrainingJob(
+                data=data,
+                resources=resources,
+                model=kind.from_pretrained(path, dtype=torch.float32),
+                teacher=teacher,
+                method=method,
+                settings=effective(method, settings),
+                seed=1,
+                report=lambda step, total, metrics, points=points: points.append(metrics),
+            )
+            distil(job)
+            losses.append([point["loss"] for point in points])
+    assert losses == [pytest.approx(losses[0], rel=1e-4)] * 4
