@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sweeper.config.base import short
+from sweeper.config.study import StudyConfig
+
+Location = tuple[str | int, ...]
 
 FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
 KNOWN = ("eager", "sdpa", "flex_attention", *FLASH)
@@ -55,4 +58,45 @@ def attention_problem(
             f"{name} computes in 16 bits only, and this model computes in float32 for"
             f" {', '.join(wide)}; {SDPA}. Or write dtype: bfloat16 next to model"
         )
+    return None
+
+
+def attention_problems(config: StudyConfig) -> Iterator[tuple[Location, str]]:
+    """Yield the attentions that a phase cannot use, as far as the study file decides.
+
+    What ``dtype: auto`` comes to is known once a model's configuration is read.
+    """
+    for location, name, dtype in _attentions(config):
+        if message := name_problem(name):
+            yield location, message
+            continue
+        student = location[0] == "student"
+        if student and dtype == "auto" and config.student.lora is None:
+            dtype = "float32"
+        phases = precisions(dtype, student=student, autocast=_autocast(config))
+        if message := attention_problem(name, phases, config.compute.device, student=student):
+            yield location, message
+
+
+def _attentions(config: StudyConfig) -> Iterator[tuple[Location, Any, str]]:
+    """Yield each attention that a trial may use, with its place and the type of the weights."""
+    key = "attn_implementation"
+    for role, model in (("student", config.student), ("teacher", config.teacher)):
+        yield (role, "init_kwargs", key), model.init_kwargs.get(key), model.dtype
+    teacher = config.teacher
+    for name, arm in config.arms.items():
+        own = dict(arm.places(f"teacher.init_kwargs.{key}"))
+        dtypes = dict(arm.places("teacher.dtype"))
+        for place, attention in own.items():
+            for dtype in dtypes.values() or (teacher.dtype,):
+                yield ("arms", name, *place), attention, str(dtype)
+        for place, dtype in () if own else dtypes.items():
+            yield ("arms", name, *place), teacher.init_kwargs.get(key), str(dtype)
+
+
+def _autocast(config: StudyConfig) -> str | None:
+    """Return the type that every trial's autocast computes in; None if one has none."""
+    for name, dtype in (("bf16", "bfloat16"), ("fp16", "float16")):
+        if all(value for _, value in config.values_of(name)):
+            return dtype
     return None

@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from sweeper.config.attention import name_problem
 from sweeper.config.base import (
     Dtype,
     JsonMapping,
@@ -170,7 +169,7 @@ def init_kwarg_problem(name: str, value: Any, *, trusted: bool = False) -> str |
     kernel = name == "attn_implementation" and isinstance(value, str) and "/" in value
     if (kernel or name in _FOREIGN_CODE) and not trusted:
         return f"{name!r} loads code from a hub, which needs trust_remote_code: true next to model"
-    return name_problem(value) if name == "attn_implementation" else None
+    return None
 
 
 def _is_count(value: Any, least: int) -> bool:
@@ -224,20 +223,6 @@ class LoraConfig(Strict):
     """Train the size of each weight's columns as well (DoRA); slower."""
     modules_to_save: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """The modules that are trained whole next to the adapter, by the ends of their names."""
-
-    @field_validator("target_modules", mode="after")
-    @classmethod
-    def _check_targets(cls, targets: Any) -> Any:
-        problems = Problems()
-        if targets == ():
-            problems.add((), "expected all-linear or at least one name, found []")
-        for index, name in enumerate(targets if isinstance(targets, tuple) else ()):
-            if name == "all-linear":
-                problems.add((index,), "expected all-linear alone, not in a list")
-            elif name.rpartition(".")[2] in HEADS:
-                problems.add((index,), f"expected no head, found {short(name)}: {NO_HEAD}")
-        problems.raise_if_any()
-        return targets
 
 
 class StudentConfig(ModelConfig):

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from sweeper.config.arms import ArmConfig
-from sweeper.config.attention import attention_problem, precisions
 from sweeper.config.base import (
     Fraction,
     JsonMapping,
@@ -44,10 +43,19 @@ class WarmStartConfig(Strict):
     """Sequences in one micro-batch; by default the study's."""
     lr_scheduler_type: LearningRateSchedule | None = None
     """Course of the learning rate after the warm-up; by default the study's."""
+    lr_scheduler_kwargs: JsonMapping | None = None
+    """Arguments of that schedule; by default the study's, or none next to another schedule."""
     warmup_ratio: Fraction | None = None
     """Share of the steps over which the learning rate rises; by default the study's."""
     extra: JsonMapping = {}
-    """Further arguments of TRL's `SFTConfig`, over the study's."""
+    """Further arguments of the trainer, over the study's."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings of the training, over the study's."""
+        values = self.model_dump(exclude_none=True, exclude={"method"})
+        if "lr_scheduler_type" in values:
+            values.setdefault("lr_scheduler_kwargs", {})
+        return values
 
 
 class TeacherOutputsConfig(Strict):
@@ -208,7 +216,6 @@ class StudyConfig(Strict):
                     " completion (use seq_kd: true, lmbda: 1.0 or method seqkd)"
                 )
                 problems.add(("arms", name), message)
-        self._check_attention(problems)
         self._check_engines(problems)
         self._check_objectives(problems)
         if self.compute.devices_per_trial > 1:
@@ -234,41 +241,6 @@ class StudyConfig(Strict):
         problems.raise_if_any()
         return self
 
-    def _check_attention(self, problems: Problems) -> None:
-        """Check each model's attention in every phase, as far as the study file decides.
-
-        What ``dtype: auto`` comes to is known once the model's configuration is read.
-        """
-        for location, name, dtype in self._attentions():
-            student = location[0] == "student"
-            if student and dtype == "auto" and self.student.lora is None:
-                dtype = "float32"
-            phases = precisions(dtype, student=student, autocast=self.autocast())
-            device = self.compute.device
-            if message := attention_problem(name, phases, device, student=student):
-                problems.add(location, message)
-
-    def _attentions(self) -> Iterator[tuple[tuple[str | int, ...], Any, str]]:
-        """Yield each attention that a trial may use, with its place and the type of the weights."""
-        key = "attn_implementation"
-        teacher = self.teacher.init_kwargs.get(key)
-        for role, model in (("student", self.student), ("teacher", self.teacher)):
-            yield (role, "init_kwargs", key), model.init_kwargs.get(key), model.dtype
-        for name, arm in self.arms.items():
-            own = dict(arm.places(f"teacher.init_kwargs.{key}"))
-            dtypes = dict(arm.places("teacher.dtype"))
-            for place, attention in own.items():
-                for dtype in dtypes.values() or (self.teacher.dtype,):
-                    yield ("arms", name, *place), attention, str(dtype)
-            for place, dtype in () if own else dtypes.items():
-                yield ("arms", name, *place), teacher, str(dtype)
-
-    def autocast(self) -> str | None:
-        """Return the type that every trial's autocast computes in; None if one has none."""
-        for name, dtype in (("bf16", "bfloat16"), ("fp16", "float16")):
-            if all(value for _, value in self._values(name)):
-                return dtype
-        return None
     def _check_engines(self, problems: Problems) -> None:
         """Check that TRL's ``DistillationTrainer`` has nothing to train but its own rollouts."""
         name = "trl-distillation"
@@ -343,16 +315,16 @@ class StudyConfig(Strict):
             for where in ("settings", "search"):
                 if "lora.use_dora" in getattr(config, where):
                     problems.add(("arms", arm, where, "lora.use_dora"), f"expected none {because}")
-        for location, optimiser in self._values("optim"):
+        for location, optimiser in self.values_of("optim"):
             if optimiser not in SHARDED_OPTIMISERS:
                 known = ", ".join(SHARDED_OPTIMISERS)
                 message = f"expected one of {known} {because}, found {optimiser!r}"
                 problems.add(location, message)
-        for location, lower in self._values("fp16"):
+        for location, lower in self.values_of("fp16"):
             if lower:
                 problems.add(location, f"expected false {because}: use bf16")
 
-    def _values(self, name: str) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    def values_of(self, name: str) -> Iterator[tuple[tuple[str | int, ...], Any]]:
         """Yield the values that a training setting may have in a trial, with their places."""
         yield ("training", name), getattr(self.training, name)
         for arm, config in self.arms.items():

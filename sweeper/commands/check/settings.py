@@ -121,7 +121,8 @@ def _dead_in_training(
             yield _dead(unread, f"with engine: {fixed.engine}", "Leave it out.")
         return
     every, steps = fixed.checkpoint_every, fixed.max_steps
-    if every is not None and every >= steps and "max_steps" not in arm.search:
+    counted = fixed.num_train_epochs is None and "max_steps" not in arm.search
+    if every is not None and every >= steps and counted:
         why = f"in trainings of {steps:,} steps"
         yield _dead(["checkpoint_every"], why, "Write a smaller number, or leave it out.")
 
