@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sweeper.config.study import StudyConfig
-from sweeper.records import FailureKind, Record
+from sweeper.records import FailureKind, Outcome, Record
 from sweeper.records.remedies import advice, setup_of
 from sweeper.records.study_record import ArmRecord, StudyRecord, TrialRecord
 
@@ -31,6 +31,39 @@ class FailureGroup(Record):
     """Number of the arm's trials that have ended in any way."""
     remedies: tuple[str, ...] = ()
     """Remedies to try, in this order."""
+
+
+class RescoredTrials(Record):
+    """Trials of an arm that ran out of memory while they were scored, and were scored again."""
+
+    arm: str
+    trials: tuple[int, ...]
+    """Numbers of the trials of the search."""
+    confirmation_runs: int
+    """Number of confirmation runs."""
+    batch_size: int
+    """Documents at a time that fitted in all of them."""
+
+
+def rescored_trials(record: StudyRecord) -> tuple[RescoredTrials, ...]:
+    """Return the trials of each arm whose scores were taken in smaller batches than asked for."""
+    found = []
+    for arm in record.arms:
+        trials = {trial.number: size for trial in arm.trials if (size := _batch(trial.outcome))}
+        runs = [size for run in arm.finals if (size := _batch(run.outcome))]
+        if sizes := [*trials.values(), *runs]:
+            numbers = tuple(sorted(trials))
+            one = RescoredTrials(
+                arm=arm.name, trials=numbers, confirmation_runs=len(runs), batch_size=min(sizes)
+            )
+            found.append(one)
+    return tuple(found)
+
+
+def _batch(outcome: Outcome | None) -> int | None:
+    """Return the smallest batch that a job was scored in after it ran out of memory."""
+    taken = (outcome.scores, outcome.test_scores) if outcome is not None else ()
+    return min((s.batch_size for s in taken if s and s.batch_size is not None), default=None)
 
 
 def failure_groups(record: StudyRecord) -> tuple[FailureGroup, ...]:

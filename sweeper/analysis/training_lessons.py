@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from sweeper.analysis.advice import Advice, advice
 from sweeper.analysis.comparison import Comparison
-from sweeper.analysis.failures import FailureGroup, failure_groups
+from sweeper.analysis.failures import (
+    FailureGroup,
+    RescoredTrials,
+    failure_groups,
+    rescored_trials,
+)
 from sweeper.analysis.learning_curves import LearningCurve, learning_curves
 from sweeper.analysis.recommendation import Recommendation, recommend
 from sweeper.analysis.rollout_stats import RolloutStats, rollout_stats
@@ -19,6 +24,7 @@ class TrainingLessons(Record):
     recommendation: Recommendation | None
     advice: tuple[Advice, ...]
     failures: tuple[FailureGroup, ...]
+    rescored: tuple[RescoredTrials, ...] = ()
     rollout_stats: RolloutStats | None
     curves: tuple[LearningCurve, ...]
 
@@ -31,6 +37,7 @@ def training_lessons(
         recommendation=recommend(record, comparison, verdict),
         advice=advice(record),
         failures=failure_groups(record),
+        rescored=rescored_trials(record),
         rollout_stats=rollout_stats(record),
         curves=learning_curves(record, verdict),
     )

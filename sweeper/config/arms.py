@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import ValidationInfo, field_validator
@@ -57,6 +58,14 @@ class ArmConfig(Strict):
                 problems.add((name,), f"{name!r} has no effect at lmbda: {lmbda:g}")
         problems.raise_if_any()
         return search
+
+    def places(self, name: str) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+        """Yield the values that the arm gives a setting, with their places in the arm."""
+        if name in self.settings:
+            yield ("settings", name), self.settings[name]
+        if name in self.search:
+            for where, value in self.search[name].ends().items():
+                yield ("search", name, *where), value
 
     def sources(self) -> frozenset[bool]:
         """Return where sequences that the student does not sample may come from.

@@ -11,6 +11,7 @@ from typing import Any
 from sweeper.config.base import short
 from sweeper.config.names import NAME_PATTERN
 from sweeper.config.placeholders import left_over
+from sweeper.config.refusals import refusals
 from sweeper.config.settings import METHODS, MethodSettings
 from sweeper.config.study import StudyConfig
 from sweeper.config.suite import SuiteConfig
@@ -83,6 +84,8 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> LoadedStudy:
             f" document, found {test.config.aggregate} in {test.path} (or set confirm.seeds: 0)"
         )
         problems.append(file.problem(("evaluation", "test"), message))
+    if config is not None:
+        problems += [file.problem(place, message) for place, message in refusals(config)]
     _check_files(file, path, problems)
     problems.extend(left_over(file))
     if problems or config is None:

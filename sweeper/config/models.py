@@ -57,6 +57,10 @@ class ModelConfig(Strict):
     """Layers that a student keeps, without the others: a number of layers, evenly spread with the
     first and the last among them; or a list of layers, counted from 0."""
 
+    def is_eager(self) -> bool:
+        """Return whether the model computes its attention step by step, without a fused kernel."""
+        return self.init_kwargs.get("attn_implementation") == "eager"
+
     @model_validator(mode="before")
     @classmethod
     def _understand_other_spellings(cls, values: Any) -> Any:
@@ -192,6 +196,14 @@ def with_settings(teacher: ModelConfig, values: Mapping[str, Scalar]) -> ModelCo
     return ModelConfig.model_validate({**base, **changed, "init_kwargs": options})
 
 
+HEADS = ("lm_head", "embed_out", "output_layer")
+"""Names of heads; those of other models are found on the model itself."""
+NO_HEAD = (
+    "the losses read the head's own weight, not an adapter on it; leave it out, or put a head that"
+    " is not tied to the embeddings into modules_to_save, which trains it whole"
+)
+
+
 class LoraConfig(Strict):
     """Train a low-rank adapter instead of the whole student."""
 
@@ -204,7 +216,13 @@ class LoraConfig(Strict):
     target_modules: Annotated[tuple[str, ...], Field(strict=False)] | Literal["all-linear"] = (
         "all-linear"
     )
-    """The modules that get an adapter."""
+    """The modules that get an adapter, by the ends of their names; never the head."""
+    use_rslora: bool = False
+    """Multiply the adapter's output by alpha / √r instead (rsLoRA)."""
+    use_dora: bool = False
+    """Train the size of each weight's columns as well (DoRA); slower."""
+    modules_to_save: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """The modules that are trained whole next to the adapter, by the ends of their names."""
 
 
 class StudentConfig(ModelConfig):

@@ -2,17 +2,20 @@
 
 A setting's full name is a key of ``MethodSettings``, or one of these dotted names:
 
-- ``extra.NAME``: any further argument of the method's TRL configuration class;
+- ``extra.NAME``: a further argument of the trainer;
+- ``lr_scheduler_kwargs.NAME``: an argument of the schedule;
 - ``teacher.model``, ``teacher.dtype``, ``teacher.quantization``, ``teacher.init_kwargs.NAME``: the
   teacher of an arm;
-- ``lora.r``, ``lora.alpha``, ``lora.dropout``: the student's adapter, when the student has one.
+- ``lora.r``, ``lora.alpha``, ``lora.dropout``, ``lora.use_rslora``, ``lora.use_dora``: the adapter,
+  when the student has one.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from sweeper.config.base import (
     Dtype,
@@ -36,13 +39,19 @@ OFFLINE_METHODS: tuple[Method, ...] = ("sft", "seqkd", "supervised_kd")
 LearningRateSchedule = Literal[
     "linear",
     "cosine",
+    "cosine_with_restarts",
+    "cosine_with_min_lr",
+    "cosine_warmup_with_min_lr",
     "constant",
     "constant_with_warmup",
     "inverse_sqrt",
     "polynomial",
     "warmup_stable_decay",
 ]
-"""transformers' schedules; arguments of theirs go into ``extra: {lr_scheduler_kwargs: …}``."""
+"""transformers' schedules that follow from the step alone."""
+
+
+_KWARGS = "lr_scheduler_kwargs"
 
 
 class TrainingConfig(Strict):
@@ -50,6 +59,8 @@ class TrainingConfig(Strict):
 
     max_steps: PositiveInt = 500
     """Optimiser steps of one trial."""
+    num_train_epochs: PositiveFloat | None = None
+    """Passes of one trial over the training data, in place of `max_steps`."""
     per_device_train_batch_size: PositiveInt = 8
     """Sequences in one micro-batch."""
     gradient_accumulation_steps: PositiveInt = 1
@@ -58,6 +69,9 @@ class TrainingConfig(Strict):
     """The peak learning rate."""
     lr_scheduler_type: LearningRateSchedule = "linear"
     """Course of the learning rate after the warm-up."""
+    lr_scheduler_kwargs: JsonMapping = {}
+    """Arguments of that schedule, such as `{min_lr_rate: 0.1}` for `cosine_with_min_lr`; arms may
+    fix or search one by the name `lr_scheduler_kwargs.NAME`."""
     warmup_ratio: Fraction = 0.0
     """The share of the steps over which the learning rate rises from 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -95,7 +109,18 @@ class TrainingConfig(Strict):
     length_bucketing: bool = True
     """Put sequences of similar length into the same micro-batch: less padding."""
     extra: JsonMapping = {}
-    """Further arguments of the TRL configuration class, checked against the class itself."""
+    """Further arguments of the trainer: `neftune_noise_alpha` and `optim_args`; with `engine: trl`
+    a few of TRL's own."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _understand_earlier_place(cls, values: Any) -> Any:
+        """Read the schedule's arguments from ``extra``, where they stood in earlier versions."""
+        extra = values.get("extra") if isinstance(values, dict) else None
+        if not isinstance(extra, dict) or _KWARGS not in extra or _KWARGS in values:
+            return values
+        rest = {name: value for name, value in extra.items() if name != _KWARGS}
+        return {**values, "extra": rest, _KWARGS: extra[_KWARGS]}
 
 
 class MethodSettings(TrainingConfig):
@@ -136,6 +161,7 @@ NOT_SEARCHABLE = {
     "extra",
     "length_bucketing",
     "logging_steps",
+    "lr_scheduler_kwargs",
     "rollout_batch_size",
 }
 DOTTED: dict[str, Any] = {
@@ -145,10 +171,13 @@ DOTTED: dict[str, Any] = {
     "lora.r": TypeAdapter(PositiveInt),
     "lora.alpha": TypeAdapter(PositiveFloat),
     "lora.dropout": TypeAdapter(Annotated[float, Field(ge=0, lt=1)]),
+    "lora.use_rslora": TypeAdapter(bool),
+    "lora.use_dora": TypeAdapter(bool),
 }
 INIT_KWARGS = "teacher.init_kwargs."
 _OPEN: dict[str, Any] = {
     "extra.": TypeAdapter(Json),
+    "lr_scheduler_kwargs.": TypeAdapter(Json),
     INIT_KWARGS: TypeAdapter(Scalar, config={"allow_inf_nan": False}),
 }
 """Prefixes of settings that may have any name."""
@@ -196,23 +225,48 @@ def _type_problem(adapter: TypeAdapter[Any], value: Any) -> str | None:
 def resolve(training: TrainingConfig, *layers: dict[str, Any]) -> MethodSettings:
     """Put the ``layers`` over the study's ``training`` keys, later ones winning.
 
-    Dotted names other than ``extra.NAME`` belong to models, not to settings, and are passed over
-    (``model_settings`` reads them).
+    Other dotted names than those of ``extra`` and ``lr_scheduler_kwargs`` belong to models, not to
+    settings, and are passed over (``model_settings`` reads them). Of steps and epochs the last one
+    counts.
 
     Raises:
         ValidationError: A value does not fit; values from a checked study file always do.
     """
     values: dict[str, Any] = training.model_dump(exclude_unset=True)
     extra = dict(values.pop("extra", {}))
+    schedule = dict(values.pop(_KWARGS, {}))
     for layer in layers:
+        if "max_steps" in layer:
+            values.pop("num_train_epochs", None)
+        # The arguments of another schedule are others.
+        schedule = dict(layer.get(_KWARGS, schedule))
         for name, value in layer.items():
             if name == "extra":
                 extra.update(value)
             elif name.startswith("extra."):
                 extra[name.removeprefix("extra.")] = value
+            elif name.startswith(f"{_KWARGS}."):
+                schedule[name.removeprefix(f"{_KWARGS}.")] = value
+            elif name == _KWARGS:
+                continue
             elif name in MethodSettings.model_fields:
                 values[name] = value
-    return MethodSettings.model_validate({**values, "extra": extra})
+    return MethodSettings.model_validate({**values, "extra": extra, _KWARGS: schedule})
+
+
+def in_steps(settings: MethodSettings, rows: int | None, devices: int) -> MethodSettings:
+    """Return settings whose ``max_steps`` are those of ``num_train_epochs``, if it is given.
+
+    Args:
+        settings: Settings of a training.
+        rows: Rows that it trains on; None if they have not been counted.
+        devices: Number of devices that train together.
+    """
+    if settings.num_train_epochs is None or rows is None:
+        return settings
+    window = settings.per_device_train_batch_size * settings.gradient_accumulation_steps * devices
+    steps = max(1, math.ceil(settings.num_train_epochs * rows / window))
+    return settings.model_copy(update={"max_steps": steps})
 
 
 def effective(method: Method, settings: MethodSettings) -> MethodSettings:

@@ -44,10 +44,19 @@ class WarmStartConfig(Strict):
     """Sequences in one micro-batch; by default the study's."""
     lr_scheduler_type: LearningRateSchedule | None = None
     """Course of the learning rate after the warm-up; by default the study's."""
+    lr_scheduler_kwargs: JsonMapping | None = None
+    """Arguments of that schedule; by default the study's, or none next to another schedule."""
     warmup_ratio: Fraction | None = None
     """Share of the steps over which the learning rate rises; by default the study's."""
     extra: JsonMapping = {}
-    """Further arguments of TRL's `SFTConfig`, over the study's."""
+    """Further arguments of the trainer, over the study's."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings of the training, over the study's."""
+        values = self.model_dump(exclude_none=True, exclude={"method"})
+        if "lr_scheduler_type" in values:
+            values.setdefault("lr_scheduler_kwargs", {})
+        return values
 
 
 class TeacherOutputsConfig(Strict):
@@ -303,24 +312,29 @@ class StudyConfig(Strict):
         if self.student.quantization:
             message = f"expected none {because}: quantized weights are in one piece"
             problems.add(("student", "quantization"), message)
-        for location, optimiser in self._values("optim"):
+        lora = self.student.lora
+        for key in ("use_dora", "modules_to_save") if lora else ():
+            if getattr(lora, key):
+                problems.add(("student", "lora", key), f"expected none {because}")
+        for arm, config in self.arms.items():
+            for where in ("settings", "search"):
+                if "lora.use_dora" in getattr(config, where):
+                    problems.add(("arms", arm, where, "lora.use_dora"), f"expected none {because}")
+        for location, optimiser in self.values_of("optim"):
             if optimiser not in SHARDED_OPTIMISERS:
                 known = ", ".join(SHARDED_OPTIMISERS)
                 message = f"expected one of {known} {because}, found {optimiser!r}"
                 problems.add(location, message)
-        for location, lower in self._values("fp16"):
+        for location, lower in self.values_of("fp16"):
             if lower:
                 problems.add(location, f"expected false {because}: use bf16")
 
-    def _values(self, name: str) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    def values_of(self, name: str) -> Iterator[tuple[tuple[str | int, ...], Any]]:
         """Yield the values that a training setting may have in a trial, with their places."""
         yield ("training", name), getattr(self.training, name)
         for arm, config in self.arms.items():
-            if name in config.settings:
-                yield ("arms", arm, "settings", name), config.settings[name]
-            if name in config.search:
-                for where, value in config.search[name].ends().items():
-                    yield ("arms", arm, "search", name, *where), value
+            for place, value in config.places(name):
+                yield ("arms", arm, *place), value
 
     @staticmethod
     def _check_grid(name: str, arm: ArmConfig, problems: Problems) -> None:

@@ -51,9 +51,9 @@ def name_problem(method: Method, name: str, *, searched: bool) -> str | None:
     if not is_setting(name):
         return unknown_name(name, known_settings(method))
     if searched and name in NOT_SEARCHABLE:
-        return f"{name!r} cannot be searched" + (
-            ": name the argument, as in extra.NAME" if name == "extra" else ""
-        )
+        mapping = name in ("extra", "lr_scheduler_kwargs")
+        hint = f": name the argument, as in {name}.NAME" if mapping else ""
+        return f"{name!r} cannot be searched{hint}"
     if name.startswith(INIT_KWARGS):
         # Trust in code is a matter of the study's teacher, and checked there.
         argument = name.removeprefix(INIT_KWARGS)

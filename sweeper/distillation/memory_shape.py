@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from transformers import AutoModelForCausalLM, PretrainedConfig
+from transformers import PretrainedConfig
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -26,9 +26,8 @@ from transformers.pytorch_utils import Conv1D
 
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.distillation.data.compatibility import cut_to, token_ids
-from sweeper.distillation.models import layer_dropping
 from sweeper.distillation.models.adapters import add_adapter
-from sweeper.distillation.models.loading import read_config, unpack
+from sweeper.distillation.models.loading import read_config, stored_dtype, unpack, without_weights
 from sweeper.distillation.trainers import without_dropout
 from sweeper.foundation.errors import BadInputError
 from sweeper.records import Growth, ModelShape, ShapeRequest, StudyInputs, Training
@@ -80,29 +79,18 @@ def shape_of(model: ModelConfig, device: str, *, autocast: str | None = None) ->
     """
     config = read_config(model)
     stored = int(config.get_text_config().num_hidden_layers)
-    if model.keep_layers is not None:
-        layer_dropping.shrink_config(config, layer_dropping.chosen(model.keep_layers, config))
+    dtype = weights_dtype(model, config, device)
+    computing: torch.dtype | None = getattr(torch, autocast) if autocast else None
+    made: Any = without_weights(model, dtype, config)
     text = config.get_text_config()
     count = int(text.num_hidden_layers)
-    if model.vocab_size is not None:
-        text.vocab_size = model.vocab_size
-    dtype = _dtype(model, config, device)
-    computing: torch.dtype | None = getattr(torch, autocast) if autocast else None
-    with torch.device("meta"):
-        made: Any = AutoModelForCausalLM.from_config(
-            config,
-            dtype=dtype,
-            trust_remote_code=model.trust_remote_code,
-            attn_implementation=model.init_kwargs.get("attn_implementation"),
-        )
     if made.config._attn_implementation != "eager":
         made.set_attn_implementation(_FUSED)
     counts, body = _count(made), made.get_decoder()
     trained = isinstance(model, StudentConfig)
     lora = model.lora if isinstance(model, StudentConfig) else None
     if lora is not None:
-        with torch.device("meta"):
-            made = add_adapter(made, lora, {}, seed=0)
+        made = add_adapter(made, lora, {}, seed=0)
     parameters = sum(weights.numel() for weights in made.parameters())
     trainable = [weights for weights in made.parameters() if trained and weights.requires_grad]
     training = checkpointed = None
@@ -162,13 +150,12 @@ def _unforeseen(model: ModelConfig, config: PretrainedConfig) -> str | None:
     return None
 
 
-def _dtype(model: ModelConfig, config: PretrainedConfig, device: str) -> torch.dtype:
+def weights_dtype(model: ModelConfig, config: PretrainedConfig, device: str) -> torch.dtype:
     """Return the type in which ``load_model`` keeps the weights."""
-    dtype: Any = getattr(torch, model.dtype, None)
     whole_student = isinstance(model, StudentConfig) and model.lora is None
     if model.dtype == "auto" and not (device == "cpu" or whole_student or model.random_init):
-        dtype = config.get_text_config().dtype or config.dtype
-    return dtype if isinstance(dtype, torch.dtype) else torch.float32
+        return stored_dtype(config)
+    return getattr(torch, model.dtype, torch.float32)
 
 
 def _count(model: Any) -> dict[str, int]:

@@ -95,8 +95,7 @@ def starting_student(
     seed = seeds.student_seed(inputs.seed)
     if warm is None:
         return load_model(student, resources.device, seed=seed)
-    changes = warm.model_dump(exclude_none=True, exclude={"method"})
-    settings = resolve(inputs.training, changes)
+    settings = resolve(inputs.training, warm.settings())
     determinants = {
         "student": identity(student),
         "lora": inputs.student.lora.model_dump(mode="json") if inputs.student.lora else None,

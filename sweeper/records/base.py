@@ -26,6 +26,8 @@ class Failure(Record):
     kind: FailureKind
     message: str
     """One line, for people."""
+    phase: str = ""
+    """The job's phase; empty in old records."""
     key: tuple[str, ...] = ()
     """The key of the study file that is to blame, if one is."""
     remedies: tuple[str, ...] = ()

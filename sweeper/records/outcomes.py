@@ -71,6 +71,9 @@ class Scores(Record):
     dtype: ScoringDtype | None = None
     """Precision that the model was scored in: two scores compare only if it is the same. None in
     studies that declared none: that of the weights, or of the training's autocast."""
+    batch_size: int | None = None
+    """Documents scored at a time, where ``evaluation.batch_size`` of them did not fit into
+    memory."""
 
 
 class Cost(Record):

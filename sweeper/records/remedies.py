@@ -22,12 +22,14 @@ from sweeper.config.settings import (
     model_settings,
     resolve,
 )
-from sweeper.records import INTERIM_PHASE, TrialSpec
+from sweeper.records import INTERIM_PHASE, PreparationSpec, TrialSpec
 
 SMALLEST_TEACHER = 1 / 8
 """Smallest share of the teacher's parameters that is proposed."""
-_SCORING = ("evaluate", INTERIM_PHASE)
-"""Phases in which a trial is not trained."""
+_SCORING = ("evaluate", "score", INTERIM_PHASE)
+"""Phases in which a model is scored."""
+_TRAINING = ("", "train")
+"""Phase in which a student is trained; records of old versions have none."""
 
 
 @dataclass(frozen=True)
@@ -208,14 +210,34 @@ REMEDIES: tuple[Remedy, ...] = (
 """All remedies, in the order to try them."""
 
 
-def advice(setup: Setup) -> list[str]:
+_OF_WEIGHTS: tuple[Remedy, ...] = (quantized_teacher, smaller_teacher, adapter)
+"""Remedies that help before a training begins."""
+
+
+def advice(setup: Setup, remedies: tuple[Remedy, ...] = REMEDIES) -> list[str]:
     """Return what can still be changed, in the order to try it: each remedy's mildest change."""
-    return [change.words for remedy in REMEDIES for change in islice(remedy(setup), 1)]
+    return [change.words for remedy in remedies for change in islice(remedy(setup), 1)]
 
 
-def memory_remedies(spec: TrialSpec) -> tuple[str, ...]:
-    """Return what may let a training fit that ran out of memory."""
+def helps_training(phase: str) -> bool:
+    """Return whether smaller micro-batches may help a job that ran out of memory in ``phase``."""
+    return phase in _TRAINING
+
+
+def memory_remedies(spec: TrialSpec | PreparationSpec, phase: str) -> tuple[str, ...]:
+    """Return what may let a job fit that ran out of memory.
+
+    Args:
+        spec: The job's spec.
+        phase: Phase in which its memory ran out.
+    """
     origin = spec.origin
+    if phase in _SCORING:
+        # It was tried with one document at a time.
+        return ("a suite with shorter prompts (num_fewshot)", "a smaller model")
+    if isinstance(spec, PreparationSpec):
+        outputs = phase == "teacher outputs" and origin.teacher_outputs.batch_size > 1
+        return ("a smaller teacher_outputs.batch_size",) if outputs else ()
     setup = make_setup(
         spec.method,
         spec.settings,
@@ -226,7 +248,7 @@ def memory_remedies(spec: TrialSpec) -> tuple[str, ...]:
         devices=spec.place.processes,
         shard_student=spec.place.shard_student,
     )
-    return tuple(advice(setup))
+    return tuple(advice(setup, REMEDIES if helps_training(phase) else _OF_WEIGHTS))
 
 
 def divergence_remedies(spec: TrialSpec) -> tuple[str, ...]:
@@ -264,8 +286,8 @@ def speed_remedies(spec: TrialSpec, phase: str) -> tuple[str, ...]:
     if samples and settings.rollout_batch_size is not None:
         found.append("a larger rollout_batch_size")
     models = [origin.student, *([origin.teacher] if _asks_teacher(spec) else [])]
-    if spec.place.device.startswith("cuda") and not all(map(_is_fused, models)):
-        found.append("flash attention (init_kwargs: {attn_implementation: flash_attention_2})")
+    if any(model.is_eager() for model in models):
+        found.append("torch's own attention (without attn_implementation: eager)")
     if _asks_teacher(spec) and not origin.teacher.compile:
         found.append("teacher.compile: true")
     found.append("fewer max_steps")
@@ -276,7 +298,3 @@ def speed_remedies(spec: TrialSpec, phase: str) -> tuple[str, ...]:
 
 def _asks_teacher(spec: TrialSpec) -> bool:
     return spec.method in ("gkd", "supervised_kd")
-
-
-def _is_fused(model: ModelConfig) -> bool:
-    return "flash" in str(model.init_kwargs.get("attn_implementation"))

@@ -45,6 +45,8 @@ class StudyInputs(Record):
     data_fingerprint: str | None = None
     """Fingerprint of the examples, once they have been read: a job that finds its sequences in the
     cache need not read them again."""
+    training_rows: int | None = None
+    """Rows that are trained on, once they have been read: epochs are counted in them."""
     held_out: str | None = None
     """Path of the study's fixed sequences, once they have been made: all students are compared with
     the teacher on them."""
@@ -175,7 +177,9 @@ class PreparationSpec(Record):
     """Sequences that ``teacher`` should read once for all trials: the references (False), its own
     answers (True)."""
     extra_arguments: dict[str, tuple[Method, tuple[str, ...]]] = {}
-    """Names below ``extra`` that TRL's configuration class must have, by arm."""
+    """Names below ``extra``, by arm, in the records of old versions."""
+    optimisers: dict[str, tuple[str, ...]] = {}
+    """Optimisers of each arm, whose packages ``data`` looks for."""
     own_teachers: dict[str, tuple[str, ...]] = {}
     """Teachers that arms have instead of the study's, by arm."""
     lengths: tuple[LengthLimits, ...] = ()

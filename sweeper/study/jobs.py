@@ -98,7 +98,8 @@ class RunningJob:
         else:
             return None
         remedies = speed_remedies(self.spec, phase)
-        return Failure(kind=kind, message=f"{message}, in phase {phase!r}", remedies=remedies)
+        message = f"{message}, in phase {phase!r}"
+        return Failure(kind=kind, message=message, phase=phase, remedies=remedies)
 
 
 @dataclass

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
+
+from pydantic import ValidationError
 
 from sweeper.config.lengths import study_lengths
 from sweeper.config.loading import LoadedStudy
@@ -50,11 +53,12 @@ def make_study_inputs(study: LoadedStudy, manifest: StudyManifest, cache: Path) 
 
 def with_results(inputs: StudyInputs, steps: Sequence[Step], paths: StudyPaths) -> StudyInputs:
     """Return ``inputs`` with the results of ``steps``, which are done, for later jobs."""
-    results: dict[str, str | None] = {}
+    results: dict[str, str | int | None] = {}
     for step in steps:
         outcome = read_outcome(paths.preparation(step))
         if outcome and outcome.data:
             results["data_fingerprint"] = outcome.data.fingerprint
+            results["training_rows"] = outcome.data.used
         if outcome and outcome.held_out:
             results["held_out"] = outcome.held_out
     return inputs.model_copy(update=results)
@@ -64,7 +68,6 @@ def make_spec(
     study: LoadedStudy, inputs: StudyInputs, suite: SuiteSpec, step: Step, paths: JobPaths
 ) -> PreparationSpec:
     """Return the spec of one step; ``submit`` fills in where it runs."""
-    arms = study.config.arms
     if study.test is not None and step in TEST_STEPS[0]:
         suite = suite_spec(study.test)
     return PreparationSpec(
@@ -72,9 +75,7 @@ def make_spec(
         origin=inputs,
         needs_teacher_outputs=study.config.needs_teacher_outputs(),
         reads=tuple(sorted(study.config.teacher_reads())) if step == "teacher" else (),
-        extra_arguments={
-            name: (arm.method, _extra_names(study, name)) for name, arm in arms.items()
-        },
+        optimisers=_optimisers(study) if step == "data" else {},
         shapes=wanted(study.config) if step == "data" else (),
         own_teachers=_own_teachers(study) if step == "data" else {},
         lengths=study_lengths(study.config) if step == "data" else (),
@@ -91,16 +92,21 @@ def is_done(spec: PreparationSpec, paths: StudyPaths) -> bool:
     if outcome is None or outcome.state != "completed":
         return False
     try:
-        text = files.spec.read_bytes()
-        before = redacted(PreparationSpec.model_validate_json(text).model_dump(mode="json"))
-        lacking = {"shapes", "lengths"} - json.loads(text).keys()
+        text = files.spec.read_text(encoding="utf-8")
+        before = json.loads(text)
     except (OSError, ValueError):
         return False
-    now = redacted(spec.model_dump(mode="json"))
-    same = {"origin", "suite", "test_suite", "needs_teacher_outputs", "reads", "extra_arguments"}
-    # Specs of older studies lack keys: these are what they are now, others have their defaults.
-    later = {"own_teachers", "shapes", "lengths"} - lacking
-    return all(before[key] == now[key] for key in same | later)
+    written = set(before)
+    # Specs of older studies lack keys, whose defaults are what was done.
+    with suppress(ValidationError):  # where a hidden secret had to be something else
+        before = PreparationSpec.model_validate_json(text).model_dump(mode="json")
+    before, now = redacted(before), redacted(spec.model_dump(mode="json"))
+    # It follows from the data.
+    before["origin"].pop("training_rows", None)
+    now["origin"].pop("training_rows", None)
+    same = ("origin", "suite", "test_suite", "needs_teacher_outputs", "reads", "own_teachers")
+    later = [key for key in ("shapes", "lengths", "optimisers") if key in written]
+    return all(before[key] == now[key] for key in (*same, *later))
 
 
 def is_cached(step: Step, paths: StudyPaths) -> bool:
@@ -131,7 +137,7 @@ def explain(study: LoadedStudy, step: str, outcome: Outcome | None, files: JobPa
         return ConfigError([problem_of(study, problem) for problem in outcome.examination.problems])
     if failure is not None and failure.kind in ("bad_input", "full_disk"):
         return stopped_by(study, failure)
-    reason = failure.message if failure else "its process ended without an outcome"
+    reason = failure.told() if failure else "its process ended without an outcome"
     return SweeperError(f"The preparation ({step}) failed: {reason}\nThe log is {files.log}.")
 
 
@@ -149,12 +155,13 @@ def problem_of(study: LoadedStudy, failure: Failure) -> Problem:
     return Problem(source=str(study.path), message=failure.message)
 
 
-def _extra_names(study: LoadedStudy, arm: str) -> tuple[str, ...]:
-    settings, search = study.config.arms[arm].settings, study.config.arms[arm].search
-    names = {*study.config.training.extra, *settings.get("extra", {})}
-    prefix = "extra."
-    names |= {key.removeprefix(prefix) for key in (*settings, *search) if key.startswith(prefix)}
-    return tuple(sorted(names))
+def _optimisers(study: LoadedStudy) -> dict[str, tuple[str, ...]]:
+    """Return the optimisers that each arm may train with."""
+    default = ((), study.config.training.optim)
+    return {
+        name: tuple(str(value) for _, value in (*arm.places("optim"),) or (default,))
+        for name, arm in study.config.arms.items()
+    }
 
 
 def _own_teachers(study: LoadedStudy) -> dict[str, tuple[str, ...]]:

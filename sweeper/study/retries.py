@@ -13,6 +13,7 @@ from sweeper.foundation.secrets import redact_credentials
 from sweeper.records import Cost, Failure, FailureKind, Outcome, TrialSpec
 from sweeper.records.layout import JobPaths
 from sweeper.records.outcome_files import read_outcome
+from sweeper.records.remedies import helps_training
 
 MOST = 3
 """Attempts of a trial whose process keeps disappearing."""
@@ -113,10 +114,14 @@ def out_of_memory_attempts(files: JobPaths) -> list[Outcome]:
 def may_be_smaller(spec: TrialSpec, outcome: Outcome, files: JobPaths) -> bool:
     """Return whether the trial gets another attempt with half the rows in a micro-batch.
 
-    A trial that ran out of memory gets one such attempt, if its rows can be halved.
+    A trial that ran out of memory gets one such attempt, if it was being trained and its rows can
+    be halved. A student that does not fit while it is scored is scored in smaller batches by the
+    same process, so a finished training is never repeated.
     """
     return (
         _is_out_of_memory(outcome)
+        and outcome.failure is not None
+        and helps_training(outcome.failure.phase)
         and spec.settings.per_device_train_batch_size % 2 == 0
         and not out_of_memory_attempts(files)
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sweeper.config.arms import ArmConfig
 from sweeper.config.compute import ComputeConfig
-from sweeper.config.settings import TrainingConfig, effective, model_settings, resolve
+from sweeper.config.settings import TrainingConfig, effective, in_steps, model_settings, resolve
 from sweeper.records import (
     ConfirmationRun,
     IntermediatePoint,
@@ -67,9 +67,12 @@ class TrialSpecs:
         attempt = archive_attempt(files)
         arm, study_seed = self.arms[name], self.inputs.seed
         settings = effective(arm.method, resolve(self.training, arm.settings, asked.params))
+        settings = in_steps(settings, self.inputs.training_rows, place.processes)
         seed = trial_seed(study_seed, name, asked.number)
         if run is not None:
-            settings = settings.model_copy(update={"max_steps": run.max_steps})
+            settings = settings.model_copy(
+                update={"max_steps": run.max_steps, "num_train_epochs": None}
+            )
             # The same for all arms, so that they share what chance there is.
             seed = confirmation_seed(study_seed, run.seed)
         if too_large := out_of_memory_attempts(files):

@@ -125,6 +125,11 @@ class Trials:
         if retries.may_be_smaller(spec, outcome, files):
             self._run_again(arm, spec, "ran out of memory; it runs again in smaller batches")
             return None
+        if outcome.scores is not None and outcome.scores.batch_size is not None:
+            self.collaborators.observer.message(
+                f"{spec.arm} #{spec.number} ran out of memory while it was scored; it was scored"
+                f" again with a batch size of {outcome.scores.batch_size}"
+            )
         arm.ended[spec.number] = summarize(outcome)
         self.collaborators.observer.ended(spec, outcome)
         self.recorder.record(arm, spec, outcome)

@@ -109,11 +109,11 @@ def as_tags(values: Mapping[str, object]) -> dict[str, str]:
 
 
 def effective_settings(method: Method, settings: MethodSettings) -> dict[str, Any]:
-    """Return the settings that change what a trial of ``method`` does, without ``extra``.
+    """Return the settings that change what a trial of ``method`` does, without mappings.
 
     ``supervised_kd`` is GKD at ``lmbda = 0`` and ``beta = 0``, and shows as that.
     """
-    values = settings.model_dump(exclude={"extra"})
+    values = settings.model_dump(exclude={"extra", "lr_scheduler_kwargs"})
     # How much is done at a time, and how often it is saved, changes no result.
     alive = (set(known_settings(method)) & set(values)) - {"checkpoint_every", "rollout_batch_size"}
     if method == "supervised_kd":
@@ -147,8 +147,9 @@ def trial_params(spec: TrialSpec) -> dict[str, str]:
     if inputs.student.quantization is not None:
         values["student/quantization"] = inputs.student.quantization
     values |= settings
-    for name, value in spec.settings.extra.items():
-        values[f"training/extra.{name}"] = value
+    for key in ("extra", "lr_scheduler_kwargs"):
+        for name, value in getattr(spec.settings, key).items():
+            values[f"training/{key}.{name}"] = value
     if spec.method != "sft":
         values |= {"teacher/model": inputs.teacher.model, "teacher/dtype": inputs.teacher.dtype}
         if inputs.teacher.quantization is not None:
@@ -169,7 +170,11 @@ def _namespaced(name: str) -> str:
     # Dropout is no parameter of GKD: every method turns it off or leaves it on.
     if name in GKD_KEYS and name != "disable_dropout":
         return f"gkd/{name}"
-    if name in TRAINING_KEYS or name == "disable_dropout" or name.startswith("extra."):
+    if (
+        name in TRAINING_KEYS
+        or name == "disable_dropout"
+        or name.startswith(("extra.", "lr_scheduler_kwargs."))
+    ):
         return f"training/{name}"
     return f"study/{name}"
 

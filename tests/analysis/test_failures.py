@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from sweeper.analysis.failures import FailureGroup, failure_groups
+from sweeper.analysis.failures import FailureGroup, failure_groups, rescored_trials
+from sweeper.records import Outcome
 from sweeper.records.study_record import TrialRecord
-from sweeper.reporting.text.training import failure_sentence
+from sweeper.reporting.text.training import failure_sentence, rescored_sentence
 from tests.support.example_study import arm, completed, failed, study, trial
 
 
@@ -63,3 +64,21 @@ def test_what_the_lightest_trial_itself_left_to_try_is_told_where_memory_ran_out
         trials.append(record.model_copy(update={"settings": settings}))
     [group] = groups(trials)
     assert group.remedies == ("b",)
+
+
+def test_trials_that_were_scored_in_smaller_batches_are_counted_with_the_key_that_saves_it() -> (
+    None
+):
+    def scored(size: int | None) -> Outcome:
+        outcome = completed(0.5)
+        assert outcome.scores is not None
+        scores = outcome.scores.model_copy(update={"batch_size": size})
+        return outcome.model_copy(update={"scores": scores})
+
+    trials = [trial(n, scored(size)) for n, size in enumerate((None, 32, None, 8))]
+    record = study([arm("gkd", trials), arm("sft", [trial(0, scored(None)), trial(1, failed())])])
+    [group] = rescored_trials(record)
+    assert (group.arm, group.trials, group.confirmation_runs) == ("gkd", (1, 3), 0)
+    sentence = rescored_sentence(group)
+    assert sentence.startswith("trials #1, #3 ran out of memory while they were scored")
+    assert sentence.endswith("evaluation: {batch_size: 8}")

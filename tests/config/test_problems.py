@@ -121,6 +121,29 @@ ONE_MISTAKE = [
     ),
     (
         "adder-student}",
+        "adder-student, lora: {target_modules: .*_proj}}",
+        "target",
+        "student.lora.target_modules",
+        "expected a list or 'all-linear', found '.*_proj'",
+    ),
+    *(
+        (
+            "adder-student}",
+            f"adder-student, lora: {{target_modules: [q_proj, {name}]}}}}",
+            name,
+            "student.lora.target_modules.1",
+            f"{expected}, found '{name}'" if "head" in expected else expected,
+        )
+        for name, expected in {
+            "lm_head": "expected no head",
+            "model.lm_head": "expected no head",
+            "embed_out": "expected no head",
+            "output_layer": "expected no head",
+            "all-linear": "expected all-linear alone",
+        }.items()
+    ),
+    (
+        "adder-student}",
         "adder-student, keep_layers: 1}",
         "keep_layers",
         "student.keep_layers",

@@ -275,21 +275,6 @@ def test_a_learning_rate_that_diverges(tmp_path: Path, resources: Resources) -> 
         train(make_study_inputs(tmp_path), resources, "sft", learning_rate=1e30, max_steps=8)
 
 
-@pytest.mark.parametrize(
-    ("extra", "message"),
-    [
-        ({"learning_rat": 1}, "learning_rat"),
-        ({"learning_rate": 1.0}, "a setting of its own"),
-        ({"lr_scheduler_kwargs": 3, "eval_strategy": "never"}, "eval_strategy|never|valid"),
-    ],
-)
-def test_extra_arguments_are_checked_by_the_class(
-    tmp_path: Path, resources: Resources, extra: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(BadInputError, match=message):
-        train(make_study_inputs(tmp_path), resources, "sft", extra=extra)
-
-
 def test_real_rows_through_a_chat_template(
     tmp_path: Path, resources: Resources, tiny_teacher: str, tiny_student: str
 ) -> None:

@@ -24,6 +24,7 @@ from tests.support.study_folders import (
     sweeper,
     trial_runs,
 )
+from tests.support.tiny_models import make_tiny
 from tests.support.tiny_studies import DATA, ROOT, write_yaml
 from tests.support.whole_studies import wait_beside
 
@@ -253,6 +254,57 @@ def test_a_trial_that_is_out_of_memory_runs_once_more_in_smaller_batches(
     specs = [json.loads((trial / at / "spec.json").read_text()) for at in ("attempts/1", "")]
     sizes = ("per_device_train_batch_size", "gradient_accumulation_steps")
     assert [[spec["settings"][name] for name in sizes] for spec in specs] == [[4096, 1], [2048, 2]]
+
+
+def test_a_trial_that_is_out_of_memory_while_it_is_scored_is_not_trained_again(
+    write_study: Callable[..., Path], tmp_path: Path
+) -> None:
+    # Eager attention on 1,000 tokens takes about 25 MiB a document: 1.6 GiB for all at a time.
+    long = {"max_position_embeddings": 4096}
+    models = [make_tiny(tmp_path / name, "qwen2", **long) for name in ("teacher", "student")]
+    rows = [{"prompt": f"Say {n}.", "completion": f"{n}"} for n in range(8)]
+    documents = [{"text": f"{n} " * 350, "answer": f"{n}"} for n in range(10, 74)]
+    for name, lines in (("rows", rows), ("documents", documents)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    task = {
+        "task": "long",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": "documents.jsonl"}},
+        "test_split": "test",
+        "output_type": "loglikelihood",
+        "doc_to_text": "{{text}}",
+        "doc_to_target": "{{answer}}",
+        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
+    }
+    (tmp_path / "tasks").mkdir()
+    write_yaml(tmp_path / "tasks" / "long.yaml", {**task, **{"num_fewshot": 0}})
+    (tmp_path / "documents.jsonl").rename(tmp_path / "tasks" / "documents.jsonl")
+    tasks = [{"task": "long", "documents": [0, 64], "metric": "acc"}]
+    write_yaml(tmp_path / "long.yaml", {"suite": "long", "task_paths": ["tasks"], "tasks": tasks})
+    study = write_study(
+        trials=1,
+        teacher={"model": models[0]},
+        student={"model": models[1], "init_kwargs": {"attn_implementation": "eager"}},
+        data={"train": {"path": "rows.jsonl"}},
+        training={"max_steps": 2, "per_device_train_batch_size": 2, "max_length": 96},
+        arms={"sft": {}},
+        evaluation={"selection": "long.yaml", "batch_size": 64},
+        compute={"memory_limit": 2.5},
+    )
+    done = run(study)
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert "sft #0 ran out of memory while it was scored; it was scored again with a" in said
+    [outcome] = outcomes(study.parent).values()
+    assert (outcome["state"], outcome["attempt"]) == ("completed", 1)
+    assert outcome["scores"]["batch_size"] in (2, 4, 8, 16, 32)
+    trial = study.parent / "runs" / "tiny" / "arms" / "sft" / "0000"
+    assert not (trial / "attempts").exists()
+    phases = [json.loads(line) for line in (trial / "progress.jsonl").read_text().splitlines()]
+    assert sum(row["phase"] == "train" and row.get("step") == 0 for row in phases) == 1
+    assert sum(row["phase"] == "evaluate" for row in phases) > 1
+    report = (study.parent / "reports" / "tiny" / "report.md").read_text()
+    assert "ran out of memory while they were scored" in report
 
 
 @pytest.mark.soak

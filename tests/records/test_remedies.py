@@ -12,11 +12,12 @@ import pytest
 from sweeper.config.loading import load_study
 from sweeper.config.models import LoraConfig, ModelConfig, StudentConfig
 from sweeper.config.settings import MethodSettings
-from sweeper.records import Failure, TrialSpec
+from sweeper.records import INTERIM_PHASE, Failure, TrialSpec
 from sweeper.records.remedies import (
     Setup,
     advice,
     divergence_remedies,
+    memory_remedies,
     smaller_batches,
     speed_remedies,
 )
@@ -93,14 +94,13 @@ def test_a_diverged_training_is_told_what_is_not_done_yet(spec: Spec) -> None:
 
 def test_a_slow_training_is_told_what_would_make_it_faster(spec: Spec) -> None:
     once = "an arm seqkd, which asks the teacher once"
-    flash = "flash attention (init_kwargs: {attn_implementation: flash_attention_2})"
+    fused = "torch's own attention (without attn_implementation: eager)"
     slow = spec("gkd", "cuda:0", gradient_accumulation_steps=4, rollout_batch_size=2)
     assert speed_remedies(slow, "train") == (
         "a lower max_new_tokens",
         "a larger per_device_train_batch_size with fewer gradient_accumulation_steps, if memory"
         " allows it",
         "a larger rollout_batch_size",
-        flash,
         "teacher.compile: true",
         "fewer max_steps",
         once,
@@ -109,10 +109,9 @@ def test_a_slow_training_is_told_what_would_make_it_faster(spec: Spec) -> None:
     assert off_policy == ("teacher.compile: true", "fewer max_steps", once)
     assert speed_remedies(spec("sft"), "train") == ("fewer max_steps",)
     quick = {"model": "builtin/adder-teacher", "compile": True}
-    quick["init_kwargs"] = {"attn_implementation": "flash_attention_2"}
-    assert flash in speed_remedies(spec("gkd", "cuda:0", teacher=quick), "train")
-    student = {"model": "builtin/adder-student", "init_kwargs": quick["init_kwargs"]}
-    done = speed_remedies(spec("gkd", "cuda:0", teacher=quick, student=student), "train")
+    eager = {"model": "builtin/adder-student", "init_kwargs": {"attn_implementation": "eager"}}
+    assert fused in speed_remedies(spec("gkd", "cuda:0", teacher=quick, student=eager), "train")
+    done = speed_remedies(spec("gkd", "cuda:0", teacher=quick), "train")
     assert done == ("a lower max_new_tokens", "fewer max_steps", once)
 
 
@@ -121,6 +120,15 @@ def test_what_is_slow_to_score_is_not_trained_otherwise(spec: Spec) -> None:
         "a larger evaluation.batch_size",
         "fewer documents in the suite",
     )
+
+
+def test_what_helps_where_memory_ran_out_depends_on_the_phase(spec: Spec) -> None:
+    trial = spec("gkd", per_device_train_batch_size=4)
+    trained = memory_remedies(trial, "train")
+    assert trained[0].startswith("per_device_train_batch_size: 2")
+    assert memory_remedies(trial, "load") == trained[1:3] + trained[-1:]
+    scored = ("a suite with shorter prompts (num_fewshot)", "a smaller model")
+    assert memory_remedies(trial, "evaluate") == memory_remedies(trial, INTERIM_PHASE) == scored
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from sweeper.config.settings import MethodSettings, without_effect
 COSTLY = (
     "lmbda",
     "max_steps",
+    "num_train_epochs",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "max_length",

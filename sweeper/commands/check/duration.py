@@ -116,12 +116,8 @@ def slow_findings(
                 " gradient_accumulation_steps: the same step in fewer passes."
             )
         models: dict[str, ModelConfig] = {"teacher": teacher, "student": student}
-        plain = [n for n, model in models.items() if "attn_implementation" not in model.init_kwargs]
-        if timing.device.startswith("cuda") and plain:
-            advice.append(
-                f"Use Flash Attention 2 for the {listed(plain)}:"
-                " init_kwargs: {attn_implementation: flash_attention_2}."
-            )
+        if eager := [name for name, model in models.items() if model.is_eager()]:
+            advice.append(f"Leave out attn_implementation: eager of the {listed(eager)}.")
         if asked >= _LARGE and not teacher.compile:
             advice.append("Compile the teacher: compile: true.")
         sampled = ""

@@ -121,7 +121,8 @@ def _dead_in_training(
             yield _dead(unread, f"with engine: {fixed.engine}", "Leave it out.")
         return
     every, steps = fixed.checkpoint_every, fixed.max_steps
-    if every is not None and every >= steps and "max_steps" not in arm.search:
+    counted = fixed.num_train_epochs is None and "max_steps" not in arm.search
+    if every is not None and every >= steps and counted:
         why = f"in trainings of {steps:,} steps"
         yield _dead(["checkpoint_every"], why, "Write a smaller number, or leave it out.")
 
@@ -162,8 +163,7 @@ def _attention(config: StudyConfig, devices: Sequence[str]) -> Iterator[Finding]
         for role, model in (("teacher", config.teacher), ("student", config.student))
     }
     advice = ""
-    if not all(name.startswith("flash") for name in asked.values()):
-        advice = "Long texts are faster with init_kwargs: {attn_implementation: flash_attention_2}"
-        advice += " next to model (pip install flash-attn)."
+    if "eager" in asked.values():
+        advice = "Leave attn_implementation: eager out: sdpa is faster and takes less memory."
     detail = ", ".join(f"{name} in the {role}" for role, name in asked.items())
     yield Finding(state="ok", what="attention", detail=detail, advice=advice)

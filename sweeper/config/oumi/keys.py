@@ -39,12 +39,7 @@ TAKEN: Mapping[str, KeyPath] = {
     **{f"training.{name}": ("training", name) for name in _SAME_TRAINING},
     "training.optimizer": ("training", "optim"),
     "training.enable_gradient_checkpointing": ("training", "gradient_checkpointing"),
-    "training.gradient_checkpointing_kwargs": (
-        "training",
-        "extra",
-        "gradient_checkpointing_kwargs",
-    ),
-    "training.lr_scheduler_kwargs": ("training", "extra", "lr_scheduler_kwargs"),
+    "training.lr_scheduler_kwargs": ("training", "lr_scheduler_kwargs"),
     "training.save_steps": ("training", "checkpoint_every"),
     "training.seed": ("seed",),
     "training.gkd.teacher_model_name_or_path": ("teacher", "model"),
@@ -53,6 +48,7 @@ TAKEN: Mapping[str, KeyPath] = {
     "peft.lora_alpha": ("student", "lora", "alpha"),
     "peft.lora_dropout": ("student", "lora", "dropout"),
     "peft.lora_target_modules": ("student", "lora", "target_modules"),
+    "peft.lora_modules_to_save": ("student", "lora", "modules_to_save"),
 }
 """Keys that are the same thing under another name, or even the same one."""
 
@@ -96,7 +92,7 @@ _SHARDS = "compute.shard_student divides the student among a trial's devices"
 _TOKENS = "sequences are tokenized once, before training"
 _OTHER_TRAINER = "it belongs to another trainer"
 _TOKENIZER = "the student's own tokenizer and chat template are used"
-_ADAPTER = "adapters have a rank, a scale, dropout and target modules here"
+_ADAPTER = "adapters have a rank, a scale, dropout and modules here"
 _QUANTIZATION = "quantised weights are stored in the library's default way"
 _NO_COUNTERPART = "there is no such option here"
 
@@ -123,6 +119,7 @@ NOT_TAKEN: Mapping[str, str] = {
     "data.train.mixture_strategy": "a study has one data set",
     "data.train.seed": _SEED,
     "data.train.use_torchdata": _TOKENS,
+    "training.gradient_checkpointing_kwargs": "recomputation is never reentrant",
     "training.output_dir": _FILES,
     "training.logging_dir": _FILES,
     "training.run_name": "a study has a name of its own",
@@ -165,7 +162,6 @@ NOT_TAKEN: Mapping[str, str] = {
     "training.sgd_momentum": _OTHER_TRAINER,
     "training.verl_config_overrides": _OTHER_TRAINER,
     "peft.lora_target_parameters": _ADAPTER,
-    "peft.lora_modules_to_save": _ADAPTER,
     "peft.lora_bias": _ADAPTER,
     "peft.lora_init_weights": _ADAPTER,
     "peft.lora_task_type": "students are causal language models",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.config.base import short
+from sweeper.config.extra import allowed, instead
 from sweeper.config.oumi.keys import (
     DATASET_KWARGS_NOT_TAKEN,
     DATASET_NOT_TAKEN,
@@ -191,8 +192,12 @@ def _read(recipe: Recipe, key: str, where: KeyPath, value: Any) -> None:
             _take(recipe, ("training", setting), where, True)
     elif key == "training.trainer_kwargs":
         for name, argument in _mapping(value).items():
-            to = ("max_length",) if name == "max_length" else ("extra", name)
-            _take(recipe, ("training", *to), (*where, name), argument)
+            if name == "max_length":
+                _take(recipe, ("training", name), (*where, name), argument)
+            elif name in allowed("gkd", "sweeper"):
+                _take(recipe, ("training", "extra", name), (*where, name), argument)
+            else:
+                _note(recipe, (*where, name), instead(name) or "it has no effect here")
     elif key == "peft.q_lora" and _flag(value):
         bits = recipe.file.values["peft"].get("q_lora_bits", 4)
         _take(recipe, ("student", "quantization"), where, f"int{bits}")

@@ -78,6 +78,7 @@ def write_recipe(
             adapter["target_modules"] = None  # What Oumi does without a list.
         if float(adapter["alpha"]).is_integer():
             adapter["alpha"] = int(adapter["alpha"])  # Oumi takes whole numbers only.
+        adapter["modules_to_save"] = adapter["modules_to_save"] or None
         values["peft"] = _same(adapter, "student", "lora")
         if bits := _bits(config.student):
             values["peft"] |= {"q_lora": True, "q_lora_bits": bits}
@@ -96,9 +97,6 @@ def _training(settings: MethodSettings) -> dict[str, Any]:
     found = _same(kept, "training")
     if settings.bf16 or settings.fp16:
         found["mixed_precision_dtype"] = "BF16" if settings.bf16 else "FP16"
-    for name in ("lr_scheduler_kwargs", "gradient_checkpointing_kwargs"):
-        if name in extra:
-            found[name] = extra.pop(name)
     if extra:
         found["trainer_kwargs"] = extra
     return found
@@ -236,6 +234,10 @@ def _unsaid(
             " study by those that were generated (docs/training.md): the same learning rate may be"
             " another."
         )
+    lora = config.student.lora
+    kinds = [key for key in ("use_rslora", "use_dora") if lora and getattr(lora, key)]
+    if kinds:
+        found.append(f"The study's adapter has {' and '.join(kinds)}, which is not said here.")
     if settings.seq_kd:
         found.append("With seq_kd the trainer samples new answers from the teacher at every step.")
     return found

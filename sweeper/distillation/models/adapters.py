@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from sweeper.config.base import Scalar
-from sweeper.config.models import LoraConfig, ModelConfig
+from sweeper.config.base import Scalar, short
+from sweeper.config.models import NO_HEAD, LoraConfig, ModelConfig, StudentConfig
 from sweeper.distillation.models.late_bitsandbytes import import_bitsandbytes
-from sweeper.distillation.models.loading import load_model
+from sweeper.distillation.models.loading import load_model, without_weights
+from sweeper.foundation.errors import BadInputError
+
+_TARGETS, _SAVED = ("student", "lora", "target_modules"), ("student", "lora", "modules_to_save")
+
+
+def check_adapter(student: StudentConfig) -> None:
+    """Check on a student without weights that its modules can be adapted.
+
+    Raises:
+        BadInputError: As ``add_adapter``.
+    """
+    if student.lora is None:
+        return
+    try:
+        bare = without_weights(student)
+    except BadInputError:
+        raise
+    except Exception:  # from the model's own code, which may need values
+        traceback.print_exc()
+    else:
+        add_adapter(bare, student.lora, {}, seed=0)
 
 
 def add_adapter(
@@ -20,8 +43,10 @@ def add_adapter(
 ) -> Any:
     """Return the model with a fresh low-rank adapter, initialised from ``seed``.
 
-    Its own weights are frozen in place. ``changes`` are the arm's own ``r``, ``alpha`` or
-    ``dropout``.
+    Its own weights are frozen in place. ``changes`` are the arm's own values over ``lora``.
+
+    Raises:
+        BadInputError: A name fits no module, or one that cannot be adapted, such as the head.
     """
     import_bitsandbytes()
     from peft import LoraConfig as PeftLoraConfig
@@ -29,16 +54,57 @@ def add_adapter(
 
     values = {**lora.model_dump(), **changes}
     modules = values["target_modules"]
+    _check_modules(model, lora)
     config = PeftLoraConfig(
         task_type="CAUSAL_LM",
         r=values["r"],
         lora_alpha=values["alpha"],
         lora_dropout=values["dropout"],
         target_modules=modules if isinstance(modules, str) else list(modules),
+        use_rslora=values["use_rslora"],
+        use_dora=values["use_dora"],
+        modules_to_save=list(values["modules_to_save"]) or None,
     )
-    with torch.random.fork_rng(devices=[]):
+    # Elsewhere PEFT draws weights on the CPU, so that they are the same on every device.
+    place = torch.device("meta") if model.device.type == "meta" else nullcontext()
+    with torch.random.fork_rng(devices=[]), place:
         torch.manual_seed(seed)
-        return get_peft_model(model, config)
+        try:
+            return get_peft_model(model, config)
+        except ValueError as error:
+            message = f"PEFT cannot adapt them: {str(error).splitlines()[0]}"
+            raise BadInputError(message, _TARGETS) from error
+
+
+def _check_modules(model: PreTrainedModel, lora: LoraConfig) -> None:
+    """Check that each name fits a module, and that the head stays as it is.
+
+    Raises:
+        BadInputError: One does not, or the head would be adapted, or untied from the embeddings.
+    """
+    named = dict(model.named_modules())
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    tied = head is not None and head.weight is embeddings.weight
+    targets = lora.target_modules if isinstance(lora.target_modules, tuple) else ()
+    for key, names in ((_TARGETS, targets), (_SAVED, lora.modules_to_save)):
+        for name in names:
+            fitting = [part for at, part in named.items() if f".{at}".endswith(f".{name}")]
+            if not fitting:
+                known = sorted({at.rpartition(".")[2] for at, part in named.items() if _leaf(part)})
+                message = f"expected names of the student's modules ({', '.join(known)}), found"
+                raise BadInputError(f"{message} {short(name)}", key)
+            if key is _TARGETS and head in fitting:
+                raise BadInputError(f"expected no head, found {short(name)}: {NO_HEAD}", key)
+            if tied and (head in fitting or embeddings in fitting):
+                message = (
+                    f"expected neither embeddings nor head, found {short(name)}: in this student"
+                    " both are one weight, which training one of them would untie"
+                )
+                raise BadInputError(message, key)
+
+
+def _leaf(module: torch.nn.Module) -> bool:
+    return not any(True for _ in module.children()) and any(True for _ in module.parameters())
 
 
 def adapter_weights(model: Any) -> Iterator[Tensor]:

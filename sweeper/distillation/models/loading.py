@@ -130,6 +130,12 @@ def check_attention(model: ModelConfig, *, here: bool = False) -> None:
         raise BadInputError(f"{name} needs a device that the installed {package} works on")
 
 
+def stored_dtype(config: PretrainedConfig) -> torch.dtype:
+    """Return the type that a model's weights are stored in."""
+    found = config.get_text_config().dtype or config.dtype
+    return found if isinstance(found, torch.dtype) else torch.float32
+
+
 def load_tokenizer(model: ModelConfig, *, plain: bool = False) -> PreTrainedTokenizerBase:
     """Load the tokenizer, with a padding token and a chat template: its own one unless ``plain``.
 
@@ -213,6 +219,31 @@ def load_model(model: ModelConfig, device: str, *, seed: int = 0) -> PreTrainedM
     if model.compile:
         compile_reading(loaded.eval())
     return loaded.eval()
+
+
+def without_weights(
+    model: ModelConfig, dtype: torch.dtype = torch.float32, config: PretrainedConfig | None = None
+) -> PreTrainedModel:
+    """Return the model with the layers and rows that it keeps, as tensors without values.
+
+    ``config`` is the model's configuration, if it was read; it is changed in place.
+
+    Raises:
+        BadInputError: Its configuration cannot be read, or it lacks layers of ``keep_layers``.
+    """
+    config = config or read_config(model)
+    if model.keep_layers is not None:
+        layer_dropping.shrink_config(config, layer_dropping.chosen(model.keep_layers, config))
+    if model.vocab_size is not None:
+        config.get_text_config().vocab_size = model.vocab_size
+    with torch.device("meta"):
+        made: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config,
+            dtype=dtype,
+            trust_remote_code=model.trust_remote_code,
+            attn_implementation=model.init_kwargs.get("attn_implementation"),
+        )
+    return made
 
 
 @contextmanager

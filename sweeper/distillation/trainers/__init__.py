@@ -29,7 +29,7 @@ from typing import Any
 
 from trl.trainer.utils import disable_dropout_in_model
 
-from sweeper.distillation.trainers.arguments import argument_names, arguments, uses_teacher
+from sweeper.distillation.trainers.arguments import arguments, uses_teacher
 from sweeper.distillation.trainers.distiller import Distiller, Sampling, autocast_dtype
 from sweeper.distillation.trainers.losses import ReferenceLoss, TeacherLoss, TokenLoss
 from sweeper.distillation.trainers.stock import (
@@ -47,7 +47,6 @@ __all__ = [
     "StockSFTTrainer",
     "TeacherLoss",
     "TokenLoss",
-    "argument_names",
     "arguments",
     "autocast_dtype",
     "uses_teacher",

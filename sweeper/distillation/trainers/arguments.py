@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 from transformers import TrainingArguments
@@ -17,11 +16,6 @@ from sweeper.foundation.errors import BadInputError
 def uses_teacher(method: Method) -> bool:
     """Return whether the method's loss compares with the teacher, token by token."""
     return method in ("gkd", "supervised_kd")
-
-
-def argument_names(method: Method, engine: str) -> set[str]:
-    """Return the arguments of the engine's configuration class, which ``extra`` may name."""
-    return {item.name for item in fields(_config_class(method, engine)) if item.init}
 
 
 def _config_class(method: Method, engine: str) -> Any:
@@ -46,7 +40,7 @@ def arguments(
         seed: Seed of the data order and of dropout.
 
     Raises:
-        BadInputError: The class refuses a value, or ``extra`` names an argument that sweeper sets.
+        BadInputError: The class refuses a value.
     """
     kind = _config_class(method, settings.engine)
     if settings.optim != MethodSettings.model_fields["optim"].default:
@@ -60,6 +54,7 @@ def arguments(
             "gradient_accumulation_steps",
             "learning_rate",
             "lr_scheduler_type",
+            "lr_scheduler_kwargs",
             "weight_decay",
             "adam_beta1",
             "adam_beta2",
@@ -109,9 +104,6 @@ def arguments(
             disable_dropout=settings.disable_dropout,
             seq_kd=settings.seq_kd,
         )
-    clash = sorted(set(settings.extra) & (set(values) | {"warmup_ratio", "gradient_checkpointing"}))
-    if clash:
-        raise BadInputError(f"training.extra names {clash[0]!r}, which is a setting of its own.")
     # All parameters take part in each step, and buffers are equal.
     copies = {"ddp_find_unused_parameters": False, "ddp_broadcast_buffers": False}
     try:

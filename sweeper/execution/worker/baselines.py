@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from sweeper.config.settings import resolve
+from sweeper.config.settings import in_steps, resolve
 from sweeper.distillation.data.training_data import TrainingData, read_training_data
 from sweeper.distillation.models.loading import end_token_ids
 from sweeper.distillation.teacher import kl_probe, outputs
@@ -31,7 +31,7 @@ def score_baseline(spec: PreparationSpec, progress: ProgressWriter) -> dict[str,
         model = starting_student(data, resources, progress.train)
     progress.phase("score")
     found: dict[str, Any] = {"model_parameters": parameters(model)}
-    found["scores"] = scored(spec, model, data)
+    found["scores"] = scored(spec, model, data, progress)
     if spec.step == "teacher":
         found |= _ask_teacher(spec, model, data, progress)
     return found
@@ -62,6 +62,7 @@ def _ask_teacher(
         progress.phase("teacher states")
         settings = resolve(inputs.training, {"lmbda": 0.0, "seq_kd": own})
         sequences = training_sequences(data, teacher, "gkd", settings)
+        settings = in_steps(settings, len(sequences.sequences), spec.place.processes)
         stored_teacher_states(
             loaded,
             sequences,

@@ -9,9 +9,13 @@ import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from sweeper.config.attention import attention_problem, precisions
+from sweeper.config.models import ModelConfig, StudentConfig
+from sweeper.config.optimisation import BITSANDBYTES
 from sweeper.distillation.data.compatibility import aligned, template_note, token_ids
 from sweeper.distillation.data.examples import (
     Example,
@@ -28,9 +32,9 @@ from sweeper.distillation.data.training_data import (
     student_training_data,
     unpack_model,
 )
-from sweeper.distillation.memory_shape import shapes_of
-from sweeper.distillation.models.loading import load_tokenizer, turn_end_ids
-from sweeper.distillation.trainers import argument_names
+from sweeper.distillation.memory_shape import shapes_of, weights_dtype
+from sweeper.distillation.models.adapters import check_adapter
+from sweeper.distillation.models.loading import load_tokenizer, read_config, turn_end_ids
 from sweeper.evaluation.tasks import LeafTask, load_tasks
 from sweeper.execution.worker.leakage import check_leaks
 from sweeper.execution.worker.length_checks import check_suite, check_training
@@ -87,7 +91,7 @@ def inspect_data(spec: PreparationSpec, reporter: ProgressWriter) -> dict[str, A
     """Check data, models and suites; return what the outcome records of them."""
     findings = _Findings(spec)
     reporter.phase("read the data")
-    _check_arguments(findings)
+    _check_optimisers(findings)
     _read_rows(findings)
     _read_models(findings)
     _read_own_teachers(findings)
@@ -115,13 +119,23 @@ def inspect_data(spec: PreparationSpec, reporter: ProgressWriter) -> dict[str, A
     return {"data": None if findings.problems else summary, "examination": examination}
 
 
-def _check_arguments(findings: _Findings) -> None:
-    for arm, (method, names) in findings.spec.extra_arguments.items():
-        engine = findings.spec.origin.training.engine
-        for name in sorted(set(names) - argument_names(method, engine)):
-            everywhere = name in findings.spec.origin.training.extra
-            with findings.noting(*(("training", "extra", name) if everywhere else ("arms", arm))):
-                raise BadInputError(f"the trainer of {method} has no argument {name!r}")
+def _check_optimisers(findings: _Findings) -> None:
+    """Check that the package of each optimiser is installed where trials run."""
+    everywhere = findings.spec.origin.training.optim
+    if find_spec("bitsandbytes") is not None:
+        return
+    needed = {
+        (("training", "optim") if name == everywhere else ("arms", arm)): name
+        for arm, names in findings.spec.optimisers.items()
+        for name in names
+        if name in BITSANDBYTES
+    }
+    for key, name in needed.items():
+        with findings.noting(*key):
+            raise BadInputError(
+                f"{name} needs bitsandbytes, which is not installed:"
+                " pip install 'sweeper[quantization]'"
+            )
 
 
 def _read_rows(findings: _Findings) -> None:
@@ -151,6 +165,11 @@ def _read_models(findings: _Findings) -> None:
         teacher = unpack_model("teacher", given.teacher, cache)
     with findings.noting("student"):
         student = unpack_model("student", given.student, cache)
+        check_adapter(student)
+    for role, model in (("teacher", teacher), ("student", student)):
+        if model is not None:
+            with findings.noting(role, "init_kwargs", "attn_implementation"):
+                _check_attention(findings, model)
     if teacher is not None and student is not None:
         with findings.noting("student", "vocab_size"):
             teacher, student = aligned(teacher, student)
@@ -182,6 +201,20 @@ def _read_models(findings: _Findings) -> None:
         )
 
 
+def _check_attention(findings: _Findings, model: ModelConfig) -> None:
+    """Check a model's attention in every phase, with the type that its weights are stored in."""
+    name = model.init_kwargs.get("attn_implementation")
+    if name is None:
+        return
+    training, device = findings.spec.origin.training, findings.spec.place.device
+    student = isinstance(model, StudentConfig)
+    autocast = "bfloat16" if training.bf16 else "float16" if training.fp16 else None
+    weights = weights_dtype(model, read_config(model), device)
+    phases = precisions(str(weights).removeprefix("torch."), student=student, autocast=autocast)
+    if message := attention_problem(name, phases, device, student=student):
+        raise BadInputError(message)
+
+
 def _read_own_teachers(findings: _Findings) -> None:
     """Check the teachers that arms have instead of the study's."""
     if findings.material is None or findings.origin is None:
@@ -190,6 +223,7 @@ def _read_own_teachers(findings: _Findings) -> None:
         for model in models:
             with findings.noting("arms", arm):
                 teacher = own_teacher(findings.origin, {"model": model})
+                _check_attention(findings, teacher)
                 check_teacher(findings.origin, teacher, findings.material.tokenizer)
 
 

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from sweeper.distillation.data.training_data import unpack_models
 from sweeper.execution.worker.baselines import score_baseline
 from sweeper.execution.worker.inspect_data import inspect_data
+from sweeper.execution.worker.out_of_memory import is_out_of_memory
 from sweeper.execution.worker.progress import ProgressWriter
 from sweeper.execution.worker.trial import run_trial
 from sweeper.foundation import disk
@@ -26,9 +27,6 @@ from sweeper.records.layout import JobPaths
 from sweeper.records.remedies import divergence_remedies, memory_remedies
 
 Spec = TypeVar("Spec", TrialSpec, PreparationSpec)
-
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
-"""Messages of torch, by device and allocator."""
 
 _NO_DISTRIBUTION = "probability tensor contains either `inf`, `nan`"
 """Message of torch when the stock trainer samples from a model that has diverged."""
@@ -105,11 +103,11 @@ def _failure(error: Exception, phase: str, spec: TrialSpec | PreparationSpec) ->
     if disk.is_full(error, *places):
         kind = "full_disk"
         message = disk.explain(error, *places)
-    elif isinstance(error, TrialError):
-        kind = error.kind
-    elif isinstance(error, MemoryError) or any(sign in text for sign in _OUT_OF_MEMORY):
+    elif is_out_of_memory(error):
         kind = "out_of_memory"
         message = f"while in phase {phase!r}: {message}"
+    elif isinstance(error, TrialError):
+        kind = error.kind
     elif _NO_DISTRIBUTION in text:
         kind = "diverged"
         message = f"while in phase {phase!r}: {message}"
@@ -120,19 +118,19 @@ def _failure(error: Exception, phase: str, spec: TrialSpec | PreparationSpec) ->
         {
             "kind": kind,
             "message": message,
+            "phase": phase,
             "key": getattr(error, "key", ()),
-            "remedies": _remedies(kind, spec),
+            "remedies": _remedies(kind, spec, phase),
             "details": traceback.format_exc(),
         }
     )
 
 
-def _remedies(kind: str, spec: TrialSpec | PreparationSpec) -> tuple[str, ...]:
+def _remedies(kind: str, spec: TrialSpec | PreparationSpec, phase: str) -> tuple[str, ...]:
     """Return what to try after such a failure; nothing where settings cannot help."""
-    of_kind = {"diverged": divergence_remedies, "out_of_memory": memory_remedies}
-    if isinstance(spec, TrialSpec) and kind in of_kind:
-        return of_kind[kind](spec)
-    return ()
+    if isinstance(spec, TrialSpec) and kind == "diverged":
+        return divergence_remedies(spec)
+    return memory_remedies(spec, phase) if kind == "out_of_memory" else ()
 
 
 def _without_secrets(failure: Failure, spec: TrialSpec | PreparationSpec) -> Failure:

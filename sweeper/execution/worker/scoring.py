@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,32 +13,43 @@ from sweeper.distillation.data.training_data import TrainingData
 from sweeper.distillation.models.loading import end_token_ids
 from sweeper.distillation.models.precision import computing_in
 from sweeper.evaluation.scoring import Evaluation, score
+from sweeper.execution.worker.out_of_memory import is_out_of_memory, release_memory
+from sweeper.execution.worker.progress import ProgressWriter
 from sweeper.foundation.errors import DivergedError
 from sweeper.foundation.files import write_text_atomically
 from sweeper.records import PreparationSpec, Scores, SuiteSpec, TrialSpec
 from sweeper.records.layout import JobPaths
 
 
-def scored(spec: TrialSpec | PreparationSpec, model: Any, material: TrainingData) -> Scores:
+def scored(
+    spec: TrialSpec | PreparationSpec, model: Any, material: TrainingData, progress: ProgressWriter
+) -> Scores:
     """Score ``model`` on the whole selection suite, and write its answers next to the outcome.
 
     Raises:
         DivergedError: A score is no number.
     """
-    found = evaluate(spec, model, material, spec.suite, samples=spec.origin.evaluation.samples)
+    samples = spec.origin.evaluation.samples
+    found = evaluate(spec, model, material, spec.suite, progress, samples=samples)
     paths = JobPaths(Path(spec.place.directory))
     write_text_atomically(paths.documents, _lines(found.documents))
     write_text_atomically(paths.samples, _lines(found.samples))
     return found.scores
 
 
-def tested(spec: TrialSpec, suite: SuiteSpec, model: Any, material: TrainingData) -> Scores:
+def tested(
+    spec: TrialSpec,
+    suite: SuiteSpec,
+    model: Any,
+    material: TrainingData,
+    progress: ProgressWriter,
+) -> Scores:
     """Score ``model`` on the test suite; no answers are kept, so that nobody learns from them.
 
     Raises:
         DivergedError: A score is no number.
     """
-    found = evaluate(spec, model, material, suite)
+    found = evaluate(spec, model, material, suite, progress)
     paths = JobPaths(Path(spec.place.directory))
     write_text_atomically(paths.test_documents, _lines(found.documents))
     return found.scores
@@ -49,17 +60,22 @@ def evaluate(
     model: Any,
     material: TrainingData,
     suite: SuiteSpec,
+    progress: ProgressWriter,
     *,
     documents: int | None = None,
     samples: int = 0,
 ) -> Evaluation:
     """Score ``model`` on ``suite``, in the study's declared precision.
 
+    Where memory runs out, the model is scored again with half as many documents at a time, down to
+    one; the scores record with how many.
+
     Args:
         spec: The job's.
         model: The model.
         material: The data, for its tokenizer.
         suite: The suite.
+        progress: Progress of the job, which reports that the model is scored again.
         documents: Number of each task's documents, from the first; None: all that are named.
         samples: Number of answers to keep.
 
@@ -67,20 +83,35 @@ def evaluate(
         DivergedError: A score is no number.
     """
     evaluation = spec.origin.evaluation
-    with computing_in(model, evaluation.dtype):
-        found = score(
-            model,
-            material.tokenizer,
-            suite,
-            batch_size=evaluation.batch_size,
-            chat=material.chat,
-            end_ids=end_token_ids(model, material.tokenizer),
-            system_prompt=spec.origin.data.system_prompt,
-            documents=documents,
-            samples=samples,
-            allow_code=evaluation.allow_code_execution,
-            dtype=evaluation.dtype,
-        )
+    size = evaluation.batch_size
+    while True:
+        try:
+            with computing_in(model, evaluation.dtype):
+                found = score(
+                    model,
+                    material.tokenizer,
+                    suite,
+                    batch_size=size,
+                    chat=material.chat,
+                    end_ids=end_token_ids(model, material.tokenizer),
+                    system_prompt=spec.origin.data.system_prompt,
+                    documents=documents,
+                    samples=samples,
+                    allow_code=evaluation.allow_code_execution,
+                    dtype=evaluation.dtype,
+                )
+            break
+        except Exception as error:
+            if size == 1 or not is_out_of_memory(error):
+                raise
+        # Only here, where the error no longer keeps what was computed.
+        release_memory()
+        size //= 2
+        print(f"Memory ran out; the model is scored again with a batch size of {size}.", flush=True)
+        progress.phase(progress.phase_name)
+    if size < evaluation.batch_size:
+        scores = found.scores.model_copy(update={"batch_size": size})
+        found = replace(found, scores=scores)
     for task in found.scores.tasks:
         if not math.isfinite(task.score) or not math.isfinite(task.stderr):
             reason = "the model diverged"

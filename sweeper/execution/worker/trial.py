@@ -72,6 +72,7 @@ def run_trial(spec: TrialSpec, progress: ProgressWriter) -> dict[str, Any]:
             processes=processes,
         )
         trained, meter = distil(job)
+        del job  # The optimiser and the teacher, which it may hold, need not outlast the training.
     if not processes.first:
         return {}
     if pause.pruned is not None:
@@ -85,9 +86,11 @@ def run_trial(spec: TrialSpec, progress: ProgressWriter) -> dict[str, Any]:
         }
     progress.phase("evaluate")
     with clock.timing("evaluation"):
-        evaluation = scored(spec, trained, data)
+        evaluation = scored(spec, trained, data, progress)
         check_collapse(evaluation, spec.origin.evaluation.collapsed_score)
-        on_test = tested(spec, spec.test_suite, trained, data) if spec.test_suite else None
+        on_test = None
+        if spec.test_suite is not None:
+            on_test = tested(spec, spec.test_suite, trained, data, progress)
     count = parameters(trained)
     if spec.keep is not None:
         progress.phase("save")
@@ -164,8 +167,8 @@ class _Pause:
         progress = self._progress
         progress.phase(INTERIM_PHASE, step, longest)
         with self._clock.timing("evaluation"):
-            spec = self._spec
-            evaluation = evaluate(spec, model, self._data, spec.suite, documents=point.documents)
+            spec, count = self._spec, point.documents
+            evaluation = evaluate(spec, model, self._data, spec.suite, progress, documents=count)
         interim = IntermediateScore(
             index=point.index,
             score=evaluation.scores.score,

@@ -44,12 +44,9 @@ def training_sections(lessons: TrainingLessons, images: set[str]) -> Iterator[st
         yield "## How the winners learned"
         yield f"![How the winners learned]({CURVES_IMAGE})"
         yield _curves_reading(lessons.curves)
-    if lessons.failures:
+    if failed := _failures(lessons):
         yield "## Where trials failed"
-        yield "\n".join(
-            f"- {inline(group.arm)}: {inline(training.failure_sentence(group))}."
-            for group in lessons.failures
-        )
+        yield "\n".join(f"- {inline(arm)}: {inline(sentence)}." for arm, sentence in failed)
 
 
 def training_view(lessons: TrainingLessons) -> RenderableType | None:
@@ -62,10 +59,15 @@ def training_view(lessons: TrainingLessons) -> RenderableType | None:
         parts += [part(_ADVICE_TITLE, bulleted(lines, style=""))]
     if warnings := training.rollout_warnings(lessons.rollout_stats):
         parts += [part("Rollouts", bulleted(warnings, style="yellow"))]
-    if lessons.failures:
-        failed = [f"{g.arm}: {training.failure_sentence(g)}." for g in lessons.failures]
+    if failed := [f"{arm}: {sentence}." for arm, sentence in _failures(lessons)]:
         parts += [part("Where trials failed", bulleted(map(visible, failed), style=""))]
     return Group(*parts) if parts else None
+
+
+def _failures(lessons: TrainingLessons) -> list[tuple[str, str]]:
+    """Return a sentence on each kind of failure in each arm, with the arm's name."""
+    failed = [(group.arm, training.failure_sentence(group)) for group in lessons.failures]
+    return failed + [(group.arm, training.rescored_sentence(group)) for group in lessons.rescored]
 
 
 def training_json(lessons: TrainingLessons) -> dict[str, Any]:
@@ -92,6 +94,10 @@ def training_json(lessons: TrainingLessons) -> dict[str, Any]:
         "failures": [
             {**group.model_dump(mode="json"), "sentence": training.failure_sentence(group)}
             for group in lessons.failures
+        ],
+        "rescored": [
+            {**group.model_dump(mode="json"), "sentence": training.rescored_sentence(group)}
+            for group in lessons.rescored
         ],
         "rollouts": _rollout_json(lessons),
     }

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from sweeper.analysis.advice import FEWEST_A_SIDE, Advice, Topic
-from sweeper.analysis.failures import FailureGroup
+from sweeper.analysis.failures import FailureGroup, RescoredTrials
 from sweeper.analysis.recommendation import Recommendation
 from sweeper.analysis.rollout_stats import (
     MANY_TRUNCATED,
@@ -132,6 +132,20 @@ def failure_sentence(group: FailureGroup) -> str:
     elif group.remedies:
         sentence += f". Try {formatting.listed(group.remedies, 'or')}"
     return sentence
+
+
+def rescored_sentence(group: RescoredTrials) -> str:
+    """Count the trials that were scored again, and name the key, without the final stop."""
+    jobs = []
+    if group.trials:
+        jobs.append(f"trials {formatting.trial_numbers(group.trials)}")
+    if group.confirmation_runs:
+        jobs.append(f"{group.confirmation_runs} confirmation runs")
+    return (
+        f"{formatting.listed(jobs)} ran out of memory while they were scored, and were scored again"
+        " in smaller batches, without another training. To save the first attempt write evaluation:"
+        f" {{batch_size: {group.batch_size}}}"
+    )
 
 
 def recommendation_reason(choice: Recommendation) -> str:

@@ -102,11 +102,7 @@ def test_every_kind_of_key_is_taken_over_or_reported(read_text: ReadText) -> Non
     assert recipe.values["training"] == {
         "max_length": 1024, "max_steps": 50, "per_device_train_batch_size": 2,
         "gradient_accumulation_steps": 4, "learning_rate": 1e-4, "lr_scheduler_type": "cosine",
-        "extra": {
-            "lr_scheduler_kwargs": {"num_cycles": 0.5},
-            "gradient_checkpointing_kwargs": {"use_reentrant": False},
-            "neftune_noise_alpha": 5,
-        },
+        "lr_scheduler_kwargs": {"num_cycles": 0.5}, "extra": {"neftune_noise_alpha": 5},
         "warmup_ratio": 0.1, "optim": "adamw_torch_fused", "weight_decay": 0.01,
         "max_grad_norm": 0.5, "adam_beta2": 0.95, "gradient_checkpointing": True, "bf16": True,
         "logging_steps": 1, "checkpoint_every": 10,
@@ -116,6 +112,7 @@ def test_every_kind_of_key_is_taken_over_or_reported(read_text: ReadText) -> Non
         "model.tokenizer_name", "data.train.collator_name", "data.validation", "fsdp",
         "data.train.datasets.0.shuffle", "training.output_dir", "training.enable_wandb",
         "data.train.datasets.0.dataset_kwargs.return_conversations", "peft.lora_init_weights",
+        "training.gradient_checkpointing_kwargs",
     }  # fmt: skip
 
 

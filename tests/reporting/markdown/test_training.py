@@ -90,7 +90,14 @@ def test_every_study_can_be_shown(name: str) -> None:
     assert text.count("![") == sum(figure is not None for figure in drawn.values())
     assert all(cell_len(line) <= 80 for line in terminal(lessons, 80).splitlines())
     plain = json.loads(json.dumps(training_json(lessons), allow_nan=False))
-    assert set(plain) == {"recommended", "advice", "open_advice", "failures", "rollouts"}
+    assert set(plain) == {
+        "recommended",
+        "advice",
+        "open_advice",
+        "failures",
+        "rescored",
+        "rollouts",
+    }
     for shown in (text, terminal(lessons, 120)):
         # As a trial's own setting it stands there as YAML has it.
         assert not re.search(r"(?<!\.)\bnan\b|\bNone\b", shown)

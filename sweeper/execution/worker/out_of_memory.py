@@ -1,0 +1,70 @@
+"""Errors that mean that memory ran out, of a device or of the machine."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import re
+
+import torch
+from safetensors import SafetensorError
+
+_OUT_OF_MEMORY = 2
+"""CUDA's code, ``cudaErrorMemoryAllocation``; HIP's is the same."""
+_SAYING = (RuntimeError, OSError, SafetensorError)
+"""Kinds of errors whose messages count; others may quote any text."""
+_MESSAGES = re.compile(
+    "|".join(
+        (
+            # CUDA, HIP, MPS, XPU, NCCL; drivers and runtimes.
+            r"out[ _]?of[ _]?((device|host)[ _]?)?memory",
+            r"cudaErrorMemoryAllocation",
+            # Libraries that allocate for themselves; a handle takes memory, too.
+            r"(cublas|cusparse|cusolver|cufft|curand|hipblas|rocblas|miopen|cudnn)\w*"
+            r"(alloc(ation)?_?failed|memory_error|not_initialized)",
+            r"cudnn_status_internal_error\b",
+            r"failed to cuda [cm]alloc",
+            # Torch asks the driver how much is left, which fails when nothing is.
+            r"nvml_success == r INTERNAL ASSERT FAILED",
+            r"invalid buffer size: [\d.]+ [kmgt]i?b",
+            # Main memory.
+            r"(can't|cannot|could not|failed to|unable to) allocate (\w+ )?(memory|\d)",
+            r"(not enough|insufficient) (\w+ ){0,2}memory",
+            r"memory allocation (of \d+ bytes )?failed",
+            r"std::bad_alloc",
+            r"bad allocation",
+        )
+    ),
+    re.IGNORECASE,
+)
+
+
+def is_out_of_memory(error: BaseException | None) -> bool:
+    """Return whether memory ran out, as an error or one that caused it reports."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if _reports_it(error):
+            return True
+        seen.add(id(error))
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return False
+
+
+def _reports_it(error: BaseException) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    if isinstance(error, OSError) and error.errno == errno.ENOMEM:
+        return True
+    accelerator = isinstance(error, torch.AcceleratorError)
+    if accelerator and getattr(error, "error_code", None) == _OUT_OF_MEMORY:
+        return True
+    return isinstance(error, _SAYING) and _MESSAGES.search(str(error)) is not None
+
+
+def release_memory() -> None:
+    """Free what is no longer reachable, on the device as well."""
+    gc.collect()
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.empty_cache()
+    elif torch.backends.mps.is_available():
+        torch.mps.empty_cache()

@@ -1,0 +1,114 @@
+"""Each argument that ``extra`` may name, each schedule and each optimiser changes a training."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sweeper.config.extra import allowed
+from sweeper.config.models import ModelConfig, StudentConfig
+from sweeper.config.optimisation import OPTIMISERS, SCHEDULES
+from sweeper.config.settings import METHODS, Method
+from sweeper.records import Resources
+from tests.support.tiny_models import make_tiny
+from tests.support.training_jobs import make_study_inputs, train
+
+VALUES: dict[str, tuple[Any, dict[str, Any]]] = {
+    "neftune_noise_alpha": (50.0, {}),
+    "optim_args": ("momentum=0.9", {"optim": "sgd", "learning_rate": 0.1}),
+    "label_smoothing_factor": (0.5, {}),
+    "loss_type": ("dft", {}),
+    "packing": (True, {}),
+    "repetition_penalty": (5.0, {}),
+    "top_k": (1, {}),
+    "top_p": (0.01, {}),
+}
+"""A value of each argument, and the settings that it needs."""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Resources:
+    folder = tmp_path_factory.mktemp("extra")
+    return Resources(directory=str(folder), device="cpu", threads=1)
+
+
+def weights(place: Resources, method: Method, **settings: Any) -> torch.Tensor:
+    """The weights after a training of two steps."""
+    folder = Path(place.directory)
+    values = {"max_steps": 2, "max_new_tokens": 4, "lmbda": 1.0, **settings}
+    if values.get("engine", "sweeper") != "sweeper":
+        if not (folder / "tiny").exists():
+            make_tiny(folder / "tiny")
+        path = str(folder / "tiny")
+        changes: dict[str, Any] = {
+            "teacher": ModelConfig(model=path),
+            "student": StudentConfig(model=path),
+        }
+    else:
+        changes = {}
+    model, _, _ = train(make_study_inputs(folder, **changes), place, method, **values)
+    return torch.cat([part.detach().flatten() for part in model.parameters()])
+
+
+def effect(place: Resources, method: Method, engine: str, name: str) -> bool:
+    value, needed = VALUES[name]
+    options = {"engine": engine, **needed}
+    plain = weights(place, method, **options)
+    assert torch.equal(weights(place, method, **options), plain), "otherwise nothing is shown"
+    return not torch.equal(weights(place, method, **options, extra={name: value}), plain)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_arguments_of_the_own_engine_have_an_effect_in_every_method(
+    place: Resources, method: Method
+) -> None:
+    for name in sorted(allowed(method, "sweeper")):
+        assert effect(place, method, "sweeper", name), name
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("method", "engine"), [("sft", "trl"), ("gkd", "trl"), ("gkd", "trl-distillation")]
+)
+def test_arguments_of_trl_have_an_effect(place: Resources, method: Method, engine: str) -> None:
+    for name in sorted(allowed(method, engine)):
+        assert effect(place, method, engine, name), name
+
+
+SCHEDULE_VALUES: dict[str, dict[str, Any]] = {
+    "cosine_with_min_lr": {"min_lr_rate": 0.5},
+    "cosine_warmup_with_min_lr": {"min_lr_rate": 0.5},
+    "warmup_stable_decay": {"num_decay_steps": 2},
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_schedule_trains(tmp_path: Path, resources: Resources, name: str) -> None:
+    settings = {"lr_scheduler_type": name, "lr_scheduler_kwargs": SCHEDULE_VALUES.get(name, {})}
+    _, _, points = train(
+        make_study_inputs(tmp_path), resources, "sft", warmup_ratio=0.25, max_steps=4, **settings
+    )
+    rates = [point["learning_rate"] for point in points]
+    assert len(rates) == 4
+    if "min_lr" in name:
+        # The last step is taken before the schedule's end.
+        assert min(rates[1:]) >= 0.5e-3
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_every_optimiser_trains_on_a_cpu_and_is_its_own(place: Resources, name: str) -> None:
+    pytest.importorskip("bitsandbytes")
+    trained = weights(place, "sft", optim=name)
+    assert trained.isfinite().all()
+    assert not torch.equal(trained, _start(place.directory))
+
+
+@cache
+def _start(folder: str) -> torch.Tensor:
+    place = Resources(directory=folder, device="cpu", threads=1)
+    return weights(place, "sft", max_steps=1, learning_rate=1e-30)
