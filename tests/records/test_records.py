@@ -20,7 +20,8 @@ from sweeper.study.preparation import make_spec, make_study_inputs
 
 @pytest.fixture
 def trial_spec(write_study: Callable[..., Path], tmp_path: Path) -> TrialSpec:
-    study = load_study(write_study(training={"max_steps": 4, "extra": {"x": [1, None]}}))
+    study = load_study(write_study(training={"max_steps": 4}))
+    training = study.config.training.model_copy(update={"extra": {"x": [1, None]}})
     snapshot = open_manifest(study, StudyPaths(tmp_path, "tiny"), ["sweeper"], 1)
     params = {"lmbda": 0.5, "extra.y": True, "lora.r": 4, "teacher.init_kwargs.z": None}
     return TrialSpec(
@@ -30,7 +31,7 @@ def trial_spec(write_study: Callable[..., Path], tmp_path: Path) -> TrialSpec:
         number=3,
         seed=trial_seed(3, "gkd", 3),
         params=params,
-        settings=resolve(study.config.training, {"max_new_tokens": 8}, params),
+        settings=resolve(training, {"max_new_tokens": 8}, params),
         lora=model_settings("lora", params),
         teacher=model_settings("teacher", params),
         suite=suite_spec(study.selection),

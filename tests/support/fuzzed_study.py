@@ -18,10 +18,16 @@ STUDY: dict[str, Any] = {
     },
     "warm_start": {"method": "sft", "max_steps": 5},
     "data": {"train": {"path": "builtin/addition", "columns": {"prompt": "q", "completion": "a"}}},
-    "training": {"max_steps": 4, "learning_rate": 1e-3, "extra": {"x": [1, {"y": None}]}},
+    "training": {
+        "max_steps": 4,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "polynomial",
+        "lr_scheduler_kwargs": {"power": 2.0},
+        "extra": {"neftune_noise_alpha": 1.0},
+    },
     "arms": {
         "gkd": {
-            "settings": {"max_new_tokens": 8, "lora.r": 2, "extra.z": 1},
+            "settings": {"max_new_tokens": 8, "lora.r": 2, "extra.neftune_noise_alpha": 1},
             "search": {
                 "lmbda": {"type": "categorical", "choices": [0.0, 0.5]},
                 "beta": {"type": "float", "low": 0.1, "high": 0.9, "step": 0.1},

@@ -96,17 +96,16 @@ def test_what_is_wrong_is_told_at_once_and_hides_nothing_else(
         json.loads(shared),
         teacher={"model": "nobody/has-this-model"},
         student={"model": tiny_student},
-        training={"max_length": 100, "extra": {"no_such_argument": 1}},
+        training={"max_length": 100},
     )
     checked = check(study, tmp_path / "runs", cache=tmp_path / "cache")
     assert not (tmp_path / "runs").exists(), "checking must not begin the study"
     assert any((tmp_path / "cache").iterdir())
     errors = {error.what: error for error in checked.errors}
-    assert set(errors) == {"settings", "teacher", "selection suite"}
+    assert set(errors) == {"teacher", "selection suite"}
     assert errors["teacher"].place.startswith(f"{tmp_path / 'study.yaml'}:")
     assert errors["teacher"].place.endswith(": teacher.model")
     assert "nobody/has-this-model: it is not on this machine" in errors["teacher"].detail
-    assert "no_such_argument" in errors["settings"].detail
     assert "1 of the suite selection are also in the" in errors["selection suite"].detail
     found = by_name(checked)
     assert "vocabulary" not in found, "it takes both tokenizers"
