@@ -18,9 +18,10 @@ from sweeper.records import Failure, Outcome, PreparationSpec, Resources, StudyI
 from sweeper.records.layout import JobPaths, StudyPaths
 from sweeper.records.outcome_files import read_outcome
 from sweeper.study.extreme_settings import wanted
-from sweeper.study.manifest import StudyManifest, data_files, suite_spec
+from sweeper.study.manifest import StudyManifest, data_files, input_hashes, suite_spec
+from sweeper.study.pair import own_teachers, pair_request
 
-Step = Literal["data", "teacher", "student", "test_teacher", "test_student"]
+Step = Literal["data", "teacher", "student", "test_teacher", "test_student", "pair"]
 STEPS: tuple[tuple[Step, ...], ...] = (("data",), ("student", "teacher"))
 """The steps in their order; those of one group can run next to each other."""
 TEST_STEPS: tuple[tuple[Step, ...], ...] = (("test_student", "test_teacher"),)
@@ -76,7 +77,8 @@ def make_spec(
             name: (arm.method, _extra_names(study, name)) for name, arm in arms.items()
         },
         shapes=wanted(study.config) if step == "data" else (),
-        own_teachers=_own_teachers(study) if step == "data" else {},
+        own_teachers=own_teachers(study.config) if step == "data" else {},
+        pair=pair_request(study.config, input_hashes(study)) if step == "pair" else None,
         lengths=study_lengths(study.config) if step == "data" else (),
         suite=suite,
         test_suite=suite_spec(study.test) if study.test and step == "data" else None,
@@ -153,13 +155,3 @@ def _extra_names(study: LoadedStudy, arm: str) -> tuple[str, ...]:
     prefix = "extra."
     names |= {key.removeprefix(prefix) for key in (*settings, *search) if key.startswith(prefix)}
     return tuple(sorted(names))
-
-
-def _own_teachers(study: LoadedStudy) -> dict[str, tuple[str, ...]]:
-    models_of = {}
-    for name, arm in study.config.arms.items():
-        space = arm.search.get("teacher.model")
-        choices = (space.grid() or []) if space is not None else [arm.settings.get("teacher.model")]
-        if models := tuple(str(model) for model in choices if model is not None):
-            models_of[name] = models
-    return models_of
