@@ -67,9 +67,9 @@ def pair_rows(pair: PairSummary) -> Iterator[PairRow]:
         f" {count:.1f} of {pair.top} tokens ({_percent(theirs.shared_mass['student'])} and"
         f" {_percent(theirs.shared_mass['teacher'])} on the teacher's answers)",
         "probability of the tokens that both models rank on top: where the teacher's signal"
-        " reaches what the student samples. Studies report 97 to 99 % where on-policy distillation"
-        " succeeds (arXiv 2604.13016)",
-        f"the student's share is below {SHARED_MASS:.0%}"
+        " reaches what the student samples. Li et al. (arXiv 2604.13016) report 97 to 99 % where"
+        " on-policy distillation succeeds",
+        f"the student's share is below {formatting.percent(SHARED_MASS)}"
         + (
             f"; it tells little here, as there are only {pair.vocabulary} tokens"
             if pair.says_little_of_overlap
@@ -101,8 +101,8 @@ def pair_rows(pair: PairSummary) -> Iterator[PairRow]:
         "length and end",
         f"student {_length(ours)}, teacher {_length(theirs)}; {limit}",
         "tokens of an answer, and the share that an end token ended",
-        f"more than {MANY_TRUNCATED:.0%} of the student's are cut at the limit of training, or one"
-        f" model's are more than {MUCH_LONGER:g} times as long",
+        f"more than {formatting.percent(MANY_TRUNCATED)} of the student's are cut at the limit of"
+        f" training, or one model's are more than {MUCH_LONGER:g} times as long",
         " ".join(advice[name] for name in ("truncated", "length") if name in advice),
     )
     yield PairRow(
@@ -138,9 +138,13 @@ def pair_warnings(pair: PairSummary) -> list[str]:
 
 def mean(value: Mean, digits: int = 2) -> str:
     """Format a mean with its interval: ``0.59 [0.41, 0.77]``."""
-    if value.low is None or value.high is None:
-        return f"{value.value:.{digits}f}"
-    return f"{value.value:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
+    # Without a minus before what rounds to zero.
+    ends = [
+        f"{round(end, digits) + 0.0:.{digits}f}"
+        for end in (value.value, value.low, value.high)
+        if end is not None
+    ]
+    return ends[0] if len(ends) == 1 else f"{ends[0]} [{ends[1]}, {ends[2]}]"
 
 
 def _log_probabilities(answers: AnswersSummary, reader: Model, own: Model) -> str:
