@@ -125,7 +125,7 @@ def check(
     runs: Runs = DEFAULT_RUNS,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
     probe: Annotated[
-        bool, typer.Option("--probe", help="Run a few steps of each arm to estimate the time.")
+        bool, typer.Option("--probe", help="Compare the models, and run a few steps of each arm.")
     ] = False,
     cache_dir: CacheDir = None,
 ) -> None:

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from scipy import stats
 
 from sweeper.analysis.comparison import Score, compare
+from sweeper.analysis.pair import PairSummary, summarize_pairs
 from sweeper.analysis.scoring_dtype import UNDECLARED, scoring_dtype
 from sweeper.analysis.stats.crossed_effects import Matrix, estimate
 from sweeper.analysis.stats.significance import Conclusion
@@ -54,6 +55,8 @@ class StudySummary(Record):
     """Device-seconds of one training with its scoring."""
     pairs: tuple[PairVerdict, ...]
     """Comparisons of its verdict; none before winners were scored on the test suite."""
+    teachers: tuple[PairSummary, ...] = ()
+    """Diagnosis of its teachers with the starting student, if it was probed."""
 
 
 class Setting(Record):
@@ -160,6 +163,7 @@ def _summary(record: StudyRecord) -> StudySummary:
         gap_closed=source.gap_closed if source else None,
         device_seconds=winner.device_seconds if winner else seconds,
         pairs=verdict.pairs if verdict and winner else (),
+        teachers=summarize_pairs(record.pair) if record.pair else (),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from sweeper.analysis.pair import PairSummary
 from sweeper.analysis.power import Design
 from sweeper.analysis.timing import DurationEstimate
 from sweeper.records import Record
@@ -30,6 +31,8 @@ class Preflight(Record):
     """Smallest differences that the study can detect; None if not known."""
     estimate: DurationEstimate | None = None
     """Duration of the study; None where nothing was measured."""
+    pairs: tuple[PairSummary, ...] = ()
+    """Diagnosis of each teacher with the starting student; none where nothing was probed."""
 
     @property
     def errors(self) -> tuple[Finding, ...]:

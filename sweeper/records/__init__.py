@@ -27,6 +27,14 @@ from sweeper.records.outcomes import (
     Scores,
     TaskScore,
 )
+from sweeper.records.pair import (
+    PairDiagnosis,
+    PairRequest,
+    ProbedPair,
+    ProbedPrompt,
+    Reading,
+    SampledAnswer,
+)
 from sweeper.records.specs import (
     ConfirmationRun,
     IntermediatePoint,
@@ -57,12 +65,18 @@ __all__ = [
     "Lengths",
     "ModelShape",
     "Outcome",
+    "PairDiagnosis",
+    "PairRequest",
     "PreparationSpec",
+    "ProbedPair",
+    "ProbedPrompt",
     "Progress",
+    "Reading",
     "Record",
     "Resources",
     "Rollouts",
     "RowsSummary",
+    "SampledAnswer",
     "ScoredTask",
     "Scores",
     "ShapeRequest",

@@ -187,7 +187,7 @@ class StudyPaths:
                         waiting.append(entry.path)
 
     def preparation(self, step: str) -> JobPaths:
-        """Return the files of a step of the preparation: ``data``, ``teacher`` or ``student``."""
+        """Return the files of a step: ``data``, ``teacher``, ``student``; ``pair`` if probed."""
         return JobPaths(self.check_place("preparation", step))
 
     def trial(self, arm: str, number: int) -> JobPaths:

@@ -7,6 +7,7 @@ from typing import Literal
 from sweeper.config.base import ScoringDtype
 from sweeper.records.base import SCHEMA_VERSION, Failure, Record
 from sweeper.records.data_check import DataCheck, DataSummary
+from sweeper.records.pair import PairDiagnosis
 
 INTERIM_PHASE = "interim score"
 """The phase of a job that scores its student in the middle of the training."""
@@ -133,6 +134,8 @@ class Outcome(Record):
     """Summary of the data, from the ``data`` step."""
     examination: DataCheck | None = None
     """Findings of the ``data`` step, even if it failed."""
+    pair: PairDiagnosis | None = None
+    """Diagnosis of teacher and student, from the ``pair`` step."""
     notes: tuple[str, ...] = ()
     """Notes for the user."""
     held_out: str | None = None

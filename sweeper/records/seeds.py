@@ -59,6 +59,11 @@ def warm_start_seed(study_seed: int) -> int:
     return derive_seed(study_seed, "warm_start")
 
 
+def pair_seed(study_seed: int, role: str) -> int:
+    """Return a seed of the diagnosis of the pair; ``role``: ``prompts``, or whose answers."""
+    return derive_seed(study_seed, "pair", role)
+
+
 def verdict_seed(study_seed: int) -> int:
     """Return the seed that the verdict's statistics resample with."""
     return derive_seed(study_seed, "verdict")

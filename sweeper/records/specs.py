@@ -16,6 +16,7 @@ from sweeper.config.study import EvaluationConfig, TeacherOutputsConfig, WarmSta
 from sweeper.config.suite import SuiteConfig
 from sweeper.records.base import SCHEMA_VERSION, Record
 from sweeper.records.model_shapes import ShapeRequest
+from sweeper.records.pair import PairRequest
 
 
 class SuiteSpec(Record):
@@ -164,12 +165,13 @@ class PreparationSpec(Record):
 
     ``data`` reads and checks data, tokenizers and suites; ``teacher`` scores the teacher and stores
     its outputs; ``student`` makes the starting student and scores it. After the search
-    ``test_teacher`` and ``test_student`` score both on the test suite.
+    ``test_teacher`` and ``test_student`` score both on the test suite. ``pair``, which only
+    ``sweeper check --probe`` asks for, compares both on each other's answers.
     """
 
     kind: Literal["preparation"] = "preparation"
     schema_version: int = SCHEMA_VERSION
-    step: Literal["data", "teacher", "student", "test_teacher", "test_student"]
+    step: Literal["data", "teacher", "student", "test_teacher", "test_student", "pair"]
     attempt: int = 1
     origin: StudyInputs
     needs_teacher_outputs: bool
@@ -189,6 +191,8 @@ class PreparationSpec(Record):
     """Test suite, read by ``data`` only, and only to check that no prompt is in two places."""
     shapes: tuple[ShapeRequest, ...] = ()
     """Models that ``data`` should find the shapes of."""
+    pair: PairRequest | None = None
+    """What ``pair`` should sample."""
     place: Resources
 
 

@@ -219,6 +219,8 @@ class StudyRecord(Record):
     higher_is_better: bool = True
     lead: TeacherGap | None = None
     """Teacher gap, once teacher and starting student were scored; None in old records."""
+    pair: Outcome | None = None
+    """Diagnosis of teacher and starting student, if ``sweeper check --probe`` made one."""
     test: Confirmation | None = None
     """Confirmation on the test suite; None before winners are trained again."""
 

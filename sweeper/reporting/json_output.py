@@ -8,6 +8,7 @@ from sweeper.analysis.by_task import by_task
 from sweeper.analysis.comparison import as_json as comparison_json
 from sweeper.analysis.verdict import Verdict
 from sweeper.reporting.markdown.importance import search_json
+from sweeper.reporting.markdown.pair import pair_json
 from sweeper.reporting.markdown.training import training_json
 from sweeper.reporting.report_data import ReportData
 from sweeper.reporting.text.verdict import notes, sentence
@@ -19,6 +20,7 @@ def study_json(page: ReportData) -> dict[str, Any]:
         **comparison_json(page.comparison),
         **search_json(page.search),
         **training_json(page.training),
+        **pair_json(page),
     }
     if (verdict := page.verdict) is None:
         return plain

@@ -9,6 +9,7 @@ from sweeper.analysis.by_task import by_task
 from sweeper.analysis.fairness import matched_conditions
 from sweeper.reporting.console import bulleted, definitions, notice, part, show
 from sweeper.reporting.markdown.importance import search_view
+from sweeper.reporting.markdown.pair import pair_view
 from sweeper.reporting.markdown.reproduction import short_facts
 from sweeper.reporting.markdown.training import training_view
 from sweeper.reporting.report_data import ReportData
@@ -36,7 +37,8 @@ def show_study(page: ReportData, console: Console) -> None:
     if lacking := unconfirmed(record):
         console.print()
         show(Text(lacking), console)
-    for view in (search_view(page.comparison, page.search), training_view(page.training)):
+    lessons = (search_view(page.comparison, page.search), training_view(page.training))
+    for view in (*pair_view(page), *lessons):
         if view is not None:
             show(view, console)
     facts = short_facts(record).items()

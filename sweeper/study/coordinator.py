@@ -28,6 +28,7 @@ from sweeper.study.final_scores import read_test_baselines
 from sweeper.study.interrupts import Interrupted
 from sweeper.study.jobs import Jobs, RunningJob
 from sweeper.study.manifest import StudyManifest, suite_spec, version_changes
+from sweeper.study.pair import read_pair
 from sweeper.study.results import read_preparation, read_study, read_teacher_gap
 from sweeper.study.trial_specs import TrialSpecs
 from sweeper.study.trials import Trials
@@ -131,6 +132,8 @@ class Coordinator:
             self._tracker.log_baseline("teacher", prepared.teacher)
         if prepared.starting_student:
             self._tracker.log_baseline("starting_student", prepared.starting_student)
+        if pair := read_pair(self._paths, self._manifest.config, self._manifest.files):
+            self._tracker.log_pair(pair)
 
     def _search(self) -> None:
         config = self._study.config

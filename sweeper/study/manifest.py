@@ -100,7 +100,7 @@ def open_manifest(
     Raises:
         StudyChangedError: The recorded study differs; names every difference.
     """
-    files = _hashes(study)
+    files = input_hashes(study)
     written = study.config.model_dump(mode="json", exclude_unset=True)
     provenance = Provenance(
         command=redact_command(command),
@@ -152,9 +152,11 @@ def changes(
 
     ``files`` are hashes of the files that the study names now, if they were computed.
     """
-    old, new = recorded.files, _hashes(study) if files is None else files
+    old, new = recorded.files, input_hashes(study) if files is None else files
     return [
-        *_differences(_plain(recorded.config), _plain(with_scoring_dtype(study.config, recorded))),
+        *_differences(
+            plain_config(recorded.config), plain_config(with_scoring_dtype(study.config, recorded))
+        ),
         *(
             f"{name}: its content changed"
             for name in sorted(set(old) & set(new))
@@ -196,7 +198,8 @@ def read_manifest(paths: StudyPaths) -> StudyManifest | None:
         raise ConfigError([Problem(source=str(paths.manifest), message=message)]) from None
 
 
-def _hashes(study: LoadedStudy) -> dict[str, str]:
+def input_hashes(study: LoadedStudy) -> dict[str, str]:
+    """Return hashes of the data files, of models in local folders, and of the suites."""
     hashes = {"suite selection": suite_spec(study.selection).content_hash}
     if study.test is not None:
         hashes["suite test"] = suite_spec(study.test).content_hash
@@ -219,7 +222,9 @@ def version_changes(manifest: StudyManifest) -> list[str]:
     ]
 
 
-def _plain(config: StudyConfig) -> dict[str, Any]:
+def plain_config(config: StudyConfig) -> dict[str, Any]:
+    """Return the configuration as plain values, without secrets."""
+    """Return the configuration as plain values without secrets."""
     # Without secrets, as the recorded configuration is: a new token changes nothing.
     plain: dict[str, Any] = redacted(json.loads(config.model_dump_json()))
     if config.storage is not None:

@@ -21,9 +21,16 @@ from sweeper.records import Failure, Outcome, PreparationSpec, Resources, StudyI
 from sweeper.records.layout import JobPaths, StudyPaths
 from sweeper.records.outcome_files import read_outcome
 from sweeper.study.extreme_settings import wanted
-from sweeper.study.manifest import StudyManifest, data_files, suite_spec, with_scoring_dtype
+from sweeper.study.manifest import (
+    StudyManifest,
+    data_files,
+    input_hashes,
+    suite_spec,
+    with_scoring_dtype,
+)
+from sweeper.study.pair import own_teachers, pair_request
 
-Step = Literal["data", "teacher", "student", "test_teacher", "test_student"]
+Step = Literal["data", "teacher", "student", "test_teacher", "test_student", "pair"]
 STEPS: tuple[tuple[Step, ...], ...] = (("data",), ("student", "teacher"))
 """The steps in their order; those of one group can run next to each other."""
 TEST_STEPS: tuple[tuple[Step, ...], ...] = (("test_student", "test_teacher"),)
@@ -77,7 +84,8 @@ def make_spec(
         reads=tuple(sorted(study.config.teacher_reads())) if step == "teacher" else (),
         optimisers=_optimisers(study) if step == "data" else {},
         shapes=wanted(study.config) if step == "data" else (),
-        own_teachers=_own_teachers(study) if step == "data" else {},
+        own_teachers=own_teachers(study.config) if step == "data" else {},
+        pair=pair_request(study.config, input_hashes(study)) if step == "pair" else None,
         lengths=study_lengths(study.config) if step == "data" else (),
         suite=suite,
         test_suite=suite_spec(study.test) if study.test and step == "data" else None,
@@ -162,13 +170,3 @@ def _optimisers(study: LoadedStudy) -> dict[str, tuple[str, ...]]:
         name: tuple(str(value) for _, value in (*arm.places("optim"),) or (default,))
         for name, arm in study.config.arms.items()
     }
-
-
-def _own_teachers(study: LoadedStudy) -> dict[str, tuple[str, ...]]:
-    models_of = {}
-    for name, arm in study.config.arms.items():
-        space = arm.search.get("teacher.model")
-        choices = (space.grid() or []) if space is not None else [arm.settings.get("teacher.model")]
-        if models := tuple(str(model) for model in choices if model is not None):
-            models_of[name] = models
-    return models_of

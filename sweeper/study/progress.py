@@ -152,6 +152,8 @@ def step_name(job: RunningJob) -> str:
             return "checking the data"
         case "teacher":
             return "scoring the teacher"
+        case "pair":
+            return "comparing teacher and student"
         case "test_teacher":
             return "scoring the teacher on the test suite"
         case "test_student":

@@ -35,6 +35,7 @@ from sweeper.study.final_scores import (
     read_plan,
 )
 from sweeper.study.manifest import StudyManifest, read_manifest
+from sweeper.study.pair import read_pair
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,7 @@ def read_study(paths: StudyPaths, manifest: StudyManifest) -> StudyRecord:
         data=prepared.data,
         higher_is_better=higher,
         lead=read_teacher_gap(paths),
+        pair=read_pair(paths, config, manifest.files),
         test=read_confirmation(paths, plan, arms, higher_is_better=higher) if plan else None,
     )
 

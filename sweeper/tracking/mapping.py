@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel
 
+from sweeper.analysis.pair import pair_values
 from sweeper.config.settings import (
     GKD_KEYS,
     TRAINING_KEYS,
@@ -343,6 +344,11 @@ def baseline_points(role: Role, outcome: Outcome, *, test: bool = False) -> list
     if test:
         return _points_at_end(_score_values(f"{role}_test", outcome.scores, "test"), outcome)
     return _points_at_end(_score_values(role, outcome.scores), outcome)
+
+
+def pair_points(outcome: Outcome) -> list[MetricPoint]:
+    """Return the diagnosis of the study's own teacher: ``pair/shared_mass`` …."""
+    return _points_at_end({f"pair/{k}": v for k, v in pair_values(outcome).items()}, outcome)
 
 
 def _score_values(prefix: str, scores: Scores, suite: str = "selection") -> dict[str, float]:

@@ -110,6 +110,10 @@ class MlflowTracker(Tracker):
         """Record the scores of the teacher or of the starting student with the study."""
         self._write(self._study(), points=mapping.baseline_points(role, outcome, test=test))
 
+    def log_pair(self, outcome: Outcome) -> None:
+        """Record the diagnosis of teacher and starting student with the study."""
+        self._write(self._study(), points=mapping.pair_points(outcome))
+
     def open_arm(
         self,
         name: str,

@@ -62,6 +62,9 @@ class Tracker(Protocol):
         The scores are on the selection suite, or on the ``test`` suite.
         """
 
+    def log_pair(self, outcome: Outcome) -> None:
+        """Record the diagnosis of teacher and starting student with the study."""
+
     def open_arm(
         self,
         name: str,

@@ -21,6 +21,7 @@ from sweeper.records import seeds
         (seeds.teacher_outputs_seed, (17,), 666_895_561),
         (seeds.student_seed, (17,), 778_194_573),
         (seeds.warm_start_seed, (17,), 2_009_663_492),
+        (seeds.pair_seed, (17, "student"), 1_184_404_275),
         (seeds.verdict_seed, (17,), 1_417_093_468),
         (seeds.forest_seed, (17, "gkd"), 1_176_892_642),
         (seeds.adapter_seed, (531_730_297,), 83_532_945),

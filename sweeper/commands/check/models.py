@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Literal
 
 from sweeper.analysis.findings import Finding
+from sweeper.analysis.pair import PairSummary
 from sweeper.analysis.teacher_gap import is_better
 from sweeper.records import TokenizerSummary
 from sweeper.records.study_record import TeacherGap
 from sweeper.reporting.text import formatting
+from sweeper.reporting.text.pair import basis, pair_rows
 from sweeper.reporting.text.teacher_gap import teacher_gap_sentence
 
 TEACHER_RATIO = (2.0, 4.0)
@@ -46,6 +49,17 @@ def teacher_gap_finding(gap: TeacherGap) -> Finding:
         return Finding(state="ok", what=what, detail=detail)
     advice = "Take another teacher, or a suite that shows what it does better."
     return Finding(state="warning", what=what, detail=detail, advice=advice)
+
+
+def pair_findings(pairs: Sequence[PairSummary]) -> Iterator[Finding]:
+    """Yield what was measured of each teacher with the starting student, and when to worry."""
+    for pair in pairs:
+        yield Finding(state="ok", what="pair", detail=basis(pair))
+        for row in pair_rows(pair):
+            advice = row.advice or f"Worry if {row.worry}."
+            detail = f"{row.value}. {row.meaning[0].upper()}{row.meaning[1:]}"
+            state: Literal["ok", "warning"] = "warning" if row.advice else "ok"
+            yield Finding(state=state, what=row.name, detail=detail, advice=advice)
 
 
 def tokenizer_findings(tokenizer: TokenizerSummary) -> Iterator[Finding]:

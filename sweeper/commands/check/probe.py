@@ -1,8 +1,9 @@
-"""A probe of a study: a cheap and an expensive trial of each arm, ended after a few steps.
+"""A probe of a study: its pair, and a cheap and an expensive trial of each arm for a few steps.
 
 The study's own executor and jobs prepare the study and start the trials. A trial is ended as a
-pruner ends one. Everything lies in a temporary directory. The study can reuse what the cache keeps
-of the preparation: the warm start, the teacher's outputs and states.
+pruner ends one. Everything lies in a temporary directory, but for the diagnosis of the pair, which
+is recorded with the study. The study can reuse what the cache keeps of the preparation: the warm
+start, the teacher's outputs and states.
 """
 
 from __future__ import annotations
@@ -37,12 +38,13 @@ from sweeper.records.study_record import TeacherGap
 from sweeper.reporting.live import ArmProgress, LiveDisplay, LiveState
 from sweeper.reporting.text import formatting
 from sweeper.search.arm_search import Asked
-from sweeper.study import preparation, retries
+from sweeper.study import pair, preparation, retries
 from sweeper.study.executors import make_executor
 from sweeper.study.jobs import Jobs, RunningJob, answer
 from sweeper.study.manifest import (
     command_line,
     input_files,
+    input_hashes,
     open_manifest,
     read_manifest,
     suite_spec,
@@ -66,6 +68,8 @@ class ProbeResult(NamedTuple):
     gap: TeacherGap | None
     """Difference between the teacher's score and the starting student's."""
     timing: StudyTiming
+    notes: tuple[str, ...] = ()
+    """What could not be measured, and why."""
 
 
 def probe(
@@ -134,6 +138,7 @@ class _Probe:
         """Progress of trials, by their directories."""
         self._timings: dict[str, dict[int, TrialTiming]] = {}
         """Trials that ended, by arm and number, once the study is prepared."""
+        self._notes: list[str] = []
 
     def run(self, begun: float) -> ProbeResult:
         """Prepare the study and measure its trials; see ``probe``."""
@@ -141,6 +146,9 @@ class _Probe:
             steps = [step for step in group if not self._take_over(step)]
             self._work([partial(self._submit_step, step) for step in steps])
             self._inputs = preparation.with_results(self._inputs, group, self._paths)
+        config = self._study.config
+        if pair.read_pair(self._recorded, config, input_hashes(self._study)) is None:
+            self._work([partial(self._submit_step, pair.STEP)])
         # Libraries that are loaded already cost the study's first step more.
         self._seconds["data"] = max(self._seconds["data"], self._started - begun)
         teacher, student = (
@@ -169,7 +177,7 @@ class _Probe:
                 for name, method, trials in self._arms()
             ),
         )
-        return ProbeResult(read_teacher_gap(self._paths), timing)
+        return ProbeResult(read_teacher_gap(self._paths), timing, tuple(self._notes))
 
     def _work(self, waiting: Sequence[Callable[[], None]]) -> None:
         """Do jobs that ``waiting`` submits, as many at a time as in the study.
@@ -194,9 +202,18 @@ class _Probe:
         spec, outcome = finished.spec, finished.outcome
         if outcome is None or outcome.state == "failed":
             failure = job.given_up or (outcome.failure if outcome else None)
+            full = failure is not None and failure.kind == "full_disk"
+            if isinstance(spec, PreparationSpec) and spec.step == pair.STEP and not full:
+                # The study may work all the same.
+                self._notes.append(failure.told() if failure else finished.reason)
+                return
             raise self._failed(spec, failure, finished.reason)
         if isinstance(spec, PreparationSpec):
-            self._seconds[spec.step] = time.time() - job.started
+            if spec.step == pair.STEP:
+                # Now: it is of use also if a trial fails.
+                pair.keep(job.files, self._recorded)
+            else:
+                self._seconds[spec.step] = time.time() - job.started
             return
         rows = self._rows[spec.place.directory]
         timing = timing_of_probe(rows, job.started, self._documents, spec.params)

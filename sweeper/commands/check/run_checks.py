@@ -11,6 +11,7 @@ from rich.console import Console
 from sweeper.analysis import power
 from sweeper.analysis.comparison import compare
 from sweeper.analysis.findings import Finding, Preflight
+from sweeper.analysis.pair import PairSummary, summarize_pairs
 from sweeper.analysis.timing import DurationEstimate, StudyTiming
 from sweeper.analysis.verdict import paired, primary_comparisons
 from sweeper.commands.check.data import data_findings
@@ -23,7 +24,12 @@ from sweeper.commands.check.duration import (
 )
 from sweeper.commands.check.duration_estimate import StudyPlan, estimate
 from sweeper.commands.check.memory_findings import StudyTrainings, memory_findings
-from sweeper.commands.check.models import size_finding, teacher_gap_finding, tokenizer_findings
+from sweeper.commands.check.models import (
+    pair_findings,
+    size_finding,
+    teacher_gap_finding,
+    tokenizer_findings,
+)
 from sweeper.commands.check.power import confirmation_finding, design_findings
 from sweeper.commands.check.probe import probe
 from sweeper.commands.check.settings import settings_findings
@@ -38,7 +44,8 @@ from sweeper.records.layout import StudyPaths
 from sweeper.records.study_record import StudyRecord, TeacherGap
 from sweeper.study.budgets import device_seconds, trial_budgets
 from sweeper.study.extreme_settings import wanted
-from sweeper.study.manifest import changes, read_manifest
+from sweeper.study.manifest import changes, input_hashes, read_manifest
+from sweeper.study.pair import STEP, read_pair
 from sweeper.study.preparation import problem_of
 from sweeper.study.results import read_study, selection_documents
 
@@ -57,13 +64,15 @@ def check(
 ) -> Preflight:
     """Check a study whose file is well-formed, before it is run.
 
-    What the study left in ``runs`` is read, and not changed.
+    What the study left in ``runs`` is read, and not changed, but for the diagnosis of the pair that
+    a probe records there.
 
     Args:
         study: The checked study file.
         runs: Directory of all studies.
         out: Shows that something is under way.
-        probing: True to measure a few steps of each arm, for how long the study takes.
+        probing: True to sample from both models, for whether they fit together, and to measure a
+            few steps of each arm, for how long the study takes.
         cache: The content-addressed cache; by default the user's.
 
     Raises:
@@ -101,9 +110,25 @@ def check(
             # Old records do not count documents that the score leaves out.
             documents = data_check.test_scored or data_check.test_documents
             expected = estimate(probed.timing, plan_of(config, documents))
-            findings = time_findings(config, probed.timing, expected)
-    update = {"findings": (*preflight.findings, *findings), "estimate": expected}
+            findings = [
+                *(Finding(state="warning", what="pair", detail=_UNKNOWN + n) for n in probed.notes),
+                *time_findings(config, probed.timing, expected),
+            ]
+    pairs: tuple[PairSummary, ...] = ()
+    # Hashes of large models take a while.
+    probed_before = paths.preparation(STEP).outcome.is_file()
+    if probed_before and (pair := read_pair(paths, config, input_hashes(study))) is not None:
+        pairs = summarize_pairs(pair)
+    findings = [*pair_findings(pairs), *findings]
+    update = {
+        "findings": (*preflight.findings, *findings),
+        "estimate": expected,
+        "pairs": pairs,
+    }
     return preflight.model_copy(update=update)
+
+
+_UNKNOWN = "teacher and student could not be compared: "
 
 
 def plan_of(config: StudyConfig, test_documents: int | None) -> StudyPlan:

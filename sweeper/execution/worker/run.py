@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from sweeper.distillation.data.training_data import unpack_models
 from sweeper.execution.worker.baselines import score_baseline
+from sweeper.execution.worker.compare_pair import compare_pair
 from sweeper.execution.worker.inspect_data import inspect_data
 from sweeper.execution.worker.out_of_memory import is_out_of_memory
 from sweeper.execution.worker.progress import ProgressWriter
@@ -81,6 +82,8 @@ def _run_step(spec: TrialSpec | PreparationSpec, reporter: ProgressWriter) -> di
             problems = tuple(_without_secrets(problem, spec) for problem in seen.problems)
             found["examination"] = seen.model_copy(update={"problems": problems})
             found |= {"failure": problems[0], "state": "failed"} if problems else {}
+        elif spec.step == "pair":
+            found = compare_pair(_unpacked(spec), reporter)
         else:
             found = score_baseline(_unpacked(spec), reporter)
     found["cached"] = tuple(sorted(map(str, entries)))

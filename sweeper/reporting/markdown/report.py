@@ -12,6 +12,7 @@ from pathlib import Path
 from sweeper.foundation.files import remove_leftovers, write_bytes_atomically, write_text_atomically
 from sweeper.records import archive
 from sweeper.reporting.markdown import details, search, verdict
+from sweeper.reporting.markdown.pair import pair_sections
 from sweeper.reporting.markdown.reproduction import data_sections, reproduction_sections
 from sweeper.reporting.markdown.training import training_plots, training_sections
 from sweeper.reporting.plots.style import png
@@ -66,6 +67,7 @@ def _sections(page: ReportData, images: set[str]) -> Iterator[str]:
         yield from verdict.plot_sections(images)
     else:
         yield f"> {inline(unconfirmed(record))}"
+    yield from pair_sections(page)
     yield from search.sections(page, images)
     yield from training_sections(page.training, images)
     yield "## Details"

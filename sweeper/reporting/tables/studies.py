@@ -17,6 +17,7 @@ from sweeper.reporting.tables import verdict
 from sweeper.reporting.tables.grids import Grid, narrowed
 from sweeper.reporting.tables.verdict import DIGITS
 from sweeper.reporting.text import formatting
+from sweeper.reporting.text.pair import mean
 from sweeper.reporting.text.terminal_escape import visible
 
 LONGEST_VALUE = 40
@@ -84,6 +85,8 @@ def _grids(comparison: StudiesComparison) -> Iterator[tuple[str, Grid]]:
     yield "The best arm of each study, by the selection suite", _best_arms(comparison.studies)
     if any(study.pairs for study in comparison.studies):
         yield "The verdict of each study", _verdicts(comparison.studies)
+    if any(study.teachers for study in comparison.studies):
+        yield "The pair of each study before training, beside what came out", _teachers(comparison)
     for at in dict.fromkeys(pair.at for pair in comparison.replications):
         pairs = [pair for pair in comparison.replications if pair.at == at]
         title = f"Over the seeds of {len(pairs[0].studies)} studies, at equal {_words(at)}"
@@ -126,6 +129,28 @@ def _verdicts(studies: Sequence[StudySummary]) -> Grid:
                     rows.append([name, verdict.difference(pair), pair.conclusion, p])
     header = ("comparison", "difference [95 %]", "the first is", "p adjusted")
     return Grid(header, rows, left=("the first is",))
+
+
+def _teachers(comparison: StudiesComparison) -> Grid:
+    rows = []
+    for study in comparison.studies:
+        for pair in study.teachers:
+            ours, theirs = pair.answers["student"], pair.answers["teacher"]
+            rows.append(
+                [
+                    study.study,
+                    visible(pair.teacher),
+                    mean(ours.shared_mass["student"]),
+                    mean(ours.divergence),
+                    mean(theirs.divergence),
+                    mean(pair.other_first_token),
+                    formatting.percent(study.gap_closed),
+                ]
+            )
+    header = ("study", "teacher", "shared top tokens [95 %]", "KL(student‖teacher)")
+    return Grid(
+        (*header, "KL(teacher‖student)", "other first token", "gap closed"), rows, left=("teacher",)
+    )
 
 
 def _replications(replications: Sequence[Replication]) -> Grid:

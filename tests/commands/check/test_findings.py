@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 
 from sweeper.analysis.findings import Finding
+from sweeper.analysis.pair import summarize_pairs
 from sweeper.commands.check.data import length_findings
-from sweeper.commands.check.models import size_finding, teacher_gap_finding
+from sweeper.commands.check.models import pair_findings, size_finding, teacher_gap_finding
 from sweeper.commands.check.power import confirmation_finding, design_findings
 from sweeper.commands.check.settings import settings_findings
 from sweeper.config.study import StudyConfig
 from sweeper.records import Lengths, TokenLengths
 from sweeper.records.study_record import TeacherGap
+from tests.support.pairs import answer, diagnosis, prompt
 from tests.support.tiny_studies import adder_study
 
 LONG = Lengths(count=1000, percentiles=tuple(range(0, 202, 2)))
@@ -258,3 +260,15 @@ def test_a_teacher_that_does_not_lead_is_a_warning(
     found = teacher_gap_finding(lead)
     assert found.state == state and said in found.detail
     assert bool(found.advice) == (state == "warning")
+
+
+def test_a_pair_is_told_with_what_each_number_means_and_when_to_worry() -> None:
+    sound = list(pair_findings(summarize_pairs(diagnosis())))
+    assert {finding.state for finding in sound} == {"ok"}
+    assert all("Worry if" in finding.advice for finding in sound[1:])
+    [(_, basis)] = told(sound, "pair")
+    assert "8 training prompts" in basis and "64 tokens of the student" in basis
+    cut = list(pair_findings(summarize_pairs(diagnosis(*[prompt(answer(ended=False))] * 4))))
+    [(state, text)] = told(cut, "length and end")
+    assert state == "warning" and "0 % [0, 49] ended" in text and "Raise max_new_tokens" in text
+    assert [finding.what for finding in cut if finding.state == "warning"] == ["length and end"]

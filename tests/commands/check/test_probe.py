@@ -1,4 +1,4 @@
-"""``sweeper check --probe``: a few real steps of each arm, and what the study takes by them."""
+"""``sweeper check --probe``: the pair, a few real steps of each arm, and what the study takes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from sweeper.records.outcome_files import read_outcome
 from tests.support.whole_studies import WholeStudy, leftovers, wait_beside
 
 pytestmark = pytest.mark.slow
@@ -20,6 +21,18 @@ ARMS: dict[str, Any] = {
     "gkd": {"settings": {"max_new_tokens": 8}},
     "sft": {"search": {"learning_rate": {"type": "float", "low": 1e-4, "high": 1e-2}}},
 }
+
+
+PAIR = {
+    "tiny",
+    "tiny/preparation",
+    "tiny/preparation/pair",
+    *(
+        f"tiny/preparation/pair/{name}"
+        for name in ("spec.json", "outcome.json", "log.txt", "samples.jsonl")
+    ),
+}
+"""What a probe records with a study."""
 
 
 @pytest.fixture
@@ -34,12 +47,20 @@ def study(
 
 
 def left_behind(study: WholeStudy) -> list[str]:
-    """What is there beside the study's files and the cache."""
+    """What is there beside the study's files, the cache, and the recorded diagnosis."""
     names = {path.name for path in study.directory.iterdir()}
     known = {"study.yaml", "selection.yaml", "test.yaml", "cache"}
     # The libraries keep files of their own there.
     probes = Path(os.environ["TMPDIR"]).glob("*sweeper*")
-    return sorted(names - known) + [str(path) for path in probes] + leftovers(study.directory)
+    recorded = {"runs"} if names >= {"runs"} else set()
+    if recorded:
+        runs = study.directory / "runs"
+        assert {str(path.relative_to(runs)) for path in runs.rglob("*")} <= PAIR
+    return (
+        sorted(names - known - recorded)
+        + [str(path) for path in probes]
+        + leftovers(study.directory)
+    )
 
 
 def test_a_probe_measures_every_arm_and_leaves_nothing_behind(study: WholeStudy) -> None:
@@ -66,13 +87,39 @@ def test_a_probe_measures_every_arm_and_leaves_nothing_behind(study: WholeStudy)
     assert left_behind(study) == []
     assert "probes" in done.stderr, "it says how far it is"
 
+    [pair] = found["pairs"]
+    assert (pair["teacher"], pair["prompts"], pair["max_new_tokens"]) == (
+        *("builtin/adder-teacher", 16, 8),
+    )
+    rows = {finding["what"]: finding for finding in found["findings"]}
+    assert "it tells little here" in rows["shared top 16"]["advice"], "of 18 tokens"
+    assert rows["student's answers"]["state"] == "ok"
+    recorded = read_outcome(study.paths.preparation("pair"))
+    assert recorded is not None and recorded.pair is not None
+    assert recorded.device == "cpu" and recorded.versions["torch"]
+    assert recorded.pair.seed == 3
+    samples = study.paths.preparation("pair").samples.read_text(encoding="utf-8").splitlines()
+    assert len(samples) == 2 and set(json.loads(samples[0])) == {"prompt", "student", "teacher"}
+
     failing = study.run(
         *("--probe", "--cache-dir", "cache", "--set", "training.optim=nonsense"), command="check"
     )
     assert failing.returncode == 2
     text = " ".join(failing.stdout.split())
     assert "✗ time" in text and "nonsense" in text and "Traceback" not in failing.stderr
+    assert "shared top 16" in text, "what was measured before the failure is shown"
     assert left_behind(study) == []
+    again = read_outcome(study.paths.preparation("pair"))
+    assert again == recorded, "the optimiser does not matter to the pair: it is not sampled again"
+
+    run = study.run("--set", "trials=1", "--set", "confirm.seeds=0")
+    study.check(run)
+    assert "The pair before training" in run.stdout
+    assert "## The pair before training" in (
+        study.directory / "reports" / "tiny" / "report.md"
+    ).read_text(encoding="utf-8")
+    [parent] = [r for r in study.mlflow_runs() if r.data.tags["sweeper.kind"] == "study"]
+    assert "pair/student_answers/divergence" in parent.data.metrics
 
 
 @pytest.mark.soak
