@@ -29,6 +29,7 @@ from sweeper.records.outcomes import (
 )
 from sweeper.records.specs import (
     ConfirmationRun,
+    EnqueuedSettings,
     IntermediatePoint,
     JobSpec,
     KeptStudent,
@@ -47,6 +48,7 @@ __all__ = [
     "Cost",
     "DataCheck",
     "DataSummary",
+    "EnqueuedSettings",
     "Failure",
     "FailureKind",
     "Growth",

@@ -96,6 +96,12 @@ def settings(params: Mapping[str, Any], digits: int = 2) -> str:
     )
 
 
+def trial_settings(trial: TrialRecord) -> str:
+    """Format what a trial sampled, and where the settings that it was given come from."""
+    given = f" (from {trial.enqueued.source()})" if trial.enqueued else ""
+    return settings(trial.params) + given
+
+
 def best_settings(arm: ArmSummary) -> str:
     """Format the sampled settings of an arm's best trial."""
     if arm.best is None:
