@@ -167,11 +167,11 @@ def as_sampled(space: AnySpace, value: Scalar) -> Scalar:
         raise ValueError(f"expected a number between {space.low} and {space.high}")
     if space.step is None:
         return float(value)
-    steps = (value - space.low) / space.step
+    low, step = Decimal(str(space.low)), Decimal(str(space.step))
+    steps = (Decimal(str(value)) - low) / step
     if abs(steps - round(steps)) > 1e-8:  # as Optuna decides it
         raise ValueError(f"expected {space.low} plus a number of steps of {space.step}")
-    exact = Decimal(str(space.low)) + round(steps) * Decimal(str(space.step))
-    return int(exact) if whole else float(exact)
+    return value if whole else float(low + round(steps) * step)
 
 
 def contains(space: AnySpace, value: Scalar) -> bool:
