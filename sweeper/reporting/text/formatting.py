@@ -96,10 +96,12 @@ def settings(params: Mapping[str, Any], digits: int = 2) -> str:
     )
 
 
-def trial_settings(trial: TrialRecord) -> str:
-    """Format what a trial sampled, and where the settings that it was given come from."""
-    given = f" (from {trial.enqueued.source()})" if trial.enqueued else ""
-    return settings(trial.params) + given
+def trial_settings(trial: TrialRecord, digits: int = 2) -> str:
+    """Format a trial's searched settings, with a mark and their source if some were given."""
+    text = settings(trial.params, digits)
+    if (enqueued := trial.enqueued) is None:
+        return text
+    return f"{text} (start_with{f': {enqueued.source()}' if enqueued.study else ''})"
 
 
 def best_settings(arm: ArmSummary) -> str:
