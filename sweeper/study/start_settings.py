@@ -41,7 +41,15 @@ def start_settings(study: LoadedStudy, paths: StudyPaths) -> StartSettings:
     """
     config = study.config
     manifest = read_manifest(paths)
-    kept = manifest.start_with if manifest is not None and has_begun(paths) else {}
+    kept: StartSettings = {}
+    if manifest is not None and has_begun(paths):
+        # A changed entry is read, for `sweeper check`; to run it is refused.
+        kept = {
+            name: given
+            for name, given in manifest.start_with.items()
+            if name in config.arms
+            and manifest.config.arms[name].start_with == config.arms[name].start_with
+        }
     budgets = trial_budgets(config.arms, config.trials, config.sampler, config.budget.trials)
     problems: list[Problem] = []
     starts: dict[str, tuple[EnqueuedSettings, ...]] = {}

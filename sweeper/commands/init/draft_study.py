@@ -87,7 +87,7 @@ def draft_from_recipe(path: Path, request: Request) -> Draft:
     draft.comments["arms", RECIPE_ARM] = "the recipe as it is"
     rate = training.get("learning_rate", 5.0e-5)
     ends = (1.0e-6, 1.0e-4)
-    if isinstance(rate, int | float) and not isinstance(rate, bool) and rate > 0:
+    if isinstance(rate, int | float) and not isinstance(rate, bool) and 0 < rate < math.inf:
         ends = (float(f"{rate / 10:.3g}"), float(f"{rate * 10:.3g}"))
     else:
         rate = 1.0e-5  # What is wrong with it is reported at `training`.
