@@ -17,7 +17,14 @@ from sweeper.analysis.failures import failure_kind
 from sweeper.analysis.pareto import FrontPoint, pareto_front
 from sweeper.config.search import Objective
 from sweeper.config.settings import OFFLINE_METHODS, Method
-from sweeper.records import SCHEMA_VERSION, Cost, FailureKind, Outcome, Record
+from sweeper.records import (
+    SCHEMA_VERSION,
+    Cost,
+    EnqueuedSettings,
+    FailureKind,
+    Outcome,
+    Record,
+)
 from sweeper.records.study_record import ArmRecord, StudyRecord, TeacherGap, TrialRecord
 
 SELECTION_NOTE = (
@@ -106,6 +113,8 @@ class ArmSummary(Record):
     """Total cost of the arm's trials, failed and pruned ones included."""
     series: tuple[SeriesPoint, ...]
     """Scored trials in ascending number."""
+    enqueued: dict[int, EnqueuedSettings] = {}
+    """Settings that trials were given, by number: what the search started with."""
     front: tuple[FrontPoint, ...] = ()
     """Pareto front of the trials, when the study has several objectives."""
 
@@ -265,6 +274,7 @@ def _summarise(
         gap_closed=_gap_closed(best_score, teacher, student, sign),
         cost=total_cost(trial.outcome for trial in arm.trials),
         series=tuple(series),
+        enqueued={trial.number: trial.enqueued for trial in arm.trials if trial.enqueued},
         front=pareto_front(
             [(trial, score.score) for trial, score in scored], objectives, higher_is_better=sign > 0
         )
@@ -320,6 +330,9 @@ def _arm_as_json(arm: ArmSummary) -> dict[str, Any]:
         **arm.model_dump(include={"method", "budget", "device_hours", "stopped", "trials"}),
         "best": best,
         "failures": dict(arm.failures),
+        "start_with": {
+            str(number): _finite(enqueued.model_dump()) for number, enqueued in arm.enqueued.items()
+        },
         "pareto_front": [
             {
                 "number": point.trial.number,

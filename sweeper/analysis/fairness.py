@@ -57,6 +57,7 @@ def matched_conditions(record: StudyRecord, claimed: Iterable[str]) -> tuple[Con
         row("scored in", lambda arm: _common(f.scored_in or all_in for f in arm.footings)),
         row("new seeds", lambda arm: len(arm.seeds)),
         _budget(record.arms),
+        _given(record.arms),
         row("trained tokens", lambda arm: arm.trained_tokens),
         row("device-seconds of training", lambda arm: arm.training_seconds, "s"),
     ]
@@ -83,6 +84,16 @@ def _budget(arms: Iterable[ArmRecord]) -> ConditionRow:
         if arm.search or arm.budget > 1
     }
     return _row("trials of the search", dict(ended))
+
+
+def _given(arms: Iterable[ArmRecord]) -> ConditionRow:
+    """Count the trials of each search that ``start_with`` gave settings; no values if none did."""
+    given = {
+        arm.name: sum(trial.enqueued is not None for trial in arm.trials)
+        for arm in arms
+        if arm.search
+    }
+    return _row("given settings", dict(given) if any(given.values()) else {})
 
 
 def _row(

@@ -35,6 +35,7 @@ from sweeper.study.lock import hold
 from sweeper.study.manifest import command_line, input_files, open_manifest
 from sweeper.study.progress import DisplayObserver
 from sweeper.study.results import all_failed
+from sweeper.study.start_settings import start_settings
 from sweeper.tracking.mlflow_store import MlflowStore
 from sweeper.tracking.mlflow_tracker import MlflowTracker
 from sweeper.tracking.tracker import StudyEnd
@@ -92,7 +93,8 @@ def run_study(
     executor = make_executor(config.compute, paths, cache, input_files(study), study.file)
     with disk.explained(*places), hold(paths), executor:
         threads = executor.next_resources(paths.directory).threads
-        manifest = open_manifest(study, paths, command_line(), threads)
+        starts = start_settings(study, paths)
+        manifest = open_manifest(study, paths, command_line(), threads, starts)
         location = tracking_store(config.tracking, paths)
         store = MlflowStore(location.uri, location.experiment, location.artifacts, retry=retry)
         tracker = MlflowTracker(store, config.study, manifest.identity)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
-from sweeper.config.base import PositiveInt, Problems, Strict
+from sweeper.config.base import PositiveInt, Problems, Strict, short
 from sweeper.config.search import ArmBudgetConfig
 from sweeper.config.settings import Method, value_problem, without_effect
 from sweeper.config.space import Space, contains
+from sweeper.config.start_with import StartEntry, check_entries
 from sweeper.config.unknown_keys import collect_setting_problems, name_problem
 
 
@@ -27,6 +28,9 @@ class ArmConfig(Strict):
     """Fixed values, over those of `training`."""
     search: dict[str, Space] = {}
     """Search space: the settings that are sampled, by name."""
+    start_with: Annotated[tuple[StartEntry, ...], Field(strict=False)] = ()
+    """Settings that are tried first: `{lmbda: 0.5, …}`, some or all of `search`, or the best of an
+    earlier study: `{study: PATH, best: 3}`. They count in the trial budget."""
 
     @field_validator("settings", mode="after")
     @classmethod
@@ -58,6 +62,26 @@ class ArmConfig(Strict):
                 problems.add((name,), f"{name!r} has no effect at lmbda: {lmbda:g}")
         problems.raise_if_any()
         return search
+
+    @field_validator("start_with", mode="before")
+    @classmethod
+    def _one_entry(cls, entries: Any) -> Any:
+        if not isinstance(entries, dict | list | tuple):
+            problems = Problems()
+            rule = "expected a list of settings, or {study: PATH, best: N}"
+            problems.add((), f"{rule}, found {short(entries)}")
+            problems.raise_if_any()
+        return [entries] if isinstance(entries, dict) else entries
+
+    @field_validator("start_with", mode="after")
+    @classmethod
+    def _check_start(
+        cls, entries: tuple[StartEntry, ...], info: ValidationInfo
+    ) -> tuple[StartEntry, ...]:
+        method, search = info.data.get("method"), info.data.get("search")
+        if method is None or search is None:
+            return entries
+        return check_entries(entries, method, info.data.get("settings", {}), search)
 
     def places(self, name: str) -> Iterator[tuple[tuple[str | int, ...], Any]]:
         """Yield the values that the arm gives a setting, with their places in the arm."""

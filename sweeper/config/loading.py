@@ -141,7 +141,13 @@ def schema() -> dict[str, Any]:
     sampler = schema["properties"]["sampler"]
     types = schema["$defs"]["SamplerConfig"]["properties"]["type"]
     sampler["anyOf"] = [{"$ref": sampler.pop("$ref")}, {"enum": types["enum"]}]
-    settings = schema["$defs"]["ArmConfig"]["properties"]["settings"]
+    properties = schema["$defs"]["ArmConfig"]["properties"]
+    start = properties["start_with"]
+    # An earlier study would pass as settings too, so that `oneOf` would refuse it.
+    entry = {"anyOf": start["items"].pop("oneOf")}
+    start["anyOf"] = [entry, {"type": start.pop("type"), "items": entry}]
+    del start["items"]
+    settings = properties["settings"]
     settings["properties"] = MethodSettings.model_json_schema()["properties"]
     of_method = copy.deepcopy(schema["$defs"]["ArmConfig"])
     of_method.pop("required")

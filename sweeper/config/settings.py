@@ -13,6 +13,7 @@ A setting's full name is a key of ``MethodSettings``, or one of these dotted nam
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
@@ -287,6 +288,22 @@ def without_effect(method: Method, lmbda: object) -> frozenset[str]:
     if method == "gkd" and lmbda == 1:
         return frozenset({"seq_kd"})
     return frozenset()
+
+
+DECISIVE = ("lmbda", "disable_dropout")
+"""Settings whose values leave others without effect."""
+
+
+def deciding(name: str) -> str:
+    """Return the setting that decides if ``name`` has an effect."""
+    return "disable_dropout" if name == "lora.dropout" else "lmbda"
+
+
+def is_dead(method: Method, name: str, values: Mapping[str, Any]) -> bool:
+    """Return True if the setting ``name`` can have no effect next to ``values``."""
+    if name == "lora.dropout":
+        return bool(values.get("disable_dropout", True))
+    return name in without_effect(method, values.get("lmbda"))
 
 
 def model_settings(prefix: str, *layers: dict[str, Any]) -> dict[str, Scalar]:

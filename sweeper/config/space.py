@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from sweeper.config.base import Problems, Scalar, Strict
+from sweeper.config.base import Problems, Scalar, Strict, short
 
 
 class FloatSpace(Strict):
@@ -147,6 +147,31 @@ def _check_range(low: float, high: float, log: bool, step: float | None) -> None
 def _steps(low: float, high: float, step: float) -> int:
     """Return how many whole steps fit between the ends, counted in decimals: 0.9 / 0.3 is 3."""
     return int((Decimal(str(high)) - Decimal(str(low))) / Decimal(str(step)))
+
+
+def as_sampled(space: AnySpace, value: Scalar) -> Scalar:
+    """Return ``value`` as it would be sampled from ``space``: of its type, exactly on its step.
+
+    Raises:
+        ValueError: It cannot be sampled; says what was expected.
+    """
+    if isinstance(space, CategoricalSpace):
+        for choice in space.choices:
+            if choice == value and isinstance(choice, bool) == isinstance(value, bool):
+                return choice
+        raise ValueError(f"expected one of {', '.join(map(short, space.choices))}")
+    whole = isinstance(space, IntSpace)
+    if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
+        raise ValueError(f"expected a {'whole ' if whole else ''}number")
+    if not space.low <= value <= space.high:
+        raise ValueError(f"expected a number between {space.low} and {space.high}")
+    if space.step is None:
+        return float(value)
+    low, step = Decimal(str(space.low)), Decimal(str(space.step))
+    steps = (Decimal(str(value)) - low) / step
+    if abs(steps - round(steps)) > 1e-8:  # as Optuna decides it
+        raise ValueError(f"expected {space.low} plus a number of steps of {space.step}")
+    return value if whole else float(low + round(steps) * step)
 
 
 def contains(space: AnySpace, value: Scalar) -> bool:

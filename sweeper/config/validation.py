@@ -130,7 +130,9 @@ def _follow(model: type[BaseModel], location: tuple[int | str, ...]) -> tuple[Ke
             holder = mapping[0]
             path.append(part)
         elif members and isinstance(part, str) and ("[" in part or part in _SCALARS):
-            continue
+            container = part.partition("[")[0]
+            named = [m for m in members if getattr(get_origin(m), "__name__", "") == container]
+            here = named[0] if named else here
         else:
             arguments = get_args(here)
             path.append(part)

@@ -38,7 +38,7 @@ class YamlFile:
 
     def problem(self, path: KeyPath, message: str) -> Problem:
         """Return a problem at ``path``, or at the closest enclosing key that stands in the file."""
-        dotted = tuple(str(part) for part in path)
+        dotted = tuple(map(str, self._as_written(path)))
         for length in range(len(dotted), -1, -1):
             if place := self.places.get(dotted[:length]):
                 source, line, column = place
@@ -48,6 +48,20 @@ class YamlFile:
         return Problem(
             source=source, message=message, path=".".join(dotted), line=line, column=column
         )
+
+    def _as_written(self, path: KeyPath) -> KeyPath:
+        """Leave out the index of an entry that stands in the file without a list around it."""
+        written: list[str | int] = []
+        here: Any = self.values
+        for part in path:
+            if isinstance(part, int) and isinstance(here, dict) and part not in here:
+                continue
+            written.append(part)
+            if isinstance(here, list) and isinstance(part, int):
+                here = here[part] if part < len(here) else None
+            else:
+                here = here.get(part) if isinstance(here, dict) else None
+        return tuple(written)
 
     def override(self, assignment: str) -> None:
         """Apply ``key.path=value``; the value is read as YAML.

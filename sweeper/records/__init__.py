@@ -37,6 +37,7 @@ from sweeper.records.pair import (
 )
 from sweeper.records.specs import (
     ConfirmationRun,
+    EnqueuedSettings,
     IntermediatePoint,
     JobSpec,
     KeptStudent,
@@ -55,6 +56,7 @@ __all__ = [
     "Cost",
     "DataCheck",
     "DataSummary",
+    "EnqueuedSettings",
     "Failure",
     "FailureKind",
     "Growth",

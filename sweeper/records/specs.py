@@ -124,6 +124,26 @@ class KeptStudent(Record):
     """Model below an adapter that is not merged: a hub id or a directory."""
 
 
+class EnqueuedSettings(Record):
+    """Settings that a trial starts with by ``start_with``; the sampler chooses the others."""
+
+    settings: dict[str, Scalar]
+    study: str | None = None
+    """Earlier study that has a trial of these settings; None: the study file gives them."""
+    arm: str | None = None
+    """That trial's arm."""
+    trial: int | None = None
+    """That trial's number."""
+    score: float | None = None
+    """That trial's score in the earlier study."""
+    suite_hash: str | None = None
+    """Hash of the selection suite of that score."""
+
+    def source(self) -> str:
+        """Return where the settings come from, in words: ``pilot gkd #4``."""
+        return f"{self.study} {self.arm} #{self.trial}" if self.study else "the study file"
+
+
 class TrialSpec(Record):
     """One trial: everything that determines its result."""
 
@@ -139,6 +159,8 @@ class TrialSpec(Record):
     seed: int
     params: dict[str, Scalar]
     """Sampled parameters."""
+    enqueued: EnqueuedSettings | None = None
+    """Settings that were given for some or all of ``params``; None: all were sampled."""
     settings: MethodSettings
     """Training and method settings, everything resolved."""
     lora: dict[str, Scalar] = {}

@@ -11,7 +11,14 @@ from typing import Any, Literal, NamedTuple
 from sweeper.config.base import Scalar
 from sweeper.config.confirm import CostMeasure
 from sweeper.config.settings import Method
-from sweeper.records import SCHEMA_VERSION, ConfirmationRun, DataSummary, Outcome, Record
+from sweeper.records import (
+    SCHEMA_VERSION,
+    ConfirmationRun,
+    DataSummary,
+    EnqueuedSettings,
+    Outcome,
+    Record,
+)
 
 
 class TrialRecord(Record):
@@ -22,6 +29,8 @@ class TrialRecord(Record):
     params: dict[str, Scalar]
     settings: dict[str, Any]
     outcome: Outcome | None = None
+    enqueued: EnqueuedSettings | None = None
+    """Settings that were given for some or all of ``params``; None in old records too."""
 
 
 class Plan(Record):

@@ -19,7 +19,7 @@ from sweeper.config.arms import ArmConfig
 from sweeper.config.base import Scalar
 from sweeper.config.search import Objective, PrunerConfig, SamplerConfig
 from sweeper.foundation.database_retry import Retry, retried
-from sweeper.records import FailureKind, IntermediateScore, Outcome
+from sweeper.records import EnqueuedSettings, FailureKind, IntermediateScore, Outcome
 from sweeper.records.seeds import sampler_seed
 from sweeper.search.pruning import make_pruner, rungs, values_by_step, with_rungs
 from sweeper.search.sampling import common_space, grid, sample
@@ -27,6 +27,7 @@ from sweeper.search.sampling import common_space, grid, sample
 _FAILURE = "sweeper:failure"
 _PRUNED = "sweeper:pruned"
 _FEASIBLE = "sweeper:feasible"
+_START = "sweeper:start_with"
 _RUNGS = "sweeper:rungs"
 _DECISION = "sweeper:verdict"
 _AVOIDED: frozenset[FailureKind] = frozenset({"out_of_memory", "diverged", "timeout"})
@@ -39,14 +40,17 @@ class Asked:
 
     number: int
     params: dict[str, Scalar]
+    enqueued: EnqueuedSettings | None = None
+    """Settings that were given for it, if any were."""
 
 
 class ArmSearch:
     """Asks Optuna for an arm's trials and tells it how they ended.
 
     The sampler is seeded anew for every trial from the study's seed, the arm and the trial's
-    number, so an interrupted search resumes as if it had not been. One process owns the
-    database; nothing here is safe to share.
+    number, so an interrupted search resumes as if it had not been. The first trials have the
+    settings that ``start_with`` gives, one trial each; what they leave open is sampled. One process
+    owns the database; nothing here is safe to share.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class ArmSearch:
         higher_is_better: bool,
         pruner: PrunerConfig | None = None,
         objectives: Sequence[Objective] = ("score",),
+        start_with: Sequence[EnqueuedSettings] = (),
         retry: Retry | None = None,
     ) -> None:
         self._arm_name = arm_name
@@ -68,7 +73,11 @@ class ArmSearch:
         self._sampler = sampler
         self._pruner = pruner or PrunerConfig()
         self._objectives = objectives
-        self._space = common_space(arm)
+        self._start_with = start_with
+        given = [enqueued.settings for enqueued in start_with]
+        self._space = common_space(arm, given)
+        self._planned = grid(arm, given) if sampler.type == "grid" else given
+        """What is enqueued for the first trials, by number."""
         self._seed = seed
         upwards = {"score": higher_is_better}
         self._retry = retry or Retry()
@@ -111,20 +120,23 @@ class ArmSearch:
             # The database went away after it had stored the trial and before it said so.
             return self.resume(number)
         self._study.sampler = self._make_sampler(number)
-        if self._sampler.type == "grid" and not waiting:
-            self._study.enqueue_trial(grid(self._arm)[number])
+        enqueued = self._enqueued(number)
+        # Only when its turn comes, so that a trial that waits is the next one and the only one.
+        if number < len(self._planned) and not waiting:
+            source = {_START: enqueued.source()} if enqueued else None
+            self._study.enqueue_trial(self._planned[number], source)
         trial = self._study.ask()
-        return Asked(trial.number, sample(trial, self._arm))
+        return Asked(trial.number, sample(trial, self._arm), enqueued)
 
     @retried
     def resume(self, number: int) -> Asked:
         """Return the parameters of a trial that exists; sample what an interruption left out."""
         frozen = self._trials()[number]
         if frozen.state.is_finished():  # its files were damaged, but what was sampled is known
-            return Asked(number, dict(frozen.params))
+            return Asked(number, dict(frozen.params), self._enqueued(number))
         self._study.sampler = self._make_sampler(number)
         trial = Trial(self._study, frozen._trial_id)
-        return Asked(number, sample(trial, self._arm))
+        return Asked(number, sample(trial, self._arm), self._enqueued(number))
 
     @retried
     def should_continue(self, number: int, interim: IntermediateScore) -> bool:
@@ -203,6 +215,9 @@ class ArmSearch:
 
     def _upwards(self, objective: int) -> bool:
         return self._study.directions[objective] == StudyDirection.MAXIMIZE
+
+    def _enqueued(self, number: int) -> EnqueuedSettings | None:
+        return self._start_with[number] if number < len(self._start_with) else None
 
     def _trials(self) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False)

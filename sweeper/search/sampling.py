@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from sweeper.config.arms import ArmConfig
 from sweeper.config.base import Scalar
-from sweeper.config.settings import without_effect
+from sweeper.config.settings import DECISIVE, is_dead
 from sweeper.config.space import CategoricalSpace, FloatSpace, IntSpace
 
 if TYPE_CHECKING:
@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from optuna.trial import Trial
 
 AnySpace = FloatSpace | IntSpace | CategoricalSpace
-
-_DECISIVE = ("lmbda", "disable_dropout")
-"""Parameters whose values leave others without effect."""
 
 
 def sample(trial: Trial, arm: ArmConfig) -> dict[str, Scalar]:
@@ -31,16 +28,28 @@ def sample(trial: Trial, arm: ArmConfig) -> dict[str, Scalar]:
     return _walk(arm, lambda name, space: _suggest(trial, name, space))
 
 
-def grid(arm: ArmConfig) -> list[dict[str, Scalar]]:
-    """Return every distinct combination of the arm's values, dead parameters left out."""
-    # Keyed by their text, because True and 1 are different settings but equal values.
-    found: dict[str, dict[str, Scalar]] = {}
+def grid(arm: ArmConfig, given: Iterable[Mapping[str, Scalar]] = ()) -> list[dict[str, Scalar]]:
+    """Return every distinct combination of the arm's values, dead parameters left out.
+
+    Combinations that are ``given`` come first.
+    """
+    found = {settings_key(settings): dict(settings) for settings in given}
     names = _in_order(arm)
     for values in itertools.product(*(arm.search[name].grid() or [] for name in names)):
         chosen = dict(zip(names, values, strict=True))
         live = _walk(arm, lambda name, space, chosen=chosen: chosen[name])  # type: ignore[misc]
-        found.setdefault(repr(sorted(live.items())), live)
+        found.setdefault(settings_key(live), live)
     return list(found.values())
+
+
+def left_open(arm: ArmConfig, given: Mapping[str, Scalar]) -> list[str]:
+    """Return the searched settings that are not ``given`` and have an effect next to these."""
+    return [name for name in arm.search if name not in given and not _is_dead(name, arm, given)]
+
+
+def settings_key(settings: Mapping[str, Scalar]) -> str:
+    """Return a text that identifies settings: True and 1 are equal values, but differ here."""
+    return repr(sorted(settings.items()))
 
 
 def budget(arm: ArmConfig, trials: int, sampler: str) -> int:
@@ -54,15 +63,20 @@ def budget(arm: ArmConfig, trials: int, sampler: str) -> int:
     return min(wanted, len(grid(arm))) if sampler == "grid" else wanted
 
 
-def common_space(arm: ArmConfig) -> dict[str, BaseDistribution] | None:
+def common_space(
+    arm: ArmConfig, given: Iterable[Mapping[str, Scalar]] = ()
+) -> dict[str, BaseDistribution] | None:
     """Return what all trials of the arm sample, by name; None if that depends on sampled values.
 
-    An end of a continuous range may leave a parameter without effect, but is not sampled.
+    An end of a continuous range may leave a parameter without effect, but is not sampled; it may be
+    one of the ``given`` settings.
     """
-    decisive = {name: arm.search[name].grid() or [] for name in _DECISIVE if name in arm.search}
-    for name, values in decisive.items():
-        if any(_is_dead(other, arm, {name: value}) for value in values for other in arm.search):
-            return None
+    values = list(given)
+    for name in DECISIVE:
+        if name in arm.search:
+            values += [{name: value} for value in arm.search[name].grid() or []]
+    if any(_is_dead(other, arm, chosen) for chosen in values for other in arm.search):
+        return None
     return {name: _distribution(arm.search[name]) for name in sorted(_walk(arm, lambda *_: None))}
 
 
@@ -76,15 +90,12 @@ def _walk(arm: ArmConfig, choose: Callable[[str, AnySpace], Scalar]) -> dict[str
 
 def _in_order(arm: ArmConfig) -> list[str]:
     """Return the searched names, those that others depend on first; otherwise as written."""
-    return sorted(arm.search, key=lambda name: name not in _DECISIVE)
+    return sorted(arm.search, key=lambda name: name not in DECISIVE)
 
 
-def _is_dead(name: str, arm: ArmConfig, params: dict[str, Scalar]) -> bool:
+def _is_dead(name: str, arm: ArmConfig, params: Mapping[str, Scalar]) -> bool:
     """Return True if ``name`` can have no effect, given what was sampled before it."""
-    if name == "lora.dropout":
-        return bool(params.get("disable_dropout", arm.settings.get("disable_dropout", True)))
-    lmbda = params.get("lmbda", arm.settings.get("lmbda"))
-    return name in without_effect(arm.method, lmbda)
+    return is_dead(arm.method, name, {**arm.settings, **params})
 
 
 def _distribution(space: AnySpace) -> BaseDistribution:

@@ -167,6 +167,7 @@ class Coordinator:
                 higher_is_better=self.higher_is_better,
                 pruner=config.pruner,
                 objectives=config.objectives,
+                start_with=self._manifest.start_with.get(name, ()),
                 retry=self._retry,
             )
             spaces = {key: space.model_dump(mode="json") for key, space in arm.search.items()}

@@ -6,6 +6,7 @@ import json
 import sys
 import time
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from sweeper.foundation.environment import git_revision, hardware, package_versi
 from sweeper.foundation.errors import ConfigError, Problem, StudyChangedError
 from sweeper.foundation.files import write_text_atomically
 from sweeper.foundation.secrets import redact_command, redacted, redacted_json
-from sweeper.records import SuiteSpec
+from sweeper.records import EnqueuedSettings, SuiteSpec
 from sweeper.records.layout import StudyPaths
 from sweeper.records.study_record import Provenance
 
@@ -36,6 +37,8 @@ class StudyManifest(BaseModel):
     """Part of the configuration that the study file and the command give, for reports."""
     files: dict[str, str]
     """Hashes of the data files, of models in local folders, and of the suites with their tasks."""
+    start_with: dict[str, tuple[EnqueuedSettings, ...]] = {}
+    """Settings of the first trials by arm, as they were read when the arm began."""
     cache_threads: int
     identity: str
     """Random word that no other study has, not even one of the same name."""
@@ -89,13 +92,18 @@ def input_files(study: LoadedStudy) -> list[Path]:
 
 
 def open_manifest(
-    study: LoadedStudy, paths: StudyPaths, command: list[str], threads: int
+    study: LoadedStudy,
+    paths: StudyPaths,
+    command: list[str],
+    threads: int,
+    start_with: Mapping[str, tuple[EnqueuedSettings, ...]] | None = None,
 ) -> StudyManifest:
     """Return the study's manifest, updated with what may change; or a new one.
 
     Until the first trial, anything may change. Then a study resumes with more trials, more arms,
     and other budget, confirmation, compute or tracking settings. Anything else would compare
-    results of different studies. ``threads`` are the CPU threads of one job, for a new study.
+    results of different studies. ``threads`` are the CPU threads of one job, for a new study;
+    ``start_with`` has the settings of the first trials, by arm; None: as recorded.
 
     Raises:
         StudyChangedError: The recorded study differs; names every difference.
@@ -119,13 +127,16 @@ def open_manifest(
         config=with_scoring_dtype(study.config),
         written=written,
         files=files,
+        start_with=dict(start_with or {}),
         cache_threads=threads,
         identity=uuid.uuid4().hex,
         provenance=provenance,
     )
     if recorded := read_manifest(paths):
-        differences = changes(recorded, study, files)
-        if differences and any(paths.directory.glob("arms/*/*/spec.json")):
+        differences, begun = changes(recorded, study, files), has_begun(paths)
+        if start_with is None:
+            manifest = manifest.model_copy(update={"start_with": recorded.start_with})
+        if differences and begun:
             listed = "\n".join(f"  {difference}" for difference in differences)
             raise StudyChangedError(
                 f"{study.path}: the study {study.config.study!r} in {paths.directory} was started"
@@ -133,16 +144,25 @@ def open_manifest(
                 "Its results would not compare. Give the study another name, or undo the change"
                 " (more trials, new arms, budget, confirm, compute and tracking may change)."
             )
-        if differences:
+        if differences or (not begun and manifest.start_with != recorded.start_with):
             # Another study begins: trials of the old one must not guide it. In a database of the
             # user's own, the study has another identity and so another name.
             for path in paths.directory.glob("study.db*"):
                 path.unlink()
         else:
-            config = with_scoring_dtype(study.config, recorded)
-            manifest = recorded.model_copy(update={"config": config, "written": written})
+            changed = {
+                "config": with_scoring_dtype(study.config, recorded),
+                "written": written,
+                "start_with": manifest.start_with,
+            }
+            manifest = recorded.model_copy(update=changed)
     write_text_atomically(paths.manifest, redacted_json(manifest))
     return manifest
+
+
+def has_begun(paths: StudyPaths) -> bool:
+    """Return True if the study has a trial, and so may change only in part."""
+    return any(paths.directory.glob("arms/*/*/spec.json"))
 
 
 def changes(

@@ -159,12 +159,17 @@ def _read_trial(number: int, files: JobPaths) -> TrialRecord | None:
     try:
         # The spec is plain JSON here: validating all of it would dominate large studies.
         spec: dict[str, Any] = from_json(files.spec.read_bytes())
-        params, settings = spec["params"], spec["settings"]
+        params, settings, enqueued = spec["params"], spec["settings"], spec.get("enqueued")
     except (OSError, ValueError, LookupError, TypeError):
         return None
     state, outcome = read_state(files)
     return TrialRecord(
-        number=number, state=state, params=params, settings=settings, outcome=outcome
+        number=number,
+        state=state,
+        params=params,
+        settings=settings,
+        outcome=outcome,
+        enqueued=enqueued,
     )
 
 

@@ -85,6 +85,7 @@ class TrialSpecs:
             attempt=attempt,
             seed=seed,
             params=asked.params,
+            enqueued=asked.enqueued,
             settings=settings,
             lora=model_settings("lora", arm.settings, asked.params),
             teacher=model_settings("teacher", arm.settings, asked.params),

@@ -255,6 +255,8 @@ def trial_tags(spec: TrialSpec) -> dict[str, str]:
     name = f"{spec.arm} #{spec.number}"
     note = f"Trial {spec.number} of arm `{spec.arm}` ({spec.method}): "
     tags: dict[str, object] = {}
+    if spec.enqueued is not None:
+        tags = {"sweeper.start_with": spec.enqueued.source()}
     if (final := spec.final) is not None:
         name = f"{spec.arm} #{final.trial}, seed {final.seed}"
         name += "" if final.at == "steps" else f", equal {final.at.replace('_', ' ')}"

@@ -7,18 +7,25 @@ from typing import Any
 from rich.console import Console
 
 from sweeper.analysis.fairness import ConditionRow, matched_conditions
-from sweeper.records.study_record import Confirmation, ConfirmedWinner, MatchedConditions, Plan
+from sweeper.records import EnqueuedSettings
+from sweeper.records.study_record import (
+    ArmRecord,
+    Confirmation,
+    ConfirmedWinner,
+    MatchedConditions,
+    Plan,
+)
 from sweeper.reporting.tables.fairness import condition_cells, conditions_note, conditions_view
 from tests.support.confirmation_scores import GKD, SFT, scores, winner
 from tests.support.searched_arms import SEARCHED
 
+PLAN = Plan(suite_hash="h", declared=0.0, finals={}, current={})
 FOOTING = MatchedConditions(start="a", prompts="b", teacher="c", sequences=32)
 COSTS = {"trained_tokens": 1000.0, "training_seconds": 10.0, "footings": (FOOTING,)}
 
 
 def rows(*arms: ConfirmedWinner) -> dict[str, ConditionRow]:
-    plan = Plan(suite_hash="h", declared=0.0, finals={}, current={})
-    record = SEARCHED.model_copy(update={"test": Confirmation(plan=plan, scores=scores(*arms))})
+    record = SEARCHED.model_copy(update={"test": Confirmation(plan=PLAN, scores=scores(*arms))})
     return {row.what: row for row in matched_conditions(record, ("gkd", "sft"))}
 
 
@@ -45,6 +52,28 @@ def test_what_is_the_same_is_equal_and_what_is_nearly_so_is_close() -> None:
     assert cells["trials of the search"] == ("differs", "gkd 3 · sft 2")
     assert cells["device-seconds of training"] == ("differs", "gkd 10 · sft 4.0")
     assert "compare_at: [steps, device_seconds]" in (conditions_note(found.values()) or "")
+
+
+def test_what_only_one_search_was_given_differs() -> None:
+    given = EnqueuedSettings(settings={"beta": 0.5})
+    gkd, sft = (arm.model_copy(update={"search": {"beta": {}}}) for arm in SEARCHED.arms)
+    for arms, state in (((gkd, sft), None), ((_given(gkd, given), sft), "differs")):
+        record = SEARCHED.model_copy(
+            update={
+                "arms": arms,
+                "test": Confirmation(plan=PLAN, scores=scores(arm(GKD), arm(SFT))),
+            }
+        )
+        row = {row.what: row for row in matched_conditions(record, ())}.get("given settings")
+        assert (row and row.state) == state
+        assert row is None or row.values == {"gkd": 1, "sft": 0}
+
+
+def _given(arm: ArmRecord, given: EnqueuedSettings) -> ArmRecord:
+    first, *others = arm.trials
+    return arm.model_copy(
+        update={"trials": (first.model_copy(update={"enqueued": given}), *others)}
+    )
 
 
 def test_another_start_or_another_batch_is_seen() -> None:

@@ -133,3 +133,34 @@ def test_a_budget_that_is_spent_ends_the_search_and_more_of_it_continues(
     assert run(study).returncode == 0
     assert len(outcomes(directory)) == 6
     assert {found.info.status for found in trial_runs(directory)} == {"FINISHED"}
+
+
+def test_a_study_starts_with_the_best_of_an_earlier_one(write_study: WriteStudy) -> None:
+    gkd = adder_study()["arms"]["gkd"]
+    given = {"lmbda": 0.0, "beta": 1}
+    study = write_study(trials=1, arms={"gkd": gkd | {"start_with": given}})
+    directory = study.parent
+    assert run(study).returncode == 0
+    study.rename(directory / "pilot.yaml")
+    (directory / "runs" / "tiny").rename(directory / "pilot")
+
+    arms = {"gkd": gkd | {"start_with": {"study": "pilot"}}, "sft": SFT["sft"]}
+    done = run(write_study(trials=2, arms=arms))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "trials with given settings: tiny gkd #0" in " ".join(done.stdout.split())
+    assert "given settings in gkd, none in sft" in done.stdout
+    assert params(directory)["gkd/0000"] == {"lmbda": 0.0, "beta": 1.0}
+    attributes = [trial.user_attrs.get("sweeper:start_with") for trial in told(directory, "gkd")]
+    assert attributes == ["tiny gkd #0", None]
+    tags = [found.data.tags.get("sweeper.start_with") for found in trial_runs(directory)]
+    assert sorted(filter(None, tags)) == ["the study file", "tiny gkd #0"]
+    report = (directory / "reports" / "tiny" / "report.md").read_text()
+    assert "gkd #0 from tiny gkd #0" in report
+    found = json.loads(sweeper(directory, "report", study.name, "--json").stdout)
+    assert found["arms"]["gkd"]["start_with"]["0"]["trial"] == 0
+    # The earlier study may go; a changed start is another study.
+    (directory / "pilot").rename(directory / "gone")
+    assert run(study).returncode == 0
+    refused = run(study, "--set", "arms.gkd.start_with=[]")
+    assert refused.returncode == 2
+    assert "arms.gkd.start_with: was" in refused.stderr

@@ -7,6 +7,7 @@ from rich.console import Console, RenderableType
 from rich.text import Text
 
 from sweeper.analysis.comparison import SELECTION_NOTE, compare
+from sweeper.records import EnqueuedSettings
 from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.console import show
 from sweeper.reporting.tables.comparison import ComparisonView
@@ -192,6 +193,31 @@ def test_the_status_lists_every_trial_with_its_state_and_the_reason_of_failures(
     assert "failed: out of memory" in text
     assert "gkd #3  out of memory: CUDA out of memory" in text
     assert "running" in next(line for line in numbers if "lmbda 0.75 · beta 0 · lr 2e-3" in line)
+
+
+def test_trials_with_given_settings_are_named_and_what_follows_is_said() -> None:
+    pilot = EnqueuedSettings(settings={"beta": 0.0}, study="pilot", arm="gkd", trial=4, score=0.5)
+    given = [EnqueuedSettings(settings={"beta": 0.5}), pilot]
+    gkd = [
+        trial(n, completed(0.7 - n / 10), beta=0.5 * (1 - n)).model_copy(update={"enqueued": e})
+        for n, e in enumerate([*given, None])
+    ]
+    sft = [trial(0, completed(0.5), learning_rate=1e-3)]
+    arms = [arm("gkd", gkd, search=GKD_SEARCH), arm("sft", sft, search={"learning_rate": LR})]
+
+    notes = flat(comparison_text(study(arms)).replace(" · ", " "))
+    for sentence in (
+        "Searches started with given settings (gkd #0 from the study file, #1 from pilot gkd #4),",
+        "The best trial of gkd had given settings.",
+        "Trial budgets do not count the earlier trials of pilot.",
+        "Given settings are knowledge that the search of sft did not have.",
+    ):
+        assert sentence in notes
+    rows = rendered(StatusView(study(arms)), 120)
+    assert "beta 0.5 (start_with)\n" in rows
+    assert "beta 0 (start_with: pilot gkd #4)\n" in rows
+    assert rows.count("start_with") == 2
+    assert "start_with" not in comparison_text(example_study())
 
 
 def test_markup_in_values_is_shown_as_it_is_written() -> None:

@@ -393,5 +393,5 @@ def test_a_space_that_is_known_is_sampled_as_the_one_that_is_inferred(
         return found
 
     known = sampled()
-    monkeypatch.setattr("sweeper.search.arm_search.common_space", lambda arm: None)
+    monkeypatch.setattr("sweeper.search.arm_search.common_space", lambda *_: None)
     assert sampled() == known

@@ -33,6 +33,7 @@ STUDY: dict[str, Any] = {
                 "beta": {"type": "float", "low": 0.1, "high": 0.9, "step": 0.1},
                 "max_steps": {"type": "int", "low": 1, "high": 8, "log": True},
             },
+            "start_with": [{"lmbda": 0.5, "beta": 0.5}, {"study": "pilot", "best": 2}],
         },
         "sft": {"trials": 2},
     },

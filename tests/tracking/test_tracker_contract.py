@@ -14,8 +14,8 @@ import sqlalchemy
 
 from sweeper.foundation.database_retry import Retry
 from sweeper.foundation.databases import with_driver
-from sweeper.records import Failure
-from sweeper.tracking.mapping import NOTE, PARENT, RUN_NAME, MetricPoint
+from sweeper.records import EnqueuedSettings, Failure
+from sweeper.tracking.mapping import NOTE, PARENT, RUN_NAME, MetricPoint, trial_tags
 from sweeper.tracking.mlflow_store import MlflowStore
 from sweeper.tracking.mlflow_tracker import MlflowTracker
 from sweeper.tracking.tracker import Tracker
@@ -326,3 +326,13 @@ def test_a_run_whose_making_was_not_answered_is_made_once(
     assert len(place.by_kind("trial")) == 1
     tracker.start_trial(trial_spec(1))
     assert len(place.by_kind("trial")) == 2
+
+
+def test_given_settings_are_tagged_with_their_source() -> None:
+    pilot = EnqueuedSettings(settings={}, study="pilot", arm="gkd", trial=4)
+    for enqueued, tag in (
+        (EnqueuedSettings(settings={"lmbda": 0.5}), "the study file"),
+        (pilot, "pilot gkd #4"),
+        (None, None),
+    ):
+        assert trial_tags(trial_spec(enqueued=enqueued)).get("sweeper.start_with") == tag

@@ -42,7 +42,7 @@ def pass_preflight(
     if _passed(paths) == identity:
         return
     # The teacher is scored later, and the study reports its gap then.
-    preflight = judge(study, data_check_of(outcome))
+    preflight = judge(study, data_check_of(outcome), starts=manifest.start_with)
     display.show(preflight_view(preflight))
     if preflight.errors:
         lines = (f"{error.place or error.what}: {sentence(error)}" for error in preflight.errors)

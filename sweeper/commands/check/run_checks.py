@@ -33,6 +33,7 @@ from sweeper.commands.check.models import (
 from sweeper.commands.check.power import confirmation_finding, design_findings
 from sweeper.commands.check.probe import probe
 from sweeper.commands.check.settings import settings_findings
+from sweeper.commands.check.starts import start_findings
 from sweeper.config.loading import LoadedStudy, LoadedSuite
 from sweeper.config.models import StudentConfig
 from sweeper.config.study import StudyConfig
@@ -44,10 +45,11 @@ from sweeper.records.layout import StudyPaths
 from sweeper.records.study_record import StudyRecord, TeacherGap
 from sweeper.study.budgets import device_seconds, trial_budgets
 from sweeper.study.extreme_settings import wanted
-from sweeper.study.manifest import changes, input_hashes, read_manifest
+from sweeper.study.manifest import changes, input_hashes, read_manifest, suite_spec
 from sweeper.study.pair import STEP, read_pair
 from sweeper.study.preparation import problem_of
 from sweeper.study.results import read_study, selection_documents
+from sweeper.study.start_settings import StartSettings, start_settings
 
 RequestedShape = tuple[ShapeRequest, ModelShape]
 KnownVariances = tuple[tuple[power.Variances, ...], str]
@@ -76,12 +78,14 @@ def check(
         cache: The content-addressed cache; by default the user's.
 
     Raises:
+        ConfigError: What an arm starts with cannot be read or run.
         SweeperError: The data step could not be run.
     """
     out, cache = out or Console(quiet=True), cache or default_root()
     started = time.time()
     config = study.config
     paths = StudyPaths(runs, config.study)
+    starts = start_settings(study, paths)
     with out.status("Checking data, tokenizers and suites"):
         manifest = read_manifest(paths)
         record = read_study(paths, manifest) if manifest is not None else None
@@ -93,7 +97,7 @@ def check(
         device = next(iter(_devices(config)[0]), "cpu")
         data_check = recorded or run_data_step(study, device, cache)
         gap = record.lead if record is not None else None
-        preflight = judge(study, data_check, gap=gap, variances=variances)
+        preflight = judge(study, data_check, gap=gap, variances=variances, starts=starts)
     if preflight.errors:
         return preflight
     expected = None
@@ -106,7 +110,8 @@ def check(
         except SweeperError as error:
             findings = [Finding(state="error", what="time", detail=str(error))]
         else:
-            preflight = judge(study, data_check, gap=probed.gap, variances=variances)
+            gap = probed.gap
+            preflight = judge(study, data_check, gap=gap, variances=variances, starts=starts)
             # Old records do not count documents that the score leaves out.
             documents = data_check.test_scored or data_check.test_documents
             expected = estimate(probed.timing, plan_of(config, documents))
@@ -166,11 +171,12 @@ def judge(
     *,
     gap: TeacherGap | None = None,
     variances: KnownVariances | None = None,
+    starts: StartSettings | None = None,
 ) -> Preflight:
     """Return all findings on a study but those on time.
 
     ``gap`` is known once teacher and starting student were scored; variances are assumed by
-    default.
+    default; ``starts`` has what the searches start with.
     """
     config = study.config
     devices, places, of_compute = _devices(config)
@@ -201,6 +207,7 @@ def judge(
             *([teacher_gap_finding(gap)] if gap is not None else []),
             *data_findings(data_check, study.selection, study.test, config.arms, answers),
             *settings_findings(config, devices, student),
+            *start_findings(config, starts or {}, suite_spec(study.selection).content_hash),
             *of_compute,
             *_memory(config, data_check, shapes, places),
             confirmation_finding(seeds if has_test else None, pairs),

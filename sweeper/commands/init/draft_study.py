@@ -52,10 +52,7 @@ def draft_study(request: Request) -> Draft:
     if draft.rows is not None:
         draft.comments["training", "max_steps"] = f"about {EPOCHS} epochs of {draft.rows} rows"
     settings = {"max_new_tokens": draft.max_new_tokens}
-    default = {"lmbda": 0.5, "beta": 0.5, "temperature": 0.9, **settings}
-    fixed = {"gkd-default": {"method": "gkd", "settings": default}}
-    draft.comments["arms", "gkd-default"] = "the settings that guides recommend, not searched"
-    _add_arms(draft, settings, fixed, (1.0e-5, 1.0e-3))
+    _add_arms(draft, settings, {}, draft.values["training"]["learning_rate"], (1.0e-5, 1.0e-3))
     _add_suites(draft, request)
     options = {"teacher": "--teacher", "student": "--student", "data": "--data"}
     _check(draft, lambda p: Problem(options.get(p.path.split(".")[0], "init"), p.message))
@@ -90,9 +87,11 @@ def draft_from_recipe(path: Path, request: Request) -> Draft:
     draft.comments["arms", RECIPE_ARM] = "the recipe as it is"
     rate = training.get("learning_rate", 5.0e-5)
     ends = (1.0e-6, 1.0e-4)
-    if isinstance(rate, int | float) and not isinstance(rate, bool) and rate > 0:
+    if isinstance(rate, int | float) and not isinstance(rate, bool) and 0 < rate < math.inf:
         ends = (float(f"{rate / 10:.3g}"), float(f"{rate * 10:.3g}"))
-    _add_arms(draft, shared, fixed, ends)
+    else:
+        rate = 1.0e-5  # What is wrong with it is reported at `training`.
+    _add_arms(draft, shared, fixed, rate, ends)
     _add_suites(draft, request)
     _check(draft, recipe.blame)
     return draft
@@ -191,14 +190,17 @@ def _steps(rows: int | None, epochs: int, window: int) -> int:
 
 
 def _add_arms(
-    draft: Draft, settings: Values, fixed: Values, learning_rate: tuple[float, float]
+    draft: Draft, settings: Values, fixed: Values, usual_rate: float, ends: tuple[float, float]
 ) -> None:
     """Add the searched GKD arm, the ``fixed`` ones, and the offline baselines.
 
-    The ranges follow the guide of Oumi's recipe for GKD.
+    Every search starts with the usual settings, so that none has less to start with. The ranges
+    follow the guide of Oumi's recipe for GKD.
     """
-    low, high = learning_rate
+    low, high = ends
     rate = {"learning_rate": {"type": "float", "low": low, "high": high, "log": True}}
+    start = {"learning_rate": usual_rate}
+    offline = {"search": rate, "start_with": start}
     own = {} if draft.references else {"seq_kd": True}
     search = {
         "lmbda": {"type": "float", "low": 0.0, "high": 1.0},
@@ -206,13 +208,15 @@ def _add_arms(
         "temperature": {"type": "float", "low": 0.1, "high": 1.0},
         **rate,
     }
-    arms: Values = {"gkd": {"settings": {**settings, **own}, "search": search}}
+    usual = {"lmbda": 0.5, "beta": 0.5, "temperature": 0.9, **start}
+    gkd = {"settings": {**settings, **own}, "search": search, "start_with": usual}
+    arms: Values = {"gkd": gkd}
     for name, arm in fixed.items():
         arms[name] = {**arm, "settings": {**arm["settings"], **own}}
     if draft.references:
-        arms["sft"] = {"search": rate}
-    arms["seqkd"] = {"search": rate}
-    arms["supervised_kd"] = {**({"settings": own} if own else {}), "search": rate}
+        arms["sft"] = offline
+    arms["seqkd"] = offline
+    arms["supervised_kd"] = {**({"settings": own} if own else {}), **offline}
     draft.values["arms"] = arms
     if _is_count(longest := settings["max_new_tokens"]):
         draft.values["teacher_outputs"] = {"max_new_tokens": longest}
@@ -221,6 +225,7 @@ def _add_arms(
         (*where, "lmbda"): "0: only the data; 0.5: balanced; 1: only what the student samples",
         (*where, "beta"): "0: KL(teacher||student); 0.5: symmetric; 1: KL(student||teacher)",
         (*where, "temperature"): "of sampling: low is focused, high diverse",
+        ("arms", "gkd", "start_with"): "the usual settings are the first trial",
         ("arms", "gkd", "settings"): (
             "Answers that are cut teach a student never to finish: watch train/truncated_share."
         ),

@@ -84,7 +84,7 @@ def _trials_table(trials: Sequence[TrialRecord], digits: int) -> str:
             seconds = formatting.seconds(cost.device_seconds)
             costs = [str(cost.steps), formatting.tokens(cost), seconds]
         score = formatting.score(selection_score(trial.outcome), digits)
-        settings = cell(formatting.settings(trial.params, 4)) or formatting.NOTHING
+        settings = cell(formatting.trial_settings(trial, 4)) or formatting.NOTHING
         rows.append([str(trial.number), formatting.trial_state(trial), score, settings, *costs])
     header = ["trial", "state", "score", "settings", "steps", "tokens", "device-seconds"]
     return table(header, rows, left=(1, 3))

@@ -85,7 +85,7 @@ def _trial_rows(arm: ArmRecord, digits: int) -> list[tuple[str, ...]]:
             formatting.trial_state(trial),
             formatting.score(selection_score(trial.outcome), digits),
             formatting.job_seconds(trial.outcome),
-            formatting.settings(trial.params) or formatting.NOTHING,
+            formatting.trial_settings(trial) or formatting.NOTHING,
         )
         for trial in sorted(arm.trials, key=lambda trial: trial.number)
     ]

@@ -96,6 +96,14 @@ def settings(params: Mapping[str, Any], digits: int = 2) -> str:
     )
 
 
+def trial_settings(trial: TrialRecord, digits: int = 2) -> str:
+    """Format a trial's searched settings, with a mark and their source if some were given."""
+    text = settings(trial.params, digits)
+    if (enqueued := trial.enqueued) is None:
+        return text
+    return f"{text} (start_with{f': {enqueued.source()}' if enqueued.study else ''})"
+
+
 def best_settings(arm: ArmSummary) -> str:
     """Format the sampled settings of an arm's best trial."""
     if arm.best is None:

@@ -32,6 +32,7 @@ def notes(comparison: Comparison) -> list[str]:
         ),
         (unfinished, unfinished),
         *((True, sentence) for sentence in _stopped(comparison)),
+        *((True, sentence) for sentence in _started_with(comparison)),
         (
             any(arm.trials.pruned for arm in comparison.arms),
             "Pruned trials stopped at a score on part of the suite; none counts as an arm's best.",
@@ -127,6 +128,28 @@ def _stopped(comparison: Comparison) -> list[str]:
         if arms := [arm for arm in comparison.arms if arm.stopped == cause]:
             listed = ", ".join(f"{arm.name} {ended(arm)} of {arm.budget}" for arm in arms)
             sentences.append(f"Arms stopped before their last trial ({listed}): {why}.")
+    return sentences
+
+
+def _started_with(comparison: Comparison) -> list[str]:
+    """Return which trials had given settings, and what follows for reading the scores."""
+    started = [arm for arm in comparison.arms if arm.enqueued]
+    if not started:
+        return []
+    listed = "; ".join(
+        f"{arm.name} " + ", ".join(f"#{n} from {e.source()}" for n, e in arm.enqueued.items())
+        for arm in started
+    )
+    sentences = [f"Searches started with given settings ({listed}), which count as trials."]
+    if best := [arm.name for arm in started if arm.best and arm.best.number in arm.enqueued]:
+        sentences.append(f"The best trial of {formatting.listed(best)} had given settings.")
+    if studies := {e.study: None for arm in started for e in arm.enqueued.values() if e.study}:
+        names = formatting.listed(list(studies))
+        sentences.append(f"Trial budgets do not count the earlier trials of {names}.")
+    without = [arm.name for arm in comparison.arms if arm.searched and not arm.enqueued]
+    if without:
+        names = formatting.listed(without)
+        sentences.append(f"Given settings are knowledge that the search of {names} did not have.")
     return sentences
 
 

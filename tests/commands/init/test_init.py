@@ -66,6 +66,11 @@ def test_a_data_file_becomes_a_study_with_suites_of_held_out_prompts(tmp_path: P
     assert ranges == [(0, 4), (4, 13)] and len(held) == 13
     columns = study.config.data.train.columns
     assert columns is not None and columns.completion == "answer"
+    usual = {"lmbda": 0.5, "beta": 0.5, "temperature": 0.9}
+    for arm in study.config.arms.values():
+        rate = {"learning_rate": study.config.training.learning_rate}
+        # No arm that searches has less to start with than another.
+        assert arm.start_with == ({**usual, **rate} if arm.method == "gkd" else rate,)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +169,7 @@ def test_a_recipe_becomes_an_arm_beside_a_search_and_baselines(tmp_path: Path) -
     config = load_study(tmp_path / "mine.yaml").config
     assert list(config.arms) == ["gkd", RECIPE_ARM, "sft", "seqkd", "supervised_kd"]
     assert not config.arms[RECIPE_ARM].search
+    assert all(arm.start_with for arm in config.arms.values() if arm.search)
     assert config.arms[RECIPE_ARM].settings["max_new_tokens"] == 256
     # 48 rows without 13: three epochs of three steps of 16.
     assert config.training.max_steps == 9
