@@ -7,7 +7,12 @@ from sweeper.analysis.comparison import Comparison
 from sweeper.analysis.failures import FailureGroup, failure_groups
 from sweeper.analysis.learning_curves import LearningCurve, learning_curves
 from sweeper.analysis.recommendation import Recommendation, recommend
-from sweeper.analysis.rollout_stats import RolloutStats, rollout_stats
+from sweeper.analysis.rollout_stats import (
+    RolloutCurve,
+    RolloutStats,
+    rollout_curves,
+    rollout_stats,
+)
 from sweeper.analysis.verdict import Verdict
 from sweeper.records import Record
 from sweeper.records.study_record import StudyRecord
@@ -21,6 +26,7 @@ class TrainingLessons(Record):
     failures: tuple[FailureGroup, ...]
     rollout_stats: RolloutStats | None
     curves: tuple[LearningCurve, ...]
+    rollout_curves: tuple[RolloutCurve, ...]
 
 
 def training_lessons(
@@ -33,4 +39,5 @@ def training_lessons(
         failures=failure_groups(record),
         rollout_stats=rollout_stats(record),
         curves=learning_curves(record, verdict),
+        rollout_curves=rollout_curves(record, verdict),
     )
