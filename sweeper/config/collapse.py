@@ -12,8 +12,8 @@ from sweeper.config.base import Fraction, PositiveInt, Strict
 class CollapseConfig(Strict):
     """Watch over the rollouts of every training that samples from its student.
 
-    Points of the training curve are joined to windows of `min_rollouts` rollouts. A sign has to
-    show in three windows in a row. The start is the first window.
+    Points of the training curve are joined to windows of `min_rollouts` rollouts. The start of a
+    training is its first three windows. A sign has to show in three later ones in a row.
     """
 
     action: Literal["warn", "stop"] = "warn"

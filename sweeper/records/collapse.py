@@ -1,8 +1,9 @@
 """Signs that a student's rollouts have collapsed, found in the points of a training curve.
 
-A judgement needs ``CONSECUTIVE`` windows in a row, each of many rollouts, so that chance does not
-raise it. The watch follows from the points alone: a training that resumes from a checkpoint, which
-holds them, is judged as an undisturbed one.
+Points are joined to windows of ``min_rollouts``. The start, which later windows are compared with,
+are the first ``CONSECUTIVE`` windows, and a judgement needs as many in a row, so that chance does
+not raise it. The watch follows from the points alone: a training that resumes from a checkpoint,
+which holds them, is judged as an undisturbed one.
 """
 
 from __future__ import annotations
@@ -30,6 +31,29 @@ def may_stop(spec: TrialSpec) -> bool:
     return spec.origin.collapse.action == "stop" and spec.final is None
 
 
+class _Sums:
+    """Sums over the rollouts of some points."""
+
+    def __init__(self) -> None:
+        self._sums: defaultdict[str, float] = defaultdict(float)
+        self._weights: defaultdict[str, float] = defaultdict(float)
+
+    @property
+    def rollouts(self) -> float:
+        return self._weights["rollout_length"]
+
+    def add(self, point: Mapping[str, float]) -> None:
+        rollouts = point.get("rollouts", 0.0)
+        tokens = rollouts * point.get("rollout_length", 0.0)
+        for names, weight in ((_BY_ROLLOUT, rollouts), (_BY_TOKEN, tokens)):
+            for name in point.keys() & names:
+                self._sums[name] += point[name] * weight
+                self._weights[name] += weight
+
+    def means(self) -> Means:
+        return {name: self._sums[name] / weight for name, weight in self._weights.items() if weight}
+
+
 class CollapseWatch:
     """Watch over the rollouts of one training.
 
@@ -39,9 +63,7 @@ class CollapseWatch:
 
     def __init__(self, spec: TrialSpec) -> None:
         self._spec, self._config = spec, spec.origin.collapse
-        self._sums: defaultdict[str, float] = defaultdict(float)
-        self._weights: defaultdict[str, float] = defaultdict(float)
-        self._start: Means | None = None
+        self._start, self._window = _Sums(), _Sums()
         self._rows: Counter[CollapseKind] = Counter()
         self._found: set[CollapseKind] = set()
         self.points = 0
@@ -49,18 +71,14 @@ class CollapseWatch:
     def add(self, step: int, point: Mapping[str, float]) -> tuple[CollapseSign, ...]:
         """Add the next point of the training curve; return the signs that it makes certain."""
         self.points += 1
-        rollouts = point.get("rollouts", 0.0)
-        tokens = rollouts * point.get("rollout_length", 0.0)
-        for names, weight in ((_BY_ROLLOUT, rollouts), (_BY_TOKEN, tokens)):
-            for name in point.keys() & names:
-                self._sums[name] += point[name] * weight
-                self._weights[name] += weight
-        if self._weights["rollout_length"] < self._config.min_rollouts:
+        if self._start.rollouts < CONSECUTIVE * self._config.min_rollouts:
+            self._start.add(point)
             return ()
-        window = {name: self._sums[name] / weight for name, weight in self._weights.items()}
-        self._sums.clear()
-        self._weights.clear()
-        self._start = start = self._start or window
+        self._window.add(point)
+        if self._window.rollouts < self._config.min_rollouts:
+            return ()
+        window, start = self._window.means(), self._start.means()
+        self._window = _Sums()
         if step <= self._config.grace * self._spec.settings.max_steps:
             return ()
         signs = []

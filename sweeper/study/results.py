@@ -168,15 +168,13 @@ def _shown(trials: Sequence[TrialRecord]) -> set[int]:
     A study may have thousands of trials, so not all curves are read.
     """
     collapsed = [trial.number for trial in trials if trial.outcome and trial.outcome.collapse]
-    scored = [
-        (scores.score if scores.higher_is_better else -scores.score, -trial.number)
+    scored = {
+        trial.number: scores.score if scores.higher_is_better else -scores.score
         for trial in trials
         if trial.state == "completed" and trial.outcome and (scores := trial.outcome.scores)
-    ]
-    return {
-        *collapsed[-MOST_COLLAPSED:],
-        *(-number for _, number in [max(scored, default=())] if scored),
     }
+    best = [max(scored, key=scored.__getitem__)] if scored else []
+    return {*collapsed[-MOST_COLLAPSED:], *best}
 
 
 def _read_trial(number: int, files: JobPaths) -> TrialRecord | None:

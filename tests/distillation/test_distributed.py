@@ -52,8 +52,8 @@ def test_two_processes_train_as_one(pair: Path, tmp_path: Path, name: str) -> No
     for key, weights in first["weights"].items():
         assert torch.equal(weights, second["weights"][key])
         torch.testing.assert_close(weights, one["weights"][key], rtol=1e-5, atol=2e-6)
-    # What is reported is of both of them.
-    assert counted(first) == counted(second) == counted(one)
+    # What is reported is of both of them; sums over tokens are those of one but for rounding.
+    assert counted(first) == counted(second) == pytest.approx(counted(one), rel=1e-5)
     for ours, theirs in zip(first["points"], one["points"], strict=True):
         for quantity in ("loss", "grad_norm", "teacher_divergence"):
             assert ours[quantity] == pytest.approx(theirs[quantity], rel=1e-4)

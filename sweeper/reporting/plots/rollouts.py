@@ -25,7 +25,7 @@ _PANELS: tuple[tuple[RolloutMeasure, str], ...] = (
     ("ended_share", "share ended by an end token"),
     ("repetition", "share of repeated 4-grams"),
     ("student_entropy", "entropy (nats a token)"),
-    ("teacher_logprob", "teacher's log-probability\n(nats a token)"),
+    ("teacher_logprob", "teacher's log p of rollouts (nats)"),
 )
 _SHARES = ("truncated_share", "ended_share", "repetition")
 
@@ -57,9 +57,11 @@ def rollout_plot(comparison: Comparison, curves: Sequence[RolloutCurve]) -> Figu
         axes.yaxis.set_major_locator(MaxNLocator(4))
         if measure in _SHARES:
             axes.set_ylim(-0.03, 1.03)
+            axes.set_yticks((0.0, 0.25, 0.5, 0.75, 1.0))
         elif measure != "teacher_logprob":
             axes.set_ylim(bottom=0)
-    figure.supxlabel("optimiser steps", fontsize=9, color=INK)
+        if place >= len(panels) - columns:
+            axes.set_xlabel("optimiser steps", fontsize=9)
     legend(figure.axes[0])
     return figure
 
