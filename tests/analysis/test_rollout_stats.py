@@ -76,7 +76,9 @@ def test_curves_are_the_winners_or_the_best_trials_and_the_collapsed_ones() -> N
     points = tuple(CurvePoint(step=s, rollout_length=30.0 + s, repetition=0.1) for s in (5, 10))
     best = sampled(0, 0.9).model_copy(update={"curve": points})
     ill = with_signs(1, "repetition").model_copy(update={"curve": points})
-    searched = study([arm("gkd", [best, ill, sampled(2, 0.4)]), arm("sft", [trial(0)])])
+    searched = study(
+        [arm("gkd", [best, ill, sampled(2, 0.4)]), arm("sft", [trial(0, completed(0.4))])]
+    )
     curves = rollout_curves(searched, None)
     assert [(c.trial, c.collapsed) for c in curves] == [(0, False), (1, True)]
     assert set(curves[0].measures) == {"rollout_length", "repetition"}

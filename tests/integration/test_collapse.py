@@ -61,7 +61,7 @@ def repeating_teacher(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def arms(repeating_teacher: str) -> dict[str, Any]:
     def gkd(**settings: Any) -> dict[str, Any]:
-        values = {"lmbda": 1.0, "beta": 0.0, "max_new_tokens": 64, **settings}
+        values = {"lmbda": 1.0, "beta": 0.0, "max_new_tokens": 96, **settings}
         return {"method": "gkd", "trials": 1, "settings": values}
 
     return {
