@@ -6,14 +6,19 @@ sequences. The distance from the teacher on fixed sequences does, where it was m
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Literal
 
 from sweeper.analysis.verdict import Verdict
 from sweeper.config.settings import Method
 from sweeper.records import Record
-from sweeper.records.study_record import ArmRecord, ConfirmationRunRecord, StudyRecord
+from sweeper.records.study_record import (
+    ArmRecord,
+    ConfirmationRunRecord,
+    CurvePoint,
+    StudyRecord,
+)
 
 Measure = Literal["loss", "teacher_divergence"]
 
@@ -41,7 +46,7 @@ class LearningCurve(Record):
 
 def learning_curves(record: StudyRecord, verdict: Verdict | None) -> tuple[LearningCurve, ...]:
     """Return each winner's curve: all by the distance from the teacher, or all by losses."""
-    groups = [(arm, runs) for arm in record.arms if (runs := _winner_runs(arm, verdict))]
+    groups = [(arm, runs) for arm in record.arms if (runs := winner_runs(arm, verdict))]
     for measure in ("teacher_divergence", "loss"):
         curves = [_curve(arm, finals, measure) for arm, finals in groups]
         if shown := tuple(curve for curve in curves if len(curve.steps) > 1):
@@ -49,7 +54,7 @@ def learning_curves(record: StudyRecord, verdict: Verdict | None) -> tuple[Learn
     return ()
 
 
-def _winner_runs(arm: ArmRecord, verdict: Verdict | None) -> list[ConfirmationRunRecord]:
+def winner_runs(arm: ArmRecord, verdict: Verdict | None) -> list[ConfirmationRunRecord]:
     """Return the retrained runs of the arm's winner that are as long as the search's."""
     finals = [final for final in arm.finals if final.final.at == "steps"]
     if not finals:
@@ -63,23 +68,28 @@ def _winner_runs(arm: ArmRecord, verdict: Verdict | None) -> list[ConfirmationRu
 def _curve(
     arm: ArmRecord, finals: Sequence[ConfirmationRunRecord], measure: Measure
 ) -> LearningCurve:
-    found: dict[int, list[float]] = {}
-    for point in chain.from_iterable(final.curve for final in finals):
-        if (value := getattr(point, measure)) is not None:
-            found.setdefault(point.step, []).append(value)
     return LearningCurve(
         arm=arm.name,
         method=arm.method,
         trial=finals[0].final.trial,
         measure=measure,
-        steps=tuple(
-            CurveStep(
-                step=step,
-                mean=sum(values) / len(values),
-                low=min(values),
-                high=max(values),
-                seeds=len(values),
-            )
-            for step, values in sorted(found.items())
-        ),
+        steps=curve_steps([final.curve for final in finals], measure),
+    )
+
+
+def curve_steps(curves: Iterable[Iterable[CurvePoint]], measure: str) -> tuple[CurveStep, ...]:
+    """Return mean and range of a measure over several trainings, at each step that has it."""
+    found: dict[int, list[float]] = {}
+    for point in chain.from_iterable(curves):
+        if (value := getattr(point, measure)) is not None:
+            found.setdefault(point.step, []).append(value)
+    return tuple(
+        CurveStep(
+            step=step,
+            mean=sum(values) / len(values),
+            low=min(values),
+            high=max(values),
+            seeds=len(values),
+        )
+        for step, values in sorted(found.items())
     )

@@ -12,7 +12,12 @@ from sweeper.analysis.failures import (
 )
 from sweeper.analysis.learning_curves import LearningCurve, learning_curves
 from sweeper.analysis.recommendation import Recommendation, recommend
-from sweeper.analysis.rollout_stats import RolloutStats, rollout_stats
+from sweeper.analysis.rollout_stats import (
+    RolloutCurve,
+    RolloutStats,
+    rollout_curves,
+    rollout_stats,
+)
 from sweeper.analysis.verdict import Verdict
 from sweeper.records import Record
 from sweeper.records.study_record import StudyRecord
@@ -27,6 +32,7 @@ class TrainingLessons(Record):
     rescored: tuple[RescoredTrials, ...] = ()
     rollout_stats: RolloutStats | None
     curves: tuple[LearningCurve, ...]
+    rollout_curves: tuple[RolloutCurve, ...]
 
 
 def training_lessons(
@@ -40,4 +46,5 @@ def training_lessons(
         rescored=rescored_trials(record),
         rollout_stats=rollout_stats(record),
         curves=learning_curves(record, verdict),
+        rollout_curves=rollout_curves(record, verdict),
     )

@@ -138,9 +138,10 @@ def schema() -> dict[str, Any]:
     """Return the JSON Schema of a study file, for editors."""
     schema = StudyConfig.model_json_schema()
     # The short forms: `sampler: grid`, and an arm whose name says its method.
-    sampler = schema["properties"]["sampler"]
-    types = schema["$defs"]["SamplerConfig"]["properties"]["type"]
-    sampler["anyOf"] = [{"$ref": sampler.pop("$ref")}, {"enum": types["enum"]}]
+    for name, of in (("sampler", "type"), ("pruner", "type"), ("collapse", "action")):
+        block = schema["properties"][name]
+        values = schema["$defs"][block["$ref"].rpartition("/")[2]]["properties"][of]["enum"]
+        block["anyOf"] = [{"$ref": block.pop("$ref")}, {"enum": values}]
     properties = schema["$defs"]["ArmConfig"]["properties"]
     start = properties["start_with"]
     # An earlier study would pass as settings too, so that `oneOf` would refuse it.

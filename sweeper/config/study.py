@@ -18,6 +18,7 @@ from sweeper.config.base import (
     ScoringDtype,
     Strict,
 )
+from sweeper.config.collapse import CollapseConfig
 from sweeper.config.compute import SHARDED_OPTIMISERS, ComputeConfig
 from sweeper.config.confirm import ConfirmConfig, CostMeasure
 from sweeper.config.data import DataConfig
@@ -133,6 +134,9 @@ class StudyConfig(Strict):
     """Limits that stop the search, next to its `trials`."""
     evaluation: EvaluationConfig
     """Suites that students are scored on."""
+    collapse: CollapseConfig = CollapseConfig()
+    """Watch over rollouts for known failures of on-policy training; `collapse: stop` ends trials
+    that show one."""
     confirm: ConfirmConfig = ConfirmConfig()
     """Confirmation runs after the search, which show if its winners are better or were lucky."""
     compare_at: Annotated[tuple[CostMeasure, ...], Field(strict=False, min_length=1)] = (
@@ -190,6 +194,11 @@ class StudyConfig(Strict):
     @classmethod
     def _short_type(cls, value: Any) -> Any:
         return {"type": value} if isinstance(value, str) else value
+
+    @field_validator("collapse", mode="before")
+    @classmethod
+    def _short_action(cls, value: Any) -> Any:
+        return {"action": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _check(self) -> StudyConfig:

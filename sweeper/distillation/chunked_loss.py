@@ -32,12 +32,13 @@ class Objective(Protocol):
             device: Device of the student's logits.
         """
 
-    def into_gradient(self, logits: Tensor, targets: Tensor, work: Tensor) -> Tensor:
+    def into_gradient(self, logits: Tensor, targets: Tensor, rows: slice, work: Tensor) -> Tensor:
         """Return the loss of each position, and turn ``logits`` into its gradient in place.
 
         Args:
             logits: The student's logits, after its cap (positions × vocabulary), at least float32.
             targets: Rows of what ``chunk`` returned.
+            rows: These positions among all.
             work: Scratch space of three times the logits' shape.
         """
 
@@ -112,8 +113,9 @@ class _ChunkedLoss(torch.autograd.Function):
                     logits = project(hidden[chunk], matrix, bias)
                 for first in range(0, len(logits), block):
                     part = slice(first, first + block)
-                    losses[chunk][part] = _through_cap(
-                        logits[part], targets[part], cap, objective, work
+                    place = slice(start + first, start + min(first + block, len(logits)))
+                    losses[place] = _through_cap(
+                        logits[part], targets[part], place, cap, objective, work
                     )
                 # What is in ``logits`` by now is the loss's gradient with respect to them.
                 if grad_states is not None:
@@ -142,16 +144,21 @@ class _ChunkedLoss(torch.autograd.Function):
 
 
 def _through_cap(
-    logits: Tensor, targets: Tensor, cap: float | None, objective: Objective, work: Tensor
+    logits: Tensor,
+    targets: Tensor,
+    rows: slice,
+    cap: float | None,
+    objective: Objective,
+    work: Tensor,
 ) -> Tensor:
     """Return the objective of logits that pass a soft cap first, with gradients before the cap."""
     work = work[:, : len(logits)]
     if cap is None:
-        return objective.into_gradient(logits, targets, work)
+        return objective.into_gradient(logits, targets, rows, work)
     logits.div_(cap).tanh_()
     slope = (logits * logits).neg_().add_(1)
     logits.mul_(cap)
-    losses = objective.into_gradient(logits, targets, work)
+    losses = objective.into_gradient(logits, targets, rows, work)
     logits.mul_(slope)
     return losses
 

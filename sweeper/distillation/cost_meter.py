@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -58,10 +58,8 @@ class CostMeter:
         if since["micro_batches"]:
             point["on_policy_share"] = since["on_policy"] / since["micro_batches"]
         if since["rollouts"]:
-            point["rollout_length"] = since["generated_tokens"] / since["rollouts"]
-            # The stock trainer does not report which of its rollouts were cut.
-            if "truncated" in self.totals:
-                point["truncated_share"] = since["truncated"] / since["rollouts"]
+            means = _rollout_means(since)
+            point |= {"rollouts": since["rollouts"], "rollout_length": means.pop("length"), **means}
         return point
 
     def rollouts(self) -> Rollouts | None:
@@ -69,12 +67,8 @@ class CostMeter:
         totals = self.totals
         if not totals["micro_batches"]:
             return None
-        rollouts = totals["rollouts"]
-        return Rollouts(
-            on_policy_share=totals["on_policy"] / totals["micro_batches"],
-            length=totals["generated_tokens"] / rollouts if rollouts else None,
-            truncated_share=totals["truncated"] / rollouts if "truncated" in totals else None,
-        )
+        means = _rollout_means(totals) if totals["rollouts"] else {}
+        return Rollouts(on_policy_share=totals["on_policy"] / totals["micro_batches"], **means)
 
     def cost(self) -> Cost:
         """Return the cost of training so far."""
@@ -88,6 +82,27 @@ class CostMeter:
                 if name.startswith("seconds_")
             },
         )
+
+
+_MEANS = {
+    "length": ("generated_tokens", "rollouts"),
+    "truncated_share": ("truncated", "rollouts"),
+    "ended_share": ("ended", "rollouts"),
+    "repetition": ("repetition", "with_repetition"),
+    "student_entropy": ("student_entropy", "generated_tokens"),
+    "teacher_entropy": ("teacher_entropy", "generated_tokens"),
+    "teacher_logprob": ("teacher_logprob", "generated_tokens"),
+}
+"""Means of rollouts by name: the counts that are divided by one another."""
+
+
+def _rollout_means(counts: Mapping[str, float]) -> dict[str, float]:
+    """Return the means of which there are counts; the stock trainers do not report them all."""
+    return {
+        name: counts[total] / counts[number]
+        for name, (total, number) in _MEANS.items()
+        if total in counts and counts.get(number)
+    }
 
 
 class PauseCallback(TrainerCallback):  # type: ignore[misc]

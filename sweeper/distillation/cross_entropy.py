@@ -33,7 +33,7 @@ class _Labels:
         """Return the labels of some positions."""
         return self.labels[rows].to(device)
 
-    def into_gradient(self, logits: Tensor, targets: Tensor, work: Tensor) -> Tensor:
+    def into_gradient(self, logits: Tensor, targets: Tensor, rows: slice, work: Tensor) -> Tensor:
         """Return the negative log-likelihoods; ``logits`` become p - 1[label], their gradient."""
         log_p = torch.log_softmax(logits, -1, out=work[0])
         index = targets[:, None]

@@ -14,7 +14,9 @@ the student's logits is
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -22,6 +24,46 @@ from torch import Tensor
 
 from sweeper.distillation.chunked_loss import BUDGET, chunked_loss
 from sweeper.distillation.models.lm_head import LMHead, capped
+
+_LEAST = -1e20
+"""Logit below which a token is ruled out."""
+
+
+@dataclass
+class SampledTokens:
+    """Tokens that the student sampled, and sums over them that their divergence gives in passing.
+
+    Attributes:
+        tokens: Next token of each position.
+        sums: Entropy of the student, entropy of the teacher, and the teacher's log-probability of
+            the tokens, each in nats and summed over positions; zeros before the divergence. All
+            are of the distributions at temperature 1 over the tokens that the divergence compares.
+    """
+
+    tokens: Tensor
+    sums: Tensor
+
+    @classmethod
+    def of(cls, tokens: Tensor) -> Self:
+        """Begin with sums of zero."""
+        return cls(tokens, torch.zeros(3, device=tokens.device))
+
+    def add(self, rows: slice, z: Tensor, teacher: Tensor, p: Tensor, q: Tensor) -> None:
+        """Add some positions; ``z``, the student's logits, become scratch space.
+
+        Args:
+            rows: The positions.
+            z: Logits of the student (positions × vocabulary).
+            teacher: Logits of the teacher.
+            p: Probabilities of the student.
+            q: Probabilities of the teacher.
+        """
+        index = self.tokens[rows].to(z.device)[:, None]
+        entropy, _ = _entropy(z, p, scratch=z)
+        chosen = teacher.gather(-1, index)[:, 0]
+        theirs, scale = _entropy(teacher, q, scratch=z)
+        found = torch.stack([entropy, theirs, chosen - scale]).sum(1)
+        self.sums += found.to(self.sums)
 
 
 @dataclass(frozen=True)
@@ -49,7 +91,13 @@ class Heads:
         return replace(self, student=self.student.of_copy(student))
 
     def divergence(
-        self, ours: Tensor, theirs: Tensor, beta: float, *, budget: int = BUDGET
+        self,
+        ours: Tensor,
+        theirs: Tensor,
+        beta: float,
+        *,
+        sampled: SampledTokens | None = None,
+        budget: int = BUDGET,
     ) -> Tensor:
         """Return the generalized Jensen–Shannon divergence in nats, summed over positions.
 
@@ -62,6 +110,7 @@ class Heads:
             theirs: States of the teacher at the same positions; they get no gradient.
             beta: Interpolation from 0, KL(teacher‖student), to 1, KL(student‖teacher). Within 1e-3
                 of an end, but not at it, rounding costs up to 1e-7 / distance, relative.
+            sampled: Tokens at the positions, whose sums are collected.
             budget: Bytes that the logits of one chunk may take. A smaller budget takes longer, as
                 every chunk reads both heads again.
 
@@ -72,7 +121,7 @@ class Heads:
             raise ValueError(f"beta must be in [0, 1], but got {beta}")
         if len(ours) != len(theirs):
             raise ValueError(f"positions must match, but got {len(ours)} and {len(theirs)}")
-        objective = _TeacherDivergence(self, theirs.detach(), float(beta))
+        objective = _TeacherDivergence(self, theirs.detach(), float(beta), sampled)
         return chunked_loss(ours, self.student, objective, budget=budget)
 
 
@@ -84,11 +133,13 @@ class _TeacherDivergence:
         heads: How the teacher's logits are made.
         theirs: The teacher's states.
         beta: The divergence's parameter.
+        sampled: Tokens whose sums are collected.
     """
 
     heads: Heads
     theirs: Tensor
     beta: float
+    sampled: SampledTokens | None
 
     def chunk(self, rows: slice, vocabulary: int, device: torch.device) -> Tensor:
         """Return the teacher's logits, after its cap, at least in float32."""
@@ -101,13 +152,20 @@ class _TeacherDivergence:
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return capped(logits, self.heads.teacher.cap)
 
-    def into_gradient(self, logits: Tensor, targets: Tensor, work: Tensor) -> Tensor:
+    def into_gradient(self, logits: Tensor, targets: Tensor, rows: slice, work: Tensor) -> Tensor:
         """Return the divergence of each position; ``logits`` become its gradient."""
         divergence = _kl if self.beta in (0, 1) else _mixed
-        return divergence(logits, targets.to(logits.dtype), self.beta, work)
+        teacher = targets.to(logits.dtype)
+        sampled = self.sampled
+        watch = None if sampled is None else partial(sampled.add, rows, logits, teacher)
+        return divergence(logits, teacher, self.beta, work, watch)
 
 
-def _kl(z: Tensor, teacher: Tensor, beta: float, work: Tensor) -> Tensor:
+_Watch = Callable[[Tensor, Tensor], None] | None
+"""Receives p and q, as soon as the student's logits are not needed any more."""
+
+
+def _kl(z: Tensor, teacher: Tensor, beta: float, work: Tensor, watch: _Watch = None) -> Tensor:
     """Return KL(q‖p) at beta = 0, KL(p‖q) at beta = 1; turn ``z`` into its gradient.
 
     ``z`` are the student's logits. Tokens that the first distribution rules out (logits of -inf)
@@ -117,6 +175,8 @@ def _kl(z: Tensor, teacher: Tensor, beta: float, work: Tensor) -> Tensor:
     log_q = torch.log_softmax(teacher, -1, out=work[1])
     log_ratio = torch.sub(log_p, log_q, out=work[2])
     p, q = log_p.exp_(), log_q.exp_()
+    if watch is not None:
+        watch(p, q)
     difference = torch.sub(p, q, out=z)
     # 0 but for rounding. It removes the rounding error of the divergence, most of it near p = q.
     rest: Tensor = difference.sum(-1)
@@ -131,7 +191,7 @@ def _kl(z: Tensor, teacher: Tensor, beta: float, work: Tensor) -> Tensor:
     return kl - rest
 
 
-def _mixed(z: Tensor, teacher: Tensor, beta: float, work: Tensor) -> Tensor:
+def _mixed(z: Tensor, teacher: Tensor, beta: float, work: Tensor, watch: _Watch = None) -> Tensor:
     """Return the divergence for 0 < beta < 1; turn ``z``, the student's logits, into its gradient.
 
     It uses log(m/p) = log1p(beta (q - p) / p) and its counterpart for q. They stay exact near
@@ -140,6 +200,8 @@ def _mixed(z: Tensor, teacher: Tensor, beta: float, work: Tensor) -> Tensor:
     limits = torch.finfo(z.dtype)
     p = torch.softmax(z, -1, out=work[0]).clamp_(min=limits.tiny)
     q = torch.softmax(teacher, -1, out=work[1]).clamp_(min=limits.tiny)
+    if watch is not None:
+        watch(p, q)
     # Only rounding gets below this, with beta next to an end.
     least = limits.eps - 1
     difference = torch.sub(q, p, out=z)
@@ -149,6 +211,23 @@ def _mixed(z: Tensor, teacher: Tensor, beta: float, work: Tensor) -> Tensor:
     kl_q: Tensor = -torch.linalg.vecdot(q, log_m_q)
     torch.add(log_m_p, _mean(kl_p, p), out=z).mul_(p).mul_(beta - 1)
     return beta * kl_q + (1 - beta) * kl_p
+
+
+def _entropy(z: Tensor, p: Tensor, *, scratch: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the entropy of softmax(z) in nats, and log Σ exp(z), of each position.
+
+    Both follow from ``p``, the softmax, without another exponential or logarithm of all logits:
+    the entropy is log Σ exp(z) - Σ p z.
+
+    Args:
+        z: Logits (positions × vocabulary); tokens ruled out by -inf count for nothing.
+        p: Their softmax.
+        scratch: Space of the same shape, which may be ``z``.
+    """
+    scale = z.amax(-1) - p.amax(-1).log()
+    # So low that p z vanishes, even if p was raised to the smallest normal number.
+    weighted = torch.clamp(z, min=_LEAST, out=scratch).mul_(p)
+    return (scale - weighted.sum(-1)).clamp_(min=0), scale
 
 
 def _mean(total: Tensor, p: Tensor) -> Tensor:

@@ -10,7 +10,7 @@
     ├── FullDiskError      no space is left where something has to be written
     └── TrialError         one job failed; carries the kind that its outcome records
         ├── BadInputError      models, data or tasks that cannot work: retrying is useless
-        └── DivergedError      the loss is not finite any more
+        └── DivergedError      the loss is not finite any more, or training has collapsed
 
 The command line prints a ``SweeperError`` as a message, without a traceback.
 """
@@ -124,6 +124,15 @@ def blaming(*key: str) -> Iterator[None]:
 
 
 class DivergedError(TrialError):
-    """Training left the finite numbers."""
+    """Training left the finite numbers, or collapsed.
+
+    Args:
+        message: Text of what was found.
+        remedies: What to try; none: what helps against any divergence.
+    """
 
     kind = "diverged"
+
+    def __init__(self, message: str, remedies: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.remedies = remedies

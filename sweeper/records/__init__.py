@@ -19,6 +19,8 @@ from sweeper.records.data_check import (
 from sweeper.records.model_shapes import Autocast, Growth, ModelShape, ShapeRequest, Training
 from sweeper.records.outcomes import (
     INTERIM_PHASE,
+    CollapseKind,
+    CollapseSign,
     Cost,
     IntermediateScore,
     Outcome,
@@ -52,6 +54,8 @@ __all__ = [
     "INTERIM_PHASE",
     "SCHEMA_VERSION",
     "Autocast",
+    "CollapseKind",
+    "CollapseSign",
     "ConfirmationRun",
     "Cost",
     "DataCheck",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
@@ -37,8 +38,13 @@ class Failure(Record):
 
     def told(self) -> str:
         """Return the message, and what to try."""
-        if not self.remedies:
-            return self.message
-        *most, last = self.remedies
-        listed = f"{', '.join(most)} or {last}" if most else last
-        return f"{self.message.rstrip('.')}. Try {listed}."
+        return with_remedies(self.message, self.remedies)
+
+
+def with_remedies(message: str, remedies: Sequence[str]) -> str:
+    """Return a message, and what to try."""
+    if not remedies:
+        return message
+    *most, last = remedies
+    listed = f"{', '.join(most)} or {last}" if most else last
+    return f"{message.rstrip('.')}. Try {listed}."

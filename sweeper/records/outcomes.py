@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from sweeper.config.base import ScoringDtype
-from sweeper.records.base import SCHEMA_VERSION, Failure, Record
+from sweeper.records.base import SCHEMA_VERSION, Failure, Record, with_remedies
 from sweeper.records.data_check import DataCheck, DataSummary
 from sweeper.records.pair import PairDiagnosis
 
@@ -26,6 +26,25 @@ class IntermediateScore(Record):
     """Number of documents scored, with those of weight 0; None in old records."""
 
 
+CollapseKind = Literal["length", "endless", "repetition", "entropy"]
+
+
+class CollapseSign(Record):
+    """Sign that a student's rollouts collapsed in its training."""
+
+    kind: CollapseKind
+    step: int
+    """Optimiser steps done when it was certain."""
+    message: str
+    """What was measured, with the keys of the thresholds: a sentence without its stop."""
+    remedies: tuple[str, ...] = ()
+    """Remedies in the order to try them, as in ``Failure``."""
+
+    def told(self) -> str:
+        """Return the step, the message, and what to try."""
+        return with_remedies(f"at step {self.step} {self.message}", self.remedies)
+
+
 class Progress(Record):
     """One line of a job's progress file."""
 
@@ -38,6 +57,8 @@ class Progress(Record):
     max_steps: int | None = None
     metrics: dict[str, float] = {}
     """Points of the training curve at ``step``: ``loss``, ``learning_rate``, …"""
+    collapse: tuple[CollapseSign, ...] = ()
+    """Signs of collapse that this point makes certain."""
     interim: IntermediateScore | None = None
     seconds_before: float = 0.0
     """Seconds of the steps that an earlier attempt did, where a training resumes from them."""
@@ -117,8 +138,18 @@ class Rollouts(Record):
     length: float | None = None
     """Tokens of a rollout; None if there were none."""
     truncated_share: float | None = None
-    """Share of the rollouts that ``max_new_tokens`` cut; None without rollouts, or if the trainer
-    does not report it."""
+    """Share of the rollouts that ``max_new_tokens`` cut; None, as all that follow, without
+    rollouts, in old records, or if the trainer does not report it."""
+    ended_share: float | None = None
+    """Share of the rollouts that an end token ended."""
+    repetition: float | None = None
+    """Mean share of an answer's 4-grams that repeat an earlier one, of answers with 4 tokens."""
+    student_entropy: float | None = None
+    """Nats a token, at temperature 1."""
+    teacher_entropy: float | None = None
+    """Nats a token, at the same positions."""
+    teacher_logprob: float | None = None
+    """Log-probability of the student's tokens under the teacher, nats a token."""
 
 
 class Outcome(Record):
@@ -151,6 +182,8 @@ class Outcome(Record):
     """The last training point: loss, on-policy share, rollout length, …"""
     rollouts: Rollouts | None = None
     """Rollouts over the whole training, of a trial that was not ended by a failure."""
+    collapse: tuple[CollapseSign, ...] = ()
+    """Signs of collapse in the training, by step."""
     attempt: int = 1
     started: float
     """Start in seconds since the epoch."""

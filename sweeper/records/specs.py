@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from sweeper.config.base import Scalar
+from sweeper.config.collapse import CollapseConfig
 from sweeper.config.confirm import CostMeasure
 from sweeper.config.data import DataConfig
 from sweeper.config.lengths import LengthLimits
@@ -43,6 +44,7 @@ class StudyInputs(Record):
     teacher_outputs: TeacherOutputsConfig
     training: TrainingConfig
     evaluation: EvaluationConfig
+    collapse: CollapseConfig = CollapseConfig()
     data_fingerprint: str | None = None
     """Fingerprint of the examples, once they have been read: a job that finds its sequences in the
     cache need not read them again."""

@@ -21,6 +21,26 @@ from sweeper.records import (
 )
 
 
+class CurvePoint(Record):
+    """A point of a training curve."""
+
+    step: int
+    """Optimiser steps done."""
+    loss: float | None = None
+    """The mean training loss since the last point; of one method with one ``beta`` only."""
+    teacher_divergence: float | None = None
+    """Nats a token from the teacher on text that no arm trains on: comparable between arms."""
+    rollout_length: float | None = None
+    """Mean tokens of the rollouts since the last point; they, and what follows, as in
+    ``Rollouts``."""
+    truncated_share: float | None = None
+    ended_share: float | None = None
+    repetition: float | None = None
+    student_entropy: float | None = None
+    teacher_entropy: float | None = None
+    teacher_logprob: float | None = None
+
+
 class TrialRecord(Record):
     """A trial as the reports see it."""
 
@@ -31,6 +51,8 @@ class TrialRecord(Record):
     outcome: Outcome | None = None
     enqueued: EnqueuedSettings | None = None
     """Settings that were given for some or all of ``params``; None in old records too."""
+    curve: tuple[CurvePoint, ...] = ()
+    """Training curve of an on-policy arm's best trial, and of trials that collapsed."""
 
 
 class Plan(Record):
@@ -48,17 +70,6 @@ class Plan(Record):
     looks: int = 1
     """Number of times that winners were declared: only the first verdict comes without a look at
     the test suite before."""
-
-
-class CurvePoint(Record):
-    """A point of a training curve."""
-
-    step: int
-    """Optimiser steps done."""
-    loss: float | None = None
-    """The mean training loss since the last point; of one method with one ``beta`` only."""
-    teacher_divergence: float | None = None
-    """Nats a token from the teacher on text that no arm trains on: comparable between arms."""
 
 
 class ConfirmationRunRecord(Record):

@@ -79,7 +79,7 @@ def read_confirmation_runs(
                 final=plan.finals[arm][number],
                 state=state,
                 outcome=outcome,
-                curve=_read_curve(files),
+                curve=read_curve(files),
             )
         )
     return tuple(runs)
@@ -157,13 +157,13 @@ def read_confirmation(
     return confirmation.model_copy(update={"scores": scores})
 
 
-def _read_curve(files: JobPaths) -> tuple[CurvePoint, ...]:
+def read_curve(files: JobPaths) -> tuple[CurvePoint, ...]:
     """Read the training curve; keep all points with the teacher's divergence, and few others."""
     rows, _ = read_json_lines(files.progress)
     points: dict[int, CurvePoint] = {}
     for row in rows:
         metrics = row.get("metrics") or {}
-        values = {name: metrics[name] for name in ("loss", "teacher_divergence") if name in metrics}
+        values = {name: metrics[name] for name in CurvePoint.model_fields if name in metrics}
         # A training that resumed from a checkpoint repeats steps.
         if values and all(math.isfinite(value) for value in values.values()):
             points[row["step"]] = CurvePoint(step=row["step"], **values)

@@ -52,6 +52,7 @@ def make_study_inputs(study: LoadedStudy, manifest: StudyManifest, cache: Path) 
         # Not how often trials are saved, which changes nothing that they share.
         training=config.training.model_copy(update={"checkpoint_every": None}),
         evaluation=config.evaluation,
+        collapse=config.collapse,
         cache=str(cache.resolve()),
         teacher_states_gib=config.compute.teacher_states_gib,
         cache_threads=manifest.cache_threads,

@@ -31,11 +31,15 @@ from sweeper.study.early_stopping import StoppingRule
 from sweeper.study.final_scores import (
     read_confirmation,
     read_confirmation_runs,
+    read_curve,
     read_documents,
     read_plan,
 )
 from sweeper.study.manifest import StudyManifest, read_manifest
 from sweeper.study.pair import read_pair
+
+MOST_COLLAPSED = 8
+"""Most trials of an arm that collapsed whose training curves are read."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,12 @@ def _read_arm(
     budget: int,
     device_seconds: float | None,
 ) -> ArmRecord:
+    trials = [
+        trial
+        for number, files in paths.trials(name)
+        if (trial := _read_trial(number, files)) is not None
+    ]
+    shown = _shown(trials) if arm.method == "gkd" else set()
     return ArmRecord(
         name=name,
         method=arm.method,
@@ -147,12 +157,28 @@ def _read_arm(
         settings=arm.settings,
         search={key: space.model_dump(mode="json") for key, space in arm.search.items()},
         trials=tuple(
-            trial
-            for number, files in paths.trials(name)
-            if (trial := _read_trial(number, files)) is not None
+            trial.model_copy(update={"curve": read_curve(paths.trial(name, trial.number))})
+            if trial.number in shown
+            else trial
+            for trial in trials
         ),
         finals=() if plan is None else read_confirmation_runs(paths, name, plan),
     )
+
+
+def _shown(trials: Sequence[TrialRecord]) -> set[int]:
+    """Return the numbers of the trials whose curves a report shows: collapsed ones, and the best.
+
+    A study may have thousands of trials, so not all curves are read.
+    """
+    collapsed = [trial.number for trial in trials if trial.outcome and trial.outcome.collapse]
+    scored = {
+        trial.number: scores.score if scores.higher_is_better else -scores.score
+        for trial in trials
+        if trial.state == "completed" and trial.outcome and (scores := trial.outcome.scores)
+    }
+    best = [max(scored, key=scored.__getitem__)] if scored else []
+    return {*collapsed[-MOST_COLLAPSED:], *best}
 
 
 def _read_trial(number: int, files: JobPaths) -> TrialRecord | None:

@@ -10,6 +10,7 @@ from sweeper.execution.executor import Busy, Finished
 from sweeper.foundation.files import write_text_atomically
 from sweeper.foundation.secrets import redacted_json
 from sweeper.records import Failure, Progress, TrialSpec
+from sweeper.records.collapse import may_stop
 from sweeper.records.layout import StudyPaths
 from sweeper.search.arm_search import Asked
 from sweeper.study import retries
@@ -105,6 +106,10 @@ class Trials:
         """Answer a trial that waits for the pruner's decision, and record its progress."""
         for interim in (row.interim for row in rows if row.interim):
             answer(spec, interim, self.arms[spec.arm].search.should_continue(spec.number, interim))
+        # Where it ends the trial, the message of the failure follows.
+        for sign in (sign for row in rows for sign in row.collapse if not may_stop(spec)):
+            kind = "" if spec.final is None else "confirmation run "
+            self.collaborators.observer.message(f"{kind}{spec.arm} #{spec.number}: {sign.told()}")
         self.collaborators.tracker.log_progress(spec, rows)
 
     def finish(self, finished: Finished, job: RunningJob) -> Failure | None:

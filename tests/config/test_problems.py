@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from sweeper.config.collapse import CollapseConfig
 from sweeper.config.loading import LoadedStudy, load_study, load_suite
 from sweeper.foundation.errors import ConfigError, Problem
 
@@ -768,3 +769,26 @@ def test_what_trials_take_is_checked(folder: Path, compute: str, key: str, messa
     [found] = problems(folder, STUDY + f"compute: {compute}\n")
     assert found.path == key
     assert message in found.message
+
+
+@pytest.mark.parametrize(
+    ("written", "key", "mark", "message"),
+    [
+        ("collapse: halt\n", "collapse.action", "halt", "'warn' or 'stop', found 'halt'"),
+        ("collapse: 3\n", "collapse", "3", "expected a mapping"),
+        ("collapse: {repetition: 50}\n", "collapse.repetition", "50", "less than or equal to 1"),
+        ("collapse: {length_growth: 0.5}\n", "collapse.length_growth", "0.5", "greater than or"),
+        ("collapse: {min_rollouts: 0}\n", "collapse.min_rollouts", "0", "greater than or equal"),
+        ("collapse: {repetitions: 0.5}\n", "collapse.repetitions", "repetitions", "repetition"),
+    ],
+)
+def test_collapse_is_checked(folder: Path, written: str, key: str, mark: str, message: str) -> None:
+    text = STUDY + written
+    [problem] = problems(folder, text)
+    assert (problem.path, problem.line) == (key, place_of(text, "collapse:")[0])
+    assert message in problem.message and mark in problem.message
+
+
+def test_collapse_has_a_short_form(folder: Path) -> None:
+    assert load(folder, STUDY + "collapse: stop\n").config.collapse == CollapseConfig(action="stop")
+    assert load(folder).config.collapse.action == "warn"

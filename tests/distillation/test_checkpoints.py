@@ -136,6 +136,7 @@ def assert_same(spec: TrialSpec, outcome: Outcome, whole: TrialSpec, undisturbed
     for count in ("steps", "trained_tokens", "generated_tokens"):
         assert getattr(outcome.cost, count) == getattr(undisturbed.cost, count) >= 0
     assert outcome.cost.steps == STEPS
+    assert outcome.collapse == undisturbed.collapse
     # Clocks that were started again would have lost whole parts.
     assert outcome.cost.seconds.keys() == undisturbed.cost.seconds.keys()
 
@@ -145,9 +146,12 @@ def assert_same(spec: TrialSpec, outcome: Outcome, whole: TrialSpec, undisturbed
 def test_a_trial_that_is_killed_twice_ends_as_if_nothing_had_happened(
     write_study: WriteStudy, tmp_path: Path, die: Callable[[int | None], None], method: Method
 ) -> None:
-    spec = make_spec(write_study, method, student=DROPOUT)
+    # So strict that a few rollouts are enough for a sign.
+    strict = {"min_rollouts": 1, "grace": 0.0, "ended_share": 1.0}
+    spec = make_spec(write_study, method, student=DROPOUT, collapse=strict)
     whole = elsewhere(spec, tmp_path / "whole")
     undisturbed = run_job(whole)
+    assert bool(undisturbed.collapse) == (method == "gkd")
     plain = elsewhere(spec, tmp_path / "plain", checkpoint_every=None)
     assert run_job(plain).scores.score == undisturbed.scores.score  # type: ignore[union-attr]
     assert curve(plain) == curve(whole)

@@ -56,8 +56,8 @@ def test_two_processes_train_as_one(pair: Path, tmp_path: Path, name: str) -> No
     for result in (first, second, one):
         assert result["configuration is unchanged"]
         assert result["forward is the class's"]
-    # What is reported is of both of them.
-    assert counted(first) == counted(second) == counted(one)
+    # What is reported is of both of them; sums over tokens are those of one but for rounding.
+    assert counted(first) == counted(second) == pytest.approx(counted(one), rel=1e-5)
     for ours, theirs in zip(first["points"], one["points"], strict=True):
         for quantity in ("loss", "grad_norm", "teacher_divergence"):
             assert ours[quantity] == pytest.approx(theirs[quantity], rel=1e-4)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sweeper.distillation.divergence import Heads
+from sweeper.distillation.divergence import Heads, SampledTokens
 from sweeper.distillation.models.lm_head import LMHead
 
 with warnings.catch_warnings():
@@ -433,3 +433,42 @@ def test_in_bfloat16_logits_are_not_rounded_before_they_are_compared(
     # The gradients are rounded to bfloat16 at the end: to one part in 256.
     assert off(mine[0], exact[0]) < 1e-3
     assert all(off(*each) < 4e-3 for each in zip(mine[1:], exact[1:], strict=True))
+
+
+@pytest.mark.parametrize("beta", BETAS)
+@pytest.mark.parametrize("budget", [1, 2**28])
+@pytest.mark.parametrize("ruled_out", [False, True])
+def test_sums_over_sampled_tokens_are_exact_and_change_nothing(
+    beta: float, budget: int, ruled_out: bool
+) -> None:
+    pair = Pair(positions=9, bias=True, size=4.0)
+    if ruled_out:
+        with torch.no_grad():
+            pair.head.bias[3:6] = pair.teacher_head.bias[3:6] = -torch.inf
+    tokens = torch.arange(9) * 4
+    tokens[1] = 7
+    sampled = SampledTokens.of(tokens)
+    watched = pair.mine(beta, sampled=sampled, budget=budget)
+    assert all(map(torch.equal, watched, pair.mine(beta, budget=budget)))
+    pair.to(torch.float64)
+    with torch.no_grad():
+        ours = torch.distributions.Categorical(logits=pair.head(pair.ours))
+        theirs = torch.distributions.Categorical(logits=pair.teacher_head(pair.theirs))
+    entropies = [torch.special.entr(each.probs).sum() for each in (ours, theirs)]
+    expected = torch.stack([*entropies, theirs.log_prob(tokens).sum()])
+    torch.testing.assert_close(sampled.sums.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_sampled_tokens_of_capped_and_cut_logits() -> None:
+    """What is compared is what is measured: after the cap, over the tokens of both."""
+    pair = Pair(positions=5)
+    wide = nn.Linear(THEIR_WIDTH, VOCABULARY + 3, bias=False)
+    heads = Heads(LMHead(None, head=pair.head, cap=0.7), LMHead(None, head=wide, cap=2.0), cut=True)
+    sampled = SampledTokens.of(torch.arange(5))
+    heads.divergence(pair.ours, pair.theirs, 0.5, sampled=sampled)
+    with torch.no_grad():
+        ours = ((pair.head(pair.ours) / 0.7).tanh() * 0.7).log_softmax(-1)
+        theirs = ((wide(pair.theirs)[:, :VOCABULARY] / 2).tanh() * 2).log_softmax(-1)
+    entropies = [-(each.exp() * each).sum() for each in (ours, theirs)]
+    logprob = theirs.gather(-1, torch.arange(5)[:, None]).sum()
+    torch.testing.assert_close(sampled.sums, torch.stack([*entropies, logprob]))

@@ -56,11 +56,23 @@ def test_every_method_trains_and_counts(
         assert points[-1]["on_policy_share"] == 1.0
         assert points[-1]["rollout_length"] <= 10
         assert points[-1]["truncated_share"] > 0.5
+        assert points[-1]["ended_share"] == 1 - points[-1]["truncated_share"]
+        assert points[-1]["rollouts"] == 4
+        assert 0 <= points[-1]["repetition"] < 1
+        # Between certainty and the uniform distribution over the 18 tokens.
+        for name in ("student_entropy", "teacher_entropy"):
+            assert 0 < points[0][name] < math.log(18)
+        assert points[0]["teacher_logprob"] < 0
         rollouts = meter.rollouts()
         assert rollouts is not None and rollouts.truncated_share is not None
         assert rollouts.length == cost.generated_tokens / 12
         assert (rollouts.on_policy_share, rollouts.truncated_share > 0.5) == (1.0, True)
+        assert rollouts.teacher_logprob == pytest.approx(
+            sum(point["teacher_logprob"] * point["rollout_length"] for point in points)
+            / sum(point["rollout_length"] for point in points)
+        )
     else:
+        assert not {"rollouts", "repetition", "student_entropy"} & points[-1].keys()
         assert cost.generated_tokens == 0
     parts = {"sft": {"student", "optimiser"}, "seqkd": {"student", "optimiser"}}
     expected = parts.get(method, {"student", "optimiser", "teacher"})
@@ -150,6 +162,12 @@ def test_the_stock_engine_runs_and_is_counted(
     assert len(points) == 3
     if method == "gkd":
         assert meter.totals["trained_tokens"] == meter.totals["generated_tokens"] > 0
+        assert points[-1]["rollout_length"] > 0
+        # What TRL does not show is not guessed.
+        unknown = ("truncated_share", "ended_share", "repetition", "student_entropy")
+        rollouts = meter.rollouts()
+        assert not points[-1].keys() & set(unknown)
+        assert [getattr(rollouts, name) for name in unknown] == [None] * 4
     else:
         ours = train(make_study_inputs(tmp_path), resources, method)[1]
         assert meter.totals["trained_tokens"] == ours.totals["trained_tokens"]

@@ -23,6 +23,7 @@ from sweeper.analysis.timing import ArmTiming, StudyTiming, TrialTiming
 from sweeper.commands.check.cost_range import cost_range
 from sweeper.commands.check.measured_times import timing_of_probe
 from sweeper.config.base import Scalar
+from sweeper.config.collapse import CollapseConfig
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.settings import Method
 from sweeper.execution.executor import Busy, Executor, Finished, Spec
@@ -276,7 +277,9 @@ class _Probe:
         step = min(STEPS, spec.settings.max_steps)
         point = IntermediatePoint(index=0, step=step, documents=self._scored)
         settings = spec.settings.model_copy(update={"logging_steps": 1, "checkpoint_every": None})
-        spec = spec.model_copy(update={"settings": settings, "interim": (point,)})
+        # A probe measures time; what it samples is not judged.
+        origin = spec.origin.model_copy(update={"collapse": CollapseConfig()})
+        spec = spec.model_copy(update={"settings": settings, "interim": (point,), "origin": origin})
         write_text_atomically(files.spec, redacted_json(spec))
         self._executor.submit(spec)
 

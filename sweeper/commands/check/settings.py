@@ -10,6 +10,7 @@ from sweeper.config.base import Scalar
 from sweeper.config.settings import MethodSettings, resolve, without_effect
 from sweeper.config.space import contains
 from sweeper.config.study import StudyConfig
+from sweeper.records.collapse import CONSECUTIVE
 from sweeper.reporting.text import formatting
 
 _LARGE = 1_000_000_000
@@ -55,6 +56,15 @@ def _dead_everywhere(config: StudyConfig) -> Iterator[Finding]:
     if "teacher_outputs" in written and not config.needs_teacher_outputs():
         why = "without an arm that reads the teacher's answers"
         yield _dead(["teacher_outputs"], why, "Leave it out, or add an arm seqkd.")
+    if "collapse" in written:
+        rollouts = max(_most_rollouts(config, arm) for arm in config.arms.values())
+        judged = 2 * CONSECUTIVE * config.collapse.min_rollouts
+        if not rollouts:
+            why = "without an arm whose student is sampled from (gkd with lmbda above 0)"
+            yield _dead(["collapse"], why, "Leave it out.")
+        elif rollouts < judged:
+            why = f"in trainings of {rollouts:,.0f} rollouts: it judges from {judged:,} on"
+            yield _dead(["collapse"], why, "Write fewer min_rollouts, or train longer.")
     written_keys = [key for key in ("compare_at", "margin") if key in written]
     if written_keys and not config.confirms():
         yield _dead(written_keys, "without a confirmation", "Write evaluation: {test: SUITE}.")
@@ -74,6 +84,21 @@ _NO_DROPOUT = (
     "at disable_dropout: true, the default, which turns the adapter's off too",
     "Leave it out.",
 )
+
+
+def _most_rollouts(config: StudyConfig, arm: ArmConfig) -> float:
+    """Return how many rollouts sweeper's engine may sample in a training of the arm, about."""
+    names = ("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "lmbda")
+    largest = {
+        name: max(value for value in space.ends().values() if isinstance(value, int | float))
+        for name, space in arm.search.items()
+        if name in names
+    }
+    most = resolve(config.training, arm.settings, largest)
+    if arm.method != "gkd" or most.engine != "sweeper":
+        return 0.0
+    window = most.per_device_train_batch_size * most.gradient_accumulation_steps
+    return most.max_steps * window * most.lmbda * config.compute.devices_per_trial
 
 
 def _may_drop(arm: ArmConfig) -> bool:

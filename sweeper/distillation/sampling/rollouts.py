@@ -40,6 +40,18 @@ class Rollout:
     finished: bool
     """True if it ended by itself, rather than at ``max_new_tokens``."""
 
+    def repetition(self) -> float | None:
+        """Return the share of 4-grams that repeat an earlier one; None with fewer than 4 tokens.
+
+        It is 1 - distinct 4-grams / 4-grams of the tokens, the end token included (seq-rep-4 of
+        https://arxiv.org/abs/1908.04319).
+        """
+        count = len(self.tokens) - 3
+        if count < 1:
+            return None
+        grams = zip(*(self.tokens[start : start + count] for start in range(4)), strict=True)
+        return 1 - len(set(grams)) / count
+
 
 def generate(
     model: Any,

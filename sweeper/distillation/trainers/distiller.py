@@ -90,9 +90,11 @@ class Distiller(MeteredTrainerMixin, Trainer):  # type: ignore[misc]
         self._sharded_student = sharded_student
         self._count_references = count_references
         self._head: LMHead | None = None
+        self._rolled_out = False
         self._collator = PromptCollator(kwargs["processing_class"].pad_token_id)
         super().__init__(data_collator=self._collator, **kwargs)
         self.add_callback(_OwnForward())
+        self.add_callback(_EndOfStep(self._count_observed))
         if sharded_student is not None:
             # Autocast must not keep the weights that it rounds: they are whole for a moment only.
             self.accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)
@@ -118,6 +120,7 @@ class Distiller(MeteredTrainerMixin, Trainer):  # type: ignore[misc]
         )
         references = self._tokens(batches)
         counts = self._sample(batches) if self._sampling is not None else None
+        self._rolled_out = counts is not None
         self._count(batches, counts)
         return batches, references if self._count_references else self._tokens(batches)
 
@@ -177,12 +180,23 @@ class Distiller(MeteredTrainerMixin, Trainer):  # type: ignore[misc]
             pairs = [(prompt, next(answers).tokens) for prompt in batch["prompts"]]
             # No row of the dataset any more.
             batch.update(self._collator.pad(pairs), indices=None)
+        repeated = [share for each in rollouts if (share := each.repetition()) is not None]
         return {
             "on_policy": len(chosen),
             "rollouts": len(rollouts),
             "generated_tokens": sum(len(rollout.tokens) for rollout in rollouts),
             "truncated": sum(not rollout.finished for rollout in rollouts),
+            "ended": sum(rollout.finished for rollout in rollouts),
+            "repetition": sum(repeated),
+            "with_repetition": len(repeated),
         }
+
+    def _count_observed(self) -> None:
+        """Add what the loss saw of this step's rollouts, in all processes, to the meter."""
+        # The coin is the same in all processes, so all of them are here, or none.
+        if self._rolled_out:
+            for name, amount in self.processes.add_up(self._loss.observed()).items():
+                self.meter.add(name, amount)
 
     def compute_loss(
         self,
@@ -216,7 +230,7 @@ class Distiller(MeteredTrainerMixin, Trainer):  # type: ignore[misc]
         loss = total / num_items_in_batch * self.processes.size
         return (loss, {}) if return_outputs else loss
 
-    def _total(self, tokens: dict[str, Tensor], counted: Tensor, targets: Tensor) -> Tensor:
+    def _total(self, tokens: dict[str, Tensor], counted: Tensor, targets: Any) -> Tensor:
         assert self._head is not None
         return self._loss.total(self._head.states(tokens, counted), self._head, targets)
 
@@ -269,6 +283,17 @@ class _OwnForward(TrainerCallback):  # type: ignore[misc]
         del model.forward
         if original != model.forward:
             model.forward = original
+
+
+class _EndOfStep(TrainerCallback):  # type: ignore[misc]
+    """Calls a function after each optimiser step, before anything is logged or saved."""
+
+    def __init__(self, call: Callable[[], None]) -> None:
+        self._call = call
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Call the function."""
+        self._call()
 
 
 def autocast_dtype(args: Any) -> torch.dtype | None:

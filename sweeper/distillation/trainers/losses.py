@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from sweeper.distillation.cross_entropy import cross_entropy
 from sweeper.distillation.data.batches import IGNORED
-from sweeper.distillation.divergence import Heads
+from sweeper.distillation.divergence import Heads, SampledTokens
 from sweeper.distillation.models.lm_head import LMHead
 from sweeper.distillation.models.loading import store_for_autocast
 from sweeper.distillation.sharding import shard_teacher
@@ -28,7 +29,7 @@ Timing = Callable[[str], AbstractContextManager[None]]
 class TokenLoss(Protocol):
     """A loss summed over the positions that count."""
 
-    def targets(self, inputs: dict[str, Any], counted: Tensor) -> Tensor:
+    def targets(self, inputs: dict[str, Any], counted: Tensor) -> Any:
         """Return what the student is compared with at the positions that count.
 
         Args:
@@ -36,7 +37,7 @@ class TokenLoss(Protocol):
             counted: True where the prediction of the next token counts (batch × (length - 1)).
         """
 
-    def total(self, states: Tensor, head: LMHead, targets: Tensor) -> Tensor:
+    def total(self, states: Tensor, head: LMHead, targets: Any) -> Tensor:
         """Return the loss in nats, summed over positions.
 
         Args:
@@ -44,6 +45,9 @@ class TokenLoss(Protocol):
             head: How the student's logits are made of them.
             targets: What ``targets`` returned for the same positions.
         """
+
+    def observed(self) -> dict[str, float]:
+        """Return sums over the rollouts' tokens since the last call, by what they are of."""
 
 
 class ReferenceLoss:
@@ -57,6 +61,23 @@ class ReferenceLoss:
     def total(self, states: Tensor, head: LMHead, targets: Tensor) -> Tensor:
         """Return the negative log-likelihood."""
         return cross_entropy(states, head, targets)
+
+    def observed(self) -> dict[str, float]:
+        """Return nothing: no rollout is trained on."""
+        return {}
+
+
+@dataclass(frozen=True)
+class TeacherTargets:
+    """Targets of ``TeacherLoss``.
+
+    Attributes:
+        states: The teacher's states.
+        sampled: Next tokens, where the student has sampled them.
+    """
+
+    states: Tensor
+    sampled: SampledTokens | None = None
 
 
 class TeacherLoss:
@@ -87,13 +108,20 @@ class TeacherLoss:
         self._sharded = sharded
         self._timing = timing
         self._head: LMHead | None = None
+        self._observed: list[Tensor] = []
         if autocast is not None:
             store_for_autocast(teacher, autocast)
         if sharded:
             shard_teacher(teacher)
 
-    def targets(self, inputs: dict[str, Any], counted: Tensor) -> Tensor:
-        """Return the teacher's states, stored ones where there are any."""
+    def targets(self, inputs: dict[str, Any], counted: Tensor) -> TeacherTargets:
+        """Return the teacher's states, stored ones where there are any, and rollouts' tokens."""
+        states = self._states(inputs, counted)
+        if inputs["indices"] is not None:
+            return TeacherTargets(states)
+        return TeacherTargets(states, SampledTokens.of(inputs["labels"][:, 1:][counted]))
+
+    def _states(self, inputs: dict[str, Any], counted: Tensor) -> Tensor:
         with self._timing("teacher"), torch.no_grad():
             if self._head is None:
                 self._head = LMHead.of(self._teacher, trained=False)
@@ -104,10 +132,23 @@ class TeacherLoss:
                 return self._head.states({"input_ids": inputs["input_ids"]}, counted)
             return self._stored.of(indices).to(counted.device)
 
-    def total(self, states: Tensor, head: LMHead, targets: Tensor) -> Tensor:
+    def total(self, states: Tensor, head: LMHead, targets: TeacherTargets) -> Tensor:
         """Return the generalized Jensen–Shannon divergence."""
         assert self._head is not None
-        return Heads(head, self._head).divergence(states, targets, self._beta)
+        heads, sampled = Heads(head, self._head), targets.sampled
+        loss = heads.divergence(states, targets.states, self._beta, sampled=sampled)
+        if sampled is not None:
+            self._observed.append(sampled.sums)
+        return loss
+
+    def observed(self) -> dict[str, float]:
+        """Return the sums of ``SampledTokens``."""
+        # Only now is the device waited for.
+        sums = torch.stack(self._observed).sum(0).tolist() if self._observed else [0.0] * 3
+        self._observed.clear()
+        return dict(
+            zip(("student_entropy", "teacher_entropy", "teacher_logprob"), sums, strict=True)
+        )
 
 
 def counted_positions(labels: Tensor) -> Tensor:

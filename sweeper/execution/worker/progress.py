@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from sweeper.foundation.files import append_json_line
-from sweeper.records import Cost, IntermediatePoint, IntermediateScore, Progress
+from sweeper.records import CollapseSign, Cost, IntermediatePoint, IntermediateScore, Progress
 from sweeper.records.layout import JobPaths
 
 
@@ -33,11 +33,22 @@ class ProgressWriter:
         self.phase_name = name
         self._write(Progress(time=time.time(), phase=name, step=step, max_steps=total))
 
-    def train(self, step: int, max_steps: int, metrics: dict[str, float]) -> None:
-        """Report a point of the training curve."""
+    def train(
+        self,
+        step: int,
+        max_steps: int,
+        metrics: dict[str, float],
+        collapse: tuple[CollapseSign, ...] = (),
+    ) -> None:
+        """Report a point of the training curve, and the signs of collapse that it completes."""
         self._add(
             Progress(
-                time=time.time(), phase="train", step=step, max_steps=max_steps, metrics=metrics
+                time=time.time(),
+                phase="train",
+                step=step,
+                max_steps=max_steps,
+                metrics=metrics,
+                collapse=collapse,
             )
         )
 
@@ -68,6 +79,11 @@ class ProgressWriter:
                 seconds_before=seconds,
             )
         )
+
+    @property
+    def collapse(self) -> tuple[CollapseSign, ...]:
+        """Signs of collapse in the training so far."""
+        return tuple(sign for point in self.curve for sign in point.collapse)
 
     def cost(self, seconds: float) -> Cost:
         """Return what a job that stops here has cost, as far as it has reported."""

@@ -60,6 +60,7 @@ def run_job(spec: TrialSpec | PreparationSpec) -> Outcome:
             finished=time.time(),
             cost=reporter.cost(time.time() - started).on(spec.place.processes),
             curve=reporter.point,
+            collapse=reporter.collapse,
             **common,
         )
     finished = time.time()
@@ -67,7 +68,7 @@ def run_job(spec: TrialSpec | PreparationSpec) -> Outcome:
     seconds = finished - started + reporter.seconds_before
     cost = cost.model_copy(update={"device_seconds": seconds}).on(spec.place.processes)
     found.setdefault("state", "completed")
-    return Outcome(finished=finished, cost=cost, **found, **common)
+    return Outcome(finished=finished, cost=cost, collapse=reporter.collapse, **found, **common)
 
 
 def _run_step(spec: TrialSpec | PreparationSpec, reporter: ProgressWriter) -> dict[str, Any]:
@@ -123,7 +124,7 @@ def _failure(error: Exception, phase: str, spec: TrialSpec | PreparationSpec) ->
             "message": message,
             "phase": phase,
             "key": getattr(error, "key", ()),
-            "remedies": _remedies(kind, spec, phase),
+            "remedies": getattr(error, "remedies", ()) or _remedies(kind, spec, phase),
             "details": traceback.format_exc(),
         }
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.distillation import checkpoints
-from sweeper.distillation.cost_meter import CostMeter
+from sweeper.distillation.cost_meter import CostMeter, Report
 from sweeper.distillation.data.training_data import (
     TrainingData,
     check_teacher,
@@ -27,8 +27,9 @@ from sweeper.execution.worker.length_checks import check_trial
 from sweeper.execution.worker.progress import ProgressWriter
 from sweeper.execution.worker.scoring import check_collapse, evaluate, parameters, scored, tested
 from sweeper.foundation.cache import is_whole
-from sweeper.foundation.errors import blaming
+from sweeper.foundation.errors import DivergedError, blaming
 from sweeper.records import INTERIM_PHASE, Cost, IntermediateScore, TrialSpec
+from sweeper.records.collapse import CollapseWatch, may_stop
 from sweeper.records.layout import JobPaths
 
 _ANSWER_SECONDS = 0.02
@@ -64,7 +65,7 @@ def run_trial(spec: TrialSpec, progress: ProgressWriter) -> dict[str, Any]:
             settings=spec.settings,
             seed=spec.seed,
             lora=spec.lora,
-            report=progress.train,
+            report=_watched(spec, progress),
             probe=probe.divergence if probe and compared else None,
             pause_at=pause.points,
             pause=pause,
@@ -106,6 +107,22 @@ def run_trial(spec: TrialSpec, progress: ProgressWriter) -> dict[str, Any]:
         "rollouts": meter.rollouts(),
         "model_parameters": count,
     }
+
+
+def _watched(spec: TrialSpec, progress: ProgressWriter) -> Report:
+    """Return how a trial reports its training curve: with the signs of collapse in it."""
+    watch = CollapseWatch(spec)
+
+    def report(step: int, max_steps: int, metrics: dict[str, float]) -> None:
+        for point in progress.curve[watch.points :]:  # of an attempt that this one resumes
+            watch.add(point.step or 0, point.metrics)
+        signs = watch.add(step, metrics)
+        progress.train(step, max_steps, metrics, signs)
+        if signs and may_stop(spec):
+            message = f"Training collapsed: at step {step} {signs[0].message}."
+            raise DivergedError(message, signs[0].remedies)
+
+    return report
 
 
 def _kl_probe(spec: TrialSpec, data: TrainingData, progress: ProgressWriter) -> KLProbe | None:

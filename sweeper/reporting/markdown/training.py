@@ -15,17 +15,22 @@ from sweeper.analysis.recommendation import Recommendation
 from sweeper.analysis.training_lessons import TrainingLessons
 from sweeper.foundation.secrets import redacted
 from sweeper.reporting.console import bulleted, part
+from sweeper.reporting.plots.rollouts import rollout_plot
 from sweeper.reporting.plots.training import learning_plot
 from sweeper.reporting.text import training
 from sweeper.reporting.text.markdown_escape import as_yaml, fenced, inline, table
 from sweeper.reporting.text.terminal_escape import visible
 
 CURVES_IMAGE = "learning_curves.png"
+ROLLOUTS_IMAGE = "rollouts.png"
 
 
 def training_plots(lessons: TrainingLessons, comparison: Comparison) -> dict[str, Figure | None]:
     """Draw the plots, by file name; None for a plot without anything to show."""
-    return {CURVES_IMAGE: learning_plot(comparison, lessons.curves)}
+    return {
+        CURVES_IMAGE: learning_plot(comparison, lessons.curves),
+        ROLLOUTS_IMAGE: rollout_plot(comparison, lessons.rollout_curves),
+    }
 
 
 def fragment(arms: dict[str, Any]) -> str:
@@ -37,9 +42,15 @@ def training_sections(lessons: TrainingLessons, images: set[str]) -> Iterator[st
     """Yield the report's sections; a plot is shown if ``images`` has its file name."""
     yield from _recommended(lessons.recommendation)
     yield from _advice(lessons)
-    if warnings := training.rollout_warnings(lessons.rollout_stats):
+    warnings = training.rollout_warnings(lessons.rollout_stats)
+    drawn = bool(lessons.rollout_curves) and ROLLOUTS_IMAGE in images
+    if warnings or drawn:
         yield "## Rollouts"
+    if warnings:
         yield "\n".join(f"- {inline(line)}" for line in warnings)
+    if drawn:
+        yield f"![Rollouts by optimiser step]({ROLLOUTS_IMAGE})"
+        yield _ROLLOUTS_READING
     if lessons.curves and CURVES_IMAGE in images:
         yield "## How the winners learned"
         yield f"![How the winners learned]({CURVES_IMAGE})"
@@ -110,6 +121,7 @@ def _rollout_json(lessons: TrainingLessons) -> dict[str, Any] | None:
         "trials": stats.trials,
         "truncated": [{"arm": trial.arm, "number": trial.number} for trial in stats.truncated],
         "longer": [{"arm": trial.arm, "number": trial.number} for trial in stats.longer],
+        "collapsed": [case.model_dump(mode="json") for case in stats.collapsed],
         "reference_length": stats.reference_length,
         "warnings": training.rollout_warnings(stats),
     }
@@ -155,6 +167,14 @@ def _advice_lines(lessons: TrainingLessons) -> list[str]:
         for row in training.judged(lessons.advice)
     ]
     return list(filter(None, [*sentences, training.open_advice_sentence(lessons.advice)]))
+
+
+_ROLLOUTS_READING = (
+    "Rollouts of each arm's winner, mean and range over seeds, or of its best trial; dashed: trials"
+    " that showed a sign of collapse. Repetition is the share of an answer's 4-grams that repeat an"
+    " earlier one. Entropy is the student's at temperature 1, thin the teacher's at the same"
+    " positions. The teacher's log-probability is of the student's tokens."
+)
 
 
 def _curves_reading(curves: tuple[LearningCurve, ...]) -> str:

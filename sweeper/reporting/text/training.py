@@ -11,9 +11,11 @@ from sweeper.analysis.recommendation import Recommendation
 from sweeper.analysis.rollout_stats import (
     MANY_TRUNCATED,
     MUCH_LONGER,
+    CollapsedTraining,
     RolloutStats,
     TrialRollouts,
 )
+from sweeper.records import CollapseKind
 from sweeper.reporting.text import formatting
 
 ADVICE: dict[Topic, str] = {
@@ -97,11 +99,30 @@ def open_advice_sentence(advice: Sequence[Advice]) -> str:
     return f"{sentence[0].upper()}{sentence[1:]}." if sentence else ""
 
 
+_COLLAPSE: dict[CollapseKind, str] = {
+    "length": "Length explosion",
+    "endless": "Answers that do not end",
+    "repetition": "Collapse into repetition",
+    "entropy": "Entropy collapse",
+}
+"""Names of the known failures of on-policy training."""
+
+
 def rollout_warnings(stats: RolloutStats | None) -> list[str]:
-    """Return the warnings about truncated and overlong rollouts."""
+    """Return the warnings about collapsed, truncated and overlong rollouts."""
     if stats is None:
         return []
     warnings = []
+    for kind, title in _COLLAPSE.items():
+        if cases := [case for case in stats.collapsed if case.sign.kind == kind]:
+            trials = tuple(case for case in cases if case.seed is None)
+            again = len(cases) - len(trials)
+            where = [_named(trials)] if trials else []
+            where += [f"{again} confirmation run{'s' if again > 1 else ''}"] if again else []
+            first = f"{cases[0].arm} #{cases[0].number}"
+            warnings.append(
+                f"{title} in {formatting.listed(where)}. {first} {cases[0].sign.told()}"
+            )
     if stats.truncated:
         limits = [t.max_new_tokens for t in stats.truncated if t.max_new_tokens is not None]
         at = f" (max_new_tokens {_span(limits)})" if limits else ""
@@ -198,7 +219,7 @@ def _span(values: list[float]) -> str:
     return f"{low:.0f}" if round(low) == round(high) else f"{low:.0f} to {high:.0f}"
 
 
-def _named(trials: tuple[TrialRollouts, ...]) -> str:
+def _named(trials: Sequence[TrialRollouts | CollapsedTraining]) -> str:
     arms = dict.fromkeys(trial.arm for trial in trials)
     return formatting.listed(
         f"{arm} {formatting.trial_numbers([t.number for t in trials if t.arm == arm])}"

@@ -89,6 +89,11 @@ GKD = {"lmbda": 0.0, "temperature": 0.9, "max_new_tokens": 64}
         ({"arms": {"sft": {}}, "sampler": "random"}, "sampler changes nothing as no arm searches"),
         ({"margin": 0.1}, "margin changes nothing without a confirmation"),
         ({"arms": {"sft": {}}}, "teacher_outputs changes nothing"),
+        (
+            {"arms": {"sft": {}}, "collapse": "stop"},
+            "collapse changes nothing without an arm",
+        ),
+        ({"collapse": "stop"}, "collapse changes nothing in trainings of 16 rollouts"),
     ],
 )
 def test_a_setting_that_does_nothing_is_named(changes: dict[str, Any], said: str) -> None:

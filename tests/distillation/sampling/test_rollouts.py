@@ -386,3 +386,21 @@ def test_a_model_that_diverged_is_told_and_not_sampled_from() -> None:
     model.get_output_embeddings().weight.data.fill_(float("nan"))
     with pytest.raises(DivergedError, match="while sampling"):
         ours(model, random_prompts(3), temperature=1.0)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "share"),
+    [
+        ((), None),
+        ((1, 2, 3), None),
+        ((1, 2, 3, 4), 0.0),
+        ((1, 1, 1, 1, 1), 0.5),
+        ((7,) * 13, 0.9),
+        ((1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 1), 0.8),
+        (tuple(range(50)), 0.0),
+    ],
+)
+def test_repetition_is_the_share_of_4_grams_seen_before(
+    tokens: tuple[int, ...], share: float | None
+) -> None:
+    assert Rollout(tokens, finished=True).repetition() == (share and pytest.approx(share))

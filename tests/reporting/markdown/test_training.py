@@ -19,6 +19,7 @@ from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.console import show
 from sweeper.reporting.markdown.training import (
     CURVES_IMAGE,
+    ROLLOUTS_IMAGE,
     training_json,
     training_plots,
     training_sections,
@@ -84,7 +85,7 @@ def test_every_study_can_be_shown(name: str) -> None:
     record = odd_studies()[name]
     lessons = learned(record)
     drawn = training_plots(lessons, compare(record))
-    assert set(drawn) == {CURVES_IMAGE}
+    assert set(drawn) == {CURVES_IMAGE, ROLLOUTS_IMAGE}
     assert all(figure is None or png(figure) for figure in drawn.values())
     text = "\n\n".join(training_sections(lessons, {n for n, f in drawn.items() if f}))
     assert text.count("![") == sum(figure is not None for figure in drawn.values())
