@@ -42,6 +42,8 @@ class StudyInputs(Record):
     teacher_outputs: TeacherOutputsConfig
     training: TrainingConfig
     evaluation: EvaluationConfig
+    references: bool = True
+    """True if an arm, or the warm start, trains on the reference answers."""
     data_fingerprint: str | None = None
     """Fingerprint of the examples, once they have been read: a job that finds its sequences in the
     cache need not read them again."""
@@ -171,6 +173,8 @@ class PreparationSpec(Record):
     attempt: int = 1
     origin: StudyInputs
     needs_teacher_outputs: bool
+    stock_engine: bool = False
+    """True if an arm runs a trainer of TRL's."""
     reads: tuple[bool, ...] = ()
     """Sequences that ``teacher`` should read once for all trials: the references (False), its own
     answers (True)."""

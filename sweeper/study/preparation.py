@@ -38,6 +38,7 @@ def make_study_inputs(study: LoadedStudy, manifest: StudyManifest, cache: Path) 
         warm_start=config.warm_start,
         data=config.data,
         data_files=data_files(study),
+        references=config.uses_references(),
         teacher_outputs=config.teacher_outputs,
         # Not how often trials are saved, which changes nothing that they share.
         training=config.training.model_copy(update={"checkpoint_every": None}),
@@ -71,6 +72,7 @@ def make_spec(
         step=step,
         origin=inputs,
         needs_teacher_outputs=study.config.needs_teacher_outputs(),
+        stock_engine=study.config.uses_stock_engine(),
         reads=tuple(sorted(study.config.teacher_reads())) if step == "teacher" else (),
         extra_arguments={
             name: (arm.method, _extra_names(study, name)) for name, arm in arms.items()
@@ -91,7 +93,11 @@ def is_done(spec: PreparationSpec, paths: StudyPaths) -> bool:
     if outcome is None or outcome.state != "completed":
         return False
     try:
-        before = redacted(json.loads(files.spec.read_text(encoding="utf-8")))
+        text = files.spec.read_text(encoding="utf-8")
+        before = redacted(json.loads(text))
+        # With the defaults of keys that an older version lacked.
+        origin = PreparationSpec.model_validate_json(text).origin.model_dump(mode="json")
+        before["origin"] = redacted(origin)
     except (OSError, ValueError):
         return False
     now = redacted(spec.model_dump(mode="json"))
