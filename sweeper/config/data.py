@@ -83,7 +83,7 @@ class DataConfig(Strict):
         if isinstance(value, datetime.date):
             value = value.isoformat()
         try:
-            datetime.date.fromisoformat(value)  # type: ignore[arg-type]
+            return datetime.date.fromisoformat(value).isoformat()  # type: ignore[arg-type]
         except (TypeError, ValueError):
             problems = Problems()
             problems.add((), f"expected a day such as 2024-07-26, found {short(value)}")

@@ -95,7 +95,19 @@ PHI3_FAMILY = Family(
 )
 GPT2_FAMILY = Family(("<|endoftext|>",), "<|endoftext|>", None)
 
+GLM4 = (
+    "[gMASK]<sop>{% for message in messages %}<|{{ message['role'] }}|>\n{{ message['content'] }}"
+    "{% endfor %}{% if add_generation_prompt %}<|assistant|>\n{% endif %}"
+)
+GLM4_FAMILY = Family(
+    ("<|endoftext|>", "[gMASK]", "<sop>", "<|system|>", "<|user|>", "<|assistant|>"),
+    "<|endoftext|>",
+    GLM4,
+    pad="<|endoftext|>",
+)
+
 _HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1}
+_EXPERTS = {"moe_intermediate_size": 16, "num_experts_per_tok": 2, "head_dim": 8}
 _WINDOW = {"head_dim": 8, "sliding_window": 16}
 
 
@@ -117,6 +129,10 @@ ARCHITECTURES: dict[str, Architecture] = {
     "gemma3": Architecture("gemma3_text", GEMMA_FAMILY, {**_HEADS, **_WINDOW}),
     "mistral": Architecture("mistral", LLAMA2_FAMILY, {**_HEADS, **_WINDOW}),
     "phi3": Architecture("phi3", PHI3_FAMILY),
+    # Its answers end with no token of their own: whoever asks writes the next turn's.
+    "glm4": Architecture("glm4", GLM4_FAMILY, {**_HEADS, "head_dim": 8}),
+    "qwen3_moe": Architecture("qwen3_moe", QWEN_FAMILY, {**_HEADS, **_EXPERTS, "num_experts": 4}),
+    "mixtral": Architecture("mixtral", LLAMA2_FAMILY, {**_HEADS, "num_local_experts": 4}),
     # Positions are learned: padding must not move them.
     "gpt2": Architecture("gpt2", GPT2_FAMILY, {"num_attention_heads": 2}),
 }

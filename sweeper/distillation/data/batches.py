@@ -98,7 +98,7 @@ class PromptCollator:
         """Make one batch."""
         pairs = [(row["prompt"], row["completion"]) for row in rows]
         prompts = [row["prompt"] for row in rows]
-        batch = self.pad(pairs, [row["earlier"] for row in rows])
+        batch = self.pad(pairs, [row.get("earlier", ()) for row in rows])
         return {**batch, "prompts": prompts, "indices": [row["index"] for row in rows]}
 
     def pad(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import jinja2
@@ -98,6 +99,7 @@ def render(
         raise BadInputError(message) from error
 
 
+@lru_cache(maxsize=8)
 def _parsed(template: str) -> jinja2.nodes.Template:
     environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
     # A tag of transformers' own, which marks what an assistant wrote.

@@ -279,7 +279,10 @@ def answer_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     asked = {"role": "user", "content": "question"}
     said = {"role": "assistant", "content": answer}
     call = {"type": "function", "function": {"name": function, "arguments": {"a": 1}}}
-    called = {"role": "assistant", "content": "", "tool_calls": [call]}
+    # Of two calls, so that what ends each of them is not taken for the end; some allow one only.
+    called, once = (
+        {"role": "assistant", "content": "", "tool_calls": [call] * count} for count in (2, 1)
+    )
     result = {"role": "tool", "name": function, "content": "result"}
     added = tokenizer.added_tokens_decoder
 
@@ -297,11 +300,15 @@ def answer_ends(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
     for text in (render(asked, said), render(asked, said, asked)):
         if after_text is None and answer in text:
             after_text = special(text.rpartition(answer)[2], 0)
-    alone, answered = render(asked, called), render(asked, called, result)
+    if function not in (alone := render(asked, called)):
+        called, alone = once, render(asked, once)
     if function in alone:
         after_call = special(alone.rstrip(), -1)
-        if after_call is None and answered.startswith(alone):
-            after_call = special(answered[len(alone) :], 0)
+        written = tokenizer(alone.partition(function)[2], add_special_tokens=False)["input_ids"]
+        if after_call is None or written.count(after_call) > 1:
+            answered = render(asked, called, result)
+            following = answered[len(alone) :] if answered.startswith(alone) else ""
+            after_call = special(following, 0)
     end = int(tokenizer.eos_token_id) if after_text is None else after_text
     return end, end if after_call is None else after_call
 
