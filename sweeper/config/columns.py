@@ -17,7 +17,12 @@ class ColumnsConfig(Strict):
     completion: str | None = None
     """The reference answer's column; without one, only methods that need no references can run."""
     messages: str | None = None
-    """A column of chat messages, the assistant's answer last; excludes the other two."""
+    """A column of chat messages, the assistant's answer last; excludes the other two. Turns have
+    `role` and `content`, or `from` and `value` (ShareGPT)."""
+    tools: str | None = None
+    """The column of the functions that a row's model may call; `tools` if there is one."""
+    system: str | None = None
+    """The column of a row's system message; next to `messages`, `system` if there is one."""
 
     @model_validator(mode="after")
     def _check(self) -> ColumnsConfig:
@@ -32,6 +37,7 @@ class ColumnsConfig(Strict):
 
 GUESSED_COLUMNS = (
     ColumnsConfig(messages="messages"),
+    ColumnsConfig(messages="conversations"),
     ColumnsConfig(prompt="prompt", completion="completion"),
     ColumnsConfig(prompt="question", completion="answer"),
     ColumnsConfig(prompt="instruction", completion="output"),

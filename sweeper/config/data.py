@@ -2,12 +2,42 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
-from sweeper.config.base import PositiveInt, Strict
+from sweeper.config.base import JsonMapping, PositiveInt, Problems, Strict, short
 from sweeper.config.columns import ColumnsConfig
+
+_GIVEN = (
+    "messages",
+    "tools",
+    "documents",
+    "conversation",
+    "chat_template",
+    "tokenize",
+    "tokenizer_kwargs",
+    "add_generation_prompt",
+    "continue_final_message",
+    "sanitize_control_tokens",
+    "padding",
+    "truncation",
+    "max_length",
+    "return_tensors",
+    "return_dict",
+    "return_assistant_tokens_mask",
+)
+"""Arguments of `apply_chat_template` that are sweeper's to give."""
+
+
+def template_kwargs_problem(name: str) -> str | None:
+    """Say why ``chat_template_kwargs`` cannot have this key; None if it can."""
+    if name in _GIVEN:
+        return f"expected an argument of the template's own, found {name!r}, which sweeper gives"
+    if not name.isidentifier():
+        return f"expected the name of a variable of the chat template, found {short(name)}"
+    return None
 
 
 class DatasetConfig(Strict):
@@ -38,3 +68,35 @@ class DataConfig(Strict):
     format: Literal["auto", "chat", "plain"] = "auto"
     """`chat` uses the student's chat template, `plain` joins prompt, completion and end token;
     `auto`: chat if there is a template."""
+    assistant_turns: Literal["last", "all"] = "last"
+    """Answers of a conversation that are trained: the `last`, or `all`, each after what came before
+    it. Rollouts and the teacher's own answers take the place of the last one."""
+    chat_template_kwargs: JsonMapping = {}
+    """Arguments of the student's chat template, wherever a prompt is made: training, rollouts,
+    teacher outputs, scores and the saved student. `{enable_thinking: false}` for Qwen3."""
+    date: str = "2024-07-26"
+    """The day that a chat template writes for today's, so that prompts are equal on every day."""
+
+    @field_validator("date", mode="before")
+    @classmethod
+    def _check_date(cls, value: object) -> object:
+        if isinstance(value, datetime.date):
+            value = value.isoformat()
+        try:
+            return datetime.date.fromisoformat(value).isoformat()  # type: ignore[arg-type]
+        except (TypeError, ValueError):
+            problems = Problems()
+            problems.add((), f"expected a day such as 2024-07-26, found {short(value)}")
+            problems.raise_if_any()
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> DataConfig:
+        problems = Problems()
+        for name in self.chat_template_kwargs:
+            if message := template_kwargs_problem(name):
+                problems.add(("chat_template_kwargs", name), message)
+        if self.format == "plain" and self.chat_template_kwargs:
+            problems.add(("chat_template_kwargs",), "has no effect with data.format: plain")
+        problems.raise_if_any()
+        return self

@@ -44,6 +44,10 @@ class ModelConfig(Strict):
     """Run code that comes with the model. Only for models that you have read."""
     init_kwargs: JsonMapping = {}
     """Further arguments of `from_pretrained`, such as `attn_implementation` and `device_map`."""
+    chat_template_kwargs: JsonMapping | None = None
+    """Arguments of the teacher's own chat template. With this key, `{}` included, the teacher
+    answers and is scored on prompts in its own template; without it, in the student's. Where its
+    distribution is compared with the student's, it reads the student's text."""
     random_init: bool = False
     """Start from random weights drawn from the study's seed; only the configuration is read."""
     keep_layers: (

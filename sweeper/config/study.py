@@ -21,7 +21,7 @@ from sweeper.config.base import (
 from sweeper.config.collapse import CollapseConfig
 from sweeper.config.compute import SHARDED_OPTIMISERS, ComputeConfig
 from sweeper.config.confirm import ConfirmConfig, CostMeasure
-from sweeper.config.data import DataConfig
+from sweeper.config.data import DataConfig, template_kwargs_problem
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.names import is_reserved
 from sweeper.config.search import BudgetConfig, Objective, PrunerConfig, SamplerConfig
@@ -209,6 +209,20 @@ class StudyConfig(Strict):
         if self.student.compile:
             message = "expected this key at the teacher: a student's forward pass is not compiled"
             problems.add(("student", "compile"), message)
+        if self.student.chat_template_kwargs is not None:
+            message = "expected the student's arguments as data.chat_template_kwargs"
+            problems.add(("student", "chat_template_kwargs"), message)
+        for key in self.teacher.chat_template_kwargs or {}:
+            if reason := template_kwargs_problem(key):
+                problems.add(("teacher", "chat_template_kwargs", key), reason)
+        if self.data.format == "plain" and self.teacher.chat_template_kwargs is not None:
+            message = "has no effect with data.format: plain"
+            problems.add(("teacher", "chat_template_kwargs"), message)
+        if self.data.assistant_turns == "all":
+            for location, engine in self._values("engine"):
+                if engine != "sweeper":
+                    message = "expected sweeper with data.assistant_turns: all"
+                    problems.add(location, message)
         folded: dict[str, str] = {}
         for name in self.arms:
             other = folded.setdefault(name.casefold(), name)
@@ -387,6 +401,17 @@ class StudyConfig(Strict):
     def confirms(self) -> bool:
         """Return True if winners are trained again after the search."""
         return self.evaluation.test is not None and self.confirm.seeds > 0
+
+    def uses_references(self) -> bool:
+        """Return True if an arm, or the warm start, trains on the reference answers."""
+        warm = self.warm_start is not None and self.warm_start.method == "sft"
+        return warm or any(
+            False in arm.sources() and not arm.is_on_policy_only() for arm in self.arms.values()
+        )
+
+    def uses_stock_engine(self) -> bool:
+        """Return True if an arm runs a trainer of TRL's."""
+        return any(engine != "sweeper" for _, engine in self._values("engine"))
 
     def needs_teacher_outputs(self) -> bool:
         """Return True if an arm, or the warm start, trains on the teacher's own answers."""

@@ -18,6 +18,7 @@ from sweeper.distillation.checkpoints import Checkpoints
 from sweeper.distillation.cost_meter import CostMeter, MeterCallback, PauseCallback, Report
 from sweeper.distillation.data import batches
 from sweeper.distillation.data.examples import TokenizedData, render_prompt
+from sweeper.distillation.data.left_out import check_stock
 from sweeper.distillation.data.training_data import TrainingData
 from sweeper.distillation.distributed import ALONE, ProcessGroup
 from sweeper.distillation.models.adapters import add_adapter, merge_adapter
@@ -315,6 +316,7 @@ def _make_stock_trainer(job: TrainingJob, data: TokenizedData, options: dict[str
     """Build TRL's own trainer, on text."""
     from datasets import Dataset
 
+    check_stock(job.data.examples)
     tokenizer = job.data.tokenizer
     rows: list[dict[str, Any]] = []
     examples = (job.data.examples[index] for index in data.kept)

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sweeper.config.suite import SuiteConfig
 from sweeper.evaluation.tasks import LeafTask, in_chat
+from sweeper.foundation.errors import BadInputError
 
 _TRIED = 8
 """Number of a task's largest texts to tokenize: the longest is among them, or hardly longer."""
@@ -41,7 +42,11 @@ def text_lengths(
     system_prompt: str | None,
     over: float,
 ) -> list[TextLengths]:
-    """Measure the texts of each task; above ``over`` tokens, the longest prompt exactly."""
+    """Measure the texts of each task; above ``over`` tokens, the longest prompt exactly.
+
+    Raises:
+        BadInputError: The chat template refuses the prompts or leaves out their system message.
+    """
     templated, system = in_chat(config, chat=chat, system_prompt=system_prompt)
 
     def render(turns: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
@@ -51,10 +56,15 @@ def text_lengths(
             "continue_final_message": not add_generation_prompt,
         }
         try:
-            return str(tokenizer.apply_chat_template(turns, **options))
-        except TemplateError:  # lm-eval leaves out what the template refuses
-            others = [turn for turn in turns if turn["role"] != "system"]
-            return str(tokenizer.apply_chat_template(others, **options))
+            text = str(tokenizer.apply_chat_template(turns, **options))
+        except TemplateError as error:
+            # lm-eval would leave the system message out, in silence.
+            message = f"expected prompts that the chat template takes, but it says: {error}"
+            raise BadInputError(message) from error
+        if system and "".join(system.split()) not in "".join(text.split()):
+            message = "expected no system_instruction: the chat template has no place for it"
+            raise BadInputError(message)
+        return text
 
     def longest(texts: Iterator[tuple[str, int]], over: float) -> int:
         most_tokens = 0

@@ -116,7 +116,10 @@ class TokenizerSummary(Record):
     ends: tuple[str, ...]
     """The tokens that end an answer."""
     unended: int | None = None
-    """Number of references that end with none of these tokens; None where that is not known."""
+    """Number of references that the template ends with no token; they got one. None where that is
+    not known."""
+    date: str | None = None
+    """Day that the template writes for today's; None if it writes none."""
 
 
 class DataCheck(Record):
@@ -136,6 +139,8 @@ class DataCheck(Record):
     """Number of the test suite's documents, those of weight 0 included; None in old records."""
     overlap_free: bool = False
     """True if it is certain that no prompt is in two places."""
+    left_out: tuple[str, ...] = ()
+    """Parts of messages that the chat template leaves out or changes, in words."""
     overlong: tuple[str, ...] = ()
     """Texts that are longer than a model was made for, in words."""
     shapes: tuple[ModelShape, ...] = ()

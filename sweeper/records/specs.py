@@ -45,6 +45,8 @@ class StudyInputs(Record):
     training: TrainingConfig
     evaluation: EvaluationConfig
     collapse: CollapseConfig = CollapseConfig()
+    references: bool = True
+    """True if an arm, or the warm start, trains on the reference answers."""
     data_fingerprint: str | None = None
     """Fingerprint of the examples, once they have been read: a job that finds its sequences in the
     cache need not read them again."""
@@ -199,6 +201,8 @@ class PreparationSpec(Record):
     attempt: int = 1
     origin: StudyInputs
     needs_teacher_outputs: bool
+    stock_engine: bool = False
+    """True if an arm runs a trainer of TRL's."""
     reads: tuple[bool, ...] = ()
     """Sequences that ``teacher`` should read once for all trials: the references (False), its own
     answers (True)."""

@@ -48,6 +48,7 @@ def make_study_inputs(study: LoadedStudy, manifest: StudyManifest, cache: Path) 
         warm_start=config.warm_start,
         data=config.data,
         data_files=data_files(study),
+        references=config.uses_references(),
         teacher_outputs=config.teacher_outputs,
         # Not how often trials are saved, which changes nothing that they share.
         training=config.training.model_copy(update={"checkpoint_every": None}),
@@ -82,6 +83,7 @@ def make_spec(
         step=step,
         origin=inputs,
         needs_teacher_outputs=study.config.needs_teacher_outputs(),
+        stock_engine=study.config.uses_stock_engine(),
         reads=tuple(sorted(study.config.teacher_reads())) if step == "teacher" else (),
         optimisers=_optimisers(study) if step == "data" else {},
         shapes=wanted(study.config) if step == "data" else (),

@@ -66,6 +66,7 @@ KINDS = {
         "mixtral", model={"output_router_logits": True, "router_aux_loss_coef": 1.0}
     ),
     "soft-capped": Kind("gemma2"),
+    "without an end token in its template": Kind("glm4"),
     "checkpointed activations": Kind(settings={"gradient_checkpointing": True}),
 }
 

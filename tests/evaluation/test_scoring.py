@@ -17,12 +17,16 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from sweeper.config.models import ModelConfig
 from sweeper.config.suite import SuiteConfig, SuiteTask
+from sweeper.distillation.data.chat_templates import set_defaults
 from sweeper.distillation.models.loading import end_token_ids, load_model, load_tokenizer
 from sweeper.evaluation.prompt_lengths import text_lengths
 from sweeper.evaluation.scoring import DocumentScore, aggregate, mean_and_error, score
 from sweeper.evaluation.tasks import load_tasks, prompts
 from sweeper.foundation.errors import BadInputError
 from sweeper.records import SuiteSpec, TaskScore
+from tests.support.chat_templates import OFF, template
+from tests.support.chat_templates import tokenizer as chat_tokenizer
+from tests.support.tiny_models import make_tiny
 from tests.support.tiny_studies import ROOT, write_yaml
 
 TEACHER = ModelConfig(model="builtin/adder-teacher")
@@ -414,3 +418,28 @@ def test_a_task_that_runs_answers_needs_a_key(coding: Path, model: Any, tokenize
     assert next(iter(prompts(leaf)))[0] == "Q: the quick brown fox"
     allowed = score(model, tokenizer, found, batch_size=2, chat=False, allow_code=True)
     assert allowed.scores.tasks[0].documents == len(ROWS)
+
+
+def test_prompts_are_in_the_chat_template_with_the_studys_arguments(tmp_path: Path) -> None:
+    model = make_tiny(tmp_path / "model", template=template("qwen3"))
+    config = ModelConfig(model=model)
+    student, tokenizer = load_model(config, "cpu"), load_tokenizer(config)
+    set_defaults(tokenizer, OFF, "2024-07-26")
+    spec = suite(SuiteTask(task="addition", documents=(0, 1)))
+    [sample] = score(student, tokenizer, spec, batch_size=1, chat=True, samples=1).samples
+    assert sample.prompt.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"), [("gemma", "System role not supported"), ("deaf", "has no place for it")]
+)
+def test_a_system_message_that_the_template_has_no_place_for_is_refused(
+    kind: str, message: str
+) -> None:
+    spec = suite(SuiteTask(task="addition", documents=(0, 1)))
+    config = spec.config.model_copy(update={"system_instruction": "Be brief."})
+    options: dict[str, Any] = {"chat": True, "system_prompt": None, "over": 0}
+    leaves = load_tasks(spec)
+    with pytest.raises(BadInputError, match=message):
+        text_lengths(leaves, config, chat_tokenizer(kind), **options)
+    assert text_lengths(leaves, spec.config, chat_tokenizer(kind), **options)

@@ -33,6 +33,15 @@ def data_findings(
     findings = [*_rows(data_check), *_suites(data_check, selection, test)]
     if data_check.data is not None and data_check.data.lengths is not None:
         findings += length_findings(data_check.data.lengths, arms, answer_tokens)
+    findings += [
+        Finding(
+            state="warning",
+            what="messages",
+            detail=detail,
+            advice="Use a model whose chat template has a place for it, unless you can do without.",
+        )
+        for detail in data_check.left_out
+    ]
     advice = "Shorten it, unless you know that the model reads as far."
     return findings + [
         Finding(state="warning", what="positions", detail=detail, advice=advice)

@@ -82,13 +82,12 @@ def tokenizer_findings(tokenizer: TokenizerSummary) -> Iterator[Finding]:
     else:
         yield Finding(state="ok", what="chat template", detail=ours)
     ends = " or ".join(tokenizer.ends)
+    detail = f"an answer ends with {ends}"
     if tokenizer.unended:
-        yield Finding(
-            state="warning",
-            what="end tokens",
-            detail=f"{tokenizer.unended:,} references do not end with {ends}, so the student does"
-            " not learn to end its answers",
-            advice="Write data: {format: plain}, or use a model whose template ends its turns.",
+        detail += (
+            f"; the template ends {tokenizer.unended:,} references with no token, and they got one"
         )
-    else:
-        yield Finding(state="ok", what="end tokens", detail=f"an answer ends with {ends}")
+    yield Finding(state="ok", what="end tokens", detail=detail)
+    if tokenizer.date is not None:
+        detail = f"the template writes the day, {tokenizer.date} on every day (data.date)"
+        yield Finding(state="ok", what="date", detail=detail)

@@ -139,7 +139,7 @@ def _add_local_data(draft: Draft, request: Request, train: Values, recipe: Path 
         rows = rows[:limit]
     draft.rows = len(rows)
     draft.references = columns.messages is not None or columns.completion is not None
-    if columns.completion is None:
+    if columns.completion is None or isinstance(rows[0].get(str(columns.prompt)), list):
         return
     texts = pairs(path, rows, columns)
     draft.max_new_tokens = answer_tokens([answer for _, answer in texts])

@@ -220,6 +220,10 @@ def _unsaid(
         )
     if config.data.system_prompt is not None:
         found.append("The study puts a system prompt before every prompt, which this does not do.")
+    if config.data.chat_template_kwargs or config.teacher.chat_template_kwargs is not None:
+        found.append("The study gives chat templates arguments, which this does not do.")
+    if config.data.assistant_turns == "all":
+        found.append("The study trains all answers of a conversation; this trains the last one.")
     if config.data.train.path.startswith("builtin/"):
         found.append(f"{config.data.train.path} is known to sweeper only: name a data set.")
     elif config.data.train.columns is None:

@@ -98,10 +98,18 @@ class PromptCollator:
         """Make one batch."""
         pairs = [(row["prompt"], row["completion"]) for row in rows]
         prompts = [row["prompt"] for row in rows]
-        return {**self.pad(pairs), "prompts": prompts, "indices": [row["index"] for row in rows]}
+        batch = self.pad(pairs, [row.get("earlier", ()) for row in rows])
+        return {**batch, "prompts": prompts, "indices": [row["index"] for row in rows]}
 
-    def pad(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> dict[str, torch.Tensor]:
-        """Return padded tensors of (prompt, completion) pairs."""
+    def pad(
+        self,
+        pairs: Sequence[tuple[Sequence[int], Sequence[int]]],
+        earlier: Sequence[Sequence[Sequence[int]]] = (),
+    ) -> dict[str, torch.Tensor]:
+        """Return padded tensors of (prompt, completion) pairs.
+
+        ``earlier`` has the spans of each prompt that are trained too.
+        """
         width = max(len(prompt) + len(completion) for prompt, completion in pairs)
         shape = (len(pairs), width)
         tokens = torch.full(shape, self._pad_id, dtype=torch.long)
@@ -111,7 +119,8 @@ class PromptCollator:
             start, end = len(prompt), len(prompt) + len(completion)
             tokens[row, :end] = torch.tensor([*prompt, *completion])
             mask[row, :end] = 1
-            labels[row, start:end] = tokens[row, start:end]
+            for first, last in [*(earlier[row] if earlier else ()), (start, end)]:
+                labels[row, first:last] = tokens[row, first:last]
         return {"input_ids": tokens, "attention_mask": mask, "labels": labels}
 
 
@@ -121,11 +130,15 @@ def lengths(sequences: Sequence[TokenSequence]) -> list[int]:
 
 
 def rows(sequences: Sequence[TokenSequence]) -> Dataset:
-    """Build ``Distiller``'s dataset: ``index``, ``prompt`` and ``completion`` (token ids)."""
+    """Build ``Distiller``'s dataset: ``index``, ``prompt`` and ``completion`` (token ids).
+
+    ``earlier`` has the spans of the prompt that are trained too.
+    """
     return Dataset.from_dict(
         {
             "index": list(range(len(sequences))),
             "prompt": [list(sequence.prompt) for sequence in sequences],
             "completion": [list(sequence.completion or ()) for sequence in sequences],
+            "earlier": [[list(span) for span in sequence.earlier] for sequence in sequences],
         }
     )

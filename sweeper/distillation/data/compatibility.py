@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from sweeper.config.models import ModelConfig
-from sweeper.distillation.data.examples import first_difference
+from sweeper.distillation.data.answers import first_difference
+from sweeper.distillation.data.chat_templates import render
 from sweeper.distillation.models.loading import is_plain, read_config
 from sweeper.foundation.errors import BadInputError, blaming
 
@@ -100,15 +100,16 @@ def template_note(
     student: PreTrainedTokenizerBase,
     names: tuple[str, str],
     system_prompt: str | None,
+    *,
+    own: bool = False,
 ) -> str | None:
     """Return a note if the chat templates of teacher and student differ; None if they agree.
 
     Both models read the student's rendering of a conversation. The teacher may have been trained on
-    its own.
+    its own. With ``own`` it answers prompts in its own.
     """
     turns = [{"role": "system", "content": system_prompt}] if system_prompt else []
     turns += [{"role": "user", "content": "Question?"}, {"role": "assistant", "content": "Answer."}]
-    ours = str(student.apply_chat_template(turns, tokenize=False))
     if is_plain(student):
         if is_plain(teacher):
             return None
@@ -116,14 +117,21 @@ def template_note(
             f"the student {names[1]} reads texts without a chat template, and so does the teacher"
             f" {names[0]}, which has one"
         )
+    ours = _both(turns, student)
     try:
-        theirs = str(teacher.apply_chat_template(turns, tokenize=False))
-    except TemplateError as error:
+        theirs = _both(turns, teacher)
+    except BadInputError as error:
         theirs = f"({error})"
     if ours == theirs:
         return None
     here, there = first_difference(theirs, ours)
+    both = "teacher outputs are asked in the teacher's, all else" if own else "both read"
     return (
         f"the chat templates of the teacher {names[0]} and the student {names[1]} differ"
-        f" ({here!r} and {there!r}); both read the student's"
+        f" ({here!r} and {there!r}); {both} the student's"
     )
+
+
+def _both(turns: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a conversation, and what comes before its answer."""
+    return render(turns, tokenizer) + render(turns[:-1], tokenizer, asks=True)

@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from sweeper.config import builtin
 from sweeper.config.columns import ColumnsConfig, guess_columns, unknown_columns
 from sweeper.config.data import DataConfig
-from sweeper.distillation.models.loading import turn_end_ids
+from sweeper.distillation.data.answers import AnswerTokens, earlier_answers, last_answer
+from sweeper.distillation.data.chat_templates import render
+from sweeper.distillation.data.conversations import (
+    Conversation,
+    Example,
+    is_system,
+    may_ask,
+    read_conversation,
+)
 from sweeper.foundation.errors import BadInputError, blaming
 
 _FORMATS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
-
-
-@dataclass(frozen=True)
-class Example:
-    """One prompt, as chat messages, with its reference answer if there is one."""
-
-    messages: tuple[dict[str, str], ...]
-    completion: str | None
-
-    @property
-    def prompt(self) -> str:
-        """Last user message, which a leak check compares."""
-        return self.messages[-1]["content"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +34,13 @@ class TokenSequence:
 
     prompt: tuple[int, ...]
     completion: tuple[int, ...] | None
+    earlier: tuple[tuple[int, int], ...] = ()
+    """Trained answers inside the prompt: their first positions, and those after their last."""
+
+    @property
+    def trained(self) -> int:
+        """Number of tokens that are trained."""
+        return len(self.completion or ()) + sum(end - start for start, end in self.earlier)
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class TokenizedData:
     missing, or dropped with its prompt."""
     notes: tuple[str, ...]
     """Sentences about dropped and cut examples."""
+    unended: int = 0
+    """Number of references that the template ends with no token; they got one."""
 
 
 def read_rows(data: DataConfig, files: Sequence[str]) -> list[dict[str, Any]]:
@@ -91,6 +96,9 @@ def read_rows(data: DataConfig, files: Sequence[str]) -> list[dict[str, Any]]:
             message = f"cannot read the data {source.path}: {reason}"
             raise BadInputError(message, ("data", "train", "path")) from error
         rows = loaded.to_list()
+        if not files or suffix not in (".json", ".jsonl"):
+            # Arrow has every key in every row; those that a row lacks are null.
+            rows = [{key: _without_null(value) for key, value in row.items()} for row in rows]
     rows = rows[: source.limit]
     if not rows:
         message = f"expected rows, found none in {source.path} (split {source.split})"
@@ -102,7 +110,7 @@ def read_examples(data: DataConfig, files: Sequence[str]) -> list[Example]:
     """Read the rows as prompts and reference answers.
 
     Raises:
-        BadInputError: A column is missing, or a row does not hold text.
+        BadInputError: A column is missing, or a row does not hold text or messages.
     """
     rows = read_rows(data, files)
     return to_examples(rows, columns_of(data, rows), data)
@@ -128,23 +136,37 @@ def to_examples(
     """Convert rows to prompts and reference answers.
 
     Raises:
-        BadInputError: A column is missing, or a row does not hold text.
+        BadInputError: A column is missing, or a row does not hold text or messages.
     """
-    system = [{"role": "system", "content": data.system_prompt}] if data.system_prompt else []
     examples = []
     for number, row in enumerate(rows, start=1):
         place = f"row {number} of {data.train.path}"
-        if columns.messages is not None:
-            messages = _cell(row, columns.messages, list, place)
-            examples.append(_from_messages(messages, system, place))
-            continue
-        assert columns.prompt is not None
-        user = {"role": "user", "content": _cell(row, columns.prompt, str, place)}
-        answer = columns.completion
-        if answer is not None:
-            answer = _cell(row, answer, str, place)
-        examples.append(Example((*system, user), answer))
+        examples.append(_example(read_conversation(row, columns, place), data, place))
     return examples
+
+
+def _example(conversation: Conversation, data: DataConfig, place: str) -> Example:
+    """Divide a conversation into the prompt and, if its last turn is one, a reference."""
+    turns, start = list(conversation.messages), conversation.completion_start
+    if data.system_prompt and not is_system(turns[0]):
+        turns, start = [{"role": "system", "content": data.system_prompt}, *turns], start + 1
+    answer = turns.pop() if turns[-1]["role"] == "assistant" else None
+    earlier: tuple[int, ...] = ()
+    if answer is not None and data.assistant_turns == "all":
+        earlier = tuple(
+            index for index in range(start, len(turns)) if turns[index]["role"] == "assistant"
+        )
+    if not all(index and may_ask(turns[index - 1]) for index in (*earlier, len(turns))):
+        raise BadInputError(f"expected a user or tool message before the answer in {place}")
+    fields = {k: v for k, v in (answer or {}).items() if k not in ("role", "content")}
+    return Example(
+        tuple(turns),
+        None if answer is None else answer["content"],
+        fields,
+        earlier,
+        conversation.tools,
+        conversation.options,
+    )
 
 
 def tokenize(
@@ -152,12 +174,15 @@ def tokenize(
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
     completions: Sequence[tuple[int, ...]] | None = None,
+    *,
+    references: bool = True,
 ) -> TokenizedData:
     """Tokenize every example through the tokenizer's chat template.
 
     A sequence that is longer than ``max_length`` tokens is cut at its end; an example whose prompt
     leaves no room for an answer is dropped and counted. ``completions`` are token ids to use
-    instead of the references, one for each example.
+    instead of the references, one for each example. Without ``references``, which then nothing is
+    trained on, those that the template cannot make are left out.
 
     Raises:
         BadInputError: The template rewrites the prompt once there is an answer, or nothing is left.
@@ -165,7 +190,8 @@ def tokenize(
     kept: list[int] = []
     sequences: list[TokenSequence] = []
     lengths: list[tuple[int, int]] = []
-    dropped = cut = 0
+    dropped = cut = unended = unusable = 0
+    answers = AnswerTokens.of(tokenizer)
     for index, example in enumerate(examples):
         with blaming("data", "train"):
             prompt_text = render_prompt(example, tokenizer)
@@ -175,25 +201,41 @@ def tokenize(
             dropped += 1
             continue
         completion: tuple[int, ...] | None = None
+        earlier: tuple[tuple[int, int], ...] = ()
         if completions is not None:
             completion = completions[index]
         elif example.completion is not None:
-            completion = tokenize_completion(example, prompt_text, tokenizer)
+            try:
+                completion, appended = last_answer(example, prompt_text, answers)
+                earlier = earlier_answers(example, prompt_text, answers)
+                unended += appended
+            except BadInputError as error:
+                if references:
+                    row = f"row {index + 1}: {error}"
+                    raise BadInputError(row, error.key or ("data", "train")) from error
+                unusable += 1
         lengths.append((len(prompt), len(completion or ())))
         if completion is not None and len(prompt) + len(completion) > max_length:
             completion = completion[: max_length - len(prompt)]
             cut += 1
         kept.append(index)
-        sequences.append(TokenSequence(prompt, completion))
+        sequences.append(TokenSequence(prompt, completion, earlier))
     notes = []
     if dropped:
         notes.append(f"{dropped} prompts of {max_length} tokens or more were dropped (max_length)")
     if cut:
         notes.append(f"{cut} answers were cut at {max_length} tokens (max_length)")
+    if unended:
+        notes.append(f"the chat template ends {unended} answers with no token; they got one")
+    if unusable:
+        notes.append(
+            f"{unusable} references do not follow their prompts in the chat template; no arm"
+            " trains on references"
+        )
     if not sequences:
         message = f"expected room for prompts, but every prompt is {max_length} tokens or longer"
         raise BadInputError(message, ("training", "max_length"))
-    return TokenizedData(tuple(kept), tuple(sequences), tuple(lengths), tuple(notes))
+    return TokenizedData(tuple(kept), tuple(sequences), tuple(lengths), tuple(notes), unended)
 
 
 def render_prompt(example: Example, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -202,54 +244,19 @@ def render_prompt(example: Example, tokenizer: PreTrainedTokenizerBase) -> str:
     Raises:
         BadInputError: The chat template refuses the messages.
     """
-    try:
-        return str(
-            tokenizer.apply_chat_template(
-                list(example.messages), tokenize=False, add_generation_prompt=True
-            )
-        )
-    except TemplateError as error:
-        message = f"expected messages that the chat template takes, but it says: {error}"
-        raise BadInputError(message) from error
+    turns = list(example.messages)
+    return render(turns, tokenizer, tools=example.tools, options=example.options, asks=True)
 
 
-def tokenize_completion(
-    example: Example, prompt_text: str, tokenizer: PreTrainedTokenizerBase
-) -> tuple[int, ...]:
-    """Return the token ids of the reference answer, up to the token that ends it.
-
-    Raises:
-        BadInputError: The template rewrites the prompt once there is an answer.
-    """
-    answer = {"role": "assistant", "content": example.completion}
-    rendered = str(tokenizer.apply_chat_template([*example.messages, answer], tokenize=False))
-    if not rendered.startswith(prompt_text):
-        found, wanted = first_difference(rendered, prompt_text)
-        raise BadInputError(
-            "expected a chat template that is prefix-preserving: with the answer, the prompt has"
-            f" {found!r} where it had {wanted!r}"
-            " (data.format: plain does without the template)",
-            ("student", "model"),
-        )
-    tokens = _continuation(prompt_text, rendered, tokenizer)
-    ends = turn_end_ids(tokenizer)
-    for position, token in enumerate(tokens):
-        # Text that a template puts after the end of the turn is no part of the answer.
-        if token in ends:
-            return tuple(tokens[: position + 1])
-    return tuple(tokens)
-
-
-def first_difference(one: str, other: str) -> tuple[str, str]:
-    """Return an extract of two texts around the position where they begin to differ."""
-    pairs = enumerate(zip(one, other, strict=False))
-    position = next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
-    around = slice(max(0, position - 10), position + 30)
-    return one[around], other[around]
-
-
-def check_template(tokenizer: PreTrainedTokenizerBase, system_prompt: str | None) -> None:
+def check_template(
+    tokenizer: PreTrainedTokenizerBase, system_prompt: str | None, *, answers: bool = True
+) -> None:
     """Check, before there are rows, that answers follow their prompts in the chat template.
+
+    Args:
+        tokenizer: The student's.
+        system_prompt: The study's.
+        answers: False if no reference answer is trained on.
 
     Raises:
         BadInputError: The template rewrites prompts, or refuses such messages.
@@ -258,29 +265,32 @@ def check_template(tokenizer: PreTrainedTokenizerBase, system_prompt: str | None
     example = Example((*turns, {"role": "user", "content": "Question?"}), "Answer.")
     with blaming("data", "system_prompt" if system_prompt else "train"):
         prompt = render_prompt(example, tokenizer)
-    tokenize_completion(example, prompt, tokenizer)
-
-
-def _continuation(prompt: str, text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the tokens of ``text`` after ``prompt``, as they follow it.
-
-    Tokenized alone, an answer may begin with a token that no answer after a prompt has.
-    """
-    before = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    together = tokenizer(text, add_special_tokens=False)["input_ids"]
-    if together[: len(before)] == before:
-        return list(together[len(before) :])
-    # A token reaches over the border: the prompt stays as it is at evaluation.
-    return list(tokenizer(text[len(prompt) :], add_special_tokens=False)["input_ids"])
+        if system_prompt and "".join(system_prompt.split()) not in "".join(prompt.split()):
+            raise BadInputError("expected none: the chat template has no place for it")
+    if answers:
+        try:
+            last_answer(example, prompt, AnswerTokens.of(tokenizer))
+        except BadInputError:
+            # Rows may have the reasoning that the template waits for.
+            thinks = replace(example, answer_fields={"reasoning_content": "Reasoning."})
+            with suppress(BadInputError):
+                last_answer(thinks, prompt, AnswerTokens.of(tokenizer))
+                return
+            raise
 
 
 def fingerprint(examples: Sequence[Example]) -> str:
     """Return the SHA-256 of all prompts and references, in order."""
     digest = hashlib.sha256()
     for example in examples:
+        further: list[Any] = [example.answer_fields, example.earlier, example.tools]
+        further.append(example.options)
         for message in example.messages:
             digest.update(f"{message['role']}\0{message['content']}\0".encode())
+            further.append({k: v for k, v in message.items() if k not in ("role", "content")})
         digest.update(f"{example.completion}\1".encode())
+        if any(further):
+            digest.update(json.dumps(further, default=str).encode())
     return digest.hexdigest()
 
 
@@ -289,41 +299,14 @@ def prompt_hash(text: str) -> str:
     return hashlib.sha256(" ".join(text.split()).encode()).hexdigest()
 
 
-def _cell(row: dict[str, Any], column: str, kind: type, place: str) -> Any:
-    """Return a row's value in a column."""
-    if column not in row:
-        columns = ", ".join(sorted(row))
-        raise BadInputError(f"no column {column!r} in {place}, only {columns}")
-    value = row[column]
-    if not isinstance(value, kind) or not value:
-        expected = "text" if kind is str else "a list of messages"
-        raise BadInputError(
-            f"expected {expected} in column {column!r}, {place}, found {_short(value)}"
-        )
-    return value
+def conversation_hash(example: Example) -> str:
+    """Return the SHA-256 of everything before the answer, whatever its white space."""
+    if len(example.messages) == 1:
+        return prompt_hash(example.prompt)
+    return prompt_hash(" ".join(f"{turn['role']} {turn['content']}" for turn in example.messages))
 
 
-def _from_messages(
-    messages: list[dict[str, str]], system: list[dict[str, str]], place: str
-) -> Example:
-    """Convert a row of chat messages to a prompt and, if the last turn is one, a reference."""
-    for turn in messages:
-        if not isinstance(turn, dict) or not all(
-            isinstance(turn.get(key), str) for key in ("role", "content")
-        ):
-            raise BadInputError(
-                f"expected messages with role and content in {place}, found {_short(turn)}"
-            )
-    turns = [{"role": m["role"], "content": m["content"]} for m in messages]
-    if system and turns[0]["role"] != "system":
-        turns = [*system, *turns]
-    completion = turns.pop()["content"] if turns[-1]["role"] == "assistant" else None
-    if not turns or turns[-1]["role"] != "user":
-        raise BadInputError(f"expected a user message before the answer in {place}")
-    return Example(tuple(turns), completion)
-
-
-def _short(value: object) -> str:
-    """Return a value for a message, cut at 80 characters."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+def _without_null(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_null(inner) for key, inner in value.items() if inner is not None}
+    return [_without_null(inner) for inner in value] if isinstance(value, list) else value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sweeper.config.base import Scalar
 from sweeper.config.models import ModelConfig, with_settings
+from sweeper.distillation.data.chat_templates import set_defaults, template_variables
 from sweeper.distillation.data.compatibility import (
     aligned,
     check_heads,
@@ -23,8 +24,8 @@ from sweeper.distillation.data.compatibility import (
     cut_to,
     token_ids,
 )
+from sweeper.distillation.data.conversations import Example
 from sweeper.distillation.data.examples import (
-    Example,
     TokenizedData,
     TokenSequence,
     check_template,
@@ -47,7 +48,7 @@ from sweeper.foundation.errors import BadInputError, blaming
 from sweeper.records import StudyInputs
 
 _TENSORS, _ABOUT = "tokens.safetensors", "about.json"
-_FORMAT = 2
+_FORMAT = 3
 """Version of the cache's format of tokens."""
 
 
@@ -104,15 +105,29 @@ class TrainingData:
             **self.text_key,
             "max_length": max_length,
             "answers": answers_key,
+            "references": self.inputs.references,
             "format": _FORMAT,
             "versions": library_versions(),
         }
 
         def build(directory: Path) -> None:
             given = answers() if answers else None
-            _write(tokenize(self.examples, self.tokenizer, max_length, given), directory)
+            tokenized = tokenize(
+                self.examples,
+                self.tokenizer,
+                max_length,
+                given,
+                references=self.inputs.references,
+            )
+            _write(tokenized, directory)
 
         return Cache(Path(self.inputs.cache)).read("tokens", determinants, build, _read)
+
+    def asked_of(self, teacher: ModelConfig) -> TrainingData:
+        """Return the data as the teacher is asked: in its own template, if it has arguments."""
+        if teacher.chat_template_kwargs is None:
+            return self
+        return replace(self, tokenizer=teacher_tokenizer(self.inputs, teacher))
 
 
 def unpack_models(inputs: StudyInputs) -> StudyInputs:
@@ -169,18 +184,37 @@ def student_training_data(
     """
     with blaming("student", "model"):
         tokenizer = load_tokenizer(inputs.student, plain=inputs.data.format == "plain")
+    with blaming("data", "chat_template_kwargs"):
+        set_defaults(tokenizer, inputs.data.chat_template_kwargs, inputs.data.date)
     if inputs.data.format == "chat" and is_plain(tokenizer):
         message = f"expected a model with a chat template, found none in {inputs.student.model}"
         raise BadInputError(message, ("data", "format"))
     if inputs.data.system_prompt and is_plain(tokenizer):
         message = "expected none, because without a chat template nothing marks it as one"
         raise BadInputError(message, ("data", "system_prompt"))
-    check_template(tokenizer, inputs.data.system_prompt)
+    check_template(tokenizer, inputs.data.system_prompt, answers=inputs.references)
     data = TrainingData(inputs, tokenizer, examples)
     # Taken before the tokenizer is used: padding and truncation then become part of its state, and
     # jobs would not find each other's cache entries.
     _ = data.text_key
     return data
+
+
+def teacher_tokenizer(inputs: StudyInputs, teacher: ModelConfig) -> PreTrainedTokenizerBase:
+    """Load the teacher's own tokenizer; its template has the teacher's arguments, or the study's.
+
+    Raises:
+        BadInputError: It cannot be read, or its template has no such argument.
+    """
+    tokenizer = load_tokenizer(teacher, plain=inputs.data.format == "plain")
+    values = teacher.chat_template_kwargs
+    if values is None:
+        # Those that the student's template has, and this one may lack.
+        known = template_variables(tokenizer)
+        values = {k: v for k, v in inputs.data.chat_template_kwargs.items() if k in known}
+    with blaming("teacher", "chat_template_kwargs"):
+        set_defaults(tokenizer, values, inputs.data.date)
+    return tokenizer
 
 
 def check_teacher(
@@ -211,6 +245,7 @@ def _write(data: TokenizedData, directory: Path) -> None:
     parts: dict[str, list[Sequence[int]]] = {
         "prompts": [sequence.prompt for sequence in data.sequences],
         "completions": [sequence.completion or () for sequence in data.sequences],
+        "earlier": [[i for span in s.earlier for i in span] for s in data.sequences],
     }
     tensors = {
         "kept": torch.tensor(data.kept, dtype=torch.int64),
@@ -223,7 +258,9 @@ def _write(data: TokenizedData, directory: Path) -> None:
     answered = [sequence.completion is not None for sequence in data.sequences]
     tensors["answered"] = torch.tensor(answered)
     save_file(tensors, directory / _TENSORS)
-    (directory / _ABOUT).write_text(json.dumps({"notes": data.notes}), encoding="utf-8")
+    (directory / _ABOUT).write_text(
+        json.dumps({"notes": data.notes, "unended": data.unended}), encoding="utf-8"
+    )
 
 
 def _read(directory: Path) -> TokenizedData:
@@ -235,8 +272,13 @@ def _read(directory: Path) -> TokenizedData:
         ends = list(accumulate(tensors[f"{name}_lengths"].tolist()))
         return [tuple(flat[a:b]) for a, b in zip([0, *ends], ends, strict=False)]
 
-    rows = zip(split("prompts"), split("completions"), tensors["answered"].tolist(), strict=True)
-    sequences = tuple(TokenSequence(p, c if answered else None) for p, c, answered in rows)
+    answered = tensors["answered"].tolist()
+    rows = zip(split("prompts"), split("completions"), answered, split("earlier"), strict=True)
+    sequences = tuple(
+        TokenSequence(p, c if has else None, tuple(zip(e[::2], e[1::2], strict=True)))
+        for p, c, has, e in rows
+    )
     about = json.loads((directory / _ABOUT).read_text(encoding="utf-8"))
     lengths = tuple((prompt, answer) for prompt, answer in tensors["uncut"].tolist())
-    return TokenizedData(tuple(tensors["kept"].tolist()), sequences, lengths, tuple(about["notes"]))
+    kept = tuple(tensors["kept"].tolist())
+    return TokenizedData(kept, sequences, lengths, tuple(about["notes"]), about["unended"])

@@ -62,8 +62,11 @@ def get_or_compute(
     limit = round(inputs.teacher_states_gib * 2**30)
     if not limit:
         return None
-    starts = (0, *accumulate(len(sequence.completion or ()) for sequence in sequences))
-    lines = (f"{list(s.prompt)}{list(s.completion or ())}" for s in sequences)
+    starts = (0, *accumulate(sequence.trained for sequence in sequences))
+    lines = (
+        f"{list(s.prompt)}{list(s.completion or ())}{s.earlier if s.earlier else ''}"
+        for s in sequences
+    )
     determinants = {**teacher.determinants(), "sequences": hash_text("\n".join(lines))}
 
     def build(directory: Path) -> None:
@@ -127,7 +130,8 @@ def _compute(
     done = 0
     for indices in _batches(sequences):
         pairs = [(sequences[i].prompt, sequences[i].completion or ()) for i in indices]
-        batch = {name: values.to(device) for name, values in collator.pad(pairs).items()}
+        padded = collator.pad(pairs, [sequences[i].earlier for i in indices])
+        batch = {name: values.to(device) for name, values in padded.items()}
         counted = batch.pop("labels")[:, 1:] != IGNORED
         states = lm_head.states(batch, counted).cpu()
         if whole is None:
@@ -139,9 +143,10 @@ def _compute(
             whole = torch.from_file(str(path), shared=True, size=size, dtype=states.dtype)
             whole = whole.view(starts[-1], width)
         read = 0
-        for index, (_, completion) in zip(indices, pairs, strict=True):
-            whole[starts[index] : starts[index + 1]] = states[read : read + len(completion)]
-            read += len(completion)
+        for index in indices:
+            count = sequences[index].trained
+            whole[starts[index] : starts[index + 1]] = states[read : read + count]
+            read += count
         done += len(indices)
         report(done, len(sequences))
     assert whole is not None

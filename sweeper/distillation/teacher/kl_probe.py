@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from sweeper.config.base import ScoringDtype
 from sweeper.distillation.data.batches import IGNORED, PromptCollator
-from sweeper.distillation.data.examples import Example, render_prompt
+from sweeper.distillation.data.conversations import Example
+from sweeper.distillation.data.examples import render_prompt
 from sweeper.distillation.data.training_data import TrainingData
 from sweeper.distillation.divergence import Heads
 from sweeper.distillation.models.lm_head import LMHead

@@ -9,7 +9,12 @@ from typing import Any
 
 from sweeper.distillation.data.examples import TokenizedData, render_prompt
 from sweeper.distillation.data.training_data import TrainingData
-from sweeper.distillation.models.loading import computing_threads, end_token_ids, turn_end_ids
+from sweeper.distillation.models.loading import (
+    answer_ends,
+    computing_threads,
+    end_token_ids,
+    turn_end_ids,
+)
 from sweeper.distillation.sampling.rollouts import generate
 from sweeper.distillation.teacher.shared_teacher import SharedTeacher
 from sweeper.foundation.cache import Cache, content_key
@@ -25,6 +30,8 @@ def get_or_compute(
 ) -> list[tuple[int, ...]]:
     """Return the teacher's answer to each example, with the end token if it ended by itself.
 
+    It is an end token of the student's, whichever of its own the teacher wrote.
+
     ``report`` gets the number of prompts answered and their total.
     """
     inputs, tokenizer = data.inputs, data.tokenizer
@@ -32,11 +39,12 @@ def get_or_compute(
 
     @computing_threads(inputs.cache_threads)
     def build(directory: Path) -> None:
-        model = teacher.load()
+        model, asked = teacher.load(), data.asked_of(teacher.config).tokenizer
         prompts = [
-            tokenizer(render_prompt(example, tokenizer), add_special_tokens=False)["input_ids"]
+            asked(render_prompt(example, asked), add_special_tokens=False)["input_ids"]
             for example in data.examples
         ]
+        ends, end = turn_end_ids(tokenizer), answer_ends(tokenizer)[0]
 
         def count(done: int) -> None:
             if done % settings.batch_size == 0 or done == len(prompts):
@@ -47,7 +55,7 @@ def get_or_compute(
             prompts,
             temperature=settings.temperature,
             max_new_tokens=settings.max_new_tokens,
-            end_ids=end_token_ids(model, tokenizer),
+            end_ids=sorted({*end_token_ids(model, asked), *ends}),
             pad_id=int(tokenizer.pad_token_id),
             seed=teacher_outputs_seed(inputs.seed),
             batch_size=settings.batch_size,
@@ -55,9 +63,12 @@ def get_or_compute(
         )
         with (directory / _FILE).open("w", encoding="utf-8") as file:
             for example, answer in zip(data.examples, answers, strict=True):
-                text = tokenizer.decode(answer.tokens, skip_special_tokens=True)
+                tokens = list(answer.tokens)
+                if answer.finished and tokens[-1] not in ends:
+                    tokens[-1] = end
+                text = tokenizer.decode(tokens, skip_special_tokens=True)
                 row = {"prompt": example.prompt, "answer": text, "finished": answer.finished}
-                file.write(json.dumps({**row, "tokens": answer.tokens}) + "\n")
+                file.write(json.dumps({**row, "tokens": tokens}) + "\n")
 
     def read(directory: Path) -> list[tuple[int, ...]]:
         with (directory / _FILE).open(encoding="utf-8") as file:
@@ -80,6 +91,7 @@ def _determinants(data: TrainingData, teacher: SharedTeacher) -> dict[str, Any]:
         **teacher.determinants(sampled=settings.temperature > 0),
         "data": data.fingerprint,
         **data.text_key,
+        "asked": data.asked_of(teacher.config).text_key,
         "ends": sorted(turn_end_ids(tokenizer)),
         "padding": tokenizer.pad_token_id,
         "settings": settings.model_dump(),

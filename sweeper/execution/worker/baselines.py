@@ -25,13 +25,14 @@ def score_baseline(spec: PreparationSpec, progress: ProgressWriter) -> dict[str,
     if spec.step in ("teacher", "test_teacher"):
         progress.phase("load the teacher")
         model = SharedTeacher(inputs, inputs.teacher, resources).load()
+        asked = data.asked_of(inputs.teacher)
     else:
         if inputs.warm_start:
             progress.phase("warm start", 0, inputs.warm_start.max_steps)
-        model = starting_student(data, resources, progress.train)
+        model, asked = starting_student(data, resources, progress.train), data
     progress.phase("score")
     found: dict[str, Any] = {"model_parameters": parameters(model)}
-    found["scores"] = scored(spec, model, data, progress)
+    found["scores"] = scored(spec, model, asked, progress)
     if spec.step == "teacher":
         found |= _ask_teacher(spec, model, data, progress)
     return found

@@ -16,25 +16,28 @@ from typing import Any
 from sweeper.config.attention import attention_problem, precisions
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.optimisation import BITSANDBYTES
+from sweeper.distillation.data.chat_templates import writes_date
 from sweeper.distillation.data.compatibility import aligned, template_note, token_ids
+from sweeper.distillation.data.conversations import Example
 from sweeper.distillation.data.examples import (
-    Example,
     TokenizedData,
     columns_of,
-    prompt_hash,
+    conversation_hash,
     read_rows,
     to_examples,
 )
+from sweeper.distillation.data.left_out import check_stock, left_out
 from sweeper.distillation.data.training_data import (
     TrainingData,
     check_teacher,
     own_teacher,
     student_training_data,
+    teacher_tokenizer,
     unpack_model,
 )
 from sweeper.distillation.memory_shape import shapes_of, weights_dtype
 from sweeper.distillation.models.adapters import check_adapter
-from sweeper.distillation.models.loading import load_tokenizer, read_config, turn_end_ids
+from sweeper.distillation.models.loading import read_config, turn_end_ids
 from sweeper.evaluation.tasks import LeafTask, load_tasks
 from sweeper.execution.worker.leakage import check_leaks
 from sweeper.execution.worker.length_checks import check_suite, check_training
@@ -73,6 +76,7 @@ class _Findings:
     shapes: tuple[ModelShape, ...] = ()
     overlap_free: bool = False
     scored: list[ScoredTask] = field(default_factory=list)
+    left_out: tuple[str, ...] = ()
     overlong: list[str] = field(default_factory=list)
     """Notes on texts that are longer than a model was made for."""
 
@@ -112,6 +116,7 @@ def inspect_data(spec: PreparationSpec, reporter: ProgressWriter) -> dict[str, A
         if findings.test is None
         else sum(len(leaf.documents) for leaf in findings.test),
         overlap_free=findings.overlap_free,
+        left_out=findings.left_out,
         overlong=tuple(findings.overlong),
         shapes=findings.shapes,
         problems=tuple(findings.problems),
@@ -144,8 +149,10 @@ def _read_rows(findings: _Findings) -> None:
         rows = read_rows(origin.data, origin.data_files)
         columns = columns_of(origin.data, rows)
         examples = tuple(to_examples(rows, columns, origin.data))
-        named = (columns.messages, columns.prompt, columns.completion)
-        prompts = [prompt_hash(example.prompt) for example in examples]
+        has_tools = any(example.tools for example in examples)
+        tools = columns.tools or ("tools" if has_tools else None)
+        named = (columns.messages, columns.prompt, columns.completion, tools, columns.system)
+        prompts = [conversation_hash(example) for example in examples]
         findings.examples = examples
         findings.rows = RowsSummary(
             rows=len(examples),
@@ -187,8 +194,9 @@ def _read_models(findings: _Findings) -> None:
         note = None
         if origin.data.format != "plain":
             names = (given.teacher.model, given.student.model)
-            theirs = load_tokenizer(origin.teacher)
-            note = template_note(theirs, tokenizer, names, origin.data.system_prompt)
+            theirs = teacher_tokenizer(origin, origin.teacher)
+            own = origin.teacher.chat_template_kwargs is not None
+            note = template_note(theirs, tokenizer, names, origin.data.system_prompt, own=own)
         findings.tokenizer = TokenizerSummary(
             tokens=len(tokenizer.get_vocab()),
             logits=token_ids(origin.student),
@@ -198,6 +206,7 @@ def _read_models(findings: _Findings) -> None:
                 str(tokenizer.convert_ids_to_tokens(token))
                 for token in sorted(turn_end_ids(tokenizer))
             ),
+            date=origin.data.date if writes_date(tokenizer) else None,
         )
 
 
@@ -233,16 +242,17 @@ def _read_tokens(findings: _Findings) -> None:
         return
     with findings.noting("data", "train"):
         findings.data = material.tokens(findings.spec.origin.training.max_length)
-    if findings.data is None or findings.tokenizer is None:
-        return
-    ends = turn_end_ids(material.tokenizer)
-    unended = sum(
-        sequence.completion[-1] not in ends
-        for index, sequence in zip(findings.data.kept, findings.data.sequences, strict=True)
-        # One that was cut has lost its end.
-        if sequence.completion and len(sequence.completion) == findings.data.lengths[index][1]
-    )
-    findings.tokenizer = findings.tokenizer.model_copy(update={"unended": unended})
+        findings.left_out = left_out(
+            findings.examples,
+            material.tokenizer,
+            findings.spec.origin.data.system_prompt,
+            references=findings.spec.origin.references,
+        )
+        if findings.spec.stock_engine:
+            check_stock(findings.examples)
+    if findings.data is not None and findings.tokenizer is not None:
+        unended = findings.data.unended
+        findings.tokenizer = findings.tokenizer.model_copy(update={"unended": unended})
 
 
 def _read_suites(findings: _Findings) -> None:
@@ -297,7 +307,7 @@ def _summary(findings: _Findings) -> DataSummary | None:
         notes.append(f"{rows.repeated} prompts stand in the training data more than once")
     if findings.tokenizer is not None and findings.tokenizer.template_note:
         notes.append(findings.tokenizer.template_note)
-    notes += findings.overlong
+    notes += [*findings.left_out, *findings.overlong]
     lengths = [len(sequence.prompt) for sequence in data.sequences]
     answers = [len(sequence.completion or ()) for sequence in data.sequences]
     return DataSummary(

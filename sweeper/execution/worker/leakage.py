@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 
-from sweeper.distillation.data.examples import Example, prompt_hash
+from sweeper.distillation.data.conversations import Example
+from sweeper.distillation.data.examples import prompt_hash
 from sweeper.evaluation.tasks import LeafTask, prompts
 from sweeper.foundation.errors import BadInputError
 from sweeper.records import PreparationSpec, SuiteSpec
@@ -32,7 +33,7 @@ def check_leaks(
         test: The tasks of the test suite; None if there is none, or they cannot be loaded.
         noting: Notes a leak in a block that blames a key, instead of stopping at it.
     """
-    trained = {prompt_hash(example.prompt) for example in examples}
+    trained = {prompt_hash(text) for example in examples for text in example.questions}
     selected: set[str] = set()
     if selection is not None:
         with noting("evaluation", "selection"):

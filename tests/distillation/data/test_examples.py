@@ -8,8 +8,8 @@ import pytest
 from sweeper.config.columns import ColumnsConfig
 from sweeper.config.data import DataConfig, DatasetConfig
 from sweeper.config.models import ModelConfig
+from sweeper.distillation.data.conversations import Example
 from sweeper.distillation.data.examples import (
-    Example,
     fingerprint,
     prompt_hash,
     read_examples,

@@ -12,7 +12,8 @@ import torch
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.suite import SuiteConfig, SuiteTask
 from sweeper.distillation.data.batches import IGNORED, PromptCollator
-from sweeper.distillation.data.examples import Example, check_template, render_prompt, tokenize
+from sweeper.distillation.data.conversations import Example
+from sweeper.distillation.data.examples import check_template, render_prompt, tokenize
 from sweeper.distillation.models.lm_head import LMHead
 from sweeper.distillation.models.loading import end_token_ids, load_model, load_tokenizer
 from sweeper.distillation.sampling.rollouts import generate

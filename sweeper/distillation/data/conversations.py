@@ -1,0 +1,259 @@
+"""Rows as conversations: messages, tools and arguments of the template, in transformers' form.
+
+Read are columns of text, chat messages (OpenAI's and TRL's ``role`` and ``content``, ShareGPT's
+``from`` and ``value``) and TRL's conversational ``prompt`` and ``completion``. What a message has
+next to its role and content (calls of tools, reasoning, names) stays with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sweeper.config.columns import ColumnsConfig
+from sweeper.foundation.errors import BadInputError
+
+Message = dict[str, Any]
+"""A turn as chat templates read it: ``role``, ``content`` and what else there is."""
+
+TOOL_ROLES = frozenset({"tool", "function", "ipython", "observation"})
+"""Roles of what a tool returned."""
+_ASKING = TOOL_ROLES | {"user"}
+"""Roles that an answer may follow."""
+_SYSTEM = ("system", "developer")
+_SHAREGPT = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "chatgpt": "assistant",
+    "assistant": "assistant",
+    "model": "assistant",
+    "system": "system",
+    "tool": "tool",
+    "observation": "tool",
+    "function_response": "tool",
+    "function_call": "function_call",
+}
+_WITHOUT_CONTENT = ("tool_calls", "reasoning_content", "reasoning", "thinking")
+"""Keys next to which an assistant's content may be null."""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A row's messages."""
+
+    messages: tuple[Message, ...]
+    completion_start: int = 0
+    """Index from which on answers may be trained: TRL's ``prompt`` comes before it."""
+    tools: list[Message] | None = None
+    """JSON schemas of the functions that the model may call."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The row's own arguments of the chat template."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt, as chat messages, with its reference answer if there is one."""
+
+    messages: tuple[Message, ...]
+    completion: str | None
+    """The answer's text: empty if it only calls tools; None if there is no answer."""
+    answer_fields: Mapping[str, Any] = field(default_factory=dict)
+    """What else the answer has: calls of tools, reasoning."""
+    earlier: tuple[int, ...] = ()
+    """Indices of the messages before it that are trained answers too."""
+    tools: list[Message] | None = None
+    """JSON schemas of the functions that the model may call."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """The row's own arguments of the chat template."""
+
+    @property
+    def prompt(self) -> str:
+        """Last user message, which a leak check compares."""
+        return self._question(len(self.messages))
+
+    @property
+    def questions(self) -> list[str]:
+        """User message before each trained answer."""
+        return [*map(self._question, self.earlier), self.prompt]
+
+    @property
+    def answer(self) -> Message | None:
+        """Reference answer as a message."""
+        if self.completion is None:
+            return None
+        return {"role": "assistant", "content": self.completion, **self.answer_fields}
+
+    def _question(self, end: int) -> str:
+        asked = (turn for turn in reversed(self.messages[:end]) if turn["role"] == "user")
+        return str(next(asked, self.messages[end - 1])["content"])
+
+
+def read_conversation(row: Mapping[str, Any], columns: ColumnsConfig, place: str) -> Conversation:
+    """Return a row's conversation.
+
+    Raises:
+        BadInputError: A column is missing, or a message, a call of a tool or a tool is not as it
+            should be.
+    """
+    for column in (columns.tools, columns.system):
+        if column is not None and column not in row:
+            raise BadInputError(f"no column {column!r} in {place}, only {', '.join(sorted(row))}")
+    prompt, answer = str(columns.prompt), columns.completion
+    text = columns.messages is None and not isinstance(row.get(prompt), list)
+    start = 0
+    if columns.messages is not None:
+        given = _messages(cell(row, columns.messages, list, place), place)
+    elif text:
+        given, start = [{"role": "user", "content": cell(row, prompt, str, place)}], 1
+        if answer is not None:
+            given.append({"role": "assistant", "content": cell(row, answer, str, place)})
+    else:
+        given = _messages(cell(row, prompt, list, place), place)
+        start = len(given)
+        if answer is not None:
+            given += _messages(cell(row, answer, list, place), place)
+            if given[-1]["role"] != "assistant":
+                message = f"expected an assistant message at the end of {answer!r}, {place}"
+                raise BadInputError(message)
+    system = row.get(columns.system or ("" if text else "system"))
+    if isinstance(system, str) and system and not is_system(given[0]):
+        given, start = [{"role": "system", "content": system}, *given], start + 1
+    options = None if text else row.get("chat_template_kwargs")
+    tools = _tools(row.get(columns.tools or ("" if text else "tools")), place)
+    return Conversation(tuple(given), start, tools, options or {})
+
+
+def may_ask(turn: Message) -> bool:
+    """Return whether an answer may follow a turn."""
+    return turn["role"] in _ASKING
+
+
+def is_system(turn: Message) -> bool:
+    """Return whether a turn is a system message."""
+    return turn["role"] in _SYSTEM
+
+
+def cell(row: Mapping[str, Any], column: str, kind: type, place: str) -> Any:
+    """Return a row's value in a column.
+
+    Raises:
+        BadInputError: There is no such column, or its value is of another kind.
+    """
+    if column not in row:
+        columns = ", ".join(sorted(row))
+        raise BadInputError(f"no column {column!r} in {place}, only {columns}")
+    value = row[column]
+    if not isinstance(value, kind) or not value:
+        expected = "text" if kind is str else "a list of messages"
+        raise BadInputError(
+            f"expected {expected} in column {column!r}, {place}, found {_short(value)}"
+        )
+    return value
+
+
+def _messages(turns: Sequence[Any], place: str) -> list[Message]:
+    return [_message(turn, place) for turn in turns]
+
+
+def _message(turn: Any, place: str) -> Message:
+    if isinstance(turn, dict) and "from" in turn and "role" not in turn:
+        turn = _from_sharegpt(turn, place)
+    if not isinstance(turn, dict) or not isinstance(turn.get("role"), str):
+        raise BadInputError(
+            f"expected messages with role and content in {place}, found {_short(turn)}"
+        )
+    message = {key: value for key, value in turn.items() if value is not None}
+    if calls := message.get("tool_calls"):
+        message["tool_calls"] = [_call(call, place) for call in _parsed(calls, list, place)]
+    message["content"] = _content(message, place)
+    return message
+
+
+def _content(message: Message, place: str) -> str:
+    content = message.get("content")
+    if isinstance(content, list) and len(content) == 1 and isinstance(content[0], dict):
+        content = content[0].get("text")
+    may_lack = message["role"] == "assistant" and any(map(message.get, _WITHOUT_CONTENT))
+    if content is None and may_lack:
+        return ""
+    if isinstance(content, str):
+        return content
+    raise BadInputError(
+        f"expected messages with role and content in {place}, the content a text (or null next to"
+        f" tool_calls), found {_short(message)}"
+    )
+
+
+def _from_sharegpt(turn: Message, place: str) -> Message:
+    """Return a turn of ShareGPT's with role and content."""
+    role = _SHAREGPT.get(str(turn["from"]))
+    if role is None or not isinstance(turn.get("value"), str):
+        raise BadInputError(
+            f"expected turns with value, a text, and from, one of {', '.join(_SHAREGPT)}, in"
+            f" {place}, found {_short(turn)}"
+        )
+    rest = {key: value for key, value in turn.items() if key not in ("from", "value")}
+    if role != "function_call":
+        return {"role": role, "content": turn["value"], **rest}
+    calls = _parsed(turn["value"], object, place)
+    calls = calls if isinstance(calls, list) else [calls]
+    return {"role": "assistant", "content": None, "tool_calls": calls, **rest}
+
+
+def _call(call: Any, place: str) -> Message:
+    """Return a call of a tool in the form of chat templates, its arguments a mapping."""
+    if isinstance(call, dict) and "function" not in call and "name" in call:
+        call = {"type": "function", "function": call}
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        raise BadInputError(
+            "expected tool_calls with a function that has a name and arguments in"
+            f" {place}, found {_short(call)}"
+        )
+    arguments = function.get("arguments")
+    arguments = {} if arguments in (None, "") else _parsed(arguments, dict, place)
+    return {**call, "function": {**function, "arguments": arguments}}
+
+
+def _tools(given: Any, place: str) -> list[Message] | None:
+    if not given:
+        return None
+    found = []
+    for tool in _parsed(given, list, place):
+        if isinstance(tool, dict) and "function" not in tool and "name" in tool:
+            tool = {"type": "function", "function": tool}
+        if not isinstance(tool, dict) or not isinstance(tool.get("function"), dict):
+            raise BadInputError(
+                f"expected tools as JSON schemas of functions in {place}, found {_short(tool)}"
+            )
+        found.append(tool)
+    return found or None
+
+
+def _parsed(value: Any, kind: type, place: str) -> Any:
+    """Return a value that may be written as JSON.
+
+    Raises:
+        BadInputError: It is of another kind.
+    """
+    parsed = value
+    if isinstance(value, str):
+        try:
+            parsed = json.loads(value)
+        except ValueError:
+            parsed = None
+    if not isinstance(parsed, kind) or parsed is None:
+        wanted = "a list" if kind is list else "a mapping"
+        raise BadInputError(
+            f"expected {wanted}, or {wanted} as JSON, in {place}, found {_short(value)}"
+        )
+    return parsed
+
+
+def _short(value: object) -> str:
+    """Return a value for a message, cut at 80 characters."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
