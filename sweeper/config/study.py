@@ -219,7 +219,7 @@ class StudyConfig(Strict):
             message = "has no effect with data.format: plain"
             problems.add(("teacher", "chat_template_kwargs"), message)
         if self.data.assistant_turns == "all":
-            for location, engine in self._values("engine"):
+            for location, engine in self.values_of("engine"):
                 if engine != "sweeper":
                     message = "expected sweeper with data.assistant_turns: all"
                     problems.add(location, message)
@@ -411,7 +411,7 @@ class StudyConfig(Strict):
 
     def uses_stock_engine(self) -> bool:
         """Return True if an arm runs a trainer of TRL's."""
-        return any(engine != "sweeper" for _, engine in self._values("engine"))
+        return any(engine != "sweeper" for _, engine in self.values_of("engine"))
 
     def needs_teacher_outputs(self) -> bool:
         """Return True if an arm, or the warm start, trains on the teacher's own answers."""
