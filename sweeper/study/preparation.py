@@ -5,26 +5,43 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
-from sweeper.config.lengths import study_lengths
+from sweeper.config.lengths import arm_lengths, study_lengths
 from sweeper.config.loading import LoadedStudy
+from sweeper.config.own_teachers import named_models, own_teachers, teacher_uses
+from sweeper.config.study import StudyConfig
 from sweeper.execution.executor import Executor
 from sweeper.foundation.cache import is_whole
 from sweeper.foundation.errors import ConfigError, FullDiskError, Problem, SweeperError
 from sweeper.foundation.files import write_text_atomically
 from sweeper.foundation.secrets import redacted, redacted_json
 from sweeper.records import Failure, Outcome, PreparationSpec, Resources, StudyInputs, SuiteSpec
-from sweeper.records.layout import JobPaths, StudyPaths
+from sweeper.records.layout import JobPaths, StudyPaths, own_teacher_step
 from sweeper.records.outcome_files import read_outcome
 from sweeper.study.extreme_settings import wanted
 from sweeper.study.manifest import StudyManifest, data_files, suite_spec
 
-Step = Literal["data", "teacher", "student", "test_teacher", "test_student"]
-STEPS: tuple[tuple[Step, ...], ...] = (("data",), ("student", "teacher"))
-"""The steps in their order; those of one group can run next to each other."""
+Step = str
+"""Name of a step, as ``PreparationSpec`` has it."""
 TEST_STEPS: tuple[tuple[Step, ...], ...] = (("test_student", "test_teacher"),)
 """The steps after the search: only then is the test suite scored."""
+
+
+def steps(config: StudyConfig) -> tuple[tuple[Step, ...], ...]:
+    """Return the steps before the search, in order: first ``data``.
+
+    Those of one group can run next to each other. Own teachers of arms come last: one may be the
+    starting student.
+    """
+    own = tuple(dict.fromkeys(own_teacher_steps(config).values()))
+    return (("data",), ("student", "teacher"), *([own] if own else []))
+
+
+def own_teacher_steps(config: StudyConfig) -> dict[str, Step]:
+    """Return the step that prepares each arm's own teacher; arms with the same one share it."""
+    teachers = own_teachers(config)
+    first = {name: next(a for a in teachers if teachers[a] == teachers[name]) for name in teachers}
+    return {name: own_teacher_step(arm) for name, arm in first.items()}
 
 
 def make_study_inputs(study: LoadedStudy, manifest: StudyManifest, cache: Path) -> StudyInputs:
@@ -64,20 +81,26 @@ def make_spec(
     study: LoadedStudy, inputs: StudyInputs, suite: SuiteSpec, step: Step, paths: JobPaths
 ) -> PreparationSpec:
     """Return the spec of one step; ``submit`` fills in where it runs."""
-    arms = study.config.arms
+    config, arms = study.config, study.config.arms
     if study.test is not None and step in TEST_STEPS[0]:
         suite = suite_spec(study.test)
+    own = {own_teacher_step(name): values for name, values in own_teachers(config).items()}
+    named = {name: tuple(models) for name, arm in arms.items() if (models := named_models(arm))}
+    of_teacher = step == "teacher" or step in own
+    uses = teacher_uses(config, own.get(step, {}))
     return PreparationSpec(
         step=step,
         origin=inputs,
-        needs_teacher_outputs=study.config.needs_teacher_outputs(),
-        reads=tuple(sorted(study.config.teacher_reads())) if step == "teacher" else (),
+        needs_teacher_outputs=uses.answers if of_teacher else config.needs_teacher_outputs(),
+        reads=uses.reads if of_teacher else (),
+        own_teacher=own.get(step, {}),
         extra_arguments={
             name: (arm.method, _extra_names(study, name)) for name, arm in arms.items()
         },
-        shapes=wanted(study.config) if step == "data" else (),
-        own_teachers=_own_teachers(study) if step == "data" else {},
-        lengths=study_lengths(study.config) if step == "data" else (),
+        shapes=wanted(config) if step == "data" else (),
+        own_teachers=named if step == "data" else {},
+        own_lengths={name: arm_lengths(config, name) for name in named} if step == "data" else {},
+        lengths=study_lengths(config) if step == "data" else (),
         suite=suite,
         test_suite=suite_spec(study.test) if study.test and step == "data" else None,
         place=Resources(directory=str(paths.directory), device="cpu", threads=1),
@@ -97,7 +120,8 @@ def is_done(spec: PreparationSpec, paths: StudyPaths) -> bool:
     now = redacted(spec.model_dump(mode="json"))
     same = ("origin", "suite", "test_suite", "needs_teacher_outputs", "reads", "extra_arguments")
     # Specs of older studies lack these keys.
-    later = {"own_teachers": {}, "shapes": now["shapes"], "lengths": now["lengths"]}
+    later: dict[str, object] = {"own_teachers": {}, "own_teacher": {}}
+    later |= {"shapes": now["shapes"], "lengths": now["lengths"]}
     return all(before.get(key, later.get(key)) == now[key] for key in (*same, *later))
 
 
@@ -153,13 +177,3 @@ def _extra_names(study: LoadedStudy, arm: str) -> tuple[str, ...]:
     prefix = "extra."
     names |= {key.removeprefix(prefix) for key in (*settings, *search) if key.startswith(prefix)}
     return tuple(sorted(names))
-
-
-def _own_teachers(study: LoadedStudy) -> dict[str, tuple[str, ...]]:
-    models_of = {}
-    for name, arm in study.config.arms.items():
-        space = arm.search.get("teacher.model")
-        choices = (space.grid() or []) if space is not None else [arm.settings.get("teacher.model")]
-        if models := tuple(str(model) for model in choices if model is not None):
-            models_of[name] = models
-    return models_of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -24,7 +24,11 @@ from sweeper.commands.check.duration import (
 from sweeper.commands.check.duration_estimate import StudyPlan, estimate
 from sweeper.commands.check.memory_findings import StudyTrainings, memory_findings
 from sweeper.commands.check.models import size_finding, teacher_gap_finding, tokenizer_findings
-from sweeper.commands.check.power import confirmation_finding, design_findings
+from sweeper.commands.check.power import (
+    confirmation_finding,
+    declared_comparisons,
+    design_findings,
+)
 from sweeper.commands.check.probe import probe
 from sweeper.commands.check.settings import settings_findings
 from sweeper.config.loading import LoadedStudy, LoadedSuite
@@ -83,8 +87,9 @@ def check(
         recorded = recorded_data_check(study, paths, manifest) if manifest is not None else None
         device = next(iter(_devices(config)[0]), "cpu")
         data_check = recorded or run_data_step(study, device, cache)
-        gap = record.lead if record is not None else None
-        preflight = judge(study, data_check, gap=gap, variances=variances)
+        gaps = {arm.name: arm.lead for arm in record.arms if arm.lead} if record else {}
+        gaps |= {"": record.lead} if record and record.lead else {}
+        preflight = judge(study, data_check, gaps=gaps, variances=variances)
     if preflight.errors:
         return preflight
     expected = None
@@ -97,7 +102,7 @@ def check(
         except SweeperError as error:
             findings = [Finding(state="error", what="time", detail=str(error))]
         else:
-            preflight = judge(study, data_check, gap=probed.gap, variances=variances)
+            preflight = judge(study, data_check, gaps=probed.gaps, variances=variances)
             # Old records do not count documents that the score leaves out.
             documents = data_check.test_scored or data_check.test_documents
             expected = estimate(probed.timing, plan_of(config, documents))
@@ -117,6 +122,7 @@ def plan_of(config: StudyConfig, test_documents: int | None) -> StudyPlan:
         trainings=config.confirm.seeds * config.confirm.top_k if confirms else 0,
         test_documents=test_documents or 0,
         compare_at=config.compare_at,
+        compare=config.compare,
         devices=config.compute.devices_per_trial,
     )
 
@@ -139,13 +145,13 @@ def judge(
     study: LoadedStudy,
     data_check: DataCheck,
     *,
-    gap: TeacherGap | None = None,
+    gaps: Mapping[str, TeacherGap] | None = None,
     variances: KnownVariances | None = None,
 ) -> Preflight:
     """Return all findings on a study but those on time.
 
-    ``gap`` is known once teacher and starting student were scored; variances are assumed by
-    default.
+    ``gaps`` are those of teachers that were scored, by the arm whose own it is; that of the study's
+    has no name. Variances are assumed by default.
     """
     config = study.config
     devices, places, of_compute = _devices(config)
@@ -155,7 +161,7 @@ def judge(
     documents = data_check.test_documents
     if documents is None and study.test is not None:
         documents = _named_documents(study.test)
-    pairs = power.comparisons([arm.method for arm in config.arms.values()])
+    pairs = power.comparisons([arm.method for arm in config.arms.values()], config.compare)
     has_test, seeds = study.test is not None, config.confirm.seeds
     of_design, design = design_findings(
         documents if has_test else None,
@@ -173,12 +179,13 @@ def judge(
             *(_problem(study, problem) for problem in data_check.problems),
             *(tokenizer_findings(data_check.tokenizer) if data_check.tokenizer else []),
             *([size_finding(teacher, student)] if teacher and student else []),
-            *([teacher_gap_finding(gap)] if gap is not None else []),
+            *(teacher_gap_finding(gap, name) for name, gap in sorted((gaps or {}).items())),
             *data_findings(data_check, study.selection, study.test, config.arms, answers),
             *settings_findings(config, devices, student),
             *of_compute,
             *_memory(config, data_check, shapes, places),
             confirmation_finding(seeds if has_test else None, pairs),
+            *declared_comparisons(config.compare),
             *of_design,
         ),
         design=design,
@@ -224,7 +231,7 @@ def _parameters(
     for asked, shape in shapes:
         if isinstance(asked.model, StudentConfig):
             student = shape.parameters - (shape.trainable_parameters if shape.adapted else 0)
-        elif asked.model.model == config.teacher.model:
+        elif (asked.model.model, asked.model.keep_layers) == (config.teacher.model, None):
             teacher = shape.parameters
     return teacher, student
 
@@ -258,14 +265,12 @@ def _named_documents(suite: LoadedSuite) -> int | None:
 def _variances(record: StudyRecord, paths: StudyPaths) -> KnownVariances | None:
     """Return the variances of the study's confirmation runs, or else of its trials."""
     comparison = compare(record)
-    scores = record.test.scores.arms if record.test and record.test.scores else ()
-    arms = {arm.arm: arm for arm in scores if arm.at == "steps"}
-    methods = {name: arm.method for name, arm in arms.items()}
     differences = []
-    for names in primary_comparisons(methods, comparison.best_gkd):
-        pair = paired(*(arms[name] for name in names))
-        if pair is not None:
-            differences.append(pair[0] - pair[1])
+    if record.test and (scores := record.test.scores):
+        methods = {arm.arm: arm.method for arm in scores.arms if arm.at == "steps"}
+        pairs = primary_comparisons(methods, comparison.best_gkd, scores.compare)
+        found = (paired(scores, "steps", *names) for names in pairs)
+        differences = [pair[0] - pair[1] for pair in found if pair is not None]
     if (confirmed := power.from_finals(differences)) is not None:
         return confirmed
     scored = []

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from sweeper.distillation.data.training_data import (
     unpack_model,
 )
 from sweeper.distillation.memory_shape import shapes_of
+from sweeper.distillation.models.context_length import check_lengths
 from sweeper.distillation.models.loading import load_tokenizer, turn_end_ids
 from sweeper.distillation.trainers import argument_names
 from sweeper.evaluation.tasks import LeafTask, load_tasks
@@ -231,6 +232,14 @@ def _measure(findings: _Findings) -> None:
     if material is None or findings.origin is None or findings.data is None:
         return
     findings.overlong += check_training(spec, material, findings.noting)
+    for arm, limit in spec.own_lengths.items():
+        lengths = material.tokens(limit.longest).lengths
+        for model in spec.own_teachers[arm]:
+            # Whatever else is wrong with it is noted already.
+            with suppress(BadInputError):
+                teacher = own_teacher(findings.origin, {"model": model})
+                with findings.noting("arms", arm):
+                    findings.overlong += check_lengths({"teacher": teacher}, limit, lengths)
     for role, suite, leaves in (
         ("selection", spec.suite, findings.selection),
         ("test", spec.test_suite, findings.test),
