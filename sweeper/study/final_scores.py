@@ -152,6 +152,8 @@ def read_confirmation(
         teacher=baselines.get("teacher"),
         starting_student=baselines.get("starting_student"),
         looks=plan.looks,
+        compare=plan.compare,
+        revised=plan.revised,
         missing=tuple(missing),
     )
     return confirmation.model_copy(update={"scores": scores})
