@@ -24,6 +24,7 @@ from sweeper.distillation.data.examples import (
     columns_of,
     conversation_hash,
     read_rows,
+    render_prompt,
     to_examples,
 )
 from sweeper.distillation.data.left_out import check_stock, left_out
@@ -197,6 +198,10 @@ def _read_models(findings: _Findings) -> None:
             names = (given.teacher.model, given.student.model)
             theirs = teacher_tokenizer(origin, origin.teacher)
             own = origin.teacher.chat_template_kwargs is not None
+            if own:
+                with blaming("teacher", "chat_template_kwargs"):
+                    for example in findings.examples or ():
+                        render_prompt(example, theirs)
             note = template_note(theirs, tokenizer, names, origin.data.system_prompt, own=own)
         findings.tokenizer = TokenizerSummary(
             tokens=len(tokenizer.get_vocab()),
