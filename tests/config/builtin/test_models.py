@@ -16,7 +16,7 @@ from sweeper.config.builtin import addition
 
 
 def test_an_unknown_model_is_refused_with_the_known_names() -> None:
-    with pytest.raises(ValueError, match="adder-teacher, adder-student, .*, but got 'adder'"):
+    with pytest.raises(ValueError, match=r"adder-teacher, adder-student, .*, but got 'adder'"):
         builtin.model_directory("adder")
 
 
