@@ -50,9 +50,10 @@ def pair_problems(pairs: Collection[tuple[str, str]], arms: Collection[str]) -> 
         elif not set(pair) & set(arms):
             message = "expected at least one arm: no arm trains the teacher or the start"
             yield (place,), message
-        elif (first := seen.setdefault(frozenset(pair), pair)) is not pair:
+        elif first := seen.get(frozenset(pair)):
             again = "reversed" if first != pair else "again"
             yield (place,), f"expected each comparison once, found [{', '.join(first)}] {again}"
+        seen.setdefault(frozenset(pair), pair)
 
 
 def _name_problems(

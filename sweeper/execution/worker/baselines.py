@@ -6,7 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 from sweeper.config.settings import in_steps, resolve
-from sweeper.distillation.data.training_data import TrainingData, read_training_data
+from sweeper.distillation.data.training_data import (
+    TrainingData,
+    check_teacher,
+    read_training_data,
+)
 from sweeper.distillation.models.loading import end_token_ids
 from sweeper.distillation.teacher import kl_probe, outputs
 from sweeper.distillation.teacher.shared_teacher import SharedTeacher
@@ -19,6 +23,7 @@ from sweeper.distillation.train import (
 from sweeper.evaluation.tasks import load_tasks, prompts
 from sweeper.execution.worker.progress import ProgressWriter
 from sweeper.execution.worker.scoring import parameters, scored
+from sweeper.foundation.errors import blaming
 from sweeper.records import PreparationSpec
 
 
@@ -30,7 +35,9 @@ def score_baseline(spec: PreparationSpec, progress: ProgressWriter) -> dict[str,
     of_arm = bool(spec.own_teacher)
     teacher = SharedTeacher(inputs, inputs.teacher, resources)
     if of_arm:
-        own = teacher_of_arm(data, resources, spec.own_teacher)
+        with blaming("arms", spec.step.partition("@")[2]):
+            own = teacher_of_arm(data, resources, spec.own_teacher)
+            check_teacher(inputs, own, data.tokenizer)
         teacher = replace(teacher, config=own)
     if of_arm or spec.step in ("teacher", "test_teacher"):
         progress.phase("load the teacher")
