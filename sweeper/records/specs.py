@@ -187,7 +187,7 @@ class TrialSpec(Record):
 
 
 Step = Annotated[
-    str, Field(pattern=r"^(data|teacher|student|test_teacher|test_student|teacher@.+)$")
+    str, Field(pattern=r"^(data|teacher|student|test_teacher|test_student|pair|teacher@.+)$")
 ]
 """Name of a step of the preparation; ``teacher@ARM``: the teacher of an arm with its own."""
 
