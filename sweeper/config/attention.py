@@ -23,17 +23,21 @@ def name_problem(name: Any) -> str | None:
     return f"expected one of {', '.join(KNOWN)}, found {short(name)}"
 
 
-def precisions(weights: str, *, student: bool, autocast: str | None) -> dict[str, str]:
+def precisions(
+    weights: str, *, student: bool, autocast: str | None, scoring: str | None
+) -> dict[str, str]:
     """Return the type that a model computes in, by the phase of a trial.
 
     Args:
         weights: Type of the model's weights.
         student: True for the student, which autocast reaches; a teacher also reads without it.
         autocast: Type that autocast trains in, if it is on.
+        scoring: Type that models are scored in; None: that of the weights.
     """
     trained = autocast or weights if student else weights
     rollouts = {"rollouts": trained} if student else {}
-    return {"training": trained, **rollouts, "held-out sequences": weights, "scores": weights}
+    scored = scoring or weights
+    return {"training": trained, **rollouts, "held-out sequences": scored, "scores": scored}
 
 
 def attention_problem(
@@ -56,7 +60,8 @@ def attention_problem(
     if flash and wide:
         return (
             f"{name} computes in 16 bits only, and this model computes in float32 for"
-            f" {', '.join(wide)}; {SDPA}. Or write dtype: bfloat16 next to model"
+            f" {', '.join(wide)}; {SDPA}. Or write dtype: bfloat16 next to model, or for scores"
+            " below evaluation"
         )
     return None
 
@@ -73,7 +78,9 @@ def attention_problems(config: StudyConfig) -> Iterator[tuple[Location, str]]:
         student = location[0] == "student"
         if student and dtype == "auto" and config.student.lora is None:
             dtype = "float32"
-        phases = precisions(dtype, student=student, autocast=_autocast(config))
+        phases = precisions(
+            dtype, student=student, autocast=_autocast(config), scoring=config.scoring_dtype()
+        )
         if message := attention_problem(name, phases, config.compute.device, student=student):
             yield location, message
 

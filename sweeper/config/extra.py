@@ -40,7 +40,6 @@ _LENGTHS = "write length_bucketing"
 _CHECKPOINTS = "write checkpoint_every"
 _RECOMPUTED = "write gradient_checkpointing, which is not reentrant"
 _HUB = "sweeper export --model writes the winner's weights"
-_PRECISION = "it would change the precision that models are scored in"
 
 _INSTEAD: Mapping[str, str] = {
     "activation_checkpointing": _RECOMPUTED,
@@ -88,7 +87,7 @@ _INSTEAD: Mapping[str, str] = {
     "teacher_model_init_kwargs": "write teacher.init_kwargs",
     "teacher_model_name_or_path": "write teacher.model",
     "teacher_model_revision": "write teacher.revision",
-    "tf32": _PRECISION,
+    "tf32": "write bf16 for faster products",
     "train_sampling_strategy": _LENGTHS,
     "truncation_mode": "write max_length; sequences are cut at their end",
     "use_cache": "rollouts always use it",

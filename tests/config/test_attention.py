@@ -28,6 +28,10 @@ def gkd(**settings: Any) -> dict[str, Any]:
     return {"arms": {"gkd": {"settings": settings}}}
 
 
+def scored_in(dtype: str) -> dict[str, Any]:
+    return {"evaluation": {"selection": "selection.yaml", "dtype": dtype}}
+
+
 STUDENT, TEACHER = (f"{role}.init_kwargs.attn_implementation" for role in ("student", "teacher"))
 WHOLE = "this model computes in float32 for training, rollouts, held-out sequences, scores"
 SCORED = "this model computes in float32 for held-out sequences, scores"
@@ -41,12 +45,22 @@ OWN = "teacher.init_kwargs.attn_implementation"
     [
         (student(), STUDENT, WHOLE),
         (student(dtype="float32", lora=LORA), STUDENT, WHOLE),
-        ({**student(), **BF16}, STUDENT, SCORED),
-        ({**student(), **FP16}, STUDENT, SCORED),
-        ({**student(), **BF16, **gkd(bf16=False)}, STUDENT, WHOLE),
+        *(
+            ({**student(), **lower, **scored_in("float32")}, STUDENT, SCORED)
+            for lower in (BF16, FP16)
+        ),
+        ({**student(lora=LORA), **BF16, **scored_in("float32")}, STUDENT, SCORED),
+        (student(lora=LORA), STUDENT, SCORED),
+        ({**student(dtype="bfloat16"), **scored_in("float32")}, STUDENT, SCORED),
+        ({**student(), **BF16, **gkd(bf16=False)}, STUDENT, "float32 for training, rollouts;"),
         (teacher(dtype="float32"), TEACHER, "for training, held-out sequences, scores"),
         ({**teacher(dtype="float32"), **BF16}, TEACHER, "for training, held-out"),
-        ({**teacher(), **gkd(**{"teacher.dtype": "float32"})}, "settings.teacher.dtype", "float32"),
+        (teacher(), TEACHER, SCORED),
+        (
+            {**teacher(), **gkd(**{"teacher.dtype": "float32"}), **scored_in("bfloat16")},
+            "settings.teacher.dtype",
+            "float32",
+        ),
         (
             {"teacher": {"model": "t", "dtype": "float32"}, **gkd(**{OWN: "flash_attention_3"})},
             f"arms.gkd.settings.{OWN}",
@@ -87,9 +101,12 @@ def test_an_attention_that_a_phase_cannot_use_is_refused_at_its_place(
     [
         student(dtype="bfloat16"),
         student(dtype="float16", lora=LORA),
+        # Trained and scored in autocast.
+        {**student(), **BF16},
+        {**student(), **FP16},
         # What is stored is known once the model's configuration is read.
-        student(lora=LORA),
-        teacher(),
+        {**student(lora=LORA), **BF16},
+        {**teacher(), **scored_in("bfloat16")},
         {**teacher(dtype="bfloat16"), **BF16},
         *(student(init_kwargs={"attn_implementation": name}) for name in (None, "sdpa", "eager")),
         student(init_kwargs={"attn_implementation": "flex_attention"}),

@@ -22,7 +22,7 @@ VALUES: dict[str, tuple[Any, dict[str, Any]]] = {
     "optim_args": ("momentum=0.9", {"optim": "sgd", "learning_rate": 0.1}),
     "label_smoothing_factor": (0.5, {}),
     "loss_type": ("dft", {}),
-    "packing": (True, {}),
+    "packing": (True, {"max_length": 256}),
     "repetition_penalty": (5.0, {}),
     "top_k": (1, {}),
     "top_p": (0.01, {}),
@@ -96,8 +96,7 @@ def test_every_schedule_trains(tmp_path: Path, place: Resources, name: str) -> N
     rates = [point["learning_rate"] for point in points]
     assert len(rates) == 4
     if "min_lr" in name:
-        # The last step is taken before the schedule's end.
-        assert min(rates[1:]) >= 0.5e-3
+        assert min(rates[1:]) > 0.49e-3
 
 
 @pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")

@@ -225,7 +225,12 @@ def _check_attention(findings: _Findings, model: ModelConfig) -> None:
     student = isinstance(model, StudentConfig)
     autocast = "bfloat16" if training.bf16 else "float16" if training.fp16 else None
     weights = weights_dtype(model, read_config(model), device)
-    phases = precisions(str(weights).removeprefix("torch."), student=student, autocast=autocast)
+    phases = precisions(
+        str(weights).removeprefix("torch."),
+        student=student,
+        autocast=autocast,
+        scoring=findings.spec.origin.evaluation.dtype,
+    )
     if message := attention_problem(name, phases, device, student=student):
         raise BadInputError(message)
 
