@@ -58,8 +58,8 @@ def die(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], None]:
     report = ProgressWriter.train
 
     def die_at(step: int | None) -> None:
-        def train(self: ProgressWriter, now: int, *args: Any) -> None:
-            report(self, now, *args)
+        def train(self: ProgressWriter, now: int, *point: Any) -> None:
+            report(self, now, *point)
             if now == step:
                 raise Killed
 
