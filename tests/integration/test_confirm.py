@@ -105,7 +105,7 @@ def test_a_study_compares_what_it_declares(write_study: Callable[..., Path]) -> 
         },
         "compare": [["gkd", "placebo"], ["placebo", "start"]],
     }
-    study = WholeStudy(write_study(**changes).parent)
+    study = WholeStudy(write_study(**changes).parent, limit=600)
     study.check(study.run())
     found = json.loads(study.run("--json", command="report").stdout)
     pairs = [(pair["arm"], pair["against"], pair["comparisons"]) for pair in found["verdicts"]]

@@ -173,7 +173,7 @@ def test_the_start_is_a_teacher_of_which_nothing_is_to_be_learnt(write_study: Wr
             training={"max_steps": 1, "logging_steps": 1, "max_length": 96},
             arms={
                 "placebo": {"method": "supervised_kd", "settings": own},
-                "own": {"method": "seqkd", "settings": own},
+                "started": {"method": "seqkd", "settings": own},
                 "taught": {"method": "supervised_kd"},
             },
         )
@@ -183,8 +183,8 @@ def test_the_start_is_a_teacher_of_which_nothing_is_to_be_learnt(write_study: Wr
     assert start.scores is not None and teacher.scores is not None, teacher.failure
     assert teacher.scores.score == start.scores.score
     assert teacher.model_parameters == start.model_parameters
-    kinds = {Path(entry).parent.name for entry in teacher.cached}
-    assert {"warm_starts", "teacher_outputs", "teacher_states"} <= kinds
+    for kind in ("warm_starts", "teacher_outputs", "teacher_states"):
+        assert list((study.path.parent / "cache" / kind).glob("*/key.json")), kind
     assert teacher.held_out is None, "all students are compared with the study's teacher"
     placebo = trial_spec(study, "placebo").model_copy(update={"teacher": {"model": "student"}})
     losses = {}
