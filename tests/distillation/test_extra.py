@@ -88,10 +88,10 @@ SCHEDULE_VALUES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_every_schedule_trains(tmp_path: Path, resources: Resources, name: str) -> None:
+def test_every_schedule_trains(tmp_path: Path, place: Resources, name: str) -> None:
     settings = {"lr_scheduler_type": name, "lr_scheduler_kwargs": SCHEDULE_VALUES.get(name, {})}
     _, _, points = train(
-        make_study_inputs(tmp_path), resources, "sft", warmup_ratio=0.25, max_steps=4, **settings
+        make_study_inputs(tmp_path), place, "sft", warmup_ratio=0.25, max_steps=4, **settings
     )
     rates = [point["learning_rate"] for point in points]
     assert len(rates) == 4
@@ -99,6 +99,7 @@ def test_every_schedule_trains(tmp_path: Path, resources: Resources, name: str) 
         assert min(rates[1:]) > 0.49e-3
 
 
+@pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_every_optimiser_trains_on_a_cpu_and_is_its_own(place: Resources, name: str) -> None:
     pytest.importorskip("bitsandbytes")
