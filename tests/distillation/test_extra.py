@@ -41,12 +41,12 @@ def weights(place: Resources, method: Method, **settings: Any) -> torch.Tensor:
     folder = Path(place.directory)
     values = {"max_steps": 2, "max_new_tokens": 4, "lmbda": 1.0, **settings}
     if values.get("engine", "sweeper") != "sweeper":
-        if not (folder / "tiny").exists():
-            make_tiny(folder / "tiny")
-        path = str(folder / "tiny")
+        for seed, role in enumerate(("student", "teacher")):
+            if not (folder / role).exists():
+                make_tiny(folder / role, seed=seed, spread=4.0)
         changes: dict[str, Any] = {
-            "teacher": ModelConfig(model=path),
-            "student": StudentConfig(model=path),
+            "teacher": ModelConfig(model=str(folder / "teacher")),
+            "student": StudentConfig(model=str(folder / "student")),
         }
     else:
         changes = {}
