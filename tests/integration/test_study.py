@@ -296,7 +296,7 @@ def test_bad_input_of_one_arm_stops_the_study_and_can_be_mended(
     assert done.returncode == 2
     assert "other-teacher" in done.stderr
     assert "Traceback" not in done.stderr
-    other.symlink_to(ROOT / "sweeper" / "builtin" / "models" / "adder-teacher")
+    other.symlink_to(ROOT / "sweeper" / "config" / "builtin" / "models" / "adder-teacher")
     assert run(study).returncode == 0
     assert set(outcomes(tmp_path)) == {"supervised_kd/0000"}
     assert [found.info.status for found in trial_runs(tmp_path)] == ["FINISHED"]
