@@ -15,6 +15,7 @@ import optuna
 import pytest
 from mlflow.tracking import MlflowClient
 
+from sweeper.config.builtin import model_directory
 from tests.support.study_folders import (
     documents,
     outcomes,
@@ -25,7 +26,7 @@ from tests.support.study_folders import (
     trial_runs,
 )
 from tests.support.tiny_models import make_tiny
-from tests.support.tiny_studies import DATA, ROOT, write_yaml
+from tests.support.tiny_studies import DATA, write_yaml
 from tests.support.whole_studies import wait_beside
 
 pytestmark = pytest.mark.slow
@@ -348,7 +349,7 @@ def test_bad_input_of_one_arm_stops_the_study_and_can_be_mended(
     assert done.returncode == 2
     assert "other-teacher" in done.stderr
     assert "Traceback" not in done.stderr
-    other.symlink_to(ROOT / "sweeper" / "builtin" / "models" / "adder-teacher")
+    other.symlink_to(model_directory("adder-teacher"))
     assert run(study).returncode == 0
     assert set(outcomes(tmp_path)) == {"supervised_kd/0000"}
     assert [found.info.status for found in trial_runs(tmp_path)] == ["FINISHED"]
