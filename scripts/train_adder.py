@@ -2,6 +2,8 @@
 
 ``python -m scripts.train_adder teacher student`` trains both and writes their folders. Without
 names it only measures the shipped ones. One seed and one thread give one model.
+
+``weak-teacher`` has the student's shape, another seed, and fewer steps.
 """
 
 from __future__ import annotations
@@ -82,6 +84,8 @@ def build_config(layers: int, width: int) -> LlamaConfig:
 
 TEACHER = build_config(layers=4, width=128)
 STUDENT = build_config(layers=2, width=96)
+WEAK_STEPS = 320
+"""Optimiser steps of the weak teacher."""
 
 
 def encode(
@@ -246,22 +250,27 @@ def evaluate(directory: Path, split: str = "test") -> float:
     return accuracy(model, tokenizer, addition.problems(split))
 
 
+TRAINED: dict[str, Callable[[], tuple[LlamaForCausalLM, PreTrainedTokenizerFast]]] = {
+    "teacher": lambda: train_teacher(1500, batch_size=64, learning_rate=2e-3, seed=0),
+    "student": train_student,
+    "weak-teacher": lambda: train_student(steps=WEAK_STEPS, seed=1),
+}
+"""Shipped models, each with how it is trained."""
+
+
 def main() -> None:
-    """Train the named models and write their folders, then measure both."""
+    """Train the named models and write their folders, then measure all of them."""
     parser = argparse.ArgumentParser(prog="python -m scripts.train_adder")
-    parser.add_argument("models", nargs="*", choices=["teacher", "student", []], help="to train")
+    parser.add_argument("models", nargs="*", choices=[*TRAINED, []], help="to train")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     for name in arguments.models:
-        if name == "teacher":
-            model, tokenizer = train_teacher(1500, batch_size=64, learning_rate=2e-3, seed=0)
-        else:
-            model, tokenizer = train_student()
+        model, tokenizer = TRAINED[name]()
         directory = model_directory(f"adder-{name}")
         write_shape(model.config, tokenizer, directory)
         write_weights(model, directory)
-    for name in ("teacher", "student"):
+    for name in TRAINED:
         correct = evaluate(model_directory(f"adder-{name}"))
         print(f"{name}: greedy accuracy on the test split {correct:.2%}")
 

@@ -320,8 +320,7 @@ def _replications(
 
 def _by_document(scores: ConfirmationScores, pair: PairVerdict) -> Matrix:
     """Return the difference of a pair on each document, seeds averaged."""
-    arms = {arm.arm: arm for arm in arms_at(scores, pair.at)}
-    found = paired(arms[pair.arm], arms[pair.against])
+    found = paired(scores, pair.at, pair.arm, pair.against)
     assert found is not None  # the pair was judged
     difference: Matrix = (found[0] - found[1]).mean(axis=0)
     return difference

@@ -117,6 +117,8 @@ class ArmSummary(Record):
     """Settings that trials were given, by number: what the search started with."""
     front: tuple[FrontPoint, ...] = ()
     """Pareto front of the trials, when the study has several objectives."""
+    lead: TeacherGap | None = Field(None, serialization_alias="teacher_lead")
+    """Gap of the arm's own teacher over the starting student; None if it has the study's."""
 
 
 class Comparison(Record):
@@ -280,6 +282,7 @@ def _summarise(
         )
         if len(objectives) > 1
         else (),
+        lead=arm.lead,
     )
 
 
@@ -342,6 +345,7 @@ def _arm_as_json(arm: ArmSummary) -> dict[str, Any]:
             for point in arm.front
         ],
         "searched": list(arm.searched),
+        "teacher_lead": arm.lead and _finite(arm.lead.model_dump()),
         "total_cost": _cost_as_json(arm.cost),
         "gap_closed": _finite(arm.gap_closed),
         "difference_to_best_offline": arm.difference and _finite(arm.difference.model_dump()),

@@ -62,8 +62,12 @@ class Design(Record):
         return next(row.differences for row in self.rows if row.seeds == self.seeds)
 
 
-def comparisons(methods: Collection[Method]) -> int:
-    """Return the number of primary comparisons among arms of these methods."""
+def comparisons(
+    methods: Collection[Method], declared: Collection[tuple[str, str]] | None = None
+) -> int:
+    """Return the number of primary comparisons: those declared, or among arms of these methods."""
+    if declared is not None:
+        return len(declared)
     offline = sum(method in OFFLINE_METHODS for method in methods)
     if 0 < offline < len(methods):
         return offline

@@ -111,12 +111,12 @@ def _on_test(
     """Return the winners not shown to be worse than another, the pairs, and the direction."""
     if verdict is None:
         return [], [], True
-    pairs = [pair for pair in verdict.pairs if pair.at == "steps"]
+    arms = {arm.name: arm for arm in record.arms}
+    pairs = [p for p in verdict.pairs if p.at == "steps" and {p.arm, p.against} <= arms.keys()]
     beaten = [(p.arm, p.against) for p in pairs if p.conclusion == "better"]
     beaten += [(p.against, p.arm) for p in pairs if p.conclusion == "worse"]
     compared = {name for pair in pairs for name in (pair.arm, pair.against)}
     losers = {loser for _, loser in beaten}
-    arms = {arm.name: arm for arm in record.arms}
     unbeaten = [
         _Candidate(
             arms[one.arm],

@@ -1,15 +1,15 @@
 """Verdict: each arm's winner on the test suite, and the differences between winners.
 
-Arms are compared pair by pair, on the same documents with the same
-seeds. The primary comparisons are the best GKD arm against each offline arm or, where a study has
-only one kind, all pairs. Holm's procedure keeps the chance of a single false conclusion among them
-at ``significance.ALPHA``.
+Arms are compared pair by pair, on the same documents with the same seeds. The primary comparisons
+are those that the study declares. By default they are the best GKD arm against each offline arm or,
+where a study has only one kind, all pairs. Holm's procedure keeps the chance of a single false
+conclusion among them at ``significance.ALPHA``.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -25,6 +25,7 @@ from sweeper.analysis.stats.significance import (
     holm,
     p_value,
 )
+from sweeper.config.compare import BASELINES
 from sweeper.config.confirm import CostMeasure
 from sweeper.config.settings import OFFLINE_METHODS, Method
 from sweeper.config.study import StudyConfig
@@ -109,6 +110,10 @@ class Verdict(Record):
     """Number of times winners were declared; 1 is the first look at the test suite."""
     missing: tuple[str, ...]
     """Winners that could not be retrained or scored, in words."""
+    declared: bool = False
+    """True if the study file declares the comparisons."""
+    revised: bool = False
+    """True if they changed after winners had been declared."""
 
     @property
     def claimed(self) -> tuple[str, ...]:
@@ -151,12 +156,17 @@ def judge(
         None if end is None else _estimated(matrix([end]), documents, seed)
         for end in (scores.teacher, scores.starting_student)
     )
+    missing = list(scores.missing)
     arms = tuple(_arm(arm, scores, documents, teacher, start, seed) for arm in scores.arms)
     pairs: list[PairVerdict] = []
     for at in measures:
         if at != "steps" and not any(arm.at == at for arm in scores.arms):
             continue
-        pairs += _compare(arms_at(scores, at), at, documents, margin, best_gkd, sign, seed)
+        pairs += _compare(scores, at, documents, margin, best_gkd, sign, seed)
+    judged = {(pair.arm, pair.against) for pair in pairs}
+    for ours, theirs in scores.compare or ():
+        if (ours, theirs) not in judged:
+            missing.append(f"{ours} and {theirs} were not compared: they lack scores to pair.")
     return Verdict(
         suite=scores.suite,
         higher_is_better=scores.higher_is_better,
@@ -166,7 +176,9 @@ def judge(
         teacher=teacher,
         starting_student=start,
         looks=scores.looks,
-        missing=scores.missing,
+        missing=tuple(missing),
+        declared=scores.compare is not None,
+        revised=scores.revised,
     )
 
 
@@ -190,29 +202,63 @@ def arms_at(scores: ConfirmationScores, at: CostMeasure) -> list[ConfirmedWinner
     return list((own | {arm.arm: arm for arm in scores.arms if arm.at == at}).values())
 
 
-def paired(ours: ConfirmedWinner, theirs: ConfirmedWinner) -> tuple[Matrix, Matrix] | None:
-    """Return the scores of two arms, (seeds, documents), for the seeds that both have."""
-    common = [number for number in ours.seeds if number in theirs.seeds]
+def paired(
+    scores: ConfirmationScores, at: CostMeasure, ours: str, theirs: str
+) -> tuple[Matrix, Matrix] | None:
+    """Return the scores of two arms, (seeds, documents), for the seeds that both have.
+
+    Teacher and start have the same scores with every seed. Only the equal steps of the search are
+    a cost at which an arm is compared with them.
+    """
+    arms = {arm.arm: arm for arm in arms_at(scores, at)}
+    fixed = {"teacher": scores.teacher, "start": scores.starting_student} if at == "steps" else {}
+    trained = [arms[name] for name in (ours, theirs) if name in arms]
+    common = [
+        seed
+        for seed in (trained[0].seeds if trained else ())
+        if all(seed in arm.seeds for arm in trained)
+    ]
     if not common:
         return None
-    a, b = (
-        matrix([arm.scores[arm.seeds.index(number)] for number in common]) for arm in (ours, theirs)
-    )
-    return a, b
+
+    def rows(name: str) -> Matrix | None:
+        if (arm := arms.get(name)) is not None:
+            return matrix([arm.scores[arm.seeds.index(seed)] for seed in common])
+        end = fixed.get(name)
+        return None if end is None else matrix([end] * len(common))
+
+    a, b = rows(ours), rows(theirs)
+    return None if a is None or b is None else (a, b)
 
 
 def primary_comparisons(
-    methods: Mapping[str, Method], best_gkd: str | None
+    methods: Mapping[str, Method],
+    best_gkd: str | None,
+    declared: Sequence[tuple[str, str]] | None = None,
 ) -> list[tuple[str, str]]:
-    """Return the pairs that a study compares of the arms with a winner, the GKD arm first."""
+    """Return the pairs that a study compares: those ``declared``, or those of the default rule.
+
+    Args:
+        methods: Methods of the arms with a winner.
+        best_gkd: GKD arm of the default rule, which comes first in its pairs.
+        declared: Comparisons of the study file; those of an arm without a winner are left out.
+    """
+    if declared is not None:
+        known = {*methods, *BASELINES}
+        return [pair for pair in declared if known.issuperset(pair)]
     offline = [name for name, method in methods.items() if method in OFFLINE_METHODS]
     if best_gkd is not None and best_gkd in methods and offline:
         return [(best_gkd, name) for name in offline]
     return list(itertools.combinations(methods, 2))
 
 
+def matched_arms(methods: Collection[str], pairs: Sequence[tuple[str, str]]) -> set[str]:
+    """Return the arms that are compared with other arms, and so at equal cost, too."""
+    return {name for pair in pairs if set(pair) <= set(methods) for name in pair}
+
+
 def _compare(
-    arms: Sequence[ConfirmedWinner],
+    scores: ConfirmationScores,
     at: CostMeasure,
     documents: Documents,
     margin: float | None,
@@ -220,12 +266,11 @@ def _compare(
     sign: float,
     seed: int,
 ) -> list[PairVerdict]:
-    by_name = {arm.arm: arm for arm in arms}
-    compared = primary_comparisons({arm.arm: arm.method for arm in arms}, best_gkd)
+    methods = {arm.arm: arm.method for arm in arms_at(scores, at)}
     pairs = [
-        (by_name[name], by_name[other], *pair)
-        for name, other in compared
-        if (pair := paired(by_name[name], by_name[other]))
+        (*names, *pair)
+        for names in primary_comparisons(methods, best_gkd, scores.compare)
+        if (pair := paired(scores, at, *names))
     ]
     differences = [estimate(a - b, documents, seed=seed) for _, _, a, b in pairs]
     p_values = [p_value(difference) for difference in differences]
@@ -236,8 +281,8 @@ def _compare(
         advantage = replace(difference, mean=sign * difference.mean)
         verdicts.append(
             PairVerdict(
-                arm=ours.arm,
-                against=theirs.arm,
+                arm=ours,
+                against=theirs,
                 at=at,
                 difference=difference.mean,
                 interval=(difference.low, difference.high),

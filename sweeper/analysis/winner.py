@@ -25,7 +25,7 @@ class Winner(Record):
 def choose(record: StudyRecord, arm: str | None = None) -> Winner:
     """Choose the study's winner, or that of one of its arms.
 
-    The best GKD arm wins, unless the verdict shows an offline arm to be better. In a study without
+    The best GKD arm wins, unless the verdict shows another arm to be better. In a study without
     GKD it is the arm with the best selection score. ``arm`` is taken whatever its scores.
 
     Raises:
@@ -56,12 +56,18 @@ def _best_arm(comparison: Comparison, verdict: Verdict | None) -> tuple[str, str
         if not comparison.leaders:
             raise _nothing("the study has no trial with a score yet")
         return comparison.leaders[0], "by its selection score"
+    trained = [arm.name for arm in comparison.arms]
     if verdict is None:
         return best, "by its selection score among the GKD arms"
+    pairs = [pair for pair in verdict.pairs if pair.at == "steps"]
     ahead = {
-        pair.against: abs(pair.difference)
-        for pair in verdict.pairs
-        if pair.arm == best and pair.at == "steps" and pair.conclusion == "worse"
+        other: abs(pair.difference)
+        for pair in pairs
+        for other, name, shown in (
+            (pair.against, pair.arm, "worse"),
+            (pair.arm, pair.against, "better"),
+        )
+        if name == best and pair.conclusion == shown and other in trained
     }
     if ahead:
         return max(ahead, key=lambda name: ahead[name]), f"by the verdict: {best} is worse"

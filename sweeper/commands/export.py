@@ -20,7 +20,7 @@ from sweeper.analysis.winner import Winner, choose
 from sweeper.commands.init.local_data import find_columns, read_rows
 from sweeper.commands.run import INTERRUPTED
 from sweeper.config.loading import LoadedStudy
-from sweeper.config.models import StudentConfig
+from sweeper.config.models import StudentConfig, with_settings
 from sweeper.config.oumi.writing import place, write_recipe
 from sweeper.config.settings import model_settings
 from sweeper.config.study import StudyConfig
@@ -134,7 +134,7 @@ def export_model(
             keep = KeptStudent(directory=str(work / "student"), merged=merged, base=base)
             with executor:
                 inputs = preparation.make_study_inputs(study, manifest, cache)
-                for steps in preparation.STEPS:
+                for steps in preparation.steps(study.config):
                     inputs = preparation.with_results(inputs, steps, paths)
                 resources = executor.next_resources(work)
                 spec = _spec(study, winner, paths, inputs, resources, keep)
@@ -270,7 +270,7 @@ def _card(
         # The test suite is not scored again.
         outcome.model_copy(update={"test_scores": _recorded(winner).test_scores}),
         base=student if hub else None,
-        teacher=str(teacher.get("model", config.teacher.model)),
+        teacher=with_settings(config.teacher, teacher, config.student.before_training()).model,
         adapter=adapter,
         repeated=repeated,
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from sweeper.config.base import PositiveInt, Problems, Strict, short
+from sweeper.config.models import START
 from sweeper.config.search import ArmBudgetConfig
 from sweeper.config.settings import Method, value_problem, without_effect
 from sweeper.config.space import Space, contains
@@ -105,3 +106,16 @@ class ArmConfig(Strict):
     def is_on_policy_only(self) -> bool:
         """Return True if every sequence is sampled from the student."""
         return self.method == "gkd" and self.settings.get("lmbda") == 1
+
+
+def untrained_teachers(
+    arms: Mapping[str, ArmConfig],
+) -> Iterator[tuple[tuple[str, str, str], str]]:
+    """Yield where arms have a start with random weights as their teacher, and a message."""
+    key = "teacher.model"
+    for name, arm in arms.items():
+        space = arm.search.get(key)
+        where = "settings" if space is None else "search"
+        if arm.settings.get(key) == START or (space is not None and contains(space, START)):
+            message = f"expected another model: {START!r} has random weights (student.random_init)"
+            yield (name, where, key), f"{message} without a warm_start"

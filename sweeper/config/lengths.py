@@ -29,14 +29,16 @@ class LengthLimits(Strict):
 
 def study_lengths(config: StudyConfig) -> tuple[LengthLimits, ...]:
     """Return the limits of each arm's sequences, and of a warm start's; the longest it may try."""
-    found = [_of_arm(config, name, arm) for name, arm in config.arms.items()]
+    found = [arm_lengths(config, name) for name in config.arms]
     if config.warm_start is not None:
         whole = config.training.max_length
         found.append(LengthLimits(longest=whole, longest_key=("training", "max_length")))
     return tuple(dict.fromkeys(found))
 
 
-def _of_arm(config: StudyConfig, name: str, arm: ArmConfig) -> LengthLimits:
+def arm_lengths(config: StudyConfig, name: str) -> LengthLimits:
+    """Return the limits of an arm's sequences; the longest it may try."""
+    arm = config.arms[name]
     longest, key = _largest(name, arm, "max_length")
     if longest is None:
         longest, key = config.training.max_length, ("training", "max_length")

@@ -19,6 +19,8 @@ from sweeper.config.base import (
 )
 
 Quantization = Literal["int8", "int4"]
+START = "student"
+"""An arm's ``teacher.model`` that stands for the student that all arms start from."""
 
 
 class ModelConfig(Strict):
@@ -180,13 +182,19 @@ def _is_count(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
-def with_settings(teacher: ModelConfig, values: Mapping[str, Scalar]) -> ModelConfig:
+def with_settings(
+    teacher: ModelConfig, values: Mapping[str, Scalar], start: ModelConfig
+) -> ModelConfig:
     """Return the study's teacher with an arm's own settings.
 
     Args:
         teacher: The study's.
         values: ``model``, ``dtype``, ``quantization`` or ``init_kwargs.NAME``.
+        start: Model that all arms start from, which ``model: student`` stands for.
     """
+    if values.get("model") == START:
+        values = {name: value for name, value in values.items() if name != "model"}
+        return with_settings(start, values, start)
     options = dict(teacher.init_kwargs)
     changed: dict[str, Any] = {}
     for name, value in values.items():
@@ -196,7 +204,8 @@ def with_settings(teacher: ModelConfig, values: Mapping[str, Scalar]) -> ModelCo
             changed[name] = value
     base = teacher.model_dump()
     if "model" in changed:
-        base.pop("vocab_size")
+        # These are about the study's teacher only.
+        base = {k: v for k, v in base.items() if k not in ("vocab_size", "revision")}
     return ModelConfig.model_validate({**base, **changed, "init_kwargs": options})
 
 
@@ -234,6 +243,13 @@ class StudentConfig(ModelConfig):
 
     lora: LoraConfig | None = None
     """Train an adapter; by default all weights are trained."""
+
+    def before_training(self) -> ModelConfig:
+        """Return the model without an adapter, in the type of its weights in training."""
+        values = self.model_dump(exclude={"lora"})
+        if self.lora is None and self.dtype == "auto":
+            values["dtype"] = "float32"
+        return ModelConfig.model_validate(values)
 
     @model_validator(mode="after")
     def _check_adapter(self) -> Self:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from sweeper.config.arms import ArmConfig
+from sweeper.config.arms import ArmConfig, untrained_teachers
 from sweeper.config.base import (
     Fraction,
     JsonMapping,
@@ -19,10 +19,11 @@ from sweeper.config.base import (
     Strict,
 )
 from sweeper.config.collapse import CollapseConfig
+from sweeper.config.compare import Pairs, pair_problems
 from sweeper.config.compute import SHARDED_OPTIMISERS, ComputeConfig
 from sweeper.config.confirm import ConfirmConfig, CostMeasure
 from sweeper.config.data import DataConfig, template_kwargs_problem
-from sweeper.config.models import ModelConfig, StudentConfig
+from sweeper.config.models import START, ModelConfig, StudentConfig
 from sweeper.config.names import is_reserved
 from sweeper.config.search import BudgetConfig, Objective, PrunerConfig, SamplerConfig
 from sweeper.config.settings import METHODS, LearningRateSchedule, TrainingConfig
@@ -139,6 +140,10 @@ class StudyConfig(Strict):
     that show one."""
     confirm: ConfirmConfig = ConfirmConfig()
     """Confirmation runs after the search, which show if its winners are better or were lucky."""
+    compare: Pairs = None
+    """Primary comparisons of the winners on the test suite, as pairs of arms: each is the first
+    minus the second, and they are corrected together. One side may be `start` or `teacher`. By
+    default the best `gkd` arm with each offline arm; in a study without both kinds, all pairs."""
     compare_at: Annotated[tuple[CostMeasure, ...], Field(strict=False, min_length=1)] = (
         "steps",
         "tokens",
@@ -246,6 +251,18 @@ class StudyConfig(Strict):
                 problems.add(("arms", name), message)
         self._check_engines(problems)
         self._check_objectives(problems)
+        if self.teacher.model == START:
+            message = f"expected a model; only an arm can have {START!r}, its start, as teacher"
+            problems.add(("teacher", "model"), message)
+        if self.student.random_init and self.warm_start is None:
+            for untrained, message in untrained_teachers(self.arms):
+                problems.add(("arms", *untrained), message)
+        for place, message in pair_problems(self.compare or (), self.arms):
+            problems.add(("compare", *place), message)
+        if self.compare and not self.confirms():
+            message = "expected winners that are retrained and scored on a test suite: write"
+            message += " evaluation: {test: SUITE} and confirm: {seeds: 5}, or leave this key out"
+            problems.add(("compare",), message)
         if self.compute.devices_per_trial > 1:
             self._check_copies(problems)
         if len(set(self.compare_at)) < len(self.compare_at):
@@ -375,17 +392,6 @@ class StudyConfig(Strict):
     def _has_references(self) -> bool:
         columns = self.data.train.columns
         return columns is None or columns.messages is not None or columns.completion is not None
-
-    def teacher_reads(self) -> frozenset[bool]:
-        """Return what the study's teacher reads in many trials, as ``ArmConfig.sources`` has it."""
-        found: set[bool] = set()
-        for arm in self.arms.values():
-            engine = arm.settings.get("engine", self.training.engine)
-            reads = arm.method in ("supervised_kd", "gkd") and not arm.is_on_policy_only()
-            own_teacher = any(name.startswith("teacher.") for name in (*arm.settings, *arm.search))
-            if reads and engine == "sweeper" and not own_teacher:
-                found |= arm.sources()
-        return frozenset(found)
 
     def scoring_dtype(self) -> ScoringDtype:
         """Return the precision that every model is scored in, as ``evaluation.dtype`` has it."""

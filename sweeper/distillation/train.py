@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,16 @@ from typing import Any
 import torch
 
 from sweeper.config.base import Scalar
-from sweeper.config.models import ModelConfig
+from sweeper.config.models import START, ModelConfig
 from sweeper.config.settings import Method, MethodSettings, resolve
+from sweeper.config.study import WarmStartConfig
 from sweeper.distillation import trainers
 from sweeper.distillation.checkpoints import Checkpoints
 from sweeper.distillation.cost_meter import CostMeter, MeterCallback, PauseCallback, Report
 from sweeper.distillation.data import batches
 from sweeper.distillation.data.examples import TokenizedData, render_prompt
 from sweeper.distillation.data.left_out import check_stock
-from sweeper.distillation.data.training_data import TrainingData
+from sweeper.distillation.data.training_data import TrainingData, own_teacher
 from sweeper.distillation.distributed import ALONE, ProcessGroup
 from sweeper.distillation.models.adapters import add_adapter, merge_adapter
 from sweeper.distillation.models.configuration import unchanged_configuration
@@ -36,7 +37,7 @@ from sweeper.distillation.teacher.shared_teacher import SharedTeacher
 from sweeper.foundation.cache import Cache
 from sweeper.foundation.environment import library_versions
 from sweeper.foundation.errors import BadInputError, DivergedError
-from sweeper.records import Resources, seeds
+from sweeper.records import Resources, StudyInputs, seeds
 
 _TRIALS_TO_PAY = 4
 """Number of trials within which reading all sequences once must pay off."""
@@ -89,13 +90,50 @@ def starting_student(
     The warm start is trained once and kept in the cache.
     """
     inputs = data.inputs
-    student: ModelConfig = inputs.student
-    warm = inputs.warm_start
-    if inputs.student.lora is None and student.dtype == "auto":
-        student = student.model_copy(update={"dtype": "float32"})
+    if inputs.warm_start is None:
+        seed = seeds.student_seed(inputs.seed)
+        return load_model(inputs.student.before_training(), resources.device, seed=seed)
+    determinants, build = _warm_start(data, inputs.warm_start, resources, report)
+
+    def read(directory: Path) -> Any:
+        return load_model(_warm_model(inputs, directory), resources.device)
+
+    return Cache(Path(inputs.cache)).read("warm_starts", determinants, build, read)
+
+
+def teacher_of_arm(
+    data: TrainingData, resources: Resources, values: Mapping[str, Scalar]
+) -> ModelConfig:
+    """Return the teacher of an arm with ``values`` of its own; see ``own_teacher``.
+
+    A warm start that is the teacher is trained if it is not in the cache.
+    """
+    inputs, start = data.inputs, None
+    if values.get("model") == START and inputs.warm_start is not None:
+        determinants, build = _warm_start(data, inputs.warm_start, resources, lambda *_: None)
+        entry = Cache(Path(inputs.cache)).get_or_compute("warm_starts", determinants, build)
+        start = _warm_model(inputs, entry)
+    return own_teacher(inputs, values, start)
+
+
+def _warm_model(inputs: StudyInputs, directory: Path) -> ModelConfig:
+    """Return the warm start in ``directory``, loaded as the student is."""
+    student = inputs.student.before_training()
+    return ModelConfig(
+        model=str(directory),
+        dtype=student.dtype,
+        quantization=student.quantization,
+        trust_remote_code=student.trust_remote_code,
+        init_kwargs=student.init_kwargs,
+    )
+
+
+def _warm_start(
+    data: TrainingData, warm: WarmStartConfig, resources: Resources, report: Report
+) -> tuple[dict[str, Any], Callable[[Path], None]]:
+    """Return what decides the warm start, and the function that trains it."""
+    inputs, student = data.inputs, data.inputs.student.before_training()
     seed = seeds.student_seed(inputs.seed)
-    if warm is None:
-        return load_model(student, resources.device, seed=seed)
     settings = resolve(inputs.training, warm.settings())
     determinants = {
         "student": identity(student),
@@ -132,17 +170,7 @@ def starting_student(
         merged.save_pretrained(directory)
         data.tokenizer.save_pretrained(directory)
 
-    def read(directory: Path) -> Any:
-        start = ModelConfig(
-            model=str(directory),
-            dtype=student.dtype,
-            quantization=student.quantization,
-            trust_remote_code=student.trust_remote_code,
-            init_kwargs=student.init_kwargs,
-        )
-        return load_model(start, resources.device)
-
-    return Cache(Path(inputs.cache)).read("warm_starts", determinants, build, read)
+    return determinants, build
 
 
 def distil(job: TrainingJob) -> tuple[Any, CostMeter]:

@@ -35,7 +35,8 @@ _LOCAL: dict[str, Any] = {"host": "", "held_out": None, "cached": (), "versions"
 def shareable(record: StudyRecord) -> StudyRecord:
     """Return the record without secrets and without what only this machine can use."""
     plain = record.model_dump(mode="json")
-    ends = [plain["teacher"], plain["starting_student"], plain["pair"]]
+    own = [arm["teacher"] for arm in plain["arms"]]
+    ends = [plain["teacher"], plain["starting_student"], plain["pair"], *own]
     if test := plain["test"]:
         ends += [test["teacher"], test["starting_student"]]
     jobs = [job for arm in plain["arms"] for kind in ("trials", "finals") for job in arm[kind]]

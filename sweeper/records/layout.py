@@ -13,6 +13,11 @@ from sweeper.config.names import NAME_PATTERN, is_name
 from sweeper.foundation.errors import SweeperError
 
 
+def own_teacher_step(arm: str) -> str:
+    """Return the name of the step that scores an arm's own teacher; no arm's name has an ``@``."""
+    return f"teacher@{arm}"
+
+
 @dataclass(frozen=True)
 class JobPaths:
     """Files of one job: a trial of an arm, or a step of the preparation."""
@@ -187,7 +192,7 @@ class StudyPaths:
                         waiting.append(entry.path)
 
     def preparation(self, step: str) -> JobPaths:
-        """Return the files of a step: ``data``, ``teacher``, ``student``; ``pair`` if probed."""
+        """Return the files of a step of the preparation, such as ``data`` or ``teacher@ARM``."""
         return JobPaths(self.check_place("preparation", step))
 
     def trial(self, arm: str, number: int) -> JobPaths:

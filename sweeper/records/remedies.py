@@ -86,7 +86,7 @@ def make_setup(
         method,
         settings,
         student,
-        with_settings(teacher, own) if asked else None,
+        with_settings(teacher, own, student.before_training()) if asked else None,
         devices=devices,
         shard_student=shard_student,
     )

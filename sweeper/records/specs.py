@@ -186,18 +186,25 @@ class TrialSpec(Record):
     place: Resources
 
 
+Step = Annotated[
+    str, Field(pattern=r"^(data|teacher|student|test_teacher|test_student|pair|teacher@.+)$")
+]
+"""Name of a step of the preparation; ``teacher@ARM``: the teacher of an arm with its own."""
+
+
 class PreparationSpec(Record):
     """One step that is done once per study, before its trials.
 
     ``data`` reads and checks data, tokenizers and suites; ``teacher`` scores the teacher and stores
-    its outputs; ``student`` makes the starting student and scores it. After the search
-    ``test_teacher`` and ``test_student`` score both on the test suite. ``pair``, which only
+    its outputs; ``student`` makes the starting student and scores it; ``teacher@ARM`` does for the
+    arm's own teacher what ``teacher`` does for the study's. After the search ``test_teacher`` and
+    ``test_student`` score teacher and start on the test suite. ``pair``, which only
     ``sweeper check --probe`` asks for, compares both on each other's answers.
     """
 
     kind: Literal["preparation"] = "preparation"
     schema_version: int = SCHEMA_VERSION
-    step: Literal["data", "teacher", "student", "test_teacher", "test_student", "pair"]
+    step: Step
     attempt: int = 1
     origin: StudyInputs
     needs_teacher_outputs: bool
@@ -212,6 +219,10 @@ class PreparationSpec(Record):
     """Optimisers of each arm, whose packages ``data`` looks for."""
     own_teachers: dict[str, tuple[str, ...]] = {}
     """Teachers that arms have instead of the study's, by arm."""
+    own_lengths: dict[str, LengthLimits] = {}
+    """Limits of what these teachers read, by arm."""
+    own_teacher: dict[str, Scalar] = {}
+    """Settings of an arm over the study's teacher; none in steps that are not about one."""
     lengths: tuple[LengthLimits, ...] = ()
     """Limits of the sequences that are trained on and sampled; checked by ``data``."""
     suite: SuiteSpec

@@ -41,6 +41,10 @@ class CurvePoint(Record):
     teacher_logprob: float | None = None
 
 
+Comparisons = tuple[tuple[str, str], ...]
+"""Pairs of arms, or of an arm and ``teacher`` or ``start``: the first minus the second."""
+
+
 class TrialRecord(Record):
     """A trial as the reports see it."""
 
@@ -70,6 +74,10 @@ class Plan(Record):
     looks: int = 1
     """Number of times that winners were declared: only the first verdict comes without a look at
     the test suite before."""
+    compare: Comparisons | None = None
+    """Primary comparisons that the study file declares; None: chosen by the default rule."""
+    revised: bool = False
+    """True if they changed after winners had been declared: the verdict is exploratory."""
 
 
 class ConfirmationRunRecord(Record):
@@ -81,6 +89,26 @@ class ConfirmationRunRecord(Record):
     outcome: Outcome | None = None
     curve: tuple[CurvePoint, ...] = ()
     """Points of its training in ascending steps, an even selection."""
+
+
+class TeacherGap(Record):
+    """Advantage of the teacher over the student that all arms start from."""
+
+    teacher: float
+    """Score of the teacher on the selection suite."""
+    student: float
+    value: float
+    """Difference of the scores; positive where the teacher is better, however the suite counts."""
+    low: float
+    high: float
+    """Upper end of the interval of 95 %, for other documents; ``low`` is its lower end."""
+    stderr: float
+    p: float
+    """Two-sided p-value."""
+    documents: int
+    """Number of documents that the score is made of."""
+    paired: bool
+    """True if they were compared document by document; False: as two independent scores."""
 
 
 class ArmRecord(Record):
@@ -100,6 +128,10 @@ class ArmRecord(Record):
     trials: tuple[TrialRecord, ...]
     finals: tuple[ConfirmationRunRecord, ...] = ()
     """Confirmation runs of its winners, as the study's plan declares them."""
+    teacher: Outcome | None = None
+    """Scores of the arm's own teacher on the selection suite; None if it has the study's."""
+    lead: TeacherGap | None = None
+    """Gap of the arm's own teacher over the starting student."""
 
 
 class Provenance(Record):
@@ -174,6 +206,10 @@ class ConfirmationScores(Record):
     starting_student: tuple[float, ...] | None
     looks: int = 1
     """Number of times that winners were declared, as in ``Plan``."""
+    compare: Comparisons | None = None
+    """Declared primary comparisons, as in ``Plan``."""
+    revised: bool = False
+    """True if they changed after winners had been declared, as in ``Plan``."""
     missing: tuple[str, ...] = ()
     """Winners that could not be trained or scored again, in words."""
 
@@ -202,26 +238,6 @@ class ScoredDocument(NamedTuple):
     def key(self) -> tuple[str, int, str]:
         """Identity of the document among all others."""
         return self.task, self.doc_id, self.doc_hash
-
-
-class TeacherGap(Record):
-    """Advantage of the teacher over the student that all arms start from."""
-
-    teacher: float
-    """Score of the teacher on the selection suite."""
-    student: float
-    value: float
-    """Difference of the scores; positive where the teacher is better, however the suite counts."""
-    low: float
-    high: float
-    """Upper end of the interval of 95 %, for other documents; ``low`` is its lower end."""
-    stderr: float
-    p: float
-    """Two-sided p-value."""
-    documents: int
-    """Number of documents that the score is made of."""
-    paired: bool
-    """True if they were compared document by document; False: as two independent scores."""
 
 
 class StudyRecord(Record):

@@ -8,12 +8,12 @@ from functools import partial
 
 from sweeper.analysis.comparison import compare, scored_trials
 from sweeper.analysis.fairness import TOLERANCE
-from sweeper.analysis.verdict import primary_comparisons
+from sweeper.analysis.verdict import matched_arms, primary_comparisons
 from sweeper.config.confirm import ConfirmConfig, CostMeasure
 from sweeper.foundation.files import write_text_atomically
 from sweeper.records import ConfirmationRun
 from sweeper.records.layout import StudyPaths
-from sweeper.records.study_record import ArmRecord, Plan, StudyRecord, TrialRecord
+from sweeper.records.study_record import ArmRecord, Comparisons, Plan, StudyRecord, TrialRecord
 from sweeper.study.arms import ArmState, FixedTrials
 from sweeper.study.final_scores import read_plan
 
@@ -24,9 +24,14 @@ def open_plan(
     record: StudyRecord,
     suite_hash: str,
     paths: StudyPaths,
+    compared: Comparisons | None = None,
 ) -> Plan:
-    """Return the plan for the study as it is; runs of an earlier plan keep their numbers."""
-    wanted = _confirmation_runs(confirm, compare_at, record)
+    """Return the plan for the study as it is; runs of an earlier plan keep their numbers.
+
+    ``compared`` are the primary comparisons that the study file declares. Others than those of an
+    earlier plan are another look at the test suite; the direction of a pair is not.
+    """
+    wanted = _confirmation_runs(confirm, compare_at, record, compared)
     earlier = read_plan(paths)
     runs = dict(earlier.finals) if earlier else {}
     current = {}
@@ -35,14 +40,18 @@ def open_plan(
         declared += [run for run in chosen if run not in declared]
         runs[arm] = tuple(declared)
         current[arm] = tuple(declared.index(run) for run in chosen)
-    if earlier is not None and earlier.current == current:
+    if earlier is not None and (earlier.current, earlier.compare) == (current, compared):
         return earlier
+    revised = earlier is not None and _undirected(earlier.compare) != _undirected(compared)
+    changed = earlier is not None and (revised or earlier.current != current)
     plan = Plan(
         suite_hash=suite_hash,
         declared=time.time(),
         finals=runs,
         current=current,
-        looks=earlier.looks + 1 if earlier else 1,
+        looks=(earlier.looks if earlier else 1) + changed,
+        compare=compared,
+        revised=revised or (earlier is not None and earlier.revised),
     )
     write_text_atomically(paths.plan, plan.model_dump_json(indent=1) + "\n")
     return plan
@@ -62,16 +71,18 @@ def confirmation_arms(plan: Plan, record: StudyRecord, paths: StudyPaths) -> lis
 
 
 def _confirmation_runs(
-    confirm: ConfirmConfig, compare_at: Sequence[CostMeasure], record: StudyRecord
+    confirm: ConfirmConfig,
+    compare_at: Sequence[CostMeasure],
+    record: StudyRecord,
+    declared: Comparisons | None,
 ) -> dict[str, list[ConfirmationRun]]:
     winners = {
         arm.name: _winners(arm, confirm.top_k, record.higher_is_better) for arm in record.arms
     }
     runs: dict[str, list[ConfirmationRun]] = {name: [] for name, best in winners.items() if best}
     methods = {arm.name: arm.method for arm in record.arms if arm.name in runs}
-    compared = {
-        name for pair in primary_comparisons(methods, compare(record).best_gkd) for name in pair
-    }
+    pairs = primary_comparisons(methods, compare(record).best_gkd, declared)
+    compared = matched_arms(methods, pairs)
     for at in compare_at:
         # As many as the most expensive arm's best takes.
         most = max((_cost(winners[name][0], at) for name in compared), default=0.0)
@@ -94,6 +105,10 @@ def _confirmation_runs(
                     for seed in range(confirm.seeds)
                 ]
     return runs
+
+
+def _undirected(pairs: Comparisons | None) -> set[frozenset[str]] | None:
+    return None if pairs is None else set(map(frozenset, pairs))
 
 
 def _winners(arm: ArmRecord, top_k: int, higher_is_better: bool) -> list[TrialRecord]:

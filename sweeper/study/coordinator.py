@@ -115,16 +115,21 @@ class Coordinator:
     # Phases
 
     def _check_data(self) -> None:
-        self._run_steps(preparation.STEPS[:1], trials_left=self._has_trials_left())
+        first = preparation.steps(self._study.config)[:1]
+        self._run_steps(first, trials_left=self._has_trials_left())
         if outcome := read_outcome(self._paths.preparation("data")):
             self._collaborators.preflight(outcome)
 
     def _prepare(self) -> None:
-        before = read_teacher_gap(self._paths)
-        self._run_steps(preparation.STEPS[1:], trials_left=self._has_trials_left())
-        gap = read_teacher_gap(self._paths)
-        if gap is not None and gap != before and not is_better(gap):
-            self._observer.message(teacher_gap_sentence(gap))
+        steps = preparation.own_teacher_steps(self._study.config)
+        of_teachers = {"teacher": "", **{step: arm for arm, step in reversed(steps.items())}}
+        before = {step: read_teacher_gap(self._paths, step) for step in of_teachers}
+        later = preparation.steps(self._study.config)[1:]
+        self._run_steps(later, trials_left=self._has_trials_left())
+        for step, arm in of_teachers.items():
+            gap = read_teacher_gap(self._paths, step)
+            if gap is not None and gap != before[step] and not is_better(gap):
+                self._observer.message(teacher_gap_sentence(gap, arm))
         prepared = read_preparation(self._paths)
         if prepared.data:
             self._tracker.log_data(prepared.data)
@@ -185,7 +190,12 @@ class Coordinator:
             return
         suite = suite_spec(self._study.test)
         plan = confirmation.open_plan(
-            config.confirm, config.compare_at, record, suite.content_hash, self._paths
+            config.confirm,
+            config.compare_at,
+            record,
+            suite.content_hash,
+            self._paths,
+            config.compare,
         )
         self.phase = "confirm"
         self._trials = self._new_trials(test_suite=suite)

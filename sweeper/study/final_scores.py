@@ -36,6 +36,15 @@ MOST_POINTS = 50
 
 _DIGEST = 12
 """Characters of a hash that readers compare."""
+_LATER_KEYS = {
+    "chat_template_kwargs",
+    "lr_scheduler_kwargs",
+    "modules_to_save",
+    "num_train_epochs",
+    "use_dora",
+    "use_rslora",
+}
+"""Keys of models and warm starts that version 0.1 did not have."""
 
 TEST_STEPS: dict[Role, str] = {"teacher": "test_teacher", "starting_student": "test_student"}
 """Steps that score a model which no arm trained."""
@@ -152,6 +161,8 @@ def read_confirmation(
         teacher=baselines.get("teacher"),
         starting_student=baselines.get("starting_student"),
         looks=plan.looks,
+        compare=plan.compare,
+        revised=plan.revised,
         missing=tuple(missing),
     )
     return confirmation.model_copy(update={"scores": scores})
@@ -206,13 +217,26 @@ def _read_conditions(files: JobPaths) -> list[MatchedConditions]:
     teacher = {"teacher": inputs.teacher, "own": spec.teacher}
     return [
         MatchedConditions(
-            start=_digest(start),
+            start=_digest(_as_before(start)),
             prompts=(inputs.data_fingerprint or "")[:_DIGEST],
-            teacher=_digest(teacher),
+            teacher=_digest(_as_before(teacher)),
             sequences=window * spec.place.processes,
             scored_in=inputs.evaluation.dtype,
         )
     ]
+
+
+def _as_before(value: object) -> object:
+    """Return the value without keys that later versions added, where they are at their defaults.
+
+    So what earlier studies recorded has the digest that it had.
+    """
+    plain = to_jsonable_python(value)
+    if isinstance(plain, dict):
+        return {
+            key: _as_before(item) for key, item in plain.items() if item or key not in _LATER_KEYS
+        }
+    return plain
 
 
 def _digest(value: object) -> str:

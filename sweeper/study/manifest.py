@@ -6,13 +6,15 @@ import json
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from sweeper.config.loading import DATA_SUFFIXES, LoadedStudy, LoadedSuite, find_file
+from sweeper.config.models import START
+from sweeper.config.own_teachers import named_models
 from sweeper.config.study import StudyConfig
 from sweeper.config.yaml_file import named_data_files
 from sweeper.foundation.cache import content_key, directory_hash, file_hash
@@ -86,8 +88,7 @@ def input_files(study: LoadedStudy) -> list[Path]:
     files = [Path(path) for path in data_files(study)]
     for suite in (study.selection, study.test):
         files += suite.task_directories if suite else []
-    models = (study.config.teacher.model, study.config.student.model)
-    files += [Path(model).absolute() for model in models if Path(model).is_dir()]
+    files += [Path(model).absolute() for _, model in _local_models(study.config)]
     return files
 
 
@@ -225,10 +226,21 @@ def input_hashes(study: LoadedStudy) -> dict[str, str]:
         hashes["suite test"] = suite_spec(study.test).content_hash
     for path in data_files(study):
         hashes[f"data {Path(path).name}"] = file_hash(Path(path))
-    for role, model in (("teacher", study.config.teacher), ("student", study.config.student)):
-        if Path(model.model).is_dir():
-            hashes[f"{role} {model.model}"] = directory_hash(Path(model.model))
+    for role, model in _local_models(study.config):
+        hashes[f"{role} {model}"] = directory_hash(Path(model))
     return hashes
+
+
+def _local_models(config: StudyConfig) -> Iterator[tuple[str, str]]:
+    """Yield the models in folders of this machine, each with its role, arms' own teachers too."""
+    own = [name for arm in config.arms.values() for name in named_models(arm) if name != START]
+    teachers = dict.fromkeys((config.teacher.model, *own))
+    for role, model in (
+        *(("teacher", name) for name in teachers),
+        ("student", config.student.model),
+    ):
+        if Path(model).is_dir():
+            yield role, model
 
 
 def version_changes(manifest: StudyManifest) -> list[str]:
@@ -252,7 +264,7 @@ def plain_config(config: StudyConfig) -> dict[str, Any]:
     return plain
 
 
-_MAY_CHANGE = ("budget", "compare_at", "compute", "confirm", "margin", "tracking")
+_MAY_CHANGE = ("budget", "compare", "compare_at", "compute", "confirm", "margin", "tracking")
 """Keys that change no trial of the search, except ``compute.devices_per_trial``: a step takes as
 many sequences on each device."""
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from sweeper.config.lengths import study_lengths
+from sweeper.config.models import START
+from sweeper.config.own_teachers import named_models
 from sweeper.config.study import StudyConfig
 from sweeper.foundation.cache import content_key
 from sweeper.foundation.files import write_bytes_atomically
@@ -20,23 +22,13 @@ LONGEST = 256
 """Most tokens of an answer: of what decides, most shows early, and the probe stays short."""
 
 
-def own_teachers(config: StudyConfig) -> dict[str, tuple[str, ...]]:
-    """Return the models that arms have instead of the study's teacher, by arm."""
-    models_of = {}
-    for name, arm in config.arms.items():
-        space = arm.search.get("teacher.model")
-        choices = (space.grid() or []) if space is not None else [arm.settings.get("teacher.model")]
-        if models := tuple(str(model) for model in choices if model is not None):
-            models_of[name] = models
-    return models_of
-
-
 def pair_request(config: StudyConfig, files: Mapping[str, str]) -> PairRequest:
     """Return what to sample of a study; ``files`` are the hashes of its ``input_hashes``."""
     sampled = [limit.sampled for limit in study_lengths(config) if limit.sampled is not None]
     rollout_limit = max(sampled, default=None)
     limit = min(rollout_limit or config.teacher_outputs.max_new_tokens, LONGEST)
-    others = (model for models in own_teachers(config).values() for model in models)
+    own = (model for arm in config.arms.values() for model in named_models(arm))
+    others = (model for model in own if model != START)
     teachers = tuple(dict.fromkeys((config.teacher.model, *others)))
     plain = plain_config(config)
     decides = {key: plain[key] for key in ("seed", "teacher", "student", "data", "warm_start")}

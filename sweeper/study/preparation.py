@@ -6,19 +6,20 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
 
 from pydantic import ValidationError
 
-from sweeper.config.lengths import study_lengths
+from sweeper.config.lengths import arm_lengths, study_lengths
 from sweeper.config.loading import LoadedStudy
+from sweeper.config.own_teachers import named_models, own_teachers, teacher_uses
+from sweeper.config.study import StudyConfig
 from sweeper.execution.executor import Executor
 from sweeper.foundation.cache import is_whole
 from sweeper.foundation.errors import ConfigError, FullDiskError, Problem, SweeperError
 from sweeper.foundation.files import write_text_atomically
 from sweeper.foundation.secrets import redacted, redacted_json
 from sweeper.records import Failure, Outcome, PreparationSpec, Resources, StudyInputs, SuiteSpec
-from sweeper.records.layout import JobPaths, StudyPaths
+from sweeper.records.layout import JobPaths, StudyPaths, own_teacher_step
 from sweeper.records.outcome_files import read_outcome
 from sweeper.study.extreme_settings import wanted
 from sweeper.study.manifest import (
@@ -28,13 +29,29 @@ from sweeper.study.manifest import (
     suite_spec,
     with_scoring_dtype,
 )
-from sweeper.study.pair import own_teachers, pair_request
+from sweeper.study.pair import pair_request
 
-Step = Literal["data", "teacher", "student", "test_teacher", "test_student", "pair"]
-STEPS: tuple[tuple[Step, ...], ...] = (("data",), ("student", "teacher"))
-"""The steps in their order; those of one group can run next to each other."""
+Step = str
+"""Name of a step, as ``PreparationSpec`` has it."""
 TEST_STEPS: tuple[tuple[Step, ...], ...] = (("test_student", "test_teacher"),)
 """The steps after the search: only then is the test suite scored."""
+
+
+def steps(config: StudyConfig) -> tuple[tuple[Step, ...], ...]:
+    """Return the steps before the search, in order: first ``data``.
+
+    Those of one group can run next to each other. Own teachers of arms come last: one may be the
+    starting student.
+    """
+    own = tuple(dict.fromkeys(own_teacher_steps(config).values()))
+    return (("data",), ("student", "teacher"), *([own] if own else []))
+
+
+def own_teacher_steps(config: StudyConfig) -> dict[str, Step]:
+    """Return the step that prepares each arm's own teacher; arms with the same one share it."""
+    teachers = own_teachers(config)
+    first = {name: next(a for a in teachers if teachers[a] == teachers[name]) for name in teachers}
+    return {name: own_teacher_step(arm) for name, arm in first.items()}
 
 
 def make_study_inputs(study: LoadedStudy, manifest: StudyManifest, cache: Path) -> StudyInputs:
@@ -77,19 +94,26 @@ def make_spec(
     study: LoadedStudy, inputs: StudyInputs, suite: SuiteSpec, step: Step, paths: JobPaths
 ) -> PreparationSpec:
     """Return the spec of one step; ``submit`` fills in where it runs."""
+    config, arms = study.config, study.config.arms
     if study.test is not None and step in TEST_STEPS[0]:
         suite = suite_spec(study.test)
+    own = {own_teacher_step(name): values for name, values in own_teachers(config).items()}
+    named = {name: tuple(models) for name, arm in arms.items() if (models := named_models(arm))}
+    of_teacher = step == "teacher" or step in own
+    uses = teacher_uses(config, own.get(step, {}))
     return PreparationSpec(
         step=step,
         origin=inputs,
-        needs_teacher_outputs=study.config.needs_teacher_outputs(),
-        stock_engine=study.config.uses_stock_engine(),
-        reads=tuple(sorted(study.config.teacher_reads())) if step == "teacher" else (),
+        needs_teacher_outputs=uses.answers if of_teacher else config.needs_teacher_outputs(),
+        stock_engine=config.uses_stock_engine(),
+        reads=uses.reads if of_teacher else (),
+        own_teacher=own.get(step, {}),
         optimisers=_optimisers(study) if step == "data" else {},
-        shapes=wanted(study.config) if step == "data" else (),
-        own_teachers=own_teachers(study.config) if step == "data" else {},
-        pair=pair_request(study.config, input_hashes(study)) if step == "pair" else None,
-        lengths=study_lengths(study.config) if step == "data" else (),
+        shapes=wanted(config) if step == "data" else (),
+        own_teachers=named if step == "data" else {},
+        own_lengths={name: arm_lengths(config, name) for name in named} if step == "data" else {},
+        pair=pair_request(config, input_hashes(study)) if step == "pair" else None,
+        lengths=study_lengths(config) if step == "data" else (),
         suite=suite,
         test_suite=suite_spec(study.test) if study.test and step == "data" else None,
         place=Resources(directory=str(paths.directory), device="cpu", threads=1),
@@ -116,7 +140,7 @@ def is_done(spec: PreparationSpec, paths: StudyPaths) -> bool:
     before["origin"].pop("training_rows", None)
     now["origin"].pop("training_rows", None)
     same = ("origin", "suite", "test_suite", "needs_teacher_outputs", "reads", "own_teachers")
-    later = [key for key in ("shapes", "lengths", "optimisers") if key in written]
+    later = [key for key in ("shapes", "lengths", "optimisers", "own_teacher") if key in written]
     return all(before[key] == now[key] for key in (*same, *later))
 
 

@@ -158,6 +158,8 @@ def step_name(job: RunningJob) -> str:
             return "scoring the teacher on the test suite"
         case "test_student":
             return "scoring the starting student on the test suite"
+    if job.spec.own_teacher:
+        return f"scoring the teacher of {job.spec.step.partition('@')[2]}"
     warm = job.spec.origin.warm_start is not None
     return "warming up and scoring the student" if warm else "scoring the student"
 

@@ -37,6 +37,7 @@ from sweeper.study.final_scores import (
 )
 from sweeper.study.manifest import StudyManifest, read_manifest
 from sweeper.study.pair import read_pair
+from sweeper.study.preparation import own_teacher_steps
 
 MOST_COLLAPSED = 8
 """Most trials of an arm that collapsed whose training curves are read."""
@@ -67,17 +68,19 @@ def read_preparation(paths: StudyPaths) -> Preparation:
     )
 
 
-def read_teacher_gap(paths: StudyPaths) -> TeacherGap | None:
-    """Read how much better the teacher is than the starting student, once both were scored."""
-    prepared = read_preparation(paths)
-    teacher = prepared.teacher.scores if prepared.teacher else None
-    student = prepared.starting_student.scores if prepared.starting_student else None
+def read_teacher_gap(paths: StudyPaths, step: str = "teacher") -> TeacherGap | None:
+    """Read how much better a teacher is than the starting student, once both were scored.
+
+    ``step`` of the preparation scored the teacher.
+    """
+    files = [paths.preparation(name) for name in (step, "student")]
+    ends = [read_completed(each) for each in files]
+    teacher, student = (end.scores if end else None for end in ends)
     if teacher is None or student is None:
         return None
     if (teacher.suite_hash, teacher.dtype) != (student.suite_hash, student.dtype):
         return None
-    theirs, ours = (selection_documents(paths.preparation(step)) for step in ("teacher", "student"))
-    return measure_teacher_gap(teacher, student, theirs, ours)
+    return measure_teacher_gap(teacher, student, *map(selection_documents, files))
 
 
 def selection_documents(files: JobPaths) -> list[ScoredDocument]:
@@ -97,8 +100,17 @@ def read_study(paths: StudyPaths, manifest: StudyManifest) -> StudyRecord:
     plan = read_plan(paths)
     budgets = trial_budgets(config.arms, config.trials, config.sampler, config.budget.trials)
     seconds = device_seconds(config.arms, config.budget)
+    steps = own_teacher_steps(config)
     arms = tuple(
-        _read_arm(paths, name, arm, plan, budget=budgets[name], device_seconds=seconds[name])
+        _read_arm(
+            paths,
+            name,
+            arm,
+            plan,
+            budget=budgets[name],
+            device_seconds=seconds[name],
+            teacher_step=steps.get(name),
+        )
         for name, arm in config.arms.items()
     )
     ended = {
@@ -142,6 +154,7 @@ def _read_arm(
     *,
     budget: int,
     device_seconds: float | None,
+    teacher_step: str | None,
 ) -> ArmRecord:
     trials = [
         trial
@@ -163,6 +176,8 @@ def _read_arm(
             for trial in trials
         ),
         finals=() if plan is None else read_confirmation_runs(paths, name, plan),
+        teacher=read_completed(paths.preparation(teacher_step)) if teacher_step else None,
+        lead=read_teacher_gap(paths, teacher_step) if teacher_step else None,
     )
 
 

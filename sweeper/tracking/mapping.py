@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel
 
 from sweeper.analysis.pair import pair_values
+from sweeper.config.models import with_settings
 from sweeper.config.settings import (
     GKD_KEYS,
     TRAINING_KEYS,
@@ -152,10 +153,11 @@ def trial_params(spec: TrialSpec) -> dict[str, str]:
         for name, value in getattr(spec.settings, key).items():
             values[f"training/{key}.{name}"] = value
     if spec.method != "sft":
-        values |= {"teacher/model": inputs.teacher.model, "teacher/dtype": inputs.teacher.dtype}
-        if inputs.teacher.quantization is not None:
-            values["teacher/quantization"] = inputs.teacher.quantization
-        for name, value in inputs.teacher.init_kwargs.items():
+        teacher = with_settings(inputs.teacher, spec.teacher, inputs.student.before_training())
+        values |= {"teacher/model": teacher.model, "teacher/dtype": teacher.dtype}
+        if teacher.quantization is not None:
+            values["teacher/quantization"] = teacher.quantization
+        for name, value in teacher.init_kwargs.items():
             values[f"teacher/init_kwargs.{name}"] = value
         for name, value in spec.teacher.items():
             values[f"teacher/{name}"] = value

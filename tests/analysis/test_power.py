@@ -40,6 +40,7 @@ def test_variances_of_trials_are_those_of_their_documents() -> None:
 )
 def test_the_claim_is_about_so_many_pairs(methods: list[Method], pairs: int) -> None:
     assert power.comparisons(methods) == pairs
+    assert power.comparisons(methods, [("gkd", "start")]) == 1, "declared ones replace them"
 
 
 def test_more_seeds_and_documents_show_less() -> None:

@@ -10,7 +10,7 @@ from sweeper.analysis.stats.significance import holm
 from sweeper.analysis.verdict import Verdict, judge
 from sweeper.records.study_record import ConfirmedWinner
 from sweeper.reporting.text.headline import verdict_headline
-from sweeper.reporting.text.verdict import notes, sentence
+from sweeper.reporting.text.verdict import explanations, notes, sentence
 from tests.support.confirmation_scores import GKD, SFT, scores, winner
 
 KD = winner("supervised_kd", "supervised_kd", 0.69, of=3)
@@ -101,6 +101,54 @@ def test_gap_and_inflation() -> None:
 def test_a_second_look_is_told() -> None:
     assert not any("declared" in note for note in notes(verdict(GKD, SFT)))
     assert any("declared 2 times" in note for note in notes(verdict(GKD, SFT, looks=2)))
+
+
+PAIRS = (("sft", "gkd"), ("gkd", "start"), ("teacher", "sft"))
+
+
+def test_declared_comparisons_replace_the_default_ones_in_their_direction() -> None:
+    default = verdict(GKD, SFT, KD)
+    found = verdict(GKD, SFT, KD, compare=PAIRS)
+    assert tuple((pair.arm, pair.against) for pair in found.pairs) == PAIRS
+    assert [pair.comparisons for pair in found.pairs] == [3, 3, 3]
+    assert [p.p_adjusted for p in found.pairs] == pytest.approx(holm([p.p for p in found.pairs]))
+    assert found.pairs[0].difference == pytest.approx(-default.pairs[0].difference)
+    assert [pair.conclusion for pair in found.pairs] == ["worse", "better", "better"]
+    assert found.declared and not default.declared
+    assert "sft is worse than gkd" in verdict_headline(found)
+    assert any("The study file declares" in text for text in explanations(found))
+    assert not any("The study file declares" in text for text in explanations(default))
+
+
+def test_an_arm_is_compared_with_the_start_and_the_teacher_by_its_seeds() -> None:
+    [pair] = verdict(GKD, compare=(("gkd", "start"),)).pairs
+    [arm] = verdict(GKD, compare=(("gkd", "start"),)).arms
+    assert pair.difference == pytest.approx(arm.test.mean), "the start has no answer right"
+    assert pair.seeds == len(GKD.seeds)
+    assert pair.stderr == pytest.approx(arm.test.stderr)
+
+
+def test_what_no_arm_trains_has_no_equal_cost() -> None:
+    longer = winner("sft", "sft", 0.72, of=9, at="device_seconds")
+    found = verdict(GKD, SFT, longer, compare=(("gkd", "sft"), ("sft", "start")))
+    assert [(pair.at, pair.against) for pair in found.pairs] == [
+        ("steps", "sft"),
+        ("steps", "start"),
+        ("device_seconds", "sft"),
+    ]
+    assert found.missing == ()
+
+
+def test_a_declared_comparison_that_could_not_be_made_is_reported() -> None:
+    found = verdict(GKD, SFT, compare=(("gkd", "sft"), ("gkd", "seqkd")))
+    assert [pair.against for pair in found.pairs] == ["sft"]
+    assert any(note.startswith("gkd and seqkd were not compared") for note in notes(found))
+
+
+def test_comparisons_that_changed_are_exploratory() -> None:
+    assert not any("exploratory" in note for note in notes(verdict(GKD, SFT, compare=PAIRS[:1])))
+    found = verdict(GKD, SFT, compare=PAIRS[:1], revised=True, looks=2)
+    assert any("exploratory" in note for note in notes(found))
 
 
 def test_arms_that_are_the_same_are_never_better_by_the_same_seeds() -> None:

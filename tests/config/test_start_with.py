@@ -9,9 +9,7 @@ import pytest
 
 from sweeper.config.loading import load_study, schema
 from sweeper.config.start_with import EarlierStudyConfig
-from tests.config.test_problems import STUDY, folder, load, problems
-
-__all__ = ["folder"]
+from tests.support.study_texts import STUDY, load, problems
 
 SPACE = """\
     search:

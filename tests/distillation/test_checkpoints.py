@@ -58,8 +58,8 @@ def die(monkeypatch: pytest.MonkeyPatch) -> Callable[[int | None], None]:
     report = ProgressWriter.train
 
     def die_at(step: int | None) -> None:
-        def train(self: ProgressWriter, now: int, total: int, metrics: dict[str, float]) -> None:
-            report(self, now, total, metrics)
+        def train(self: ProgressWriter, now: int, *point: Any) -> None:
+            report(self, now, *point)
             if now == step:
                 raise Killed
 

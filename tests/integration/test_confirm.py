@@ -94,6 +94,35 @@ def test_winners_are_trained_again_and_judged(write_study: Callable[..., Path]) 
     assert after == before
 
 
+def test_a_study_compares_what_it_declares(write_study: Callable[..., Path]) -> None:
+    """Arms that differ in their teacher; and other comparisons once the test suite was read."""
+    fixed = {"lmbda": 0.0, "beta": 0.0}
+    changes = {
+        **CONFIRMED,
+        "arms": {
+            "gkd": {"settings": fixed},
+            "placebo": {"method": "gkd", "settings": {**fixed, "teacher.model": "student"}},
+        },
+        "compare": [["gkd", "placebo"], ["placebo", "start"]],
+    }
+    study = WholeStudy(write_study(**changes).parent, limit=600)
+    study.check(study.run())
+    found = json.loads(study.run("--json", command="report").stdout)
+    pairs = [(pair["arm"], pair["against"], pair["comparisons"]) for pair in found["verdicts"]]
+    assert pairs == [("gkd", "placebo", 2), ("placebo", "start", 2)]
+    lead = found["arms"]["placebo"]["teacher_lead"]
+    assert (lead["value"], lead["teacher"]) == (0.0, found["starting_student"]["score"])
+    page = (study.directory / "reports" / "tiny" / "report.md").read_text(encoding="utf-8")
+    assert "The teacher of placebo is not measurably better than the starting student" in page
+    assert not any("exploratory" in note for note in found["verdict_notes"])
+
+    write_study(**{**changes, "compare": [["gkd", "start"]]})
+    study.check(study.run())
+    found = json.loads(study.run("--json", command="report").stdout)
+    assert [(pair["arm"], pair["against"]) for pair in found["verdicts"]] == [("gkd", "start")]
+    assert any("exploratory" in note for note in found["verdict_notes"])
+
+
 @pytest.mark.soak
 def test_winners_are_the_same_however_often_the_study_is_killed(
     write_study: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory

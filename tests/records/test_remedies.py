@@ -17,6 +17,7 @@ from sweeper.records.remedies import (
     Setup,
     advice,
     divergence_remedies,
+    make_setup,
     memory_remedies,
     smaller_batches,
     speed_remedies,
@@ -75,6 +76,24 @@ def spec(write_study: Callable[..., Path]) -> Spec:
         return made.model_copy(update={"place": made.place.model_copy(update={"device": device})})
 
     return make
+
+
+def test_a_start_as_teacher_is_loaded_as_the_student_is() -> None:
+    student = StudentConfig(model="s", init_kwargs={"a": 1})
+    teacher = ModelConfig(model="t", revision="r", dtype="bfloat16", vocab_size=9)
+    places = {"lora": {}, "devices": 1, "shard_student": False}
+    for own, expected in (
+        ({}, teacher),
+        ({"model": "student"}, ModelConfig(model="s", init_kwargs={"a": 1}, dtype="float32")),
+        (
+            {"model": "student", "dtype": "bfloat16"},
+            ModelConfig(model="s", init_kwargs={"a": 1}, dtype="bfloat16"),
+        ),
+        # A revision and padding are the study's teacher's.
+        ({"model": "u"}, ModelConfig(model="u", dtype="bfloat16")),
+    ):
+        setup = make_setup("gkd", MethodSettings(), student, teacher, own=own, **places)
+        assert setup.teacher == expected
 
 
 def test_a_diverged_training_is_told_what_is_not_done_yet(spec: Spec) -> None:

@@ -19,6 +19,7 @@ from tests.support.tiny_studies import adder_study
 
 def config(**confirm: Any) -> StudyConfig:
     changes = {"compare_at": confirm.pop("compare_at", ["steps"])}
+    changes["compare"] = confirm.pop("compare", None)
     study = adder_study(confirm={"seeds": 2, **confirm}, **changes)
     return StudyConfig.model_validate(study)
 
@@ -26,7 +27,7 @@ def config(**confirm: Any) -> StudyConfig:
 def open_in(tmp_path: Path, config: StudyConfig, record: StudyRecord) -> Any:
     paths = StudyPaths(tmp_path, "tiny")
     paths.directory.mkdir(exist_ok=True)
-    return open_plan(config.confirm, config.compare_at, record, "hash", paths)
+    return open_plan(config.confirm, config.compare_at, record, "hash", paths, config.compare)
 
 
 def shown(plan: Any) -> list[tuple[str, int, int, str, int]]:
@@ -106,6 +107,28 @@ def test_another_winner_gets_numbers_of_its_own(tmp_path: Path) -> None:
     plan = open_in(tmp_path, config(), later)
     assert plan.current == {"gkd": (2, 3), "sft": (0, 1)}
     assert plan.looks == 2
+
+
+def test_other_comparisons_are_another_look_and_exploratory(tmp_path: Path) -> None:
+    first = open_in(tmp_path, config(compare=[["gkd", "sft"]]), SEARCHED)
+    assert (first.compare, first.looks, first.revised) == ((("gkd", "sft"),), 1, False)
+    turned = open_in(tmp_path, config(compare=[["sft", "gkd"]]), SEARCHED)
+    assert (turned.compare, turned.looks, turned.revised) == ((("sft", "gkd"),), 1, False)
+    more = open_in(tmp_path, config(compare=[["sft", "gkd"], ["gkd", "start"]]), SEARCHED)
+    assert (more.looks, more.revised) == (2, True)
+    again = open_in(tmp_path, config(compare=[["sft", "gkd"]], seeds=3), SEARCHED)
+    assert (again.looks, again.revised) == (3, True)
+    none = open_in(tmp_path, config(), SEARCHED)
+    assert (none.compare, none.looks, none.revised) == (None, 4, True)
+
+
+def test_only_arms_that_are_compared_with_arms_are_trained_longer(tmp_path: Path) -> None:
+    searched = record([trial(0, 0.5, tokens=300)], [trial(0, 0.4, tokens=100)])
+    study = adder_study(confirm={"seeds": 1}, compare_at=["steps", "tokens"])
+    for pairs, longer in (([["gkd", "sft"]], ["sft"]), ([["gkd", "start"]], [])):
+        found = StudyConfig.model_validate({**study, "compare": pairs})
+        plan = open_in(tmp_path, found, searched)
+        assert [final[0] for final in shown(plan) if final[3] == "tokens"] == longer
 
 
 def test_a_damaged_plan_is_told(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from mlflow.tracking import MlflowClient
 
 def sweeper(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "sweeper", *arguments]
-    return subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=2000)
+    return subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=280)
 
 
 def run(study: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

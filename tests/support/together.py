@@ -13,7 +13,8 @@ from sweeper.config.models import LoraConfig, ModelConfig, StudentConfig
 from sweeper.config.settings import MethodSettings, effective
 from sweeper.distillation.data.training_data import read_training_data
 from sweeper.distillation.distributed import joined
-from sweeper.distillation.models.loading import load_model
+from sweeper.distillation.models.loading import load_model, without_adapter
+from sweeper.distillation.models.precision import computing_in
 from sweeper.distillation.sharding import ShardedStudent, shard_teacher
 from sweeper.distillation.train import TrainingJob, distil, starting_student
 from sweeper.execution.executor import Spec
@@ -139,8 +140,7 @@ def train(name: str, resources: Resources, shared: Path) -> dict[str, Any]:
             settings=effective(method, MethodSettings(**case)),
             seed=1,
             report=lambda step, total, metrics: points.append(metrics),
-            # A sum over the whole student, in place of its distance from the teacher.
-            probe=lambda model: sum(float(p.detach().abs().sum()) for p in model.parameters()),
+            probe=_measure,
             processes=processes,
         )
         model, meter = distil(job)
@@ -152,6 +152,14 @@ def train(name: str, resources: Resources, shared: Path) -> dict[str, Any]:
         "configuration is unchanged": model.config.to_dict() == configuration,
         "forward is the class's": "forward" not in vars(model),
     }
+
+
+@torch.no_grad()
+def _measure(model: Any) -> float:
+    """Read in another precision, as scoring does, and sum up the whole student."""
+    with computing_in(model, "bfloat16"):
+        assert without_adapter(model)(torch.tensor([[3, 4, 5]])).logits.dtype == torch.bfloat16
+    return sum(float(weights.abs().sum()) for weights in model.parameters())
 
 
 def divide(resources: Resources, shared: Path) -> dict[str, Any]:

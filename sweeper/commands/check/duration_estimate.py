@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 from sweeper.analysis.fairness import TOLERANCE
 from sweeper.analysis.timing import (
@@ -17,7 +16,7 @@ from sweeper.analysis.timing import (
     StudyTiming,
     TrialTiming,
 )
-from sweeper.analysis.verdict import primary_comparisons
+from sweeper.analysis.verdict import matched_arms, primary_comparisons
 from sweeper.commands.check.cost_range import COSTLY
 from sweeper.config.confirm import CostMeasure
 
@@ -39,6 +38,8 @@ class StudyPlan:
     compare_at: Sequence[CostMeasure]
     devices: int
     """Devices of a trial."""
+    compare: Sequence[tuple[str, str]] | None = None
+    """Primary comparisons that the study declares."""
 
 
 _OF_ARMS: tuple[PhaseName, ...] = ("search", "confirmation", "test scoring")
@@ -105,8 +106,8 @@ def _winner_trainings(
             for name, trial in trials.items()
         }
         gkd = [name for name, method in methods.items() if method == "gkd"]
-        pairs = primary_comparisons(methods, max(gkd, key=costs.__getitem__, default=None))
-        compared = set(chain.from_iterable(pairs))
+        costliest = max(gkd, key=costs.__getitem__, default=None)
+        compared = matched_arms(methods, primary_comparisons(methods, costliest, plan.compare))
         most = max((costs[name] for name in compared), default=0.0)
         for name in compared:
             if costs[name] and most > costs[name] * (1 + TOLERANCE):

@@ -38,13 +38,13 @@ def size_finding(teacher: int, student: int) -> Finding:
     return Finding(state="warning", what="teacher's size", detail=detail, advice=advice)
 
 
-def teacher_gap_finding(gap: TeacherGap) -> Finding:
-    """Report whether the teacher is measurably better than the starting student.
+def teacher_gap_finding(gap: TeacherGap, arm: str = "") -> Finding:
+    """Report whether the teacher, or an ``arm``'s own, is measurably better than the start.
 
     A teacher that is not better is no error: the suite may show little of what it knows, and a
     study may be made to find that nothing can be gained.
     """
-    what, detail = "teacher's lead", teacher_gap_sentence(gap)
+    what, detail = "teacher's lead", teacher_gap_sentence(gap, arm)
     if is_better(gap):
         return Finding(state="ok", what=what, detail=detail)
     advice = "Take another teacher, or a suite that shows what it does better."

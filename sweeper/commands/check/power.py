@@ -60,6 +60,15 @@ def confirmation_finding(seeds: int | None, comparisons: int) -> Finding:
     return Finding(state="warning", what="confirmation", detail=detail, advice=advice)
 
 
+def declared_comparisons(pairs: Sequence[tuple[str, str]] | None) -> list[Finding]:
+    """Report the primary comparisons that the study file declares."""
+    if not pairs:
+        return []
+    listed = ", ".join(f"{ours} − {theirs}" for ours, theirs in pairs)
+    detail = f"{listed}, as compare declares them"
+    return [Finding(state="ok", what="primary comparisons", detail=detail)]
+
+
 def _smallest(design: Design) -> Finding:
     sizes = " to ".join(f"{size:.3f}" for size in sorted(design.smallest))
     seeds = f"{design.seeds} seed{'s' * (design.seeds != 1)}"

@@ -66,8 +66,9 @@ _PREFIX = ".sweeper-probe-"
 class ProbeResult(NamedTuple):
     """Measurements of a probe."""
 
-    gap: TeacherGap | None
-    """Difference between the teacher's score and the starting student's."""
+    gaps: dict[str, TeacherGap]
+    """Difference between a teacher's score and the starting student's: of an arm's own by its arm,
+    of the study's by an empty name."""
     timing: StudyTiming
     notes: tuple[str, ...] = ()
     """What could not be measured, and why."""
@@ -143,7 +144,7 @@ class _Probe:
 
     def run(self, begun: float) -> ProbeResult:
         """Prepare the study and measure its trials; see ``probe``."""
-        for group in preparation.STEPS:
+        for group in preparation.steps(self._study.config):
             steps = [step for step in group if not self._take_over(step)]
             self._work([partial(self._submit_step, step) for step in steps])
             self._inputs = preparation.with_results(self._inputs, group, self._paths)
@@ -178,7 +179,10 @@ class _Probe:
                 for name, method, trials in self._arms()
             ),
         )
-        return ProbeResult(read_teacher_gap(self._paths), timing, tuple(self._notes))
+        scored = {"": "teacher", **preparation.own_teacher_steps(self._study.config)}
+        found = {arm: read_teacher_gap(self._paths, step) for arm, step in scored.items()}
+        gaps = {arm: gap for arm, gap in found.items() if gap is not None}
+        return ProbeResult(gaps, timing, tuple(self._notes))
 
     def _work(self, waiting: Sequence[Callable[[], None]]) -> None:
         """Do jobs that ``waiting`` submits, as many at a time as in the study.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -30,7 +30,11 @@ from sweeper.commands.check.models import (
     teacher_gap_finding,
     tokenizer_findings,
 )
-from sweeper.commands.check.power import confirmation_finding, design_findings
+from sweeper.commands.check.power import (
+    confirmation_finding,
+    declared_comparisons,
+    design_findings,
+)
 from sweeper.commands.check.probe import probe
 from sweeper.commands.check.settings import settings_findings
 from sweeper.commands.check.starts import start_findings
@@ -96,8 +100,9 @@ def check(
         recorded = recorded_data_check(study, paths, manifest) if manifest is not None else None
         device = next(iter(_devices(config)[0]), "cpu")
         data_check = recorded or run_data_step(study, device, cache)
-        gap = record.lead if record is not None else None
-        preflight = judge(study, data_check, gap=gap, variances=variances, starts=starts)
+        gaps = {arm.name: arm.lead for arm in record.arms if arm.lead} if record else {}
+        gaps |= {"": record.lead} if record and record.lead else {}
+        preflight = judge(study, data_check, gaps=gaps, variances=variances, starts=starts)
     if preflight.errors:
         return preflight
     expected = None
@@ -110,8 +115,9 @@ def check(
         except SweeperError as error:
             findings = [Finding(state="error", what="time", detail=str(error))]
         else:
-            gap = probed.gap
-            preflight = judge(study, data_check, gap=gap, variances=variances, starts=starts)
+            preflight = judge(
+                study, data_check, gaps=probed.gaps, variances=variances, starts=starts
+            )
             # Old records do not count documents that the score leaves out.
             documents = data_check.test_scored or data_check.test_documents
             expected = estimate(probed.timing, plan_of(config, documents))
@@ -147,6 +153,7 @@ def plan_of(config: StudyConfig, test_documents: int | None) -> StudyPlan:
         trainings=config.confirm.seeds * config.confirm.top_k if confirms else 0,
         test_documents=test_documents or 0,
         compare_at=config.compare_at,
+        compare=config.compare,
         devices=config.compute.devices_per_trial,
     )
 
@@ -169,14 +176,15 @@ def judge(
     study: LoadedStudy,
     data_check: DataCheck,
     *,
-    gap: TeacherGap | None = None,
+    gaps: Mapping[str, TeacherGap] | None = None,
     variances: KnownVariances | None = None,
     starts: StartSettings | None = None,
 ) -> Preflight:
     """Return all findings on a study but those on time.
 
-    ``gap`` is known once teacher and starting student were scored; variances are assumed by
-    default; ``starts`` has what the searches start with.
+    ``gaps`` are those of teachers that were scored, by the arm whose own it is; that of the study's
+    has no name. Variances are assumed by default. ``starts`` has what the searches
+    start with.
     """
     config = study.config
     devices, places, of_compute = _devices(config)
@@ -186,7 +194,7 @@ def judge(
     documents = data_check.test_documents
     if documents is None and study.test is not None:
         documents = _named_documents(study.test)
-    pairs = power.comparisons([arm.method for arm in config.arms.values()])
+    pairs = power.comparisons([arm.method for arm in config.arms.values()], config.compare)
     has_test, seeds = study.test is not None, config.confirm.seeds
     of_design, design = design_findings(
         documents if has_test else None,
@@ -204,13 +212,14 @@ def judge(
             *(_problem(study, problem) for problem in data_check.problems),
             *(tokenizer_findings(data_check.tokenizer) if data_check.tokenizer else []),
             *([size_finding(teacher, student)] if teacher and student else []),
-            *([teacher_gap_finding(gap)] if gap is not None else []),
+            *(teacher_gap_finding(gap, name) for name, gap in sorted((gaps or {}).items())),
             *data_findings(data_check, study.selection, study.test, config.arms, answers),
             *settings_findings(config, devices, student),
             *start_findings(config, starts or {}, suite_spec(study.selection).content_hash),
             *of_compute,
             *_memory(config, data_check, shapes, places),
             confirmation_finding(seeds if has_test else None, pairs),
+            *declared_comparisons(config.compare),
             *of_design,
         ),
         design=design,
@@ -256,7 +265,7 @@ def _parameters(
     for asked, shape in shapes:
         if isinstance(asked.model, StudentConfig):
             student = shape.parameters - (shape.trainable_parameters if shape.adapted else 0)
-        elif asked.model.model == config.teacher.model:
+        elif (asked.model.model, asked.model.keep_layers) == (config.teacher.model, None):
             teacher = shape.parameters
     return teacher, student
 
@@ -290,14 +299,12 @@ def _named_documents(suite: LoadedSuite) -> int | None:
 def _variances(record: StudyRecord, paths: StudyPaths) -> KnownVariances | None:
     """Return the variances of the study's confirmation runs, or else of its trials."""
     comparison = compare(record)
-    scores = record.test.scores.arms if record.test and record.test.scores else ()
-    arms = {arm.arm: arm for arm in scores if arm.at == "steps"}
-    methods = {name: arm.method for name, arm in arms.items()}
     differences = []
-    for names in primary_comparisons(methods, comparison.best_gkd):
-        pair = paired(*(arms[name] for name in names))
-        if pair is not None:
-            differences.append(pair[0] - pair[1])
+    if record.test and (scores := record.test.scores):
+        methods = {arm.arm: arm.method for arm in scores.arms if arm.at == "steps"}
+        pairs = primary_comparisons(methods, comparison.best_gkd, scores.compare)
+        found = (paired(scores, "steps", *names) for names in pairs)
+        differences = [pair[0] - pair[1] for pair in found if pair is not None]
     if (confirmed := power.from_finals(differences)) is not None:
         return confirmed
     scored = []

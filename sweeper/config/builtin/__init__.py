@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-MODELS: tuple[str, ...] = ("adder-teacher", "adder-student")
+MODELS: tuple[str, ...] = ("adder-teacher", "adder-student", "adder-weak-teacher")
 """Names that ``model_directory`` accepts."""
 
 PACKED_MODELS: tuple[str, ...] = ("smollm2-135m-instruct",)

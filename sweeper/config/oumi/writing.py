@@ -10,7 +10,7 @@ from sweeper.config.base import Scalar
 from sweeper.config.builtin import MODELS, model_directory
 from sweeper.config.data import DatasetConfig
 from sweeper.config.loading import DATA_SUFFIXES
-from sweeper.config.models import ModelConfig
+from sweeper.config.models import ModelConfig, with_settings
 from sweeper.config.oumi.keys import SETTINGS, TAKEN, KeyPath
 from sweeper.config.settings import MethodSettings, effective, model_settings, resolve
 from sweeper.config.study import StudyConfig
@@ -69,7 +69,9 @@ def write_recipe(
         "training": training,
     }
     if method != "sft":
-        teacher = _teacher(config.teacher, model_settings("teacher", fixed, dict(params)))
+        start = config.student.before_training()
+        own = model_settings("teacher", fixed, dict(params))
+        teacher = _teacher(with_settings(config.teacher, own, start))
         training["gkd"] = {**teacher, **_same(settings.model_dump(), SETTINGS)}
     if lora is not None:
         changes = model_settings("lora", fixed, dict(params))
@@ -122,22 +124,18 @@ def _student(config: StudyConfig, settings: MethodSettings) -> dict[str, Any]:
     return found
 
 
-def _teacher(teacher: ModelConfig, changes: Mapping[str, Scalar]) -> dict[str, Any]:
-    """Return the teacher of an arm with the arm's own settings."""
-    arguments: dict[str, Any] = {"torch_dtype": changes.get("dtype", teacher.dtype)}
+def _teacher(teacher: ModelConfig) -> dict[str, Any]:
+    """Return the teacher of an arm, which has the arm's own settings."""
+    arguments: dict[str, Any] = {"torch_dtype": teacher.dtype}
     if bits := _bits(teacher):
         arguments["torch_dtype"] = f"int{bits}"
     if teacher.revision is not None:
         arguments["revision"] = teacher.revision
     if teacher.trust_remote_code:
         arguments["trust_remote_code"] = True
-    arguments |= teacher.init_kwargs
-    for name, value in changes.items():
-        if name.startswith("init_kwargs."):
-            arguments[name.removeprefix("init_kwargs.")] = value
     return {
-        "teacher_model_name_or_path": place(str(changes.get("model", teacher.model))),
-        "teacher_model_init_kwargs": arguments,
+        "teacher_model_name_or_path": place(teacher.model),
+        "teacher_model_init_kwargs": {**arguments, **teacher.init_kwargs},
     }
 
 
@@ -212,7 +210,7 @@ def _unsaid(
         found.append(
             f"The study's students start from a warm start ({config.warm_start.method},"
             f" {config.warm_start.max_steps} steps), which this does not make: train it first, and"
-            " give it as model_name."
+            " give it as model_name, and as the teacher of an arm whose teacher is the student."
         )
     if config.student.keep_layers is not None:
         found.append(

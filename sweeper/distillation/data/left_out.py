@@ -43,7 +43,7 @@ def left_out(
         lost["leaves out the tools of {} rows"] += bool(
             example.tools and text == _text(turns, example, tokenizer, tools=None)
         )
-        for name in example.options.keys() - known:
+        for name in sorted(example.options.keys() - known):
             lost[f"has no variable {name!r}, which {{}} rows set"] += 1
         lost["has the system message of {} rows, not data.system_prompt"] += bool(
             system_prompt and example.messages[0] != {"role": "system", "content": system_prompt}
@@ -51,7 +51,7 @@ def left_out(
         squeezed = _squeezed(text)
         for index, turn in enumerate(turns):
             role, content = turn["role"], str(turn["content"])
-            for key in turn.keys() - _PLAIN:
+            for key in sorted(turn.keys() - _PLAIN):
                 rest = {k: v for k, v in turn.items() if k != key}
                 if turn[key] and _text(_with(turns, index, rest), example, tokenizer) == text:
                     if key == "tool_calls":

@@ -230,13 +230,19 @@ def check_teacher(
     check_heads(teacher, inputs.student, tokenizer)
 
 
-def own_teacher(inputs: StudyInputs, values: Mapping[str, Scalar]) -> ModelConfig:
+def own_teacher(
+    inputs: StudyInputs, values: Mapping[str, Scalar], start: ModelConfig | None = None
+) -> ModelConfig:
     """Return the teacher of an arm: the study's, with the arm's own dotted settings.
+
+    ``start`` is the starting student, for an arm that has it as its teacher; by default the student
+    before a warm start, which has the same shape.
 
     Raises:
         BadInputError: It cannot be read.
     """
-    unpacked = unpack(with_settings(inputs.teacher, values), Path(inputs.cache))
+    teacher = with_settings(inputs.teacher, values, start or inputs.student.before_training())
+    unpacked = unpack(teacher, Path(inputs.cache))
     return cut_to(unpacked, token_ids(inputs.student))
 
 

@@ -6,14 +6,24 @@ from dataclasses import replace
 from typing import Any
 
 from sweeper.config.settings import in_steps, resolve
-from sweeper.distillation.data.training_data import TrainingData, read_training_data
+from sweeper.distillation.data.training_data import (
+    TrainingData,
+    check_teacher,
+    read_training_data,
+)
 from sweeper.distillation.models.loading import end_token_ids
 from sweeper.distillation.teacher import kl_probe, outputs
 from sweeper.distillation.teacher.shared_teacher import SharedTeacher
-from sweeper.distillation.train import starting_student, stored_teacher_states, training_sequences
+from sweeper.distillation.train import (
+    starting_student,
+    stored_teacher_states,
+    teacher_of_arm,
+    training_sequences,
+)
 from sweeper.evaluation.tasks import load_tasks, prompts
 from sweeper.execution.worker.progress import ProgressWriter
 from sweeper.execution.worker.scoring import parameters, scored
+from sweeper.foundation.errors import blaming
 from sweeper.records import PreparationSpec
 
 
@@ -22,10 +32,17 @@ def score_baseline(spec: PreparationSpec, progress: ProgressWriter) -> dict[str,
     progress.phase("read the data")
     data = read_training_data(spec.origin)
     resources, inputs = spec.place, spec.origin
-    if spec.step in ("teacher", "test_teacher"):
+    of_arm = bool(spec.own_teacher)
+    teacher = SharedTeacher(inputs, inputs.teacher, resources)
+    if of_arm:
+        with blaming("arms", spec.step.partition("@")[2]):
+            own = teacher_of_arm(data, resources, spec.own_teacher)
+            check_teacher(inputs, own, data.tokenizer)
+        teacher = replace(teacher, config=own)
+    if of_arm or spec.step in ("teacher", "test_teacher"):
         progress.phase("load the teacher")
-        model = SharedTeacher(inputs, inputs.teacher, resources).load()
-        asked = data.asked_of(inputs.teacher)
+        model = teacher.load()
+        asked = data.asked_of(teacher.config)
     else:
         if inputs.warm_start:
             progress.phase("warm start", 0, inputs.warm_start.max_steps)
@@ -33,36 +50,34 @@ def score_baseline(spec: PreparationSpec, progress: ProgressWriter) -> dict[str,
     progress.phase("score")
     found: dict[str, Any] = {"model_parameters": parameters(model)}
     found["scores"] = scored(spec, model, asked, progress)
-    if spec.step == "teacher":
-        found |= _ask_teacher(spec, model, data, progress)
+    if of_arm or spec.step == "teacher":
+        found |= _ask_teacher(spec, replace(teacher, model=model), data, progress)
     return found
 
 
 def _ask_teacher(
-    spec: PreparationSpec, model: Any, data: TrainingData, progress: ProgressWriter
+    spec: PreparationSpec, loaded: SharedTeacher, data: TrainingData, progress: ProgressWriter
 ) -> dict[str, Any]:
     """Make sure that what trials share of the teacher is in the cache."""
     inputs = spec.origin
-    teacher = SharedTeacher(inputs, inputs.teacher, spec.place)
     found: dict[str, Any] = {}
     if spec.needs_teacher_outputs:
         progress.phase("teacher outputs", 0, len(data.examples))
         answers = outputs.get_or_compute(
-            data, teacher, lambda done, total: progress.phase("teacher outputs", done, total)
+            data, loaded, lambda done, total: progress.phase("teacher outputs", done, total)
         )
         longest = inputs.teacher_outputs.max_new_tokens
-        ends = end_token_ids(model, data.tokenizer)
+        ends = end_token_ids(loaded.model, data.tokenizer)
         cut = sum(len(answer) >= longest and answer[-1] not in ends for answer in answers)
         if cut:
             found["notes"] = (
                 f"{cut} of the {len(answers)} answers for seqkd and seq_kd were cut at {longest}"
                 " tokens (teacher_outputs.max_new_tokens)",
             )
-    loaded = replace(teacher, model=model)
     for own in spec.reads:
         progress.phase("teacher states")
         settings = resolve(inputs.training, {"lmbda": 0.0, "seq_kd": own})
-        sequences = training_sequences(data, teacher, "gkd", settings)
+        sequences = training_sequences(data, loaded, "gkd", settings)
         settings = in_steps(settings, len(sequences.sequences), spec.place.processes)
         stored_teacher_states(
             loaded,
@@ -70,6 +85,8 @@ def _ask_teacher(
             settings,
             lambda done, total: progress.phase("teacher states", done, total),
         )
+    if spec.own_teacher:
+        return found  # All students are compared with the study's teacher.
     progress.phase("held-out sequences")
     leaves = load_tasks(spec.suite, allow_code=inputs.evaluation.allow_code_execution)
     asked = (text for leaf in leaves for text, _ in prompts(leaf))

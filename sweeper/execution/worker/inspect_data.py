@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +24,7 @@ from sweeper.distillation.data.examples import (
     columns_of,
     conversation_hash,
     read_rows,
+    render_prompt,
     to_examples,
 )
 from sweeper.distillation.data.left_out import check_stock, left_out
@@ -37,6 +38,7 @@ from sweeper.distillation.data.training_data import (
 )
 from sweeper.distillation.memory_shape import shapes_of, weights_dtype
 from sweeper.distillation.models.adapters import check_adapter
+from sweeper.distillation.models.context_length import check_lengths
 from sweeper.distillation.models.loading import read_config, turn_end_ids
 from sweeper.evaluation.tasks import LeafTask, load_tasks
 from sweeper.execution.worker.leakage import check_leaks
@@ -196,6 +198,10 @@ def _read_models(findings: _Findings) -> None:
             names = (given.teacher.model, given.student.model)
             theirs = teacher_tokenizer(origin, origin.teacher)
             own = origin.teacher.chat_template_kwargs is not None
+            if own:
+                with blaming("teacher", "chat_template_kwargs"):
+                    for example in findings.examples or ():
+                        render_prompt(example, theirs)
             note = template_note(theirs, tokenizer, names, origin.data.system_prompt, own=own)
         findings.tokenizer = TokenizerSummary(
             tokens=len(tokenizer.get_vocab()),
@@ -281,6 +287,14 @@ def _measure(findings: _Findings) -> None:
     if material is None or findings.origin is None or findings.data is None:
         return
     findings.overlong += check_training(spec, material, findings.noting)
+    for arm, limit in spec.own_lengths.items():
+        lengths = material.tokens(limit.longest).lengths
+        for model in spec.own_teachers[arm]:
+            # Whatever else is wrong with it is noted already.
+            with suppress(BadInputError):
+                teacher = own_teacher(findings.origin, {"model": model})
+                with findings.noting("arms", arm):
+                    findings.overlong += check_lengths({"teacher": teacher}, limit, lengths)
     for role, suite, leaves in (
         ("selection", spec.suite, findings.selection),
         ("test", spec.test_suite, findings.test),

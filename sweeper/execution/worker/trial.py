@@ -13,7 +13,6 @@ from sweeper.distillation.cost_meter import CostMeter, Report
 from sweeper.distillation.data.training_data import (
     TrainingData,
     check_teacher,
-    own_teacher,
     read_training_data,
 )
 from sweeper.distillation.distributed import ProcessGroup, joined
@@ -21,7 +20,7 @@ from sweeper.distillation.models.saving import save_student
 from sweeper.distillation.teacher import kl_probe
 from sweeper.distillation.teacher.kl_probe import KLProbe
 from sweeper.distillation.teacher.shared_teacher import SharedTeacher
-from sweeper.distillation.train import TrainingJob, distil, starting_student
+from sweeper.distillation.train import TrainingJob, distil, starting_student, teacher_of_arm
 from sweeper.evaluation.tasks import load_tasks, prompts
 from sweeper.execution.worker.length_checks import check_trial
 from sweeper.execution.worker.progress import ProgressWriter
@@ -46,7 +45,7 @@ def run_trial(spec: TrialSpec, progress: ProgressWriter) -> dict[str, Any]:
         progress.phase("load")
         data = read_training_data(spec.origin)
         with blaming("arms", spec.arm):
-            teacher = own_teacher(spec.origin, spec.teacher)
+            teacher = teacher_of_arm(data, spec.place, spec.teacher)
             if teacher != spec.origin.teacher:
                 check_teacher(spec.origin, teacher, data.tokenizer)
                 check_trial(spec, teacher, data)

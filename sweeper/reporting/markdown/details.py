@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from sweeper.analysis.comparison import Comparison, selection_score
 from sweeper.records.study_record import ArmRecord, StudyRecord, TrialRecord
 from sweeper.reporting.text import formatting
-from sweeper.reporting.text.markdown_escape import cell, inline, setting, table
+from sweeper.reporting.text.markdown_escape import cell, code, inline, setting, table
 from sweeper.reporting.text.search import failure_reasons
 
 MOST_ROWS = 100
@@ -31,6 +31,8 @@ def sections(record: StudyRecord, comparison: Comparison) -> Iterator[str]:
 def _ends_table(record: StudyRecord) -> str:
     rows: list[list[str]] = []
     ends = {"teacher": record.teacher, "starting student": record.starting_student}
+    own = {arm.name: arm.teacher for arm in record.arms if arm.teacher is not None}
+    ends |= {f"teacher of {code(name)}": outcome for name, outcome in own.items()}
     scores = {label: selection_score(outcome) for label, outcome in ends.items()}
     digits = formatting.score_digits(scores.values())
     for label, outcome in ends.items():

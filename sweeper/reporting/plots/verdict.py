@@ -81,7 +81,9 @@ def _differences(
         _name_above(axes, f"±{verdict.margin:g}", 0, "center")
     axes.axvline(0, color=INK, linewidth=1.0, zorder=1)
     for place, pair in enumerate(pairs):
-        _interval(axes, place, pair.difference, pair.interval, looks[pair.against])
+        # Of teacher and start there are no points: the arm has its own.
+        look = looks.get(pair.against) or looks[pair.arm]
+        _interval(axes, place, pair.difference, pair.interval, look)
         axes.annotate(
             pair.conclusion,
             (1, place),

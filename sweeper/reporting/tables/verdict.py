@@ -48,12 +48,12 @@ def whole_grid(verdict: Verdict, at: str) -> Grid:
         return arms
     pairs = {pair.against: pair for pair in verdict.pairs if pair.at == at}
     header = (*arms.header[:2], *_pair_header(f"{ours} − arm", f"{ours} is"), *arms.header[2:])
-    empty = [""] * 3
-    middle = [empty] * arms.ends
-    for arm in verdict.at(at):
-        pair = pairs.get(arm.arm)
-        none = ["reference" if arm.arm == ours else formatting.NOTHING, "", ""]
-        middle.append(_pair_cells(pair) if pair else none)
+    trained = [arm.arm for arm in verdict.at(at)]
+    middle = []
+    for name in (*(row[0] for row in arms.rows[: arms.ends]), *trained):
+        none = formatting.NOTHING if name in trained else ""
+        none = "reference" if name == ours else none
+        middle.append(_pair_cells(pairs[name]) if name in pairs else [none, "", ""])
     rows = [[*row[:2], *cells, *row[2:]] for row, cells in zip(arms.rows, middle, strict=True)]
     return Grid(header, rows, arms.ends, left=(f"{ours} is",))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sweeper.config.models import START
 from sweeper.reporting.text import formatting
 from sweeper.reporting.text.terminal_escape import visible
 
@@ -22,10 +23,11 @@ def outside_code(config: Mapping[str, Any]) -> list[str]:
             for arm in arms.values():
                 own = (arm or {}).get("settings") or {}
                 searched = (arm or {}).get("search") or {}
-                models += [str(own["teacher.model"])] if "teacher.model" in own else []
-                models += map(str, (searched.get("teacher.model") or {}).get("choices", ()))
-        named = formatting.listed(dict.fromkeys(visible(name) for name in models))
-        keys.append(f"{role}.trust_remote_code (the code of {named})")
+                named = [own["teacher.model"]] if "teacher.model" in own else []
+                named += (searched.get("teacher.model") or {}).get("choices", ())
+                models += [str(name) for name in named if name != START]
+        shown = formatting.listed(dict.fromkeys(visible(name) for name in models))
+        keys.append(f"{role}.trust_remote_code (the code of {shown})")
     if (config.get("evaluation") or {}).get("allow_code_execution") is True:
         keys.append("evaluation.allow_code_execution (what students answer)")
     return keys

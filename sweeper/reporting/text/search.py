@@ -10,7 +10,7 @@ from sweeper.config.confirm import ConfirmConfig
 from sweeper.records import Failure
 from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.text import formatting
-from sweeper.reporting.text.teacher_gap import teacher_gap_warning
+from sweeper.reporting.text.teacher_gap import teacher_gap_warnings
 from sweeper.reporting.text.terminal_escape import visible
 
 _STOPPED = {
@@ -23,7 +23,7 @@ _STOPPED = {
 
 def notes(comparison: Comparison) -> list[str]:
     """Return what a reader needs in order to read the scores, the most important first."""
-    unfinished, gap = _unfinished(comparison), teacher_gap_warning(comparison)
+    unfinished = _unfinished(comparison)
     budgets = ", ".join(map(_budget, comparison.arms))
     sentences = [
         (
@@ -47,7 +47,7 @@ def notes(comparison: Comparison) -> list[str]:
         ),
         (comparison.leaders, selection_note(comparison)),
         (any(arm.difference for arm in comparison.arms), UNPAIRED_NOTE),
-        (gap, gap),
+        *((True, warning) for warning in teacher_gap_warnings(comparison)),
     ]
     return [sentence for applies, sentence in sentences if applies]
 

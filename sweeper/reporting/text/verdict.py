@@ -37,6 +37,11 @@ def notes(verdict: Verdict) -> list[str]:
             f"Winners were declared {verdict.looks} times, so this verdict is not the first look at"
             " the test suite."
         )
+    if verdict.revised:
+        sentences.append(
+            "The primary comparisons were changed after winners had been declared: take this"
+            " verdict as exploratory."
+        )
     sentences += verdict.missing
     fewest = min((pair.seeds for pair in verdict.pairs), default=0)
     if fewest == 1:
@@ -57,7 +62,9 @@ def explanations(verdict: Verdict) -> list[str]:
     margin = ""
     if verdict.margin is not None:
         margin = f" Arms are equivalent if shown to differ by less than {verdict.margin:g}."
+    declared = "The study file declares the comparisons (compare): each is the first minus the"
     return [
+        *([f"{declared} second."] if verdict.declared else []),
         f"Intervals (95 %) cover other seeds and other documents. p is from a {TEST}, adjusted by"
         f" Holm's procedure for the comparisons of one table.{margin}",
         "Selection bias: the search score minus the mean of the retrained runs on the same suite."

@@ -35,7 +35,7 @@ def test_a_template_that_thinks_and_data_that_do_not(tmp_path: Path) -> None:
         return judge(study, run_data_step(study, "cpu", tmp_path / "cache"))
 
     [error] = checked().errors
-    assert error.place.endswith(": data"), error.place
+    assert error.place.endswith(": data.chat_template_kwargs")
     assert "row 1: expected a generation prompt and a reference answer that agree" in error.detail
     assert "write data.chat_template_kwargs: {enable_thinking: false}" in error.detail
     found = checked(chat_template_kwargs=OFF)

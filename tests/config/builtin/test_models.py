@@ -16,7 +16,7 @@ from sweeper.config.builtin import addition
 
 
 def test_an_unknown_model_is_refused_with_the_known_names() -> None:
-    with pytest.raises(ValueError, match="adder-teacher, adder-student, but got 'adder'"):
+    with pytest.raises(ValueError, match=r"adder-teacher, adder-student, .*, but got 'adder'"):
         builtin.model_directory("adder")
 
 
@@ -83,6 +83,13 @@ def test_the_student_adds_sometimes() -> None:
     model = AutoModelForCausalLM.from_pretrained(directory)
     tokenizer = AutoTokenizer.from_pretrained(directory)
     assert 0.2 <= train_adder.accuracy(model, tokenizer, addition.problems("test", 200)) <= 0.7
+
+
+def test_the_weak_teacher_adds_less_often_than_the_student() -> None:
+    directory = builtin.model_directory("adder-weak-teacher")
+    model = AutoModelForCausalLM.from_pretrained(directory)
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    assert train_adder.accuracy(model, tokenizer, addition.problems("test", 60)) <= 0.2
 
 
 def test_training_is_seeded() -> None:

@@ -211,6 +211,11 @@ def test_an_arms_own_teacher_is_held_to_its_positions(
     assert outcome.failure is not None and outcome.failure.kind == "bad_input", outcome.failure
     assert outcome.failure.key == ("arms", "gkd")
     assert "has 64 positions and no more" in outcome.failure.message
+    checked, _ = prepare(load_study(path), "data")
+    assert checked.examination is not None
+    [problem] = checked.examination.problems
+    assert problem.key == ("arms", "gkd", "settings", "max_new_tokens")
+    assert "has 64 positions and no more" in problem.message
 
 
 class OwnClass(GPT2LMHeadModel):  # type: ignore[misc]

@@ -18,8 +18,10 @@ from sweeper.distillation.models.saving import save_student
 from sweeper.distillation.teacher import kl_probe
 from sweeper.distillation.teacher.shared_teacher import SharedTeacher
 from sweeper.distillation.train import starting_student
+from sweeper.execution.worker.progress import ProgressWriter
 from sweeper.execution.worker.scoring import evaluate
 from sweeper.records import KeptStudent, PreparationSpec, Resources, StudyInputs, SuiteSpec
+from sweeper.records.layout import JobPaths
 from tests.support.tiny_models import make_tiny
 from tests.support.tiny_studies import ROOT
 from tests.support.training_jobs import make_study_inputs, train
@@ -67,7 +69,8 @@ def score(inputs: StudyInputs, data: TrainingData, model: Any, dtype: ScoringDty
         test_suite=None,
         place=Resources(directory=".", device="cpu", threads=1),
     )
-    found = evaluate(spec, model, data, spec.suite)
+    progress = ProgressWriter(JobPaths(Path(".")), silent=True)
+    found = evaluate(spec, model, data, spec.suite, progress)
     assert found.scores.dtype == dtype
     return found.scores.score
 

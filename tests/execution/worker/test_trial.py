@@ -165,6 +165,37 @@ def test_a_trial_that_fails_has_cost_what_it_did(write_study: WriteStudy) -> Non
     assert outcome.cost.device_seconds > 0
 
 
+def test_the_start_is_a_teacher_of_which_nothing_is_to_be_learnt(write_study: WriteStudy) -> None:
+    own = {"teacher.model": "student"}
+    study = load_study(
+        write_study(
+            warm_start={"max_steps": 1},
+            training={"max_steps": 1, "logging_steps": 1, "max_length": 96},
+            arms={
+                "placebo": {"method": "supervised_kd", "settings": own},
+                "started": {"method": "seqkd", "settings": own},
+                "taught": {"method": "supervised_kd"},
+            },
+        )
+    )
+    assert preparation.steps(study.config)[1:] == (("student", "teacher"), ("teacher@placebo",))
+    (start, _), (teacher, _) = (prepare(study, step) for step in ("student", "teacher@placebo"))
+    assert start.scores is not None and teacher.scores is not None, teacher.failure
+    assert teacher.scores.score == start.scores.score
+    assert teacher.model_parameters == start.model_parameters
+    for kind in ("warm_starts", "teacher_outputs", "teacher_states"):
+        assert list((study.path.parent / "cache" / kind).glob("*/key.json")), kind
+    assert teacher.held_out is None, "all students are compared with the study's teacher"
+    placebo = trial_spec(study, "placebo").model_copy(update={"teacher": {"model": "student"}})
+    losses = {}
+    for spec in (placebo, trial_spec(study, "taught")):
+        outcome = run_job(spec)
+        assert outcome.state == "completed", outcome.failure
+        losses[spec.arm] = outcome.curve["loss"]
+    assert losses["placebo"] == pytest.approx(0, abs=1e-6)
+    assert losses["taught"] > 1e-3
+
+
 def test_teacher_answers_that_were_cut_are_told(write_study: WriteStudy) -> None:
     arms = {"seqkd": {"trials": 1}}
     study = load_study(write_study(arms=arms, teacher_outputs={"max_new_tokens": 5}))

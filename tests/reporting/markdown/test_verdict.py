@@ -10,6 +10,7 @@ from matplotlib.text import Text as Label
 from rich.console import Console
 
 from sweeper.analysis.comparison import CONFIRMED_NOTE, UNCONFIRMED_NOTE, compare
+from sweeper.analysis.recommendation import recommend
 from sweeper.analysis.verdict import Verdict, verdict_of
 from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.json_output import study_json
@@ -133,6 +134,41 @@ def test_the_plot_shows_margin_intervals_and_conclusions(
     drawn = [tuple(map(float, line.get_xdata())) for line in right.lines]
     assert tuple(pair.interval) in drawn
     assert any(patch.get_x() == -0.03 for patch in right.patches)
+
+
+def declared(record: StudyRecord, *pairs: tuple[str, str]) -> StudyRecord:
+    """Return a study whose file declares its primary comparisons."""
+    assert record.test is not None and record.test.scores is not None
+    scores = record.test.scores.model_copy(update={"compare": pairs})
+    return record.model_copy(update={"test": record.test.model_copy(update={"scores": scores})})
+
+
+def test_declared_comparisons_are_in_every_form(record: StudyRecord, tmp_path: Path) -> None:
+    study = declared(record, ("supervised_kd", "gkd"), ("gkd", "start"))
+    data = ReportData.of(study)
+    page = write_report(data, tmp_path)[0].read_text(encoding="utf-8").replace("\u00a0", " ")
+    found = study_json(data)
+    at_steps = [pair for pair in found["verdicts"] if pair["at"] == "steps"]
+    assert [(pair["arm"], pair["against"]) for pair in at_steps] == [
+        ("supervised_kd", "gkd"),
+        ("gkd", "start"),
+    ]
+    for text in (page, terminal(study, 80)):
+        assert "supervised_kd − gkd" in text and "gkd − start" in text
+        assert "The study file declares the comparisons" in " ".join(text.split())
+    figure = verdict_plot(data.verdict, data.comparison) if data.verdict else None
+    assert figure is not None
+    labels = {text.get_text() for text in figure.findobj(Label)}
+    assert {"supervised_kd\n− gkd", "gkd\n− start"} <= labels
+    assert recommend(study, data.comparison, data.verdict) is not None
+
+
+def test_the_start_has_its_difference_in_a_table_with_a_reference(record: StudyRecord) -> None:
+    wide = terminal(declared(record, ("gkd", "sft"), ("gkd", "start")), 160)
+    [start] = [line for line in wide.splitlines() if line.split()[:1] == ["start"]][:1]
+    assert "better" in start
+    [teacher] = [line for line in wide.splitlines() if line.split()[:1] == ["teacher"]][:1]
+    assert not {"better", "worse", "inconclusive"} & set(teacher.split())
 
 
 def test_what_the_study_taught_is_in_every_form(record: StudyRecord, page: str) -> None:
