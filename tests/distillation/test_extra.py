@@ -23,7 +23,7 @@ VALUES: dict[str, tuple[Any, dict[str, Any]]] = {
     "label_smoothing_factor": (0.5, {}),
     "loss_type": ("dft", {}),
     "packing": (True, {"max_length": 256}),
-    "repetition_penalty": (5.0, {}),
+    "repetition_penalty": (5.0, {"max_new_tokens": 32}),
     "top_k": (1, {}),
     "top_p": (0.01, {}),
 }
