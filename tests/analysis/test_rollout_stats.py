@@ -66,9 +66,9 @@ def test_a_trial_whose_rollouts_collapsed_is_listed_once() -> None:
         (1, 2, "entropy"),
     ]
     told = rollout_warnings(found)
-    assert told[0].startswith("Answers that do not end in gkd #0. gkd #0 at step 40 the student")
-    assert told[1].startswith("Collapse into repetition in gkd #1, #3. gkd #1 at step 40")
-    assert told[2].startswith("Entropy collapse in 1 confirmation run. gkd #1 at step 40")
+    assert told[0].startswith("Answers that do not end in gkd #0. In gkd #0, at step 40 the")
+    assert told[1].startswith("Collapse into repetition in gkd #1, #3. In gkd #1, at step 40")
+    assert told[2].startswith("Entropy collapse in 1 confirmation run. In gkd #1, at step 40")
     assert all(line.endswith("Try a lower lmbda.") for line in told[:3])
 
 

@@ -121,7 +121,7 @@ def rollout_warnings(stats: RolloutStats | None) -> list[str]:
             where += [f"{again} confirmation run{'s' if again > 1 else ''}"] if again else []
             first = f"{cases[0].arm} #{cases[0].number}"
             warnings.append(
-                f"{title} in {formatting.listed(where)}. {first} {cases[0].sign.told()}"
+                f"{title} in {formatting.listed(where)}. In {first}, {cases[0].sign.told()}"
             )
     if stats.truncated:
         limits = [t.max_new_tokens for t in stats.truncated if t.max_new_tokens is not None]

@@ -102,7 +102,9 @@ def test_a_trial_on_two_devices(
     for quantity in ("steps", "trained_tokens", "generated_tokens"):
         assert getattr(ours.cost, quantity) == getattr(theirs.cost, quantity) > 0
     assert ours.curve["loss"] == pytest.approx(theirs.curve["loss"], rel=1e-3)
-    assert ours.rollouts == theirs.rollouts
+    assert ours.rollouts is not None and theirs.rollouts is not None
+    found, expected = ours.rollouts.model_dump(), theirs.rollouts.model_dump()
+    assert found == pytest.approx(expected, rel=1e-3)
     assert ours.scores is not None and theirs.scores is not None
     assert ours.scores.score == pytest.approx(theirs.scores.score, abs=0.1)
     # Both devices were taken for as long as the trial ran.
