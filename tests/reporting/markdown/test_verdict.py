@@ -151,6 +151,7 @@ def test_declared_comparisons_are_in_every_form(record: StudyRecord, tmp_path: P
     assert [(pair["arm"], pair["against"], pair["at"]) for pair in found["verdicts"]] == [
         ("supervised_kd", "gkd", "steps"),
         ("gkd", "start", "steps"),
+        ("supervised_kd", "gkd", "device_seconds"),
     ]
     for text in (page, terminal(study, 80)):
         assert "supervised_kd − gkd" in text and "gkd − start" in text
