@@ -5,6 +5,7 @@ from __future__ import annotations
 from sweeper.analysis.comparison import Comparison
 from sweeper.analysis.stats.significance import Conclusion
 from sweeper.analysis.verdict import Verdict
+from sweeper.config.settings import OFFLINE_METHODS
 from sweeper.reporting.text import formatting
 from sweeper.reporting.text.search import ended
 from sweeper.reporting.text.verdict import sentence
@@ -65,6 +66,8 @@ def _leader(comparison: Comparison) -> str:
 
 
 def _against_offline(comparison: Comparison) -> str:
+    if len({arm.method in OFFLINE_METHODS for arm in comparison.arms}) == 1:
+        return ""  # All arms are of one kind.
     if comparison.best_gkd is None:
         return "No GKD arm has a score."
     if comparison.best_offline is None:

@@ -148,10 +148,10 @@ def test_declared_comparisons_are_in_every_form(record: StudyRecord, tmp_path: P
     data = ReportData.of(study)
     page = write_report(data, tmp_path)[0].read_text(encoding="utf-8").replace("\u00a0", " ")
     found = study_json(data)
-    at_steps = [pair for pair in found["verdicts"] if pair["at"] == "steps"]
-    assert [(pair["arm"], pair["against"]) for pair in at_steps] == [
-        ("supervised_kd", "gkd"),
-        ("gkd", "start"),
+    assert [(pair["arm"], pair["against"], pair["at"]) for pair in found["verdicts"]] == [
+        ("supervised_kd", "gkd", "steps"),
+        ("gkd", "start", "steps"),
+        ("supervised_kd", "gkd", "device_seconds"),
     ]
     for text in (page, terminal(study, 80)):
         assert "supervised_kd − gkd" in text and "gkd − start" in text
