@@ -46,7 +46,7 @@ from benchmarks.pairs import make
 from benchmarks.training import distil
 from sweeper.config.settings import Method, MethodSettings
 from sweeper.distillation.data.training_data import read_training_data, unpack_models
-from sweeper.distillation.models import loading
+from sweeper.distillation.models import answer_ends
 from sweeper.distillation.sampling import rollouts
 from sweeper.distillation.train import starting_student
 from sweeper.execution.worker.malloc import keep_freed_memory
@@ -311,7 +311,7 @@ def sample(asked: Job, repetitions: int) -> dict[str, list[float]]:
     window *= pair.settings["gradient_accumulation_steps"]
     sequences = training_data.tokens(pair.settings["max_length"]).sequences[:window]
     prompts = [list(sequence.prompt) for sequence in sequences]
-    ends = loading.end_token_ids(model, training_data.tokenizer)
+    ends = answer_ends.end_token_ids(model, training_data.tokenizer)
     if asked.pair != "quickstart":
         # This student has not learned to end: let each token end its answer by 1 in 32.
         size = model.config.vocab_size

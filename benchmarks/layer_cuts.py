@@ -65,7 +65,7 @@ def measure(cut: Cut, steps: int) -> dict[str, Any]:
     from sweeper.config.models import LoraConfig
     from sweeper.config.settings import resolve
     from sweeper.distillation.data.training_data import read_training_data, unpack_models
-    from sweeper.distillation.models.loading import end_token_ids
+    from sweeper.distillation.models.answer_ends import end_token_ids
     from sweeper.distillation.train import TrainingJob, distil, starting_student
     from sweeper.evaluation.scoring import score
     from sweeper.foundation.cache import default_root

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.config.data import DataConfig, DatasetConfig
+from sweeper.config.evaluation import EvaluationConfig
 from sweeper.config.models import ModelConfig, StudentConfig
+from sweeper.config.preparation import TeacherOutputsConfig
 from sweeper.config.settings import TrainingConfig
-from sweeper.config.study import EvaluationConfig, TeacherOutputsConfig
 from sweeper.distillation.data.training_data import unpack_models
 from sweeper.distillation.models.loading import load_tokenizer
 from sweeper.foundation.cache import default_root

@@ -13,7 +13,8 @@ import torch
 
 import sweeper
 from sweeper.config.data import DataConfig, DatasetConfig
-from sweeper.config.study import TeacherOutputsConfig, TrainingConfig, WarmStartConfig
+from sweeper.config.preparation import TeacherOutputsConfig, WarmStartConfig
+from sweeper.config.settings import TrainingConfig
 from sweeper.distillation.data.examples import TokenSequence
 from sweeper.distillation.data.training_data import read_training_data
 from sweeper.distillation.models.loading import load_model

@@ -20,15 +20,8 @@ from sweeper.analysis.scoring_dtype import UNDECLARED, scoring_dtype
 from sweeper.analysis.stats.crossed_effects import Matrix, estimate
 from sweeper.analysis.stats.significance import Conclusion
 from sweeper.analysis.stats.unpaired import estimate_unpaired
-from sweeper.analysis.verdict import (
-    Interval,
-    PairVerdict,
-    arms_at,
-    documents_of,
-    matrix,
-    paired,
-    verdict_of,
-)
+from sweeper.analysis.verdict import arms_at, documents_of, matrix, paired, verdict_of
+from sweeper.analysis.verdict_records import Interval, PairVerdict
 from sweeper.config.confirm import CostMeasure
 from sweeper.config.study import StudyConfig
 from sweeper.foundation.secrets import redacted

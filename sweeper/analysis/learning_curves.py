@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from typing import Literal
 
-from sweeper.analysis.verdict import Verdict
+from sweeper.analysis.verdict_records import Verdict
 from sweeper.config.settings import Method
 from sweeper.records import Record
 from sweeper.records.study_record import (

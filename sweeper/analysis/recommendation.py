@@ -16,7 +16,7 @@ from scipy import stats
 from sweeper.analysis.comparison import Comparison, Score, scored_trials
 from sweeper.analysis.narrowing import narrowed, rounded
 from sweeper.analysis.stats.significance import ALPHA
-from sweeper.analysis.verdict import Verdict
+from sweeper.analysis.verdict_records import Verdict
 from sweeper.config.settings import Method
 from sweeper.records import Record
 from sweeper.records.study_record import ArmRecord, StudyRecord

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 from sweeper.analysis.comparison import scored_trials
 from sweeper.analysis.learning_curves import CurveStep, curve_steps, winner_runs
-from sweeper.analysis.verdict import Verdict
+from sweeper.analysis.verdict_records import Verdict
 from sweeper.records import CollapseSign, Record, Rollouts
 from sweeper.records.study_record import ArmRecord, StudyRecord, number_of
 

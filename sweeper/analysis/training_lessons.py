@@ -18,7 +18,7 @@ from sweeper.analysis.rollout_stats import (
     rollout_curves,
     rollout_stats,
 )
-from sweeper.analysis.verdict import Verdict
+from sweeper.analysis.verdict_records import Verdict
 from sweeper.records import Record
 from sweeper.records.study_record import StudyRecord
 

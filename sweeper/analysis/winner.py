@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from sweeper.analysis.comparison import Comparison, compare
-from sweeper.analysis.verdict import Verdict, verdict_of
+from sweeper.analysis.verdict import verdict_of
+from sweeper.analysis.verdict_records import Verdict
 from sweeper.config.settings import Method
 from sweeper.foundation.errors import ConfigError, Problem
 from sweeper.records import Record

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from sweeper.config.base import PositiveInt, Problems, Strict, short
+from sweeper.config.base import Place, PositiveInt, Problems, Strict, short
 from sweeper.config.models import START
 from sweeper.config.search import ArmBudgetConfig
-from sweeper.config.settings import Method, value_problem, without_effect
+from sweeper.config.settings import Method, TrainingConfig, value_problem, without_effect
 from sweeper.config.space import Space, contains
 from sweeper.config.start_with import StartEntry, check_entries
 from sweeper.config.unknown_keys import collect_setting_problems, name_problem
@@ -106,6 +106,16 @@ class ArmConfig(Strict):
     def is_on_policy_only(self) -> bool:
         """Return True if every sequence is sampled from the student."""
         return self.method == "gkd" and self.settings.get("lmbda") == 1
+
+
+def values_of(
+    name: str, training: TrainingConfig, arms: Mapping[str, ArmConfig]
+) -> Iterator[tuple[Place, Any]]:
+    """Yield the values that a training setting may have in a trial, with their places."""
+    yield ("training", name), getattr(training, name)
+    for arm, config in arms.items():
+        for place, value in config.places(name):
+            yield ("arms", arm, *place), value
 
 
 def untrained_teachers(

@@ -76,6 +76,13 @@ class Strict(BaseModel):
     )
 
 
+Place = tuple[str | int, ...]
+"""Where a key is, from the outermost inwards."""
+
+Problem = tuple[Place, str]
+"""Place of what is wrong, and message."""
+
+
 class Problems:
     """Collects errors inside a validator, each at its own key, to raise them together."""
 

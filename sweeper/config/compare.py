@@ -8,13 +8,10 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from sweeper.config.base import Problems, short
+from sweeper.config.base import Problem, Problems, short
 
 BASELINES = ("teacher", "start")
 """Names of the models that no arm trains: the study's teacher, and the start of all arms."""
-
-Problem = tuple[tuple[str | int, ...], str]
-"""Place below ``compare``, and message."""
 
 
 def _check_pairs(pairs: Any) -> Any:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
-from sweeper.config.arms import ArmConfig, untrained_teachers
+from sweeper.config.arms import ArmConfig, untrained_teachers, values_of
 from sweeper.config.base import (
-    Fraction,
-    JsonMapping,
     Name,
+    Place,
     PositiveFloat,
     PositiveInt,
     Problems,
@@ -20,77 +19,20 @@ from sweeper.config.base import (
 )
 from sweeper.config.collapse import CollapseConfig
 from sweeper.config.compare import Pairs, pair_problems
-from sweeper.config.compute import SHARDED_OPTIMISERS, ComputeConfig
+from sweeper.config.compute import ComputeConfig
 from sweeper.config.confirm import ConfirmConfig, CostMeasure
 from sweeper.config.data import DataConfig, template_kwargs_problem
+from sweeper.config.devices import copy_problems
+from sweeper.config.evaluation import EvaluationConfig
 from sweeper.config.models import START, ModelConfig, StudentConfig
 from sweeper.config.names import is_reserved
+from sweeper.config.preparation import TeacherOutputsConfig, WarmStartConfig
 from sweeper.config.search import BudgetConfig, Objective, PrunerConfig, SamplerConfig
-from sweeper.config.settings import METHODS, LearningRateSchedule, TrainingConfig
+from sweeper.config.settings import METHODS, TrainingConfig
 from sweeper.foundation.databases import comparable, storage_problem
 
 LARGEST_GRID = 10_000
 """Combinations of one arm's values."""
-
-
-class WarmStartConfig(Strict):
-    """Training that is done once, before the study: its result is where every arm starts."""
-
-    method: Literal["sft", "seqkd"] = "sft"
-    """`sft` on the references, or `seqkd` on the stored teacher outputs."""
-    max_steps: PositiveInt
-    """Optimiser steps."""
-    learning_rate: PositiveFloat | None = None
-    """Peak learning rate; by default the study's."""
-    per_device_train_batch_size: PositiveInt | None = None
-    """Sequences in one micro-batch; by default the study's."""
-    lr_scheduler_type: LearningRateSchedule | None = None
-    """Course of the learning rate after the warm-up; by default the study's."""
-    lr_scheduler_kwargs: JsonMapping | None = None
-    """Arguments of that schedule; by default the study's, or none next to another schedule."""
-    warmup_ratio: Fraction | None = None
-    """Share of the steps over which the learning rate rises; by default the study's."""
-    extra: JsonMapping = {}
-    """Further arguments of the trainer, over the study's."""
-
-    def settings(self) -> dict[str, Any]:
-        """Return the settings of the training, over the study's."""
-        values = self.model_dump(exclude_none=True, exclude={"method"})
-        if "lr_scheduler_type" in values:
-            values.setdefault("lr_scheduler_kwargs", {})
-        return values
-
-
-class TeacherOutputsConfig(Strict):
-    """How the teacher answers the prompts, once per study, for sequence-level distillation."""
-
-    max_new_tokens: PositiveInt = 256
-    """The longest answer in tokens."""
-    temperature: Annotated[float, Field(ge=0)] = 0.0
-    """0 decodes greedily; otherwise answers are sampled."""
-    batch_size: PositiveInt = 32
-    """Prompts answered at a time."""
-
-
-class EvaluationConfig(Strict):
-    """How students are scored."""
-
-    selection: Annotated[str, Field(min_length=1)]
-    """The suite that chooses among trials."""
-    test: Annotated[str, Field(min_length=1)] | None = None
-    """The suite kept for the confirmation runs; the search never reads it."""
-    dtype: ScoringDtype | None = None
-    """The precision that every model is scored in, whatever it is trained in; by default the first
-    that the study file names: `student.dtype`, `teacher.dtype`, `training.bf16` or `fp16`, else
-    float32. None in the records of studies that began before this key was there."""
-    batch_size: PositiveInt = 64
-    """Documents scored at a time."""
-    samples: Annotated[int, Field(ge=0)] = 8
-    """Answers kept per trial for reading."""
-    allow_code_execution: bool = False
-    """Let lm-eval tasks run code that the model wrote."""
-    collapsed_score: float | None = None
-    """A trial that scores this or worse counts as diverged: the sampler learns to keep away."""
 
 
 class TrackingConfig(Strict):
@@ -264,7 +206,9 @@ class StudyConfig(Strict):
             message += " evaluation: {test: SUITE} and confirm: {seeds: 5}, or leave this key out"
             problems.add(("compare",), message)
         if self.compute.devices_per_trial > 1:
-            self._check_copies(problems)
+            parts = (self.teacher, self.student, self.training, self.arms)
+            for place, message in copy_problems(self.compute, *parts):
+                problems.add(place, message)
         if len(set(self.compare_at)) < len(self.compare_at):
             problems.add(("compare_at",), "expected each measure once")
         if "steps" not in self.compare_at:
@@ -316,65 +260,9 @@ class StudyConfig(Strict):
             message = "expected no patience with several objectives: there is no single best trial"
             problems.add(("budget", "patience"), message)
 
-    def _check_copies(self, problems: Problems) -> None:
-        """Check that every device of a trial can have the models, or a part of them."""
-        several = f"with compute.devices_per_trial: {self.compute.devices_per_trial}"
-        stock = f"expected sweeper {several}, which the stock trainers do not train as one"
-        spread = f"expected none {several}: a process loads the model onto its own device"
-        if self.training.engine != "sweeper":
-            problems.add(("training", "engine"), stock)
-        if self.compute.shard_teacher and (self.teacher.quantization or self.teacher.compile):
-            key = "quantization" if self.teacher.quantization else "compile"
-            message = f"expected none with compute.shard_teacher: {key} keeps a layer in one piece"
-            problems.add(("teacher", key), message)
-        if self.compute.shard_student:
-            self._check_shards(problems)
-        for role, model in (("teacher", self.teacher), ("student", self.student)):
-            if "device_map" in model.init_kwargs:
-                problems.add((role, "init_kwargs", "device_map"), spread)
-            key = f"shard_{role}"
-            if getattr(self.compute, key) and "quantization_config" in model.init_kwargs:
-                message = f"expected none with compute.{key}: quantized weights are in one piece"
-                problems.add((role, "init_kwargs", "quantization_config"), message)
-        for name, arm in self.arms.items():
-            if arm.settings.get("engine", "sweeper") != "sweeper":
-                problems.add(("arms", name, "settings", "engine"), stock)
-            for where in ("settings", "search"):
-                if (key := "teacher.init_kwargs.device_map") in getattr(arm, where):
-                    problems.add(("arms", name, where, key), spread)
-                if self.compute.shard_teacher and "teacher.quantization" in getattr(arm, where):
-                    message = "expected none with compute.shard_teacher"
-                    problems.add(("arms", name, where, "teacher.quantization"), message)
-
-    def _check_shards(self, problems: Problems) -> None:
-        """Check that the student can be divided among a trial's devices."""
-        because = "with compute.shard_student"
-        if self.student.quantization:
-            message = f"expected none {because}: quantized weights are in one piece"
-            problems.add(("student", "quantization"), message)
-        lora = self.student.lora
-        for key in ("use_dora", "modules_to_save") if lora else ():
-            if getattr(lora, key):
-                problems.add(("student", "lora", key), f"expected none {because}")
-        for arm, config in self.arms.items():
-            for where in ("settings", "search"):
-                if "lora.use_dora" in getattr(config, where):
-                    problems.add(("arms", arm, where, "lora.use_dora"), f"expected none {because}")
-        for location, optimiser in self.values_of("optim"):
-            if optimiser not in SHARDED_OPTIMISERS:
-                known = ", ".join(SHARDED_OPTIMISERS)
-                message = f"expected one of {known} {because}, found {optimiser!r}"
-                problems.add(location, message)
-        for location, lower in self.values_of("fp16"):
-            if lower:
-                problems.add(location, f"expected false {because}: use bf16")
-
-    def values_of(self, name: str) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    def values_of(self, name: str) -> Iterator[tuple[Place, Any]]:
         """Yield the values that a training setting may have in a trial, with their places."""
-        yield ("training", name), getattr(self.training, name)
-        for arm, config in self.arms.items():
-            for place, value in config.places(name):
-                yield ("arms", arm, *place), value
+        return values_of(name, self.training, self.arms)
 
     @staticmethod
     def _check_grid(name: str, arm: ArmConfig, problems: Problems) -> None:

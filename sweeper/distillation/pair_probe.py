@@ -20,9 +20,9 @@ from torch import Tensor
 from sweeper.config.models import ModelConfig
 from sweeper.distillation.data.batches import IGNORED, PromptCollator
 from sweeper.distillation.data.training_data import TrainingData, own_teacher
+from sweeper.distillation.models.answer_ends import end_token_ids
 from sweeper.distillation.models.context_length import ends, positions
 from sweeper.distillation.models.lm_head import LMHead, capped
-from sweeper.distillation.models.loading import end_token_ids
 from sweeper.distillation.sampling.rollouts import Rollout, generate
 from sweeper.distillation.teacher.shared_teacher import SharedTeacher
 from sweeper.distillation.train import starting_student

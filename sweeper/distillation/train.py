@@ -12,8 +12,8 @@ import torch
 
 from sweeper.config.base import Scalar
 from sweeper.config.models import START, ModelConfig
+from sweeper.config.preparation import WarmStartConfig
 from sweeper.config.settings import Method, MethodSettings, resolve
-from sweeper.config.study import WarmStartConfig
 from sweeper.distillation import trainers
 from sweeper.distillation.checkpoints import Checkpoints
 from sweeper.distillation.cost_meter import CostMeter, MeterCallback, PauseCallback, Report
@@ -23,13 +23,9 @@ from sweeper.distillation.data.left_out import check_stock
 from sweeper.distillation.data.training_data import TrainingData, own_teacher
 from sweeper.distillation.distributed import ALONE, ProcessGroup
 from sweeper.distillation.models.adapters import add_adapter, merge_adapter
+from sweeper.distillation.models.answer_ends import end_token_ids
 from sweeper.distillation.models.configuration import unchanged_configuration
-from sweeper.distillation.models.loading import (
-    computing_threads,
-    end_token_ids,
-    identity,
-    load_model,
-)
+from sweeper.distillation.models.loading import computing_threads, identity, load_model
 from sweeper.distillation.sharding import ShardedStudent
 from sweeper.distillation.teacher import hidden_states, outputs
 from sweeper.distillation.teacher.hidden_states import TeacherStates

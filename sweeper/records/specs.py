@@ -10,10 +10,11 @@ from sweeper.config.base import Scalar
 from sweeper.config.collapse import CollapseConfig
 from sweeper.config.confirm import CostMeasure
 from sweeper.config.data import DataConfig
+from sweeper.config.evaluation import EvaluationConfig
 from sweeper.config.lengths import LengthLimits
 from sweeper.config.models import ModelConfig, StudentConfig
+from sweeper.config.preparation import TeacherOutputsConfig, WarmStartConfig
 from sweeper.config.settings import Method, MethodSettings, TrainingConfig
-from sweeper.config.study import EvaluationConfig, TeacherOutputsConfig, WarmStartConfig
 from sweeper.config.suite import SuiteConfig
 from sweeper.records.base import SCHEMA_VERSION, Record
 from sweeper.records.model_shapes import ShapeRequest

@@ -6,7 +6,7 @@ from typing import Any
 
 from sweeper.analysis.by_task import by_task
 from sweeper.analysis.comparison import as_json as comparison_json
-from sweeper.analysis.verdict import Verdict
+from sweeper.analysis.verdict_records import Verdict
 from sweeper.reporting.markdown.importance import search_json
 from sweeper.reporting.markdown.pair import pair_json
 from sweeper.reporting.markdown.training import training_json

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from sweeper.analysis.comparison import Comparison, compare
 from sweeper.analysis.importance.lessons import SearchLessons, search_lessons
 from sweeper.analysis.training_lessons import TrainingLessons, training_lessons
-from sweeper.analysis.verdict import Verdict, verdict_of
+from sweeper.analysis.verdict import verdict_of
+from sweeper.analysis.verdict_records import Verdict
 from sweeper.records.archive import shareable
 from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.text.headline import search_headline, verdict_headline

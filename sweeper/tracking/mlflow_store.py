@@ -18,7 +18,8 @@ from sweeper.foundation.database_retry import DatabaseAway, Retry, absence
 from sweeper.foundation.databases import address, is_server
 from sweeper.foundation.errors import SweeperError
 from sweeper.foundation.secrets import redact
-from sweeper.tracking.mapping import Dataset, MetricPoint
+from sweeper.tracking.mapping import Dataset
+from sweeper.tracking.points import MetricPoint
 from sweeper.tracking.sqlite_file import make_whole, sqlite_path
 
 if TYPE_CHECKING:

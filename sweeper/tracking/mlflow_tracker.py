@@ -13,9 +13,10 @@ from sweeper.foundation.secrets import redact, redacted
 from sweeper.records import DataSummary, Outcome, Progress, StudyInputs, TrialSpec
 from sweeper.records.layout import JobPaths
 from sweeper.records.study_record import Provenance
-from sweeper.tracking import mapping
-from sweeper.tracking.mapping import MetricPoint, Role
+from sweeper.tracking import mapping, points
+from sweeper.tracking.mapping import Role
 from sweeper.tracking.mlflow_store import MlflowStore, Run, RunStatus
+from sweeper.tracking.points import MetricPoint
 from sweeper.tracking.tracker import StudyEnd, Tracker
 
 _END: dict[StudyEnd, RunStatus] = {
@@ -108,11 +109,11 @@ class MlflowTracker(Tracker):
 
     def log_baseline(self, role: Role, outcome: Outcome, *, test: bool = False) -> None:
         """Record the scores of the teacher or of the starting student with the study."""
-        self._write(self._study(), points=mapping.baseline_points(role, outcome, test=test))
+        self._write(self._study(), points=points.baseline_points(role, outcome, test=test))
 
     def log_pair(self, outcome: Outcome) -> None:
         """Record the diagnosis of teacher and starting student with the study."""
-        self._write(self._study(), points=mapping.pair_points(outcome))
+        self._write(self._study(), points=points.pair_points(outcome))
 
     def open_arm(
         self,
@@ -157,12 +158,12 @@ class MlflowTracker(Tracker):
             raise LookupError(
                 f"start_trial must come before log_progress, for {spec.arm} #{spec.number}."
             )
-        self._write(run, points=mapping.curve_points(rows))
+        self._write(run, points=points.curve_points(rows))
 
     def finish_trial(self, spec: TrialSpec, outcome: Outcome, files: JobPaths) -> None:
         """Record how a trial ended."""
         run = self._trial(spec, start=outcome.started)
-        self._write(run, mapping.outcome_points(outcome), tags=mapping.outcome_tags(spec, outcome))
+        self._write(run, points.outcome_points(outcome), tags=mapping.outcome_tags(spec, outcome))
         shown = redacted(spec.model_dump(mode="json"))
         self._store.add_text(run, files.spec.name, json.dumps(shown, indent=1))
         for path in (files.log, files.samples, files.documents, files.test_documents):
@@ -175,7 +176,7 @@ class MlflowTracker(Tracker):
         del self._runs[_key(spec)]
 
     def finish_study(
-        self, files: Sequence[Path], state: StudyEnd, verdict: Sequence[mapping.MetricPoint] = ()
+        self, files: Sequence[Path], state: StudyEnd, verdict: Sequence[points.MetricPoint] = ()
     ) -> None:
         """Store the report's files and the verdict, and end the runs."""
         study = self._study()

@@ -10,7 +10,8 @@ from sweeper.config.settings import Method
 from sweeper.records import DataSummary, Outcome, Progress, StudyInputs, TrialSpec
 from sweeper.records.layout import JobPaths
 from sweeper.records.study_record import Provenance
-from sweeper.tracking.mapping import MetricPoint, Role
+from sweeper.tracking.mapping import Role
+from sweeper.tracking.points import MetricPoint
 
 StudyEnd = Literal["finished", "failed", "interrupted"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from sweeper.analysis.comparison import compare
 from sweeper.analysis.verdict import verdict_of
 from sweeper.records.study_record import StudyRecord
-from sweeper.tracking.mapping import MetricPoint, valid_key
+from sweeper.tracking.mapping import valid_key
+from sweeper.tracking.points import MetricPoint
 
 
 def verdict_points(record: StudyRecord) -> list[MetricPoint]:

@@ -12,7 +12,8 @@ from ruamel.yaml import YAML
 from sweeper.analysis.comparison import compare
 from sweeper.analysis.narrowing import rounded
 from sweeper.analysis.recommendation import Recommendation, recommend
-from sweeper.analysis.verdict import Verdict, judge
+from sweeper.analysis.verdict import judge
+from sweeper.analysis.verdict_records import Verdict
 from sweeper.config.loading import load_study
 from sweeper.config.settings import Method
 from sweeper.records.study_record import ConfirmedWinner, StudyRecord

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from sweeper.analysis.stats.significance import holm
-from sweeper.analysis.verdict import Verdict, judge
+from sweeper.analysis.verdict import judge
+from sweeper.analysis.verdict_records import Verdict
 from sweeper.records.study_record import ConfirmedWinner
 from sweeper.reporting.text.headline import verdict_headline
 from sweeper.reporting.text.verdict import explanations, notes, sentence

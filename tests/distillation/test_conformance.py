@@ -19,11 +19,12 @@ from transformers import Qwen2ForCausalLM
 
 from sweeper.config.data import DataConfig, DatasetConfig
 from sweeper.config.models import LoraConfig, ModelConfig, StudentConfig
+from sweeper.config.preparation import TeacherOutputsConfig
 from sweeper.config.settings import Method, MethodSettings, effective
-from sweeper.config.study import TeacherOutputsConfig
 from sweeper.distillation.data.examples import TokenSequence
 from sweeper.distillation.data.training_data import read_training_data
-from sweeper.distillation.models.loading import end_token_ids, load_model
+from sweeper.distillation.models.answer_ends import end_token_ids
+from sweeper.distillation.models.loading import load_model
 from sweeper.distillation.teacher.shared_teacher import SharedTeacher
 from sweeper.distillation.train import TrainingJob, distil, starting_student, training_sequences
 from sweeper.records import Resources

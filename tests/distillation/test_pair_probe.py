@@ -14,7 +14,7 @@ from sweeper.config.data import DataConfig, DatasetConfig
 from sweeper.config.models import LoraConfig, ModelConfig, StudentConfig
 from sweeper.distillation import pair_probe
 from sweeper.distillation.data.training_data import TrainingData, read_training_data
-from sweeper.distillation.models.loading import end_token_ids
+from sweeper.distillation.models.answer_ends import end_token_ids
 from sweeper.distillation.pair_probe import PairProbe, marks, probe_pair
 from sweeper.distillation.sampling.rollouts import generate
 from sweeper.foundation.errors import BadInputError

@@ -11,8 +11,8 @@ import torch
 
 from sweeper.config.data import DataConfig, DatasetConfig
 from sweeper.config.models import LoraConfig, ModelConfig, StudentConfig
-from sweeper.config.settings import Method
-from sweeper.config.study import TeacherOutputsConfig, TrainingConfig, WarmStartConfig
+from sweeper.config.preparation import TeacherOutputsConfig, WarmStartConfig
+from sweeper.config.settings import Method, TrainingConfig
 from sweeper.distillation.data.batches import SPAN, EndlessPermutations, LengthBuckets
 from sweeper.distillation.data.training_data import read_training_data
 from sweeper.distillation.models.loading import load_model

@@ -18,7 +18,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from sweeper.config.models import ModelConfig
 from sweeper.config.suite import SuiteConfig, SuiteTask
 from sweeper.distillation.data.chat_templates import set_defaults
-from sweeper.distillation.models.loading import end_token_ids, load_model, load_tokenizer
+from sweeper.distillation.models.answer_ends import end_token_ids
+from sweeper.distillation.models.loading import load_model, load_tokenizer
 from sweeper.evaluation.prompt_lengths import text_lengths
 from sweeper.evaluation.scoring import DocumentScore, aggregate, mean_and_error, score
 from sweeper.evaluation.tasks import load_tasks, prompts

@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
 from sweeper.config.arms import ArmConfig
-from sweeper.config.study import SamplerConfig
+from sweeper.config.search import SamplerConfig
 from sweeper.foundation.database_retry import DatabaseAway, Retry, absence
 from sweeper.foundation.errors import SweeperError
 from sweeper.records import Failure, Outcome

@@ -15,12 +15,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sweeper.config.data import DataConfig, DatasetConfig
 from sweeper.config.models import ModelConfig, StudentConfig
+from sweeper.config.preparation import TeacherOutputsConfig
 from sweeper.config.settings import MethodSettings
-from sweeper.config.study import TeacherOutputsConfig
 from sweeper.config.suite import SuiteConfig, SuiteTask
 from sweeper.distillation.data.examples import tokenize
 from sweeper.distillation.data.training_data import read_training_data
-from sweeper.distillation.models.loading import end_token_ids
+from sweeper.distillation.models.answer_ends import end_token_ids
 from sweeper.distillation.train import TrainingJob, distil, starting_student
 from sweeper.evaluation.scoring import score
 from sweeper.records import Resources, StudyInputs, SuiteSpec

@@ -13,7 +13,7 @@ from optuna.storages import BaseStorage, InMemoryStorage
 from optuna.trial import TrialState
 
 from sweeper.config.arms import ArmConfig
-from sweeper.config.study import SamplerConfig
+from sweeper.config.search import SamplerConfig
 from sweeper.records import Failure, FailureKind, Outcome
 from sweeper.search.arm_search import ArmSearch, Asked
 from sweeper.search.sampling import budget, common_space, grid

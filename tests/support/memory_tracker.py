@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sweeper.tracking.mapping import Dataset, MetricPoint
+from sweeper.tracking.mapping import Dataset
 from sweeper.tracking.mlflow_store import MlflowStore, Run, RunStatus
 from sweeper.tracking.mlflow_tracker import MlflowTracker
+from sweeper.tracking.points import MetricPoint
 
 
 @dataclass

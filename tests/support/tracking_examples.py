@@ -26,9 +26,9 @@ from sweeper.records import (
 )
 from sweeper.records.layout import JobPaths
 from sweeper.records.study_record import Provenance
-from sweeper.tracking.mapping import MetricPoint
 from sweeper.tracking.mlflow_store import MlflowStore
 from sweeper.tracking.mlflow_tracker import MlflowTracker
+from sweeper.tracking.points import MetricPoint
 from sweeper.tracking.tracker import Tracker
 from tests.support.memory_tracker import MemoryStore, MemoryTracker
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.config.data import DataConfig, DatasetConfig
+from sweeper.config.evaluation import EvaluationConfig
 from sweeper.config.models import ModelConfig, StudentConfig
-from sweeper.config.settings import Method, MethodSettings, effective
-from sweeper.config.study import EvaluationConfig, TeacherOutputsConfig, TrainingConfig
+from sweeper.config.preparation import TeacherOutputsConfig
+from sweeper.config.settings import Method, MethodSettings, TrainingConfig, effective
 from sweeper.distillation.cost_meter import CostMeter
 from sweeper.distillation.data.training_data import read_training_data
 from sweeper.distillation.train import TrainingJob, distil, starting_student

@@ -10,15 +10,10 @@ import pytest
 
 from sweeper.config.models import LoraConfig, StudentConfig
 from sweeper.foundation.errors import SweeperError
-from sweeper.tracking.mapping import (
-    MetricPoint,
-    effective_settings,
-    text_of,
-    trial_params,
-    valid_key,
-)
+from sweeper.tracking.mapping import effective_settings, text_of, trial_params, valid_key
 from sweeper.tracking.mlflow_store import MlflowStore, find_experiment
 from sweeper.tracking.mlflow_tracker import MlflowTracker
+from sweeper.tracking.points import MetricPoint
 from tests.support.tracking_examples import (
     PASSWORD,
     completed,

@@ -15,9 +15,10 @@ import sqlalchemy
 from sweeper.foundation.database_retry import Retry
 from sweeper.foundation.databases import with_driver
 from sweeper.records import EnqueuedSettings, Failure
-from sweeper.tracking.mapping import NOTE, PARENT, RUN_NAME, MetricPoint, trial_tags
+from sweeper.tracking.mapping import NOTE, PARENT, RUN_NAME, trial_tags
 from sweeper.tracking.mlflow_store import MlflowStore
 from sweeper.tracking.mlflow_tracker import MlflowTracker
+from sweeper.tracking.points import MetricPoint
 from sweeper.tracking.tracker import Tracker
 from tests.support.memory_tracker import MemoryStore, MemoryTracker
 from tests.support.pairs import diagnosis

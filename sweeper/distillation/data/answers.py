@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sweeper.distillation.data.chat_templates import render, template_variables
 from sweeper.distillation.data.conversations import Example
-from sweeper.distillation.models.loading import answer_ends, turn_end_ids
+from sweeper.distillation.models.answer_ends import answer_ends, turn_end_ids
 from sweeper.foundation.errors import BadInputError
 
 _EMPTY_BLOCK = re.compile(r"([<\[])(\w+)[>\]]\s*\1/\2[>\]]")

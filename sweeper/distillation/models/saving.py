@@ -10,7 +10,7 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from sweeper.config.base import ScoringDtype
-from sweeper.distillation.models.loading import end_token_ids
+from sweeper.distillation.models.answer_ends import end_token_ids
 from sweeper.records import KeptStudent
 
 

@@ -25,8 +25,9 @@ from sweeper.distillation.data.conversations import Example
 from sweeper.distillation.data.examples import render_prompt
 from sweeper.distillation.data.training_data import TrainingData
 from sweeper.distillation.divergence import Heads
+from sweeper.distillation.models.answer_ends import end_token_ids
 from sweeper.distillation.models.lm_head import LMHead
-from sweeper.distillation.models.loading import computing_threads, end_token_ids
+from sweeper.distillation.models.loading import computing_threads
 from sweeper.distillation.models.precision import computing_in
 from sweeper.distillation.sampling.rollouts import generate
 from sweeper.distillation.teacher.shared_teacher import SharedTeacher

@@ -9,12 +9,8 @@ from typing import Any
 
 from sweeper.distillation.data.examples import TokenizedData, render_prompt
 from sweeper.distillation.data.training_data import TrainingData
-from sweeper.distillation.models.loading import (
-    answer_ends,
-    computing_threads,
-    end_token_ids,
-    turn_end_ids,
-)
+from sweeper.distillation.models.answer_ends import answer_ends, end_token_ids, turn_end_ids
+from sweeper.distillation.models.loading import computing_threads
 from sweeper.distillation.sampling.rollouts import generate
 from sweeper.distillation.teacher.shared_teacher import SharedTeacher
 from sweeper.foundation.cache import Cache, content_key

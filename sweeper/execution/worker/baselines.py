@@ -11,7 +11,7 @@ from sweeper.distillation.data.training_data import (
     check_teacher,
     read_training_data,
 )
-from sweeper.distillation.models.loading import end_token_ids
+from sweeper.distillation.models.answer_ends import end_token_ids
 from sweeper.distillation.teacher import kl_probe, outputs
 from sweeper.distillation.teacher.shared_teacher import SharedTeacher
 from sweeper.distillation.train import (

@@ -38,8 +38,9 @@ from sweeper.distillation.data.training_data import (
 )
 from sweeper.distillation.memory_shape import shapes_of, weights_dtype
 from sweeper.distillation.models.adapters import check_adapter
+from sweeper.distillation.models.answer_ends import turn_end_ids
 from sweeper.distillation.models.context_length import check_lengths
-from sweeper.distillation.models.loading import read_config, turn_end_ids
+from sweeper.distillation.models.loading import read_config
 from sweeper.evaluation.tasks import LeafTask, load_tasks
 from sweeper.execution.worker.leakage import check_leaks
 from sweeper.execution.worker.length_checks import check_suite, check_training

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.distillation.data.training_data import TrainingData
-from sweeper.distillation.models.loading import end_token_ids
+from sweeper.distillation.models.answer_ends import end_token_ids
 from sweeper.distillation.models.precision import computing_in
 from sweeper.evaluation.scoring import Evaluation, score
 from sweeper.execution.worker.out_of_memory import is_out_of_memory, release_memory

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sweeper.analysis.comparison import compare
-from sweeper.analysis.verdict import Verdict, verdict_of
+from sweeper.analysis.verdict import verdict_of
+from sweeper.analysis.verdict_records import Verdict
 from sweeper.analysis.winner import Winner
 from sweeper.config.settings import model_settings
 from sweeper.config.yaml_text import yaml_text

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from sweeper.analysis.by_task import by_task
 from sweeper.analysis.fairness import matched_conditions
-from sweeper.analysis.verdict import PairVerdict, Verdict
+from sweeper.analysis.verdict_records import PairVerdict, Verdict
 from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.plots.verdict import verdict_plot
 from sweeper.reporting.report_data import ReportData

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from sweeper.analysis.comparison import Comparison
-from sweeper.analysis.verdict import ArmVerdict, PairVerdict, Verdict
+from sweeper.analysis.verdict_records import ArmVerdict, PairVerdict, Verdict
 from sweeper.reporting.plots.style import (
     FAINT_INK,
     GRID,

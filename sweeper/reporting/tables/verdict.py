@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.text import Text
 
-from sweeper.analysis.verdict import ArmVerdict, Interval, PairVerdict, Verdict
+from sweeper.analysis.verdict_records import ArmVerdict, Interval, PairVerdict, Verdict
 from sweeper.reporting.console import bulleted, fits, part
 from sweeper.reporting.tables import grids
 from sweeper.reporting.tables.grids import Grid

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sweeper.analysis.comparison import Comparison
 from sweeper.analysis.stats.significance import Conclusion
-from sweeper.analysis.verdict import Verdict
+from sweeper.analysis.verdict_records import Verdict
 from sweeper.config.settings import OFFLINE_METHODS
 from sweeper.reporting.text import formatting
 from sweeper.reporting.text.search import ended

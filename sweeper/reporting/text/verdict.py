@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 
 from sweeper.analysis.stats.significance import ALPHA
-from sweeper.analysis.verdict import TEST, PairVerdict, Verdict
+from sweeper.analysis.verdict import TEST
+from sweeper.analysis.verdict_records import PairVerdict, Verdict
 from sweeper.reporting.text import formatting
 
 

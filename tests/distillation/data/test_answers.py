@@ -11,11 +11,11 @@ import pytest
 
 from sweeper.config.data import DataConfig
 from sweeper.config.models import ModelConfig, StudentConfig
+from sweeper.config.preparation import TeacherOutputsConfig
 from sweeper.config.settings import MethodSettings
-from sweeper.config.study import TeacherOutputsConfig
 from sweeper.distillation.data.batches import IGNORED, PromptCollator, rows
 from sweeper.distillation.data.training_data import read_training_data
-from sweeper.distillation.models.loading import end_token_ids
+from sweeper.distillation.models.answer_ends import end_token_ids
 from sweeper.distillation.teacher import outputs
 from sweeper.distillation.teacher.shared_teacher import SharedTeacher
 from sweeper.distillation.train import training_sequences

@@ -12,7 +12,7 @@ from sweeper.config.data import DataConfig
 from sweeper.distillation.data.chat_templates import render, set_defaults
 from sweeper.distillation.data.examples import to_examples, tokenize
 from sweeper.distillation.data.left_out import left_out
-from sweeper.distillation.models.loading import turn_end_ids
+from sweeper.distillation.models.answer_ends import turn_end_ids
 from sweeper.foundation.errors import BadInputError
 from tests.support.chat_templates import ASKED, OFF, ROWS, SAID, TOOL, template, tokenizer
 

@@ -14,8 +14,9 @@ from sweeper.config.suite import SuiteConfig, SuiteTask
 from sweeper.distillation.data.batches import IGNORED, PromptCollator
 from sweeper.distillation.data.conversations import Example
 from sweeper.distillation.data.examples import check_template, render_prompt, tokenize
+from sweeper.distillation.models.answer_ends import end_token_ids
 from sweeper.distillation.models.lm_head import LMHead
-from sweeper.distillation.models.loading import end_token_ids, load_model, load_tokenizer
+from sweeper.distillation.models.loading import load_model, load_tokenizer
 from sweeper.distillation.sampling.rollouts import generate
 from sweeper.evaluation.scoring import score
 from sweeper.foundation.errors import BadInputError

@@ -8,8 +8,8 @@ import torch
 from sweeper.config.models import LoraConfig, ModelConfig
 from sweeper.distillation.data.compatibility import check_pair
 from sweeper.distillation.models.adapters import add_adapter
+from sweeper.distillation.models.answer_ends import end_token_ids
 from sweeper.distillation.models.loading import (
-    end_token_ids,
     identity,
     load_model,
     load_tokenizer,

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from sweeper.config.models import LoraConfig, ModelConfig, StudentConfig
-from sweeper.config.study import WarmStartConfig
+from sweeper.config.preparation import WarmStartConfig
 from sweeper.distillation.data.training_data import read_training_data, unpack_models
 from sweeper.distillation.divergence import Heads
 from sweeper.distillation.models.adapters import add_adapter, merge_adapter

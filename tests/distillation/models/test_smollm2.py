@@ -14,11 +14,12 @@ from transformers import AutoModelForCausalLM
 from sweeper.config import builtin
 from sweeper.config.data import DataConfig, DatasetConfig
 from sweeper.config.models import LoraConfig, ModelConfig, StudentConfig
+from sweeper.config.preparation import TeacherOutputsConfig
 from sweeper.config.settings import MethodSettings, effective
-from sweeper.config.study import TeacherOutputsConfig
 from sweeper.distillation.data.training_data import read_training_data, unpack_models
 from sweeper.distillation.models import smollm2
-from sweeper.distillation.models.loading import end_token_ids, load_model, load_tokenizer, unpack
+from sweeper.distillation.models.answer_ends import end_token_ids
+from sweeper.distillation.models.loading import load_model, load_tokenizer, unpack
 from sweeper.distillation.train import TrainingJob, distil, starting_student
 from sweeper.foundation.cache import Cache
 from sweeper.foundation.errors import BadInputError

@@ -23,7 +23,8 @@ from transformers import (
 )
 
 from sweeper.config.models import ModelConfig
-from sweeper.distillation.models.loading import end_token_ids, load_model, load_tokenizer
+from sweeper.distillation.models.answer_ends import end_token_ids
+from sweeper.distillation.models.loading import load_model, load_tokenizer
 from sweeper.distillation.sampling.decoding import suits
 from sweeper.distillation.sampling.rollouts import Rollout, generate
 from sweeper.foundation.errors import DivergedError

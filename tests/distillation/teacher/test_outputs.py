@@ -12,7 +12,8 @@ from transformers import AutoTokenizer
 
 from sweeper.config.data import DataConfig, DatasetConfig
 from sweeper.config.models import ModelConfig, StudentConfig
-from sweeper.config.study import TeacherOutputsConfig, TrainingConfig
+from sweeper.config.preparation import TeacherOutputsConfig
+from sweeper.config.settings import TrainingConfig
 from sweeper.distillation.data.conversations import Example
 from sweeper.distillation.data.training_data import TrainingData
 from sweeper.distillation.models.loading import load_tokenizer

@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from sweeper.config.base import ScoringDtype
+from sweeper.config.evaluation import EvaluationConfig
 from sweeper.config.models import LoraConfig, ModelConfig, StudentConfig
-from sweeper.config.study import EvaluationConfig
 from sweeper.config.suite import SuiteConfig, SuiteTask
 from sweeper.distillation.data.training_data import TrainingData, read_training_data
 from sweeper.distillation.models.saving import save_student

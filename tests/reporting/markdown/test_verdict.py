@@ -11,7 +11,8 @@ from rich.console import Console
 
 from sweeper.analysis.comparison import CONFIRMED_NOTE, UNCONFIRMED_NOTE, compare
 from sweeper.analysis.recommendation import recommend
-from sweeper.analysis.verdict import Verdict, verdict_of
+from sweeper.analysis.verdict import verdict_of
+from sweeper.analysis.verdict_records import Verdict
 from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.json_output import study_json
 from sweeper.reporting.markdown.report import write_report
