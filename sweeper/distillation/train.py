@@ -357,7 +357,9 @@ def _make_stock_trainer(job: TrainingJob, data: TokenizedData, options: dict[str
             rows.append({"prompt": prompt, "completion": text[len(prompt) :]})
     stock: Any = trainers.StockSFTTrainer
     if job.settings.engine == "trl-distillation":
-        stock = trainers.StockDistillationTrainer
+        from sweeper.distillation.trainers.trl_distillation import StockDistillationTrainer
+
+        stock = StockDistillationTrainer
     elif trainers.uses_teacher(job.method):
         stock = trainers.StockGKDTrainer
     return stock(train_dataset=Dataset.from_list(rows), **options)

@@ -32,17 +32,12 @@ from trl.trainer.utils import disable_dropout_in_model
 from sweeper.distillation.trainers.arguments import arguments, uses_teacher
 from sweeper.distillation.trainers.distiller import Distiller, Sampling, autocast_dtype
 from sweeper.distillation.trainers.losses import ReferenceLoss, TeacherLoss, TokenLoss
-from sweeper.distillation.trainers.stock import (
-    StockDistillationTrainer,
-    StockGKDTrainer,
-    StockSFTTrainer,
-)
+from sweeper.distillation.trainers.stock import StockGKDTrainer, StockSFTTrainer
 
 __all__ = [
     "Distiller",
     "ReferenceLoss",
     "Sampling",
-    "StockDistillationTrainer",
     "StockGKDTrainer",
     "StockSFTTrainer",
     "TeacherLoss",

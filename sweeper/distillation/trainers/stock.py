@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from trl import DistillationTrainer, SFTTrainer
+from trl import SFTTrainer
 
 from sweeper.distillation.cost_meter import CostMeter
 from sweeper.distillation.data.batches import IGNORED
@@ -38,25 +38,4 @@ class StockGKDTrainer(MeteredTrainerMixin, GKDTrainer):  # type: ignore[misc]
             self.meter.add("generated_tokens", sampled)
         # The reference that this rollout replaces has been counted as trained on.
         self.meter.add("trained_tokens", sampled - int((inputs["labels"] != IGNORED).sum()))
-        return result
-
-
-class StockDistillationTrainer(MeteredTrainerMixin, DistillationTrainer):  # type: ignore[misc]
-    """TRL's ``DistillationTrainer`` on the prompts' messages, unchanged but for counting."""
-
-    def __init__(self, *, meter: CostMeter, **kwargs: Any) -> None:
-        self.meter = meter
-        super().__init__(**kwargs)
-
-    def _generate(self, prompts: list[Any]) -> Any:
-        """Sample an accumulation window as the stock trainer does, and count."""
-        with self.meter.timing("rollout"):
-            result = super()._generate(prompts)
-        sampled = sum(len(tokens) for tokens in result[1])
-        self.meter.add("on_policy", self.args.gradient_accumulation_steps)
-        self.meter.add("rollouts", len(result[1]))
-        self.meter.add("generated_tokens", sampled)
-        self.meter.add("trained_tokens", sampled)
-        ends = set(self.eos_token_ids)
-        self.meter.add("truncated", sum(tokens[-1] not in ends for tokens in result[1]))
         return result

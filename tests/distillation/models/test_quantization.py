@@ -177,7 +177,18 @@ BOMB = "from pathlib import Path\ndef get_kernel(*args, **kwargs): Path({mark!r}
 
 
 @pytest.mark.slow
-def test_the_library_is_imported_late_and_without_code_from_a_hub(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "import_it",
+    [
+        "from sweeper.distillation.models import late_bitsandbytes\n"
+        "late_bitsandbytes.import_bitsandbytes()\n",
+        "import sweeper.distillation.trainers.trl_distillation\n",
+    ],
+    ids=["a quantized model", "TRL's DistillationTrainer"],
+)
+def test_the_library_is_imported_late_and_without_code_from_a_hub(
+    tmp_path: Path, import_it: str
+) -> None:
     """It asks the package ``kernels`` for some, and GPUs, which the forkserver must not touch."""
     mark = tmp_path / "asked"
     (tmp_path / "kernels.py").write_text(BOMB.format(mark=str(mark)))
@@ -185,8 +196,7 @@ def test_the_library_is_imported_late_and_without_code_from_a_hub(tmp_path: Path
         "import sys, sweeper.execution.worker.preload as preload\n"
         "assert preload.failure is None and 'peft' in sys.modules\n"
         "assert 'bitsandbytes' not in sys.modules\n"
-        "from sweeper.distillation.models.late_bitsandbytes import import_bitsandbytes\n"
-        "import_bitsandbytes()\n"
+        f"{import_it}"
         "import kernels, peft.import_utils\n"
         "assert 'bitsandbytes' in sys.modules and kernels.get_kernel\n"
         "assert peft.import_utils.is_bnb_4bit_available()\n"
