@@ -101,8 +101,9 @@ def test_a_probe_measures_every_arm_and_leaves_nothing_behind(study: WholeStudy)
     samples = study.paths.preparation("pair").samples.read_text(encoding="utf-8").splitlines()
     assert len(samples) == 2 and set(json.loads(samples[0])) == {"prompt", "student", "teacher"}
 
+    fails = ("training.optim=sgd", "training.extra={optim_args: momentum=nonsense}")
     failing = study.run(
-        *("--probe", "--cache-dir", "cache", "--set", "training.optim=nonsense"), command="check"
+        *("--probe", "--cache-dir", "cache", "--set", fails[0], "--set", fails[1]), command="check"
     )
     assert failing.returncode == 2
     text = " ".join(failing.stdout.split())
