@@ -1,7 +1,8 @@
 """Settings that a study recommends, as arms of a study file.
 
-With a verdict, the arm is one that no comparison on the test suite shows to be worse; without one,
-its best score is not clearly behind the best of all. Of several such arms the cheapest is chosen.
+With a verdict, the arm is the best of those that no comparison on the test suite shows to be worse,
+or one that was compared with it and not told apart; without a verdict, its best score is not
+clearly behind the best of all. Of several such arms the cheapest is chosen.
 Costs within ``SAME_COST`` of the lowest count as equal, and then the better score decides.
 """
 
@@ -47,7 +48,7 @@ class Recommendation(Record):
     basis: Basis
     chosen: Rival
     rivals: tuple[Rival, ...]
-    """Candidates that the suite does not separate from it."""
+    """The other candidates: the best one, and those that the suite does not separate from it."""
     beaten: tuple[str, ...]
     """Arms that it is shown to be better than, on the test suite only."""
     best: Rival
@@ -108,14 +109,16 @@ def recommend(
 def _on_test(
     record: StudyRecord, verdict: Verdict | None
 ) -> tuple[list[_Candidate], list[tuple[str, str]], bool]:
-    """Return the winners not shown to be worse than another, the pairs, and the direction."""
+    """Return the best winner and those not told apart from it, the pairs, and the direction."""
     if verdict is None:
         return [], [], True
     arms = {arm.name: arm for arm in record.arms}
-    pairs = [p for p in verdict.pairs if p.at == "steps" and {p.arm, p.against} <= arms.keys()]
-    beaten = [(p.arm, p.against) for p in pairs if p.conclusion == "better"]
-    beaten += [(p.against, p.arm) for p in pairs if p.conclusion == "worse"]
-    compared = {name for pair in pairs for name in (pair.arm, pair.against)}
+    at_steps = [pair for pair in verdict.pairs if pair.at == "steps"]
+    decided = [(p.arm, p.against) for p in at_steps if p.conclusion == "better"]
+    decided += [(p.against, p.arm) for p in at_steps if p.conclusion == "worse"]
+    beaten = [(winner, loser) for winner, loser in decided if {winner, loser} <= arms.keys()]
+    pairs = [{p.arm, p.against} for p in at_steps if {p.arm, p.against} <= arms.keys()]
+    compared = set().union(*pairs)
     losers = {loser for _, loser in beaten}
     unbeaten = [
         _Candidate(
@@ -126,6 +129,13 @@ def _on_test(
         for one in verdict.at("steps")
         if one.arm not in losers and (one.arm in compared or not pairs)
     ]
+    worse_than_start = {loser for winner, loser in decided if winner == "start"}
+    unbeaten = [one for one in unbeaten if one.arm.name not in worse_than_start] or unbeaten
+    sign = 1.0 if verdict.higher_is_better else -1.0
+    best = max(unbeaten, key=lambda one: sign * one.rival.score, default=None)
+    if best is not None:
+        # No pair was found apart in which neither lost.
+        unbeaten = [o for o in unbeaten if o is best or {o.arm.name, best.arm.name} in pairs]
     return unbeaten, beaten, verdict.higher_is_better
 
 

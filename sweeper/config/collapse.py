@@ -20,17 +20,17 @@ class CollapseConfig(Strict):
     """`stop` ends a trial of the search that shows a sign as diverged; confirmation runs go on, so
     that no seed is missing from the verdict."""
     length_growth: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1.5
-    """Length explosion: rollouts are this many times as long as at the start, and `truncated_share`
-    of them are cut at `max_new_tokens`."""
+    """Length explosion: rollouts are this many times as long as at the start, and more than
+    `truncated_share` of them are cut at `max_new_tokens`."""
     truncated_share: Fraction = 0.5
-    """Share of rollouts cut at `max_new_tokens` from which on their growth is an explosion."""
+    """Share of rollouts cut at `max_new_tokens` above which their growth is an explosion; 1: never."""
     ended_share: Fraction = 0.1
-    """A student does not end if a smaller share of its rollouts ends with an end token."""
+    """A student does not end if a smaller share of its rollouts ends with an end token; 0: never."""
     repetition: Fraction = 0.5
-    """Collapse into repetition: a larger share of the rollouts' 4-grams are repeats."""
+    """Collapse into repetition: a larger share of the rollouts' 4-grams are repeats; 1: never."""
     entropy_share: Fraction = 0.25
     """Entropy collapse: the student's entropy falls below this share of the start's, and of the
-    teacher's at the same positions."""
+    teacher's at the same positions; 0: never."""
     min_rollouts: PositiveInt = 32
     """Rollouts of a window."""
     grace: Annotated[float, Field(ge=0, lt=1)] = 0.1

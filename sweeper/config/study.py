@@ -145,7 +145,7 @@ class StudyConfig(Strict):
     @field_validator("collapse", mode="before")
     @classmethod
     def _short_action(cls, value: Any) -> Any:
-        return {"action": value} if isinstance(value, str) else value
+        return value if isinstance(value, dict | CollapseConfig) else {"action": value}
 
     @model_validator(mode="after")
     def _check(self) -> StudyConfig:

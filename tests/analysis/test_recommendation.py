@@ -78,6 +78,28 @@ def test_a_tenth_of_the_price_is_no_reason() -> None:
     assert found.arm == found.best.arm
 
 
+def test_arms_that_were_never_compared_are_not_called_alike() -> None:
+    """However cheap one is."""
+    arms: list[tuple[str, Method, float, float]] = [
+        *(("good", "gkd", 0.8, 90.0), ("as good", "gkd", 0.82, 50.0)),
+        *(("bad", "gkd", 0.3, 9.0), ("as bad", "gkd", 0.31, 8.0)),
+    ]
+    found = judged(*arms, compare=(("good", "as good"), ("bad", "as bad")))
+    assert (found.arm, [rival.arm for rival in found.rivals]) == ("as good", ["good"])
+
+
+def test_an_arm_that_is_worse_than_the_start_is_not() -> None:
+    """Though it is cheap, and not told apart from a better one."""
+    arms: list[tuple[str, Method, float, float]] = [
+        *(("gkd", "gkd", 0.5, 9.0), ("sft", "sft", 0.58, 30.0)),
+    ]
+    pairs = (("gkd", "sft"), ("gkd", "start"), ("sft", "start"))
+    assert judged(*arms, compare=pairs).arm == "gkd", "the start is always wrong"
+    start = winner("start", "sft", 0.66, of=1, seeds=1).scores[0]
+    found = judged(*arms, compare=pairs, starting_student=start)
+    assert (found.arm, found.rivals) == ("sft", ())
+
+
 def test_where_lower_is_better_the_lower_arm_wins() -> None:
     found = judged(("gkd", "gkd", 0.2, 90.0), ("sft", "sft", 0.6, 10.0), higher_is_better=False)
     assert found.arm == "gkd"

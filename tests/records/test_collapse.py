@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from sweeper.commands.check.settings import settings_findings
 from sweeper.config.collapse import CollapseConfig
 from sweeper.config.loading import load_study
 from sweeper.records import CollapseSign, TrialSpec
@@ -135,3 +136,41 @@ def test_chance_raises_no_alarm(spec: TrialSpec) -> None:
             points.append({**HEALTHY, **point, "rollouts": float(count)})
         alarms += len(judged(spec, points))
     assert alarms == 0
+
+
+@pytest.mark.parametrize("logging_steps", [1, 5, 30, 100])
+@pytest.mark.parametrize("min_rollouts", [4, 32, 100])
+@pytest.mark.parametrize("grace", [0.0, 0.1, 0.7])
+@pytest.mark.parametrize("length", [{"max_steps": 20}, {"max_steps": 300}, {"num_train_epochs": 2}])
+def test_check_says_where_no_failure_could_be_seen(
+    write_study: Callable[..., Path],
+    length: dict[str, Any],
+    grace: float,
+    min_rollouts: int,
+    logging_steps: int,
+) -> None:
+    """Of a training that fails after its start in every way, and logs as ``check`` expects."""
+    rows, batch = 80, 4
+    study = load_study(
+        write_study(
+            training={
+                **length,
+                "logging_steps": logging_steps,
+                "per_device_train_batch_size": batch,
+            },
+            arms={"gkd": {"settings": {"lmbda": 1.0}}},
+            collapse={"grace": grace, "min_rollouts": min_rollouts},
+        )
+    ).config
+    said = [f for f in settings_findings(study, rows=rows) if "collapse changes" in f.detail]
+    steps = length.get("max_steps", 2 * rows // batch)
+    spec = trial_spec(load_study(write_study(training={"max_steps": steps})), "gkd")
+    watch = CollapseWatch(changed(spec, grace=grace, min_rollouts=min_rollouts))
+    ill = HEALTHY | ILL["repetition"] | ILL["entropy"]
+    seen, rollouts = [], 0
+    for step in range(logging_steps, steps + 1, logging_steps):
+        began = rollouts >= 3 * min_rollouts
+        rollouts += batch * logging_steps
+        point = {**(ill if began else HEALTHY), "rollouts": float(batch * logging_steps)}
+        seen += watch.add(step, point)
+    assert bool(said) != bool(seen), (said, seen)

@@ -214,7 +214,9 @@ def judge(
             *([size_finding(teacher, student)] if teacher and student else []),
             *(teacher_gap_finding(gap, name) for name, gap in sorted((gaps or {}).items())),
             *data_findings(data_check, study.selection, study.test, config.arms, answers),
-            *settings_findings(config, devices, student),
+            *settings_findings(
+                config, devices, student, data_check.data.used if data_check.data else None
+            ),
             *start_findings(config, starts or {}, suite_spec(study.selection).content_hash),
             *of_compute,
             *_memory(config, data_check, shapes, places),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 from sweeper.analysis.findings import Finding
 from sweeper.config.arms import ArmConfig
 from sweeper.config.base import Scalar
-from sweeper.config.settings import MethodSettings, resolve, without_effect
+from sweeper.config.settings import MethodSettings, in_steps, resolve, without_effect
 from sweeper.config.space import contains
 from sweeper.config.study import StudyConfig
 from sweeper.records.collapse import CONSECUTIVE
@@ -27,13 +29,17 @@ _ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon")
 
 
 def settings_findings(
-    config: StudyConfig, devices: Sequence[str] = (), student: int | None = None
+    config: StudyConfig,
+    devices: Sequence[str] = (),
+    student: int | None = None,
+    rows: int | None = None,
 ) -> list[Finding]:
     """Report settings without effect, dropout, the adapter and the attention.
 
-    There are no devices if trials run elsewhere; ``student`` counts parameters, if they are known.
+    There are no devices if trials run elsewhere; ``student`` counts parameters and ``rows`` those
+    that are trained on, if they are known.
     """
-    dead = [*_dead_everywhere(config)]
+    dead = [*_dead_everywhere(config, rows)]
     for name, arm in config.arms.items():
         dead += [
             finding.model_copy(update={"detail": f"{name}: {finding.detail}"})
@@ -51,20 +57,24 @@ def _dead(names: Sequence[str], why: str, advice: str) -> Finding:
     return Finding(state="warning", what="settings", detail=detail, advice=advice)
 
 
-def _dead_everywhere(config: StudyConfig) -> Iterator[Finding]:
+def _dead_everywhere(config: StudyConfig, rows: int | None) -> Iterator[Finding]:
     written = config.model_fields_set
     if "teacher_outputs" in written and not config.needs_teacher_outputs():
         why = "without an arm that reads the teacher's answers"
         yield _dead(["teacher_outputs"], why, "Leave it out, or add an arm seqkd.")
     if "collapse" in written:
-        rollouts = max(_most_rollouts(config, arm) for arm in config.arms.values())
-        judged = 2 * CONSECUTIVE * config.collapse.min_rollouts
-        if not rollouts:
+        trainings = [_rollouts(config, arm, rows) for arm in config.arms.values()]
+        most = max(trainings, key=lambda training: training.judged)
+        if not any(training.each for training in trainings):
             why = "without an arm whose student is sampled from (gkd with lmbda above 0)"
             yield _dead(["collapse"], why, "Leave it out.")
-        elif rollouts < judged:
-            why = f"in trainings of {rollouts:,.0f} rollouts: it judges from {judged:,} on"
-            yield _dead(["collapse"], why, "Write fewer min_rollouts, or train longer.")
+        elif most.judged < CONSECUTIVE:
+            why = (
+                f"in trainings of {most.points:,} logged points with about {most.each:,.0f}"
+                f" rollouts each: too few windows of {config.collapse.min_rollouts} can be judged"
+            )
+            advice = "Write fewer min_rollouts, fewer logging_steps, or train longer."
+            yield _dead(["collapse"], why, advice)
     written_keys = [key for key in ("compare_at", "margin") if key in written]
     if written_keys and not config.confirms():
         yield _dead(written_keys, "without a confirmation", "Write evaluation: {test: SUITE}.")
@@ -86,19 +96,38 @@ _NO_DROPOUT = (
 )
 
 
-def _most_rollouts(config: StudyConfig, arm: ArmConfig) -> float:
-    """Return how many rollouts sweeper's engine may sample in a training of the arm, about."""
-    names = ("max_steps", "per_device_train_batch_size", "gradient_accumulation_steps", "lmbda")
+class _Rollouts(NamedTuple):
+    """Points that a training logs, the rollouts of each, and the windows that can be judged."""
+
+    points: int
+    each: float
+    judged: int
+
+
+def _rollouts(config: StudyConfig, arm: ArmConfig, rows: int | None) -> _Rollouts:
+    """Return what sweeper's engine may sample in a training of the arm, at most and about."""
+    names = (
+        *("max_steps", "num_train_epochs", "per_device_train_batch_size"),
+        *("gradient_accumulation_steps", "lmbda"),
+    )
     largest = {
         name: max(value for value in space.ends().values() if isinstance(value, int | float))
         for name, space in arm.search.items()
         if name in names
     }
-    most = resolve(config.training, arm.settings, largest)
-    if arm.method != "gkd" or most.engine != "sweeper":
-        return 0.0
-    window = most.per_device_train_batch_size * most.gradient_accumulation_steps
-    return most.max_steps * window * most.lmbda * config.compute.devices_per_trial
+    devices = config.compute.devices_per_trial
+    most = in_steps(resolve(config.training, arm.settings, largest), rows, devices)
+    window = most.per_device_train_batch_size * most.gradient_accumulation_steps * devices
+    each = most.logging_steps * window * most.lmbda
+    points = most.max_steps // most.logging_steps
+    if arm.method != "gkd" or most.engine != "sweeper" or not each:
+        return _Rollouts(points, 0.0, 0)
+    if most.num_train_epochs is not None and rows is None:
+        return _Rollouts(points, each, CONSECUTIVE)  # not known yet
+    start = math.ceil(CONSECUTIVE * config.collapse.min_rollouts / each)
+    size = math.ceil(config.collapse.min_rollouts / each)
+    early = max(0, math.floor((config.collapse.grace * points - start) / size))
+    return _Rollouts(points, each, (points - start) // size - early)
 
 
 def _may_drop(arm: ArmConfig) -> bool:

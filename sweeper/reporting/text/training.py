@@ -177,8 +177,9 @@ def recommendation_reason(choice: Recommendation) -> str:
         losers = formatting.listed(choice.beaten)
         reasons.append(f"{choice.arm} is better than {losers} on the {suite}.")
     if choice.rivals:
-        among = formatting.listed([choice.arm, *(rival.arm for rival in choice.rivals)])
-        reasons.append(f"The {suite} does not separate {among}.")
+        names = [choice.arm, *(rival.arm for rival in choice.rivals)]
+        others = formatting.listed([name for name in names if name != choice.best.arm])
+        reasons.append(f"The {suite} does not separate {choice.best.arm} from {others}.")
         cheapest = min(choice.rivals, key=lambda rival: rival.device_seconds)
         ours = formatting.seconds(choice.chosen.device_seconds)
         theirs = formatting.seconds(cheapest.device_seconds)

@@ -93,7 +93,7 @@ GKD = {"lmbda": 0.0, "temperature": 0.9, "max_new_tokens": 64}
             {"arms": {"sft": {}}, "collapse": "stop"},
             "collapse changes nothing without an arm",
         ),
-        ({"collapse": "stop"}, "collapse changes nothing in trainings of 16 rollouts"),
+        ({"collapse": "stop"}, "too few windows of 32 can be judged"),
     ],
 )
 def test_a_setting_that_does_nothing_is_named(changes: dict[str, Any], said: str) -> None:
