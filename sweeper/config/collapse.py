@@ -23,9 +23,9 @@ class CollapseConfig(Strict):
     """Length explosion: rollouts are this many times as long as at the start, and more than
     `truncated_share` of them are cut at `max_new_tokens`."""
     truncated_share: Fraction = 0.5
-    """Share of rollouts cut at `max_new_tokens` above which their growth is an explosion; 1: never."""
+    """Share of rollouts cut at `max_new_tokens` above which growth is an explosion; 1: never."""
     ended_share: Fraction = 0.1
-    """A student does not end if a smaller share of its rollouts ends with an end token; 0: never."""
+    """A student does not end if an end token ends a smaller share of rollouts; 0: never."""
     repetition: Fraction = 0.5
     """Collapse into repetition: a larger share of the rollouts' 4-grams are repeats; 1: never."""
     entropy_share: Fraction = 0.25

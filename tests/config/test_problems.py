@@ -756,7 +756,9 @@ def test_what_trials_take_is_checked(folder: Path, compute: str, key: str, messa
     ("written", "key", "mark", "message"),
     [
         ("collapse: halt\n", "collapse.action", "halt", "'warn' or 'stop', found 'halt'"),
-        ("collapse: 3\n", "collapse", "3", "expected a mapping"),
+        ("collapse: 3\n", "collapse.action", "3", "'warn' or 'stop', found 3"),
+        ("collapse: true\n", "collapse.action", "True", "'warn' or 'stop'"),
+        ("collapse: off\n", "collapse.action", "off", "'warn' or 'stop'"),
         ("collapse: {repetition: 50}\n", "collapse.repetition", "50", "less than or equal to 1"),
         ("collapse: {length_growth: 0.5}\n", "collapse.length_growth", "0.5", "greater than or"),
         ("collapse: {min_rollouts: 0}\n", "collapse.min_rollouts", "0", "greater than or equal"),
