@@ -6,8 +6,11 @@ changed or is gone since does not change a study that resumes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import sys
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -25,6 +28,7 @@ from sweeper.config.settings import (
 )
 from sweeper.config.space import IntSpace
 from sweeper.config.start_with import EarlierStudyConfig, check_given
+from sweeper.config.suite import SuiteTask
 from sweeper.config.yaml_file import KeyPath
 from sweeper.foundation.errors import ConfigError, Problem
 from sweeper.records import EnqueuedSettings
@@ -118,13 +122,16 @@ class _EarlierStudy:
         arm = self._arm_of(record)
         where = f"arm {arm.name} of {record.study}"
         scored = scored_trials(arm)
-        suites = {t.outcome.scores.suite_hash for t, _ in scored if t.outcome and t.outcome.scores}
+        scores = [trial.outcome.scores for trial, _ in scored if trial.outcome]
+        suites = {each.suite_hash: each.suite for each in scores if each}
         if len(suites) > 1:
             self._refuse(f"expected trials with one selection suite, found several in {where}")
-        test = self._study.test
-        if test is not None and suite_spec(test).content_hash in suites:
-            message = "expected a study that was not selected on this study's test suite: its best"
-            self._refuse(f"{message} would bring the test suite into the search")
+        earlier = (trial.enqueued.tasks for trial in arm.trials if trial.enqueued)
+        tasks = tuple(dict.fromkeys(itertools.chain(record.selection, *earlier)))
+        if shared := self._shared(tasks, suites):
+            message = "expected a study that was not selected on this study's test suite, found"
+            message += f" {shared} in both: its best would bring the test suite into the search"
+            self._refuse(message)
         sign = -1.0 if record.higher_is_better else 1.0
         best: dict[str, EnqueuedSettings] = {}
         for trial, score in sorted(scored, key=lambda pair: sign * pair[1].score):
@@ -137,6 +144,7 @@ class _EarlierStudy:
                 trial=trial.number,
                 score=score.score,
                 suite_hash=next(iter(suites), None),
+                tasks=tasks,
             )
             best.setdefault(settings_key(settings), enqueued)
             if len(best) == self._entry.best:
@@ -175,6 +183,27 @@ class _EarlierStudy:
             message += f" trials of {named} of {record.study}; finish that study"
             self._refuse(f"{message}, or write the settings themselves", "study")
         return arm
+
+    def _shared(self, tasks: Iterable[SuiteTask], suites: Mapping[str, str]) -> str:
+        """Return what of this study's test suite was selected on, in words.
+
+        Args:
+            tasks: Tasks that the earlier study was selected on.
+            suites: Its selection suite: the name by the hash.
+        """
+        test = self._study.test
+        if test is None:
+            return ""
+        for ours, theirs in itertools.product(test.config.tasks, tasks):
+            if both := ours.shared(theirs):
+                end = "the last" if both.stop == sys.maxsize else str(both.stop - 1)
+                return f"the documents {both.start} to {end} of {ours.task}"
+        # An old record has the suite's hash only, in which its name has a part.
+        for digest, name in suites.items():
+            named = replace(test, config=test.config.model_copy(update={"suite": name}))
+            if suite_spec(named).content_hash == digest:
+                return f"the suite {name}"
+        return ""
 
     def _theirs(
         self, record: StudyRecord, arm: ArmRecord, trial: TrialRecord, where: str
