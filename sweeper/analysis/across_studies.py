@@ -22,6 +22,7 @@ from sweeper.analysis.stats.significance import Conclusion
 from sweeper.analysis.stats.unpaired import estimate_unpaired
 from sweeper.analysis.verdict import arms_at, documents_of, matrix, paired, verdict_of
 from sweeper.analysis.verdict_records import Interval, PairVerdict
+from sweeper.config.base import dotted
 from sweeper.config.confirm import CostMeasure
 from sweeper.config.study import StudyConfig
 from sweeper.foundation.secrets import redacted
@@ -191,22 +192,13 @@ def _differences(
     """Return the top-level keys that are the same, and every key below that is not."""
     keys = dict.fromkeys(key for one in described for key in one)
     same = [key for key in keys if all(one.get(key) == described[0].get(key) for one in described)]
-    flat = [dict(_flat(one)) for one in described]
+    flat = [dict(dotted(one)) for one in described]
     different = []
     for key in dict.fromkeys(key for one in flat for key in one):
         values = tuple(one.get(key) for one in flat)
         if any(value != values[0] for value in values):
             different.append(Setting(key=key, values=values))
     return tuple(same), tuple(different)
-
-
-def _flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        key = f"{before}{name}"
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{key}.")
-        else:
-            yield key, value
 
 
 def _not_comparable(first: StudyRecord, other: StudyRecord) -> str:

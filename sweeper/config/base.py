@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import reprlib
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -74,6 +75,16 @@ class Strict(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+
+def dotted(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the values of nested mappings with their dotted names."""
+    for name, value in values.items():
+        key = f"{before}{name}"
+        if isinstance(value, Mapping) and value:
+            yield from dotted(value, f"{key}.")
+        else:
+            yield key, value
 
 
 Place = tuple[str | int, ...]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -48,6 +49,15 @@ class SuiteTask(Strict):
                 problems.add(("documents",), message)
         problems.raise_if_any()
         return self
+
+    def shared(self, other: SuiteTask) -> range:
+        """Return the documents that count in both; the end of the task's own is not known."""
+        if self.task != other.task or not (self.weight and other.weight):
+            return range(0)
+        one, two = (
+            range(*(entry.documents or (0, sys.maxsize)))[: entry.limit] for entry in (self, other)
+        )
+        return range(max(one.start, two.start), min(one.stop, two.stop))
 
 
 class SuiteConfig(Strict):

@@ -15,7 +15,7 @@ from sweeper.config.lengths import LengthLimits
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.preparation import TeacherOutputsConfig, WarmStartConfig
 from sweeper.config.settings import Method, MethodSettings, TrainingConfig
-from sweeper.config.suite import SuiteConfig
+from sweeper.config.suite import SuiteConfig, SuiteTask
 from sweeper.records.base import SCHEMA_VERSION, Record
 from sweeper.records.model_shapes import ShapeRequest
 from sweeper.records.pair import PairRequest
@@ -143,6 +143,9 @@ class EnqueuedSettings(Record):
     """That trial's score in the earlier study."""
     suite_hash: str | None = None
     """Hash of the selection suite of that score."""
+    tasks: tuple[SuiteTask, ...] = ()
+    """Tasks of that suite, and of those that chose what that trial's search started with; none in
+    old records."""
 
     def source(self) -> str:
         """Return where the settings come from, in words: ``pilot gkd #4``."""

@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 from sweeper.config.base import Scalar
 from sweeper.config.confirm import CostMeasure
 from sweeper.config.settings import Method
+from sweeper.config.suite import SuiteTask
 from sweeper.records import (
     SCHEMA_VERSION,
     ConfirmationRun,
@@ -252,6 +253,8 @@ class StudyRecord(Record):
     teacher: Outcome | None
     starting_student: Outcome | None
     data: DataSummary | None
+    selection: tuple[SuiteTask, ...] = ()
+    """Tasks of the selection suite; none in old records, and before the first trial."""
     higher_is_better: bool = True
     lead: TeacherGap | None = None
     """Teacher gap, once teacher and starting student were scored; None in old records."""

@@ -256,7 +256,6 @@ def version_changes(manifest: StudyManifest) -> list[str]:
 
 def plain_config(config: StudyConfig) -> dict[str, Any]:
     """Return the configuration as plain values, without secrets."""
-    """Return the configuration as plain values without secrets."""
     # Without secrets, as the recorded configuration is: a new token changes nothing.
     plain: dict[str, Any] = redacted(json.loads(config.model_dump_json()))
     if config.storage is not None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from sweeper.analysis.teacher_gap import measure_teacher_gap
 from sweeper.config.arms import ArmConfig
 from sweeper.config.loading import load_study
 from sweeper.config.names import is_name
+from sweeper.config.suite import SuiteConfig, SuiteTask
 from sweeper.foundation.errors import ConfigError, Problem
 from sweeper.records import DataSummary, Outcome, Scores, archive
 from sweeper.records.layout import JobPaths, StudyPaths
@@ -139,6 +141,9 @@ def read_study(paths: StudyPaths, manifest: StudyManifest) -> StudyRecord:
         teacher=prepared.teacher,
         starting_student=prepared.starting_student,
         data=prepared.data,
+        selection=_selection_tasks(
+            files for name in config.arms for _, files in paths.trials(name)
+        ),
         higher_is_better=higher,
         lead=read_teacher_gap(paths),
         pair=read_pair(paths, config, manifest.files),
@@ -212,6 +217,15 @@ def _read_trial(number: int, files: JobPaths) -> TrialRecord | None:
         outcome=outcome,
         enqueued=enqueued,
     )
+
+
+def _selection_tasks(trials: Iterable[JobPaths]) -> tuple[SuiteTask, ...]:
+    """Return the tasks of the selection suite, as the spec of a trial has them."""
+    for files in trials:
+        with suppress(OSError, ValueError, LookupError, TypeError):
+            suite = from_json(files.spec.read_bytes())["suite"]["config"]
+            return SuiteConfig.model_validate(suite).tasks
+    return ()
 
 
 def record_of_study(paths: StudyPaths, named: Path) -> StudyRecord:

@@ -6,18 +6,29 @@ changed or is gone since does not change a study that resumes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+import sys
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from sweeper.analysis.comparison import scored_trials
-from sweeper.config.arms import ArmConfig
-from sweeper.config.base import Scalar, short
+from sweeper.config.base import Scalar, dotted, short
 from sweeper.config.loading import LoadedStudy
-from sweeper.config.settings import DECISIVE, INIT_KWARGS, is_dead, resolve
+from sweeper.config.models import ModelConfig, StudentConfig, with_settings
+from sweeper.config.settings import (
+    DECISIVE,
+    MethodSettings,
+    TrainingConfig,
+    is_dead,
+    model_settings,
+    resolve,
+)
+from sweeper.config.space import IntSpace
 from sweeper.config.start_with import EarlierStudyConfig, check_given
-from sweeper.config.study import StudyConfig
+from sweeper.config.suite import SuiteTask
 from sweeper.config.yaml_file import KeyPath
 from sweeper.foundation.errors import ConfigError, Problem
 from sweeper.records import EnqueuedSettings
@@ -111,17 +122,21 @@ class _EarlierStudy:
         arm = self._arm_of(record)
         where = f"arm {arm.name} of {record.study}"
         scored = scored_trials(arm)
-        suites = {t.outcome.scores.suite_hash for t, _ in scored if t.outcome and t.outcome.scores}
+        scores = [trial.outcome.scores for trial, _ in scored if trial.outcome]
+        suites = {each.suite_hash: each.suite for each in scores if each}
         if len(suites) > 1:
             self._refuse(f"expected trials with one selection suite, found several in {where}")
-        test = self._study.test
-        if test is not None and suite_spec(test).content_hash in suites:
-            message = "expected a study that was not selected on this study's test suite: its best"
-            self._refuse(f"{message} would bring the test suite into the search")
+        earlier = (trial.enqueued.tasks for trial in arm.trials if trial.enqueued)
+        tasks = tuple(dict.fromkeys(itertools.chain(record.selection, *earlier)))
+        if shared := self._shared(tasks, suites):
+            message = "expected a study that was not selected on this study's test suite, found"
+            message += f" {shared} in both: its best would bring the test suite into the search"
+            self._refuse(message)
         sign = -1.0 if record.higher_is_better else 1.0
         best: dict[str, EnqueuedSettings] = {}
         for trial, score in sorted(scored, key=lambda pair: sign * pair[1].score):
-            settings = self._carry_over(arm, trial, f"trial #{trial.number} of {where}")
+            at = f"trial #{trial.number} of {where}"
+            settings = self._carry_over(trial, self._theirs(record, arm, trial, at), at)
             enqueued = EnqueuedSettings(
                 settings=settings,
                 study=record.study,
@@ -129,6 +144,7 @@ class _EarlierStudy:
                 trial=trial.number,
                 score=score.score,
                 suite_hash=next(iter(suites), None),
+                tasks=tasks,
             )
             best.setdefault(settings_key(settings), enqueued)
             if len(best) == self._entry.best:
@@ -168,22 +184,67 @@ class _EarlierStudy:
             self._refuse(f"{message}, or write the settings themselves", "study")
         return arm
 
-    def _carry_over(self, arm: ArmRecord, trial: TrialRecord, where: str) -> dict[str, Scalar]:
-        """Return the trial's values, sampled or fixed there, of everything that this arm searches.
+    def _shared(self, tasks: Iterable[SuiteTask], suites: Mapping[str, str]) -> str:
+        """Return what of this study's test suite was selected on, in words.
+
+        Args:
+            tasks: Tasks that the earlier study was selected on.
+            suites: Its selection suite: the name by the hash.
+        """
+        test = self._study.test
+        if test is None:
+            return ""
+        for ours, theirs in itertools.product(test.config.tasks, tasks):
+            if both := ours.shared(theirs):
+                end = "the last" if both.stop == sys.maxsize else str(both.stop - 1)
+                return f"the documents {both.start} to {end} of {ours.task}"
+        # An old record has the suite's hash only, in which its name has a part.
+        for digest, name in suites.items():
+            named = replace(test, config=test.config.model_copy(update={"suite": name}))
+            if suite_spec(named).content_hash == digest:
+                return f"the suite {name}"
+        return ""
+
+    def _theirs(
+        self, record: StudyRecord, arm: ArmRecord, trial: TrialRecord, where: str
+    ) -> dict[str, Any]:
+        """Return the trial's values, sampled or fixed there, of all settings."""
+        known = MethodSettings.model_fields.keys() - _SHRUNK
+        ran = {name: trial.settings[name] for name in known & trial.settings.keys()}
+        config = record.config
+        try:
+            return _values(
+                MethodSettings.model_validate(ran),
+                ModelConfig.model_validate(config["teacher"]),
+                StudentConfig.model_validate(config["student"]),
+                config.get("training", {}),
+                arm.settings,
+                trial.params,
+            ) | dict(trial.params)
+        except (LookupError, ValueError):
+            message = f"expected settings that this version knows, found others in {where}"
+            self._refuse(f"{message}; write the settings themselves")
+
+    def _carry_over(
+        self, trial: TrialRecord, theirs: Mapping[str, Any], where: str
+    ) -> dict[str, Scalar]:
+        """Return the trial's values of everything that this arm searches.
 
         What only the other arm searched must be the same here.
         """
         method, settings, search = self._arm.method, self._arm.settings, self._arm.search
-        extra = {f"extra.{key}": value for key, value in trial.settings.get("extra", {}).items()}
-        theirs: dict[str, Any] = {**trial.settings, **extra, **arm.settings, **trial.params}
         given: dict[str, Any] = {}
         for name in sorted(search, key=lambda name: name not in DECISIVE):
             if name in theirs and not is_dead(method, name, {**settings, **given}):
-                given[name] = theirs[name]
+                value = theirs[name]
+                whole = isinstance(search[name], IntSpace) and isinstance(value, float)
+                given[name] = int(value) if whole and value.is_integer() else value
+        config = self._study.config
+        ours = _values(config.training, config.teacher, config.student, settings)
         for name in (name for name in trial.params if name not in search):
-            ours = _fixed(self._study.config, self._arm, name)
-            if theirs[name] != ours:
-                message = f"{where} has {name}: {short(theirs[name])}, and this arm {short(ours)}"
+            if name not in ours or theirs[name] != ours[name]:
+                here = f"this arm {short(ours[name])}" if name in ours else "this arm has none"
+                message = f"{where} has {name}: {short(theirs[name])}, and {here}"
                 self._refuse(f"{message}; search it, or fix it to the same value")
         values, wrong = check_given(given, method, settings, search)
         for key, message in wrong:
@@ -199,15 +260,25 @@ def _refuse(study: LoadedStudy, key: KeyPath, message: str) -> NoReturn:
     raise ConfigError([study.file.problem(key, message)])
 
 
-def _fixed(config: StudyConfig, arm: ArmConfig, name: str) -> Any:
-    """Return the value that a setting which is not searched has in the arm."""
-    if name in arm.settings:
-        return arm.settings[name]
-    settings = resolve(config.training, arm.settings)
-    if name.startswith("extra."):
-        return settings.extra.get(name.removeprefix("extra."))
-    if name.startswith(INIT_KWARGS):
-        return config.teacher.init_kwargs.get(name.removeprefix(INIT_KWARGS))
-    model, _, key = name.rpartition(".")
-    places = {"": settings, "teacher": config.teacher, "lora": config.student.lora}
-    return getattr(places[model], key, None)
+_SHRUNK = {"per_device_train_batch_size", "gradient_accumulation_steps"}
+"""Settings of which a trial that ran out of memory records others than it was given."""
+
+
+def _values(
+    training: TrainingConfig, teacher: ModelConfig, student: StudentConfig, *layers: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the values of all settings by their full names, with ``layers`` over a study's keys.
+
+    Settings without a value are left out: an argument that nobody gives, the adapter of a student
+    that has none, and of steps and epochs those that do not count.
+    """
+    settings = resolve(training, *layers)
+    own, adapter = (model_settings(prefix, *layers) for prefix in ("teacher", "lora"))
+    values = {
+        **settings.model_dump(),
+        # Over the model that `student` stands for: the name that was given.
+        "teacher": {**with_settings(teacher, own, student.before_training()).model_dump(), **own},
+        "lora": {**(student.lora.model_dump() if student.lora else {}), **adapter},
+    }
+    del values["num_train_epochs" if settings.num_train_epochs is None else "max_steps"]
+    return dict(dotted(values))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 
 from sweeper.commands.check.starts import start_findings
 from sweeper.config.base import Scalar
-from sweeper.config.loading import LoadedStudy, load_study
+from sweeper.config.loading import LoadedStudy, load_study, load_suite
+from sweeper.config.suite import SuiteTask
 from sweeper.foundation.errors import ConfigError, Problem, StudyChangedError
 from sweeper.foundation.files import write_text_atomically
 from sweeper.records import EnqueuedSettings, Outcome
@@ -20,7 +22,9 @@ from sweeper.records.study_record import ArmRecord, TrialRecord
 from sweeper.study.manifest import StudyManifest, open_manifest, suite_spec
 from sweeper.study.start_settings import start_settings
 from tests.support.example_study import arm, completed, failed, study, trial
+from tests.support.memory_tracker import MemoryTracker
 from tests.support.tiny_studies import adder_study, adder_suite, write_yaml
+from tests.support.writing_executor import WritingExecutor, go_on
 
 SEARCH: dict[str, Any] = {
     "lmbda": {"type": "float", "low": 0.0, "high": 1.0},
@@ -60,13 +64,13 @@ def load(tmp_path: Path) -> Callable[..., LoadedStudy]:
         search: dict[str, Any] = SEARCH,
         settings: dict[str, Any] | None = None,
         higher_is_better: bool = True,
+        selection: tuple[SuiteTask, ...] = (),
         **changes: Any,
     ) -> LoadedStudy:
         arms = [arm("gkd", TRIALS)] if pilot is None else pilot
         record = study(arms, higher_is_better=higher_is_better)
-        write_records(
-            record.model_copy(update={"study": "pilot"}), tmp_path / "pilot" / "records.json.gz"
-        )
+        record = record.model_copy(update={"study": "pilot", "selection": selection})
+        write_records(record, tmp_path / "pilot" / "records.json.gz")
         gkd = {"settings": settings or {}, "search": search, "start_with": start_with}
         arms_now = {"gkd": gkd, "sft": {"search": RATE}}
         values = adder_study(trials=6, arms=arms_now, **changes)
@@ -228,19 +232,78 @@ def test_a_stopped_search_is_finished(tmp_path: Path, load: Load) -> None:
     assert best(tmp_path, load({"study": "pilot"}, pilot=[stopped]))[0].trial == 4
 
 
-def test_a_study_selected_on_this_test_suite_is_refused(tmp_path: Path, load: Load) -> None:
+TESTED: dict[str, Any] = {"task": "addition", "documents": [50, 58]}
+"""What the study's test suite has."""
+
+
+@pytest.mark.parametrize(
+    ("selection", "shared"),
+    [
+        ([TESTED], "50 to 57"),
+        ([{**TESTED, "metric": "exact_match", "num_fewshot": 2, "weight": 0.5}], "50 to 57"),
+        ([{"task": "addition"}], "50 to 57"),
+        ([{"task": "addition", "limit": 51}], "50 to 50"),
+        ([{"task": "addition", "limit": 50}], None),
+        ([{"task": "addition", "documents": [57, 90]}], "57 to 57"),
+        ([{"task": "addition", "documents": [58, 90]}], None),
+        ([{**TESTED, "task": "another"}, {"task": "addition", "documents": [0, 8]}], None),
+        ([{**TESTED, "weight": 0.0}, {"task": "another"}], None),
+    ],
+)
+@pytest.mark.parametrize("at", ["its selection", "what it started with"])
+def test_a_study_selected_on_documents_of_this_test_suite_is_refused(
+    tmp_path: Path, load: Load, selection: list[dict[str, Any]], shared: str | None, at: str
+) -> None:
+    tasks = tuple(SuiteTask.model_validate(task) for task in selection)
+    trials, own = [TRIALS[1]], tasks
+    if at == "what it started with":
+        before = EnqueuedSettings(settings={"lmbda": 0.2}, study="first", tasks=tasks)
+        trials = [earlier(0, None, lmbda=0.2, beta=0.5), *trials]
+        trials[0] = trials[0].model_copy(update={"enqueued": before})
+        own = (SuiteTask(task="addition", documents=(0, 8)),)
+    loaded = load({"study": "pilot"}, pilot=[arm("gkd", trials)], selection=own)
+    if shared is None:
+        [start] = best(tmp_path, loaded)
+        assert set(start.tasks) == {*own, *tasks}
+    else:
+        message = refused(tmp_path, loaded).message
+        assert f"found the documents {shared} of addition in both" in message
+        assert "would bring the test suite into the search" in message
+
+
+@pytest.mark.parametrize("name", ["test", "selection-of-the-pilot"])
+def test_old_records_that_have_only_a_hash_are_compared_by_it(
+    tmp_path: Path, load: Load, name: str
+) -> None:
     entry = {"study": "pilot"}
-    loaded = load(entry)
-    assert loaded.test is not None
-    digest = suite_spec(loaded.test).content_hash
+    write_yaml(tmp_path / "pilot-selection.yaml", adder_suite(name, 50, 58))
+    digest = suite_spec(load_suite(tmp_path / "pilot-selection.yaml")).content_hash
     scores = completed(0.9).scores
     assert scores is not None
     seen = completed(0.9).model_copy(
-        update={"scores": scores.model_copy(update={"suite_hash": digest})}
+        update={"scores": scores.model_copy(update={"suite": name, "suite_hash": digest})}
     )
     pilot = [arm("gkd", [trial(0, seen, lmbda=0.5, beta=0.5)])]
     problem = refused(tmp_path, load(entry, pilot=pilot))
-    assert "would bring the test suite into the search" in problem.message
+    assert f"found the suite {name} in both" in problem.message
+
+
+def test_the_suite_of_a_study_on_this_machine_is_read_from_its_trials(
+    tmp_path: Path, load: Load
+) -> None:
+    loaded = load({"study": "runs/pilot"})
+    for first in (57, 58):
+        write_yaml(tmp_path / "other.yaml", adder_suite("other", first, 70))
+        evaluation = {"selection": "other.yaml", "test": "selection.yaml"}
+        study_file = tmp_path / "pilot.yaml"
+        values = adder_study(study="pilot", arms={"gkd": {"search": SEARCH}}, evaluation=evaluation)
+        write_yaml(study_file, values)
+        record = go_on(study_file, MemoryTracker("pilot"), WritingExecutor())
+        assert record.selection == load_study(study_file).selection.config.tasks
+        if first == 57:
+            assert "documents 57 to 57 of addition" in refused(tmp_path, loaded).message
+            shutil.rmtree(tmp_path / "runs")
+    assert best(tmp_path, loaded)[0].tasks == record.selection
 
 
 # A study that was started
