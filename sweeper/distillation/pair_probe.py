@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import gc
 import random
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from sweeper.config.models import ModelConfig
+from sweeper.distillation.data.answer_marks import AnswerMarks
 from sweeper.distillation.data.batches import IGNORED, PromptCollator
 from sweeper.distillation.data.training_data import TrainingData, own_teacher
 from sweeper.distillation.models.answer_ends import end_token_ids
@@ -49,14 +49,6 @@ _RULED_OUT = -1e4
 _POSITIONS = 64
 """Positions whose logits are computed at a time."""
 
-_THINKING = re.compile(
-    r"<\|?/?(?:\w+[:_])?(?:think|thinking|thought|reasoning)\|?>"
-    r"|\[/?THINK\]|◁/?think▷|<\|channel\|>analysis"
-)
-"""Marks of thinking: those of Qwen3, DeepSeek, Seed-OSS, Magistral, Kimi and gpt-oss."""
-_TEMPLATE = re.compile(r"<\|[^|<>\s]{1,40}\|>|\[/?INST\]|<(?:start|end)_of_turn>")
-"""Marks of chat templates, also of other families than the tokenizer's."""
-
 Report = Callable[[str, int | None, int | None], None]
 """Callback for the phase, and the answers done of those to do in it."""
 
@@ -86,7 +78,11 @@ class _Prediction:
 
 @dataclass(frozen=True)
 class _Prompts:
-    """Prompts of the training data that both models answer."""
+    """Prompts of the training data that both models answer, in the student's rendering.
+
+    Models read these in training. ``teacher_outputs`` may ask the teacher in its own rendering, but
+    only answers to the same tokens estimate a divergence.
+    """
 
     data: TrainingData
     ids: list[list[int]]
@@ -160,8 +156,9 @@ def probe_pair(
     model = load_student()
     report("student reads the teacher", None, None)
     by_student = [prompts.read(model, theirs) for theirs in answers]
+    marks = AnswerMarks.of(data.tokenizer)
     pairs = [
-        _pair(name, data, (ours, ours_by_student, read[0]), (theirs, mine, read[1]))
+        _pair(name, marks, (ours, ours_by_student, read[0]), (theirs, mine, read[1]))
         for name, theirs, mine, read in zip(teachers, answers, by_student, by_teachers, strict=True)
     ]
     decode = data.tokenizer.decode
@@ -238,7 +235,7 @@ _Read = tuple[Sequence[Rollout], Sequence[_Prediction], Sequence[_Prediction]]
 """One model's answers, with the student's and the teacher's predictions along them."""
 
 
-def _pair(teacher: str, data: TrainingData, ours: _Read, theirs: _Read) -> ProbedPair:
+def _pair(teacher: str, marks: AnswerMarks, ours: _Read, theirs: _Read) -> ProbedPair:
     prompts = []
     for own, other in zip(zip(*ours, strict=True), zip(*theirs, strict=True), strict=True):
         # At the first token every answer has the same prompt before it.
@@ -246,15 +243,15 @@ def _pair(teacher: str, data: TrainingData, ours: _Read, theirs: _Read) -> Probe
         prompts.append(
             ProbedPrompt(
                 same_first_token=first[0] == first[1],
-                student=_answer(data, *own),
-                teacher=_answer(data, *other),
+                student=_answer(marks, *own),
+                teacher=_answer(marks, *other),
             )
         )
     return ProbedPair(teacher=teacher, prompts=tuple(prompts))
 
 
 def _answer(
-    data: TrainingData, answer: Rollout, student: _Prediction, teacher: _Prediction
+    marks: AnswerMarks, answer: Rollout, student: _Prediction, teacher: _Prediction
 ) -> SampledAnswer:
     """Sum both models' predictions over an answer."""
     count = len(answer.tokens)
@@ -269,7 +266,7 @@ def _answer(
             shared_mass=float((prediction.top_masses * shared).sum(dtype=torch.float64)),
         )
 
-    thinking, template = marks(data, answer.tokens[:-1] if answer.finished else answer.tokens)
+    thinking, template = marks.found(answer.tokens[:-1] if answer.finished else answer.tokens)
     return SampledAnswer(
         tokens=count,
         ended=answer.finished,
@@ -280,13 +277,3 @@ def _answer(
         thinking_marks=thinking,
         template_marks=template,
     )
-
-
-def marks(data: TrainingData, tokens: Sequence[int]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the marks of thinking in an answer's text, and those of chat templates."""
-    text = str(data.tokenizer.decode(tokens, skip_special_tokens=False))
-    thinking = tuple(dict.fromkeys(_THINKING.findall(text)))
-    rest = _THINKING.sub(" ", text)
-    added = data.tokenizer.added_tokens_decoder.values()
-    special = [token.content for token in added if token.special and token.content in rest]
-    return thinking, tuple(dict.fromkeys([*special, *_TEMPLATE.findall(rest)]))

@@ -51,7 +51,8 @@ class SampledAnswer(Record):
     thinking_marks: tuple[str, ...] = ()
     """Different marks of thinking in its text, such as ``<think>``."""
     template_marks: tuple[str, ...] = ()
-    """Different special tokens in its text, its own end token apart."""
+    """Different marks of chat templates in its text: special tokens and the like, except its end
+    token and those that the student's template writes inside an answer."""
 
 
 class ProbedPrompt(Record):

@@ -1,4 +1,4 @@
-"""The diagnosis of a pair against plain transformers, and what counts as a mark."""
+"""The diagnosis of a pair against plain transformers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sweeper.config.models import LoraConfig, ModelConfig, StudentConfig
 from sweeper.distillation import pair_probe
 from sweeper.distillation.data.training_data import TrainingData, read_training_data
 from sweeper.distillation.models.answer_ends import end_token_ids
-from sweeper.distillation.pair_probe import PairProbe, marks, probe_pair
+from sweeper.distillation.pair_probe import PairProbe, probe_pair
 from sweeper.distillation.sampling.rollouts import generate
 from sweeper.foundation.errors import BadInputError
 from sweeper.records import PairRequest, Resources, SampledAnswer
@@ -163,29 +163,6 @@ def test_prompts_leave_room_where_positions_end(tmp_path: Path) -> None:
     assert probed(data, tmp_path, limit=22).diagnosis.pairs[0].prompts
     with pytest.raises(BadInputError, match="leave room for 23 tokens in models of 32 positions"):
         probed(data, tmp_path, limit=23)
-
-
-@pytest.mark.parametrize(
-    ("text", "thinking", "template"),
-    [
-        ("4 + 4 = 8", (), ()),
-        ("<think>\nhm</think>8", ("<think>", "</think>"), ()),
-        ("<seed:think>8", ("<seed:think>",), ()),
-        ("[THINK]hm[/THINK]8", ("[THINK]", "[/THINK]"), ()),
-        ("◁think▷hm", ("◁think▷",), ()),
-        ("<|channel|>analysis<|message|>hm", ("<|channel|>analysis",), ("<|message|>",)),
-        ("<|begin_of_thought|>hm", ("<|begin_of_thought|>",), ()),
-        ("8<|im_start|>user", (), ("<|im_start|>",)),
-        ("8 [INST] and 9? [/INST]", (), ("[INST]", "[/INST]")),
-        ("8<end_of_turn>", (), ("<end_of_turn>",)),
-        ("if a <b> think", (), ()),
-    ],
-)
-def test_marks_are_found_in_the_text(
-    plain: TrainingData, text: str, thinking: tuple[str, ...], template: tuple[str, ...]
-) -> None:
-    tokens = plain.tokenizer(text, add_special_tokens=False)["input_ids"]
-    assert marks(plain, tokens) == (thinking, template)
 
 
 def test_its_own_end_token_is_no_mark(plain: TrainingData, tmp_path: Path) -> None:

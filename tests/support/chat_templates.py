@@ -30,6 +30,14 @@ ZEPHYR = (
     "{{ '<|assistant|>\n'  + message['content'] + eos_token }}\n{% endif %}\n"
     "{% if loop.last and add_generation_prompt %}\n{{ '<|assistant|>' }}\n{% endif %}\n{% endfor %}"
 )
+# Writes calls as Mistral's models do since their third version.
+MISTRAL_CALLS = MISTRAL.replace(
+    "{% elif message['role'] == 'assistant' %}",
+    "{% elif message.tool_calls is defined %}{% set call = message.tool_calls[0] %}"
+    "{% if call.id | length != 9 %}{{ raise_exception('expected an id of length 9') }}{% endif %}"
+    "{{ '[TOOL_CALLS] [' + call.function | tojson + ']' + eos_token }}"
+    "{% elif message['role'] == 'assistant' %}",
+)
 # Drops system messages, and everything but users' and assistants' turns, without a word.
 DEAF = (
     "{{ bos_token }}{% for m in messages %}{% if m.role == 'user' %}<|user|>{{ m.content }}"
@@ -40,6 +48,7 @@ _WRITTEN = {
     "chatml": (CHATML, "<|im_end|>"),
     "glm4": (GLM4, "<|endoftext|>"),
     "mistral": (MISTRAL, "</s>"),
+    "mistral_calls": (MISTRAL_CALLS, "</s>"),
     "zephyr": (ZEPHYR, "</s>"),
     "deaf": (DEAF, "</s>"),
 }
@@ -54,9 +63,16 @@ _SHIPPED = {
     "phi3": "<|endoftext|>",
     "glm4moe": "<|endoftext|>",
     "deepseek_r1_distill": "<｜end▁of▁sentence｜>",
+    "deepseekv3": "<｜end▁of▁sentence｜>",
     "gptoss": "<|return|>",
+    "gemma4_v5": "<eos>",
+    "cohere2": "<|END_OF_TURN_TOKEN|>",
+    "muse_glimmer": "<|eot|>",
 }
-_SPECIAL = re.compile(r"<[|｜][^|｜'\n]+[|｜]>|\[gMASK\]|<sop>|<(?:start|end)_of_turn>")
+_SPECIAL = re.compile(
+    r"<[|｜][^|｜'\n]+[|｜]>|\[gMASK\]|<sop>|<(?:start|end)_of_turn>"
+    r"|<\|\w+>|<\w+\|>|\[TOOL_CALLS\]"
+)
 
 
 def template(kind: str) -> str:

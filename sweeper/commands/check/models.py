@@ -56,7 +56,7 @@ def pair_findings(pairs: Sequence[PairSummary]) -> Iterator[Finding]:
     for pair in pairs:
         yield Finding(state="ok", what="pair", detail=basis(pair))
         for row in pair_rows(pair):
-            advice = row.advice or f"Worry if {row.worry}."
+            advice = f"Worry if {row.worry}. {row.advice}".rstrip()
             detail = f"{row.value}. {row.meaning[0].upper()}{row.meaning[1:]}"
             state: Literal["ok", "warning"] = "warning" if row.advice else "ok"
             yield Finding(state=state, what=row.name, detail=detail, advice=advice)

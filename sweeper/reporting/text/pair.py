@@ -33,8 +33,9 @@ def basis(pair: PairSummary) -> str:
     )
     return (
         f"Teacher {visible(pair.teacher)}, starting student: one answer of each to"
-        f" {pair.prompts} training prompts, {tokens}, sampled at temperature 1 and cut at"
-        f" {pair.max_new_tokens} tokens. In brackets: 95 % intervals for other prompts."
+        f" {pair.prompts} training prompts in the student's rendering, {tokens}, sampled at"
+        f" temperature 1 and cut at {pair.max_new_tokens} tokens. In brackets: 95 % intervals for"
+        " other prompts."
     )
 
 

@@ -277,3 +277,4 @@ def test_a_pair_is_told_with_what_each_number_means_and_when_to_worry() -> None:
     [(state, text)] = told(cut, "length and end")
     assert state == "warning" and "0 % [0, 49] ended" in text and "Raise max_new_tokens" in text
     assert [finding.what for finding in cut if finding.state == "warning"] == ["length and end"]
+    assert all("Worry if" in finding.advice for finding in cut[1:])
