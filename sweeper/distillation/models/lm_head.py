@@ -1,11 +1,12 @@
 """The language-model head: next-token logits from last hidden states.
 
 Hidden states give the logits of a few positions at a time. Most models make logits by a linear
-layer, some with a soft cap after it; a trial pass shows whether that holds for a model.
+layer, some with a factor or a soft cap after it; a trial pass shows whether that holds for a model.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,12 +26,14 @@ class LMHead:
         model: Causal language model, with its wrappers.
         body: Part that gives the last hidden states; None if only the model gives logits.
         head: Module that makes logits of hidden states, or None.
+        scale: Factor of the logits (Granite, Cohere), by which ``states`` multiplies the states.
         cap: Soft cap after the head, ``cap * tanh(logits / cap)``, or None.
     """
 
     model: Any
     body: Any = None
     head: Any = None
+    scale: float = 1.0
     cap: float | None = None
 
     @classmethod
@@ -38,8 +41,8 @@ class LMHead:
         """Find the body and the head of ``model``, and check them against its logits.
 
         Call it under the autocast that the model will be used under. A model that fails the check
-        is read by its logits: one that scales them (Granite, Cohere), a PEFT method that puts
-        tokens in front, a wrapper with its own forward pass (``DistributedDataParallel``).
+        is read by its logits: one that does more to them, a PEFT method that puts tokens in front,
+        a wrapper with its own forward pass (``DistributedDataParallel``).
 
         Args:
             model: Model that PEFT and accelerate may have wrapped; it is left as it was.
@@ -56,9 +59,13 @@ class LMHead:
             return by_logits
         if trained and computing_dtype(head.weight) == torch.float16:
             return by_logits
-        cap = getattr(base.config.get_text_config(), "final_logit_softcapping", None)
-        split = cls(model, base.get_decoder(), head, cap)
-        return split if split._gives_the_logits_of_the_model() else by_logits
+        config = base.config.get_text_config()
+        cap = getattr(config, "final_logit_softcapping", None)
+        for scale in _scales(config):
+            split = cls(model, base.get_decoder(), head, scale, cap)
+            if split._gives_the_logits_of_the_model():
+                return split
+        return by_logits
 
     def of_copy(self, model: Any) -> Self:
         """Return the parts of another copy of the model, without a check."""
@@ -76,17 +83,24 @@ class LMHead:
             counted: Mask of next-token predictions that count (batch × (length - 1)).
 
         Returns:
-            The last hidden states (positions × width) or, without a body, the logits (positions ×
-            vocabulary) of the positions that count.
+            The last hidden states (positions × width), scaled, or, without a body, the logits
+            (positions × vocabulary) of the positions that count.
         """
         device = next(self.model.parameters()).device
         tokens = {name: values.to(device) for name, values in tokens.items()}
         if self.body is None:
-            states = self.model(**tokens, use_cache=False).logits
+            with _exact_head(self.model):
+                states = self.model(**tokens, use_cache=False).logits
         else:
             states = self.body(**tokens, use_cache=False).last_hidden_state
         gathered: Tensor = states[:, :-1][counted.to(states.device)]
-        return gathered
+        return gathered if self.scale == 1 else self._scaled(gathered)
+
+    def _scaled(self, states: Tensor) -> Tensor:
+        power_of_two = math.frexp(self.scale)[0] == 0.5
+        # Others would round states of 16 bits once more.
+        exact = states.dtype if power_of_two else torch.promote_types(states.dtype, torch.float32)
+        return states.to(exact) * self.scale
 
     def logits(self, states: Tensor) -> Tensor:
         """Return the logits (positions × vocabulary), before the cap, from what ``states`` gave.
@@ -131,10 +145,48 @@ class LMHead:
             if len(seen) != 2:
                 return False
             states = self.body(**tokens, use_cache=False).last_hidden_state
-            read = capped(self.logits(seen[1]), self.cap)
+            read = capped(self.logits(self._scaled(seen[1])), self.cap)
         kinds = {computing_dtype(self.head.weight), states.dtype, logits.dtype}
         exact = kinds <= {torch.float32, torch.float64}
         return _agree(states, seen[0], exact) and _agree(read, logits, exact)
+
+
+def _scales(config: Any) -> list[float]:
+    """Return factors of the logits that a configuration may stand for; the trial pass decides.
+
+    The same key divides in one model (Granite) and multiplies in another (HyperCLOVA X).
+    """
+    names = ("logits_scaling", "logit_scale", "lm_head_multiplier")
+    values = [v for name in names if isinstance(v := getattr(config, name, None), int | float)]
+    return [1.0, *(factor for value in values if value > 0 for factor in (value, 1 / value))]
+
+
+@contextmanager
+def _exact_head(model: Any) -> Iterator[None]:
+    """Let a plain linear head compute in float32 within the block, if it computes in 16 bits.
+
+    So what a model does to its logits, and the divergence, begin with logits that are not rounded.
+    """
+    base = without_adapter(model)
+    head: Any = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
+    if type(head) is not nn.Linear or computing_dtype(head.weight).itemsize > 2:
+        yield
+        return
+    own = vars(head).get("forward")
+    layer: Any = head  # a linear layer, whose method is replaced
+
+    def forward(states: Tensor) -> Tensor:
+        bias = None if layer.bias is None else layer.bias.float()
+        with torch.autocast(states.device.type, enabled=False):
+            return nn.functional.linear(states.float(), layer.weight.float(), bias)
+
+    layer.forward = forward
+    try:
+        yield
+    finally:
+        del layer.forward
+        if own is not None:
+            layer.forward = own
 
 
 def computing_dtype(weight: Tensor) -> torch.dtype:

@@ -12,11 +12,11 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM
 
 from sweeper.config.models import ModelConfig
 from sweeper.distillation.divergence import Heads
-from sweeper.distillation.models.lm_head import LMHead
+from sweeper.distillation.models.lm_head import LMHead, capped
 from sweeper.distillation.models.loading import load_model, load_tokenizer
 
 with warnings.catch_warnings():
@@ -41,10 +41,12 @@ SHAPES: dict[str, dict[str, Any]] = {
     "opt": {**LLAMA, "ffn_dim": 32, "word_embed_proj_dim": 12},
     "gemma2": {**LLAMA, "final_logit_softcapping": 0.5},
     "granite": {**LLAMA, "logits_scaling": 8.0},
+    "hyperclovax": {**LLAMA, "logits_scaling": 0.3},
     "cohere": {**LLAMA, "logit_scale": 0.0625},
+    "cohere2": {**LLAMA, "logit_scale": 0.8333},
 }
-BY_HEAD = ["llama", "qwen2", "qwen3", "gpt2", "opt", "gemma2"]
-BY_LOGITS = ["granite", "cohere"]
+SCALED = ["granite", "hyperclovax", "cohere", "cohere2"]
+BY_HEAD = ["llama", "qwen2", "qwen3", "gpt2", "opt", "gemma2", *SCALED]
 
 
 def tiny(kind: str = "llama", seed: int = 0, **changes: Any) -> Any:
@@ -123,16 +125,63 @@ def test_models_whose_logits_are_their_heads(kind: str) -> None:
     check(tiny(kind), tiny(kind, seed=1), by_head=(True, True))
 
 
-@pytest.mark.parametrize("kind", BY_LOGITS)
-def test_models_that_scale_their_logits_are_read_by_them(kind: str) -> None:
-    check(tiny(kind), tiny(kind, seed=1), by_head=(False, False))
-    check(tiny("llama"), tiny(kind), by_head=(True, False))
-    check(tiny(kind), tiny("llama"), by_head=(False, True))
+@pytest.mark.parametrize("kind", SCALED)
+def test_models_that_scale_their_logits(kind: str) -> None:
+    assert LMHead.of(tiny(kind), trained=True).scale != 1
+    check(tiny("llama"), tiny(kind), by_head=(True, True))
+    check(tiny(kind), tiny("llama"), by_head=(True, True))
+    one = {name: 1.0 for name in SHAPES[kind] if name.startswith("logit")}
+    assert LMHead.of(tiny(kind, **one), trained=True).scale == 1
 
 
-def test_a_scale_of_one_is_none() -> None:
-    model = tiny("granite", logits_scaling=1.0)
-    assert LMHead.of(model, trained=True).head is model.lm_head
+class Squared(LlamaForCausalLM):  # type: ignore[misc]
+    """Does more to its logits than scale or cap them."""
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        output = super().forward(*args, **kwargs)
+        output.logits = output.logits + output.logits.square() / 100
+        return output
+
+
+def squared(seed: int = 0) -> Any:
+    config = tiny().config
+    model = Squared(config)
+    model.load_state_dict(tiny(seed=seed).state_dict())
+    return model.eval()
+
+
+def test_models_that_do_more_to_their_logits_are_read_by_them() -> None:
+    check(squared(), squared(1), by_head=(False, False))
+    check(tiny("llama"), squared(), by_head=(True, False))
+    check(squared(), tiny("llama"), by_head=(False, True))
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("kind", [*BY_HEAD, "squared"])
+def test_no_kind_of_model_rounds_its_logits_to_16_bits(kind: str, autocast: bool) -> None:
+    """The same states through the head in float32, and what the model does to its logits."""
+    model = squared() if kind == "squared" else tiny(kind)
+    model = model if autocast else model.bfloat16()
+    head, seen = model.get_output_embeddings(), []
+    tokens, counted = batch()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        lm_head = LMHead.of(model, trained=True)
+        found = capped(lm_head.logits(lm_head.states(tokens, counted)), lm_head.cap)
+        hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        model(**tokens)
+        hook.remove()
+    assert found.dtype == torch.float32 and "forward" not in vars(head)
+    [states] = seen
+    exact = nn.functional.linear(states.double(), head.weight.double())
+    config = model.config
+    exact = exact / getattr(config, "logits_scaling", 1) * getattr(config, "logit_scale", 1)
+    if kind == "hyperclovax":
+        exact = exact * config.logits_scaling**2
+    if kind == "gemma2":
+        exact = (exact / 0.5).tanh() * 0.5
+    if kind == "squared":
+        exact = exact + exact.square() / 100
+    torch.testing.assert_close(found.double(), exact[:, :-1][counted], rtol=1e-5, atol=1e-5)
 
 
 def test_a_cap_that_small_logits_would_not_show() -> None:
@@ -238,7 +287,7 @@ def test_autocast_as_a_trainer_sets_it_up(kind: str, accelerator: Accelerator) -
     with accelerator.autocast():
         heads = Heads.of(student, teacher)
         mine = graded(divergence(heads, 0.5, tokens, counted), student)
-    assert (heads.student.head is None) == (kind == "granite")
+    assert heads.student.head is not None
     assert_close(mine, graded(stock(student, teacher, 0.5, tokens, counted), student), 2e-2)
     # Outside, head and model do not agree, and the model is believed.
     assert LMHead.of(student, trained=True).head is None
