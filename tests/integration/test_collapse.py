@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.study_folders import outcomes, run, sweeper, trial_runs
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.soak
 
 COLLAPSE = {"min_rollouts": 4, "grace": 0.0}
 TRAINING = {

@@ -94,6 +94,7 @@ def test_winners_are_trained_again_and_judged(write_study: Callable[..., Path]) 
     assert after == before
 
 
+@pytest.mark.soak
 def test_a_study_compares_what_it_declares(write_study: Callable[..., Path]) -> None:
     """Arms that differ in their teacher; and other comparisons once the test suite was read."""
     fixed = {"lmbda": 0.0, "beta": 0.0}

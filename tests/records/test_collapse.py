@@ -138,9 +138,9 @@ def test_chance_raises_no_alarm(spec: TrialSpec) -> None:
     assert alarms == 0
 
 
-@pytest.mark.parametrize("logging_steps", [1, 5, 30, 100])
-@pytest.mark.parametrize("min_rollouts", [4, 32, 100])
-@pytest.mark.parametrize("grace", [0.0, 0.1, 0.7])
+@pytest.mark.parametrize("logging_steps", [1, 30, 100])
+@pytest.mark.parametrize("min_rollouts", [4, 100])
+@pytest.mark.parametrize("grace", [0.1, 0.7])
 @pytest.mark.parametrize("length", [{"max_steps": 20}, {"max_steps": 300}, {"num_train_epochs": 2}])
 def test_check_says_where_no_failure_could_be_seen(
     write_study: Callable[..., Path],
