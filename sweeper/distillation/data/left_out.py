@@ -183,7 +183,7 @@ def _lost_content(
         if turn["role"] not in TOOL_ROLES:
             yield f"changes the content of {{}} {turn['role']} messages"
     elif trained and text.count(content) <= others.count(content):
-        yield "strips white space around {} answers"
+        yield "changes the white space of {} answers"
 
 
 def check_stock(examples: Sequence[Example]) -> None:
