@@ -117,7 +117,8 @@ def read_conversation(row: Mapping[str, Any], columns: ColumnsConfig, place: str
     if columns.messages is not None:
         given = _messages(cell(row, columns.messages, list, place), place)
     elif text:
-        further = cell(row, columns.input, str, place) if row.get(columns.input or "") else None
+        extra = columns.input
+        further = cell(row, extra, str, place) if extra is not None and row.get(extra) else None
         asked = with_input(cell(row, prompt, str, place), further)
         given, start = [{"role": "user", "content": asked}], 1
         if answer is not None:
@@ -271,7 +272,7 @@ def _call(call: Any, place: str) -> Message:
         outer = {key: call[key] for key in _OF_CALL if key in call}
         function = {k: v for k, v in call.items() if k not in (*_OF_CALL, "type")}
         call = {**outer, "type": "function", "function": function}
-    function = call.get("function") if isinstance(call, dict) else None
+    function: Any = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise BadInputError(
             "expected tool_calls with a function that has a name and arguments in"

@@ -65,10 +65,6 @@ def test_rows_that_end_with_a_question_where_references_are_trained(folder: Path
     off: dict[str, Any] = {"chat_template_kwargs": OFF, "assistant_turns": "all"}
     [error] = checked(folder, rows, data=off).errors
     assert "1 of 9 rows end without one, the first of them row 3" in error.detail
-    arms = {"gkd": {"settings": {"lmbda": 1.0}}, "seqkd": {}}
-    found = checked(folder, rows, data=off, arms=arms)
-    assert not found.errors
-    assert any("data.assistant_turns changes nothing" in f.detail for f in found.findings)
 
 
 def test_what_the_teachers_own_template_leaves_out(folder: Path) -> None:
@@ -76,21 +72,15 @@ def test_what_the_teachers_own_template_leaves_out(folder: Path) -> None:
         {"messages": [{**ASKED, "content": f"What is {n}?"}, SAID], "tools": [TOOL]}
         for n in range(9)
     ]
-    deaf = template("qwen3").replace("{%- if tools %}", "{%- if false %}", 1)
-    named = deaf.replace('message.role == "user"', 'message.role == "user" and loop.last')
-    assert template("qwen3") != deaf != named
+    several = {"messages": [ASKED, SAID, {**ASKED, "content": "What else?"}, SAID]}
+    text = template("qwen3").replace("{%- if tools %}", "{%- if false %}", 1)
+    text = text.replace('message.role == "user"', 'message.role == "user" and loop.last')
     own: dict[str, Any] = {"chat_template_kwargs": OFF}
-    asking = {"messages": [ASKED, SAID, {**ASKED, "content": "What else?"}, SAID]}
-    for text, given, told, refused in (
-        (deaf, rows, {"the teacher's chat template leaves out the tools of 9 rows"}, None),
-        (named, [*rows, asking], set(), "the teacher's chat template renders, but it leaves out"),
-    ):
-        make_tiny(folder / "own", template=text, seed=0)
-        teacher = {**own, "model": str(folder / "own")}
-        for arms in ({"seqkd": {}}, {"sft": {}}):
-            found = checked(folder, given, data=own, of_teacher=teacher, arms=arms)
-            errors = [error for error in found.errors if "seqkd" in arms]
-            assert messages(found) == (told if "seqkd" in arms and not errors else set())
-            assert [refused in error.detail for error in errors] == [True] * bool(errors)
-            assert bool(errors) == bool(refused and "seqkd" in arms)
-            assert all(e.place.endswith("teacher.chat_template_kwargs") for e in errors)
+    teacher = {**own, "model": make_tiny(folder / "own", template=text, seed=0)}
+    asked: dict[str, Any] = {"data": own, "of_teacher": teacher, "arms": {"seqkd": {}}}
+    found = checked(folder, rows, **asked)
+    assert not found.errors
+    assert messages(found) == {"the teacher's chat template leaves out the tools of 9 rows"}
+    [error] = checked(folder, [*rows, several], **asked).errors
+    assert error.place.endswith(": teacher.chat_template_kwargs")
+    assert "the teacher's chat template renders, but it leaves out the content" in error.detail
