@@ -14,6 +14,9 @@ class ColumnsConfig(Strict):
 
     prompt: str | None = None
     """The prompt's column."""
+    input: str | None = None
+    """The column of a text that comes after the prompt and a blank line, in rows that have one:
+    `input` next to `instruction` (Alpaca)."""
     completion: str | None = None
     """The reference answer's column; without one, only methods that need no references can run."""
     messages: str | None = None
@@ -31,6 +34,8 @@ class ColumnsConfig(Strict):
             problems.add((), "expected either prompt (and completion) or messages")
         elif self.messages is not None and self.completion is not None:
             problems.add(("completion",), "expected no completion next to messages")
+        if self.messages is not None and self.input is not None:
+            problems.add(("input",), "expected no input next to messages")
         problems.raise_if_any()
         return self
 
@@ -40,6 +45,7 @@ GUESSED_COLUMNS = (
     ColumnsConfig(messages="conversations"),
     ColumnsConfig(prompt="prompt", completion="completion"),
     ColumnsConfig(prompt="question", completion="answer"),
+    ColumnsConfig(prompt="instruction", input="input", completion="output"),
     ColumnsConfig(prompt="instruction", completion="output"),
     ColumnsConfig(prompt="prompt"),
 )
@@ -53,6 +59,11 @@ def guess_columns(names: Collection[str]) -> ColumnsConfig | None:
         if all(name in names for name in wanted):
             return columns
     return None
+
+
+def with_input(prompt: str, further: str | None) -> str:
+    """Return a prompt with the text of the column ``input``, if a row has one."""
+    return f"{prompt}\n\n{further}" if further and further.strip() else prompt
 
 
 def unknown_columns(source: str, names: Collection[str]) -> str:

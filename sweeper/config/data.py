@@ -54,8 +54,8 @@ class DatasetConfig(Strict):
     limit: PositiveInt | None = None
     """Use only the first so many rows."""
     columns: ColumnsConfig | None = None
-    """Columns that hold prompts and answers; guessed for `messages`, `prompt` and `completion`, and
-    for `question` and `answer`."""
+    """Columns that hold prompts and answers; guessed for `messages`, `conversations`, `prompt` and
+    `completion`, `question` and `answer`, and `instruction`, `input` and `output`."""
 
 
 class DataConfig(Strict):

@@ -96,6 +96,8 @@ class RowsSummary(Record):
     source: str
     columns: tuple[str, ...]
     """Columns of prompts and references: two, one, or that of the messages."""
+    unread: tuple[str, ...] = ()
+    """Other columns that are not empty."""
     references: int
     """Rows with a reference answer."""
     repeated: int

@@ -44,6 +44,16 @@ DEAF = (
     "{% elif m.role == 'assistant' %}<|assistant|>{{ m.content | trim }}{{ eos_token }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
+# Says in the system message whether to think, as SmolLM3, and leaves the answer's turn alone.
+MODES = (
+    "{% if thinking is not defined %}{% set thinking = true %}{% endif %}"
+    "<|im_start|>system\nReasoning: {{ '/think' if thinking else '/no_think' }}<|im_end|>\n"
+) + CHATML
+# Writes the name of the tool, and nothing of the arguments.
+NAMES = CHATML.replace(
+    "{{ message['content'] }}",
+    "{{ message['content'] }}{% for c in message.tool_calls %}@{{ c.function.name }}{% endfor %}",
+)
 _WRITTEN = {
     "chatml": (CHATML, "<|im_end|>"),
     "glm4": (GLM4, "<|endoftext|>"),
@@ -51,6 +61,8 @@ _WRITTEN = {
     "mistral_calls": (MISTRAL_CALLS, "</s>"),
     "zephyr": (ZEPHYR, "</s>"),
     "deaf": (DEAF, "</s>"),
+    "modes": (MODES, "<|im_end|>"),
+    "names": (NAMES, "<|im_end|>"),
 }
 _SHIPPED = {
     "qwen2_5": "<|im_end|>",

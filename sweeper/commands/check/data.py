@@ -15,6 +15,9 @@ from sweeper.records import DataCheck, Lengths, TokenLengths
 
 MOST_LONGER = 0.05
 """Share of references that may be longer than what is sampled, without a warning."""
+_NAMED = 6
+"""Columns that are not read, and named."""
+_NO_PLACE = "Use a model whose chat template has a place for it, unless you can do without."
 _ROUND = 16
 """Suggested limits are multiples of this number."""
 
@@ -38,7 +41,7 @@ def data_findings(
             state="warning",
             what="messages",
             detail=detail,
-            advice="Use a model whose chat template has a place for it, unless you can do without.",
+            advice=_NO_PLACE if " leaves out " in detail else "",
         )
         for detail in data_check.left_out
     ]
@@ -68,10 +71,12 @@ def _rows(data_check: DataCheck) -> Iterator[Finding]:
     answers = {0: "prompts alone", rows.rows: "all with a reference"}.get(
         rows.references, f"{rows.references:,} with a reference"
     )
+    unread = ", ".join(rows.unread[:_NAMED]) + (", …" if len(rows.unread) > _NAMED else "")
+    unread = unread and f", not from {unread}"
     yield Finding(
         state="ok",
         what="training data",
-        detail=f"{rows.rows:,} rows of {rows.source}, {answers}; read from {columns}",
+        detail=f"{rows.rows:,} rows of {rows.source}, {answers}; read from {columns}{unread}",
     )
     if rows.repeated:
         yield Finding(

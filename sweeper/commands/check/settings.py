@@ -62,6 +62,9 @@ def _dead_everywhere(config: StudyConfig, rows: int | None) -> Iterator[Finding]
     if "teacher_outputs" in written and not config.needs_teacher_outputs():
         why = "without an arm that reads the teacher's answers"
         yield _dead(["teacher_outputs"], why, "Leave it out, or add an arm seqkd.")
+    if config.data.assistant_turns == "all" and not config.uses_references():
+        why = "without an arm or a warm start that trains on references"
+        yield _dead(["data.assistant_turns"], why, "Leave it out.")
     if "collapse" in written:
         trainings = [_rollouts(config, arm, rows) for arm in config.arms.values()]
         most = max(trainings, key=lambda training: training.judged)

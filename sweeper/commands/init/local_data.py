@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.config.base import short
-from sweeper.config.columns import ColumnsConfig, guess_columns, unknown_columns
+from sweeper.config.columns import ColumnsConfig, guess_columns, unknown_columns, with_input
 from sweeper.foundation.errors import ConfigError, Problem
 
 FEWEST_PROMPTS = 20
@@ -82,7 +82,8 @@ def pairs(
                 message = f"expected text in column {column!r} of row {number}, found {short(cell)}"
                 raise _wrong(path, message)
             cells.append(cell)
-        texts.append((cells[0], cells[1]))
+        further = row.get(columns.input) if columns.input else None
+        texts.append((with_input(cells[0], further and str(further)), cells[1]))
     return texts
 
 

@@ -224,8 +224,10 @@ def _unsaid(
         found.append("The study trains all answers of a conversation; this trains the last one.")
     if config.data.train.path.startswith("builtin/"):
         found.append(f"{config.data.train.path} is known to sweeper only: name a data set.")
-    elif config.data.train.columns is None:
+    elif (columns := config.data.train.columns) is None:
         found.append("The study guesses the columns of its data; say what they hold.")
+    elif further := [k for k in ("input", "tools", "system") if getattr(columns, k) is not None]:
+        found.append(f"The study reads columns for {', '.join(further)}, which this does not do.")
     if config.data.train.revision is not None:
         found.append(
             f"The data's revision is {config.data.train.revision}, which is not said here."

@@ -13,7 +13,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from sweeper.distillation.data.chat_templates import render, template_variables
-from sweeper.distillation.data.conversations import Example
+from sweeper.distillation.data.conversations import Example, Message, texts
 from sweeper.distillation.models.answer_ends import answer_ends, turn_end_ids
 from sweeper.foundation.errors import BadInputError
 
@@ -53,13 +53,13 @@ def last_answer(
     """
     tokenizer, answer = answers.tokenizer, example.answer
     assert answer is not None
-    _check_ends(str(answer["content"]), answers)
     rendered = _render(example, len(example.messages) + 1, tokenizer)
     _check_follows(example, len(example.messages), prompt, rendered, tokenizer)
     tokens = _continuation(prompt, rendered, tokenizer)
     for position, token in enumerate(tokens):
         # Text that a template puts after the end of the turn is no part of the answer.
         if token in answers.ends:
+            _check_end(answer, token, tokenizer.decode(tokens[position + 1 :]), answers)
             return tuple(tokens[: position + 1]), False
     end = answers.call_end if answer.get("tool_calls") else answers.text_end
     return (*tokens, end), True
@@ -80,7 +80,6 @@ def earlier_answers(
     tokens, offsets = encoded["input_ids"], encoded["offset_mapping"]
     spans = []
     for index in example.earlier:
-        _check_ends(str(example.messages[index]["content"]), answers)
         before = _render(example, index, tokenizer, asks=True)
         after = _render(example, index + 1, tokenizer)
         _check_follows(example, index, before, after, tokenizer)
@@ -99,6 +98,8 @@ def earlier_answers(
                 " (data.assistant_turns: last trains the last answer only)",
                 ("data", "assistant_turns"),
             )
+        rest = after[offsets[end][1] :]
+        _check_end(example.messages[index], tokens[end], rest, answers)
         spans.append((start, end + 1))
     return tuple(spans)
 
@@ -208,20 +209,28 @@ def _remedy(
     return None
 
 
-def _check_ends(content: str, answers: AnswerTokens) -> None:
-    """Check that an answer's own text does not end it before its end.
+def _check_end(answer: Message, end: int, rest: str, answers: AnswerTokens) -> None:
+    """Check that no end token of an answer's own text, calls or thoughts ends it before its end.
+
+    Args:
+        answer: The answer.
+        end: Token that ends it.
+        rest: Text after that token.
+        answers: The tokenizer's ends.
 
     Raises:
-        BadInputError: It has an end token in it.
+        BadInputError: There is one, and more of the answer after it.
     """
-    for end in answers.ends:
-        token = str(answers.tokenizer.convert_ids_to_tokens(end))
-        _, found, rest = content.partition(token)
-        if found and rest.replace(token, "").strip():
-            raise BadInputError(
-                f"expected an answer without end tokens in its text, found {token!r} before"
-                f" {rest.strip()[:30]!r}"
-            )
+    token, *others = (
+        str(answers.tokenizer.convert_ids_to_tokens(one)) for one in (end, *answers.ends)
+    )
+    for other in others:
+        rest = rest.replace(other, "")
+    if rest.strip() and any(token in text for text in texts(answer)):
+        raise BadInputError(
+            f"expected an answer without end tokens in its text, found {token!r} before"
+            f" {rest.strip()[:30]!r}"
+        )
 
 
 def _continuation(prompt: str, text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:

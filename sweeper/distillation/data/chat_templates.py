@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import json
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -81,22 +82,37 @@ def render(
 ) -> str:
     """Return a conversation as text; with ``asks``, up to the start of an answer.
 
+    Arguments of calls are mappings; a template that cannot take these (DeepSeek-V3) gets JSON text.
+
     Raises:
         BadInputError: The template refuses it.
     """
+    given = {"tools": tools, "tokenize": False, "add_generation_prompt": asks, **(options or {})}
     try:
-        return str(
-            tokenizer.apply_chat_template(
-                turns,
-                tools=tools,
-                tokenize=False,
-                add_generation_prompt=asks,
-                **(options or {}),
-            )
-        )
+        try:
+            return str(tokenizer.apply_chat_template(turns, **given))
+        except TypeError:
+            if (written := _with_written_arguments(turns)) == turns:
+                raise
+            return str(tokenizer.apply_chat_template(written, **given))
     except (TemplateError, TypeError, ValueError, KeyError) as error:
         message = f"expected messages that the chat template takes, but it says: {error}"
         raise BadInputError(message) from error
+
+
+def _with_written_arguments(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return messages whose calls have their arguments as JSON text."""
+
+    def written(call: dict[str, Any]) -> dict[str, Any]:
+        text = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+        return {**call, "function": {**call["function"], "arguments": text}}
+
+    return [
+        {**turn, "tool_calls": [written(call) for call in turn["tool_calls"]]}
+        if "tool_calls" in turn
+        else turn
+        for turn in turns
+    ]
 
 
 @lru_cache(maxsize=8)

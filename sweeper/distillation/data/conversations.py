@@ -8,18 +8,19 @@ next to its role and content (calls of tools, reasoning, names) stays with it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sweeper.config.columns import ColumnsConfig
+from sweeper.config.columns import ColumnsConfig, with_input
+from sweeper.config.data import template_kwargs_problem
 from sweeper.foundation.errors import BadInputError
 
 Message = dict[str, Any]
 """A turn as chat templates read it: ``role``, ``content`` and what else there is."""
 
-TOOL_ROLES = frozenset({"tool", "function", "ipython", "observation"})
-"""Roles of what a tool returned."""
+TOOL_ROLES = frozenset({"tool", "ipython", "observation"})
+"""Roles of what a tool returned; OpenAI's former ``function`` is read as ``tool``."""
 _ASKING = TOOL_ROLES | {"user"}
 """Roles that an answer may follow."""
 _SYSTEM = ("system", "developer")
@@ -38,6 +39,12 @@ _SHAREGPT = {
 }
 _WITHOUT_CONTENT = ("tool_calls", "reasoning_content", "reasoning", "thinking")
 """Keys next to which an assistant's content may be null."""
+_MASKS = ("weight", "train", "training", "train_detail", "loss")
+"""Keys by which data mark the answers to train: OpenAI's, Axolotl's, ms-swift's."""
+_ARGUMENTS = ("arguments", "parameters", "args", "input")
+"""Keys of a call that may hold its arguments."""
+_OF_CALL = ("id", "index")
+"""Keys that stay next to the function of a call that is written flat."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,8 @@ class Conversation:
     """JSON schemas of the functions that the model may call."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """The row's own arguments of the chat template."""
+    masked: frozenset[int] = frozenset()
+    """Indices, from the end, of messages that the row marks not to be trained."""
 
 
 @dataclass(frozen=True)
@@ -98,16 +107,20 @@ def read_conversation(row: Mapping[str, Any], columns: ColumnsConfig, place: str
         BadInputError: A column is missing, or a message, a call of a tool or a tool is not as it
             should be.
     """
-    for column in (columns.tools, columns.system):
+    for column in (columns.tools, columns.system, columns.input):
         if column is not None and column not in row:
             raise BadInputError(f"no column {column!r} in {place}, only {', '.join(sorted(row))}")
     prompt, answer = str(columns.prompt), columns.completion
     text = columns.messages is None and not isinstance(row.get(prompt), list)
+    text |= columns.input is not None
     start = 0
     if columns.messages is not None:
         given = _messages(cell(row, columns.messages, list, place), place)
     elif text:
-        given, start = [{"role": "user", "content": cell(row, prompt, str, place)}], 1
+        extra = columns.input
+        further = cell(row, extra, str, place) if extra is not None and row.get(extra) else None
+        asked = with_input(cell(row, prompt, str, place), further)
+        given, start = [{"role": "user", "content": asked}], 1
         if answer is not None:
             given.append({"role": "assistant", "content": cell(row, answer, str, place)})
     else:
@@ -118,12 +131,22 @@ def read_conversation(row: Mapping[str, Any], columns: ColumnsConfig, place: str
             if given[-1]["role"] != "assistant":
                 message = f"expected an assistant message at the end of {answer!r}, {place}"
                 raise BadInputError(message)
-    system = row.get(columns.system or ("" if text else "system"))
-    if isinstance(system, str) and system and not is_system(given[0]):
-        given, start = [{"role": "system", "content": system}, *given], start + 1
-    options = None if text else row.get("chat_template_kwargs")
+    masked = frozenset(
+        index - len(given) for index, turn in enumerate(given) if _take_mask(turn, place)
+    )
+    column = columns.system or ("" if text else "system")
+    if row.get(column):
+        system = cell(row, column, str, place)
+        if not is_system(given[0]):
+            given, start = [{"role": "system", "content": system}, *given], start + 1
+        elif given[0]["content"].strip() != system.strip():
+            raise BadInputError(
+                f"expected one system message in {place}, found {_short(given[0]['content'])} among"
+                f" its turns and {_short(system)} in column {column!r}"
+            )
     tools = _tools(row.get(columns.tools or ("" if text else "tools")), place)
-    return Conversation(tuple(given), start, tools, options or {})
+    options = _options(row.get("chat_template_kwargs"), place)
+    return Conversation(tuple(given), start, tools, options, masked)
 
 
 def may_ask(turn: Message) -> bool:
@@ -134,6 +157,17 @@ def may_ask(turn: Message) -> bool:
 def is_system(turn: Message) -> bool:
     """Return whether a turn is a system message."""
     return turn["role"] in _SYSTEM
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Yield every text in a message, or in another value of JSON's kinds: keys and numbers too."""
+    if isinstance(value, Mapping):
+        value = [part for item in value.items() for part in item]
+    if isinstance(value, list | tuple):
+        for part in value:
+            yield from texts(part)
+    else:
+        yield value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def cell(row: Mapping[str, Any], column: str, kind: type, place: str) -> Any:
@@ -166,24 +200,53 @@ def _message(turn: Any, place: str) -> Message:
             f"expected messages with role and content in {place}, found {_short(turn)}"
         )
     message = {key: value for key, value in turn.items() if value is not None}
-    if calls := message.get("tool_calls"):
-        message["tool_calls"] = [_call(call, place) for call in _parsed(calls, list, place)]
+    if message["role"] == "function":
+        message["role"] = "tool"
+    if message.get("function_call") and not message.get("tool_calls"):
+        message["tool_calls"] = [_parsed(message.pop("function_call"), dict, place)]
+    calls = message.get("tool_calls") or []
+    if calls := [_call(call, place) for call in _parsed(calls, list, place)]:
+        message["tool_calls"] = calls
+    else:
+        message.pop("tool_calls", None)
     message["content"] = _content(message, place)
     return message
+
+
+def _take_mask(turn: Message, place: str) -> bool:
+    """Take the marks out of a turn that say if it is trained; return True if it is not.
+
+    Raises:
+        BadInputError: Only a part of it is, or its weight is a fraction.
+    """
+    masked = False
+    for key in _MASKS:
+        if key not in turn:
+            continue
+        if turn[key] not in (0, 1):
+            raise BadInputError(
+                f"expected true or false (1 or 0) as {key} of a message in {place}, because an"
+                f" answer is trained whole or not at all, found {_short(turn[key])}"
+            )
+        # Other turns are never trained: a mark that asks for it stays, and is counted as left out.
+        if not turn[key] or turn["role"] == "assistant":
+            masked |= not turn.pop(key)
+    return masked
 
 
 def _content(message: Message, place: str) -> str:
     content = message.get("content")
     if isinstance(content, list) and len(content) == 1 and isinstance(content[0], dict):
-        content = content[0].get("text")
+        content = content[0].get("text") if "text" in str(content[0].get("type", "text")) else None
     may_lack = message["role"] == "assistant" and any(map(message.get, _WITHOUT_CONTENT))
     if content is None and may_lack:
         return ""
     if isinstance(content, str):
         return content
     raise BadInputError(
-        f"expected messages with role and content in {place}, the content a text (or null next to"
-        f" tool_calls), found {_short(message)}"
+        f"expected messages with role and content in {place}, the content a text, a list of one"
+        " text (templates join several in ways of their own), or null next to tool_calls, found"
+        f" {_short(message)}"
     )
 
 
@@ -206,16 +269,34 @@ def _from_sharegpt(turn: Message, place: str) -> Message:
 def _call(call: Any, place: str) -> Message:
     """Return a call of a tool in the form of chat templates, its arguments a mapping."""
     if isinstance(call, dict) and "function" not in call and "name" in call:
-        call = {"type": "function", "function": call}
-    function = call.get("function") if isinstance(call, dict) else None
+        outer = {key: call[key] for key in _OF_CALL if key in call}
+        function = {k: v for k, v in call.items() if k not in (*_OF_CALL, "type")}
+        call = {**outer, "type": "function", "function": function}
+    function: Any = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise BadInputError(
             "expected tool_calls with a function that has a name and arguments in"
             f" {place}, found {_short(call)}"
         )
-    arguments = function.get("arguments")
-    arguments = {} if arguments in (None, "") else _parsed(arguments, dict, place)
-    return {**call, "function": {**function, "arguments": arguments}}
+    function = {key: value for key, value in function.items() if value is not None}
+    named = [key for key in _ARGUMENTS if key in function]
+    if len(named) > 1 or (not named and len(function) > 1):
+        raise BadInputError(
+            f"expected a call of a tool with one of {', '.join(_ARGUMENTS)} in {place}, found"
+            f" {_short(function)}"
+        )
+    function = {"arguments" if key in named else key: value for key, value in function.items()}
+    given = function.get("arguments") or {}
+    return {**call, "function": {**function, "arguments": _parsed(given, dict, place)}}
+
+
+def _options(given: Any, place: str) -> Mapping[str, Any]:
+    """Return a row's own arguments of the chat template."""
+    options: Mapping[str, Any] = _parsed(given or {}, dict, f"chat_template_kwargs of {place}")
+    for name in options:
+        if problem := template_kwargs_problem(name):
+            raise BadInputError(f"{problem}, in chat_template_kwargs of {place}")
+    return options
 
 
 def _tools(given: Any, place: str) -> list[Message] | None:

@@ -148,13 +148,22 @@ def to_examples(
 def _example(conversation: Conversation, data: DataConfig, place: str) -> Example:
     """Divide a conversation into the prompt and, if its last turn is one, a reference."""
     turns, start = list(conversation.messages), conversation.completion_start
+    masked = conversation.masked
     if data.system_prompt and not is_system(turns[0]):
         turns, start = [{"role": "system", "content": data.system_prompt}, *turns], start + 1
+    size = len(turns)
     answer = turns.pop() if turns[-1]["role"] == "assistant" else None
+    if answer is not None and -1 in masked:
+        raise BadInputError(
+            f"expected a last answer that is trained in {place}, but it is marked not to be: end"
+            " the row with one that is"
+        )
     earlier: tuple[int, ...] = ()
     if answer is not None and data.assistant_turns == "all":
         earlier = tuple(
-            index for index in range(start, len(turns)) if turns[index]["role"] == "assistant"
+            index
+            for index in range(start, len(turns))
+            if turns[index]["role"] == "assistant" and index - size not in masked
         )
     if not all(index and may_ask(turns[index - 1]) for index in (*earlier, len(turns))):
         raise BadInputError(f"expected a user or tool message before the answer in {place}")

@@ -13,6 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedTokenizerBase
+
 from sweeper.config.attention import attention_problem, precisions
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.optimisation import BITSANDBYTES
@@ -22,7 +24,6 @@ from sweeper.distillation.data.conversations import Example
 from sweeper.distillation.data.examples import (
     TokenizedData,
     columns_of,
-    conversation_hash,
     read_rows,
     render_prompt,
     to_examples,
@@ -45,20 +46,18 @@ from sweeper.evaluation.tasks import LeafTask, load_tasks
 from sweeper.execution.worker.leakage import check_leaks
 from sweeper.execution.worker.length_checks import check_suite, check_training
 from sweeper.execution.worker.progress import ProgressWriter
+from sweeper.execution.worker.summaries import rows_summary, token_lengths
 from sweeper.foundation.errors import BadInputError, blaming
-from sweeper.foundation.secrets import redact
 from sweeper.records import (
     DataCheck,
     DataSummary,
     Failure,
-    Lengths,
     ModelShape,
     PreparationSpec,
     RowsSummary,
     ScoredTask,
     StudyInputs,
     TokenizerSummary,
-    TokenLengths,
 )
 
 
@@ -152,18 +151,8 @@ def _read_rows(findings: _Findings) -> None:
         rows = read_rows(origin.data, origin.data_files)
         columns = columns_of(origin.data, rows)
         examples = tuple(to_examples(rows, columns, origin.data))
-        has_tools = any(example.tools for example in examples)
-        tools = columns.tools or ("tools" if has_tools else None)
-        named = (columns.messages, columns.prompt, columns.completion, tools, columns.system)
-        prompts = [conversation_hash(example) for example in examples]
         findings.examples = examples
-        findings.rows = RowsSummary(
-            rows=len(examples),
-            source=redact(f"{origin.data.train.path} ({origin.data.train.split})"),
-            columns=tuple(name for name in named if name is not None),
-            references=sum(example.completion is not None for example in examples),
-            repeated=len(prompts) - len(set(prompts)),
-        )
+        findings.rows = rows_summary(rows, columns, examples, origin.data.train)
 
 
 def _read_models(findings: _Findings) -> None:
@@ -200,9 +189,7 @@ def _read_models(findings: _Findings) -> None:
             theirs = teacher_tokenizer(origin, origin.teacher)
             own = origin.teacher.chat_template_kwargs is not None
             if own:
-                with blaming("teacher", "chat_template_kwargs"):
-                    for example in findings.examples or ():
-                        render_prompt(example, theirs)
+                _check_own_template(findings, theirs)
             note = template_note(theirs, tokenizer, names, origin.data.system_prompt, own=own)
         findings.tokenizer = TokenizerSummary(
             tokens=len(tokenizer.get_vocab()),
@@ -215,6 +202,17 @@ def _read_models(findings: _Findings) -> None:
             ),
             date=origin.data.date if writes_date(tokenizer) else None,
         )
+
+
+def _check_own_template(findings: _Findings, theirs: PreTrainedTokenizerBase) -> None:
+    """Check what a teacher's own template makes of the prompts, which it answers in it."""
+    examples = findings.examples or ()
+    with blaming("teacher", "chat_template_kwargs"):
+        for example in examples:
+            render_prompt(example, theirs)
+        if findings.spec.needs_teacher_outputs:
+            lost = left_out(examples, theirs, references=False, whose="the teacher's")
+            findings.left_out = tuple(dict.fromkeys([*findings.left_out, *lost]))
 
 
 def _check_attention(findings: _Findings, model: ModelConfig) -> None:
@@ -246,6 +244,9 @@ def _read_own_teachers(findings: _Findings) -> None:
                 teacher = own_teacher(findings.origin, {"model": model})
                 _check_attention(findings, teacher)
                 check_teacher(findings.origin, teacher, findings.material.tokenizer)
+                own = teacher.chat_template_kwargs is not None
+                if own and findings.origin.data.format != "plain":
+                    _check_own_template(findings, teacher_tokenizer(findings.origin, teacher))
 
 
 def _read_tokens(findings: _Findings) -> None:
@@ -253,12 +254,21 @@ def _read_tokens(findings: _Findings) -> None:
     if material is None or findings.examples is None:
         return
     with findings.noting("data", "train"):
-        findings.data = material.tokens(findings.spec.origin.training.max_length)
-        findings.left_out = left_out(
+        origin = findings.spec.origin
+        findings.data = data = material.tokens(origin.training.max_length)
+        pairs = zip(data.kept, data.sequences, strict=True)
+        missing = [index for index, sequence in pairs if sequence.completion is None]
+        if origin.references and missing:
+            raise BadInputError(
+                "an arm, or the warm start, trains on reference answers, but"
+                f" {len(missing):,} of {len(data.kept):,} rows end without one, the first of them"
+                f" row {missing[0] + 1} (seq_kd: true, lmbda: 1.0 or method seqkd do without)"
+            )
+        findings.left_out += left_out(
             findings.examples,
             material.tokenizer,
-            findings.spec.origin.data.system_prompt,
-            references=findings.spec.origin.references,
+            origin.data.system_prompt,
+            references=origin.references,
         )
         if findings.spec.stock_engine:
             check_stock(findings.examples)
@@ -342,29 +352,9 @@ def _summary(findings: _Findings) -> DataSummary | None:
         scored=tuple(findings.scored),
         selection_documents=_count(findings.selection),
         test_documents=_count(findings.test),
-        lengths=_lengths(data, origin.training.max_length),
+        lengths=token_lengths(data, origin.training.max_length),
         notes=tuple(notes),
     )
-
-
-def _lengths(data: TokenizedData, max_length: int) -> TokenLengths:
-    prompts = [prompt for prompt, _ in data.lengths]
-    answers = [answer for _, answer in data.lengths if answer]
-    return TokenLengths(
-        max_length=max_length,
-        prompts=_percentiles(prompts),
-        references=_percentiles(answers) if answers else None,
-        sequences=_percentiles([sum(pair) for pair in data.lengths]),
-        dropped=len(data.lengths) - len(data.kept),
-        cut=sum(prompt < max_length < prompt + answer for prompt, answer in data.lengths if answer),
-    )
-
-
-def _percentiles(lengths: list[int]) -> Lengths:
-    ordered = sorted(lengths)
-    # By nearest rank: each is the length of one of them.
-    ranks = [max(-(-percent * len(ordered) // 100) - 1, 0) for percent in range(101)]
-    return Lengths(count=len(ordered), percentiles=tuple(ordered[rank] for rank in ranks))
 
 
 def _count(leaves: Sequence[LeafTask] | None) -> int | None:

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from sweeper.commands.check.data_step import run_data_step
 from sweeper.commands.check.run_checks import judge
 from sweeper.config.loading import load_study
@@ -14,33 +16,71 @@ from tests.support.tiny_models import make_tiny
 from tests.support.tiny_studies import adder_study, adder_suite, write_yaml
 
 
-def test_a_template_that_thinks_and_data_that_do_not(tmp_path: Path) -> None:
-    models = {
-        role: {"model": make_tiny(tmp_path / role, template=template("qwen3"), seed=seed)}
-        for seed, role in enumerate(("teacher", "student"))
-    }
-    rows = [
-        {"messages": [{**ASKED, "content": f"What is {n}?", "name": "ann"}, SAID]} for n in range(9)
-    ]
-    rows[4]["tools"] = [TOOL]
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (tmp_path / "rows.jsonl").write_text(text, encoding="utf-8")
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
     for name, first, end in (("selection", 0, 4), ("test", 4, 8)):
         write_yaml(tmp_path / f"{name}.yaml", adder_suite(name, first, end))
+    return tmp_path
 
-    def checked(**keys: Any) -> Any:
-        data = {"train": {"path": "rows.jsonl"}, **keys}
-        values = adder_study(data=data, **models, training={"max_length": 1000})
-        study = load_study(write_yaml(tmp_path / "study.yaml", values))
-        return judge(study, run_data_step(study, "cpu", tmp_path / "cache"))
 
-    [error] = checked().errors
+def checked(folder: Path, rows: list[dict[str, Any]], **changes: Any) -> Any:
+    """What check reports of a study on rows, whose models have the template of Qwen3."""
+    models: dict[str, Any] = {
+        role: {"model": make_tiny(folder / role, template=template("qwen3"), seed=seed)}
+        for seed, role in enumerate(("teacher", "student"))
+    }
+    models["teacher"] |= changes.pop("of_teacher", {})
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "rows.jsonl").write_text(text, encoding="utf-8")
+    data = {"train": {"path": "rows.jsonl"}, **changes.pop("data", {})}
+    values = adder_study(data=data, **models, training={"max_length": 1000}, **changes)
+    study = load_study(write_yaml(folder / "study.yaml", values))
+    return judge(study, run_data_step(study, "cpu", folder / "cache"))
+
+
+def messages(found: Any) -> set[str]:
+    return {finding.detail for finding in found.findings if finding.what == "messages"}
+
+
+def test_a_template_that_thinks_and_data_that_do_not(folder: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"messages": [{**ASKED, "content": f"What is {n}?", "name": "ann"}, SAID], "id": str(n)}
+        for n in range(9)
+    ]
+    rows[4]["tools"] = [TOOL]
+    [error] = checked(folder, rows).errors
     assert error.place.endswith(": data.chat_template_kwargs")
     assert "row 1: expected a generation prompt and a reference answer that agree" in error.detail
     assert "write data.chat_template_kwargs: {enable_thinking: false}" in error.detail
-    found = checked(chat_template_kwargs=OFF)
+    found = checked(folder, rows, data={"chat_template_kwargs": OFF})
     assert not found.errors
-    told = {finding.detail for finding in found.findings if finding.what == "messages"}
-    assert told == {"the chat template leaves out name of 9 user messages"}
+    assert messages(found) == {"the chat template leaves out name of 9 user messages"}
     rows_found = next(f for f in found.findings if f.what == "training data")
-    assert rows_found.detail.endswith("read from messages and tools")
+    assert rows_found.detail.endswith("read from messages and tools, not from id")
+
+
+def test_rows_that_end_with_a_question_where_references_are_trained(folder: Path) -> None:
+    rows = [{"messages": [{**ASKED, "content": f"What is {n}?"}, SAID]} for n in range(9)]
+    rows[2]["messages"] += [ASKED]
+    off: dict[str, Any] = {"chat_template_kwargs": OFF, "assistant_turns": "all"}
+    [error] = checked(folder, rows, data=off).errors
+    assert "1 of 9 rows end without one, the first of them row 3" in error.detail
+
+
+def test_what_the_teachers_own_template_leaves_out(folder: Path) -> None:
+    rows = [
+        {"messages": [{**ASKED, "content": f"What is {n}?"}, SAID], "tools": [TOOL]}
+        for n in range(9)
+    ]
+    several = {"messages": [ASKED, SAID, {**ASKED, "content": "What else?"}, SAID]}
+    text = template("qwen3").replace("{%- if tools %}", "{%- if false %}", 1)
+    text = text.replace('message.role == "user"', 'message.role == "user" and loop.last')
+    own: dict[str, Any] = {"chat_template_kwargs": OFF}
+    teacher = {**own, "model": make_tiny(folder / "own", template=text, seed=0)}
+    asked: dict[str, Any] = {"data": own, "of_teacher": teacher, "arms": {"seqkd": {}}}
+    found = checked(folder, rows, **asked)
+    assert not found.errors
+    assert messages(found) == {"the teacher's chat template leaves out the tools of 9 rows"}
+    [error] = checked(folder, [*rows, several], **asked).errors
+    assert error.place.endswith(": teacher.chat_template_kwargs")
+    assert "the teacher's chat template renders, but it leaves out the content" in error.detail

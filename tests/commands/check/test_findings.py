@@ -88,6 +88,13 @@ GKD = {"lmbda": 0.0, "temperature": 0.9, "max_new_tokens": 64}
         ),
         ({"arms": {"sft": {}}, "sampler": "random"}, "sampler changes nothing as no arm searches"),
         ({"margin": 0.1}, "margin changes nothing without a confirmation"),
+        (
+            {
+                "data": {"train": {"path": "x.jsonl"}, "assistant_turns": "all"},
+                "arms": {"gkd": {"settings": {"lmbda": 1.0}}, "seqkd": {}},
+            },
+            "data.assistant_turns changes nothing without an arm or a warm start that trains",
+        ),
         ({"arms": {"sft": {}}}, "teacher_outputs changes nothing"),
         (
             {"arms": {"sft": {}}, "collapse": "stop"},

@@ -120,6 +120,17 @@ def test_repeated_prompts_are_held_out_together(tmp_path: Path) -> None:
     assert len(kept.splitlines()) == 100 - 4 * 7
 
 
+def test_the_input_of_alpaca_rows_is_asked_and_held_out(tmp_path: Path) -> None:
+    rows = [{"instruction": "Add.", "input": f"{n} + 1", "output": f"{n + 1}"} for n in range(100)]
+    data = tmp_path / "rows.json"
+    data.write_text(json.dumps(rows), encoding="utf-8")
+    write(draft_study(request(tmp_path, data=str(data))), tmp_path)
+    held = prompts_of(tmp_path / "mine" / "held-out.jsonl")
+    assert held and held <= {f"Add.\n\n{row['input']}" for row in rows}
+    columns = load_study(tmp_path / "mine.yaml").config.data.train.columns
+    assert columns is not None and columns.input == "input"
+
+
 def test_other_data_get_suites_to_complete(tmp_path: Path) -> None:
     few = rows_file(tmp_path / "few.jsonl", ["a"] * 5)
     for number, data in enumerate(["a/hub-data", str(few)]):

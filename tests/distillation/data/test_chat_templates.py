@@ -14,7 +14,16 @@ from sweeper.distillation.data.examples import to_examples, tokenize
 from sweeper.distillation.data.left_out import left_out
 from sweeper.distillation.models.answer_ends import turn_end_ids
 from sweeper.foundation.errors import BadInputError
-from tests.support.chat_templates import ASKED, OFF, ROWS, SAID, TOOL, template, tokenizer
+from tests.support.chat_templates import (
+    ASKED,
+    OFF,
+    RESULT,
+    ROWS,
+    SAID,
+    TOOL,
+    template,
+    tokenizer,
+)
 
 DATE = "2024-07-26"
 
@@ -187,13 +196,162 @@ def test_what_a_template_leaves_out_is_counted() -> None:
 
 
 def test_white_space_that_a_template_strips_is_counted() -> None:
-    rows = [{"prompt": "a ", "completion": text} for text in ("b", " b", "c\n")]
-    columns = guess_columns(rows[0])
+    texts = ["b", " b", "c\n"]
+    rows = [{"prompt": "a ", "completion": text} for text in texts]
+    turns = [turn(content) for text in texts for turn, content in ((user, "a "), (said, text))]
+    several = [{"messages": [*turns, user("b"), said("a ")]}]
+    for given, turn, count in ((rows, "last", 2), (several, "last", 1), (several, "all", 3)):
+        columns = guess_columns(given[0])
+        assert columns is not None
+        examples = to_examples(given, columns, data(assistant_turns=turn))
+        assert left_out(examples, prepared("chatml")) == ()
+        [note] = left_out(examples, prepared("gemma"))
+        assert note == f"the chat template changes the white space of {count} answers"
+
+
+def user(text: str) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def said(text: str | None, **further: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": text, **further}
+
+
+def called(*values: str) -> list[dict[str, Any]]:
+    """Calls of one tool, each with its own arguments."""
+    functions = [{"name": "get_weather", "arguments": {"city": value}} for value in values]
+    return [{"id": "a", "type": "function", "function": function} for function in functions]
+
+
+NO_CONTENT = r"the chat template renders, but it leaves out the content of message 2 \("
+NO_CALL = "leaves out call 2 of the tool_calls of message 2"
+ROME = {"role": "system", "content": "Rome"}
+# Parts whose text is somewhere else too: in another message, in a call, in the template.
+HIDDEN: dict[str, tuple[str, dict[str, Any], str]] = {
+    "an answer's text next to its call": (
+        "llama3_1",
+        {"messages": [user("Weather?"), said("Rome", tool_calls=called("Rome"))]},
+        NO_CONTENT,
+    ),
+    "a text next to a call, as a question has it": (
+        "llama3_1",
+        {"messages": [user("In Rome?"), said("Rome", tool_calls=called("x")), RESULT, SAID]},
+        NO_CONTENT,
+    ),
+    "the text of another answer": (
+        "llama3_1",
+        {"messages": [user("a"), said("b", tool_calls=called("x")), RESULT, said("b")]},
+        NO_CONTENT,
+    ),
+    "a second system message": (
+        "gptoss",
+        {"messages": [{**ROME, "content": "In Rome"}, ROME, ASKED, SAID]},
+        NO_CONTENT,
+    ),
+    "a system message of words of the template": (
+        "deaf",
+        {"messages": [{**ROME, "content": "user"}, ASKED, SAID]},
+        "leaves out the content of message 1",
+    ),
+    "the second of two calls": (
+        "gptoss",
+        {"messages": [ASKED, said("", tool_calls=called("a", "b"))]},
+        NO_CALL,
+    ),
+    "the second of two equal calls": (
+        "gptoss",
+        {"messages": [ASKED, said("", tool_calls=called("a", "a")), RESULT, SAID]},
+        NO_CALL.replace("call 2", "call 1"),
+    ),
+    "the arguments of a call": (
+        "names",
+        {"messages": [user("In Rome?"), said("", tool_calls=called("Rome")), RESULT, SAID]},
+        "leaves out the arguments of call 1 of message 2",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", HIDDEN)
+def test_what_is_left_out_is_found_though_its_text_is_elsewhere(case: str) -> None:
+    kind, row, message = HIDDEN[case]
+    with pytest.raises(BadInputError, match=message):
+        trained(prepared(kind), row)
+
+
+@pytest.mark.parametrize("name", [name for name in TABLE if name != "deepseek_r1_distill"])
+def test_messages_of_one_text_are_not_taken_for_each_other(name: str) -> None:
+    """Each is rendered, so none is refused, whatever else has its text."""
+    values = OFF if name in ("qwen3", "glm4moe") else TABLE[name][0]
+    for text in ("a", "user", "Rome Rome"):
+        row = {"messages": [user(text), said(text), user(text), said(text)]}
+        assert text in trained(prepared(name.split()[0], **values), row)[0]
+
+
+def test_parts_of_calls_and_tools_that_are_left_out_are_counted() -> None:
+    calls = called("Rome", "Oslo")
+    calls[0]["function"]["note"] = "x"
+    row = {"messages": [ASKED, said("", tool_calls=calls)], "tools": [TOOL]}
+    hammer = {**TOOL, "function": {**TOOL["function"], "name": "hammer"}}
+    several = {**row, "tools": [TOOL, hammer]}
+    columns = guess_columns(row)
     assert columns is not None
-    examples = to_examples(rows, columns, data())
-    assert left_out(examples, prepared("chatml")) == ()
-    [note] = left_out(examples, prepared("gemma"))
-    assert note == "the chat template strips white space around 2 answers"
+    tokens = prepared("qwen2_5")
+    tokens.chat_template = tokens.chat_template.replace("in tools %}", "in tools[:1] %}")
+    assert set(left_out(to_examples([row, several], columns, data()), tokens)) == {
+        "the chat template leaves out note of 2 calls of tools",
+        "the chat template leaves out some tools of 1 rows",
+    }
+
+
+def test_calls_in_a_template_that_takes_text_only() -> None:
+    tokens = prepared("deepseekv3")
+    assert trained(tokens, ROWS["result"]) == ["It is clear.<｜end▁of▁sentence｜>"]
+    [example] = to_examples([ROWS["result"]], guess_columns(ROWS["result"]), data())  # type: ignore[arg-type]
+    assert '{"city": "Rome"}' in render(list(example.messages), tokens)
+
+
+END = "<|im_end|>"
+ENDED: dict[str, tuple[str, dict[str, Any]]] = {
+    "content": ("qwen2_5", said(f"old{END}new")),
+    "reasoning": ("qwen3", said("x", reasoning_content=f"old{END}new")),
+    "reasoning, at its end": ("qwen3", said("new", reasoning_content=f"old{END}")),
+    "arguments": ("qwen2_5", said(None, tool_calls=called(f"old{END}new"))),
+    "a key of the arguments": (
+        "qwen2_5",
+        said(None, tool_calls=[{"name": "f", "arguments": {f"old{END}new": 1}}]),
+    ),
+    "the next turn's mark": ("glm4", said("old<|user|>new")),
+}
+
+
+@pytest.mark.parametrize("case", ENDED)
+def test_an_end_token_in_any_part_of_an_answer_is_refused(case: str) -> None:
+    kind, answer = ENDED[case]
+    message = r"row 1: .* without end tokens in its text, found .* before '.*new"
+    with pytest.raises(BadInputError, match=message):
+        trained(prepared(kind), {"messages": [ASKED, answer]})
+    if kind != "qwen3":  # whose template takes out earlier thoughts
+        with pytest.raises(BadInputError, match=message):
+            row = {"messages": [ASKED, answer, RESULT, SAID]}
+            trained(prepared(kind), row, assistant_turns="all")
+
+
+def test_references_without_the_thoughts_that_a_template_asks_for_are_counted() -> None:
+    brief = {"messages": [{"role": "system", "content": "Be brief."}, ASKED, SAID]}
+    thought = {"messages": [ASKED, said("<think>Hm.</think>It is clear.")]}
+    own = {**ROWS["plain"], "chat_template_kwargs": {"thinking": False}}
+    columns = guess_columns(brief)
+    assert columns is not None
+    examples = to_examples([ROWS["plain"], brief, thought, own], columns, data())
+    [note] = left_out(examples, prepared("modes"))
+    assert note == (
+        "the chat template asks for thoughts in 2 rows whose references have none;"
+        " write data.chat_template_kwargs: {thinking: false}"
+    )
+    assert left_out(examples, prepared("modes", thinking=False)) == ()
+    assert left_out(examples, prepared("modes"), references=False) == ()
+    # What such an argument does to earlier turns only is another matter.
+    assert left_out(examples[:1], prepared("qwen3", enable_thinking=False)) == ()
 
 
 def test_a_template_that_changes_an_answer_is_refused() -> None:

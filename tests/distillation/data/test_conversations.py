@@ -46,6 +46,25 @@ FORMS: dict[str, dict[str, Any]] = {
         "tools": json.dumps([TOOL]),
     },
     "prompt and completion": {"prompt": TURNS[:2], "completion": TURNS[2:], "tools": [TOOL]},
+    "a former function_call": {
+        "messages": [
+            *TURNS[:2],
+            {"role": "assistant", "content": None, "function_call": FLAT_CALL},
+            {**RESULT, "role": "function"},
+            {**SAID, "tool_calls": []},
+        ],
+        "tools": [TOOL],
+    },
+    "marks of what is trained": {
+        "messages": [
+            {**SYSTEM, "weight": 0},
+            {**ASKED, "train": False},
+            {**CALLED, "weight": 1},
+            {**RESULT, "loss": False},
+            {**SAID, "training": True, "weight": None},
+        ],
+        "tools": [TOOL],
+    },
     "parts of content": {
         "messages": [
             SYSTEM,
@@ -73,6 +92,80 @@ def test_every_form_gives_the_same_conversation(form: str) -> None:
     assert wanted.messages[2] == {"role": "assistant", "content": "", "tool_calls": [CALL]}
     assert wanted.answer == SAID and wanted.tools == [TOOL]
     assert wanted.prompt == "Weather in Rome?"
+
+
+@pytest.mark.parametrize("key", ["arguments", "parameters", "args", "input"])
+@pytest.mark.parametrize("text", [False, True])
+def test_the_arguments_of_a_call_are_read_under_each_name(key: str, text: bool) -> None:
+    given: Any = json.dumps({"city": "Rome"}) if text else {"city": "Rome"}
+    call = {"name": "get_weather", key: given}
+    for form in (call, {"type": "function", "function": call}, {**call, "type": "tool_use"}):
+        [example] = examples({"messages": [ASKED, {**CALLED, "tool_calls": [form]}]})
+        assert example.answer["tool_calls"] == [CALL]
+    shared = {"from": "function_call", "value": json.dumps(call)}
+    [example] = examples({"conversations": [SHAREGPT[1], shared]})
+    assert example.answer["tool_calls"] == [CALL]
+
+
+def test_a_flat_call_keeps_its_id_and_may_lack_arguments() -> None:
+    turn = {**CALLED, "tool_calls": [{"name": "f", "id": "abc", "description": None}]}
+    [example] = examples({"messages": [ASKED, turn]})
+    [call] = example.answer["tool_calls"]
+    assert call == {"id": "abc", "type": "function", "function": {"name": "f", "arguments": {}}}
+
+
+MASKED: dict[str, tuple[str, Any, bool]] = {
+    "weight 0": ("weight", 0, False),
+    "weight 0.0": ("weight", 0.0, False),
+    "weight 1": ("weight", 1, True),
+    "train false": ("train", False, False),
+    "train true": ("train", True, True),
+    "training false": ("training", False, False),
+    "loss false": ("loss", False, False),
+    "null": ("weight", None, True),
+}
+
+
+@pytest.mark.parametrize("case", MASKED)
+@pytest.mark.parametrize("prompt", [None, "Be brief."])
+def test_answers_that_are_marked_are_not_trained(case: str, prompt: str | None) -> None:
+    key, value, counts = MASKED[case]
+    turns = [ASKED, {**SAID, key: value}, ASKED, SAID, ASKED, SAID]
+    sharegpt = [
+        {"from": {"user": "human", "assistant": "gpt"}[turn["role"]], "value": turn["content"]}
+        | ({key: turn[key]} if key in turn else {})
+        for turn in turns
+    ]
+    for row in (
+        {"messages": turns},
+        {"conversations": sharegpt},
+        {"messages": turns, "system": "Be kind."},
+        {"prompt": [ASKED], "completion": turns[1:]},
+    ):
+        [example] = examples(row, assistant_turns="all", system_prompt=prompt)
+        first = 2 if prompt or "system" in row else 1
+        assert example.earlier == ((first, first + 2) if counts else (first + 2,))
+        assert key not in example.messages[first]
+
+
+def test_alpaca_rows_have_their_input_in_the_prompt() -> None:
+    rows = [
+        {"instruction": "Translate.", "input": text, "output": "Rome"}
+        for text in ("Roma", "", None, " ")
+    ]
+    prompts = [example.prompt for example in examples(*rows)]
+    assert prompts == ["Translate.\n\nRoma", *["Translate."] * 3]
+    named = {"prompt": "instruction", "completion": "output"}
+    assert examples(rows[0], columns=named)[0].prompt == "Translate."
+
+
+def test_a_row_may_have_arguments_of_the_template_in_every_form() -> None:
+    for row in (ROWS["plain"], {"prompt": "a", "completion": "b"}):
+        for given in ({"thinking": False}, '{"thinking": false}'):
+            [example] = examples({**row, "chat_template_kwargs": given})
+            assert example.options == {"thinking": False}
+        for empty in (None, {}, "", "{}"):
+            assert examples({**row, "chat_template_kwargs": empty})[0].options == {}
 
 
 def test_an_answer_may_call_a_tool() -> None:
@@ -131,6 +224,46 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "expected a mapping",
     ),
     "tools that are names": ({**ROWS["plain"], "tools": ["f"]}, "expected tools as JSON schemas"),
+    "a call with unknown keys for arguments": (
+        {"messages": [ASKED, {**CALLED, "tool_calls": [{"name": "f", "values": {"a": 1}}]}]},
+        "expected a call of a tool with one of arguments, parameters, .*'values'",
+    ),
+    "a call with arguments twice": (
+        {"messages": [ASKED, {**CALLED, "tool_calls": [{**FLAT_CALL, "parameters": {}}]}]},
+        "expected a call of a tool with one of arguments",
+    ),
+    "a weight between": (
+        {"messages": [ASKED, {**SAID, "weight": 0.5}]},
+        r"expected true or false \(1 or 0\) as weight of a message in row 1 .*found 0.5",
+    ),
+    "a last answer that is not to be trained": (
+        {"messages": [ASKED, SAID, ASKED, {**SAID, "train": False}]},
+        "expected a last answer that is trained in row 1 of rows.jsonl, but it is marked",
+    ),
+    "a part of an answer that is marked": (
+        {"messages": [ASKED, {**SAID, "train_detail": [{"train": False}]}]},
+        "as train_detail of a message in row 1",
+    ),
+    "two system messages": (
+        {"messages": TURNS, "system": "Be kind."},
+        "one system message in row 1 .*'Be brief.' among its turns and 'Be kind.' in column",
+    ),
+    "a system message that is no text": (
+        {"messages": TURNS[1:], "system": ["Be brief."]},
+        r"expected text in column 'system', row 1 .*\['Be brief.'\]",
+    ),
+    "an input that is no text": (
+        {"instruction": "x", "input": ["y"], "output": "z"},
+        "expected text in column 'input', row 1",
+    ),
+    "arguments of the template that are a list": (
+        {**ROWS["plain"], "chat_template_kwargs": "[1]"},
+        "in chat_template_kwargs of row 1 of rows.jsonl, found",
+    ),
+    "an argument that is the tool's own": (
+        {"prompt": "a", "completion": "b", "chat_template_kwargs": {"chat_template": "x"}},
+        "found 'chat_template', which sweeper gives, in chat_template_kwargs of row 1",
+    ),
     "a completion that ends with a question": (
         {"prompt": [ASKED], "completion": [SAID, ASKED]},
         "expected an assistant message at the end of 'completion', row 1",

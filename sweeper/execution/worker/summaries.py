@@ -1,0 +1,59 @@
+"""Summaries of the training data: its rows and columns, and their lengths in tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sweeper.config.columns import ColumnsConfig
+from sweeper.config.data import DatasetConfig
+from sweeper.distillation.data.conversations import Example
+from sweeper.distillation.data.examples import TokenizedData, conversation_hash
+from sweeper.foundation.secrets import redact
+from sweeper.records import Lengths, RowsSummary, TokenLengths
+
+
+def rows_summary(
+    rows: Sequence[Mapping[str, Any]],
+    columns: ColumnsConfig,
+    examples: Sequence[Example],
+    source: DatasetConfig,
+) -> RowsSummary:
+    """Return the summary of rows that were read as ``examples``: columns read, and those not."""
+    filled = {n for row in rows for n, value in row.items() if value not in (None, "", [], {})}
+    named = [columns.messages, columns.prompt, columns.input, columns.completion]
+    conversations = columns.prompt is None or isinstance(rows[0].get(columns.prompt), list)
+    further = {"tools": columns.tools, "system": columns.system}
+    named += [given or (usual if conversations else None) for usual, given in further.items()]
+    named.append("chat_template_kwargs")
+    read = tuple(name for name in named if name in filled)
+    prompts = [conversation_hash(example) for example in examples]
+    return RowsSummary(
+        rows=len(examples),
+        source=redact(f"{source.path} ({source.split})"),
+        columns=read,
+        unread=tuple(sorted(filled - {*read})),
+        references=sum(example.completion is not None for example in examples),
+        repeated=len(prompts) - len(set(prompts)),
+    )
+
+
+def token_lengths(data: TokenizedData, max_length: int) -> TokenLengths:
+    """Return the lengths of prompts and references before anything is cut."""
+    prompts = [prompt for prompt, _ in data.lengths]
+    answers = [answer for _, answer in data.lengths if answer]
+    return TokenLengths(
+        max_length=max_length,
+        prompts=_percentiles(prompts),
+        references=_percentiles(answers) if answers else None,
+        sequences=_percentiles([sum(pair) for pair in data.lengths]),
+        dropped=len(data.lengths) - len(data.kept),
+        cut=sum(prompt < max_length < prompt + answer for prompt, answer in data.lengths if answer),
+    )
+
+
+def _percentiles(lengths: list[int]) -> Lengths:
+    ordered = sorted(lengths)
+    # By nearest rank: each is the length of one of them.
+    ranks = [max(-(-percent * len(ordered) // 100) - 1, 0) for percent in range(101)]
+    return Lengths(count=len(ordered), percentiles=tuple(ordered[rank] for rank in ranks))
