@@ -36,7 +36,7 @@ class Objective(Protocol):
         """Return the loss of each position, and turn ``logits`` into its gradient in place.
 
         Args:
-            logits: The student's logits, after its cap (positions × vocabulary), at least float32.
+            logits: The student's logits (positions × vocabulary), at least float32.
             targets: Rows of what ``chunk`` returned.
             rows: These positions among all.
             work: Scratch space of three times the logits' shape.
@@ -62,7 +62,7 @@ def chunked_loss(
     layer = head.head
     weight, bias = (None, None) if layer is None else (layer.weight, layer.bias)
     loss: Tensor = _ChunkedLoss.apply(  # type: ignore[no-untyped-call]
-        states, weight, bias, head.cap, objective, budget, torch.is_grad_enabled()
+        states, weight, bias, (head.scale, head.cap), objective, budget, torch.is_grad_enabled()
     )
     return loss
 
@@ -76,7 +76,7 @@ class _ChunkedLoss(torch.autograd.Function):
         states: Tensor,
         weight: Tensor | None,
         bias: Tensor | None,
-        cap: float | None,
+        end: tuple[float, float | None],
         objective: Objective,
         budget: int,
         graded: bool,
@@ -88,8 +88,8 @@ class _ChunkedLoss(torch.autograd.Function):
         exact = torch.promote_types(dtype, torch.float32)
         hidden = states.to(device, dtype)
         vocabulary = states.shape[1] if weight is None else len(weight)
-        # Converted once, not for each chunk.
-        matrix = None if weight is None else weight.to(product_dtype(hidden))
+        # Rounded as ``LMHead.logits`` does it; converted once, not for each chunk.
+        matrix = None if weight is None else weight.to(dtype).to(product_dtype(hidden))
 
         row = vocabulary * exact.itemsize
         chunks = max(1, -(-2 * row * len(states) // budget))
@@ -114,8 +114,8 @@ class _ChunkedLoss(torch.autograd.Function):
                 for first in range(0, len(logits), block):
                     part = slice(first, first + block)
                     place = slice(start + first, start + min(first + block, len(logits)))
-                    losses[place] = _through_cap(
-                        logits[part], targets[part], place, cap, objective, work
+                    losses[place] = _through_end(
+                        logits[part], targets[part], place, end, objective, work
                     )
                 # What is in ``logits`` by now is the loss's gradient with respect to them.
                 if grad_states is not None:
@@ -143,23 +143,28 @@ class _ChunkedLoss(torch.autograd.Function):
         return (*grads, None, None, None, None)
 
 
-def _through_cap(
+def _through_end(
     logits: Tensor,
     targets: Tensor,
     rows: slice,
-    cap: float | None,
+    end: tuple[float, float | None],
     objective: Objective,
     work: Tensor,
 ) -> Tensor:
-    """Return the objective of logits that pass a soft cap first, with gradients before the cap."""
-    work = work[:, : len(logits)]
+    """Return the objective of scaled and capped logits, with gradients before scale and cap."""
+    work, (scale, cap) = work[:, : len(logits)], end
+    if scale != 1:
+        logits.mul_(scale)
     if cap is None:
-        return objective.into_gradient(logits, targets, rows, work)
-    logits.div_(cap).tanh_()
-    slope = (logits * logits).neg_().add_(1)
-    logits.mul_(cap)
-    losses = objective.into_gradient(logits, targets, rows, work)
-    logits.mul_(slope)
+        losses = objective.into_gradient(logits, targets, rows, work)
+    else:
+        logits.div_(cap).tanh_()
+        slope = (logits * logits).neg_().add_(1)
+        logits.mul_(cap)
+        losses = objective.into_gradient(logits, targets, rows, work)
+        logits.mul_(slope)
+    if scale != 1:
+        logits.mul_(scale)
     return losses
 
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from sweeper.distillation.chunked_loss import BUDGET, chunked_loss
-from sweeper.distillation.models.lm_head import LMHead, capped
+from sweeper.distillation.models.lm_head import LMHead
 
 _LEAST = -1e20
 """Logit below which a token is ruled out."""
@@ -142,15 +142,14 @@ class _TeacherDivergence:
     sampled: SampledTokens | None
 
     def chunk(self, rows: slice, vocabulary: int, device: torch.device) -> Tensor:
-        """Return the teacher's logits, after its cap, at least in float32."""
+        """Return the teacher's logits, at least in float32."""
         logits = self.heads.teacher.logits(self.theirs[rows]).to(device)
         if self.heads.cut and logits.shape[1] > vocabulary:
             logits = logits[:, :vocabulary]
         if logits.shape[1] != vocabulary:
             counts = f"{vocabulary} and {logits.shape[1]}"
             raise ValueError(f"student and teacher must give as many logits, but got {counts}")
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        return capped(logits, self.heads.teacher.cap)
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def into_gradient(self, logits: Tensor, targets: Tensor, rows: slice, work: Tensor) -> Tensor:
         """Return the divergence of each position; ``logits`` become its gradient."""

@@ -22,7 +22,7 @@ from sweeper.distillation.data.batches import IGNORED, PromptCollator
 from sweeper.distillation.data.training_data import TrainingData, own_teacher
 from sweeper.distillation.models.answer_ends import end_token_ids
 from sweeper.distillation.models.context_length import ends, positions
-from sweeper.distillation.models.lm_head import LMHead, capped
+from sweeper.distillation.models.lm_head import LMHead
 from sweeper.distillation.sampling.rollouts import Rollout, generate
 from sweeper.distillation.teacher.shared_teacher import SharedTeacher
 from sweeper.distillation.train import starting_student
@@ -219,7 +219,7 @@ def _predict(head: LMHead, prompt: Sequence[int], answer: Rollout) -> _Predictio
     parts = []
     for start in range(0, len(states), _POSITIONS):
         part = states[start : start + _POSITIONS]
-        logits = capped(head.logits(part).float(), head.cap)
+        logits = head.logits(part).float()
         if not bool(logits.amax(-1).isfinite().all()):
             raise DivergedError("The logits are not finite: the model does not work as it is.")
         logs = logits.log_softmax(-1).clamp_(min=_RULED_OUT)

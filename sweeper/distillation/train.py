@@ -275,7 +275,8 @@ def stored_teacher_states(
     reads = settings.max_steps * window * teacher.resources.processes * (1 - settings.lmbda)
     if reads * _TRIALS_TO_PAY < len(data.sequences):
         return None
-    return hidden_states.get_or_compute(teacher, data.sequences, report)
+    autocast = trainers.autocast_dtype(settings)
+    return hidden_states.get_or_compute(teacher, data.sequences, report, autocast=autocast)
 
 
 def _adapted(job: TrainingJob) -> Any:

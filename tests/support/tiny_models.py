@@ -133,6 +133,8 @@ ARCHITECTURES: dict[str, Architecture] = {
     "glm4": Architecture("glm4", GLM4_FAMILY, {**_HEADS, "head_dim": 8}),
     "qwen3_moe": Architecture("qwen3_moe", QWEN_FAMILY, {**_HEADS, **_EXPERTS, "num_experts": 4}),
     "mixtral": Architecture("mixtral", LLAMA2_FAMILY, {**_HEADS, "num_local_experts": 4}),
+    # Its logits are divided, here by no power of two.
+    "granite": Architecture("granite", SMOLLM_FAMILY, {**_HEADS, "logits_scaling": 3.0}),
     # Positions are learned: padding must not move them.
     "gpt2": Architecture("gpt2", GPT2_FAMILY, {"num_attention_heads": 2}),
 }

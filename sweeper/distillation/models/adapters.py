@@ -70,10 +70,46 @@ def add_adapter(
     with torch.random.fork_rng(devices=[]), place:
         torch.manual_seed(seed)
         try:
-            return get_peft_model(model, config)
+            adapted = get_peft_model(model, config)
         except ValueError as error:
             message = f"PEFT cannot adapt them: {str(error).splitlines()[0]}"
             raise BadInputError(message, _TARGETS) from error
+    for module in adapted.modules():
+        if trained_copy(module) is not module:
+            _train_in_float32(trained_copy(module), module.original_module)
+    return adapted
+
+
+def trained_copy(module: Any) -> Any:
+    """Return the copy of a module that an adapter trains (``modules_to_save``), else the module."""
+    copies = getattr(module, "modules_to_save", None)
+    if not isinstance(copies, nn.ModuleDict):
+        return module
+    return copies[module.active_adapters[0]]
+
+
+def _train_in_float32(copy: nn.Module, original: nn.Module) -> None:
+    """Keep a trained copy in float32 in a model of 16 bits, as PEFT keeps adapters only.
+
+    The modules around it get and give what they do around the original.
+    """
+    copy.float()
+
+    def enter(_module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(_as_type_of(copy, value) for value in inputs)
+
+    def leave(_module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+        return _as_type_of(original, output)
+
+    copy.register_forward_pre_hook(enter)
+    copy.register_forward_hook(leave)
+
+
+def _as_type_of(module: nn.Module, value: Any) -> Any:
+    """Return a tensor of numbers in the type of a module's weights, anything else as it is."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        return value
+    return value.to(next(module.parameters()).dtype)
 
 
 def _check_modules(model: PreTrainedModel, lora: LoraConfig) -> None:

@@ -6,7 +6,6 @@ layer, some with a factor or a soft cap after it; a trial pass shows whether tha
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from sweeper.distillation.models.adapters import trained_copy
 from sweeper.distillation.models.loading import without_adapter
 
 
@@ -26,8 +26,8 @@ class LMHead:
         model: Causal language model, with its wrappers.
         body: Part that gives the last hidden states; None if only the model gives logits.
         head: Module that makes logits of hidden states, or None.
-        scale: Factor of the logits (Granite, Cohere), by which ``states`` multiplies the states.
-        cap: Soft cap after the head, ``cap * tanh(logits / cap)``, or None.
+        scale: Factor of the logits after the head (Granite, Cohere).
+        cap: Soft cap after that, ``cap * tanh(logits / cap)``, or None.
     """
 
     model: Any
@@ -52,7 +52,7 @@ class LMHead:
         """
         by_logits = cls(model)
         base = without_adapter(model)
-        head = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
+        head = _head_of(base)
         if head is None or base.get_decoder() is base:
             return by_logits
         if trained and (type(head) is not nn.Linear or head.weight.is_meta):
@@ -60,7 +60,8 @@ class LMHead:
         if trained and computing_dtype(head.weight) == torch.float16:
             return by_logits
         config = base.config.get_text_config()
-        cap = getattr(config, "final_logit_softcapping", None)
+        caps = (getattr(config, name, None) for name in _CAPS)
+        cap = next((found for found in caps if found is not None), None)
         for scale in _scales(config):
             split = cls(model, base.get_decoder(), head, scale, cap)
             if split._gives_the_logits_of_the_model():
@@ -72,7 +73,7 @@ class LMHead:
         if self.head is None:
             return replace(self, model=model)
         base = without_adapter(model)
-        body, head = base.get_decoder(), base.get_output_embeddings()
+        body, head = base.get_decoder(), _head_of(base)
         return replace(self, model=model, body=body, head=head)
 
     def states(self, tokens: dict[str, Tensor], counted: Tensor) -> Tensor:
@@ -83,8 +84,8 @@ class LMHead:
             counted: Mask of next-token predictions that count (batch × (length - 1)).
 
         Returns:
-            The last hidden states (positions × width), scaled, or, without a body, the logits
-            (positions × vocabulary) of the positions that count.
+            The last hidden states (positions × width) or, without a body, the logits (positions ×
+            vocabulary) of the positions that count.
         """
         device = next(self.model.parameters()).device
         tokens = {name: values.to(device) for name, values in tokens.items()}
@@ -94,24 +95,20 @@ class LMHead:
         else:
             states = self.body(**tokens, use_cache=False).last_hidden_state
         gathered: Tensor = states[:, :-1][counted.to(states.device)]
-        return gathered if self.scale == 1 else self._scaled(gathered)
-
-    def _scaled(self, states: Tensor) -> Tensor:
-        power_of_two = math.frexp(self.scale)[0] == 0.5
-        # Others would round states of 16 bits once more.
-        exact = states.dtype if power_of_two else torch.promote_types(states.dtype, torch.float32)
-        return states.to(exact) * self.scale
+        return gathered
 
     def logits(self, states: Tensor) -> Tensor:
-        """Return the logits (positions × vocabulary), before the cap, from what ``states`` gave.
+        """Return the model's logits (positions × vocabulary) from what ``states`` gave.
 
-        A plain linear head's are not rounded to less than float32; other heads' (quantized ones,
-        adapters) are as the head computes them.
+        A plain linear head's are not rounded to less than float32, whatever it reads in; other
+        heads' (quantized ones, adapters) are as the head computes them.
         """
         if type(self.head) is nn.Linear:
-            return project(states.to(self.head.weight.device), self.head.weight, self.head.bias)
-        logits: Tensor = states if self.head is None else self.head(states)
-        return logits
+            weight, dtype = self.head.weight, computing_dtype(self.head.weight)
+            logits = project(states.to(weight.device, dtype), weight.to(dtype), self.head.bias)
+        else:
+            logits = states if self.head is None else self.head(states)
+        return ended(logits, self.scale, self.cap)
 
     @torch.no_grad()
     def _gives_the_logits_of_the_model(self) -> bool:
@@ -130,7 +127,8 @@ class LMHead:
             if states is None:
                 return output
             drawn = torch.randn(states.shape, generator=torch.Generator().manual_seed(0)).to(states)
-            sizes = self.logits(drawn).float().square().mean(-1, keepdim=True).sqrt()
+            linear = replace(self, scale=1.0, cap=None)
+            sizes = linear.logits(drawn).float().square().mean(-1, keepdim=True).sqrt()
             wanted = 10.0 ** torch.arange(states.shape[1])[:, None].to(states)
             output.last_hidden_state = drawn * (wanted / sizes.to(states))
             seen.extend((states, output.last_hidden_state))
@@ -145,10 +143,21 @@ class LMHead:
             if len(seen) != 2:
                 return False
             states = self.body(**tokens, use_cache=False).last_hidden_state
-            read = capped(self.logits(self._scaled(seen[1])), self.cap)
+            read = self.logits(seen[1])
         kinds = {computing_dtype(self.head.weight), states.dtype, logits.dtype}
         exact = kinds <= {torch.float32, torch.float64}
         return _agree(states, seen[0], exact) and _agree(read, logits, exact)
+
+
+_CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
+"""Names of the soft cap in configurations."""
+
+
+def _head_of(base: Any) -> Any:
+    """Return the module that makes logits, or its copy that an adapter trains."""
+    if not hasattr(base, "get_output_embeddings"):
+        return None
+    return trained_copy(base.get_output_embeddings())
 
 
 def _scales(config: Any) -> list[float]:
@@ -167,9 +176,9 @@ def _exact_head(model: Any) -> Iterator[None]:
 
     So what a model does to its logits, and the divergence, begin with logits that are not rounded.
     """
-    base = without_adapter(model)
-    head: Any = base.get_output_embeddings() if hasattr(base, "get_output_embeddings") else None
-    if type(head) is not nn.Linear or computing_dtype(head.weight).itemsize > 2:
+    head = _head_of(without_adapter(model))
+    dtype = computing_dtype(head.weight) if type(head) is nn.Linear else torch.float32
+    if dtype.itemsize > 2:
         yield
         return
     own = vars(head).get("forward")
@@ -178,7 +187,8 @@ def _exact_head(model: Any) -> Iterator[None]:
     def forward(states: Tensor) -> Tensor:
         bias = None if layer.bias is None else layer.bias.float()
         with torch.autocast(states.device.type, enabled=False):
-            return nn.functional.linear(states.float(), layer.weight.float(), bias)
+            states, weight = states.to(dtype).float(), layer.weight.to(dtype).float()
+            return nn.functional.linear(states, weight, bias)
 
     layer.forward = forward
     try:
@@ -229,8 +239,9 @@ def project(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return outputs if bias is None else outputs.add_(bias.to(exact))
 
 
-def capped(logits: Tensor, cap: float | None) -> Tensor:
-    """Return the logits after a model's final soft cap, if it has one."""
+def ended(logits: Tensor, scale: float, cap: float | None) -> Tensor:
+    """Return the logits after a model's final scale and soft cap, if it has them."""
+    logits = logits if scale == 1 else logits * scale
     return logits if cap is None else logits.div(cap).tanh_().mul_(cap)
 
 

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sweeper.distillation.data.batches import IGNORED, PromptCollator
 from sweeper.distillation.data.examples import TokenSequence
-from sweeper.distillation.models.lm_head import LMHead
+from sweeper.distillation.models.lm_head import LMHead, computing_dtype
 from sweeper.distillation.models.loading import computing_threads
 from sweeper.distillation.teacher.shared_teacher import SharedTeacher
 from sweeper.foundation.cache import Cache, hash_text
@@ -49,10 +49,13 @@ def get_or_compute(
     teacher: SharedTeacher,
     sequences: Sequence[TokenSequence],
     report: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    autocast: torch.dtype | None = None,
 ) -> TeacherStates | None:
     """Return the teacher's states on ``sequences``, all with an answer.
 
-    ``report`` gets the number of sequences read and their total.
+    ``report`` gets the number of sequences read and their total. ``autocast`` is the precision that
+    the teacher reads rollouts in, so that it reads everything in one.
 
     Returns:
         None if they exceed the study's ``compute.teacher_states_gib``, or if the teacher's logits
@@ -68,10 +71,14 @@ def get_or_compute(
         for s in sequences
     )
     determinants = {**teacher.determinants(), "sequences": hash_text("\n".join(lines))}
+    if autocast is not None:
+        determinants["autocast"] = str(autocast).removeprefix("torch.")
 
     def build(directory: Path) -> None:
         model = teacher.load()
-        with computing_threads(inputs.cache_threads):
+        kind = next(model.parameters()).device.type
+        lower = torch.autocast(kind, autocast, enabled=autocast is not None)
+        with computing_threads(inputs.cache_threads), lower:
             about = _compute(model, sequences, starts, directory / _STATES, limit, report)
         (directory / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
 
@@ -133,7 +140,10 @@ def _compute(
         padded = collator.pad(pairs, [sequences[i].earlier for i in indices])
         batch = {name: values.to(device) for name, values in padded.items()}
         counted = batch.pop("labels")[:, 1:] != IGNORED
-        states = lm_head.states(batch, counted).cpu()
+        states = lm_head.states(batch, counted)
+        if type(lm_head.head) is nn.Linear:
+            states = states.to(computing_dtype(lm_head.head.weight))  # as the head reads them
+        states = states.cpu()
         if whole is None:
             width = states.shape[1]
             size = starts[-1] * width

@@ -51,6 +51,8 @@ class KLProbe:
     """The teacher's last hidden states at the positions that predict the answers."""
     head: nn.Linear
     """The teacher's head, from hidden states to logits."""
+    scale: float
+    """The factor of the teacher's logits."""
     cap: float | None
     """The teacher's final soft cap, if it has one."""
     dtype: ScoringDtype | None
@@ -66,7 +68,8 @@ class KLProbe:
         try:
             with torch.no_grad(), computing_in(model, self.dtype):
                 student = LMHead.of(model, trained=False)
-                heads = Heads(student, LMHead(None, head=self.head.to(device), cap=self.cap))
+                head = self.head.to(device)
+                heads = Heads(student, LMHead(None, head=head, scale=self.scale, cap=self.cap))
                 ours = student.states({"input_ids": batch["input_ids"].to(device)}, counted)
                 return float(heads.divergence(ours, self.states.to(device), BETA)) / len(ours)
         finally:
@@ -128,7 +131,8 @@ def read(directory: Path) -> KLProbe | None:
     if bias is not None:
         head.bias = nn.Parameter(bias, requires_grad=False)
     sequences = tuple((prompt, answer) for prompt, answer in about["sequences"])
-    return KLProbe(sequences, tensors["states"], head, about["cap"], about.get("dtype"))
+    end = about.get("scale", 1.0), about["cap"]
+    return KLProbe(sequences, tensors["states"], head, *end, about.get("dtype"))
 
 
 @torch.no_grad()
@@ -147,4 +151,4 @@ def _read_teacher(
     if lm_head.head.bias is not None:
         tensors["bias"] = lm_head.head.bias
     tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    return tensors, {"sequences": list(sequences), "cap": lm_head.cap}
+    return tensors, {"sequences": list(sequences), "scale": lm_head.scale, "cap": lm_head.cap}
