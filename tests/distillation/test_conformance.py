@@ -6,9 +6,8 @@ them fails here.
 
 from __future__ import annotations
 
-import copy
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -132,19 +131,54 @@ def divergence(log_p: Tensor, log_q: Tensor, beta: float) -> float:
     return float((beta * q * (log_q - log_m) + (1 - beta) * p * (log_p - log_m)).sum())
 
 
-@pytest.fixture
-def sampled(monkeypatch: pytest.MonkeyPatch) -> list[TokenSequence]:
-    """The rollouts that students are trained on, as they are sampled."""
-    found: list[TokenSequence] = []
+class Watch:
+    """What trainers do, without a change to it.
 
-    def recording(model: Any, prompts: Sequence[Sequence[int]], **options: Any) -> Any:
+    Attributes:
+        rollouts: Sequences that students sampled to be trained on.
+        on_rollouts: Called with those of each step, before it.
+        trainers: Trainers, once they have trained.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.rollouts: list[TokenSequence] = []
+        self.on_rollouts: Callable[[list[TokenSequence]], None] = lambda found: None
+        self.trainers: list[Any] = []
+        monkeypatch.setattr(distiller, "generate", self._generate)
+        train = distiller.Distiller.train
+
+        def watched(trainer: Any, *args: Any, **kwargs: Any) -> Any:
+            self.trainers.append(trainer)
+            return train(trainer, *args, **kwargs)
+
+        monkeypatch.setattr(distiller.Distiller, "train", watched)
+
+    def _generate(self, model: Any, prompts: Sequence[Sequence[int]], **options: Any) -> Any:
         rollouts = generate(model, prompts, **options)
-        for prompt, rollout in zip(prompts, rollouts, strict=True):
-            found.append(TokenSequence(tuple(prompt), rollout.tokens))
+        pairs = zip(prompts, rollouts, strict=True)
+        found = [TokenSequence(tuple(prompt), rollout.tokens) for prompt, rollout in pairs]
+        self.rollouts += found
+        self.on_rollouts(found)
         return rollouts
 
-    monkeypatch.setattr(distiller, "generate", recording)
-    return found
+    def optimisation(self) -> dict[str, Any]:
+        """Return how the last trainer optimised: its arguments and its optimiser's."""
+        trainer = self.trainers[-1]
+        arguments = trainer.args.to_dict()
+        groups = [
+            {key: value for key, value in group.items() if key != "params"}
+            | {"weights": sum(weights.numel() for weights in group["params"])}
+            for group in trainer.optimizer.param_groups
+        ]
+        return {**{k: v for k, v in arguments.items() if k not in _PLACES}, "groups": groups}
+
+
+_PLACES = ("output_dir", "logging_dir")
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
+    return Watch(monkeypatch)
 
 
 def name_in_model(name: str) -> str:
@@ -171,7 +205,7 @@ def check_weights(method: Method, before: dict[str, Tensor], trained: Any) -> No
 @pytest.mark.filterwarnings("ignore:The following .*_pattern keys")  # PEFT's, of fused experts
 @pytest.mark.parametrize("name", KINDS)
 def test_arms_differ_in_nothing_but_sequences_and_loss(
-    name: str, resources: Resources, sampled: list[TokenSequence], tmp_path: Path
+    name: str, resources: Resources, watch: Watch, tmp_path: Path
 ) -> None:
     kind = KINDS[name]
     if "quantization" in kind.student:
@@ -212,9 +246,40 @@ def test_arms_differ_in_nothing_but_sequences_and_loss(
         config = written_config(start, tmp_path / f"before-{method}")
         before = weights_of(start)
         scored = start(probe).logits
-        untrained = copy.deepcopy(start)
-        sampled.clear()
         points: list[dict[str, float]] = []
+        expected: list[float] = []
+        read = load_model(teacher, "cpu")
+
+        @torch.no_grad()
+        def expect(
+            trained_on: Sequence[TokenSequence],
+            student: Any = start,
+            read: Any = read,
+            method: Method = method,
+            beta: float = settings.beta,
+            expected: list[float] = expected,
+        ) -> None:
+            expected.append(documented_loss(student, read, trained_on, method, beta))
+
+        watch.rollouts.clear()
+        watch.on_rollouts = expect
+        offline = method != "gkd"
+        if offline:
+            expect(sequences)
+
+        def report(
+            step: int,
+            total: int,
+            metrics: dict[str, float],
+            points: list[dict[str, float]] = points,
+            expect: Callable[..., None] = expect,
+            sequences: Sequence[TokenSequence] = sequences,
+            offline: bool = offline,
+        ) -> None:
+            points.append(metrics)
+            if offline and step < total:
+                expect(sequences)  # of the next step
+
         with torch.enable_grad():
             trained, _ = distil(
                 TrainingJob(
@@ -225,19 +290,17 @@ def test_arms_differ_in_nothing_but_sequences_and_loss(
                     method=method,
                     settings=settings,
                     seed=1,
-                    report=lambda step, total, metrics, points=points: points.append(metrics),
+                    report=report,
                 )
             )
-        assert len(points) == 3
-        assert bool(sampled) == (method == "gkd")
-        trained_on = sampled[:ROWS] if method == "gkd" else sequences
-        loss = documented_loss(
-            untrained, load_model(teacher, "cpu"), trained_on, method, settings.beta
-        )
-        assert points[0]["loss"] == pytest.approx(loss, rel=1e-2 if rounded else 1e-4), method
+        losses = [point["loss"] for point in points]
+        assert len(losses) == 3 and bool(watch.rollouts) != offline
+        assert losses == pytest.approx(expected, rel=1e-2 if rounded else 1e-4), method
         check_weights(method, before, trained)
         seen[method] = {
             "trained": {n: str(w.dtype) for n, w in trained.named_parameters() if w.requires_grad},
+            "optimisation": watch.optimisation(),
+            "learning_rate": [point["learning_rate"] for point in points],
             "training": {type(module).__name__ for module in trained.modules() if module.training},
         }
         assert written_config(trained, tmp_path / f"after-{method}") == config, method
@@ -248,7 +311,7 @@ def test_arms_differ_in_nothing_but_sequences_and_loss(
         assert torch.equal(trained.eval()(probe).logits, scored), method
         # What was cut short ends with no end token, by right.
         most = {"seqkd": 8, "gkd": settings.max_new_tokens}.get(method)
-        answers = [s.completion for s in (sampled or sequences) if s.completion is not None]
+        answers = [s.completion for s in (watch.rollouts or sequences) if s.completion is not None]
         ends = {answer[-1] for answer in answers if len(answer) != most}
         assert ends <= set(end_token_ids(trained, data.tokenizer)), (method, ends)
     first = seen[METHODS[0]]
