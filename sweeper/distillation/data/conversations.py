@@ -270,8 +270,8 @@ def _call(call: Any, place: str) -> Message:
     """Return a call of a tool in the form of chat templates, its arguments a mapping."""
     if isinstance(call, dict) and "function" not in call and "name" in call:
         outer = {key: call[key] for key in _OF_CALL if key in call}
-        function = {k: v for k, v in call.items() if k not in (*_OF_CALL, "type")}
-        call = {**outer, "type": "function", "function": function}
+        inner = {k: v for k, v in call.items() if k not in (*_OF_CALL, "type")}
+        call = {**outer, "type": "function", "function": inner}
     function: Any = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise BadInputError(
