@@ -268,12 +268,11 @@ def _from_sharegpt(turn: Message, place: str) -> Message:
 
 def _call(call: Any, place: str) -> Message:
     """Return a call of a tool in the form of chat templates, its arguments a mapping."""
-    function: Any
     if isinstance(call, dict) and "function" not in call and "name" in call:
         outer = {key: call[key] for key in _OF_CALL if key in call}
-        function = {k: v for k, v in call.items() if k not in (*_OF_CALL, "type")}
-        call = {**outer, "type": "function", "function": function}
-    function = call.get("function") if isinstance(call, dict) else None
+        inner = {k: v for k, v in call.items() if k not in (*_OF_CALL, "type")}
+        call = {**outer, "type": "function", "function": inner}
+    function: Any = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise BadInputError(
             "expected tool_calls with a function that has a name and arguments in"
