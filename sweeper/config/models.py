@@ -171,6 +171,8 @@ def init_kwarg_problem(name: str, value: Any, *, trusted: bool = False) -> str |
         return f"expected the key {key} next to model, found {name!r} here"
     if reason := _FIXED.get(name):
         return f"{name!r} cannot be set: {reason}"
+    if name.startswith("_"):
+        return f"expected the library's public name, {name.lstrip('_')}, found {name!r}"
     # An attention with a slash in its name is the name of a repository with a kernel.
     kernel = name == "attn_implementation" and isinstance(value, str) and "/" in value
     if (kernel or name in _FOREIGN_CODE) and not trusted:

@@ -326,6 +326,13 @@ ONE_MISTAKE = [
     ),
     (
         "teacher: {model: builtin/adder-teacher}",
+        "teacher: {model: builtin/adder-teacher, init_kwargs: {_attn_implementation: eager}}",
+        "_attn_implementation",
+        "teacher.init_kwargs._attn_implementation",
+        "expected the library's public name, attn_implementation",
+    ),
+    (
+        "teacher: {model: builtin/adder-teacher}",
         "teacher: {model: builtin/adder-teacher, quantization: int8, random_init: true}",
         "quantization",
         "teacher.quantization",
