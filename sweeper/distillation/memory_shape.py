@@ -27,7 +27,14 @@ from transformers.pytorch_utils import Conv1D
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.distillation.data.compatibility import cut_to, token_ids
 from sweeper.distillation.models.adapters import add_adapter
-from sweeper.distillation.models.loading import read_config, stored_dtype, unpack, without_weights
+from sweeper.distillation.models.lm_head import head_of
+from sweeper.distillation.models.loading import (
+    read_config,
+    stored_dtype,
+    unpack,
+    without_adapter,
+    without_weights,
+)
 from sweeper.distillation.trainers import without_dropout
 from sweeper.foundation.errors import BadInputError
 from sweeper.records import Growth, ModelShape, ShapeRequest, StudyInputs, Training
@@ -104,7 +111,7 @@ def shape_of(model: ModelConfig, device: str, *, autocast: str | None = None) ->
             training = _training(body, computing)
             made.activation_checkpointing_enable()
             checkpointed = _training(body, computing)
-    heads = int(text.num_attention_heads)
+    heads, head = int(text.num_attention_heads), head_of(without_adapter(made))
     return ModelShape(
         **counts,
         parameters=parameters,
@@ -113,6 +120,7 @@ def shape_of(model: ModelConfig, device: str, *, autocast: str | None = None) ->
         largest_trainable=max((weights.numel() for weights in trainable), default=0),
         trainable_bytes=trainable[0].dtype.itemsize if trainable else dtype.itemsize,
         adapted=lora is not None,
+        trains_head=trained and head is not None and head.weight.requires_grad,
         dtype_bytes=dtype.itemsize,
         computing_bytes=(computing or dtype).itemsize,
         quantization=model.quantization,

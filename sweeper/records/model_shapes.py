@@ -66,6 +66,8 @@ class ModelShape(Record):
     """Parameters of the largest tensor among these."""
     adapted: bool
     """True if an adapter is trained instead of the model."""
+    trains_head: bool = True
+    """True if the head is trained, of an adapted model as one of its whole modules."""
     quantization: Quantization | None
     dtype_bytes: int
     """Bytes of a weight that is not quantized."""

@@ -261,6 +261,7 @@ def _changed(forecast: Forecast, setup: Setup, kind: DeviceKind) -> Peak:
         student = student.model_copy(
             update={
                 "adapted": True,
+                "trains_head": False,
                 "parameters": student.parameters + added,
                 "trainable_parameters": added,
                 "largest_trainable": added,

@@ -233,7 +233,7 @@ class _Training:
         if settings.gradient_checkpointing and self.rounds and not shape.adapted:
             # Autocast keeps rounded weights until the loss is computed.
             kept += shape.linear_parameters * shape.computing_bytes
-        head = 0.0 if shape.adapted else self.head * shape.trainable_bytes
+        head = self.head * shape.trainable_bytes * shape.trains_head
         earlier = self.gradients if settings.gradient_accumulation_steps > 1 else 0.0
         beginning, after = self._loss()
         # At the end the gradients are complete; a tied head's is added to the embeddings'.
@@ -282,7 +282,7 @@ class _Training:
         block = min(rows * row, (2 if self.kind == "cpu" else 32) * 2**20)
         logits = rows * row + 3 * block
         states = positions * ours.hidden_size * ours.dtype_bytes
-        used = 2 * states + (0.0 if ours.adapted else self.head * EXACT)
+        used = 2.0 * states + self.head * EXACT * ours.trains_head
         lower = ours.computing_bytes < EXACT
         if self.kind == "cuda":
             # The head's weights, and each chunk's gradient, are rounded for the products.
@@ -290,8 +290,8 @@ class _Training:
                 self.head * ours.computing_bytes if ours.computing_bytes < ours.dtype_bytes else 0.0
             )
             logits += rows * ours.vocabulary * ours.computing_bytes * lower
-        elif ours.dtype_bytes < EXACT:
-            used += self.head * EXACT  # widened for the products
+        elif lower:
+            used += self.head * EXACT  # rounded, and widened for the products
         if theirs is not None:
             used += positions * theirs.hidden_size * theirs.dtype_bytes
             logits += rows * row

@@ -52,7 +52,7 @@ class LMHead:
         """
         by_logits = cls(model)
         base = without_adapter(model)
-        head = _head_of(base)
+        head = head_of(base)
         if head is None or base.get_decoder() is base:
             return by_logits
         if trained and (type(head) is not nn.Linear or head.weight.is_meta):
@@ -73,7 +73,7 @@ class LMHead:
         if self.head is None:
             return replace(self, model=model)
         base = without_adapter(model)
-        body, head = base.get_decoder(), _head_of(base)
+        body, head = base.get_decoder(), head_of(base)
         return replace(self, model=model, body=body, head=head)
 
     def states(self, tokens: dict[str, Tensor], counted: Tensor) -> Tensor:
@@ -153,7 +153,7 @@ _CAPS = ("final_logit_softcapping", "logits_soft_cap", "output_logit_soft_cap")
 """Names of the soft cap in configurations."""
 
 
-def _head_of(base: Any) -> Any:
+def head_of(base: Any) -> Any:
     """Return the module that makes logits, or its copy that an adapter trains."""
     if not hasattr(base, "get_output_embeddings"):
         return None
@@ -176,7 +176,7 @@ def _exact_head(model: Any) -> Iterator[None]:
 
     So what a model does to its logits, and the divergence, begin with logits that are not rounded.
     """
-    head = _head_of(without_adapter(model))
+    head = head_of(without_adapter(model))
     dtype = computing_dtype(head.weight) if type(head) is nn.Linear else torch.float32
     if dtype.itemsize > 2:
         yield
