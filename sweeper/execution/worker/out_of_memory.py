@@ -21,9 +21,10 @@ _MESSAGES = re.compile(
             r"cudaErrorMemoryAllocation",
             # Libraries that allocate for themselves; a handle takes memory, too.
             r"(cublas|cusparse|cusolver|cufft|curand|hipblas|rocblas|miopen|cudnn)\w*"
-            r"(alloc(ation)?_?failed|memory_error|not_initialized)",
+            r"(alloc(ation)?_?failed|memory_error|not_initialized|insufficient_resources)",
             r"cudnn_status_internal_error\b",
-            r"failed to cuda [cm]alloc",
+            r"failed to (cuda )?(host )?[cm]?alloc\b",
+            r"ur_result_error_out_of_resources",
             # Torch asks the driver how much is left, which fails when nothing is.
             r"nvml_success == r INTERNAL ASSERT FAILED",
             r"invalid buffer size: [\d.]+ [kmgt]i?b",
@@ -40,10 +41,11 @@ _MESSAGES = re.compile(
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Return whether memory ran out, as an error or one that caused it reports."""
+    """Return whether memory ran out, as an error, one of its group or one that caused it reports."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
-        if _reports_it(error):
+        group = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+        if _reports_it(error) or any(map(is_out_of_memory, group)):
             return True
         seen.add(id(error))
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

@@ -30,6 +30,7 @@ MESSAGES = (
     "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
     "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`",
     "CUDA error: CUSPARSE_STATUS_ALLOC_FAILED when calling `cusparseCreate(handle)`",
+    "CUDA error: CUSPARSE_STATUS_INSUFFICIENT_RESOURCES when calling `cusparseSpMM`",
     "cuFFT error: CUFFT_ALLOC_FAILED",
     "CURAND_STATUS_ALLOCATION_FAILED",
     "NCCL error in: ProcessGroupNCCL.cpp:2251, unhandled cuda error, NCCL version 2.27.3\n"
@@ -38,6 +39,8 @@ MESSAGES = (
     "ncclUnhandledCudaError: Call to CUDA function failed.\nLast error:\n"
     "Failed to CUDA calloc async 608 bytes",
     "Failed to CUDA malloc 4194304 bytes",
+    "Failed to CUDA host alloc 1234 bytes",
+    "Last error:\nFailed to malloc 4096 bytes",
     "NVML_SUCCESS == r INTERNAL ASSERT FAILED at CUDACachingAllocator.cpp:1016",
     "HIP out of memory. Tried to allocate 2.00 GiB",
     "HIP error: hipErrorOutOfMemory",
@@ -46,6 +49,7 @@ MESSAGES = (
     "Invalid buffer size: 24.00 GiB",
     "XPU out of memory. Tried to allocate 4.00 GiB",
     "UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY",
+    "level_zero backend failed with error: 40 (UR_RESULT_ERROR_OUT_OF_RESOURCES)",
     "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you"
     " tried to allocate 6442450944 bytes. Error code 12 (Cannot allocate memory)",
     "DefaultCPUAllocator: not enough memory: you tried to allocate 6442450944 bytes.",
@@ -61,9 +65,12 @@ OTHERS = (
     "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`",
     "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_COMPILATION_FAILED",
     "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED",
+    # Little memory is one cause; a cuDNN of another version, or a type without a kernel, is another.
+    "GET was unable to find an engine to execute this computation",
     "NCCL error: unhandled system error, ncclSystemError: Socket timeout",
     "mat1 and mat2 shapes cannot be multiplied (4x8 and 16x8)",
     "cannot allocate a process group twice",
+    "Failed to allocate a port",
 )
 
 
@@ -91,8 +98,10 @@ def of_accelerator(code: int) -> torch.AcceleratorError:
         torch.cuda.OutOfMemoryError("nothing is said"),
         OSError(errno.ENOMEM, "Cannot allocate memory"),
         SafetensorError("Error while deserializing: Cannot allocate memory (os error 12)"),
-        torch.distributed.DistBackendError(MESSAGES[18]),
+        torch.distributed.DistBackendError("Failed to CUDA malloc 8 bytes"),
         of_accelerator(2),
+        ExceptionGroup("in threads", [ValueError("other"), torch.OutOfMemoryError("nothing")]),
+        ExceptionGroup("outer", [ExceptionGroup("inner", [MemoryError()])]),
     ],
 )
 def test_types_and_codes_are_enough(error: Exception) -> None:
@@ -100,7 +109,14 @@ def test_types_and_codes_are_enough(error: Exception) -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [of_accelerator(700), OSError(errno.ENOENT, "no"), ValueError("out of memory"), None]
+    "error",
+    [
+        of_accelerator(700),
+        OSError(errno.ENOENT, "no"),
+        ValueError("out of memory"),
+        ExceptionGroup("out of memory", [ValueError("out of memory")]),
+        None,
+    ],
 )
 def test_a_quoted_text_or_another_code_is_none(error: Exception | None) -> None:
     assert not is_out_of_memory(error)
