@@ -5,9 +5,13 @@ from __future__ import annotations
 import errno
 import gc
 import re
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
+
+Result = TypeVar("Result")
 
 _OUT_OF_MEMORY = 2
 """CUDA's code, ``cudaErrorMemoryAllocation``; HIP's is the same."""
@@ -61,6 +65,28 @@ def _reports_it(error: BaseException) -> bool:
     if accelerator and getattr(error, "error_code", None) == _OUT_OF_MEMORY:
         return True
     return isinstance(error, _SAYING) and _MESSAGES.search(str(error)) is not None
+
+
+def in_smaller_batches(
+    work: Callable[[int], Result], size: int, what: str
+) -> tuple[Result, int]:
+    """Return what ``work`` returns for a batch of ``size``, halved while memory runs out.
+
+    The other value is the batch size that fitted. ``what`` is done again, in words for the log.
+
+    Raises:
+        Exception: As ``work``, in the end with a batch size of 1 if memory ran out.
+    """
+    while True:
+        try:
+            return work(size), size
+        except Exception as error:
+            if size == 1 or not is_out_of_memory(error):
+                raise
+        # Only here, where the error no longer keeps what was computed.
+        release_memory()
+        size //= 2
+        print(f"Memory ran out; {what} again with a batch size of {size}.", flush=True)
 
 
 def release_memory() -> None:

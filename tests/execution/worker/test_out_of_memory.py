@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from sweeper.execution.worker.out_of_memory import is_out_of_memory
+from sweeper.execution.worker.out_of_memory import in_smaller_batches, is_out_of_memory
 from sweeper.foundation.errors import BadInputError
 
 MESSAGES = (
@@ -144,3 +144,35 @@ def test_an_error_that_another_one_hides_is_found() -> None:
 
     assert is_out_of_memory(raised(load))
     assert not is_out_of_memory(BadInputError("found 'out of memory'"))
+
+
+@pytest.mark.parametrize(
+    ("room", "tried"), [(9, [8]), (8, [8]), (3, [8, 4, 2]), (1, [8, 4, 2, 1]), (0, [8, 4, 2, 1])]
+)
+def test_batches_are_halved_until_they_fit(room: int, tried: list[int]) -> None:
+    sizes: list[int] = []
+
+    def work(size: int) -> str:
+        sizes.append(size)
+        if size > room:
+            raise torch.OutOfMemoryError("nothing is said")
+        return "done"
+
+    if room:
+        assert in_smaller_batches(work, 8, "work is done") == ("done", tried[-1])
+    else:
+        with pytest.raises(torch.OutOfMemoryError):
+            in_smaller_batches(work, 8, "work is done")
+    assert sizes == tried
+
+
+def test_other_errors_are_raised_at_once() -> None:
+    sizes: list[int] = []
+
+    def work(size: int) -> None:
+        sizes.append(size)
+        raise ValueError("out of memory")
+
+    with pytest.raises(ValueError, match="out of memory"):
+        in_smaller_batches(work, 8, "work is done")
+    assert sizes == [8]
