@@ -45,7 +45,7 @@ _MESSAGES = re.compile(
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Return whether memory ran out, as an error, one of its group or one that caused it reports."""
+    """Return whether memory ran out: an error, one in its group or one that caused it says so."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         group = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
