@@ -130,9 +130,7 @@ class MeterCallback(TrainerCallback):  # type: ignore[misc]
     None where it cannot.
     """
 
-    def __init__(
-        self, meter: CostMeter, report: Report, probe: Probe | None = None
-    ) -> None:
+    def __init__(self, meter: CostMeter, report: Report, probe: Probe | None = None) -> None:
         self._meter = meter
         self._report = report
         self._probe = probe

@@ -67,9 +67,7 @@ def _reports_it(error: BaseException) -> bool:
     return isinstance(error, _SAYING) and _MESSAGES.search(str(error)) is not None
 
 
-def in_smaller_batches(
-    work: Callable[[int], Result], size: int, what: str
-) -> tuple[Result, int]:
+def in_smaller_batches(work: Callable[[int], Result], size: int, what: str) -> tuple[Result, int]:
     """Return what ``work`` returns for a batch of ``size``, halved while memory runs out.
 
     The other value is the batch size that fitted. ``what`` is done again, in words for the log.

@@ -65,7 +65,7 @@ OTHERS = (
     "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`",
     "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_COMPILATION_FAILED",
     "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED",
-    # Little memory is one cause; a cuDNN of another version, or a type without a kernel, is another.
+    # Little memory is one cause; another version of cuDNN, or a type without a kernel, too.
     "GET was unable to find an engine to execute this computation",
     "NCCL error: unhandled system error, ncclSystemError: Socket timeout",
     "mat1 and mat2 shapes cannot be multiplied (4x8 and 16x8)",

@@ -253,6 +253,41 @@ def test_an_arms_teacher_may_be_rounded_and_padded_otherwise(
     assert "student.vocab_size: 264 leaves it out" in failure.message
 
 
+@pytest.mark.parametrize(
+    ("place", "blamed"),
+    [
+        ("student", ("student", "init_kwargs", "attn_implementation")),
+        ("teacher", ("teacher", "init_kwargs", "attn_implementation")),
+        ("arm", ("arms", "gkd")),
+        ("searched", ("arms", "gkd")),
+        ("eager", None),
+        ("nowhere", None),
+    ],
+)
+def test_an_attention_that_a_model_does_not_have_is_refused_before_anything_is_trained(
+    write_study: WriteStudy, tmp_path: Path, place: str, blamed: tuple[str, ...] | None
+) -> None:
+    path, key = make_tiny(tmp_path / "gemma", "gemma2"), "attn_implementation"
+    kwargs = {"init_kwargs": {key: "eager" if place == "eager" else "sdpa"}}
+    models: dict[str, Any] = {
+        role: {"model": path, **(kwargs if place in (role, "eager") else {})}
+        for role in ("teacher", "student")
+    }
+    own: dict[str, Any] = {"settings": {"max_new_tokens": 8}}
+    if place == "arm":
+        own["settings"][f"teacher.init_kwargs.{key}"] = "sdpa"
+    if place == "searched":
+        choices = {"type": "categorical", "choices": ["eager", "sdpa"]}
+        own["search"] = {f"teacher.init_kwargs.{key}": choices}
+    outcome, _ = prepare(load_study(write_study(**models, arms={"gkd": own})), "data")
+    assert outcome.examination is not None, outcome.failure
+    problems = outcome.examination.problems
+    assert [problem.key for problem in problems] == ([blamed] if blamed else [])
+    assert all("(gemma2) has no sdpa" in p.message and "eager" in p.message for p in problems)
+    if blamed is None:
+        assert outcome.examination.attention == {"teacher": "eager", "student": "eager"}
+
+
 def test_templates_that_differ_are_told_before_anything_is_trained(
     write_study: WriteStudy, tmp_path: Path
 ) -> None:
