@@ -41,7 +41,8 @@ def test_an_attention_is_refused_where_the_library_would_refuse_it(
         without_weights(model)
     except ValueError as error:
         assert "does not support" in str(error)
-        with pytest.raises(BadInputError, match=rf"has no {attention} .* its default, (eager|sdpa)$"):
+        told = rf"has no {attention} .* its default, (eager|sdpa)$"
+        with pytest.raises(BadInputError, match=told):
             default_attention(model)
     else:
         wanted = without_weights(ModelConfig(model=path)).config._attn_implementation
