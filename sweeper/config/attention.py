@@ -13,7 +13,7 @@ Location = tuple[str | int, ...]
 FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
 KNOWN = ("eager", "sdpa", "flex_attention", *FLASH)
 """Those that every phase of a trial can use; a kernel of a hub has a slash in its name."""
-SDPA = "leave the key out: torch's own attention (sdpa) has such kernels too"
+DEFAULT = "leave the key out for the model's default attention"
 
 
 def name_problem(name: Any) -> str | None:
@@ -53,14 +53,14 @@ def attention_problem(
     """
     flash = isinstance(name, str) and "flash" in name
     if flash and device == "cpu":
-        return f"{name} needs a GPU, and trials run on the CPU; {SDPA}"
+        return f"{name} needs a GPU, and trials run on the CPU; {DEFAULT}"
     if name == "flex_attention" and device == "cpu" and student:
         return f"{name} has no gradients on a CPU; leave the key out"
     wide = [phase for phase, dtype in phases.items() if dtype == "float32"]
     if flash and wide:
         return (
             f"{name} computes in 16 bits only, and this model computes in float32 for"
-            f" {', '.join(wide)}; {SDPA}. Or write dtype: bfloat16 next to model, or for scores"
+            f" {', '.join(wide)}; {DEFAULT}. Or write dtype: bfloat16 next to model, or for scores"
             " below evaluation"
         )
     return None

@@ -35,9 +35,18 @@ def own_teachers(config: StudyConfig) -> dict[str, dict[str, Scalar]]:
 
 def named_models(arm: ArmConfig) -> list[str]:
     """Return the models that an arm names as its own teacher, or searches for one."""
-    space = arm.search.get("teacher.model")
-    named = (space.grid() or []) if space is not None else [arm.settings.get("teacher.model")]
-    return [str(model) for model in named if model is not None]
+    return _named(arm, "teacher.model")
+
+
+def named_attentions(arm: ArmConfig) -> list[str]:
+    """Return the attentions that an arm gives its teacher, or searches for one."""
+    return _named(arm, "teacher.init_kwargs.attn_implementation")
+
+
+def _named(arm: ArmConfig, key: str) -> list[str]:
+    space = arm.search.get(key)
+    named = (space.grid() or []) if space is not None else [arm.settings.get(key)]
+    return [str(value) for value in named if value is not None]
 
 
 def teacher_uses(config: StudyConfig, own: Mapping[str, Scalar]) -> TeacherUses:

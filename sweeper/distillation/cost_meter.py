@@ -19,6 +19,8 @@ PROBES = 4
 """Number of times that a training compares the student with the teacher on fixed sequences."""
 Report = Callable[[int, int, dict[str, float]], None]
 """Callback for the step, the number of steps, and the point of the training curve."""
+Probe = Callable[[Any], float | None]
+"""Function that measures a model, where it can."""
 
 
 @dataclass
@@ -124,12 +126,11 @@ class PauseCallback(TrainerCallback):  # type: ignore[misc]
 class MeterCallback(TrainerCallback):  # type: ignore[misc]
     """Trainer callback that times the optimiser and reports the training curve with its counts.
 
-    ``probe`` measures a model's distance from the teacher, a few times in a training.
+    ``probe`` measures a model's distance from the teacher, a few times in a training; it returns
+    None where it cannot.
     """
 
-    def __init__(
-        self, meter: CostMeter, report: Report, probe: Callable[[Any], float] | None = None
-    ) -> None:
+    def __init__(self, meter: CostMeter, report: Report, probe: Probe | None = None) -> None:
         self._meter = meter
         self._report = report
         self._probe = probe
@@ -150,7 +151,8 @@ class MeterCallback(TrainerCallback):  # type: ignore[misc]
         last = state.global_step >= state.max_steps
         if self._probe and (last or state.global_step % max(1, state.max_steps // PROBES) == 0):
             with self._meter.timing("diagnostics"):
-                self._probed = {"teacher_divergence": self._probe(kwargs["model"])}
+                divergence = self._probe(kwargs["model"])
+            self._probed = {} if divergence is None else {"teacher_divergence": divergence}
         if last or self._probed:
             control.should_log = True
 

@@ -16,7 +16,7 @@ from sweeper.config.preparation import WarmStartConfig
 from sweeper.config.settings import Method, MethodSettings, resolve
 from sweeper.distillation import trainers
 from sweeper.distillation.checkpoints import Checkpoints
-from sweeper.distillation.cost_meter import CostMeter, MeterCallback, PauseCallback, Report
+from sweeper.distillation.cost_meter import CostMeter, MeterCallback, PauseCallback, Probe, Report
 from sweeper.distillation.data import batches
 from sweeper.distillation.data.examples import TokenizedData, render_prompt
 from sweeper.distillation.data.left_out import check_stock
@@ -61,7 +61,7 @@ class TrainingJob:
     """Arm's own values over the student's adapter."""
     report: Report = lambda *_: None
     """Callback for every point of the training curve."""
-    probe: Callable[[Any], float] | None = None
+    probe: Probe | None = None
     """Measure of a student's distance from the teacher, taken a few times on the way."""
     pause_at: Collection[int] = ()
     """Optimiser steps after which training pauses."""

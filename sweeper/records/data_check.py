@@ -145,6 +145,8 @@ class DataCheck(Record):
     """Parts of messages that the chat template leaves out or changes, in words."""
     overlong: tuple[str, ...] = ()
     """Texts that are longer than a model was made for, in words."""
+    attention: dict[str, str] = {}
+    """Attention that teacher and student have by default, where it is known."""
     shapes: tuple[ModelShape, ...] = ()
     """Shapes of the models that were asked for."""
     problems: tuple[Failure, ...] = ()

@@ -287,7 +287,7 @@ def speed_remedies(spec: TrialSpec, phase: str) -> tuple[str, ...]:
         found.append("a larger rollout_batch_size")
     models = [origin.student, *([origin.teacher] if _asks_teacher(spec) else [])]
     if any(model.is_eager() for model in models):
-        found.append("torch's own attention (without attn_implementation: eager)")
+        found.append("the model's default attention (without attn_implementation: eager)")
     if _asks_teacher(spec) and not origin.teacher.compile:
         found.append("teacher.compile: true")
     found.append("fewer max_steps")

@@ -221,6 +221,8 @@ class PreparationSpec(Record):
     """Names below ``extra``, by arm, in the records of old versions."""
     optimisers: dict[str, tuple[str, ...]] = {}
     """Optimisers of each arm, whose packages ``data`` looks for."""
+    own_attentions: dict[str, tuple[str, ...]] = {}
+    """Attentions that arms give their teachers, by arm."""
     own_teachers: dict[str, tuple[str, ...]] = {}
     """Teachers that arms have instead of the study's, by arm."""
     own_lengths: dict[str, LengthLimits] = {}

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from sweeper.config.lengths import arm_lengths, study_lengths
 from sweeper.config.loading import LoadedStudy
-from sweeper.config.own_teachers import named_models, own_teachers, teacher_uses
+from sweeper.config.own_teachers import named_attentions, named_models, own_teachers, teacher_uses
 from sweeper.config.study import StudyConfig
 from sweeper.execution.executor import Executor
 from sweeper.foundation.cache import is_whole
@@ -99,6 +99,7 @@ def make_spec(
         suite = suite_spec(study.test)
     own = {own_teacher_step(name): values for name, values in own_teachers(config).items()}
     named = {name: tuple(models) for name, arm in arms.items() if (models := named_models(arm))}
+    attentions = {name: tuple(a) for name, arm in arms.items() if (a := named_attentions(arm))}
     of_teacher = step == "teacher" or step in own
     uses = teacher_uses(config, own.get(step, {}))
     return PreparationSpec(
@@ -110,6 +111,7 @@ def make_spec(
         own_teacher=own.get(step, {}),
         optimisers=_optimisers(study) if step == "data" else {},
         shapes=wanted(config) if step == "data" else (),
+        own_attentions=attentions if step == "data" else {},
         own_teachers=named if step == "data" else {},
         own_lengths={name: arm_lengths(config, name) for name in named} if step == "data" else {},
         pair=pair_request(config, input_hashes(study)) if step == "pair" else None,
@@ -140,7 +142,11 @@ def is_done(spec: PreparationSpec, paths: StudyPaths) -> bool:
     before["origin"].pop("training_rows", None)
     now["origin"].pop("training_rows", None)
     same = ("origin", "suite", "test_suite", "needs_teacher_outputs", "reads", "own_teachers")
-    later = [key for key in ("shapes", "lengths", "optimisers", "own_teacher") if key in written]
+    later = [
+        key
+        for key in ("shapes", "lengths", "optimisers", "own_teacher", "own_attentions")
+        if key in written
+    ]
     return all(before[key] == now[key] for key in (*same, *later))
 
 

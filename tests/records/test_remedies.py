@@ -113,7 +113,7 @@ def test_a_diverged_training_is_told_what_is_not_done_yet(spec: Spec) -> None:
 
 def test_a_slow_training_is_told_what_would_make_it_faster(spec: Spec) -> None:
     once = "an arm seqkd, which asks the teacher once"
-    fused = "torch's own attention (without attn_implementation: eager)"
+    fused = "the model's default attention (without attn_implementation: eager)"
     slow = spec("gkd", "cuda:0", gradient_accumulation_steps=4, rollout_batch_size=2)
     assert speed_remedies(slow, "train") == (
         "a lower max_new_tokens",

@@ -215,7 +215,11 @@ def judge(
             *(teacher_gap_finding(gap, name) for name, gap in sorted((gaps or {}).items())),
             *data_findings(data_check, study.selection, study.test, config.arms, answers),
             *settings_findings(
-                config, devices, student, data_check.data.used if data_check.data else None
+                config,
+                devices,
+                student,
+                data_check.data.used if data_check.data else None,
+                data_check.attention,
             ),
             *start_findings(config, starts or {}, suite_spec(study.selection).content_hash),
             *of_compute,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from sweeper.analysis.findings import Finding
@@ -33,11 +33,12 @@ def settings_findings(
     devices: Sequence[str] = (),
     student: int | None = None,
     rows: int | None = None,
+    attention: Mapping[str, str] | None = None,
 ) -> list[Finding]:
     """Report settings without effect, dropout, the adapter and the attention.
 
     There are no devices if trials run elsewhere; ``student`` counts parameters and ``rows`` those
-    that are trained on, if they are known.
+    that are trained on, and ``attention`` has each model's default, if they are known.
     """
     dead = [*_dead_everywhere(config, rows)]
     for name, arm in config.arms.items():
@@ -48,7 +49,12 @@ def settings_findings(
     if not dead:
         detail = "every setting that is written has an effect"
         dead = [Finding(state="ok", what="settings", detail=detail)]
-    return [*dead, _dropout(config), _adapter(config, student), *_attention(config, devices)]
+    return [
+        *dead,
+        _dropout(config),
+        _adapter(config, student),
+        *_attention(config, devices, attention or {}),
+    ]
 
 
 def _dead(names: Sequence[str], why: str, advice: str) -> Finding:
@@ -212,15 +218,17 @@ def _adapter(config: StudyConfig, student: int | None) -> Finding:
     return Finding(state="ok", what="adapter", detail=detail)
 
 
-def _attention(config: StudyConfig, devices: Sequence[str]) -> Iterator[Finding]:
+def _attention(
+    config: StudyConfig, devices: Sequence[str], default: Mapping[str, str]
+) -> Iterator[Finding]:
     if not any(device.startswith("cuda") for device in devices):
         return
-    asked = {
-        role: str(model.init_kwargs.get("attn_implementation", "sdpa"))
-        for role, model in (("teacher", config.teacher), ("student", config.student))
-    }
-    advice = ""
-    if "eager" in asked.values():
-        advice = "Leave attn_implementation: eager out: sdpa is faster and takes less memory."
-    detail = ", ".join(f"{name} in the {role}" for role, name in asked.items())
+    models = {"teacher": config.teacher, "student": config.student}
+    used, advice = {}, ""
+    for role, model in models.items():
+        usual = default.get(role, "the default attention")
+        used[role] = model.init_kwargs.get("attn_implementation") or usual
+        if model.is_eager() and usual == "sdpa":
+            advice = "Leave attn_implementation: eager out: sdpa is faster and takes less memory."
+    detail = ", ".join(f"{name} in the {role}" for role, name in used.items())
     yield Finding(state="ok", what="attention", detail=detail, advice=advice)

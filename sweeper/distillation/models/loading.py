@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -45,6 +46,13 @@ _FLASH_ATTENTION: dict[str, tuple[str, Callable[[], bool]]] = {
     "flash_attention_4": ("flash-attn-4", import_utils.is_flash_attn_4_available),
 }
 """Package of each implementation, and transformers' check before it looks on a hub instead."""
+
+_SUPPORTED = {
+    "sdpa": "_supports_sdpa",
+    "flex": "_supports_flex_attn",
+    "flash": "_supports_flash_attn",
+}
+"""Attribute of a model's class that tells whether it has a kind of attention."""
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['content'] }}"
@@ -124,7 +132,7 @@ def check_attention(model: ModelConfig, *, here: bool = False) -> None:
     if not any(metadata.distributions(name=package)):
         raise BadInputError(
             f"{name} needs {package}, which is not installed: pip install {package}, or leave the"
-            " key out for torch's own attention (sdpa)"
+            " key out for the model's default attention"
         )
     if here and not works():
         raise BadInputError(f"{name} needs a device that the installed {package} works on")
@@ -244,6 +252,33 @@ def without_weights(
             attn_implementation=model.init_kwargs.get("attn_implementation"),
         )
     return made
+
+
+def default_attention(model: ModelConfig) -> str | None:
+    """Return a model's default attention, after a check that it has the one asked for.
+
+    None if that is not known, because the model's own code needs its weights.
+
+    Raises:
+        BadInputError: It does not have the one asked for.
+    """
+    name = str(model.init_kwargs.get("attn_implementation"))
+    usual: dict[str, Any] = {"init_kwargs": {}, "keep_layers": None, "vocab_size": None}
+    try:
+        made = without_weights(model.model_copy(update=usual))
+    except BadInputError:
+        raise
+    except Exception:  # from the model's own code
+        traceback.print_exc()
+        return None
+    default = str(made.config._attn_implementation)
+    kind = next((kind for kind in _SUPPORTED if kind in name), None)
+    if kind is not None and not getattr(made, _SUPPORTED[kind]):
+        raise BadInputError(
+            f"{model.model} ({made.config.model_type}) has no {name} in transformers; leave the key"
+            f" out for its default, {default}"
+        )
+    return default
 
 
 @contextmanager

@@ -7,7 +7,9 @@ where weights are in 16 bits already.
 
 from __future__ import annotations
 
+import copy
 import re
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -58,13 +60,19 @@ def _cast(model: Any, dtype: torch.dtype, undo: list[Callable[[], None]]) -> Non
     # Names of weights that their architecture keeps in float32.
     kept = re.compile("|".join(base._get_dtype_plan(dtype)).replace("*", ".*") or r"(?!)")
     copies: dict[int, Tensor] = {}
+    made = _made_buffers(base, dtype)
     for path, module in base.named_modules():
         packed = getattr(base, "is_quantized", False) and _is_packed(module)
         if packed and hasattr(module, "compute_dtype"):
             undo.append(_attribute(module, "compute_dtype", dtype))
         for tensors in (module._parameters, module._buffers):
             for name, tensor in tensors.items():
-                if tensor is None or name in module._non_persistent_buffers_set:
+                if tensor is None:
+                    continue
+                if name in module._non_persistent_buffers_set:
+                    fresh = made.get(f"{path}.{name}", tensor)
+                    if fresh.dtype != tensor.dtype:
+                        undo.append(_item(tensors, name, fresh.to(tensor.device)))
                     continue
                 if tensor.dtype not in _PLAIN or (packed and name != "bias"):
                     continue
@@ -77,6 +85,26 @@ def _cast(model: Any, dtype: torch.dtype, undo: list[Callable[[], None]]) -> Non
                     is_weight = tensors is module._parameters
                     copies[id(tensor)] = nn.Parameter(copy, False) if is_weight else copy
                 undo.append(_item(tensors, name, copies[id(tensor)]))
+
+
+def _made_buffers(base: Any, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return the buffers that a model makes itself, not from files, when it is loaded in ``dtype``.
+
+    Nothing if that cannot be found without its weights, as with some models' own code.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            made = type(base)._from_config(copy.deepcopy(base.config), dtype=dtype)
+        own = [(m, n) for m in made.modules() for n in m._non_persistent_buffers_set]
+        for module, name in own:
+            if module._buffers[name] is not None:
+                module._buffers[name] = torch.empty_like(module._buffers[name], device="cpu")
+        with torch.random.fork_rng(devices=[]):
+            made.initialize_weights()
+    except Exception:  # from the model's own code
+        traceback.print_exc()
+        return {}
+    return dict(made.named_non_persistent_buffers())
 
 
 def _is_packed(module: nn.Module) -> bool:

@@ -58,22 +58,29 @@ class KLProbe:
     dtype: ScoringDtype | None
     """Precision that teacher and students are read in; None: that of weights or of autocast."""
 
-    def divergence(self, model: Any) -> float:
-        """Return the mean divergence of ``model`` from the teacher, in nats a token."""
+    def divergence(self, model: Any, batch_size: int = MOST) -> float:
+        """Return the mean divergence of ``model`` from the teacher, in nats a token.
+
+        ``batch_size`` sequences are read at once.
+        """
         device = next(model.parameters()).device
-        batch = PromptCollator(0).pad(self.sequences)
-        counted = (batch["labels"][:, 1:] != IGNORED).to(device)
-        training = model.training
+        training, total, done = model.training, 0.0, 0
         model.eval()
         try:
             with torch.no_grad(), computing_in(model, self.dtype):
                 student = LMHead.of(model, trained=False)
                 head = self.head.to(device)
                 heads = Heads(student, LMHead(None, head=head, scale=self.scale, cap=self.cap))
-                ours = student.states({"input_ids": batch["input_ids"].to(device)}, counted)
-                return float(heads.divergence(ours, self.states.to(device), BETA)) / len(ours)
+                for start in range(0, len(self.sequences), batch_size):
+                    batch = PromptCollator(0).pad(self.sequences[start : start + batch_size])
+                    counted = (batch["labels"][:, 1:] != IGNORED).to(device)
+                    ours = student.states({"input_ids": batch["input_ids"].to(device)}, counted)
+                    theirs = self.states[done : done + len(ours)].to(device)
+                    total += float(heads.divergence(ours, theirs, BETA))
+                    done += len(ours)
         finally:
             model.train(training)
+        return total / done
 
 
 def prepare(data: TrainingData, teacher: SharedTeacher, prompts: Sequence[str]) -> Path:

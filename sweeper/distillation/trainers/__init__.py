@@ -27,7 +27,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from trl.trainer.utils import disable_dropout_in_model
+from torch.nn.modules.dropout import _DropoutNd
+from transformers import PretrainedConfig
 
 from sweeper.distillation.trainers.arguments import arguments, uses_teacher
 from sweeper.distillation.trainers.distiller import Distiller, Sampling, autocast_dtype
@@ -50,5 +51,14 @@ __all__ = [
 
 
 def without_dropout(model: Any) -> None:
-    """Turn dropout off in place, an adapter's included."""
-    disable_dropout_in_model(model)
+    """Turn dropout off in place: an adapter's and that of whole layers included.
+
+    Modules hold probabilities, or read them from the model's configuration at each use.
+    """
+    found = [getattr(module, "config", None) for module in model.modules()]
+    configs = {id(config): config for config in found if isinstance(config, PretrainedConfig)}
+    for holder in (*model.modules(), *configs.values()):
+        values = vars(holder)
+        values |= {k: 0.0 for k, v in values.items() if "drop" in k and isinstance(v, float)}
+        if isinstance(holder, _DropoutNd):
+            holder.p = 0.0

@@ -16,6 +16,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from sweeper.config.attention import attention_problem, precisions
+from sweeper.config.base import Scalar
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.optimisation import BITSANDBYTES
 from sweeper.distillation.data.chat_templates import writes_date
@@ -41,7 +42,7 @@ from sweeper.distillation.memory_shape import shapes_of, weights_dtype
 from sweeper.distillation.models.adapters import check_adapter
 from sweeper.distillation.models.answer_ends import turn_end_ids
 from sweeper.distillation.models.context_length import check_lengths
-from sweeper.distillation.models.loading import read_config
+from sweeper.distillation.models.loading import default_attention, read_config
 from sweeper.evaluation.tasks import LeafTask, load_tasks
 from sweeper.execution.worker.leakage import check_leaks
 from sweeper.execution.worker.length_checks import check_suite, check_training
@@ -76,6 +77,7 @@ class _Findings:
     selection: list[LeafTask] | None = None
     test: list[LeafTask] | None = None
     shapes: tuple[ModelShape, ...] = ()
+    attention: dict[str, str] = field(default_factory=dict)
     overlap_free: bool = False
     scored: list[ScoredTask] = field(default_factory=list)
     left_out: tuple[str, ...] = ()
@@ -120,6 +122,7 @@ def inspect_data(spec: PreparationSpec, reporter: ProgressWriter) -> dict[str, A
         overlap_free=findings.overlap_free,
         left_out=findings.left_out,
         overlong=tuple(findings.overlong),
+        attention=findings.attention,
         shapes=findings.shapes,
         problems=tuple(findings.problems),
     )
@@ -168,7 +171,8 @@ def _read_models(findings: _Findings) -> None:
     for role, model in (("teacher", teacher), ("student", student)):
         if model is not None:
             with findings.noting(role, "init_kwargs", "attn_implementation"):
-                _check_attention(findings, model)
+                if default := _check_attention(findings, model):
+                    findings.attention[role] = default
     if teacher is not None and student is not None:
         with findings.noting("student", "vocab_size"):
             teacher, student = aligned(teacher, student)
@@ -215,11 +219,13 @@ def _check_own_template(findings: _Findings, theirs: PreTrainedTokenizerBase) ->
             findings.left_out = tuple(dict.fromkeys([*findings.left_out, *lost]))
 
 
-def _check_attention(findings: _Findings, model: ModelConfig) -> None:
-    """Check a model's attention in every phase, with the type that its weights are stored in."""
+def _check_attention(findings: _Findings, model: ModelConfig) -> str | None:
+    """Check a model's attention in every phase, with the type that its weights are stored in.
+
+    Returns:
+        The attention that it has by default, where it is known.
+    """
     name = model.init_kwargs.get("attn_implementation")
-    if name is None:
-        return
     training, device = findings.spec.origin.training, findings.spec.place.device
     student = isinstance(model, StudentConfig)
     autocast = "bfloat16" if training.bf16 else "float16" if training.fp16 else None
@@ -232,17 +238,25 @@ def _check_attention(findings: _Findings, model: ModelConfig) -> None:
     )
     if message := attention_problem(name, phases, device, student=student):
         raise BadInputError(message)
+    return default_attention(model)
 
 
 def _read_own_teachers(findings: _Findings) -> None:
     """Check the teachers that arms have instead of the study's."""
     if findings.material is None or findings.origin is None:
         return
-    for arm, models in findings.spec.own_teachers.items():
-        for model in models:
+    spec = findings.spec
+    for arm in dict.fromkeys([*spec.own_teachers, *spec.own_attentions]):
+        attentions = spec.own_attentions.get(arm, ())
+        ways = [{"init_kwargs.attn_implementation": name} for name in attentions] or [{}]
+        named: list[dict[str, Scalar]] = [{"model": m} for m in spec.own_teachers.get(arm, ())]
+        for values in named or [{}]:
             with findings.noting("arms", arm):
-                teacher = own_teacher(findings.origin, {"model": model})
-                _check_attention(findings, teacher)
+                for way in ways:
+                    _check_attention(findings, own_teacher(findings.origin, {**values, **way}))
+                if not values:
+                    continue
+                teacher = own_teacher(findings.origin, values)
                 check_teacher(findings.origin, teacher, findings.material.tokenizer)
                 own = teacher.chat_template_kwargs is not None
                 if own and findings.origin.data.format != "plain":

@@ -5,9 +5,13 @@ from __future__ import annotations
 import errno
 import gc
 import re
+from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
+
+Result = TypeVar("Result")
 
 _OUT_OF_MEMORY = 2
 """CUDA's code, ``cudaErrorMemoryAllocation``; HIP's is the same."""
@@ -21,9 +25,10 @@ _MESSAGES = re.compile(
             r"cudaErrorMemoryAllocation",
             # Libraries that allocate for themselves; a handle takes memory, too.
             r"(cublas|cusparse|cusolver|cufft|curand|hipblas|rocblas|miopen|cudnn)\w*"
-            r"(alloc(ation)?_?failed|memory_error|not_initialized)",
+            r"(alloc(ation)?_?failed|memory_error|not_initialized|insufficient_resources)",
             r"cudnn_status_internal_error\b",
-            r"failed to cuda [cm]alloc",
+            r"failed to (cuda )?(host )?[cm]?alloc\b",
+            r"ur_result_error_out_of_resources",
             # Torch asks the driver how much is left, which fails when nothing is.
             r"nvml_success == r INTERNAL ASSERT FAILED",
             r"invalid buffer size: [\d.]+ [kmgt]i?b",
@@ -40,10 +45,11 @@ _MESSAGES = re.compile(
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
-    """Return whether memory ran out, as an error or one that caused it reports."""
+    """Return whether memory ran out: an error, one in its group or one that caused it says so."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
-        if _reports_it(error):
+        group = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
+        if _reports_it(error) or any(map(is_out_of_memory, group)):
             return True
         seen.add(id(error))
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
@@ -59,6 +65,26 @@ def _reports_it(error: BaseException) -> bool:
     if accelerator and getattr(error, "error_code", None) == _OUT_OF_MEMORY:
         return True
     return isinstance(error, _SAYING) and _MESSAGES.search(str(error)) is not None
+
+
+def in_smaller_batches(work: Callable[[int], Result], size: int, what: str) -> tuple[Result, int]:
+    """Return what ``work`` returns for a batch of ``size``, halved while memory runs out.
+
+    The other value is the batch size that fitted. ``what`` is done again, in words for the log.
+
+    Raises:
+        Exception: As ``work``, in the end with a batch size of 1 if memory ran out.
+    """
+    while True:
+        try:
+            return work(size), size
+        except Exception as error:
+            if size == 1 or not is_out_of_memory(error):
+                raise
+        # Only here, where the error no longer keeps what was computed.
+        release_memory()
+        size //= 2
+        print(f"Memory ran out; {what} again with a batch size of {size}.", flush=True)
 
 
 def release_memory() -> None:

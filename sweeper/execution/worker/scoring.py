@@ -13,7 +13,7 @@ from sweeper.distillation.data.training_data import TrainingData
 from sweeper.distillation.models.answer_ends import end_token_ids
 from sweeper.distillation.models.precision import computing_in
 from sweeper.evaluation.scoring import Evaluation, score
-from sweeper.execution.worker.out_of_memory import is_out_of_memory, release_memory
+from sweeper.execution.worker.out_of_memory import in_smaller_batches
 from sweeper.execution.worker.progress import ProgressWriter
 from sweeper.foundation.errors import DivergedError
 from sweeper.foundation.files import write_text_atomically
@@ -83,32 +83,26 @@ def evaluate(
         DivergedError: A score is no number.
     """
     evaluation = spec.origin.evaluation
-    size = evaluation.batch_size
-    while True:
-        try:
-            with computing_in(model, evaluation.dtype):
-                found = score(
-                    model,
-                    material.tokenizer,
-                    suite,
-                    batch_size=size,
-                    chat=material.chat,
-                    end_ids=end_token_ids(model, material.tokenizer),
-                    system_prompt=spec.origin.data.system_prompt,
-                    documents=documents,
-                    samples=samples,
-                    allow_code=evaluation.allow_code_execution,
-                    dtype=evaluation.dtype,
-                )
-            break
-        except Exception as error:
-            if size == 1 or not is_out_of_memory(error):
-                raise
-        # Only here, where the error no longer keeps what was computed.
-        release_memory()
-        size //= 2
-        print(f"Memory ran out; the model is scored again with a batch size of {size}.", flush=True)
-        progress.phase(progress.phase_name)
+
+    def attempt(size: int) -> Evaluation:
+        if size < evaluation.batch_size:
+            progress.phase(progress.phase_name)
+        with computing_in(model, evaluation.dtype):
+            return score(
+                model,
+                material.tokenizer,
+                suite,
+                batch_size=size,
+                chat=material.chat,
+                end_ids=end_token_ids(model, material.tokenizer),
+                system_prompt=spec.origin.data.system_prompt,
+                documents=documents,
+                samples=samples,
+                allow_code=evaluation.allow_code_execution,
+                dtype=evaluation.dtype,
+            )
+
+    found, size = in_smaller_batches(attempt, evaluation.batch_size, "the model is scored")
     if size < evaluation.batch_size:
         scores = found.scores.model_copy(update={"batch_size": size})
         found = replace(found, scores=scores)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,11 @@ from sweeper.distillation.teacher.shared_teacher import SharedTeacher
 from sweeper.distillation.train import TrainingJob, distil, starting_student, teacher_of_arm
 from sweeper.evaluation.tasks import load_tasks, prompts
 from sweeper.execution.worker.length_checks import check_trial
+from sweeper.execution.worker.out_of_memory import (
+    in_smaller_batches,
+    is_out_of_memory,
+    release_memory,
+)
 from sweeper.execution.worker.progress import ProgressWriter
 from sweeper.execution.worker.scoring import check_collapse, evaluate, parameters, scored, tested
 from sweeper.foundation.cache import is_whole
@@ -65,7 +71,7 @@ def run_trial(spec: TrialSpec, progress: ProgressWriter) -> dict[str, Any]:
             seed=spec.seed,
             lora=spec.lora,
             report=_watched(spec, progress),
-            probe=probe.divergence if probe and compared else None,
+            probe=partial(_divergence, probe) if probe and compared else None,
             pause_at=pause.points,
             pause=pause,
             checkpoints=checkpoints.of_trial(spec, data, teacher, progress, processes),
@@ -142,6 +148,22 @@ def _kl_probe(spec: TrialSpec, data: TrainingData, progress: ProgressWriter) -> 
     directory = kl_probe.prepare(data, teacher, list(asked))
     progress.phase("load")
     return kl_probe.read(directory)
+
+
+def _divergence(probe: KLProbe, model: Any) -> float | None:
+    """Return the student's divergence on the fixed sequences; None if there is no memory for it.
+
+    Training again in smaller micro-batches would not help: they are no part of this.
+    """
+    try:
+        measure = partial(probe.divergence, model)
+        return in_smaller_batches(measure, kl_probe.MOST, "the held-out sequences are read")[0]
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+    release_memory()
+    print("Memory ran out; training continues without teacher_divergence here.", flush=True)
+    return None
 
 
 def _sum_of_parts(meter: CostMeter, clock: CostMeter) -> Cost:

@@ -133,11 +133,17 @@ def test_dropout_is_advised_against_where_it_is_fixed_and_named_where_it_is_sear
 
 def test_attention_is_spoken_of_where_there_is_a_gpu() -> None:
     assert not told(settings_findings(config(), ["cpu"]), "attention")
+    usual = {"teacher": "sdpa", "student": "eager"}
+    [(_, text)] = told(settings_findings(config(), ["cuda:0"], attention=usual), "attention")
+    assert "sdpa in the teacher, eager in the student" in text and "Leave" not in text
     [(_, text)] = told(settings_findings(config(), ["cuda:0"]), "attention")
-    assert "sdpa in the teacher" in text and "flash" not in text
+    assert "the default attention in the teacher" in text
     slow = {"model": "m", "init_kwargs": {"attn_implementation": "eager"}}
-    [(_, text)] = told(settings_findings(config(teacher=slow), ["cuda:0"]), "attention")
-    assert "Leave attn_implementation: eager out" in text
+    for has, advised in (("sdpa", True), ("eager", False)):
+        usual = {"teacher": has, "student": "sdpa"}
+        found = settings_findings(config(teacher=slow), ["cuda:0"], attention=usual)
+        [(_, text)] = told(found, "attention")
+        assert ("Leave attn_implementation: eager out" in text) is advised
 
 
 def test_a_large_student_is_better_trained_through_an_adapter() -> None:

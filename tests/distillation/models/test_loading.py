@@ -10,13 +10,16 @@ from sweeper.distillation.data.compatibility import check_pair
 from sweeper.distillation.models.adapters import add_adapter
 from sweeper.distillation.models.answer_ends import end_token_ids
 from sweeper.distillation.models.loading import (
+    default_attention,
     identity,
     load_model,
     load_tokenizer,
     location,
     store_for_autocast,
+    without_weights,
 )
 from sweeper.foundation.errors import BadInputError
+from tests.support.tiny_models import ARCHITECTURES, make_tiny
 from tests.support.tiny_studies import make_model
 
 STUDENT = ModelConfig(model="builtin/adder-student")
@@ -25,6 +28,25 @@ TEACHER = ModelConfig(model="builtin/adder-teacher")
 
 def parameters(model: torch.nn.Module) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("attention", [None, "eager", "sdpa", "flex_attention"])
+def test_an_attention_is_refused_where_the_library_would_refuse_it(
+    architecture: str, attention: str | None, tmp_path: Path
+) -> None:
+    path = make_tiny(tmp_path, architecture)
+    model = ModelConfig(model=path, init_kwargs={"attn_implementation": attention})
+    try:
+        without_weights(model)
+    except ValueError as error:
+        assert "does not support" in str(error)
+        told = rf"has no {attention} .* its default, (eager|sdpa)$"
+        with pytest.raises(BadInputError, match=told):
+            default_attention(model)
+    else:
+        wanted = without_weights(ModelConfig(model=path)).config._attn_implementation
+        assert default_attention(model) == wanted
 
 
 def test_a_shape_without_weights_is_initialised_from_the_seed(tmp_path: Path) -> None:

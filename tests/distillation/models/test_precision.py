@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from sweeper.config.base import ScoringDtype
 from sweeper.config.models import LoraConfig, ModelConfig
@@ -57,6 +57,34 @@ def test_it_computes_as_the_model_that_is_loaded_in_it(architecture: str, tmp_pa
             )
             with computing_in(model, dtype):
                 assert model.dtype == getattr(torch, dtype)
+                assert torch.equal(logits(model), logits(loaded.eval())), (held, dtype)
+            assert_left_alone(model, before, bits)
+
+
+@pytest.mark.slow
+def test_buffers_that_a_model_makes_itself_are_those_of_the_precision(tmp_path: Path) -> None:
+    # Falcon-H1 makes a vector of multipliers in the type that it is loaded in.
+    config = AutoConfig.for_model(
+        "falcon_h1",
+        vocab_size=64,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        mamba_d_ssm=16,
+        mamba_n_heads=2,
+        mamba_d_head=8,
+        ssm_multipliers=[0.7, 0.3, 0.9, 1.1, 0.6],
+    )
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    for held in DTYPES:
+        model: Any = load_model(ModelConfig(model=str(tmp_path), dtype=held), "cpu")
+        model.save_pretrained(tmp_path / held)
+        before, bits = tensors(model), [tensor.clone() for tensor in tensors(model).values()]
+        for dtype in DTYPES:
+            loaded: Any = AutoModelForCausalLM.from_pretrained(tmp_path / held, dtype=dtype)
+            with computing_in(model, dtype):
                 assert torch.equal(logits(model), logits(loaded.eval())), (held, dtype)
             assert_left_alone(model, before, bits)
 

@@ -52,6 +52,8 @@ def test_it_is_the_mean_jensen_shannon_divergence_in_nats(fixed: kl_probe.KLProb
     student.train()
     assert fixed.divergence(student) == pytest.approx(total / count, rel=1e-4)
     assert student.training
+    for size in (1, 3, 8, 99):
+        assert fixed.divergence(student, size) == pytest.approx(total / count, rel=1e-4)
     assert 0 < total / count < math.log(2)
 
 

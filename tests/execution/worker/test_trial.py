@@ -12,6 +12,7 @@ import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from sweeper.config.loading import load_study
+from sweeper.distillation.teacher.kl_probe import KLProbe
 from sweeper.execution.worker.progress import ProgressWriter
 from sweeper.execution.worker.run import run_job
 from sweeper.foundation.errors import ConfigError
@@ -60,6 +61,28 @@ def test_a_point_that_is_not_finite_leaves_an_outcome_that_can_be_read(tmp_path:
     outcome = Outcome(state="failed", curve=writer.point, started=0.0, finished=1.0)
     assert Outcome.model_validate_json(outcome.model_dump_json()) == outcome
     assert writer.point == {"loss": 1.0}
+
+
+def test_a_comparison_with_the_teacher_that_does_not_fit_ends_no_training(
+    write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure, measured = KLProbe.divergence, []
+
+    def scarce(probe: KLProbe, model: Any, batch_size: int = 8) -> float:
+        if batch_size > 1 or measured:
+            raise torch.OutOfMemoryError("nothing is said")
+        measured.append(measure(probe, model, batch_size))
+        return measured[0]
+
+    monkeypatch.setattr(KLProbe, "divergence", scarce)
+    spec = trial_spec(load_study(write_study()), "sft")
+    origin = spec.origin.model_copy(update={"held_out": str(tmp_path / "gone")})
+    outcome = run_job(spec.model_copy(update={"origin": origin}))
+    assert (outcome.state, outcome.cost.steps) == ("completed", 4), outcome.failure
+    lines = JobPaths(Path(spec.place.directory)).progress.read_text().splitlines()
+    metrics = [json.loads(line).get("metrics") or {} for line in lines]
+    points = [point.get("teacher_divergence") for point in metrics if "loss" in point]
+    assert len(points) > 1 and points == [*measured, *[None] * (len(points) - 1)]
 
 
 @pytest.fixture
@@ -228,6 +251,41 @@ def test_an_arms_teacher_may_be_rounded_and_padded_otherwise(
     assert failure is not None
     assert (failure.kind, failure.key) == ("bad_input", ("arms", "gkd"))
     assert "student.vocab_size: 264 leaves it out" in failure.message
+
+
+@pytest.mark.parametrize(
+    ("place", "blamed"),
+    [
+        ("student", ("student", "init_kwargs", "attn_implementation")),
+        ("teacher", ("teacher", "init_kwargs", "attn_implementation")),
+        ("arm", ("arms", "gkd")),
+        ("searched", ("arms", "gkd")),
+        ("eager", None),
+        ("nowhere", None),
+    ],
+)
+def test_an_attention_that_a_model_does_not_have_is_refused_before_anything_is_trained(
+    write_study: WriteStudy, tmp_path: Path, place: str, blamed: tuple[str, ...] | None
+) -> None:
+    path, key = make_tiny(tmp_path / "gemma", "gemma2"), "attn_implementation"
+    kwargs = {"init_kwargs": {key: "eager" if place == "eager" else "sdpa"}}
+    models: dict[str, Any] = {
+        role: {"model": path, **(kwargs if place in (role, "eager") else {})}
+        for role in ("teacher", "student")
+    }
+    own: dict[str, Any] = {"settings": {"max_new_tokens": 8}}
+    if place == "arm":
+        own["settings"][f"teacher.init_kwargs.{key}"] = "sdpa"
+    if place == "searched":
+        choices = {"type": "categorical", "choices": ["eager", "sdpa"]}
+        own["search"] = {f"teacher.init_kwargs.{key}": choices}
+    outcome, _ = prepare(load_study(write_study(**models, arms={"gkd": own})), "data")
+    assert outcome.examination is not None, outcome.failure
+    problems = outcome.examination.problems
+    assert [problem.key for problem in problems] == ([blamed] if blamed else [])
+    assert all("(gemma2) has no sdpa" in p.message and "eager" in p.message for p in problems)
+    if blamed is None:
+        assert outcome.examination.attention == {"teacher": "eager", "student": "eager"}
 
 
 def test_templates_that_differ_are_told_before_anything_is_trained(
