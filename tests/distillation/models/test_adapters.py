@@ -31,6 +31,7 @@ def students(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 TARGETS, SAVED = "target_modules", "modules_to_save"
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize(
     ("kind", "key", "names", "message"),
     [
