@@ -38,8 +38,8 @@ def dead_keys(config: StudyConfig) -> Iterator[tuple[Location, str]]:
         dead = _dead([settings.lr_scheduler_type], [settings.optim], [settings])
         dead |= dict.fromkeys(("checkpoint_every", "stock_normalization"), "in a warm start")
         trainings.append(dead)
-        if why := _unless_off("warmup_ratio", dead, warm.settings()):
-            yield ("warm_start", "warmup_ratio"), why
+        if warm.warmup_ratio and "warmup_ratio" in dead:
+            yield ("warm_start", "warmup_ratio"), _message("warmup_ratio", dead)
     written = {name: getattr(config.training, name) for name in config.training.model_fields_set}
     for key in written:
         if all(key in dead for dead in trainings) and (
@@ -59,6 +59,10 @@ def _unless_off(key: str, dead: Mapping[str, str], values: Mapping[str, Any]) ->
     """Return the message about a key without effect; None where its value says so itself."""
     if key not in dead or (key == "warmup_ratio" and values.get(key) == 0):
         return None
+    return _message(key, dead)
+
+
+def _message(key: str, dead: Mapping[str, str]) -> str:
     return f"has no effect {dead[key]}: leave it out"
 
 

@@ -118,7 +118,7 @@ KWARGS = "training.lr_scheduler_kwargs"
                 ("cosine_with_min_lr", "min_lr_rate", "1", "below 1, found 1"),
                 ("cosine", "num_cycles", "1.0e+308", "at most 1000"),
                 ("inverse_sqrt", "timescale", "0", "of at least 1, found 0"),
-                ("warmup_stable_decay", "num_decay_steps", "400", "at most 2 steps, max_steps"),
+                ("warmup_stable_decay", "num_decay_steps", "400", "at most 4 steps, max_steps"),
                 ("warmup_stable_decay", "num_decay_steps", "0", "of at least 1, found 0"),
             ]
         ),
