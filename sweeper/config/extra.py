@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sweeper.config.arms import ArmConfig
-from sweeper.config.settings import Method, MethodSettings
+from sweeper.config.base import short
+from sweeper.config.optimisation import Bounds
+from sweeper.config.settings import Method, MethodSettings, resolve
 from sweeper.config.study import StudyConfig
 
 Location = tuple[str | int, ...]
@@ -121,10 +123,48 @@ def instead(name: str) -> str:
     return next((text for start, text in _FAMILIES.items() if name.startswith(start)), "")
 
 
+_VALUES: Mapping[str, tuple[Bounds | tuple[Any, ...], Any]] = {
+    "neftune_noise_alpha": (Bounds(high=1000), 0),
+    "label_smoothing_factor": (Bounds(high=1, below=True), 0),
+    "loss_type": (("nll", "dft"), "nll"),
+    "packing": ((True, False), False),
+    "repetition_penalty": (Bounds(high=100, above=True), 1),
+    "top_k": (Bounds(high=2**31, below=True, whole=True), 0),
+    "top_p": (Bounds(high=1, above=True), 1),
+}
+"""Values of each argument that is no text of an optimiser's, and the one that turns it off."""
+
+
+def value_problem(name: str, value: Any, beside: Mapping[str, Any], *, alone: bool) -> str | None:
+    """Say why the argument ``name`` cannot be ``value``; None if it can.
+
+    Args:
+        name: One of those that ``extra`` may name.
+        value: Its value.
+        beside: All arguments of the training.
+        alone: True if a training without the argument would be the same at the value that turns it
+            off: it is not searched, and replaces no other value.
+    """
+    if name not in _VALUES:
+        return None
+    if name == "label_smoothing_factor" and beside.get("loss_type") == "dft":
+        return "has no effect with loss_type: dft"
+    known, off = _VALUES[name]
+    if isinstance(known, Bounds):
+        message = known.problem(value)
+    else:
+        right = any(value is one or (value == one and isinstance(value, str)) for one in known)
+        names = " or ".join(str(one).lower() for one in known)
+        message = None if right else f"expected {names}, found {short(value)}"
+    if message is None and alone and value == off:
+        message = f"has no effect at {str(off).lower()}: leave it out"
+    return message
+
+
 def extra_problems(config: StudyConfig) -> Iterator[tuple[Location, str]]:
     """Yield the arguments below ``extra`` that change nothing in an arm, with their places."""
     training = config.training
-    for name in training.extra:
+    for name, value in training.extra.items():
         without = [
             arm
             for arm, one in config.arms.items()
@@ -135,29 +175,40 @@ def extra_problems(config: StudyConfig) -> Iterator[tuple[Location, str]]:
             yield ("training", "extra", name), message
         elif without:
             yield ("training", "extra", name), _refusal(name)
+        elif why := value_problem(name, value, training.extra, alone=True):
+            yield ("training", "extra", name), why
     if (warm := config.warm_start) is not None:
-        for name in warm.extra:
+        for name, value in warm.extra.items():
             if name not in allowed(warm.method, training.engine):
                 yield ("warm_start", "extra", name), _refusal(name)
+            elif why := value_problem(name, value, warm.extra, alone=name not in training.extra):
+                yield ("warm_start", "extra", name), why
     for arm, one in config.arms.items():
-        for location, name in _named(one):
+        beside = resolve(training, one.settings).extra
+        for location, name, values in _named(one):
             if name not in allowed(one.method, _engine(config, one)):
                 yield ("arms", arm, *location), _refusal(name)
+                continue
+            alone = name not in training.extra and len({repr(each) for each in values.values()}) < 2
+            for at, value in values.items():
+                if why := value_problem(name, value, beside, alone=alone):
+                    yield ("arms", arm, *at), why
 
 
 def _engine(config: StudyConfig, arm: ArmConfig) -> str:
     return str(arm.settings.get("engine", config.training.engine))
 
 
-def _named(arm: ArmConfig) -> Iterator[tuple[Location, str]]:
-    """Yield the arguments that an arm fixes or searches, with their places in the arm."""
+def _named(arm: ArmConfig) -> Iterator[tuple[Location, str, dict[Location, Any]]]:
+    """Yield the arguments that an arm fixes or searches: place in the arm, name, values."""
     whole: Any = arm.settings.get("extra", {})
-    for name in whole:
-        yield ("settings", "extra", name), name
+    for name, value in whole.items():
+        at = ("settings", "extra", name)
+        yield at, name, {at: value}
     for part, keys in (("settings", arm.settings), ("search", arm.search)):
         for key in keys:
             if key.startswith("extra."):
-                yield (part, key), key.removeprefix("extra.")
+                yield (part, key), key.removeprefix("extra."), dict(arm.places(key))
 
 
 def _refusal(name: str) -> str:

@@ -7,18 +7,27 @@ be reported and compared.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 from sweeper.config.arms import ArmConfig
 from sweeper.config.attention import attention_problems
 from sweeper.config.base import short
+from sweeper.config.dead_keys import dead_keys
 from sweeper.config.extra import extra_problems
 from sweeper.config.models import HEADS, NO_HEAD
-from sweeper.config.optimisation import optim_args_problem, optimiser_problem, schedule_problems
-from sweeper.config.settings import resolve
+from sweeper.config.optimisation import (
+    EPSILON,
+    Course,
+    optim_args_problem,
+    optimiser_problem,
+    schedule_problems,
+)
+from sweeper.config.settings import MethodSettings, resolve
 from sweeper.config.study import StudyConfig
 
 Location = tuple[str | int, ...]
 _KWARGS = "lr_scheduler_kwargs"
+NO_FP16 = "fp16 needs a GPU (bf16 also works on a CPU)"
 
 
 def refusals(config: StudyConfig) -> Iterator[tuple[Location, str]]:
@@ -27,8 +36,10 @@ def refusals(config: StudyConfig) -> Iterator[tuple[Location, str]]:
     yield from attention_problems(config)
     yield from extra_problems(config)
     yield from _optimisers(config)
+    yield from _precisions(config)
     yield from _schedules(config)
     yield from _lengths(config)
+    yield from dead_keys(config)
 
 
 def _lengths(config: StudyConfig) -> Iterator[tuple[Location, str]]:
@@ -58,48 +69,95 @@ def _targets(config: StudyConfig) -> Iterator[tuple[Location, str]]:
 
 
 def _optimisers(config: StudyConfig) -> Iterator[tuple[Location, str]]:
+    """Yield names of no optimiser, and arguments that one does not read or cannot have."""
     for place, name in config.values_of("optim"):
         if message := optimiser_problem(name):
             yield place, message
+    for place, value in config.values_of("adam_epsilon"):
+        if value < EPSILON:
+            yield place, f"expected a number of at least {EPSILON:g}, found {value:g}"
     everywhere = [str(name) for _, name in config.values_of("optim")]
-    given = config.training.extra
-    if "optim_args" in given and (message := optim_args_problem(everywhere, given["optim_args"])):
+    given, first = config.training.extra, [one for _, one in config.values_of("adam_beta1")]
+    if "optim_args" in given and (
+        message := optim_args_problem(everywhere, given["optim_args"], first)
+    ):
         yield ("training", "extra", "optim_args"), message
+    if (warm := config.warm_start) is not None and "optim_args" in warm.extra:
+        own = [config.training.optim], warm.extra["optim_args"], [config.training.adam_beta1]
+        if message := optim_args_problem(*own):
+            yield ("warm_start", "extra", "optim_args"), message
     for arm, one in config.arms.items():
-        own = [str(name) for _, name in one.places("optim")] or [config.training.optim]
+        names = [str(name) for _, name in one.places("optim")] or [config.training.optim]
         whole = one.settings.get("extra", {})
-        if "optim_args" in whole and (message := optim_args_problem(own, whole["optim_args"])):
-            yield ("arms", arm, "settings", "extra", "optim_args"), message
-        for place, value in one.places("extra.optim_args"):
-            if message := optim_args_problem(own, value):
+        values = list(one.places("extra.optim_args"))
+        if "optim_args" in whole:
+            values.append((("settings", "extra", "optim_args"), whole["optim_args"]))
+        for place, value in values:
+            if message := optim_args_problem(names, value, first):
                 yield ("arms", arm, *place), message
 
 
+def _precisions(config: StudyConfig) -> Iterator[tuple[Location, str]]:
+    """Yield trainings in two precisions at once, and float16 where no GPU trains."""
+    message = "expected either bf16 or fp16, found both"
+    training = config.training
+    places: dict[Location, None] = {}
+    if config.warm_start is not None and training.bf16 and training.fp16:
+        places["training", "fp16"] = None
+    for arm, one in config.arms.items():
+        both = {name: dict(one.places(name)) for name in ("bf16", "fp16")}
+        values = [list(both[name].values()) or [getattr(training, name)] for name in both]
+        if all(map(any, values)):
+            own = [("arms", arm, *place) for name in ("fp16", "bf16") for place in both[name]]
+            places[(own or [("training", "fp16")])[0]] = None
+    yield from ((place, message) for place in places)
+    if config.compute.device == "cpu":
+        for place, value in config.values_of("fp16"):
+            if value:
+                yield place, f"{NO_FP16}, and compute.device is cpu"
+
+
 def _schedules(config: StudyConfig) -> Iterator[tuple[Location, str]]:
-    """Yield arguments that a training's schedule does not read, and those that it lacks."""
+    """Yield arguments that a training's schedule does not read or cannot have, or that it lacks."""
     found: dict[tuple[Location, str], None] = {}
     for arm, one in config.arms.items():
-        names = [str(name) for _, name in one.places("lr_scheduler_type")]
         searched = [name for name in one.search if name.startswith(f"{_KWARGS}.")]
         # Each end of a range by itself: the others may have any value.
         first = {name: next(iter(one.search[name].ends().values())) for name in searched}
         ends = [{name: end} for name in searched for end in one.search[name].ends().values()]
         for values in ends or [{}]:
             settings = resolve(config.training, one.settings, {**first, **values})
-            for argument, message in schedule_problems(
-                names or [config.training.lr_scheduler_type], settings.lr_scheduler_kwargs
-            ):
+            course = _course(settings, one)
+            for argument, message in schedule_problems(course, settings.lr_scheduler_kwargs):
                 found[_blamed(arm, one, argument), message] = None
     if (warm := config.warm_start) is not None:
         settings = resolve(config.training, warm.settings())
         arguments = settings.lr_scheduler_kwargs
-        for argument, message in schedule_problems([settings.lr_scheduler_type], arguments):
+        for argument, message in schedule_problems(_course(settings), arguments):
             own = warm.lr_scheduler_kwargs is not None or warm.lr_scheduler_type is not None
             place: Location = ("warm_start",) if own else ("training",)
             missing = argument is None or argument not in arguments
             at = ("lr_scheduler_type",) if missing else (_KWARGS, str(argument))
             found[(*place, *at), message] = None
     yield from found
+
+
+def _course(settings: MethodSettings, arm: ArmConfig | None = None) -> Course:
+    """Return what a training's schedule may depend on, searched values included."""
+
+    def values(name: str) -> list[Any]:
+        searched = arm is not None and name in arm.search
+        ends = arm.search[name].ends().values() if arm is not None and searched else ()
+        return list(ends) or [getattr(settings, name)]
+
+    epochs = settings.num_train_epochs is not None
+    epochs |= arm is not None and "num_train_epochs" in arm.search
+    return Course(
+        schedules=[str(name) for name in values("lr_scheduler_type")],
+        learning_rate=min(values("learning_rate")),
+        warmups=values("warmup_ratio"),
+        steps=None if epochs else min(values("max_steps")),
+    )
 
 
 def _blamed(arm: str, config: ArmConfig, argument: str | None) -> Location:

@@ -105,6 +105,81 @@ KWARGS = "training.lr_scheduler_kwargs"
             "optim_args",
             "it reads momentum",
         ),
+        *(
+            (
+                (f"training.lr_scheduler_type={schedule}", f"{KWARGS}={{{argument}: {value}}}"),
+                f"{KWARGS}.{argument}",
+                message,
+            )
+            for schedule, argument, value, message in [
+                ("polynomial", "lr_end", "0.1", "below the lowest learning_rate"),
+                ("polynomial", "power", "0", "above 0 and at most 100"),
+                ("cosine_with_min_lr", "min_lr", "0.1", "below the lowest learning_rate"),
+                ("cosine_with_min_lr", "min_lr_rate", "1", "below 1, found 1"),
+                ("cosine", "num_cycles", "1.0e+308", "at most 1000"),
+                ("inverse_sqrt", "timescale", "0", "of at least 1, found 0"),
+                ("warmup_stable_decay", "num_decay_steps", "400", "at most 4 steps, max_steps"),
+                ("warmup_stable_decay", "num_decay_steps", "0", "of at least 1, found 0"),
+            ]
+        ),
+        (
+            (
+                "training.lr_scheduler_type=cosine_warmup_with_min_lr",
+                "training.lr_scheduler_kwargs={min_lr_rate: 0.1, warmup_lr_rate: 0.1}",
+            ),
+            f"{KWARGS}.warmup_lr_rate",
+            "has no effect without warmup_ratio",
+        ),
+        (
+            ("training.lr_scheduler_type=polynomial", "training.warmup_ratio=0.9"),
+            "training.lr_scheduler_type",
+            "expected a lower warmup_ratio",
+        ),
+        (
+            ("training.lr_scheduler_type=polynomial", "training.learning_rate=1.0e-8"),
+            "training.lr_scheduler_type",
+            "found 1e-07, its default",
+        ),
+        (("training.adam_epsilon=1.0e-40",), "training.adam_epsilon", "of at least 1e-30"),
+        *(
+            (
+                (f"training.optim={name}", f"training.extra={{optim_args: '{text}'}}"),
+                "extra.optim_args",
+                message,
+            )
+            for name, text, message in [
+                ("sgd", "momentum=abc", "momentum: expected a number above 0 and below 1"),
+                ("sgd", "momentum=-1", "found -1.0"),
+                ("sgd", "momentum=nan", "found nan"),
+                ("sgd", "momentum=0.5,momentum=0.9", "expected momentum once"),
+                ("sgd", "nesterov=true", "nesterov needs momentum"),
+                ("sgd", "dampening=0.5", "dampening needs momentum"),
+                ("sgd", "momentum=0.9,nesterov=ture", "expected true or false, found 'ture'"),
+                ("sgd", "momentum=0.9,nesterov=true,dampening=0.1", "found both"),
+                ("adagrad", "eps=0", "eps: expected a number of at least 1e-30"),
+                ("adagrad", "lr_decay=-1", "lr_decay: expected"),
+                ("rmsprop", "alpha=1", "alpha: expected a number of at least 0.1 and below 1"),
+                ("ademamix", "t_alpha=1.5", "t_alpha: expected a whole number of at least 1"),
+                ("ademamix", "t_beta3=9,beta1=0", "t_beta3 needs a beta1"),
+                ("ademamix", "t_beta3=9,beta3=0.5", "above 0 and at most beta3, 0.5"),
+            ]
+        ),
+        *(
+            ((f"training.extra={{neftune_noise_alpha: {value}}}",), "neftune_noise_alpha", message)
+            for value, message in [
+                ("0", "has no effect at 0: leave it out"),
+                ("null", "expected a number"),
+                ("'5'", "expected a number"),
+                ("-3", "expected a number"),
+                ("true", "expected a number"),
+                ("1.0e+9", "at most 1000"),
+            ]
+        ),
+        (
+            ("arms.sft.search.extra.neftune_noise_alpha={type: categorical, choices: [0, 0.0x]}",),
+            "choices.1",
+            "found '0.0x'",
+        ),
         (("training.num_train_epochs=2",), "training.num_train_epochs", "found both"),
         (("training.num_train_epochs=0",), "training.num_train_epochs", "greater than 0"),
     ],
@@ -123,6 +198,7 @@ def test_what_would_do_nothing_is_refused_at_its_place(
         # Where it stood in earlier versions.
         ("lr_scheduler_type=cosine_with_min_lr", "extra={lr_scheduler_kwargs: {min_lr: 1.0e-6}}"),
         ("lr_scheduler_type=polynomial", "lr_scheduler_kwargs={power: 2, lr_end: 0.0}"),
+        ("lr_scheduler_type=warmup_stable_decay", "lr_scheduler_kwargs={num_decay_steps: 2}"),
         ("optim=sgd", "extra={optim_args: 'momentum=0.9, nesterov=true'}"),
         ("optim=paged_adamw_8bit",),
         ("optim=ademamix_8bit", "extra={optim_args: alpha=4}"),
@@ -166,6 +242,16 @@ def every_argument() -> set[str]:
 
     kinds: list[Any] = [TrainingArguments, SFTConfig, GKDConfig, DistillationConfig]
     return {field.name for kind in kinds for field in fields(kind)}
+
+
+def test_what_turns_an_argument_off_is_taken_where_another_value_is_on(
+    write_study: WriteStudy,
+) -> None:
+    name = "extra.neftune_noise_alpha"
+    search = {name: {"type": "categorical", "choices": [0, 5.0]}}
+    load_study(write_study(arms={"sft": {"search": search}}))
+    training = {"max_steps": 2, "extra": {"neftune_noise_alpha": 5}}
+    load_study(write_study(arms={"sft": {"settings": {name: 0}}, "gkd": {}}, training=training))
 
 
 def test_every_other_argument_of_every_engine_is_refused_with_its_line(

@@ -61,7 +61,12 @@ def test_a_setting_may_have_dots_in_its_name(write_study: WriteStudy) -> None:
 def test_one_key_of_a_search_space_can_be_changed(write_study: WriteStudy) -> None:
     path = write_study(
         student={"model": "builtin/adder-student", "lora": {}},
-        arms={"sft": {"search": {"lora.dropout": {"type": "float", "low": 0.1, "high": 0.5}}}},
+        arms={
+            "sft": {
+                "settings": {"disable_dropout": False},
+                "search": {"lora.dropout": {"type": "float", "low": 0.1, "high": 0.5}},
+            }
+        },
     )
     space = config(path, "arms.sft.search.lora.dropout.low=0.2").arms["sft"].search["lora.dropout"]
     assert space == FloatSpace(type="float", low=0.2, high=0.5)

@@ -782,3 +782,130 @@ def test_collapse_is_checked(folder: Path, written: str, key: str, mark: str, me
 def test_collapse_has_a_short_form(folder: Path) -> None:
     assert load(folder, STUDY + "collapse: stop\n").config.collapse == CollapseConfig(action="stop")
     assert load(folder).config.collapse.action == "warn"
+
+
+def choice(*values: str) -> str:
+    return f"{{type: categorical, choices: [{', '.join(values)}]}}"
+
+
+RANGE = "{type: float, low: 0.1, high: 0.5}"
+LORA = "student={model: builtin/adder-student, lora: {r: 2}}"
+NO_WARM_START = "warm_start=null"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "message"),
+    [
+        (
+            ["arms.gkd={settings: {lmbda: 0.0, temperature: 0.9}}"],
+            "arms.gkd.settings.temperature",
+            "has no effect at lmbda: 0.0: leave it out",
+        ),
+        (
+            ["arms.gkd={settings: {lmbda: 0.0, rollout_batch_size: 2}}"],
+            "arms.gkd.settings.rollout_batch_size",
+            "at lmbda: 0.0",
+        ),
+        (
+            ["arms.gkd={settings: {lmbda: 1.0, seq_kd: true}}"],
+            "arms.gkd.settings.seq_kd",
+            "at lmbda: 1.0",
+        ),
+        (
+            [f"arms.gkd={{settings: {{max_new_tokens: 8}}, search: {{lmbda: {choice('0.0')}}}}}"],
+            "arms.gkd.settings.max_new_tokens",
+            "at lmbda: 0.0",
+        ),
+        (
+            [LORA, f"arms.sft={{search: {{lora.dropout: {RANGE}}}}}"],
+            "arms.sft.search.lora.dropout",
+            "at disable_dropout: true, the default",
+        ),
+        (
+            ["training.lr_scheduler_type=constant", "training.warmup_ratio=0.1"],
+            "training.warmup_ratio",
+            "with lr_scheduler_type: constant",
+        ),
+        (
+            [
+                f"arms.sft={{settings: {{lr_scheduler_type: constant}}, search: {{warmup_ratio:"
+                f" {RANGE}}}}}"
+            ],
+            "arms.sft.search.warmup_ratio",
+            "with lr_scheduler_type: constant",
+        ),
+        (
+            ["warm_start={max_steps: 2, lr_scheduler_type: constant, warmup_ratio: 0.5}"],
+            "warm_start.warmup_ratio",
+            "with lr_scheduler_type: constant",
+        ),
+        (
+            ["training.optim=sgd", "training.adam_beta1=0.8"],
+            "training.adam_beta1",
+            "with optim: sgd",
+        ),
+        (["training.optim=adagrad", "training.adam_epsilon=0.1"], "training.adam_epsilon", "adag"),
+        (["training.optim=lion_8bit", "training.adam_epsilon=0.1"], "training.adam_epsilon", "li"),
+        (
+            [
+                *("training.optim=ademamix", "training.adam_beta2=0.9"),
+                "training.extra={optim_args: beta2=0.8}",
+            ],
+            "training.adam_beta2",
+            "with optim: ademamix",
+        ),
+        (
+            [
+                NO_WARM_START,
+                "training.adam_beta2=0.9",
+                f"arms={{sft: {{search: {{optim: {choice('sgd', 'rmsprop')}}}}}}}",
+            ],
+            "training.adam_beta2",
+            "with optim: sgd or rmsprop",
+        ),
+        (
+            ["training.engine=trl", "training.length_bucketing=false"],
+            "training.length_bucketing",
+            "with engine: trl",
+        ),
+        (
+            ["arms.gkd.settings={engine: trl, rollout_batch_size: 2}"],
+            "arms.gkd.settings.rollout_batch_size",
+            "with engine: trl",
+        ),
+        (
+            [NO_WARM_START, "arms={sft: {}}", "training.stock_normalization=true"],
+            "training.stock_normalization",
+            "in an arm of method sft",
+        ),
+        (["training.bf16=true", "training.fp16=true"], "training.fp16", "either bf16 or fp16"),
+        (
+            ["training.fp16=true", "arms.sft={settings: {bf16: true}}"],
+            "arms.sft.settings.bf16",
+            "either bf16 or fp16",
+        ),
+        (["training.fp16=true", "compute={device: cpu}"], "training.fp16", "needs a GPU"),
+    ],
+)
+def test_a_setting_that_does_nothing_is_refused(
+    folder: Path, overrides: list[str], key: str, message: str
+) -> None:
+    [found] = problems(folder, STUDY, overrides)
+    assert found.path == key and message in found.message
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        # Each acts in some training.
+        ["training.adam_beta2=0.9", f"arms.sft.search.optim={choice('sgd', 'adamw_torch')}"],
+        ["training.adam_beta2=0.9", "training.optim=lion_8bit"],
+        ["training.warmup_ratio=0.5", "arms.sft={settings: {lr_scheduler_type: constant}}"],
+        ["training.warmup_ratio=0.0", "training.lr_scheduler_type=constant"],
+        ["training.length_bucketing=false", "arms.sft={settings: {engine: trl}}"],
+        ["training.bf16=true", "arms.sft={settings: {bf16: false, fp16: true}}"],
+        ["training.stock_normalization=true"],
+    ],
+)
+def test_a_setting_that_acts_somewhere_is_taken(folder: Path, overrides: list[str]) -> None:
+    load(folder, STUDY, overrides)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ import pytest
 import torch
 
 from sweeper.config.extra import allowed
+from sweeper.config.loading import load_study
 from sweeper.config.models import ModelConfig, StudentConfig
-from sweeper.config.optimisation import OPTIMISERS, SCHEDULES
+from sweeper.config.optimisation import OPTIMISERS, SCHEDULES, unread_by
 from sweeper.config.settings import METHODS, Method
+from sweeper.foundation.errors import ConfigError
 from sweeper.records import Resources
 from tests.support.tiny_models import make_tiny
 from tests.support.training_jobs import make_study_inputs, train
@@ -112,3 +115,101 @@ def test_every_optimiser_trains_on_a_cpu_and_is_its_own(place: Resources, name: 
 def _start(folder: str) -> torch.Tensor:
     place = Resources(directory=folder, device="cpu", threads=1)
     return weights(place, "sft", max_steps=1, learning_rate=1e-30)
+
+
+NUMBERS: tuple[Any, ...] = (-1, 0, 1e-40, 0.5, 1, 2, 3, 1000, 1e20, 1e308, 10**400, True, "x", None)
+SHAPED = {"warmup_type", "decay_type"}
+BESIDE = {"nesterov": "momentum=0.9,", "dampening": "momentum=0.9,", "t_beta3": "beta1=0.5,"}
+
+
+def trains_or_is_refused(
+    write_study: Callable[..., Path], place: Resources, settings: dict[str, Any]
+) -> bool:
+    """Return whether the settings are taken; they then train to weights that are finite."""
+    study = write_study(arms={"sft": {}}, training={"max_steps": 2, **settings})
+    try:
+        load_study(study)
+    except ConfigError as error:
+        assert all(problem.line is not None for problem in error.problems), settings
+        return False
+    assert weights(place, "sft", **settings).isfinite().all(), settings
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("schedule", "argument"), [(name, each) for name in SCHEDULES for each in SCHEDULES[name]]
+)
+def test_every_value_of_a_schedules_argument_trains_or_is_refused(
+    write_study: Callable[..., Path], place: Resources, schedule: str, argument: str
+) -> None:
+    values = ("linear", "cosine", "1-sqrt", "x", 1, None) if argument in SHAPED else NUMBERS
+    beside = {} if argument == "min_lr" else SCHEDULE_VALUES.get(schedule, {})
+    beside = {"num_decay_steps": 1} if schedule == "warmup_stable_decay" else beside
+    taken = [
+        trains_or_is_refused(
+            write_study,
+            place,
+            {
+                "lr_scheduler_type": schedule,
+                "lr_scheduler_kwargs": {**beside, argument: value},
+                "warmup_ratio": share,
+            },
+        )
+        for value in values
+        for share in (0.0, 0.5, 1.0)
+    ]
+    assert any(taken) and not all(taken)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("optimiser", "argument"), [(name, each) for name in OPTIMISERS for each in OPTIMISERS[name]]
+)
+@pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
+def test_every_value_of_an_optimisers_argument_trains_or_is_refused(
+    write_study: Callable[..., Path], place: Resources, optimiser: str, argument: str
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    values = ("true", "false", "ture") if argument in ("nesterov", "centered") else NUMBERS
+    taken = [
+        trains_or_is_refused(
+            write_study,
+            place,
+            {
+                "optim": optimiser,
+                "extra": {"optim_args": f"{BESIDE.get(argument, '')}{argument}={value}"},
+            },
+        )
+        for value in values
+    ]
+    assert any(taken) and not all(taken)
+
+
+@pytest.mark.slow
+def test_every_noise_trains_or_is_refused(
+    write_study: Callable[..., Path], place: Resources
+) -> None:
+    taken = [
+        trains_or_is_refused(write_study, place, {"extra": {"neftune_noise_alpha": value}})
+        for value in NUMBERS
+    ]
+    assert any(taken) and not all(taken)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OPTIMISERS)
+@pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
+def test_an_optimiser_reads_the_keys_that_are_not_refused_with_it(
+    place: Resources, name: str
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    plain = weights(place, "sft", optim=name)
+    keys = {"adam_beta1": 0.5, "adam_beta2": 0.5, "adam_epsilon": 0.1}
+    unread = {
+        key
+        for key, value in keys.items()
+        if torch.equal(weights(place, "sft", optim=name, **{key: value}), plain)
+    }
+    assert unread == unread_by([name])
+    assert not torch.equal(weights(place, "sft", optim=name, weight_decay=0.5), plain)

@@ -8,24 +8,14 @@ from typing import NamedTuple
 
 from sweeper.analysis.findings import Finding
 from sweeper.config.arms import ArmConfig
-from sweeper.config.base import Scalar
-from sweeper.config.settings import MethodSettings, in_steps, resolve, without_effect
-from sweeper.config.space import contains
+from sweeper.config.dead_keys import NO_DROPOUT, may_drop
+from sweeper.config.settings import in_steps, resolve
 from sweeper.config.study import StudyConfig
 from sweeper.records.collapse import CONSECUTIVE
 from sweeper.reporting.text import formatting
 
 _LARGE = 1_000_000_000
 """Parameters from which on a student is better trained through an adapter."""
-_NOT_ADAM = ("adafactor", "rmsprop", "sgd")
-_STOCK_HAS_NONE = (
-    "checkpoint_every",
-    "length_bucketing",
-    "rollout_batch_size",
-    "stock_normalization",
-)
-"""Settings that the stock trainers do not have."""
-_ADAM = ("adam_beta1", "adam_beta2", "adam_epsilon")
 
 
 def settings_findings(
@@ -95,14 +85,8 @@ def _dead_everywhere(config: StudyConfig, rows: int | None) -> Iterator[Finding]
         why = "without an arm in which the teacher reads (gkd, supervised_kd)"
         yield _dead(["teacher.compile"], why, "Leave it out.")
     lora = config.student.lora
-    if lora is not None and lora.dropout and not any(map(_may_drop, config.arms.values())):
-        yield _dead(["student.lora.dropout"], *_NO_DROPOUT)
-
-
-_NO_DROPOUT = (
-    "at disable_dropout: true, the default, which turns the adapter's off too",
-    "Leave it out.",
-)
+    if lora is not None and lora.dropout and not any(map(may_drop, config.arms.values())):
+        yield _dead(["student.lora.dropout"], NO_DROPOUT, "Leave it out.")
 
 
 class _Rollouts(NamedTuple):
@@ -139,50 +123,8 @@ def _rollouts(config: StudyConfig, arm: ArmConfig, rows: int | None) -> _Rollout
     return _Rollouts(points, each, (points - start) // size - early)
 
 
-def _may_drop(arm: ArmConfig) -> bool:
-    """Return whether a trial of the arm may train with dropout."""
-    if space := arm.search.get("disable_dropout"):
-        return contains(space, False)
-    return arm.settings.get("disable_dropout") is False
-
-
 def _dead_in_arm(config: StudyConfig, arm: ArmConfig) -> Iterator[Finding]:
     fixed = resolve(config.training, arm.settings)
-    own = [*arm.settings, *arm.search]
-    lmbda: Scalar = fixed.lmbda
-    if space := arm.search.get("lmbda"):
-        values = space.grid() or []
-        lmbda = values[0] if len(values) == 1 else None
-    dead = set(without_effect(arm.method, lmbda))
-    if arm.method == "gkd" and lmbda == 0:
-        dead.add("rollout_batch_size")
-    if without := [name for name in own if name in dead]:
-        yield _dead(
-            without, f"at lmbda: {lmbda:g}", "Leave it out, or let lmbda have other values."
-        )
-    if "lora.dropout" in own and not _may_drop(arm):
-        yield _dead(["lora.dropout"], *_NO_DROPOUT)
-    yield from _dead_in_training(config, arm, fixed)
-
-
-def _dead_in_training(
-    config: StudyConfig, arm: ArmConfig, fixed: MethodSettings
-) -> Iterator[Finding]:
-    written = {*config.training.model_fields_set, *arm.settings, *arm.search}
-    constant = fixed.lr_scheduler_type == "constant" and "lr_scheduler_type" not in arm.search
-    if constant and ("warmup_ratio" in arm.search or fixed.warmup_ratio):
-        why = "with lr_scheduler_type: constant"
-        yield _dead(["warmup_ratio"], why, "Write constant_with_warmup, or leave it out.")
-    space = arm.search.get("optim")
-    optimisers = [str(name) for name in space.ends().values()] if space else [fixed.optim]
-    if all(name.startswith(_NOT_ADAM) for name in optimisers) and (
-        unread := [name for name in _ADAM if name in written]
-    ):
-        yield _dead(unread, f"with optim: {' or '.join(optimisers)}", "Leave it out.")
-    if fixed.engine != "sweeper":
-        if unread := [name for name in _STOCK_HAS_NONE if name in written]:
-            yield _dead(unread, f"with engine: {fixed.engine}", "Leave it out.")
-        return
     every, steps = fixed.checkpoint_every, fixed.max_steps
     counted = fixed.num_train_epochs is None and "max_steps" not in arm.search
     if every is not None and every >= steps and counted:
@@ -198,7 +140,7 @@ def _dropout(config: StudyConfig) -> Finding:
         detail = f"{', '.join(without)}: disable_dropout: false makes training less stable"
         advice = "Leave it out: true is the default."
         return Finding(state="warning", what="dropout", detail=detail, advice=advice)
-    searched = ", ".join(name for name, arm in config.arms.items() if _may_drop(arm))
+    searched = ", ".join(name for name, arm in config.arms.items() if may_drop(arm))
     detail = f"searched in {searched}, off in the other arms" if searched else "off in every arm"
     return Finding(state="ok", what="dropout", detail=detail)
 

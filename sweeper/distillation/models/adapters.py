@@ -71,9 +71,12 @@ def add_adapter(
         torch.manual_seed(seed)
         try:
             adapted = get_peft_model(model, config)
-        except ValueError as error:
-            message = f"PEFT cannot adapt them: {str(error).splitlines()[0]}"
-            raise BadInputError(message, _TARGETS) from error
+        except (TypeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            key = _TARGETS
+            if reason.startswith("modules_to_save"):
+                key, reason = _SAVED, f"{reason}; name others, or fewer target_modules"
+            raise BadInputError(f"PEFT cannot adapt them: {reason}", key) from error
     for module in adapted.modules():
         if trained_copy(module) is not module:
             _train_in_float32(trained_copy(module), module.original_module)
@@ -129,6 +132,9 @@ def _check_modules(model: PreTrainedModel, lora: LoraConfig) -> None:
                 known = sorted({at.rpartition(".")[2] for at, part in named.items() if _leaf(part)})
                 message = f"expected names of the student's modules ({', '.join(known)}), found"
                 raise BadInputError(f"{message} {short(name)}", key)
+            if not any(True for part in fitting for _ in part.parameters()):
+                message = f"expected modules with weights, found {short(name)}, which has none"
+                raise BadInputError(message, key)
             if key is _TARGETS and head in fitting:
                 raise BadInputError(f"expected no head, found {short(name)}: {NO_HEAD}", key)
             if tied and (head in fitting or embeddings in fitting):

@@ -26,66 +26,20 @@ def config(**changes: Any) -> StudyConfig:
     return StudyConfig.model_validate(adder_study(**changes))
 
 
-def _choice(*values: str) -> dict[str, Any]:
-    return {"type": "categorical", "choices": list(values)}
-
-
 def told(findings: list[Finding], what: str) -> list[tuple[str, str]]:
     return [
         (found.state, f"{found.detail} {found.advice}") for found in findings if found.what == what
     ]
 
 
-DROPOUT = {"lora.dropout": {"type": "float", "low": 0.0, "high": 0.5}}
-GKD = {"lmbda": 0.0, "temperature": 0.9, "max_new_tokens": 64}
-
-
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"arms": {"gkd": {"settings": GKD}}}, "temperature and max_new_tokens change nothing at"),
-        ({"arms": {"gkd": {"settings": {"lmbda": 1.0, "seq_kd": True}}}}, "seq_kd changes nothing"),
-        (
-            {
-                "arms": {
-                    "gkd": {
-                        "settings": {"max_new_tokens": 8},
-                        "search": {"lmbda": {"type": "categorical", "choices": [0.0]}},
-                    }
-                }
-            },
-            "max_new_tokens changes nothing at lmbda: 0",
-        ),
         (
             {"student": {"model": "m", "lora": {"r": 8, "dropout": 0.1}}},
             "student.lora.dropout changes nothing at disable_dropout: true",
         ),
-        (
-            {
-                "student": {"model": "m", "lora": {"r": 8}},
-                "arms": {
-                    "sft": {"search": {"lora.dropout": {"type": "float", "low": 0, "high": 0.5}}}
-                },
-            },
-            "sft: lora.dropout changes nothing",
-        ),
-        (
-            {"training": {"lr_scheduler_type": "constant", "warmup_ratio": 0.1}},
-            "warmup_ratio changes nothing with lr_scheduler_type: constant",
-        ),
-        ({"training": {"optim": "sgd", "adam_beta1": 0.8}}, "adam_beta1 changes nothing with"),
-        (
-            {
-                "training": {"adam_beta2": 0.9},
-                "arms": {"sft": {"search": {"optim": _choice("sgd", "rmsprop")}}},
-            },
-            "adam_beta2 changes nothing with optim: sgd or rmsprop",
-        ),
         ({"training": {"checkpoint_every": 50, "max_steps": 40}}, "trainings of 40 steps"),
-        (
-            {"training": {"engine": "trl", "length_bucketing": False}},
-            "length_bucketing changes nothing with engine: trl",
-        ),
         ({"arms": {"sft": {}}, "sampler": "random"}, "sampler changes nothing as no arm searches"),
         ({"margin": 0.1}, "margin changes nothing without a confirmation"),
         (
@@ -113,12 +67,6 @@ def test_a_study_whose_settings_all_count_is_told_so() -> None:
     del study["teacher_outputs"]
     [(state, text)] = told(settings_findings(StudyConfig.model_validate(study)), "settings")
     assert (state, text.strip()) == ("ok", "every setting that is written has an effect")
-
-
-def test_what_only_some_of_the_searched_optimisers_read_has_an_effect() -> None:
-    arms = {"sft": {"search": {"optim": _choice("sgd", "adamw_torch")}}}
-    study = config(training={"optim": "sgd", "adam_beta2": 0.9}, arms=arms)
-    assert not any("adam" in text for _, text in told(settings_findings(study), "settings"))
 
 
 def test_dropout_is_advised_against_where_it_is_fixed_and_named_where_it_is_searched() -> None:

@@ -25,12 +25,13 @@ def students(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     GPTNeoXConfig(**sizes, vocab_size=64, intermediate_size=32).save_pretrained(root / "gpt_neox")
     found = {"gpt_neox": str(root / "gpt_neox")}
-    return found | {kind: make_tiny(root / kind, kind) for kind in ("llama3", "qwen2")}
+    return found | {kind: make_tiny(root / kind, kind) for kind in ("llama3", "qwen2", "qwen3_moe")}
 
 
 TARGETS, SAVED = "target_modules", "modules_to_save"
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize(
     ("kind", "key", "names", "message"),
     [
@@ -41,6 +42,12 @@ TARGETS, SAVED = "target_modules", "modules_to_save"
         ("qwen2", SAVED, ["embed_tokens"], "found 'embed_tokens': in this student"),
         ("qwen2", TARGETS, ["q_proj", "w_proj"], "(down_proj, embed_tokens, gate_proj, "),
         ("qwen2", SAVED, ["head"], "found 'head'"),
+        ("llama3", SAVED, ["rotary_emb"], "found 'rotary_emb', which has none"),
+        ("llama3", SAVED, ["norm", "act_fn"], "expected modules with weights, found 'act_fn'"),
+        ("llama3", TARGETS, ["q_proj", "act_fn"], "found 'act_fn', which has none"),
+        ("llama3", SAVED, ["layers"], "cannot adapt them: modules_to_save cannot be applied"),
+        ("qwen3_moe", SAVED, ["gate"], "name others, or fewer target_modules"),
+        ("qwen3_moe", SAVED, ["experts"], "cannot adapt them: modules_to_save cannot be applied"),
         ("qwen2", TARGETS, ["mlp"], "PEFT cannot adapt them: Target module Qwen2MLP"),
     ],
 )
@@ -63,6 +70,7 @@ def test_modules_that_cannot_be_adapted_are_refused_without_weights(
         ("qwen2", {}),
         ("qwen2", {TARGETS: ["layers.1.self_attn.q_proj"]}),
         ("llama3", {SAVED: ["lm_head", "embed_tokens"]}),
+        ("qwen3_moe", {TARGETS: ["q_proj"], SAVED: ["gate"]}),
         ("llama3", {TARGETS: ["q_proj", "embed_tokens"]}),
     ],
 )
