@@ -401,9 +401,3 @@ def test_a_checkpoint_that_cannot_be_written_does_not_end_the_training(
         f"The checkpoint after step 3 could not be written to {files_of(spec).checkpoint}" in said
     )
     assert "Training continues." in said
-
-
-def test_the_stock_engine_keeps_no_checkpoints(write_study: WriteStudy) -> None:
-    spec = make_spec(write_study, "sft", training={**TRAINING, "engine": "trl"})
-    assert run_job(spec).state == "completed"
-    assert not files_of(spec).checkpoint.exists()
