@@ -137,6 +137,7 @@ def trains_or_is_refused(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Both num_training_steps and num_stable_steps are specified")
 @pytest.mark.parametrize(
     ("schedule", "argument"), [(name, each) for name in SCHEDULES for each in SCHEDULES[name]]
 )

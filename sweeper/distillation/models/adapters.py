@@ -74,7 +74,8 @@ def add_adapter(
         except (TypeError, ValueError) as error:
             reason = str(error).splitlines()[0]
             key = _TARGETS
-            if reason.startswith("modules_to_save"):
+            # Targets were found; where none is left, all of them are to be saved.
+            if lora.modules_to_save and reason.startswith(("modules_to_save", "No modules were")):
                 key, reason = _SAVED, f"{reason}; name others, or fewer target_modules"
             raise BadInputError(f"PEFT cannot adapt them: {reason}", key) from error
     for module in adapted.modules():

@@ -45,6 +45,7 @@ TARGETS, SAVED = "target_modules", "modules_to_save"
         ("llama3", SAVED, ["rotary_emb"], "found 'rotary_emb', which has none"),
         ("llama3", SAVED, ["norm", "act_fn"], "expected modules with weights, found 'act_fn'"),
         ("llama3", TARGETS, ["q_proj", "act_fn"], "found 'act_fn', which has none"),
+        ("llama3", SAVED, ["layers"], "cannot adapt them: No modules were targeted"),
         ("qwen3_moe", SAVED, ["gate"], "name others, or fewer target_modules"),
         ("qwen3_moe", SAVED, ["experts"], "cannot adapt them: modules_to_save cannot be applied"),
         ("qwen2", TARGETS, ["mlp"], "PEFT cannot adapt them: Target module Qwen2MLP"),
