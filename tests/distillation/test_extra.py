@@ -136,7 +136,7 @@ def trains_or_is_refused(
     return True
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.filterwarnings("ignore:Both num_training_steps and num_stable_steps are specified")
 @pytest.mark.parametrize(
     ("schedule", "argument"), [(name, each) for name in SCHEDULES for each in SCHEDULES[name]]
@@ -163,7 +163,7 @@ def test_every_value_of_a_schedules_argument_trains_or_is_refused(
     assert any(taken) and not all(taken)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("optimiser", "argument"), [(name, each) for name in OPTIMISERS for each in OPTIMISERS[name]]
 )
@@ -187,7 +187,7 @@ def test_every_value_of_an_optimisers_argument_trains_or_is_refused(
     assert any(taken) and not all(taken)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_every_noise_trains_or_is_refused(
     write_study: Callable[..., Path], place: Resources
 ) -> None:
@@ -198,7 +198,7 @@ def test_every_noise_trains_or_is_refused(
     assert any(taken) and not all(taken)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize("name", OPTIMISERS)
 @pytest.mark.filterwarnings("ignore:Paged optimizers are not supported on CPU")
 def test_an_optimiser_reads_the_keys_that_are_not_refused_with_it(
