@@ -49,6 +49,8 @@ soak: demo
 # machine.
 bench: demo
 	$(BIN)/python -m benchmarks.engine --json benchmarks/engine.json
+	$(BIN)/python -m benchmarks.engine --pairs smollm2 --precision float32 --skip-stock --steps 1 \
+		--rows on_policy rollout step_beta_0.5 --json benchmarks/engine_float32.json
 	$(BIN)/python -m benchmarks.study --json benchmarks/study.json
 	$(BIN)/python -m benchmarks.coordinator --ray --json benchmarks/coordinator.json
 	$(BIN)/python -m benchmarks.workers --ray --json benchmarks/workers.json
