@@ -51,6 +51,9 @@ bench: demo
 	$(BIN)/python -m benchmarks.engine --json benchmarks/engine.json
 	$(BIN)/python -m benchmarks.engine --pairs smollm2 --precision float32 --skip-stock --steps 1 \
 		--rows on_policy rollout step_beta_0.5 --json benchmarks/engine_float32.json
+	$(BIN)/python -m benchmarks.engine --pairs smollm2 --skip-stock --steps 1 --rounds 1 \
+		--rows step_beta_0.5 on_policy step_beta_1 step_beta_0 \
+		--json benchmarks/engine_bfloat16.json
 	$(BIN)/python -m benchmarks.study --json benchmarks/study.json
 	$(BIN)/python -m benchmarks.coordinator --ray --json benchmarks/coordinator.json
 	$(BIN)/python -m benchmarks.workers --ray --json benchmarks/workers.json
