@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from sweeper.analysis.stats.significance import (
-    Conclusion,
-)
+from sweeper.analysis.stats.significance import Conclusion
 from sweeper.config.confirm import CostMeasure
 from sweeper.config.settings import Method
 from sweeper.records import Record

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from sweeper.config.base import Place, PositiveInt, Problems, Strict, short
+from sweeper.config.base import KeyPath, PositiveInt, Problems, Strict, short
 from sweeper.config.models import START
 from sweeper.config.search import ArmBudgetConfig
 from sweeper.config.settings import Method, TrainingConfig, value_problem, without_effect
@@ -84,7 +84,7 @@ class ArmConfig(Strict):
             return entries
         return check_entries(entries, method, info.data.get("settings", {}), search)
 
-    def places(self, name: str) -> Iterator[tuple[tuple[str | int, ...], Any]]:
+    def places(self, name: str) -> Iterator[tuple[KeyPath, Any]]:
         """Yield the values that the arm gives a setting, with their places in the arm."""
         if name in self.settings:
             yield ("settings", name), self.settings[name]
@@ -110,7 +110,7 @@ class ArmConfig(Strict):
 
 def values_of(
     name: str, training: TrainingConfig, arms: Mapping[str, ArmConfig]
-) -> Iterator[tuple[Place, Any]]:
+) -> Iterator[tuple[KeyPath, Any]]:
     """Yield the values that a training setting may have in a trial, with their places."""
     yield ("training", name), getattr(training, name)
     for arm, config in arms.items():

@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sweeper.config.base import short
+from sweeper.config.base import KeyPath, Refusal, short
 from sweeper.config.study import StudyConfig
-
-Location = tuple[str | int, ...]
 
 FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
 KNOWN = ("eager", "sdpa", "flex_attention", *FLASH)
@@ -66,7 +64,7 @@ def attention_problem(
     return None
 
 
-def attention_problems(config: StudyConfig) -> Iterator[tuple[Location, str]]:
+def attention_problems(config: StudyConfig) -> Iterator[Refusal]:
     """Yield the attentions that a phase cannot use, as far as the study file decides.
 
     What ``dtype: auto`` comes to is known once a model's configuration is read.
@@ -85,7 +83,7 @@ def attention_problems(config: StudyConfig) -> Iterator[tuple[Location, str]]:
             yield location, message
 
 
-def _attentions(config: StudyConfig) -> Iterator[tuple[Location, Any, str]]:
+def _attentions(config: StudyConfig) -> Iterator[tuple[KeyPath, Any, str]]:
     """Yield each attention that a trial may use, with its place and the type of the weights."""
     key = "attn_implementation"
     for role, model in (("student", config.student), ("teacher", config.teacher)):

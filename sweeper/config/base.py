@@ -87,11 +87,11 @@ def dotted(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, A
             yield key, value
 
 
-Place = tuple[str | int, ...]
-"""Where a key is, from the outermost inwards."""
+KeyPath = tuple[str | int, ...]
+"""Where a key is, from the outermost inwards; numbers count in lists."""
 
-Problem = tuple[Place, str]
-"""Place of what is wrong, and message."""
+Refusal = tuple[KeyPath, str]
+"""What a validator refuses: the key, and a message. ``Problem`` is this with its file and line."""
 
 
 class Problems:
@@ -100,7 +100,7 @@ class Problems:
     def __init__(self) -> None:
         self._errors: list[InitErrorDetails] = []
 
-    def add(self, location: tuple[str | int, ...], message: str) -> None:
+    def add(self, location: KeyPath, message: str) -> None:
         """Note one error at ``location``, relative to the model being validated."""
         # The message is passed as a value, because braces in it would be read as a template.
         error = PydanticCustomError("sweeper", "{message}", {"message": message})

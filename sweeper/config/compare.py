@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from sweeper.config.base import Problem, Problems, short
+from sweeper.config.base import Problems, Refusal, short
 
 BASELINES = ("teacher", "start")
 """Names of the models that no arm trains: the study's teacher, and the start of all arms."""
@@ -33,7 +33,7 @@ Pairs = Annotated[_Pairs | None, BeforeValidator(_check_pairs)]
 """Primary comparisons: each the first name minus the second; None: chosen by the default rule."""
 
 
-def pair_problems(pairs: Collection[tuple[str, str]], arms: Collection[str]) -> Iterator[Problem]:
+def pair_problems(pairs: Collection[tuple[str, str]], arms: Collection[str]) -> Iterator[Refusal]:
     """Yield what is wrong with the declared comparisons of these arms."""
     seen: dict[frozenset[str], tuple[str, str]] = {}
     known = (*arms, *(name for name in BASELINES if name not in arms))

@@ -6,13 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sweeper.config.arms import ArmConfig
-from sweeper.config.base import Scalar
+from sweeper.config.base import Refusal, Scalar
 from sweeper.config.optimisation import unread_by
 from sweeper.config.settings import MethodSettings, resolve, without_effect
 from sweeper.config.space import contains
 from sweeper.config.study import StudyConfig
-
-Location = tuple[str | int, ...]
 
 _STOCK_HAS_NONE = (
     "checkpoint_every",
@@ -24,7 +22,7 @@ _STOCK_HAS_NONE = (
 NO_DROPOUT = "at disable_dropout: true, the default, which turns the adapter's off too"
 
 
-def dead_keys(config: StudyConfig) -> Iterator[tuple[Location, str]]:
+def dead_keys(config: StudyConfig) -> Iterator[Refusal]:
     """Yield settings that change nothing: an arm's in it, the study's in any training."""
     trainings = []
     for name, arm in config.arms.items():

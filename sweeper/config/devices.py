@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from sweeper.config.arms import ArmConfig, values_of
-from sweeper.config.base import Problem
+from sweeper.config.base import Refusal
 from sweeper.config.compute import SHARDED_OPTIMISERS, ComputeConfig
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.settings import TrainingConfig
@@ -17,7 +17,7 @@ def copy_problems(
     student: StudentConfig,
     training: TrainingConfig,
     arms: Mapping[str, ArmConfig],
-) -> Iterator[Problem]:
+) -> Iterator[Refusal]:
     """Yield what keeps a device of several from having the models, or a part of them."""
     several = f"with compute.devices_per_trial: {compute.devices_per_trial}"
     stock = f"expected sweeper {several}, which the stock trainers do not train as one"
@@ -48,7 +48,7 @@ def copy_problems(
 
 def _shard_problems(
     student: StudentConfig, training: TrainingConfig, arms: Mapping[str, ArmConfig]
-) -> Iterator[Problem]:
+) -> Iterator[Refusal]:
     """Yield what keeps the student from being divided among a trial's devices."""
     because = "with compute.shard_student"
     if student.quantization:

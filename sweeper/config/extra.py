@@ -9,12 +9,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sweeper.config.arms import ArmConfig
-from sweeper.config.base import short
+from sweeper.config.base import KeyPath, Refusal, short
 from sweeper.config.optimisation import Bounds
 from sweeper.config.settings import Method, MethodSettings, resolve
 from sweeper.config.study import StudyConfig
-
-Location = tuple[str | int, ...]
 
 _EVERYWHERE = frozenset({"neftune_noise_alpha", "optim_args"})
 _SFT = _EVERYWHERE | {"label_smoothing_factor", "loss_type", "packing"}
@@ -161,7 +159,7 @@ def value_problem(name: str, value: Any, beside: Mapping[str, Any], *, alone: bo
     return message
 
 
-def extra_problems(config: StudyConfig) -> Iterator[tuple[Location, str]]:
+def extra_problems(config: StudyConfig) -> Iterator[Refusal]:
     """Yield the arguments below ``extra`` that change nothing in an arm, with their places."""
     training = config.training
     for name, value in training.extra.items():
@@ -199,7 +197,7 @@ def _engine(config: StudyConfig, arm: ArmConfig) -> str:
     return str(arm.settings.get("engine", config.training.engine))
 
 
-def _named(arm: ArmConfig) -> Iterator[tuple[Location, str, dict[Location, Any]]]:
+def _named(arm: ArmConfig) -> Iterator[tuple[KeyPath, str, dict[KeyPath, Any]]]:
     """Yield the arguments that an arm fixes or searches: place in the arm, name, values."""
     whole: Any = arm.settings.get("extra", {})
     for name, value in whole.items():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeper.config.base import short
+from sweeper.config.base import KeyPath, short
 from sweeper.config.names import NAME_PATTERN
 from sweeper.config.placeholders import left_over
 from sweeper.config.refusals import refusals
@@ -16,7 +16,7 @@ from sweeper.config.settings import METHODS, MethodSettings
 from sweeper.config.study import StudyConfig
 from sweeper.config.suite import SuiteConfig
 from sweeper.config.validation import Model, validate, value_at
-from sweeper.config.yaml_file import KeyPath, YamlFile, read
+from sweeper.config.yaml_file import YamlFile, read
 from sweeper.foundation.errors import ConfigError, Problem
 
 DATA_SUFFIXES = (".json", ".jsonl", ".parquet", ".csv")

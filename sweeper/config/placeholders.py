@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sweeper.config.base import short
-from sweeper.config.yaml_file import KeyPath, YamlFile
+from sweeper.config.base import KeyPath, short
+from sweeper.config.yaml_file import YamlFile
 from sweeper.foundation.errors import Problem
 
 FILL_IN = "FILL-IN"

@@ -11,7 +11,7 @@ from typing import Any
 
 from sweeper.config.arms import ArmConfig
 from sweeper.config.attention import attention_problems
-from sweeper.config.base import short
+from sweeper.config.base import KeyPath, Refusal, short
 from sweeper.config.dead_keys import dead_keys
 from sweeper.config.extra import extra_problems
 from sweeper.config.models import HEADS, NO_HEAD
@@ -25,12 +25,11 @@ from sweeper.config.optimisation import (
 from sweeper.config.settings import MethodSettings, resolve
 from sweeper.config.study import StudyConfig
 
-Location = tuple[str | int, ...]
 _KWARGS = "lr_scheduler_kwargs"
 NO_FP16 = "fp16 needs a GPU (bf16 also works on a CPU)"
 
 
-def refusals(config: StudyConfig) -> Iterator[tuple[Location, str]]:
+def refusals(config: StudyConfig) -> Iterator[Refusal]:
     """Yield what is refused, each with its place."""
     yield from _targets(config)
     yield from attention_problems(config)
@@ -42,7 +41,7 @@ def refusals(config: StudyConfig) -> Iterator[tuple[Location, str]]:
     yield from dead_keys(config)
 
 
-def _lengths(config: StudyConfig) -> Iterator[tuple[Location, str]]:
+def _lengths(config: StudyConfig) -> Iterator[Refusal]:
     """Yield trainings whose length is written both in steps and in epochs."""
     key, message = "num_train_epochs", "expected either max_steps or this key, found both"
     if {"max_steps", key} <= config.training.model_fields_set and config.training.num_train_epochs:
@@ -53,12 +52,12 @@ def _lengths(config: StudyConfig) -> Iterator[tuple[Location, str]]:
             yield ("arms", arm, "search" if key in one.search else "settings", key), message
 
 
-def _targets(config: StudyConfig) -> Iterator[tuple[Location, str]]:
+def _targets(config: StudyConfig) -> Iterator[Refusal]:
     """Yield targets of the adapter that are no modules below the head."""
     lora = config.student.lora
     if lora is None or isinstance(lora.target_modules, str):
         return
-    place: Location = ("student", "lora", "target_modules")
+    place: KeyPath = ("student", "lora", "target_modules")
     if not lora.target_modules:
         yield place, "expected all-linear or at least one name, found []"
     for index, name in enumerate(lora.target_modules):
@@ -68,7 +67,7 @@ def _targets(config: StudyConfig) -> Iterator[tuple[Location, str]]:
             yield (*place, index), f"expected no head, found {short(name)}: {NO_HEAD}"
 
 
-def _optimisers(config: StudyConfig) -> Iterator[tuple[Location, str]]:
+def _optimisers(config: StudyConfig) -> Iterator[Refusal]:
     """Yield names of no optimiser, and arguments that one does not read or cannot have."""
     for place, name in config.values_of("optim"):
         if message := optimiser_problem(name):
@@ -97,11 +96,11 @@ def _optimisers(config: StudyConfig) -> Iterator[tuple[Location, str]]:
                 yield ("arms", arm, *place), message
 
 
-def _precisions(config: StudyConfig) -> Iterator[tuple[Location, str]]:
+def _precisions(config: StudyConfig) -> Iterator[Refusal]:
     """Yield trainings in two precisions at once, and float16 where no GPU trains."""
     message = "expected either bf16 or fp16, found both"
     training = config.training
-    places: dict[Location, None] = {}
+    places: dict[KeyPath, None] = {}
     if config.warm_start is not None and training.bf16 and training.fp16:
         places["training", "fp16"] = None
     for arm, one in config.arms.items():
@@ -117,9 +116,9 @@ def _precisions(config: StudyConfig) -> Iterator[tuple[Location, str]]:
                 yield place, f"{NO_FP16}, and compute.device is cpu"
 
 
-def _schedules(config: StudyConfig) -> Iterator[tuple[Location, str]]:
+def _schedules(config: StudyConfig) -> Iterator[Refusal]:
     """Yield arguments that a training's schedule does not read or cannot have, or that it lacks."""
-    found: dict[tuple[Location, str], None] = {}
+    found: dict[tuple[KeyPath, str], None] = {}
     for arm, one in config.arms.items():
         searched = [name for name in one.search if name.startswith(f"{_KWARGS}.")]
         # Each end of a range by itself: the others may have any value.
@@ -135,7 +134,7 @@ def _schedules(config: StudyConfig) -> Iterator[tuple[Location, str]]:
         arguments = settings.lr_scheduler_kwargs
         for argument, message in schedule_problems(_course(settings), arguments):
             own = warm.lr_scheduler_kwargs is not None or warm.lr_scheduler_type is not None
-            place: Location = ("warm_start",) if own else ("training",)
+            place: KeyPath = ("warm_start",) if own else ("training",)
             missing = argument is None or argument not in arguments
             at = ("lr_scheduler_type",) if missing else (_KWARGS, str(argument))
             found[(*place, *at), message] = None
@@ -160,7 +159,7 @@ def _course(settings: MethodSettings, arm: ArmConfig | None = None) -> Course:
     )
 
 
-def _blamed(arm: str, config: ArmConfig, argument: str | None) -> Location:
+def _blamed(arm: str, config: ArmConfig, argument: str | None) -> KeyPath:
     """Return the place of a schedule's argument; that of the schedule, where one is missing."""
     names = (f"{_KWARGS}.{argument}", _KWARGS) if argument else ("lr_scheduler_type",)
     for name in names:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from sweeper.config.base import Problems, Scalar, Strict, short
+from sweeper.config.base import KeyPath, Problems, Scalar, Strict, short
 
 
 class FloatSpace(Strict):
@@ -28,7 +28,7 @@ class FloatSpace(Strict):
         _check_range(self.low, self.high, self.log, self.step)
         return self
 
-    def ends(self) -> dict[tuple[str | int, ...], Scalar]:
+    def ends(self) -> dict[KeyPath, Scalar]:
         """Return the values whose validity decides that of the whole range, by their keys."""
         return {("low",): self.low, ("high",): self.high}
 
@@ -66,7 +66,7 @@ class IntSpace(Strict):
         _check_range(self.low, self.high, self.log, None if self.step == 1 else self.step)
         return self
 
-    def ends(self) -> dict[tuple[str | int, ...], Scalar]:
+    def ends(self) -> dict[KeyPath, Scalar]:
         """Return the values whose validity decides that of the whole range, by their keys."""
         return {("low",): self.low, ("high",): self.high}
 
@@ -98,7 +98,7 @@ class CategoricalSpace(Strict):
         problems.raise_if_any()
         return self
 
-    def ends(self) -> dict[tuple[str | int, ...], Scalar]:
+    def ends(self) -> dict[KeyPath, Scalar]:
         """Return the values whose validity decides that of the whole space, by their keys."""
         return {("choices", index): choice for index, choice in enumerate(self.choices)}
 

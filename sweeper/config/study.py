@@ -9,8 +9,8 @@ from pydantic import Field, field_validator, model_validator
 
 from sweeper.config.arms import ArmConfig, untrained_teachers, values_of
 from sweeper.config.base import (
+    KeyPath,
     Name,
-    Place,
     PositiveFloat,
     PositiveInt,
     Problems,
@@ -260,7 +260,7 @@ class StudyConfig(Strict):
             message = "expected no patience with several objectives: there is no single best trial"
             problems.add(("budget", "patience"), message)
 
-    def values_of(self, name: str) -> Iterator[tuple[Place, Any]]:
+    def values_of(self, name: str) -> Iterator[tuple[KeyPath, Any]]:
         """Yield the values that a training setting may have in a trial, with their places."""
         return values_of(name, self.training, self.arms)
 

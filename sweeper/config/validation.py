@@ -9,10 +9,10 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from sweeper.config.base import expectation, short
+from sweeper.config.base import KeyPath, expectation, short
 from sweeper.config.names import NAME_PATTERN
 from sweeper.config.unknown_keys import likely_meant, unknown_name
-from sweeper.config.yaml_file import KeyPath, YamlFile
+from sweeper.config.yaml_file import YamlFile
 from sweeper.foundation.errors import Problem
 from sweeper.foundation.secrets import is_secret_name
 

@@ -15,10 +15,8 @@ from ruamel.yaml.error import MarkedYAMLError, ReusedAnchorWarning, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 from ruamel.yaml.reader import ReaderError
 
-from sweeper.config.base import short
+from sweeper.config.base import KeyPath, short
 from sweeper.foundation.errors import ConfigError, Problem
-
-KeyPath = tuple[str | int, ...]
 
 LARGEST_FILE = 2**20
 """Bytes of a study or a suite: a hundred times what people write."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sweeper.analysis.comparison import scored_trials
-from sweeper.config.base import Scalar, dotted, short
+from sweeper.config.base import KeyPath, Scalar, dotted, short
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.models import ModelConfig, StudentConfig, with_settings
 from sweeper.config.settings import (
@@ -29,7 +29,6 @@ from sweeper.config.settings import (
 from sweeper.config.space import IntSpace
 from sweeper.config.start_with import EarlierStudyConfig, check_given
 from sweeper.config.suite import SuiteTask
-from sweeper.config.yaml_file import KeyPath
 from sweeper.foundation.errors import ConfigError, Problem
 from sweeper.records import EnqueuedSettings
 from sweeper.records.layout import StudyPaths

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
 from jinja2 import TemplateError
-from transformers import (
-    PreTrainedTokenizerBase,
-)
-
-from sweeper.config.models import ModelConfig
-
-Model = TypeVar("Model", bound=ModelConfig)
+from transformers import PreTrainedTokenizerBase
 
 
 def end_token_ids(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -108,7 +108,7 @@ class LMHead:
             logits = project(states.to(weight.device, dtype), weight.to(dtype), self.head.bias)
         else:
             logits = states if self.head is None else self.head(states)
-        return ended(logits, self.scale, self.cap)
+        return scaled_and_capped(logits, self.scale, self.cap)
 
     @torch.no_grad()
     def _gives_the_logits_of_the_model(self) -> bool:
@@ -239,7 +239,7 @@ def project(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return outputs if bias is None else outputs.add_(bias.to(exact))
 
 
-def ended(logits: Tensor, scale: float, cap: float | None) -> Tensor:
+def scaled_and_capped(logits: Tensor, scale: float, cap: float | None) -> Tensor:
     """Return the logits after a model's final scale and soft cap, if it has them."""
     logits = logits if scale == 1 else logits * scale
     return logits if cap is None else logits.div(cap).tanh_().mul_(cap)

@@ -60,7 +60,8 @@ def _cast(model: Any, dtype: torch.dtype, undo: list[Callable[[], None]]) -> Non
     # Names of weights that their architecture keeps in float32.
     kept = re.compile("|".join(base._get_dtype_plan(dtype)).replace("*", ".*") or r"(?!)")
     copies: dict[int, Tensor] = {}
-    made = _made_buffers(base, dtype)
+    # A model that was loaded in this type has them.
+    made = {} if base.dtype == dtype else _made_buffers(base, dtype)
     for path, module in base.named_modules():
         packed = getattr(base, "is_quantized", False) and _is_packed(module)
         if packed and hasattr(module, "compute_dtype"):
