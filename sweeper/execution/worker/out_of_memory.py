@@ -38,6 +38,8 @@ _MESSAGES = re.compile(
             r"memory allocation (of \d+ bytes )?failed",
             r"std::bad_alloc",
             r"bad allocation",
+            # A thread's stack finds no room, as below a limit of memory.
+            r"can't start new thread",
         )
     ),
     re.IGNORECASE,

@@ -57,6 +57,7 @@ MESSAGES = (
     "unable to mmap 988097824 bytes from file </m/model.safetensors>: Cannot allocate memory (12)",
     "std::bad_alloc",
     "bad allocation",
+    "can't start new thread",
 )
 OTHERS = (
     "out of resource: shared memory, Required: 147456, Hardware limit: 101376",
