@@ -135,6 +135,7 @@ def test_a_budget_that_is_spent_ends_the_search_and_more_of_it_continues(
     assert {found.info.status for found in trial_runs(directory)} == {"FINISHED"}
 
 
+@pytest.mark.soak
 def test_a_study_starts_with_the_best_of_an_earlier_one(write_study: WriteStudy) -> None:
     gkd = adder_study()["arms"]["gkd"]
     given = {"lmbda": 0.0, "beta": 1}

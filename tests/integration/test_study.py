@@ -317,6 +317,7 @@ def test_a_trial_is_out_of_memory_for_good(write_study: Callable[..., Path]) -> 
     assert outcome["attempt"] == 2
 
 
+@pytest.mark.soak
 def test_a_score_that_collapsed(write_study: Callable[..., Path]) -> None:
     evaluation = {"selection": "selection.yaml", "collapsed_score": 1.0}
     outcome = failure_of(write_study(arms={"sft": {}}, evaluation=evaluation))
