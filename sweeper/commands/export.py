@@ -83,7 +83,11 @@ def _with_local_data(study: LoadedStudy) -> StudyConfig:
     config = study.config
     changes: dict[str, object] = {}
     for name in data_files(study):
-        columns = config.data.train.columns or find_columns(Path(name), read_rows(Path(name))[0])
+        train = config.data.train
+        columns = train.columns
+        if columns is None:
+            rows, _ = read_rows(Path(name), train.split, train.field)
+            columns = find_columns(Path(name), rows[0])
         changes = {"path": os.path.relpath(name), "columns": columns}
     train = config.data.train.model_copy(update=changes)
     return config.model_copy(update={"data": config.data.model_copy(update={"train": train})})

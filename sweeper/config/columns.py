@@ -44,10 +44,17 @@ GUESSED_COLUMNS = (
     ColumnsConfig(messages="messages"),
     ColumnsConfig(messages="conversations"),
     ColumnsConfig(prompt="prompt", completion="completion"),
+    ColumnsConfig(prompt="prompt", completion="response"),
     ColumnsConfig(prompt="question", completion="answer"),
+    ColumnsConfig(prompt="question", completion="response"),
+    ColumnsConfig(prompt="query", completion="response"),
+    ColumnsConfig(prompt="problem", completion="solution"),
     ColumnsConfig(prompt="instruction", input="input", completion="output"),
+    ColumnsConfig(prompt="instruction", input="input", completion="response"),
     ColumnsConfig(prompt="instruction", completion="output"),
+    ColumnsConfig(prompt="instruction", completion="response"),
     ColumnsConfig(prompt="prompt"),
+    ColumnsConfig(prompt="prompts"),
 )
 """Columns that are tried, in this order, when a study names none."""
 

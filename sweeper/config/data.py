@@ -44,13 +44,17 @@ class DatasetConfig(Strict):
     """Rows to train on."""
 
     path: Annotated[str, Field(min_length=1)]
-    """A hub id, a local json, jsonl, parquet or csv file, or `builtin/NAME`."""
+    """A hub id, a local file or folder of rows (json, jsonl, csv, tsv, parquet, arrow; packed too),
+    or `builtin/NAME`. A relative path starts from the study file's folder, else from the working
+    directory."""
+    field: str | None = None
+    """Key of the list of rows in a JSON file that holds one object, as in `{"examples": […]}`."""
     name: str | None = None
     """The hub dataset's configuration."""
     revision: str | None = None
     """The hub revision."""
     split: str = "train"
-    """The split."""
+    """The split; of a local folder, the files whose names say it. A local file has none."""
     limit: PositiveInt | None = None
     """Use only the first so many rows."""
     columns: ColumnsConfig | None = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,8 @@ from sweeper.config.study import StudyConfig
 from sweeper.config.suite import SuiteConfig
 from sweeper.config.validation import Model, validate, value_at
 from sweeper.config.yaml_file import YamlFile, read
+from sweeper.foundation.data_folders import COMPRESSED, SUFFIXES, is_data_file, looks_local
 from sweeper.foundation.errors import ConfigError, Problem
-
-DATA_SUFFIXES = (".json", ".jsonl", ".parquet", ".csv")
-"""A path that ends so is a local file, not the name of a dataset on the hub."""
 
 
 @dataclass(frozen=True)
@@ -122,13 +120,34 @@ def check(model: type[Model], file: YamlFile) -> Model:
     return config
 
 
-def find_file(name: str, study_file: Path) -> Path | None:
-    """Return the file that a study names, from the working directory or next to the study."""
-    for base in (Path(), study_file.parent):
-        candidate = base / name
+def find_file(name: str, named_by: Path) -> Path | None:
+    """Return the file that another names: beside it, else in the working directory."""
+    return _find(name, named_by, Path.is_file)
+
+
+def find_data(name: str, named_by: Path) -> Path | None:
+    """Return the local file or folder of rows that a file names, found as ``find_file`` does."""
+    if not is_data_file(name):
+        return _find(name, named_by, Path.is_dir)
+    return _find(name, named_by, Path.exists)
+
+
+def find_model(name: str, named_by: Path) -> Path | None:
+    """Return the local folder of a model that a file names, found as ``find_file`` does."""
+    return None if name.startswith("builtin/") else _find(name, named_by, Path.is_dir)
+
+
+def _find(name: str, named_by: Path, fits: Callable[[Path], bool]) -> Path | None:
+    if "\0" in name or not name:
+        return None
+    try:
+        place = Path(name).expanduser()
+    except RuntimeError:  # no such user
+        place = Path(name)
+    for base in (named_by.parent, Path()):
         try:
-            if candidate.is_file():
-                return candidate
+            if fits(base / place):
+                return base / place
         except OSError:
             continue  # A name too long, or a folder that may not be read.
     return None
@@ -166,7 +185,7 @@ def _load_suite(
 ) -> LoadedSuite | None:
     found = find_file(name, study_file)
     if found is None:
-        looked = f"the working directory and {study_file.parent}"
+        looked = f"{study_file.parent} and the working directory"
         problems.append(
             file.problem(key, f"expected a suite file, found no file {short(name)} in {looked}")
         )
@@ -185,13 +204,20 @@ def _check_files(file: YamlFile, path: Path, problems: list[Problem]) -> None:
     key: KeyPath = ("data", "train", "path")
     source = value_at(file.values, key)
     if isinstance(source, str):
-        if source.endswith(DATA_SUFFIXES) and find_file(source, path) is None:
-            looked = f"the working directory and {path.parent}"
-            message = f"expected a data file, found no file {short(source)} in {looked}"
-            problems.append(file.problem(key, message))
+        if looks_local(source) and find_data(source, path) is None:
+            problems.append(file.problem(key, _no_data(source, path)))
         _check_builtin("data", source, DATASETS, key, file, problems)
     for key, model in _models(file.values):
         _check_builtin("model", model, (*MODELS, *PACKED_MODELS), key, file, problems)
+
+
+def _no_data(source: str, path: Path) -> str:
+    if not is_data_file(source) and find_file(source, path):
+        suffixes = ", ".join((*SUFFIXES, *COMPRESSED))
+        return f"expected a file of rows ({suffixes}), found {short(source)}"
+    looked = f"{path.parent} and the working directory"
+    kind = "file" if is_data_file(source) else "folder"
+    return f"expected a file or folder of rows, found no {kind} {short(source)} in {looked}"
 
 
 def _models(values: dict[str, Any]) -> Iterator[tuple[KeyPath, Any]]:

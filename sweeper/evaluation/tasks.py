@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lm_eval.tasks import TaskManager
-from lm_eval.tasks._yaml_loader import load_yaml
 
 from sweeper.config.suite import SuiteConfig, SuiteTask
+from sweeper.evaluation.task_files import task_manager
 from sweeper.foundation.errors import BadInputError
 from sweeper.records import SuiteSpec
 
@@ -45,14 +45,15 @@ def load_tasks(suite: SuiteSpec, *, allow_code: bool = False) -> list[LeafTask]:
     """
     # lm-eval announces every task; our own messages cover what matters.
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    local = TaskManager(include_defaults=False, include_path=list(suite.task_directories))
+    directories = [Path(directory) for directory in suite.task_directories]
+    local = task_manager(directories, defaults=False)
     everything: TaskManager | None = None
     leaves = []
     for entry in suite.config.tasks:
         manager = local
         if entry.task not in local.task_index:
             # Indexing all of lm-eval's tasks takes seconds: only when one of them is needed.
-            everything = everything or TaskManager(include_path=list(suite.task_directories))
+            everything = everything or task_manager(directories, defaults=True)
             manager = everything
         for name, task in _load(manager, entry, suite).items():
             if getattr(task, "UNSAFE_CODE", False) and not allow_code:
@@ -99,17 +100,8 @@ def _load(manager: TaskManager, entry: SuiteTask, suite: SuiteSpec) -> dict[str,
             f"Suite {suite.config.suite}: no task {entry.task!r} in"
             f" {', '.join(suite.task_directories)}, nor in lm-eval."
         )
-    spec: dict[str, Any] = {"task": entry.task}
-    path = indexed.yaml_path
-    own = path is not None and any(
-        path.resolve().is_relative_to(directory) for directory in suite.task_directories
-    )
     try:
-        if own and "group" not in (indexed.cfg or {}):
-            spec = _with_absolute_files(load_yaml(path), Path(path).resolve().parent)
-        if entry.num_fewshot is not None:
-            spec["num_fewshot"] = entry.num_fewshot
-        loaded = manager.load([spec if len(spec) > 1 else entry.task])
+        loaded = manager.load([entry.task])
     except Exception as error:  # lm-eval and datasets raise whatever a task file provokes
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise BadInputError(
@@ -117,29 +109,10 @@ def _load(manager: TaskManager, entry: SuiteTask, suite: SuiteSpec) -> dict[str,
         ) from error
     tasks: dict[str, Any] = loaded["tasks"]
     for task in tasks.values():
-        if task.get_config("num_fewshot") is None:
+        if entry.num_fewshot is not None or task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=entry.num_fewshot or 0)
         task.set_fewshot_seed(seed=FEWSHOT_SEED)
     return tasks
-
-
-def _with_absolute_files(config: dict[str, Any], base: Path) -> dict[str, Any]:
-    """Resolve ``data_files`` against the task file; lm-eval takes the working directory."""
-    options = dict(config.get("dataset_kwargs") or {})
-    files = options.get("data_files")
-
-    def absolute(value: Any) -> Any:
-        if isinstance(value, str) and "://" not in value:
-            return str((base / value).resolve())
-        if isinstance(value, list):
-            return [absolute(item) for item in value]
-        return value
-
-    if isinstance(files, dict):
-        options["data_files"] = {split: absolute(value) for split, value in files.items()}
-    elif files is not None:
-        options["data_files"] = absolute(files)
-    return {**config, "dataset_kwargs": options} if options else config
 
 
 def _documents(entry: SuiteTask, name: str, task: Any) -> tuple[int, ...]:

@@ -12,15 +12,16 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from sweeper.config.loading import DATA_SUFFIXES, LoadedStudy, LoadedSuite, find_file
+from sweeper.config.loading import LoadedStudy, LoadedSuite, find_data
 from sweeper.config.models import START
 from sweeper.config.own_teachers import named_models
 from sweeper.config.study import StudyConfig
 from sweeper.config.yaml_file import named_data_files
 from sweeper.foundation.cache import content_key, directory_hash, file_hash
+from sweeper.foundation.data_folders import row_files
 from sweeper.foundation.databases import comparable
 from sweeper.foundation.environment import git_revision, hardware, package_versions
-from sweeper.foundation.errors import ConfigError, Problem, StudyChangedError
+from sweeper.foundation.errors import BadInputError, ConfigError, Problem, StudyChangedError
 from sweeper.foundation.files import write_text_atomically
 from sweeper.foundation.secrets import redact_command, redacted, redacted_json
 from sweeper.records import EnqueuedSettings, SuiteSpec
@@ -75,11 +76,8 @@ def _task_files(directory: Path) -> dict[str, str]:
 
 
 def data_files(study: LoadedStudy) -> tuple[str, ...]:
-    """Return absolute paths of local files with the training data; none for other sources."""
-    source = study.config.data.train.path
-    if not source.endswith(DATA_SUFFIXES):
-        return ()
-    path = find_file(source, study.path)
+    """Return the absolute path of the local file or folder of rows; none for other sources."""
+    path = find_data(study.config.data.train.path, study.path)
     return (str(path.resolve()),) if path else ()
 
 
@@ -224,11 +222,23 @@ def input_hashes(study: LoadedStudy) -> dict[str, str]:
     hashes = {"suite selection": suite_spec(study.selection).content_hash}
     if study.test is not None:
         hashes["suite test"] = suite_spec(study.test).content_hash
-    for path in data_files(study):
-        hashes[f"data {Path(path).name}"] = file_hash(Path(path))
+    for name in data_files(study):
+        hashes[f"data {Path(name).name}"] = _data_hash(Path(name), study)
     for role, model in _local_models(study.config):
         hashes[f"{role} {model}"] = directory_hash(Path(model))
     return hashes
+
+
+def _data_hash(place: Path, study: LoadedStudy) -> str:
+    """Return a hash of a file of rows, or of the names and contents of those that a folder has."""
+    if not place.is_dir():
+        return file_hash(place)
+    try:
+        files = row_files(place, study.config.data.train.split)
+    except BadInputError as error:
+        problem = study.file.problem(("data", "train", "path"), str(error))
+        raise ConfigError([problem]) from error
+    return content_key({str(path.relative_to(place)): file_hash(path) for path in files})
 
 
 def _local_models(config: StudyConfig) -> Iterator[tuple[str, str]]:

@@ -13,13 +13,14 @@ from sweeper.commands.init.local_data import find_columns, hold_out, json_lines,
 from sweeper.commands.init.suites import answer_tokens, held_out_files, placeholder_suites
 from sweeper.config.base import short
 from sweeper.config.columns import ColumnsConfig
-from sweeper.config.loading import DATA_SUFFIXES, check, find_file, load_suite
+from sweeper.config.loading import check, find_data, load_suite
 from sweeper.config.names import is_name
 from sweeper.config.oumi.keys import EPOCHS
 from sweeper.config.oumi.reading import Recipe, read_recipe
 from sweeper.config.placeholders import FILL_IN
 from sweeper.config.study import StudyConfig
 from sweeper.config.yaml_file import YamlFile
+from sweeper.foundation.data_folders import looks_local
 from sweeper.foundation.errors import ConfigError, Problem
 
 RECIPE_ARM = "gkd-recipe"
@@ -76,7 +77,9 @@ def draft_from_recipe(path: Path, request: Request) -> Draft:
             values[role]["model"] = f"{FILL_IN}-{role.upper()}"
             draft.comments[role, "model"] = f"{FILL_IN}: the recipe names none"
             draft.fill_in.append(f"{role}.model, which the recipe does not name (or use --{role})")
-    _add_data(draft, request, recipe.values.get("data", {}).get("train", {}), path)
+    data = recipe.values.get("data", {})
+    _add_data(draft, request, data.get("train", {}), recipe)
+    values["data"] |= {name: value for name, value in data.items() if name != "train"}
     training = values["training"] = dict(recipe.values.get("training", {}))
     _add_steps(draft, recipe, training)
     draft.comments["training",] = "the recipe's, the same in every arm"
@@ -107,7 +110,7 @@ def _head(request: Request) -> Values:
 
 
 def _add_data(
-    draft: Draft, request: Request, train: Mapping[str, Any], recipe: Path | None = None
+    draft: Draft, request: Request, train: Mapping[str, Any], recipe: Recipe | None = None
 ) -> None:
     """Add the data; hold out some rows of a local file with answers for the suites."""
     draft.comments["trials",] = "of each arm that searches"
@@ -119,18 +122,28 @@ def _add_data(
             f"{FILL_IN}: a hub id, or a json, jsonl, parquet or csv file"
         )
         draft.fill_in.append("data.train.path, which the recipe does not name (or use --data)")
-    elif isinstance(source, str) and source.endswith(DATA_SUFFIXES):
+    elif isinstance(source, str) and (looks_local(source) or find_data(source, request.output)):
         _add_local_data(draft, request, train, recipe)
     draft.values["data"] = {"train": train}
 
 
-def _add_local_data(draft: Draft, request: Request, train: Values, recipe: Path | None) -> None:
-    path = find_file(train["path"], recipe or request.output)
+def _add_local_data(draft: Draft, request: Request, train: Values, recipe: Recipe | None) -> None:
+    named_by = Path(recipe.file.source) if recipe and not request.data else request.output
+    path = find_data(train["path"], named_by)
+    if path is None and recipe is not None and not request.data:
+        named = f"the recipe names {short(train['path'])}, which is not there"
+        place = recipe.blame(Problem("", named, "data.train.path"))
+        train["path"] = f"{FILL_IN}-DATA"
+        draft.comments["data", "train", "path"] = f"{FILL_IN}: {named}"
+        draft.fill_in.append(f"data.train.path ({place.place}): {named} (or use --data)")
+        return
     if path is None:
-        source = "--data" if request.data else str(recipe)
-        message = f"expected a data file, found no file {short(train['path'])}"
-        raise ConfigError([Problem(source=source, message=message)])
-    rows = read_rows(path)
+        message = f"expected a file or folder of rows, found no {short(train['path'])}"
+        raise ConfigError([Problem(source="--data", message=message)])
+    split = train.get("split", "train")
+    rows, field = read_rows(path, str(split), train.get("field"))
+    if field is not None:
+        train["field"] = field
     columns = ColumnsConfig(**train["columns"]) if "columns" in train else None
     columns = columns or find_columns(path, rows[0])
     train["columns"] = columns.model_dump(exclude_none=True)
@@ -152,6 +165,7 @@ def _add_local_data(draft: Draft, request: Request, train: Values, recipe: Path 
     draft.rows = len(held.train)
     if _is_count(limit):
         del train["limit"]
+    train.pop("field", None)
     train["path"] = f"{request.output.stem}/train.jsonl"
     draft.comments["data", "train", "path"] = f"{path.name} without what the suites score"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import random
 from collections.abc import Sequence
@@ -12,7 +11,8 @@ from typing import Any
 
 from sweeper.config.base import short
 from sweeper.config.columns import ColumnsConfig, guess_columns, unknown_columns, with_input
-from sweeper.foundation.errors import ConfigError, Problem
+from sweeper.foundation import data_files
+from sweeper.foundation.errors import BadInputError, ConfigError, Problem
 
 FEWEST_PROMPTS = 20
 """Number of prompts from which on some are held out."""
@@ -31,26 +31,30 @@ class HeldOut:
     test: tuple[tuple[str, str], ...]
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Read the rows of a json, jsonl, csv or parquet file.
+def read_rows(
+    path: Path, split: str = "train", field: str | None = None
+) -> tuple[list[dict[str, Any]], str | None]:
+    """Read the rows of a file or folder; also return the key that they are at, if it has one.
 
     Raises:
-        ConfigError: The file cannot be read, or holds no rows.
+        ConfigError: Something cannot be read, or there are no rows.
     """
     try:
-        rows = _READERS[path.suffix](path)
-    except json.JSONDecodeError as error:
-        message = f"not valid JSON: {error.msg}"
-        raise _wrong(path, message, error.lineno) from None
-    except UnicodeDecodeError as error:
-        raise _wrong(path, f"not UTF-8 text: {error.reason}") from None
-    except FileNotFoundError:
-        raise _wrong(path, "no such file") from None
-    except (OSError, ValueError, csv.Error) as error:
-        raise _wrong(path, f"cannot be read: {str(error).splitlines()[0]}") from None
+        try:
+            rows = data_files.read_rows(path, split, field)
+        except data_files.HeldRowsError as error:
+            if len(error.keys) > 1:
+                raise
+            [field] = error.keys
+            rows = data_files.read_rows(path, split, field)
+    except BadInputError as error:
+        source, _, message = str(error).partition(": ")
+        if not source.startswith(str(path)):
+            source, message = str(path), str(error)
+        raise ConfigError([Problem(source=source, message=message)]) from None
     if not rows:
         raise _wrong(path, "expected rows, found none")
-    return rows
+    return rows, field
 
 
 def find_columns(path: Path, row: dict[str, Any]) -> ColumnsConfig:
@@ -117,42 +121,5 @@ def json_lines(rows: Sequence[dict[str, Any]]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
 
 
-def _read_json(path: Path) -> list[dict[str, Any]]:
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".json" and text.lstrip().startswith("["):
-        return _mappings(json.loads(text))
-    rows = []
-    for number, line in enumerate(text.splitlines(), start=1):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise _wrong(path, f"not valid JSON: {error.msg}", number, error.colno) from None
-    return _mappings(rows)
-
-
-def _mappings(rows: Any) -> list[dict[str, Any]]:
-    for number, row in enumerate(rows, start=1):
-        if not isinstance(row, dict):
-            raise ValueError(f"expected a mapping as row {number}, found {short(row)}")
-    return list(rows)
-
-
-def _read_csv(path: Path) -> list[dict[str, Any]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _read_parquet(path: Path) -> list[dict[str, Any]]:
-    import pyarrow.parquet
-
-    rows: list[dict[str, Any]] = pyarrow.parquet.read_table(path).to_pylist()
-    return rows
-
-
-_READERS = {".json": _read_json, ".jsonl": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
-
-
-def _wrong(path: Path, message: str, line: int | None = None, column: int = 1) -> ConfigError:
-    at = None if line is None else column
-    return ConfigError([Problem(source=str(path), message=message, line=line, column=at)])
+def _wrong(path: Path, message: str) -> ConfigError:
+    return ConfigError([Problem(source=str(path), message=message)])

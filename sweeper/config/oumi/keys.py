@@ -55,6 +55,7 @@ TAKEN: Mapping[str, KeyPath] = {
 READ = (
     "model.load_pretrained_weights",
     "model.model_kwargs",
+    "model.chat_template_kwargs",
     "data.train.datasets",
     "training.trainer_type",
     "training.use_peft",
@@ -103,7 +104,6 @@ NOT_TAKEN: Mapping[str, str] = {
     "model.tokenizer_kwargs": _TOKENIZER,
     "model.processor_kwargs": "students are models of text",
     "model.chat_template": _TOKENIZER,
-    "model.chat_template_kwargs": _TOKENIZER,
     "model.compile": _NO_COUNTERPART,
     "model.device_map": _COPIES,
     "model.enable_liger_kernel": "the losses have memory-saving code of their own",

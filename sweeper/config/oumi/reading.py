@@ -174,6 +174,9 @@ def _read(recipe: Recipe, key: str, where: KeyPath, value: Any) -> None:
     elif key == "model.model_kwargs":
         for name, argument in _mapping(value).items():
             _take_argument(recipe, "student", (*where, name), name, argument)
+    elif key == "model.chat_template_kwargs":
+        for name, argument in _mapping(value).items():
+            _take(recipe, ("data", "chat_template_kwargs", name), (*where, name), argument)
     elif key == "training.use_peft":
         _flag(value)
     elif key == "model.load_pretrained_weights":

@@ -9,11 +9,11 @@ from typing import Any
 from sweeper.config.base import Scalar
 from sweeper.config.builtin import MODELS, model_directory
 from sweeper.config.data import DatasetConfig
-from sweeper.config.loading import DATA_SUFFIXES
 from sweeper.config.models import ModelConfig, with_settings
 from sweeper.config.oumi.keys import SETTINGS, TAKEN, KeyPath
 from sweeper.config.settings import MethodSettings, effective, model_settings, resolve
 from sweeper.config.study import StudyConfig
+from sweeper.foundation.data_folders import is_data_file
 from sweeper.foundation.errors import ConfigError, Problem
 
 _WRITTEN = frozenset(
@@ -147,7 +147,7 @@ def _bits(model: ModelConfig) -> int | None:
 
 def _dataset(data: DatasetConfig) -> dict[str, Any]:
     columns = data.columns
-    local = data.path.endswith(DATA_SUFFIXES)
+    local = is_data_file(data.path)
     arguments: dict[str, Any] = {}
     found: dict[str, Any] = {"dataset_name": data.path}
     if columns is not None and columns.messages is not None:

@@ -7,13 +7,14 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
 from sweeper.config import builtin
 from sweeper.config.columns import ColumnsConfig, guess_columns, unknown_columns
-from sweeper.config.data import DataConfig
+from sweeper.config.data import DataConfig, DatasetConfig
 from sweeper.distillation.data.answers import AnswerTokens, earlier_answers, last_answer
 from sweeper.distillation.data.chat_templates import render
 from sweeper.distillation.data.conversations import (
@@ -23,9 +24,8 @@ from sweeper.distillation.data.conversations import (
     may_ask,
     read_conversation,
 )
+from sweeper.foundation import data_files
 from sweeper.foundation.errors import BadInputError, blaming
-
-_FORMATS = {".json": "json", ".jsonl": "json", ".csv": "csv", ".parquet": "parquet"}
 
 
 @dataclass(frozen=True)
@@ -73,32 +73,15 @@ def read_rows(data: DataConfig, files: Sequence[str]) -> list[dict[str, Any]]:
             )
         except ValueError as error:
             raise BadInputError(str(error), ("data", "train", "split")) from error
+    elif files:
+        with blaming("data", "train", "path"):
+            rows = [
+                row
+                for name in files
+                for row in data_files.read_rows(Path(name), source.split, source.field)
+            ]
     else:
-        import datasets
-        from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as READERS
-
-        if not files and source.path in READERS:
-            # One of these readers unpickles whatever lies in the working directory.
-            message = f"expected the name of a dataset, found {source.path!r}, a kind of file"
-            raise BadInputError(message, ("data", "train", "path"))
-        try:
-            if files:
-                suffix = "." + files[0].rsplit(".", 1)[-1]
-                loaded = datasets.load_dataset(
-                    _FORMATS[suffix], data_files={source.split: list(files)}, split=source.split
-                )
-            else:
-                loaded = datasets.load_dataset(
-                    source.path, source.name, split=source.split, revision=source.revision
-                )
-        except Exception as error:  # the library raises its own kinds for every format
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-            message = f"cannot read the data {source.path}: {reason}"
-            raise BadInputError(message, ("data", "train", "path")) from error
-        rows = loaded.to_list()
-        if not files or suffix not in (".json", ".jsonl"):
-            # Arrow has every key in every row; those that a row lacks are null.
-            rows = [{key: _without_null(value) for key, value in row.items()} for row in rows]
+        rows = _rows_of_hub(source)
     rows = rows[: source.limit]
     if not rows:
         message = f"expected rows, found none in {source.path} (split {source.split})"
@@ -315,7 +298,39 @@ def conversation_hash(example: Example) -> str:
     return prompt_hash(" ".join(f"{turn['role']} {turn['content']}" for turn in example.messages))
 
 
-def _without_null(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without_null(inner) for key, inner in value.items() if inner is not None}
-    return [_without_null(inner) for inner in value] if isinstance(value, list) else value
+def _rows_of_hub(source: DatasetConfig) -> list[dict[str, Any]]:
+    """Read the rows of a data set on the hub, from its cache if there is no network."""
+    import datasets
+    from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as READERS
+
+    if source.path in READERS:
+        # One of these readers unpickles whatever lies in the working directory.
+        message = f"expected the name of a dataset, found {source.path!r}, a kind of file"
+        raise BadInputError(message, ("data", "train", "path"))
+    if source.field is not None:
+        message = f"expected a JSON file, whose key {source.field!r} holds the rows"
+        raise BadInputError(message, ("data", "train", "field"))
+    try:
+        loaded = datasets.load_dataset(
+            source.path, source.name, split=source.split, revision=source.revision
+        )
+    except Exception as error:  # the library raises its own kinds for every format
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        message = (
+            f"cannot read the data {source.path}: there is no such file or folder, and as a data"
+            f" set on the hub: {reason}"
+        )
+        raise BadInputError(message, ("data", "train", "path")) from error
+    made_from = list(loaded.info.download_checksums or ())
+    if any("://" not in str(place) for place in made_from):
+        # The library keeps rows of a folder under the folder's name alone.
+        message = (
+            f"expected a file, a folder or a data set on the hub, found no {source.path}; only"
+            f" the cache of the library datasets has rows of another folder, {made_from[0]}"
+        )
+        raise BadInputError(message, ("data", "train", "path"))
+    # Arrow has every key in every row; those that a value lacks are null.
+    return [
+        {key: data_files.without_null(value) for key, value in row.items()}
+        for row in loaded.to_list()
+    ]

@@ -253,8 +253,8 @@ def test_every_kind_of_file_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('prompt,completion\na,b\nc,"d, e"\n', encoding="utf-8")
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
     for suffix in ("json", "jsonl", "csv", "parquet"):
-        assert read_rows(tmp_path / f"a.{suffix}") == rows, suffix
-    with pytest.raises(ConfigError, match=r"b.csv: no such file"):
+        assert read_rows(tmp_path / f"a.{suffix}") == (rows, None), suffix
+    with pytest.raises(ConfigError, match=r"b.csv: no file or folder"):
         read_rows(tmp_path / "b.csv")
 
 
@@ -262,11 +262,12 @@ def test_every_kind_of_file_is_read(tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("", ": expected rows, found none"),
-        ('{"question": "a", "answer": "b"}\n{"question"\n', ":2:12: not valid JSON"),
+        ('{"question": "a", "answer": "b"}\n{"question"\n',
+         ":2: not valid JSON: Expecting ':' delimiter (column 12)"),
         ('{"a": 1}\n', ": expected: {prompt: …, completion: …}"),
         ('{"prompt": "a", "completion": 3}\n',
          ": expected text in column 'completion' of row 1, found 3"),
-        ("[3]\n", ": cannot be read: expected a mapping as row 1, found [3]"),
+        ("[3]\n", ": expected a mapping as row 1, found 3"),
     ],
 )  # fmt: skip
 def test_data_that_cannot_be_used_are_told(tmp_path: Path, content: str, message: str) -> None:

@@ -1,0 +1,145 @@
+"""Which files hold rows: a file, those of a folder, or those of ``save_to_disk``; their splits."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import json
+import lzma
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sweeper.foundation.errors import BadInputError
+
+COLUMNAR = (".parquet", ".arrow", ".feather")
+JSON = (".json", ".jsonl", ".ndjson")
+DELIMITERS = {".csv": ",", ".tsv": "\t"}
+SUFFIXES = (*JSON, *DELIMITERS, *COLUMNAR)
+"""Suffixes of files that hold rows, in any case, alone or before one of ``COMPRESSED``."""
+UNPACK: dict[str, Callable[[bytes], bytes]] = {
+    ".gz": gzip.decompress,
+    ".bz2": bz2.decompress,
+    ".xz": lzma.decompress,
+}
+COMPRESSED = tuple(UNPACK)
+"""Suffixes of compressed files."""
+_SPLITS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
+"""Words in the names of files and folders that say which split they hold, as on the hub."""
+
+
+def is_data_file(name: str) -> bool:
+    """Return whether a file's name says that it holds rows."""
+    return suffix_of(name) in SUFFIXES
+
+
+def looks_local(name: str) -> bool:
+    """Return whether a name is that of a local file or folder, not of a data set on the hub."""
+    return is_data_file(name) or name.startswith(("/", "./", "../", "~"))
+
+
+def row_files(place: Path, split: str = "train") -> tuple[Path, ...]:
+    """Return the files that hold a split's rows: a file itself, or those below a folder.
+
+    In a folder of ``save_to_disk`` they are those that it lists. In any other, every file that
+    holds rows counts; if names of files or folders say a split (``test.jsonl``, ``train/0.jsonl``),
+    those that say this one.
+
+    Raises:
+        BadInputError: There is no such place, or a folder holds no rows of this split.
+    """
+    if not place.is_dir():
+        if not place.exists():
+            raise BadInputError(f"no file or folder {place}")
+        if not is_data_file(place.name):
+            raise BadInputError(
+                f"expected a file of rows ({', '.join(SUFFIXES)}; also with"
+                f" {', '.join(COMPRESSED)}), found {place.name!r}"
+            )
+        return (place,)
+    if (place / "dataset_dict.json").is_file():
+        splits = _read_object(place / "dataset_dict.json").get("splits")
+        names = [str(name) for name in splits] if isinstance(splits, list) else []
+        return _saved_files(place / _chosen(place, split, names))
+    if (place / "state.json").is_file():
+        return _saved_files(place)
+    return _folder_files(place, split)
+
+
+def suffix_of(name: str) -> str:
+    """Return a name's suffix in lower case, below that of compression."""
+    path = Path(name.lower())
+    return Path(path.stem).suffix if path.suffix in UNPACK else path.suffix
+
+
+def _folder_files(folder: Path, split: str) -> tuple[Path, ...]:
+    found: dict[Path, str | None] = {}
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        hidden = any(part.startswith((".", "__")) for part in inside.parts)
+        if not hidden and path.is_file() and is_data_file(path.name):
+            found[path] = _split_of(inside)
+    if not found:
+        raise BadInputError(f"expected files of rows ({', '.join(SUFFIXES)}) in {folder}")
+    named = {name for name in found.values() if name is not None}
+    if not named:
+        _chosen(folder, split, ["train"])
+        return tuple(found)
+    unnamed = [path for path, name in found.items() if name is None]
+    if unnamed:
+        raise BadInputError(
+            f"expected a split in the name of every file, as in train.jsonl, but {unnamed[0]} has"
+            f" none and others in {folder} do; name the file of the rows instead of the folder"
+        )
+    wanted = _chosen(folder, split, sorted(named))
+    return tuple(path for path, name in found.items() if name == wanted)
+
+
+def _split_of(path: Path) -> str | None:
+    """Return the split that a relative path says, the file's name before its folders."""
+    for part in reversed(path.parts):
+        words = re.split(r"[-._ 0-9]+", part.lower())
+        for name, synonyms in _SPLITS.items():
+            if any(word in synonyms for word in words):
+                return name
+    return None
+
+
+def _chosen(folder: Path, split: str, available: Sequence[str]) -> str:
+    if split not in available:
+        listed = ", ".join(available) or "none"
+        raise BadInputError(f"no split {split!r} in {folder}; it has {listed}")
+    return split
+
+
+def _saved_files(folder: Path) -> tuple[Path, ...]:
+    """Return the arrow files of a folder of ``save_to_disk``."""
+    state = _read_object(folder / "state.json")
+    listed = state.get("_data_files")
+    names = [item.get("filename") for item in listed or () if isinstance(item, dict)]
+    files = tuple(folder / str(name) for name in names)
+    missing = [path for path in files if not path.is_file()]
+    if not files or missing or state.get("_indices_files"):
+        what = f"no file {missing[0]}" if missing else "no list of its files in state.json"
+        raise BadInputError(f"{folder} is not complete: {what}")
+    return files
+
+
+def _read_object(path: Path) -> Mapping[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise BadInputError(f"{path} cannot be read: {first_line(error)}") from error
+    if not isinstance(value, dict):
+        raise BadInputError(f"{path}: expected a JSON object")
+    return value
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message; its kind if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
