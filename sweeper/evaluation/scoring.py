@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from lm_eval.evaluator import evaluate
 from lm_eval.models.huggingface import HFLM
-from transformers import PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from sweeper.config.base import ScoringDtype
 from sweeper.config.suite import PERPLEXITIES, SuiteConfig
+from sweeper.evaluation.metrics import check_value
 from sweeper.evaluation.tasks import LeafTask, in_chat, load_tasks
 from sweeper.foundation.errors import BadInputError
 from sweeper.records import Scores, SuiteSpec, TaskScore
@@ -122,19 +123,13 @@ def score(
         )
     scored: list[DocumentScore] = []
     kept: list[Sample] = []
-    metrics: dict[str, str] = {}
     for leaf in leaves:
-        logged = results["samples"][leaf.name]
-        metric, chosen = _choose(leaf, logged)
-        metrics[leaf.entry.task] = metric
-        for row in chosen:
-            document = _document(leaf, row, metric)
+        for row in _rows(leaf, results["samples"][leaf.name]):
+            document = _document(leaf, row)
             scored.append(document)
             if sum(sample.task == leaf.name for sample in kept) < samples:
                 kept.append(_sample(leaf.name, row, document.score))
-    tasks = tuple(
-        _task_score(entry.task, metrics[entry.task], leaves, scored) for entry in config.tasks
-    )
+    tasks = tuple(_task_score(entry.task, leaves, scored) for entry in config.tasks)
     value, stderr, higher = aggregate(config, tasks)
     scores = Scores(
         suite=config.suite,
@@ -223,52 +218,42 @@ def _thinned(leaf: LeafTask, most: int | None) -> LeafTask:
     return replace(leaf, documents=tuple(leaf.documents[i * count // most] for i in range(most)))
 
 
-def _choose(leaf: LeafTask, logged: list[dict[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
-    """Return the metric's name, and the rows of the filter that it is read from."""
-    filters = sorted({row["filter"] for row in logged})
-    wanted = leaf.entry.filter
-    if wanted not in filters:
-        if wanted != "none" or len(filters) > 1:
-            raise BadInputError(
-                f"Task {leaf.name}: no filter {wanted!r}; the task has {', '.join(filters)}."
-            )
-        wanted = filters[0]
-    rows = sorted((row for row in logged if row["filter"] == wanted), key=lambda r: r["doc_id"])
-    available = rows[0]["metrics"]
-    metric = leaf.entry.metric or available[0]
-    if metric not in available:
+def _rows(leaf: LeafTask, logged: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return lm-eval's rows of the filter that the metric is read from, by document."""
+    rows = [row for row in logged if row["filter"] == leaf.filter]
+    rows.sort(key=lambda row: row["doc_id"])
+    if rows and leaf.metric.name not in rows[0]["metrics"]:
+        found = ", ".join(rows[0]["metrics"])
         raise BadInputError(
-            f"Task {leaf.name}: no metric {metric!r}; the task has {', '.join(available)}."
+            f"Task {leaf.name}: documents have no {leaf.metric.name!r}, only {found}."
         )
-    return metric, rows
+    return rows
 
 
-def _document(leaf: LeafTask, row: dict[str, Any], metric: str) -> DocumentScore:
+def _document(leaf: LeafTask, row: dict[str, Any]) -> DocumentScore:
     """Read a document's score from lm-eval's row."""
-    task, column = leaf.name, leaf.entry.cluster_by
-    if column is not None and column not in row["doc"]:
-        columns = ", ".join(map(str, row["doc"]))
-        raise BadInputError(
-            f"Task {task}: there is no column {column!r} (cluster_by); use one of {columns}."
-        )
+    task, column, number = leaf.name, leaf.entry.cluster_by, int(row["doc_id"])
     cluster = row["doc_hash"] if column is None else str(row["doc"][column])
-    value, weight = row[metric], 1.0
+    metric, weight = leaf.metric.name, 1.0
     if metric in PERPLEXITIES:
         # (log-likelihood in nats, bytes), whichever perplexity the suite names: nats per byte add.
         likelihood, weight = row.get("byte_perplexity", row.get("bits_per_byte", (0.0, 0.0)))
         if weight <= 0:
             raise BadInputError(f"Task {task}: {metric} needs byte_perplexity next to it.")
         value = -likelihood / weight
-    if isinstance(value, np.generic):
-        value = value.item()
-    if not isinstance(value, bool | int | float):
+    else:
+        value = leaf.metric.sign * check_value(task, number, metric, row[metric])
+    computed = leaf.task.get_config("process_results") if _configurable(leaf.task) else None
+    if computed is not None and not math.isfinite(value):
         raise BadInputError(
-            f"Task {task}: the metric {metric!r} is not a number per document, so trials cannot be"
-            " compared document by document; choose another metric."
+            f"Task {task}: the metric {metric!r} of document {number} is {value}, of which no mean"
+            " can be taken; let process_results return a number, or leave the document out."
         )
-    return DocumentScore(
-        task, int(row["doc_id"]), row["doc_hash"], float(value), float(weight), cluster
-    )
+    return DocumentScore(task, number, row["doc_hash"], float(value), float(weight), cluster)
+
+
+def _configurable(task: Any) -> bool:
+    return hasattr(task, "get_config")
 
 
 def _sample(task: str, row: dict[str, Any], value: float) -> Sample:
@@ -282,45 +267,52 @@ def _sample(task: str, row: dict[str, Any], value: float) -> Sample:
 
 
 def _task_score(
-    name: str, metric: str, leaves: Sequence[LeafTask], documents: Sequence[DocumentScore]
+    name: str, leaves: Sequence[LeafTask], documents: Sequence[DocumentScore]
 ) -> TaskScore:
     """Return the score of a suite's entry over the documents of its tasks."""
     mine = [leaf for leaf in leaves if leaf.entry.task == name]
     names = {leaf.name for leaf in mine}
     scored = [document for document in documents if document.task in names]
     mean, stderr = mean_and_error(scored)
-    entry = mine[0].entry
-    higher = entry.higher_is_better
-    if metric in PERPLEXITIES:
-        higher = False
-    elif higher is None:
-        higher = bool(mine[0].task.higher_is_better().get(metric, True))
+    metric = mine[0].metric
     return TaskScore(
         task=name,
-        metric="nats_per_byte" if metric in PERPLEXITIES else metric,
+        metric=metric.shown,
         score=mean,
         stderr=stderr,
         documents=len(scored),
-        higher_is_better=higher,
-        weight=entry.weight,
+        higher_is_better=metric.higher_is_better,
+        weight=mine[0].entry.weight,
     )
 
 
 @contextmanager
 def _undisturbed(model: Any, bare: Any, end_ids: Sequence[int]) -> Iterator[None]:
-    """Run the block in evaluation mode, then restore mode, end tokens and all random states."""
+    """Run the block in evaluation mode, then restore mode, settings and all random states.
+
+    Answers follow the task's settings alone: those that a publisher saved with a model (penalties,
+    a temperature) are none of training's, and would score another model than the trained one.
+    """
     training = model.training
-    ends = bare.generation_config.eos_token_id
+    published = bare.generation_config
     states = (random.getstate(), np.random.get_state())
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=devices):
         model.eval()
-        if end_ids:
-            bare.generation_config.eos_token_id = list(end_ids)
+        bare.generation_config = plain_generation(
+            published, list(end_ids) or published.eos_token_id
+        )
         try:
             yield
         finally:
             model.train(training)
-            bare.generation_config.eos_token_id = ends
+            bare.generation_config = published
             random.setstate(states[0])
             np.random.set_state(states[1])
+
+
+def plain_generation(published: GenerationConfig, ends: int | list[int] | None) -> GenerationConfig:
+    """Return settings that take the likeliest token, and end at ``ends``."""
+    return GenerationConfig(
+        bos_token_id=published.bos_token_id, eos_token_id=ends, pad_token_id=published.pad_token_id
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from lm_eval.tasks import TaskManager
 
 from sweeper.config.suite import SuiteConfig, SuiteTask
+from sweeper.evaluation.metrics import Metric, read_metric
 from sweeper.evaluation.task_files import task_manager
 from sweeper.foundation.errors import BadInputError
 from sweeper.records import SuiteSpec
@@ -30,6 +31,10 @@ class LeafTask:
     task: Any
     documents: tuple[int, ...]
     """Indices of the task's evaluation documents."""
+    metric: Metric
+    """What documents are scored by."""
+    filter: str
+    """The filter of answers that the metric is read from."""
 
     def document(self, index: int) -> Any:
         """Return a document of the task by its index."""
@@ -40,8 +45,9 @@ def load_tasks(suite: SuiteSpec, *, allow_code: bool = False) -> list[LeafTask]:
     """Load the suite's tasks, groups flattened; ``allow_code`` accepts code that the model wrote.
 
     Raises:
-        BadInputError: A task is unknown or broken, has fewer documents than the suite names, or
-            runs code without permission.
+        BadInputError: A task is unknown or broken, has fewer documents than the suite names, no
+            such filter, metric or column, a metric whose meaning is not certain, or runs code
+            without permission.
     """
     # lm-eval announces every task; our own messages cover what matters.
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
@@ -63,7 +69,13 @@ def load_tasks(suite: SuiteSpec, *, allow_code: bool = False) -> list[LeafTask]:
                     " container without network and secrets",
                     ("evaluation", "allow_code_execution"),
                 )
-            leaves.append(LeafTask(entry, name, task, _documents(entry, name, task)))
+            documents = _documents(entry, name, task)
+            _check_cluster(entry, name, task)
+            metric = read_metric(name, task, entry, entry.metric)
+            leaves.append(
+                LeafTask(entry, name, task, documents, metric, _filter(entry, name, task))
+            )
+    _check_groups(leaves)
     return leaves
 
 
@@ -113,6 +125,42 @@ def _load(manager: TaskManager, entry: SuiteTask, suite: SuiteSpec) -> dict[str,
             task.set_config(key="num_fewshot", value=entry.num_fewshot or 0)
         task.set_fewshot_seed(seed=FEWSHOT_SEED)
     return tasks
+
+
+def _check_cluster(entry: SuiteTask, name: str, task: Any) -> None:
+    column = entry.cluster_by
+    if column is not None and column not in (document := task.eval_docs[0]):
+        raise BadInputError(
+            f"Task {name}: there is no column {column!r} (cluster_by); use one of"
+            f" {', '.join(map(str, document))}."
+        )
+
+
+def _filter(entry: SuiteTask, name: str, task: Any) -> str:
+    """Return the filter that an entry names; a task's only one where it names none."""
+    filters = [str(found.name) for found in task._filters]
+    if entry.filter in filters:
+        return entry.filter
+    if entry.filter != "none" or len(filters) > 1:
+        raise BadInputError(
+            f"Task {name}: no filter {entry.filter!r}; the task has {', '.join(sorted(filters))}."
+        )
+    return filters[0]
+
+
+def _check_groups(leaves: Sequence[LeafTask]) -> None:
+    """Check that the tasks of a group are scored by the same metric."""
+    first: dict[str, LeafTask] = {}
+    for leaf in leaves:
+        other = first.setdefault(leaf.entry.task, leaf)
+        if (leaf.metric.shown, leaf.metric.higher_is_better) != (
+            other.metric.shown,
+            other.metric.higher_is_better,
+        ):
+            raise BadInputError(
+                f"Task {leaf.entry.task}: {other.name} is scored by {other.metric.shown} and"
+                f" {leaf.name} by {leaf.metric.shown}; name a metric that all have."
+            )
 
 
 def _documents(entry: SuiteTask, name: str, task: Any) -> tuple[int, ...]:

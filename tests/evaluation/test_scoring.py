@@ -278,7 +278,7 @@ def test_a_metric_without_a_number_per_document_is_refused(
 ) -> None:
     config = ModelConfig(model=tiny_student)
     student, tokenizer = load_model(config, "cpu"), load_tokenizer(config)
-    with pytest.raises(BadInputError, match="not a number per document"):
+    with pytest.raises(BadInputError, match="is not the mean over documents"):
         score(
             student,
             tokenizer,
