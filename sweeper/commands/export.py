@@ -40,7 +40,14 @@ from sweeper.study import preparation
 from sweeper.study.executors import make_executor
 from sweeper.study.jobs import RunningJob
 from sweeper.study.lock import hold
-from sweeper.study.manifest import changes, data_files, input_files, read_manifest, suite_spec
+from sweeper.study.manifest import (
+    changes,
+    data_files,
+    input_files,
+    model_folders,
+    read_manifest,
+    suite_spec,
+)
 
 _POLL_SECONDS = 0.25
 
@@ -134,7 +141,7 @@ def export_model(
     label = f"{winner.arm} #{winner.trial.number}"
     try:
         with disk.explained(work, directory, cache), hold(paths), _removed(work):
-            base = place(student.model)
+            base = model_folders(study).get(student.model, place(student.model))
             keep = KeptStudent(directory=str(work / "student"), merged=merged, base=base)
             with executor:
                 inputs = preparation.make_study_inputs(study, manifest, cache)
@@ -144,7 +151,7 @@ def export_model(
                 spec = _spec(study, winner, paths, inputs, resources, keep)
                 outcome = _train(spec, executor, label, out)
             repeated = _repeated(winner, outcome)
-            card = _card(study.config, record, winner, outcome, adapter, repeated)
+            card = _card(study, record, winner, outcome, adapter, repeated)
             (work / "student" / "README.md").write_text(card, encoding="utf-8")
             _move(work / "student", directory)
     except KeyboardInterrupt:
@@ -258,15 +265,15 @@ def _recorded(winner: Winner) -> Outcome:
 
 
 def _card(
-    config: StudyConfig,
+    study: LoadedStudy,
     record: StudyRecord,
     winner: Winner,
     outcome: Outcome,
     adapter: bool,
     repeated: str,
 ) -> str:
-    student = config.student.model
-    hub = not student.startswith("builtin/") and not Path(student).is_dir()
+    config, student = study.config, study.config.student.model
+    hub = not student.startswith("builtin/") and student not in model_folders(study)
     teacher = model_settings("teacher", config.arms[winner.arm].settings, winner.trial.params)
     return model_card(
         record,

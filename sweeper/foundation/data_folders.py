@@ -25,6 +25,8 @@ UNPACK: dict[str, Callable[[bytes], bytes]] = {
 }
 COMPRESSED = tuple(UNPACK)
 """Suffixes of compressed files."""
+PLACES = ("/", "./", "../", "~")
+"""Beginnings of names that can only be those of local files and folders."""
 _SPLITS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
@@ -40,7 +42,7 @@ def is_data_file(name: str) -> bool:
 
 def looks_local(name: str) -> bool:
     """Return whether a name is that of a local file or folder, not of a data set on the hub."""
-    return is_data_file(name) or name.startswith(("/", "./", "../", "~"))
+    return is_data_file(name) or name.startswith(PLACES)
 
 
 def row_files(place: Path, split: str = "train") -> tuple[Path, ...]:
