@@ -64,7 +64,7 @@ def export_recipe(
     """
     winner = choose(record, arm)
     config = _with_local_data(study)
-    values, unsaid = write_recipe(config, winner.arm, winner.trial.params)
+    values, unsaid = write_recipe(config, winner.arm, winner.trial.params, model_folders(study))
     scores = winner.trial.outcome.scores if winner.trial.outcome else None
     score = f", {scores.score:.4g} on {scores.suite}" if scores else ""
     head = (
@@ -141,7 +141,7 @@ def export_model(
     label = f"{winner.arm} #{winner.trial.number}"
     try:
         with disk.explained(work, directory, cache), hold(paths), _removed(work):
-            base = model_folders(study).get(student.model, place(student.model))
+            base = place(student.model, model_folders(study))
             keep = KeptStudent(directory=str(work / "student"), merged=merged, base=base)
             with executor:
                 inputs = preparation.make_study_inputs(study, manifest, cache)
@@ -178,7 +178,7 @@ def _check_base(student: StudentConfig, *, warm: bool) -> None:
         reason = "some layers of a model (student.keep_layers)"
     elif student.random_init:
         reason = "random weights (student.random_init)"
-    elif place(student.model).startswith("builtin/"):
+    elif place(student.model, {}).startswith("builtin/"):
         reason = f"{student.model}, which only sweeper has"
     if reason:
         message = f"expected --merged next to it: the adapter belongs to {reason}"

@@ -35,6 +35,10 @@ _SPLITS = {
 """Words in the names of files and folders that say which split they hold, as on the hub."""
 
 
+_ABOUT = ("dataset_dict.json", "dataset_info.json", "dataset_infos.json", "state.json")
+"""Names of files that describe a data set, and hold none of its rows."""
+
+
 def is_data_file(name: str) -> bool:
     """Return whether a file's name says that it holds rows."""
     return suffix_of(name) in SUFFIXES
@@ -84,6 +88,7 @@ def _folder_files(folder: Path, split: str) -> tuple[Path, ...]:
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
         hidden = any(part.startswith((".", "__")) for part in inside.parts)
+        hidden = hidden or path.name in _ABOUT
         if not hidden and path.is_file() and is_data_file(path.name):
             found[path] = _split_of(inside)
     if not found:
