@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -321,14 +322,16 @@ def _rows_of_hub(source: DatasetConfig) -> list[dict[str, Any]]:
             f" set on the hub: {reason}"
         )
         raise BadInputError(message, ("data", "train", "path")) from error
-    made_from = list(loaded.info.download_checksums or ())
-    if any("://" not in str(place) for place in made_from):
-        # The library keeps rows of a folder under the folder's name alone.
-        message = (
-            f"expected a file, a folder or a data set on the hub, found no {source.path}; only"
-            f" the cache of the library datasets has rows of another folder, {made_from[0]}"
-        )
-        raise BadInputError(message, ("data", "train", "path"))
+    # The library keeps rows of a folder under its name alone, and takes them for a data set of that
+    # name where the folder is not. Those of the hub are kept by commit: 40 hex digits.
+    for kept in loaded.cache_files:
+        if not re.fullmatch(r"[0-9a-f]{40}", Path(kept["filename"]).parent.name):
+            message = (
+                f"expected a file, a folder or a data set on the hub, found no {source.path}; only"
+                f" the cache of the library datasets has rows of another folder of this name, in"
+                f" {Path(kept['filename']).parent}"
+            )
+            raise BadInputError(message, ("data", "train", "path"))
     # Arrow has every key in every row; those that a value lacks are null.
     return [
         {key: data_files.without_null(value) for key, value in row.items()}

@@ -1,0 +1,48 @@
+"""Rows of data sets that are no local files: from the hub, or from its cache."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import datasets
+import pytest
+
+from sweeper.config.data import DataConfig
+from sweeper.distillation.data.examples import read_rows
+from sweeper.foundation.errors import BadInputError
+
+DATA = DataConfig.model_validate({"train": {"path": "corpus_x"}})
+ROWS = [{"prompt": "1+1", "completion": "2"}, {"prompt": "1+2", "completion": "3"}]
+
+
+@pytest.fixture
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Leave rows of a folder in the library's cache; return the folder that they are kept in."""
+    folder = tmp_path / "A" / "corpus_x"
+    folder.mkdir(parents=True)
+    text = "".join(json.dumps(row) + "\n" for row in ROWS)
+    (folder / "train.jsonl").write_text(text, encoding="utf-8")
+    (tmp_path / "B").mkdir()
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path / "A")
+    loaded = datasets.load_dataset("corpus_x", split="train")
+    monkeypatch.chdir(tmp_path / "B")
+    return Path(loaded.cache_files[0]["filename"]).parent
+
+
+def test_a_cache_does_not_stand_in_for_a_folder_that_is_not_there(cached: Path) -> None:
+    with pytest.raises(BadInputError, match="found no corpus_x; only the cache of the library"):
+        read_rows(DATA, ())
+
+
+def test_a_cached_data_set_of_the_hub_is_read_offline(cached: Path) -> None:
+    cached.rename(cached.parent / ("0123456789" * 4))
+    assert read_rows(DATA, ()) == ROWS
+
+
+def test_a_name_that_is_nowhere_is_refused_in_both_meanings(cached: Path) -> None:
+    data = DataConfig.model_validate({"train": {"path": "corpus_y"}})
+    with pytest.raises(BadInputError, match="no such file or folder, and as a data set on the hub"):
+        read_rows(data, ())
