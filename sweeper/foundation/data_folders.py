@@ -7,7 +7,7 @@ import gzip
 import json
 import lzma
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,16 @@ def suffix_of(name: str) -> str:
     """Return a name's suffix in lower case, below that of compression."""
     path = Path(name.lower())
     return Path(path.stem).suffix if path.suffix in UNPACK else path.suffix
+
+
+def kept_of_a_folder(cache_files: Iterable[str]) -> Path | None:
+    """Return where the cache of the library datasets keeps rows of a folder; None for hub data.
+
+    The library keeps them under the folder's name alone, and takes them for a data set of that name
+    where the folder is not. Rows of a data set on the hub are kept by commit: 40 hex digits.
+    """
+    kept = (Path(name).parent for name in cache_files)
+    return next((path for path in kept if not re.fullmatch("[0-9a-f]{40}", path.name)), None)
 
 
 def _folder_files(folder: Path, split: str) -> tuple[Path, ...]:

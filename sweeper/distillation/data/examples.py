@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -26,6 +25,7 @@ from sweeper.distillation.data.conversations import (
     read_conversation,
 )
 from sweeper.foundation import data_files
+from sweeper.foundation.data_folders import kept_of_a_folder
 from sweeper.foundation.errors import BadInputError, blaming
 
 
@@ -322,16 +322,12 @@ def _rows_of_hub(source: DatasetConfig) -> list[dict[str, Any]]:
             f" set on the hub: {reason}"
         )
         raise BadInputError(message, ("data", "train", "path")) from error
-    # The library keeps rows of a folder under its name alone, and takes them for a data set of that
-    # name where the folder is not. Those of the hub are kept by commit: 40 hex digits.
-    for kept in loaded.cache_files:
-        if not re.fullmatch(r"[0-9a-f]{40}", Path(kept["filename"]).parent.name):
-            message = (
-                f"expected a file, a folder or a data set on the hub, found no {source.path}; only"
-                f" the cache of the library datasets has rows of another folder of this name, in"
-                f" {Path(kept['filename']).parent}"
-            )
-            raise BadInputError(message, ("data", "train", "path"))
+    if kept := kept_of_a_folder(file["filename"] for file in loaded.cache_files):
+        message = (
+            f"expected a file, a folder or a data set on the hub, found no {source.path}; only the"
+            f" cache of the library datasets has rows of another folder of this name, in {kept}"
+        )
+        raise BadInputError(message, ("data", "train", "path"))
     # Arrow has every key in every row; those that a value lacks are null.
     return [
         {key: data_files.without_null(value) for key, value in row.items()}

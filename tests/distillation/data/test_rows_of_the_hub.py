@@ -9,8 +9,11 @@ import datasets
 import pytest
 
 from sweeper.config.data import DataConfig
+from sweeper.config.suite import SuiteConfig
 from sweeper.distillation.data.examples import read_rows
+from sweeper.evaluation.tasks import load_tasks
 from sweeper.foundation.errors import BadInputError
+from sweeper.records import SuiteSpec
 
 DATA = DataConfig.model_validate({"train": {"path": "corpus_x"}})
 ROWS = [{"prompt": "1+1", "completion": "2"}, {"prompt": "1+2", "completion": "3"}]
@@ -46,3 +49,23 @@ def test_a_name_that_is_nowhere_is_refused_in_both_meanings(cached: Path) -> Non
     data = DataConfig.model_validate({"train": {"path": "corpus_y"}})
     with pytest.raises(BadInputError, match="no such file or folder, and as a data set on the hub"):
         read_rows(data, ())
+
+
+def test_nor_do_a_suites_documents_come_from_it(cached: Path, tmp_path: Path) -> None:
+    task = {
+        "task": "ghost",
+        "dataset_path": "corpus_x",
+        "test_split": "train",
+        "output_type": "generate_until",
+        "doc_to_text": "{{prompt}}",
+        "doc_to_target": "{{completion}}",
+        "metric_list": [{"metric": "exact_match"}],
+    }
+    (tmp_path / "B" / "ghost.yaml").write_text(json.dumps(task), encoding="utf-8")
+    config = SuiteConfig.model_validate({"suite": "s", "tasks": [{"task": "ghost"}]})
+    spec = SuiteSpec(config=config, task_directories=(str(tmp_path / "B"),), content_hash="")
+    with pytest.raises(BadInputError, match=r"Task ghost: .* found no corpus_x; only the cache"):
+        load_tasks(spec)
+    cached.rename(cached.parent / ("0123456789" * 4))
+    [leaf] = load_tasks(spec)
+    assert len(leaf.documents) == len(ROWS)
