@@ -69,9 +69,13 @@ def _task_files(directory: Path) -> dict[str, str]:
         hashes[str(path.relative_to(directory))] = file_hash(path)
         if path.suffix in (".yaml", ".yml"):
             for name in named_data_files(path):
-                data = path.parent / name
+                data = path.parent / Path(name).expanduser()
+                key = f"{path.relative_to(directory)}: {name}"
                 if data.is_file():
-                    hashes[f"{path.relative_to(directory)}: {name}"] = file_hash(data)
+                    hashes[key] = file_hash(data)
+                elif data.is_dir():
+                    inner = sorted(file for file in data.rglob("*") if file.is_file())
+                    hashes |= {f"{key}: {f.relative_to(data)}": file_hash(f) for f in inner}
     return hashes
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.config.loading import load_study
+from sweeper.config.loading import load_study, load_suite
 from sweeper.distillation.data.training_data import own_teacher, unpack_models
 from sweeper.foundation.errors import ConfigError
 from sweeper.records.layout import StudyPaths
-from sweeper.study.manifest import input_files, input_hashes, open_manifest
+from sweeper.study.manifest import input_files, input_hashes, open_manifest, suite_spec
 from sweeper.study.preparation import make_study_inputs
 from tests.support.tiny_studies import adder_study, adder_suite, make_model, write_yaml
 
@@ -90,3 +90,17 @@ def test_a_model_that_can_only_be_local_has_to_be_there(
     shutil.rmtree(study_file.parent / "s")
     with pytest.raises(ConfigError, match=r"student.model: expected a folder with a model, found"):
         load_study(study_file)
+
+
+def test_a_folder_that_a_task_names_belongs_to_the_suite(
+    study_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = study_file.parent
+    task = {"task": "own", "dataset_path": "../data"}
+    write_yaml(folder / "own.yaml", {**adder_suite("own", 0, 1), "task_paths": ["tasks"]})
+    (folder / "tasks").mkdir()
+    write_yaml(folder / "tasks" / "own.yaml", task)
+    before = suite_spec(load_suite(folder / "own.yaml")).content_hash
+    (folder / "data" / "rows.jsonl").write_text("{}", encoding="utf-8")
+    assert suite_spec(load_suite(folder / "own.yaml")).content_hash != before
