@@ -40,7 +40,14 @@ from sweeper.study import preparation
 from sweeper.study.executors import make_executor
 from sweeper.study.jobs import RunningJob
 from sweeper.study.lock import hold
-from sweeper.study.manifest import changes, data_files, input_files, read_manifest, suite_spec
+from sweeper.study.manifest import (
+    changes,
+    data_files,
+    input_files,
+    model_folders,
+    read_manifest,
+    suite_spec,
+)
 
 _POLL_SECONDS = 0.25
 
@@ -57,7 +64,7 @@ def export_recipe(
     """
     winner = choose(record, arm)
     config = _with_local_data(study)
-    values, unsaid = write_recipe(config, winner.arm, winner.trial.params)
+    values, unsaid = write_recipe(config, winner.arm, winner.trial.params, model_folders(study))
     scores = winner.trial.outcome.scores if winner.trial.outcome else None
     score = f", {scores.score:.4g} on {scores.suite}" if scores else ""
     head = (
@@ -134,7 +141,7 @@ def export_model(
     label = f"{winner.arm} #{winner.trial.number}"
     try:
         with disk.explained(work, directory, cache), hold(paths), _removed(work):
-            base = place(student.model)
+            base = place(student.model, model_folders(study))
             keep = KeptStudent(directory=str(work / "student"), merged=merged, base=base)
             with executor:
                 inputs = preparation.make_study_inputs(study, manifest, cache)
@@ -144,7 +151,7 @@ def export_model(
                 spec = _spec(study, winner, paths, inputs, resources, keep)
                 outcome = _train(spec, executor, label, out)
             repeated = _repeated(winner, outcome)
-            card = _card(study.config, record, winner, outcome, adapter, repeated)
+            card = _card(study, record, winner, outcome, adapter, repeated)
             (work / "student" / "README.md").write_text(card, encoding="utf-8")
             _move(work / "student", directory)
     except KeyboardInterrupt:
@@ -171,7 +178,7 @@ def _check_base(student: StudentConfig, *, warm: bool) -> None:
         reason = "some layers of a model (student.keep_layers)"
     elif student.random_init:
         reason = "random weights (student.random_init)"
-    elif place(student.model).startswith("builtin/"):
+    elif place(student.model, {}).startswith("builtin/"):
         reason = f"{student.model}, which only sweeper has"
     if reason:
         message = f"expected --merged next to it: the adapter belongs to {reason}"
@@ -258,15 +265,15 @@ def _recorded(winner: Winner) -> Outcome:
 
 
 def _card(
-    config: StudyConfig,
+    study: LoadedStudy,
     record: StudyRecord,
     winner: Winner,
     outcome: Outcome,
     adapter: bool,
     repeated: str,
 ) -> str:
-    student = config.student.model
-    hub = not student.startswith("builtin/") and not Path(student).is_dir()
+    config, student = study.config, study.config.student.model
+    hub = not student.startswith("builtin/") and student not in model_folders(study)
     teacher = model_settings("teacher", config.arms[winner.arm].settings, winner.trial.params)
     return model_card(
         record,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import filecmp
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,13 @@ from sweeper.config.study import StudyConfig
 from sweeper.config.suite import SuiteConfig
 from sweeper.config.validation import Model, validate, value_at
 from sweeper.config.yaml_file import YamlFile, read
-from sweeper.foundation.data_folders import COMPRESSED, SUFFIXES, is_data_file, looks_local
+from sweeper.foundation.data_folders import (
+    COMPRESSED,
+    PLACES,
+    SUFFIXES,
+    is_data_file,
+    looks_local,
+)
 from sweeper.foundation.errors import ConfigError, Problem
 
 
@@ -134,7 +141,9 @@ def find_data(name: str, named_by: Path) -> Path | None:
 
 def find_model(name: str, named_by: Path) -> Path | None:
     """Return the local folder of a model that a file names, found as ``find_file`` does."""
-    return None if name.startswith("builtin/") else _find(name, named_by, Path.is_dir)
+    if name.startswith("builtin/"):
+        return None
+    return _find(name, named_by, lambda path: (path / "config.json").is_file())
 
 
 def _find(name: str, named_by: Path, fits: Callable[[Path], bool]) -> Path | None:
@@ -184,6 +193,7 @@ def _load_suite(
     file: YamlFile, key: KeyPath, name: str, study_file: Path, problems: list[Problem]
 ) -> LoadedSuite | None:
     found = find_file(name, study_file)
+    _check_one(name, study_file, find_file, key, file, problems)
     if found is None:
         looked = f"{study_file.parent} and the working directory"
         problems.append(
@@ -206,9 +216,37 @@ def _check_files(file: YamlFile, path: Path, problems: list[Problem]) -> None:
     if isinstance(source, str):
         if looks_local(source) and find_data(source, path) is None:
             problems.append(file.problem(key, _no_data(source, path)))
+        _check_one(source, path, find_data, key, file, problems)
         _check_builtin("data", source, DATASETS, key, file, problems)
     for key, model in _models(file.values):
         _check_builtin("model", model, (*MODELS, *PACKED_MODELS), key, file, problems)
+        if isinstance(model, str):
+            if model.startswith(PLACES) and find_model(model, path) is None:
+                looked = f"{path.parent} and the working directory"
+                message = f"expected a folder with a model, found none {short(model)} in {looked}"
+                problems.append(file.problem(key, message))
+            _check_one(model, path, find_model, key, file, problems)
+
+
+def _check_one(
+    name: str,
+    named_by: Path,
+    find: Callable[[str, Path], Path | None],
+    key: KeyPath,
+    file: YamlFile,
+    problems: list[Problem],
+) -> None:
+    """Refuse a relative name that means two things: beside the file, and where the command runs."""
+    beside, here = find(name, named_by), find(name, Path("study.yaml"))
+    if beside is None or here is None or beside.resolve() == here.resolve():
+        return
+    if beside.is_file() and here.is_file() and filecmp.cmp(beside, here, shallow=False):
+        return
+    message = (
+        f"expected one place, found {short(name)} both next to {named_by.name} and in the working"
+        f" directory {Path().resolve()}: rename one, or write an absolute path"
+    )
+    problems.append(file.problem(key, message))
 
 
 def _no_data(source: str, path: Path) -> str:

@@ -254,7 +254,7 @@ def _note_places(node: Node | None, path: tuple[str, ...], file: YamlFile, seen:
 
 
 def named_data_files(task_file: Path) -> list[str]:
-    """Return the ``data_files`` of an lm-eval task file, in order; none if it cannot be read.
+    """Return ``data_files`` and ``dataset_path`` of an lm-eval task file; none if unreadable.
 
     The file is only parsed: tags of lm-eval such as ``!function`` are not followed.
     """
@@ -263,7 +263,8 @@ def named_data_files(task_file: Path) -> list[str]:
     except (OSError, UnicodeDecodeError, YAMLError):
         return []
     options = _child(root, "dataset_kwargs")
-    return list(_scalars(_child(options, "data_files")))
+    places = (_child(options, "data_files"), _child(root, "dataset_path"))
+    return [name for node in places for name in _scalars(node)]
 
 
 def _child(node: Node | None, key: str) -> Node | None:

@@ -65,7 +65,8 @@ def shapes_of(
         key = request.model_copy(update={"model": original}).key()
         if key not in measured:
             try:
-                model = cut_to(unpack(original, Path(inputs.cache)), rows)
+                local = unpack(original, Path(inputs.cache), inputs.model_folders)
+                model = cut_to(local, rows)
                 measured[key] = shape_of(model, device, autocast=request.autocast)
             except BadInputError:
                 raise

@@ -14,12 +14,14 @@ from typing import Any
 
 import pyarrow
 from datasets import Dataset, DatasetDict
+from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as READERS
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._factory import TaskFactory
 from lm_eval.tasks._yaml_loader import load_yaml
 from lm_eval.utils import env
 
 from sweeper.foundation.data_files import read_rows
+from sweeper.foundation.data_folders import kept_of_a_folder
 from sweeper.foundation.errors import BadInputError
 
 _FILE_KINDS = ("json", "csv", "parquet", "arrow")
@@ -54,6 +56,26 @@ class _Factory(TaskFactory):  # type: ignore[misc]
             base = Path(path).resolve().parent
             config = _with_local_data(config, base if own else _base(Path(path)) or base)
         return _with_plain_target(config)
+
+
+def check_source(name: str, task: Any) -> None:
+    """Check that a task's documents are not another folder's, kept in a cache.
+
+    Raises:
+        BadInputError: They are.
+    """
+    source = task.config.dataset_path
+    if not isinstance(source, str) or source in READERS or Path(source).is_dir():
+        return
+    if task.config.custom_dataset is not None or not isinstance(task.dataset, DatasetDict):
+        return
+    files = (file["filename"] for split in task.dataset.values() for file in split.cache_files)
+    if kept := kept_of_a_folder(files):
+        raise BadInputError(
+            f"Task {name}: expected a folder or a data set on the hub as dataset_path, found no"
+            f" {source}; only the cache of the library datasets has rows of another folder of this"
+            f" name, in {kept}"
+        )
 
 
 def _base(path: Path) -> Path | None:

@@ -12,7 +12,7 @@ from lm_eval.tasks import TaskManager
 
 from sweeper.config.suite import SuiteConfig, SuiteTask
 from sweeper.evaluation.metrics import Metric, read_metric
-from sweeper.evaluation.task_files import task_manager
+from sweeper.evaluation.task_files import check_source, task_manager
 from sweeper.foundation.errors import BadInputError
 from sweeper.records import SuiteSpec
 
@@ -120,7 +120,8 @@ def _load(manager: TaskManager, entry: SuiteTask, suite: SuiteSpec) -> dict[str,
             f"Suite {suite.config.suite}: cannot load the task {entry.task!r}: {reason}"
         ) from error
     tasks: dict[str, Any] = loaded["tasks"]
-    for task in tasks.values():
+    for name, task in tasks.items():
+        check_source(name, task)
         if entry.num_fewshot is not None or task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=entry.num_fewshot or 0)
         task.set_fewshot_seed(seed=FEWSHOT_SEED)

@@ -81,7 +81,8 @@ def _read_file(path: Path, field: str | None) -> list[Row]:
 
 
 def _text(path: Path, content: bytes) -> str:
-    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+    # Without a mark, ASCII signs in UTF-16 have a zero byte before or after them.
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in content[:2]:
         raise BadInputError(
             f"expected UTF-8 text in {path}, found UTF-16: convert it with iconv -f UTF-16 -t UTF-8"
         )
@@ -209,13 +210,14 @@ def _cells(path: Path, text: str, delimiter: str) -> Iterator[Row]:
     before = csv.field_size_limit(_HUGE)
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        header = next((row for row in reader if row), [])
-        if len(header) == 1 and delimiter == "," and re.search(r"[;\t]", header[0]):
-            found = ";" if ";" in header[0] else "a tab"
+        first = text.lstrip("\r\n").partition("\n")[0]
+        if delimiter == "," and "," not in first and re.search(r"[;\t]", first):
+            found = ";" if ";" in first else "a tab"
             raise BadInputError(
                 f"{path}:1: expected columns divided by commas, found {found}: save it with commas"
                 " (or, divided by tabs, as .tsv)"
             )
+        header = next((row for row in reader if row), [])
         if twice := [name for name in header if header.count(name) > 1]:
             raise BadInputError(f"{path}:1: the column {twice[0]!r} stands there twice")
         for row in reader:
@@ -250,6 +252,8 @@ def _columnar(path: Path, content: bytes, suffix: str) -> list[Row]:
             table = pyarrow.ipc.open_stream(source).read_all()
         # A damaged file may name places outside of itself.
         table.validate(full=True)
+        if twice := [name for name in table.column_names if table.column_names.count(name) > 1]:
+            raise ValueError(f"the column {twice[0]!r} stands there twice")
         rows: list[Row] = table.to_pylist()
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise BadInputError(f"{path} cannot be read: {first_line(error)}") from error

@@ -7,7 +7,7 @@ import gzip
 import json
 import lzma
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,18 @@ UNPACK: dict[str, Callable[[bytes], bytes]] = {
 }
 COMPRESSED = tuple(UNPACK)
 """Suffixes of compressed files."""
+PLACES = ("/", "./", "../", "~")
+"""Beginnings of names that can only be those of local files and folders."""
 _SPLITS = {
     "train": ("train", "training"),
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "eval", "evaluation"),
 }
 """Words in the names of files and folders that say which split they hold, as on the hub."""
+
+
+_ABOUT = ("dataset_dict.json", "dataset_info.json", "dataset_infos.json", "state.json")
+"""Names of files that describe a data set, and hold none of its rows."""
 
 
 def is_data_file(name: str) -> bool:
@@ -40,7 +46,7 @@ def is_data_file(name: str) -> bool:
 
 def looks_local(name: str) -> bool:
     """Return whether a name is that of a local file or folder, not of a data set on the hub."""
-    return is_data_file(name) or name.startswith(("/", "./", "../", "~"))
+    return is_data_file(name) or name.startswith(PLACES)
 
 
 def row_files(place: Path, split: str = "train") -> tuple[Path, ...]:
@@ -77,11 +83,22 @@ def suffix_of(name: str) -> str:
     return Path(path.stem).suffix if path.suffix in UNPACK else path.suffix
 
 
+def kept_of_a_folder(cache_files: Iterable[str]) -> Path | None:
+    """Return where the cache of the library datasets keeps rows of a folder; None for hub data.
+
+    The library keeps them under the folder's name alone, and takes them for a data set of that name
+    where the folder is not. Rows of a data set on the hub are kept by commit: 40 hex digits.
+    """
+    kept = (Path(name).parent for name in cache_files)
+    return next((path for path in kept if not re.fullmatch("[0-9a-f]{40}", path.name)), None)
+
+
 def _folder_files(folder: Path, split: str) -> tuple[Path, ...]:
     found: dict[Path, str | None] = {}
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
         hidden = any(part.startswith((".", "__")) for part in inside.parts)
+        hidden = hidden or path.name in _ABOUT
         if not hidden and path.is_file() and is_data_file(path.name):
             found[path] = _split_of(inside)
     if not found:

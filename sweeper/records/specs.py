@@ -42,6 +42,8 @@ class StudyInputs(Record):
     data: DataConfig
     data_files: tuple[str, ...] = ()
     """Absolute paths, when the rows come from local files."""
+    model_folders: dict[str, str] = {}
+    """Absolute folders of local models, by the names that the study gives them."""
     teacher_outputs: TeacherOutputsConfig
     training: TrainingConfig
     evaluation: EvaluationConfig

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from sweeper.config.loading import LoadedStudy, LoadedSuite, find_data
+from sweeper.config.loading import LoadedStudy, LoadedSuite, find_data, find_model
 from sweeper.config.models import START
 from sweeper.config.own_teachers import named_models
 from sweeper.config.study import StudyConfig
@@ -69,9 +69,13 @@ def _task_files(directory: Path) -> dict[str, str]:
         hashes[str(path.relative_to(directory))] = file_hash(path)
         if path.suffix in (".yaml", ".yml"):
             for name in named_data_files(path):
-                data = path.parent / name
+                data = path.parent / Path(name).expanduser()
+                key = f"{path.relative_to(directory)}: {name}"
                 if data.is_file():
-                    hashes[f"{path.relative_to(directory)}: {name}"] = file_hash(data)
+                    hashes[key] = file_hash(data)
+                elif data.is_dir():
+                    inner = sorted(file for file in data.rglob("*") if file.is_file())
+                    hashes |= {f"{key}: {f.relative_to(data)}": file_hash(f) for f in inner}
     return hashes
 
 
@@ -81,12 +85,17 @@ def data_files(study: LoadedStudy) -> tuple[str, ...]:
     return (str(path.resolve()),) if path else ()
 
 
+def model_folders(study: LoadedStudy) -> dict[str, str]:
+    """Return the absolute folders of the study's local models, by the names in the study."""
+    return {model: str(folder) for _, model, folder in _local_models(study)}
+
+
 def input_files(study: LoadedStudy) -> list[Path]:
     """Return the files and folders of this machine that the study's jobs read."""
     files = [Path(path) for path in data_files(study)]
     for suite in (study.selection, study.test):
         files += suite.task_directories if suite else []
-    files += [Path(model).absolute() for _, model in _local_models(study.config)]
+    files += [Path(folder) for folder in model_folders(study).values()]
     return files
 
 
@@ -224,8 +233,8 @@ def input_hashes(study: LoadedStudy) -> dict[str, str]:
         hashes["suite test"] = suite_spec(study.test).content_hash
     for name in data_files(study):
         hashes[f"data {Path(name).name}"] = _data_hash(Path(name), study)
-    for role, model in _local_models(study.config):
-        hashes[f"{role} {model}"] = directory_hash(Path(model))
+    for role, model, folder in _local_models(study):
+        hashes[f"{role} {model}"] = directory_hash(folder)
     return hashes
 
 
@@ -241,16 +250,17 @@ def _data_hash(place: Path, study: LoadedStudy) -> str:
     return content_key({str(path.relative_to(place)): file_hash(path) for path in files})
 
 
-def _local_models(config: StudyConfig) -> Iterator[tuple[str, str]]:
-    """Yield the models in folders of this machine, each with its role, arms' own teachers too."""
+def _local_models(study: LoadedStudy) -> Iterator[tuple[str, str, Path]]:
+    """Yield role, name and folder of each model on this machine, arms' own teachers too."""
+    config = study.config
     own = [name for arm in config.arms.values() for name in named_models(arm) if name != START]
     teachers = dict.fromkeys((config.teacher.model, *own))
     for role, model in (
         *(("teacher", name) for name in teachers),
         ("student", config.student.model),
     ):
-        if Path(model).is_dir():
-            yield role, model
+        if folder := find_model(model, study.path):
+            yield role, model, folder.resolve()
 
 
 def version_changes(manifest: StudyManifest) -> list[str]:

@@ -26,6 +26,7 @@ from sweeper.study.manifest import (
     StudyManifest,
     data_files,
     input_hashes,
+    model_folders,
     suite_spec,
     with_scoring_dtype,
 )
@@ -65,6 +66,7 @@ def make_study_inputs(study: LoadedStudy, manifest: StudyManifest, cache: Path) 
         warm_start=config.warm_start,
         data=config.data,
         data_files=data_files(study),
+        model_folders=model_folders(study),
         references=config.uses_references(),
         teacher_outputs=config.teacher_outputs,
         # Not how often trials are saved, which changes nothing that they share.
@@ -138,9 +140,10 @@ def is_done(spec: PreparationSpec, paths: StudyPaths) -> bool:
     with suppress(ValidationError):  # where a hidden secret had to be something else
         before = PreparationSpec.model_validate_json(text).model_dump(mode="json")
     before, now = redacted(before), redacted(spec.model_dump(mode="json"))
-    # It follows from the data.
-    before["origin"].pop("training_rows", None)
-    now["origin"].pop("training_rows", None)
+    # The first follows from the data; the manifest compares what is in the folders.
+    for key in ("training_rows", "model_folders"):
+        before["origin"].pop(key, None)
+        now["origin"].pop(key, None)
     same = ("origin", "suite", "test_suite", "needs_teacher_outputs", "reads", "own_teachers")
     later = [
         key

@@ -95,7 +95,8 @@ def own_tasks(tmp_path: Path) -> Path:
         "generation_kwargs": {"until": ["\n"], "max_gen_toks": 4},
         "metric_list": [{"metric": "bleu"}],
     }
-    for task in (rolling, choice, bleu):
+    said = {**bleu, "task": "said", "metric_list": [{"metric": "exact_match"}]}
+    for task in (rolling, choice, bleu, said):
         write_yaml(folder / f"{task['task']}.yaml", {**common, **task})
     return folder
 
@@ -151,12 +152,10 @@ def test_perplexity_is_nats_per_byte(own_tasks: Path, tiny_student: str) -> None
 
 
 def test_how_long_the_texts_of_each_task_are(own_tasks: Path, tokenizer: Any) -> None:
-    spec = suite(
-        *(SuiteTask(task=n) for n in ("rolling", "choice", "overlap")), directory=own_tasks
-    )
+    spec = suite(*(SuiteTask(task=n) for n in ("rolling", "choice", "said")), directory=own_tasks)
     options: dict[str, Any] = {"chat": False, "system_prompt": None, "over": math.inf}
     found = text_lengths(load_tasks(spec), spec.config, tokenizer, **options)
-    rolling, choice, overlap = found
+    rolling, choice, said = found
 
     def longest(*texts: str) -> int:
         return max(len(tokenizer(text)["input_ids"]) for text in texts)
@@ -167,7 +166,7 @@ def test_how_long_the_texts_of_each_task_are(own_tasks: Path, tokenizer: Any) ->
     answers = [f"{row['question']} {answer}" for row in ROWS for answer in row["choices"]]
     assert (choice.texts, choice.longest, choice.windowed) == (6, longest(*answers), 0)
     asked = longest(*(str(row["question"]) for row in ROWS))
-    assert (overlap.texts, overlap.longest, overlap.likelihoods) == (3, asked + 4, False)
+    assert (said.texts, said.longest, said.likelihoods) == (3, asked + 4, False)
 
 
 def test_mixed_directions_and_weights(own_tasks: Path, tiny_student: str) -> None:

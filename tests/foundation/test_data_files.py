@@ -43,8 +43,14 @@ def parquet() -> bytes:
     return bytes(sink.getvalue())
 
 
+TWICE = pyarrow.table([pyarrow.array(["x"]), pyarrow.array(["y"])], names=["a", "a"])
+
+
 def arrow(kind: Any) -> bytes:
-    table = pyarrow.Table.from_pylist(ROWS)
+    return arrow_of(pyarrow.Table.from_pylist(ROWS), kind)
+
+
+def arrow_of(table: Any, kind: Any = pyarrow.ipc.new_stream) -> bytes:
     sink = pyarrow.BufferOutputStream()
     with kind(sink, table.schema) as writer:
         writer.write_table(table)
@@ -105,6 +111,9 @@ def test_a_format_is_read(
         ("deep.jsonl", "[" * 100_000, "not valid JSON"),
         ("few.csv", "a,b\nx\n", "few.csv:2: expected 2 cells, found 1"),
         ("many.csv", "a,b\nx,y\nx,y,z\n", "many.csv:3: expected 2 cells, found 3"),
+        ("quoted.csv", '"a";"b"\n"x";"y"\n', "expected columns divided by commas, found ;"),
+        ("unmarked.jsonl", LINES.encode("utf-16-le"), "found UTF-16: convert it with iconv"),
+        ("twice.arrow", arrow_of(TWICE), "the column 'a' stands there twice"),
         ("semicolons.csv", "a;b\nx;y\n", "expected columns divided by commas, found ;"),
         ("same.csv", "a,a\nx,y\n", "the column 'a' stands there twice"),
         ("quote.csv", 'a,b\n"x,y\n', "not valid CSV"),
@@ -154,6 +163,7 @@ def test_a_folder_has_splits(tmp_path: Path) -> None:
     write("all/b.jsonl", ROWS[1])
     write("all/a.jsonl", ROWS[0])
     write("all/README.md")
+    write("all/dataset_info.json", {"features": {}})
     write("all/.git/c.jsonl", ROWS[2])
     assert read_rows(tmp_path / "all") == ROWS[:2]
     with pytest.raises(BadInputError, match=r"no split 'test' in .*; it has train"):

