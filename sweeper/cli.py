@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import typer
 
 from sweeper import __version__
 from sweeper.config.names import DEFAULT_RUNS
-from sweeper.foundation.errors import SweeperError
+from sweeper.foundation.errors import ConfigError, SweeperError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,7 +77,7 @@ def init(
     """Write a first study: from a teacher, a student and data, or from a recipe."""
     from sweeper.commands.init.draft import Request, write_draft
     from sweeper.commands.init.draft_study import draft_from_recipe, draft_study
-    from sweeper.foundation.errors import ConfigError, Problem
+    from sweeper.foundation.errors import Problem
 
     request = Request(output, teacher, student, data, selection, test)
     if recipe is not None:
@@ -239,7 +240,7 @@ def export(
 ) -> None:
     """Export a study's winner as a recipe, or as a model with its card."""
     from sweeper.commands import export
-    from sweeper.foundation.errors import ConfigError, Problem
+    from sweeper.foundation.errors import Problem
 
     if as_recipe == (model is not None):
         message = "expected either --recipe or --model DIR"
@@ -275,7 +276,7 @@ def ui(
 
     from sweeper.commands.run import check_drivers, tracking_store
     from sweeper.foundation.databases import is_server
-    from sweeper.foundation.errors import ConfigError, Problem
+    from sweeper.foundation.errors import Problem
     from sweeper.foundation.secrets import redact
     from sweeper.tracking.ui import experiment_url, is_free, ui_command, ui_environment
 
@@ -305,8 +306,17 @@ def schema() -> None:
 
 def main() -> None:
     """Run the command line; print an expected error as a message, not as a traceback."""
+    from sweeper.reporting.text.terminal_escape import readable
+
+    for stream in (sys.stdout, sys.stderr):
+        readable(stream)
     try:
         app()
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or not error.filename:
+            raise
+        typer.echo(f"{error.filename}: cannot be written or read: {error.strerror}", err=True)
+        sys.exit(ConfigError.exit_code)
     except SweeperError as error:
         from sweeper.foundation.secrets import redact_credentials, secrets_of_environment
         from sweeper.reporting.text.terminal_escape import visible
@@ -337,7 +347,7 @@ def _paths(study: LoadedStudy, runs: Path) -> StudyPaths:
 def _recorded(
     study_file: Path | None, overrides: list[str] | None, runs: Path, records: Path | None
 ) -> StudyRecord:
-    from sweeper.foundation.errors import ConfigError, Problem
+    from sweeper.foundation.errors import Problem
     from sweeper.records.archive import read_records
 
     if records is not None and study_file is None and not overrides:

@@ -16,7 +16,13 @@ from sweeper.config.study import StudyConfig, TrackingConfig
 from sweeper.foundation import disk
 from sweeper.foundation.cache import default_root
 from sweeper.foundation.database_retry import Retry
-from sweeper.foundation.databases import NO_DRIVER, is_database, lacks_driver, with_driver
+from sweeper.foundation.databases import (
+    NO_DRIVER,
+    is_database,
+    lacks_driver,
+    sqlite_url,
+    with_driver,
+)
 from sweeper.foundation.errors import ConfigError
 from sweeper.foundation.secrets import redact_command
 from sweeper.records import Outcome
@@ -57,7 +63,7 @@ class TrackingStore:
 def tracking_store(tracking: TrackingConfig, paths: StudyPaths) -> TrackingStore:
     """Return the study's MLflow store: its own ``tracking.uri``, or the SQLite file of ``runs``."""
     experiment = tracking.experiment or paths.study
-    uri = with_driver(tracking.uri or f"sqlite:///{paths.mlflow.resolve()}")
+    uri = with_driver(tracking.uri or sqlite_url(paths.mlflow))
     artifacts = paths.mlflow_artifacts.resolve().as_uri() if is_database(uri) else None
     return TrackingStore(uri, experiment, artifacts)
 

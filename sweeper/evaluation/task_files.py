@@ -107,11 +107,21 @@ def _with_local_data(config: dict[str, Any], base: Path) -> dict[str, Any]:
         places = _places(options.pop("data_files"), base)
         if places is None:
             return config
+        _check_splits(config, places)
         config["custom_dataset"] = _reader(places, options.pop("field", None))
     elif isinstance(source, str) and (base / source).is_dir():
         folder = base / source
         config["custom_dataset"] = _reader({split: [folder] for split in _splits(config)}, None)
     return config
+
+
+def _check_splits(config: Mapping[str, Any], places: Mapping[str, Sequence[Path]]) -> None:
+    for split in _splits(config):
+        if split not in places:
+            raise BadInputError(
+                f"no split {split!r} in data_files of the task {config.get('task')}, which has"
+                f" {', '.join(places)}"
+            )
 
 
 def _splits(config: Mapping[str, Any]) -> list[str]:

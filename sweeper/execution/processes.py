@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 
 from sweeper.execution.executor import Finished, Spec, without_room
 from sweeper.execution.worker import process
+from sweeper.foundation.errors import ConfigError, Problem
 from sweeper.records import Outcome
 from sweeper.records.layout import JobPaths
 from sweeper.records.outcome_files import read_outcome
@@ -25,18 +27,40 @@ def start_forkserver() -> None:
     """Start the forkserver, which imports the libraries while the caller continues.
 
     Ctrl-C in the terminal is not for it, not even while it imports: what a process ignores is
-    ignored by what it starts.
+    ignored by what it starts. The working directory is not on its import path: a user's own
+    ``peft.py`` is none of ours.
     """
     _CONTEXT.set_forkserver_preload(["sweeper.execution.worker.preload"])
     if threading.current_thread() is not threading.main_thread():
-        ensure_running()
+        _ensure_running()
         return
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        ensure_running()
+        _ensure_running()
     finally:
         # None: it was not Python that had set it.
         signal.signal(signal.SIGINT, signal.SIG_DFL if before is None else before)
+
+
+def _ensure_running() -> None:
+    before = {name: os.environ.get(name) for name in ("PYTHONSAFEPATH", "PYTHONPATH")}
+    os.environ["PYTHONSAFEPATH"] = "1"
+    # An empty part of it means the working directory.
+    parts = [part for part in (before["PYTHONPATH"] or "").split(os.pathsep) if part]
+    os.environ["PYTHONPATH"] = os.pathsep.join(parts)
+    try:
+        ensure_running()
+    except OSError as error:
+        if "too long" not in str(error):
+            raise
+        place = tempfile.gettempdir()
+        message = f"expected a shorter TMPDIR, in which sockets are made, found {place}"
+        raise ConfigError([Problem(source="TMPDIR", message=message)]) from None
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name)
+            if value is not None:
+                os.environ[name] = value
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import re
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from sweeper.foundation.secrets import is_secret_name, redact
@@ -42,6 +44,11 @@ def storage_problem(url: str) -> str | None:
             " (in a password, percent-encode what is no letter or digit)"
         )
     return None if parts.path.strip("/") else problem
+
+
+def sqlite_url(path: Path) -> str:
+    """Return the URL of a SQLite file; signs that mean something in URLs are encoded."""
+    return "sqlite:///" + re.sub(r"[%?#]", lambda sign: f"%{ord(sign[0]):02X}", str(path.resolve()))
 
 
 def is_database(uri: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from collections.abc import MutableMapping
 from importlib import metadata
 from pathlib import Path
 
@@ -21,6 +22,39 @@ PACKAGES = (
     "optuna",
     "mlflow",
 )
+
+_LEFTOVERS = (
+    *(
+        "RANK",
+        "LOCAL_RANK",
+        "WORLD_SIZE",
+        "LOCAL_WORLD_SIZE",
+        "NODE_RANK",
+        "NPROC",
+        "FORK_LAUNCHED",
+    ),
+    *("GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_NAME", "ROLE_WORLD_SIZE"),
+    *("USE_TORCH_XLA", "TPU_NAME", "SMDATAPARALLEL_LOCAL_RANK"),
+)
+_LEFTOVER_PREFIXES = (
+    *("ACCELERATE_", "DEEPSPEED_", "FP8_", "FSDP_", "MASTER_", "MEGATRON_", "PARALLELISM_CONFIG_"),
+    *("MPI_", "MV2_COMM_WORLD_", "OMPI_COMM_WORLD_", "PMI_", "PJRT_", "TORCHELASTIC_", "XLA_"),
+)
+
+
+def clear_leftovers(environment: MutableMapping[str, str]) -> tuple[str, ...]:
+    """Remove what launchers leave in a shell, which would change or hang a trial; return its names.
+
+    Precision, devices and processes of a trial follow from its study alone.
+    """
+    found = tuple(
+        name
+        for name in sorted(environment)
+        if name in _LEFTOVERS or name.startswith(_LEFTOVER_PREFIXES)
+    )
+    for name in found:
+        del environment[name]
+    return found
 
 
 def package_versions() -> dict[str, str]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
 
 from sweeper.foundation.database_retry import DatabaseAway, Retry, absence
-from sweeper.foundation.databases import address, with_driver
+from sweeper.foundation.databases import address, sqlite_url, with_driver
 from sweeper.foundation.errors import SweeperError
 from sweeper.foundation.secrets import redact
 
@@ -34,9 +35,9 @@ def open_storage(where: Path | str, retry: Retry | None = None) -> Storage:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # What goes wrong with a connection is raised, too.
     logging.getLogger("psycopg").setLevel(logging.CRITICAL)
-    url = f"sqlite:///{where.resolve()}" if isinstance(where, Path) else with_driver(where)
+    url = sqlite_url(where) if isinstance(where, Path) else with_driver(where)
     if url.startswith("sqlite:///"):
-        file = Path(url.removeprefix("sqlite:///").partition("?")[0])
+        file = Path(unquote(url.removeprefix("sqlite:///").partition("?")[0]))
         file.parent.mkdir(parents=True, exist_ok=True)
     return (retry or Retry())(lambda: _open(url))
 
@@ -50,7 +51,9 @@ def close_storage(storage: Storage) -> None:
 def _open(url: str) -> Storage:
     options: dict[str, Any] = {} if url.startswith("sqlite:") else {"pool_pre_ping": True}
     try:
-        storage = RDBStorage(url, engine_kwargs=options)
+        # Optuna fills its version in where braces stand.
+        template = url.replace("{", "{{").replace("}", "}}") if url.startswith("sqlite:") else url
+        storage = RDBStorage(template, engine_kwargs=options)
     except Exception as error:
         if reason := absence(error, answered=False):
             raise DatabaseAway(address(url), reason) from None

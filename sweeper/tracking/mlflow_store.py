@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from sweeper.foundation.database_retry import DatabaseAway, Retry, absence
-from sweeper.foundation.databases import address, is_server
+from sweeper.foundation.databases import address, is_server, sqlite_url
 from sweeper.foundation.errors import SweeperError
 from sweeper.foundation.secrets import redact
 from sweeper.tracking.mapping import Dataset
@@ -284,7 +284,7 @@ def _make_tables(path: Path) -> None:
     from mlflow.store.db import utils as untyped
 
     utils: Any = untyped
-    engine = utils.create_sqlalchemy_engine_with_retry(f"sqlite:///{path}")
+    engine = utils.create_sqlalchemy_engine_with_retry(sqlite_url(path))
     try:
         utils._initialize_tables(engine)
     finally:

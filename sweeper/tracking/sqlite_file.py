@@ -6,7 +6,7 @@ import os
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
@@ -16,7 +16,7 @@ def sqlite_path(uri: str) -> Path | None:
     scheme, _, place = uri.partition(":///")
     if scheme != "sqlite" or not place or place.startswith((":memory:", "file:")):
         return None
-    return Path(urlsplit(f"//host/{place}").path[1:])
+    return Path(unquote(urlsplit(f"//host/{place}").path[1:]))
 
 
 def make_whole(path: Path, make: Callable[[Path], None]) -> None:

@@ -51,6 +51,8 @@ def ui_environment(uri: str) -> dict[str, str]:
     environment = {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        # What lies in the working directory is not imported.
+        "PYTHONSAFEPATH": "1",
     }
     if has_password(uri):
         environment["MLFLOW_BACKEND_STORE_URI"] = uri

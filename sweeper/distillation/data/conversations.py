@@ -85,8 +85,9 @@ class Example:
 
     @property
     def questions(self) -> list[str]:
-        """User message before each trained answer."""
-        return [*map(self._question, self.earlier), self.prompt]
+        """Every message of the user's, and what the answer follows."""
+        asked = [str(turn["content"]) for turn in self.messages if turn["role"] == "user"]
+        return [*asked, self.prompt]
 
     @property
     def answer(self) -> Message | None:

@@ -205,3 +205,45 @@ def check_stock(examples: Sequence[Example]) -> None:
 
 def _squeezed(text: str) -> str:
     return "".join(text.split())
+
+
+def misread(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
+    """Return sentences about rows that say something else than their columns do."""
+    found = []
+    marks = _marks(tokenizer)
+    marked = [
+        (number, mark)
+        for number, example in enumerate(examples, start=1)
+        for mark in [mark for mark in marks if mark in example.prompt][:1]
+    ]
+    if marked:
+        number, mark = marked[0]
+        found.append(
+            f"{len(marked):,} prompts, the first of them row {number}, hold {mark}, which the chat"
+            " template writes itself, so that they go through it twice. Write data.format: plain,"
+            " or rows without it."
+        )
+    empty = [
+        number
+        for number, example in enumerate(examples, start=1)
+        if example.completion is not None
+        and not (example.completion.strip() or any(example.answer_fields.values()))
+    ]
+    if empty:
+        found.append(
+            f"{len(empty):,} answers, the first of them in row {empty[0]}, are empty, and train a"
+            " student to say nothing. Leave these rows out, unless that is meant."
+        )
+    return tuple(found)
+
+
+def _marks(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Return the tokens of the tokenizer's own that the template writes around a question."""
+    if not tokenizer.chat_template:
+        return []
+    try:
+        turns = [{"role": "user", "content": "Question?"}]
+        text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+    except Exception:  # templates raise whatever they like; it is told elsewhere
+        return []
+    return [token for token in tokenizer.get_added_vocab() if len(token) > 3 and token in text]

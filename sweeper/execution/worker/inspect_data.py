@@ -29,7 +29,7 @@ from sweeper.distillation.data.examples import (
     render_prompt,
     to_examples,
 )
-from sweeper.distillation.data.left_out import check_stock, left_out
+from sweeper.distillation.data.left_out import check_stock, left_out, misread
 from sweeper.distillation.data.training_data import (
     TrainingData,
     check_teacher,
@@ -284,6 +284,8 @@ def _read_tokens(findings: _Findings) -> None:
             origin.data.system_prompt,
             references=origin.references,
         )
+        if material.chat:
+            findings.left_out += misread(findings.examples, material.tokenizer)
         if findings.spec.stock_engine:
             check_stock(findings.examples)
     if findings.data is not None and findings.tokenizer is not None:

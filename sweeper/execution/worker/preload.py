@@ -9,10 +9,14 @@ from __future__ import annotations
 import os
 import traceback
 
+from sweeper.foundation.environment import clear_leftovers
+
 # Before the libraries are imported, which is when they read it. Nothing is sent but what a model
 # or a data set on a hub needs; and no weights come from another revision than the one asked for.
 for _name in ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_SAFETENSORS_CONVERSION"):
     os.environ.setdefault(_name, "1")
+
+clear_leftovers(os.environ)
 
 failure: str | None = None
 """Why the libraries could not be imported. Python would swallow it; the worker reports it."""

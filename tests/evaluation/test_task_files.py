@@ -1,0 +1,129 @@
+"""Task files: where their data are found, what targets hold, and what metrics mean."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeper.config.suite import SuiteConfig, SuiteTask
+from sweeper.evaluation.tasks import load_tasks
+from sweeper.foundation.errors import BadInputError
+from sweeper.records import SuiteSpec
+from tests.support.tiny_studies import write_yaml
+
+TASK: dict[str, Any] = {
+    "dataset_path": "json",
+    "dataset_kwargs": {"data_files": {"test": "../data/docs.jsonl"}},
+    "test_split": "test",
+    "output_type": "generate_until",
+    "doc_to_text": "{{q}}",
+    "doc_to_target": "{{a}}",
+    "generation_kwargs": {"until": ["\n"], "max_gen_toks": 4},
+    "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
+}
+ANSWERS = ["[1, 2, 3]", '{"a": 1}', "007", "1.0", "True", "None", "'x'", "(1,)", "1e5", " padded ",
+           '"quoted"', "2024-01-01", "[]", "['a']"]  # fmt: skip
+
+
+def project(folder: Path, answers: list[str] = ANSWERS, **task: Any) -> Path:
+    (folder / "data").mkdir(parents=True, exist_ok=True)
+    (folder / "tasks").mkdir(exist_ok=True)
+    rows = [{"q": f"what is {i}?", "a": answer, "n": i} for i, answer in enumerate(answers)]
+    text = "".join(json.dumps(row) + "\n" for row in rows)
+    (folder / "data" / "docs.jsonl").write_text(text, encoding="utf-8")
+    write_yaml(folder / "tasks" / "plus.yaml", {"task": "plus", **TASK, **task})
+    return folder
+
+
+def load(folder: Path, **entry: Any) -> list[Any]:
+    config = SuiteConfig(suite="s", tasks=(SuiteTask(**{"task": "plus", **entry}),))
+    directory = str((folder / "tasks").resolve())
+    return load_tasks(SuiteSpec(config=config, task_directories=(directory,), content_hash="x"))
+
+
+def test_targets_stay_what_the_documents_hold(tmp_path: Path) -> None:
+    [leaf] = load(project(tmp_path))
+    targets = [leaf.task.doc_to_target(leaf.document(i)) for i in leaf.documents]
+    assert targets == ANSWERS
+    assert not leaf.task.multiple_target
+
+
+def test_documents_are_read_by_content(tmp_path: Path) -> None:
+    for answers in (["1", "2"], ["3"]):
+        project(tmp_path, answers)
+        os.utime(tmp_path / "data" / "docs.jsonl", (0, 0))
+        [leaf] = load(tmp_path)
+        assert [leaf.document(i)["a"] for i in leaf.documents] == answers
+
+
+def test_files_are_found_beside_the_file_that_names_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project(tmp_path)
+    (tmp_path / "common").mkdir()
+    data = {key: TASK[key] for key in ("dataset_path", "dataset_kwargs")}
+    write_yaml(tmp_path / "common" / "data.txt", data)
+    rest = {key: value for key, value in TASK.items() if key not in data}
+    tasks = tmp_path / "tasks"
+    write_yaml(tasks / "a.yaml", {"task": "pa", "include": "../common/data.txt", **rest})
+    (tasks / "deep").mkdir()
+    files = {"data_files": {"test": "../../data/docs.jsonl"}}
+    deep = {**TASK, "dataset_kwargs": files, "tag": "tagged"}
+    write_yaml(tasks / "deep" / "b.yaml", {"task": "pb", **deep})
+    inline = {"task": "pc", **TASK}
+    write_yaml(tasks / "g.yaml", {"group": "both", "task": ["pa", "pb", inline]})
+    monkeypatch.chdir("/")
+    assert len(load(tmp_path, task="both")) == 3
+    assert len(load(tmp_path, task="tagged")) == 1
+    # An entry's own number of examples changes nothing about where files are.
+    assert load(tmp_path, task="pa", num_fewshot=0)[0].document(0)["a"] == ANSWERS[0]
+
+
+@pytest.mark.parametrize(
+    ("task", "entry", "message"),
+    [
+        ({}, {"filter": "strict"}, "no filter 'strict'; the task has none"),
+        ({}, {"metric": "acc"}, "no metric 'acc'; the task has exact_match"),
+        ({}, {"cluster_by": "text"}, "no column 'text' (cluster_by); use one of q, a, n"),
+        ({}, {"documents": (0, 99)}, "names the documents 0 to 99, but there are 14"),
+        ({}, {"higher_is_better": False}, "higher_is_better is false for 'exact_match', but it is"),
+        ({"metric_list": [{"metric": "exact_match", "aggregation": "mean",
+                           "higher_is_better": False}]}, {},
+         "lm-eval's own is better if it is higher"),
+        ({"metric_list": [{"metric": "exact_match", "aggregation": "median"}]}, {},
+         "aggregated by median, which is not the mean"),
+        ({"metric_list": [{"metric": "bleu"}]}, {}, "aggregated by bleu, which is not the mean"),
+        ({"test_split": "tests"}, {}, "no split 'tests'"),
+    ],
+)  # fmt: skip
+def test_what_scoring_would_refuse_is_refused_when_tasks_are_loaded(
+    tmp_path: Path, task: dict[str, Any], entry: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(BadInputError) as caught:
+        load(project(tmp_path, **task), **entry)
+    assert message in str(caught.value)
+
+
+def test_a_direction_that_nobody_says_is_not_guessed(tmp_path: Path) -> None:
+    project(tmp_path)
+    (tmp_path / "tasks" / "u.py").write_text("def res(doc, results):\n    return {'near': 1.0}\n")
+    path = tmp_path / "tasks" / "plus.yaml"
+    listed = [{"metric": "near", "aggregation": "mean"}]
+    write_yaml(path, {"task": "plus", **TASK, "metric_list": listed})
+    with path.open("a", encoding="utf-8") as file:
+        file.write("process_results: !function u.res\n")
+    with pytest.raises(BadInputError, match="nothing says whether a higher 'near' is better"):
+        load(tmp_path)
+    [leaf] = load(tmp_path, higher_is_better=False)
+    assert (leaf.metric.shown, leaf.metric.higher_is_better) == ("near", False)
+
+
+def test_a_perplexity_is_scored_by_nats(tmp_path: Path) -> None:
+    listed = [{"metric": "perplexity", "aggregation": "perplexity", "higher_is_better": False}]
+    [leaf] = load(project(tmp_path, output_type="loglikelihood", metric_list=listed))
+    metric = leaf.metric
+    assert (metric.shown, metric.higher_is_better, metric.sign) == ("nats", False, -1.0)
