@@ -267,6 +267,24 @@ def named_data_files(task_file: Path) -> list[str]:
     return [name for node in places for name in _scalars(node)]
 
 
+def included_files(task_file: Path) -> list[Path]:
+    """Return every file that an lm-eval task file includes, directly or through another."""
+    found: dict[Path, None] = {}
+    waiting = [task_file]
+    while waiting:
+        file = waiting.pop(0)
+        try:
+            root = YAML(typ="safe", pure=True).compose(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, YAMLError):
+            continue
+        for name in _scalars(_child(root, "include")):
+            path = (file.parent / name).resolve()
+            if path not in found:
+                found[path] = None
+                waiting.append(path)
+    return list(found)
+
+
 def _child(node: Node | None, key: str) -> Node | None:
     if isinstance(node, MappingNode):
         return next((value for name, value in node.value if name.value == key), None)

@@ -79,6 +79,21 @@ def load_tasks(suite: SuiteSpec, *, allow_code: bool = False) -> list[LeafTask]:
     return leaves
 
 
+def scored_by(leaves: Sequence[LeafTask]) -> tuple[str, ...]:
+    """Return how each entry that counts is scored, in words; tasks of a group are alike."""
+    told: dict[str, str] = {}
+    for leaf in leaves:
+        metric = leaf.metric
+        better = "higher" if metric.higher_is_better else "lower"
+        kept = "" if leaf.filter == "none" else f", filter {leaf.filter}"
+        words = (
+            f"{leaf.entry.task} by {metric.shown} ({better} is better; {metric.aggregation}{kept})"
+        )
+        if leaf.entry.weight:
+            told.setdefault(leaf.entry.task, words)
+    return tuple(told.values())
+
+
 def in_chat(
     config: SuiteConfig, *, chat: bool, system_prompt: str | None
 ) -> tuple[bool, str | None]:

@@ -139,6 +139,9 @@ class DataCheck(Record):
     """Number of documents that the test score is made of."""
     test_scored: int | None = None
     """Number of the test suite's documents, those of weight 0 included; None in old records."""
+    scored_by: dict[str, tuple[str, ...]] = {}
+    """Metric, direction, aggregation and filter of each task that counts, in words, by suite:
+    ``selection`` and ``test``."""
     overlap_free: bool = False
     """True if it is certain that no prompt is in two places."""
     left_out: tuple[str, ...] = ()

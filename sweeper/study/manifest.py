@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 import uuid
@@ -16,7 +17,7 @@ from sweeper.config.loading import LoadedStudy, LoadedSuite, find_data, find_mod
 from sweeper.config.models import START
 from sweeper.config.own_teachers import named_models
 from sweeper.config.study import StudyConfig
-from sweeper.config.yaml_file import named_data_files
+from sweeper.config.yaml_file import included_files, named_data_files
 from sweeper.foundation.cache import content_key, directory_hash, file_hash
 from sweeper.foundation.data_folders import row_files
 from sweeper.foundation.databases import comparable
@@ -60,22 +61,40 @@ def suite_spec(suite: LoadedSuite) -> SuiteSpec:
     )
 
 
+_TASK_SUFFIXES = (".yaml", ".yml", ".py", ".jinja")
+
+
 def _task_files(directory: Path) -> dict[str, str]:
-    """Return hashes of a folder's task files, their code, and the data files that they name."""
+    """Return hashes of a folder's task files, their code, and the files that they name."""
     hashes: dict[str, str] = {}
     for path in sorted(directory.rglob("*")):
-        if not path.is_file() or path.suffix not in (".yaml", ".yml", ".py", ".jinja"):
+        if not path.is_file() or path.suffix not in _TASK_SUFFIXES:
             continue
-        hashes[str(path.relative_to(directory))] = file_hash(path)
-        if path.suffix in (".yaml", ".yml"):
-            for name in named_data_files(path):
-                data = path.parent / Path(name).expanduser()
-                key = f"{path.relative_to(directory)}: {name}"
-                if data.is_file():
-                    hashes[key] = file_hash(data)
-                elif data.is_dir():
-                    inner = sorted(file for file in data.rglob("*") if file.is_file())
-                    hashes |= {f"{key}: {f.relative_to(data)}": file_hash(f) for f in inner}
+        name = str(path.relative_to(directory))
+        hashes[name] = file_hash(path)
+        if path.suffix not in (".yaml", ".yml"):
+            continue
+        hashes |= _named_data(path, name)
+        for included in included_files(path):
+            inside = included.is_relative_to(directory) and included.suffix in _TASK_SUFFIXES
+            if included.is_file() and not inside:
+                key = os.path.relpath(included, directory)
+                hashes[f"include {key}"] = file_hash(included)
+                hashes |= _named_data(included, key)
+    return hashes
+
+
+def _named_data(task_file: Path, shown: str) -> dict[str, str]:
+    """Return hashes of the data that a task file names, files of folders one by one."""
+    hashes: dict[str, str] = {}
+    for name in named_data_files(task_file):
+        data = task_file.parent / Path(name).expanduser()
+        key = f"{shown}: {name}"
+        if data.is_file():
+            hashes[key] = file_hash(data)
+        elif data.is_dir():
+            inner = sorted(file for file in data.rglob("*") if file.is_file())
+            hashes |= {f"{key}: {file.relative_to(data)}": file_hash(file) for file in inner}
     return hashes
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from sweeper.config.models import ModelConfig
 from sweeper.config.suite import SuiteConfig, SuiteTask
@@ -443,3 +443,19 @@ def test_a_system_message_that_the_template_has_no_place_for_is_refused(
     with pytest.raises(BadInputError, match=message):
         text_lengths(leaves, config, chat_tokenizer(kind), **options)
     assert text_lengths(leaves, spec.config, chat_tokenizer(kind), **options)
+
+
+def test_settings_that_a_publisher_saved_change_no_score(model: Any, tokenizer: Any) -> None:
+    task = suite(SuiteTask(task="addition", documents=(0, 8)))
+    plain = score(model, tokenizer, task, batch_size=8, chat=False, samples=8)
+    published = model.generation_config
+    saved = {"repetition_penalty": 1.3, "no_repeat_ngram_size": 2, "min_new_tokens": 40}
+    settings = GenerationConfig(**{**published.to_dict(), **saved})
+    model.generation_config = settings
+    try:
+        again = score(model, tokenizer, task, batch_size=8, chat=False, samples=8)
+        assert model.generation_config is settings
+    finally:
+        model.generation_config = published
+    assert again.samples == plain.samples
+    assert again.scores.score == plain.scores.score > 0.5

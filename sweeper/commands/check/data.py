@@ -95,10 +95,13 @@ def _suites(
         ("selection suite", selection, data_check.selection_documents),
         ("test suite", test, data_check.test_documents),
     )
+    scored_by = data_check.scored_by
     for what, suite, documents in named:
         if suite is not None and documents is not None:
             tasks = ", ".join(task.task for task in suite.config.tasks)
             detail = f"{suite.config.suite}: {documents:,} documents of {tasks}"
+            if told := scored_by.get(what.partition(" ")[0]):
+                detail += f"; scored: {', '.join(told)}"
             yield Finding(state="ok", what=what, detail=detail)
     if data_check.overlap_free:
         suites = [] if test is None else [selection, test]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -61,12 +60,12 @@ def save_student(
 def _generation_config(
     model: Any, ends: list[int], tokenizer: PreTrainedTokenizerBase
 ) -> GenerationConfig:
-    """Return the model's own settings, with every token that ends an answer."""
-    config = copy.deepcopy(model.generation_config)
-    config.eos_token_id = ends
-    config.pad_token_id = tokenizer.pad_token_id
-    try:
-        config.validate(strict=True)
-    except ValueError:  # some publishers' settings cannot be written again
-        return GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
-    return config
+    """Return settings that answer as the student was scored: no penalty, no sampling.
+
+    What a publisher saved with the start (a temperature, a repetition penalty) was no part of it.
+    """
+    return GenerationConfig(
+        bos_token_id=model.generation_config.bos_token_id,
+        eos_token_id=ends,
+        pad_token_id=tokenizer.pad_token_id,
+    )

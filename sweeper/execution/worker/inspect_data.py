@@ -43,7 +43,7 @@ from sweeper.distillation.models.adapters import check_adapter
 from sweeper.distillation.models.answer_ends import turn_end_ids
 from sweeper.distillation.models.context_length import check_lengths
 from sweeper.distillation.models.loading import default_attention, read_config
-from sweeper.evaluation.tasks import LeafTask, load_tasks
+from sweeper.evaluation.tasks import LeafTask, load_tasks, scored_by
 from sweeper.execution.worker.leakage import check_leaks
 from sweeper.execution.worker.length_checks import check_suite, check_training
 from sweeper.execution.worker.progress import ProgressWriter
@@ -119,6 +119,11 @@ def inspect_data(spec: PreparationSpec, reporter: ProgressWriter) -> dict[str, A
         test_scored=None
         if findings.test is None
         else sum(len(leaf.documents) for leaf in findings.test),
+        scored_by={
+            role: scored_by(leaves)
+            for role, leaves in (("selection", findings.selection), ("test", findings.test))
+            if leaves is not None
+        },
         overlap_free=findings.overlap_free,
         left_out=findings.left_out,
         overlong=tuple(findings.overlong),

@@ -68,8 +68,10 @@ def test_a_sound_study_is_told_what_is_known_of_it(
     assert found["vocabulary"].detail == "teacher and student share 259 tokens; 259 logits each"
     assert found["chat template"].state == found["end tokens"].state == "ok"
     assert found["end tokens"].detail == "an answer ends with <|endoftext|> or <|im_end|>"
-    assert found["selection suite"].detail == "selection: 12 documents of addition, watched"
-    assert found["test suite"].detail == "test: 8 documents of addition, watched"
+    by = "; scored: addition by exact_match (higher is better; mean, filter result)"
+    documents = "documents of addition, watched"
+    assert found["selection suite"].detail == f"selection: 12 {documents}{by}"
+    assert found["test suite"].detail == f"test: 8 {documents}{by}"
     assert found["overlap"].state == "ok"
     assert found["overlap"].detail.endswith("; tasks of weight 0 may be in both suites")
     assert found["teacher's size"].detail.startswith("4.3 times the student's")
