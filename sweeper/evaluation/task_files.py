@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow
 from datasets import Dataset, DatasetDict
 from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as READERS
+from lm_eval.api.registry import get_metric_aggregation
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._factory import TaskFactory
 from lm_eval.tasks._yaml_loader import load_yaml
@@ -55,7 +56,20 @@ class _Factory(TaskFactory):  # type: ignore[misc]
             own = overrides is not None and "dataset_kwargs" in overrides
             base = Path(path).resolve().parent
             config = _with_local_data(config, base if own else _base(Path(path)) or base)
+        _check_aggregations(config)
         return _with_plain_target(config)
+
+
+def _check_aggregations(config: Mapping[str, Any]) -> None:
+    for item in config.get("metric_list") or ():
+        name = item.get("metric") if isinstance(item, Mapping) else None
+        if not isinstance(name, str) or "aggregation" in item:
+            continue
+        if get_metric_aggregation(name) is None:
+            raise BadInputError(
+                f"the metric {name!r} is not one of lm-eval's, and its metric_list does not say how"
+                " documents become a score; write aggregation: mean and higher_is_better next to it"
+            )
 
 
 def check_source(name: str, task: Any) -> None:

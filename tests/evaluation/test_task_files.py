@@ -97,6 +97,7 @@ def test_files_are_found_beside_the_file_that_names_them(
         ({"metric_list": [{"metric": "exact_match", "aggregation": "median"}]}, {},
          "aggregated by median, which is not the mean"),
         ({"metric_list": [{"metric": "bleu"}]}, {}, "aggregated by bleu, which is not the mean"),
+        ({"metric_list": [{"metric": "near"}]}, {}, "the metric 'near' is not one of lm-eval's"),
         ({"test_split": "tests"}, {}, "no split 'tests'"),
     ],
 )  # fmt: skip

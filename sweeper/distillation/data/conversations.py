@@ -87,7 +87,7 @@ class Example:
     def questions(self) -> list[str]:
         """Every message of the user's, and what the answer follows."""
         asked = [str(turn["content"]) for turn in self.messages if turn["role"] == "user"]
-        return [*asked, self.prompt]
+        return list(dict.fromkeys([*asked, self.prompt]))
 
     @property
     def answer(self) -> Message | None:
