@@ -124,6 +124,7 @@ def check(
     study_file: StudyFile,
     overrides: Overrides = None,
     runs: Runs = DEFAULT_RUNS,
+    reports: Reports = Path("reports"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
     probe: Annotated[
         bool, typer.Option("--probe", help="Compare the models, and run a few steps of each arm.")
@@ -138,7 +139,9 @@ def check(
     study = _load(study_file, overrides)
     progress = _console(stderr=True)
     try:
-        preflight = check_study(study, runs, progress, probing=probe, cache=cache_dir)
+        preflight = check_study(
+            study, runs, progress, reports=reports, probing=probe, cache=cache_dir
+        )
     except KeyboardInterrupt:
         typer.echo("Stopped. No study was started.", err=True)
         raise typer.Exit(130) from None
@@ -274,7 +277,8 @@ def ui(
     """Open the MLflow UI with the study's store, on 127.0.0.1."""
     import os
 
-    from sweeper.commands.run import check_drivers, tracking_store
+    from sweeper.commands.check.places import check_drivers
+    from sweeper.commands.run import tracking_store
     from sweeper.foundation.databases import is_server
     from sweeper.foundation.errors import Problem
     from sweeper.foundation.secrets import redact

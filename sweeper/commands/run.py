@@ -10,20 +10,14 @@ from pathlib import Path
 from rich.console import Console
 
 from sweeper.commands.check.gate import pass_preflight
+from sweeper.commands.check.places import check_drivers, check_folders
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.names import DEFAULT_RUNS
 from sweeper.config.study import StudyConfig, TrackingConfig
 from sweeper.foundation import disk
 from sweeper.foundation.cache import default_root
 from sweeper.foundation.database_retry import Retry
-from sweeper.foundation.databases import (
-    NO_DRIVER,
-    is_database,
-    lacks_driver,
-    sqlite_url,
-    with_driver,
-)
-from sweeper.foundation.errors import ConfigError
+from sweeper.foundation.databases import is_database, sqlite_url, with_driver
 from sweeper.foundation.secrets import redact_command
 from sweeper.records import Outcome
 from sweeper.records.layout import StudyPaths
@@ -68,17 +62,6 @@ def tracking_store(tracking: TrackingConfig, paths: StudyPaths) -> TrackingStore
     return TrackingStore(uri, experiment, artifacts)
 
 
-def check_drivers(study: LoadedStudy) -> None:
-    """Raise a ``ConfigError`` if a library for a database of the study is missing."""
-    config = study.config
-    urls = {("storage",): config.storage, ("tracking", "uri"): config.tracking.uri}
-    problems = [
-        study.file.problem(key, NO_DRIVER) for key, url in urls.items() if url and lacks_driver(url)
-    ]
-    if problems:
-        raise ConfigError(problems)
-
-
 def run_study(
     study: LoadedStudy, *, runs: Path, reports: Path, cache: Path | None, out: Console
 ) -> int:
@@ -95,6 +78,7 @@ def run_study(
     paths = StudyPaths(runs, config.study)
     cache = cache or default_root()
     places = (runs, reports, cache)
+    check_folders(places)
     retry = Retry()
     executor = make_executor(config.compute, paths, cache, input_files(study), study.file)
     with disk.explained(*places), hold(paths), executor:

@@ -31,7 +31,7 @@ def shard_teacher(model: Any) -> None:
     Raises:
         BadInputError: Its weights are quantized, or its architecture does not name its layers.
     """
-    layers = _layers(model, "shard_teacher")
+    layers = layers_of(model, "shard_teacher")
     model.requires_grad_(False)
     for layer in layers:
         # Each is a root of its own; by default a root stays whole for its backward pass.
@@ -49,7 +49,7 @@ class ShardedStudent:
     """
 
     def __init__(self, model: Any) -> None:
-        layers = _layers(model, "shard_student")
+        layers = layers_of(model, "shard_student")
         self.model = model
         # Everything but the weights: a divided model cannot be copied.
         self._outline = _copy(model, lambda name, weights: weights.to("meta"))
@@ -121,8 +121,12 @@ def _mapped(
     }
 
 
-def _layers(model: Any, key: str) -> list[nn.Module]:
-    """Return the layers of a model that ``compute.<key>`` asks to divide."""
+def layers_of(model: Any, key: str) -> list[nn.Module]:
+    """Return the layers of a model that ``compute.<key>`` asks to divide.
+
+    Raises:
+        BadInputError: Its weights are quantized, or its architecture does not name its layers.
+    """
     base = without_adapter(model)
     name = type(base).__name__
     if getattr(base, "is_quantized", False):

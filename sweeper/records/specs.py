@@ -198,6 +198,20 @@ Step = Annotated[
 """Name of a step of the preparation; ``teacher@ARM``: the teacher of an arm with its own."""
 
 
+class Rehearsal(Record):
+    """A training that a study may run, for a look at what it is made of."""
+
+    key: tuple[str, ...]
+    """Key of the study file to blame."""
+    method: Method
+    settings: MethodSettings
+    """Training and method settings, everything resolved."""
+    lora: dict[str, Scalar] = {}
+    """The trial's own values over the student's adapter."""
+    teacher: dict[str, Scalar] = {}
+    """The trial's own values over the teacher."""
+
+
 class PreparationSpec(Record):
     """One step that is done once per study, before its trials.
 
@@ -221,6 +235,10 @@ class PreparationSpec(Record):
     answers (True)."""
     extra_arguments: dict[str, tuple[Method, tuple[str, ...]]] = {}
     """Names below ``extra``, by arm, in the records of old versions."""
+    rehearsals: tuple[Rehearsal, ...] = ()
+    """Trainings whose parts ``data`` builds."""
+    shards: tuple[Literal["shard_teacher", "shard_student"], ...] = ()
+    """Keys of ``compute`` by which models are divided."""
     optimisers: dict[str, tuple[str, ...]] = {}
     """Optimisers of each arm, whose packages ``data`` looks for."""
     own_attentions: dict[str, tuple[str, ...]] = {}

@@ -42,10 +42,45 @@ def open_storage(where: Path | str, retry: Retry | None = None) -> Storage:
     return (retry or Retry())(lambda: _open(url))
 
 
+def reach_storage(url: str, retry: Retry | None = None) -> None:
+    """Ask whether a database of trials answers; leave it as it is.
+
+    Args:
+        url: The database. A SQLite file is made where there is none, so it is not asked for.
+        retry: Retries while the database is starting; by default there are none.
+
+    Raises:
+        SweeperError: It does not answer.
+    """
+    if not url.startswith("sqlite:"):
+        (retry or Retry(0))(lambda: _reach(with_driver(url)))
+
+
+def _reach(url: str) -> None:
+    engine = sqlalchemy.create_engine(url)
+    try:
+        engine.connect().close()
+    except Exception as error:
+        raise _unusable(url, error) from None
+    finally:
+        engine.dispose()
+
+
 def close_storage(storage: Storage) -> None:
     """Close the connections; the storage can be used again all the same."""
     storage.remove_session()
     storage.engine.dispose()
+
+
+def _unusable(url: str, error: Exception) -> Exception:
+    """Return why a database cannot be opened: it may answer later, or not."""
+    if reason := absence(error, answered=False):
+        return DatabaseAway(address(url), reason)
+    # Without the cause, whose message may hold the password.
+    cause = error.__cause__ or error
+    return SweeperError(
+        redact(f"Optuna cannot use {address(url)}: {type(cause).__name__}: {cause}")
+    )
 
 
 def _open(url: str) -> Storage:
@@ -55,12 +90,7 @@ def _open(url: str) -> Storage:
         template = url.replace("{", "{{").replace("}", "}}") if url.startswith("sqlite:") else url
         storage = RDBStorage(template, engine_kwargs=options)
     except Exception as error:
-        if reason := absence(error, answered=False):
-            raise DatabaseAway(address(url), reason) from None
-        # Without the cause, whose message may hold the password.
-        cause = error.__cause__ or error
-        message = f"Optuna cannot use {address(url)}: {type(cause).__name__}: {cause}"
-        raise SweeperError(redact(message)) from None
+        raise _unusable(url, error) from None
 
     def translate(context: sqlalchemy.ExceptionContext) -> BaseException | None:
         error = context.sqlalchemy_exception

@@ -18,7 +18,7 @@ from sweeper.records.outcome_files import read_outcome
 from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.text.teacher_gap import teacher_gap_sentence
 from sweeper.search.arm_search import ArmSearch
-from sweeper.search.storage import Storage, close_storage, open_storage
+from sweeper.search.storage import Storage, close_storage, open_storage, reach_storage
 from sweeper.study import confirmation, preparation
 from sweeper.study.arms import ArmState, TrialRecorder
 from sweeper.study.budgets import trial_budgets
@@ -85,6 +85,8 @@ class Coordinator:
             self._observer.message(change)
         # Connect while the executor gets ready: a new database takes some time.
         self._tracker.connect()
+        if config.storage is not None:
+            reach_storage(config.storage, self._retry)
         self._check_data()
         self._tracker.open_study(
             self._inputs,

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 from pydantic import ValidationError
 
@@ -31,6 +32,7 @@ from sweeper.study.manifest import (
     with_scoring_dtype,
 )
 from sweeper.study.pair import pair_request
+from sweeper.study.rehearsals import rehearsals
 
 Step = str
 """Name of a step, as ``PreparationSpec`` has it."""
@@ -111,6 +113,8 @@ def make_spec(
         stock_engine=config.uses_stock_engine(),
         reads=uses.reads if of_teacher else (),
         own_teacher=own.get(step, {}),
+        rehearsals=rehearsals(config) if step == "data" else (),
+        shards=_shards(config) if step == "data" else (),
         optimisers=_optimisers(study) if step == "data" else {},
         shapes=wanted(config) if step == "data" else (),
         own_attentions=attentions if step == "data" else {},
@@ -147,7 +151,15 @@ def is_done(spec: PreparationSpec, paths: StudyPaths) -> bool:
     same = ("origin", "suite", "test_suite", "needs_teacher_outputs", "reads", "own_teachers")
     later = [
         key
-        for key in ("shapes", "lengths", "optimisers", "own_teacher", "own_attentions")
+        for key in (
+            "shapes",
+            "lengths",
+            "rehearsals",
+            "shards",
+            "optimisers",
+            "own_teacher",
+            "own_attentions",
+        )
         if key in written
     ]
     return all(before[key] == now[key] for key in (*same, *later))
@@ -197,6 +209,14 @@ def problem_of(study: LoadedStudy, failure: Failure) -> Problem:
     if failure.key:
         return study.file.problem(failure.key, failure.message)
     return Problem(source=str(study.path), message=failure.message)
+
+
+def _shards(config: StudyConfig) -> tuple[Literal["shard_teacher", "shard_student"], ...]:
+    compute = config.compute
+    return (
+        *(("shard_teacher",) if compute.shard_teacher else ()),
+        *(("shard_student",) if compute.shard_student else ()),
+    )
 
 
 def _optimisers(study: LoadedStudy) -> dict[str, tuple[str, ...]]:

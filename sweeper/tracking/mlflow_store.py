@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from sweeper.foundation.database_retry import DatabaseAway, Retry, absence
-from sweeper.foundation.databases import address, is_server, sqlite_url
+from sweeper.foundation.databases import address, is_server, sqlite_url, with_driver
 from sweeper.foundation.errors import SweeperError
 from sweeper.foundation.secrets import redact
 from sweeper.tracking.mapping import Dataset
@@ -253,6 +253,16 @@ def find_experiment(uri: str, name: str) -> str | None:
     with _explained(uri):
         experiment = connect(uri).get_experiment_by_name(name)
     return None if experiment is None else str(experiment.experiment_id)
+
+
+def reach_store(uri: str) -> None:
+    """Ask whether a server or a database answers; leave it as it is.
+
+    Raises:
+        SweeperError: It does not.
+    """
+    with _explained(uri), _quiet():
+        _probe(with_driver(uri))
 
 
 def connect(uri: str) -> MlflowClient:

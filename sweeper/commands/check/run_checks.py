@@ -30,6 +30,7 @@ from sweeper.commands.check.models import (
     teacher_gap_finding,
     tokenizer_findings,
 )
+from sweeper.commands.check.places import place_findings
 from sweeper.commands.check.power import (
     confirmation_finding,
     declared_comparisons,
@@ -49,7 +50,7 @@ from sweeper.records.layout import StudyPaths
 from sweeper.records.study_record import StudyRecord, TeacherGap
 from sweeper.study.budgets import device_seconds, trial_budgets
 from sweeper.study.extreme_settings import wanted
-from sweeper.study.manifest import changes, input_hashes, read_manifest, suite_spec
+from sweeper.study.manifest import changes, has_begun, input_hashes, read_manifest, suite_spec
 from sweeper.study.pair import STEP, read_pair
 from sweeper.study.preparation import problem_of
 from sweeper.study.results import read_study, selection_documents
@@ -65,6 +66,7 @@ def check(
     runs: Path,
     out: Console | None = None,
     *,
+    reports: Path = Path("reports"),
     probing: bool = False,
     cache: Path | None = None,
 ) -> Preflight:
@@ -77,6 +79,7 @@ def check(
         study: The checked study file.
         runs: Directory of all studies.
         out: Shows that something is under way.
+        reports: Directory of all reports.
         probing: True to sample from both models, for whether they fit together, and to measure a
             few steps of each arm, for how long the study takes.
         cache: The content-addressed cache; by default the user's.
@@ -94,7 +97,11 @@ def check(
         manifest = read_manifest(paths)
         record = read_study(paths, manifest) if manifest is not None else None
         variances = _variances(record, paths) if record is not None else None
-        if manifest is not None and changes(manifest, study):
+        differences = changes(manifest, study) if manifest is not None else []
+        of_places = place_findings(
+            study, (runs, reports, cache), differences if has_begun(paths) else []
+        )
+        if differences:
             # Its documents may be much the same; nothing else of it holds.
             manifest = record = None
         recorded = recorded_data_check(study, paths, manifest) if manifest is not None else None
@@ -103,8 +110,8 @@ def check(
         gaps = {arm.name: arm.lead for arm in record.arms if arm.lead} if record else {}
         gaps |= {"": record.lead} if record and record.lead else {}
         preflight = judge(study, data_check, gaps=gaps, variances=variances, starts=starts)
-    if preflight.errors:
-        return preflight
+    if preflight.errors or of_places:
+        return preflight.model_copy(update={"findings": (*preflight.findings, *of_places)})
     expected = None
     if not probing:
         detail = f"unknown: sweeper check {study.path} --probe measures it"

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,13 +32,13 @@ from sweeper.distillation.models.quantization import (
     keep_trainable,
     load_options,
 )
+from sweeper.distillation.models.weight_files import check_complete, check_files
 from sweeper.foundation.cache import Cache, directory_hash
 from sweeper.foundation.errors import BadInputError
 from sweeper.foundation.secrets import is_secret_name
 
 Model = TypeVar("Model", bound=ModelConfig)
 
-_WEIGHTS = ".safetensors"
 _FLASH_ATTENTION: dict[str, tuple[str, Callable[[], bool]]] = {
     "flash_attention_2": ("flash-attn", import_utils.is_flash_attn_2_available),
     "flash_attention_3": ("flash-attn-3", import_utils.is_flash_attn_3_available),
@@ -192,7 +191,6 @@ def load_model(model: ModelConfig, device: str, *, seed: int = 0) -> PreTrainedM
         BadInputError: It cannot be loaded with these settings, or is not a decoder-only language
             model.
     """
-    source = location(model.model)
     config = read_config(model)
     check_attention(model, here=True)
     check_quantization(model, config)
@@ -216,12 +214,10 @@ def load_model(model: ModelConfig, device: str, *, seed: int = 0) -> PreTrainedM
             )
         loaded = loaded.to(getattr(torch, dtype) if dtype != "auto" else torch.float32)
     else:
-        _check_files(Path(source), model)
-        options = {"dtype": dtype, "use_safetensors": True}
+        options: dict[str, Any] = {"dtype": dtype}
         if model.quantization is not None:
             options |= load_options(model, dtype, device)
-        options |= model.init_kwargs
-        loaded = _load(AutoModelForCausalLM.from_pretrained, source, model, "weights", **options)
+        loaded, _ = read_weights(model, **options, **model.init_kwargs)
         if kept is not None:
             layer_dropping.keep_layers(loaded, kept)
     keep_trainable(loaded)
@@ -232,6 +228,24 @@ def load_model(model: ModelConfig, device: str, *, seed: int = 0) -> PreTrainedM
     if model.compile:
         compile_reading(loaded.eval())
     return loaded.eval()
+
+
+def read_weights(model: ModelConfig, **options: Any) -> tuple[Any, list[str]]:
+    """Read a model with its weights, by transformers' ``options``.
+
+    Returns:
+        The model, and the weights of its files that it has no place for.
+
+    Raises:
+        BadInputError: They cannot be read, or some are missing.
+    """
+    source = location(model.model)
+    check_files(Path(source), model)
+    loader = AutoModelForCausalLM.from_pretrained
+    options |= {"use_safetensors": True, "output_loading_info": True}
+    loaded, read = _load(loader, source, model, "weights", **options)
+    check_complete(read, model)
+    return loaded, sorted(read["unexpected_keys"])
 
 
 def without_weights(
@@ -321,29 +335,6 @@ def without_adapter(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def _check_files(directory: Path, model: ModelConfig) -> None:
-    """Check for files that the library would unpickle in spite of ``use_safetensors``.
-
-    The library unpickles tensors only; this check of a directory is a second defence.
-
-    Raises:
-        BadInputError: The model's directory has such files.
-    """
-    refused = []
-    for index in directory.glob("*.safetensors.index.json"):
-        with suppress(OSError, ValueError, AttributeError):
-            shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            refused += sorted(str(name) for name in shards if not str(name).endswith(_WEIGHTS))
-    adapter = directory / "adapter_model.safetensors"
-    if (directory / "adapter_config.json").is_file() and not adapter.is_file():
-        refused += ["adapter_model.bin"]
-    if refused:
-        raise BadInputError(
-            f"Cannot load the weights of {model.model}: they must be safetensors files, because"
-            f" others may run code; found {refused[0]}"
-        )
-
-
 def _load(loader: Any, source: str, model: ModelConfig, what: str, **options: Any) -> Any:
     """Call a library's loader."""
     try:
@@ -356,6 +347,11 @@ def _load(loader: Any, source: str, model: ModelConfig, what: str, **options: An
     except (OSError, ValueError, KeyError, TypeError, ImportError, SafetensorError) as error:
         text = str(error).strip() or type(error).__name__
         raise BadInputError(f"Cannot load the {what} of {model.model}: {_reason(text)}") from error
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        reason = "some have other sizes than its configuration says"
+        raise BadInputError(f"Cannot load the {what} of {model.model}: {reason}") from error
 
 
 def _reason(text: str) -> str:

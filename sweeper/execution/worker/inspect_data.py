@@ -42,7 +42,9 @@ from sweeper.distillation.memory_shape import shapes_of, weights_dtype
 from sweeper.distillation.models.adapters import check_adapter
 from sweeper.distillation.models.answer_ends import turn_end_ids
 from sweeper.distillation.models.context_length import check_lengths
+from sweeper.distillation.models.loadable import check_loadable
 from sweeper.distillation.models.loading import default_attention, read_config
+from sweeper.distillation.rehearsal import check_sharding, rehearse
 from sweeper.evaluation.tasks import LeafTask, load_tasks, scored_by
 from sweeper.execution.worker.leakage import check_leaks
 from sweeper.execution.worker.length_checks import check_suite, check_training
@@ -84,6 +86,11 @@ class _Findings:
     overlong: list[str] = field(default_factory=list)
     """Notes on texts that are longer than a model was made for."""
 
+    def note(self, text: str | None) -> None:
+        """Keep a note on what is left out, once."""
+        if text is not None and text not in self.left_out:
+            self.left_out += (text,)
+
     @contextmanager
     def noting(self, *key: str) -> Iterator[None]:
         """Note bad input in the block instead of stopping at it; blames ``key`` by default."""
@@ -102,6 +109,7 @@ def inspect_data(spec: PreparationSpec, reporter: ProgressWriter) -> dict[str, A
     _check_optimisers(findings)
     _read_rows(findings)
     _read_models(findings)
+    _rehearse(findings)
     _read_own_teachers(findings)
     _read_tokens(findings)
     reporter.phase("check that no prompt is in two places")
@@ -153,6 +161,31 @@ def _check_optimisers(findings: _Findings) -> None:
             )
 
 
+def _rehearse(findings: _Findings) -> None:
+    """Build the parts of every kind of training; a wrong one is noted once for each arm."""
+    spec, origin = findings.spec, findings.origin
+    if origin is None:
+        return
+    with findings.noting("compute"):
+        for key in spec.shards:
+            check_sharding(origin.teacher if key == "shard_teacher" else origin.student, key)
+    blamed: set[tuple[str, ...]] = set()
+    seen: list[ModelConfig] = [origin.teacher]
+    for trial in spec.rehearsals:
+        before = len(findings.problems)
+        if trial.key[:2] in blamed:
+            continue
+        with findings.noting(*trial.key):
+            rehearse(
+                trial, origin.student, device=spec.place.device, directory=spec.place.directory
+            )
+            if (teacher := own_teacher(origin, trial.teacher)) not in seen:
+                seen.append(teacher)
+                findings.note(check_loadable(teacher))
+        if len(findings.problems) > before:
+            blamed.add(trial.key[:2])
+
+
 def _read_rows(findings: _Findings) -> None:
     origin = findings.spec.origin
     with findings.noting("data", "train"):
@@ -174,10 +207,13 @@ def _read_models(findings: _Findings) -> None:
         student = unpack_model("student", given.student, cache, given.model_folders)
         check_adapter(student)
     for role, model in (("teacher", teacher), ("student", student)):
-        if model is not None:
-            with findings.noting(role, "init_kwargs", "attn_implementation"):
-                if default := _check_attention(findings, model):
-                    findings.attention[role] = default
+        if model is None:
+            continue
+        with findings.noting(role, "init_kwargs", "attn_implementation"):
+            if default := _check_attention(findings, model):
+                findings.attention[role] = default
+        with findings.noting(role, "model"):
+            findings.note(check_loadable(model))
     if teacher is not None and student is not None:
         with findings.noting("student", "vocab_size"):
             teacher, student = aligned(teacher, student)

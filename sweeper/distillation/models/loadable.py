@@ -1,0 +1,94 @@
+"""Whether a model can be loaded as a trial will load it, found without its weights."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.constants import HF_HUB_OFFLINE
+
+from sweeper.config.models import ModelConfig
+from sweeper.distillation.models import layer_dropping
+from sweeper.distillation.models.loading import (
+    location,
+    read_config,
+    read_weights,
+    without_weights,
+)
+from sweeper.foundation.errors import BadInputError
+
+_SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")
+
+
+def check_loadable(model: ModelConfig) -> str | None:
+    """Load a model, but of its files only the names and sizes of weights.
+
+    Files that would have to be fetched are left for later, and so are those of weights that are
+    stored quantized.
+
+    Returns:
+        A note on weights that the model has no place for; None if there are none.
+
+    Raises:
+        BadInputError: The files are not there, cannot be read, or lack weights; or the model has no
+            such layers, devices or revisions.
+    """
+    config = read_config(model)
+    local = Path(location(model.model)).is_dir()
+    if local and model.revision is not None:
+        raise BadInputError(
+            f"expected no revision, because {model.model} is a folder, which has one only; found"
+            f" {model.revision!r}"
+        )
+    check_devices(model.init_kwargs.get("device_map"))
+    if model.keep_layers is not None:
+        made = without_weights(model.model_copy(update={"keep_layers": None}))
+        layer_dropping.keep_layers(made, layer_dropping.chosen(model.keep_layers, config))
+    if model.random_init or hasattr(config, "quantization_config"):
+        return None
+    options: dict[str, Any] = {"dtype": "auto", **model.init_kwargs, "device_map": {"": "meta"}}
+    for name in ("max_memory", "offload_folder", "quantization_config"):
+        options.pop(name, None)
+    try:
+        _, unused = read_weights(
+            model, **options, local_files_only=True, ignore_mismatched_sizes=True
+        )
+    except BadInputError:
+        if local or HF_HUB_OFFLINE:
+            raise
+        return None
+    except Exception:  # from the model's own code, which may need values
+        traceback.print_exc()
+        return None
+    if not unused:
+        return None
+    return (
+        f"{model.model} has no place for {len(unused):,} of the weights in its files, for example"
+        f" {unused[0]}, which are left out"
+    )
+
+
+def check_devices(device_map: Any) -> None:
+    """Check that the devices of a ``device_map`` are there.
+
+    Raises:
+        BadInputError: One is not.
+    """
+    names = device_map.values() if isinstance(device_map, dict) else [device_map]
+    for name in names:
+        if name in (None, "disk", "meta") or (name is device_map and name in _SPREAD):
+            continue
+        try:
+            device = torch.device(name)
+            if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+                raise RuntimeError
+            torch.empty(0, device=device)
+        except (RuntimeError, TypeError, AssertionError) as error:
+            there = torch.cuda.device_count()
+            gpus = f"cuda:0 to cuda:{there - 1}" if there else "no CUDA device"
+            raise BadInputError(
+                f"expected devices of this machine in init_kwargs.device_map (cpu, {gpus}), found"
+                f" {name!r}"
+            ) from error

@@ -1,0 +1,48 @@
+"""What trainings are made of, built without weights: what cannot be is found before any trial."""
+
+from __future__ import annotations
+
+from sweeper.config.models import ModelConfig, StudentConfig
+from sweeper.distillation import trainers
+from sweeper.distillation.models.adapters import add_adapter
+from sweeper.distillation.models.loading import without_weights
+from sweeper.distillation.sharding import layers_of
+from sweeper.foundation.errors import BadInputError
+from sweeper.records import Rehearsal
+
+
+def rehearse(trial: Rehearsal, student: StudentConfig, *, device: str, directory: str) -> None:
+    """Build the arguments and the adapter of a training.
+
+    Args:
+        trial: Settings of the training.
+        student: Student of the study, by its directory.
+        device: Torch device of trials.
+        directory: Directory that a trainer may write to.
+
+    Raises:
+        BadInputError: The training would end with it.
+    """
+    if trial.settings.fp16 and device == "cpu":
+        raise BadInputError("expected fp16: false on a CPU, which trains in float32 or bfloat16")
+    try:
+        trainers.arguments(
+            trial.method, trial.settings, output_dir=directory, device=device, seed=0
+        )
+    except (ImportError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise BadInputError(f"the libraries refuse the settings: {reason}") from error
+    if trial.lora and student.lora is not None:
+        add_adapter(without_weights(student), student.lora, trial.lora, seed=0)
+
+
+def check_sharding(model: ModelConfig, key: str) -> None:
+    """Find the layers of a model that ``compute.<key>`` divides.
+
+    Raises:
+        BadInputError: As ``layers_of``.
+    """
+    if model.quantization is not None:
+        message = f"expected false: the weights of {model.model} are quantized"
+        raise BadInputError(message, ("compute", key))
+    layers_of(without_weights(model), key)
