@@ -77,7 +77,7 @@ def run_study(
     check_drivers(study)
     paths = StudyPaths(runs, config.study)
     cache = cache or default_root()
-    places = (runs, reports, cache)
+    places = (paths.directory, reports / config.study, cache)
     check_folders(places)
     retry = Retry()
     executor = make_executor(config.compute, paths, cache, input_files(study), study.file)

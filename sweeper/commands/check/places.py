@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -84,8 +85,17 @@ def _closed(folders: Sequence[Path]) -> Iterator[Problem]:
         there = next(path for path in (place, *place.parents) if os.path.lexists(path))
         if not there.is_dir():
             message = f"expected a folder, or none yet, but {there} is a file"
-        elif not os.access(there, os.W_OK | os.X_OK):
-            message = f"cannot be written: {there} does not allow it"
+        elif reason := _refusal(there):
+            message = f"cannot be written: {reason} ({there})"
         else:
             continue
         yield Problem(source=str(folder), message=message)
+
+
+def _refusal(folder: Path) -> str | None:
+    """Return why nothing can be written to a folder, by a file that leaves no trace."""
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        return error.strerror
+    return None

@@ -99,7 +99,9 @@ def check(
         variances = _variances(record, paths) if record is not None else None
         differences = changes(manifest, study) if manifest is not None else []
         of_places = place_findings(
-            study, (runs, reports, cache), differences if has_begun(paths) else []
+            study,
+            (paths.directory, reports / config.study, cache),
+            differences if has_begun(paths) else [],
         )
         if differences:
             # Its documents may be much the same; nothing else of it holds.
