@@ -146,6 +146,10 @@ class DataCheck(Record):
     """True if it is certain that no prompt is in two places."""
     left_out: tuple[str, ...] = ()
     """Parts of messages that the chat template leaves out or changes, in words."""
+    models: tuple[str, ...] = ()
+    """What is in the files of models and not used, in words."""
+    generation: dict[str, str] = {}
+    """Generation settings that their publishers gave teacher and student, in words."""
     overlong: tuple[str, ...] = ()
     """Texts that are longer than a model was made for, in words."""
     attention: dict[str, str] = {}

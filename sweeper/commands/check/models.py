@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from sweeper.analysis.findings import Finding
@@ -36,6 +36,24 @@ def size_finding(teacher: int, student: int) -> Finding:
     else:
         advice += "a larger one costs more, and may be beyond the student."
     return Finding(state="warning", what="teacher's size", detail=detail, advice=advice)
+
+
+def file_findings(notes: Sequence[str], generation: Mapping[str, str]) -> Iterator[Finding]:
+    """Yield what the files of models hold that no trial follows.
+
+    Args:
+        notes: What is left out, in words.
+        generation: Publishers' generation settings of teacher and student, in words.
+    """
+    for note in notes:
+        advice = "Make sure that it is the model that you mean."
+        yield Finding(state="warning", what="weights", detail=note, advice=advice)
+    for role, settings in generation.items():
+        detail = (
+            f"the {role}'s own settings ({settings}) are not followed: a task says how its answers"
+            " are sampled, and an arm how rollouts are"
+        )
+        yield Finding(state="ok", what="generation", detail=detail)
 
 
 def teacher_gap_finding(gap: TeacherGap, arm: str = "") -> Finding:

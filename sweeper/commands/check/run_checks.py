@@ -25,6 +25,7 @@ from sweeper.commands.check.duration import (
 from sweeper.commands.check.duration_estimate import StudyPlan, estimate
 from sweeper.commands.check.memory_findings import StudyTrainings, memory_findings
 from sweeper.commands.check.models import (
+    file_findings,
     pair_findings,
     size_finding,
     teacher_gap_finding,
@@ -220,6 +221,7 @@ def judge(
             ),
             *(_problem(study, problem) for problem in data_check.problems),
             *(tokenizer_findings(data_check.tokenizer) if data_check.tokenizer else []),
+            *file_findings(data_check.models, data_check.generation),
             *([size_finding(teacher, student)] if teacher and student else []),
             *(teacher_gap_finding(gap, name) for name, gap in sorted((gaps or {}).items())),
             *data_findings(data_check, study.selection, study.test, config.arms, answers),

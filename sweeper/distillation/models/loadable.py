@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub.constants import HF_HUB_OFFLINE
+from transformers import GenerationConfig
 
 from sweeper.config.models import ModelConfig
 from sweeper.distillation.models import layer_dropping
@@ -19,6 +21,10 @@ from sweeper.distillation.models.loading import (
 )
 from sweeper.foundation.errors import BadInputError
 
+_NO_SETTING = re.compile(
+    r"_.*|.*token_id|max_length|output_.*|return_.*|use_cache|transformers_version"
+)
+"""Keys of a generation configuration that decide no token."""
 _SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
@@ -68,6 +74,25 @@ def check_loadable(model: ModelConfig) -> str | None:
         f"{model.model} has no place for {len(unused):,} of the weights in its files, for example"
         f" {unused[0]}, which are left out"
     )
+
+
+def published_settings(model: ModelConfig) -> str | None:
+    """Return the generation settings that a model's publisher gives it, in words; None without any.
+
+    Neither scores nor rollouts follow them: suites and arms say how a student answers.
+    """
+    try:
+        found = GenerationConfig.from_pretrained(
+            location(model.model), revision=model.revision, local_files_only=True
+        )
+    except (OSError, ValueError):  # there is none, or it has to be fetched
+        return None
+    settings = {
+        name: value
+        for name, value in found.to_diff_dict().items()
+        if not _NO_SETTING.fullmatch(name) and value is not False
+    }
+    return ", ".join(f"{name} {value}" for name, value in sorted(settings.items())) or None
 
 
 def check_devices(device_map: Any) -> None:

@@ -42,7 +42,7 @@ from sweeper.distillation.memory_shape import shapes_of, weights_dtype
 from sweeper.distillation.models.adapters import check_adapter
 from sweeper.distillation.models.answer_ends import turn_end_ids
 from sweeper.distillation.models.context_length import check_lengths
-from sweeper.distillation.models.loadable import check_loadable
+from sweeper.distillation.models.loadable import check_loadable, published_settings
 from sweeper.distillation.models.loading import default_attention, read_config
 from sweeper.distillation.rehearsal import check_sharding, rehearse
 from sweeper.evaluation.tasks import LeafTask, load_tasks, scored_by
@@ -83,13 +83,15 @@ class _Findings:
     overlap_free: bool = False
     scored: list[ScoredTask] = field(default_factory=list)
     left_out: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    generation: dict[str, str] = field(default_factory=dict)
     overlong: list[str] = field(default_factory=list)
     """Notes on texts that are longer than a model was made for."""
 
     def note(self, text: str | None) -> None:
-        """Keep a note on what is left out, once."""
-        if text is not None and text not in self.left_out:
-            self.left_out += (text,)
+        """Keep a note on a model, once."""
+        if text is not None and text not in self.models:
+            self.models += (text,)
 
     @contextmanager
     def noting(self, *key: str) -> Iterator[None]:
@@ -134,6 +136,8 @@ def inspect_data(spec: PreparationSpec, reporter: ProgressWriter) -> dict[str, A
         },
         overlap_free=findings.overlap_free,
         left_out=findings.left_out,
+        models=findings.models,
+        generation=findings.generation,
         overlong=tuple(findings.overlong),
         attention=findings.attention,
         shapes=findings.shapes,
@@ -214,6 +218,8 @@ def _read_models(findings: _Findings) -> None:
                 findings.attention[role] = default
         with findings.noting(role, "model"):
             findings.note(check_loadable(model))
+        if settings := published_settings(model):
+            findings.generation[role] = settings
     if teacher is not None and student is not None:
         with findings.noting("student", "vocab_size"):
             teacher, student = aligned(teacher, student)

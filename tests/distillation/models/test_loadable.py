@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sweeper.config.models import ModelConfig, StudentConfig
-from sweeper.distillation.models.loadable import check_loadable
+from sweeper.distillation.models.loadable import check_loadable, published_settings
 from sweeper.distillation.models.loading import load_model
 from sweeper.foundation.errors import BadInputError
 
@@ -156,3 +156,31 @@ def test_weights_that_a_model_has_no_place_for_are_named(folder: Path) -> None:
     assert note is not None
     assert "no place for 1 of the weights" in note
     assert "value_head.weight" in note
+
+
+@pytest.mark.parametrize(
+    ("published", "told"),
+    [
+        ({}, None),
+        ({"do_sample": False, "eos_token_id": [0, 1], "pad_token_id": 0, "max_length": 9}, None),
+        (
+            {"repetition_penalty": 1.1, "no_repeat_ngram_size": 4},
+            "no_repeat_ngram_size 4, repetition_penalty 1.1",
+        ),
+        (
+            {"do_sample": True, "temperature": 0.6, "top_p": 0.8},
+            "do_sample True, temperature 0.6, top_p 0.8",
+        ),
+        ({"suppress_tokens": [3]}, "suppress_tokens [3]"),
+    ],
+)
+def test_a_publishers_generation_settings_are_named(
+    folder: Path, published: dict[str, Any], told: str | None
+) -> None:
+    (folder / "generation_config.json").write_text(json.dumps(published), encoding="utf-8")
+    assert published_settings(ModelConfig(model=str(folder))) == told
+
+
+def test_without_generation_settings_none_are_named(folder: Path) -> None:
+    (folder / "generation_config.json").unlink()
+    assert published_settings(ModelConfig(model=str(folder))) is None
