@@ -11,8 +11,10 @@ from typing import Any
 from lm_eval.tasks import TaskManager
 
 from sweeper.config.suite import SuiteConfig, SuiteTask
-from sweeper.evaluation.metrics import Metric, read_metric
+from sweeper.evaluation.computed import only
+from sweeper.evaluation.metrics import read_metric
 from sweeper.evaluation.task_files import check_source, task_manager
+from sweeper.evaluation.values import Metric
 from sweeper.foundation.errors import BadInputError
 from sweeper.records import SuiteSpec
 
@@ -72,9 +74,8 @@ def load_tasks(suite: SuiteSpec, *, allow_code: bool = False) -> list[LeafTask]:
             documents = _documents(entry, name, task)
             _check_cluster(entry, name, task)
             metric = read_metric(name, task, entry, entry.metric)
-            leaves.append(
-                LeafTask(entry, name, task, documents, metric, _filter(entry, name, task))
-            )
+            kept = _filter(entry, name, task)
+            leaves.append(LeafTask(entry, name, only(task, metric.name), documents, metric, kept))
     _check_groups(leaves)
     return leaves
 
