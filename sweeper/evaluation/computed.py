@@ -12,7 +12,7 @@ import inspect
 import textwrap
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,8 @@ from sweeper.foundation.errors import BadInputError
 
 _TRIED = 3
 """Documents that are tried until right and wrong answers differ."""
+_TARGETS = 64
+"""Documents whose targets are compared with their choices."""
 _WRONG = "qq none of these"
 _COLUMNS = frozenset(
     ("doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics")
@@ -82,8 +84,10 @@ def _unused(values: object) -> None:
     """Stand in for an aggregation."""
 
 
-def check_computed(name: str, task: Any, metric: str) -> None:
+def check_computed(name: str, task: Any, metric: str, documents: Sequence[int]) -> None:
     """Check that documents will have a value of a metric, as far as that is certain.
+
+    ``documents`` are the indices of those that are scored.
 
     Raises:
         BadInputError: They will not.
@@ -104,19 +108,20 @@ def check_computed(name: str, task: Any, metric: str) -> None:
             )
         _check_returned(name, metric, compute, "process_results")
     elif _by_lm_eval(task):
-        _check_listed(name, task, metric)
+        _check_listed(name, task, metric, documents)
 
 
-def _check_listed(name: str, task: Any, metric: str) -> None:
+def _check_listed(name: str, task: Any, metric: str, documents: Sequence[int]) -> None:
     """Check a metric of a task without ``process_results``."""
     kind = task.OUTPUT_TYPE
     function = task._metric_fn_list.get(metric)
     if kind == "generate_until":
         if function is None:
             raise BadInputError(
-                f"Task {name}: {metric!r} is not one of lm-eval's metrics, and the task has no"
-                " process_results that computes it; name another metric, or add one"
-                " (process_results: !function FILE.NAME, which returns {NAME: number})."
+                f"Task {name}: {metric!r} is not one of lm-eval's metrics, nor of the library"
+                " evaluate, and the task has no process_results that computes it; name another"
+                " metric, or add one (process_results: !function FILE.NAME, which returns"
+                " {NAME: number})."
             )
         if task.multiple_target and metric != "exact_match":
             raise BadInputError(
@@ -128,7 +133,7 @@ def _check_listed(name: str, task: Any, metric: str) -> None:
                 _check_returned(name, metric, item["metric"], "its function")
         return
     if kind == "multiple_choice":
-        _check_targets(name, task)
+        _check_targets(name, task, documents)
     alone, document = only(task, metric), task.eval_docs[0]
     try:
         found = alone.process_results(document, next(_answers(alone, document)))
@@ -141,23 +146,36 @@ def _check_listed(name: str, task: Any, metric: str) -> None:
         )
 
 
-def _check_targets(name: str, task: Any) -> None:
-    """Check that targets are among a document's choices; no answer is right otherwise."""
-    for index in range(min(_TRIED, len(task.eval_docs))):
+def _check_targets(name: str, task: Any, documents: Sequence[int]) -> None:
+    """Check that targets are choices; lm-eval counts every answer as wrong otherwise.
+
+    A few documents may be at fault. A place after the last choice means that places count from 1.
+    """
+    fault, any_right = None, False
+    for index in documents[:_TARGETS]:
         document = task.eval_docs[index]
         choices, gold = task.doc_to_choice(document), _gold(task, document)
         targets = gold if isinstance(gold, list) else [gold]
         if not all(isinstance(target, str | int) for target in targets):
             return
-        if any(
-            target in choices if isinstance(target, str) else 0 <= target < len(choices)
-            for target in targets
-        ):
-            return
-    raise BadInputError(
-        f"Task {name}: the target {gold!r} of document {index} is none of its choices {choices!r},"
-        " nor the place of one from 0, so no answer would be right."
-    )
+        if any(_is_choice(target, choices) for target in targets):
+            any_right = True
+            continue
+        fault = fault or (index, gold, choices)
+        if len(choices) in targets:
+            fault, any_right = (index, gold, choices), False
+            break
+    if fault is not None and not any_right:
+        index, gold, choices = fault
+        raise BadInputError(
+            f"Task {name}: the target {gold!r} of document {index} is none of its choices"
+            f" {choices!r}, nor the place of one; let doc_to_target be the text of a choice, or its"
+            " place, counted from 0."
+        )
+
+
+def _is_choice(target: str | int, choices: Sequence[str]) -> bool:
+    return target in choices if isinstance(target, str) else 0 <= target < len(choices)
 
 
 def _gold(task: Any, document: Any) -> Any:

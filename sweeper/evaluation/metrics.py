@@ -44,7 +44,8 @@ def read_metric(name: str, task: Any, entry: SuiteTask, wanted: str | None) -> M
             f"Task {name}: the aggregation of {metric!r} is none of lm-eval's; write"
             " aggregation: mean in its metric_list."
         )
-    check_computed(name, task, metric)
+    scored = range(*(entry.documents or (0, len(task.eval_docs))))
+    check_computed(name, task, metric, scored)
     if metric in PERPLEXITIES:
         return _read_pairs(name, metric, task, entry)
     values = answered(name, task, metric)

@@ -19,7 +19,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from sweeper.config.base import ScoringDtype
 from sweeper.config.suite import SuiteConfig
-from sweeper.evaluation.tasks import LeafTask, in_chat, load_tasks
+from sweeper.evaluation.tasks import FEWSHOT_SEED, LeafTask, in_chat, load_tasks
 from sweeper.evaluation.values import read_value
 from sweeper.records import Scores, SuiteSpec, TaskScore
 
@@ -273,6 +273,7 @@ def _undisturbed(model: Any, bare: Any, end_ids: Sequence[int]) -> Iterator[None
     states = (random.getstate(), np.random.get_state())
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=devices):
+        _seed(devices)
         model.eval()
         bare.generation_config = plain_generation(
             published, list(end_ids) or published.eos_token_id
@@ -284,6 +285,15 @@ def _undisturbed(model: Any, bare: Any, end_ids: Sequence[int]) -> Iterator[None
             bare.generation_config = published
             random.setstate(states[0])
             np.random.set_state(states[1])
+
+
+def _seed(devices: Sequence[int]) -> None:
+    """Have tasks that sample draw the same numbers whenever a model is scored."""
+    random.seed(FEWSHOT_SEED)
+    np.random.seed(FEWSHOT_SEED)
+    torch.default_generator.manual_seed(FEWSHOT_SEED)
+    if devices:
+        torch.cuda.manual_seed_all(FEWSHOT_SEED)
 
 
 def plain_generation(published: GenerationConfig, ends: int | list[int] | None) -> GenerationConfig:

@@ -111,11 +111,16 @@ def prompts(leaf: LeafTask) -> Iterator[tuple[str, set[str]]]:
     """Yield each document's prompt, and all texts that a leak check compares with training prompts.
 
     A document asks its question inside a template, so its plain fields count too.
+
+    Raises:
+        BadInputError: A document has no text whose likelihood could be scored.
     """
     for index in leaf.documents:
         document = leaf.document(index)
         # A task that scores the likelihood of a text has no question: the text is its prompt.
         asked = str(leaf.task.doc_to_text(document)) or str(leaf.task.doc_to_target(document))
+        if not asked and leaf.task.OUTPUT_TYPE == "loglikelihood_rolling":
+            raise BadInputError(f"Task {leaf.name}: document {index} has no text; leave it out.")
         fields = {value for value in document.values() if isinstance(value, str)}
         yield asked, {asked, *fields}
 

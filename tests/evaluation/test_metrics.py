@@ -25,7 +25,7 @@ from sweeper.distillation.models.loading import load_model, load_tokenizer
 from sweeper.evaluation.metrics import read_metric
 from sweeper.evaluation.scoring import score
 from sweeper.evaluation.task_files import task_manager
-from sweeper.evaluation.tasks import load_tasks, scored_by
+from sweeper.evaluation.tasks import load_tasks, prompts, scored_by
 from sweeper.evaluation.values import Metric, check_value
 from sweeper.foundation.errors import BadInputError
 from sweeper.records import Scores, SuiteSpec
@@ -384,13 +384,47 @@ def test_several_targets_have_exact_matches_only(tmp_path: Path) -> None:
     assert load(tmp_path).higher_is_better
 
 
-def test_targets_that_are_no_choice_are_refused(tmp_path: Path) -> None:
-    write_task(tmp_path, "multiple_choice", doc_to_target="question")
-    with pytest.raises(BadInputError, match=r"target '\d+\+\d+\?' of document 2 is none of its ch"):
-        load(tmp_path)
-    write_task(tmp_path, "multiple_choice", doc_to_target="none")
-    with pytest.raises(BadInputError, match="the target -1 of document 2 is none of its choices"):
-        load(tmp_path)
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("question", r"target '\d+\+\d+\?' of document 2 is none of its choices"),
+        ("none", "the target -1 of document 2 is none of its choices"),
+        # Counted from 1: most are some choice's place.
+        ("{{gold + 1}}", "the target 4 of document 3 is none of its choices"),
+        ("answer", None),
+        ("{{gold}}", None),
+    ],
+)
+def test_targets_that_are_no_choice_are_refused(
+    tmp_path: Path, target: str, message: str | None
+) -> None:
+    write_task(tmp_path, "multiple_choice", doc_to_target=target)
+    if message is None:
+        assert load(tmp_path, documents=(2, 6)).higher_is_better
+        return
+    with pytest.raises(BadInputError, match=message):
+        load(tmp_path, documents=(2, 6))
+
+
+def test_documents_without_text_are_found_with_the_prompts(tmp_path: Path) -> None:
+    write_task(tmp_path, "loglikelihood_rolling", doc_to_target="{{text if place != 4 else ''}}")
+    [leaf] = load_tasks(suite(tmp_path, SuiteTask(task="t")))
+    with pytest.raises(BadInputError, match="Task t: document 4 has no text"):
+        list(prompts(leaf))
+
+
+def test_answers_that_a_task_samples_are_the_same_whenever_it_is_scored(
+    tmp_path: Path, wrecked: Any, tokenizer: Any
+) -> None:
+    sampled = {"until": ["#"], "max_gen_toks": 9, "do_sample": True, "temperature": 1.0}
+    write_task(tmp_path, metric_list=[{"metric": "exact_match"}], generation_kwargs=sampled)
+    spec = suite(tmp_path, SuiteTask(task="t"))
+    found = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        found.append(score(wrecked, tokenizer, spec, batch_size=6, chat=False, samples=6).samples)
+    assert found[0] == found[1]
+    assert len({sample.response for sample in found[0]}) == 6
 
 
 @pytest.mark.parametrize("names", [["word_perplexity"], ["bits_per_byte", "word_perplexity"]])
