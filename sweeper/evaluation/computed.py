@@ -186,10 +186,10 @@ def _gold(task: Any, document: Any) -> Any:
 def _check_returned(name: str, metric: str, function: Callable[..., Any], role: str) -> None:
     keys = returned_keys(function)
     if keys is not None and metric not in keys:
-        listed = ", ".join(map(str, keys)) or "nothing"
+        listed = ", ".join(map(str, keys))
         raise BadInputError(
             f"Task {name}: {role} ({function.__name__}) returns no {metric!r}, only {listed};"
-            " name one of these as the metric, or return it."
+            f" let it return {{{metric!r}: number}}."
         )
 
 
@@ -199,7 +199,10 @@ def returned_keys(function: Callable[..., Any]) -> list[Any] | None:
         [tree] = ast.parse(textwrap.dedent(inspect.getsource(function))).body
     except (OSError, TypeError, SyntaxError, ValueError):
         return None
+    # Behind a decorator, the text is that of another function.
     if not isinstance(tree, ast.FunctionDef) or tree.decorator_list:
+        return None
+    if hasattr(function, "__wrapped__"):
         return None
     keys: dict[Any, None] = {}
     for node in _own_nodes(tree):
