@@ -30,7 +30,7 @@ class SuiteTask(Strict):
     filter: str = "none"
     """The lm-eval filter whose metric is read, as in `exact_match,strict-match`."""
     higher_is_better: bool | None = None
-    """The metric's direction; by default what the task says."""
+    """Direction of a document's value by the metric; by default what the task says."""
     weight: Annotated[float, Field(ge=0)] = 1.0
     """The task's share in the suite's weighted mean. 0: the task is scored and reported next to the
     suite's score, and has no part in it, in the search, or in the verdict."""

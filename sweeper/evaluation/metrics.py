@@ -1,35 +1,23 @@
-"""What a metric's value for one document means: its direction, and how values become a score."""
+"""What a metric's value for one document means: its direction, and how values become a score.
+
+The direction is that of a document's value. What lm-eval, a task or a suite says of a metric is
+about its aggregate: a perplexity is better if it is lower, and the log-likelihoods of documents,
+of which it is made, are better if they are higher.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
-from lm_eval.api.registry import aggregation_registry, higher_is_better_registry
+from lm_eval.api.metrics import bits_per_byte, weighted_perplexity
+from lm_eval.api.registry import higher_is_better_registry, metric_agg_registry
 
 from sweeper.config.suite import PERPLEXITIES, SuiteTask
+from sweeper.evaluation.aggregations import falls, is_mean, is_perplexity, name_of
+from sweeper.evaluation.computed import answered, check_computed
+from sweeper.evaluation.values import NATS, NATS_PER_BYTE, Metric, number, short
 from sweeper.foundation.errors import BadInputError
-
-_SAMPLE = (0.0, -1.0, -0.25, -3.5)
-"""Values that tell aggregations apart; log-likelihoods, as some take them only."""
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A task's metric, as documents are scored by it."""
-
-    name: str
-    """lm-eval's name."""
-    shown: str
-    """Name of the score: another one where documents are scored by another value."""
-    higher_is_better: bool
-    """Direction of a document's value."""
-    aggregation: str
-    """How documents' values become the score."""
-    sign: float = 1.0
-    """Factor of lm-eval's value for a document."""
 
 
 def read_metric(name: str, task: Any, entry: SuiteTask, wanted: str | None) -> Metric:
@@ -42,136 +30,170 @@ def read_metric(name: str, task: Any, entry: SuiteTask, wanted: str | None) -> M
         wanted: The metric's name; None: the task's first.
 
     Raises:
-        BadInputError: The task has no such metric, its direction is not known for certain, or its
-            score is no mean over documents.
+        BadInputError: The task has no such metric or does not compute it, its direction is not
+            known for certain, or its score is no mean over documents.
     """
     aggregations: dict[str, Any] = task.aggregation() or {}
     metric = wanted or next(iter(aggregations), None)
     if metric is None or metric not in aggregations:
         listed = ", ".join(map(str, aggregations)) or "none"
         raise BadInputError(f"Task {name}: no metric {metric!r}; the task has {listed}.")
-    if metric in PERPLEXITIES:
-        _check_direction(name, metric, entry, known=False)
-        return Metric(metric, "nats_per_byte", False, "nats over bytes")
     aggregate = aggregations[metric]
-    aggregation = _name_of(aggregate)
-    if _is_mean(aggregate):
-        return Metric(metric, metric, _direction(name, metric, task, entry), aggregation)
-    if _is_perplexity(aggregate):
-        # Documents have log-likelihoods, of which the perplexity is the inverse exponential.
-        _check_direction(name, metric, entry, known=False)
-        declared = _declared(metric, task)
-        if declared:
-            raise _uncertain(name, metric, "a perplexity is better if it is lower", declared)
-        return Metric(metric, "nats", False, "mean of nats, the logarithm of perplexity", -1.0)
+    if not callable(aggregate):
+        raise BadInputError(
+            f"Task {name}: the aggregation of {metric!r} is none of lm-eval's; write"
+            " aggregation: mean in its metric_list."
+        )
+    scored = range(*(entry.documents or (0, len(task.eval_docs))))
+    check_computed(name, task, metric, scored)
+    if metric in PERPLEXITIES:
+        return _read_pairs(name, metric, task, entry)
+    values = answered(name, task, metric)
+    if is_mean(aggregate):
+        higher = _direction(name, metric, task, entry, values)
+        shown = "log_likelihood" if metric == "perplexity" else metric
+        return Metric(metric, shown, higher, name_of(aggregate))
+    if is_perplexity(aggregate):
+        return _read_perplexity(name, metric, task, entry, values)
     raise BadInputError(
-        f"Task {name}: the metric {metric!r} is aggregated by {aggregation}, which is not the mean"
-        " over documents, so trials cannot be compared document by document; name another metric"
-        " of the task in the suite, or a task file with aggregation: mean."
+        f"Task {name}: the metric {metric!r} is aggregated by {name_of(aggregate)}, which is not"
+        " the mean over documents, so trials cannot be compared document by document; name another"
+        " metric of the task in the suite, or a task file with aggregation: mean."
     )
 
 
-def check_value(task: str, document: int, metric: str, value: Any) -> float:
-    """Return a document's value as a number.
+def _read_pairs(name: str, metric: str, task: Any, entry: SuiteTask) -> Metric:
+    """Return the meaning of a metric whose values are log-likelihoods and numbers of units."""
+    aggregations = task.aggregation()
+    paired = [
+        other
+        for other in ("byte_perplexity", "bits_per_byte", "word_perplexity")
+        if aggregations.get(other) in (weighted_perplexity, bits_per_byte)
+    ]
+    if metric not in paired:
+        raise BadInputError(
+            f"Task {name}: lm-eval's {metric} is made of pairs (log-likelihood, bytes or words),"
+            f" which {name_of(aggregations[metric])} does not take; leave its aggregation out, or"
+            " give a metric of your own another name."
+        )
+    _check_stated(name, metric, task, entry, False)
+    # Nats over bytes add up, whichever of the three the suite names.
+    source = paired[0]
+    values = answered(name, task, source)
+    if values is not None and not isinstance(values[0], tuple):
+        raise _without_number(name, metric, values[0])
+    if values is None and source == "word_perplexity":
+        raise BadInputError(
+            f"Task {name}: {metric} is scored by nats per byte; let process_results return"
+            " byte_perplexity, too, and name it in metric_list."
+        )
+    return Metric(source, NATS_PER_BYTE, False, "nats over bytes")
 
-    Raises:
-        BadInputError: It is none, or not a number that a mean can be taken of.
-    """
-    if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
-        value = value.item()
-    if isinstance(value, bool | int | float):
-        return float(value)
-    raise BadInputError(
-        f"Task {task}: the metric {metric!r} of document {document} is not a number but"
-        f" {_short(value)}, so trials cannot be compared document by document; choose another"
-        " metric."
-    )
+
+def _read_perplexity(
+    name: str, metric: str, task: Any, entry: SuiteTask, values: tuple[Any, Any] | None
+) -> Metric:
+    """Return the meaning of log-likelihoods that become a perplexity."""
+    _check_stated(name, metric, task, entry, False, "a perplexity is better if it is lower")
+    stated = entry.higher_is_better is False or _declared(name, metric, task) is False
+    if not stated and not is_perplexity(metric_agg_registry.get(metric, None)):
+        raise _undirected(name, metric)
+    if values is not None and any(value is None or value > 0 for value in map(number, values)):
+        raise BadInputError(
+            f"Task {name}: the metric {metric!r} is no log-likelihood, which"
+            " aggregation: perplexity takes; write aggregation: mean."
+        )
+    return Metric(metric, NATS, False, "mean of nats, the logarithm of perplexity")
 
 
-def _direction(name: str, metric: str, task: Any, entry: SuiteTask) -> bool:
-    known = _registered(metric, task)
-    _check_direction(name, metric, entry, known=known)
-    declared = _declared(metric, task)
-    if known is not None and declared is not None and declared != known:
-        better = "higher" if known else "lower"
-        raise _uncertain(name, metric, f"lm-eval's own is better if it is {better}", declared)
-    for value in (entry.higher_is_better, declared, known):
+def _direction(
+    name: str, metric: str, task: Any, entry: SuiteTask, values: tuple[Any, Any] | None
+) -> bool:
+    """Return the direction of values of which the mean is taken."""
+    computed = _compare(name, metric, values)
+    registered, usual = _registered(metric), metric_agg_registry.get(metric, None)
+    if computed is None and registered is False and falls(usual):
+        raise BadInputError(
+            f"Task {name}: {metric!r} is lm-eval's name of log-likelihoods that become a"
+            " perplexity, and with aggregation: mean it is not certain which of the two a"
+            " document's value is; give the metric another name, with higher_is_better next to it."
+        )
+    known = registered if computed is None else computed
+    # A perplexity is better if it is lower, its documents' values if they are higher.
+    why = "lm-eval's value of a document is a log-likelihood" if known != registered else ""
+    _check_stated(name, metric, task, entry, known, why)
+    certain = known if computed is not None or is_mean(usual) else None
+    for value in (entry.higher_is_better, _declared(name, metric, task), certain):
         if value is not None:
             return value
-    raise BadInputError(
+    raise _undirected(name, metric)
+
+
+def _compare(name: str, metric: str, values: tuple[Any, Any] | None) -> bool | None:
+    """Return whether lm-eval itself gives a right answer a higher value than a wrong one."""
+    if values is None:
+        return None
+    right, wrong = map(number, values)
+    if right is None or wrong is None:
+        raise _without_number(name, metric, values[0])
+    return None if right == wrong else right > wrong
+
+
+def _check_stated(
+    name: str, metric: str, task: Any, entry: SuiteTask, known: bool | None, why: str = ""
+) -> None:
+    """Check what suite and task state against the direction that is known."""
+    better = f"better if it is {'higher' if known else 'lower'}"
+    stated = {
+        f"it is {better}": entry.higher_is_better,
+        f"lm-eval's own is {better}": _declared(name, metric, task),
+    }
+    for reason, said in stated.items():
+        if known is not None and said not in (None, known):
+            raise BadInputError(
+                f"Task {name}: higher_is_better is {str(said).lower()} for {metric!r}, but"
+                f" {why or reason}; leave higher_is_better out, or give a metric of your own"
+                " another name."
+            )
+
+
+def _without_number(name: str, metric: str, value: Any) -> BadInputError:
+    return BadInputError(
+        f"Task {name}: lm-eval has no number for a document by {metric!r}, but {short(value)}, so"
+        " trials cannot be compared document by document; name another metric, or compute one in"
+        " process_results."
+    )
+
+
+def _undirected(name: str, metric: str) -> BadInputError:
+    return BadInputError(
         f"Task {name}: nothing says whether a higher {metric!r} is better; write"
         " higher_is_better: true (or false) at the task in the suite, or in its metric_list."
     )
 
 
-def _check_direction(name: str, metric: str, entry: SuiteTask, *, known: bool | None) -> None:
-    if known is not None and entry.higher_is_better not in (None, known):
-        raise _uncertain(
-            name, metric, f"it is better if it is {'higher' if known else 'lower'}", not known
-        )
-
-
-def _uncertain(name: str, metric: str, why: str, said: bool) -> BadInputError:
-    return BadInputError(
-        f"Task {name}: higher_is_better is {str(said).lower()} for {metric!r}, but {why}; leave"
-        " higher_is_better out, or give a metric of your own another name."
-    )
-
-
-def _declared(metric: str, task: Any) -> bool | None:
+def _declared(name: str, metric: str, task: Any) -> bool | None:
     """Return the direction that a task states; None if lm-eval guessed it."""
     listed = task.get_config("metric_list") if hasattr(task, "get_config") else None
-    if not listed:
-        value = (task.higher_is_better() or {}).get(metric)
-        return None if value is None else bool(value)
-    for item in listed:
-        named = item.get("metric")
-        if metric == named or metric == getattr(named, "__name__", None):
-            value = item.get("higher_is_better")
-            return None if value is None else bool(value)
-    return None
+    if listed:
+        # The last one is lm-eval's, where a metric is listed twice.
+        stated = {_listed_as(item): item.get("higher_is_better") for item in listed}
+    else:
+        stated = task.higher_is_better() or {}
+    value = stated.get(metric)
+    if value is not None and not isinstance(value, bool):
+        raise BadInputError(
+            f"Task {name}: expected true or false as higher_is_better of {metric!r}, found"
+            f" {value!r}."
+        )
+    return value
 
 
-def _registered(metric: str, task: Any) -> bool | None:
-    """Return the direction of lm-eval's own metric of this name, unless the task computes it."""
-    try:
-        value = higher_is_better_registry.get(metric)
-    except KeyError:
-        return None
-    computed = hasattr(task, "get_config") and task.get_config("process_results") is not None
-    declared = _declared(metric, task)
-    return declared if computed and declared is not None else bool(value)
+def _listed_as(item: Mapping[str, Any]) -> Any:
+    named = item.get("metric")
+    return getattr(named, "__name__", None) if callable(named) else named
 
 
-def _name_of(aggregate: Callable[..., Any]) -> str:
-    for name in aggregation_registry:
-        if aggregation_registry.get(name) is aggregate:
-            return str(name)
-    return getattr(aggregate, "__name__", repr(aggregate))
-
-
-def _is_mean(aggregate: Callable[..., Any]) -> bool:
-    positive = [-value for value in _SAMPLE]
-    return _gives(aggregate, _SAMPLE, _mean(_SAMPLE)) and _gives(
-        aggregate, positive, _mean(positive)
-    )
-
-
-def _is_perplexity(aggregate: Callable[..., Any]) -> bool:
-    return _gives(aggregate, _SAMPLE, math.exp(-_mean(_SAMPLE)))
-
-
-def _gives(aggregate: Callable[..., Any], values: Sequence[float], expected: float) -> bool:
-    try:
-        return math.isclose(float(aggregate(list(values))), expected, rel_tol=1e-9)
-    except Exception:  # whatever a function of the task's own raises
-        return False
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+def _registered(metric: str) -> bool | None:
+    value = higher_is_better_registry.get(metric, None)
+    return None if value is None else bool(value)

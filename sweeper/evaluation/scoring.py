@@ -18,10 +18,9 @@ from lm_eval.models.huggingface import HFLM
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from sweeper.config.base import ScoringDtype
-from sweeper.config.suite import PERPLEXITIES, SuiteConfig
-from sweeper.evaluation.metrics import check_value
-from sweeper.evaluation.tasks import LeafTask, in_chat, load_tasks
-from sweeper.foundation.errors import BadInputError
+from sweeper.config.suite import SuiteConfig
+from sweeper.evaluation.tasks import FEWSHOT_SEED, LeafTask, in_chat, load_tasks
+from sweeper.evaluation.values import read_value
 from sweeper.records import Scores, SuiteSpec, TaskScore
 
 
@@ -221,39 +220,15 @@ def _thinned(leaf: LeafTask, most: int | None) -> LeafTask:
 def _rows(leaf: LeafTask, logged: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return lm-eval's rows of the filter that the metric is read from, by document."""
     rows = [row for row in logged if row["filter"] == leaf.filter]
-    rows.sort(key=lambda row: row["doc_id"])
-    if rows and leaf.metric.name not in rows[0]["metrics"]:
-        found = ", ".join(rows[0]["metrics"])
-        raise BadInputError(
-            f"Task {leaf.name}: documents have no {leaf.metric.name!r}, only {found}."
-        )
-    return rows
+    return sorted(rows, key=lambda row: int(row["doc_id"]))
 
 
 def _document(leaf: LeafTask, row: dict[str, Any]) -> DocumentScore:
     """Read a document's score from lm-eval's row."""
-    task, column, number = leaf.name, leaf.entry.cluster_by, int(row["doc_id"])
+    column = leaf.entry.cluster_by
     cluster = row["doc_hash"] if column is None else str(row["doc"][column])
-    metric, weight = leaf.metric.name, 1.0
-    if metric in PERPLEXITIES:
-        # (log-likelihood in nats, bytes), whichever perplexity the suite names: nats per byte add.
-        likelihood, weight = row.get("byte_perplexity", row.get("bits_per_byte", (0.0, 0.0)))
-        if weight <= 0:
-            raise BadInputError(f"Task {task}: {metric} needs byte_perplexity next to it.")
-        value = -likelihood / weight
-    else:
-        value = leaf.metric.sign * check_value(task, number, metric, row[metric])
-    computed = leaf.task.get_config("process_results") if _configurable(leaf.task) else None
-    if computed is not None and not math.isfinite(value):
-        raise BadInputError(
-            f"Task {task}: the metric {metric!r} of document {number} is {value}, of which no mean"
-            " can be taken; let process_results return a number, or leave the document out."
-        )
-    return DocumentScore(task, number, row["doc_hash"], float(value), float(weight), cluster)
-
-
-def _configurable(task: Any) -> bool:
-    return hasattr(task, "get_config")
+    value, weight = read_value(leaf.name, leaf.metric, leaf.task, row)
+    return DocumentScore(leaf.name, int(row["doc_id"]), row["doc_hash"], value, weight, cluster)
 
 
 def _sample(task: str, row: dict[str, Any], value: float) -> Sample:
@@ -298,6 +273,7 @@ def _undisturbed(model: Any, bare: Any, end_ids: Sequence[int]) -> Iterator[None
     states = (random.getstate(), np.random.get_state())
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=devices):
+        _seed(devices)
         model.eval()
         bare.generation_config = plain_generation(
             published, list(end_ids) or published.eos_token_id
@@ -309,6 +285,15 @@ def _undisturbed(model: Any, bare: Any, end_ids: Sequence[int]) -> Iterator[None
             bare.generation_config = published
             random.setstate(states[0])
             np.random.set_state(states[1])
+
+
+def _seed(devices: Sequence[int]) -> None:
+    """Have tasks that sample draw the same numbers whenever a model is scored."""
+    random.seed(FEWSHOT_SEED)
+    np.random.seed(FEWSHOT_SEED)
+    torch.default_generator.manual_seed(FEWSHOT_SEED)
+    if devices:
+        torch.cuda.manual_seed_all(FEWSHOT_SEED)
 
 
 def plain_generation(published: GenerationConfig, ends: int | list[int] | None) -> GenerationConfig:

@@ -127,4 +127,4 @@ def test_a_perplexity_is_scored_by_nats(tmp_path: Path) -> None:
     listed = [{"metric": "perplexity", "aggregation": "perplexity", "higher_is_better": False}]
     [leaf] = load(project(tmp_path, output_type="loglikelihood", metric_list=listed))
     metric = leaf.metric
-    assert (metric.shown, metric.higher_is_better, metric.sign) == ("nats", False, -1.0)
+    assert (metric.shown, metric.higher_is_better) == ("nats", False)
