@@ -69,7 +69,7 @@ def compared(recorded: Scored, trained: Scored, written: Scored, *, library: str
         text += f"; {len(different)} of {count} documents differ, by at most {max(different):.2g}"
     text += "."
     if trained.scores.score == before.score and _differences(recorded, trained) == []:
-        return f"{text} The training repeated exactly; weights were rounded when they were merged."
+        return f"{text} The training repeated exactly."
     text += f" The training reached {trained.scores.score:.4g} this time."
     old, new = recorded.outcome.versions, trained.outcome.versions
     changed = sorted(name for name, version in new.items() if old.get(name, version) != version)

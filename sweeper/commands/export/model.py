@@ -145,6 +145,8 @@ def _check_base(student: StudentConfig, *, warm: bool) -> None:
         reason = "the study's warm start"
     elif student.keep_layers is not None:
         reason = "some layers of a model (student.keep_layers)"
+    elif student.vocab_size is not None:
+        reason = "a part of a vocabulary (student.vocab_size)"
     elif student.random_init:
         reason = "random weights (student.random_init)"
     elif place(student.model, {}).startswith("builtin/"):

@@ -91,6 +91,8 @@ def load_saved(
         if student.quantization is not None:
             options |= load_options(student, dtype or student.dtype, device)
         model = load_adapted(directory, options)
+        # PEFT leaves that of the model below, which may ask for samples.
+        model.generation_config = GenerationConfig.from_pretrained(directory)
     if "device_map" not in options:
         model = model.to(device)
     tokenizer = AutoTokenizer.from_pretrained(
