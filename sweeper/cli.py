@@ -242,7 +242,8 @@ def export(
     cache_dir: CacheDir = None,
 ) -> None:
     """Export a study's winner as a recipe, or as a model with its card."""
-    from sweeper.commands import export
+    from sweeper.commands.export.model import export_model
+    from sweeper.commands.export.recipe import export_recipe
     from sweeper.foundation.errors import Problem
 
     if as_recipe == (model is not None):
@@ -255,13 +256,13 @@ def export(
     study = _load(study_file, overrides)
     record = _read(study, runs)
     if model is None:
-        text, unsaid = export.export_recipe(study, record, arm, output)
+        text, unsaid = export_recipe(study, record, arm, output)
         for line in unsaid:
             typer.echo(line, err=True)
         typer.echo(text if output is None else f"Wrote {output}", nl=output is not None)
         return
     paths, out = _paths(study, runs), _console()
-    code = export.export_model(
+    code = export_model(
         study, paths, record, model, arm=arm, merged=merged, cache=cache_dir, out=out
     )
     raise typer.Exit(code)

@@ -55,7 +55,8 @@ def test_checking_a_study_loads_no_library_that_trains_or_searches() -> None:
         "sweeper.study.coordinator, sweeper.commands.run, sweeper.execution.local",
         "sweeper.reporting.console, sweeper.reporting.live, sweeper.reporting.markdown.report",
         "sweeper.study.results, sweeper.reporting.summary, sweeper.reporting.tables.studies",
-        "sweeper.commands.export, sweeper.commands.check.run_checks, sweeper.execution.ray_node",
+        "sweeper.commands.export.model, sweeper.commands.check.run_checks",
+        "sweeper.execution.ray_node",
     ],
 )
 def test_the_coordinator_loads_no_library_that_trains(modules: str) -> None:

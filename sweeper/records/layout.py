@@ -65,6 +65,11 @@ class JobPaths:
         return self.directory / "samples.jsonl"
 
     @property
+    def reference(self) -> Path:
+        """Path of what an exported student answered as it was trained."""
+        return self.directory / "reference.safetensors"
+
+    @property
     def recorded(self) -> Path:
         """Path of a file that exists once Optuna and MLflow have the trial's outcome."""
         return self.directory / "recorded"

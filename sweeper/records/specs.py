@@ -129,6 +129,9 @@ class KeptStudent(Record):
     """True if an adapter's weights are added to those below it."""
     base: str
     """Model below an adapter that is not merged: a hub id or a directory."""
+    reference: str
+    """File for what the trained student answers to a few texts, so that the one that is loaded
+    from ``directory`` can be compared with it."""
 
 
 class EnqueuedSettings(Record):
@@ -193,7 +196,8 @@ class TrialSpec(Record):
 
 
 Step = Annotated[
-    str, Field(pattern=r"^(data|teacher|student|test_teacher|test_student|pair|teacher@.+)$")
+    str,
+    Field(pattern=r"^(data|teacher|student|test_teacher|test_student|pair|written|teacher@.+)$"),
 ]
 """Name of a step of the preparation; ``teacher@ARM``: the teacher of an arm with its own."""
 
@@ -219,7 +223,8 @@ class PreparationSpec(Record):
     its outputs; ``student`` makes the starting student and scores it; ``teacher@ARM`` does for the
     arm's own teacher what ``teacher`` does for the study's. After the search ``test_teacher`` and
     ``test_student`` score teacher and start on the test suite. ``pair``, which only
-    ``sweeper check --probe`` asks for, compares both on each other's answers.
+    ``sweeper check --probe`` asks for, compares both on each other's answers. ``written``, which
+    only ``sweeper export`` asks for, scores a student from the folder that it was saved in.
     """
 
     kind: Literal["preparation"] = "preparation"
@@ -258,6 +263,8 @@ class PreparationSpec(Record):
     """Models that ``data`` should find the shapes of."""
     pair: PairRequest | None = None
     """What ``pair`` should sample."""
+    written: KeptStudent | None = None
+    """Student that ``written`` loads and scores."""
     place: Resources
 
 

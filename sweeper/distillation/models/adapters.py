@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,7 +48,8 @@ def add_adapter(
     Its own weights are frozen in place. ``changes`` are the arm's own values over ``lora``.
 
     Raises:
-        BadInputError: A name fits no module, or one that cannot be adapted, such as the head.
+        BadInputError: A name fits no module, or one that cannot be adapted: the head, or one whose
+            weights are another's too.
     """
     import_bitsandbytes()
     from peft import LoraConfig as PeftLoraConfig
@@ -54,7 +57,8 @@ def add_adapter(
 
     values = {**lora.model_dump(), **changes}
     modules = values["target_modules"]
-    _check_modules(model, lora)
+    places = _places(model)
+    _check_modules(model, lora, places)
     config = PeftLoraConfig(
         task_type="CAUSAL_LM",
         r=values["r"],
@@ -78,6 +82,7 @@ def add_adapter(
             if lora.modules_to_save and reason.startswith(("modules_to_save", "No modules were")):
                 key, reason = _SAVED, f"{reason}; name others, or fewer target_modules"
             raise BadInputError(f"PEFT cannot adapt them: {reason}", key) from error
+    _check_adapted(adapted, lora, places)
     for module in adapted.modules():
         if trained_copy(module) is not module:
             _train_in_float32(trained_copy(module), module.original_module)
@@ -116,15 +121,14 @@ def _as_type_of(module: nn.Module, value: Any) -> Any:
     return value.to(next(module.parameters()).dtype)
 
 
-def _check_modules(model: PreTrainedModel, lora: LoraConfig) -> None:
-    """Check that each name fits a module, and that the head stays as it is.
+def _check_modules(model: PreTrainedModel, lora: LoraConfig, places: Counter[int]) -> None:
+    """Check that each name fits a module, that the head stays as it is, and that no weight parts.
 
     Raises:
-        BadInputError: One does not, or the head would be adapted, or untied from the embeddings.
+        BadInputError: One does not, or the head would be adapted, or a module that shares weights.
     """
     named = dict(model.named_modules())
-    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
-    tied = head is not None and head.weight is embeddings.weight
+    head = model.get_output_embeddings()
     targets = lora.target_modules if isinstance(lora.target_modules, tuple) else ()
     for key, names in ((_TARGETS, targets), (_SAVED, lora.modules_to_save)):
         for name in names:
@@ -138,12 +142,56 @@ def _check_modules(model: PreTrainedModel, lora: LoraConfig) -> None:
                 raise BadInputError(message, key)
             if key is _TARGETS and head in fitting:
                 raise BadInputError(f"expected no head, found {short(name)}: {NO_HEAD}", key)
-            if tied and (head in fitting or embeddings in fitting):
-                message = (
-                    f"expected neither embeddings nor head, found {short(name)}: in this student"
-                    " both are one weight, which training one of them would untie"
-                )
-                raise BadInputError(message, key)
+            if any(_shares_weights(part, places) for part in fitting):
+                raise _shared(model, name, key)
+
+
+def _check_adapted(adapted: Any, lora: LoraConfig, places: Counter[int]) -> None:
+    """Check what PEFT made of the names: it also takes modules whose names only end alike.
+
+    Raises:
+        BadInputError: A module shares its weights with another, or is saved around an adapted one.
+    """
+    for path, module in adapted.named_modules():
+        saved = trained_copy(module) is not module
+        if not saved and not hasattr(module, "adapter_layer_names"):
+            continue
+        inner = module.original_module if saved else module.base_layer
+        key, at = _SAVED if saved else _TARGETS, path.removeprefix("base_model.model.")
+        if saved and any(hasattr(part, "adapter_layer_names") for part in inner.modules()):
+            message = f"expected no module around target_modules, found {short(at)}"
+            raise BadInputError(f"{message}; name others, or fewer target_modules", key)
+        if _shares_weights(inner, places):
+            names = lora.modules_to_save if saved else lora.target_modules
+            listed: Sequence[str] = names if isinstance(names, tuple) else ()
+            name = next((name for name in listed if at.endswith(name)), at)
+            raise _shared(adapted.get_base_model(), name, key)
+
+
+def _places(module: nn.Module) -> Counter[int]:
+    """Return in how many places within a module each of its weights is."""
+    return Counter(id(weights) for _, weights in module.named_parameters(remove_duplicate=False))
+
+
+def _shares_weights(module: nn.Module, places: Counter[int]) -> bool:
+    """Return whether a weight of ``module`` is in one of the model's ``places`` outside it too."""
+    return any(places[weights] > count for weights, count in _places(module).items())
+
+
+def _shared(model: PreTrainedModel, name: str, key: tuple[str, ...]) -> BadInputError:
+    """Return the error about a module that shares a weight with another."""
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is not None and trained_copy(head).weight is trained_copy(embeddings).weight:
+        return BadInputError(
+            f"expected neither embeddings nor head, found {short(name)}: in this student both are"
+            " one weight, which training one of them would untie",
+            key,
+        )
+    return BadInputError(
+        f"expected modules with weights of their own, found {short(name)}, which shares some with"
+        " another module: training one of them would make them differ",
+        key,
+    )
 
 
 def _leaf(module: torch.nn.Module) -> bool:
@@ -169,10 +217,31 @@ def merge_adapter(trained: Any, student: ModelConfig, device: str, seed: int) ->
     if not hasattr(trained, "merge_and_unload"):
         return trained
     if student.quantization is None:
-        return trained.merge_and_unload()
+        return merged_in_place(trained)
     from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
     stored = load_model(student.model_copy(update={"quantization": None}), device, seed=seed)
     adapted = get_peft_model(stored, trained.peft_config[trained.active_adapter])
     set_peft_model_state_dict(adapted, get_peft_model_state_dict(trained))
+    return merged_in_place(adapted)
+
+
+def merged_in_place(adapted: Any, *, in_float32: bool = False) -> Any:
+    """Return the model below an adapter, with the adapter's weights added to its own.
+
+    With ``in_float32`` its weights become float32 before: in 16 bits the sums would be rounded.
+    """
+    if in_float32:
+        adapted.get_base_model().float()
     return adapted.merge_and_unload()
+
+
+def load_adapted(directory: Path, options: Mapping[str, Any]) -> Any:
+    """Load an adapter that was saved, and the model below it, by PEFT alone.
+
+    ``options`` are arguments of ``from_pretrained`` for the model below it.
+    """
+    import_bitsandbytes()
+    from peft import AutoPeftModelForCausalLM
+
+    return AutoPeftModelForCausalLM.from_pretrained(directory, **options)

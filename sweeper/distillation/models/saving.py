@@ -1,4 +1,4 @@
-"""Saving of a trained student as a directory that transformers, or PEFT, loads."""
+"""A trained student as a directory that transformers, or PEFT, loads: saving and loading of it."""
 
 from __future__ import annotations
 
@@ -6,10 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedTokenizerBase,
+)
 
 from sweeper.config.base import ScoringDtype
+from sweeper.config.models import StudentConfig
+from sweeper.distillation.models.adapters import load_adapted, merged_in_place
 from sweeper.distillation.models.answer_ends import end_token_ids
+from sweeper.distillation.models.quantization import load_options
 from sweeper.records import KeptStudent
 
 
@@ -31,10 +39,8 @@ def save_student(
     bare = model.get_base_model() if adapted else model
     generation = _generation_config(bare, end_token_ids(bare, tokenizer), tokenizer)
     if adapted and keep.merged:
-        if dtype == "float32":
-            # In 16 bits the sums would be rounded to weights that nobody scored.
-            bare.float()
-        model = model.merge_and_unload()
+        # Rounded sums would be weights that nobody scored.
+        model = merged_in_place(model, in_float32=dtype == "float32")
     if adapted and not keep.merged:
         for adapter in model.peft_config.values():
             adapter.base_model_name_or_path = keep.base
@@ -55,6 +61,44 @@ def save_student(
     tokenizer.backend_tokenizer.no_truncation()
     tokenizer.backend_tokenizer.no_padding()
     tokenizer.save_pretrained(directory)
+
+
+def load_saved(
+    keep: KeptStudent, student: StudentConfig, device: str, dtype: ScoringDtype | None
+) -> tuple[Any, PreTrainedTokenizerBase]:
+    """Load what ``save_student`` wrote as its card says: by transformers, or PEFT, alone.
+
+    Args:
+        keep: The saved student.
+        student: The student's configuration, for how its weights are placed and rounded.
+        device: Device to load it on.
+        dtype: Precision that it was scored in; None: as it is stored.
+
+    Returns:
+        The model in evaluation mode, and its tokenizer.
+    """
+    directory = Path(keep.directory)
+    options: dict[str, Any] = {
+        "dtype": dtype or "auto",
+        "trust_remote_code": student.trust_remote_code,
+    }
+    for name in ("attn_implementation", "device_map"):
+        if name in student.init_kwargs:
+            options[name] = student.init_kwargs[name]
+    if not (directory / "adapter_config.json").is_file():
+        model = AutoModelForCausalLM.from_pretrained(directory, **options)
+    else:
+        if student.quantization is not None:
+            options |= load_options(student, dtype or student.dtype, device)
+        model = load_adapted(directory, options)
+        # PEFT leaves that of the model below, which may ask for samples.
+        model.generation_config = GenerationConfig.from_pretrained(directory)
+    if "device_map" not in options:
+        model = model.to(device)
+    tokenizer = AutoTokenizer.from_pretrained(
+        directory, trust_remote_code=student.trust_remote_code
+    )
+    return model.eval(), tokenizer
 
 
 def _generation_config(

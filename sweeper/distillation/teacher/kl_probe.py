@@ -9,7 +9,7 @@ nats a token.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -89,12 +89,7 @@ def prepare(data: TrainingData, teacher: SharedTeacher, prompts: Sequence[str]) 
     They begin with the first few different ``prompts``, which no arm trains on.
     """
     inputs, tokenizer = data.inputs, data.tokenizer
-    system = inputs.data.system_prompt
-    turns = [{"role": "system", "content": system}] if system else []
-    texts = [
-        render_prompt(Example((*turns, {"role": "user", "content": prompt}), None), tokenizer)
-        for prompt in islice(dict.fromkeys(prompts), MOST)
-    ]
+    texts = asked(data, prompts)
     longest, dtype = min(LONGEST, inputs.teacher_outputs.max_new_tokens), inputs.evaluation.dtype
     key = {**teacher.determinants(), "prompts": texts, **data.text_key, "max_new_tokens": longest}
     # Studies that declared no precision find their sequences again.
@@ -122,6 +117,16 @@ def prepare(data: TrainingData, teacher: SharedTeacher, prompts: Sequence[str]) 
         (directory / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
 
     return Cache(Path(inputs.cache)).get_or_compute("held_out", key, build)
+
+
+def asked(data: TrainingData, prompts: Iterable[str]) -> list[str]:
+    """Return the first few different ``prompts`` as the student reads them."""
+    system = data.inputs.data.system_prompt
+    turns = [{"role": "system", "content": system}] if system else []
+    return [
+        render_prompt(Example((*turns, {"role": "user", "content": prompt}), None), data.tokenizer)
+        for prompt in islice(dict.fromkeys(prompts), MOST)
+    ]
 
 
 def read(directory: Path) -> KLProbe | None:

@@ -18,6 +18,7 @@ from sweeper.execution.worker.inspect_data import inspect_data
 from sweeper.execution.worker.out_of_memory import is_out_of_memory
 from sweeper.execution.worker.progress import ProgressWriter
 from sweeper.execution.worker.trial import run_trial
+from sweeper.execution.worker.written import score_written
 from sweeper.foundation import disk
 from sweeper.foundation.cache import noting
 from sweeper.foundation.environment import package_versions
@@ -83,6 +84,8 @@ def _run_step(spec: TrialSpec | PreparationSpec, reporter: ProgressWriter) -> di
             problems = tuple(_without_secrets(problem, spec) for problem in seen.problems)
             found["examination"] = seen.model_copy(update={"problems": problems})
             found |= {"failure": problems[0], "state": "failed"} if problems else {}
+        elif spec.step == "written":
+            found = score_written(_unpacked(spec), reporter)
         elif spec.step == "pair":
             found = compare_pair(_unpacked(spec), reporter)
         else:

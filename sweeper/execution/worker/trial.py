@@ -31,6 +31,7 @@ from sweeper.execution.worker.out_of_memory import (
 )
 from sweeper.execution.worker.progress import ProgressWriter
 from sweeper.execution.worker.scoring import check_collapse, evaluate, parameters, scored, tested
+from sweeper.execution.worker.written import note_answers
 from sweeper.foundation.cache import is_whole
 from sweeper.foundation.errors import DivergedError, blaming
 from sweeper.records import INTERIM_PHASE, Cost, IntermediateScore, TrialSpec
@@ -101,6 +102,7 @@ def run_trial(spec: TrialSpec, progress: ProgressWriter) -> dict[str, Any]:
     if spec.keep is not None:
         progress.phase("save")
         origin = spec.origin
+        note_answers(spec, spec.keep, trained, data)
         save_student(
             trained, data.tokenizer, spec.keep, origin.student.revision, origin.evaluation.dtype
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -43,16 +44,17 @@ def model_card(
 ) -> str:
     """Build the card as Markdown, with the metadata that the Hugging Face hub reads.
 
-    ``outcome`` is of the training that made the weights. ``base`` is the model that the student
-    was trained from, if it is public. ``repeated`` compares its scores with the recorded ones.
+    ``outcome`` is of the training that made the weights, with the scores of the saved student.
+    ``base`` is the model that the student was trained from, if it is public. ``repeated`` compares
+    the scores with the recorded ones.
     """
     verdict = verdict_of(record, compare(record).best_gkd)
     sections = [
         f"---\n{yaml_text(_metadata(record, winner, outcome, base, adapter))}---",
         f"# {inline(f'{record.study}: {winner.arm}')}",
         _summary(record, winner, base, teacher),
-        *_use(adapter, outcome.scores),
-        *_scores(record, outcome, verdict, winner, repeated),
+        *_use(record.config["student"], adapter, outcome.scores),
+        *_scores(record, outcome, verdict, winner, adapter, repeated),
         *_training(record, winner, outcome),
         *_provenance(record, winner, outcome),
     ]
@@ -102,22 +104,48 @@ def _summary(record: StudyRecord, winner: Winner, base: str | None, teacher: str
     )
 
 
-def _use(adapter: bool, scores: Scores | None) -> Iterator[str]:
+def _use(student: dict[str, Any], adapter: bool, scores: Scores | None) -> Iterator[str]:
+    """Yield how to load it: as it was loaded to be scored."""
     yield "## Use"
-    imports = "from transformers import AutoModelForCausalLM, AutoTokenizer"
-    # In the precision that it was scored in.
-    dtype = f', dtype="{scores.dtype}"' if scores and scores.dtype else ""
-    load = f'model = AutoModelForCausalLM.from_pretrained("PATH"{dtype})'
+    remote = ", trust_remote_code=True" if student.get("trust_remote_code") else ""
+    options = f', dtype="{scores.dtype}"' if scores and scores.dtype else ""
+    if attention := (student.get("init_kwargs") or {}).get("attn_implementation"):
+        options += f", attn_implementation={json.dumps(attention)}"
+    names, loader, before = ["AutoModelForCausalLM", "AutoTokenizer"], "AutoModelForCausalLM", []
+    lines = []
     if adapter:
-        imports = (
-            "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer"
-        )
-        load = "# Loads the base, too.\n" + load.replace("AutoModel", "AutoPeftModel")
-    tokenizer = 'tokenizer = AutoTokenizer.from_pretrained("PATH")'
-    yield fenced(f"{imports}\n\n{load}\n{tokenizer}", "python")
+        names, loader = ["AutoTokenizer", "GenerationConfig"], "AutoPeftModelForCausalLM"
+        lines.append("from peft import AutoPeftModelForCausalLM")
+        before.append("# Loads the base, too.")
+        if quantization := student.get("quantization"):
+            names.insert(1, "BitsAndBytesConfig")
+            before.insert(0, f"quantized = {_quantized(quantization, student, scores)}")
+            options += ", quantization_config=quantized"
+    lines += [
+        f"from transformers import {', '.join(names)}",
+        "",
+        *before,
+        f'model = {loader}.from_pretrained("PATH"{options}{remote})',
+        # PEFT leaves that of the base, which may ask for samples.
+        *(['model.generation_config = GenerationConfig.from_pretrained("PATH")'] * adapter),
+        f'tokenizer = AutoTokenizer.from_pretrained("PATH"{remote})',
+    ]
+    yield fenced("\n".join(lines), "python")
     yield (
         "Prompts go through `tokenizer.apply_chat_template(…, add_generation_prompt=True)`, as in"
         " training."
+    )
+
+
+def _quantized(quantization: str, student: dict[str, Any], scores: Scores | None) -> str:
+    """Return how the base is rounded below the adapter, as code."""
+    if quantization == "int8":
+        return "BitsAndBytesConfig(load_in_8bit=True)"
+    own = student.get("dtype", "auto")
+    dtype = (scores.dtype if scores else None) or ("bfloat16" if own == "auto" else own)
+    return (
+        'BitsAndBytesConfig(\n    load_in_4bit=True, bnb_4bit_quant_type="nf4",'
+        f' bnb_4bit_compute_dtype="{dtype}"\n)'
     )
 
 
@@ -126,6 +154,7 @@ def _scores(
     outcome: Outcome,
     verdict: Verdict | None,
     winner: Winner,
+    adapter: bool,
     repeated: str,
 ) -> Iterator[str]:
     yield "## Scores"
@@ -137,14 +166,17 @@ def _scores(
         rows.append(_score_row("test", outcome.test_scores, on_test))
     yield table(["suite", "this model", "teacher", "starting student"], rows, left=(0,))
     if dtype := outcome.scores.dtype if outcome.scores else None:
+        path = "pretrained=BASE,peft=PATH" if adapter else "pretrained=PATH"
         yield (
             f"All models were scored in {dtype}, by lm-eval with `--model_args"
-            f" pretrained=PATH,dtype={dtype},softmax_dtype=float32`."
+            f" {path},dtype={dtype},softmax_dtype=float32`."
         )
     yield (
         "Intervals (95 %) cover other documents. The selection suite chose these settings, so its"
         f" score is optimistic. {inline(repeated)}"
     )
+    if outcome.test_scores is not None:
+        yield "The score on the test suite is the recorded training's: that suite is read once."
     if verdict is not None:
         yield f"**{inline(verdict_headline(verdict))}**"
         for mean in (arm.test for arm in verdict.at("steps") if arm.arm == winner.arm):

@@ -143,7 +143,12 @@ def test_the_exported_model_has_the_score_of_the_trained_one(
     resources = Resources(directory=str(tmp_path), device="cpu", threads=1)
     trained, _, _ = train(inputs, resources, "sft", bf16=True, learning_rate=1e-2)
     expected = score(inputs, data, trained, dtype)
-    keep = KeptStudent(directory=str(tmp_path / "kept"), merged=merged, base=inputs.student.model)
+    keep = KeptStudent(
+        directory=str(tmp_path / "kept"),
+        merged=merged,
+        base=inputs.student.model,
+        reference=str(tmp_path / "reference"),
+    )
     save_student(trained, data.tokenizer, keep, None, dtype)
     if inputs.student.lora and not merged:
         from peft import AutoPeftModelForCausalLM

@@ -3,18 +3,34 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pytest
 from huggingface_hub import ModelCard
 
 from sweeper.analysis.winner import choose
+from sweeper.config.base import ScoringDtype
 from sweeper.reporting.markdown.model_card import model_card
 from tests.support.example_study import completed, example_study
 
 
-def card(tmp_path: Path, *, base: str | None, adapter: bool, repeated: str = "Same.") -> ModelCard:
+def card(
+    tmp_path: Path,
+    *,
+    base: str | None,
+    adapter: bool,
+    repeated: str = "Same.",
+    dtype: ScoringDtype | None = None,
+    **student: Any,
+) -> ModelCard:
     record = example_study()
+    config = {**record.config, "student": {**record.config["student"], **student}}
+    record = record.model_copy(update={"config": config})
     path = tmp_path / "README.md"
-    outcome = completed(0.75).model_copy(
+    outcome = completed(0.75)
+    assert outcome.scores is not None
+    scores = outcome.scores.model_copy(update={"dtype": dtype})
+    outcome = outcome.model_copy(update={"scores": scores}).model_copy(
         update={"test_scores": completed(0.7).scores, "versions": {"torch": "2.9"}}
     )
     text = model_card(
@@ -44,3 +60,30 @@ def test_it_says_how_good_the_student_is_and_how_it_was_made(tmp_path: Path) -> 
     assert "AutoPeftModel" not in text
     assert "learning_rate: " in text and "torch 2.9" in text and "5a1e" in text
     assert "96k / 0" in text
+    assert "that suite is read once" in text
+
+
+@pytest.mark.parametrize(
+    ("adapter", "student", "call"),
+    [
+        (False, {}, 'AutoModelForCausalLM.from_pretrained("PATH", dtype="bfloat16")'),
+        (True, {}, 'AutoPeftModelForCausalLM.from_pretrained("PATH", dtype="bfloat16")'),
+        (
+            False,
+            {"init_kwargs": {"attn_implementation": "eager"}, "trust_remote_code": True},
+            'dtype="bfloat16", attn_implementation="eager", trust_remote_code=True)',
+        ),
+        (True, {"quantization": "int8"}, "quantized = BitsAndBytesConfig(load_in_8bit=True)"),
+        (True, {"quantization": "int4"}, 'bnb_4bit_compute_dtype="bfloat16"'),
+    ],
+)
+def test_it_says_how_to_load_the_student_as_it_was_scored(
+    adapter: bool, student: dict[str, Any], call: str, tmp_path: Path
+) -> None:
+    text = card(tmp_path, base=None, adapter=adapter, dtype="bfloat16", **student).text
+    assert call in text
+    code = text.partition("```python\n")[2].partition("```")[0]
+    compile(code, "card", "exec")
+    assert ("quantization_config=quantized" in code) == ("quantization" in student)
+    arguments = "pretrained=BASE,peft=PATH" if adapter else "pretrained=PATH"
+    assert f"{arguments},dtype=bfloat16,softmax_dtype=float32" in text
