@@ -106,10 +106,12 @@ def _check_fields(config: Mapping[str, Any]) -> None:
     if isinstance(choices, list | dict):
         for item in choices.values() if isinstance(choices, dict) else choices:
             if not isinstance(item, str) or is_template(item):
-                raise BadInputError(
-                    f"doc_to_choice: expected texts, found {short(item)}; columns and templates are"
-                    ' read in one text only, as in doc_to_choice: "{{[first, second]}}"'
+                hint = (
+                    'columns and templates are read in one text only, as in "{{[first, second]}}"'
+                    if isinstance(item, str)
+                    else "quote it if it is text"
                 )
+                raise BadInputError(f"doc_to_choice: expected texts, found {short(item)}; {hint}")
         check_choices([*(choices.values() if isinstance(choices, dict) else choices)])
     elif choices is not None and not isinstance(choices, str) and not callable(choices):
         raise BadInputError(f"doc_to_choice: expected a list, found {short(choices)}")

@@ -210,7 +210,9 @@ def _with_fields(config: dict[str, Any], *, own: bool) -> dict[str, Any]:
                 isinstance(given, str) and (own or (kind == "target" and is_template(given)))
             ):
                 scored = config.get("process_results") is None
-                made[key] = Field(within + key, kind, given, _options(options), scored, own)
+                asked = made.get("doc_to_text", values.get("doc_to_text"))
+                prompt = asked if kind == "target" else None
+                made[key] = Field(within + key, kind, given, _options(options), prompt, scored, own)
         return made
 
     config = {**config, **fields(config, "")}

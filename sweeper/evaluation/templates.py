@@ -73,8 +73,13 @@ def is_template(text: str) -> bool:
     return _SYNTAX.search(text) is not None
 
 
-def value_of(text: str, document: Mapping[str, Any]) -> Any:
+def value_of(text: str, document: Mapping[str, Any], *, whole: bool = True) -> Any:
     """Return a column, or the value of a template; text unless it is one expression.
+
+    Args:
+        text: Name of a column, or a template.
+        document: Values of the columns.
+        whole: True to refuse a text with a value that is null, which would read ``None`` there.
 
     Raises:
         BadInputError: The template is not valid, or cannot be rendered with the document.
@@ -83,11 +88,16 @@ def value_of(text: str, document: Mapping[str, Any]) -> Any:
         return document[text]
     try:
         template = _compiled(text)
-        value = _whole(template.root_render_func(template.new_context(dict(document))))
+        parts = list(template.root_render_func(template.new_context(dict(document))))
+        value = _whole(parts)
         # An undefined name has no value until it is used.
-        return str(value) if isinstance(value, StrictUndefined) else value
+        value = str(value) if isinstance(value, StrictUndefined) else value
     except Exception as error:  # whatever an expression raises
         raise BadInputError(_reason(text, document, error)) from error
+    if whole and len(parts) > 1 and any(part is None for part in parts):
+        missing = [name for name in document if document[name] is None]
+        raise BadInputError(f"a value of {short(text)} is null (null here: {', '.join(missing)})")
+    return value
 
 
 def check_names(text: str, columns: Iterable[str]) -> None:
@@ -145,6 +155,8 @@ class Field:
     """Column, template, or function of the task file."""
     choices: Field | tuple[str, ...] | None = None
     """The task's choices, if it has any: a target may be an index of them."""
+    prompt: Field | int | None = None
+    """The task's prompt: if it is an index, choices are prompts, and a target is text."""
     scored: bool = True
     """False if the task computes its results itself, so that its target decides nothing."""
     own: bool = True
@@ -166,15 +178,15 @@ class Field:
                 return self._target(value, document)
             return self._text(value)
         except BadInputError as error:
-            # Choices that a target is compared with have a key of their own.
-            named = str(error).startswith("doc_to_choice: ")
+            # What a target is compared with has a key of its own.
+            named = str(error).startswith("doc_to_")
             raise BadInputError(str(error) if named else f"{self.key}: {error}") from error
 
     def _value(self, document: Mapping[str, Any]) -> Any:
         if isinstance(self.given, str):
             if self.own:
                 self._check_word(document)
-            return value_of(self.given, document)
+            return value_of(self.given, document, whole=self.own)
         try:
             return self.given(document)
         except (BadInputError, MemoryError):
@@ -200,8 +212,10 @@ class Field:
 
     def _target(self, value: Any, document: Mapping[str, Any]) -> Any:
         if self.choices is not None:
-            choices = self.choices(document) if callable(self.choices) else self.choices
-            return self._index(value, choices, column=self.given in document)
+            prompt = self.prompt(document) if callable(self.prompt) else self.prompt
+            if not isinstance(prompt, int):
+                choices = self.choices(document) if callable(self.choices) else self.choices
+                return self._index(value, list(choices), column=self.given in document)
         if isinstance(value, list) and value:
             return [_plain(item) for item in value]
         if not self.scored and (value is None or isinstance(value, dict | list)):
@@ -268,8 +282,7 @@ def check_choices(choices: list[str]) -> list[str]:
 def wrong_choice(choices: Sequence[str], value: object) -> str:
     """Return the message about a target that is none of the choices."""
     return (
-        f"expected one of the choices {short(list(choices))}, or its index from 0,"
-        f" found {short(value)}"
+        f"expected one of the choices {short(choices)}, or its index from 0, found {short(value)}"
     )
 
 
