@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from copy import copy
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -251,52 +250,3 @@ def _note_places(node: Node | None, path: tuple[str, ...], file: YamlFile, seen:
             child = (*path, str(index))
             file.places[child] = (file.source, item.start_mark.line + 1, item.start_mark.column + 1)
             _note_places(item, child, file, seen)
-
-
-def named_data_files(task_file: Path) -> list[str]:
-    """Return ``data_files`` and ``dataset_path`` of an lm-eval task file; none if unreadable.
-
-    The file is only parsed: tags of lm-eval such as ``!function`` are not followed.
-    """
-    try:
-        root = YAML(typ="safe", pure=True).compose(task_file.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, YAMLError):
-        return []
-    options = _child(root, "dataset_kwargs")
-    places = (_child(options, "data_files"), _child(root, "dataset_path"))
-    return [name for node in places for name in _scalars(node)]
-
-
-def included_files(task_file: Path) -> list[Path]:
-    """Return every file that an lm-eval task file includes, directly or through another."""
-    found: dict[Path, None] = {}
-    waiting = [task_file]
-    while waiting:
-        file = waiting.pop(0)
-        try:
-            root = YAML(typ="safe", pure=True).compose(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, YAMLError):
-            continue
-        for name in _scalars(_child(root, "include")):
-            path = (file.parent / name).resolve()
-            if path not in found:
-                found[path] = None
-                waiting.append(path)
-    return list(found)
-
-
-def _child(node: Node | None, key: str) -> Node | None:
-    if isinstance(node, MappingNode):
-        return next((value for name, value in node.value if name.value == key), None)
-    return None
-
-
-def _scalars(node: Node | None) -> Iterator[str]:
-    if isinstance(node, ScalarNode):
-        yield node.value
-    elif isinstance(node, SequenceNode):
-        for item in node.value:
-            yield from _scalars(item)
-    elif isinstance(node, MappingNode):
-        for _, value in node.value:
-            yield from _scalars(value)

@@ -1,63 +1,232 @@
-"""lm-eval's task files, read so that a task means the same wherever and whenever it is loaded.
+"""lm-eval's tasks of task files, so that one means the same wherever and whenever it is loaded.
 
-Local data are found beside the file that names them and read by their content, in the project's one
-reader; targets stay what the documents hold.
+Local data are found next to the file that names them and read by their content, in the project's
+one reader; prompts and targets are what the documents hold.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict
 from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as READERS
 from lm_eval.api.registry import get_metric_aggregation
+from lm_eval.api.task import Task
 from lm_eval.tasks import TaskManager
-from lm_eval.tasks._factory import TaskFactory
-from lm_eval.tasks._yaml_loader import load_yaml
-from lm_eval.utils import env
+from lm_eval.tasks._factory import GROUP_FIELD_NAMES, TaskFactory
+from lm_eval.tasks._index import Entry
+from lm_eval.tasks._index import Kind as EntryKind
 
-from sweeper.foundation.data_files import read_rows
+from sweeper.evaluation.task_checks import check_values
+from sweeper.evaluation.task_data import with_checked_documents, with_local_data
+from sweeper.evaluation.task_index import Index
+from sweeper.evaluation.task_yaml import read_task
+from sweeper.evaluation.templates import Field, Kind, is_template, short
 from sweeper.foundation.data_folders import kept_of_a_folder
 from sweeper.foundation.errors import BadInputError
 
-_FILE_KINDS = ("json", "csv", "parquet", "arrow")
-"""Values of ``dataset_path`` that stand for a kind of file."""
-_EXPRESSION = re.compile(r"\{\{-?((?:(?!\}\}|\{%).)*?)-?\}\}", re.DOTALL)
+_FIELDS: dict[str, Kind] = {
+    "doc_to_text": "text",
+    "doc_to_target": "target",
+    "doc_to_choice": "choices",
+}
 
 
-def task_manager(directories: Sequence[Path], *, defaults: bool) -> TaskManager:
-    """Return lm-eval's loader of the tasks in ``directories``; with ``defaults``, its own too."""
-    # Without a list, lm-eval would look for its default folders.
-    manager = TaskManager(include_defaults=defaults, include_path=[str(d) for d in directories])
-    manager._factory = _Factory(tuple(path.resolve() for path in directories))
-    return manager
+class TaskFolders:
+    """The folders of a suite's task files, which win over lm-eval's own tasks."""
+
+    def __init__(self, directories: Sequence[Path]) -> None:
+        self._index = Index(directories)
+        # Without a list, lm-eval would look for its default folders.
+        self._manager = TaskManager(include_defaults=False, include_path=[])
+        self._manager._factory = _Factory(self._index)
+
+    def load(self, name: str) -> dict[str, Task]:
+        """Return the tasks of a task, a group or a tag, by name.
+
+        Raises:
+            BadInputError: There is none of the name, or one cannot be loaded; names the file.
+        """
+        self._index.check(name)
+        self._manager._index = self._index.entries
+        entry = self._index.entries[name]
+        loaded = self._manager.load([name])
+        groups = loaded.get("groups") or {}
+        names = [task.task_name for task in groups[name].get_all_tasks()] if name in groups else []
+        if twice := [inner for inner in names if names.count(inner) > 1]:
+            raise BadInputError(f"{entry.yaml_path}: the task {twice[0]!r} is in {name!r} twice")
+        tasks: dict[str, Task] = loaded["tasks"]
+        return tasks
+
+    def file_of(self, name: str) -> Path | None:
+        """Return the task file of a name, if it is one of the suite's."""
+        entry = self._index.entries.get(name)
+        path = entry.yaml_path if entry else None
+        return path if self._index.is_own(path) else None
 
 
 class _Factory(TaskFactory):  # type: ignore[misc]
-    """Makes tasks of their files; lm-eval's own files keep what their data sets are."""
+    """Makes tasks of their files; lm-eval's own files keep their prompts and data sets."""
 
-    def __init__(self, directories: tuple[Path, ...]) -> None:
+    def __init__(self, index: Index) -> None:
         super().__init__()
-        self._directories = directories
+        self._own = index
+        self._open: list[str] = []
+        self._file_of: dict[str, Path] = {}
 
     def _load_full_config(
-        self, entry: Any, overrides: dict[str, Any] | None = None
+        self, entry: Entry, overrides: dict[str, Any] | None = None
     ) -> dict[str, Any]:
-        config: dict[str, Any] = super()._load_full_config(entry, overrides)
         path = entry.yaml_path
-        if path is not None and any(
-            Path(path).resolve().is_relative_to(directory) for directory in self._directories
-        ):
-            own = overrides is not None and "dataset_kwargs" in overrides
-            base = Path(path).resolve().parent
-            config = _with_local_data(config, base if own else _base(Path(path)) or base)
+        if path is None or not self._own.is_own(path):
+            config: dict[str, Any] = super()._load_full_config(entry, overrides)
+            if entry.kind != EntryKind.GROUP:
+                _check_aggregations(config)
+            return _with_fields(config, own=False)
+        config = {**read_task(path, functions=True), **(overrides or {})}
+        config["metadata"] = {**_metadata(config), "config_source": str(path)}
+        if entry.kind == EntryKind.GROUP:
+            self._file_of[entry.name] = path
+            return config
+        return _prepared(config, path)
+
+    def _build_group(
+        self,
+        group_name: str,
+        raw_cfg: dict[str, Any],
+        overrides: dict[str, Any] | None,
+        registry: dict[str, Entry],
+    ) -> Any:
+        path = self._file_of.get(group_name.partition("::")[0])
+        if path is None:
+            return super()._build_group(group_name, raw_cfg, overrides, registry)
+        if group_name in self._open:
+            circle = " → ".join((*self._open[self._open.index(group_name) :], group_name))
+            raise BadInputError(f"{path}: task: expected no circle of groups, found {circle}")
+        members = raw_cfg.get("task")
+        members = [members] if isinstance(members, str) else members
+        if not isinstance(members, list) or not members:
+            raise BadInputError(
+                f"{path}: task: expected the tasks of the group {group_name!r},"
+                f" found {short(members)}"
+            )
+        shared = {key: raw_cfg[key] for key in raw_cfg if key not in GROUP_FIELD_NAMES}
+        shared |= overrides or {}
+        members = [_member(item, shared, registry, path) for item in members]
+        _check_once(members, group_name, path)
+        self._open.append(group_name)
+        try:
+            return super()._build_group(
+                group_name, {**raw_cfg, "task": members}, overrides, registry
+            )
+        finally:
+            self._open.pop()
+
+
+def _member(item: Any, shared: Mapping[str, Any], registry: Mapping[str, Entry], path: Path) -> Any:
+    """Return a member of a group; one that the group defines itself, ready to be made."""
+    if not isinstance(item, dict) or "group" in item or not isinstance(item.get("task"), str):
+        return item
+    entry = registry.get(item["task"])
+    if entry is None:
+        config = {**shared, **item}
+        return _prepared({**config, "metadata": _metadata(config)}, path)
+    if entry.kind in (EntryKind.GROUP, EntryKind.TAG):
+        # lm-eval would give every task in it the group's name.
+        raise BadInputError(
+            f"{path}: task: {item['task']!r} is a {entry.kind.name.lower()}; write its name alone,"
+            f" or group: {item['task']} with the settings of its tasks"
+        )
+    return item
+
+
+def _check_once(members: Sequence[Any], group: str, path: Path) -> None:
+    names = [
+        item.get("group") or item.get("task") if isinstance(item, dict) else item
+        for item in members
+    ]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise BadInputError(f"{path}: task: {twice[0]!r} is in the group {group!r} twice")
+
+
+def _metadata(config: Mapping[str, Any]) -> dict[str, Any]:
+    value = config.get("metadata")
+    return dict(value) if isinstance(value, Mapping) else {"_metadata": value} if value else {}
+
+
+def _prepared(config: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return a task file's values as lm-eval gets them, checked."""
+    try:
+        if "class" in config:
+            return with_local_data(config)
+        config = _with_prompt(config)
         _check_aggregations(config)
-        return _with_plain_target(config)
+        check_values(config)
+        return with_checked_documents(_with_fields(with_local_data(config), own=True))
+    except BadInputError as error:
+        raise BadInputError(f"{path}: {error}") from error
+
+
+def _with_prompt(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration with the templates of the file that ``use_prompt`` names."""
+    prompt = config.get("use_prompt")
+    if prompt is None:
+        return config
+    file, _, name = str(prompt).rpartition(":")
+    if not file.endswith(".yaml"):
+        # lm-eval takes its own prompts for the target, too.
+        raise BadInputError(
+            f"use_prompt: expected FILE.yaml:NAME, found {short(prompt)}; write a prompt of a"
+            " library as doc_to_text"
+        )
+    prompts = read_task(Path(file), functions=False).get("prompts")
+    found = prompts.get(name) if isinstance(prompts, Mapping) else None
+    if not isinstance(found, Mapping):
+        known = ", ".join(map(str, prompts)) if isinstance(prompts, Mapping) else "none"
+        raise BadInputError(f"use_prompt: no prompt {name!r} in {file}; it has {known}")
+    if more := [key for key in found if key not in ("doc_to_text", "doc_to_target", "name")]:
+        raise BadInputError(f"use_prompt: expected doc_to_text and doc_to_target, found {more[0]}")
+    rest = {key: value for key, value in config.items() if key != "use_prompt"}
+    return {**rest, **{key: found.get(key) for key in ("doc_to_text", "doc_to_target")}}
+
+
+def _with_fields(config: dict[str, Any], *, own: bool) -> dict[str, Any]:
+    """Have prompts, targets and choices made here; of lm-eval's own tasks, plain targets only."""
+    choices = config.get("doc_to_choice") is not None
+    plain = config.get("output_type", "generate_until") == "generate_until" and not choices
+    if not own and (not plain or "class" in config):
+        return config
+
+    def fields(values: Mapping[str, Any], within: str) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        options = values.get("doc_to_choice", config.get("doc_to_choice"))
+        for key, kind in _FIELDS.items():
+            given = values.get(key)
+            if kind == "target" and isinstance(given, int) and options is not None:
+                given = str(given)  # an index that all documents share
+            if (own and callable(given)) or (
+                isinstance(given, str) and (own or (kind == "target" and is_template(given)))
+            ):
+                scored = config.get("process_results") is None
+                asked = made.get("doc_to_text", values.get("doc_to_text"))
+                prompt = asked if kind == "target" else None
+                made[key] = Field(within + key, kind, given, _options(options), prompt, scored, own)
+        return made
+
+    config = {**config, **fields(config, "")}
+    if isinstance(examples := config.get("fewshot_config"), Mapping):
+        config["fewshot_config"] = {**examples, **fields(examples, "fewshot_config.")}
+    return config
+
+
+def _options(choices: Any) -> Field | tuple[str, ...] | None:
+    if choices is None or isinstance(choices, Field):
+        return choices
+    if isinstance(choices, list | dict):
+        return tuple(choices.values() if isinstance(choices, dict) else choices)
+    return Field("doc_to_choice", "choices", choices)
 
 
 def _check_aggregations(config: Mapping[str, Any]) -> None:
@@ -90,126 +259,3 @@ def check_source(name: str, task: Any) -> None:
             f" {source}; only the cache of the library datasets has rows of another folder of this"
             f" name, in {kept}"
         )
-
-
-def _base(path: Path) -> Path | None:
-    """Return the folder of the file that states the data: a task file, or one that it includes."""
-    path = path.resolve()
-    values = load_yaml(path, resolve_func=False, recursive=False)
-    if "dataset_kwargs" in values or "dataset_path" in values:
-        return path.parent
-    includes = values.get("include") or []
-    for name in reversed([includes] if isinstance(includes, str) else includes):
-        if found := _base(path.parent / name):
-            return found
-    return None
-
-
-def _with_local_data(config: dict[str, Any], base: Path) -> dict[str, Any]:
-    """Have local data read by the one reader, also those of tasks inside a group."""
-    config = dict(config)
-    if isinstance(members := config.get("task"), list):
-        config["task"] = [
-            _with_plain_target(_with_local_data(member, base))
-            if isinstance(member, dict)
-            else member
-            for member in members
-        ]
-    options = dict(config.get("dataset_kwargs") or {})
-    source = config.get("dataset_path")
-    if source in _FILE_KINDS and "data_files" in options:
-        places = _places(options.pop("data_files"), base)
-        if places is None:
-            return config
-        _check_splits(config, places)
-        config["custom_dataset"] = _reader(places, options.pop("field", None))
-    elif isinstance(source, str) and (base / source).is_dir():
-        folder = base / source
-        config["custom_dataset"] = _reader({split: [folder] for split in _splits(config)}, None)
-    return config
-
-
-def _check_splits(config: Mapping[str, Any], places: Mapping[str, Sequence[Path]]) -> None:
-    for split in _splits(config):
-        if split not in places:
-            raise BadInputError(
-                f"no split {split!r} in data_files of the task {config.get('task')}, which has"
-                f" {', '.join(places)}"
-            )
-
-
-def _splits(config: Mapping[str, Any]) -> list[str]:
-    keys = ("training_split", "validation_split", "test_split", "fewshot_split")
-    named = [str(config[key]).partition("[")[0] for key in keys if config.get(key)]
-    return list(dict.fromkeys(named))
-
-
-def _places(files: Any, base: Path) -> dict[str, list[Path]] | None:
-    """Return the local files of each split; None if some are elsewhere."""
-    by_split = files if isinstance(files, Mapping) else {"train": files}
-    found: dict[str, list[Path]] = {}
-    for split, given in by_split.items():
-        names = [given] if isinstance(given, str) else list(given)
-        if any("://" in str(name) for name in names):
-            return None
-        found[str(split)] = [place for name in names for place in _matches(base, str(name))]
-    return found
-
-
-def _matches(base: Path, name: str) -> list[Path]:
-    place = (base / Path(name).expanduser()).resolve()
-    if place.exists() or not re.search(r"[*?\[]", name):
-        return [place]
-    root = Path(place.anchor)
-    return sorted(root.glob(str(place.relative_to(root)))) or [place]
-
-
-def _reader(places: Mapping[str, Sequence[Path]], field: str | None) -> Callable[..., DatasetDict]:
-    def read(**_: Any) -> DatasetDict:
-        return DatasetDict(
-            {split: _dataset(files, split, field) for split, files in places.items()}
-        )
-
-    return read
-
-
-def _dataset(files: Sequence[Path], split: str, field: str | None) -> Dataset:
-    rows = [row for file in files for row in read_rows(file, split, field)]
-    if not rows:
-        raise BadInputError(f"expected documents, found none in {files[0]}")
-    # A key that a row lacks is null, as templates expect.
-    names = dict.fromkeys(name for row in rows for name in row)
-    columns = {name: [row.get(name) for row in rows] for name in names}
-    for name, values in columns.items():
-        try:
-            pyarrow.array(values)
-        except (pyarrow.ArrowException, OverflowError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise BadInputError(
-                f"expected values of one kind in {name!r} of {files[0]}: {reason}"
-            ) from error
-    return Dataset.from_dict(columns)
-
-
-def _with_plain_target(config: dict[str, Any]) -> dict[str, Any]:
-    """Have a target that is one expression stay what the document holds.
-
-    lm-eval evaluates a rendered target in brackets, so that the text ``[1, 2, 3]`` becomes a list.
-    """
-    target = config.get("doc_to_target")
-    generates = config.get("output_type", "generate_until") == "generate_until"
-    if not isinstance(target, str) or not generates or config.get("doc_to_choice") is not None:
-        return config
-    found = _EXPRESSION.fullmatch(target)
-    if found is None:
-        return config
-    try:
-        value_of = env.compile_expression(found[1], undefined_to_none=False)
-    except Exception:  # lm-eval says what is wrong with the template
-        return config
-
-    def to_target(doc: Mapping[str, Any]) -> Any:
-        value = value_of(**doc)
-        return deepcopy(value) if isinstance(value, list) else str(value)
-
-    return {**config, "doc_to_target": to_target}

@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lm_eval.tasks import TaskManager
+from lm_eval.api.task import ConfigurableTask
 
 from sweeper.config.suite import SuiteConfig, SuiteTask
 from sweeper.evaluation.computed import only
+from sweeper.evaluation.document_checks import check_documents, check_fields, try_filters
 from sweeper.evaluation.metrics import read_metric
-from sweeper.evaluation.task_files import check_source, task_manager
+from sweeper.evaluation.task_files import TaskFolders, check_source
+from sweeper.evaluation.task_yaml import told
 from sweeper.evaluation.values import Metric
 from sweeper.foundation.errors import BadInputError
 from sweeper.records import SuiteSpec
@@ -40,7 +43,12 @@ class LeafTask:
 
     def document(self, index: int) -> Any:
         """Return a document of the task by its index."""
-        return self.task.eval_docs[index]
+        return self._documents[index]
+
+    @cached_property
+    def _documents(self) -> Any:
+        # lm-eval would process all documents again for each.
+        return self.task.eval_docs
 
 
 def load_tasks(suite: SuiteSpec, *, allow_code: bool = False) -> list[LeafTask]:
@@ -53,17 +61,10 @@ def load_tasks(suite: SuiteSpec, *, allow_code: bool = False) -> list[LeafTask]:
     """
     # lm-eval announces every task; our own messages cover what matters.
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
-    directories = [Path(directory) for directory in suite.task_directories]
-    local = task_manager(directories, defaults=False)
-    everything: TaskManager | None = None
-    leaves = []
+    folders = TaskFolders([Path(directory) for directory in suite.task_directories])
+    leaves: list[LeafTask] = []
     for entry in suite.config.tasks:
-        manager = local
-        if entry.task not in local.task_index:
-            # Indexing all of lm-eval's tasks takes seconds: only when one of them is needed.
-            everything = everything or task_manager(directories, defaults=True)
-            manager = everything
-        for name, task in _load(manager, entry, suite).items():
+        for name, task in _load(folders, entry, suite).items():
             if getattr(task, "UNSAFE_CODE", False) and not allow_code:
                 raise BadInputError(
                     f"Suite {suite.config.suite}: the task {name!r} runs code that the model wrote"
@@ -75,7 +76,10 @@ def load_tasks(suite: SuiteSpec, *, allow_code: bool = False) -> list[LeafTask]:
             _check_cluster(entry, name, task)
             metric = read_metric(name, task, entry, entry.metric)
             kept = _filter(entry, name, task)
-            leaves.append(LeafTask(entry, name, only(task, metric.name), documents, metric, kept))
+            leaf = LeafTask(entry, name, only(task, metric.name), documents, metric, kept)
+            _check_documents(leaf)
+            leaves.append(leaf)
+    _check_once(leaves)
     _check_groups(leaves)
     return leaves
 
@@ -125,28 +129,55 @@ def prompts(leaf: LeafTask) -> Iterator[tuple[str, set[str]]]:
         yield asked, {asked, *fields}
 
 
-def _load(manager: TaskManager, entry: SuiteTask, suite: SuiteSpec) -> dict[str, Any]:
+def _load(folders: TaskFolders, entry: SuiteTask, suite: SuiteSpec) -> dict[str, Any]:
     """Load a suite's entry: lm-eval's tasks by name."""
-    indexed = manager.task_index.get(entry.task)
-    if indexed is None:
-        raise BadInputError(
-            f"Suite {suite.config.suite}: no task {entry.task!r} in"
-            f" {', '.join(suite.task_directories)}, nor in lm-eval."
-        )
+    place = f"Suite {suite.config.suite}"
     try:
-        loaded = manager.load([entry.task])
+        tasks = folders.load(entry.task)
     except Exception as error:  # lm-eval and datasets raise whatever a task file provokes
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise BadInputError(
-            f"Suite {suite.config.suite}: cannot load the task {entry.task!r}: {reason}"
-        ) from error
-    tasks: dict[str, Any] = loaded["tasks"]
+        file = folders.file_of(entry.task)
+        reason = str(error) if isinstance(error, BadInputError) else told(error)
+        where = f" ({file})" if file and str(file) not in reason else ""
+        what = f"cannot load the task {entry.task!r}{where}: "
+        unknown = reason.startswith(f"no task {entry.task!r} in ")
+        raise BadInputError(f"{place}: {'' if unknown else what}{reason}") from error
+    if not tasks:
+        raise BadInputError(f"{place}: there is no task in {entry.task!r}")
     for name, task in tasks.items():
         check_source(name, task)
         if entry.num_fewshot is not None or task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=entry.num_fewshot or 0)
         task.set_fewshot_seed(seed=FEWSHOT_SEED)
     return tasks
+
+
+def _check_documents(leaf: LeafTask) -> None:
+    """Check what a run would refuse of a task of the user's own, document by document."""
+    task = leaf.task
+    own = getattr(task.config.doc_to_text, "own", isinstance(task.config.doc_to_text, int))
+    if not own or not isinstance(task, ConfigurableTask):
+        return
+    try:
+        check_fields(task)
+        try_filters(task, leaf.document(0))
+        check_documents(task, leaf.documents, leaf.document, leaf.entry.cluster_by)
+    except BadInputError as error:
+        source = (task.config.metadata or {}).get("config_source")
+        place = f" ({source})" if source else ""
+        raise BadInputError(f"Task {leaf.name}{place}: {error}") from error
+    task.set_fewshot_seed(seed=FEWSHOT_SEED)
+
+
+def _check_once(leaves: Sequence[LeafTask]) -> None:
+    """Check that no task is scored twice, by itself and in a group."""
+    entries: dict[str, str] = {}
+    for leaf in leaves:
+        first = entries.setdefault(leaf.name, leaf.entry.task)
+        if first != leaf.entry.task:
+            raise BadInputError(
+                f"Task {leaf.name}: it is in {first!r} and in {leaf.entry.task!r} of the suite;"
+                " take one out"
+            )
 
 
 def _check_cluster(entry: SuiteTask, name: str, task: Any) -> None:

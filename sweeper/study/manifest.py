@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 import uuid
@@ -17,7 +16,7 @@ from sweeper.config.loading import LoadedStudy, LoadedSuite, find_data, find_mod
 from sweeper.config.models import START
 from sweeper.config.own_teachers import named_models
 from sweeper.config.study import StudyConfig
-from sweeper.config.yaml_file import included_files, named_data_files
+from sweeper.config.task_sources import task_sources
 from sweeper.foundation.cache import content_key, directory_hash, file_hash
 from sweeper.foundation.data_folders import row_files
 from sweeper.foundation.databases import comparable
@@ -50,52 +49,23 @@ class StudyManifest(BaseModel):
 
 
 def suite_spec(suite: LoadedSuite) -> SuiteSpec:
-    """Return the suite with absolute folders and a hash of its tasks' files."""
+    """Return the suite with absolute folders and a hash of its tasks' files.
+
+    Raises:
+        ConfigError: One of the files cannot be read.
+    """
     directories = suite.task_directories
-    files = [_task_files(directory) for directory in directories]
+    try:
+        files = [task_sources(directory) for directory in directories]
+    except OSError as error:
+        message = f"cannot be read: {error.strerror}"
+        raise ConfigError([Problem(source=str(error.filename), message=message)]) from None
     content = {"suite": suite.config.model_dump(mode="json"), "files": files}
     return SuiteSpec(
         config=suite.config,
         task_directories=tuple(str(directory) for directory in directories),
         content_hash=content_key(content),
     )
-
-
-_TASK_SUFFIXES = (".yaml", ".yml", ".py", ".jinja")
-
-
-def _task_files(directory: Path) -> dict[str, str]:
-    """Return hashes of a folder's task files, their code, and the files that they name."""
-    hashes: dict[str, str] = {}
-    for path in sorted(directory.rglob("*")):
-        if not path.is_file() or path.suffix not in _TASK_SUFFIXES:
-            continue
-        name = str(path.relative_to(directory))
-        hashes[name] = file_hash(path)
-        if path.suffix not in (".yaml", ".yml"):
-            continue
-        hashes |= _named_data(path, name)
-        for included in included_files(path):
-            inside = included.is_relative_to(directory) and included.suffix in _TASK_SUFFIXES
-            if included.is_file() and not inside:
-                key = os.path.relpath(included, directory)
-                hashes[f"include {key}"] = file_hash(included)
-                hashes |= _named_data(included, key)
-    return hashes
-
-
-def _named_data(task_file: Path, shown: str) -> dict[str, str]:
-    """Return hashes of the data that a task file names, files of folders one by one."""
-    hashes: dict[str, str] = {}
-    for name in named_data_files(task_file):
-        data = task_file.parent / Path(name).expanduser()
-        key = f"{shown}: {name}"
-        if data.is_file():
-            hashes[key] = file_hash(data)
-        elif data.is_dir():
-            inner = sorted(file for file in data.rglob("*") if file.is_file())
-            hashes |= {f"{key}: {file.relative_to(data)}": file_hash(file) for file in inner}
-    return hashes
 
 
 def data_files(study: LoadedStudy) -> tuple[str, ...]:

@@ -316,9 +316,9 @@ def test_few_shot_examples_come_before_the_question(tmp_path: Path, tiny_student
         {
             "task": "shots",
             "dataset_path": "json",
-            "dataset_kwargs": {"data_files": {"test": "rows.jsonl", "train": "rows.jsonl"}},
+            "dataset_kwargs": {"data_files": {"test": "rows.jsonl"}},
             "test_split": "test",
-            "fewshot_split": "train",
+            "fewshot_split": "test",
             "output_type": "generate_until",
             "doc_to_text": "{{question}}",
             "doc_to_target": "{{text}}",

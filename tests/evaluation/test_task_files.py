@@ -1,55 +1,23 @@
-"""Task files: where their data are found, what targets hold, and what metrics mean."""
+"""Task files: where their data are found, and what metrics mean."""
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sweeper.config.suite import SuiteConfig, SuiteTask
-from sweeper.evaluation.tasks import load_tasks
 from sweeper.foundation.errors import BadInputError
-from sweeper.records import SuiteSpec
+from tests.support.task_projects import TASK, load, write_project
 from tests.support.tiny_studies import write_yaml
 
-TASK: dict[str, Any] = {
-    "dataset_path": "json",
-    "dataset_kwargs": {"data_files": {"test": "../data/docs.jsonl"}},
-    "test_split": "test",
-    "output_type": "generate_until",
-    "doc_to_text": "{{q}}",
-    "doc_to_target": "{{a}}",
-    "generation_kwargs": {"until": ["\n"], "max_gen_toks": 4},
-    "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}],
-}
-ANSWERS = ["[1, 2, 3]", '{"a": 1}', "007", "1.0", "True", "None", "'x'", "(1,)", "1e5", " padded ",
-           '"quoted"', "2024-01-01", "[]", "['a']"]  # fmt: skip
+ANSWERS = ["[1, 2, 3]", '{"a": 1}', "007", "1.0"]
 
 
 def project(folder: Path, answers: list[str] = ANSWERS, **task: Any) -> Path:
-    (folder / "data").mkdir(parents=True, exist_ok=True)
-    (folder / "tasks").mkdir(exist_ok=True)
     rows = [{"q": f"what is {i}?", "a": answer, "n": i} for i, answer in enumerate(answers)]
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (folder / "data" / "docs.jsonl").write_text(text, encoding="utf-8")
-    write_yaml(folder / "tasks" / "plus.yaml", {"task": "plus", **TASK, **task})
-    return folder
-
-
-def load(folder: Path, **entry: Any) -> list[Any]:
-    config = SuiteConfig(suite="s", tasks=(SuiteTask(**{"task": "plus", **entry}),))
-    directory = str((folder / "tasks").resolve())
-    return load_tasks(SuiteSpec(config=config, task_directories=(directory,), content_hash="x"))
-
-
-def test_targets_stay_what_the_documents_hold(tmp_path: Path) -> None:
-    [leaf] = load(project(tmp_path))
-    targets = [leaf.task.doc_to_target(leaf.document(i)) for i in leaf.documents]
-    assert targets == ANSWERS
-    assert not leaf.task.multiple_target
+    return write_project(folder, rows, **task)
 
 
 def test_documents_are_read_by_content(tmp_path: Path) -> None:
@@ -69,12 +37,12 @@ def test_files_are_found_beside_the_file_that_names_them(
     write_yaml(tmp_path / "common" / "data.txt", data)
     rest = {key: value for key, value in TASK.items() if key not in data}
     tasks = tmp_path / "tasks"
-    write_yaml(tasks / "a.yaml", {"task": "pa", "include": "../common/data.txt", **rest})
+    write_yaml(tasks / "a.yaml", {**rest, "task": "pa", "include": "../common/data.txt"})
     (tasks / "deep").mkdir()
     files = {"data_files": {"test": "../../data/docs.jsonl"}}
     deep = {**TASK, "dataset_kwargs": files, "tag": "tagged"}
-    write_yaml(tasks / "deep" / "b.yaml", {"task": "pb", **deep})
-    inline = {"task": "pc", **TASK}
+    write_yaml(tasks / "deep" / "b.yaml", {**deep, "task": "pb"})
+    inline = {**TASK, "task": "pc"}
     write_yaml(tasks / "g.yaml", {"group": "both", "task": ["pa", "pb", inline]})
     monkeypatch.chdir("/")
     assert len(load(tmp_path, task="both")) == 3
@@ -89,7 +57,7 @@ def test_files_are_found_beside_the_file_that_names_them(
         ({}, {"filter": "strict"}, "no filter 'strict'; the task has none"),
         ({}, {"metric": "acc"}, "no metric 'acc'; the task has exact_match"),
         ({}, {"cluster_by": "text"}, "no column 'text' (cluster_by); use one of q, a, n"),
-        ({}, {"documents": (0, 99)}, "names the documents 0 to 99, but there are 14"),
+        ({}, {"documents": (0, 99)}, "names the documents 0 to 99, but there are 4"),
         ({}, {"higher_is_better": False}, "higher_is_better is false for 'exact_match', but it is"),
         ({"metric_list": [{"metric": "exact_match", "aggregation": "mean",
                            "higher_is_better": False}]}, {},
@@ -114,7 +82,7 @@ def test_a_direction_that_nobody_says_is_not_guessed(tmp_path: Path) -> None:
     (tmp_path / "tasks" / "u.py").write_text("def res(doc, results):\n    return {'near': 1.0}\n")
     path = tmp_path / "tasks" / "plus.yaml"
     listed = [{"metric": "near", "aggregation": "mean"}]
-    write_yaml(path, {"task": "plus", **TASK, "metric_list": listed})
+    write_yaml(path, {**TASK, "metric_list": listed})
     with path.open("a", encoding="utf-8") as file:
         file.write("process_results: !function u.res\n")
     with pytest.raises(BadInputError, match="nothing says whether a higher 'near' is better"):

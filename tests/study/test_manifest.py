@@ -310,46 +310,14 @@ def test_a_file_that_was_only_touched_or_written_again_is_the_same(
     assert start() == first
 
 
-def _suite(folder: Path, *task_folders: str) -> Any:
-    from sweeper.config.loading import load_suite
-
-    text = f"suite: s\ntask_paths: [{', '.join(task_folders)}]\ntasks: [{{task: mine}}]\n"
-    (folder / "suite.yaml").write_text(text, encoding="utf-8")
-    for name in task_folders:
-        (folder / name).mkdir(exist_ok=True)
-    return lambda: suite_spec(load_suite(folder / "suite.yaml")).content_hash
-
-
-def test_the_suites_hash_is_that_of_its_content_not_of_its_place(tmp_path: Path) -> None:
-    hashes = []
-    for name in ("here", "there"):
-        (tmp_path / name).mkdir()
-        suite_hash = _suite(tmp_path / name, "tasks")
-        (tmp_path / name / "tasks" / "mine.yaml").write_text(TASK, encoding="utf-8")
-        hashes.append(suite_hash())
-    assert hashes[0] == hashes[1]
-
-
-def test_the_suites_hash_covers_files_of_one_name_in_two_folders(tmp_path: Path) -> None:
-    suite_hash = _suite(tmp_path, "tasks", "more")
-    for name in ("tasks", "more"):
-        (tmp_path / name / "_template.yaml").write_text("a: 1\n", encoding="utf-8")
-    before = suite_hash()
-    (tmp_path / "tasks" / "_template.yaml").write_text("a: 2\n", encoding="utf-8")
-    assert suite_hash() != before
-
-
-def test_the_suites_hash_covers_the_documents_that_its_tasks_read(tmp_path: Path) -> None:
-    suite_hash = _suite(tmp_path, "tasks")
-    (tmp_path / "data").mkdir()
-    documents = tmp_path / "data" / "documents.jsonl"
-    documents.write_text(ROWS, encoding="utf-8")
-    (tmp_path / "tasks" / "mine.yaml").write_text(
-        TASK + "dataset_kwargs: {data_files: {test: ../data/documents.jsonl}}\n", encoding="utf-8"
-    )
-    before = suite_hash()
-    documents.write_text(ROWS * 2, encoding="utf-8")
-    assert suite_hash() != before
+def test_include_yaml_control(start: Callable[..., StudyManifest], tmp_path: Path) -> None:
+    """A template that changed refuses the study; so does whatever else the loader reads."""
+    (tmp_path / "tasks" / "_common.yaml").write_text("doc_to_text: '{{q}}'\n")
+    (tmp_path / "tasks" / "mine.yaml").write_text(TASK + "include: _common.yaml\n")
+    start()
+    (tmp_path / "tasks" / "_common.yaml").write_text("doc_to_text: '{{q}}:'\n")
+    with pytest.raises(StudyChangedError, match="suite selection: its content changed"):
+        start()
 
 
 def test_another_checkpoint_in_a_local_folder_is_named(
