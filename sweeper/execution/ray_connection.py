@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ray._private import ray_constants, services
 from ray._private.authentication.authentication_token_setup import generate_and_save_token
 from ray.exceptions import AuthenticationError
 
+import sweeper
 from sweeper.foundation.environment import available_cores
 from sweeper.foundation.errors import SweeperError
 
@@ -56,16 +57,18 @@ def connected(address: str) -> Iterator[None]:
 
 def _connect(address: str, mode: str | None) -> None:
     options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    # Ray has its workers import from the directory in which it is begun.
+    package = Path(sweeper.__file__).parents[1]
     try:
         if address == "local":
             _make_token(mode)
             options |= {"num_cpus": available_cores(), "include_dashboard": False}
-            with _on_loopback():
+            with _on_loopback(), chdir(package):
                 ray.init(address=address, _node_ip_address="127.0.0.1", **options)
             return
         found, loopback = _find(address)
         _agree_on_token(found, mode)
-        with _on_loopback(loopback):
+        with _on_loopback(loopback), chdir(package):
             ray.init(address=found, **options)
     except (ConnectionError, OSError, ValueError, RuntimeError) as error:
         hint = "start one with `ray start --head`, or" if address == "auto" else "check it, or"

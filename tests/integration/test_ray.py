@@ -234,6 +234,8 @@ def test_the_cluster_of_make_runs_a_study_and_is_reached_from_this_machine_alone
     file = Path(made_cluster["HOME"]) / ".ray" / "auth_token"
     assert file.stat().st_mode & 0o077 == 0
     study = write_study(arms={"sft": {}}, trials=2, compute=compute("auto"))
+    for name in ("peft", "pydantic", "filelock", "ray"):
+        (study.parent / f"{name}.py").write_text("raise SystemExit('of the working directory')\n")
     done = sweep(study.parent, made_cluster)
     assert done.returncode == 0, done.stderr
     assert {outcome["state"] for outcome in outcomes(study.parent).values()} == {"completed"}
