@@ -64,15 +64,19 @@ bench: demo
 	$(BIN)/python -m benchmarks.layer_cuts --json benchmarks/layer_cuts.json
 	$(BIN)/python -m benchmarks.statistics --json benchmarks/statistics.json
 
-# A Ray cluster of two nodes on this machine, for `compute: {executor: ray}`; see docs/cluster.md.
+# A Ray cluster of two nodes that only this machine can reach, for `compute: {executor: ray}`; see
+# docs/cluster.md. Both nodes ask for the token of ~/.ray/auth_token.
+CLUSTER_PORT ?= 6379
+LOCAL_RAY := RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 $(BIN)/python -m scripts.local_ray
+LOCAL_NODE := --node-ip-address=127.0.0.1 --num-cpus=1 --disable-usage-stats
+
 cluster: setup
-	RAY_USAGE_STATS_ENABLED=0 $(BIN)/ray start --head --node-ip-address=127.0.0.1 --num-cpus=1 \
-		--port=6379 --include-dashboard=false --disable-usage-stats
-	RAY_USAGE_STATS_ENABLED=0 $(BIN)/ray start --address=127.0.0.1:6379 --node-ip-address=127.0.0.1 \
-		--num-cpus=1 --disable-usage-stats
+	umask 077; $(BIN)/ray get-auth-token --generate > /dev/null
+	$(LOCAL_RAY) start --head --port=$(CLUSTER_PORT) --include-dashboard=false $(LOCAL_NODE)
+	$(LOCAL_RAY) start --address=127.0.0.1:$(CLUSTER_PORT) $(LOCAL_NODE)
 
 cluster-stop: setup
-	$(BIN)/ray stop
+	$(BIN)/python -m scripts.local_ray end $(CLUSTER_PORT)
 
 lint: setup
 	$(BIN)/ruff check .

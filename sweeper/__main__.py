@@ -1,15 +1,27 @@
-"""Run the command line as ``python -m sweeper``."""
+"""The command line, as ``sweeper`` and as ``python -m sweeper``."""
 
+import os
 import sys
 from pathlib import Path
 
 import sweeper
 
+
+def main() -> None:
+    """Run the command line; files in the working directory take no library's place.
+
+    Python looks for modules there first with ``-m``, and where ``PYTHONPATH`` has an empty part.
+    Jobs inherit the path.
+    """
+    named = (part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part)
+    kept = {Path(part).resolve() for part in named} | {Path(sweeper.__file__).parents[1]}
+    here = Path.cwd()
+    sys.path[:] = [part for part in sys.path if Path(part).resolve() != here or here in kept]
+
+    from sweeper import cli
+
+    cli.main()
+
+
 if __name__ == "__main__":
-    # The working directory, which may hold a file of a library's name; jobs inherit the path.
-    if not sys.flags.safe_path and Path(sys.path[0]).resolve() != Path(sweeper.__file__).parents[1]:
-        del sys.path[0]
-
-    from sweeper.cli import main
-
     main()

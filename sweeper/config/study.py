@@ -29,7 +29,7 @@ from sweeper.config.names import is_reserved
 from sweeper.config.preparation import TeacherOutputsConfig, WarmStartConfig
 from sweeper.config.search import BudgetConfig, Objective, PrunerConfig, SamplerConfig
 from sweeper.config.settings import METHODS, TrainingConfig
-from sweeper.foundation.databases import comparable, storage_problem
+from sweeper.foundation.databases import comparable, storage_problem, tracking_problem
 
 LARGEST_GRID = 10_000
 """Combinations of one arm's values."""
@@ -42,6 +42,15 @@ class TrackingConfig(Strict):
     """MLflow's tracking URI; by default the SQLite file `runs/mlflow.db`."""
     experiment: str | None = None
     """The experiment's name; by default the study's."""
+
+    @field_validator("uri", mode="after")
+    @classmethod
+    def _check_uri(cls, uri: str | None) -> str | None:
+        if uri is not None and (message := tracking_problem(uri)):
+            problems = Problems()
+            problems.add((), message)
+            problems.raise_if_any()
+        return uri
 
 
 class StudyConfig(Strict):

@@ -54,13 +54,42 @@ def main_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:
 
 def gpu_memory() -> dict[str, int]:
     """Return the bytes of each GPU that torch may use, by its name."""
-    query = ("--query-gpu=memory.total", "--format=csv,noheader,nounits")
-    sizes = [int(line) * 2**20 for line in _ask_driver(*query) if line.strip().isdigit()]
+    return {name: int(size) * 2**20 for name, size in _of_gpus("memory.total").items()}
+
+
+def lacks_bfloat16(device: str, cpu: Path = Path("/proc/cpuinfo")) -> bool:
+    """Return True if ``device`` is known to have no instructions for bfloat16.
+
+    Args:
+        device: Name of the device, such as ``cpu`` or ``cuda:0``.
+        cpu: File in which Linux shows the features of the processor.
+    """
+    if device == "cpu":
+        try:
+            lines = cpu.read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return False
+        features = [line for line in lines if line.startswith(("flags", "Features"))]
+        return bool(features) and not _BFLOAT16 & set(features[0].split())
+    capabilities = _of_gpus("compute_cap")
+    return device in capabilities and float(capabilities[device]) < _FIRST_WITH_BFLOAT16
+
+
+_BFLOAT16 = {"avx512_bf16", "avx10_2", "amx_bf16", "bf16"}
+"""Features of processors, as Linux names them; the last is ARM's."""
+_FIRST_WITH_BFLOAT16 = 8.0
+"""Compute capability of NVIDIA's first GPUs that have it."""
+
+
+def _of_gpus(query: str) -> dict[str, str]:
+    """Return what the driver tells of each GPU that torch may use, by its name."""
+    lines = _ask_driver(f"--query-gpu={query}", "--format=csv,noheader,nounits")
+    values = [line.strip() for line in lines if line.strip().replace(".", "").isdigit()]
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = [str(index) for index in range(len(sizes))]
+    names = [str(index) for index in range(len(values))]
     if visible is not None:
         names = list(takewhile(lambda name: name not in ("", "-1"), visible.split(",")))
-    known = dict(zip(map(str, range(len(sizes))), sizes, strict=True))
+    known = dict(zip(map(str, range(len(values))), values, strict=True))
     return {f"cuda:{at}": known[name] for at, name in enumerate(names) if name in known}
 
 

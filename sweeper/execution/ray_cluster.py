@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import socket
 import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -30,13 +28,13 @@ from sweeper.execution import ray_node
 from sweeper.execution.device_sharing import make_resources, per_device
 from sweeper.execution.executor import Busy, Finished, Spec
 from sweeper.execution.processes import signals_waiting
-from sweeper.foundation.environment import available_cores, package_versions
+from sweeper.execution.ray_connection import connected, last_line
+from sweeper.foundation.environment import package_versions
 from sweeper.foundation.errors import SweeperError
 from sweeper.records import Outcome, Resources
 from sweeper.records.layout import JobPaths
 from sweeper.records.outcome_files import read_outcome
 
-_CONNECT_SECONDS = 5.0
 _LOOK_SECONDS = 120.0
 """Seconds that a node may take to report what it sees; it imports sweeper meanwhile."""
 _GRACE_SECONDS = 5.0
@@ -72,6 +70,7 @@ class RayExecutor:
         run: Callable[[Spec], Outcome] | None = None,
     ) -> None:
         self._address = compute.address or "auto"
+        self._connection = ExitStack()
         self._device = compute.device
         self._most = compute.workers
         resources = compute.resources_per_trial
@@ -97,10 +96,10 @@ class RayExecutor:
         """Connect to the cluster and look over its nodes.
 
         Raises:
-            SweeperError: It does not answer, a node does not see what it must, or no node has what
-                a trial takes.
+            SweeperError: It does not answer or refuses this machine's token, a node does not see
+                what it must, or no node has what a trial takes.
         """
-        _connect(self._address)
+        self._connection.enter_context(connected(self._address))
         try:
             self._gpu = self._share_of_gpu()
             if problems := self._look_over(_alive()):
@@ -114,7 +113,7 @@ class RayExecutor:
             if not any(self._room(found) for found in _alive()):
                 raise SweeperError(self._too_much())
         except BaseException:
-            ray.shutdown()
+            self._connection.close()
             raise
         return self
 
@@ -128,7 +127,7 @@ class RayExecutor:
         try:
             self.stop()
         finally:
-            ray.shutdown()
+            self._connection.close()
 
     def free(self) -> int:
         """Return how many jobs could be submitted now."""
@@ -256,7 +255,7 @@ class RayExecutor:
                 except ray.exceptions.GetTimeoutError:
                     problems = [f"did not answer within {_LOOK_SECONDS:g} s"]
                 except ray.exceptions.RayError as error:
-                    problems = [f"cannot run sweeper: {_last_line(error)}"]
+                    problems = [f"cannot run sweeper: {last_line(error)}"]
                 self._looked[found["NodeID"]] = not problems
                 name = f"{found['NodeManagerHostname']} ({found['NodeManagerAddress']})"
                 wrong += [f"{name} {problem}" for problem in problems]
@@ -281,37 +280,6 @@ def _alive() -> list[dict[str, Any]]:
     return [found for found in ray.nodes() if found["Alive"]]
 
 
-def _connect(address: str) -> None:
-    """Join the cluster at ``address``.
-
-    Raises:
-        SweeperError: It does not answer.
-    """
-    options: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
-    if address == "local":
-        # Nothing of it can be reached from other machines.
-        options |= {"num_cpus": available_cores(), "include_dashboard": False}
-        options |= {"_node_ip_address": "127.0.0.1"}
-    try:
-        if address != "local":
-            _check_that_it_listens(address)
-        ray.init(address=address, **options)
-    except (ConnectionError, OSError, ValueError, RuntimeError) as error:
-        hint = "start one with `ray start --head`, or" if address == "auto" else "check it, or"
-        raise SweeperError(
-            f"compute.address: no Ray cluster answers at {address!r}: {hint} use"
-            f" `address: local` ({_last_line(error)})"
-        ) from None
-
-
-def _check_that_it_listens(address: str) -> None:
-    # Ray itself tries for minutes.
-    from ray._private.services import canonicalize_bootstrap_address_or_die
-
-    host, _, port = canonicalize_bootstrap_address_or_die(address).rpartition(":")
-    socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
-
-
 def _collect(job: _RayJob) -> Finished:
     try:
         text, reason = ray.get(job.task)
@@ -332,11 +300,7 @@ def _reason(error: ray.exceptions.RayError) -> str:
         return "Ray ended it, because its node ran out of memory"
     if isinstance(error, ray.exceptions.WorkerCrashedError):
         return "its Ray worker was ended"
-    return f"its Ray task failed: {_last_line(error)}"
-
-
-def _last_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+    return f"its Ray task failed: {last_line(error)}"
 
 
 def _wait_for_its_process(spec: Spec) -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib
 import re
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from sweeper.foundation.secrets import is_secret_name, redact
 
 _POSTGRES = ("postgresql", "postgresql+psycopg")
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_HOSTED = ("databricks", "databricks-uc", "uc")
+"""MLflow's stores that Databricks hosts."""
+_IN_MEMORY = ("sqlite://", "sqlite:///:memory:")
 _CONNECTION = {
     "connect_timeout": "10",
     "keepalives_idle": "30",
@@ -46,9 +49,36 @@ def storage_problem(url: str) -> str | None:
     return None if parts.path.strip("/") else problem
 
 
+def tracking_problem(uri: str) -> str | None:
+    """Return what is wrong with ``uri`` as a place for MLflow's runs, or None."""
+    if is_server(uri) or uri.partition(":")[0] in _HOSTED:
+        return None
+    if is_database(uri) and "://" in uri and uri not in _IN_MEMORY:
+        return None
+    return (
+        "expected sqlite:///FILE, another database's URL or http(s)://SERVER, found"
+        f" {redact(uri)!r} (MLflow's folders of files cannot hold a study; without the key, the"
+        " runs are in runs/mlflow.db)"
+    )
+
+
+def is_sqlite(url: str) -> bool:
+    """Return True if ``url`` is that of a SQLite file, or of a database in memory."""
+    return url.partition("://")[0].partition("+")[0] == "sqlite"
+
+
 def sqlite_url(path: Path) -> str:
     """Return the URL of a SQLite file; signs that mean something in URLs are encoded."""
-    return "sqlite:///" + re.sub(r"[%?#]", lambda sign: f"%{ord(sign[0]):02X}", str(path.resolve()))
+    place = re.sub(r"[%?#]", lambda sign: f"%{ord(sign[0]):02X}", str(path.resolve()))
+    return with_driver(f"sqlite:///{place}")
+
+
+def sqlite_path(uri: str) -> Path | None:
+    """Return the file of ``sqlite:///FILE``; None for any other URI."""
+    _, _, place = uri.partition(":///")
+    if not is_sqlite(uri) or not place or place.startswith((":memory:", "file:")):
+        return None
+    return Path(unquote(urlsplit(f"//host/{place}").path[1:]))
 
 
 def is_database(uri: str) -> bool:
@@ -59,10 +89,13 @@ def is_database(uri: str) -> bool:
 def with_driver(url: str) -> str:
     """Return ``url`` for SQLAlchemy: PostgreSQL through psycopg 3, which notices a lost server.
 
-    Anything else, PostgreSQL through another driver included, stays as it is. So does what the
-    query of ``url`` says already.
+    A SQLite file whose URL has encoded signs gets its driver's name, too: without it, MLflow makes
+    a folder with the signs as they are encoded. Anything else, PostgreSQL through another driver
+    included, stays as it is. So does what the query of ``url`` says already.
     """
     scheme, separator, rest = url.partition("://")
+    if scheme == "sqlite" and "%" in rest:
+        return f"sqlite+pysqlite://{rest}"
     if scheme not in _POSTGRES or not separator:
         return url
     base, _, query = rest.partition("?")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from importlib import metadata
 from pathlib import Path
 
@@ -23,35 +23,48 @@ PACKAGES = (
     "mlflow",
 )
 
-_LEFTOVERS = (
-    *(
-        "RANK",
-        "LOCAL_RANK",
-        "WORLD_SIZE",
-        "LOCAL_WORLD_SIZE",
-        "NODE_RANK",
-        "NPROC",
-        "FORK_LAUNCHED",
-    ),
-    *("GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK", "ROLE_NAME", "ROLE_WORLD_SIZE"),
-    *("USE_TORCH_XLA", "TPU_NAME", "SMDATAPARALLEL_LOCAL_RANK"),
+_LAUNCHERS = (
+    *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "NPROC"),
+    *("FORK_LAUNCHED", "GROUP_RANK", "GROUP_WORLD_SIZE"),
+    *("ROLE_RANK", "ROLE_NAME", "ROLE_WORLD_SIZE", "TPU_NAME", "USE_TORCH_XLA"),
 )
-_LEFTOVER_PREFIXES = (
+_COMPUTATION = (
+    # Precision of products, below what torch shows.
+    *("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE"),
+    *("DNNL_DEFAULT_FPMATH_MODE", "ONEDNN_DEFAULT_FPMATH_MODE"),
+    # Other code in place of the libraries' own.
+    *("TRANSFORMERS_SDPA_FORCE_GQA", "TRITON_INTERPRET", "USE_HUB_KERNELS"),
+    *("USE_TORCH", "USE_TF", "USE_JAX", "USE_FLAX"),
+    # Pickled weights, and code that comes with models.
+    *("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "TRUST_REMOTE_CODE"),
+)
+_PREFIXES = (
     *("ACCELERATE_", "DEEPSPEED_", "FP8_", "FSDP_", "MASTER_", "MEGATRON_", "PARALLELISM_CONFIG_"),
     *("MPI_", "MV2_COMM_WORLD_", "OMPI_COMM_WORLD_", "PMI_", "PJRT_", "TORCHELASTIC_", "XLA_"),
+    *("SM_", "SMDATAPARALLEL_", "TORCHDYNAMO_", "TORCHINDUCTOR_"),
 )
+_KEPT = ("TORCHDYNAMO_DISABLE", "TORCHINDUCTOR_CACHE_DIR", "TORCHINDUCTOR_COMPILE_THREADS")
+"""Variables of a machine without a compiler, or with little room."""
+
+
+def leftovers(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the names in ``environment`` that would change or hang a trial.
+
+    Launchers leave some of them in a shell. Precision, devices and processes of a trial follow
+    from its study alone.
+    """
+    return tuple(
+        name
+        for name in sorted(environment)
+        if name in _LAUNCHERS
+        or name in _COMPUTATION
+        or (name.startswith(_PREFIXES) and name not in _KEPT)
+    )
 
 
 def clear_leftovers(environment: MutableMapping[str, str]) -> tuple[str, ...]:
-    """Remove what launchers leave in a shell, which would change or hang a trial; return its names.
-
-    Precision, devices and processes of a trial follow from its study alone.
-    """
-    found = tuple(
-        name
-        for name in sorted(environment)
-        if name in _LEFTOVERS or name.startswith(_LEFTOVER_PREFIXES)
-    )
+    """Remove the ``leftovers`` of an environment; return their names."""
+    found = leftovers(environment)
     for name in found:
         del environment[name]
     return found

@@ -5,14 +5,19 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import optuna
 import sqlalchemy
 from optuna.storages import RDBStorage
 
 from sweeper.foundation.database_retry import DatabaseAway, Retry, absence
-from sweeper.foundation.databases import address, sqlite_url, with_driver
+from sweeper.foundation.databases import (
+    address,
+    is_sqlite,
+    sqlite_path,
+    sqlite_url,
+    with_driver,
+)
 from sweeper.foundation.errors import SweeperError
 from sweeper.foundation.secrets import redact
 
@@ -36,8 +41,7 @@ def open_storage(where: Path | str, retry: Retry | None = None) -> Storage:
     # What goes wrong with a connection is raised, too.
     logging.getLogger("psycopg").setLevel(logging.CRITICAL)
     url = sqlite_url(where) if isinstance(where, Path) else with_driver(where)
-    if url.startswith("sqlite:///"):
-        file = Path(unquote(url.removeprefix("sqlite:///").partition("?")[0]))
+    if (file := sqlite_path(url)) is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
     return (retry or Retry())(lambda: _open(url))
 
@@ -84,10 +88,10 @@ def _unusable(url: str, error: Exception) -> Exception:
 
 
 def _open(url: str) -> Storage:
-    options: dict[str, Any] = {} if url.startswith("sqlite:") else {"pool_pre_ping": True}
+    options: dict[str, Any] = {} if is_sqlite(url) else {"pool_pre_ping": True}
     try:
         # Optuna fills its version in where braces stand.
-        template = url.replace("{", "{{").replace("}", "}}") if url.startswith("sqlite:") else url
+        template = url.replace("{", "{{").replace("}", "}}") if is_sqlite(url) else url
         storage = RDBStorage(template, engine_kwargs=options)
     except Exception as error:
         raise _unusable(url, error) from None

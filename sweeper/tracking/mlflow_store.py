@@ -15,12 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from sweeper.foundation.database_retry import DatabaseAway, Retry, absence
-from sweeper.foundation.databases import address, is_server, sqlite_url, with_driver
+from sweeper.foundation.databases import (
+    address,
+    is_server,
+    is_sqlite,
+    sqlite_path,
+    sqlite_url,
+    with_driver,
+)
 from sweeper.foundation.errors import SweeperError
 from sweeper.foundation.secrets import redact
 from sweeper.tracking.mapping import Dataset
 from sweeper.tracking.points import MetricPoint
-from sweeper.tracking.sqlite_file import make_whole, sqlite_path
+from sweeper.tracking.sqlite_file import make_whole
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -329,7 +336,7 @@ def _probe(uri: str) -> None:
         # A server that refuses us does answer, and MLflow says why better than we could.
         with contextlib.suppress(urllib.error.HTTPError):
             urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_ANSWER_SECONDS).close()
-    elif not uri.startswith("sqlite:") and "://" in uri:
+    elif not is_sqlite(uri) and "://" in uri:
         import sqlalchemy
 
         engine = sqlalchemy.create_engine(uri)

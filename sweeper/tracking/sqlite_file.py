@@ -6,17 +6,8 @@ import os
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
-
-
-def sqlite_path(uri: str) -> Path | None:
-    """Return the file of ``sqlite:///FILE``; None for any other URI."""
-    scheme, _, place = uri.partition(":///")
-    if scheme != "sqlite" or not place or place.startswith((":memory:", "file:")):
-        return None
-    return Path(unquote(urlsplit(f"//host/{place}").path[1:]))
 
 
 def make_whole(path: Path, make: Callable[[Path], None]) -> None:

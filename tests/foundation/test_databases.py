@@ -16,6 +16,7 @@ from sweeper.foundation.databases import (
     has_password,
     is_database,
     storage_problem,
+    tracking_problem,
     with_driver,
 )
 from sweeper.foundation.errors import ConfigError
@@ -164,3 +165,33 @@ def test_passwords_are_hidden(text: str, shown: str) -> None:
 def test_anything_else_stays(uri: str) -> None:
     assert redact(uri) == uri
     assert not has_password(uri)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("sqlite:///mlflow.db", "sqlite:////data/mlflow.db", "http://127.0.0.1:5000"),
+        *("https://me:pw@mlflow.example", "postgresql://me@db.example/mlflow"),
+        *("mysql+pymysql://db.example/mlflow", "databricks", "databricks://profile"),
+    ],
+)
+def test_places_of_runs(uri: str) -> None:
+    assert tracking_problem(uri) is None
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        *("file://./mlruns", "file:///data/mlruns", "file:mlruns", "./mlruns", "mlruns", ""),
+        *("sqlite:///:memory:", "sqlite://", "s3://bucket/mlruns", "mlflow.example:5000"),
+    ],
+)
+def test_file_uri_and_other_places_that_hold_no_runs_are_refused_at_their_line(
+    write_study: WriteStudy, uri: str
+) -> None:
+    path = write_study(tracking={"uri": uri})
+    with pytest.raises(ConfigError) as caught:
+        load_study(path)
+    [problem] = caught.value.problems
+    assert (problem.path, problem.line is not None) == ("tracking.uri", True)
+    assert f"found {uri!r}" in problem.message

@@ -1,9 +1,11 @@
-"""Studies on a Ray cluster of two nodes, one of which is taken away."""
+"""Studies on Ray clusters of two nodes: one that loses a node, and that of ``make cluster``."""
 
 from __future__ import annotations
 
 import os
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,8 +15,9 @@ from typing import Any
 import optuna
 import pytest
 
+from sweeper.foundation.errors import SweeperError
 from tests.support.study_folders import outcomes, params, run, trial_runs
-from tests.support.tiny_studies import adder_study
+from tests.support.tiny_studies import ROOT, adder_study
 from tests.support.trial_jobs import make_spec
 from tests.support.whole_studies import wait_beside
 
@@ -171,3 +174,99 @@ def test_a_node_that_others_have_filled_gets_no_trial(
                 finished += executor.wait(60)
             assert [done.outcome.state for done in finished] == ["completed"]
             ray.kill(other)
+
+
+@pytest.fixture(scope="module")
+def made_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The cluster of ``make cluster``, for a user without a token; the environment to use it in."""
+    home = tmp_path_factory.mktemp("home")
+    environment = {name: text for name, text in os.environ.items() if not name.startswith("RAY_")}
+    environment |= {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache")}
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    venv = Path(sys.executable).parents[1]
+    # The environment of these tests, left as it is.
+    make = ["make", "--assume-old", f"{venv}/installed", f"VENV={venv}", f"CLUSTER_PORT={port}"]
+    where: dict[str, Any] = {"cwd": ROOT, "env": environment, "timeout": 280, "check": True}
+    try:
+        subprocess.run([*make, "cluster"], **where)
+        yield {**environment, "RAY_ADDRESS": f"127.0.0.1:{port}"}
+    finally:
+        subprocess.run([*make, "cluster-stop"], **where)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+
+
+def sweep(directory: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "sweeper", "run", "study.yaml", "--cache-dir", "cache"]
+    return subprocess.run(
+        command, cwd=directory, env=environment, capture_output=True, text=True, timeout=280
+    )
+
+
+def listening(port: str) -> set[str]:
+    """The addresses on which the nodes of the cluster at ``port`` listen, and their agents."""
+    import psutil
+
+    found = set()
+    for process in psutil.process_iter(["cmdline"]):
+        if f"--gcs-address=127.0.0.1:{port}" not in (process.info["cmdline"] or ()):
+            continue
+        for one in (process, *process.children(recursive=True)):
+            found |= {
+                place.laddr.ip
+                for place in one.net_connections("tcp")
+                if place.status == psutil.CONN_LISTEN
+            }
+    return found
+
+
+@pytest.mark.timeout(600)
+def test_the_cluster_of_make_runs_a_study_and_is_reached_from_this_machine_alone(
+    write_study: WriteStudy, made_cluster: dict[str, str]
+) -> None:
+    import ray  # noqa: F401  # ships psutil
+
+    assert listening(made_cluster["RAY_ADDRESS"].rpartition(":")[2]) <= {
+        "127.0.0.1",
+        "::ffff:127.0.0.1",
+    }
+    file = Path(made_cluster["HOME"]) / ".ray" / "auth_token"
+    assert file.stat().st_mode & 0o077 == 0
+    study = write_study(arms={"sft": {}}, trials=2, compute=compute("auto"))
+    for name in ("peft", "pydantic", "filelock", "ray"):
+        (study.parent / f"{name}.py").write_text("raise SystemExit('of the working directory')\n")
+    done = sweep(study.parent, made_cluster)
+    assert done.returncode == 0, done.stderr
+    assert {outcome["state"] for outcome in outcomes(study.parent).values()} == {"completed"}
+    token = file.read_bytes().strip()
+    assert token
+    written = [path for path in study.parent.rglob("*") if path.is_file()]
+    assert [path for path in written if token in path.read_bytes()] == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"HOME": "/nonexistent"}, "asks for a token, but there is none here"),
+        ({"RAY_AUTH_TOKEN": secrets.token_hex()}, "has another token than RAY_AUTH_TOKEN"),
+        ({"RAY_AUTH_TOKEN_PATH": "/nonexistent"}, "RAY_AUTH_TOKEN_PATH, /nonexistent"),
+        ({"RAY_AUTH_MODE": "disabled"}, "RAY_AUTH_MODE=disabled is set: unset it"),
+    ],
+    ids=["none", "another", "no file", "forbidden"],
+)
+def test_a_token_that_is_missing_or_wrong_is_told(
+    made_cluster: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, str],
+    message: str,
+) -> None:
+    from sweeper.execution.ray_connection import connected
+
+    for name, text in {**made_cluster, **changes}.items():
+        monkeypatch.setenv(name, text)
+    with pytest.raises(SweeperError, match="token") as caught, connected("auto"):
+        pass
+    assert message in str(caught.value)
+    assert changes.get("RAY_AUTH_TOKEN", "no token") not in str(caught.value)
+    assert os.environ.get("RAY_AUTH_MODE") == changes.get("RAY_AUTH_MODE")

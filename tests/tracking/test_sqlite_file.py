@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.tracking.sqlite_file import make_whole, sqlite_path
+from sweeper.foundation.databases import sqlite_path
+from sweeper.tracking.sqlite_file import make_whole
 
 
 def test_a_database_whose_making_is_interrupted_is_not_there(tmp_path: Path) -> None:
@@ -34,6 +35,7 @@ def test_a_database_whose_making_is_interrupted_is_not_there(tmp_path: Path) -> 
         ("sqlite:////runs/mlflow.db", "/runs/mlflow.db"),
         ("sqlite:///runs/mlflow.db", "runs/mlflow.db"),
         ("sqlite:///runs/mlflow.db?timeout=3", "runs/mlflow.db"),
+        ("sqlite+pysqlite:///q%3Fx/mlflow.db?timeout=3", "q?x/mlflow.db"),
         ("sqlite:///:memory:", None),
         ("sqlite://", None),
         ("postgresql://me@host/mlflow", None),

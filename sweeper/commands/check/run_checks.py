@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from sweeper.commands.check.duration import (
     timeout_findings,
 )
 from sweeper.commands.check.duration_estimate import StudyPlan, estimate
+from sweeper.commands.check.machine import machine_findings
 from sweeper.commands.check.memory_findings import StudyTrainings, memory_findings
 from sweeper.commands.check.models import (
     file_findings,
@@ -44,6 +46,7 @@ from sweeper.config.loading import LoadedStudy, LoadedSuite
 from sweeper.config.models import StudentConfig
 from sweeper.config.study import StudyConfig
 from sweeper.execution.device_sharing import DeviceMemory, trial_memory, usable_devices
+from sweeper.execution.devices import lacks_bfloat16
 from sweeper.foundation.cache import default_root
 from sweeper.foundation.errors import SweeperError
 from sweeper.records import DataCheck, Failure, ModelShape, ShapeRequest
@@ -233,6 +236,7 @@ def judge(
                 data_check.attention,
             ),
             *start_findings(config, starts or {}, suite_spec(study.selection).content_hash),
+            *machine_findings(config, [*filter(lacks_bfloat16, devices)], os.environ),
             *of_compute,
             *_memory(config, data_check, shapes, places),
             confirmation_finding(seeds if has_test else None, pairs),

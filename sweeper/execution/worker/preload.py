@@ -17,6 +17,8 @@ for _name in ("HF_HUB_DISABLE_TELEMETRY", "DISABLE_SAFETENSORS_CONVERSION"):
     os.environ.setdefault(_name, "1")
 
 clear_leftovers(os.environ)
+# Opens a Ray cluster, which is no business of jobs.
+os.environ.pop("RAY_AUTH_TOKEN", None)
 
 failure: str | None = None
 """Why the libraries could not be imported. Python would swallow it; the worker reports it."""

@@ -9,6 +9,7 @@ import pytest
 from sweeper.analysis.findings import Finding
 from sweeper.analysis.pair import summarize_pairs
 from sweeper.commands.check.data import length_findings
+from sweeper.commands.check.machine import machine_findings
 from sweeper.commands.check.models import pair_findings, size_finding, teacher_gap_finding
 from sweeper.commands.check.power import confirmation_finding, design_findings
 from sweeper.commands.check.settings import settings_findings
@@ -20,6 +21,9 @@ from tests.support.tiny_studies import adder_study
 
 LONG = Lengths(count=1000, percentiles=tuple(range(0, 202, 2)))
 """From 0 to 200 tokens, evenly."""
+
+
+BFLOAT16_SCORES = {**adder_study()["evaluation"], "dtype": "bfloat16"}
 
 
 def config(**changes: Any) -> StudyConfig:
@@ -239,3 +243,38 @@ def test_a_pair_is_told_with_what_each_number_means_and_when_to_worry() -> None:
     assert state == "warning" and "0 % [0, 49] ended" in text and "Raise max_new_tokens" in text
     assert [finding.what for finding in cut if finding.state == "warning"] == ["length and end"]
     assert all("Worry if" in finding.advice for finding in cut[1:])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"training": {"bf16": True}},
+            "training.bf16: true computes in bfloat16, for which cpu has no instructions: a step"
+            " may take several times as long as in float32 Write bf16: false.",
+        ),
+        (
+            {"arms": {"sft": {"settings": {"bf16": True}}}},
+            "arms.sft.settings.bf16: true computes",
+        ),
+        (
+            {"teacher": {"model": "t", "dtype": "bfloat16"}, "evaluation": BFLOAT16_SCORES},
+            "evaluation.dtype: bfloat16 and teacher.dtype: bfloat16 compute",
+        ),
+    ],
+)
+def test_bfloat16_is_warned_of_where_it_is_slow(changes: dict[str, Any], said: str) -> None:
+    [(state, text)] = told(machine_findings(config(**changes), ["cpu"], {}), "precision")
+    assert state == "warning" and text.startswith(said)
+    assert machine_findings(config(**changes), [], {}) == []
+
+
+def test_float32_is_fast_anywhere() -> None:
+    assert machine_findings(config(), ["cpu"], {"HF_HOME": "x", "PATH": "y"}) == []
+
+
+def test_variables_that_do_not_reach_trials_are_named() -> None:
+    environment = {"WORLD_SIZE": "2", "ACCELERATE_MIXED_PRECISION": "bf16", "HF_HOME": "x"}
+    [(state, text)] = told(machine_findings(config(), [], environment), "environment")
+    assert state == "warning"
+    assert text.startswith("ACCELERATE_MIXED_PRECISION and WORLD_SIZE do not reach trials")
