@@ -223,6 +223,8 @@ class PreparationSpec(Record):
     """Names below ``extra``, by arm, in the records of old versions."""
     optimisers: dict[str, tuple[str, ...]] = {}
     """Optimisers of each arm, whose packages ``data`` looks for."""
+    reference_users: tuple[str, ...] = ()
+    """What trains on the reference answers, which ``data`` names where there are none."""
     own_attentions: dict[str, tuple[str, ...]] = {}
     """Attentions that arms give their teachers, by arm."""
     own_teachers: dict[str, tuple[str, ...]] = {}

@@ -12,8 +12,9 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from sweeper.distillation.data.calls import Message
 from sweeper.distillation.data.chat_templates import render, template_variables
-from sweeper.distillation.data.conversations import Example, Message, texts
+from sweeper.distillation.data.conversations import Example, texts
 from sweeper.distillation.models.answer_ends import answer_ends, turn_end_ids
 from sweeper.foundation.errors import BadInputError
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.config.data import DataConfig
-from sweeper.distillation.data.examples import columns_of, fingerprint, read_rows, to_examples
+from sweeper.distillation.data.examples import fingerprint, to_examples
+from sweeper.distillation.data.rows import columns_of, read_rows
 from sweeper.foundation.errors import BadInputError
 
 SHAPES: tuple[dict[str, Any], ...] = (
@@ -64,7 +65,7 @@ def test_every_row_is_used_or_refused_by_its_number(tmp_path: Path) -> None:
             row = {"prompt": row}
         rows = [shape, row, shape]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        read = read_rows(data, (str(path),))
+        read, _ = read_rows(data, (str(path),))
         assert len(read) == len(rows)
         try:
             examples = to_examples(read, columns_of(data, read), data)
