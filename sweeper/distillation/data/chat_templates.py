@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import jinja2
@@ -15,6 +16,7 @@ import jinja2.nodes
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from sweeper.foundation.data_folders import first_line
 from sweeper.foundation.errors import BadInputError
 
 _CLOCK = "strftime_now"
@@ -49,6 +51,23 @@ def set_defaults(tokenizer: PreTrainedTokenizerBase, values: Mapping[str, Any], 
     fixed = {key: _head(text, values, date) + text for key, text in _named(tokenizer).items()}
     several = isinstance(tokenizer.chat_template, dict)
     tokenizer.chat_template = fixed if several else fixed["default"]
+
+
+def check_default(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that there is a template to use, of several by name.
+
+    Raises:
+        BadInputError: None of them is called ``default``.
+    """
+    names = _named(tokenizer)
+    if "default" not in names:
+        first = next(iter(names), "NAME")
+        raise BadInputError(
+            f"expected a chat template called default, found only {', '.join(names) or 'none'}:"
+            " in a copy of the model's folder, keep the one to use (tokenizer.chat_template ="
+            f" tokenizer.chat_template[{first!r}]; tokenizer.save_pretrained(FOLDER)), or write"
+            " data.format: plain"
+        )
 
 
 def template_variables(tokenizer: PreTrainedTokenizerBase) -> set[str]:
@@ -96,8 +115,19 @@ def render(
                 raise
             return str(tokenizer.apply_chat_template(written, **given))
     except (TemplateError, TypeError, ValueError, KeyError) as error:
-        message = f"expected messages that the chat template takes, but it says: {error}"
-        raise BadInputError(message) from error
+        says = first_line(error)
+        message = f"expected messages that the chat template takes, but it says: {says};"
+        raise BadInputError(f"{message} {_way_on(turns)}") from error
+
+
+def _way_on(turns: list[dict[str, Any]]) -> str:
+    """Return what to do about messages that a template refuses."""
+    roles = [str(turn.get("role")) for turn in turns]
+    if any(role in ("system", "developer") for role in roles):
+        return "write the system message into the user's, or use data.format: plain"
+    if any(one == other for one, other in pairwise(roles)):
+        return "join messages of one role that follow each other, or leave these rows out"
+    return f"change or leave out rows with these roles ({', '.join(dict.fromkeys(roles))})"
 
 
 def _with_written_arguments(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -238,16 +238,18 @@ def check_template(
         prompt = render_prompt(example, tokenizer)
         if system_prompt and "".join(system_prompt.split()) not in "".join(prompt.split()):
             raise BadInputError("expected none: the chat template has no place for it")
-    if answers:
-        try:
+    if not answers:
+        return
+    try:
+        with blaming(*(["data", "system_prompt"] if system_prompt else ["student", "model"])):
             last_answer(example, prompt, AnswerTokens.of(tokenizer))
-        except BadInputError:
-            # Rows may have the reasoning that the template waits for.
-            thinks = replace(example, answer_fields={"reasoning_content": "Reasoning."})
-            with suppress(BadInputError):
-                last_answer(thinks, prompt, AnswerTokens.of(tokenizer))
-                return
-            raise
+    except BadInputError:
+        # Rows may have the reasoning that the template waits for.
+        thinks = replace(example, answer_fields={"reasoning_content": "Reasoning."})
+        with suppress(BadInputError):
+            last_answer(thinks, prompt, AnswerTokens.of(tokenizer))
+            return
+        raise
 
 
 def fingerprint(examples: Sequence[Example]) -> str:
