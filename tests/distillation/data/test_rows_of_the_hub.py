@@ -35,7 +35,7 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path(loaded.cache_files[0]["filename"]).parent
 
 
-def test_a_cache_does_not_stand_in_for_a_folder_that_is_not_there(cached: Path) -> None:
+def test_ghost_folder_a_in_a_cache_does_not_stand_in_for_ghost_folder_b(cached: Path) -> None:
     with pytest.raises(BadInputError, match="found no corpus_x; only the cache of the library"):
         read_rows(DATA, ())
 
