@@ -72,7 +72,7 @@ def check_default(tokenizer: PreTrainedTokenizerBase) -> None:
 
 def template_variables(tokenizer: PreTrainedTokenizerBase) -> set[str]:
     """Return the variables that the chat template takes as arguments of its own."""
-    return set().union(*map(_variables, _named(tokenizer).values()))
+    return {name for text in _named(tokenizer).values() for name in _variables(text)}
 
 
 def writes_date(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -86,9 +86,10 @@ def _named(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     return dict(given) if isinstance(given, dict) else {"default": str(given)}
 
 
-def _variables(template: str) -> set[str]:
+@lru_cache(maxsize=64)
+def _variables(template: str) -> frozenset[str]:
     found = jinja2.meta.find_undeclared_variables(_parsed(template))
-    return {name for name in found if not name.endswith("_token")} - _COMMON
+    return frozenset(name for name in found if not name.endswith("_token")) - _COMMON
 
 
 def render(
@@ -114,7 +115,7 @@ def render(
             if (written := _with_written_arguments(turns)) == turns:
                 raise
             return str(tokenizer.apply_chat_template(written, **given))
-    except (TemplateError, TypeError, ValueError, KeyError) as error:
+    except Exception as error:  # templates are programs, and raise whatever they like
         says = first_line(error)
         message = f"expected messages that the chat template takes, but it says: {says};"
         raise BadInputError(f"{message} {_way_on(turns)}") from error
@@ -149,7 +150,14 @@ def _with_written_arguments(turns: list[dict[str, Any]]) -> list[dict[str, Any]]
 def _parsed(template: str) -> jinja2.nodes.Template:
     environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
     # A tag of transformers' own, which marks what an assistant wrote.
-    return environment.parse(re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", template))
+    bare = re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", template)
+    try:
+        return environment.parse(bare)
+    except TemplateError as error:
+        line = getattr(error, "lineno", None)
+        where = f" in line {line}" if line else ""
+        message = f"expected a chat template in Jinja, but{where}: {first_line(error)}"
+        raise BadInputError(message) from error
 
 
 def _head(template: str, values: Mapping[str, Any], date: str) -> str:
