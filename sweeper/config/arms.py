@@ -103,6 +103,10 @@ class ArmConfig(Strict):
             return frozenset(own for own in (False, True) if contains(space, own))
         return frozenset({bool(self.settings.get("seq_kd", False))})
 
+    def uses_references(self) -> bool:
+        """Return True if the arm trains on the reference answers."""
+        return False in self.sources() and not self.is_on_policy_only()
+
     def is_on_policy_only(self) -> bool:
         """Return True if every sequence is sampled from the student."""
         return self.method == "gkd" and self.settings.get("lmbda") == 1

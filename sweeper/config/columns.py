@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from pydantic import model_validator
 
@@ -68,14 +70,44 @@ def guess_columns(names: Collection[str]) -> ColumnsConfig | None:
     return None
 
 
+def guess_columns_of(rows: Sequence[Mapping[str, Any]]) -> ColumnsConfig | None:
+    """Return what the columns of rows hold, which may differ in theirs; None if no name says so.
+
+    A column counts that some row has something in. The prompts' has to be filled in half of them.
+    """
+    filled = Counter(name for row in rows for name, value in row.items() if has_content(value))
+    for columns in GUESSED_COLUMNS:
+        first = str(columns.messages or columns.prompt)
+        wanted = [name for name in columns.model_dump().values() if name is not None]
+        if 2 * filled[first] >= len(rows) and all(filled[name] for name in wanted):
+            return columns
+    return guess_columns({name for row in rows for name in row})
+
+
+def has_content(value: object) -> bool:
+    """Return whether a cell holds something."""
+    return value is not None and value != "" and value != [] and value != {}
+
+
 def with_input(prompt: str, further: str | None) -> str:
     """Return a prompt with the text of the column ``input``, if a row has one."""
     return f"{prompt}\n\n{further}" if further and further.strip() else prompt
 
 
-def unknown_columns(source: str, names: Collection[str]) -> str:
-    """Return the message for a data set whose columns have unfamiliar names."""
+def unknown_columns(source: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return the message for rows whose columns have unfamiliar names."""
+    names = sorted({name for row in rows for name in row})
+    chats = [name for name in names if any(_is_chat(row.get(name)) for row in rows)]
+    advice = "".join(
+        f"; {name} holds messages: write columns: {{messages: {name}}}" for name in chats[:1]
+    )
     return (
         "expected columns: {prompt: …, completion: …} or {messages: …}, because none of the columns"
-        f" of {source} has a name that says so: {', '.join(sorted(names))}"
+        f" of {source} has a name that says so: {', '.join(names)}{advice}"
     )
+
+
+def _is_chat(value: object) -> bool:
+    if not isinstance(value, list) or not value or not isinstance(value[0], dict):
+        return False
+    return {"role", "content"} <= value[0].keys() or {"from", "value"} <= value[0].keys()

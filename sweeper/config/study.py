@@ -193,8 +193,7 @@ class StudyConfig(Strict):
                 problems.add(("arms", name, where, dotted[0]), message)
             if self.sampler.type == "grid":
                 self._check_grid(name, arm, problems)
-            needs_references = False in arm.sources() and not arm.is_on_policy_only()
-            if needs_references and not self._has_references():
+            if arm.uses_references() and not self._has_references():
                 message = (
                     "this arm trains on reference answers, but data.train.columns names no"
                     " completion (use seq_kd: true, lmbda: 1.0 or method seqkd)"
@@ -305,12 +304,17 @@ class StudyConfig(Strict):
         """Return True if winners are trained again after the search."""
         return self.evaluation.test is not None and self.confirm.seeds > 0
 
+    def reference_users(self) -> tuple[str, ...]:
+        """Return what trains on the reference answers: names of arms, and ``warm_start``."""
+        warm = self.warm_start is not None and self.warm_start.method == "sft"
+        return (
+            *(name for name, arm in self.arms.items() if arm.uses_references()),
+            *(["warm_start"] if warm else []),
+        )
+
     def uses_references(self) -> bool:
         """Return True if an arm, or the warm start, trains on the reference answers."""
-        warm = self.warm_start is not None and self.warm_start.method == "sft"
-        return warm or any(
-            False in arm.sources() and not arm.is_on_policy_only() for arm in self.arms.values()
-        )
+        return bool(self.reference_users())
 
     def uses_stock_engine(self) -> bool:
         """Return True if an arm runs a trainer of TRL's."""

@@ -11,10 +11,10 @@ import json
 import lzma
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from sweeper.foundation.data_folders import (
     COLUMNAR,
@@ -28,6 +28,19 @@ from sweeper.foundation.data_folders import (
 from sweeper.foundation.errors import BadInputError
 
 Row = dict[str, Any]
+
+
+class Place(NamedTuple):
+    """Where a row stands: its number in a file, and the line that it begins in."""
+
+    source: str
+    row: int
+    line: int | None = None
+    """Line, counted from 1; None in files that have none, and inside a list in a JSON file."""
+
+    def __str__(self) -> str:
+        line = f" (line {self.line})" if self.line is not None else ""
+        return f"row {self.row} of {self.source}{line}"
 
 
 class HeldRowsError(BadInputError):
@@ -45,6 +58,16 @@ _HUGE = 2**31 - 1
 def read_rows(place: Path, split: str = "train", field: str | None = None) -> list[Row]:
     """Read the rows of a file or folder, in order; no row is left out.
 
+    ``read_placed`` describes the arguments and errors.
+    """
+    return [row for _, row in read_placed(place, split, field)]
+
+
+def read_placed(
+    place: Path, split: str = "train", field: str | None = None
+) -> Iterator[tuple[Place, Row]]:
+    """Yield the rows of a file or folder with their places, in order; no row is left out.
+
     Cells of csv and tsv files are text, and None if they are empty. Nulls inside the values of
     columnar files are left out, because there every row has every key.
 
@@ -56,13 +79,13 @@ def read_rows(place: Path, split: str = "train", field: str | None = None) -> li
     Raises:
         BadInputError: Something cannot be read; names the file, the line or row, and the cause.
     """
-    rows: list[Row] = []
     for path in row_files(place, split):
-        rows += _read_file(path, field)
-    return rows
+        for number, (line, row) in enumerate(_read_file(path, field), start=1):
+            yield Place(str(path), number, line), row
 
 
-def _read_file(path: Path, field: str | None) -> list[Row]:
+def _read_file(path: Path, field: str | None) -> Iterable[tuple[int | None, Row]]:
+    """Return the rows of a file with the lines that they begin in."""
     suffix = suffix_of(path.name)
     if field is not None and suffix not in JSON:
         raise BadInputError(f"expected a JSON file, whose key {field!r} holds the rows, not {path}")
@@ -73,10 +96,10 @@ def _read_file(path: Path, field: str | None) -> list[Row]:
     except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:
         raise BadInputError(f"{path} cannot be read: {first_line(error)}") from error
     if suffix in COLUMNAR:
-        return _columnar(path, content, suffix)
+        return ((None, row) for row in _columnar(path, content, suffix))
     text = _text(path, content)
     if suffix in DELIMITERS:
-        return list(_cells(path, text, DELIMITERS[suffix]))
+        return _cells(path, text, DELIMITERS[suffix])
     return _json_rows(path, text, field)
 
 
@@ -97,37 +120,45 @@ def _text(path: Path, content: bytes) -> str:
         ) from None
 
 
-def _json_rows(path: Path, text: str, field: str | None) -> list[Row]:
+def _json_rows(path: Path, text: str, field: str | None) -> list[tuple[int | None, Row]]:
     """Read a list of rows, one object that holds it, or objects after one another."""
     values = list(_json_values(path, text))
-    rows: Any = values
+    placed: list[tuple[int | None, Any]] = list(values)
+    only = values[0][1] if len(values) == 1 else None
     if field is not None:
-        holder = values[0] if len(values) == 1 and isinstance(values[0], dict) else {}
-        rows = holder.get(field)
-        if not isinstance(rows, list):
+        holder = only if isinstance(only, dict) else {}
+        if not isinstance(rows := holder.get(field), list):
             known = ", ".join(map(str, holder)) or "no keys"
             raise BadInputError(f"{path}: no list of rows at the key {field!r}, only {known}")
-    elif len(values) == 1 and isinstance(values[0], list):
-        rows = values[0]
-    elif len(values) == 1 and (keys := _holders(values[0])):
+        placed = [(None, row) for row in rows]
+    elif isinstance(only, list):
+        placed = [(None, row) for row in only]
+    elif keys := _holders(only):
         named = " or ".join(f"field: {key}" for key in keys)
         message = f"{path} holds one object, whose rows are in {', '.join(keys)}: write {named}"
         raise HeldRowsError(f"{message} next to path", keys)
-    for number, row in enumerate(rows, start=1):
+    elif isinstance(only, dict) and _is_columns(only):
+        raise BadInputError(
+            f"{path} holds one object of columns ({', '.join(map(str, only))}), not rows: write one"
+            " object for each row, in pandas with to_json(PATH, orient='records', lines=True)"
+        )
+    for number, (line, row) in enumerate(placed, start=1):
         if not isinstance(row, dict):
-            raise BadInputError(f"{path}: expected a mapping as row {number}, found {_short(row)}")
+            where = path if line is None else f"{path}:{line}"
+            raise BadInputError(f"{where}: expected a mapping as row {number}, found {_short(row)}")
     if _SURROGATE.search(text):
-        _check_characters(path, rows)
-    return list(rows)
+        _check_characters(path, placed)
+    return placed
 
 
-def _check_characters(path: Path, rows: Sequence[Row]) -> None:
-    for number, row in enumerate(rows, start=1):
+def _check_characters(path: Path, placed: Sequence[tuple[int | None, Row]]) -> None:
+    for number, (line, row) in enumerate(placed, start=1):
         try:
             json.dumps(row, ensure_ascii=False).encode()
         except UnicodeEncodeError:
+            where = path if line is None else f"{path}:{line}"
             raise BadInputError(
-                f"{path}: row {number} holds half of a surrogate pair (\\ud800 to \\udfff), which"
+                f"{where}: row {number} holds half of a surrogate pair (\\ud800 to \\udfff), which"
                 " is no text: remove it, or write the whole character"
             ) from None
 
@@ -145,8 +176,20 @@ def _holders(value: Any) -> list[str]:
     return [] if chats else list(lists)
 
 
-def _json_values(path: Path, text: str) -> Iterator[Any]:
-    """Return the values of a JSON file: of its lines, or of the file as a whole."""
+def _is_columns(value: Row) -> bool:
+    """Return whether an object holds columns: lists of one length, or pandas' cells by index."""
+    if len(value) < 2:
+        return False
+    cells = list(value.values())
+    if all(isinstance(column, list) and column for column in cells):
+        inner = any(isinstance(cell, dict) for column in cells for cell in column)
+        return not inner and len({len(column) for column in cells}) == 1
+    pandas = all(isinstance(column, dict) and "0" in column for column in cells)
+    return pandas and len({tuple(column) for column in cells}) == 1
+
+
+def _json_values(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    """Return the values of a JSON file with their lines: each line's, or the whole file's."""
     decoder = json.JSONDecoder(object_pairs_hook=_object)
     # Only \n ends a line: other signs that Unicode counts as ends may stand inside a text.
     lines = text.split("\n")
@@ -162,11 +205,13 @@ def _json_values(path: Path, text: str) -> Iterator[Any]:
     return _values_of_text(path, text, decoder)
 
 
-def _values_of_lines(path: Path, lines: Sequence[str], decoder: json.JSONDecoder) -> Iterator[Any]:
+def _values_of_lines(
+    path: Path, lines: Sequence[str], decoder: json.JSONDecoder
+) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(lines, start=1):
         if line.strip():
             try:
-                yield decoder.decode(line)
+                yield number, decoder.decode(line)
             except json.JSONDecodeError as error:
                 cause = f"{error.msg} (column {error.colno})"
                 raise BadInputError(f"{path}:{number}: not valid JSON: {cause}") from None
@@ -175,10 +220,10 @@ def _values_of_lines(path: Path, lines: Sequence[str], decoder: json.JSONDecoder
                 raise BadInputError(f"{path}:{number}: not valid JSON: {cause}") from None
 
 
-def _values_of_text(path: Path, text: str, decoder: json.JSONDecoder) -> Iterator[Any]:
-    position = _skip(text, 0)
+def _values_of_text(path: Path, text: str, decoder: json.JSONDecoder) -> Iterator[tuple[int, Any]]:
+    position, line, counted = _skip(text, 0), 1, 0
     while position < len(text):
-        line = text.count("\n", 0, position) + 1
+        line, counted = line + text.count("\n", counted, position), position
         try:
             value, position = decoder.raw_decode(text, position)
         except json.JSONDecodeError as error:
@@ -188,7 +233,7 @@ def _values_of_text(path: Path, text: str, decoder: json.JSONDecoder) -> Iterato
             cause = first_line(error)
             raise BadInputError(f"{path}:{line}: not valid JSON: {cause}") from None
         position = _skip(text, position)
-        yield value
+        yield line, value
 
 
 def _skip(text: str, position: int) -> int:
@@ -206,7 +251,7 @@ def _object(pairs: list[tuple[str, Any]]) -> Row:
     return made
 
 
-def _cells(path: Path, text: str, delimiter: str) -> Iterator[Row]:
+def _cells(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, Row]]:
     before = csv.field_size_limit(_HUGE)
     try:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
@@ -220,15 +265,17 @@ def _cells(path: Path, text: str, delimiter: str) -> Iterator[Row]:
         header = next((row for row in reader if row), [])
         if twice := [name for name in header if header.count(name) > 1]:
             raise BadInputError(f"{path}:1: the column {twice[0]!r} stands there twice")
+        line = reader.line_num + 1
         for row in reader:
+            begin, line = line, reader.line_num + 1
             if not row:
                 continue
             if len(row) != len(header):
                 raise BadInputError(
-                    f"{path}:{reader.line_num}: expected {len(header)} cells, found {len(row)}"
+                    f"{path}:{begin}: expected {len(header)} cells, found {len(row)}"
                     f" (a {'comma' if delimiter == ',' else 'tab'} inside a cell needs quotes)"
                 )
-            yield {name: cell or None for name, cell in zip(header, row, strict=True)}
+            yield begin, {name: cell or None for name, cell in zip(header, row, strict=True)}
     except csv.Error as error:
         raise BadInputError(f"{path}:{reader.line_num}: not valid CSV: {error}") from None
     finally:

@@ -7,7 +7,7 @@ import gzip
 import json
 import lzma
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,20 @@ JSON = (".json", ".jsonl", ".ndjson")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (*JSON, *DELIMITERS, *COLUMNAR)
 """Suffixes of files that hold rows, in any case, alone or before one of ``COMPRESSED``."""
+
+
+def _unpack_zstd(content: bytes) -> bytes:
+    import pyarrow
+
+    with pyarrow.CompressedInputStream(pyarrow.BufferReader(content), "zstd") as stream:
+        return bytes(stream.read())
+
+
 UNPACK: dict[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.decompress,
     ".bz2": bz2.decompress,
     ".xz": lzma.decompress,
+    ".zst": _unpack_zstd,
 }
 COMPRESSED = tuple(UNPACK)
 """Suffixes of compressed files."""
@@ -93,14 +103,23 @@ def kept_of_a_folder(cache_files: Iterable[str]) -> Path | None:
     return next((path for path in kept if not re.fullmatch("[0-9a-f]{40}", path.name)), None)
 
 
-def _folder_files(folder: Path, split: str) -> tuple[Path, ...]:
-    found: dict[Path, str | None] = {}
+def unread_files(folder: Path, split: str = "train") -> tuple[Path, ...]:
+    """Return the files of a folder, hidden ones aside, that hold no rows of the split."""
+    read = {*row_files(folder, split)}
+    return tuple(path for path in _visible_files(folder) if path not in read)
+
+
+def _visible_files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
-        inside = path.relative_to(folder)
-        hidden = any(part.startswith((".", "__")) for part in inside.parts)
-        hidden = hidden or path.name in _ABOUT
-        if not hidden and path.is_file() and is_data_file(path.name):
-            found[path] = _split_of(inside)
+        parts = path.relative_to(folder).parts
+        hidden = any(part.startswith((".", "__")) for part in parts) or path.name in _ABOUT
+        if not hidden and path.is_file():
+            yield path
+
+
+def _folder_files(folder: Path, split: str) -> tuple[Path, ...]:
+    visible = filter(lambda path: is_data_file(path.name), _visible_files(folder))
+    found = {path: _split_of(path.relative_to(folder)) for path in visible}
     if not found:
         raise BadInputError(f"expected files of rows ({', '.join(SUFFIXES)}) in {folder}")
     named = {name for name in found.values() if name is not None}

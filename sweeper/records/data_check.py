@@ -98,6 +98,12 @@ class RowsSummary(Record):
     """Columns of prompts and references: two, one, or that of the messages."""
     unread: tuple[str, ...] = ()
     """Other columns that are not empty."""
+    unused: tuple[str, ...] = ()
+    """Sentences on those of them that hold text, and on how to use them."""
+    files: tuple[str, ...] = ()
+    """Files of a folder that the rows are read from."""
+    other_files: tuple[str, ...] = ()
+    """Files of the folder that hold none of the rows."""
     references: int
     """Rows with a reference answer."""
     repeated: int

@@ -246,6 +246,8 @@ class PreparationSpec(Record):
     """Keys of ``compute`` by which models are divided."""
     optimisers: dict[str, tuple[str, ...]] = {}
     """Optimisers of each arm, whose packages ``data`` looks for."""
+    reference_users: tuple[str, ...] = ()
+    """What trains on the reference answers, which ``data`` names where there are none."""
     own_attentions: dict[str, tuple[str, ...]] = {}
     """Attentions that arms give their teachers, by arm."""
     own_teachers: dict[str, tuple[str, ...]] = {}

@@ -117,6 +117,7 @@ def make_spec(
         shards=_shards(config) if step == "data" else (),
         optimisers=_optimisers(study) if step == "data" else {},
         shapes=wanted(config) if step == "data" else (),
+        reference_users=config.reference_users() if step == "data" else (),
         own_attentions=attentions if step == "data" else {},
         own_teachers=named if step == "data" else {},
         own_lengths={name: arm_lengths(config, name) for name in named} if step == "data" else {},

@@ -17,7 +17,7 @@ import pyarrow.feather
 import pyarrow.parquet
 import pytest
 
-from sweeper.foundation.data_files import HeldRowsError, read_rows
+from sweeper.foundation.data_files import HeldRowsError, read_placed, read_rows
 from sweeper.foundation.data_folders import row_files
 from sweeper.foundation.errors import BadInputError
 
@@ -75,6 +75,7 @@ def arrow_of(table: Any, kind: Any = pyarrow.ipc.new_stream) -> bytes:
         ("a.jsonl.gz", gzip.compress(LINES.encode()), ROWS),
         ("a.jsonl.bz2", bz2.compress(LINES.encode()), ROWS),
         ("a.jsonl.XZ", lzma.compress(LINES.encode()), ROWS),
+        ("a.jsonl.zst", pyarrow.compress(LINES.encode(), "zstd", asbytes=True), ROWS),
         ("a.csv", CSV.encode(), CSV_ROWS),
         ("bom.CSV", b"\xef\xbb\xbf" + CSV.encode(), CSV_ROWS),
         ("a.tsv", b"question\tanswer\nx\t1,2\n", [{"question": "x", "answer": "1,2"}]),
@@ -119,6 +120,12 @@ def test_a_format_is_read(
         ("quote.csv", 'a,b\n"x,y\n', "not valid CSV"),
         ("not.jsonl.gz", LINES, "not.jsonl.gz cannot be read"),
         ("short.jsonl.gz", gzip.compress(LINES.encode())[:30], "short.jsonl.gz cannot be read"),
+        ("short.jsonl.zst", pyarrow.compress(b"{}", "zstd", asbytes=True)[:5],
+         "short.jsonl.zst cannot be read"),
+        ("columns.json", json.dumps({"prompt": ["a", "b"], "answer": ["c", "d"]}),
+         "holds one object of columns (prompt, answer), not rows"),
+        ("pandas.json", json.dumps({"prompt": {"0": "a"}, "answer": {"0": "c"}}),
+         "holds one object of columns (prompt, answer), not rows"),
         ("not.parquet", LINES, "not.parquet cannot be read"),
         ("not.arrow", LINES, "not.arrow cannot be read"),
         ("rows.txt", LINES, "expected a file of rows (.json, "),
@@ -146,7 +153,21 @@ def test_rows_inside_an_object_are_read_by_their_key(tmp_path: Path) -> None:
         read_rows(path, field="rows")
 
 
-def test_rows_are_read_by_content(tmp_path: Path) -> None:
+def test_rows_have_places(tmp_path: Path) -> None:
+    for name, content, lines in (
+        ("a.jsonl", '{"a": 1}\n\n{"a": 2}\n', [1, 3]),
+        ("a.csv", 'a,b\n"x\ny",z\nv,w\n', [2, 4]),
+        ("pretty.jsonl", '{\n"a": 1}\n{\n"a": 2\n}\n', [1, 3]),
+        ("a.json", '[{"a": 1},\n{"a": 2}]', [None, None]),
+    ):
+        (tmp_path / name).write_text(content, encoding="utf-8")
+        places = [place for place, _ in read_placed(tmp_path / name)]
+        assert [place.line for place in places] == lines
+        assert [place.row for place in places] == [1, 2]
+    assert str(places[1]) == f"row 2 of {tmp_path / 'a.json'}"
+
+
+def test_stale_data_mtime_does_not_matter_as_rows_are_read_by_content(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     for rows in (ROWS, ROWS[:1]):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

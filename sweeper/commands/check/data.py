@@ -5,7 +5,7 @@ A leak is a prompt or a document of a suite that is also training data, or is in
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from sweeper.analysis.findings import Finding
 from sweeper.config.arms import ArmConfig
@@ -16,7 +16,7 @@ from sweeper.records import DataCheck, Lengths, TokenLengths
 MOST_LONGER = 0.05
 """Share of references that may be longer than what is sampled, without a warning."""
 _NAMED = 6
-"""Columns that are not read, and named."""
+"""Names of columns or files in one list."""
 _NO_PLACE = "Use a model whose chat template has a place for it, unless you can do without."
 _ROUND = 16
 """Suggested limits are multiples of this number."""
@@ -71,13 +71,18 @@ def _rows(data_check: DataCheck) -> Iterator[Finding]:
     answers = {0: "prompts alone", rows.rows: "all with a reference"}.get(
         rows.references, f"{rows.references:,} with a reference"
     )
-    unread = ", ".join(rows.unread[:_NAMED]) + (", …" if len(rows.unread) > _NAMED else "")
-    unread = unread and f", not from {unread}"
+    unread = f", not from {_listed(rows.unread)}" if rows.unread else ""
     yield Finding(
         state="ok",
         what="training data",
         detail=f"{rows.rows:,} rows of {rows.source}, {answers}; read from {columns}{unread}",
     )
+    if rows.files:
+        others = f"; not from {_listed(rows.other_files)}" if rows.other_files else ""
+        detail = f"rows are read from {_listed(rows.files)}{others}"
+        yield Finding(state="ok", what="data files", detail=detail)
+    for detail in rows.unused:
+        yield Finding(state="warning", what="columns", detail=detail)
     if rows.repeated:
         yield Finding(
             state="warning",
@@ -86,6 +91,11 @@ def _rows(data_check: DataCheck) -> Iterator[Finding]:
             " which gives them more weight",
             advice="Remove them, unless their answers differ.",
         )
+
+
+def _listed(names: Sequence[str]) -> str:
+    rest = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def _suites(

@@ -60,8 +60,8 @@ def _with_local_data(study: LoadedStudy) -> StudyConfig:
         train = config.data.train
         columns = train.columns
         if columns is None:
-            rows, _ = read_rows(Path(name), train.split, train.field)
-            columns = find_columns(Path(name), rows[0])
+            local = read_rows(Path(name), train.split, train.field)
+            columns = find_columns(Path(name), local.rows[: train.limit])
         changes = {"path": os.path.relpath(name), "columns": columns}
     train = config.data.train.model_copy(update=changes)
     return config.model_copy(update={"data": config.data.model_copy(update={"train": train})})

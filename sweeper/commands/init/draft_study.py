@@ -141,20 +141,22 @@ def _add_local_data(draft: Draft, request: Request, train: Values, recipe: Recip
         message = f"expected a file or folder of rows, found no {short(train['path'])}"
         raise ConfigError([Problem(source="--data", message=message)])
     split = train.get("split", "train")
-    rows, field = read_rows(path, str(split), train.get("field"))
-    if field is not None:
-        train["field"] = field
+    local = read_rows(path, str(split), train.get("field"))
+    limit = train.get("limit")
+    if isinstance(limit, int) and _is_count(limit):
+        local = local.first(limit)
+    rows = local.rows
+    if local.field is not None:
+        train["field"] = local.field
     columns = ColumnsConfig(**train["columns"]) if "columns" in train else None
-    columns = columns or find_columns(path, rows[0])
+    columns = columns or find_columns(path, rows)
     train["columns"] = columns.model_dump(exclude_none=True)
     train["path"] = os.path.relpath(path, request.output.parent)
-    if _is_count(limit := train.get("limit")):
-        rows = rows[:limit]
     draft.rows = len(rows)
     draft.references = columns.messages is not None or columns.completion is not None
     if columns.completion is None or isinstance(rows[0].get(str(columns.prompt)), list):
         return
-    texts = pairs(path, rows, columns)
+    texts = pairs(path, local, columns)
     draft.max_new_tokens = answer_tokens([answer for _, answer in texts])
     if request.selection is not None:
         return

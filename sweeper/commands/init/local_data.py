@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sweeper.config.base import short
-from sweeper.config.columns import ColumnsConfig, guess_columns, unknown_columns, with_input
+from sweeper.config.columns import ColumnsConfig, guess_columns_of, unknown_columns, with_input
 from sweeper.foundation import data_files
 from sweeper.foundation.errors import BadInputError, ConfigError, Problem
 
@@ -18,6 +18,21 @@ FEWEST_PROMPTS = 20
 """Number of prompts from which on some are held out."""
 _SELECTION, _TEST = (200, 0.1), (400, 0.2)
 """Largest number of held-out prompts, and their largest share."""
+
+
+@dataclass(frozen=True)
+class LocalRows:
+    """Rows of a file or folder."""
+
+    places: tuple[data_files.Place, ...]
+    """Where each row stands."""
+    rows: list[dict[str, Any]]
+    field: str | None = None
+    """Key of the JSON object that holds them; None if they are in none."""
+
+    def first(self, limit: int) -> LocalRows:
+        """Return the first so many rows."""
+        return replace(self, places=self.places[:limit], rows=self.rows[:limit])
 
 
 @dataclass(frozen=True)
@@ -31,63 +46,63 @@ class HeldOut:
     test: tuple[tuple[str, str], ...]
 
 
-def read_rows(
-    path: Path, split: str = "train", field: str | None = None
-) -> tuple[list[dict[str, Any]], str | None]:
-    """Read the rows of a file or folder; also return the key that they are at, if it has one.
+def read_rows(path: Path, split: str = "train", field: str | None = None) -> LocalRows:
+    """Read the rows of a file or folder, at the key of a JSON object if it has only one.
 
     Raises:
         ConfigError: Something cannot be read, or there are no rows.
     """
     try:
         try:
-            rows = data_files.read_rows(path, split, field)
+            placed = list(data_files.read_placed(path, split, field))
         except data_files.HeldRowsError as error:
             if len(error.keys) > 1:
                 raise
             [field] = error.keys
-            rows = data_files.read_rows(path, split, field)
+            placed = list(data_files.read_placed(path, split, field))
     except BadInputError as error:
         source, _, message = str(error).partition(": ")
         if not source.startswith(str(path)):
             source, message = str(path), str(error)
         raise ConfigError([Problem(source=source, message=message)]) from None
-    if not rows:
+    if not placed:
         raise _wrong(path, "expected rows, found none")
-    return rows, field
+    return LocalRows(tuple(place for place, _ in placed), [row for _, row in placed], field)
 
 
-def find_columns(path: Path, row: dict[str, Any]) -> ColumnsConfig:
+def find_columns(path: Path, rows: Sequence[dict[str, Any]]) -> ColumnsConfig:
     """Guess what the file's columns hold from their names.
 
     Raises:
         ConfigError: No column has a known name.
     """
-    columns = guess_columns(row)
+    columns = guess_columns_of(rows)
     if columns is None:
-        raise _wrong(path, unknown_columns(path.name, row).replace("expected columns", "expected"))
+        raise _wrong(path, unknown_columns(path.name, rows).replace("expected columns", "expected"))
     return columns
 
 
-def pairs(
-    path: Path, rows: Sequence[dict[str, Any]], columns: ColumnsConfig
-) -> list[tuple[str, str]]:
+def pairs(path: Path, local: LocalRows, columns: ColumnsConfig) -> list[tuple[str, str]]:
     """Return each row's prompt and reference answer, from a file that has columns for both.
 
     Raises:
-        ConfigError: A cell holds no text.
+        ConfigError: Cells hold no text.
     """
-    texts = []
-    for number, row in enumerate(rows, start=1):
+    texts, wrong = [], list[str]()
+    for place, row in zip(local.places, local.rows, strict=True):
         cells = []
         for column in (columns.prompt, columns.completion):
             cell = row.get(str(column))
-            if not isinstance(cell, str) or not cell:
-                message = f"expected text in column {column!r} of row {number}, found {short(cell)}"
-                raise _wrong(path, message)
-            cells.append(cell)
+            cells.append(cell if isinstance(cell, str) and cell.strip() else None)
+            if cells[-1] is None:
+                line = f" (line {place.line})" if place.line is not None else ""
+                found = f"expected text in column {column!r} of row {place.row}{line}, found"
+                wrong.append(f"{found} {short(cell)}")
+                break
         further = row.get(columns.input) if columns.input else None
-        texts.append((with_input(cells[0], further and str(further)), cells[1]))
+        texts.append((with_input(str(cells[0]), further and str(further)), str(cells[-1])))
+    if wrong:
+        raise _wrong(path, f"{wrong[0]}; {len(wrong):,} of {len(texts):,} rows cannot be used")
     return texts
 
 

@@ -7,13 +7,14 @@ scores have too. ``{% generation %}`` marks, which few templates have, may draw 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from sweeper.distillation.data.calls import Message
 from sweeper.distillation.data.chat_templates import render, template_variables
-from sweeper.distillation.data.conversations import Example, Message, texts
+from sweeper.distillation.data.conversations import Example, is_system, texts
 from sweeper.distillation.models.answer_ends import answer_ends, turn_end_ids
 from sweeper.foundation.errors import BadInputError
 
@@ -172,12 +173,28 @@ def _check_follows(
             " thinking off (data.format: plain does without the template)",
             ("data", "train"),
         )
+    if is_system(example.messages[0]) and _follows_alone(example, index, tokenizer):
+        raise BadInputError(
+            "expected no system message, because the chat template moves it once there is an"
+            f" answer: the prompt has {found!r} where it had {wanted!r}; write its text into the"
+            " user's messages"
+        )
     raise BadInputError(
         "expected a chat template that is prefix-preserving: with the answer, the prompt has"
         f" {found!r} where it had {wanted!r}"
         " (data.format: plain does without the template)",
         ("student", "model"),
     )
+
+
+def _follows_alone(example: Example, index: int, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether an answer follows its prompt without the system message."""
+    alone = replace(example, messages=example.messages[1:])
+    try:
+        before = _render(alone, index - 1, tokenizer, asks=True)
+        return _render(alone, index, tokenizer).startswith(before)
+    except BadInputError:
+        return False
 
 
 def _adds_thoughts(before: str, after: str, content: str) -> bool:

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import jinja2
@@ -15,6 +16,7 @@ import jinja2.nodes
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from sweeper.foundation.data_folders import first_line
 from sweeper.foundation.errors import BadInputError
 
 _CLOCK = "strftime_now"
@@ -51,9 +53,26 @@ def set_defaults(tokenizer: PreTrainedTokenizerBase, values: Mapping[str, Any], 
     tokenizer.chat_template = fixed if several else fixed["default"]
 
 
+def check_default(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that there is a template to use, of several by name.
+
+    Raises:
+        BadInputError: None of them is called ``default``.
+    """
+    names = _named(tokenizer)
+    if "default" not in names:
+        first = next(iter(names), "NAME")
+        raise BadInputError(
+            f"expected a chat template called default, found only {', '.join(names) or 'none'}:"
+            " in a copy of the model's folder, keep the one to use (tokenizer.chat_template ="
+            f" tokenizer.chat_template[{first!r}]; tokenizer.save_pretrained(FOLDER)), or write"
+            " data.format: plain"
+        )
+
+
 def template_variables(tokenizer: PreTrainedTokenizerBase) -> set[str]:
     """Return the variables that the chat template takes as arguments of its own."""
-    return set().union(*map(_variables, _named(tokenizer).values()))
+    return {name for text in _named(tokenizer).values() for name in _variables(text)}
 
 
 def writes_date(tokenizer: PreTrainedTokenizerBase) -> bool:
@@ -67,9 +86,10 @@ def _named(tokenizer: PreTrainedTokenizerBase) -> dict[str, str]:
     return dict(given) if isinstance(given, dict) else {"default": str(given)}
 
 
-def _variables(template: str) -> set[str]:
+@lru_cache(maxsize=64)
+def _variables(template: str) -> frozenset[str]:
     found = jinja2.meta.find_undeclared_variables(_parsed(template))
-    return {name for name in found if not name.endswith("_token")} - _COMMON
+    return frozenset(name for name in found if not name.endswith("_token")) - _COMMON
 
 
 def render(
@@ -95,9 +115,20 @@ def render(
             if (written := _with_written_arguments(turns)) == turns:
                 raise
             return str(tokenizer.apply_chat_template(written, **given))
-    except (TemplateError, TypeError, ValueError, KeyError) as error:
-        message = f"expected messages that the chat template takes, but it says: {error}"
-        raise BadInputError(message) from error
+    except Exception as error:  # templates are programs, and raise whatever they like
+        says = first_line(error)
+        message = f"expected messages that the chat template takes, but it says: {says};"
+        raise BadInputError(f"{message} {_way_on(turns)}") from error
+
+
+def _way_on(turns: list[dict[str, Any]]) -> str:
+    """Return what to do about messages that a template refuses."""
+    roles = [str(turn.get("role")) for turn in turns]
+    if any(role in ("system", "developer") for role in roles):
+        return "write the system message into the user's, or use data.format: plain"
+    if any(one == other for one, other in pairwise(roles)):
+        return "join messages of one role that follow each other, or leave these rows out"
+    return f"change or leave out rows with these roles ({', '.join(dict.fromkeys(roles))})"
 
 
 def _with_written_arguments(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -119,7 +150,14 @@ def _with_written_arguments(turns: list[dict[str, Any]]) -> list[dict[str, Any]]
 def _parsed(template: str) -> jinja2.nodes.Template:
     environment = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"])
     # A tag of transformers' own, which marks what an assistant wrote.
-    return environment.parse(re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", template))
+    bare = re.sub(r"\{%-?\s*(end)?generation\s*-?%\}", "", template)
+    try:
+        return environment.parse(bare)
+    except TemplateError as error:
+        line = getattr(error, "lineno", None)
+        where = f" in line {line}" if line else ""
+        message = f"expected a chat template in Jinja, but{where}: {first_line(error)}"
+        raise BadInputError(message) from error
 
 
 def _head(template: str, values: Mapping[str, Any], date: str) -> str:

@@ -8,16 +8,22 @@ next to its role and content (calls of tools, reasoning, names) stays with it.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from sweeper.config.columns import ColumnsConfig, with_input
-from sweeper.config.data import template_kwargs_problem
+from sweeper.distillation.data.calls import (
+    Message,
+    parsed,
+    read_call,
+    read_options,
+    read_tools,
+    shown,
+)
+from sweeper.foundation.data_files import Place
 from sweeper.foundation.errors import BadInputError
-
-Message = dict[str, Any]
-"""A turn as chat templates read it: ``role``, ``content`` and what else there is."""
 
 TOOL_ROLES = frozenset({"tool", "ipython", "observation"})
 """Roles of what a tool returned; OpenAI's former ``function`` is read as ``tool``."""
@@ -37,14 +43,18 @@ _SHAREGPT = {
     "function_response": "tool",
     "function_call": "function_call",
 }
+_ALIASES = {
+    **dict.fromkeys(("human", "person", "client"), "user"),
+    **dict.fromkeys(("gpt", "chatgpt", "model", "bot", "chatbot", "ai", "llm"), "assistant"),
+    **{role: role for role in ("user", "assistant", "tool", *_SYSTEM)},
+}
+"""Names, in lower case, that data give roles which chat templates have other names for."""
+_TURNS_AS_TEXT = re.compile(r"""\s*\[\s*\{\s*['"](?:role|content|from|value)['"]\s*:""")
+"""Start of a text that is a list of messages, as JSON or as Python writes it."""
 _WITHOUT_CONTENT = ("tool_calls", "reasoning_content", "reasoning", "thinking")
 """Keys next to which an assistant's content may be null."""
 _MASKS = ("weight", "train", "training", "train_detail", "loss")
 """Keys by which data mark the answers to train: OpenAI's, Axolotl's, ms-swift's."""
-_ARGUMENTS = ("arguments", "parameters", "args", "input")
-"""Keys of a call that may hold its arguments."""
-_OF_CALL = ("id", "index")
-"""Keys that stay next to the function of a call that is written flat."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,8 @@ class Example:
     """JSON schemas of the functions that the model may call."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """The row's own arguments of the chat template."""
+    place: Place | None = field(default=None, compare=False)
+    """Where the row stands; None if it is of no file."""
 
     @property
     def prompt(self) -> str:
@@ -88,6 +100,10 @@ class Example:
         """Every message of the user's, and what the answer follows."""
         asked = [str(turn["content"]) for turn in self.messages if turn["role"] == "user"]
         return list(dict.fromkeys([*asked, self.prompt]))
+
+    def where(self, number: int) -> str:
+        """Return the row's place in words; without one, its ``number``."""
+        return str(self.place or f"row {number}")
 
     @property
     def answer(self) -> Message | None:
@@ -108,9 +124,6 @@ def read_conversation(row: Mapping[str, Any], columns: ColumnsConfig, place: str
         BadInputError: A column is missing, or a message, a call of a tool or a tool is not as it
             should be.
     """
-    for column in (columns.tools, columns.system, columns.input):
-        if column is not None and column not in row:
-            raise BadInputError(f"no column {column!r} in {place}, only {', '.join(sorted(row))}")
     prompt, answer = str(columns.prompt), columns.completion
     text = columns.messages is None and not isinstance(row.get(prompt), list)
     text |= columns.input is not None
@@ -119,11 +132,11 @@ def read_conversation(row: Mapping[str, Any], columns: ColumnsConfig, place: str
         given = _messages(cell(row, columns.messages, list, place), place)
     elif text:
         extra = columns.input
-        further = cell(row, extra, str, place) if extra is not None and row.get(extra) else None
-        asked = with_input(cell(row, prompt, str, place), further)
+        further = cell(row, extra, str, place) if extra and not _is_blank(row.get(extra)) else None
+        asked = with_input(_text_cell(row, prompt, place), further)
         given, start = [{"role": "user", "content": asked}], 1
         if answer is not None:
-            given.append({"role": "assistant", "content": cell(row, answer, str, place)})
+            given.append({"role": "assistant", "content": _text_cell(row, answer, place)})
     else:
         given = _messages(cell(row, prompt, list, place), place)
         start = len(given)
@@ -136,17 +149,17 @@ def read_conversation(row: Mapping[str, Any], columns: ColumnsConfig, place: str
         index - len(given) for index, turn in enumerate(given) if _take_mask(turn, place)
     )
     column = columns.system or ("" if text else "system")
-    if row.get(column):
+    if not _is_blank(row.get(column)):
         system = cell(row, column, str, place)
         if not is_system(given[0]):
             given, start = [{"role": "system", "content": system}, *given], start + 1
         elif given[0]["content"].strip() != system.strip():
             raise BadInputError(
-                f"expected one system message in {place}, found {_short(given[0]['content'])} among"
-                f" its turns and {_short(system)} in column {column!r}"
+                f"expected one system message in {place}, found {shown(given[0]['content'])} among"
+                f" its turns and {shown(system)} in column {column!r}"
             )
-    tools = _tools(row.get(columns.tools or ("" if text else "tools")), place)
-    options = _options(row.get("chat_template_kwargs"), place)
+    tools = read_tools(row.get(columns.tools or ("" if text else "tools")), place)
+    options = read_options(row.get("chat_template_kwargs"), place)
     return Conversation(tuple(given), start, tools, options, masked)
 
 
@@ -181,12 +194,31 @@ def cell(row: Mapping[str, Any], column: str, kind: type, place: str) -> Any:
         columns = ", ".join(sorted(row))
         raise BadInputError(f"no column {column!r} in {place}, only {columns}")
     value = row[column]
-    if not isinstance(value, kind) or not value:
+    if kind is list and isinstance(value, str) and value.strip():
+        value = parsed(value, list, f"column {column!r} of {place}")
+    if not isinstance(value, kind) or _is_blank(value):
         expected = "text" if kind is str else "a list of messages"
+        number = isinstance(value, int | float) and kind is str
         raise BadInputError(
-            f"expected {expected} in column {column!r}, {place}, found {_short(value)}"
+            f"expected {expected} in column {column!r}, {place}, found {shown(value)}"
+            + (" (write numbers in quotes)" if number else "")
         )
     return value
+
+
+def _is_blank(value: Any) -> bool:
+    return not (str(value).strip() if isinstance(value, str) else value)
+
+
+def _text_cell(row: Mapping[str, Any], column: str, place: str) -> str:
+    text = str(cell(row, column, str, place))
+    if _TURNS_AS_TEXT.match(text):
+        raise BadInputError(
+            f"expected text in column {column!r}, {place}, found chat messages written as text:"
+            f" write them as lists in a json, jsonl or parquet file, or as JSON in a column that"
+            " data.train.columns.messages names"
+        )
+    return text
 
 
 def _messages(turns: Sequence[Any], place: str) -> list[Message]:
@@ -198,15 +230,21 @@ def _message(turn: Any, place: str) -> Message:
         turn = _from_sharegpt(turn, place)
     if not isinstance(turn, dict) or not isinstance(turn.get("role"), str):
         raise BadInputError(
-            f"expected messages with role and content in {place}, found {_short(turn)}"
+            f"expected messages with role and content in {place}, found {shown(turn)}"
         )
     message = {key: value for key, value in turn.items() if value is not None}
     if message["role"] == "function":
         message["role"] = "tool"
+    usual = _ALIASES.get(message["role"].strip().lower(), message["role"])
+    if usual != message["role"]:
+        raise BadInputError(
+            f"expected the role {usual!r} in {place}, found {message['role']!r}: rename it, or name"
+            " the keys of such messages from and value (ShareGPT)"
+        )
     if message.get("function_call") and not message.get("tool_calls"):
-        message["tool_calls"] = [_parsed(message.pop("function_call"), dict, place)]
+        message["tool_calls"] = [parsed(message.pop("function_call"), dict, place)]
     calls = message.get("tool_calls") or []
-    if calls := [_call(call, place) for call in _parsed(calls, list, place)]:
+    if calls := [read_call(call, place) for call in parsed(calls, list, place)]:
         message["tool_calls"] = calls
     else:
         message.pop("tool_calls", None)
@@ -227,7 +265,7 @@ def _take_mask(turn: Message, place: str) -> bool:
         if turn[key] not in (0, 1):
             raise BadInputError(
                 f"expected true or false (1 or 0) as {key} of a message in {place}, because an"
-                f" answer is trained whole or not at all, found {_short(turn[key])}"
+                f" answer is trained whole or not at all, found {shown(turn[key])}"
             )
         # Other turns are never trained: a mark that asks for it stays, and is counted as left out.
         if not turn[key] or turn["role"] == "assistant":
@@ -247,7 +285,7 @@ def _content(message: Message, place: str) -> str:
     raise BadInputError(
         f"expected messages with role and content in {place}, the content a text, a list of one"
         " text (templates join several in ways of their own), or null next to tool_calls, found"
-        f" {_short(message)}"
+        f" {shown(message)}"
     )
 
 
@@ -257,85 +295,11 @@ def _from_sharegpt(turn: Message, place: str) -> Message:
     if role is None or not isinstance(turn.get("value"), str):
         raise BadInputError(
             f"expected turns with value, a text, and from, one of {', '.join(_SHAREGPT)}, in"
-            f" {place}, found {_short(turn)}"
+            f" {place}, found {shown(turn)}"
         )
     rest = {key: value for key, value in turn.items() if key not in ("from", "value")}
     if role != "function_call":
         return {"role": role, "content": turn["value"], **rest}
-    calls = _parsed(turn["value"], object, place)
+    calls = parsed(turn["value"], object, place)
     calls = calls if isinstance(calls, list) else [calls]
     return {"role": "assistant", "content": None, "tool_calls": calls, **rest}
-
-
-def _call(call: Any, place: str) -> Message:
-    """Return a call of a tool in the form of chat templates, its arguments a mapping."""
-    if isinstance(call, dict) and "function" not in call and "name" in call:
-        outer = {key: call[key] for key in _OF_CALL if key in call}
-        inner = {k: v for k, v in call.items() if k not in (*_OF_CALL, "type")}
-        call = {**outer, "type": "function", "function": inner}
-    function: Any = call.get("function") if isinstance(call, dict) else None
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise BadInputError(
-            "expected tool_calls with a function that has a name and arguments in"
-            f" {place}, found {_short(call)}"
-        )
-    function = {key: value for key, value in function.items() if value is not None}
-    named = [key for key in _ARGUMENTS if key in function]
-    if len(named) > 1 or (not named and len(function) > 1):
-        raise BadInputError(
-            f"expected a call of a tool with one of {', '.join(_ARGUMENTS)} in {place}, found"
-            f" {_short(function)}"
-        )
-    function = {"arguments" if key in named else key: value for key, value in function.items()}
-    given = function.get("arguments") or {}
-    return {**call, "function": {**function, "arguments": _parsed(given, dict, place)}}
-
-
-def _options(given: Any, place: str) -> Mapping[str, Any]:
-    """Return a row's own arguments of the chat template."""
-    options: Mapping[str, Any] = _parsed(given or {}, dict, f"chat_template_kwargs of {place}")
-    for name in options:
-        if problem := template_kwargs_problem(name):
-            raise BadInputError(f"{problem}, in chat_template_kwargs of {place}")
-    return options
-
-
-def _tools(given: Any, place: str) -> list[Message] | None:
-    if not given:
-        return None
-    found = []
-    for tool in _parsed(given, list, place):
-        if isinstance(tool, dict) and "function" not in tool and "name" in tool:
-            tool = {"type": "function", "function": tool}
-        if not isinstance(tool, dict) or not isinstance(tool.get("function"), dict):
-            raise BadInputError(
-                f"expected tools as JSON schemas of functions in {place}, found {_short(tool)}"
-            )
-        found.append(tool)
-    return found or None
-
-
-def _parsed(value: Any, kind: type, place: str) -> Any:
-    """Return a value that may be written as JSON.
-
-    Raises:
-        BadInputError: It is of another kind.
-    """
-    parsed = value
-    if isinstance(value, str):
-        try:
-            parsed = json.loads(value)
-        except ValueError:
-            parsed = None
-    if not isinstance(parsed, kind) or parsed is None:
-        wanted = "a list" if kind is list else "a mapping"
-        raise BadInputError(
-            f"expected {wanted}, or {wanted} as JSON, in {place}, found {_short(value)}"
-        )
-    return parsed
-
-
-def _short(value: object) -> str:
-    """Return a value for a message, cut at 80 characters."""
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."

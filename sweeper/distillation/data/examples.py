@@ -7,14 +7,12 @@ import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from sweeper.config import builtin
-from sweeper.config.columns import ColumnsConfig, guess_columns, unknown_columns
-from sweeper.config.data import DataConfig, DatasetConfig
+from sweeper.config.columns import ColumnsConfig
+from sweeper.config.data import DataConfig
 from sweeper.distillation.data.answers import AnswerTokens, earlier_answers, last_answer
 from sweeper.distillation.data.chat_templates import render
 from sweeper.distillation.data.conversations import (
@@ -24,8 +22,8 @@ from sweeper.distillation.data.conversations import (
     may_ask,
     read_conversation,
 )
-from sweeper.foundation import data_files
-from sweeper.foundation.data_folders import kept_of_a_folder
+from sweeper.distillation.data.rows import RefusedRows, check_named, columns_of, placed, read_rows
+from sweeper.foundation.data_files import Place
 from sweeper.foundation.errors import BadInputError, blaming
 
 
@@ -60,76 +58,46 @@ class TokenizedData:
     """Number of references that the template ends with no token; they got one."""
 
 
-def read_rows(data: DataConfig, files: Sequence[str]) -> list[dict[str, Any]]:
-    """Read the rows of the training data, from the absolute paths ``files`` if it is local.
-
-    Raises:
-        BadInputError: They cannot be read, or there are none.
-    """
-    source = data.train
-    if source.path.startswith("builtin/"):
-        try:
-            rows: list[dict[str, Any]] = list(
-                builtin.dataset(source.path.removeprefix("builtin/"), source.split)
-            )
-        except ValueError as error:
-            raise BadInputError(str(error), ("data", "train", "split")) from error
-    elif files:
-        with blaming("data", "train", "path"):
-            rows = [
-                row
-                for name in files
-                for row in data_files.read_rows(Path(name), source.split, source.field)
-            ]
-    else:
-        rows = _rows_of_hub(source)
-    rows = rows[: source.limit]
-    if not rows:
-        message = f"expected rows, found none in {source.path} (split {source.split})"
-        raise BadInputError(message, ("data", "train", "path"))
-    return rows
-
-
 def read_examples(data: DataConfig, files: Sequence[str]) -> list[Example]:
     """Read the rows as prompts and reference answers.
 
     Raises:
         BadInputError: A column is missing, or a row does not hold text or messages.
     """
-    rows = read_rows(data, files)
-    return to_examples(rows, columns_of(data, rows), data)
-
-
-def columns_of(data: DataConfig, rows: Sequence[dict[str, Any]]) -> ColumnsConfig:
-    """Return the columns that the study names, or guess them.
-
-    Raises:
-        BadInputError: They cannot be guessed.
-    """
-    columns = data.train.columns or guess_columns(rows[0])
-    if columns is None:
-        message = unknown_columns(data.train.path, rows[0])
-        raise BadInputError(message, ("data", "train", "columns"))
-    return columns
+    rows, places = read_rows(data, files)
+    return to_examples(rows, columns_of(data, rows), data, places)
 
 
 @blaming("data", "train", "columns")
 def to_examples(
-    rows: Sequence[dict[str, Any]], columns: ColumnsConfig, data: DataConfig
+    rows: Sequence[dict[str, Any]],
+    columns: ColumnsConfig,
+    data: DataConfig,
+    places: Sequence[Place] = (),
 ) -> list[Example]:
-    """Convert rows to prompts and reference answers.
+    """Convert rows to prompts and reference answers, one for each row.
+
+    Args:
+        rows: Rows of the data.
+        columns: What their columns hold.
+        data: The study's.
+        places: Where each row stands; by default, its number in the data.
 
     Raises:
-        BadInputError: A column is missing, or a row does not hold text or messages.
+        BadInputError: A column is missing, or rows do not hold text or messages.
     """
+    places = places or [Place(data.train.path, number) for number in range(1, len(rows) + 1)]
+    check_named(columns, rows, data.train.path)
     examples = []
-    for number, row in enumerate(rows, start=1):
-        place = f"row {number} of {data.train.path}"
-        examples.append(_example(read_conversation(row, columns, place), data, place))
+    refused = RefusedRows()
+    for row, place in zip(rows, places, strict=True):
+        with refused.noting(place):
+            examples.append(_example(read_conversation(row, columns, str(place)), data, place))
+    refused.raise_if_any(len(rows))
     return examples
 
 
-def _example(conversation: Conversation, data: DataConfig, place: str) -> Example:
+def _example(conversation: Conversation, data: DataConfig, place: Place) -> Example:
     """Divide a conversation into the prompt and, if its last turn is one, a reference."""
     turns, start = list(conversation.messages), conversation.completion_start
     masked = conversation.masked
@@ -137,6 +105,11 @@ def _example(conversation: Conversation, data: DataConfig, place: str) -> Exampl
         turns, start = [{"role": "system", "content": data.system_prompt}, *turns], start + 1
     size = len(turns)
     answer = turns.pop() if turns[-1]["role"] == "assistant" else None
+    if answer is None and not may_ask(turns[-1]):
+        raise BadInputError(
+            f"expected an assistant's answer or a user's or tool's message at the end of {place},"
+            f" found the role {turns[-1]['role']!r}"
+        )
     if answer is not None and -1 in masked:
         raise BadInputError(
             f"expected a last answer that is trained in {place}, but it is marked not to be: end"
@@ -151,6 +124,8 @@ def _example(conversation: Conversation, data: DataConfig, place: str) -> Exampl
         )
     if not all(index and may_ask(turns[index - 1]) for index in (*earlier, len(turns))):
         raise BadInputError(f"expected a user or tool message before the answer in {place}")
+    if turns[-1]["role"] == "user" and not turns[-1]["content"].strip():
+        raise BadInputError(f"expected text in the last user message of {place}, found none")
     fields = {k: v for k, v in (answer or {}).items() if k not in ("role", "content")}
     return Example(
         tuple(turns),
@@ -159,6 +134,7 @@ def _example(conversation: Conversation, data: DataConfig, place: str) -> Exampl
         earlier,
         conversation.tools,
         conversation.options,
+        place,
     )
 
 
@@ -183,11 +159,16 @@ def tokenize(
     kept: list[int] = []
     sequences: list[TokenSequence] = []
     lengths: list[tuple[int, int]] = []
-    dropped = cut = unended = unusable = 0
+    dropped = cut = unended = 0
     answers = AnswerTokens.of(tokenizer)
+    refused, unusable = RefusedRows(), RefusedRows()
     for index, example in enumerate(examples):
-        with blaming("data", "train"):
+        place = example.where(index + 1)
+        prompt_text = None
+        with refused.noting(place), placed(place):
             prompt_text = render_prompt(example, tokenizer)
+        if prompt_text is None:
+            continue
         prompt = tuple(tokenizer(prompt_text, add_special_tokens=False)["input_ids"])
         if len(prompt) >= max_length:
             lengths.append((len(prompt), 0))
@@ -198,21 +179,18 @@ def tokenize(
         if completions is not None:
             completion = completions[index]
         elif example.completion is not None:
-            try:
+            with (refused if references else unusable).noting(place), placed(place):
                 completion, appended = last_answer(example, prompt_text, answers)
                 earlier = earlier_answers(example, prompt_text, answers)
                 unended += appended
-            except BadInputError as error:
-                if references:
-                    row = f"row {index + 1}: {error}"
-                    raise BadInputError(row, error.key or ("data", "train")) from error
-                unusable += 1
         lengths.append((len(prompt), len(completion or ())))
         if completion is not None and len(prompt) + len(completion) > max_length:
             completion = completion[: max_length - len(prompt)]
             cut += 1
         kept.append(index)
         sequences.append(TokenSequence(prompt, completion, earlier))
+    with blaming("data", "train"):
+        refused.raise_if_any(len(examples))
     notes = []
     if dropped:
         notes.append(f"{dropped} prompts of {max_length} tokens or more were dropped (max_length)")
@@ -220,9 +198,9 @@ def tokenize(
         notes.append(f"{cut} answers were cut at {max_length} tokens (max_length)")
     if unended:
         notes.append(f"the chat template ends {unended} answers with no token; they got one")
-    if unusable:
+    if unusable.count:
         notes.append(
-            f"{unusable} references do not follow their prompts in the chat template; no arm"
+            f"{unusable.count} references do not follow their prompts in the chat template; no arm"
             " trains on references"
         )
     if not sequences:
@@ -260,16 +238,18 @@ def check_template(
         prompt = render_prompt(example, tokenizer)
         if system_prompt and "".join(system_prompt.split()) not in "".join(prompt.split()):
             raise BadInputError("expected none: the chat template has no place for it")
-    if answers:
-        try:
+    if not answers:
+        return
+    try:
+        with blaming(*(["data", "system_prompt"] if system_prompt else ["student", "model"])):
             last_answer(example, prompt, AnswerTokens.of(tokenizer))
-        except BadInputError:
-            # Rows may have the reasoning that the template waits for.
-            thinks = replace(example, answer_fields={"reasoning_content": "Reasoning."})
-            with suppress(BadInputError):
-                last_answer(thinks, prompt, AnswerTokens.of(tokenizer))
-                return
-            raise
+    except BadInputError:
+        # Rows may have the reasoning that the template waits for.
+        thinks = replace(example, answer_fields={"reasoning_content": "Reasoning."})
+        with suppress(BadInputError):
+            last_answer(thinks, prompt, AnswerTokens.of(tokenizer))
+            return
+        raise
 
 
 def fingerprint(examples: Sequence[Example]) -> str:
@@ -297,39 +277,3 @@ def conversation_hash(example: Example) -> str:
     if len(example.messages) == 1:
         return prompt_hash(example.prompt)
     return prompt_hash(" ".join(f"{turn['role']} {turn['content']}" for turn in example.messages))
-
-
-def _rows_of_hub(source: DatasetConfig) -> list[dict[str, Any]]:
-    """Read the rows of a data set on the hub, from its cache if there is no network."""
-    import datasets
-    from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as READERS
-
-    if source.path in READERS:
-        # One of these readers unpickles whatever lies in the working directory.
-        message = f"expected the name of a dataset, found {source.path!r}, a kind of file"
-        raise BadInputError(message, ("data", "train", "path"))
-    if source.field is not None:
-        message = f"expected a JSON file, whose key {source.field!r} holds the rows"
-        raise BadInputError(message, ("data", "train", "field"))
-    try:
-        loaded = datasets.load_dataset(
-            source.path, source.name, split=source.split, revision=source.revision
-        )
-    except Exception as error:  # the library raises its own kinds for every format
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        message = (
-            f"cannot read the data {source.path}: there is no such file or folder, and as a data"
-            f" set on the hub: {reason}"
-        )
-        raise BadInputError(message, ("data", "train", "path")) from error
-    if kept := kept_of_a_folder(file["filename"] for file in loaded.cache_files):
-        message = (
-            f"expected a file, a folder or a data set on the hub, found no {source.path}; only the"
-            f" cache of the library datasets has rows of another folder of this name, in {kept}"
-        )
-        raise BadInputError(message, ("data", "train", "path"))
-    # Arrow has every key in every row; those that a value lacks are null.
-    return [
-        {key: data_files.without_null(value) for key, value in row.items()}
-        for row in loaded.to_list()
-    ]

@@ -10,8 +10,10 @@ from typing import Any, NoReturn
 
 from transformers import PreTrainedTokenizerBase
 
+from sweeper.distillation.data.calls import Message
 from sweeper.distillation.data.chat_templates import render, template_variables
-from sweeper.distillation.data.conversations import TOOL_ROLES, Example, Message, is_system, texts
+from sweeper.distillation.data.conversations import TOOL_ROLES, Example, is_system, texts
+from sweeper.distillation.data.rows import RefusedRows
 from sweeper.foundation.errors import BadInputError
 
 _PLAIN = {"role", "content"}
@@ -43,12 +45,13 @@ def left_out(
             of a message, or changes the text of an answer.
     """
     lost: Counter[str] = Counter()
+    refused = RefusedRows()
     written = _squeezed(str(tokenizer.chat_template))
     known = template_variables(tokenizer)
     for number, example in enumerate(examples, start=1):
         answer = example.answer if references else None
         turns = [*example.messages, *([answer] if answer else [])]
-        row = _Row(number, example, turns, tokenizer, whose)
+        row = _Row(example.where(number), example, turns, tokenizer, whose)
         if (text := row.text()) is None:
             continue
         lost.update(
@@ -63,11 +66,13 @@ def left_out(
             )
         trained = {*example.earlier, len(turns) - 1} if answer else set()
         given = _squeezed("".join(texts([turns, example.tools, example.options])))
-        for index, turn in enumerate(turns):
-            lost.update(_lost_fields(row, text, index))
-            if bare := _squeezed(turn["content"]):
-                elsewhere = given.count(bare) + written.count(bare) > 1
-                lost.update(_lost_content(row, text, index, index in trained, elsewhere))
+        with refused.noting(row.place):
+            for index, turn in enumerate(turns):
+                lost.update(_lost_fields(row, text, index))
+                if bare := _squeezed(turn["content"]):
+                    elsewhere = given.count(bare) + written.count(bare) > 1
+                    lost.update(_lost_content(row, text, index, index in trained, elsewhere))
+    refused.raise_if_any(len(examples))
     return tuple(
         f"{whose} chat template {what.replace('{}', f'{count:,}', 1)}"
         for what, count in lost.items()
@@ -78,7 +83,7 @@ def left_out(
 class _Row:
     """A row's conversation, its answer included, and the template that writes it."""
 
-    number: int
+    place: str
     example: Example
     turns: list[Message]
     tokenizer: PreTrainedTokenizerBase
@@ -102,7 +107,7 @@ class _Row:
         turn = self.turns[index]
         raise BadInputError(
             f"expected messages that {self.whose} chat template renders, but it {what} of message"
-            f" {index + 1} ({turn['role']}) of row {self.number}: {str(turn['content'])[:40]!r};"
+            f" {index + 1} ({turn['role']}) of {self.place}: {str(turn['content'])[:40]!r};"
             " use a model whose template has a place for it, or rows without"
         )
 
@@ -196,54 +201,11 @@ def check_stock(examples: Sequence[Example]) -> None:
         further = [*example.messages, {**(example.answer or {}), "role": "assistant"}]
         if example.tools or example.options or any(turn.keys() - _PLAIN for turn in further):
             raise BadInputError(
-                "expected engine: sweeper, because row"
-                f" {number} has tools, calls of tools, reasoning or names, which TRL's own trainers"
-                " leave out",
+                f"expected engine: sweeper, because {example.where(number)} has tools, calls of"
+                " tools, reasoning or names, which TRL's own trainers leave out",
                 ("training", "engine"),
             )
 
 
 def _squeezed(text: str) -> str:
     return "".join(text.split())
-
-
-def misread(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    """Return sentences about rows that say something else than their columns do."""
-    found = []
-    marks = _marks(tokenizer)
-    marked = [
-        (number, mark)
-        for number, example in enumerate(examples, start=1)
-        for mark in [mark for mark in marks if mark in example.prompt][:1]
-    ]
-    if marked:
-        number, mark = marked[0]
-        found.append(
-            f"{len(marked):,} prompts, the first of them row {number}, hold {mark}, which the chat"
-            " template writes itself, so that they go through it twice. Write data.format: plain,"
-            " or rows without it."
-        )
-    empty = [
-        number
-        for number, example in enumerate(examples, start=1)
-        if example.completion is not None
-        and not (example.completion.strip() or any(example.answer_fields.values()))
-    ]
-    if empty:
-        found.append(
-            f"{len(empty):,} answers, the first of them in row {empty[0]}, are empty, and train a"
-            " student to say nothing. Leave these rows out, unless that is meant."
-        )
-    return tuple(found)
-
-
-def _marks(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Return the tokens of the tokenizer's own that the template writes around a question."""
-    if not tokenizer.chat_template:
-        return []
-    try:
-        turns = [{"role": "user", "content": "Question?"}]
-        text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-    except Exception:  # templates raise whatever they like; it is told elsewhere
-        return []
-    return [token for token in tokenizer.get_added_vocab() if len(token) > 3 and token in text]

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sweeper.config.base import Scalar
 from sweeper.config.models import ModelConfig, with_settings
-from sweeper.distillation.data.chat_templates import set_defaults, template_variables
+from sweeper.distillation.data.chat_templates import check_default, set_defaults, template_variables
 from sweeper.distillation.data.compatibility import (
     aligned,
     check_heads,
@@ -189,6 +189,7 @@ def student_training_data(
     """
     with blaming("student", "model"):
         tokenizer = load_tokenizer(inputs.student, plain=inputs.data.format == "plain")
+        check_default(tokenizer)
     with blaming("data", "chat_template_kwargs"):
         set_defaults(tokenizer, inputs.data.chat_template_kwargs, inputs.data.date)
     if inputs.data.format == "chat" and is_plain(tokenizer):
@@ -212,6 +213,8 @@ def teacher_tokenizer(inputs: StudyInputs, teacher: ModelConfig) -> PreTrainedTo
         BadInputError: It cannot be read, or its template has no such argument.
     """
     tokenizer = load_tokenizer(teacher, plain=inputs.data.format == "plain")
+    with blaming("teacher", "model"):
+        check_default(tokenizer)
     values = teacher.chat_template_kwargs
     if values is None:
         # Those that the student's template has, and this one may lack.

@@ -22,14 +22,10 @@ from sweeper.config.optimisation import BITSANDBYTES
 from sweeper.distillation.data.chat_templates import writes_date
 from sweeper.distillation.data.compatibility import aligned, template_note, token_ids
 from sweeper.distillation.data.conversations import Example
-from sweeper.distillation.data.examples import (
-    TokenizedData,
-    columns_of,
-    read_rows,
-    render_prompt,
-    to_examples,
-)
-from sweeper.distillation.data.left_out import check_stock, left_out, misread
+from sweeper.distillation.data.examples import TokenizedData, render_prompt, to_examples
+from sweeper.distillation.data.left_out import check_stock, left_out
+from sweeper.distillation.data.misread import misread
+from sweeper.distillation.data.rows import RefusedRows, columns_of, placed, read_rows
 from sweeper.distillation.data.training_data import (
     TrainingData,
     check_teacher,
@@ -46,6 +42,7 @@ from sweeper.distillation.models.loadable import check_loadable, published_setti
 from sweeper.distillation.models.loading import default_attention, read_config
 from sweeper.distillation.rehearsal import check_sharding, rehearse
 from sweeper.evaluation.tasks import LeafTask, load_tasks, scored_by
+from sweeper.execution.worker.column_checks import check_references
 from sweeper.execution.worker.leakage import check_leaks
 from sweeper.execution.worker.length_checks import check_suite, check_training
 from sweeper.execution.worker.progress import ProgressWriter
@@ -193,11 +190,15 @@ def _rehearse(findings: _Findings) -> None:
 def _read_rows(findings: _Findings) -> None:
     origin = findings.spec.origin
     with findings.noting("data", "train"):
-        rows = read_rows(origin.data, origin.data_files)
+        rows, places = read_rows(origin.data, origin.data_files)
         columns = columns_of(origin.data, rows)
-        examples = tuple(to_examples(rows, columns, origin.data))
+        examples = tuple(to_examples(rows, columns, origin.data, places))
         findings.examples = examples
-        findings.rows = rows_summary(rows, columns, examples, origin.data.train)
+        findings.rows = rows_summary(rows, columns, examples, origin)
+    with findings.noting("data", "train"):
+        if findings.rows is not None and findings.examples is not None:
+            users = findings.spec.reference_users
+            check_references(findings.rows, findings.examples, users)
 
 
 def _read_models(findings: _Findings) -> None:
@@ -259,8 +260,12 @@ def _check_own_template(findings: _Findings, theirs: PreTrainedTokenizerBase) ->
     """Check what a teacher's own template makes of the prompts, which it answers in it."""
     examples = findings.examples or ()
     with blaming("teacher", "chat_template_kwargs"):
-        for example in examples:
-            render_prompt(example, theirs)
+        refused = RefusedRows()
+        for number, example in enumerate(examples, start=1):
+            place = example.where(number)
+            with refused.noting(place), placed(place):
+                render_prompt(example, theirs)
+        refused.raise_if_any(len(examples))
         if findings.spec.needs_teacher_outputs:
             lost = left_out(examples, theirs, references=False, whose="the teacher's")
             findings.left_out = tuple(dict.fromkeys([*findings.left_out, *lost]))
@@ -316,23 +321,15 @@ def _read_tokens(findings: _Findings) -> None:
         return
     with findings.noting("data", "train"):
         origin = findings.spec.origin
-        findings.data = data = material.tokens(origin.training.max_length)
-        pairs = zip(data.kept, data.sequences, strict=True)
-        missing = [index for index, sequence in pairs if sequence.completion is None]
-        if origin.references and missing:
-            raise BadInputError(
-                "an arm, or the warm start, trains on reference answers, but"
-                f" {len(missing):,} of {len(data.kept):,} rows end without one, the first of them"
-                f" row {missing[0] + 1} (seq_kd: true, lmbda: 1.0 or method seqkd do without)"
-            )
+        findings.data = material.tokens(origin.training.max_length)
         findings.left_out += left_out(
             findings.examples,
             material.tokenizer,
             origin.data.system_prompt,
             references=origin.references,
         )
-        if material.chat:
-            findings.left_out += misread(findings.examples, material.tokenizer)
+        chat = material.chat
+        findings.left_out += misread(findings.examples, material.tokenizer, chat=chat)
         if findings.spec.stock_engine:
             check_stock(findings.examples)
     if findings.data is not None and findings.tokenizer is not None:
@@ -400,7 +397,7 @@ def _summary(findings: _Findings) -> DataSummary | None:
         notes.append(f"{rows.repeated} prompts stand in the training data more than once")
     if findings.tokenizer is not None and findings.tokenizer.template_note:
         notes.append(findings.tokenizer.template_note)
-    notes += [*findings.left_out, *findings.overlong]
+    notes += [*rows.unused, *findings.left_out, *findings.overlong]
     lengths = [len(sequence.prompt) for sequence in data.sequences]
     answers = [len(sequence.completion or ()) for sequence in data.sequences]
     return DataSummary(

@@ -5,6 +5,7 @@ Prompts are equal if only their white space differs.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 
@@ -15,6 +16,8 @@ from sweeper.foundation.errors import BadInputError
 from sweeper.records import PreparationSpec, SuiteSpec
 
 _TRAINING = "the training data"
+_FEW = 2
+"""Most words of a text that is no question if several documents have it."""
 
 
 def check_leaks(
@@ -59,10 +62,14 @@ def _check_overlap(
     scored: set[str] = set()
     shared: list[str] = []
     for leaf in leaves:
-        for prompt, texts in prompts(leaf):
+        documents = list(prompts(leaf))
+        standing = Counter(text for _, texts in documents for text in texts)
+        for prompt, texts in documents:
             if leaf.entry.weight:
                 scored.add(prompt_hash(prompt))
-            if any(prompt_hash(text) in others for text in texts):
+            # What several documents say in a word or two is an answer or a category.
+            asked = (t for t in texts if standing[t] == 1 or len(t.split()) > _FEW or t == prompt)
+            if any(prompt_hash(text) in others for text in asked):
                 shared.append(prompt)
     if shared:
         raise BadInputError(

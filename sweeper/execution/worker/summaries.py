@@ -3,36 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from sweeper.config.columns import ColumnsConfig
-from sweeper.config.data import DatasetConfig
+from sweeper.config.columns import ColumnsConfig, has_content
 from sweeper.distillation.data.conversations import Example
 from sweeper.distillation.data.examples import TokenizedData, conversation_hash
+from sweeper.execution.worker.column_checks import unused_columns
+from sweeper.foundation.data_folders import row_files, unread_files
 from sweeper.foundation.secrets import redact
-from sweeper.records import Lengths, RowsSummary, TokenLengths
+from sweeper.records import Lengths, RowsSummary, StudyInputs, TokenLengths
 
 
 def rows_summary(
     rows: Sequence[Mapping[str, Any]],
     columns: ColumnsConfig,
     examples: Sequence[Example],
-    source: DatasetConfig,
+    inputs: StudyInputs,
 ) -> RowsSummary:
     """Return the summary of rows that were read as ``examples``: columns read, and those not."""
-    filled = {n for row in rows for n, value in row.items() if value not in (None, "", [], {})}
+    source = inputs.data.train
+    filled = {name for row in rows for name, value in row.items() if has_content(value)}
     named = [columns.messages, columns.prompt, columns.input, columns.completion]
     conversations = columns.prompt is None or isinstance(rows[0].get(columns.prompt), list)
     further = {"tools": columns.tools, "system": columns.system}
     named += [given or (usual if conversations else None) for usual, given in further.items()]
     named.append("chat_template_kwargs")
     read = tuple(name for name in named if name in filled)
+    unread = tuple(sorted(filled - {*read}))
     prompts = [conversation_hash(example) for example in examples]
+    folder = next((path for path in map(Path, inputs.data_files) if path.is_dir()), None)
+    files, others = [], []
+    if folder is not None:
+        files = [str(p.relative_to(folder)) for p in row_files(folder, source.split)]
+        others = [str(p.relative_to(folder)) for p in unread_files(folder, source.split)]
     return RowsSummary(
         rows=len(examples),
         source=redact(f"{source.path} ({source.split})"),
         columns=read,
-        unread=tuple(sorted(filled - {*read})),
+        unread=unread,
+        unused=tuple(unused_columns(rows, columns, examples, unread)),
+        files=tuple(files),
+        other_files=tuple(others),
         references=sum(example.completion is not None for example in examples),
         repeated=len(prompts) - len(set(prompts)),
     )

@@ -50,7 +50,8 @@ def test_a_template_that_thinks_and_data_that_do_not(folder: Path) -> None:
     rows[4]["tools"] = [TOOL]
     [error] = checked(folder, rows).errors
     assert error.place.endswith(": data.chat_template_kwargs")
-    assert "row 1: expected a generation prompt and a reference answer that agree" in error.detail
+    assert error.detail.startswith("row 1 of rows.jsonl (line 1): expected a generation prompt and")
+    assert "; 9 of 9 rows cannot be used" in error.detail
     assert "write data.chat_template_kwargs: {enable_thinking: false}" in error.detail
     found = checked(folder, rows, data={"chat_template_kwargs": OFF})
     assert not found.errors
@@ -64,7 +65,10 @@ def test_rows_that_end_with_a_question_where_references_are_trained(folder: Path
     rows[2]["messages"] += [ASKED]
     off: dict[str, Any] = {"chat_template_kwargs": OFF, "assistant_turns": "all"}
     [error] = checked(folder, rows, data=off).errors
-    assert "1 of 9 rows end without one, the first of them row 3" in error.detail
+    assert (
+        "1 of 9 rows end without one, the first of them row 3 of rows.jsonl (line 3)"
+        in error.detail
+    )
 
 
 def test_what_the_teachers_own_template_leaves_out(folder: Path) -> None:

@@ -253,7 +253,7 @@ def test_every_kind_of_file_is_read(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text('prompt,completion\na,b\nc,"d, e"\n', encoding="utf-8")
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
     for suffix in ("json", "jsonl", "csv", "parquet"):
-        assert read_rows(tmp_path / f"a.{suffix}") == (rows, None), suffix
+        assert read_rows(tmp_path / f"a.{suffix}").rows == rows, suffix
     with pytest.raises(ConfigError, match=r"b.csv: no file or folder"):
         read_rows(tmp_path / "b.csv")
 
@@ -266,7 +266,7 @@ def test_every_kind_of_file_is_read(tmp_path: Path) -> None:
          ":2: not valid JSON: Expecting ':' delimiter (column 12)"),
         ('{"a": 1}\n', ": expected: {prompt: …, completion: …}"),
         ('{"prompt": "a", "completion": 3}\n',
-         ": expected text in column 'completion' of row 1, found 3"),
+         ": expected text in column 'completion' of row 1 (line 1), found 3; 1 of 1 rows"),
         ("[3]\n", ": expected a mapping as row 1, found 3"),
     ],
 )  # fmt: skip

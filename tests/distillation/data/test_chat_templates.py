@@ -327,7 +327,7 @@ ENDED: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.mark.parametrize("case", ENDED)
 def test_an_end_token_in_any_part_of_an_answer_is_refused(case: str) -> None:
     kind, answer = ENDED[case]
-    message = r"row 1: .* without end tokens in its text, found .* before '.*new"
+    message = r"row 1 of .* without end tokens in its text, found .* before '.*new"
     with pytest.raises(BadInputError, match=message):
         trained(prepared(kind), {"messages": [ASKED, answer]})
     if kind != "qwen3":  # whose template takes out earlier thoughts
@@ -367,7 +367,7 @@ def test_an_end_token_inside_an_answer_is_refused() -> None:
     tokens = prepared("chatml")
     for text in ("yes<|im_end|>", "yes<|im_end|>\n"):  # as some data have it: at the end
         assert trained(tokens, {"prompt": "a", "completion": text})[0] == "yes<|im_end|>"
-    with pytest.raises(BadInputError, match=r"row 1: .*found '<\|im_end\|>' before 'no'"):
+    with pytest.raises(BadInputError, match=r"row 1 of .*found '<\|im_end\|>' before 'no'"):
         trained(tokens, {"prompt": "a", "completion": "yes<|im_end|>no"})
 
 

@@ -287,7 +287,7 @@ def test_columns_that_are_named_must_be_there() -> None:
     assert examples(row, columns=columns)[0].tools == [TOOL]
     # A text's row may have such a column for another reason.
     assert examples(row, columns={"prompt": "q", "completion": "a"})[0].tools is None
-    with pytest.raises(BadInputError, match="no column 'functions' in row 1"):
+    with pytest.raises(BadInputError, match=r"no column 'functions' in rows\.jsonl, only a, q"):
         examples({"q": "x", "a": "y"}, columns=columns)
 
 

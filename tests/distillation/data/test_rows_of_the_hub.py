@@ -10,7 +10,7 @@ import pytest
 
 from sweeper.config.data import DataConfig
 from sweeper.config.suite import SuiteConfig
-from sweeper.distillation.data.examples import read_rows
+from sweeper.distillation.data.rows import read_rows
 from sweeper.evaluation.tasks import load_tasks
 from sweeper.foundation.errors import BadInputError
 from sweeper.records import SuiteSpec
@@ -35,14 +35,14 @@ def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return Path(loaded.cache_files[0]["filename"]).parent
 
 
-def test_a_cache_does_not_stand_in_for_a_folder_that_is_not_there(cached: Path) -> None:
+def test_ghost_folder_a_in_a_cache_does_not_stand_in_for_ghost_folder_b(cached: Path) -> None:
     with pytest.raises(BadInputError, match="found no corpus_x; only the cache of the library"):
         read_rows(DATA, ())
 
 
 def test_a_cached_data_set_of_the_hub_is_read_offline(cached: Path) -> None:
     cached.rename(cached.parent / ("0123456789" * 4))
-    assert read_rows(DATA, ()) == ROWS
+    assert read_rows(DATA, ())[0] == ROWS
 
 
 def test_a_name_that_is_nowhere_is_refused_in_both_meanings(cached: Path) -> None:
