@@ -153,8 +153,7 @@ def _check_targets(name: str, task: Any, documents: Sequence[int]) -> None:
     """
     fault, any_right = None, False
     for index in documents[:_TARGETS]:
-        document = task.eval_docs[index]
-        choices, gold = task.doc_to_choice(document), _gold(task, document)
+        choices, gold = _choices(name, task, index)
         targets = gold if isinstance(gold, list) else [gold]
         if not all(isinstance(target, str | int) for target in targets):
             return
@@ -172,6 +171,24 @@ def _check_targets(name: str, task: Any, documents: Sequence[int]) -> None:
             f" {choices!r}, nor the place of one; let doc_to_target be the text of a choice, or its"
             " place, counted from 0."
         )
+
+
+def _choices(name: str, task: Any, index: int) -> tuple[Sequence[str], Any]:
+    """Return a document's choices, and its target."""
+    document = task.eval_docs[index]
+    try:
+        choices, gold = task.doc_to_choice(document), _gold(task, document)
+    except Exception as error:  # whatever a template or a user's function raises
+        raise BadInputError(
+            f"Task {name}: choices or target of document {index} cannot be read"
+            f" ({type(error).__name__}: {error}); correct the document, or leave it out."
+        ) from error
+    if not isinstance(choices, list | tuple) or not all(isinstance(item, str) for item in choices):
+        raise BadInputError(
+            f"Task {name}: expected a list of texts as the choices of document {index}, found"
+            f" {choices!r}; let doc_to_choice be one."
+        )
+    return choices, gold
 
 
 def _is_choice(target: str | int, choices: Sequence[str]) -> bool:

@@ -164,8 +164,10 @@ def _filter(entry: SuiteTask, name: str, task: Any) -> str:
     if entry.filter in filters:
         return entry.filter
     if entry.filter != "none" or len(filters) > 1:
+        listed = ", ".join(sorted(filters))
+        way_on = " of its own: leave filter out" if filters == ["none"] else ""
         raise BadInputError(
-            f"Task {name}: no filter {entry.filter!r}; the task has {', '.join(sorted(filters))}."
+            f"Task {name}: no filter {entry.filter!r}; the task has {listed}{way_on}."
         )
     return filters[0]
 

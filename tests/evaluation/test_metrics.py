@@ -440,6 +440,20 @@ def test_targets_that_are_no_choice_are_refused(
         load(tmp_path, documents=(2, 6))
 
 
+@pytest.mark.parametrize(
+    ("choices", "message"),
+    [
+        ("answer", r"Task t: expected a list of texts as the choices of document 0, found '\d"),
+        ("{{choices if place != 4 else place}}", "the choices of document 4, found 4; let doc_to"),
+        ("{{choices if place != 4 else '[1'}}", "choices or target of document 4 cannot be read"),
+    ],
+)
+def test_choices_are_lists_of_texts(tmp_path: Path, choices: str, message: str) -> None:
+    write_task(tmp_path, "multiple_choice", doc_to_choice=choices)
+    with pytest.raises(BadInputError, match=message):
+        load(tmp_path)
+
+
 def test_documents_without_text_are_found_with_the_prompts(tmp_path: Path) -> None:
     write_task(tmp_path, "loglikelihood_rolling", doc_to_target="{{text if place != 4 else ''}}")
     [leaf] = load_tasks(suite(tmp_path, SuiteTask(task="t")))
@@ -610,7 +624,9 @@ def test_metric_without_aggregation(tmp_path: Path) -> None:
 
 def test_late_filter(tmp_path: Path) -> None:
     write_task(tmp_path, metric_list=[{"metric": "exact_match"}])
-    with pytest.raises(BadInputError, match="Task t: no filter 'strict'; the task has none"):
+    with pytest.raises(
+        BadInputError, match="Task t: no filter 'strict'; the task has none of its own"
+    ):
         load(tmp_path, filter="strict")
 
 
