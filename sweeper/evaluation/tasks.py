@@ -11,10 +11,8 @@ from typing import Any
 from lm_eval.tasks import TaskManager
 
 from sweeper.config.suite import SuiteConfig, SuiteTask
-from sweeper.evaluation.computed import only
-from sweeper.evaluation.metrics import read_metric
+from sweeper.evaluation.metrics import Metric, read_metric
 from sweeper.evaluation.task_files import check_source, task_manager
-from sweeper.evaluation.values import Metric
 from sweeper.foundation.errors import BadInputError
 from sweeper.records import SuiteSpec
 
@@ -74,8 +72,9 @@ def load_tasks(suite: SuiteSpec, *, allow_code: bool = False) -> list[LeafTask]:
             documents = _documents(entry, name, task)
             _check_cluster(entry, name, task)
             metric = read_metric(name, task, entry, entry.metric)
-            kept = _filter(entry, name, task)
-            leaves.append(LeafTask(entry, name, only(task, metric.name), documents, metric, kept))
+            leaves.append(
+                LeafTask(entry, name, task, documents, metric, _filter(entry, name, task))
+            )
     _check_groups(leaves)
     return leaves
 
@@ -111,16 +110,11 @@ def prompts(leaf: LeafTask) -> Iterator[tuple[str, set[str]]]:
     """Yield each document's prompt, and all texts that a leak check compares with training prompts.
 
     A document asks its question inside a template, so its plain fields count too.
-
-    Raises:
-        BadInputError: A document has no text whose likelihood could be scored.
     """
     for index in leaf.documents:
         document = leaf.document(index)
         # A task that scores the likelihood of a text has no question: the text is its prompt.
         asked = str(leaf.task.doc_to_text(document)) or str(leaf.task.doc_to_target(document))
-        if not asked and leaf.task.OUTPUT_TYPE == "loglikelihood_rolling":
-            raise BadInputError(f"Task {leaf.name}: document {index} has no text; leave it out.")
         fields = {value for value in document.values() if isinstance(value, str)}
         yield asked, {asked, *fields}
 
@@ -164,10 +158,8 @@ def _filter(entry: SuiteTask, name: str, task: Any) -> str:
     if entry.filter in filters:
         return entry.filter
     if entry.filter != "none" or len(filters) > 1:
-        listed = ", ".join(sorted(filters))
-        way_on = " of its own: leave filter out" if filters == ["none"] else ""
         raise BadInputError(
-            f"Task {name}: no filter {entry.filter!r}; the task has {listed}{way_on}."
+            f"Task {name}: no filter {entry.filter!r}; the task has {', '.join(sorted(filters))}."
         )
     return filters[0]
 
