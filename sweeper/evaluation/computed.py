@@ -12,7 +12,7 @@ import inspect
 import textwrap
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -23,8 +23,6 @@ from sweeper.foundation.errors import BadInputError
 
 _TRIED = 3
 """Documents that are tried until right and wrong answers differ."""
-_TARGETS = 64
-"""Documents whose targets are compared with their choices."""
 _WRONG = "qq none of these"
 _COLUMNS = frozenset(
     ("doc_id", "doc", "target", "arguments", "resps", "filtered_resps", "filter", "metrics")
@@ -44,8 +42,10 @@ def answered(name: str, task: Any, metric: str) -> tuple[Any, Any] | None:
     if not _lm_evals_own(task, metric):
         return None
     alone, values, failed = only(task, metric), None, None
-    for index in range(min(_TRIED, len(task.eval_docs))):
-        document = task.eval_docs[index]
+    # lm-eval would process all documents again for each that is asked of eval_docs.
+    documents = task.task_docs
+    for index in range(min(_TRIED, len(documents))):
+        document = documents[index]
         try:
             answers = list(_answers(alone, document))
         except Exception:  # whatever a user's functions raise on a document
@@ -84,10 +84,8 @@ def _unused(values: object) -> None:
     """Stand in for an aggregation."""
 
 
-def check_computed(name: str, task: Any, metric: str, documents: Sequence[int]) -> None:
+def check_computed(name: str, task: Any, metric: str) -> None:
     """Check that documents will have a value of a metric, as far as that is certain.
-
-    ``documents`` are the indices of those that are scored.
 
     Raises:
         BadInputError: They will not.
@@ -108,10 +106,10 @@ def check_computed(name: str, task: Any, metric: str, documents: Sequence[int]) 
             )
         _check_returned(name, metric, compute, "process_results")
     elif _by_lm_eval(task):
-        _check_listed(name, task, metric, documents)
+        _check_listed(name, task, metric)
 
 
-def _check_listed(name: str, task: Any, metric: str, documents: Sequence[int]) -> None:
+def _check_listed(name: str, task: Any, metric: str) -> None:
     """Check a metric of a task without ``process_results``."""
     kind = task.OUTPUT_TYPE
     function = task._metric_fn_list.get(metric)
@@ -132,9 +130,7 @@ def _check_listed(name: str, task: Any, metric: str, documents: Sequence[int]) -
             if callable(item["metric"]) and item["metric"].__name__ == metric:
                 _check_returned(name, metric, item["metric"], "its function")
         return
-    if kind == "multiple_choice":
-        _check_targets(name, task, documents)
-    alone, document = only(task, metric), task.eval_docs[0]
+    alone, document = only(task, metric), task.task_docs[0]
     try:
         found = alone.process_results(document, next(_answers(alone, document)))
     except Exception:  # whatever lm-eval raises on an answer that it does not expect
@@ -144,38 +140,6 @@ def _check_listed(name: str, task: Any, metric: str, documents: Sequence[int]) -
             f"Task {name}: lm-eval computes no {metric!r} for documents of output_type {kind};"
             " name another metric, or compute it in process_results."
         )
-
-
-def _check_targets(name: str, task: Any, documents: Sequence[int]) -> None:
-    """Check that targets are choices; lm-eval counts every answer as wrong otherwise.
-
-    A few documents may be at fault. A place after the last choice means that places count from 1.
-    """
-    fault, any_right = None, False
-    for index in documents[:_TARGETS]:
-        document = task.eval_docs[index]
-        choices, gold = task.doc_to_choice(document), _gold(task, document)
-        targets = gold if isinstance(gold, list) else [gold]
-        if not all(isinstance(target, str | int) for target in targets):
-            return
-        if any(_is_choice(target, choices) for target in targets):
-            any_right = True
-            continue
-        fault = fault or (index, gold, choices)
-        if len(choices) in targets:
-            fault, any_right = (index, gold, choices), False
-            break
-    if fault is not None and not any_right:
-        index, gold, choices = fault
-        raise BadInputError(
-            f"Task {name}: the target {gold!r} of document {index} is none of its choices"
-            f" {choices!r}, nor the place of one; let doc_to_target be the text of a choice, or its"
-            " place, counted from 0."
-        )
-
-
-def _is_choice(target: str | int, choices: Sequence[str]) -> bool:
-    return target in choices if isinstance(target, str) else 0 <= target < len(choices)
 
 
 def _gold(task: Any, document: Any) -> Any:

@@ -16,7 +16,8 @@ from lm_eval.api.registry import higher_is_better_registry, metric_agg_registry
 from sweeper.config.suite import PERPLEXITIES, SuiteTask
 from sweeper.evaluation.aggregations import falls, is_mean, is_perplexity, name_of
 from sweeper.evaluation.computed import answered, check_computed
-from sweeper.evaluation.values import NATS, NATS_PER_BYTE, Metric, number, short
+from sweeper.evaluation.values import NATS, NATS_PER_BYTE, number, short
+from sweeper.evaluation.values import Metric as Metric
 from sweeper.foundation.errors import BadInputError
 
 
@@ -44,8 +45,7 @@ def read_metric(name: str, task: Any, entry: SuiteTask, wanted: str | None) -> M
             f"Task {name}: the aggregation of {metric!r} is none of lm-eval's; write"
             " aggregation: mean in its metric_list."
         )
-    scored = range(*(entry.documents or (0, len(task.eval_docs))))
-    check_computed(name, task, metric, scored)
+    check_computed(name, task, metric)
     if metric in PERPLEXITIES:
         return _read_pairs(name, metric, task, entry)
     values = answered(name, task, metric)

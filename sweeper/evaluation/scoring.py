@@ -19,6 +19,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from sweeper.config.base import ScoringDtype
 from sweeper.config.suite import SuiteConfig
+from sweeper.evaluation.computed import only
 from sweeper.evaluation.tasks import FEWSHOT_SEED, LeafTask, in_chat, load_tasks
 from sweeper.evaluation.values import read_value
 from sweeper.records import Scores, SuiteSpec, TaskScore
@@ -108,7 +109,7 @@ def score(
         results = evaluate(
             lm=wrapped,
             task_dict={
-                "tasks": {leaf.name: leaf.task for leaf in leaves},
+                "tasks": {leaf.name: only(leaf.task, leaf.metric.name) for leaf in leaves},
                 "groups": {},
                 "group_map": {},
             },

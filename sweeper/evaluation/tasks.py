@@ -12,12 +12,10 @@ from typing import Any
 from lm_eval.api.task import ConfigurableTask
 
 from sweeper.config.suite import SuiteConfig, SuiteTask
-from sweeper.evaluation.computed import only
 from sweeper.evaluation.document_checks import check_documents, check_fields, try_filters
-from sweeper.evaluation.metrics import read_metric
+from sweeper.evaluation.metrics import Metric, read_metric
 from sweeper.evaluation.task_files import TaskFolders, check_source
 from sweeper.evaluation.task_yaml import told
-from sweeper.evaluation.values import Metric
 from sweeper.foundation.errors import BadInputError
 from sweeper.records import SuiteSpec
 
@@ -75,8 +73,7 @@ def load_tasks(suite: SuiteSpec, *, allow_code: bool = False) -> list[LeafTask]:
             documents = _documents(entry, name, task)
             _check_cluster(entry, name, task)
             metric = read_metric(name, task, entry, entry.metric)
-            kept = _filter(entry, name, task)
-            leaf = LeafTask(entry, name, only(task, metric.name), documents, metric, kept)
+            leaf = LeafTask(entry, name, task, documents, metric, _filter(entry, name, task))
             _check_documents(leaf)
             leaves.append(leaf)
     _check_once(leaves)
@@ -115,16 +112,11 @@ def prompts(leaf: LeafTask) -> Iterator[tuple[str, set[str]]]:
     """Yield each document's prompt, and all texts that a leak check compares with training prompts.
 
     A document asks its question inside a template, so its plain fields count too.
-
-    Raises:
-        BadInputError: A document has no text whose likelihood could be scored.
     """
     for index in leaf.documents:
         document = leaf.document(index)
         # A task that scores the likelihood of a text has no question: the text is its prompt.
         asked = str(leaf.task.doc_to_text(document)) or str(leaf.task.doc_to_target(document))
-        if not asked and leaf.task.OUTPUT_TYPE == "loglikelihood_rolling":
-            raise BadInputError(f"Task {leaf.name}: document {index} has no text; leave it out.")
         fields = {value for value in document.values() if isinstance(value, str)}
         yield asked, {asked, *fields}
 
