@@ -261,7 +261,12 @@ def _card(
 
 @contextmanager
 def _removed(work: Path) -> Iterator[None]:
-    """Make a folder that exists as long as the block lasts."""
+    """Make a folder that exists as long as the block lasts.
+
+    Folders of exports that were killed are removed: only one runs at a time.
+    """
+    for left in work.parent.glob(".export.*"):
+        shutil.rmtree(left, ignore_errors=True)
     work.mkdir(parents=True)
     try:
         yield

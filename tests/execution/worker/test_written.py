@@ -32,6 +32,7 @@ from tests.support.tiny_studies import ROOT
 from tests.support.training_jobs import make_study_inputs
 
 LORA = LoraConfig(r=4, alpha=8.0)
+HEAD = LoraConfig(r=4, alpha=8.0, modules_to_save=("lm_head",))
 
 
 def suite() -> SuiteSpec:
@@ -50,7 +51,7 @@ class Exported:
         folder: Path,
         *,
         merged: bool = False,
-        dtype: ScoringDtype = "float32",
+        scored_in: ScoringDtype = "float32",
         kind: str = "qwen2",
         **student: Any,
     ) -> None:
@@ -60,7 +61,7 @@ class Exported:
             folder,
             teacher=ModelConfig(model=str(self.base)),
             student=config,
-            evaluation=EvaluationConfig(selection="s.yaml", dtype=dtype),
+            evaluation=EvaluationConfig(selection="s.yaml", dtype=scored_in),
         )
         self.directory = folder / "student"
         keep = KeptStudent(
@@ -90,7 +91,7 @@ class Exported:
                     weights.add_(0.05 * torch.randn(weights.shape, generator=generator))
         self.trained = scored(self.spec, model, data, self.progress)
         note_answers(self.spec, keep, model, data)
-        save_student(model, data.tokenizer, keep, None, dtype)
+        save_student(model, data.tokenizer, keep, None, scored_in)
 
     def load(self) -> Scores:
         """Do what the job does that scores the saved student."""
@@ -106,7 +107,12 @@ class Exported:
         ("float32", {"kind": "gpt2"}, 0.0),
         ("float32", {"lora": LORA}, 0.0),
         ("float32", {"lora": LORA, "merged": True}, 1e-5),
+        ("float32", {"init_kwargs": {"attn_implementation": "eager"}}, 0.0),
+        ("float32", {"init_kwargs": {"rms_norm_eps": 0.5}, "lora": LORA, "merged": True}, 1e-5),
         ("bfloat16", {}, 0.0),
+        ("bfloat16", {"kind": "llama3", "dtype": "bfloat16", "lora": HEAD}, 0.0),
+        ("bfloat16", {"kind": "llama3", "dtype": "bfloat16", "lora": HEAD, "merged": True}, 2e-2),
+        ("float32", {"kind": "llama3", "dtype": "bfloat16", "lora": HEAD, "merged": True}, 1e-5),
         ("bfloat16", {"lora": LORA}, 0.0),
         ("bfloat16", {"lora": LORA, "merged": True}, 2e-2),
     ],
@@ -114,7 +120,7 @@ class Exported:
 def test_the_saved_student_has_the_score_of_the_trained_one(
     dtype: ScoringDtype, changes: dict[str, Any], rounds: float, tmp_path: Path
 ) -> None:
-    exported = Exported(tmp_path, dtype=dtype, **changes)
+    exported = Exported(tmp_path, scored_in=dtype, **changes)
     found = exported.load()
     assert found.dtype == dtype
     assert found.score == pytest.approx(exported.trained.score, rel=rounds, abs=0.0)
@@ -175,10 +181,16 @@ def test_an_adapter_whose_base_is_another_model_is_refused(tmp_path: Path) -> No
 
 def test_weights_that_the_adapters_base_does_not_have_are_noticed(tmp_path: Path) -> None:
     """A student that was loaded in 16 bits is not the one that others load in 32."""
-    exported = Exported(tmp_path, lora=LORA, dtype="float32")
+    exported = Exported(tmp_path, lora=LORA)
     model = AutoModelForCausalLM.from_pretrained(exported.base, dtype=torch.bfloat16)
     model.save_pretrained(exported.base)
     with pytest.raises(BadInputError, match=r"rounding explains 0\.1"):
+        exported.load()
+
+
+def test_what_the_adapters_base_is_only_told_in_the_study_is_noticed(tmp_path: Path) -> None:
+    exported = Exported(tmp_path, lora=LORA, init_kwargs={"rms_norm_eps": 0.5})
+    with pytest.raises(BadInputError, match="use --merged"):
         exported.load()
 
 
