@@ -43,6 +43,21 @@ def _check_template(key: str, given: Any, columns: Sequence[str]) -> None:
         raise BadInputError(f"{key}: {error}") from error
 
 
+def check_metrics(task: Any) -> None:
+    """Check that a task's metrics can be computed.
+
+    Raises:
+        BadInputError: One is neither lm-eval's nor of the library evaluate.
+    """
+    if task.OUTPUT_TYPE != "generate_until" or task.config.process_results is not None:
+        return
+    for name, function in task._metric_fn_list.items():
+        if function is None:
+            raise BadInputError(
+                f"metric_list: the metric {name!r} cannot be loaded from the library evaluate"
+            )
+
+
 def try_filters(task: Any, document: Mapping[str, Any]) -> None:
     """Apply a task's filters to an answer, as scoring does.
 

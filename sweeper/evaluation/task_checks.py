@@ -62,10 +62,9 @@ def check_values(config: Mapping[str, Any]) -> None:
                 f"{key}: expected a function, found {short(config[key])}; write !function before it"
             )
     _check_fields(config)
-    generates = config.get("output_type", "generate_until") == "generate_until"
-    if generates:
+    if config.get("output_type", "generate_until") == "generate_until":
         _check_generation(config.get("generation_kwargs") or {})
-    _check_metrics(config, generates=generates)
+    _check_metrics(config)
     _check_filters(config.get("filter_list") or ())
 
 
@@ -188,7 +187,7 @@ def _check_generation(settings: Mapping[str, Any]) -> None:
 _DEFAULTS = GenerationConfig()
 
 
-def _check_metrics(config: Mapping[str, Any], *, generates: bool) -> None:
+def _check_metrics(config: Mapping[str, Any]) -> None:
     for number, item in enumerate(config.get("metric_list") or ()):
         place = f"metric_list.{number}"
         if not isinstance(item, Mapping) or "metric" not in item:
@@ -201,13 +200,14 @@ def _check_metrics(config: Mapping[str, Any], *, generates: bool) -> None:
                 f"{place}.aggregation: lm-eval has no {aggregation!r}; it has"
                 f" {', '.join(aggregation_registry)}"
             )
-        if isinstance(name, str) and name not in metric_registry:
-            own = config.get("process_results") is not None
-            if generates and not own and not item.get("hf_evaluate"):
-                raise BadInputError(
-                    f"{place}.metric: lm-eval has no metric {name!r}, and the task has no"
-                    f" process_results that computes it; it has {', '.join(metric_registry)}"
-                )
+        named = isinstance(name, str) and config.get("process_results") is None
+        if named and name not in metric_registry and item.get("hf_evaluate") is not True:
+            # lm-eval would load whatever the hub has under this name.
+            raise BadInputError(
+                f"{place}.metric: lm-eval has no metric {name!r}; it has"
+                f" {', '.join(metric_registry)}. Write hf_evaluate: true next to one of the library"
+                " evaluate, or process_results for one of your own"
+            )
 
 
 def _check_filters(listed: Sequence[Any]) -> None:

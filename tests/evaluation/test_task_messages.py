@@ -143,6 +143,18 @@ TASK_VALUES: dict[str, tuple[dict[str, Any], str]] = {
         {"dataset_kwargs": {**TASK["dataset_kwargs"], "delimiter": ";"}},
         "dataset_kwargs.delimiter: loca",
     ),
+    "no files": (
+        {"dataset_kwargs": {}},
+        "expected the files of the documents next to dataset_path",
+    ),
+    "no such folder of files": (
+        {"dataset_kwargs": {"data_dir": "gone"}},
+        "expected the files of the",
+    ),
+    "another kind of files": (
+        {"dataset_path": "xml"},
+        "dataset_path: local files are one of json, csv",
+    ),
     "a number as file": ({"dataset_kwargs": {"data_files": 5}}, "expected names of files, found 5"),
     "settings that are a list": (
         {"generation_kwargs": ["a"]},
