@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sweeper.evaluation.templates import check_names, is_template, short, wrong_choice
+from sweeper.evaluation.templates import Field, check_names, is_template, short, wrong_choice
 from sweeper.foundation.data_folders import first_line
 from sweeper.foundation.errors import BadInputError
 
@@ -129,6 +129,9 @@ def check_documents(
 
 def _check_document(task: Any, doc: Any) -> str:
     """Check one document; return the kind of its target."""
+    for key in ("description", "gen_prefix"):
+        if text := getattr(task.config, key):
+            Field(key, "text", text, own=True, literal=True)(doc)
     target = task.doc_to_target(doc)
     kind = "lists" if isinstance(target, list) else "single values"
     if task.config.doc_to_choice is not None:

@@ -86,6 +86,8 @@ def _check_fields(config: Mapping[str, Any]) -> None:
         raise BadInputError(
             f"output_type: expected one of {', '.join(ALL_OUTPUT_TYPES)}, found {short(output)}"
         )
+    if not config.get("dataset_path") and config.get("custom_dataset") is None:
+        raise BadInputError("dataset_path: expected where the documents are, found nothing")
     if not config.get("test_split") and not config.get("validation_split"):
         raise BadInputError("test_split: expected the split to score, found none")
     fewshot = config.get("fewshot_config") or {}
@@ -224,7 +226,8 @@ def _check_filters(listed: Sequence[Any]) -> None:
         names.add(item["name"])
         for step, inner in enumerate(steps):
             function = inner.get("function") if isinstance(inner, Mapping) else None
-            if not callable(function) and function not in filter_registry:
+            known = isinstance(function, str) and function in filter_registry
+            if not known and not callable(function):
                 raise BadInputError(
                     f"{place}.filter.{step}: lm-eval has no filter {short(function)}; it has"
                     f" {', '.join(filter_registry)}"

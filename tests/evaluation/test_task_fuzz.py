@@ -211,7 +211,7 @@ def _is_indexed(folder: Path) -> bool:
             for name in ("suite.yaml", "tasks/plus.yaml")
         )
         names = [entry["task"] for entry in suite["tasks"]]
-        return set(names) <= {"plus", "both"} and task["task"] == "plus" and "group" not in task
+        return set(names) <= {"plus", "both"} and task.get("task") == "plus" and "group" not in task
     except Exception:
         return True  # what is no suite, or no task file, is refused before
 
