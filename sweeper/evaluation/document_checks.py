@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sweeper.evaluation.templates import check_names, is_template, short, wrong_choice
+from sweeper.evaluation.templates import Field, check_names, is_template, short, wrong_choice
 from sweeper.foundation.data_folders import first_line
 from sweeper.foundation.errors import BadInputError
 
@@ -41,6 +41,21 @@ def _check_template(key: str, given: Any, columns: Sequence[str]) -> None:
         check_names(text, columns)
     except BadInputError as error:
         raise BadInputError(f"{key}: {error}") from error
+
+
+def check_metrics(task: Any) -> None:
+    """Check that a task's metrics can be computed.
+
+    Raises:
+        BadInputError: One is neither lm-eval's nor of the library evaluate.
+    """
+    if task.OUTPUT_TYPE != "generate_until" or task.config.process_results is not None:
+        return
+    for name, function in task._metric_fn_list.items():
+        if function is None:
+            raise BadInputError(
+                f"metric_list: the metric {name!r} cannot be loaded from the library evaluate"
+            )
 
 
 def try_filters(task: Any, document: Mapping[str, Any]) -> None:
@@ -114,6 +129,9 @@ def check_documents(
 
 def _check_document(task: Any, doc: Any) -> str:
     """Check one document; return the kind of its target."""
+    for key in ("description", "gen_prefix"):
+        if text := getattr(task.config, key):
+            Field(key, "text", text, own=True, literal=True)(doc)
     target = task.doc_to_target(doc)
     kind = "lists" if isinstance(target, list) else "single values"
     if task.config.doc_to_choice is not None:

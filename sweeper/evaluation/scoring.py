@@ -96,7 +96,8 @@ def score(
     # HFLM needs the bare model; the adapter's layers are inside it and stay active.
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
     with _undisturbed(model, bare, end_ids):
-        leaves = [_thinned(leaf, documents) for leaf in load_tasks(suite, allow_code=allow_code)]
+        loaded = load_tasks(suite, allow_code=allow_code, checked=True)
+        leaves = [_thinned(leaf, documents) for leaf in loaded]
         # A template adds the begin token itself; plain prompts begin as the tokenizer does.
         wrapped = HFLM(
             pretrained=bare,

@@ -62,10 +62,9 @@ def check_values(config: Mapping[str, Any]) -> None:
                 f"{key}: expected a function, found {short(config[key])}; write !function before it"
             )
     _check_fields(config)
-    generates = config.get("output_type", "generate_until") == "generate_until"
-    if generates:
+    if config.get("output_type", "generate_until") == "generate_until":
         _check_generation(config.get("generation_kwargs") or {})
-    _check_metrics(config, generates=generates)
+    _check_metrics(config)
     _check_filters(config.get("filter_list") or ())
 
 
@@ -87,6 +86,8 @@ def _check_fields(config: Mapping[str, Any]) -> None:
         raise BadInputError(
             f"output_type: expected one of {', '.join(ALL_OUTPUT_TYPES)}, found {short(output)}"
         )
+    if not config.get("dataset_path") and config.get("custom_dataset") is None:
+        raise BadInputError("dataset_path: expected where the documents are, found nothing")
     if not config.get("test_split") and not config.get("validation_split"):
         raise BadInputError("test_split: expected the split to score, found none")
     fewshot = config.get("fewshot_config") or {}
@@ -188,7 +189,7 @@ def _check_generation(settings: Mapping[str, Any]) -> None:
 _DEFAULTS = GenerationConfig()
 
 
-def _check_metrics(config: Mapping[str, Any], *, generates: bool) -> None:
+def _check_metrics(config: Mapping[str, Any]) -> None:
     for number, item in enumerate(config.get("metric_list") or ()):
         place = f"metric_list.{number}"
         if not isinstance(item, Mapping) or "metric" not in item:
@@ -201,13 +202,14 @@ def _check_metrics(config: Mapping[str, Any], *, generates: bool) -> None:
                 f"{place}.aggregation: lm-eval has no {aggregation!r}; it has"
                 f" {', '.join(aggregation_registry)}"
             )
-        if isinstance(name, str) and name not in metric_registry:
-            own = config.get("process_results") is not None
-            if generates and not own and not item.get("hf_evaluate"):
-                raise BadInputError(
-                    f"{place}.metric: lm-eval has no metric {name!r}, and the task has no"
-                    f" process_results that computes it; it has {', '.join(metric_registry)}"
-                )
+        named = isinstance(name, str) and config.get("process_results") is None
+        if named and name not in metric_registry and item.get("hf_evaluate") is not True:
+            # lm-eval would load whatever the hub has under this name.
+            raise BadInputError(
+                f"{place}.metric: lm-eval has no metric {name!r}; it has"
+                f" {', '.join(metric_registry)}. Write hf_evaluate: true next to one of the library"
+                " evaluate, or process_results for one of your own"
+            )
 
 
 def _check_filters(listed: Sequence[Any]) -> None:
@@ -224,7 +226,8 @@ def _check_filters(listed: Sequence[Any]) -> None:
         names.add(item["name"])
         for step, inner in enumerate(steps):
             function = inner.get("function") if isinstance(inner, Mapping) else None
-            if not callable(function) and function not in filter_registry:
+            known = isinstance(function, str) and function in filter_registry
+            if not known and not callable(function):
                 raise BadInputError(
                     f"{place}.filter.{step}: lm-eval has no filter {short(function)}; it has"
                     f" {', '.join(filter_registry)}"

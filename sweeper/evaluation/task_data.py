@@ -9,12 +9,13 @@ from typing import Any
 
 import pyarrow
 from datasets import Dataset, DatasetDict
+from datasets.packaged_modules import _PACKAGED_DATASETS_MODULES as READERS
 
 from sweeper.config.task_sources import matching_files
 from sweeper.evaluation.task_yaml import FILE_KINDS, place_of, told
 from sweeper.evaluation.templates import listed, short
 from sweeper.foundation.data_files import read_rows
-from sweeper.foundation.data_folders import is_data_file, looks_local
+from sweeper.foundation.data_folders import first_line, is_data_file, looks_local
 from sweeper.foundation.errors import BadInputError
 
 _OPTIONS = ("data_files", "data_dir", "field")
@@ -29,16 +30,14 @@ def with_local_data(config: dict[str, Any]) -> dict[str, Any]:
         BadInputError: It names a local place that is not there, a split that the data do not have,
             or an option that the reader does not know.
     """
+    if config.get("custom_dataset") is not None:
+        return config
     options = dict(config.get("dataset_kwargs") or {})
     source = config.get("dataset_path")
-    folder = options.get("data_dir")
-    if source in FILE_KINDS and "data_files" in options:
-        places = _places(options["data_files"])
+    if source in READERS:
+        places = _named_places(source, options, config)
         if places is None:
             return config
-        _check_splits(config, places)
-    elif source in FILE_KINDS and isinstance(folder, str) and Path(folder).is_dir():
-        places = {split: [Path(folder)] for split in _splits(config)}
     elif isinstance(source, str) and Path(source).is_absolute() and Path(source).is_dir():
         if config.get("dataset_name") is not None:
             raise BadInputError(
@@ -58,7 +57,44 @@ def with_local_data(config: dict[str, Any]) -> dict[str, Any]:
                 f"dataset_kwargs.{key}: local files are read without options but"
                 f" {', '.join(_OPTIONS)}; leave it out"
             )
-    return {**config, "custom_dataset": _reader(places, options.get("field"))}
+    field = options.get("field")
+    if field is not None and not isinstance(field, str):
+        raise BadInputError(f"dataset_kwargs.field: expected a key, found {short(field)}")
+    read = _lines if source == "text" else read_rows
+    return {**config, "custom_dataset": _reader(places, field, read)}
+
+
+def _named_places(
+    kind: str, options: Mapping[str, Any], config: Mapping[str, Any]
+) -> dict[str, list[Path]] | None:
+    """Return the local files of each split that a task's options name; None for remote ones."""
+    folder = options.get("data_dir")
+    places = _places(options["data_files"]) if options.get("data_files") else {}
+    if places is None:
+        return None
+    if kind not in (*FILE_KINDS, "text"):
+        kinds = ", ".join((*FILE_KINDS, "text"))
+        raise BadInputError(f"dataset_path: local files are one of {kinds}, found {short(kind)}")
+    if places:
+        _check_splits(config, places)
+        return places
+    if isinstance(folder, str) and Path(folder).is_dir() and kind != "text":
+        return {split: [Path(folder)] for split in _splits(config)}
+    # The library datasets would take whatever lies in the working directory.
+    raise BadInputError(
+        f"dataset_kwargs: expected the files of the documents next to dataset_path: {kind}, as in"
+        " {data_files: {test: FILE}}"
+    )
+
+
+def _lines(path: Path, split: str, field: str | None) -> list[dict[str, Any]]:
+    """Return a row for each line of a file."""
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInputError(f"{path} cannot be read: {first_line(error)}") from error
+    lines = text.replace("\r\n", "\n").removesuffix("\n").split("\n")
+    return [{"text": line} for line in lines] if text else []
 
 
 def _check_splits(config: Mapping[str, Any], places: Mapping[str, Sequence[Path]]) -> None:
@@ -95,17 +131,22 @@ def _places(files: Any) -> dict[str, list[Path]] | None:
     return found
 
 
-def _reader(places: Mapping[str, Sequence[Path]], field: str | None) -> Callable[..., DatasetDict]:
-    def read(**_: Any) -> DatasetDict:
+_Read = Callable[[Path, str, str | None], list[dict[str, Any]]]
+
+
+def _reader(
+    places: Mapping[str, Sequence[Path]], field: str | None, read: _Read
+) -> Callable[..., DatasetDict]:
+    def documents(**_: Any) -> DatasetDict:
         return DatasetDict(
-            {split: _dataset(files, split, field) for split, files in places.items()}
+            {split: _dataset(files, split, field, read) for split, files in places.items()}
         )
 
-    return read
+    return documents
 
 
-def _dataset(files: Sequence[Path], split: str, field: str | None) -> Dataset:
-    rows = [row for file in files for row in read_rows(file, split, field)]
+def _dataset(files: Sequence[Path], split: str, field: str | None, read: _Read) -> Dataset:
+    rows = [row for file in files for row in read(file, split, field)]
     if not rows:
         raise BadInputError(f"expected documents, found none in {files[0]}")
     # A key that a row lacks is null, as templates expect.

@@ -212,7 +212,9 @@ def _with_fields(config: dict[str, Any], *, own: bool) -> dict[str, Any]:
                 scored = config.get("process_results") is None
                 asked = made.get("doc_to_text", values.get("doc_to_text"))
                 prompt = asked if kind == "target" else None
-                made[key] = Field(within + key, kind, given, _options(options), prompt, scored, own)
+                made[key] = Field(
+                    within + key, kind, given, _options(options), prompt, scored, own=own
+                )
         return made
 
     config = {**config, **fields(config, "")}

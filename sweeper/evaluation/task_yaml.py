@@ -198,6 +198,8 @@ def _place(base: Path, name: str) -> str:
 
 def _folder(base: Path, name: str) -> str:
     """Return an absolute name if there is such a folder; else the name, of data on the hub."""
+    if not name:
+        return name
     place = matching_files(base, name)[0]
     try:
         return str(place) if place.is_dir() else name

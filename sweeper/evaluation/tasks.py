@@ -12,7 +12,12 @@ from typing import Any
 from lm_eval.api.task import ConfigurableTask
 
 from sweeper.config.suite import SuiteConfig, SuiteTask
-from sweeper.evaluation.document_checks import check_documents, check_fields, try_filters
+from sweeper.evaluation.document_checks import (
+    check_documents,
+    check_fields,
+    check_metrics,
+    try_filters,
+)
 from sweeper.evaluation.metrics import Metric, read_metric
 from sweeper.evaluation.task_files import TaskFolders, check_source
 from sweeper.evaluation.task_yaml import told
@@ -49,8 +54,15 @@ class LeafTask:
         return self.task.eval_docs
 
 
-def load_tasks(suite: SuiteSpec, *, allow_code: bool = False) -> list[LeafTask]:
-    """Load the suite's tasks, groups flattened; ``allow_code`` accepts code that the model wrote.
+def load_tasks(
+    suite: SuiteSpec, *, allow_code: bool = False, checked: bool = False
+) -> list[LeafTask]:
+    """Load the suite's tasks, groups flattened.
+
+    Args:
+        suite: The suite.
+        allow_code: True to accept tasks that run code that the model wrote.
+        checked: True if its documents were checked before, as a study does before its first trial.
 
     Raises:
         BadInputError: A task is unknown or broken, has fewer documents than the suite names, no
@@ -74,7 +86,8 @@ def load_tasks(suite: SuiteSpec, *, allow_code: bool = False) -> list[LeafTask]:
             _check_cluster(entry, name, task)
             metric = read_metric(name, task, entry, entry.metric)
             leaf = LeafTask(entry, name, task, documents, metric, _filter(entry, name, task))
-            _check_documents(leaf)
+            if not checked:
+                _check_documents(leaf)
             leaves.append(leaf)
     _check_once(leaves)
     _check_groups(leaves)
@@ -151,6 +164,7 @@ def _check_documents(leaf: LeafTask) -> None:
         return
     try:
         check_fields(task)
+        check_metrics(task)
         try_filters(task, leaf.document(0))
         check_documents(task, leaf.documents, leaf.document, leaf.entry.cluster_by)
     except BadInputError as error:

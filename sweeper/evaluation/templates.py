@@ -159,6 +159,8 @@ class Field:
     """The task's prompt: if it is an index, choices are prompts, and a target is text."""
     scored: bool = True
     """False if the task computes its results itself, so that its target decides nothing."""
+    literal: bool = False
+    """True if a word that is no column may be the text itself."""
     own: bool = True
     """False for a task of lm-eval's, whose documents are not checked."""
 
@@ -198,7 +200,7 @@ class Field:
     def _check_word(self, document: Mapping[str, Any]) -> None:
         """Refuse a word that is no column, which lm-eval would take for the text itself."""
         given = str(self.given)
-        if given in document or not _WORD.fullmatch(given.strip()):
+        if self.literal or given in document or not _WORD.fullmatch(given):
             return
         if self.kind == "target" and self.choices is not None:
             return  # may be one of the choices

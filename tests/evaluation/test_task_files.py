@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sweeper.foundation.errors import BadInputError
-from tests.support.task_projects import TASK, load, write_project
+from tests.support.task_projects import TASK, load, texts, write_project
 from tests.support.tiny_studies import write_yaml
 
 ANSWERS = ["[1, 2, 3]", '{"a": 1}', "007", "1.0"]
@@ -75,6 +75,13 @@ def test_what_scoring_would_refuse_is_refused_when_tasks_are_loaded(
     with pytest.raises(BadInputError) as caught:
         load(project(tmp_path, **task), **entry)
     assert message in str(caught.value)
+
+
+def test_lines_of_a_text_are_documents(tmp_path: Path) -> None:
+    kind = {"dataset_path": "text", "dataset_kwargs": {"data_files": {"test": "../data/a.txt"}}}
+    files = {"data/a.txt": "\ufeffone\r\n\u2028two\nthree\n"}
+    write_project(tmp_path, files=files, doc_to_text="text", doc_to_target="{{text}}", **kind)
+    assert texts(load(tmp_path)[0]) == ["one", "\u2028two", "three"]
 
 
 def test_a_direction_that_nobody_says_is_not_guessed(tmp_path: Path) -> None:

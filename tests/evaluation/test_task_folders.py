@@ -143,7 +143,7 @@ GROUPS: dict[str, tuple[dict[str, str], str]] = {
     ),
     "a bad task of its own": (
         {"tasks/g.yaml": "group: both\ntask: [{task: x, doc_to_text: q, test_split: test}]\n"},
-        "/tasks/g.yaml: doc_to_target: expected a column or a template, found nothing",
+        "/tasks/g.yaml: dataset_path: expected where the documents are, found nothing",
     ),
 }
 

@@ -110,6 +110,18 @@ TASK_VALUES: dict[str, tuple[dict[str, Any], str]] = {
         {"doc_to_txt": "a"},
         "doc_to_txt: lm-eval has no such key of a task; did you me",
     ),
+    "a prefix that is no text": (
+        {"gen_prefix": "c"},
+        "document 0: gen_prefix: expected text, found [",
+    ),
+    "a prefix that fails": (
+        {"gen_prefix": "{{1 / n}}"},
+        "document 0: gen_prefix: '{{1 / n}}' cannot be",
+    ),
+    "no data": (
+        {"dataset_path": None},
+        "dataset_path: expected where the documents are, found nothing",
+    ),
     "an unknown output": (
         {"output_type": "gen"},
         "output_type: expected one of loglikelihood, multiple",
@@ -142,6 +154,18 @@ TASK_VALUES: dict[str, tuple[dict[str, Any], str]] = {
     "an option of another reader": (
         {"dataset_kwargs": {**TASK["dataset_kwargs"], "delimiter": ";"}},
         "dataset_kwargs.delimiter: loca",
+    ),
+    "no files": (
+        {"dataset_kwargs": {}},
+        "expected the files of the documents next to dataset_path",
+    ),
+    "no such folder of files": (
+        {"dataset_kwargs": {"data_dir": "gone"}},
+        "expected the files of the",
+    ),
+    "another kind of files": (
+        {"dataset_path": "xml"},
+        "dataset_path: local files are one of json, csv",
     ),
     "a number as file": ({"dataset_kwargs": {"data_files": 5}}, "expected names of files, found 5"),
     "settings that are a list": (

@@ -112,8 +112,8 @@ def test_the_suites_hash_covers_a_file_that_wildcards_match_only_now(tmp_path: P
 
 @pytest.mark.parametrize(
     "name", [".DS_Store", "rows.jsonl~", "mine.yaml~", ".mine.yaml.swp", "#mine.yaml#",
-             "._mine.yaml", ".#mine.yaml", "__pycache__/utils.cpython-311.pyc", ".ipynb_checkpoints/mine.yaml",
-             "README.md"]
+             "._mine.yaml", ".#mine.yaml", "__pycache__/utils.cpython-311.pyc",
+             ".ipynb_checkpoints/mine.yaml", "README.md"]
 )  # fmt: skip
 @pytest.mark.parametrize("folder", ["tasks", "more"])
 def test_what_editors_and_systems_leave_behind_changes_no_hash(

@@ -88,7 +88,8 @@ def _ask_teacher(
     if spec.own_teacher:
         return found  # All students are compared with the study's teacher.
     progress.phase("held-out sequences")
-    leaves = load_tasks(spec.suite, allow_code=inputs.evaluation.allow_code_execution)
+    allow_code = inputs.evaluation.allow_code_execution
+    leaves = load_tasks(spec.suite, allow_code=allow_code, checked=True)
     asked = (text for leaf in leaves for text, _ in prompts(leaf))
     found["held_out"] = str(kl_probe.prepare(data, loaded, list(asked)))
     return found

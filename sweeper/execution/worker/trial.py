@@ -145,7 +145,8 @@ def _kl_probe(spec: TrialSpec, data: TrainingData, progress: ProgressWriter) -> 
                 return probe
     progress.phase("held-out sequences")
     teacher = SharedTeacher(inputs, inputs.teacher, spec.place)
-    leaves = load_tasks(spec.suite, allow_code=inputs.evaluation.allow_code_execution)
+    allow_code = inputs.evaluation.allow_code_execution
+    leaves = load_tasks(spec.suite, allow_code=allow_code, checked=True)
     asked = (text for leaf in leaves for text, _ in prompts(leaf))
     directory = kl_probe.prepare(data, teacher, list(asked))
     progress.phase("load")
