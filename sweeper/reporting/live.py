@@ -18,7 +18,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from sweeper.reporting.console import show
+from sweeper.reporting.console import Columns, show
 from sweeper.reporting.text import formatting
 from sweeper.reporting.text.terminal_escape import visible
 
@@ -165,15 +165,19 @@ class _LiveArea:
         line.add_row(self._spinner, Text(_status_line(state, time.time())))
         yield line
         yield ""
-        yield _arm_table(state, bar=20 if options.max_width >= 80 else 6)
+        width = options.max_width
+        yield _arm_table(state, bar=20 if width >= 80 else 6 if width >= 60 else 0)
         if state.running:
             yield ""
-            yield _job_table(state.running, bar=12 if options.max_width >= 80 else 0)
+            yield _job_table(state.running, bar=12 if width >= 80 else 0)
         if state.ended:
             yield ""
         for job in state.ended[-3:]:
             style = "dim" if job.failure is None else "red"
-            yield Text(f"  {_ended_line(job)}", style=style, no_wrap=True, overflow="ellipsis")
+            text = Text(f"  {_ended_line(job)}", style=style, overflow="fold")
+            if width >= 60:
+                text.no_wrap, text.overflow = True, "ellipsis"
+            yield text
 
 
 def _status_line(state: LiveState, now: float) -> str:
@@ -197,16 +201,18 @@ def _clock(seconds: float) -> str:
 
 
 def _arm_table(state: LiveState, bar: int) -> Table:
-    table = Table(box=None, padding=(0, 1), header_style="dim", pad_edge=True)
+    table = Columns(box=None, padding=(0, 1), header_style="dim", pad_edge=True)
     table.add_column("arm", no_wrap=True, overflow="ellipsis")
-    table.add_column("", width=bar)
+    if bar:
+        table.add_column("", width=bar)
     for header in ("trials", "failed", "best"):
         table.add_column(header, justify="right", no_wrap=True)
     for arm in state.arms:
         ended = arm.done + arm.failed
+        shown = ProgressBar(total=max(arm.budget, 1), completed=ended, width=bar)
         table.add_row(
             arm.name,
-            ProgressBar(total=max(arm.budget, 1), completed=ended, width=bar),
+            *([shown] if bar else []),
             f"{ended}/{arm.budget}",
             Text(str(arm.failed), style="red") if arm.failed else Text("0", style="dim"),
             formatting.NOTHING if arm.best is None else f"{arm.best:.3f}",
@@ -216,7 +222,7 @@ def _arm_table(state: LiveState, bar: int) -> Table:
 
 def _job_table(jobs: Sequence[LiveJob], bar: int) -> RenderableType:
     """Build the table of running jobs; without a bar it also omits their speed."""
-    table = Table(box=None, padding=(0, 1), header_style="dim")
+    table = Columns(box=None, padding=(0, 1), header_style="dim")
     table.add_column("running", no_wrap=True, overflow="ellipsis")
     table.add_column("phase", no_wrap=True)
     for header in ("step", "loss", "steps/s")[: 3 if bar else 2]:

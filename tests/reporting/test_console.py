@@ -3,15 +3,24 @@ from __future__ import annotations
 import io
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.text import Text
 
+from sweeper.analysis.across_studies import compare_studies
 from sweeper.analysis.comparison import SELECTION_NOTE, compare
+from sweeper.analysis.findings import Finding, Preflight
 from sweeper.records import EnqueuedSettings
 from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.console import show
+from sweeper.reporting.live import ArmProgress, EndedJob, LiveJob, LiveState, _LiveArea
+from sweeper.reporting.report_data import ReportData
+from sweeper.reporting.summary import show_study
+from sweeper.reporting.tables.check import check_view
 from sweeper.reporting.tables.comparison import ComparisonView
+from sweeper.reporting.tables.studies import StudiesView
 from sweeper.reporting.tables.trials import StatusView
+from tests.support.confirmed_study import confirmed_study
 from tests.support.example_study import (
     GKD_SEARCH,
     LR,
@@ -238,3 +247,58 @@ def test_a_pipe_gets_no_blanks_that_fill_a_terminals_lines() -> None:
     show(view, Console(file=pipe, width=100, force_terminal=False))
     assert any(line.endswith(" ") for line in filled.splitlines())
     assert pipe.getvalue().splitlines() == [line.rstrip() for line in filled.splitlines()]
+
+
+LIVE = LiveState(
+    "adder",
+    started=0.0,
+    arms=(ArmProgress("gkd", "gkd", 4, done=1, best=0.7), ArmProgress("supervised_kd", "sft", 4)),
+    running=(LiveJob("supervised_kd #0", "train", step=10, max_steps=100, loss=1.25),),
+    ended=(EndedJob("gkd #0", failure="out of memory: CUDA out of memory", seconds=34.0),),
+    seconds_left=300.0,
+)
+FINDINGS = (
+    Finding(state="ok", what="study file", detail="adder: gkd, sft"),
+    Finding(
+        state="warning",
+        what="selection suite",
+        detail="/home/somebody/studies/selection.yaml: 12 documents of addition, exact_match",
+        advice="Write more documents.",
+        place="study.yaml:3:5: evaluation.selection",
+    ),
+)
+
+
+@pytest.mark.parametrize("width", [20, 30, 40])
+@pytest.mark.parametrize("view", ["check", "status", "report", "studies", "live"])
+def test_narrow_terminal_keeps_every_text_readable(view: str, width: int) -> None:
+    record = confirmed_study()
+    console = Console(width=width, file=io.StringIO(), markup=False)
+    if view == "report":
+        show_study(ReportData.of(record), console)
+    else:
+        area = _LiveArea()
+        area.state = LIVE
+        views: dict[str, RenderableType] = {
+            "check": check_view(Preflight(findings=FINDINGS)),
+            "status": StatusView(record),
+            "studies": StudiesView(compare_studies([record, confirmed_study(8, name="b")])),
+            "live": area,
+        }
+        show(views[view], console)
+    assert isinstance(console.file, io.StringIO)
+    lines = [line.rstrip() for line in console.file.getvalue().splitlines()]
+    assert max(map(cell_len, lines)) <= width
+    # Neither cut nor a column of letters.
+    assert not [line for line in lines if "…" in line]
+    short = [0 < len(line.strip()) <= 3 for line in lines]
+    assert not any(all(short[at : at + 3]) for at in range(len(lines) - 2)), "\n".join(lines)
+
+
+def test_narrow_terminal_names_each_finding_on_a_line_of_its_own() -> None:
+    console = Console(width=20, file=io.StringIO(), markup=False)
+    show(check_view(Preflight(findings=FINDINGS)), console)
+    assert isinstance(console.file, io.StringIO)
+    lines = console.file.getvalue().splitlines()
+    assert lines[:3] == ["✓ study file", "  adder: gkd, sft", "! selection suite"]
+    assert lines[-2:] == ["  exact_match. Write", "  more documents."]

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from sweeper.analysis.findings import Finding, Preflight
 from sweeper.analysis.power import Design
-from sweeper.reporting.console import heading, plain_table
+from sweeper.reporting.console import Columns, heading, plain_table
 from sweeper.reporting.tables.time_estimate import estimate_view
 from sweeper.reporting.text.terminal_escape import visible
 
@@ -36,7 +36,7 @@ def preflight_view(preflight: Preflight) -> RenderableType:
 
 
 def _rows(findings: Iterable[Finding]) -> Table:
-    table = Table.grid(padding=(0, 2, 0, 0))
+    table = Columns.grid(padding=(0, 2, 0, 0))
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")

@@ -30,8 +30,14 @@ def without(grid: Grid, name: str) -> Grid:
 
 
 def narrowed(grid: Grid, console: Console, options: ConsoleOptions) -> Table:
-    """Draw the table for a terminal, without the last columns that do not fit."""
-    while not fits(table := drawn(grid), console, options) and len(grid.header) > 2:
+    """Draw the table for a terminal, without the last columns that do not fit.
+
+    Where not even two do, the table lists all its cells below each other.
+    """
+    whole = drawn(grid)
+    while not fits(table := drawn(grid), console, options):
+        if len(grid.header) == 2:
+            return whole
         grid = without(grid, grid.header[-1])
     return table
 

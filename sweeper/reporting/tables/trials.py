@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
+from rich.padding import Padding
 from rich.segment import Segment
 from rich.style import Style
 from rich.table import Table
@@ -20,6 +21,8 @@ from sweeper.reporting.console import Chain, definitions, part, plain_table
 from sweeper.reporting.text import formatting, search
 
 _HEAD = ("trial", "state", "score", "seconds", "settings")
+_LEAST = 10
+"""Cells that settings need beside the other columns."""
 _STATE_STYLES = {
     "completed": "green",
     "pruned": "yellow",
@@ -115,6 +118,11 @@ def _aligned(
         return before, f"{state:<{widths[1]}}", after
 
     indent = sum(widths[:4]) + 2 * 5
+    if max_width - indent < _LEAST:
+        for number, state, score, seconds, settings in rows:
+            yield Text(f"  #{number} {state}: {score}, {seconds} s", overflow="fold")
+            yield Padding(Chain(settings), (0, 0, 0, 4))
+        return
     styles = {state: console.get_style(style) for state, style in _STATE_STYLES.items()}
     yield Text("".join(front(_HEAD)) + _HEAD[4], style="dim")
     for row in rows:
