@@ -87,6 +87,20 @@ def row_files(place: Path, split: str = "train") -> tuple[Path, ...]:
     return _folder_files(place, split)
 
 
+def check_split(place: Path, split: str) -> None:
+    """Check that a split is not asked for of a single file whose name does not say it.
+
+    Raises:
+        BadInputError: All rows of the file would be taken for those of the split.
+    """
+    if place.is_file() and split not in ("train", _split_of(Path(place.name))):
+        raise BadInputError(
+            f"expected no split for a single file, all of whose rows are read, found {split!r}:"
+            " leave it out, write limit for the first rows, or name a folder with one file for each"
+            " split"
+        )
+
+
 def suffix_of(name: str) -> str:
     """Return a name's suffix in lower case, below that of compression."""
     path = Path(name.lower())
