@@ -127,7 +127,11 @@ def _visible_files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
         hidden = any(part.startswith((".", "__")) for part in parts) or path.name in _ABOUT
-        if not hidden and path.is_file():
+        if hidden:
+            continue
+        if is_data_file(path.name) and not path.exists():
+            raise BadInputError(f"{path} is a link to a file that is not there")
+        if path.is_file():
             yield path
 
 

@@ -225,15 +225,18 @@ def test_tool_calls_dropped(tmp_path: Path) -> None:
 def test_reasoning_dropped(tmp_path: Path) -> None:
     data = [chat(ASKED, {**SAID, "reasoning_content": "Rome is sunny.", "score": 3})] * 2
     assert warnings(tmp_path, data) == [
-        "the chat template leaves out reasoning_content of 2 assistant messages",
-        "the chat template leaves out score of 2 assistant messages",
+        "the chat template leaves out reasoning_content of 2 assistant messages;"
+        " first: row 1 of train.jsonl (line 1)",
+        "the chat template leaves out score of 2 assistant messages;"
+        " first: row 1 of train.jsonl (line 1)",
     ]
 
 
 @pytest.mark.parametrize("key", ["name", "images", "refusal", "tool_call_id"])
 def test_every_key_of_a_message_that_is_left_out_is_named(tmp_path: Path, key: str) -> None:
     data = [chat({**ASKED, key: "x.png"}, SAID)]
-    assert warnings(tmp_path, data) == [f"the chat template leaves out {key} of 1 user messages"]
+    [told] = warnings(tmp_path, data)
+    assert told.startswith(f"the chat template leaves out {key} of 1 user messages; first: row 1")
 
 
 def test_empty_placeholder(tmp_path: Path) -> None:
@@ -296,6 +299,10 @@ def test_unused_columns_are_named_with_how_to_use_them() -> None:
     assert told_answer == (
         "the column answer of 3 rows holds text and is not read: to use it, write"
         " data.train.columns: {prompt: prompt, completion: answer}"
+    )
+    [of_labels] = unused([{"prompt": "x", "completion": "7", "label": n > 1} for n in range(3)])
+    assert of_labels.startswith(
+        "the column label of 3 rows is true or false and is not read: leave"
     )
     # Text that is in the messages anyway.
     assert not unused([chat(ASKED, SAID, prompt=ASKED["content"])])
