@@ -51,6 +51,7 @@ class HeldRowsError(BadInputError):
         self.keys = tuple(keys)
 
 
+_POINTER = b"version https://git-lfs.github.com/spec/"
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _HUGE = 2**31 - 1
 
@@ -95,6 +96,8 @@ def _read_file(path: Path, field: str | None) -> Iterable[tuple[int | None, Row]
             content = unpack(content)
     except (OSError, EOFError, ValueError, lzma.LZMAError, zlib.error) as error:
         raise BadInputError(f"{path} cannot be read: {first_line(error)}") from error
+    if content.startswith(_POINTER):
+        raise BadInputError(f"{path} is a pointer of Git LFS, without the rows: run git lfs pull")
     if suffix in COLUMNAR:
         return ((None, row) for row in _columnar(path, content, suffix))
     text = _text(path, content)
@@ -113,10 +116,11 @@ def _text(path: Path, content: bytes) -> str:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
+        # Latin-1 has no signs from 0x80 to 0x9f; Windows has quotation marks there.
+        kind = "WINDOWS-1252" if re.search(rb"[\x80-\x9f]", content) else "ISO-8859-1"
         raise BadInputError(
-            f"{path}:{line}: expected UTF-8 text, found the byte"
-            f" 0x{content[error.start]:02x}: if the file is Latin-1 (ISO-8859-1), convert it with"
-            " iconv -f ISO-8859-1 -t UTF-8"
+            f"{path}:{line}: expected UTF-8 text, found the byte 0x{content[error.start]:02x}: if"
+            f" the file is {kind}, convert it with iconv -f {kind} -t UTF-8"
         ) from None
 
 

@@ -87,6 +87,20 @@ def row_files(place: Path, split: str = "train") -> tuple[Path, ...]:
     return _folder_files(place, split)
 
 
+def check_split(place: Path, split: str) -> None:
+    """Check that a split is not asked for of a single file whose name does not say it.
+
+    Raises:
+        BadInputError: All rows of the file would be taken for those of the split.
+    """
+    if place.is_file() and split not in ("train", _split_of(Path(place.name))):
+        raise BadInputError(
+            f"expected no split for a single file, all of whose rows are read, found {split!r}:"
+            " leave it out, write limit for the first rows, or name a folder with one file for each"
+            " split"
+        )
+
+
 def suffix_of(name: str) -> str:
     """Return a name's suffix in lower case, below that of compression."""
     path = Path(name.lower())
@@ -113,7 +127,11 @@ def _visible_files(folder: Path) -> Iterator[Path]:
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
         hidden = any(part.startswith((".", "__")) for part in parts) or path.name in _ABOUT
-        if not hidden and path.is_file():
+        if hidden:
+            continue
+        if is_data_file(path.name) and not path.exists():
+            raise BadInputError(f"{path} is a link to a file that is not there")
+        if path.is_file():
             yield path
 
 

@@ -103,6 +103,10 @@ def test_a_format_is_read(
         ("cut.json", "[\n{},\n{\n", "cut.json:4: not valid JSON"),
         ("latin.jsonl", b'{"a": "x"}\n{"a": "caf\xe9"}\n',
          "latin.jsonl:2: expected UTF-8 text, found the byte 0xe9"),
+        ("windows.jsonl", b'{"a": "caf\xe9"}\n{"a": "\x93x\x94"}\n',
+         "windows.jsonl:1: expected UTF-8 text, found the byte 0xe9: if the file is WINDOWS-1252"),
+        ("pointer.parquet", "version https://git-lfs.github.com/spec/v1\noid sha256:0\n",
+         "is a pointer of Git LFS, without the rows: run git lfs pull"),
         ("wide.jsonl", LINES.encode("utf-16"), "found UTF-16: convert it with iconv"),
         ("half.jsonl", '{"a": "x"}\n{"a": "\\ud83d"}\n', "row 2 holds half of a surrogate pair"),
         ("twice.jsonl", '{"a": 1, "a": 2}\n', "the key 'a' stands twice"),
@@ -201,6 +205,9 @@ def test_a_folder_has_splits(tmp_path: Path) -> None:
     write("named/rest.jsonl", ROWS[2])
     with pytest.raises(BadInputError, match="expected a split in the name of every file"):
         read_rows(tmp_path / "named")
+    (tmp_path / "all" / "c.jsonl").symlink_to(tmp_path / "nowhere.jsonl")
+    with pytest.raises(BadInputError, match=r"c.jsonl is a link to a file that is not there"):
+        read_rows(tmp_path / "all")
     (tmp_path / "none").mkdir()
     with pytest.raises(BadInputError, match="expected files of rows"):
         read_rows(tmp_path / "none")

@@ -95,7 +95,8 @@ def _rows(data_check: DataCheck) -> Iterator[Finding]:
 
 def _listed(names: Sequence[str]) -> str:
     rest = len(names) - _NAMED
-    return ", ".join(names[:_NAMED]) + (f" and {rest:,} more" if rest > 0 else "")
+    shown = [name or "a column without a name" for name in names[:_NAMED]]
+    return ", ".join(shown) + (f" and {rest:,} more" if rest > 0 else "")
 
 
 def _suites(

@@ -45,38 +45,45 @@ def left_out(
             of a message, or changes the text of an answer.
     """
     lost: Counter[str] = Counter()
+    first: dict[str, str] = {}
     refused = RefusedRows()
-    written = _squeezed(str(tokenizer.chat_template))
-    known = template_variables(tokenizer)
     for number, example in enumerate(examples, start=1):
         answer = example.answer if references else None
         turns = [*example.messages, *([answer] if answer else [])]
         row = _Row(example.where(number), example, turns, tokenizer, whose)
         if (text := row.text()) is None:
             continue
-        lost.update(
-            f"has no variable {n!r}, which {{}} rows set" for n in example.options if n not in known
-        )
-        if system_prompt and example.messages[0] != {"role": "system", "content": system_prompt}:
-            lost["has the system message of {} rows, not data.system_prompt"] += 1
-        lost.update(_lost_tools(row, text))
-        if answer:
-            lost.update(
-                _idle_thoughts(row, answer, [name for name in sorted(known) if "think" in name])
-            )
-        trained = {*example.earlier, len(turns) - 1} if answer else set()
-        given = _squeezed("".join(texts([turns, example.tools, example.options])))
         with refused.noting(row.place):
-            for index, turn in enumerate(turns):
-                lost.update(_lost_fields(row, text, index))
-                if bare := _squeezed(turn["content"]):
-                    elsewhere = given.count(bare) + written.count(bare) > 1
-                    lost.update(_lost_content(row, text, index, index in trained, elsewhere))
+            for what in _lost(row, text, answer, system_prompt):
+                lost[what] += 1
+                first.setdefault(what, row.place)
     refused.raise_if_any(len(examples))
     return tuple(
-        f"{whose} chat template {what.replace('{}', f'{count:,}', 1)}"
+        f"{whose} chat template {what.replace('{}', f'{count:,}', 1)}; first: {first[what]}"
         for what, count in lost.items()
     )
+
+
+def _lost(row: _Row, text: str, answer: Message | None, system_prompt: str | None) -> Iterator[str]:
+    """Yield what the template leaves out of a row, or changes in it."""
+    example, turns = row.example, row.turns
+    known = template_variables(row.tokenizer)
+    for name in example.options:
+        if name not in known:
+            yield f"has no variable {name!r}, which {{}} rows set"
+    if system_prompt and example.messages[0] != {"role": "system", "content": system_prompt}:
+        yield "has the system message of {} rows, not data.system_prompt"
+    yield from _lost_tools(row, text)
+    if answer:
+        yield from _idle_thoughts(row, answer, [name for name in sorted(known) if "think" in name])
+    trained = {*example.earlier, len(turns) - 1} if answer else set()
+    given = _squeezed("".join(texts([turns, example.tools, example.options])))
+    written = _squeezed(str(row.tokenizer.chat_template))
+    for index, turn in enumerate(turns):
+        yield from _lost_fields(row, text, index)
+        if bare := _squeezed(turn["content"]):
+            elsewhere = given.count(bare) + written.count(bare) > 1
+            yield from _lost_content(row, text, index, index in trained, elsewhere)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -40,9 +41,9 @@ def misread(
 class _Signs:
     """What texts of messages should not hold."""
 
-    marks: tuple[str, ...] = ()
+    marks: re.Pattern[str] | None = None
     """Tokens that the chat template writes around a question."""
-    special: tuple[str, ...] = ()
+    special: re.Pattern[str] | None = None
     """The tokenizer's other special tokens."""
     template: str | None = None
     """Text of the chat template, if the models have one."""
@@ -53,23 +54,23 @@ class _Signs:
         with suppress(BadInputError):  # which is told where rows go through the template
             text = render([{"role": "user", "content": "Question?"}], tokenizer, asks=True)
         added = [t for t in tokenizer.added_tokens_decoder.values() if len(t.content) > _SHORT]
-        marks = tuple(token.content for token in added if token.content in text)
-        special = tuple(token.content for token in added if token.special)
-        return cls(marks, tuple(t for t in special if t not in marks), str(tokenizer.chat_template))
+        marks = {token.content for token in added if token.content in text}
+        special = {token.content for token in added if token.special} - marks
+        return cls(_any_of(marks), _any_of(special), str(tokenizer.chat_template))
 
 
 def _misread(example: Example, signs: _Signs) -> Iterator[tuple[str, str]]:
     """Yield whose texts are misread, and how."""
     turns = [*example.messages, *([example.answer] if example.answer else [])]
     asked = [turn["content"] for turn in turns if turn["role"] != "assistant"]
-    if mark := next((m for m in signs.marks if any(m in text for text in asked)), None):
+    if mark := _first(signs.marks, asked):
         yield (
             "prompts",
             f"hold {mark}, which the chat template writes itself, so that they go through it twice."
             " Write data.format: plain, or rows without it.",
         )
     texts = [turn["content"] for turn in turns]
-    if token := next((t for t in signs.special if any(t in text for text in texts)), None):
+    if token := _first(signs.special, texts):
         yield (
             "rows",
             f"hold {token} in a text, which the tokenizer reads as one of its special tokens."
@@ -92,6 +93,16 @@ def _misread(example: Example, signs: _Signs) -> Iterator[tuple[str, str]]:
             "are empty, and train a student to say nothing. Leave these rows out, unless that is"
             " meant.",
         )
+
+
+def _any_of(tokens: Iterable[str]) -> re.Pattern[str] | None:
+    longest_first = sorted(tokens, key=lambda token: (-len(token), token))
+    return re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+
+
+def _first(pattern: re.Pattern[str] | None, texts: Sequence[str]) -> str | None:
+    found = (pattern.search(text) for text in texts) if pattern else ()
+    return next((match[0] for match in found if match), None)
 
 
 def _says(turn: Message) -> bool:

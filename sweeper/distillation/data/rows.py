@@ -12,7 +12,7 @@ from sweeper.config.columns import ColumnsConfig, guess_columns_of, unknown_colu
 from sweeper.config.data import DataConfig, DatasetConfig
 from sweeper.foundation import data_files
 from sweeper.foundation.data_files import Place
-from sweeper.foundation.data_folders import kept_of_a_folder
+from sweeper.foundation.data_folders import check_split, kept_of_a_folder
 from sweeper.foundation.errors import BadInputError, blaming
 
 Row = dict[str, Any]
@@ -73,6 +73,7 @@ def read_rows(data: DataConfig, files: Sequence[str]) -> tuple[list[Row], list[P
     if files:
         with blaming("data", "train", "path"):
             for name in files:
+                check_split(Path(name), source.split)
                 for place, row in data_files.read_placed(Path(name), source.split, source.field):
                     inside = Path(place.source).relative_to(name)
                     places.append(place._replace(source=str(Path(source.path) / inside)))

@@ -71,15 +71,16 @@ def unused_columns(
     for name in unread:
         filled = [i for i, row in enumerate(rows) if has_content(row.get(name))]
         looked = filled[:_LOOKED_AT]
+        of = f"the column {name} of {len(filled):,} rows"
+        if all(isinstance(rows[i][name], bool) for i in looked):
+            yield f"{of} is true or false and is not read: leave out rows not to be trained"
+            continue
         known = name.lower() in {**_USES, **_MEANINGS}
         if not known and 2 * sum(_is_text(rows[i][name]) for i in looked) < len(looked):
             continue
         if all(_is_in(rows[i][name], examples[i]) for i in looked):
             continue
-        yield (
-            f"the column {name} of {len(filled):,} rows holds text and is not read:"
-            f" {_advice(name, columns)}"
-        )
+        yield f"{of} holds text and is not read: {_advice(name, columns)}"
 
 
 def _advice(name: str, columns: ColumnsConfig) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,18 @@ def rows_summary(
         source=redact(f"{source.path} ({source.split})"),
         columns=read,
         unread=unread,
-        unused=tuple(unused_columns(rows, columns, examples, unread)),
+        unused=(*_unused_keys(inputs), *unused_columns(rows, columns, examples, unread)),
         files=tuple(files),
         other_files=tuple(others),
         references=sum(example.completion is not None for example in examples),
         repeated=len(prompts) - len(set(prompts)),
     )
+
+
+def _unused_keys(inputs: StudyInputs) -> Iterator[str]:
+    for key in ("name", "revision"):
+        if inputs.data_files and getattr(inputs.data.train, key) is not None:
+            yield f"data.train.{key} is for data sets on the hub, and changes nothing: leave it out"
 
 
 def token_lengths(data: TokenizedData, max_length: int) -> TokenLengths:

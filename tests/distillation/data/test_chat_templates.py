@@ -186,12 +186,13 @@ def test_what_a_template_leaves_out_is_counted() -> None:
     config = data(system_prompt="Be brief.")
     columns = guess_columns(rows[0])
     assert columns is not None
-    assert set(left_out(to_examples(rows, columns, config), tokens, config.system_prompt)) == {
-        "the chat template leaves out reasoning_content of 1 assistant messages",
-        "the chat template leaves out the tools of 1 rows",
-        "the chat template leaves out name of 1 user messages",
-        "the chat template has no variable 'thinking', which 1 rows set",
-        "the chat template has the system message of 1 rows, not data.system_prompt",
+    found = left_out(to_examples(rows, columns, config), tokens, config.system_prompt)
+    assert {line.partition(" of rows.jsonl")[0] for line in found} == {
+        "the chat template leaves out reasoning_content of 1 assistant messages; first: row 1",
+        "the chat template leaves out the tools of 1 rows; first: row 3",
+        "the chat template leaves out name of 1 user messages; first: row 4",
+        "the chat template has no variable 'thinking', which 1 rows set; first: row 4",
+        "the chat template has the system message of 1 rows, not data.system_prompt; first: row 5",
     }
 
 
@@ -206,7 +207,8 @@ def test_white_space_that_a_template_strips_is_counted() -> None:
         examples = to_examples(given, columns, data(assistant_turns=turn))
         assert left_out(examples, prepared("chatml")) == ()
         [note] = left_out(examples, prepared("gemma"))
-        assert note == f"the chat template changes the white space of {count} answers"
+        told = f"the chat template changes the white space of {count} answers; first: row"
+        assert note.startswith(told)
 
 
 def user(text: str) -> dict[str, Any]:
@@ -297,9 +299,10 @@ def test_parts_of_calls_and_tools_that_are_left_out_are_counted() -> None:
     assert columns is not None
     tokens = prepared("qwen2_5")
     tokens.chat_template = tokens.chat_template.replace("in tools %}", "in tools[:1] %}")
-    assert set(left_out(to_examples([row, several], columns, data()), tokens)) == {
-        "the chat template leaves out note of 2 calls of tools",
-        "the chat template leaves out some tools of 1 rows",
+    found = left_out(to_examples([row, several], columns, data()), tokens)
+    assert {line.partition(" of rows.jsonl")[0] for line in found} == {
+        "the chat template leaves out note of 2 calls of tools; first: row 1",
+        "the chat template leaves out some tools of 1 rows; first: row 2",
     }
 
 
@@ -344,9 +347,9 @@ def test_references_without_the_thoughts_that_a_template_asks_for_are_counted() 
     assert columns is not None
     examples = to_examples([ROWS["plain"], brief, thought, own], columns, data())
     [note] = left_out(examples, prepared("modes"))
-    assert note == (
+    assert note.startswith(
         "the chat template asks for thoughts in 2 rows whose references have none;"
-        " write data.chat_template_kwargs: {thinking: false}"
+        " write data.chat_template_kwargs: {thinking: false}; first: row 1"
     )
     assert left_out(examples, prepared("modes", thinking=False)) == ()
     assert left_out(examples, prepared("modes"), references=False) == ()

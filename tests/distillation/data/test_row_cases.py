@@ -17,7 +17,9 @@ from sweeper.distillation.data.left_out import left_out
 from sweeper.distillation.data.misread import misread
 from sweeper.distillation.data.rows import columns_of, read_rows
 from sweeper.execution.worker.column_checks import unused_columns
+from sweeper.execution.worker.summaries import rows_summary
 from sweeper.foundation.errors import BadInputError, blaming
+from sweeper.records import StudyInputs
 from tests.support.chat_templates import ASKED, CALLED, SAID, TOOL, tokenizer
 from tests.support.data_checks import inspected, study_on, write_rows
 
@@ -223,15 +225,18 @@ def test_tool_calls_dropped(tmp_path: Path) -> None:
 def test_reasoning_dropped(tmp_path: Path) -> None:
     data = [chat(ASKED, {**SAID, "reasoning_content": "Rome is sunny.", "score": 3})] * 2
     assert warnings(tmp_path, data) == [
-        "the chat template leaves out reasoning_content of 2 assistant messages",
-        "the chat template leaves out score of 2 assistant messages",
+        "the chat template leaves out reasoning_content of 2 assistant messages;"
+        " first: row 1 of train.jsonl (line 1)",
+        "the chat template leaves out score of 2 assistant messages;"
+        " first: row 1 of train.jsonl (line 1)",
     ]
 
 
 @pytest.mark.parametrize("key", ["name", "images", "refusal", "tool_call_id"])
 def test_every_key_of_a_message_that_is_left_out_is_named(tmp_path: Path, key: str) -> None:
     data = [chat({**ASKED, key: "x.png"}, SAID)]
-    assert warnings(tmp_path, data) == [f"the chat template leaves out {key} of 1 user messages"]
+    [told] = warnings(tmp_path, data)
+    assert told.startswith(f"the chat template leaves out {key} of 1 user messages; first: row 1")
 
 
 def test_empty_placeholder(tmp_path: Path) -> None:
@@ -249,7 +254,7 @@ def test_already_templated(tmp_path: Path) -> None:
     done = "<|im_start|>user\nwhat is 2?<|im_end|>\n<|im_start|>assistant\n"
     data = [*rows(1), {"prompt": done, "completion": "2<|im_end|>"}]
     assert warnings(tmp_path, data) == [
-        "1 prompts, the first of them row 2 of train.jsonl (line 2), hold <|im_end|>, which the"
+        "1 prompts, the first of them row 2 of train.jsonl (line 2), hold <|im_start|>, which the"
         " chat template writes itself, so that they go through it twice. Write data.format: plain,"
         " or rows without it."
     ]
@@ -294,6 +299,10 @@ def test_unused_columns_are_named_with_how_to_use_them() -> None:
     assert told_answer == (
         "the column answer of 3 rows holds text and is not read: to use it, write"
         " data.train.columns: {prompt: prompt, completion: answer}"
+    )
+    [of_labels] = unused([{"prompt": "x", "completion": "7", "label": n > 1} for n in range(3)])
+    assert of_labels.startswith(
+        "the column label of 3 rows is true or false and is not read: leave"
     )
     # Text that is in the messages anyway.
     assert not unused([chat(ASKED, SAID, prompt=ASKED["content"])])
@@ -352,6 +361,15 @@ def test_rows_of_two_schemas_are_refused_by_number(tmp_path: Path) -> None:
     assert "no column 'prompt' in row 4 of train.jsonl (line 4), only messages; 1 of 4" in told
 
 
+def test_a_split_of_a_single_file_is_refused(tmp_path: Path) -> None:
+    for split in ("train[:2]", "test", "validation"):
+        told = refusal(tmp_path, rows(), split=split)
+        assert told.startswith(
+            f"expected no split for a single file, all of whose rows are read, found {split!r}"
+        )
+    assert len(examples(tmp_path, rows(), "test.jsonl", split="test")) == 4
+
+
 def test_an_assistant_may_speak_first(tmp_path: Path) -> None:
     [example] = examples(tmp_path, [chat(SAID, ASKED, SAID)])
     assert [turn["role"] for turn in example.messages] == ["assistant", "user"]
@@ -360,15 +378,17 @@ def test_an_assistant_may_speak_first(tmp_path: Path) -> None:
 def test_files_of_a_folder_are_told(tmp_path: Path) -> None:
     folder = tmp_path / "corpus"
     folder.mkdir()
-    write_rows(folder / "a.jsonl", [{"prompt": "1+1?", "completion": "#2"}] * 3)
-    write_rows(folder / "b.jsonl", [{"prompt": "1+2?", "completion": "#3"}, {"prompt": ""}])
+    write_rows(folder / "a.jsonl", rows(3))
+    write_rows(folder / "b.jsonl", [*rows(1), {"prompt": ""}])
     (folder / "notes.txt").write_text("x", encoding="utf-8")
-    models = {"teacher": "builtin/adder-teacher", "student": "builtin/adder-student"}
-    study = study_on(tmp_path, "corpus", models)
-    [problem] = inspected(study).problems
-    assert "row 2 of corpus/b.jsonl (line 2)" in problem.message
-    assert "; 1 of 5 rows cannot be used" in problem.message
-    write_rows(folder / "b.jsonl", [{"prompt": "1+2?", "completion": "#3"}])
-    found = inspected(study_on(tmp_path, "corpus", models, study="again"))
-    assert found.rows is not None
-    assert (found.rows.files, found.rows.other_files) == (("a.jsonl", "b.jsonl"), ("notes.txt",))
+    data = DataConfig.model_validate({"train": {"path": "corpus", "revision": "main"}})
+    with pytest.raises(BadInputError, match=r"row 2 of corpus/b.jsonl \(line 2\).*; 1 of 5 rows"):
+        read_examples(data, [str(folder)])
+    write_rows(folder / "b.jsonl", rows(1))
+    read, places = read_rows(data, [str(folder)])
+    columns = columns_of(data, read)
+    inputs = StudyInputs.model_construct(data=data, data_files=(str(folder),))
+    found = rows_summary(read, columns, to_examples(read, columns, data, places), inputs)
+    assert (found.files, found.other_files) == (("a.jsonl", "b.jsonl"), ("notes.txt",))
+    [told] = found.unused
+    assert told.startswith("data.train.revision is for data sets on the hub, and changes nothing")
