@@ -312,7 +312,6 @@ def test_log_likelihoods_of_the_tasks_own_are_never_minimised(
         ({"aggregation": "mean", "higher_is_better": "true"}, {}, "found 'true'"),
         ({"aggregation": "mean", "higher_is_better": "false"}, {}, "found 'false'"),
         ({"aggregation": "mean", "higher_is_better": 1}, {}, "found 1"),
-        ({"aggregation": "mena", "higher_is_better": True}, {}, "none of lm-eval's|no 'mena'"),
         ({"aggregation": "median", "higher_is_better": True}, {}, "aggregated by median"),
         ({"aggregation": "!function u.trimmed", "higher_is_better": True}, {}, "by trimmed"),
         ({"aggregation": "!function u.worst", "higher_is_better": True}, {}, "by worst"),
