@@ -22,7 +22,11 @@ from sweeper.distillation.data.examples import TokenizedData, render_prompt
 from sweeper.distillation.data.left_out import check_stock
 from sweeper.distillation.data.training_data import TrainingData, own_teacher
 from sweeper.distillation.distributed import ALONE, ProcessGroup
-from sweeper.distillation.models.adapters import add_adapter, merge_adapter
+from sweeper.distillation.models.adapters import (
+    add_adapter,
+    check_mergeable,
+    merge_adapter,
+)
 from sweeper.distillation.models.answer_ends import end_token_ids
 from sweeper.distillation.models.configuration import unchanged_configuration
 from sweeper.distillation.models.loading import computing_threads, identity, load_model
@@ -151,10 +155,13 @@ def _warm_start(
             train_warm_start(directory)
 
     def train_warm_start(directory: Path) -> None:
+        model = load_model(student, resources.device, seed=seed)
+        if inputs.student.lora is not None and student.quantization is None:
+            check_mergeable(model, ("warm_start",))
         job = TrainingJob(
             data=data,
             resources=resources,
-            model=load_model(student, resources.device, seed=seed),
+            model=model,
             teacher=inputs.teacher,
             method=warm.method,
             settings=settings,

@@ -75,6 +75,7 @@ def test_a_model_whose_files_changed_since_the_study_is_refused(tmp_path: Path) 
         ({"model": "builtin/adder-student"}, "random weights"),
         ({"keep_layers": 2}, "some layers of a model"),
         ({"vocab_size": 250}, "a part of a vocabulary"),
+        ({"init_kwargs": {"rms_norm_eps": 0.5}}, r"\(student\.init_kwargs\.rms_norm_eps\)"),
     ],
 )
 def test_an_adapter_on_weights_that_nobody_else_has_needs_merging(
@@ -86,6 +87,16 @@ def test_an_adapter_on_weights_that_nobody_else_has_needs_merging(
     study = make_study(tmp_path, student=values)
     with pytest.raises(ConfigError, match=f"expected --merged next to it.*{reason}"):
         export(study, tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "student",
+    [{"quantization": "int4"}, {"init_kwargs": {"quantization_config": {"load_in_8bit": True}}}],
+)
+def test_rounded_weights_are_not_merged_into(student: dict[str, Any], tmp_path: Path) -> None:
+    study = make_study(tmp_path, student={"model": "org/model", "lora": {"r": 2}, **student})
+    with pytest.raises(ConfigError, match="expected no --merged: the student's weights are rou"):
+        export(study, tmp_path / "model", merged=True)
 
 
 def scored(score: float, *documents: float, stderr: float = 0.1, **outcome: Any) -> Scored:

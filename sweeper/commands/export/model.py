@@ -47,6 +47,22 @@ from sweeper.study.manifest import (
 )
 
 _POLL_SECONDS = 0.25
+_OF_LOADING = (
+    "attn_implementation",
+    "cache_dir",
+    "device_map",
+    "force_download",
+    "local_files_only",
+    "low_cpu_mem_usage",
+    "max_memory",
+    "offload_buffers",
+    "offload_folder",
+    "offload_state_dict",
+    "proxies",
+    "quantization_config",
+    "token",
+)
+"""Arguments of ``from_pretrained`` that leave the model as others load it, or stand in the card."""
 
 
 def export_model(
@@ -75,9 +91,11 @@ def export_model(
     adapter = student.lora is not None and not merged
     if adapter:
         _check_base(student, warm=study.config.warm_start is not None)
-    if merged and student.quantization is not None:
+    own = "init_kwargs." if "quantization_config" in student.init_kwargs else ""
+    if merged and (own or student.quantization is not None):
         # Weights that are rounded would be rounded once more.
-        rule = "expected no --merged: the student's weights are rounded (student.quantization)"
+        key = f"student.{own}{'quantization_config' if own else 'quantization'}"
+        rule = f"expected no --merged: the student's weights are rounded ({key})"
         raise ConfigError([Problem(source="--merged", message=rule)])
     manifest = read_manifest(paths)
     assert manifest is not None, "a recorded study has a manifest"
@@ -141,12 +159,15 @@ def _check_directory(directory: Path) -> None:
 def _check_base(student: StudentConfig, *, warm: bool) -> None:
     """Refuse an adapter on weights that nobody else has."""
     reason = None
+    changing = [name for name in student.init_kwargs if name not in _OF_LOADING]
     if warm:
         reason = "the study's warm start"
     elif student.keep_layers is not None:
         reason = "some layers of a model (student.keep_layers)"
     elif student.vocab_size is not None:
         reason = "a part of a vocabulary (student.vocab_size)"
+    elif changing:
+        reason = f"a model loaded with settings of its own (student.init_kwargs.{changing[0]})"
     elif student.random_init:
         reason = "random weights (student.random_init)"
     elif place(student.model, {}).startswith("builtin/"):

@@ -16,20 +16,24 @@ from transformers import PreTrainedModel
 from sweeper.config.base import Scalar, short
 from sweeper.config.models import NO_HEAD, LoraConfig, ModelConfig, StudentConfig
 from sweeper.distillation.models.late_bitsandbytes import import_bitsandbytes
-from sweeper.distillation.models.loading import load_model, without_weights
+from sweeper.distillation.models.loading import load_model, read_config, without_weights
 from sweeper.foundation.errors import BadInputError
 
 _TARGETS, _SAVED = ("student", "lora", "target_modules"), ("student", "lora", "modules_to_save")
 
 
-def check_adapter(student: StudentConfig) -> None:
+def check_adapter(student: StudentConfig, *, warm_start: bool = False) -> None:
     """Check on a student without weights that its modules can be adapted.
 
+    With ``warm_start`` an adapter is merged into them once.
+
     Raises:
-        BadInputError: As ``add_adapter``.
+        BadInputError: As ``add_adapter`` and ``check_mergeable``.
     """
     if student.lora is None:
         return
+    if warm_start and student.quantization is None:
+        check_mergeable(read_config(student), ("warm_start",))
     try:
         bare = without_weights(student)
     except BadInputError:
@@ -224,6 +228,20 @@ def merge_adapter(trained: Any, student: ModelConfig, device: str, seed: int) ->
     adapted = get_peft_model(stored, trained.peft_config[trained.active_adapter])
     set_peft_model_state_dict(adapted, get_peft_model_state_dict(trained))
     return merged_in_place(adapted)
+
+
+def check_mergeable(model: Any, key: tuple[str, ...]) -> None:
+    """Check that an adapter can be merged into a model, or its configuration, without rounding.
+
+    Raises:
+        BadInputError: Its weights are stored quantized; blames ``key``.
+    """
+    if getattr(model, "is_quantized", False) or hasattr(model, "quantization_config"):
+        raise BadInputError(
+            "expected a student whose weights are not stored quantized: an adapter merged into them"
+            " would be rounded",
+            key,
+        )
 
 
 def merged_in_place(adapted: Any, *, in_float32: bool = False) -> Any:

@@ -82,7 +82,7 @@ def load_saved(
         "dtype": dtype or "auto",
         "trust_remote_code": student.trust_remote_code,
     }
-    for name in ("attn_implementation", "device_map"):
+    for name in ("attn_implementation", "device_map", "quantization_config"):
         if name in student.init_kwargs:
             options[name] = student.init_kwargs[name]
     if not (directory / "adapter_config.json").is_file():

@@ -210,7 +210,7 @@ def _read_models(findings: _Findings) -> None:
         teacher = unpack_model("teacher", given.teacher, cache, given.model_folders)
     with findings.noting("student"):
         student = unpack_model("student", given.student, cache, given.model_folders)
-        check_adapter(student)
+        check_adapter(student, warm_start=given.warm_start is not None)
     for role, model in (("teacher", teacher), ("student", student)):
         if model is None:
             continue

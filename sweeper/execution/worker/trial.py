@@ -17,6 +17,7 @@ from sweeper.distillation.data.training_data import (
     read_training_data,
 )
 from sweeper.distillation.distributed import ProcessGroup, joined
+from sweeper.distillation.models.adapters import check_mergeable
 from sweeper.distillation.models.saving import save_student
 from sweeper.distillation.teacher import kl_probe
 from sweeper.distillation.teacher.kl_probe import KLProbe
@@ -58,6 +59,8 @@ def run_trial(spec: TrialSpec, progress: ProgressWriter) -> dict[str, Any]:
                 check_trial(spec, teacher, data)
         probe = _kl_probe(spec, data, progress)
         student = starting_student(data, spec.place)
+        if spec.keep is not None and spec.keep.merged:
+            check_mergeable(student, ("student", "model"))
     with joined(spec.place) as processes:
         pause = _Pause(spec, data, progress, clock, processes)
         compared = all(processes.gather(probe is not None))

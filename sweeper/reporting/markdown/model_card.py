@@ -109,8 +109,9 @@ def _use(student: dict[str, Any], adapter: bool, scores: Scores | None) -> Itera
     yield "## Use"
     remote = ", trust_remote_code=True" if student.get("trust_remote_code") else ""
     options = f', dtype="{scores.dtype}"' if scores and scores.dtype else ""
-    if attention := (student.get("init_kwargs") or {}).get("attn_implementation"):
-        options += f", attn_implementation={json.dumps(attention)}"
+    for name in ("attn_implementation", "quantization_config"):
+        if (value := (student.get("init_kwargs") or {}).get(name)) is not None:
+            options += f", {name}={json.dumps(value) if isinstance(value, str) else repr(value)}"
     names, loader, before = ["AutoModelForCausalLM", "AutoTokenizer"], "AutoModelForCausalLM", []
     lines = []
     if adapter:

@@ -15,7 +15,7 @@ from sweeper.config.models import LoraConfig, ModelConfig, StudentConfig
 from sweeper.config.preparation import WarmStartConfig
 from sweeper.distillation.data.training_data import read_training_data, unpack_models
 from sweeper.distillation.divergence import Heads
-from sweeper.distillation.models.adapters import add_adapter, merge_adapter
+from sweeper.distillation.models.adapters import add_adapter, check_adapter, merge_adapter
 from sweeper.distillation.models.loading import identity, load_model
 from sweeper.distillation.sampling.rollouts import generate
 from sweeper.distillation.train import starting_student
@@ -165,6 +165,25 @@ def test_a_student_that_is_stored_rounded_needs_an_adapter(large: str, tmp_path:
     with pytest.raises(BadInputError, match="an adapter to train") as caught:
         train(study, resources, "sft")
     assert caught.value.key == ("student", "lora")
+
+
+def test_a_student_that_is_stored_rounded_has_no_warm_start_to_merge(
+    large: str, tmp_path: Path
+) -> None:
+    load(large, "int8").save_pretrained(tmp_path / "stored")
+    load_tokenizer_files(large, tmp_path / "stored")
+    student = StudentConfig(model=str(tmp_path / "stored"), lora=LoraConfig(r=2))
+    warm = WarmStartConfig(method="sft", max_steps=2)
+    study = inputs(large, tmp_path, student=student, warm_start=warm)
+    resources = Resources(directory=str(tmp_path), device="cpu", threads=1)
+    check_adapter(student)
+    for refuse in (
+        lambda: check_adapter(student, warm_start=True),
+        lambda: starting_student(read_training_data(study), resources),
+    ):
+        with pytest.raises(BadInputError, match="not stored quantized") as caught:
+            refuse()
+        assert caught.value.key == ("warm_start",)
 
 
 def load_tokenizer_files(source: str, target: Path) -> None:

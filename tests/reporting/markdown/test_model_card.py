@@ -73,6 +73,11 @@ def test_it_says_how_good_the_student_is_and_how_it_was_made(tmp_path: Path) -> 
             {"init_kwargs": {"attn_implementation": "eager"}, "trust_remote_code": True},
             'dtype="bfloat16", attn_implementation="eager", trust_remote_code=True)',
         ),
+        (
+            True,
+            {"init_kwargs": {"quantization_config": {"load_in_8bit": True}}},
+            "quantization_config={'load_in_8bit': True}",
+        ),
         (True, {"quantization": "int8"}, "quantized = BitsAndBytesConfig(load_in_8bit=True)"),
         (True, {"quantization": "int4"}, 'bnb_4bit_compute_dtype="bfloat16"'),
     ],
@@ -85,5 +90,6 @@ def test_it_says_how_to_load_the_student_as_it_was_scored(
     code = text.partition("```python\n")[2].partition("```")[0]
     compile(code, "card", "exec")
     assert ("quantization_config=quantized" in code) == ("quantization" in student)
+    assert ("model.generation_config = " in code) == adapter
     arguments = "pretrained=BASE,peft=PATH" if adapter else "pretrained=PATH"
     assert f"{arguments},dtype=bfloat16,softmax_dtype=float32" in text
