@@ -34,7 +34,7 @@ def with_local_data(config: dict[str, Any]) -> dict[str, Any]:
         return config
     options = dict(config.get("dataset_kwargs") or {})
     source = config.get("dataset_path")
-    if source in READERS:
+    if isinstance(source, str) and source in READERS:
         places = _named_places(source, options, config)
         if places is None:
             return config

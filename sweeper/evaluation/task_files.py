@@ -232,7 +232,8 @@ def _options(choices: Any) -> Field | tuple[str, ...] | None:
 
 
 def _check_aggregations(config: Mapping[str, Any]) -> None:
-    for item in config.get("metric_list") or ():
+    listed = config.get("metric_list")
+    for item in listed if isinstance(listed, list) else ():
         name = item.get("metric") if isinstance(item, Mapping) else None
         if not isinstance(name, str) or "aggregation" in item:
             continue

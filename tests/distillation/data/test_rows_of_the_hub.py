@@ -51,7 +51,7 @@ def test_a_name_that_is_nowhere_is_refused_in_both_meanings(cached: Path) -> Non
         read_rows(data, ())
 
 
-def test_nor_do_a_suites_documents_come_from_it(cached: Path, tmp_path: Path) -> None:
+def test_ghost_folder_B_is_no_source_of_a_suites_documents(cached: Path, tmp_path: Path) -> None:
     task = {
         "task": "ghost",
         "dataset_path": "corpus_x",
