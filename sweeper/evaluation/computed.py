@@ -16,9 +16,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import torch
 from lm_eval.api.registry import metric_registry
 from lm_eval.api.task import ConfigurableTask
 
+from sweeper.evaluation.values import finite, short
 from sweeper.foundation.errors import BadInputError
 
 _TRIED = 3
@@ -77,6 +79,32 @@ def only(task: Any, metric: str) -> Any:
     alone.aggregation = lambda: defaultdict(lambda: _unused)
     if _by_lm_eval(task):
         alone._metric_fn_list = {metric: task._metric_fn_list.get(metric)}
+    return alone
+
+
+def telling(name: str, task: Any, metric: str) -> Any:
+    """Return ``only`` of a task; where a user's function fails on an answer, it says so."""
+    alone = only(task, metric)
+    compute = alone.process_results
+
+    def process_results(document: Any, answers: Any) -> Any:
+        told = f"Task {name}: its {'metrics' if _by_lm_eval(task) else 'process_results'}"
+        try:
+            values = compute(document, answers)
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # whatever a function of the user's raises
+            if not finite(answers):
+                raise
+            raise BadInputError(
+                f"{told} failed on the answer {short(answers)}: {type(error).__name__}: {error};"
+                " let every answer have a value."
+            ) from error
+        if not isinstance(values, dict):
+            raise BadInputError(f"{told}: expected {{NAME: number}}, found {short(values)}.")
+        return values
+
+    alone.process_results = process_results
     return alone
 
 

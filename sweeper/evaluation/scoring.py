@@ -19,7 +19,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from sweeper.config.base import ScoringDtype
 from sweeper.config.suite import SuiteConfig
-from sweeper.evaluation.computed import only
+from sweeper.evaluation.computed import telling
 from sweeper.evaluation.tasks import FEWSHOT_SEED, LeafTask, in_chat, load_tasks
 from sweeper.evaluation.values import read_value
 from sweeper.records import Scores, SuiteSpec, TaskScore
@@ -88,7 +88,7 @@ def score(
     which the caller has put ``model`` into.
 
     Raises:
-        BadInputError: A task is unknown, or its metric is not a number per document.
+        BadInputError: A task is unknown, or its metric is not a number per document, or fails.
     """
     started = time.perf_counter()
     config = suite.config
@@ -110,7 +110,9 @@ def score(
         results = evaluate(
             lm=wrapped,
             task_dict={
-                "tasks": {leaf.name: only(leaf.task, leaf.metric.name) for leaf in leaves},
+                "tasks": {
+                    leaf.name: telling(leaf.name, leaf.task, leaf.metric.name) for leaf in leaves
+                },
                 "groups": {},
                 "group_map": {},
             },

@@ -55,7 +55,7 @@ def read_value(name: str, metric: Metric, task: Any, row: Mapping[str, Any]) -> 
                 f"Task {name}: document {document} has no text, so no nats per byte; leave it out."
             )
     value = check_value(name, document, metric.name, value)
-    if not math.isfinite(value) and _finite(row["resps"]):
+    if not math.isfinite(value) and finite(row["resps"]):
         raise BadInputError(
             f"Task {name}: the metric {metric.name!r} of document {document} is {value}, of which"
             " no mean can be taken; let process_results return a number for every answer, or leave"
@@ -111,10 +111,10 @@ def number(value: Any) -> float | None:
         return None
 
 
-def _finite(responses: Any) -> bool:
+def finite(responses: Any) -> bool:
     """Return whether all numbers of a model's responses are finite."""
     if isinstance(responses, list | tuple):
-        return all(map(_finite, responses))
+        return all(map(finite, responses))
     found = number(responses)
     return found is None or math.isfinite(found)
 

@@ -102,6 +102,15 @@ def assigned(doc, results):
 def judge(doc, results):
     raise SystemExit("a judge was called when tasks were loaded")
 
+def strict(doc, results):
+    return {"right": float(int(results[0]) == doc["gold"])}
+
+def nothing(doc, results):
+    pass
+
+def strict_metric(references, predictions):
+    return int(predictions[0])
+
 def near(references, predictions):
     return sum(a == b for a, b in zip(references[0], predictions[0]))
 
@@ -505,6 +514,29 @@ def test_a_document_without_the_metric_is_named(tmp_path: Path, good: Any, token
     write_task(tmp_path, metric_list=items, process_results="!function u.sometimes")
     spec = suite(tmp_path, SuiteTask(task="t", documents=(1, 4)))
     with pytest.raises(BadInputError, match=r"document 2 has no 'right', only left"):
+        score(good, tokenizer, spec, batch_size=2, chat=False)
+
+
+@pytest.mark.parametrize(
+    ("metric", "results", "message"),
+    [
+        (
+            "right",
+            "strict",
+            r"its process_results failed on the answer \['.*: ValueError: invalid l",
+        ),
+        ("right", "nothing", r"its process_results: expected \{NAME: number\}, found None"),
+        ("!function u.strict_metric", None, "its metrics failed on the answer.*ValueError: inval"),
+    ],
+)
+def test_functions_that_fail_on_an_answer_are_bad_input(
+    tmp_path: Path, good: Any, tokenizer: Any, metric: str, results: str | None, message: str
+) -> None:
+    write_functions(tmp_path)
+    computed = {"process_results": f"!function u.{results}"} if results else {}
+    write_task(tmp_path, metric_list=[listed(metric, "mean", True)], **computed)
+    spec = suite(tmp_path, SuiteTask(task="t", documents=(0, 1)))
+    with pytest.raises(BadInputError, match=f"Task t: {message}"):
         score(good, tokenizer, spec, batch_size=2, chat=False)
 
 
