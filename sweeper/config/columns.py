@@ -101,6 +101,8 @@ def unknown_columns(source: str, rows: Sequence[Mapping[str, Any]]) -> str:
     advice = "".join(
         f"; {name} holds messages: write columns: {{messages: {name}}}" for name in chats[:1]
     )
+    if "text" in names:
+        advice += "; if text holds whole texts, divide each into a prompt and a completion"
     return (
         "expected columns: {prompt: …, completion: …} or {messages: …}, because none of the columns"
         f" of {source} has a name that says so: {', '.join(names)}{advice}"

@@ -52,6 +52,7 @@ class HeldRowsError(BadInputError):
 
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
+_SPACED = re.compile(r'\s+"')
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _HUGE = 2**31 - 1
 
@@ -274,6 +275,12 @@ def _cells(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, Row]]:
             begin, line = line, reader.line_num + 1
             if not row:
                 continue
+            spaced = next((cell for cell in row if _SPACED.match(cell)), "")
+            if spaced and (len(row) != len(header) or spaced.rstrip().endswith('"')):
+                raise BadInputError(
+                    f"{path}:{begin}: a space before the quotes of a cell makes them part of its"
+                    f" text, found {_short(spaced)}: remove the space"
+                )
             if len(row) != len(header):
                 raise BadInputError(
                     f"{path}:{begin}: expected {len(header)} cells, found {len(row)}"

@@ -116,6 +116,8 @@ def test_a_format_is_read(
         ("deep.jsonl", "[" * 100_000, "not valid JSON"),
         ("few.csv", "a,b\nx\n", "few.csv:2: expected 2 cells, found 1"),
         ("many.csv", "a,b\nx,y\nx,y,z\n", "many.csv:3: expected 2 cells, found 3"),
+        ("spaced.csv", 'a,b\nx,y\nx, "y"\n', "spaced.csv:3: a space before the quotes of a cell"),
+        ("spaced.csv", 'a,b\nx, "y, z"\n', "spaced.csv:2: a space before the quotes of a cell"),
         ("quoted.csv", '"a";"b"\n"x";"y"\n', "expected columns divided by commas, found ;"),
         ("unmarked.jsonl", LINES.encode("utf-16-le"), "found UTF-16: convert it with iconv"),
         ("twice.arrow", arrow_of(TWICE), "the column 'a' stands there twice"),

@@ -128,7 +128,9 @@ def _check_trainer(file: YamlFile, leaves: Mapping[str, Any], problems: list[Pro
         message = f"expected TRL_GKD, found {short(trainer)}: only GKD is turned into a study"
         problems.append(file.problem(("training", "trainer_type"), message))
     elif not any(key.startswith("training.gkd.") for key in leaves):
-        message = "expected the settings of GKD, found none: is this a training configuration?"
+        message = (
+            "expected the settings of GKD, found none: is this a training configuration of Oumi's?"
+        )
         problems.append(file.problem(("training", "gkd"), message))
 
 

@@ -47,6 +47,7 @@ def left_out(
     lost: Counter[str] = Counter()
     first: dict[str, str] = {}
     refused = RefusedRows()
+    written = _squeezed(str(tokenizer.chat_template))
     for number, example in enumerate(examples, start=1):
         answer = example.answer if references else None
         turns = [*example.messages, *([answer] if answer else [])]
@@ -54,7 +55,7 @@ def left_out(
         if (text := row.text()) is None:
             continue
         with refused.noting(row.place):
-            for what in _lost(row, text, answer, system_prompt):
+            for what in _lost(row, text, answer, system_prompt, written):
                 lost[what] += 1
                 first.setdefault(what, row.place)
     refused.raise_if_any(len(examples))
@@ -64,8 +65,10 @@ def left_out(
     )
 
 
-def _lost(row: _Row, text: str, answer: Message | None, system_prompt: str | None) -> Iterator[str]:
-    """Yield what the template leaves out of a row, or changes in it."""
+def _lost(
+    row: _Row, text: str, answer: Message | None, system_prompt: str | None, written: str
+) -> Iterator[str]:
+    """Yield what the template, ``written`` without white space, leaves out of a row or changes."""
     example, turns = row.example, row.turns
     known = template_variables(row.tokenizer)
     for name in example.options:
@@ -78,7 +81,6 @@ def _lost(row: _Row, text: str, answer: Message | None, system_prompt: str | Non
         yield from _idle_thoughts(row, answer, [name for name in sorted(known) if "think" in name])
     trained = {*example.earlier, len(turns) - 1} if answer else set()
     given = _squeezed("".join(texts([turns, example.tools, example.options])))
-    written = _squeezed(str(row.tokenizer.chat_template))
     for index, turn in enumerate(turns):
         yield from _lost_fields(row, text, index)
         if bare := _squeezed(turn["content"]):

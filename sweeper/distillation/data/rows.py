@@ -73,10 +73,14 @@ def read_rows(data: DataConfig, files: Sequence[str]) -> tuple[list[Row], list[P
     if files:
         with blaming("data", "train", "path"):
             for name in files:
-                check_split(Path(name), source.split)
+                with blaming("data", "train", "split"):
+                    check_split(Path(name), source.split)
+                shown: dict[str, str] = {}
                 for place, row in data_files.read_placed(Path(name), source.split, source.field):
-                    inside = Path(place.source).relative_to(name)
-                    places.append(place._replace(source=str(Path(source.path) / inside)))
+                    if place.source not in shown:
+                        inside = Path(place.source).relative_to(name)
+                        shown[place.source] = str(Path(source.path) / inside)
+                    places.append(place._replace(source=shown[place.source]))
                     rows.append(row)
     else:
         rows = _rows_of_builtin(source) if source.path.startswith("builtin/") else _of_hub(source)

@@ -33,6 +33,10 @@ _MEANINGS = {
         ("images", "image", "videos", "audio"),
         "models read text alone: leave rows out that cannot be answered without it",
     ),
+    **dict.fromkeys(
+        ("prompt", "prompts", "question", "query", "problem", "instruction"),
+        "another column is read as the prompt; name this one in data.train.columns if it is",
+    ),
     "rejected": "no method trains on rejected answers",
 }
 """Advice on columns of other names."""

@@ -151,7 +151,7 @@ def test_a_data_set_is_found_where_oumi_finds_it(read_text: ReadText) -> None:
          " a study"),
         ("model: {model_name: x}\n",
          "1:1: training.gkd: expected the settings of GKD, found none: is this a training"
-         " configuration?"),
+         " configuration of Oumi's?"),
         ("training: {gkd: {beta: 1}, trainer_kwargs: [1]}\n",
          "1:28: training.trainer_kwargs: expected a mapping, found [1]"),
         ("training: {gkd: {beta: 1}}\nmodel: 3\n", "2:1: model: expected a mapping, found 3"),

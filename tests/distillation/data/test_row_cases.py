@@ -304,6 +304,8 @@ def test_unused_columns_are_named_with_how_to_use_them() -> None:
     assert of_labels.startswith(
         "the column label of 3 rows is true or false and is not read: leave"
     )
+    [of_prompts] = unused([{"question": "x?", "answer": "7", "prompt": "y?"}])
+    assert "another column is read as the prompt; name this one" in of_prompts
     # Text that is in the messages anyway.
     assert not unused([chat(ASKED, SAID, prompt=ASKED["content"])])
 
