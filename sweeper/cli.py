@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import sys
 from pathlib import Path
@@ -46,7 +45,7 @@ def _version(
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
 ) -> None:
     if version:
-        typer.echo(f"sweeper {__version__}")
+        _print(f"sweeper {__version__}")
         raise typer.Exit
 
 
@@ -96,11 +95,11 @@ def init(
         origin = f"Distils {teacher} into {student}; by sweeper init."
     written = write_draft(draft, output, origin)
     for note in draft.notes:
-        typer.echo(str(note), err=True)
-    typer.echo(f"Wrote {', '.join(map(str, written))}")
+        _print(str(note), err=True)
+    _print(f"Wrote {', '.join(map(str, written))}")
     for missing in draft.fill_in:
-        typer.echo(f"Fill in: {missing}")
-    typer.echo(f"Then: sweeper check {output}; sweeper run {output}")
+        _print(f"Fill in: {missing}")
+    _print(f"Then: sweeper check {output}; sweeper run {output}")
 
 
 @app.command()
@@ -143,10 +142,10 @@ def check(
             study, runs, progress, reports=reports, probing=probe, cache=cache_dir
         )
     except KeyboardInterrupt:
-        typer.echo("Stopped. No study was started.", err=True)
+        _print("Stopped. No study was started.", err=True)
         raise typer.Exit(130) from None
     if as_json:
-        typer.echo(json.dumps(preflight.model_dump(mode="json"), indent=2))
+        _print(json.dumps(preflight.model_dump(mode="json"), indent=2))
     else:
         show(check_view(preflight), _console())
     raise typer.Exit(2 if preflight.errors else 0)
@@ -175,7 +174,7 @@ def report(
 
     page = ReportData.of(_recorded(study_file, overrides, runs, records))
     if as_json:
-        typer.echo(json.dumps(study_json(page), indent=2))
+        _print(json.dumps(study_json(page), indent=2))
         return
     console = _console()
     show_study(page, console)
@@ -204,7 +203,7 @@ def compare(
 
     comparison = compare_studies(find_records(named, runs))
     if as_json:
-        typer.echo(json.dumps(studies_json(comparison), indent=2))
+        _print(json.dumps(studies_json(comparison), indent=2))
         return
     show(StudiesView(comparison), _console())
 
@@ -258,8 +257,8 @@ def export(
     if model is None:
         text, unsaid = export_recipe(study, record, arm, output)
         for line in unsaid:
-            typer.echo(line, err=True)
-        typer.echo(text if output is None else f"Wrote {output}", nl=output is not None)
+            _print(line, err=True)
+        _print(text if output is None else f"Wrote {output}", end="\n" if output else "")
         return
     paths, out = _paths(study, runs), _console()
     code = export_model(
@@ -289,14 +288,14 @@ def ui(
     check_drivers(study)
     place = tracking_store(study.config.tracking, _paths(study, runs))
     if is_server(place.uri):
-        typer.echo(f"{study.config.study} is recorded by the server {redact(place.uri)}")
+        _print(f"{study.config.study} is recorded by the server {redact(place.uri)}")
         return
     _read(study, runs)
     if not is_free(port):
         message = f"expected a free port, but something listens on {port} of 127.0.0.1 already"
         raise ConfigError([Problem(source="--port", message=message)])
     url = experiment_url(place.uri, place.experiment, study.config.study, port)
-    typer.echo(f"{study.config.study}: {url}\nStop with Ctrl-C.")
+    _print(f"{study.config.study}: {url}\nStop with Ctrl-C.")
     command = ui_command(place.uri, place.artifacts, port)
     os.execvpe(command[0], command, {**os.environ, **ui_environment(place.uri)})
 
@@ -306,7 +305,7 @@ def schema() -> None:
     """Print the JSON Schema of a study file, for editors."""
     from sweeper.config.loading import schema as study_schema
 
-    typer.echo(json.dumps(study_schema(), indent=2))
+    _print(json.dumps(study_schema(), indent=2))
 
 
 def main() -> None:
@@ -316,19 +315,33 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         readable(stream)
     try:
-        app()
-    except OSError as error:
-        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS) or not error.filename:
-            raise
-        typer.echo(f"{error.filename}: cannot be written or read: {error.strerror}", err=True)
-        sys.exit(ConfigError.exit_code)
+        try:
+            app()
+        except OSError as error:
+            raise _told(error) from error
     except SweeperError as error:
         from sweeper.foundation.secrets import redact_credentials, secrets_of_environment
         from sweeper.reporting.text.terminal_escape import visible
 
         text = f"error: {error}" if error.exit_code == 1 else str(error)
-        typer.echo(visible(redact_credentials(text, secrets_of_environment())), err=True)
+        _print(visible(redact_credentials(text, secrets_of_environment())), err=True)
         sys.exit(error.exit_code)
+
+
+def _told(error: OSError) -> Exception:
+    """Return the message about a place that cannot be used, or ``error`` itself."""
+    from sweeper.foundation import disk
+    from sweeper.foundation.errors import FullDiskError
+    from sweeper.foundation.places import place_error
+
+    if disk.is_full(error):
+        return FullDiskError(disk.explain(error))
+    return place_error(error) or error
+
+
+def _print(text: str, *, err: bool = False, end: str = "\n") -> None:
+    # Not by typer, which takes a terminal that has ASCII only for one that has UTF-8.
+    print(text, file=sys.stderr if err else sys.stdout, end=end, flush=True)
 
 
 def _console(*, stderr: bool = False) -> Console:

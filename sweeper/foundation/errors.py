@@ -7,6 +7,7 @@
     ├── PreflightError     a study cannot work, as a check finds before it begins (exit code 2)
     ├── StudyChangedError  the study file no longer fits the recorded study (exit code 2)
     ├── StudyBusyError     another process is running this study (exit code 2)
+    ├── PlaceError         a file or folder cannot be read or written (exit code 2)
     ├── FullDiskError      no space is left where something has to be written
     └── TrialError         one job failed; carries the kind that its outcome records
         ├── BadInputError      models, data or tasks that cannot work: retrying is useless
@@ -83,6 +84,15 @@ class StudyBusyError(SweeperError):
     """Another process holds this study."""
 
     exit_code = 2
+
+
+class PlaceError(SweeperError):
+    """A file or folder cannot be read or written: read-only, in the way, or too long a name."""
+
+    exit_code = 2
+
+    def __init__(self, place: object, reason: str) -> None:
+        super().__init__(f"{place}: cannot be read or written: {reason}")
 
 
 class FullDiskError(SweeperError):

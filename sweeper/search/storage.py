@@ -19,6 +19,7 @@ from sweeper.foundation.databases import (
     with_driver,
 )
 from sweeper.foundation.errors import SweeperError
+from sweeper.foundation.places import database_error
 from sweeper.foundation.secrets import redact
 
 Storage = RDBStorage
@@ -35,7 +36,7 @@ def open_storage(where: Path | str, retry: Retry | None = None) -> Storage:
         retry: Retries while a database is locked or starting.
 
     Raises:
-        SweeperError: The database cannot be reached or used.
+        SweeperError: The database cannot be reached or used; a ``PlaceError`` of a SQLite file.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # What goes wrong with a connection is raised, too.
@@ -82,7 +83,7 @@ def _unusable(url: str, error: Exception) -> Exception:
         return DatabaseAway(address(url), reason)
     # Without the cause, whose message may hold the password.
     cause = error.__cause__ or error
-    return SweeperError(
+    return database_error(cause, url) or SweeperError(
         redact(f"Optuna cannot use {address(url)}: {type(cause).__name__}: {cause}")
     )
 
@@ -102,7 +103,7 @@ def _open(url: str) -> Storage:
         if error is None or context.is_pre_ping:
             return None
         reason = absence(error)
-        return DatabaseAway(address(url), reason) if reason else None
+        return DatabaseAway(address(url), reason) if reason else database_error(error, url)
 
     sqlalchemy.event.listen(storage.engine, "handle_error", translate)
     return storage

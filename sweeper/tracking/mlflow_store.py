@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import urllib.error
-import urllib.request
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,16 +15,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from sweeper.foundation.database_retry import DatabaseAway, Retry, absence
 from sweeper.foundation.databases import (
     address,
-    is_server,
-    is_sqlite,
     sqlite_path,
     sqlite_url,
     with_driver,
 )
 from sweeper.foundation.errors import SweeperError
+from sweeper.foundation.places import database_error, place_error
 from sweeper.foundation.secrets import redact
 from sweeper.tracking.mapping import Dataset
 from sweeper.tracking.points import MetricPoint
+from sweeper.tracking.probe import probe
 from sweeper.tracking.sqlite_file import make_whole
 
 if TYPE_CHECKING:
@@ -42,8 +40,6 @@ _MOST_RUNS = 1000
 _MOST_POINTS = 800
 """Metrics in one batch: MLflow takes 1,000 entities, 100 parameters and 100 tags among them."""
 _MOST_TEXTS = 100
-_ANSWER_SECONDS = 10.0
-"""Seconds to wait for a server or a database to answer at all."""
 _MARKS = ("study", "identity", "kind", "arm", "trial")
 """The tags, without ``sweeper.``, that tell a run from all others."""
 
@@ -215,6 +211,8 @@ class MlflowStore:
                     return call()
             except Exception as error:
                 # Before the first connection, silence more likely means a wrong address.
+                if unusable := database_error(error, self._uri):
+                    raise unusable from None
                 reason = absence(error, answered=self._client is not None)
                 if reason is None:
                     raise
@@ -278,7 +276,7 @@ def connect(uri: str) -> MlflowClient:
     Raises:
         Exception: Nothing answers at ``uri``.
     """
-    _probe(uri)
+    probe(uri)
     # Before MLflow is imported, which is when it reads them.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
@@ -316,6 +314,9 @@ def _explained(uri: str) -> Iterator[None]:
     except SweeperError:
         raise
     except Exception as error:
+        unusable = place_error(error) if isinstance(error, OSError) else database_error(error, uri)
+        if unusable is not None:
+            raise unusable from None
         # Without the cause, whose message may hold the password.
         message = redact(f"MLflow cannot use {address(uri)}: {type(error).__name__}: {error}")
         raise SweeperError(message) from None
@@ -324,26 +325,6 @@ def _explained(uri: str) -> Iterator[None]:
 def _run_of(run: MlflowRun) -> Run:
     status: RunStatus = run.info.status
     return Run(run.info.run_id, status, dict(run.data.tags), dict(run.data.params))
-
-
-def _probe(uri: str) -> None:
-    """Fail at once where MLflow would try again for minutes.
-
-    Raises:
-        Exception: Nothing answers at ``uri``.
-    """
-    if is_server(uri):
-        # A server that refuses us does answer, and MLflow says why better than we could.
-        with contextlib.suppress(urllib.error.HTTPError):
-            urllib.request.urlopen(f"{uri.rstrip('/')}/health", timeout=_ANSWER_SECONDS).close()
-    elif not is_sqlite(uri) and "://" in uri:
-        import sqlalchemy
-
-        engine = sqlalchemy.create_engine(uri)
-        try:
-            engine.connect().close()
-        finally:
-            engine.dispose()
 
 
 @contextlib.contextmanager

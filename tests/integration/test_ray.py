@@ -270,3 +270,25 @@ def test_a_token_that_is_missing_or_wrong_is_told(
     assert message in str(caught.value)
     assert changes.get("RAY_AUTH_TOKEN", "no token") not in str(caught.value)
     assert os.environ.get("RAY_AUTH_MODE") == changes.get("RAY_AUTH_MODE")
+
+
+def _nothing() -> str:
+    return "done"
+
+
+def test_a_cluster_that_asks_for_no_token_is_reached_with_one_at_hand(
+    cluster: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    from sweeper.execution.ray_connection import connected
+
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex())
+    with connected(cluster.address):
+        assert ray.get(ray.remote(_nothing).remote(), timeout=60) == "done"
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    with (
+        pytest.raises(SweeperError, match="asks for no token, but RAY_AUTH_MODE=token is set"),
+        connected(cluster.address),
+    ):
+        pass

@@ -23,6 +23,7 @@ from sweeper.foundation import disk
 from sweeper.foundation.cache import noting
 from sweeper.foundation.environment import package_versions
 from sweeper.foundation.errors import TrialError
+from sweeper.foundation.places import place_error
 from sweeper.foundation.secrets import redact_credentials, secrets_in, secrets_of_environment
 from sweeper.records import Cost, Failure, Outcome, PreparationSpec, TrialSpec
 from sweeper.records.layout import JobPaths
@@ -115,6 +116,9 @@ def _failure(error: Exception, phase: str, spec: TrialSpec | PreparationSpec) ->
         message = f"while in phase {phase!r}: {message}"
     elif isinstance(error, TrialError):
         kind = error.kind
+    elif isinstance(error, OSError) and (unusable := place_error(error)):
+        # Trying again is useless.
+        kind, message = "bad_input", str(unusable)
     elif _NO_DISTRIBUTION in text:
         kind = "diverged"
         message = f"while in phase {phase!r}: {message}"
