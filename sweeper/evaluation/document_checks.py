@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sweeper.evaluation.templates import Field, check_names, is_template, short, wrong_choice
+from sweeper.evaluation.templates import (
+    Field,
+    check_names,
+    is_template,
+    names_of,
+    short,
+    wrong_choice,
+)
 from sweeper.foundation.data_folders import first_line
 from sweeper.foundation.errors import BadInputError
 
@@ -26,11 +33,15 @@ def check_fields(task: Any) -> None:
             _check_template(f"fewshot_config.{key}", getattr(fewshot, key), shown)
     choices = config.doc_to_choice
     items = choices.values() if isinstance(choices, dict) else choices
-    if isinstance(choices, list | dict) and (named := [item for item in items if item in columns]):
-        raise BadInputError(
-            f"doc_to_choice: {named[0]!r} is a column, and would be taken for the choice itself;"
-            ' write the columns as in "{{[first, second]}}"'
-        )
+    prompt = getattr(config.doc_to_text, "given", None)
+    if isinstance(choices, list | dict) and isinstance(prompt, str):
+        # Letters of choices that the prompt lists are no columns' names by mistake.
+        named = [item for item in items if item in columns]
+        if named and not set(named) <= names_of(prompt):
+            raise BadInputError(
+                f"doc_to_choice: {named[0]!r} is a column, and would be taken for the choice"
+                ' itself; write the columns as in "{{[first, second]}}"'
+            )
 
 
 def _check_template(key: str, given: Any, columns: Sequence[str]) -> None:

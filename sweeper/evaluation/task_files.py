@@ -205,7 +205,7 @@ def _with_fields(config: dict[str, Any], *, own: bool) -> dict[str, Any]:
         for key, kind in _FIELDS.items():
             given = values.get(key)
             if kind == "target" and isinstance(given, int) and options is not None:
-                given = str(given)  # an index that all documents share
+                given = f"{{{{{given}}}}}"  # an index that all documents share
             if (own and callable(given)) or (
                 isinstance(given, str) and (own or (kind == "target" and is_template(given)))
             ):

@@ -126,6 +126,11 @@ def check_names(text: str, columns: Iterable[str]) -> None:
         raise BadInputError(f"no column {missing[0]!r} for {short(text)}; {listed(known)}")
 
 
+def names_of(text: str) -> set[str]:
+    """Return the names that a template takes from the document."""
+    return set(meta.find_undeclared_variables(_values.parse(text)))
+
+
 def _reason(text: str, columns: Iterable[str], error: Exception) -> str:
     if isinstance(error, TemplateSyntaxError):
         reason = f"not a valid template (line {error.lineno}): {first_line(error)}"

@@ -84,6 +84,13 @@ def test_choices_are_texts(tmp_path: Path, choice: Any, expected: list[str]) -> 
     assert targets(leaf) == [0, 1, 0]
 
 
+def test_letters_of_choices_may_be_the_names_of_their_columns(tmp_path: Path) -> None:
+    rows = [{"q": "?", "A": "one", "B": "two", "gold": "B"}]
+    settings = {**CHOICES, "doc_to_choice": ["A", "B"], "doc_to_target": "gold"}
+    [leaf] = load(write_project(tmp_path, rows, doc_to_text="{{q}} A. {{A}} B. {{B}}", **settings))
+    assert (targets(leaf), choices(leaf)) == (["B"], [["A", "B"]])
+
+
 def test_choices_with_quotes_and_backslashes_stay_what_they_are(tmp_path: Path) -> None:
     hard = ["it's", 'a "b"', "C:\\new", "[1]", "line\nbreak"]
     rows = [{"q": "?", "a": text, "n": 0} for text in hard]
@@ -99,6 +106,7 @@ def test_choices_with_quotes_and_backslashes_stay_what_they_are(tmp_path: Path) 
         ("t", ["0", "1"], ["0", "1", "0"]),  # the text of a column is a choice itself
         ("{{n}}", ["1", "2"], [0, 1, 0]),
         (1, "{{c}}", [1, 1, 1]),
+        (0, ["1", "0"], [0, 0, 0]),
         ("{{c[n]}}", "{{c}}", ["nay", "yea", "nay"]),
         ("{{n == 1}}", ["False", "True"], ["False", "True", "False"]),
         ("yea", ["yea", "nay"], ["yea"] * 3),
