@@ -267,7 +267,7 @@ def reach_store(uri: str) -> None:
         SweeperError: It does not.
     """
     with _explained(uri), _quiet():
-        _probe(with_driver(uri))
+        probe(with_driver(uri))
 
 
 def connect(uri: str) -> MlflowClient:
