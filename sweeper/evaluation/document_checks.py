@@ -11,6 +11,7 @@ from sweeper.evaluation.templates import (
     is_template,
     names_of,
     short,
+    written_list,
     wrong_choice,
 )
 from sweeper.foundation.data_folders import first_line
@@ -32,9 +33,12 @@ def check_fields(task: Any) -> None:
         if config.num_fewshot and getattr(fewshot, key, None) is not None:
             _check_template(f"fewshot_config.{key}", getattr(fewshot, key), shown)
     choices = config.doc_to_choice
+    given = getattr(choices, "given", None)
+    if isinstance(given, str):
+        choices = written_list(given)
     items = choices.values() if isinstance(choices, dict) else choices
     prompt = getattr(config.doc_to_text, "given", None)
-    if isinstance(choices, list | dict) and isinstance(prompt, str):
+    if isinstance(choices, list | tuple | dict) and isinstance(prompt, str):
         # Letters of choices that the prompt lists are no columns' names by mistake.
         named = [item for item in items if item in columns]
         if named and not set(named) <= names_of(prompt):
