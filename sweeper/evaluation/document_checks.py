@@ -123,7 +123,7 @@ def check_documents(
             kinds.add(_check_document(task, doc))
             if len(kinds) > 1:
                 raise BadInputError(
-                    f"doc_to_target: expected one kind of target, found {' and '.join(sorted(kinds))}"
+                    "doc_to_target: expected one kind of target, found single values and lists"
                 )
             if cluster is not None and doc[cluster] is None:
                 raise BadInputError(f"expected a value in {cluster!r} (cluster_by), found none")
