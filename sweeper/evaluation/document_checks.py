@@ -11,6 +11,7 @@ from sweeper.evaluation.templates import (
     is_template,
     names_of,
     short,
+    written_list,
     wrong_choice,
 )
 from sweeper.foundation.data_folders import first_line
@@ -32,9 +33,12 @@ def check_fields(task: Any) -> None:
         if config.num_fewshot and getattr(fewshot, key, None) is not None:
             _check_template(f"fewshot_config.{key}", getattr(fewshot, key), shown)
     choices = config.doc_to_choice
+    given = getattr(choices, "given", None)
+    if isinstance(given, str):
+        choices = written_list(given)
     items = choices.values() if isinstance(choices, dict) else choices
     prompt = getattr(config.doc_to_text, "given", None)
-    if isinstance(choices, list | dict) and isinstance(prompt, str):
+    if isinstance(choices, list | tuple | dict) and isinstance(prompt, str):
         # Letters of choices that the prompt lists are no columns' names by mistake.
         named = [item for item in items if item in columns]
         if named and not set(named) <= names_of(prompt):
@@ -119,7 +123,7 @@ def check_documents(
             kinds.add(_check_document(task, doc))
             if len(kinds) > 1:
                 raise BadInputError(
-                    f"doc_to_target: expected one kind of target, found {' and '.join(kinds)}"
+                    "doc_to_target: expected one kind of target, found single values and lists"
                 )
             if cluster is not None and doc[cluster] is None:
                 raise BadInputError(f"expected a value in {cluster!r} (cluster_by), found none")

@@ -35,6 +35,7 @@ from sweeper.foundation.errors import BadInputError
 
 Kind = Literal["text", "target", "choices"]
 _SYNTAX = re.compile(r"\{\{|\{%|\{#")
+_NO_LITERAL = (ValueError, SyntaxError, TypeError, MemoryError, RecursionError)
 _WORD = re.compile(r"[^\W\d]\w*(?:[.\-]\w+)*")
 
 
@@ -84,8 +85,10 @@ def value_of(text: str, document: Mapping[str, Any], *, whole: bool = True) -> A
     Raises:
         BadInputError: The template is not valid, or cannot be rendered with the document.
     """
-    if text in document:
-        return document[text]
+    return document[text] if text in document else _rendered(text, document, whole=whole)
+
+
+def _rendered(text: str, document: Mapping[str, Any], *, whole: bool = True) -> Any:
     try:
         template = _compiled(text)
         parts = list(template.root_render_func(template.new_context(dict(document))))
@@ -263,16 +266,25 @@ class Field:
 
     def _evaluated(self, rendered: str, document: Mapping[str, Any]) -> Any:
         """Return the list that a template is written as, rendered item by item."""
-        for text, render in ((str(self.given), True), (rendered, False)):
-            try:
-                items = ast.literal_eval(text.strip())
-            except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-                continue
-            if not render:
-                return items
-            if isinstance(items, list) and all(isinstance(item, str) for item in items):
-                return [_plain(value_of(item, document)) for item in items]
-        raise BadInputError(f"expected a list of choices, found the text {short(rendered)}")
+        if (items := written_list(str(self.given))) is not None:
+            return [_rendered(item, document) for item in items]
+        try:
+            return ast.literal_eval(rendered.strip())
+        except _NO_LITERAL:
+            raise BadInputError(
+                f"expected a list of choices, found the text {short(rendered)}"
+            ) from None
+
+
+@lru_cache(maxsize=1024)
+def written_list(text: str) -> tuple[str, ...] | None:
+    """Return the texts of a list that a template is written as; None if it is no such list."""
+    try:
+        items = ast.literal_eval(text.strip())
+    except _NO_LITERAL:
+        return None
+    texts = isinstance(items, list) and all(isinstance(item, str) for item in items)
+    return tuple(items) if texts else None
 
 
 def check_choices(choices: list[str]) -> list[str]:

@@ -69,6 +69,10 @@ TASK_VALUES: dict[str, tuple[dict[str, Any], str]] = {
         {**CHOICES, "doc_to_choice": ["q", "a"]},
         "doc_to_choice: 'q' is a column, and would be taken",
     ),
+    "columns in a written list": (
+        {**CHOICES, "doc_to_choice": '["q", "a"]'},
+        "doc_to_choice: 'q' is a column, and would be taken",
+    ),
     "templates in a list": (
         {**CHOICES, "doc_to_choice": ["{{q}}", "{{a}}"]},
         "doc_to_choice: expected texts, found '{{q}}'",

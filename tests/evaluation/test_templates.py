@@ -74,6 +74,7 @@ def test_examples_in_a_prompt_show_what_the_documents_hold(tmp_path: Path) -> No
         ("{{c}}", ["nay", "yea"]),
         ('["{{a}}", "not {{a}}"]', ["[1, 2, 3]", "not [1, 2, 3]"]),
         ("{{[a, n]}}", ["[1, 2, 3]", "0"]),
+        ('["q?", "{{q}}"]', ["q?", "what is 0?"]),
         (["nay", "yea"], ["nay", "yea"]),
         ({"A": "nay", "B": "yea"}, ["nay", "yea"]),
     ],
