@@ -57,6 +57,11 @@ CASES: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
         ("teacher", "model"),
         "model.fp16.safetensors",
     ),
+    "late-lora-target": (
+        {"student": {"model": "builtin/adder-student", "lora": {"target_modules": ["query"]}}},
+        ("student", "lora", "target_modules"),
+        "expected names of the student's modules",
+    ),
     "layers that the student does not have": (
         {"student": {"model": "builtin/adder-student", "keep_layers": 77}},
         ("student", "keep_layers"),
