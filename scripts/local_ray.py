@@ -31,15 +31,14 @@ def end(port: str) -> int:
     import ray  # noqa: F401  # makes the psutil that it ships importable
     import psutil  # isort: skip
 
-    own, marks = f"--node-ip-address={HOST}", {f"--gcs-address={HOST}:{port}"}
-    marks.add(f"--gcs_server_port={port}")
+    server = {f"--gcs_server_port={port}", f"--node-ip-address={HOST}"}
     found = []
     for process in psutil.process_iter(["cmdline"]):
         arguments = set(process.info["cmdline"] or ())
-        if own in arguments and marks & arguments:
+        if f"--gcs-address={HOST}:{port}" in arguments or server <= arguments:
             found.append(process)
     # Nodes before what they report to; their workers and agents end with them.
-    found.sort(key=lambda process: f"--gcs_server_port={port}" in process.info["cmdline"])
+    found.sort(key=lambda process: server <= set(process.info["cmdline"]))
     for process in found:
         with suppress(psutil.NoSuchProcess):
             process.terminate()

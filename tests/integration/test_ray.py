@@ -195,6 +195,7 @@ def made_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str,
         subprocess.run([*make, "cluster-stop"], **where)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port))
+    assert nodes(port) == []
 
 
 def sweep(directory: Path, environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -204,19 +205,25 @@ def sweep(directory: Path, environment: dict[str, str]) -> subprocess.CompletedP
     )
 
 
+def nodes(port: object) -> list[Any]:
+    """The processes that belong to the cluster at ``port``, but for what these have started."""
+    import ray  # noqa: F401  # ships psutil
+    import psutil  # isort: skip
+
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if f"--gcs-address=127.0.0.1:{port}" in (process.info["cmdline"] or ())
+    ]
+
+
 def listening(port: str) -> set[str]:
     """The addresses on which the nodes of the cluster at ``port`` listen, and their agents."""
-    import psutil
-
     found = set()
-    for process in psutil.process_iter(["cmdline"]):
-        if f"--gcs-address=127.0.0.1:{port}" not in (process.info["cmdline"] or ()):
-            continue
+    for process in nodes(port):
         for one in (process, *process.children(recursive=True)):
             found |= {
-                place.laddr.ip
-                for place in one.net_connections("tcp")
-                if place.status == psutil.CONN_LISTEN
+                place.laddr.ip for place in one.net_connections("tcp") if place.status == "LISTEN"
             }
     return found
 
@@ -225,8 +232,6 @@ def listening(port: str) -> set[str]:
 def test_the_cluster_of_make_runs_a_study_and_is_reached_from_this_machine_alone(
     write_study: WriteStudy, made_cluster: dict[str, str]
 ) -> None:
-    import ray  # noqa: F401  # ships psutil
-
     assert listening(made_cluster["RAY_ADDRESS"].rpartition(":")[2]) <= {
         "127.0.0.1",
         "::ffff:127.0.0.1",
