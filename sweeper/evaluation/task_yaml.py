@@ -9,8 +9,10 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Callable, Mapping
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
@@ -113,19 +115,30 @@ def _function(name: str, task_file: Path) -> Any:
     return getattr(module, function)
 
 
+class _SourceLoader(SourceFileLoader):
+    """Compiles the source that is there now, whatever was compiled of it earlier."""
+
+    def get_code(self, fullname: str) -> CodeType:
+        """Return the code of the module."""
+        code: CodeType = self.source_to_code(self.get_data(self.path), self.path)
+        return code
+
+
 def _module(place: Path, where: str) -> ModuleType:
     """Run a module's source, unless a module of this very source is there."""
-    source = place.read_bytes()
-    digest = hash_text(source.decode("utf-8", "replace"))
+    digest = hash_text(place.read_bytes().decode("utf-8", "replace"))
     name = str(place.with_suffix(""))
     loaded = sys.modules.get(name)
     if loaded is not None and getattr(loaded, "__source_hash__", None) == digest:
         return loaded
-    module = ModuleType(name)
-    module.__dict__.update(__file__=str(place), __source_hash__=digest)
+    loader = _SourceLoader(name, str(place))
+    spec = spec_from_file_location(name, place, loader=loader)
+    assert spec is not None, "a loader that is given makes a spec"
+    module = module_from_spec(spec)
+    module.__dict__["__source_hash__"] = digest
     sys.modules[name] = module
     try:
-        exec(compile(source, str(place), "exec"), module.__dict__)
+        loader.exec_module(module)
     except BaseException as error:
         sys.modules.pop(name)
         if not isinstance(error, Exception | SystemExit):

@@ -72,8 +72,9 @@ def read_models(findings: Findings) -> None:
         with findings.noting(role, "init_kwargs", "attn_implementation"):
             if default := _check_attention(findings, model):
                 findings.attention[role] = default
-        with findings.noting(role, "model"):
-            findings.note(check_loadable(model))
+        if not any(p.key[:2] == (role, "init_kwargs") for p in findings.problems):
+            with findings.noting(role, "model"):
+                findings.note(check_loadable(model))
         if settings := published_settings(model):
             findings.generation[role] = settings
     if teacher is not None and student is not None:
@@ -156,11 +157,10 @@ def rehearse_trainings(findings: Findings) -> None:
     with findings.noting("compute"):
         for key in spec.shards:
             check_sharding(origin.teacher if key == "shard_teacher" else origin.student, key)
-    blamed: set[tuple[str, ...]] = set()
     seen: list[ModelConfig] = [origin.teacher]
     for trial in spec.rehearsals:
-        before = len(findings.problems)
-        if trial.key[:2] in blamed:
+        # One problem of an arm is enough.
+        if any(problem.key[:2] == trial.key[:2] for problem in findings.problems):
             continue
         with findings.noting(*trial.key):
             rehearse(
@@ -169,8 +169,6 @@ def rehearse_trainings(findings: Findings) -> None:
             if (teacher := own_teacher(origin, trial.teacher)) not in seen:
                 seen.append(teacher)
                 findings.note(check_loadable(teacher))
-        if len(findings.problems) > before:
-            blamed.add(trial.key[:2])
 
 
 def read_own_teachers(findings: Findings) -> None:
