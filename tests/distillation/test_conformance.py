@@ -321,7 +321,10 @@ def test_arms_differ_in_nothing_but_sequences_and_loss(
 @pytest.mark.parametrize("lmbda", [0.0, 1.0])
 @pytest.mark.parametrize("stored", [False, True])
 @pytest.mark.parametrize("precision", ["bfloat16", "float32"])
-@pytest.mark.parametrize("architecture", ["qwen2", "granite", "gemma2", "gpt2"])
+@pytest.mark.parametrize(
+    "architecture",
+    ["qwen2", "granite", *(pytest.param(a, marks=pytest.mark.soak) for a in ("gemma2", "gpt2"))],
+)
 def test_a_student_that_is_its_teacher_has_nothing_to_learn(
     architecture: str,
     precision: str,

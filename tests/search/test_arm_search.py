@@ -127,7 +127,9 @@ def test_values_stay_in_their_space(kind: str) -> None:
     assert len({str(params) for params in found[:STARTUP]}) == STARTUP
 
 
-@pytest.mark.parametrize("kind", SAMPLERS)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=[pytest.mark.soak] * (k == "gp")) for k in SAMPLERS]
+)
 def test_a_search_reopened_for_every_trial_goes_on_as_if_undisturbed(
     tmp_path: Path, kind: str
 ) -> None:
@@ -271,7 +273,8 @@ def test_a_failure_is_recorded_with_its_kind(tmp_path: Path) -> None:
     assert [trial.user_attrs["sweeper:failure"] for trial in trials] == list(kinds)
 
 
-@pytest.mark.parametrize("kind", ["tpe", pytest.param("gp", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", ["tpe", "gp"])
 def test_the_sampler_learns_to_keep_away_from_what_fails(tmp_path: Path, kind: str) -> None:
     """Half of the range runs out of memory, and beside it lie the best scores."""
     space = {"learning_rate": {"type": "float", "low": 0.01, "high": 1.0}}

@@ -116,11 +116,20 @@ def test_where_lower_is_better_low_trials_go_on(kind: str) -> None:
     assert went_on[max(range(3, 24), key=quality)] < POINTS
 
 
+PRUNERS = ("median", "asha", "hyperband", "wilcoxon")
+
+
 class Killed(BaseException):
     """The process ends here."""
 
 
-@pytest.mark.parametrize("kind", ["median", "asha", "hyperband", "wilcoxon"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "median",
+        *(pytest.param(k, marks=pytest.mark.soak) for k in ("asha", "hyperband", "wilcoxon")),
+    ],
+)
 @pytest.mark.parametrize(
     "writes",
     [1, *(pytest.param(writes, marks=pytest.mark.soak) for writes in (0, 2, 22))],

@@ -43,7 +43,7 @@ def look(study_file: Path) -> StudyRecord:
 
 
 @pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "not recorded"])
-@pytest.mark.parametrize("share", [0.0, 0.5])
+@pytest.mark.parametrize("share", [pytest.param(0.0, marks=pytest.mark.soak), 0.5])
 @pytest.mark.parametrize("name", ["outcome", "spec", "progress"])
 def test_a_trial_whose_file_was_cut_short_is_there_once_again(
     write_study: WriteStudy, name: str, share: float, recorded: bool

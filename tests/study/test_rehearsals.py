@@ -11,9 +11,6 @@ import pytest
 from sweeper.config.loading import load_study
 from tests.support.trial_jobs import prepare
 
-WriteStudy = Callable[..., Path]
-
-HALF = {"fp16": True, "max_length": 96}
 KWARGS = "teacher.init_kwargs.variant"
 
 
@@ -21,61 +18,56 @@ def choices(*values: Any) -> dict[str, Any]:
     return {"type": "categorical", "choices": list(values)}
 
 
-CASES: dict[str, tuple[dict[str, Any], tuple[str, ...], str]] = {
-    "half precision on a CPU": (
-        {"training": HALF, "arms": {"sft": None}},
-        ("arms", "sft"),
-        "expected fp16: false on a CPU",
+HALF_PRECISION = "expected fp16: false on a CPU"
+FILES = "model.fp16.safetensors"
+CASES: dict[str, tuple[dict[str, Any], dict[tuple[str, ...], str]]] = {
+    "arms": (
+        {
+            "arms": {
+                "half": {"method": "sft", "settings": {"fp16": True}},
+                "searched": {"method": "sft", "search": {"fp16": choices(False, True)}},
+                "own-teacher": {"method": "gkd", "settings": {KWARGS: "fp16"}},
+                "searched-teacher": {"method": "gkd", "search": {KWARGS: choices("fp16", "x")}},
+                "sound": {"method": "sft"},
+            }
+        },
+        {
+            ("arms", "half"): HALF_PRECISION,
+            ("arms", "searched", "search", "fp16", "choices", "1"): HALF_PRECISION,
+            ("arms", "own-teacher"): FILES,
+            ("arms", "searched-teacher"): FILES,
+        },
     ),
-    "half precision of one arm": (
-        {"arms": {"sft": None, "gkd": {"settings": {"fp16": True}}}},
-        ("arms", "gkd"),
-        "expected fp16: false on a CPU",
-    ),
-    "half precision that is searched": (
-        {"arms": {"sft": {"search": {"fp16": choices(False, True)}}}},
-        ("arms", "sft", "search", "fp16", "choices", "1"),
-        "expected fp16: false on a CPU",
-    ),
-    "a warm start": (
-        {"training": HALF, "warm_start": {"method": "sft", "max_steps": 2}},
-        ("warm_start",),
-        "expected fp16: false on a CPU",
-    ),
-    "files of an arm's own teacher": (
-        {"arms": {"sft": None, "gkd": {"settings": {KWARGS: "fp16"}}}},
-        ("arms", "gkd"),
-        "model.fp16.safetensors",
-    ),
-    "files of a teacher that is searched": (
-        {"arms": {"gkd": {"search": {KWARGS: choices("fp16", "fp32")}}}},
-        ("arms", "gkd"),
-        "model.fp16.safetensors",
-    ),
-    "files of the study's teacher": (
-        {"teacher": {"model": "builtin/adder-teacher", "init_kwargs": {"variant": "fp16"}}},
-        ("teacher", "model"),
-        "model.fp16.safetensors",
+    "what all arms share": (
+        {
+            "teacher": {"model": "builtin/adder-teacher", "init_kwargs": {"variant": "fp16"}},
+            "student": {"model": "builtin/adder-student", "keep_layers": 77},
+            "training": {"fp16": True, "max_length": 96},
+            "warm_start": {"method": "sft", "max_steps": 2},
+            "arms": {"sft": None},
+        },
+        {
+            ("teacher", "model"): FILES,
+            ("student", "keep_layers"): "number of layers, found 77",
+            ("arms", "sft"): HALF_PRECISION,
+            ("warm_start",): HALF_PRECISION,
+        },
     ),
     "late-lora-target": (
         {"student": {"model": "builtin/adder-student", "lora": {"target_modules": ["query"]}}},
-        ("student", "lora", "target_modules"),
-        "expected names of the student's modules",
-    ),
-    "layers that the student does not have": (
-        {"student": {"model": "builtin/adder-student", "keep_layers": 77}},
-        ("student", "keep_layers"),
-        "number of layers, found 77",
+        {("student", "lora", "target_modules"): "expected names of the student's modules"},
     ),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_what_a_trial_would_end_with_is_refused_before_any_runs(
-    write_study: WriteStudy, case: str
+    write_study: Callable[..., Path], case: str
 ) -> None:
-    changes, key, message = CASES[case]
+    changes, expected = CASES[case]
     outcome, _ = prepare(load_study(write_study(**changes)), "data")
     assert outcome.examination is not None
     found = {problem.key: problem.message for problem in outcome.examination.problems}
-    assert message in found[key]
+    assert found.keys() == expected.keys()
+    for key, message in expected.items():
+        assert message in found[key]

@@ -84,7 +84,7 @@ def _closed(folders: Sequence[Path]) -> Iterator[Problem]:
         place = folder.resolve()
         there = next(path for path in (place, *place.parents) if os.path.lexists(path))
         if not there.is_dir():
-            message = f"expected a folder, or none yet, but {there} is a file"
+            message = f"cannot be made: {there} is a file"
         elif reason := _refusal(there):
             message = f"cannot be written: {reason} ({there})"
         else:

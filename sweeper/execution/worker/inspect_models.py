@@ -157,7 +157,7 @@ def rehearse_trainings(findings: Findings) -> None:
     with findings.noting("compute"):
         for key in spec.shards:
             check_sharding(origin.teacher if key == "shard_teacher" else origin.student, key)
-    seen: list[ModelConfig] = [origin.teacher]
+    sound: list[ModelConfig] = [origin.teacher]
     for trial in spec.rehearsals:
         # One problem of an arm is enough.
         if any(problem.key[:2] == trial.key[:2] for problem in findings.problems):
@@ -166,9 +166,9 @@ def rehearse_trainings(findings: Findings) -> None:
             rehearse(
                 trial, origin.student, device=spec.place.device, directory=spec.place.directory
             )
-            if (teacher := own_teacher(origin, trial.teacher)) not in seen:
-                seen.append(teacher)
+            if (teacher := own_teacher(origin, trial.teacher)) not in sound:
                 findings.note(check_loadable(teacher))
+                sound.append(teacher)
 
 
 def read_own_teachers(findings: Findings) -> None:

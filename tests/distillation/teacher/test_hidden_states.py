@@ -139,6 +139,7 @@ def _fill(
     results.put(None if stored is None else float(stored.states.sum()))
 
 
+@pytest.mark.soak
 def test_several_trials_may_fill_it_at_once(tmp_path: Path, resources: Resources) -> None:
     inputs = make_study_inputs(tmp_path)
     context = multiprocessing.get_context("spawn")
