@@ -217,7 +217,7 @@ def load_model(model: ModelConfig, device: str, *, seed: int = 0) -> PreTrainedM
         options: dict[str, Any] = {"dtype": dtype}
         if model.quantization is not None:
             options |= load_options(model, dtype, device)
-        loaded, _ = read_weights(model, **options, **model.init_kwargs)
+        loaded, _ = read_weights(model, **{**options, **model.init_kwargs})
         if kept is not None:
             layer_dropping.keep_layers(loaded, kept)
     keep_trainable(loaded)

@@ -145,6 +145,18 @@ def test_a_model_that_can_be_loaded_passes(tiny_teacher: str, values: dict[str, 
     assert check_loadable(StudentConfig(model=tiny_teacher, **values)) is None
 
 
+@pytest.mark.parametrize("quantization", [None, "int8", "int4"])
+def test_what_passes_can_be_loaded(tiny_teacher: str, quantization: str | None) -> None:
+    if quantization:
+        pytest.importorskip("bitsandbytes")
+    options = {"device_map": "auto", "dtype": "float32"}
+    model = ModelConfig.model_validate(
+        {"model": tiny_teacher, "quantization": quantization, "init_kwargs": options}
+    )
+    assert check_loadable(model) is None
+    assert load_model(model, "cpu").device.type == "cpu"
+
+
 def test_random_weights_need_no_files(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     assert check_loadable(StudentConfig(model=str(folder), random_init=True)) is None
