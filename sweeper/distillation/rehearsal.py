@@ -11,7 +11,14 @@ from sweeper.foundation.errors import BadInputError
 from sweeper.records import Rehearsal
 
 
-def rehearse(trial: Rehearsal, student: StudentConfig, *, device: str, directory: str) -> None:
+def rehearse(
+    trial: Rehearsal,
+    student: StudentConfig,
+    *,
+    device: str,
+    directory: str,
+    elsewhere: bool = False,
+) -> None:
     """Build the arguments and the adapter of a training.
 
     Args:
@@ -19,11 +26,12 @@ def rehearse(trial: Rehearsal, student: StudentConfig, *, device: str, directory
         student: Student of the study, by its directory.
         device: Torch device of trials.
         directory: Directory that a trainer may write to.
+        elsewhere: True if trials run on other devices, which are not known.
 
     Raises:
         BadInputError: The training would end with it.
     """
-    if trial.settings.fp16 and device == "cpu":
+    if trial.settings.fp16 and device == "cpu" and not elsewhere:
         raise BadInputError("expected fp16: false on a CPU, which trains in float32 or bfloat16")
     try:
         trainers.arguments(

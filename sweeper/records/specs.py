@@ -242,6 +242,8 @@ class PreparationSpec(Record):
     """Names below ``extra``, by arm, in the records of old versions."""
     rehearsals: tuple[Rehearsal, ...] = ()
     """Trainings whose parts ``data`` builds."""
+    elsewhere: bool = False
+    """True if trials run on machines whose devices this step does not see."""
     shards: tuple[Literal["shard_teacher", "shard_student"], ...] = ()
     """Keys of ``compute`` by which models are divided."""
     optimisers: dict[str, tuple[str, ...]] = {}

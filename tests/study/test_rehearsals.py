@@ -9,6 +9,12 @@ from typing import Any
 import pytest
 
 from sweeper.config.loading import load_study
+from sweeper.config.models import StudentConfig
+from sweeper.config.settings import MethodSettings
+from sweeper.distillation.models.loadable import check_loadable
+from sweeper.distillation.rehearsal import rehearse
+from sweeper.foundation.errors import BadInputError
+from sweeper.records import Rehearsal
 from tests.support.trial_jobs import prepare
 
 KWARGS = "teacher.init_kwargs.variant"
@@ -71,3 +77,17 @@ def test_what_a_trial_would_end_with_is_refused_before_any_runs(
     assert found.keys() == expected.keys()
     for key, message in expected.items():
         assert message in found[key]
+
+
+def test_devices_of_a_cluster_are_not_looked_for_here(tmp_path: Path) -> None:
+    student = StudentConfig(model="builtin/adder-student")
+    settings = MethodSettings(fp16=True, max_length=96)
+    trial = Rehearsal(key=("arms", "sft"), method="sft", settings=settings)
+    place = {"device": "cpu", "directory": str(tmp_path)}
+    with pytest.raises(BadInputError, match=HALF_PRECISION):
+        rehearse(trial, student, **place)
+    rehearse(trial, student, **place, elsewhere=True)
+    there = student.model_copy(update={"init_kwargs": {"device_map": "cuda:77"}})
+    with pytest.raises(BadInputError, match="devices of this machine"):
+        check_loadable(there)
+    assert check_loadable(there, elsewhere=True) is None

@@ -66,7 +66,8 @@ def run_data_step(study: LoadedStudy, device: str, cache: Path) -> DataCheck:
             files = paths.preparation("data")
             inputs = make_study_inputs(study, manifest, cache)
             spec = make_spec(study, inputs, suite_spec(study.selection), "data", files)
-            submit(spec, executor)
+            elsewhere = study.config.compute.executor != "local"
+            submit(spec.model_copy(update={"elsewhere": elsewhere}), executor)
             while not (finished := executor.wait(_POLL_SECONDS)):
                 pass
     outcome = finished[0].outcome

@@ -28,11 +28,11 @@ _NO_SETTING = re.compile(
 _SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
-def check_loadable(model: ModelConfig) -> str | None:
+def check_loadable(model: ModelConfig, *, elsewhere: bool = False) -> str | None:
     """Load a model, but of its files only the names and sizes of weights.
 
     Files that would have to be fetched are left for later, and so are those of weights that are
-    stored quantized.
+    stored quantized. Devices are not looked for if trials load the model ``elsewhere``.
 
     Returns:
         A note on weights that the model has no place for; None if there are none.
@@ -48,7 +48,8 @@ def check_loadable(model: ModelConfig) -> str | None:
             f"expected no revision, because {model.model} is a folder, which has one only; found"
             f" {model.revision!r}"
         )
-    check_devices(model.init_kwargs.get("device_map"))
+    if not elsewhere:
+        check_devices(model.init_kwargs.get("device_map"))
     if model.keep_layers is not None:
         made = without_weights(model.model_copy(update={"keep_layers": None}))
         layer_dropping.keep_layers(made, layer_dropping.chosen(model.keep_layers, config))

@@ -74,7 +74,7 @@ def read_models(findings: Findings) -> None:
                 findings.attention[role] = default
         if not any(p.key[:2] == (role, "init_kwargs") for p in findings.problems):
             with findings.noting(role, "model"):
-                findings.note(check_loadable(model))
+                findings.note(check_loadable(model, elsewhere=findings.spec.elsewhere))
         if settings := published_settings(model):
             findings.generation[role] = settings
     if teacher is not None and student is not None:
@@ -164,10 +164,14 @@ def rehearse_trainings(findings: Findings) -> None:
             continue
         with findings.noting(*trial.key):
             rehearse(
-                trial, origin.student, device=spec.place.device, directory=spec.place.directory
+                trial,
+                origin.student,
+                device=spec.place.device,
+                directory=spec.place.directory,
+                elsewhere=spec.elsewhere,
             )
             if (teacher := own_teacher(origin, trial.teacher)) not in sound:
-                findings.note(check_loadable(teacher))
+                findings.note(check_loadable(teacher, elsewhere=spec.elsewhere))
                 sound.append(teacher)
 
 
