@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sweeper.config.data import DataConfig, DatasetConfig
 from sweeper.config.evaluation import EvaluationConfig
 from sweeper.config.models import ModelConfig, StudentConfig
@@ -76,3 +78,13 @@ def train(
     )
     model, meter = distil(job)
     return model, meter, points
+
+
+@torch.no_grad()
+def move(model: Any, by: float) -> Any:
+    """Move whatever is trained of a model, as a training of ``by`` would; return the model."""
+    for name, weights in model.named_parameters():
+        if weights.requires_grad:
+            generator = torch.Generator().manual_seed(len(name))
+            weights.add_(by * torch.randn(weights.shape, generator=generator))
+    return model

@@ -22,7 +22,7 @@ from sweeper.distillation.train import starting_student
 from sweeper.foundation.errors import BadInputError
 from sweeper.records import KeptStudent, Resources
 from tests.support.tiny_models import make_tiny
-from tests.support.training_jobs import make_study_inputs
+from tests.support.training_jobs import make_study_inputs, move
 
 pytestmark = [
     # PEFT's, about the transposed layers of GPT-2, and about names that no module has.
@@ -111,12 +111,7 @@ def as_if_trained(student: StudentConfig) -> Any:
     model: Any = load_model(student.before_training(), "cpu", seed=1)
     if student.lora is not None:
         model = add_adapter(model, student.lora, {}, seed=1)
-    with torch.no_grad():
-        for name, weights in model.named_parameters():
-            if weights.requires_grad:
-                generator = torch.Generator().manual_seed(len(name))
-                weights.add_(0.2 * torch.randn(weights.shape, generator=generator))
-    return model
+    return move(model, 0.2)
 
 
 def adapted(path: str, **lora: Any) -> StudentConfig:

@@ -29,7 +29,7 @@ from sweeper.records import KeptStudent, PreparationSpec, Resources, Scores, Sui
 from sweeper.records.layout import JobPaths
 from tests.support.tiny_models import make_tiny
 from tests.support.tiny_studies import ROOT
-from tests.support.training_jobs import make_study_inputs
+from tests.support.training_jobs import make_study_inputs, move
 
 LORA = LoraConfig(r=4, alpha=8.0)
 HEAD = LoraConfig(r=4, alpha=8.0, modules_to_save=("lm_head",))
@@ -84,11 +84,7 @@ class Exported:
         model: Any = load_model(config.before_training(), "cpu")
         if config.lora is not None:
             model = add_adapter(model, config.lora, {}, seed=1)
-        with torch.no_grad():
-            for name, weights in model.named_parameters():
-                if weights.requires_grad:
-                    generator = torch.Generator().manual_seed(len(name))
-                    weights.add_(0.05 * torch.randn(weights.shape, generator=generator))
+        move(model, 0.05)
         self.trained = scored(self.spec, model, data, self.progress)
         note_answers(self.spec, keep, model, data)
         save_student(model, data.tokenizer, keep, None, scored_in)
