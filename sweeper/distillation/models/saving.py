@@ -17,7 +17,7 @@ from sweeper.config.base import ScoringDtype
 from sweeper.config.models import StudentConfig
 from sweeper.distillation.models.adapters import load_adapted, merged_in_place
 from sweeper.distillation.models.answer_ends import end_token_ids
-from sweeper.distillation.models.quantization import load_options
+from sweeper.distillation.models.quantization import keep_trainable, load_options
 from sweeper.records import KeptStudent
 
 
@@ -93,6 +93,8 @@ def load_saved(
         model = load_adapted(directory, options)
         # PEFT leaves that of the model below, which may ask for samples.
         model.generation_config = GenerationConfig.from_pretrained(directory)
+    # Its digits are to be those of training and scoring.
+    keep_trainable(model)
     if "device_map" not in options:
         model = model.to(device)
     tokenizer = AutoTokenizer.from_pretrained(
