@@ -98,7 +98,7 @@ def kill(study: WholeStudy, name: str) -> None:
     assert killed.returncode == -9, (name, killed.stdout, killed.stderr)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_study_that_is_killed_at_one_boundary_after_the_other(
     undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
