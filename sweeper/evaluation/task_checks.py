@@ -65,7 +65,7 @@ def check_values(config: Mapping[str, Any]) -> None:
     if config.get("output_type", "generate_until") == "generate_until":
         _check_generation(config.get("generation_kwargs") or {})
     _check_metrics(config)
-    _check_filters(config.get("filter_list") or ())
+    _check_filters(config.get("filter_list"))
 
 
 def _is_odd_number(value: Any, kinds: Sequence[type]) -> bool:
@@ -212,9 +212,11 @@ def _check_metrics(config: Mapping[str, Any]) -> None:
             )
 
 
-def _check_filters(listed: Sequence[Any]) -> None:
+def _check_filters(listed: Sequence[Any] | None) -> None:
+    if listed is not None and not listed:
+        raise BadInputError("filter_list: expected a filter, found []; leave the key out for none")
     names: set[str] = set()
-    for number, item in enumerate(listed):
+    for number, item in enumerate(listed or ()):
         place = f"filter_list.{number}"
         steps = item.get("filter") if isinstance(item, Mapping) else None
         if not isinstance(steps, list) or not steps or not isinstance(item.get("name"), str):

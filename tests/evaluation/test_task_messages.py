@@ -237,6 +237,7 @@ def test_settings_that_no_answer_can_have_are_refused(
 FIRST = {"function": "take_first"}
 FILTERS: list[tuple[Any, str]] = [
     ("strict", "filter_list: expected a list, found 'strict'"),
+    ([], "filter_list: expected a filter, found []; leave the key out for none"),
     ([{"name": "x"}], "filter_list.0: expected name: NAME and filter: with a list"),
     ([{"name": "x", "filter": [{"function": "nope"}]}], "lm-eval has no filter 'nope'; it has"),
     ([{"name": "x", "filter": [{"function": "regex", "regex_pattern": "("}]}], "missing )"),
