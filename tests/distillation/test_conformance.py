@@ -88,8 +88,8 @@ KINDS = {
         student={"lora": LORA},
         settings={"teacher_signal": "top_k", "teacher_top_k": 4, "beta": 1.0},
     ),
-    "one token in bfloat16 autocast": Kind(
-        settings={"teacher_signal": "top_k", "teacher_top_k": 1, "bf16": True}
+    "64 tokens of the teacher in bfloat16 autocast": Kind(
+        settings={"teacher_signal": "top_k", "teacher_top_k": 64, "bf16": True}
     ),
     "one sampled token": Kind(settings={"teacher_signal": "sampled", "temperature": 0.7}),
     "one sampled token, LoRA, soft-capped": Kind(
