@@ -71,6 +71,16 @@ def test_signals_that_a_study_may_have(folder: Path, override: str) -> None:
             "found 0.5: one token estimates the divergence only where the student sampled it",
         ),
         (
+            gkd("{teacher_signal: sampled, lmbda: 1.0, disable_dropout: false}"),
+            "settings.disable_dropout",
+            "expected true with teacher_signal: sampled: students sample without dropout",
+        ),
+        (
+            gkd("{teacher_signal: sampled, lmbda: 1.0, extra.neftune_noise_alpha: 5}"),
+            "settings.teacher_signal",
+            "expected exact or top_k with neftune_noise_alpha",
+        ),
+        (
             gkd("{engine: trl, teacher_signal: top_k}"),
             "settings.teacher_signal",
             "has no effect with engine: trl",
