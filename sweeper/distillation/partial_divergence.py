@@ -11,9 +11,9 @@ the k + 1 logits, that of token i is g_i among the k, and g_rest p_i / p_rest am
 
 **Sampled.** For the reverse KL, KL(p‖q) = E[log p(x) - log q(x)] over tokens x of the student's
 distribution p. Its gradient is E[(log p(x) - log q(x)) ∇ log p(x)], because E[∇ log p(x)] = 0. One
-token that the student sampled gives an unbiased estimate of both: the policy gradient of "On-Policy
-Distillation" (https://thinkingmachines.ai/blog/on-policy-distillation/, 2025) and, for one step, of
-MiniLLM (https://arxiv.org/abs/2306.08543). The value is k1 of
+token that the student sampled gives an unbiased estimate of both. It is the policy gradient of
+"On-Policy Distillation" (https://thinkingmachines.ai/blog/on-policy-distillation/, 2025), and
+estimates the single-step part of MiniLLM's (https://arxiv.org/abs/2306.08543). The value is k1 of
 http://joschu.net/blog/kl-approx.html, whose own gradient, ∇ log p(x), is 0 on average: so value and
 gradient are computed apart. Tokens sampled at another temperature than 1 come from another
 distribution r; they count p(x) / r(x) times, which keeps both estimates unbiased.
