@@ -17,6 +17,8 @@ _STOCK_HAS_NONE = (
     "length_bucketing",
     "rollout_batch_size",
     "stock_normalization",
+    "teacher_signal",
+    "teacher_top_k",
 )
 """Settings that the stock trainers do not have."""
 NO_DROPOUT = "at disable_dropout: true, the default, which turns the adapter's off too"
@@ -86,6 +88,11 @@ def _dead_in_arm(config: StudyConfig, arm: ArmConfig) -> dict[str, str]:
     if arm.method == "gkd" and lmbda == 0:
         idle.add("rollout_batch_size")
     dead |= dict.fromkeys(idle, f"at lmbda: {lmbda}")
+    signals = {value for _, value in arm.places("teacher_signal")} or {fixed.teacher_signal}
+    if "top_k" not in signals:
+        dead.setdefault("teacher_top_k", "without teacher_signal: top_k")
+    if signals == {"sampled"}:
+        dead["beta"] = "at teacher_signal: sampled, which estimates the loss of beta: 1"
     if not may_drop(arm):
         dead["lora.dropout"] = NO_DROPOUT
     return dead

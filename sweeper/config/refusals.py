@@ -24,6 +24,7 @@ from sweeper.config.optimisation import (
 )
 from sweeper.config.settings import MethodSettings, resolve
 from sweeper.config.study import StudyConfig
+from sweeper.config.teacher_signal import signal_problems
 
 _KWARGS = "lr_scheduler_kwargs"
 NO_FP16 = "fp16 needs a GPU (bf16 also works on a CPU)"
@@ -38,6 +39,7 @@ def refusals(config: StudyConfig) -> Iterator[Refusal]:
     yield from _precisions(config)
     yield from _schedules(config)
     yield from _lengths(config)
+    yield from signal_problems(config)
     yield from dead_keys(config)
 
 

@@ -50,7 +50,7 @@ LearningRateSchedule = Literal[
     "warmup_stable_decay",
 ]
 """transformers' schedules that follow from the step alone."""
-
+TeacherSignal = Literal["exact", "top_k", "sampled"]
 
 _KWARGS = "lr_scheduler_kwargs"
 
@@ -139,6 +139,12 @@ class MethodSettings(TrainingConfig):
     beta: Fraction = 0.5
     """The divergence: 0 = KL(teacher‖student), 1 = KL(student‖teacher), between them the
     generalized JSD."""
+    teacher_signal: TeacherSignal = "exact"
+    """How much of the teacher's next-token distribution the loss reads: all of it, its
+    `teacher_top_k` most likely tokens and the mass of the rest, or the probability of the token
+    that the student `sampled` (`gkd` at `lmbda: 1`; an estimate of the loss of `beta: 1`)."""
+    teacher_top_k: PositiveInt = 16
+    """Number of tokens of `teacher_signal: top_k`, at most those of the vocabulary."""
     disable_dropout: bool = True
     """Train without dropout, the adapter's included."""
     seq_kd: bool = False
@@ -153,7 +159,7 @@ ON_POLICY_KEYS = ("temperature", "max_new_tokens")
 METHOD_KEYS: dict[Method, frozenset[str]] = {
     "sft": frozenset({"disable_dropout"}),
     "seqkd": frozenset({"disable_dropout"}),
-    "supervised_kd": frozenset({"disable_dropout", "seq_kd"}),
+    "supervised_kd": frozenset({"disable_dropout", "seq_kd", "teacher_signal", "teacher_top_k"}),
     "gkd": GKD_KEYS,
 }
 NOT_SEARCHABLE = {
@@ -271,39 +277,62 @@ def in_steps(settings: MethodSettings, rows: int | None, devices: int) -> Method
 
 
 def effective(method: Method, settings: MethodSettings) -> MethodSettings:
-    """Return the settings as the method uses them: supervised KD is GKD at lmbda 0 and beta 0."""
-    if method != "supervised_kd":
-        return settings
-    return settings.model_copy(update={"lmbda": 0.0, "beta": 0.0})
+    """Return the settings as the method uses them.
 
-
-def without_effect(method: Method, lmbda: object) -> frozenset[str]:
-    """Return the settings of ``method`` that change nothing at ``lmbda``; None: not yet known.
-
-    At 0 nothing is sampled from the student. At 1 every sequence is, so none comes from the data or
-    from the teacher's answers.
+    Supervised KD is GKD at lmbda 0 and beta 0; one sampled token estimates the loss of beta 1.
     """
+    if method == "supervised_kd":
+        return settings.model_copy(update={"lmbda": 0.0, "beta": 0.0})
+    if method == "gkd" and settings.teacher_signal == "sampled":
+        return settings.model_copy(update={"beta": 1.0})
+    return settings
+
+
+def without_effect(
+    method: Method, lmbda: object, signal: TeacherSignal | None = None
+) -> frozenset[str]:
+    """Return the settings of ``method`` that change nothing at some values of others.
+
+    At ``lmbda`` 0 nothing is sampled from the student. At 1 every sequence is, so none comes from
+    the data or from the teacher's answers.
+
+    Args:
+        method: Method of the arm.
+        lmbda: Share of on-policy sequences; None if it is not yet known.
+        signal: What the loss reads of the teacher; None if it is not yet known.
+    """
+    idle: set[str] = set()
     if method == "gkd" and lmbda == 0:
-        return frozenset((*ON_POLICY_KEYS, "stock_normalization"))
+        idle |= {*ON_POLICY_KEYS, "stock_normalization"}
     if method == "gkd" and lmbda == 1:
-        return frozenset({"seq_kd"})
-    return frozenset()
+        idle.add("seq_kd")
+    if signal == "sampled":
+        idle.add("beta")
+    if signal in ("exact", "sampled"):
+        idle.add("teacher_top_k")
+    return frozenset(idle)
 
 
-DECISIVE = ("lmbda", "disable_dropout")
+DECISIVE = ("lmbda", "disable_dropout", "teacher_signal")
 """Settings whose values leave others without effect."""
+_DECIDED_BY = {
+    "lora.dropout": "disable_dropout",
+    "beta": "teacher_signal",
+    "teacher_top_k": "teacher_signal",
+}
 
 
 def deciding(name: str) -> str:
     """Return the setting that decides if ``name`` has an effect."""
-    return "disable_dropout" if name == "lora.dropout" else "lmbda"
+    return _DECIDED_BY.get(name, "lmbda")
 
 
 def is_dead(method: Method, name: str, values: Mapping[str, Any]) -> bool:
     """Return True if the setting ``name`` can have no effect next to ``values``."""
     if name == "lora.dropout":
         return bool(values.get("disable_dropout", True))
-    return name in without_effect(method, values.get("lmbda"))
+    signal = values.get("teacher_signal", "exact")
+    return name in without_effect(method, values.get("lmbda"), signal)
 
 
 def model_settings(prefix: str, *layers: dict[str, Any]) -> dict[str, Scalar]:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import Discriminator, Field, Tag
 
 from sweeper.config.base import Name, PositiveInt, Problems, Scalar, Strict, short
-from sweeper.config.settings import Method, deciding, is_dead, is_setting
+from sweeper.config.settings import Method, MethodSettings, deciding, is_dead, is_setting
 from sweeper.config.space import AnySpace, as_sampled
 from sweeper.config.unknown_keys import unknown_name
 
@@ -113,7 +113,7 @@ def _dead(
     """Say why a given setting has no effect, or may have none; None if it always has."""
     cause = deciding(name)
     if cause not in search or cause in values:
-        at = short(values.get(cause, True))
+        at = short(values.get(cause, MethodSettings.model_fields[cause].default))
         return f"{name!r} has no effect at {cause}: {at}" if is_dead(method, name, values) else None
     for value in search[cause].grid() or ():
         if is_dead(method, name, {**values, cause: value}):

@@ -48,8 +48,10 @@ class SampledTokens:
         """Begin with sums of zero."""
         return cls(tokens, torch.zeros(3, device=tokens.device))
 
-    def add(self, rows: slice, z: Tensor, teacher: Tensor, p: Tensor, q: Tensor) -> None:
-        """Add some positions; ``z``, the student's logits, become scratch space.
+    def add(
+        self, rows: slice, z: Tensor, teacher: Tensor, p: Tensor, q: Tensor, *, scratch: Tensor
+    ) -> None:
+        """Add some positions.
 
         Args:
             rows: The positions.
@@ -57,11 +59,12 @@ class SampledTokens:
             teacher: Logits of the teacher.
             p: Probabilities of the student.
             q: Probabilities of the teacher.
+            scratch: Space of the same shape, which may be ``z``.
         """
         index = self.tokens[rows].to(z.device)[:, None]
-        entropy, _ = _entropy(z, p, scratch=z)
+        entropy, _ = _entropy(z, p, scratch=scratch)
         chosen = teacher.gather(-1, index)[:, 0]
-        theirs, scale = _entropy(teacher, q, scratch=z)
+        theirs, scale = _entropy(teacher, q, scratch=scratch)
         found = torch.stack([entropy, theirs, chosen - scale]).sum(1)
         self.sums += found.to(self.sums)
 
@@ -117,12 +120,45 @@ class Heads:
         Raises:
             ValueError: beta is outside, or the numbers of positions or of logits do not match.
         """
-        if not 0 <= beta <= 1:
-            raise ValueError(f"beta must be in [0, 1], but got {beta}")
-        if len(ours) != len(theirs):
-            raise ValueError(f"positions must match, but got {len(ours)} and {len(theirs)}")
+        check_divergence(beta, len(ours), len(theirs))
         objective = _TeacherDivergence(self, theirs.detach(), float(beta), sampled)
         return chunked_loss(ours, self.student, objective, budget=budget)
+
+    def teacher_logits(self, theirs: Tensor, vocabulary: int, device: torch.device) -> Tensor:
+        """Return the teacher's logits, at least in float32.
+
+        Args:
+            theirs: States of the teacher.
+            vocabulary: Number of the student's logits.
+            device: Device of the student's logits.
+
+        Raises:
+            ValueError: The numbers of logits do not match.
+        """
+        logits = self.teacher.logits(theirs).to(device)
+        if self.cut and logits.shape[1] > vocabulary:
+            logits = logits[:, :vocabulary]
+        if logits.shape[1] != vocabulary:
+            counts = f"{vocabulary} and {logits.shape[1]}"
+            raise ValueError(f"student and teacher must give as many logits, but got {counts}")
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+def check_divergence(beta: float, ours: int, theirs: int) -> None:
+    """Check the arguments of a divergence.
+
+    Args:
+        beta: Interpolation of the divergence.
+        ours: Number of the student's positions.
+        theirs: Number of the teacher's positions.
+
+    Raises:
+        ValueError: beta is outside, or the numbers of positions do not match.
+    """
+    if not 0 <= beta <= 1:
+        raise ValueError(f"beta must be in [0, 1], but got {beta}")
+    if ours != theirs:
+        raise ValueError(f"positions must match, but got {ours} and {theirs}")
 
 
 @dataclass(frozen=True)
@@ -142,26 +178,36 @@ class _TeacherDivergence:
     sampled: SampledTokens | None
 
     def chunk(self, rows: slice, vocabulary: int, device: torch.device) -> Tensor:
-        """Return the teacher's logits, at least in float32."""
-        logits = self.heads.teacher.logits(self.theirs[rows]).to(device)
-        if self.heads.cut and logits.shape[1] > vocabulary:
-            logits = logits[:, :vocabulary]
-        if logits.shape[1] != vocabulary:
-            counts = f"{vocabulary} and {logits.shape[1]}"
-            raise ValueError(f"student and teacher must give as many logits, but got {counts}")
-        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+        """Return the teacher's logits."""
+        return self.heads.teacher_logits(self.theirs[rows], vocabulary, device)
 
     def into_gradient(self, logits: Tensor, targets: Tensor, rows: slice, work: Tensor) -> Tensor:
         """Return the divergence of each position; ``logits`` become its gradient."""
-        divergence = _kl if self.beta in (0, 1) else _mixed
         teacher = targets.to(logits.dtype)
         sampled = self.sampled
-        watch = None if sampled is None else partial(sampled.add, rows, logits, teacher)
-        return divergence(logits, teacher, self.beta, work, watch)
+        watch = None
+        if sampled is not None:
+            watch = partial(sampled.add, rows, logits, teacher, scratch=logits)
+        return divergence_into_gradient(logits, teacher, self.beta, work, watch)
 
 
 _Watch = Callable[[Tensor, Tensor], None] | None
 """Receives p and q, as soon as the student's logits are not needed any more."""
+
+
+def divergence_into_gradient(
+    z: Tensor, teacher: Tensor, beta: float, work: Tensor, watch: _Watch = None
+) -> Tensor:
+    """Return the divergence of each position; turn ``z``, the student's logits, into its gradient.
+
+    Args:
+        z: Logits of the student (positions × outcomes).
+        teacher: Logits of the teacher.
+        beta: Interpolation, as ``Heads.divergence`` has it.
+        work: Scratch space of three times the logits' shape.
+        watch: Callback for the probabilities of both, which may overwrite ``z``.
+    """
+    return (_kl if beta in (0, 1) else _mixed)(z, teacher, beta, work, watch)
 
 
 def _kl(z: Tensor, teacher: Tensor, beta: float, work: Tensor, watch: _Watch = None) -> Tensor:

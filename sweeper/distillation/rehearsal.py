@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.distillation import trainers
+from sweeper.distillation.data.compatibility import token_ids
 from sweeper.distillation.models.adapters import add_adapter
 from sweeper.distillation.models.loading import without_weights
 from sweeper.distillation.sharding import layers_of
@@ -33,6 +34,7 @@ def rehearse(
     """
     if trial.settings.fp16 and device == "cpu" and not elsewhere:
         raise BadInputError("expected fp16: false on a CPU, which trains in float32 or bfloat16")
+    _check_top_k(trial, student)
     try:
         trainers.arguments(
             trial.method, trial.settings, output_dir=directory, device=device, seed=0
@@ -42,6 +44,24 @@ def rehearse(
         raise BadInputError(f"the libraries refuse the settings: {reason}") from error
     if trial.lora and student.lora is not None:
         add_adapter(without_weights(student), student.lora, trial.lora, seed=0)
+
+
+def _check_top_k(trial: Rehearsal, student: StudentConfig) -> None:
+    """Check that the vocabulary has the tokens that a training reads of the teacher.
+
+    Raises:
+        BadInputError: It has fewer.
+    """
+    key, settings = "teacher_top_k", trial.settings
+    # Rehearsals change one setting at a time, so the other need not be top_k here.
+    if not trainers.uses_teacher(trial.method) or (
+        settings.teacher_signal != "top_k" and key not in trial.key
+    ):
+        return
+    if settings.teacher_top_k > (tokens := token_ids(student)):
+        place = trial.key if key in trial.key else (*trial.key[:2], "settings", key)
+        message = f"expected at most {tokens:,}, the tokens that student and teacher have in common"
+        raise BadInputError(f"{message}, found {settings.teacher_top_k:,}", place)
 
 
 def check_sharding(model: ModelConfig, key: str) -> None:

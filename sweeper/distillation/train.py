@@ -39,6 +39,8 @@ from sweeper.foundation.environment import library_versions
 from sweeper.foundation.errors import BadInputError, DivergedError
 from sweeper.records import Resources, StudyInputs, seeds
 
+_NOT_IN_WARM_STARTS = {"checkpoint_every", "teacher_signal", "teacher_top_k"}
+"""Settings that change nothing in a warm start."""
 _TRIALS_TO_PAY = 4
 """Number of trials within which reading all sequences once must pay off."""
 
@@ -143,7 +145,7 @@ def _warm_start(
         "data": data.fingerprint,
         "template": str(data.tokenizer.chat_template),
         "method": warm.method,
-        "settings": settings.model_dump(mode="json", exclude={"checkpoint_every"}),
+        "settings": settings.model_dump(mode="json", exclude=_NOT_IN_WARM_STARTS),
         "seed": inputs.seed,
         "device": resources.device.partition(":")[0],
         "threads": inputs.cache_threads,
@@ -318,7 +320,7 @@ def _make_trainer(
     if teacher is not None:
         loss = trainers.TeacherLoss(
             teacher,
-            settings.beta,
+            settings,
             stored=states,
             sharded=job.resources.shard_teacher and processes.size > 1,
             autocast=trainers.autocast_dtype(options["args"]),

@@ -87,7 +87,8 @@ class CollapseWatch:
             self._rows[kind] = self._rows[kind] + 1 if message else 0
             if message and self._rows[kind] >= CONSECUTIVE and kind not in self._found:
                 self._found.add(kind)
-                remedies = tuple(_REMEDIES[kind](self._spec.settings))
+                settings = self._spec.settings
+                remedies = tuple(_allowed(each, settings) for each in _REMEDIES[kind](settings))
                 if kind in _BY_START and self._spec.origin.warm_start is None:
                     remedies += ("a warm_start",)
                 signs.append(CollapseSign(kind=kind, step=step, message=message, remedies=remedies))
@@ -176,6 +177,13 @@ def _against_certainty(settings: MethodSettings) -> Iterator[str]:
     if settings.temperature < 1:
         yield "a higher temperature"
     yield "fewer max_steps"
+
+
+def _allowed(remedy: str, settings: MethodSettings) -> str:
+    """Return a remedy with what it needs: one sampled token leaves no choice of lmbda and beta."""
+    if settings.teacher_signal == "sampled" and remedy in ("a lower lmbda", "a lower beta"):
+        return f"teacher_signal: exact with {remedy}"
+    return remedy
 
 
 _REMEDIES: dict[CollapseKind, Callable[[MethodSettings], Iterator[str]]] = {

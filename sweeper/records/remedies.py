@@ -260,7 +260,8 @@ def divergence_remedies(spec: TrialSpec) -> tuple[str, ...]:
     if not settings.disable_dropout:
         found.append("disable_dropout: true")
     if spec.method == "gkd":
-        found.append("another beta")
+        noisy = settings.teacher_signal == "sampled"
+        found.append("teacher_signal: exact" if noisy else "another beta")
     return tuple(found)
 
 

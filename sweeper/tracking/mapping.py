@@ -3,9 +3,9 @@
 Names are made for comparing all trials of a study in one view, whatever their arm:
 
 - parameters: ``gkd/lmbda``, ``gkd/beta``, ``gkd/temperature``, ``gkd/max_new_tokens``,
-  ``gkd/seq_kd``; ``training/learning_rate`` …; ``study/arm``, ``study/method`` …; ``teacher/…``,
-  ``student/…`` and ``lora/…``. A parameter that changes nothing in a trial is left out, so that no
-  plot shows it as a cause.
+  ``gkd/seq_kd``, ``gkd/teacher_signal`` …; ``training/learning_rate`` …; ``study/arm``,
+  ``study/method`` …; ``teacher/…``, ``student/…`` and ``lora/…``. A parameter that changes nothing
+  in a trial is left out, so that no plot shows it as a cause.
 - curves: ``train/loss``, ``train/on_policy_share`` …, ``seconds/rollout`` …
 - results: ``score/selection``, ``score/<task>``; ``cost/steps``, ``cost/device_seconds`` …
 """
@@ -102,7 +102,8 @@ def as_tags(values: Mapping[str, object]) -> dict[str, str]:
 def effective_settings(method: Method, settings: MethodSettings) -> dict[str, Any]:
     """Return the settings that change what a trial of ``method`` does, without mappings.
 
-    ``supervised_kd`` is GKD at ``lmbda = 0`` and ``beta = 0``, and shows as that.
+    ``supervised_kd`` is GKD at ``lmbda = 0`` and ``beta = 0``, and shows as that. One sampled token
+    estimates the loss of ``beta = 1``, and shows as that.
     """
     values = settings.model_dump(exclude={"extra", "lr_scheduler_kwargs"})
     # How much is done at a time, and how often it is saved, changes no result.
@@ -112,7 +113,10 @@ def effective_settings(method: Method, settings: MethodSettings) -> dict[str, An
         alive |= {"lmbda", "beta"}
     if method != "gkd":
         alive.discard("stock_normalization")
-    alive -= without_effect(method, values["lmbda"])
+    alive -= without_effect(method, values["lmbda"], settings.teacher_signal)
+    if method == "gkd" and settings.teacher_signal == "sampled":
+        values["beta"] = 1.0
+        alive.add("beta")
     return {name: value for name, value in values.items() if name in alive}
 
 

@@ -82,6 +82,19 @@ KINDS = {
     "with scaled logits in bfloat16 autocast": Kind("granite", settings={"bf16": True}),
     "without an end token in its template": Kind("glm4"),
     "checkpointed activations": Kind(settings={"gradient_checkpointing": True}),
+    "four tokens of the teacher": Kind(settings={"teacher_signal": "top_k", "teacher_top_k": 4}),
+    "four tokens of the teacher, LoRA, soft-capped": Kind(
+        "gemma2",
+        student={"lora": LORA},
+        settings={"teacher_signal": "top_k", "teacher_top_k": 4, "beta": 1.0},
+    ),
+    "64 tokens of the teacher in bfloat16 autocast": Kind(
+        settings={"teacher_signal": "top_k", "teacher_top_k": 64, "bf16": True}
+    ),
+    "one sampled token": Kind(settings={"teacher_signal": "sampled", "temperature": 0.7}),
+    "one sampled token, LoRA, soft-capped": Kind(
+        "gemma2", student={"lora": LORA}, settings={"teacher_signal": "sampled"}
+    ),
 }
 
 
@@ -102,7 +115,11 @@ def written_config(model: Any, folder: Path) -> dict[str, Any]:
 
 
 def documented_loss(
-    student: Any, teacher: Any, sequences: Sequence[TokenSequence], method: Method, beta: float
+    student: Any,
+    teacher: Any,
+    sequences: Sequence[TokenSequence],
+    method: Method,
+    settings: MethodSettings,
 ) -> float:
     """Compute a method's loss from the models' own logits, a sequence at a time."""
     total, tokens = 0.0, 0
@@ -110,14 +127,37 @@ def documented_loss(
         answer = torch.tensor(sequence.completion)
         ids = torch.tensor([[*sequence.prompt, *sequence.completion]])
         rows = slice(len(sequence.prompt) - 1, -1)
-        log_p = student(ids).logits[0, rows].float().log_softmax(-1)
+        logits = student(ids).logits[0, rows].double()
+        log_p = logits.log_softmax(-1)
         if method in ("supervised_kd", "gkd"):
-            log_q = teacher(ids).logits[0, rows].float().log_softmax(-1)
-            total += divergence(log_p.double(), log_q.double(), beta)
+            log_q = teacher(ids).logits[0, rows].double().log_softmax(-1)
+            if settings.teacher_signal == "sampled":
+                total += sampled_estimate(logits, log_q, answer[:, None], settings.temperature)
+                tokens += len(answer)
+                continue
+            if settings.teacher_signal == "top_k":
+                best = log_q.topk(settings.teacher_top_k).indices
+                log_p, log_q = (merged(log, best) for log in (log_p, log_q))
+            total += divergence(log_p, log_q, settings.beta)
         else:
             total -= float(log_p.gather(-1, answer[:, None]).sum())
         tokens += len(answer)
     return total / tokens
+
+
+def merged(log_p: Tensor, tokens: Tensor) -> Tensor:
+    """Merge all other tokens into one outcome."""
+    others = log_p.exp().scatter(-1, tokens, 0.0).sum(-1, keepdim=True).log()
+    return torch.cat([log_p.gather(-1, tokens), others], -1)
+
+
+def sampled_estimate(logits: Tensor, log_q: Tensor, tokens: Tensor, temperature: float) -> float:
+    """Estimate KL(student‖teacher) by tokens sampled at a temperature."""
+    log_p, sampled_from = (
+        x.log_softmax(-1).gather(-1, tokens) for x in (logits, logits / temperature)
+    )
+    weights = (log_p - sampled_from).exp()
+    return float((weights * (log_p - log_q.gather(-1, tokens))).sum())
 
 
 def divergence(log_p: Tensor, log_q: Tensor, beta: float) -> float:
@@ -240,6 +280,8 @@ def test_arms_differ_in_nothing_but_sequences_and_loss(
             "logging_steps": 1,
             **kind.settings,
         }
+        if method != "gkd" and values.get("teacher_signal") == "sampled":
+            values["teacher_signal"] = "exact"  # they sample nothing
         settings = effective(method, MethodSettings(**values))
         sequences = training_sequences(data, shared_teacher, method, settings).sequences
         start = starting_student(data, resources).eval()
@@ -256,10 +298,10 @@ def test_arms_differ_in_nothing_but_sequences_and_loss(
             student: Any = start,
             read: Any = read,
             method: Method = method,
-            beta: float = settings.beta,
+            settings: MethodSettings = settings,
             expected: list[float] = expected,
         ) -> None:
-            expected.append(documented_loss(student, read, trained_on, method, beta))
+            expected.append(documented_loss(student, read, trained_on, method, settings))
 
         watch.rollouts.clear()
         watch.on_rollouts = expect

@@ -199,6 +199,40 @@ def test_supervised_kd_on_the_teachers_own_answers(tmp_path: Path, resources: Re
     assert len(list((tmp_path / "cache" / "teacher_outputs").glob("[!.]*"))) == 1
 
 
+def test_more_tokens_of_the_teacher_come_closer_to_all(
+    tmp_path: Path, resources: Resources
+) -> None:
+    """With stored states of the teacher too, the loss grows to the exact one's."""
+    losses = {}
+    for gibibytes in (0.0, 1.0):
+        inputs = make_study_inputs(tmp_path / str(gibibytes), teacher_states_gib=gibibytes)
+        for k in (1, 4, 18):
+            signal = {"teacher_signal": "top_k", "teacher_top_k": k, "max_steps": 2}
+            _, _, points = train(inputs, resources, "supervised_kd", **signal)
+            losses[gibibytes, k] = [point["loss"] for point in points]
+        _, _, points = train(inputs, resources, "supervised_kd", max_steps=2)
+        exact = [point["loss"] for point in points]
+        assert losses[gibibytes, 18] == pytest.approx(exact, rel=1e-5)
+        assert losses[gibibytes, 1][0] < losses[gibibytes, 4][0] < exact[0]
+    assert losses[0.0, 4] == pytest.approx(losses[1.0, 4], rel=1e-5)
+
+
+def test_one_sampled_token_trains_and_shows_what_is_watched(
+    tmp_path: Path, resources: Resources
+) -> None:
+    inputs = make_study_inputs(tmp_path)
+    settings = {"lmbda": 1.0, "temperature": 1.0, "max_steps": 1}
+    _, _, [exact] = train(inputs, resources, "gkd", beta=1.0, **settings)
+    student, _, [sampled] = train(inputs, resources, "gkd", teacher_signal="sampled", **settings)
+    start = weights(starting_student(read_training_data(inputs), resources))
+    assert not torch.equal(weights(student), start)
+    # On the same rollouts: the estimate is of about 40 tokens.
+    assert sampled["rollout_length"] == exact["rollout_length"]
+    assert sampled["loss"] != exact["loss"]
+    for name in ("student_entropy", "teacher_entropy", "teacher_logprob"):
+        assert sampled[name] == pytest.approx(exact[name], rel=1e-5)
+
+
 def test_bfloat16_follows_float32(tmp_path: Path, resources: Resources) -> None:
     inputs = make_study_inputs(tmp_path)
     start = load_model(inputs.student, "cpu")

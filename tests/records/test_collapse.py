@@ -113,6 +113,9 @@ def test_remedies_name_keys_that_can_move(spec: TrialSpec) -> None:
     assert "lower beta" not in remedies("entropy", beta=0.0)
     assert "higher temperature" in remedies("repetition", temperature=0.3)
     assert "higher temperature" not in remedies("repetition", temperature=1.0)
+    assert "teacher_signal: exact with a lower lmbda" in remedies(
+        "length", teacher_signal="sampled"
+    )
     assert "warm_start" in remedies("endless")
 
 

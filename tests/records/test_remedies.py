@@ -104,6 +104,8 @@ def test_a_diverged_training_is_told_what_is_not_done_yet(spec: Spec) -> None:
         "disable_dropout: true",
         "another beta",
     )
+    noisy = spec("gkd", lmbda=1.0, teacher_signal="sampled")
+    assert divergence_remedies(noisy)[-1] == "teacher_signal: exact"
     # Its divergence is fixed.
     assert divergence_remedies(spec("supervised_kd")) == (
         "a lower learning_rate",

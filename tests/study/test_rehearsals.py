@@ -59,6 +59,34 @@ CASES: dict[str, tuple[dict[str, Any], dict[tuple[str, ...], str]]] = {
             ("warm_start",): HALF_PRECISION,
         },
     ),
+    "more-tokens-than-the-vocabulary-has": (
+        {
+            "arms": {
+                "fixed": {
+                    "method": "gkd",
+                    "settings": {"teacher_signal": "top_k", "teacher_top_k": 19},
+                },
+                "default": {"method": "supervised_kd", "settings": {"teacher_signal": "top_k"}},
+                "signals": {
+                    "method": "gkd",
+                    "search": {
+                        "teacher_signal": choices("exact", "top_k"),
+                        "teacher_top_k": choices(4, 18, 40),
+                    },
+                },
+                "range": {
+                    "method": "gkd",
+                    "settings": {"teacher_signal": "top_k"},
+                    "search": {"teacher_top_k": {"type": "int", "low": 1, "high": 50_000}},
+                },
+            }
+        },
+        {
+            ("arms", "fixed", "settings", "teacher_top_k"): "expected at most 18, the tokens",
+            ("arms", "signals", "search", "teacher_top_k", "choices", "2"): "found 40",
+            ("arms", "range", "search", "teacher_top_k", "high"): "found 50,000",
+        },
+    ),
     "late-lora-target": (
         {"student": {"model": "builtin/adder-student", "lora": {"target_modules": ["query"]}}},
         {("student", "lora", "target_modules"): "expected names of the student's modules"},

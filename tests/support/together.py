@@ -47,6 +47,19 @@ CASES: dict[str, dict[str, Any]] = {
     "gkd, beta 0": {"method": "gkd", "lmbda": 0.0, "beta": 0.0},
     "gkd, beta 0.5": {"method": "gkd", "lmbda": 0.5, "beta": 0.5},
     "gkd, beta 1": {"method": "gkd", "lmbda": 1.0, "beta": 1.0},
+    "gkd, four tokens of the teacher": {
+        "method": "gkd",
+        "lmbda": 0.5,
+        "teacher_signal": "top_k",
+        "teacher_top_k": 4,
+    },
+    "gkd, one sampled token": {
+        "method": "gkd",
+        "lmbda": 1.0,
+        "teacher_signal": "sampled",
+        # Its gradients are large, and so is what later steps make of rounding.
+        "learning_rate": 0.03,
+    },
     "clipped": {"method": "gkd", "lmbda": 0.5, "beta": 0.0, "max_grad_norm": 0.01},
     "adapter": {"method": "gkd", "lmbda": 0.5, "beta": 0.5, "lora": 2},
     "sft of an adapter": {"method": "sft", "lora": 2},

@@ -164,26 +164,44 @@ def gkd_params(method: str, **settings: Any) -> dict[str, str]:
 
 def test_parameters_are_namespaced_and_dead_ones_are_left_out() -> None:
     rollout = {"gkd/temperature": "0.9", "gkd/max_new_tokens": "128"}
+    exact = {"gkd/teacher_signal": "exact"}
     assert gkd_params("gkd") == {
         "gkd/lmbda": "0.5",
         "gkd/beta": "0.5",
         "gkd/seq_kd": "false",
         **rollout,
+        **exact,
     }
     assert gkd_params("gkd", lmbda=1.0, beta=0.1) == {
         "gkd/lmbda": "1.0",
         "gkd/beta": "0.1",
         **rollout,
+        **exact,
     }
     assert gkd_params("gkd", lmbda=0.0) == {
         "gkd/lmbda": "0.0",
         "gkd/beta": "0.5",
         "gkd/seq_kd": "false",
+        **exact,
     }
     assert gkd_params("supervised_kd") == {
         "gkd/lmbda": "0.0",
         "gkd/beta": "0.0",
         "gkd/seq_kd": "false",
+        **exact,
+    }
+    assert gkd_params("gkd", lmbda=1.0, teacher_signal="sampled") == {
+        "gkd/lmbda": "1.0",
+        "gkd/beta": "1.0",
+        "gkd/teacher_signal": "sampled",
+        **rollout,
+    }
+    assert gkd_params("supervised_kd", teacher_signal="top_k", teacher_top_k=8) == {
+        "gkd/lmbda": "0.0",
+        "gkd/beta": "0.0",
+        "gkd/seq_kd": "false",
+        "gkd/teacher_signal": "top_k",
+        "gkd/teacher_top_k": "8",
     }
     assert gkd_params("sft") == gkd_params("seqkd") == {}
 

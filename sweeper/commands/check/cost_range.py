@@ -6,7 +6,7 @@ import math
 
 from sweeper.config.arms import ArmConfig
 from sweeper.config.base import Scalar
-from sweeper.config.settings import MethodSettings, without_effect
+from sweeper.config.settings import MethodSettings, is_dead
 
 COSTLY = (
     "lmbda",
@@ -46,6 +46,8 @@ def cost_range(arm: ArmConfig) -> tuple[dict[str, Scalar], dict[str, Scalar]]:
             (most_expensive, math.ceil(float(high))),
         ):
             settings["lmbda"] = float(share)
-            for name in without_effect("gkd", share):
-                settings.pop(name, None)
+    for settings in (cheapest, most_expensive):
+        for name in tuple(settings):
+            if is_dead(arm.method, name, {**arm.settings, **settings}):
+                del settings[name]
     return cheapest, most_expensive

@@ -243,6 +243,16 @@ def _unsaid(
             " study by those that were generated (docs/training.md): the same learning rate may be"
             " another."
         )
+    if settings.teacher_signal == "top_k":
+        found.append(
+            f"The study's loss reads the teacher's {settings.teacher_top_k} most likely tokens"
+            " (teacher_signal: top_k); the trainer's reads all, and there is no key for it."
+        )
+    if settings.teacher_signal == "sampled":
+        found.append(
+            "The study's loss reads one token of the teacher's distribution (teacher_signal:"
+            " sampled); the trainer's reads all with beta: 1, which that estimates."
+        )
     lora = config.student.lora
     kinds = [key for key in ("use_rslora", "use_dora") if lora and getattr(lora, key)]
     if kinds:

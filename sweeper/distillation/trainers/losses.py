@@ -14,11 +14,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from sweeper.config.settings import MethodSettings
 from sweeper.distillation.cross_entropy import cross_entropy
 from sweeper.distillation.data.batches import IGNORED
 from sweeper.distillation.divergence import Heads, SampledTokens
 from sweeper.distillation.models.lm_head import LMHead
 from sweeper.distillation.models.loading import store_for_autocast
+from sweeper.distillation.partial_divergence import sampled_divergence_of, top_k_divergence_of
 from sweeper.distillation.sharding import shard_teacher
 from sweeper.distillation.teacher.hidden_states import TeacherStates
 
@@ -85,7 +87,7 @@ class TeacherLoss:
 
     Args:
         teacher: The teacher; its dropout is turned off.
-        beta: The divergence's parameter.
+        settings: Settings of the trial: the divergence, and how much of the teacher it reads.
         stored: The teacher's states on the rows of the dataset, where they are stored.
         sharded: True if the processes shard the teacher among them.
         autocast: The precision that autocast computes in, if it is on.
@@ -95,7 +97,7 @@ class TeacherLoss:
     def __init__(
         self,
         teacher: Any,
-        beta: float,
+        settings: MethodSettings,
         *,
         stored: TeacherStates | None,
         sharded: bool,
@@ -103,7 +105,7 @@ class TeacherLoss:
         timing: Timing,
     ) -> None:
         self._teacher = teacher.eval()
-        self._beta = beta
+        self._settings = settings
         self._stored = stored
         self._sharded = sharded
         self._timing = timing
@@ -133,10 +135,20 @@ class TeacherLoss:
             return self._stored.of(indices).to(counted.device)
 
     def total(self, states: Tensor, head: LMHead, targets: TeacherTargets) -> Tensor:
-        """Return the generalized Jensen–Shannon divergence."""
+        """Return the divergence, or an estimate of it: what ``teacher_signal`` asks for."""
         assert self._head is not None
-        heads, sampled = Heads(head, self._head), targets.sampled
-        loss = heads.divergence(states, targets.states, self._beta, sampled=sampled)
+        heads, settings = Heads(head, self._head), self._settings
+        theirs, sampled = targets.states, targets.sampled
+        if settings.teacher_signal == "sampled":
+            assert sampled is not None, "the study file was checked: every sequence is a rollout"
+            loss = sampled_divergence_of(
+                heads, states, theirs, sampled, temperature=settings.temperature
+            )
+        elif settings.teacher_signal == "top_k":
+            k = settings.teacher_top_k
+            loss = top_k_divergence_of(heads, states, theirs, settings.beta, k, sampled=sampled)
+        else:
+            loss = heads.divergence(states, theirs, settings.beta, sampled=sampled)
         if sampled is not None:
             self._observed.append(sampled.sums)
         return loss
