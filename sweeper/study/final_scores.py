@@ -41,6 +41,7 @@ _LATER_KEYS = {
     "lr_scheduler_kwargs",
     "modules_to_save",
     "num_train_epochs",
+    "server",
     "use_dora",
     "use_rslora",
 }
