@@ -26,8 +26,8 @@ class ChatServer:
     key: str | None = None
     """Key that it asks for."""
     finish: str = "stop"
-    faults: list[Fault] = field(default_factory=list)
-    """What it does with the next requests, instead of answering."""
+    faults: list[Fault | None] = field(default_factory=list)
+    """What it does with the next requests, instead of answering; None: it answers."""
     always: Fault | None = None
     """What it does with every request."""
     asked: list[dict[str, Any]] = field(default_factory=list)
@@ -36,6 +36,8 @@ class ChatServer:
     """Number of answers that went out whole, by prompt."""
     say: Callable[[str], dict[str, Any]] = lambda prompt: {"content": added(prompt)}
     """Makes the message that answers a prompt."""
+    complete: Callable[[list[int]], tuple[str, dict[str, Any]]] = lambda tokens: ("", {})
+    """Makes the prompt's text and the choice that answers token ids."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def section(self, model: str = "adder-9000", **keys: Any) -> dict[str, Any]:
@@ -66,8 +68,11 @@ def chat_server(**settings: Any) -> Iterator[ChatServer]:
                 return reply(401, f"wrong key {self.headers.get('Authorization')}")(self)
             if fault is not None:
                 return fault(self)
-            prompt = body["messages"][-1]["content"]
-            choice = {"message": {"role": "assistant", **state.say(prompt)}}
+            if "prompt" in body:
+                prompt, choice = state.complete(body["prompt"])
+            else:
+                prompt = body["messages"][-1]["content"]
+                choice = {"message": {"role": "assistant", **state.say(prompt)}}
             usage = {"prompt_tokens": 10, "completion_tokens": 40}
             send(
                 self,

@@ -162,6 +162,10 @@ def unpack_model(
     """
     if not model.has_tokenizer():
         return model
+    if model.server is not None:
+        # What it is called at the server is not where its tokenizer lies.
+        named = model.server.model_copy(update={"model": model.server.model or model.model})
+        model = model.model_copy(update={"server": named})
     with blaming(role, "model"):
         unpacked = unpack(model, cache, folders)
         config = read_config(unpacked)

@@ -143,8 +143,8 @@ class _KeptAnswers:
 
     def __init__(self, directory: Path) -> None:
         self._path, self._reserve = directory / _FILE, directory / _RESERVE
-        self._torn = True
-        """True if the last line may lack its end."""
+        self._torn = not _ends_with_a_line(self._path)
+        """True if the last line lacks its end."""
 
     def read(self) -> Iterator[tuple[str, Reply]]:
         """Yield the answers by the hashes of their requests; damaged lines are left out."""
@@ -195,6 +195,15 @@ class _KeptAnswers:
             self._torn = False
         finally:
             os.close(descriptor)
+
+
+def _ends_with_a_line(path: Path) -> bool:
+    """Return False if a writer was ended in the middle of a line."""
+    if not path.exists() or not path.stat().st_size:
+        return True
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
 
 
 @contextmanager
