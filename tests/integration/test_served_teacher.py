@@ -41,8 +41,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
 @pytest.fixture
 def study(write_study: Callable[..., Path], server: ChatServer) -> WholeStudy:
     teacher = server.section(api_key_env="TEACHER_KEY", concurrency=4)
-    changes = {"confirm": {"seeds": 1}, "compare": [["seqkd", "sft"]], "trials": 1}
-    return WholeStudy(write_study(teacher=teacher, arms=ARMS, **changes).parent)
+    return WholeStudy(write_study(teacher=teacher, arms=ARMS, trials=1).parent)
 
 
 def leaks(study: WholeStudy, *streams: str) -> list[str]:
@@ -54,7 +53,7 @@ def leaks(study: WholeStudy, *streams: str) -> list[str]:
 
 def test_a_study_with_a_teacher_elsewhere(study: WholeStudy, server: ChatServer) -> None:
     server.faults = [reply(429, "slow", **NOW), None, reply(500, KEY, **NOW), half_a_body]
-    done = study.run()
+    done = study.run("--set", "confirm.seeds=1")
     study.check(done)
     assert set(server.answered.values()) == {1}
     assert set(server.answered) == {row["question"] for row in problems("train", ROWS)}
@@ -74,23 +73,24 @@ def test_a_study_with_a_teacher_elsewhere(study: WholeStudy, server: ChatServer)
     ]
     report = (study.directory / "reports" / "tiny" / "report.md").read_text()
     assert "The teacher answers over a server" in report
-    for command in ("status", "check"):
-        ended = study.run(command=command)
-        assert ended.returncode == 0, ended.stdout + ended.stderr
-    assert f"adder-9000 answers at {server.url} to {ROWS} rows" in " ".join(ended.stdout.split())
-    # A study of another name pays for its new rows only, and the same study for nothing.
-    again = study.run("--set", "trials=2", "--set", "teacher.server.concurrency=2")
-    study.check(again)
-    more = study.run("--set", "study=more", "--set", "data.train.limit=30", "--set", "trials=1")
+    checked = study.run(command="check")
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    said = " ".join(checked.stdout.split())
+    assert f"adder-9000 answers at {server.url} to {ROWS} rows of the data" in said
+    params = [run.data.params for run in study.mlflow_runs()]
+    assert any(found.get("teacher/server.url") == server.url for found in params)
+    # A study of another name pays for its new rows only.
+    options = ("study=more", "data.train.limit=30", "teacher.server.concurrency=2")
+    more = study.run(*(word for option in options for word in ("--set", option)))
     assert more.returncode == 0, more.stderr
     assert len(server.answered) == 30
     assert set(server.answered.values()) == {1}
-    params = [run.data.params for run in study.mlflow_runs()]
-    assert any(found.get("teacher/server.url") == server.url for found in params)
-    assert leaks(study, again.stdout, again.stderr, more.stdout, more.stderr) == []
+    assert leaks(study, checked.stdout, more.stdout, more.stderr) == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.soak)]
+)
 def test_a_study_that_is_stopped_while_it_asks(
     study: WholeStudy, server: ChatServer, number: signal.Signals
 ) -> None:
@@ -119,6 +119,7 @@ def test_a_server_that_goes_away_spends_no_trial(study: WholeStudy, server: Chat
     assert set(server.answered.values()) == {1}
 
 
+@pytest.mark.soak
 def test_a_trial_that_needs_the_server_waits_for_it(
     study: WholeStudy, server: ChatServer, tmp_path: Path
 ) -> None:
@@ -155,6 +156,7 @@ def test_a_wrong_key_and_none_at_all(
     assert leaks(study, wrong.stdout, wrong.stderr) == []
 
 
+@pytest.mark.soak
 def test_a_warm_start_on_the_answers(study: WholeStudy, server: ChatServer) -> None:
     warm = json.dumps({"method": "seqkd", "max_steps": 2})
     study.check(study.run("--set", f"warm_start={warm}"))
