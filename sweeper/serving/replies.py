@@ -43,9 +43,11 @@ def read_chat(body: Any) -> Reply:
     missing = None
     if reason == "content_filter" or message.get("refusal"):
         missing = "refused"
+    elif message.get("tool_calls"):
+        missing = "called a tool"
     elif not (content or "").strip():
-        missing = "called a tool" if message.get("tool_calls") else "empty"
-    return Reply(content or "", reason not in _CUT, None, missing, *_usage(body))
+        missing = "empty"
+    return Reply(_text(content or ""), reason not in _CUT, None, missing, *_usage(body))
 
 
 def read_completion(body: Any, vocabulary: int) -> Reply:
@@ -65,11 +67,13 @@ def read_completion(body: Any, vocabulary: int) -> Reply:
     if not all(type(token) is int and 0 <= token < vocabulary for token in tokens):
         raise NonsenseError(f"token_ids that are not below {vocabulary}")
     missing = None if tokens else "empty"
-    return Reply(text, reason not in _CUT, tuple(tokens), missing, *_usage(body))
+    return Reply(_text(text), reason not in _CUT, tuple(tokens), missing, *_usage(body))
 
 
 _CUT = ("length", "max_tokens")
 """Values of ``finish_reason`` for an answer that a limit ended."""
+_BROKEN = ("abort", "error")
+"""Values for an answer that the server could not finish."""
 
 
 def _choice(body: Any) -> tuple[Mapping[str, Any], str]:
@@ -80,7 +84,14 @@ def _choice(body: Any) -> tuple[Mapping[str, Any], str]:
     reason = choices[0].get("finish_reason")
     if not isinstance(reason, str):
         raise NonsenseError("a choice without a finish_reason")
+    if reason in _BROKEN:
+        raise NonsenseError(f"an answer that the server broke off (finish_reason {reason})")
     return choices[0], reason
+
+
+def _text(text: str) -> str:
+    """Return a text without halves of characters, which JSON can hold and no tokenizer reads."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _usage(body: Mapping[str, Any]) -> tuple[int, int]:

@@ -18,6 +18,7 @@ def chat(message: Any, reason: Any = "stop", **more: Any) -> dict[str, Any]:
     [
         (chat({"content": "4."}), Reply("4.", True)),
         (chat({"content": "4."}, "length"), Reply("4.", False)),
+        (chat({"content": "half \ud83d of one"}), Reply("half ? of one", True)),
         # Words of other servers for an end.
         (chat({"content": "4."}, "eos_token"), Reply("4.", True)),
         (chat({"content": None}), Reply("", True, missing="empty")),
@@ -25,9 +26,10 @@ def chat(message: Any, reason: Any = "stop", **more: Any) -> dict[str, Any]:
         (chat({"content": None, "refusal": "I cannot."}), Reply("", True, missing="refused")),
         (chat({"content": "Well"}, "content_filter"), Reply("Well", True, missing="refused")),
         (
-            chat({"content": None, "tool_calls": [{}]}, "tool_calls"),
-            Reply("", True, missing="called a tool"),
+            chat({"content": "So:", "tool_calls": [{}]}, "tool_calls"),
+            Reply("So:", True, missing="called a tool"),
         ),
+        (chat({"content": "4.", "tool_calls": []}), Reply("4.", True)),
         (
             chat({"content": "4."}, usage={"prompt_tokens": 7, "completion_tokens": 2}),
             Reply("4.", True, prompt_tokens=7, completion_tokens=2),
@@ -54,6 +56,7 @@ def test_a_chat_answer(body: Any, expected: Reply) -> None:
         chat("4."),
         chat({"content": ["4."]}),
         chat({"content": "4."}, None),
+        chat({"content": "4."}, "abort"),
         {"error": "overloaded"},
     ],
 )
