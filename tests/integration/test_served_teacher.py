@@ -136,22 +136,24 @@ def test_a_trial_that_needs_the_server_waits_for_it(
     study.check(study.run("--set", "trials=2"))
 
 
-def test_a_wrong_key_and_none_at_all(
+def test_no_key_and_a_wrong_one(
     study: WholeStudy, server: ChatServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server.key = "another"
-    wrong = study.run()
-    assert wrong.returncode == 2
-    assert "study.yaml:" in wrong.stderr
-    assert "teacher.server.api_key_env: the server" in " ".join(wrong.stderr.split())
-    assert "401 Unauthorized: wrong key Bearer ***" in " ".join(wrong.stderr.split())
-    assert len(server.asked) <= 4
     monkeypatch.delenv("TEACHER_KEY")
     for command in ("check", "run"):
         unset = study.run(command=command)
         assert unset.returncode == 2
         text = " ".join((unset.stdout + unset.stderr).split())
+        assert "teacher.server.api_key_env: expected the API's key" in text
         assert "TEACHER_KEY, which is not set where jobs run" in text
+    assert server.asked == []
+    monkeypatch.setenv("TEACHER_KEY", KEY)
+    server.key = "another"
+    wrong = study.run()
+    assert wrong.returncode == 2
+    assert wrong.stderr.startswith("study.yaml:")
+    assert "teacher.server.api_key_env: the server" in wrong.stderr
+    assert "401 Unauthorized: wrong key Bearer ***" in wrong.stderr
     assert len(server.asked) <= 4
     assert leaks(study, wrong.stdout, wrong.stderr) == []
 
