@@ -77,15 +77,12 @@ class ModelClient:
 
     Args:
         server: The server.
+        key: The API's key, if it needs one; see ``read_key``.
         tell: Called with a line for the log about each attempt that failed.
-
-    Raises:
-        BadInputError: The variable with the key is not set.
     """
 
-    def __init__(self, server: RemoteServer, tell: Callable[[str], None]) -> None:
-        self._server, self._tell = server, tell
-        self._key = read_key(server)
+    def __init__(self, server: RemoteServer, key: str | None, tell: Callable[[str], None]) -> None:
+        self._server, self._key, self._tell = server, key, tell
         self._stopped = threading.Event()
         # The reply's size is bounded, and so it may not come packed.
         headers = {"Accept-Encoding": "identity"}

@@ -37,7 +37,8 @@ def server() -> Iterator[ChatServer]:
 
 
 def ask(server: ChatServer, log: list[str] | None = None, **keys: Any) -> Reply:
-    with ModelClient(RemoteServer(url=server.url, **keys), (log or []).append) as client:
+    chosen = RemoteServer(url=server.url, **keys)
+    with ModelClient(chosen, read_key(chosen), (log or []).append) as client:
         return question(client)
 
 
@@ -132,14 +133,14 @@ def test_a_server_that_stays_away_is_given_up(server: ChatServer) -> None:
 def test_nobody_listens(server: ChatServer) -> None:
     gone = RemoteServer(url="http://127.0.0.1:9/v1", retry_for=0.01)
     with (
-        ModelClient(gone, print) as client,
+        ModelClient(gone, None, print) as client,
         pytest.raises(NoAnswerError, match=r"no connection, or a broken one \(connect error\)"),
     ):
         question(client)
 
 
 def test_a_stopped_client_asks_no_more(server: ChatServer) -> None:
-    with ModelClient(RemoteServer(url=server.url), print) as client:
+    with ModelClient(RemoteServer(url=server.url), None, print) as client:
         client.stop()
         with pytest.raises(StoppedError):
             question(client)

@@ -21,7 +21,7 @@ from filelock import FileLock
 from sweeper.config.models import ModelConfig
 from sweeper.foundation.cache import content_key
 from sweeper.foundation.files import open_to_append, read_json_lines
-from sweeper.serving.client import ModelClient, StoppedError
+from sweeper.serving.client import ModelClient, StoppedError, read_key
 from sweeper.serving.replies import Reply
 
 KIND = "served_answers"
@@ -86,15 +86,16 @@ def ask_all(
 
         def keep(request: Request, reply: Reply) -> None:
             nonlocal done
-            key = request.key()
-            kept.add(key, reply)
-            answers[key] = reply
-            done += rows[key]
+            asked = request.key()
+            kept.add(asked, reply)
+            answers[asked] = reply
+            done += rows[asked]
             report(done, len(keys))
 
         if missing := [one for key, one in reversed(wanted.items()) if key not in answers]:
+            key = read_key(server)
             kept.reserve(server.concurrency * (longest * _BYTES_A_TOKEN + _ROOM))
-            with ModelClient(server, lambda line: print(line, flush=True)) as model:
+            with ModelClient(server, key, lambda line: print(line, flush=True)) as model:
                 _ask(model, missing, server.concurrency, keep)
     return [answers[key] for key in keys]
 
