@@ -17,6 +17,7 @@ from sweeper.config.base import (
     Strict,
     short,
 )
+from sweeper.config.server import RemoteServer
 
 Quantization = Literal["int8", "int4"]
 START = "student"
@@ -62,6 +63,13 @@ class ModelConfig(Strict):
     ) = None
     """Layers that a student keeps, without the others: a number of layers, evenly spread with the
     first and the last among them; or a list of layers, counted from 0."""
+    server: RemoteServer | None = None
+    """A server that answers in the teacher's place, for `seqkd` and a warm start by it; its weights
+    are then not loaded, and `model` is a name."""
+
+    def has_tokenizer(self) -> bool:
+        """Return True if the model's configuration and tokenizer are read; else it is a name."""
+        return self.server is None or self.server.gives_tokens
 
     def is_eager(self) -> bool:
         """Return whether the model computes its attention step by step, without a fused kernel."""

@@ -22,6 +22,7 @@ from sweeper.config.optimisation import (
     optimiser_problem,
     schedule_problems,
 )
+from sweeper.config.served_teacher import served_teacher_problems
 from sweeper.config.settings import MethodSettings, resolve
 from sweeper.config.study import StudyConfig
 from sweeper.config.teacher_signal import signal_problems
@@ -32,6 +33,7 @@ NO_FP16 = "fp16 needs a GPU (bf16 also works on a CPU)"
 
 def refusals(config: StudyConfig) -> Iterator[Refusal]:
     """Yield what is refused, each with its place."""
+    yield from served_teacher_problems(config)
     yield from _targets(config)
     yield from attention_problems(config)
     yield from extra_problems(config)

@@ -165,6 +165,9 @@ class StudyConfig(Strict):
         if self.student.compile:
             message = "expected this key at the teacher: a student's forward pass is not compiled"
             problems.add(("student", "compile"), message)
+        if self.student.server is not None:
+            message = "expected this key at the teacher: a student is trained, and so loaded"
+            problems.add(("student", "server"), message)
         if self.student.chat_template_kwargs is not None:
             message = "expected the student's arguments as data.chat_template_kwargs"
             problems.add(("student", "chat_template_kwargs"), message)

@@ -11,6 +11,7 @@
     ├── FullDiskError      no space is left where something has to be written
     └── TrialError         one job failed; carries the kind that its outcome records
         ├── BadInputError      models, data or tasks that cannot work: retrying is useless
+        ├── NoAnswerError      a served model does not answer; running again resumes
         └── DivergedError      the loss is not finite any more, or training has collapsed
 
 The command line prints a ``SweeperError`` as a message, without a traceback.
@@ -131,6 +132,12 @@ def blaming(*key: str) -> Iterator[None]:
     except BadInputError as error:
         error.key = error.key or key
         raise
+
+
+class NoAnswerError(TrialError):
+    """A served model does not answer, which is no fault of the job that asks it."""
+
+    kind = "server"
 
 
 class DivergedError(TrialError):

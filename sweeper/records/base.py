@@ -17,7 +17,15 @@ class Record(BaseModel):
 
 
 FailureKind = Literal[
-    "out_of_memory", "diverged", "timeout", "stalled", "lost", "bad_input", "full_disk", "bug"
+    "out_of_memory",
+    "diverged",
+    "timeout",
+    "stalled",
+    "lost",
+    "bad_input",
+    "full_disk",
+    "server",
+    "bug",
 ]
 
 

@@ -29,9 +29,13 @@ State = Literal["completed", "pruned", "failed", "running", "waiting"]
 
 
 def read_state(paths: JobPaths) -> tuple[State, Outcome | None]:
-    """Return how far a job is, and its outcome; one that a full disk ended has none, and waits."""
+    """Return how far a job is, and its outcome.
+
+    One that was ended by a full disk, or by a server that does not answer, has none, and waits.
+    """
     outcome = read_outcome(paths)
-    if outcome is not None and not (outcome.failure and outcome.failure.kind == "full_disk"):
+    failure = outcome.failure if outcome is not None else None
+    if outcome is not None and (failure is None or failure.kind not in ("full_disk", "server")):
         return outcome.state, outcome
     return ("running" if _is_held(paths) else "waiting"), None
 

@@ -49,6 +49,19 @@ def teacher_outputs_seed(study_seed: int) -> int:
     return derive_seed(study_seed, "teacher_outputs")
 
 
+def served_answer_seed(study_seed: int, prompt: str, repetition: int) -> int:
+    """Return the seed that a served teacher's answer to a prompt is sampled with.
+
+    It follows from the prompt, so that a study with more rows asks for the others only.
+
+    Args:
+        study_seed: The seed of the study file.
+        prompt: Hash of the prompt.
+        repetition: Number of times that the prompt stands earlier in the data.
+    """
+    return derive_seed(study_seed, "teacher_outputs", prompt, repetition)
+
+
 def student_seed(study_seed: int) -> int:
     """Return the seed of the starting student's random weights."""
     return derive_seed(study_seed, "student")

@@ -203,7 +203,7 @@ class Coordinator:
         self._trials = self._new_trials(test_suite=suite)
         for arm in confirmation.confirmation_arms(plan, record, self._paths):
             self._trials.add(arm)
-        self._run_steps(preparation.TEST_STEPS, trials_left=False)
+        self._run_steps(preparation.test_steps(config), trials_left=False)
         for role, outcome in read_test_baselines(self._paths).items():
             self._tracker.log_baseline(role, outcome, test=True)
         self._run_trials(self._trials)

@@ -39,7 +39,7 @@ _EITHER = (
 def wanted(config: StudyConfig) -> tuple[ShapeRequest, ...]:
     """Return the models whose shapes the preflight needs: those of a forecast, and the teacher.
 
-    The preflight reports the teacher's size also if no arm loads it.
+    The preflight reports the teacher's size also if no arm loads it, unless it is served.
     """
     shapes = {
         request.key(): request
@@ -50,6 +50,8 @@ def wanted(config: StudyConfig) -> tuple[ShapeRequest, ...]:
         if request is not None
     }
     models = [request.model for request in shapes.values()]
+    if config.teacher.server is not None:
+        return tuple(shapes.values())
     if not any(m.model == config.teacher.model for m in models if not isinstance(m, StudentConfig)):
         teacher = ShapeRequest(model=config.teacher, autocast=None)
         shapes[teacher.key()] = teacher

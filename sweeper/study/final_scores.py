@@ -41,6 +41,7 @@ _LATER_KEYS = {
     "lr_scheduler_kwargs",
     "modules_to_save",
     "num_train_epochs",
+    "server",
     "use_dora",
     "use_rslora",
 }
@@ -214,7 +215,11 @@ def _read_conditions(files: JobPaths) -> list[MatchedConditions]:
     inputs, settings = spec.origin, spec.settings
     window = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
     start = {"student": inputs.student, "warm_start": inputs.warm_start, "adapter": spec.lora}
-    teacher = {"teacher": inputs.teacher, "own": spec.teacher}
+    taught = inputs.teacher.model_dump(mode="json")
+    if inputs.teacher.server is not None:
+        # How it is asked changes no answer, and may change while a study runs.
+        taught["server"] = inputs.teacher.server.identity(inputs.teacher.model)
+    teacher = {"teacher": taught, "own": spec.teacher}
     return [
         MatchedConditions(
             start=_digest(_as_before(start)),

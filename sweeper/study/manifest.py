@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from sweeper.config.loading import LoadedStudy, LoadedSuite, find_data, find_model
 from sweeper.config.models import START
 from sweeper.config.own_teachers import named_models
+from sweeper.config.server import HOW_IT_IS_ASKED
 from sweeper.config.study import StudyConfig
 from sweeper.config.task_sources import task_sources
 from sweeper.foundation.cache import content_key, directory_hash, file_hash
@@ -243,7 +244,9 @@ def _local_models(study: LoadedStudy) -> Iterator[tuple[str, str, Path]]:
     """Yield role, name and folder of each model on this machine, arms' own teachers too."""
     config = study.config
     own = [name for arm in config.arms.values() for name in named_models(arm) if name != START]
-    teachers = dict.fromkeys((config.teacher.model, *own))
+    # A served teacher's name is no folder, even where there is one of this name.
+    of_study = (config.teacher.model,) if config.teacher.has_tokenizer() else ()
+    teachers = dict.fromkeys((*of_study, *own))
     for role, model in (
         *(("teacher", name) for name in teachers),
         ("student", config.student.model),
@@ -283,6 +286,8 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         if path[0] in _MAY_CHANGE and path != ("compute", "devices_per_trial"):
             continue
         if path == ("evaluation", "samples"):
+            continue
+        if path[:2] == ("teacher", "server") and path[2:] in {(key,) for key in HOW_IT_IS_ASKED}:
             continue
         if path[0] in ("training", "arms") and path[-1] == "checkpoint_every":
             continue

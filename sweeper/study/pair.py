@@ -31,6 +31,8 @@ def pair_request(config: StudyConfig, files: Mapping[str, str]) -> PairRequest:
     others = (model for model in own if model != START)
     teachers = tuple(dict.fromkeys((config.teacher.model, *others)))
     plain = plain_config(config)
+    for role in ("teacher", "student"):  # as diagnoses were recorded before there were servers
+        plain[role] = {k: v for k, v in plain[role].items() if (k, v) != ("server", None)}
     decides = {key: plain[key] for key in ("seed", "teacher", "student", "data", "warm_start")}
     if config.warm_start is not None:
         training = {k: v for k, v in plain["training"].items() if k != "checkpoint_every"}

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from sweeper.config.lengths import arm_lengths, study_lengths
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.own_teachers import named_attentions, named_models, own_teachers, teacher_uses
+from sweeper.config.server import HOW_IT_IS_ASKED
 from sweeper.config.study import StudyConfig
 from sweeper.execution.executor import Executor
 from sweeper.foundation.cache import is_whole
@@ -36,8 +37,7 @@ from sweeper.study.rehearsals import rehearsals
 
 Step = str
 """Name of a step, as ``PreparationSpec`` has it."""
-TEST_STEPS: tuple[tuple[Step, ...], ...] = (("test_student", "test_teacher"),)
-"""The steps after the search: only then is the test suite scored."""
+_TEST_STEPS = ("test_student", "test_teacher")
 
 
 def steps(config: StudyConfig) -> tuple[tuple[Step, ...], ...]:
@@ -48,6 +48,11 @@ def steps(config: StudyConfig) -> tuple[tuple[Step, ...], ...]:
     """
     own = tuple(dict.fromkeys(own_teacher_steps(config).values()))
     return (("data",), ("student", "teacher"), *([own] if own else []))
+
+
+def test_steps(config: StudyConfig) -> tuple[tuple[Step, ...], ...]:
+    """Return the steps after the search: only then is the test suite scored."""
+    return (_TEST_STEPS if config.teacher.server is None else ("test_student",),)
 
 
 def own_teacher_steps(config: StudyConfig) -> dict[str, Step]:
@@ -99,7 +104,7 @@ def make_spec(
 ) -> PreparationSpec:
     """Return the spec of one step; ``submit`` fills in where it runs."""
     config, arms = study.config, study.config.arms
-    if study.test is not None and step in TEST_STEPS[0]:
+    if study.test is not None and step in _TEST_STEPS:
         suite = suite_spec(study.test)
     own = {own_teacher_step(name): values for name, values in own_teachers(config).items()}
     named = {name: tuple(models) for name, arm in arms.items() if (models := named_models(arm))}
@@ -149,6 +154,9 @@ def is_done(spec: PreparationSpec, paths: StudyPaths) -> bool:
     for key in ("training_rows", "model_folders"):
         before["origin"].pop(key, None)
         now["origin"].pop(key, None)
+    for origin in (before["origin"], now["origin"]):
+        for key in HOW_IT_IS_ASKED:
+            (origin["teacher"].get("server") or {}).pop(key, None)
     same = ("origin", "suite", "test_suite", "needs_teacher_outputs", "reads", "own_teachers")
     later = [
         key
@@ -192,7 +200,7 @@ def explain(study: LoadedStudy, step: str, outcome: Outcome | None, files: JobPa
     failure = outcome.failure if outcome else None
     if outcome is not None and outcome.examination and outcome.examination.problems:
         return ConfigError([problem_of(study, problem) for problem in outcome.examination.problems])
-    if failure is not None and failure.kind in ("bad_input", "full_disk"):
+    if failure is not None and failure.kind in ("bad_input", "full_disk", "server"):
         return stopped_by(study, failure)
     reason = failure.told() if failure else "its process ended without an outcome"
     return SweeperError(f"The preparation ({step}) failed: {reason}\nThe log is {files.log}.")
@@ -202,6 +210,8 @@ def stopped_by(study: LoadedStudy, failure: Failure) -> SweeperError:
     """Return the error for a failure that stops the study; bad input names its key's place."""
     if failure.kind == "full_disk":
         return FullDiskError(failure.message)
+    if failure.kind == "server":
+        return SweeperError(failure.message)
     return ConfigError([problem_of(study, failure)])
 
 

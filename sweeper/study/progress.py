@@ -151,7 +151,8 @@ def step_name(job: RunningJob) -> str:
         case "data":
             return "checking the data"
         case "teacher":
-            return "scoring the teacher"
+            served = job.spec.origin.teacher.server is not None
+            return "asking the teacher" if served else "scoring the teacher"
         case "pair":
             return "comparing teacher and student"
         case "test_teacher":

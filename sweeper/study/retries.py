@@ -18,7 +18,7 @@ from sweeper.records.remedies import helps_training
 MOST = 3
 """Attempts of a trial whose process keeps disappearing."""
 
-UNSPENT: frozenset[FailureKind] = frozenset({"bad_input", "full_disk"})
+UNSPENT: frozenset[FailureKind] = frozenset({"bad_input", "full_disk", "server"})
 """Failures that stop the study: once their cause is fixed, the same trial runs again."""
 
 

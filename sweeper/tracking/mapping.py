@@ -147,7 +147,12 @@ def trial_params(spec: TrialSpec) -> dict[str, str]:
             values[f"training/{key}.{name}"] = value
     if spec.method != "sft":
         teacher = with_settings(inputs.teacher, spec.teacher, inputs.student.before_training())
-        values |= {"teacher/model": teacher.model, "teacher/dtype": teacher.dtype}
+        values["teacher/model"] = teacher.model
+        if teacher.server is None:
+            values["teacher/dtype"] = teacher.dtype
+        else:
+            served = teacher.server.identity(teacher.model)
+            values |= {f"teacher/server.{key}": value for key, value in served.items()}
         if teacher.quantization is not None:
             values["teacher/quantization"] = teacher.quantization
         for name, value in teacher.init_kwargs.items():

@@ -8,11 +8,13 @@ from typing import Literal
 from sweeper.analysis.findings import Finding
 from sweeper.analysis.pair import PairSummary
 from sweeper.analysis.teacher_gap import is_better
+from sweeper.config.models import ModelConfig
 from sweeper.records import TokenizerSummary
 from sweeper.records.study_record import TeacherGap
 from sweeper.reporting.text import formatting
 from sweeper.reporting.text.pair import basis, pair_rows
 from sweeper.reporting.text.teacher_gap import teacher_gap_sentence
+from sweeper.reporting.text.terminal_escape import visible
 
 TEACHER_RATIO = (2.0, 4.0)
 """Range of the teacher's size, as a multiple of the student's, that is often advised."""
@@ -80,15 +82,42 @@ def pair_findings(pairs: Sequence[PairSummary]) -> Iterator[Finding]:
             yield Finding(state=state, what=row.name, detail=detail, advice=advice)
 
 
-def tokenizer_findings(tokenizer: TokenizerSummary) -> Iterator[Finding]:
-    """Yield the findings on vocabulary, chat template and end tokens."""
-    yield Finding(
-        state="ok",
-        what="vocabulary",
-        detail=f"teacher and student share {tokenizer.tokens:,} tokens;"
-        f" {tokenizer.logits:,} logits each",
+def server_finding(teacher: ModelConfig, rows: int | None, longest: int | None) -> Finding | None:
+    """Report what a served teacher will be asked; None of one that is loaded.
+
+    ``rows`` are those of the data, if they are known; ``longest`` is the limit of an answer, None
+    if no arm trains on answers.
+    """
+    if (server := teacher.server) is None:
+        return None
+    detail = f"{server.model or teacher.model} answers at {server.url}"
+    if longest is not None:
+        count = "every row of the data" if rows is None else f"{rows:,} rows of the data"
+        detail += f" to {count}, in at most {longest:,} tokens each, once"
+    detail += (
+        ". It has no score, as suites are scored on models that are loaded: reports are without the"
+        " teacher's line and gap closed"
     )
+    return Finding(state="ok", what="teacher's server", detail=visible(detail))
+
+
+def tokenizer_findings(tokenizer: TokenizerSummary, *, text: bool = False) -> Iterator[Finding]:
+    """Yield the findings on vocabulary, chat template and end tokens.
+
+    With ``text`` the teacher is known by the text of its answers only.
+    """
+    detail = (
+        f"teacher and student share {tokenizer.tokens:,} tokens; {tokenizer.logits:,} logits each"
+    )
+    if text:
+        detail = (
+            f"the student's own, {tokenizer.tokens:,} tokens: the teacher answers in text, which"
+            " seqkd, alone among the methods, can train on across tokenizers"
+        )
+    yield Finding(state="ok", what="vocabulary", detail=detail)
     ours = "the student's, as the teacher's" if tokenizer.chat else _PLAIN
+    if text and tokenizer.chat:
+        ours = "the student's; the server renders the teacher's prompts"
     if tokenizer.template_note:
         yield Finding(
             state="warning",

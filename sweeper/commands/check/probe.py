@@ -149,14 +149,16 @@ class _Probe:
             self._work([partial(self._submit_step, step) for step in steps])
             self._inputs = preparation.with_results(self._inputs, group, self._paths)
         config = self._study.config
-        if pair.read_pair(self._recorded, config, input_hashes(self._study)) is None:
+        served = config.teacher.server is not None
+        known = served or pair.read_pair(self._recorded, config, input_hashes(self._study))
+        if not known:
             self._work([partial(self._submit_step, pair.STEP)])
         # Libraries that are loaded already cost the study's first step more.
         self._seconds["data"] = max(self._seconds["data"], self._started - begun)
         teacher, student = (
             read_completed(self._paths.preparation(step)) for step in ("teacher", "student")
         )
-        assert teacher and teacher.scores and student and student.scores
+        assert teacher and (served or teacher.scores) and student and student.scores
         tasks = self._plan_scoring(student.scores)
         self._timings = {name: {} for name in self._params}
         # The most expensive trials come first: they show what does not work at all.
@@ -171,7 +173,7 @@ class _Probe:
             workers=self._workers,
             device=teacher.device,
             preparation=self._seconds,
-            teacher_scoring=teacher.scores.seconds,
+            teacher_scoring=teacher.scores.seconds if teacher.scores else 0.0,
             documents=self._documents,
             tasks=tasks,
             arms=tuple(

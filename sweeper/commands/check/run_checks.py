@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -29,6 +29,7 @@ from sweeper.commands.check.memory_findings import StudyTrainings, memory_findin
 from sweeper.commands.check.models import (
     file_findings,
     pair_findings,
+    server_finding,
     size_finding,
     teacher_gap_finding,
     tokenizer_findings,
@@ -217,13 +218,19 @@ def judge(
         *(variances or power.assumed()),
     )
     answers = config.teacher_outputs.max_new_tokens if config.needs_teacher_outputs() else None
+    rows = data_check.rows.rows if data_check.rows else None
+    tokenizers: Iterable[Finding] = ()
+    if data_check.tokenizer is not None:
+        text = not config.teacher.has_tokenizer()
+        tokenizers = tokenizer_findings(data_check.tokenizer, text=text)
     return Preflight(
         findings=(
             Finding(
                 state="ok", what="study file", detail=f"{config.study}: {', '.join(config.arms)}"
             ),
             *(_problem(study, problem) for problem in data_check.problems),
-            *(tokenizer_findings(data_check.tokenizer) if data_check.tokenizer else []),
+            *filter(None, [server_finding(config.teacher, rows, answers)]),
+            *tokenizers,
             *file_findings(data_check.models, data_check.generation),
             *([size_finding(teacher, student)] if teacher and student else []),
             *(teacher_gap_finding(gap, name) for name, gap in sorted((gaps or {}).items())),

@@ -58,6 +58,9 @@ def _dead_everywhere(config: StudyConfig, rows: int | None) -> Iterator[Finding]
     if "teacher_outputs" in written and not config.needs_teacher_outputs():
         why = "without an arm that reads the teacher's answers"
         yield _dead(["teacher_outputs"], why, "Leave it out, or add an arm seqkd.")
+    if config.teacher.server is not None and not config.needs_teacher_outputs():
+        why = "without an arm or a warm start that trains on the teacher's answers"
+        yield _dead(["teacher.server"], why, "Add an arm seqkd.")
     if config.data.assistant_turns == "all" and not config.uses_references():
         why = "without an arm or a warm start that trains on references"
         yield _dead(["data.assistant_turns"], why, "Leave it out.")

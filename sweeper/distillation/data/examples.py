@@ -142,7 +142,7 @@ def tokenize(
     examples: Sequence[Example],
     tokenizer: PreTrainedTokenizerBase,
     max_length: int,
-    completions: Sequence[tuple[int, ...]] | None = None,
+    completions: Sequence[tuple[int, ...] | None] | None = None,
     *,
     references: bool = True,
 ) -> TokenizedData:
@@ -150,7 +150,8 @@ def tokenize(
 
     A sequence that is longer than ``max_length`` tokens is cut at its end; an example whose prompt
     leaves no room for an answer is dropped and counted. ``completions`` are token ids to use
-    instead of the references, one for each example. Without ``references``, which then nothing is
+    instead of the references, one for each example; an example that has None is left out and
+    counted. Without ``references``, which then nothing is
     trained on, those that the template cannot make are left out.
 
     Raises:
@@ -159,7 +160,7 @@ def tokenize(
     kept: list[int] = []
     sequences: list[TokenSequence] = []
     lengths: list[tuple[int, int]] = []
-    dropped = cut = unended = 0
+    dropped = unanswered = cut = unended = 0
     answers = AnswerTokens.of(tokenizer)
     refused, unusable = RefusedRows(), RefusedRows()
     for index, example in enumerate(examples):
@@ -173,6 +174,10 @@ def tokenize(
         if len(prompt) >= max_length:
             lengths.append((len(prompt), 0))
             dropped += 1
+            continue
+        if completions is not None and completions[index] is None:
+            lengths.append((len(prompt), 0))
+            unanswered += 1
             continue
         completion: tuple[int, ...] | None = None
         earlier: tuple[tuple[int, int], ...] = ()
@@ -194,6 +199,8 @@ def tokenize(
     notes = []
     if dropped:
         notes.append(f"{dropped} prompts of {max_length} tokens or more were dropped (max_length)")
+    if unanswered:
+        notes.append(f"{unanswered} prompts were left out, as the teacher has no answer to them")
     if cut:
         notes.append(f"{cut} answers were cut at {max_length} tokens (max_length)")
     if unended:

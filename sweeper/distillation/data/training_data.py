@@ -93,7 +93,7 @@ class TrainingData:
     def tokens(
         self,
         max_length: int,
-        answers: Callable[[], Sequence[tuple[int, ...]]] | None = None,
+        answers: Callable[[], Sequence[tuple[int, ...] | None]] | None = None,
         answers_key: str | None = None,
     ) -> TokenizedData:
         """Return the examples as token ids, from the cache or tokenized now; see ``tokenize``.
@@ -142,7 +142,8 @@ def unpack_models(inputs: StudyInputs) -> StudyInputs:
     cache = Path(inputs.cache)
     teacher = unpack_model("teacher", inputs.teacher, cache, inputs.model_folders)
     student = unpack_model("student", inputs.student, cache, inputs.model_folders)
-    teacher, student = aligned(teacher, student)
+    if teacher.has_tokenizer():
+        teacher, student = aligned(teacher, student)
     return inputs.model_copy(update={"teacher": teacher, "student": student})
 
 
@@ -154,9 +155,17 @@ def unpack_model(
 ) -> Model:
     """Return a model as it is loaded, after a check of its configuration.
 
+    A served teacher that is only a name stays as it is.
+
     Raises:
         BadInputError: It cannot be read, or cannot be distilled here.
     """
+    if not model.has_tokenizer():
+        return model
+    if model.server is not None:
+        # What it is called at the server is not where its tokenizer lies.
+        named = model.server.model_copy(update={"model": model.server.model or model.model})
+        model = model.model_copy(update={"server": named})
     with blaming(role, "model"):
         unpacked = unpack(model, cache, folders)
         config = read_config(unpacked)
@@ -168,7 +177,7 @@ def unpack_model(
 
 
 def read_training_data(inputs: StudyInputs) -> TrainingData:
-    """Load the student's tokenizer, and check the teacher's against it.
+    """Load the student's tokenizer, and check the teacher's against it, if that is read.
 
     Raises:
         BadInputError: A tokenizer cannot be read, or the vocabularies differ.
@@ -230,9 +239,13 @@ def check_teacher(
 ) -> None:
     """Check that ``teacher`` shares the student's vocabulary, and has as many logits.
 
+    A served teacher that answers by text may have any.
+
     Raises:
         BadInputError: They differ, or the teacher has no tokenizer.
     """
+    if not teacher.has_tokenizer():
+        return
     names = (teacher.model, inputs.student.model)
     check_pair(load_tokenizer(teacher), tokenizer, names)
     check_heads(teacher, inputs.student, tokenizer)
@@ -249,6 +262,8 @@ def own_teacher(
     Raises:
         BadInputError: It cannot be read.
     """
+    if inputs.teacher.server is not None:
+        return inputs.teacher  # no arm has another next to it
     teacher = with_settings(inputs.teacher, values, start or inputs.student.before_training())
     unpacked = unpack(teacher, Path(inputs.cache), inputs.model_folders)
     return cut_to(unpacked, token_ids(inputs.student))

@@ -87,7 +87,12 @@ def location(model: str) -> str:
 
 
 def identity(model: ModelConfig) -> dict[str, Any]:
-    """Return what determines a model's weights: a hash of a directory, or a hub commit."""
+    """Return what determines a model's weights: a hash of a directory, or a hub commit.
+
+    Of a served model's weights only its server and its name there are known.
+    """
+    if model.server is not None:
+        return {"server": model.server.identity(model.model)}
     source = location(model.model)
     described: dict[str, Any] = {
         "dtype": model.dtype,

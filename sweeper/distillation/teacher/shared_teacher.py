@@ -25,6 +25,7 @@ class SharedTeacher:
 
     def load(self) -> Any:
         """Return the model that is there already, or load it from the study's seed."""
+        assert self.config.server is None, "a served teacher has no weights here"
         if self.model is not None:
             return self.model
         seed = teacher_seed(self.inputs.seed)
@@ -33,13 +34,17 @@ class SharedTeacher:
     def determinants(self, *, sampled: bool = False) -> dict[str, Any]:
         """Return what decides a cached value of the teacher, apart from what the teacher reads.
 
-        A ``sampled`` value depends on the study's seed in any case.
+        A ``sampled`` value depends on the study's seed in any case. What a served teacher answers
+        does not depend on this machine.
         """
         seeded = sampled or self.config.random_init
+        here = {
+            "device": self.resources.device.partition(":")[0],
+            "threads": self.inputs.cache_threads,
+        }
         return {
             "teacher": identity(self.config),
             "seed": self.inputs.seed if seeded else None,
-            "device": self.resources.device.partition(":")[0],
-            "threads": self.inputs.cache_threads,
+            **(here if self.config.server is None else {}),
             "versions": library_versions(),
         }

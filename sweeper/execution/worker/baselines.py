@@ -11,7 +11,6 @@ from sweeper.distillation.data.training_data import (
     check_teacher,
     read_training_data,
 )
-from sweeper.distillation.models.answer_ends import end_token_ids
 from sweeper.distillation.teacher import kl_probe, outputs
 from sweeper.distillation.teacher.shared_teacher import SharedTeacher
 from sweeper.distillation.train import (
@@ -26,6 +25,11 @@ from sweeper.execution.worker.scoring import parameters, scored
 from sweeper.foundation.errors import blaming
 from sweeper.records import PreparationSpec
 
+NO_SCORE = (
+    "the teacher answers over teacher.server and has no score: suites are scored on models that are"
+    " loaded. Reports are without its line and without gap closed; arms are compared as ever"
+)
+
 
 def score_baseline(spec: PreparationSpec, progress: ProgressWriter) -> dict[str, Any]:
     """Score the model of the step, and return those parts of the outcome."""
@@ -34,6 +38,8 @@ def score_baseline(spec: PreparationSpec, progress: ProgressWriter) -> dict[str,
     resources, inputs = spec.place, spec.origin
     of_arm = bool(spec.own_teacher)
     teacher = SharedTeacher(inputs, inputs.teacher, resources)
+    if spec.step == "teacher" and inputs.teacher.server is not None:
+        return _ask_server(spec, teacher, data, progress)
     if of_arm:
         with blaming("arms", spec.step.partition("@")[2]):
             own = teacher_of_arm(data, resources, spec.own_teacher)
@@ -55,25 +61,34 @@ def score_baseline(spec: PreparationSpec, progress: ProgressWriter) -> dict[str,
     return found
 
 
+def _ask_server(
+    spec: PreparationSpec, teacher: SharedTeacher, data: TrainingData, progress: ProgressWriter
+) -> dict[str, Any]:
+    """Get what trials share of a teacher that is not loaded: its answers."""
+    found = _answers(spec, teacher, data, progress)
+    return {"notes": (*found.get("notes", ()), NO_SCORE)}
+
+
+def _answers(
+    spec: PreparationSpec, teacher: SharedTeacher, data: TrainingData, progress: ProgressWriter
+) -> dict[str, Any]:
+    """Make sure that the teacher's answers are in the cache, if they are trained on."""
+    if not spec.needs_teacher_outputs:
+        return {}
+    progress.phase("teacher outputs", 0, len(data.examples))
+    outputs.get_or_compute(
+        data, teacher, lambda done, total: progress.phase("teacher outputs", done, total)
+    )
+    notes = outputs.notes(data, teacher)
+    return {"notes": notes} if notes else {}
+
+
 def _ask_teacher(
     spec: PreparationSpec, loaded: SharedTeacher, data: TrainingData, progress: ProgressWriter
 ) -> dict[str, Any]:
     """Make sure that what trials share of the teacher is in the cache."""
     inputs = spec.origin
-    found: dict[str, Any] = {}
-    if spec.needs_teacher_outputs:
-        progress.phase("teacher outputs", 0, len(data.examples))
-        answers = outputs.get_or_compute(
-            data, loaded, lambda done, total: progress.phase("teacher outputs", done, total)
-        )
-        longest = inputs.teacher_outputs.max_new_tokens
-        ends = end_token_ids(loaded.model, data.tokenizer)
-        cut = sum(len(answer) >= longest and answer[-1] not in ends for answer in answers)
-        if cut:
-            found["notes"] = (
-                f"{cut} of the {len(answers)} answers for seqkd and seq_kd were cut at {longest}"
-                " tokens (teacher_outputs.max_new_tokens)",
-            )
+    found = _answers(spec, loaded, data, progress)
     for own in spec.reads:
         progress.phase("teacher states")
         settings = resolve(inputs.training, {"lmbda": 0.0, "seq_kd": own})

@@ -35,6 +35,7 @@ from sweeper.foundation.errors import BadInputError, blaming
 from sweeper.records import (
     TokenizerSummary,
 )
+from sweeper.serving.client import read_key
 
 
 def check_optimisers(findings: Findings) -> None:
@@ -66,8 +67,11 @@ def read_models(findings: Findings) -> None:
     with findings.noting("student"):
         student = unpack_model("student", given.student, cache, given.model_folders)
         check_adapter(student, warm_start=given.warm_start is not None)
+    with findings.noting("teacher", "server"):
+        if given.teacher.server is not None:
+            read_key(given.teacher.server)
     for role, model in (("teacher", teacher), ("student", student)):
-        if model is None:
+        if model is None or model.server is not None:
             continue
         with findings.noting(role, "init_kwargs", "attn_implementation"):
             if default := _check_attention(findings, model):
@@ -79,7 +83,8 @@ def read_models(findings: Findings) -> None:
             findings.generation[role] = settings
     if teacher is not None and student is not None:
         with findings.noting("student", "vocab_size"):
-            teacher, student = aligned(teacher, student)
+            if teacher.has_tokenizer():
+                teacher, student = aligned(teacher, student)
             findings.origin = given.model_copy(update={"teacher": teacher, "student": student})
     if student is None:
         return
@@ -92,7 +97,7 @@ def read_models(findings: Findings) -> None:
     with findings.noting("teacher", "model"):
         check_teacher(origin, origin.teacher, tokenizer)
         note = None
-        if origin.data.format != "plain":
+        if origin.data.format != "plain" and origin.teacher.has_tokenizer():
             names = (given.teacher.model, given.student.model)
             theirs = teacher_tokenizer(origin, origin.teacher)
             own = origin.teacher.chat_template_kwargs is not None

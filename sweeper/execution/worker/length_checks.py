@@ -17,7 +17,7 @@ from sweeper.distillation.models.context_length import (
 )
 from sweeper.evaluation.prompt_lengths import text_lengths
 from sweeper.evaluation.tasks import LeafTask
-from sweeper.records import PreparationSpec, ScoredTask, SuiteSpec, TrialSpec
+from sweeper.records import PreparationSpec, ScoredTask, StudyInputs, SuiteSpec, TrialSpec
 
 Noting = Callable[[], AbstractContextManager[None]]
 """Notes bad input in a block instead of stopping at it."""
@@ -32,12 +32,12 @@ def check_training(spec: PreparationSpec, material: TrainingData, noting: Noting
         Notes for the user on texts that go beyond the lengths a model was trained on.
     """
     origin, notes = material.inputs, list[str]()
-    models = {"teacher": origin.teacher, "student": origin.student}
+    models = _that_read(origin)
     lengths = material.tokens(max(limit.longest for limit in spec.lengths)).lengths
     for limit in spec.lengths:
         with noting():
             notes += check_lengths(models, limit, lengths)
-    if spec.needs_teacher_outputs:
+    if spec.needs_teacher_outputs and origin.teacher.has_tokenizer():
         # The teacher answers all prompts, those that are too long for training as well.
         prompt = max(prompt for prompt, _ in lengths)
         key = ("teacher_outputs", "max_new_tokens")
@@ -45,6 +45,12 @@ def check_training(spec: PreparationSpec, material: TrainingData, noting: Noting
             teacher = {"teacher": origin.teacher}
             notes += check_sampled(teacher, prompt, origin.teacher_outputs.max_new_tokens, key)
     return list(dict.fromkeys(notes))
+
+
+def _that_read(origin: StudyInputs) -> dict[str, ModelConfig]:
+    """Return the models that read the data and the suites: a served teacher does not."""
+    teacher = {"teacher": origin.teacher} if origin.teacher.server is None else {}
+    return {**teacher, "student": origin.student}
 
 
 def check_suite(
@@ -59,7 +65,7 @@ def check_suite(
         BadInputError: One goes beyond the positions of a model that has no more.
     """
     origin = material.inputs
-    models = {"teacher": origin.teacher, "student": origin.student}
+    models = _that_read(origin)
     known = [count for model in models.values() if (count := positions(model)) is not None]
     lengths = text_lengths(
         leaves,

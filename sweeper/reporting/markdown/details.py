@@ -21,6 +21,11 @@ def sections(record: StudyRecord, comparison: Comparison) -> Iterator[str]:
     """Yield teacher and starting student, each arm with its trials, and the failures."""
     yield "### Teacher and starting student on the selection suite"
     yield _ends_table(record)
+    if (record.config.get("teacher") or {}).get("server"):
+        yield (
+            "The teacher answers over a server (`teacher.server`). It has no score, as suites are"
+            " scored on models that are loaded: gap closed and the teacher's lines are left out."
+        )
     for arm in record.arms:
         yield from _arm_section(arm, comparison)
     if failures := list(failure_reasons(record, MOST_FAILURES)):

@@ -31,6 +31,7 @@ FAILURE_NAMES: dict[FailureKind, str] = {
     "lost": "lost",
     "bad_input": "bad input",
     "full_disk": "full disk",
+    "server": "server does not answer",
     "bug": "bug",
 }
 """Kinds of failure in words."""
