@@ -33,6 +33,10 @@ def rehearse(
     """
     if trial.settings.fp16 and device == "cpu" and not elsewhere:
         raise BadInputError("expected fp16: false on a CPU, which trains in float32 or bfloat16")
+    if device == "cpu" and not elsewhere and _is_dora_on_int8(trial, student):
+        raise BadInputError(
+            "expected use_dora: false, or int4: PEFT's DoRA on a CPU loses the scales of int8"
+        )
     try:
         trainers.arguments(
             trial.method, trial.settings, output_dir=directory, device=device, seed=0
@@ -42,6 +46,14 @@ def rehearse(
         raise BadInputError(f"the libraries refuse the settings: {reason}") from error
     if trial.lora and student.lora is not None:
         add_adapter(without_weights(student), student.lora, trial.lora, seed=0)
+
+
+def _is_dora_on_int8(trial: Rehearsal, student: StudentConfig) -> bool:
+    if student.lora is None or not trial.lora.get("use_dora", student.lora.use_dora):
+        return False
+    given = student.init_kwargs.get("quantization_config")
+    written = isinstance(given, dict) and bool(given.get("load_in_8bit"))
+    return student.quantization == "int8" or written
 
 
 def check_sharding(model: ModelConfig, key: str) -> None:
