@@ -101,7 +101,7 @@ def _optimisers(config: StudyConfig) -> Iterator[Refusal]:
 
 
 def _precisions(config: StudyConfig) -> Iterator[Refusal]:
-    """Yield trainings in two precisions at once, and float16 where no GPU trains."""
+    """Yield trainings in two precisions at once, and float16 where it cannot be trained in."""
     message = "expected either bf16 or fp16, found both"
     training = config.training
     places: dict[KeyPath, None] = {}
@@ -114,6 +114,13 @@ def _precisions(config: StudyConfig) -> Iterator[Refusal]:
             own = [("arms", arm, *place) for name in ("fp16", "bf16") for place in both[name]]
             places[(own or [("training", "fp16")])[0]] = None
     yield from ((place, message) for place in places)
+    if config.student.dtype == "float16" and config.student.lora is None:
+        yield (
+            ("student", "dtype"),
+            "expected float32 or bfloat16 for a student that is trained whole: weights in float16"
+            " turn into NaN, for AdamW's epsilon is 0 there. Write training.fp16: true, which"
+            " computes in float16 only, or train an adapter (student.lora)",
+        )
     if config.compute.device == "cpu":
         for place, value in config.values_of("fp16"):
             if value:

@@ -34,6 +34,10 @@ def rehearse(
     """
     if trial.settings.fp16 and device == "cpu" and not elsewhere:
         raise BadInputError("expected fp16: false on a CPU, which trains in float32 or bfloat16")
+    if device == "cpu" and not elsewhere and _is_dora_on_int8(trial, student):
+        raise BadInputError(
+            "expected use_dora: false, or int4: PEFT's DoRA on a CPU loses the scales of int8"
+        )
     _check_top_k(trial, student)
     try:
         trainers.arguments(
@@ -62,6 +66,14 @@ def _check_top_k(trial: Rehearsal, student: StudentConfig) -> None:
         place = trial.key if key in trial.key else (*trial.key[:2], "settings", key)
         message = f"expected at most {tokens:,}, the tokens that student and teacher have in common"
         raise BadInputError(f"{message}, found {settings.teacher_top_k:,}", place)
+
+
+def _is_dora_on_int8(trial: Rehearsal, student: StudentConfig) -> bool:
+    if student.lora is None or not trial.lora.get("use_dora", student.lora.use_dora):
+        return False
+    given = student.init_kwargs.get("quantization_config")
+    written = isinstance(given, dict) and bool(given.get("load_in_8bit"))
+    return student.quantization == "int8" or written
 
 
 def check_sharding(model: ModelConfig, key: str) -> None:

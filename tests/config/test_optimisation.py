@@ -238,7 +238,8 @@ def test_epochs_are_counted_in_the_rows_of_all_devices() -> None:
 def every_argument() -> set[str]:
     from transformers import TrainingArguments
     from trl import DistillationConfig, SFTConfig
-    from trl.experimental.gkd import GKDConfig
+
+    from sweeper.distillation.trainers.trl_gkd import GKDConfig
 
     kinds: list[Any] = [TrainingArguments, SFTConfig, GKDConfig, DistillationConfig]
     return {field.name for kind in kinds for field in fields(kind)}

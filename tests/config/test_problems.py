@@ -885,6 +885,7 @@ NO_WARM_START = "warm_start=null"
             "either bf16 or fp16",
         ),
         (["training.fp16=true", "compute={device: cpu}"], "training.fp16", "needs a GPU"),
+        (["student.dtype=float16"], "student.dtype", "for a student that is trained whole"),
     ],
 )
 def test_a_setting_that_does_nothing_is_refused(

@@ -87,6 +87,20 @@ CASES: dict[str, tuple[dict[str, Any], dict[tuple[str, ...], str]]] = {
             ("arms", "range", "search", "teacher_top_k", "high"): "found 50,000",
         },
     ),
+    "DoRA on int8": (
+        {
+            "student": {
+                "model": "builtin/adder-student",
+                "quantization": "int8",
+                "lora": {"r": 4},
+            },
+            "arms": {
+                "searched": {"method": "sft", "search": {"lora.use_dora": choices(False, True)}},
+                "sound": {"method": "sft"},
+            },
+        },
+        {("arms", "searched", "search", "lora.use_dora", "choices", "1"): "scales of int8"},
+    ),
     "late-lora-target": (
         {"student": {"model": "builtin/adder-student", "lora": {"target_modules": ["query"]}}},
         {("student", "lora", "target_modules"): "expected names of the student's modules"},
