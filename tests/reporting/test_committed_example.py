@@ -1,7 +1,7 @@
 """The example reports of the repository are what their records give, and what README.md quotes.
 
-``make quickstart``, ``make smollm2`` and ``sweeper run studies/placebo.yaml`` make them; README.md
-quotes the first, in 80 columns.
+``make quickstart``, ``make smollm2`` and ``sweeper run`` with ``studies/placebo.yaml`` and
+``studies/teacher-signal.yaml`` make them; README.md quotes the first, in 80 columns.
 """
 
 from __future__ import annotations
