@@ -141,7 +141,7 @@ def test_it_is_reported_with_the_same_numbers(tmp_path: Path) -> None:
     assert "4 of 4 trials completed" in checked(sweeper(folder, "status", "study.yaml"))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_it_is_resumed_where_it_was_killed(tmp_path: Path) -> None:
     finished = unpack("finished", tmp_path / "finished")
     resumed = unpack("interrupted", tmp_path / "resumed")

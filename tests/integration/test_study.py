@@ -238,6 +238,7 @@ def test_a_trial_that_takes_too_long_is_ended(
     assert found.info.status == "FAILED"
 
 
+@pytest.mark.soak
 def test_a_trial_that_is_out_of_memory_runs_once_more_in_smaller_batches(
     write_study: Callable[..., Path],
 ) -> None:
