@@ -17,6 +17,7 @@ from sweeper.config.base import (
     Strict,
     short,
 )
+from sweeper.config.started_server import StartedServer, unserved_keys
 
 Quantization = Literal["int8", "int4"]
 START = "student"
@@ -52,6 +53,8 @@ class ModelConfig(Strict):
     distribution is compared with the student's, it reads the student's text."""
     random_init: bool = False
     """Start from random weights drawn from the study's seed; only the configuration is read."""
+    server: StartedServer | None = None
+    """A server of the teacher that all jobs of the study share, started by sweeper."""
     keep_layers: (
         Annotated[int, Field(ge=2)]
         | Annotated[
@@ -105,6 +108,16 @@ class ModelConfig(Strict):
         return init_kwargs
 
     @model_validator(mode="after")
+    def _check_server(self) -> Self:
+        problems = Problems()
+        if self.server is not None:
+            given = {name: value for name, value in self if value != _default(type(self), name)}
+            for key, message in unserved_keys(given):
+                problems.add(key, message)
+        problems.raise_if_any()
+        return self
+
+    @model_validator(mode="after")
     def _check_quantization(self) -> Self:
         problems = Problems()
         if self.quantization is not None and self.random_init:
@@ -115,6 +128,10 @@ class ModelConfig(Strict):
             problems.add(("quantization",), message)
         problems.raise_if_any()
         return self
+
+
+def _default(model: type[ModelConfig], name: str) -> Any:
+    return model.model_fields[name].get_default()
 
 
 def _in_our_words(values: dict[str, Any]) -> dict[str, Any]:

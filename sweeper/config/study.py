@@ -28,6 +28,7 @@ from sweeper.config.models import START, ModelConfig, StudentConfig
 from sweeper.config.names import is_reserved
 from sweeper.config.preparation import TeacherOutputsConfig, WarmStartConfig
 from sweeper.config.search import BudgetConfig, Objective, PrunerConfig, SamplerConfig
+from sweeper.config.server_problems import server_problems
 from sweeper.config.settings import METHODS, TrainingConfig
 from sweeper.foundation.databases import comparable, storage_problem, tracking_problem
 
@@ -168,6 +169,8 @@ class StudyConfig(Strict):
         if self.student.chat_template_kwargs is not None:
             message = "expected the student's arguments as data.chat_template_kwargs"
             problems.add(("student", "chat_template_kwargs"), message)
+        for place, message in server_problems(self.teacher, self.student, self.arms, self.compute):
+            problems.add(place, message)
         for key in self.teacher.chat_template_kwargs or {}:
             if reason := template_kwargs_problem(key):
                 problems.add(("teacher", "chat_template_kwargs", key), reason)

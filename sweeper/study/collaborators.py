@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol
 
 from sweeper.execution.executor import Executor
 from sweeper.foundation.database_retry import Retry
-from sweeper.records import Outcome, TrialSpec
+from sweeper.records import Outcome, Resources, ServedModel, TrialSpec
+from sweeper.serving.model_server import ModelServer
 from sweeper.study.arms import ArmState
 from sweeper.study.early_stopping import StopReason
 from sweeper.study.interrupts import StopRequest
@@ -27,6 +29,8 @@ class RunningStudy(Protocol):
     higher_is_better: bool
     jobs: Jobs
     stop: StopRequest
+    waiting_for: str | None
+    """What jobs wait for, in words: ``starting the teacher's server``."""
 
     @property
     def arms(self) -> Mapping[str, ArmState]:
@@ -62,3 +66,14 @@ class Collaborators:
     """Retry for databases that do not answer; the tracker shares it."""
     preflight: Callable[[Outcome], None] = lambda outcome: None
     """Function that is given the outcome of the data step, and raises to refuse the study."""
+    teacher_server: ModelServer | None = None
+    """Server of the teacher that jobs ask, if the study has one; not started yet."""
+
+    def place(self, directory: Path) -> Resources:
+        """Return where the next job runs that works in ``directory``, and what it may ask."""
+        place = self.executor.next_resources(directory)
+        return place.model_copy(update={"served_teacher": self.served_teacher()})
+
+    def served_teacher(self) -> ServedModel | None:
+        """Return where the teacher's server answers; None before it does, or without one."""
+        return self.teacher_server.address if self.teacher_server else None

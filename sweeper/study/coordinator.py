@@ -19,6 +19,7 @@ from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.text.teacher_gap import teacher_gap_sentence
 from sweeper.search.arm_search import ArmSearch
 from sweeper.search.storage import Storage, close_storage, open_storage, reach_storage
+from sweeper.serving.model_server import State
 from sweeper.study import confirmation, preparation
 from sweeper.study.arms import ArmState, TrialRecorder
 from sweeper.study.budgets import trial_budgets
@@ -52,6 +53,7 @@ class Coordinator:
         self.started = time.time()
         self.phase: Phase = "prepare"
         self.higher_is_better = True
+        self.waiting_for: str | None = None
         self.stop = collaborators.stop
         self.jobs = Jobs(collaborators.executor, study.config.compute, collaborators.retry)
         self._study = study
@@ -77,7 +79,7 @@ class Coordinator:
         Raises:
             ConfigError: Data, models, tasks or settings cannot work as written.
             PreflightError: The preflight refuses the study.
-            SweeperError: The preparation failed.
+            SweeperError: The preparation failed, or the teacher's server did.
             Interrupted: The user stopped it.
         """
         config = self._study.config
@@ -242,13 +244,16 @@ class Coordinator:
                 # The cache may have been emptied since.
                 or (trials_left and not preparation.is_cached(spec.step, self._paths))
             )
+            if waiting and "data" not in group:
+                self._serve_teacher()
             while waiting or self.jobs.running:
                 self._check_stop()
                 if self.stop.level and not self.jobs.running:
                     raise Interrupted
                 while waiting and self.stop.level == 0 and self._executor.free():
                     try:
-                        preparation.submit(waiting[0], self._executor)
+                        served = self._collaborators.served_teacher()
+                        preparation.submit(waiting[0], self._executor, served)
                     except Busy:
                         break
                     waiting.popleft()
@@ -275,6 +280,8 @@ class Coordinator:
         )
 
     def _run_trials(self, trials: Trials) -> None:
+        if trials.any_left():
+            self._serve_teacher()
         while True:
             if self.stop.level == 0:
                 trials.fill()
@@ -287,12 +294,43 @@ class Coordinator:
                 if failure := trials.finish(finished, job):
                     raise preparation.stopped_by(self._study, failure)
 
+    # The teacher's server
+
+    def _serve_teacher(self) -> None:
+        """Wait until the teacher's server answers, if the study has one; start it at first."""
+        server = self._collaborators.teacher_server
+        if server is None:
+            return
+        server.start()
+        self.waiting_for = "starting the teacher's server"
+        while self._follow_server() == "starting":
+            self._observer.update(self)
+            if self.stop.level:
+                raise Interrupted
+            time.sleep(_POLL_SECONDS)
+        self.waiting_for = None
+
+    def _follow_server(self) -> State:
+        """Print what happened to the teacher's server; return its state.
+
+        Raises:
+            ServerError: It cannot be started, or does not stay up.
+        """
+        server = self._collaborators.teacher_server
+        if server is None:
+            return "idle"
+        for line in server.messages():
+            self._observer.message(line)
+        server.check()
+        return server.state
+
     # Waiting and stopping
 
     def _wait(self) -> list[tuple[Finished, RunningJob]]:
         prunes = any(arm.interim for arm in self.arms.values())
         seconds = _PRUNING_POLL_SECONDS if prunes else _POLL_SECONDS
         ended = self.jobs.wait(seconds, self._trials.log)
+        self._follow_server()
         self._observer.update(self)
         if self.stop.level >= 2:
             self._check_stop()

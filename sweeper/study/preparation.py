@@ -19,7 +19,15 @@ from sweeper.foundation.cache import is_whole
 from sweeper.foundation.errors import ConfigError, FullDiskError, Problem, SweeperError
 from sweeper.foundation.files import write_text_atomically
 from sweeper.foundation.secrets import redacted, redacted_json
-from sweeper.records import Failure, Outcome, PreparationSpec, Resources, StudyInputs, SuiteSpec
+from sweeper.records import (
+    Failure,
+    Outcome,
+    PreparationSpec,
+    Resources,
+    ServedModel,
+    StudyInputs,
+    SuiteSpec,
+)
 from sweeper.records.layout import JobPaths, StudyPaths, own_teacher_step
 from sweeper.records.outcome_files import read_outcome
 from sweeper.study.extreme_settings import wanted
@@ -172,12 +180,15 @@ def is_cached(step: Step, paths: StudyPaths) -> bool:
     return outcome is not None and all(is_whole(Path(entry)) for entry in outcome.cached)
 
 
-def submit(spec: PreparationSpec, executor: Executor) -> None:
-    """Start a step in a clean directory."""
+def submit(
+    spec: PreparationSpec, executor: Executor, served_teacher: ServedModel | None = None
+) -> None:
+    """Start a step in a clean directory, which may ask the teacher's server."""
     files = JobPaths(Path(spec.place.directory))
     for path in (files.outcome, files.progress, files.log, files.documents, files.samples):
         path.unlink(missing_ok=True)
     place = executor.next_resources(files.directory).alone()
+    place = place.model_copy(update={"served_teacher": served_teacher})
     placed = spec.model_copy(update={"place": place})
     write_text_atomically(files.spec, redacted_json(placed))
     executor.submit(placed)
