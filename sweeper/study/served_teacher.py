@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from sweeper.config.builtin import PACKED_MODELS, model_directory
@@ -11,7 +12,7 @@ from sweeper.config.started_server import StartedServer
 from sweeper.execution.device_sharing import usable_devices
 from sweeper.execution.devices import find_devices
 from sweeper.foundation.cache import directory_hash
-from sweeper.foundation.errors import ConfigError
+from sweeper.foundation.errors import ConfigError, Problem
 from sweeper.records.layout import StudyPaths
 from sweeper.serving.launch import find_vllm, server_python, vllm_launch
 from sweeper.serving.model_server import ModelServer
@@ -57,6 +58,17 @@ def split_devices(study: LoadedStudy) -> DeviceSplit | None:
     return DeviceSplit(own, _left(study.config.compute, own))
 
 
+def server_problems(study: LoadedStudy) -> Sequence[Problem]:
+    """Return why the teacher's server could not be started on this machine; nothing is started."""
+    try:
+        if server := started_server(study):
+            split_devices(study)
+            _version(study, server)
+    except ConfigError as error:
+        return error.problems
+    return ()
+
+
 def make_teacher_server(
     study: LoadedStudy, paths: StudyPaths, manifest: StudyManifest
 ) -> ModelServer | None:
@@ -68,10 +80,7 @@ def make_teacher_server(
     server, split = started_server(study), split_devices(study)
     if server is None or split is None:
         return None
-    version, problem = find_vllm(server_python(server))
-    if problem:
-        key = "start" if server.python is None else "python"
-        raise ConfigError([study.file.problem((*_KEY, key), problem)])
+    version = _version(study, server)
     source, content = _source(study, manifest)
     launch = vllm_launch(
         "teacher",
@@ -84,6 +93,19 @@ def make_teacher_server(
         shared=split.shared,
     )
     return ModelServer(launch, paths.server("teacher"))
+
+
+def _version(study: LoadedStudy, server: StartedServer) -> str:
+    """Return the version of vLLM.
+
+    Raises:
+        ConfigError: It is not installed.
+    """
+    version, problem = find_vllm(server_python(server))
+    if problem:
+        key = "start" if server.python is None else "python"
+        raise ConfigError([study.file.problem((*_KEY, key), problem)])
+    return version
 
 
 def _left(compute: ComputeConfig, own: tuple[str, ...]) -> tuple[str, ...]:
