@@ -46,15 +46,16 @@ soak: demo
 	$(PYTEST) --dist load -m "soak and not vllm" --timeout 7200
 
 # vLLM for CPUs wants other versions of libraries than sweeper is pinned to, so that it has an
-# environment of its own. One test at a time: a server takes all cores.
+# environment of its own. One test at a time: a server takes all cores. Only files with such tests
+# are read: the others ask for packages that are not installed there.
 VLLM := .venv-vllm
 
 test-vllm: $(VLLM)/installed
-	$(VLLM)/bin/pytest -q -p no:xdist -m vllm
+	$(VLLM)/bin/pytest -q -p no:xdist -m vllm $$(grep -rl --include='test_*.py' 'mark\.vllm' tests)
 
 $(VLLM)/installed: requirements-vllm.txt pyproject.toml
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
-	$(VLLM)/bin/pip install --quiet --no-deps --requirement requirements-vllm.txt
+	$(VLLM)/bin/pip install --quiet --no-compile --no-deps --requirement requirements-vllm.txt
 	$(VLLM)/bin/pip install --quiet --no-deps --editable .
 	touch $@
 

@@ -52,8 +52,8 @@ _ADVICE = {
     "too long": "Write a smaller teacher.server.max_length, or a larger gpu_memory.",
     "no memory": (
         "Give it less to hold: a smaller teacher.server.max_length, or options: {max_num_seqs: 16};"
-        " another share of the GPU (gpu_memory); or more GPUs (gpus). On a CPU, the environment"
-        " variable VLLM_CPU_KVCACHE_SPACE is the GiB that it keeps for keys and values."
+        " another share of the GPU (gpu_memory); or more GPUs (gpus). On a CPU, less for keys and"
+        " values: options: {kv_cache_memory_bytes: 536870912}."
     ),
     "not served": "vLLM cannot serve this model: leave teacher.server out, or name another model.",
 }

@@ -15,6 +15,7 @@ from sweeper.config.models import ModelConfig
 from sweeper.config.started_server import StartedServer
 from sweeper.foundation.cache import content_key
 from sweeper.foundation.environment import leftovers
+from sweeper.serving import in_server
 from sweeper.serving.http_checks import HOST
 
 PYTHON_VARIABLE = "SWEEPER_VLLM_PYTHON"
@@ -24,13 +25,9 @@ KEY_VARIABLE = "VLLM_API_KEY"
 
 _OWN_SHARE, _SHARED_SHARE = 0.9, 0.45
 """Default shares of a GPU's memory: of one of its own, and of one that trials use too."""
-_ON_CPU = {
-    # Trials use the same cores: their own number of threads is what the operating system divides.
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    # GiB for keys and values; vLLM itself would take most of the memory.
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-}
-"""Variables of a server without a GPU, where the user set none."""
+_CPU_CACHE_BYTES = 2**30
+"""Default memory for keys and values on a CPU, of which vLLM would take almost all."""
+_IN_SERVER = Path(in_server.__file__).resolve().parent
 _REMOVED = (
     # Methods of the engine, for everyone on this machine: they ask for no key.
     "VLLM_SERVER_DEV_MODE",
@@ -197,11 +194,13 @@ def _arguments(
     yield from ("--generation-config", "vllm")
     # As many log-probabilities of a token as a request asks for.
     yield from ("--max-logprobs", "-1", "--logprobs-mode", "raw_logprobs")
+    yield from ("--middleware", "require_key.RequireKey")
     yield "--disable-uvicorn-access-log"
     options = {name.replace("-", "_").lower(): value for name, value in server.options.items()}
     if on_cpu:
         # Compiling takes longer than it saves, and needs a compiler.
         options.setdefault("enforce_eager", True)
+        options.setdefault("kv_cache_memory_bytes", _CPU_CACHE_BYTES)
     for name, value in sorted(options.items()):
         yield from _option(name.replace("_", "-"), value)
 
@@ -223,11 +222,15 @@ def _environment(python: str, devices: tuple[str, ...] = ("cpu",)) -> dict[str, 
         # These name packages of this interpreter.
         removed |= {"PYTHONPATH", "PYTHONHOME"}
     environment = {name: value for name, value in os.environ.items() if name not in removed}
+    places = [str(_IN_SERVER), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, places))
     # A file of the working directory is none of the server's modules.
     environment |= {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
     environment |= {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     if devices == ("cpu",):
-        environment = {**_ON_CPU, **environment, "CUDA_VISIBLE_DEVICES": ""}
+        environment["CUDA_VISIBLE_DEVICES"] = ""
+        # Trials use the same cores.
+        environment.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
     else:
         environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(_visible, devices))
     return environment

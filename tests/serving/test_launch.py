@@ -10,6 +10,7 @@ import pytest
 
 from sweeper.config.models import ModelConfig
 from sweeper.config.started_server import StartedServer
+from sweeper.serving import in_server
 from sweeper.serving.launch import Launch, find_vllm, server_python, vllm_launch
 from tests.support.served_models import FAKE_VLLM
 
@@ -42,6 +43,7 @@ def test_on_a_cpu_weights_are_float32_and_nothing_is_compiled() -> None:
     assert command[1:5] == ("-m", "vllm.entrypoints.openai.api_server", "--model", "/models/big")
     assert option(command, "dtype") == "float32"
     assert "--enforce-eager" in command
+    assert option(command, "kv-cache-memory-bytes") == str(2**30)
     assert "--gpu-memory-utilization" not in command
 
 
@@ -114,20 +116,21 @@ def test_variables_that_open_the_server_or_would_mislead_it_do_not_reach_it(
 ) -> None:
     for name in ("VLLM_SERVER_DEV_MODE", "VLLM_API_KEY", "MASTER_ADDR", "WORLD_SIZE"):
         monkeypatch.setenv(name, "1")
-    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "7")
+    monkeypatch.setenv("VLLM_LOGGING_LEVEL", "DEBUG")
     environment = launch().environment
     assert not {"VLLM_SERVER_DEV_MODE", "VLLM_API_KEY", "MASTER_ADDR", "WORLD_SIZE"} & {
         *environment
     }
-    assert environment["VLLM_CPU_KVCACHE_SPACE"] == "7"
+    assert environment["VLLM_LOGGING_LEVEL"] == "DEBUG"
     assert launch().environment_with("secret")["VLLM_API_KEY"] == "secret"
     assert "secret" not in launch().command
 
 
 def test_another_interpreter_finds_its_own_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "/packages/of/this/one")
-    assert launch().environment["PYTHONPATH"] == "/packages/of/this/one"
-    assert "PYTHONPATH" not in launch(python="/opt/vllm/bin/python").environment
+    own = str(Path(in_server.__file__).parent)
+    assert launch().environment["PYTHONPATH"] == f"{own}:/packages/of/this/one"
+    assert launch(python="/opt/vllm/bin/python").environment["PYTHONPATH"] == own
 
 
 def test_the_interpreter_is_named_by_the_study_the_environment_or_not_at_all(

@@ -97,17 +97,17 @@ def is_running(pid: int) -> bool:
     return state != b"Z"
 
 
-def wait_until_up(server: ModelServer) -> None:
+def wait_until_up(server: ModelServer, patience: float = 120.0) -> None:
     """Start a server, and wait until it answers."""
     server.start()
-    wait_until(lambda: server.state != "starting", "the server to answer")
+    wait_until(lambda: server.state != "starting", "the server to answer", patience)
     server.check()
 
 
-def failure_of(server: ModelServer) -> str:
+def failure_of(server: ModelServer, patience: float = 120.0) -> str:
     """Start a server that cannot be started; return why."""
     try:
-        wait_until_up(server)
+        wait_until_up(server, patience)
     except ServerError as error:
         return str(error)
     raise AssertionError("it was started")
