@@ -163,10 +163,17 @@ class DeviceMemory:
     whole: float
 
 
-def trial_memory(compute: ComputeConfig) -> list[DeviceMemory]:
+def trial_memory(
+    compute: ComputeConfig, devices: Sequence[str] | None = None, served: float = 0.0
+) -> list[DeviceMemory]:
     """Return what each process of a trial has here, by kind and size of its devices.
 
     Nothing is said of the nodes of a cluster, nor of a GPU whose driver does not answer.
+
+    Args:
+        compute: Resources that the study asks for.
+        devices: The devices of trials, in place of those that are found.
+        served: Share of each GPU that the server of a model takes.
 
     Raises:
         SweeperError: The machine does not have what ``compute`` asks for.
@@ -174,15 +181,17 @@ def trial_memory(compute: ComputeConfig) -> list[DeviceMemory]:
     if compute.executor != "local":
         return []
     share = compute.resources_per_trial.gpu
-    devices = usable_devices(compute)
+    if devices is None:
+        devices = usable_devices(compute)
     workers = count_workers(compute, devices)
     if not devices[0].startswith("cuda"):
         return [_main_memory(compute, devices[0], workers)]
     sizes = gpu_memory()
     processes = workers * compute.devices_per_trial
     jobs = per_device(share) if share else math.ceil(processes / len(devices))
-    part = share or 1 / jobs
+    part = min(share or 1.0, (1 - served) / jobs)
     shared = f"a GPU of {{:.0f}} GiB{f' that {jobs} trials share' * (jobs > 1)}"
+    shared += f" next to the teacher's server ({served:.0%})" * (served > 0)
     found = {sizes[device] for device in devices if device in sizes}
     return [
         DeviceMemory(shared.format(size / 2**30), "cuda", size * part, size)

@@ -87,6 +87,16 @@ def server_python(server: StartedServer) -> str:
     return os.path.expanduser(named)
 
 
+def gpu_share(server: StartedServer, *, shared: bool) -> float:
+    """Return the share of each of its GPUs' memory that a server takes.
+
+    Args:
+        server: Keys of the study file.
+        shared: True if trials use these GPUs too.
+    """
+    return server.gpu_memory or (_SHARED_SHARE if shared else _OWN_SHARE)
+
+
 def find_vllm(python: str) -> tuple[str, str]:
     """Return the version of vLLM that an interpreter has, or why it has none.
 
@@ -187,8 +197,7 @@ def _arguments(
     if server.max_length is not None:
         yield from ("--max-model-len", str(server.max_length))
     if not on_cpu:
-        share = server.gpu_memory or (_SHARED_SHARE if shared else _OWN_SHARE)
-        yield from ("--gpu-memory-utilization", f"{share:g}")
+        yield from ("--gpu-memory-utilization", f"{gpu_share(server, shared=shared):g}")
         yield from ("--tensor-parallel-size", str(len(devices)))
     # A model's own sampling settings, such as a repetition penalty, are not the study's.
     yield from ("--generation-config", "vllm")

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from sweeper.config.builtin import PACKED_MODELS, model_directory
-from sweeper.config.compute import ComputeConfig
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.started_server import StartedServer
 from sweeper.execution.device_sharing import usable_devices
@@ -14,7 +13,7 @@ from sweeper.execution.devices import find_devices
 from sweeper.foundation.cache import directory_hash
 from sweeper.foundation.errors import ConfigError, Problem
 from sweeper.records.layout import StudyPaths
-from sweeper.serving.launch import find_vllm, server_python, vllm_launch
+from sweeper.serving.launch import find_vllm, gpu_share, server_python, vllm_launch
 from sweeper.serving.model_server import ModelServer
 from sweeper.study.manifest import StudyManifest, model_folders
 
@@ -26,11 +25,10 @@ class DeviceSplit(NamedTuple):
 
     server: tuple[str, ...]
     trials: tuple[str, ...]
-
-    @property
-    def shared(self) -> bool:
-        """True if trials use a GPU of the server's."""
-        return bool({*self.server} & {*self.trials} - {"cpu"})
+    shared: bool
+    """True if trials use a GPU of the server's."""
+    share: float
+    """Share of each GPU of the trials that the server takes."""
 
 
 def started_server(study: LoadedStudy) -> StartedServer | None:
@@ -55,7 +53,10 @@ def split_devices(study: LoadedStudy) -> DeviceSplit | None:
         message = f"expected at most {len(gpus)}, the GPUs of this machine, found {wanted}"
         raise ConfigError([study.file.problem((*_KEY, "gpus"), message)])
     own = tuple(gpus[len(gpus) - wanted :]) or ("cpu",)
-    return DeviceSplit(own, _left(study.config.compute, own))
+    devices = usable_devices(study.config.compute)
+    trials = tuple(device for device in devices if device not in own) or tuple(devices)
+    shared = bool({*own} & {*trials} - {"cpu"})
+    return DeviceSplit(own, trials, shared, gpu_share(server, shared=True) if shared else 0.0)
 
 
 def server_problems(study: LoadedStudy) -> Sequence[Problem]:
@@ -106,12 +107,6 @@ def _version(study: LoadedStudy, server: StartedServer) -> str:
         key = "start" if server.python is None else "python"
         raise ConfigError([study.file.problem((*_KEY, key), problem)])
     return version
-
-
-def _left(compute: ComputeConfig, own: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the devices that trials have: none of the server's, unless there are no others."""
-    devices = usable_devices(compute)
-    return tuple(device for device in devices if device not in own) or tuple(devices)
 
 
 def _source(study: LoadedStudy, manifest: StudyManifest) -> tuple[str, str]:

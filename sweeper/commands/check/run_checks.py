@@ -58,6 +58,7 @@ from sweeper.study.manifest import changes, has_begun, input_hashes, read_manife
 from sweeper.study.pair import STEP, read_pair
 from sweeper.study.preparation import problem_of
 from sweeper.study.results import read_study, selection_documents
+from sweeper.study.served_teacher import split_devices
 from sweeper.study.start_settings import StartSettings, start_settings
 
 RequestedShape = tuple[ShapeRequest, ModelShape]
@@ -111,7 +112,7 @@ def check(
             # Its documents may be much the same; nothing else of it holds.
             manifest = record = None
         recorded = recorded_data_check(study, paths, manifest) if manifest is not None else None
-        device = next(iter(_devices(config)[0]), "cpu")
+        device = next(iter(_devices(study)[0]), "cpu")
         data_check = recorded or run_data_step(study, device, cache)
         gaps = {arm.name: arm.lead for arm in record.arms if arm.lead} if record else {}
         gaps |= {"": record.lead} if record and record.lead else {}
@@ -200,7 +201,7 @@ def judge(
     start with.
     """
     config = study.config
-    devices, places, of_compute = _devices(config)
+    devices, places, of_compute = _devices(study)
     # Old records have no shapes.
     shapes = list(zip(wanted(config), data_check.shapes, strict=False))
     teacher, student = _parameters(config, shapes)
@@ -267,12 +268,14 @@ def _problem(study: LoadedStudy, failure: Failure) -> Finding:
     )
 
 
-def _devices(config: StudyConfig) -> tuple[list[str], list[DeviceMemory], list[Finding]]:
+def _devices(study: LoadedStudy) -> tuple[list[str], list[DeviceMemory], list[Finding]]:
     """Return the devices and the memory of trials that run on this machine, and their problems."""
-    compute = config.compute
+    compute = study.config.compute
     if compute.executor != "local":
         return [], [], []
     try:
+        if split := split_devices(study):
+            return [*split.trials], trial_memory(compute, split.trials, split.share), []
         return usable_devices(compute), trial_memory(compute), []
     except SweeperError as error:
         return [], [], [Finding(state="error", what="compute", detail=str(error))]
