@@ -45,6 +45,8 @@ _FOREIGN_CODE = (
     *("worker_extension_cls",),
 )
 """Options that load Python code, or that may."""
+HOW_IT_RUNS = ("gpus", "gpu_memory", "python", "start_timeout")
+"""Keys that do not change what is answered; a study may resume with others."""
 _UNSERVED = {
     "compile": "vLLM compiles the model itself",
     "init_kwargs": "vLLM does not read arguments of from_pretrained; write options of vLLM",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from http.client import HTTPConnection, HTTPException
-from typing import Any
+from typing import Any, Literal
 
 HOST = "127.0.0.1"
 
@@ -22,31 +22,34 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def is_healthy(port: int, seconds: float) -> bool:
-    """Return True if ``/health`` answers in time, and well."""
-    return _get(port, "/health", seconds) is not None
+Health = Literal["well", "unwell", "silent"]
+
+
+def health(port: int, seconds: float) -> Health:
+    """Ask ``/health``; a server whose engine has ended answers, but not well."""
+    status, _ = _get(port, "/health", seconds)
+    return "silent" if status is None else "well" if status == 200 else "unwell"
 
 
 def serves(port: int, name: str, key: str, seconds: float) -> bool:
     """Return True if the server knows ``key`` and serves a model of this ``name``."""
-    body = _get(port, "/v1/models", seconds, key)
+    status, body = _get(port, "/v1/models", seconds, key)
     try:
-        models: Any = json.loads(body or b"")["data"]
-        return any(model["id"] == name for model in models)
+        models: Any = json.loads(body)["data"]
+        return status == 200 and any(model["id"] == name for model in models)
     except (ValueError, LookupError, TypeError):
         return False
 
 
-def _get(port: int, path: str, seconds: float, key: str | None = None) -> bytes | None:
-    """Return the body of a good answer; None for any other, or none."""
+def _get(port: int, path: str, seconds: float, key: str = "") -> tuple[int | None, bytes]:
+    """Return status and body of an answer; None as the status of none."""
     connection = HTTPConnection(HOST, port, timeout=seconds)
-    headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
         connection.request("GET", path, headers=headers)
         answer = connection.getresponse()
-        body = answer.read(2**20)
-        return body if answer.status == 200 else None
+        return answer.status, answer.read(2**20)
     except (OSError, HTTPException):
-        return None
+        return None, b""
     finally:
         connection.close()

@@ -16,7 +16,7 @@ from sweeper.foundation.errors import ServerError
 from sweeper.records.layout import ServerPaths
 from sweeper.records.serving import ServedModel, ServerEnd
 from sweeper.serving.failures import PORT_TAKEN, explain, kind_of, log_end
-from sweeper.serving.http_checks import base_url, free_port, is_healthy, serves
+from sweeper.serving.http_checks import base_url, free_port, health, serves
 from sweeper.serving.kept_process import KeptProcess, end_leftover, find_kept
 from sweeper.serving.launch import Launch
 from sweeper.serving.start_log import StartLog
@@ -245,7 +245,10 @@ class ModelServer:
         while not self._stop.wait(patience.check_every):
             if self._process.has_ended():
                 return "died"
-            if is_healthy(self._port, patience.answer_within):
+            state = health(self._port, patience.answer_within)
+            if state == "unwell":
+                return "died"
+            if state == "well":
                 seen = time.monotonic()
                 self._starts.seen()
             elif time.monotonic() - seen >= patience.hung_after:

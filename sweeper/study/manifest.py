@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from sweeper.config.loading import LoadedStudy, LoadedSuite, find_data, find_model
 from sweeper.config.models import START
 from sweeper.config.own_teachers import named_models
+from sweeper.config.started_server import HOW_IT_RUNS
 from sweeper.config.study import StudyConfig
 from sweeper.config.task_sources import task_sources
 from sweeper.foundation.cache import content_key, directory_hash, file_hash
@@ -283,6 +284,8 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         if path[0] in _MAY_CHANGE and path != ("compute", "devices_per_trial"):
             continue
         if path == ("evaluation", "samples"):
+            continue
+        if path[:2] == ("teacher", "server") and path[2:] in {(key,) for key in HOW_IT_RUNS}:
             continue
         if path[0] in ("training", "arms") and path[-1] == "checkpoint_every":
             continue

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from sweeper.config.lengths import arm_lengths, study_lengths
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.own_teachers import named_attentions, named_models, own_teachers, teacher_uses
+from sweeper.config.started_server import HOW_IT_RUNS
 from sweeper.config.study import StudyConfig
 from sweeper.execution.executor import Executor
 from sweeper.foundation.cache import is_whole
@@ -157,6 +158,9 @@ def is_done(spec: PreparationSpec, paths: StudyPaths) -> bool:
     for key in ("training_rows", "model_folders"):
         before["origin"].pop(key, None)
         now["origin"].pop(key, None)
+    for origin in (before["origin"], now["origin"]):
+        for key in HOW_IT_RUNS:
+            (origin["teacher"].get("server") or {}).pop(key, None)
     same = ("origin", "suite", "test_suite", "needs_teacher_outputs", "reads", "own_teachers")
     later = [
         key

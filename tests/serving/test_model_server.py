@@ -243,6 +243,16 @@ def test_a_server_that_hangs_is_ended_and_started_again(servers: FakeServers) ->
     assert [start.end for start in servers.record().starts] == ["hung", "study ended"]
 
 
+def test_a_server_without_its_engine_is_started_again_at_once(servers: FakeServers) -> None:
+    with servers.server(replace(QUICK, hung_after=600.0)) as server:
+        wait_until_up(server)
+        unwell = servers.tell("unwell")
+        wait_for_starts(servers, 2)
+        unwell.unlink()
+        wait_until(lambda: server.state == "up", "the restart")
+    assert servers.record().starts[0].end == "died"
+
+
 def test_a_stopped_server_counts_as_hung_and_is_ended(servers: FakeServers) -> None:
     with servers.server() as server:
         wait_until_up(server)

@@ -1,7 +1,8 @@
 """A real process with a real socket that answers as vLLM's server does; it has no model.
 
 The folder in ``FAKE_VLLM`` tells it what to do: ``last_words``, printed at the start before it
-fails; ``silent``, it answers nothing; ``hang``, it answers nothing as long as the file is there.
+fails; ``silent`` or ``hang``, it answers nothing as long as the file is there; ``unwell``, it
+answers that its engine has ended.
 In ``starts`` each start leaves a line of JSON.
 """
 
@@ -33,7 +34,7 @@ class Handler(BaseHTTPRequestHandler):
         while told("hang") or told("silent"):
             time.sleep(0.01)
         if self.path == "/health":
-            self.answer(200, {})
+            self.answer(503 if told("unwell") else 200, {})
         elif self.headers.get("Authorization") != f"Bearer {KEY}":
             self.answer(401, {"error": "Unauthorized"})
         elif self.path == "/v1/models":
