@@ -174,12 +174,17 @@ def test_a_failed_start_says_what_to_try_and_quotes_the_log(
 def test_the_error_that_caused_the_others_is_named_first(servers: FakeServers) -> None:
     servers.tell(
         "last_words",
-        "(EngineCore pid=1) ERROR 01-01 00:00:00 [core.py:1] ValueError: the head is too small\n"
+        "(Worker pid=1) ERROR 01-01 00:00:00 [core.py:1] ValueError: Available memory on node 0"
+        " (15.44/21.21 GiB) on kv cache allocation is less than requested memory for kv\n"
+        "  File code.py, line 3, in load\n"
+        "RuntimeError: Worker failed with error 'Available memory', please check the stack trace\n"
         "(APIServer pid=2) RuntimeError: Engine core initialization failed. See root cause above.",
     )
     with servers.server() as server:
-        first = failure_of(server).splitlines()[0]
-    assert first.endswith("ended (1): ValueError: the head is too small")
+        message = failure_of(server)
+    assert "ended (1): ValueError: Available memory on node 0" in message.splitlines()[0]
+    assert "Give it less to hold" in message
+    assert "code.py" not in message
 
 
 def test_an_interpreter_that_cannot_be_run_is_named(servers: FakeServers) -> None:
