@@ -45,18 +45,17 @@ fast: demo
 soak: demo
 	$(PYTEST) --dist load -m "soak and not vllm" --timeout 7200
 
-# vLLM for CPUs wants other versions of libraries than sweeper is pinned to, so that it has an
-# environment of its own. One test at a time: a server takes all cores. Only files with such tests
-# are read: the others ask for packages that are not installed there.
+# vLLM for CPUs wants an older transformers than sweeper, so that the server of these tests has an
+# environment of its own. One test at a time: a server takes all cores.
 VLLM := .venv-vllm
 
-test-vllm: $(VLLM)/installed
-	$(VLLM)/bin/pytest -q -p no:xdist -m vllm $$(grep -rl --include='test_*.py' 'mark\.vllm' tests)
+test-vllm: demo $(VLLM)/installed
+	SWEEPER_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(BIN)/pytest -q -p no:xdist -m vllm \
+		$$(grep -rl --include='test_*.py' 'mark\.vllm' tests)
 
-$(VLLM)/installed: requirements-vllm.txt pyproject.toml
+$(VLLM)/installed: requirements-vllm.txt
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/pip install --quiet --no-compile --no-deps --requirement requirements-vllm.txt
-	$(VLLM)/bin/pip install --quiet --no-deps --editable .
 	touch $@
 
 # Speed and memory against stock TRL, and what a search costs; takes hours, on an otherwise idle

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import socket
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ from sweeper.config.started_server import StartedServer
 from sweeper.records.layout import ServerPaths
 from sweeper.records.serving import ServedModel
 from sweeper.serving.http_checks import free_port
-from sweeper.serving.launch import find_vllm, vllm_launch
+from sweeper.serving.launch import find_vllm, server_python, vllm_launch
 from sweeper.serving.model_server import ModelServer, Patience
 from sweeper.serving.start_log import read_server_record
 from tests.support.served_models import failure_of, is_running, wait_until_up
@@ -41,12 +40,13 @@ def make_server(
     folder: Path, patience: Patience = USUAL, model: Path | None = None, **keys: Any
 ) -> ModelServer:
     model = model or model_directory("adder-teacher")
-    version, problem = find_vllm(sys.executable)
+    server = StartedServer.model_validate({**KEYS, **keys})
+    version, problem = find_vllm(server_python(server))
     assert problem == ""
     launch = vllm_launch(
         "teacher",
         ModelConfig(model=str(model)),
-        StartedServer.model_validate({**KEYS, **keys}),
+        server,
         source=str(model),
         content="hash",
         version=version,
