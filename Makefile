@@ -55,7 +55,7 @@ test-vllm: demo $(VLLM)/installed
 
 $(VLLM)/installed: requirements-vllm.txt
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
-	$(VLLM)/bin/pip install --quiet --no-compile --no-deps --requirement requirements-vllm.txt
+	$(VLLM)/bin/pip install --quiet --no-deps --requirement requirements-vllm.txt
 	touch $@
 
 # Speed and memory against stock TRL, and what a search costs; takes hours, on an otherwise idle
