@@ -25,6 +25,8 @@ State = Literal["idle", "starting", "up", "failed", "ended"]
 
 _PORTS = 3
 """Ports that are tried, if others take them in the meantime."""
+_TRIES = 3
+"""Times that the server of an earlier run is asked, which may be busy."""
 _LOOK_SECONDS = 0.2
 
 
@@ -180,7 +182,7 @@ class ModelServer:
         kept = find_kept(self.paths)
         if kept is not None and kept.serves == self.launch.serves:
             key = kept.read_key()
-            if serves(kept.port, self.launch.name, key, self._patience.answer_within):
+            if any(self._answers(kept.port, key) for _ in range(_TRIES)):
                 self._process, self._port, self._key = kept, kept.port, key
                 self._starts.adopted()
                 self._say(f"found the server of the last run at {base_url(kept.port)}")
@@ -192,6 +194,9 @@ class ModelServer:
             end_leftover(self.paths)
             self._starts.ended("found dead")
         return False
+
+    def _answers(self, port: int, key: str) -> bool:
+        return serves(port, self.launch.name, key, self._patience.answer_within)
 
     def _launch_on_free_port(self) -> None:
         self._key = secrets.token_urlsafe(32)
@@ -226,7 +231,7 @@ class ModelServer:
                 if kind_of(text) == PORT_TAKEN:
                     return False
                 raise ServerError(explain(text, code))
-            if serves(self._port, self.launch.name, self._key, self._patience.answer_within):
+            if self._answers(self._port, self._key):
                 self._starts.answered(seconds)
                 self._say(f"the server answers at {base_url(self._port)} after {seconds:.0f} s")
                 return True
