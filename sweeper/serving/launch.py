@@ -236,6 +236,8 @@ def _environment(python: str, devices: tuple[str, ...] = ("cpu",)) -> dict[str, 
     # A file of the working directory is none of the server's modules.
     environment |= {"PYTHONSAFEPATH": "1", "PYTHONUNBUFFERED": "1"}
     environment |= {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    # Its processes talk to each other on this machine only.
+    environment["VLLM_HOST_IP"] = HOST
     if devices == ("cpu",):
         environment["CUDA_VISIBLE_DEVICES"] = ""
         # Trials use the same cores.

@@ -50,23 +50,12 @@ def test_two_trials_at_once_use_one_server_which_ends_with_the_study(
     assert len(shown["servers"][0]["starts"]) == 1
 
 
-def test_a_study_that_is_done_starts_no_server(
+def test_ctrl_c_while_the_server_starts_leaves_no_process(
     write_study: WriteStudy, servers: FakeServers
-) -> None:
-    arms = {"sft": {"trials": 1}}
-    study = WholeStudy(write_study(teacher=TEACHER, arms=arms).parent)
-    study.check(study.run())
-    study.check(study.run())
-    assert len(servers.starts()) == 1
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stop_while_the_server_starts_leaves_no_process(
-    write_study: WriteStudy, servers: FakeServers, number: signal.Signals
 ) -> None:
     servers.tell("silent")
     study = WholeStudy(write_study(teacher=TEACHER).parent)
-    done = study.run_until(lambda: bool(servers.starts()), number)
+    done = study.run_until(lambda: bool(servers.starts()), signal.SIGINT, group=True)
     assert done.returncode == 130
     assert "Run the same command to resume" in done.stdout
     assert servers.running() == []
@@ -84,18 +73,6 @@ def test_a_killed_coordinator_leaves_its_server_to_the_next_run(
     study.check(study.run())
     assert len(servers.starts()) == 1
     assert servers.record().starts[0].adopted == 1
-
-
-def test_a_server_that_cannot_start_stops_the_study(
-    write_study: WriteStudy, servers: FakeServers
-) -> None:
-    servers.tell("last_words", "torch.OutOfMemoryError: CUDA out of memory.")
-    study = WholeStudy(write_study(teacher=TEACHER).parent)
-    done = study.run()
-    assert done.returncode == 1
-    assert "torch.OutOfMemoryError: CUDA out of memory." in done.stderr
-    assert "gpu_memory" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_without_vllm_check_and_run_say_what_to_install(
