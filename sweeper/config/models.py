@@ -17,7 +17,7 @@ from sweeper.config.base import (
     Strict,
     short,
 )
-from sweeper.config.server import RemoteServer
+from sweeper.config.server import Server
 
 Quantization = Literal["int8", "int4"]
 START = "student"
@@ -63,9 +63,9 @@ class ModelConfig(Strict):
     ) = None
     """Layers that a student keeps, without the others: a number of layers, evenly spread with the
     first and the last among them; or a list of layers, counted from 0."""
-    server: RemoteServer | None = None
-    """A server that answers in the teacher's place, for `seqkd` and a warm start by it; its weights
-    are then not loaded, and `model` is a name."""
+    server: Server | None = None
+    """A server that gives the teacher's answers, for `seqkd` and a warm start by it. Trials then do
+    not load the teacher. `{url: …}`: one elsewhere. `{start: vllm}`: one that sweeper starts."""
 
     def has_tokenizer(self) -> bool:
         """Return True if the model's configuration and tokenizer are read; else it is a name."""

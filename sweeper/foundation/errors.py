@@ -8,6 +8,7 @@
     ├── StudyChangedError  the study file no longer fits the recorded study (exit code 2)
     ├── StudyBusyError     another process is running this study (exit code 2)
     ├── PlaceError         a file or folder cannot be read or written (exit code 2)
+    ├── ServerError        a served model cannot be started, or does not stay up
     ├── FullDiskError      no space is left where something has to be written
     └── TrialError         one job failed; carries the kind that its outcome records
         ├── BadInputError      models, data or tasks that cannot work: retrying is useless
@@ -94,6 +95,10 @@ class PlaceError(SweeperError):
 
     def __init__(self, place: object, reason: str) -> None:
         super().__init__(f"{place}: cannot be read or written: {reason}")
+
+
+class ServerError(SweeperError):
+    """A served model cannot be started, or does not stay up; the same command resumes."""
 
 
 class FullDiskError(SweeperError):

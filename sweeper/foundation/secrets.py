@@ -13,6 +13,7 @@ import re
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -62,6 +63,20 @@ def redact_credentials(text: str, known: Collection[str] = ()) -> str:
 def redact(text: str, known: Collection[str] = ()) -> str:
     """Return ``text`` also without values of secret names: for commands, YAML and JSON."""
     return _ASSIGNMENT.sub(_hide_value, redact_credentials(text, known))
+
+
+def redact_file(path: Path, known: Collection[str]) -> None:
+    """Remove secrets, as ``redact_credentials`` does, from a log that nobody writes any more."""
+    try:
+        # Byte for byte, but for the secrets.
+        text = path.read_bytes().decode("utf-8", "surrogateescape")
+    except FileNotFoundError:
+        return
+    clean = redact_credentials(text, frozenset(known) | secrets_of_environment())
+    if clean != text:
+        temporary = path.with_name(f".{path.name}.clean")
+        temporary.write_bytes(clean.encode("utf-8", "surrogateescape"))
+        os.replace(temporary, path)
 
 
 def redact_option(text: str) -> str:

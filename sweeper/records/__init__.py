@@ -37,6 +37,7 @@ from sweeper.records.pair import (
     Reading,
     SampledAnswer,
 )
+from sweeper.records.serving import ServedModel, ServerRecord, ServerStart
 from sweeper.records.specs import (
     ConfirmationRun,
     EnqueuedSettings,
@@ -87,6 +88,9 @@ __all__ = [
     "SampledAnswer",
     "ScoredTask",
     "Scores",
+    "ServedModel",
+    "ServerRecord",
+    "ServerStart",
     "ShapeRequest",
     "StudyInputs",
     "SuiteSpec",

@@ -103,6 +103,43 @@ class JobPaths:
         return JobPaths(self.directory / "attempts" / str(number))
 
 
+@dataclass(frozen=True)
+class ServerPaths:
+    """Files of one served model; those that let others use the server are private."""
+
+    directory: Path
+
+    @property
+    def launch(self) -> Path:
+        """Path of what was started last, and its port."""
+        return self.directory / "launch.json"
+
+    @property
+    def processes(self) -> Path:
+        """Path of the processes of this launch, next to ``launch``."""
+        return self.directory / "processes.json"
+
+    @property
+    def key(self) -> Path:
+        """Path of the API key that the server asks for."""
+        return self.directory / "key"
+
+    @property
+    def lease(self) -> Path:
+        """Lock file, held by the coordinator that needs the server."""
+        return self.directory / "lease"
+
+    @property
+    def log(self) -> Path:
+        """Path of everything that the server printed, in all of its starts."""
+        return self.directory / "log.txt"
+
+    @property
+    def record(self) -> Path:
+        """Path of the record of the starts, a ``ServerRecord``."""
+        return self.directory / "record.json"
+
+
 class LinkedPathError(SweeperError):
     """A symbolic link stands where a study keeps its files."""
 
@@ -199,6 +236,10 @@ class StudyPaths:
     def preparation(self, step: str) -> JobPaths:
         """Return the files of a step of the preparation, such as ``data`` or ``teacher@ARM``."""
         return JobPaths(self.check_place("preparation", step))
+
+    def server(self, role: str) -> ServerPaths:
+        """Return the files of the served model of a role, such as ``teacher``."""
+        return ServerPaths(self.check_place("servers", role))
 
     def trial(self, arm: str, number: int) -> JobPaths:
         """Return the files of one trial."""

@@ -19,6 +19,7 @@ from sweeper.config.suite import SuiteConfig, SuiteTask
 from sweeper.records.base import SCHEMA_VERSION, Record
 from sweeper.records.model_shapes import ShapeRequest
 from sweeper.records.pair import PairRequest
+from sweeper.records.serving import ServedModel
 
 
 class SuiteSpec(Record):
@@ -83,6 +84,8 @@ class Resources(Record):
     """True if the student, its gradients and its optimiser's states are divided."""
     threads: int
     """CPU threads of each process."""
+    served_teacher: ServedModel | None = None
+    """Where the study's server of the teacher answers, if it has one."""
     memory_gib: float | None = None
     """The main memory that the job may take, its processes together."""
 

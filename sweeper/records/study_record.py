@@ -19,6 +19,7 @@ from sweeper.records import (
     EnqueuedSettings,
     Outcome,
     Record,
+    ServerRecord,
 )
 
 
@@ -260,6 +261,8 @@ class StudyRecord(Record):
     """Teacher gap, once teacher and starting student were scored; None in old records."""
     pair: Outcome | None = None
     """Diagnosis of teacher and starting student, if ``sweeper check --probe`` made one."""
+    servers: tuple[ServerRecord, ...] = ()
+    """Models that were served to the study's jobs, with every start of their servers."""
     test: Confirmation | None = None
     """Confirmation on the test suite; None before winners are trained again."""
 

@@ -21,6 +21,10 @@ def study_json(page: ReportData) -> dict[str, Any]:
         **search_json(page.search),
         **training_json(page.training),
         **pair_json(page),
+        "servers": [
+            {**server.model_dump(mode="json"), "device_seconds": server.device_seconds}
+            for server in page.record.servers
+        ],
     }
     if (verdict := page.verdict) is None:
         return plain

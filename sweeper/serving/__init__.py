@@ -1,5 +1,6 @@
-"""Models that run in processes of their own, and are reached by HTTP.
+"""Served models: processes of their own, here or elsewhere, that jobs ask over HTTP.
 
-What is asked of them, and what the answers mean for a training, belongs to ``distillation`` and
-``evaluation``.
+``client`` asks. ``launch`` says what sweeper starts, ``model_server`` starts, watches and ends it,
+``keeper`` is the process in between. What is asked, and what answers mean for a training, belongs
+to ``distillation``; when a study serves a model, to ``study``. This room loads no torch.
 """

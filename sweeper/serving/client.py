@@ -21,7 +21,7 @@ from typing import Any
 
 import httpx2
 
-from sweeper.config.server import RemoteServer
+from sweeper.config.remote_server import RemoteServer
 from sweeper.foundation.errors import BadInputError, NoAnswerError
 from sweeper.foundation.secrets import HIDDEN, SHORTEST, redact_credentials
 from sweeper.serving.replies import NonsenseError, Reply
@@ -79,10 +79,17 @@ class ModelClient:
         server: The server.
         key: The API's key, if it needs one; see ``read_key``.
         tell: Called with a line for the log about each attempt that failed.
+        advice: What to check where the server refuses a request.
     """
 
-    def __init__(self, server: RemoteServer, key: str | None, tell: Callable[[str], None]) -> None:
-        self._server, self._key, self._tell = server, key, tell
+    def __init__(
+        self,
+        server: RemoteServer,
+        key: str | None,
+        tell: Callable[[str], None],
+        advice: str = "Check url, model and extra_body.",
+    ) -> None:
+        self._server, self._key, self._tell, self._advice = server, key, tell, advice
         self._stopped = threading.Event()
         # The reply's size is bounded, and so it may not come packed.
         headers = {"Accept-Encoding": "identity"}
@@ -143,7 +150,7 @@ class ModelClient:
         return (
             f"The server {self._server.url} does not answer: {what} was asked {times}, the last"
             f" time: {reason}. The next attempt, in {pause:.0f} s, would be later than"
-            f" teacher.server.retry_for allows ({self._server.retry_for:g} s). The answers so far"
+            f" it may be asked again (retry_for: {self._server.retry_for:g} s). The answers so far"
             " are kept; run the same command again to resume."
         )
 
@@ -161,7 +168,7 @@ class ModelClient:
                     if time.monotonic() > deadline:
                         raise httpx2.ReadTimeout("")
         except httpx2.TimeoutException:
-            message = f"no whole answer in {self._server.timeout:g} s (teacher.server.timeout)"
+            message = f"no whole answer in {self._server.timeout:g} s (timeout)"
             raise _PassingError(message) from None
         except httpx2.HTTPError as error:
             # The error's own text may hold what was sent.
@@ -184,7 +191,7 @@ class ModelClient:
         if status in _PASSING or status >= 500:
             raise _PassingError(reason, retry_after(response.headers.get("Retry-After")))
         key: tuple[str, ...] = _KEY
-        advice = "Check url, model and extra_body."
+        advice = self._advice
         if status in (401, 403):
             if self._server.api_key_env is None:
                 advice = "If the server needs a key, write api_key_env."

@@ -9,6 +9,7 @@ from typing import Literal, Protocol
 from sweeper.execution.executor import Executor
 from sweeper.foundation.database_retry import Retry
 from sweeper.records import Outcome, TrialSpec
+from sweeper.serving.model_server import ModelServer
 from sweeper.study.arms import ArmState
 from sweeper.study.early_stopping import StopReason
 from sweeper.study.interrupts import StopRequest
@@ -27,6 +28,8 @@ class RunningStudy(Protocol):
     higher_is_better: bool
     jobs: Jobs
     stop: StopRequest
+    waiting_for: str | None
+    """What jobs wait for, in words: ``starting the teacher's server``."""
 
     @property
     def arms(self) -> Mapping[str, ArmState]:
@@ -62,3 +65,5 @@ class Collaborators:
     """Retry for databases that do not answer; the tracker shares it."""
     preflight: Callable[[Outcome], None] = lambda outcome: None
     """Function that is given the outcome of the data step, and raises to refuse the study."""
+    teacher_server: ModelServer | None = None
+    """Server of the teacher's answers, if the study asks sweeper to start one; not started yet."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from sweeper.analysis.comparison import scored_trials
@@ -12,7 +13,7 @@ from sweeper.analysis.teacher_gap import is_better
 from sweeper.config.loading import LoadedStudy
 from sweeper.execution.executor import Busy, Finished
 from sweeper.foundation.secrets import redact, secrets_in
-from sweeper.records import PreparationSpec, SuiteSpec
+from sweeper.records import PreparationSpec, ServedModel, SuiteSpec
 from sweeper.records.layout import StudyPaths
 from sweeper.records.outcome_files import read_outcome
 from sweeper.records.study_record import StudyRecord
@@ -30,6 +31,7 @@ from sweeper.study.jobs import Jobs, RunningJob
 from sweeper.study.manifest import StudyManifest, suite_spec, version_changes
 from sweeper.study.pair import read_pair
 from sweeper.study.results import read_preparation, read_study, read_teacher_gap
+from sweeper.study.served_teacher import bring_up
 from sweeper.study.trial_specs import TrialSpecs
 from sweeper.study.trials import Trials
 
@@ -52,6 +54,7 @@ class Coordinator:
         self.started = time.time()
         self.phase: Phase = "prepare"
         self.higher_is_better = True
+        self.waiting_for: str | None = None
         self.stop = collaborators.stop
         self.jobs = Jobs(collaborators.executor, study.config.compute, collaborators.retry)
         self._study = study
@@ -77,7 +80,7 @@ class Coordinator:
         Raises:
             ConfigError: Data, models, tasks or settings cannot work as written.
             PreflightError: The preflight refuses the study.
-            SweeperError: The preparation failed.
+            SweeperError: The preparation failed, or the teacher's server did.
             Interrupted: The user stopped it.
         """
         config = self._study.config
@@ -203,6 +206,9 @@ class Coordinator:
         self._trials = self._new_trials(test_suite=suite)
         for arm in confirmation.confirmation_arms(plan, record, self._paths):
             self._trials.add(arm)
+        if self._collaborators.teacher_server is not None and self._trials.any_left():
+            # These runs cannot ask the teacher for what someone has removed from the cache.
+            self._run_steps(preparation.steps(config)[1:], trials_left=True)
         self._run_steps(preparation.test_steps(config), trials_left=False)
         for role, outcome in read_test_baselines(self._paths).items():
             self._tracker.log_baseline(role, outcome, test=True)
@@ -242,19 +248,20 @@ class Coordinator:
                 # The cache may have been emptied since.
                 or (trials_left and not preparation.is_cached(spec.step, self._paths))
             )
-            while waiting or self.jobs.running:
-                self._check_stop()
-                if self.stop.level and not self.jobs.running:
-                    raise Interrupted
-                while waiting and self.stop.level == 0 and self._executor.free():
-                    try:
-                        preparation.submit(waiting[0], self._executor)
-                    except Busy:
-                        break
-                    waiting.popleft()
-                    self.jobs.notice()
-                for finished, _ in self._wait():
-                    self._finish_step(finished)
+            with self._serving_teacher(waiting) as served:
+                while waiting or self.jobs.running:
+                    self._check_stop()
+                    if self.stop.level and not self.jobs.running:
+                        raise Interrupted
+                    while waiting and self.stop.level == 0 and self._executor.free():
+                        try:
+                            preparation.submit(waiting[0], self._executor, served)
+                        except Busy:
+                            break
+                        waiting.popleft()
+                        self.jobs.notice()
+                    for finished, _ in self._wait():
+                        self._finish_step(finished)
             self._inputs = preparation.with_results(self._inputs, group, self._paths)
 
     def _finish_step(self, finished: Finished) -> None:
@@ -287,12 +294,57 @@ class Coordinator:
                 if failure := trials.finish(finished, job):
                     raise preparation.stopped_by(self._study, failure)
 
+    # The teacher's server
+
+    @contextmanager
+    def _serving_teacher(self, specs: Sequence[PreparationSpec]) -> Iterator[ServedModel | None]:
+        """Serve the teacher while steps run, if one of them asks it; give its address.
+
+        Raises:
+            ServerError: It cannot be started.
+        """
+        server = self._collaborators.teacher_server
+        if server is None or not any(map(preparation.asks_server, specs)):
+            yield None
+            return
+        self.waiting_for = "starting the teacher's server"
+        try:
+            address = bring_up(server, self._while_starting)
+            self.waiting_for = None
+            yield address
+        finally:
+            # Its memory is for what follows.
+            self.waiting_for = "ending the teacher's server"
+            self._observer.update(self)
+            server.end()
+            self._tell_of_server()
+            self.waiting_for = None
+
+    def _while_starting(self) -> None:
+        self._tell_of_server()
+        self._observer.update(self)
+        if self.stop.level:
+            raise Interrupted
+
+    def _tell_of_server(self) -> None:
+        """Print what happened to the teacher's server."""
+        if server := self._collaborators.teacher_server:
+            for line in server.messages():
+                self._observer.message(line)
+
+    def _check_server(self) -> None:
+        """Print what happened to the teacher's server; raise a ``ServerError`` if it is gone."""
+        self._tell_of_server()
+        if server := self._collaborators.teacher_server:
+            server.check()
+
     # Waiting and stopping
 
     def _wait(self) -> list[tuple[Finished, RunningJob]]:
         prunes = any(arm.interim for arm in self.arms.values())
         seconds = _PRUNING_POLL_SECONDS if prunes else _POLL_SECONDS
         ended = self.jobs.wait(seconds, self._trials.log)
+        self._check_server()
         self._observer.update(self)
         if self.stop.level >= 2:
             self._check_stop()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
@@ -14,7 +13,7 @@ from sweeper.config.compute import ComputeConfig
 from sweeper.execution.executor import Executor, Finished, Spec
 from sweeper.foundation.database_retry import Retry
 from sweeper.foundation.files import read_json_lines, write_text_atomically
-from sweeper.foundation.secrets import redact_credentials, secrets_in, secrets_of_environment
+from sweeper.foundation.secrets import redact_file, secrets_in
 from sweeper.records import (
     INTERIM_PHASE,
     Failure,
@@ -29,17 +28,7 @@ from sweeper.records.remedies import speed_remedies
 
 def clean_log(files: JobPaths, secrets: AbstractSet[str]) -> None:
     """Remove secrets from the log of a job that has ended."""
-    log = files.log
-    try:
-        # Byte for byte, but for the secrets.
-        text = log.read_bytes().decode("utf-8", "surrogateescape")
-    except FileNotFoundError:
-        return
-    clean = redact_credentials(text, secrets | secrets_of_environment())
-    if clean != text:
-        temporary = log.with_name(f".{log.name}.clean")
-        temporary.write_bytes(clean.encode("utf-8", "surrogateescape"))
-        os.replace(temporary, log)
+    redact_file(files.log, secrets)
 
 
 def answer(spec: TrialSpec, interim: IntermediateScore, should_continue: bool) -> None:

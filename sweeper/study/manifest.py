@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from sweeper.config.loading import LoadedStudy, LoadedSuite, find_data, find_model
 from sweeper.config.models import START
 from sweeper.config.own_teachers import named_models
-from sweeper.config.server import HOW_IT_IS_ASKED
+from sweeper.config.server import CHANGE_NO_ANSWER
 from sweeper.config.study import StudyConfig
 from sweeper.config.task_sources import task_sources
 from sweeper.foundation.cache import content_key, directory_hash, file_hash
@@ -287,7 +287,7 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
             continue
         if path == ("evaluation", "samples"):
             continue
-        if path[:2] == ("teacher", "server") and path[2:] in {(key,) for key in HOW_IT_IS_ASKED}:
+        if path[:2] == ("teacher", "server") and path[2:] in {(key,) for key in CHANGE_NO_ANSWER}:
             continue
         if path[0] in ("training", "arms") and path[-1] == "checkpoint_every":
             continue

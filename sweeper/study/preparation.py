@@ -13,14 +13,23 @@ from pydantic import ValidationError
 from sweeper.config.lengths import arm_lengths, study_lengths
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.own_teachers import named_attentions, named_models, own_teachers, teacher_uses
-from sweeper.config.server import HOW_IT_IS_ASKED
+from sweeper.config.server import CHANGE_NO_ANSWER
+from sweeper.config.started_server import StartedServer
 from sweeper.config.study import StudyConfig
 from sweeper.execution.executor import Executor
 from sweeper.foundation.cache import is_whole
 from sweeper.foundation.errors import ConfigError, FullDiskError, Problem, SweeperError
 from sweeper.foundation.files import write_text_atomically
 from sweeper.foundation.secrets import redacted, redacted_json
-from sweeper.records import Failure, Outcome, PreparationSpec, Resources, StudyInputs, SuiteSpec
+from sweeper.records import (
+    Failure,
+    Outcome,
+    PreparationSpec,
+    Resources,
+    ServedModel,
+    StudyInputs,
+    SuiteSpec,
+)
 from sweeper.records.layout import JobPaths, StudyPaths, own_teacher_step
 from sweeper.records.outcome_files import read_outcome
 from sweeper.study.extreme_settings import wanted
@@ -44,10 +53,19 @@ def steps(config: StudyConfig) -> tuple[tuple[Step, ...], ...]:
     """Return the steps before the search, in order: first ``data``.
 
     Those of one group can run next to each other. Own teachers of arms come last: one may be the
-    starting student.
+    starting student. A teacher that sweeper serves has the machine to itself; its answers are there
+    when the student is warmed up.
     """
+    if isinstance(config.teacher.server, StartedServer):
+        return (("data",), ("teacher",), ("student",))
     own = tuple(dict.fromkeys(own_teacher_steps(config).values()))
     return (("data",), ("student", "teacher"), *([own] if own else []))
+
+
+def asks_server(spec: PreparationSpec) -> bool:
+    """Return whether the step asks a server that sweeper starts."""
+    started = isinstance(spec.origin.teacher.server, StartedServer)
+    return started and spec.step == "teacher" and spec.needs_teacher_outputs
 
 
 def test_steps(config: StudyConfig) -> tuple[tuple[Step, ...], ...]:
@@ -155,7 +173,7 @@ def is_done(spec: PreparationSpec, paths: StudyPaths) -> bool:
         before["origin"].pop(key, None)
         now["origin"].pop(key, None)
     for origin in (before["origin"], now["origin"]):
-        for key in HOW_IT_IS_ASKED:
+        for key in CHANGE_NO_ANSWER:
             (origin["teacher"].get("server") or {}).pop(key, None)
     same = ("origin", "suite", "test_suite", "needs_teacher_outputs", "reads", "own_teachers")
     later = [
@@ -180,12 +198,15 @@ def is_cached(step: Step, paths: StudyPaths) -> bool:
     return outcome is not None and all(is_whole(Path(entry)) for entry in outcome.cached)
 
 
-def submit(spec: PreparationSpec, executor: Executor) -> None:
-    """Start a step in a clean directory."""
+def submit(
+    spec: PreparationSpec, executor: Executor, served_teacher: ServedModel | None = None
+) -> None:
+    """Start a step in a clean directory; ``served_teacher`` is the server that it may ask."""
     files = JobPaths(Path(spec.place.directory))
     for path in (files.outcome, files.progress, files.log, files.documents, files.samples):
         path.unlink(missing_ok=True)
     place = executor.next_resources(files.directory).alone()
+    place = place.model_copy(update={"served_teacher": served_teacher})
     placed = spec.model_copy(update={"place": place})
     write_text_atomically(files.spec, redacted_json(placed))
     executor.submit(placed)

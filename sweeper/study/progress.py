@@ -59,7 +59,7 @@ class DisplayObserver:
             arms=tuple(_arm(arm, run) for arm in run.arms.values()),
             running=tuple(running_job(job, now) for job in jobs),
             ended=tuple(self.ended_jobs),
-            preparation=", ".join(step_name(job) for job in steps) or None,
+            preparation=run.waiting_for or ", ".join(step_name(job) for job in steps) or None,
             noun="confirmation runs" if run.phase == "confirm" else "trials",
             seconds_left=self._seconds_left(run, jobs, now),
             stopping=run.stop.level > 0,

@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel
 
 from sweeper.config.models import with_settings
+from sweeper.config.remote_server import RemoteServer
 from sweeper.config.settings import (
     GKD_KEYS,
     TRAINING_KEYS,
@@ -148,9 +149,9 @@ def trial_params(spec: TrialSpec) -> dict[str, str]:
     if spec.method != "sft":
         teacher = with_settings(inputs.teacher, spec.teacher, inputs.student.before_training())
         values["teacher/model"] = teacher.model
-        if teacher.server is None:
+        if not isinstance(teacher.server, RemoteServer):
             values["teacher/dtype"] = teacher.dtype
-        else:
+        if teacher.server is not None:
             served = teacher.server.identity(teacher.model)
             values |= {f"teacher/server.{key}": value for key, value in served.items()}
         if teacher.quantization is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeper.config.server import RemoteServer
+from sweeper.config.remote_server import RemoteServer
 from sweeper.config.study import StudyConfig
 from sweeper.study.manifest import input_hashes
 from tests.support.study_texts import edit, load, problems
@@ -28,7 +28,7 @@ def test_a_study_with_a_teacher_elsewhere(folder: Path) -> None:
     (folder / "large").mkdir()
     study = load(folder, STUDY)
     server = study.config.teacher.server
-    assert server is not None
+    assert isinstance(server, RemoteServer)
     assert (server.api, server.concurrency, server.timeout, server.retry_for) == (
         "chat",
         8,

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sweeper.config.server import RemoteServer
+from sweeper.config.remote_server import RemoteServer
 from sweeper.foundation.errors import BadInputError, NoAnswerError
 from sweeper.serving.client import LARGEST, ModelClient, StoppedError, delay, read_key, retry_after
 from sweeper.serving.replies import Reply, read_chat
@@ -83,7 +83,7 @@ def test_a_server_that_hangs_is_asked_again(server: ChatServer) -> None:
         assert ask(server, log, timeout=0.2).text == added(QUESTION)
     finally:
         release.set()
-    assert "no whole answer in 0.2 s (teacher.server.timeout)" in log[1]
+    assert "no whole answer in 0.2 s (timeout)" in log[1]
 
 
 def test_a_reply_without_end_is_cut_off(server: ChatServer) -> None:

@@ -369,3 +369,16 @@ def test_without_trials_another_storage_begins_another_study(
     assert start("storage=postgresql://me@db/optuna", trials=False) == second
     changed = start("storage=postgresql://me@db/optuna", "seed=2", trials=False)
     assert changed.identity != second.identity
+
+
+def test_a_study_resumes_with_a_server_elsewhere_but_not_with_one_that_answers_otherwise(
+    start: Callable[..., StudyManifest],
+) -> None:
+    answers, served = "arms={seqkd: {}}", "teacher.server.start=vllm"
+    first = start(answers, served)
+    moved = start(answers, served, "teacher.server.gpus=0", "teacher.server.python=/x")
+    assert moved.identity == first.identity
+    with pytest.raises(StudyChangedError, match=r"teacher\.server\.max_length: was null, now 512"):
+        start(answers, served, "teacher.server.max_length=512")
+    with pytest.raises(StudyChangedError, match=r"teacher\.server: was .*, now null"):
+        start(answers)

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,11 +21,10 @@ from mlflow.tracking import MlflowClient
 from sweeper.records import Outcome, TrialSpec
 from sweeper.records.layout import JobPaths, StudyPaths
 from sweeper.records.outcome_files import read_outcome
+from tests.support.waiting import wait_until
 
 DRIVER = Path(__file__).resolve().with_name("kill_driver.py")
 _TAG = "SWEEPER_TEST_TAG"
-_PATIENCE = 120.0
-"""Seconds to wait for what happens soon, also on a machine with much to do."""
 
 
 @dataclass
@@ -211,14 +209,6 @@ def leftovers(directory: Path) -> list[str]:
     )
     found = (path.relative_to(directory) for path in directory.rglob("*"))
     return sorted(str(path) for path in found if names.search(path.name))
-
-
-def wait_until(happened: Callable[[], bool], what: str, patience: float = _PATIENCE) -> None:
-    """Look until it has happened."""
-    deadline = time.monotonic() + patience
-    while not happened():
-        assert time.monotonic() < deadline, f"waited {patience:g} s for {what}"
-        time.sleep(0.01)
 
 
 def wait_beside(process: subprocess.Popen[str], happened: Callable[[], bool]) -> None:

@@ -9,6 +9,7 @@ from sweeper.analysis.findings import Finding
 from sweeper.analysis.pair import PairSummary
 from sweeper.analysis.teacher_gap import is_better
 from sweeper.config.models import ModelConfig
+from sweeper.config.remote_server import RemoteServer
 from sweeper.records import TokenizerSummary
 from sweeper.records.study_record import TeacherGap
 from sweeper.reporting.text import formatting
@@ -90,7 +91,10 @@ def server_finding(teacher: ModelConfig, rows: int | None, longest: int | None) 
     """
     if (server := teacher.server) is None:
         return None
-    detail = f"{server.model or teacher.model} answers at {server.url}"
+    if isinstance(server, RemoteServer):
+        detail = f"{server.model or teacher.model} answers at {server.url}"
+    else:
+        detail = f"vLLM, which sweeper starts, serves {teacher.model}; it answers"
     if longest is not None:
         count = "every row of the data" if rows is None else f"{rows:,} rows of the data"
         detail += f" to {count}, in at most {longest:,} tokens each, once"

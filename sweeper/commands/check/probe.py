@@ -13,6 +13,7 @@ import shutil
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -32,7 +33,15 @@ from sweeper.foundation.errors import SweeperError
 from sweeper.foundation.files import read_json_lines, write_text_atomically
 from sweeper.foundation.scratch import remove_abandoned, scratch
 from sweeper.foundation.secrets import redacted_json
-from sweeper.records import Failure, IntermediatePoint, PreparationSpec, Progress, Scores, TrialSpec
+from sweeper.records import (
+    Failure,
+    IntermediatePoint,
+    PreparationSpec,
+    Progress,
+    Scores,
+    ServedModel,
+    TrialSpec,
+)
 from sweeper.records.layout import StudyPaths
 from sweeper.records.outcome_files import read_completed
 from sweeper.records.study_record import TeacherGap
@@ -52,6 +61,7 @@ from sweeper.study.manifest import (
 )
 from sweeper.study.progress import running_job, step_name
 from sweeper.study.results import read_teacher_gap
+from sweeper.study.served_teacher import bring_up, make_teacher_server
 from sweeper.study.trial_specs import TrialSpecs
 
 STEPS = 6
@@ -124,6 +134,8 @@ class _Probe:
         # The threads of a study that has begun are in the keys of what the cache keeps for it.
         manifest = read_manifest(recorded) or open_manifest(study, paths, command_line(), threads)
         self._inputs = preparation.make_study_inputs(study, manifest, cache)
+        self._server = make_teacher_server(study, paths, manifest)
+        self._waiting_for: str | None = None
         self._started = time.time()
         self._params: dict[str, list[dict[str, Scalar]]] = {}
         """Settings of each arm's trials, the most expensive first."""
@@ -146,7 +158,8 @@ class _Probe:
         """Prepare the study and measure its trials; see ``probe``."""
         for group in preparation.steps(self._study.config):
             steps = [step for step in group if not self._take_over(step)]
-            self._work([partial(self._submit_step, step) for step in steps])
+            with self._serving_teacher(steps) as address:
+                self._work([partial(self._submit_step, step, address) for step in steps])
             self._inputs = preparation.with_results(self._inputs, group, self._paths)
         config = self._study.config
         served = config.teacher.server is not None
@@ -203,6 +216,8 @@ class _Probe:
                 self._jobs.notice()
             for finished, job in self._jobs.wait(_POLL_SECONDS, self._hear):
                 self._settle(finished, job)
+            if self._server is not None:
+                self._server.check()
             self._show()
 
     def _settle(self, finished: Finished, job: RunningJob) -> None:
@@ -244,8 +259,7 @@ class _Probe:
             # It costs next to nothing, and measures how long the libraries take to load.
             return False
         files = self._paths.preparation(step)
-        spec = preparation.make_spec(self._study, self._inputs, self._suite, step, files)
-        done = preparation.is_done(spec, self._recorded)
+        done = preparation.is_done(self._make_spec(step), self._recorded)
         if not (done and preparation.is_cached(step, self._recorded)):
             return False
         shutil.copytree(self._recorded.preparation(step).directory, files.directory)
@@ -254,10 +268,25 @@ class _Probe:
         self._seconds[step] = outcome.finished - outcome.started
         return True
 
-    def _submit_step(self, step: preparation.Step) -> None:
+    def _make_spec(self, step: preparation.Step) -> PreparationSpec:
         files = self._paths.preparation(step)
-        spec = preparation.make_spec(self._study, self._inputs, self._suite, step, files)
-        preparation.submit(spec, self._executor)
+        return preparation.make_spec(self._study, self._inputs, self._suite, step, files)
+
+    def _submit_step(self, step: preparation.Step, served: ServedModel | None = None) -> None:
+        preparation.submit(self._make_spec(step), self._executor, served)
+
+    @contextmanager
+    def _serving_teacher(self, steps: Sequence[preparation.Step]) -> Iterator[ServedModel | None]:
+        """Serve the teacher while steps run, if one of them asks it; give its address."""
+        asks = any(preparation.asks_server(self._make_spec(step)) for step in steps)
+        if self._server is None or not asks:
+            yield None
+            return
+        with self._server:
+            self._waiting_for = "starting the teacher's server"
+            address = bring_up(self._server, self._show)
+            self._waiting_for = None
+            yield address
 
     def _plan_scoring(self, scores: Scores) -> int:
         """Decide how much of the suite a trial is scored on; return its number of tasks."""
@@ -310,7 +339,7 @@ class _Probe:
                     for name, method, timings in self._arms()
                 ),
                 running=tuple(running_job(job, time.time()) for job in jobs),
-                preparation=", ".join(map(step_name, steps)) or None,
+                preparation=self._waiting_for or ", ".join(map(step_name, steps)) or None,
                 noun="probes",
             )
         )

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from sweeper.config.base import Scalar
 from sweeper.config.models import ModelConfig, with_settings
+from sweeper.config.remote_server import RemoteServer
 from sweeper.distillation.data.chat_templates import check_default, set_defaults, template_variables
 from sweeper.distillation.data.compatibility import (
     aligned,
@@ -162,7 +163,7 @@ def unpack_model(
     """
     if not model.has_tokenizer():
         return model
-    if model.server is not None:
+    if isinstance(model.server, RemoteServer):
         # What it is called at the server is not where its tokenizer lies.
         named = model.server.model_copy(update={"model": model.server.model or model.model})
         model = model.model_copy(update={"server": named})

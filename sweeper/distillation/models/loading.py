@@ -24,6 +24,7 @@ from transformers.utils import import_utils
 
 from sweeper.config import builtin
 from sweeper.config.models import ModelConfig
+from sweeper.config.remote_server import RemoteServer
 from sweeper.distillation.models import layer_dropping, smollm2
 from sweeper.distillation.models.compilation import compile_reading
 from sweeper.distillation.models.late_bitsandbytes import import_bitsandbytes
@@ -89,9 +90,9 @@ def location(model: str) -> str:
 def identity(model: ModelConfig) -> dict[str, Any]:
     """Return what determines a model's weights: a hash of a directory, or a hub commit.
 
-    Of a served model's weights only its server and its name there are known.
+    Of a model that a server elsewhere answers for, only the server and the name there are known.
     """
-    if model.server is not None:
+    if isinstance(model.server, RemoteServer):
         return {"server": model.server.identity(model.model)}
     source = location(model.model)
     described: dict[str, Any] = {
@@ -104,6 +105,8 @@ def identity(model: ModelConfig) -> dict[str, Any]:
         "random_init": model.random_init,
         "keep_layers": model.keep_layers,
     }
+    if model.server is not None:
+        described["server"] = model.server.identity(model.model)
     if Path(source).is_dir():
         return {**described, "directory": directory_hash(Path(source), dated=True)}
     config = read_config(model)

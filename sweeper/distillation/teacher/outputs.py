@@ -151,6 +151,7 @@ def _asked_for(
         Path(inputs.cache),
         inputs.teacher_outputs.max_new_tokens,
         report,
+        teacher.resources.served_teacher,
     )
     as_tokens = served_prompts.AnswersAsTokens(data.tokenizer, asked.tokenizer)
     rows: list[dict[str, Any]] = []
@@ -169,7 +170,7 @@ def _asked_for(
         rows.append(row)
     if all(row["tokens"] is None for row in rows):
         raise BadInputError(
-            f"expected answers from {server.url}, but none of its {len(rows)} replies has one; the"
+            f"expected answers from the server, but none of its {len(rows)} replies has one; the"
             f" first: {rows[0]['missing']}",
             ("teacher", "server"),
         )

@@ -1,7 +1,8 @@
 """Answers of a served teacher, each kept as soon as it is received.
 
-Answers may cost money. They lie in the cache under the server, one line each, by a hash of the
-request: whatever ends a study, and whichever study asks next, what was answered is not asked again.
+Answers may cost money. They lie in the cache under what answers (a server elsewhere, or the files
+of a model that sweeper serves), one line each, by a hash of the request: whatever ends a study, and
+whichever study asks next, what was answered is not asked again.
 """
 
 from __future__ import annotations
@@ -19,9 +20,13 @@ from typing import Any
 from filelock import FileLock
 
 from sweeper.config.models import ModelConfig
+from sweeper.config.remote_server import RemoteServer
+from sweeper.distillation.models.loading import identity
 from sweeper.foundation.cache import content_key
 from sweeper.foundation.files import open_to_append, read_json_lines
-from sweeper.serving.client import ModelClient, StoppedError, read_key
+from sweeper.records import ServedModel
+from sweeper.serving.client import ModelClient, StoppedError
+from sweeper.serving.reach import reach
 from sweeper.serving.replies import Reply
 
 KIND = "served_answers"
@@ -34,7 +39,7 @@ _ROOM = 4096
 
 @dataclass(frozen=True)
 class Request:
-    """One prompt, as a server is asked."""
+    """One prompt, as a server is asked, but for the model's name there."""
 
     endpoint: str
     body: Mapping[str, Any]
@@ -54,6 +59,7 @@ def ask_all(
     cache: Path,
     longest: int,
     report: Callable[[int, int], None] = lambda done, total: None,
+    served: ServedModel | None = None,
 ) -> list[Reply]:
     """Return the answer to each request; ask those that no study has asked before.
 
@@ -65,18 +71,17 @@ def ask_all(
         cache: The content-addressed cache.
         longest: Most tokens of an answer.
         report: Callback for the number of answers and their total.
+        served: Where the server answers, if sweeper started it.
 
     Raises:
         BadInputError: The server refuses a request, or its key is not set.
         NoAnswerError: The server does not answer.
         OSError: There is no room for the answers.
     """
-    server = teacher.server
-    assert server is not None
     keys = [request.key() for request in requests]
     # Of equal ones the first, which messages name.
     wanted = dict(reversed([*zip(keys, requests, strict=True)]))
-    directory = cache / KIND / content_key(server.identity(teacher.model))
+    directory = cache / KIND / content_key(identity(teacher))
     with _opened(directory) as kept:
         answers = {key: reply for key, reply in kept.read() if key in wanted}
 
@@ -93,17 +98,17 @@ def ask_all(
             report(done, len(keys))
 
         if missing := [one for key, one in reversed(wanted.items()) if key not in answers]:
-            key = read_key(server)
+            server, key, advice = reach(teacher, served)
             kept.reserve(server.concurrency * (longest * _BYTES_A_TOKEN + _ROOM))
-            with ModelClient(server, key, lambda line: print(line, flush=True)) as model:
-                _ask(model, missing, server.concurrency, keep)
+            with ModelClient(server, key, lambda line: print(line, flush=True), advice) as model:
+                _ask(model, server, missing, keep)
     return [answers[key] for key in keys]
 
 
 def _ask(
     model: ModelClient,
+    server: RemoteServer,
     requests: Sequence[Request],
-    concurrency: int,
     keep: Callable[[Request, Reply], None],
 ) -> None:
     """Ask, and keep answers as they come. After a failure nothing is asked, but what comes is kept.
@@ -116,11 +121,12 @@ def _ask(
     failure: Exception | None = None
 
     def ask(request: Request) -> Reply:
-        return model.ask(request.endpoint, request.body, request.read, f"row {request.number}")
+        body = {"model": server.model, **request.body}
+        return model.ask(request.endpoint, body, request.read, f"row {request.number}")
 
-    with ThreadPoolExecutor(concurrency) as threads:
+    with ThreadPoolExecutor(server.concurrency) as threads:
         while True:
-            while failure is None and len(running) < concurrency:
+            while failure is None and len(running) < server.concurrency:
                 if (request := next(left, None)) is None:
                     break
                 running[threads.submit(ask, request)] = request

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from sweeper.config.server import RemoteServer
+from sweeper.config.remote_server import RemoteServer
+from sweeper.config.server import Server
 from sweeper.distillation.data.answers import AnswerTokens, last_answer
 from sweeper.distillation.data.calls import Message
 from sweeper.distillation.data.conversations import Example
@@ -28,8 +29,8 @@ _OF_MESSAGE = ("role", "content", "name", "tool_call_id")
 """Keys of a message that the API knows, next to calls of tools."""
 
 
-def requests(data: TrainingData, asked: TrainingData, server: RemoteServer) -> list[Request]:
-    """Return what the server is asked for each example.
+def requests(data: TrainingData, asked: TrainingData, server: Server) -> list[Request]:
+    """Return what the server is asked for each example, but for the model's name there.
 
     Args:
         data: The study's data.
@@ -39,7 +40,9 @@ def requests(data: TrainingData, asked: TrainingData, server: RemoteServer) -> l
     Raises:
         BadInputError: A row has arguments of the chat template, which no server is asked with.
     """
-    chosen = {**_model(data, server), **_sampling(data, server)}
+    extra = server.extra_body if isinstance(server, RemoteServer) else {}
+    given = {name: value for name, value in extra.items() if value is not None}
+    chosen = {**given, **_sampling(data, server, extra)}
     repeated: Counter[str] = Counter()
     found = []
     for number, example in enumerate(data.examples, start=1):
@@ -48,7 +51,7 @@ def requests(data: TrainingData, asked: TrainingData, server: RemoteServer) -> l
         else:
             prompt = _messages(example, number)
         body = {**chosen, **prompt}
-        if "temperature" in body and body["temperature"] and "seed" not in server.extra_body:
+        if "temperature" in body and body["temperature"] and "seed" not in extra:
             key = content_key(prompt)
             body["seed"] = served_answer_seed(data.inputs.seed, key, repeated[key])
             repeated[key] += 1
@@ -60,23 +63,18 @@ def requests(data: TrainingData, asked: TrainingData, server: RemoteServer) -> l
     return found
 
 
-def _model(data: TrainingData, server: RemoteServer) -> dict[str, Any]:
-    extra = {name: value for name, value in server.extra_body.items() if value is not None}
-    return {"model": server.model or data.inputs.teacher.model, **extra}
-
-
-def _sampling(data: TrainingData, server: RemoteServer) -> dict[str, Any]:
+def _sampling(data: TrainingData, server: Server, extra: Mapping[str, Any]) -> dict[str, Any]:
     settings = data.inputs.teacher_outputs
     chosen: dict[str, Any] = {
         "temperature": settings.temperature,
         "max_tokens": settings.max_new_tokens,
     }
-    left_out = {name for name, value in server.extra_body.items() if value is None}
+    left_out = {name for name, value in extra.items() if value is None}
     chosen = {name: value for name, value in chosen.items() if name not in left_out}
     if server.gives_tokens:
         # Not the model's own generation settings, which vLLM reads: its distribution as it is.
         plain = {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
-        chosen |= {k: v for k, v in plain.items() if k not in server.extra_body}
+        chosen |= {k: v for k, v in plain.items() if k not in extra}
         chosen["return_token_ids"] = True
     return chosen
 

@@ -35,7 +35,7 @@ class SharedTeacher:
         """Return what decides a cached value of the teacher, apart from what the teacher reads.
 
         A ``sampled`` value depends on the study's seed in any case. What a served teacher answers
-        does not depend on this machine.
+        is not computed by this process.
         """
         seeded = sampled or self.config.random_init
         here = {

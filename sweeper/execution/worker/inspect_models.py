@@ -12,6 +12,7 @@ from sweeper.config.attention import attention_problem, precisions
 from sweeper.config.base import Scalar
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.optimisation import BITSANDBYTES
+from sweeper.config.remote_server import RemoteServer
 from sweeper.distillation.data.chat_templates import writes_date
 from sweeper.distillation.data.compatibility import aligned, template_note, token_ids
 from sweeper.distillation.data.examples import render_prompt
@@ -68,7 +69,7 @@ def read_models(findings: Findings) -> None:
         student = unpack_model("student", given.student, cache, given.model_folders)
         check_adapter(student, warm_start=given.warm_start is not None)
     with findings.noting("teacher", "server"):
-        if given.teacher.server is not None:
+        if isinstance(given.teacher.server, RemoteServer):
             read_key(given.teacher.server)
     for role, model in (("teacher", teacher), ("student", student)):
         if model is None or model.server is not None:

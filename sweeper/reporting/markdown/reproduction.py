@@ -9,6 +9,7 @@ from typing import Any
 from sweeper.analysis.scoring_dtype import UNDECLARED, scoring_dtype
 from sweeper.foundation.secrets import redact
 from sweeper.records.study_record import Provenance, StudyRecord
+from sweeper.reporting.text.formatting import seconds
 from sweeper.reporting.text.markdown_escape import as_yaml, code, facts, fenced, inline
 from sweeper.reporting.text.terminal_escape import visible
 
@@ -35,7 +36,7 @@ def reproduction_sections(record: StudyRecord) -> Iterator[str]:
     """Yield command, seed, versions, hashes, and the study file itself."""
     yield "## Reproduction"
     scored_in = {"models scored in": scoring_dtype(record) or UNDECLARED}
-    yield facts(_provenance(record.provenance, record.config) | scored_in)
+    yield facts(_provenance(record.provenance, record.config) | scored_in | _servers(record))
     yield "The command:"
     yield fenced(redact(record.provenance.command), "sh")
     yield "The study file, with the command's overrides:"
@@ -64,6 +65,21 @@ def _provenance(provenance: Provenance, config: dict[str, Any]) -> dict[str, str
         "hardware": ", ".join(f"{name}: {text}" for name, text in provenance.hardware.items()),
     }
     return rows | fingerprints(provenance)
+
+
+def _servers(record: StudyRecord) -> dict[str, str]:
+    """Return what served each model, how often it was started, and what that cost."""
+    rows = {}
+    for server in record.servers:
+        programs = dict.fromkeys(
+            f"{start.program} on {', '.join(start.devices)}" for start in server.starts
+        )
+        count = len(server.starts)
+        rows[f"served {server.role}"] = (
+            f"{'; '.join(programs)}: {count} start{'s' * (count != 1)},"
+            f" {seconds(server.device_seconds)} device-seconds"
+        )
+    return rows
 
 
 def fingerprints(provenance: Provenance) -> dict[str, str]:

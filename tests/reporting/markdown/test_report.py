@@ -9,6 +9,7 @@ from ruamel.yaml import YAML
 
 from sweeper.analysis.comparison import SELECTION_NOTE, UNCONFIRMED_NOTE
 from sweeper.foundation.secrets import redact
+from sweeper.records import ServerRecord, ServerStart
 from sweeper.records.archive import NAME
 from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.markdown.report import write_report
@@ -200,3 +201,19 @@ def test_small_pieces_of_markdown() -> None:
     assert cell("a|b `c|d` x_y _z_") == "a\\|b `c\\|d` x_y \\_z\\_"
     assert table(["a", "b"], [["1", "2"]], left=(0,)) == "| a | b |\n| :-- | --: |\n| 1 | 2 |"
     assert redact("x --set api_key=123 y") == "x --set api_key=*** y"
+
+
+def test_it_says_what_served_the_teacher_and_how_often_it_was_started(tmp_path: Path) -> None:
+    starts = [
+        ServerStart(
+            started=100.0 * number,
+            last_seen=100.0 * number + 30,
+            program="vllm 0.30.0",
+            devices=("cuda:0", "cuda:1"),
+        )
+        for number in range(2)
+    ]
+    server = ServerRecord(role="teacher", model="big", starts=tuple(starts))
+    record = example_study().model_copy(update={"servers": (server,)})
+    expected = "vllm 0.30.0 on cuda:0, cuda:1: 2 starts, 120 device-seconds"
+    assert f"| served teacher | {expected} |" in _report(record, tmp_path)

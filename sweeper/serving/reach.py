@@ -1,0 +1,67 @@
+"""Where a served model answers: at an address of the study file, or where sweeper started it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from sweeper.config.models import ModelConfig
+from sweeper.config.remote_server import RemoteServer
+from sweeper.config.started_server import StartedServer
+from sweeper.foundation.errors import NoAnswerError
+from sweeper.records import ServedModel
+from sweeper.serving.client import read_key
+
+_RESTARTS = 4
+"""Starts that a request outlasts: the coordinator gives a server up after fewer."""
+_BETWEEN = 300.0
+"""Seconds that may pass until a fault is noticed, and between two starts."""
+_TIMEOUT = 3600.0
+"""Seconds until an answer has to be complete. A server that hangs is ended long before."""
+
+
+class Reached(NamedTuple):
+    """A server that can be asked now."""
+
+    server: RemoteServer
+    key: str | None
+    """Its API key, if it needs one."""
+    advice: str
+    """What to check where it refuses a request."""
+
+
+def reach(model: ModelConfig, served: ServedModel | None) -> Reached:
+    """Return the server to ask for a model's answers, with its key.
+
+    Args:
+        model: A model with a server.
+        served: Where the server answers that sweeper started.
+
+    Raises:
+        BadInputError: The key of a server elsewhere is not set.
+        NoAnswerError: The server that sweeper starts is not up.
+    """
+    if isinstance(model.server, RemoteServer):
+        named = model.server.model_copy(update={"model": model.server.model or model.model})
+        return Reached(named, read_key(named), "Check url, model and extra_body.")
+    assert isinstance(model.server, StartedServer)
+    if served is None:
+        raise NoAnswerError(
+            f"The answers of {model.model} are not in the cache any more, and its server runs only"
+            " while the study is prepared. Run the same command again: it prepares the study anew,"
+            " and resumes."
+        )
+    server = RemoteServer(
+        url=served.url,
+        api="vllm",
+        model=served.name,
+        concurrency=model.server.concurrency,
+        timeout=_TIMEOUT,
+        retry_for=_RESTARTS * model.server.start_timeout + _BETWEEN,
+    )
+    try:
+        key = Path(served.key_file).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        message = f"The server of {model.model} has ended: its key cannot be read"
+        raise NoAnswerError(f"{message} ({error.strerror}: {served.key_file}).") from None
+    return Reached(server, key, "Check max_length and options; its log may say more.")
