@@ -99,6 +99,7 @@ def test_the_disk_of_the_cache_is_full(
     study.check(study.run())
 
 
+@pytest.mark.soak
 def test_the_disk_is_full_from_the_start(
     write_study: Callable[..., Path], small_disk: SmallDisk
 ) -> None:

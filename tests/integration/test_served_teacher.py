@@ -104,6 +104,7 @@ def test_a_study_that_is_stopped_while_it_asks(
     assert set(server.answered.values()) == {1}
 
 
+@pytest.mark.soak
 def test_a_server_that_goes_away_spends_no_trial(study: WholeStudy, server: ChatServer) -> None:
     server.faults = [None] * 5
     server.always = reply(503, "\x1b[31mout of order", **NOW)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -89,22 +90,23 @@ def test_a_study_trains_on_the_answers_of_a_server_that_ends_before_the_trials(
     assert any(found.get("teacher/server.start") == "vllm" for found in params)
 
 
+@pytest.mark.soak
 def test_a_cache_that_was_emptied_is_filled_again(
     write_study: WriteStudy, servers: FakeServers
 ) -> None:
-    warm = json.dumps({"method": "seqkd", "max_steps": 2})
-    study = WholeStudy(write_study(**KEYS).parent)
-    study.check(study.run("--set", f"warm_start={warm}"))
+    rate = {"learning_rate": {"type": "float", "low": 1e-4, "high": 1e-3}}
+    study = WholeStudy(write_study(**{**KEYS, "arms": {"seqkd": {"search": rate}}}).parent)
+    warm = ("--set", 'warm_start={"method": "seqkd", "max_steps": 2}')
+    study.check(study.run(*warm))
     assert len(servers.starts()) == 1
-    again = WholeStudy(study.directory, cache=Path("empty"))
-    again.check(again.run("--set", f"warm_start={warm}", "--set", "trials=2"))
-    assert len(servers.starts()) == 2
-    # Nothing is left to do, and so nothing is started.
-    done = WholeStudy(study.directory, cache=Path("another"))
-    done.check(done.run("--set", f"warm_start={warm}", "--set", "trials=2"))
-    assert len(servers.starts()) == 2
+    # The second time nothing is left to do, and so nothing is started.
+    for _ in range(2):
+        shutil.rmtree(study.directory / study.cache)
+        study.check(study.run(*warm, "--set", "trials=2"))
+        assert len(servers.starts()) == 2
 
 
+@pytest.mark.soak
 def test_a_probe_asks_what_the_study_then_finds(
     write_study: WriteStudy, servers: FakeServers
 ) -> None:

@@ -371,6 +371,7 @@ def test_libraries_that_cannot_be_imported_are_reported(
     assert "no luck" in log.read_text()
 
 
+@pytest.mark.soak
 def test_prompts_in_two_places_are_refused(
     write_study: Callable[..., Path], tmp_path: Path
 ) -> None:

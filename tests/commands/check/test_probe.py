@@ -101,6 +101,13 @@ def test_a_probe_measures_every_arm_and_leaves_nothing_behind(study: WholeStudy)
     samples = study.paths.preparation("pair").samples.read_text(encoding="utf-8").splitlines()
     assert len(samples) == 2 and set(json.loads(samples[0])) == {"prompt", "student", "teacher"}
 
+
+@pytest.mark.soak
+def test_a_probe_that_fails_keeps_the_diagnosis_and_a_run_reports_it(study: WholeStudy) -> None:
+    done = study.run("--probe", "--cache-dir", "cache", command="check")
+    assert done.returncode == 0, done.stderr
+    recorded = read_outcome(study.paths.preparation("pair"))
+    assert recorded is not None
     fails = "training.learning_rate=1.0e30"
     failing = study.run("--probe", "--cache-dir", "cache", "--set", fails, command="check")
     assert failing.returncode == 2
