@@ -6,7 +6,10 @@ Frozen, plain and JSON, like the records of jobs that they are made of.
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any, Literal, NamedTuple
+
+from pydantic import Field
 
 from sweeper.config.base import Scalar
 from sweeper.config.confirm import CostMeasure
@@ -261,8 +264,9 @@ class StudyRecord(Record):
     """Teacher gap, once teacher and starting student were scored; None in old records."""
     pair: Outcome | None = None
     """Diagnosis of teacher and starting student, if ``sweeper check --probe`` made one."""
-    servers: tuple[ServerRecord, ...] = ()
-    """Models that were served to the study's jobs, with every start of their servers."""
+    servers: tuple[ServerRecord, ...] = Field(default=(), exclude_if=operator.not_)
+    """Models that were served to the study's jobs, with every start of their servers; left out of
+    files where there are none, as in those of earlier versions."""
     test: Confirmation | None = None
     """Confirmation on the test suite; None before winners are trained again."""
 
