@@ -48,6 +48,7 @@ def server_problems(study: LoadedStudy) -> Sequence[Problem]:
     try:
         if server := started_server(study):
             server_devices(study, server)
+            _check_model(study)
             _version(study, server)
     except ConfigError as error:
         return error.problems
@@ -65,6 +66,7 @@ def make_teacher_server(
     server = started_server(study)
     if server is None:
         return None
+    _check_model(study)
     version = _version(study, server)
     source, content = _source(study, manifest)
     launch = vllm_launch(
@@ -109,13 +111,22 @@ def _version(study: LoadedStudy, server: StartedServer) -> str:
     return version
 
 
+def _check_model(study: LoadedStudy) -> None:
+    """Check that vLLM can read the teacher.
+
+    Raises:
+        ConfigError: It lies packed in a Python package.
+    """
+    model = study.config.teacher.model
+    if model.removeprefix("builtin/") in PACKED_MODELS:
+        message = f"expected a folder or a hub id next to server, found {model!r}"
+        raise ConfigError([study.file.problem(("teacher", "model"), message)])
+
+
 def _source(study: LoadedStudy, manifest: StudyManifest) -> tuple[str, str]:
     """Return what vLLM reads the teacher from, and a hash of it."""
     teacher = study.config.teacher
     name = teacher.model.removeprefix("builtin/")
-    if name in PACKED_MODELS:
-        message = f"expected a folder or a hub id next to server, found {teacher.model!r}"
-        raise ConfigError([study.file.problem(("teacher", "model"), message)])
     if name != teacher.model:
         folder = model_directory(name)
         return str(folder), directory_hash(folder)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import stat
 import subprocess
 import sys
@@ -18,13 +17,13 @@ from pathlib import Path
 import pytest
 
 from sweeper.foundation.errors import ServerError
-from sweeper.serving.http_checks import free_port
 from sweeper.serving.model_server import ModelServer
 from tests.support.served_models import (
     QUICK,
     FakeServers,
     failure_of,
     fake_servers,
+    first_port_taken,
     is_running,
     wait_until_up,
 )
@@ -203,15 +202,9 @@ def test_a_server_that_does_not_answer_in_time_is_ended(servers: FakeServers) ->
 def test_another_port_is_taken_if_the_first_is_not_free(
     servers: FakeServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        taken = other.getsockname()[1]
-        ports = iter([taken, free_port()])
-        monkeypatch.setattr("sweeper.serving.model_server.free_port", lambda: next(ports))
-        with servers.server() as server:
-            wait_until_up(server)
-            assert servers.starts()[-1]["port"] != taken
+    with first_port_taken(monkeypatch) as taken, servers.server() as server:
+        wait_until_up(server)
+        assert servers.starts()[-1]["port"] != taken
     assert servers.starts()[0]["port"] == taken
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -19,11 +18,10 @@ from sweeper.config.models import ModelConfig
 from sweeper.config.started_server import StartedServer
 from sweeper.records.layout import ServerPaths
 from sweeper.records.serving import ServedModel
-from sweeper.serving.http_checks import free_port
 from sweeper.serving.launch import find_vllm, server_python, vllm_launch
 from sweeper.serving.model_server import ModelServer, Patience
 from sweeper.serving.start_log import read_server_record
-from tests.support.served_models import failure_of, is_running, wait_until_up
+from tests.support.served_models import failure_of, first_port_taken, is_running, wait_until_up
 from tests.support.waiting import wait_until
 from tests.support.whole_studies import WholeStudy
 
@@ -133,17 +131,11 @@ def test_it_is_started_again_where_jobs_expect_it(server: ModelServer, fault: st
 def test_another_port_is_taken_if_the_first_is_not_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with socket.socket() as other:
-        other.bind(("127.0.0.1", 0))
-        other.listen()
-        taken = other.getsockname()[1]
-        ports = iter([taken, free_port()])
-        monkeypatch.setattr("sweeper.serving.model_server.free_port", lambda: next(ports))
-        with make_server(tmp_path) as server:
-            wait_until_up(server, PATIENCE)
-            assert server.address is not None
-            assert add(server.address)
-            assert str(taken) not in server.address.url
+    with first_port_taken(monkeypatch) as taken, make_server(tmp_path) as server:
+        wait_until_up(server, PATIENCE)
+        assert server.address is not None
+        assert add(server.address)
+        assert str(taken) not in server.address.url
 
 
 def test_a_start_without_enough_memory_says_what_to_try(tmp_path: Path) -> None:

@@ -64,3 +64,11 @@ def test_more_gpus_than_there_are_is_a_mistake_at_its_key(write_study: WriteStud
         server_devices(study, server)
     [problem] = server_problems(study)
     assert problem.path == "teacher.server.gpus"
+
+
+def test_a_packed_model_is_refused_before_anything_starts(write_study: WriteStudy) -> None:
+    teacher = {"model": "builtin/smollm2-135m-instruct", "server": {"start": "vllm", "gpus": 0}}
+    study = load_study(write_study(teacher=teacher, arms={"seqkd": {}}))
+    [problem] = server_problems(study)
+    assert problem.path == "teacher.model"
+    assert "expected a folder or a hub id next to server" in problem.message

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from sweeper.config.models import ModelConfig
 from sweeper.config.started_server import StartedServer
 from sweeper.foundation.errors import ServerError
 from sweeper.records.layout import ServerPaths
 from sweeper.records.serving import ServerRecord, ServerStart
+from sweeper.serving.http_checks import free_port
 from sweeper.serving.launch import Launch, vllm_launch
 from sweeper.serving.model_server import ModelServer, Patience
 from sweeper.serving.start_log import read_server_record
@@ -119,3 +123,15 @@ def failure_of(server: ModelServer, patience: float = 120.0) -> str:
 
 def last_start(servers: FakeServers) -> ServerStart:
     return servers.record().starts[-1]
+
+
+@contextmanager
+def first_port_taken(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Somebody else listens on the port that the next server is given first."""
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken: int = other.getsockname()[1]
+        ports = iter([taken, free_port()])
+        monkeypatch.setattr("sweeper.serving.model_server.free_port", lambda: next(ports))
+        yield taken
