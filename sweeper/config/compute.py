@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from sweeper.config.base import Duration, Gibibytes, PositiveInt, Problems, Strict
+from sweeper.config.started_server import StudentServer
 
 ADDRESS = r"^(auto|local|(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5})$"
 """Pattern of a Ray cluster's address."""
@@ -69,6 +70,8 @@ class ComputeConfig(Strict):
     teacher_states_gib: Gibibytes = 20.0
     """GiB that the teacher's hidden states on sequences that do not change may take in the cache;
     the least recently used go first. 0: they are computed again in every trial."""
+    vllm: StudentServer = StudentServer()
+    """The servers of `rollouts.engine: vllm` and `evaluation.engine: vllm`."""
 
     @model_validator(mode="after")
     def _check(self) -> ComputeConfig:

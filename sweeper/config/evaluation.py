@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -20,6 +20,9 @@ class EvaluationConfig(Strict):
     """The precision that every model is scored in, whatever it is trained in; by default the first
     that the study file names: `student.dtype`, `teacher.dtype`, `training.bf16` or `fp16`, else
     float32. None in the records of studies that began before this key was there."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What computes answers and log-probabilities: the loaded model, or a vLLM server that has its
+    weights. Scores of different engines are not compared."""
     batch_size: PositiveInt = 64
     """Documents scored at a time."""
     samples: Annotated[int, Field(ge=0)] = 8

@@ -47,16 +47,9 @@ HOW_IT_RUNS = ("gpus", "gpu_memory", "python", "start_timeout", "concurrency")
 """Keys that change no answer, and so may change while a study runs."""
 
 
-class StartedServer(Strict):
-    """A vLLM server that sweeper starts for the teacher's answers, and ends when it has them."""
+class VllmServer(Strict):
+    """What every vLLM server that sweeper starts can be given."""
 
-    start: Literal["vllm"]
-    """The program: `vllm` (`pip install 'sweeper[vllm]'`)."""
-    gpus: Annotated[int, Field(ge=0, le=1024)] | None = None
-    """GPUs that the model is divided among: the machine's last ones. By default 1 where there are
-    GPUs; 0: the CPU."""
-    gpu_memory: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """Share of each of its GPUs' memory that the server takes."""
     max_length: PositiveInt | None = None
     """Most tokens of a prompt with its answer. By default the model's own limit, or as many as the
     memory has room for."""
@@ -65,11 +58,40 @@ class StartedServer(Strict):
     what the environment variable SWEEPER_VLLM_PYTHON names, or the one that runs sweeper."""
     start_timeout: Duration = 1800.0
     """Longest time until the server answers: seconds, or `90s`, `30m`, `12h`, `2d`."""
-    concurrency: Annotated[int, Field(ge=1, le=1024)] = 32
-    """Prompts asked at a time."""
     options: JsonMapping = {}
     """Further options of vLLM's server, without dashes: `{max_num_seqs: 64, enforce_eager: true}`.
     `false` becomes `--no-NAME`."""
+
+    @field_validator("options", mode="after")
+    @classmethod
+    def _check_options(cls, options: dict[str, Any]) -> dict[str, Any]:
+        problems = Problems()
+        for name, value in options.items():
+            if message := option_problem(name, value):
+                problems.add((name,), message)
+        problems.raise_if_any()
+        return options
+
+
+class StudentServer(VllmServer):
+    """The vLLM servers that hold students' weights: one on each device that trials run on."""
+
+    gpu_memory: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Share of a GPU's memory that its server takes, next to a trial."""
+
+
+class StartedServer(VllmServer):
+    """A vLLM server that sweeper starts for the teacher, and ends when nothing asks it any more."""
+
+    start: Literal["vllm"]
+    """The program: `vllm` (`pip install 'sweeper[vllm]'`)."""
+    gpus: Annotated[int, Field(ge=0, le=1024)] | None = None
+    """GPUs that the model is divided among: the machine's last ones. By default 1 where there are
+    GPUs; 0: the CPU."""
+    gpu_memory: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of each of its GPUs' memory that the server takes."""
+    concurrency: Annotated[int, Field(ge=1, le=1024)] = 32
+    """Prompts asked at a time."""
 
     @property
     def gives_tokens(self) -> bool:
@@ -89,16 +111,6 @@ class StartedServer(Strict):
             problems.add(("url",), f"{message} starts; found both")
         problems.raise_if_any()
         return values
-
-    @field_validator("options", mode="after")
-    @classmethod
-    def _check_options(cls, options: dict[str, Any]) -> dict[str, Any]:
-        problems = Problems()
-        for name, value in options.items():
-            if message := option_problem(name, value):
-                problems.add((name,), message)
-        problems.raise_if_any()
-        return options
 
 
 def option_problem(name: str, value: Any) -> str | None:

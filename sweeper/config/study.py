@@ -27,6 +27,7 @@ from sweeper.config.evaluation import EvaluationConfig
 from sweeper.config.models import START, ModelConfig, StudentConfig
 from sweeper.config.names import is_reserved
 from sweeper.config.preparation import TeacherOutputsConfig, WarmStartConfig
+from sweeper.config.rollouts import RolloutsConfig
 from sweeper.config.search import BudgetConfig, Objective, PrunerConfig, SamplerConfig
 from sweeper.config.settings import METHODS, TrainingConfig
 from sweeper.foundation.databases import comparable, storage_problem, tracking_problem
@@ -72,6 +73,8 @@ class StudyConfig(Strict):
     """The data."""
     teacher_outputs: TeacherOutputsConfig = TeacherOutputsConfig()
     """The teacher's own answers, for `seqkd` and `seq_kd`."""
+    rollouts: RolloutsConfig = RolloutsConfig()
+    """Engine that samples students' rollouts, in every arm."""
     training: TrainingConfig = TrainingConfig()
     """Training settings of students, in every arm."""
     arms: Annotated[dict[Name, ArmConfig], Field(min_length=1)]

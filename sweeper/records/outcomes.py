@@ -114,6 +114,8 @@ class Cost(Record):
     seconds: dict[str, float] = {}
     """The parts, in device-seconds: ``load``, ``rollout``, ``teacher``, ``student``, ``optimiser``,
     ``diagnostics``, ``checkpoint``, ``evaluation``."""
+    served: dict[str, float] = {}
+    """Seconds that the job waited for each served model, by its role: ``teacher``, ``student``."""
 
     def training_seconds(self) -> float:
         """Return the seconds that grow with the steps of a training."""

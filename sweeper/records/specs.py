@@ -14,6 +14,7 @@ from sweeper.config.evaluation import EvaluationConfig
 from sweeper.config.lengths import LengthLimits
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.preparation import TeacherOutputsConfig, WarmStartConfig
+from sweeper.config.rollouts import RolloutEngine
 from sweeper.config.settings import Method, MethodSettings, TrainingConfig
 from sweeper.config.suite import SuiteConfig, SuiteTask
 from sweeper.records.base import SCHEMA_VERSION, Record
@@ -47,6 +48,8 @@ class StudyInputs(Record):
     """Absolute folders of local models, by the names that the study gives them."""
     teacher_outputs: TeacherOutputsConfig
     training: TrainingConfig
+    rollout_engine: RolloutEngine = "sweeper"
+    """What samples rollouts; with ``rollouts.engine: auto`` what the preparation has found."""
     evaluation: EvaluationConfig
     collapse: CollapseConfig = CollapseConfig()
     references: bool = True
@@ -86,6 +89,8 @@ class Resources(Record):
     """CPU threads of each process."""
     served_teacher: ServedModel | None = None
     """Where the study's server of the teacher answers, if it has one."""
+    served_student: ServedModel | None = None
+    """Where the server on this device answers that holds students' weights, if there is one."""
     memory_gib: float | None = None
     """The main memory that the job may take, its processes together."""
 

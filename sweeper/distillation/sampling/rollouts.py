@@ -39,6 +39,9 @@ class Rollout:
     """Token ids, the end token included if there is one."""
     finished: bool
     """True if it ended by itself, rather than at ``max_new_tokens``."""
+    log_probs: tuple[float, ...] | None = None
+    """Log-probability of each token at temperature 1 in nats, by the engine that sampled it; None
+    if it does not report them."""
 
     def repetition(self) -> float | None:
         """Return the share of 4-grams that repeat an earlier one; None with fewer than 4 tokens.
