@@ -88,7 +88,7 @@ class CollapseWatch:
             if message and self._rows[kind] >= CONSECUTIVE and kind not in self._found:
                 self._found.add(kind)
                 settings = self._spec.settings
-                remedies = tuple(_allowed(each, settings) for each in _REMEDIES[kind](settings))
+                remedies = tuple(_allowed(each, self._spec) for each in _REMEDIES[kind](settings))
                 if kind in _BY_START and self._spec.origin.warm_start is None:
                     remedies += ("a warm_start",)
                 signs.append(CollapseSign(kind=kind, step=step, message=message, remedies=remedies))
@@ -131,14 +131,15 @@ def _repetitive(window: Means, start: Means, config: CollapseConfig) -> str | No
 def _certain(window: Means, start: Means, config: CollapseConfig) -> str | None:
     if "student_entropy" not in window or "student_entropy" not in start:
         return None
-    ours, theirs = window["student_entropy"], window["teacher_entropy"]
-    before = start["student_entropy"]
-    if not ours < config.entropy_share * min(theirs, before):
+    ours, before = window["student_entropy"], start["student_entropy"]
+    # A served teacher's is not known.
+    theirs = window.get("teacher_entropy")
+    if not ours < config.entropy_share * min(before, before if theirs is None else theirs):
         return None
+    beside = "" if theirs is None else f", while the teacher's is {theirs:.2g}"
     return (
         f"the student's entropy collapsed to {ours:.2g} nats a token, from {before:.2g} at the"
-        f" start, while the teacher's is {theirs:.2g} (collapse.entropy_share:"
-        f" {config.entropy_share:g})"
+        f" start{beside} (collapse.entropy_share: {config.entropy_share:g})"
     )
 
 
@@ -179,10 +180,11 @@ def _against_certainty(settings: MethodSettings) -> Iterator[str]:
     yield "fewer max_steps"
 
 
-def _allowed(remedy: str, settings: MethodSettings) -> str:
+def _allowed(remedy: str, spec: TrialSpec) -> str:
     """Return a remedy with what it needs: one sampled token leaves no choice of lmbda and beta."""
-    if settings.teacher_signal == "sampled" and remedy in ("a lower lmbda", "a lower beta"):
-        return f"teacher_signal: exact with {remedy}"
+    if spec.settings.teacher_signal == "sampled" and remedy in ("a lower lmbda", "a lower beta"):
+        signal = "exact" if spec.origin.teacher.server is None else "top_k"
+        return f"teacher_signal: {signal} with {remedy}"
     return remedy
 
 

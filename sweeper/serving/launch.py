@@ -124,6 +124,7 @@ def vllm_launch(
     content: str,
     version: str,
     devices: tuple[str, ...],
+    max_logprobs: int | None = None,
 ) -> Launch:
     """Return the launch of vLLM's OpenAI-compatible server.
 
@@ -135,9 +136,11 @@ def vllm_launch(
         content: Hash of the folder's files; of a model on a hub, its id and revision.
         version: Version of vLLM.
         devices: Its GPUs, by the names that torch has for them here; or ``("cpu",)``.
+        max_logprobs: Most tokens whose log-probabilities are asked for at a position; None: as many
+            as vLLM allows by default.
     """
     python = server_python(server)
-    arguments = list(_arguments(model, server, source, devices))
+    arguments = list(_arguments(model, server, source, devices, max_logprobs))
     program = f"vllm {version}"
     serves = content_key(
         {
@@ -168,7 +171,11 @@ def vllm_launch(
 
 
 def _arguments(
-    model: ModelConfig, server: StartedServer, source: str, devices: tuple[str, ...]
+    model: ModelConfig,
+    server: StartedServer,
+    source: str,
+    devices: tuple[str, ...],
+    max_logprobs: int | None,
 ) -> Iterator[str]:
     on_cpu = devices == ("cpu",)
     yield from ("--model", source)
@@ -190,6 +197,8 @@ def _arguments(
     yield from ("--middleware", "require_key.RequireKey")
     yield "--disable-uvicorn-access-log"
     options = {name.replace("-", "_").lower(): value for name, value in server.options.items()}
+    if max_logprobs is not None:
+        options.setdefault("max_logprobs", max_logprobs)
     if on_cpu:
         # Compiling takes longer than it saves, and needs a compiler.
         options.setdefault("enforce_eager", True)

@@ -151,7 +151,7 @@ def _tokens_at(entry: Any, position: int) -> Iterator[tuple[int, float]]:
     for name, about in entry.items():
         if not _TOKEN_ID.fullmatch(str(name)):
             raise NonsenseError(f"a token at position {position} that is no id")
-        value = about.get("logprob") if isinstance(about, Mapping) else None
+        value: Any = about.get("logprob") if isinstance(about, Mapping) else None
         if type(value) not in (int, float) or not -math.inf <= value <= _ROUNDING:
             raise NonsenseError(f"a token at position {position} without a log-probability")
         yield int(name), -math.inf if value <= _IMPOSSIBLE else min(float(value), 0.0)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from sweeper.config.builtin import PACKED_MODELS, model_directory
+from sweeper.config.judgement import largest_top_k
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.started_server import StartedServer
 from sweeper.execution.devices import find_devices
@@ -77,6 +78,7 @@ def make_teacher_server(
         content=content,
         version=version,
         devices=server_devices(study, server),
+        max_logprobs=top_k.k if (top_k := largest_top_k(study.config)) else None,
     )
     return ModelServer(launch, paths.server("teacher"))
 

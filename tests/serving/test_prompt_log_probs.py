@@ -31,9 +31,7 @@ def texts(draw: st.DrawFn) -> tuple[list[int], list[list[float]]]:
 
 @examples
 @given(texts(), st.integers(0, VOCABULARY))
-def test_it_reads_what_the_model_thinks(
-    text: tuple[list[int], list[list[float]]], k: int
-) -> None:
+def test_it_reads_what_the_model_thinks(text: tuple[list[int], list[list[float]]], k: int) -> None:
     tokens, log_probs = text
     positions = range(1, len(tokens))
     body = json.loads(json.dumps(reply(report(tokens, log_probs, k))))
