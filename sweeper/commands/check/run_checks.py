@@ -221,7 +221,7 @@ def judge(
     )
     answers = config.teacher_outputs.max_new_tokens if config.needs_teacher_outputs() else None
     rows = data_check.rows.rows if data_check.rows else None
-    read, summary = judged(config), data_check.data
+    read, summary, room = judged(config), data_check.data, config.compute.teacher_states_gib
     positions = summary.used * summary.completion_tokens if summary else None
     tokenizers: Iterable[Finding] = ()
     if data_check.tokenizer is not None:
@@ -234,11 +234,7 @@ def judge(
             ),
             *(_problem(study, problem) for problem in data_check.problems),
             *filter(None, [server_finding(config.teacher, rows, answers)]),
-            *(
-                [judgement_finding(read, positions, config.compute.teacher_states_gib)]
-                if read
-                else []
-            ),
+            *([judgement_finding(read, positions, room)] if read else []),
             *tokenizers,
             *file_findings(data_check.models, data_check.generation),
             *([size_finding(teacher, student)] if teacher and student else []),

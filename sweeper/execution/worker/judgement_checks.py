@@ -21,7 +21,10 @@ Lengths = Callable[[int, bool], Sequence[tuple[int, int]] | None]
 """Gives the tokens of prompts and answers, the teacher's own or the references, read up to a
 length; None if they are not known."""
 _TOO_MANY = re.compile(r"logprobs", re.IGNORECASE)
-_TOO_LONG = re.compile(r"context length|model.{0,3}len|(?:longer|greater) than|too long", re.I)
+_TOO_LONG = re.compile(
+    r"context length|model.{0,3}len|(?:longer|greater) than|too long|max_tokens must be at least 1",
+    re.IGNORECASE,
+)
 _MAX_LENGTH = ("teacher", "server", "max_length")
 
 
