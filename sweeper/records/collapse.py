@@ -131,15 +131,17 @@ def _repetitive(window: Means, start: Means, config: CollapseConfig) -> str | No
 def _certain(window: Means, start: Means, config: CollapseConfig) -> str | None:
     if "student_entropy" not in window or "student_entropy" not in start:
         return None
-    ours, before = window["student_entropy"], start["student_entropy"]
-    # A served teacher's is not known.
-    theirs = window.get("teacher_entropy")
-    if not ours < config.entropy_share * min(before, before if theirs is None else theirs):
+    # Of a served teacher it is not known: it may be as certain.
+    if "teacher_entropy" not in window:
         return None
-    beside = "" if theirs is None else f", while the teacher's is {theirs:.2g}"
+    ours, theirs = window["student_entropy"], window["teacher_entropy"]
+    before = start["student_entropy"]
+    if not ours < config.entropy_share * min(theirs, before):
+        return None
     return (
         f"the student's entropy collapsed to {ours:.2g} nats a token, from {before:.2g} at the"
-        f" start{beside} (collapse.entropy_share: {config.entropy_share:g})"
+        f" start, while the teacher's is {theirs:.2g} (collapse.entropy_share:"
+        f" {config.entropy_share:g})"
     )
 
 
