@@ -116,3 +116,17 @@ def test_a_server_that_goes_away_in_a_trial_spends_none(
     whole = study.copy(study.directory / "whole")
     whole.check(whole.run())
     assert study.results()["gkd/0000"] == whole.results()["gkd/0000"]
+
+
+@pytest.mark.soak
+def test_two_processes_of_a_trial_ask_for_their_own_rollouts(
+    write_study: Write, server: ChatServer
+) -> None:
+    gkd = {"gkd": {"settings": {**TOP_K, "max_new_tokens": 8, "lmbda": 1.0}}}
+    compute = {"device": "cpu", "devices_per_trial": 2, "threads_per_worker": 2}
+    study = make_study(write_study, server, arms=gkd, compute=compute)
+    study.check(study.run())
+    # The longest text, and the rollouts of 4 steps of both.
+    assert len(server.asked) == 1 + 4 * 4 * 2
+    found = outcome(study.trial("gkd", 0))
+    assert found.rollouts is not None and found.rollouts.teacher_logprob is not None

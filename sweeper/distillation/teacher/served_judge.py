@@ -95,7 +95,8 @@ class ServedJudge:
         self._concurrency = teacher.server.concurrency
         self._threads = ThreadPoolExecutor(self._concurrency)
         self._lock = threading.Lock()
-        self._failure: Exception | None = None
+        self._failed = Future[Judgement]()
+        """Gets the first failure."""
 
     @cached_property
     def _reached(self) -> tuple[RemoteServer, ModelClient]:
@@ -125,17 +126,14 @@ class ServedJudge:
         return self._threads.submit(self._judge, text)
 
     def result(self, future: Future[Judgement]) -> Judgement:
-        """Wait for a judgement.
+        """Wait for a judgement, unless another request fails before.
 
         Raises:
             BadInputError: The server refuses a text.
             NoAnswerError: It does not answer.
         """
-        try:
-            return future.result()
-        except StoppedError:
-            assert self._failure is not None
-            raise self._failure from None
+        done = wait((future, self._failed), return_when=FIRST_COMPLETED).done
+        return (self._failed if self._failed in done else future).result()
 
     def as_they_come(self, texts: Iterable[Text]) -> Iterator[tuple[Text, Judgement]]:
         """Yield texts with their judgement, as it arrives; after a failure, what still comes.
@@ -145,7 +143,7 @@ class ServedJudge:
         """
         left, running = iter(texts), dict[Future[Judgement], Text]()
         while True:
-            while self._failure is None and len(running) < 2 * self._concurrency:
+            while not self._failed.done() and len(running) < 2 * self._concurrency:
                 if (text := next(left, None)) is None:
                     break
                 running[self.ask(text)] = text
@@ -155,14 +153,26 @@ class ServedJudge:
                 text = running.pop(future)
                 if future.exception() is None:
                     yield text, future.result()
-        if self._failure is not None:
-            raise self._failure
+        if self._failed.done():
+            self._failed.result()
 
     def _judge(self, text: Text) -> Judgement:
+        try:
+            return self._judged(text)
+        except StoppedError:
+            raise
+        except Exception as error:
+            with self._lock:
+                if not self._failed.done():
+                    self._failed.set_exception(error)
+            self._reached[1].stop()
+            raise
+
+    def _judged(self, text: Text) -> Judgement:
         tokens, positions = text
-        server, client = self._reached
         if not positions:
             return Judgement.of(TokenReport([], [], []), self._k)
+        server, client = self._reached
         read = partial(
             read_prompt_log_probs,
             tokens=tokens,
@@ -175,15 +185,7 @@ class ServedJudge:
         body |= {"max_tokens": 1, "temperature": 0.0, "prompt_logprobs": self._k}
         largest = LARGEST + len(tokens) * (self._k + 1) * _BYTES_A_TOKEN
         what = f"the judgement of {len(tokens)} tokens"
-        try:
-            report = client.ask("completions", body, read, what, largest)
-        except StoppedError:
-            raise
-        except Exception as error:
-            with self._lock:
-                self._failure = self._failure or error
-            client.stop()
-            raise
+        report = client.ask("completions", body, read, what, largest)
         return Judgement.of(report, self._k)
 
 

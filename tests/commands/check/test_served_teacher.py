@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 from sweeper.commands.check.models import (
     judgement_finding,
     server_finding,
@@ -9,9 +12,11 @@ from sweeper.commands.check.models import (
 )
 from sweeper.config.judgement import Judged, JudgedArm
 from sweeper.config.lengths import LengthLimits
+from sweeper.config.loading import load_study
 from sweeper.config.models import ModelConfig
 from sweeper.config.server import RemoteServer
 from sweeper.records import TokenizerSummary
+from sweeper.study.extreme_settings import extreme_settings, wanted
 
 TEACHER = ModelConfig(model="large", server=RemoteServer(url="https://host/v1"))
 
@@ -68,3 +73,14 @@ def test_what_is_read_and_stored_of_its_judgement() -> None:
     much = finding(16, data, room=10.0)
     assert much.startswith(f"warning{stored.removeprefix('ok')}, more than compute.teacher_")
     assert "else every trial asks for it anew" in much
+
+
+def test_no_trial_has_the_memory_of_a_served_teacher(write_study: Callable[..., Path]) -> None:
+    arms = {"gkd": {"settings": {"lmbda": 1.0, "teacher_signal": "top_k"}}}
+    loaded = load_study(write_study(arms=arms)).config
+    server = {"url": "https://host/v1", "api": "vllm"}
+    teacher = {"model": "builtin/adder-teacher", "server": server}
+    served = load_study(write_study(arms=arms, teacher=teacher)).config
+    assert [setup.teacher for setup in extreme_settings(loaded, "gkd")] == [loaded.teacher]
+    assert [setup.teacher for setup in extreme_settings(served, "gkd")] == [None]
+    assert all(request.model == served.student for request in wanted(served))
