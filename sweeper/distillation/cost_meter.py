@@ -47,6 +47,15 @@ class CostMeter:
         finally:
             self.add(f"seconds_{part}", self.now() - started)
 
+    @contextmanager
+    def waiting(self, role: str) -> Iterator[None]:
+        """Add the seconds of a block to ``Cost.served``: those of a wait for a served model."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(f"served_{role}", time.perf_counter() - started)
+
     def now(self) -> float:
         """Return the seconds of a clock, once the device is idle."""
         self.synchronise()
@@ -78,12 +87,17 @@ class CostMeter:
             steps=self.steps,
             trained_tokens=int(self.totals["trained_tokens"]),
             generated_tokens=int(self.totals["generated_tokens"]),
-            seconds={
-                name.removeprefix("seconds_"): value
-                for name, value in sorted(self.totals.items())
-                if name.startswith("seconds_")
-            },
+            seconds=self._named("seconds_"),
+            served=self._named("served_"),
         )
+
+    def _named(self, prefix: str) -> dict[str, float]:
+        """Return the totals of a kind, by the rest of their names."""
+        return {
+            name.removeprefix(prefix): value
+            for name, value in sorted(self.totals.items())
+            if name.startswith(prefix)
+        }
 
 
 _MEANS = {

@@ -30,6 +30,7 @@ from sweeper.distillation.models.adapters import (
 from sweeper.distillation.models.answer_ends import end_token_ids
 from sweeper.distillation.models.configuration import unchanged_configuration
 from sweeper.distillation.models.loading import computing_threads, identity, load_model
+from sweeper.distillation.sampling.engines import engine_of
 from sweeper.distillation.sharding import ShardedStudent
 from sweeper.distillation.teacher import hidden_states, outputs
 from sweeper.distillation.teacher.hidden_states import TeacherStates
@@ -338,6 +339,9 @@ def _make_trainer(
         processes=processes,
         loss=loss,
         sampling=sampling,
+        engine=engine_of(
+            job.data.inputs.rollout_engine, job.resources, waiting=options["meter"].waiting
+        ),
         lengths=batches.lengths(data.sequences) if settings.length_bucketing else None,
         sharded_student=sharded,
         count_references=settings.stock_normalization,

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
-from sweeper.distillation.sampling.rollouts import Rollout
+from sweeper.config.rollouts import RolloutEngine
+from sweeper.distillation.sampling.rollouts import Rollout, generate
+from sweeper.records import Resources
+
+Waiting = Callable[[str], AbstractContextManager[None]]
+"""Counts the seconds of a block as a wait for the served model of a role."""
 
 
 class Engine(Protocol):
@@ -26,3 +32,24 @@ class Engine(Protocol):
         report: Callable[[int], None] = lambda done: None,
     ) -> list[Rollout]:
         """Return the answers in the order of the prompts."""
+
+
+def engine_of(
+    name: RolloutEngine, resources: Resources, *, waiting: Waiting = lambda role: nullcontext()
+) -> Engine:
+    """Return the engine of a job.
+
+    Args:
+        name: Engine of the study, ``StudyInputs.rollout_engine``.
+        resources: Place of the job; ``vllm`` needs its ``served_student``.
+        waiting: Where seconds count that a server takes.
+
+    Raises:
+        BadInputError: The job has no such engine.
+    """
+    if name == "vllm":
+        # Place of sampling/served.py:
+        # ``assert resources.served_student is not None``
+        # ``return ServedEngine(resources.served_student, waiting)``
+        raise NotImplementedError("rollouts.engine: vllm")
+    return generate

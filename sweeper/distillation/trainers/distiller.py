@@ -24,7 +24,7 @@ from sweeper.distillation.data.batches import (
 )
 from sweeper.distillation.distributed import ProcessGroup
 from sweeper.distillation.models.lm_head import LMHead
-from sweeper.distillation.sampling.rollouts import generate
+from sweeper.distillation.sampling.engines import Engine
 from sweeper.distillation.sharding import ShardedStudent
 from sweeper.distillation.trainers.base import MeteredTrainerMixin
 from sweeper.distillation.trainers.losses import TokenLoss, counted_positions
@@ -60,6 +60,7 @@ class Distiller(MeteredTrainerMixin, Trainer):  # type: ignore[misc]
         processes: The processes that train together.
         loss: The arm's loss.
         sampling: How rollouts are sampled; None for an arm without them.
+        engine: What samples them.
         lengths: Lengths of all rows, in tokens; None to take rows as they come.
         sharded_student: The model, where it is divided among the processes.
         count_references: Divide by the tokens of the answers that rollouts replace, as TRL's
@@ -77,6 +78,7 @@ class Distiller(MeteredTrainerMixin, Trainer):  # type: ignore[misc]
         processes: ProcessGroup,
         loss: TokenLoss,
         sampling: Sampling | None,
+        engine: Engine,
         lengths: Sequence[int] | None,
         sharded_student: ShardedStudent | None,
         count_references: bool,
@@ -86,6 +88,7 @@ class Distiller(MeteredTrainerMixin, Trainer):  # type: ignore[misc]
         self.processes = processes
         self._loss = loss
         self._sampling = sampling
+        self._engine = engine
         self._lengths = lengths
         self._sharded_student = sharded_student
         self._count_references = count_references
@@ -163,7 +166,7 @@ class Distiller(MeteredTrainerMixin, Trainer):  # type: ignore[misc]
             numbers += range(first, first + len(rows))
         # Within one autocast the weights are rounded once, not for every token.
         with self.accelerator.autocast(AutocastKwargs()):
-            rollouts = generate(
+            rollouts = self._engine(
                 self._whole_student(),
                 prompts,
                 temperature=sampling.temperature,

@@ -174,8 +174,13 @@ def _divergence(probe: KLProbe, model: Any) -> float | None:
 
 def _sum_of_parts(meter: CostMeter, clock: CostMeter) -> Cost:
     """Return the training's cost, with the seconds of the parts around it."""
-    cost = meter.cost()
-    return cost.model_copy(update={"seconds": {**cost.seconds, **clock.cost().seconds}})
+    cost, around = meter.cost(), clock.cost()
+    served = {
+        role: cost.served.get(role, 0.0) + around.served.get(role, 0.0)
+        for role in sorted({*cost.served, *around.served})
+    }
+    seconds = {**cost.seconds, **around.seconds}
+    return cost.model_copy(update={"seconds": seconds, "served": served})
 
 
 class _Pause:
