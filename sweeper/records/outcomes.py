@@ -173,6 +173,8 @@ class Outcome(Record):
     """Notes for the user."""
     held_out: str | None = None
     """Fixed sequences from the ``teacher`` step, as in ``StudyInputs``."""
+    start_weights: str | None = None
+    """Folder of the starting student's weights, from the ``start`` step: what vLLM starts with."""
     cached: tuple[str, ...] = ()
     """Entries that the preparation left in the cache for the trials."""
     interim: IntermediateScore | None = None

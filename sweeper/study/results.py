@@ -148,7 +148,9 @@ def read_study(paths: StudyPaths, manifest: StudyManifest) -> StudyRecord:
         higher_is_better=higher,
         lead=read_teacher_gap(paths),
         pair=read_pair(paths, config, manifest.files),
-        servers=tuple(filter(None, [read_server_record(paths.server("teacher").record)])),
+        servers=tuple(
+            filter(None, [read_server_record(server.record) for server in paths.servers()])
+        ),
         test=read_confirmation(paths, plan, arms, higher_is_better=higher) if plan else None,
     )
 

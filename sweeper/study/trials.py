@@ -87,7 +87,7 @@ class Trials:
         spec = self.specs.next(
             arm.name,
             asked,
-            self.collaborators.executor.next_resources(files.directory),
+            self.collaborators.place(files.directory),
             files,
             interim=arm.interim,
             run=arm.runs[asked.number] if arm.runs is not None else None,

@@ -67,6 +67,9 @@ class WritingExecutor:
     def free(self) -> int:
         return 1 - len(self._running)
 
+    def devices(self) -> tuple[str, ...]:
+        return ("cpu",)
+
     def next_resources(self, directory: Path) -> Resources:
         return Resources(directory=str(directory), device="cpu", threads=1)
 
