@@ -241,6 +241,12 @@ class StudyPaths:
         """Return the files of the served model of a role, such as ``teacher``."""
         return ServerPaths(self.check_place("servers", role))
 
+    def servers(self) -> Iterator[ServerPaths]:
+        """Yield the files of every served model, in the order of their names."""
+        root = self.check_place("servers")
+        for name in sorted(os.listdir(root)) if root.is_dir() else ():
+            yield self.server(name)
+
     def trial(self, arm: str, number: int) -> JobPaths:
         """Return the files of one trial."""
         return JobPaths(self._arm_place("arms", arm, f"{number:04d}"))
