@@ -242,9 +242,9 @@ class StudyPaths:
         return ServerPaths(self.check_place("servers", role))
 
     def servers(self) -> Iterator[ServerPaths]:
-        """Yield the files of every served model, in the order of their names."""
+        """Yield the files of all served models, by name."""
         root = self.check_place("servers")
-        for name in sorted(os.listdir(root)) if root.is_dir() else ():
+        for name in sorted(path.name for path in root.iterdir()) if root.is_dir() else ():
             yield self.server(name)
 
     def trial(self, arm: str, number: int) -> JobPaths:
