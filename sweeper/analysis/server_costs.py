@@ -1,17 +1,16 @@
 """Costs of served models: the device-seconds of their servers, shared out among jobs. Pure.
 
 A server costs the seconds that it is up on a device while no job of the study runs there: a second
-of a device counts once. Several servers on a device share such a second evenly. The seconds of each
-server are shared out among the jobs that used it, in proportion to how long each waited for it, so
-that the shares add up to the whole. A server that no job used costs the study, and no job.
+of a device counts once. Several servers on a device share such a second evenly.
 
-Two parts are kept apart. While a job that uses it runs, a server's seconds grow with that job's
-work. Its start, and its waits for work, do not.
+The jobs that used a server pay for it. While some of them run, these share its seconds, in
+proportion to the part of their time that each waited for it. The other seconds, in which it starts
+or waits for work, are shared by all of them, in proportion to the seconds that each waited. So the
+shares add up to what the server costs. One that no job used costs the study, and no job.
 """
 
 from __future__ import annotations
 
-from bisect import bisect
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -52,18 +51,23 @@ class Job:
     group: str = ""
 
     @property
+    def spans(self) -> list[Span]:
+        """Spans of its attempts."""
+        return [(attempt.started, attempt.ended) for attempt in self.attempts]
+
+    @property
     def seconds(self) -> float:
         """Seconds of all attempts."""
-        return sum(attempt.ended - attempt.started for attempt in self.attempts)
+        return sum(end - start for start, end in self.spans)
 
 
 class Share(NamedTuple):
     """Device-seconds of a server that a job pays for."""
 
     used: float
-    """Seconds in which jobs that used the server ran."""
+    """Share of the seconds in which jobs that used the server ran."""
     idle: float
-    """Seconds in which none did."""
+    """Share of those in which none did."""
 
 
 Shares = Mapping[str, Share]
@@ -96,17 +100,15 @@ def share_out(servers: Sequence[ServerRecord], jobs: Mapping[str, Job]) -> Serve
             for key, waited in waits.items()
             if waited.get(server.role, 0.0) > 0 and _uses(jobs[key], own[index], alike)
         }
-        busy = _union((a.started, a.ended) for key in users for a in jobs[key].attempts)
         total = sum(weight * (end - start) for start, end, weight in charged[index])
-        used = sum(weight * _overlap((start, end), busy) for start, end, weight in charged[index])
-        idle = max(total - used, 0.0)
+        used = _used(charged[index], {key: (jobs[key], wait) for key, wait in users.items()})
+        idle = max(total - sum(used.values()), 0.0)
         cost = ServerCost(device_seconds=total, idle=idle, unshared=0.0 if users else total)
         costs.append(server.model_copy(update={"cost": cost}))
         waited = sum(users.values())
         for key, seconds in users.items():
             before = shares[key].get(server.role, Share(0.0, 0.0))
-            part = seconds / waited
-            share = Share(before.used + part * used, before.idle + part * idle)
+            share = Share(before.used + used[key], before.idle + idle * seconds / waited)
             shares[key][server.role] = share
     return ServerCosts(tuple(costs), dict(shares))
 
@@ -190,6 +192,47 @@ def _charged_spans(
     return charged
 
 
+def _used(
+    charged: Sequence[tuple[float, float, float]], users: Mapping[str, tuple[Job, float]]
+) -> dict[str, float]:
+    """Return the seconds of ``charged`` spans that each of a server's users pays while some run.
+
+    ``users`` are jobs with the seconds that they waited.
+    """
+    spans = {key: _union(job.spans) for key, (job, _) in users.items()}
+    rates = {
+        key: users[key][1] / seconds
+        for key, own in spans.items()
+        if (seconds := sum(end - start for start, end in own)) > 0
+    }
+    begins: dict[float, list[tuple[str | int, float]]] = defaultdict(list)
+    ends: dict[float, list[str | int]] = defaultdict(list)
+    for number, (start, end, weight) in enumerate(charged):
+        begins[start].append((number, weight))
+        ends[end].append(number)
+    for key, rate in rates.items():
+        for start, end in spans[key]:
+            begins[start].append((key, rate))
+            ends[end].append(key)
+    # Up to each moment: what a user of rate 1 would have paid.
+    paid: dict[float, float] = {}
+    price, before = 0.0, 0.0
+    devices: dict[str | int, float] = {}
+    running: dict[str | int, float] = {}
+    for time in sorted({*begins, *ends}):
+        if running and devices:
+            price += sum(devices.values()) * (time - before) / sum(running.values())
+        paid[time], before = price, time
+        for name in ends[time]:
+            (running if isinstance(name, str) else devices).pop(name)
+        for name, value in begins[time]:
+            (running if isinstance(name, str) else devices)[name] = value
+    return {
+        key: rates.get(key, 0.0) * sum(paid[end] - paid[start] for start, end in own)
+        for key, own in spans.items()
+    }
+
+
 def _union(spans: Iterable[Span]) -> list[Span]:
     """Return what the spans cover, as disjoint spans in order."""
     covered: list[Span] = []
@@ -214,14 +257,3 @@ def _free(span: Span, busy: Sequence[Span]) -> Iterator[Span]:
         at = last
     if at < end:
         yield at, end
-
-
-def _overlap(span: Span, covered: Sequence[Span]) -> float:
-    """Return the seconds of a span within others, which are disjoint and in order."""
-    begin, end = span
-    seconds = 0.0
-    for first, last in covered[max(bisect(covered, (begin, begin)) - 1, 0) :]:
-        if first >= end:
-            break
-        seconds += max(min(end, last) - max(begin, first), 0.0)
-    return seconds

@@ -123,20 +123,23 @@ class ServerLedger:
     def __init__(self, paths: StudyPaths) -> None:
         self._paths = paths
         self._jobs: dict[str, Job] | None = None
+        self._shares: Mapping[str, Shares] | None = None
 
     def ended(self, files: JobPaths, outcome: Outcome) -> None:
         """Note how a job ended."""
+        self._shares = None
         if self._jobs is not None:
             self._jobs[job_key(files)] = read_job(files, outcome)
 
     def shares(self, running: Mapping[str, Job] | None = None) -> Mapping[str, Shares]:
-        """Return the jobs' shares by key, as far as the servers have cost something by now.
+        """Return the jobs' shares by key, as they were when the last job ended.
 
         ``running`` jobs are taken to wait for as much of their time as those of their group.
         """
-        servers = read_servers(self._paths)
-        if not servers:
-            return {}
-        if self._jobs is None:
-            self._jobs = read_jobs(self._paths)
-        return share_out(servers, {**self._jobs, **(running or {})}).shares
+        if self._shares is None:
+            servers = read_servers(self._paths)
+            if servers and self._jobs is None:
+                self._jobs = read_jobs(self._paths)
+            jobs = {**(self._jobs or {}), **(running or {})}
+            self._shares = share_out(servers, jobs).shares
+        return self._shares

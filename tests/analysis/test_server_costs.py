@@ -169,8 +169,18 @@ def test_without_servers_nothing_is_charged(jobs: dict[str, Job]) -> None:
 def test_a_server_on_a_gpu_of_its_own_is_paid_by_how_long_jobs_waited() -> None:
     teacher = server(start(0, 100))
     found = shares([teacher], a=job(20, 60, 10), b=job(40, 80, 30), c=job(0, 100, 0))
-    # Jobs that used it ran from 20 to 80; in the other 40 s it started, or waited for work.
-    assert found == {"a": {"teacher": (15, 10)}, "b": {"teacher": (45, 30)}}
+    # From 20 to 40 a pays alone, to 60 a quarter, as it waits a third as often; then b alone. In
+    # the other 40 s the server started, or waited for work.
+    assert found == {"a": {"teacher": (25, 10)}, "b": {"teacher": (35, 30)}}
+
+
+def test_a_job_pays_for_no_other_jobs_time() -> None:
+    teacher = server(start(0, 1000, "cuda:1"))
+    answers = job(0, 100, 90, group="preparation")
+    # It hardly waits, as it asks ahead; and yet the server is up for it.
+    found = shares([teacher], answers=answers, trial=job(100, 1000, 0.001))
+    assert found["answers"]["teacher"] == pytest.approx((100, 0))
+    assert found["trial"]["teacher"] == pytest.approx((900, 0))
 
 
 def test_a_server_on_the_device_of_trials_costs_what_they_leave() -> None:

@@ -12,8 +12,9 @@ from sweeper.reporting.text.terminal_escape import visible
 TITLE = "Served models"
 EXPLANATION = (
     "A server costs the seconds in which it was up and no job of the study ran on its device. The"
-    " jobs that used it share them, in proportion to how long they waited for it. Idle seconds are"
-    " those in which none of these jobs ran."
+    " jobs that used it share them: those that ran at the time, in proportion to the part of their"
+    " time that they waited for it. Idle seconds, in which none of them ran, are shared by all of"
+    " them, in proportion to the seconds that they waited."
 )
 """How a server's device-seconds are counted."""
 
