@@ -140,9 +140,14 @@ class Cost(Record):
         return self.device_seconds - sum(self.servers.values())
 
     def training_seconds(self) -> float:
-        """Return the seconds that grow with the steps of a training."""
-        parts = ("rollout", "teacher", "student", "optimiser", *map(server_part, self.servers))
-        return sum(self.seconds.get(part, 0.0) for part in parts)
+        """Return the seconds that grow with the steps of a training.
+
+        Those of servers, while jobs used them, count for the part of the job that training took.
+        """
+        parts = ("rollout", "teacher", "student", "optimiser")
+        own = sum(self.seconds.get(part, 0.0) for part in parts)
+        served = sum(self.seconds.get(server_part(role), 0.0) for role in self.servers)
+        return own + served * own / max(self.own_seconds, own) if own else 0.0
 
     def on(self, devices: int) -> Cost:
         """Return the cost of a job that took as long on so many devices."""
