@@ -16,9 +16,17 @@ import pytest
 
 from sweeper.execution.executor import Spec
 from sweeper.foundation.files import append_json_line, write_text_atomically
-from sweeper.records import Outcome, Progress, ServerRecord, ServerStart, TrialSpec
+from sweeper.records import (
+    ConfirmationRun,
+    Failure,
+    Outcome,
+    Progress,
+    ServerRecord,
+    ServerStart,
+    TrialSpec,
+)
 from sweeper.records.layout import JobPaths, StudyPaths
-from sweeper.records.study_record import StudyRecord
+from sweeper.records.study_record import Plan, StudyRecord
 from sweeper.reporting.json_output import study_json
 from sweeper.reporting.report_data import ReportData
 from sweeper.study.manifest import read_manifest
@@ -123,6 +131,27 @@ def test_a_server_that_nobody_asked_costs_the_study_and_no_trial(write_study: Wr
     assert set(seconds(record).values()) == {TOOK}
     [server] = study_json(ReportData.of(record))["servers"]
     assert (server["device_seconds"], server["cost"]["unshared"]) == (80, 80)
+
+
+def test_confirmation_runs_pay_too(write_study: WriteStudy) -> None:
+    file = write_study(arms=ARMS)
+    executor = ServedExecutor(paths=paths_of(file))
+    go_on(file, MemoryTracker("tiny", MemoryStore()), executor)
+    again = ConfirmationRun(arm="gkd", trial=0, seed=0, at="steps", max_steps=4)
+    plan = Plan(suite_hash="h", declared=STARTED, finals={"gkd": (again,)}, current={"gkd": (0,)})
+    write_text_atomically(paths_of(file).plan, plan.model_dump_json())
+    files = paths_of(file).confirmation_run("gkd", 0)
+    spec = paths_of(file).trial("gkd", 0).spec.read_text()
+    write_text_atomically(files.spec, spec)
+    # It has failed, and yet it waited.
+    ended = executor.outcome_of(TrialSpec.model_validate_json(spec))
+    failure = Failure(kind="bug", message="no")
+    ended = ended.model_copy(update={"state": "failed", "failure": failure, "scores": None})
+    write_text_atomically(files.outcome, ended.model_dump_json())
+    [final] = read(file).arms[0].finals
+    assert final.outcome is not None
+    assert final.outcome.cost.seconds["teacher_server"] == pytest.approx(10)
+    assert final.outcome.cost.device_seconds == pytest.approx(10 + 10 + 50 * 4 / 14)
 
 
 def test_attempts_that_did_not_end_were_on_the_device(write_study: WriteStudy) -> None:
