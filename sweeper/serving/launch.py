@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.config.models import ModelConfig
-from sweeper.config.started_server import StartedServer
+from sweeper.config.started_server import StartedServer, StudentServer, VllmServer
 from sweeper.foundation.cache import content_key
 from sweeper.foundation.environment import leftovers
 from sweeper.serving import in_server
@@ -25,6 +26,8 @@ KEY_VARIABLE = "VLLM_API_KEY"
 
 _CPU_CACHE_BYTES = 2**30
 """Default memory for keys and values on a CPU, of which vLLM would take almost all."""
+_FIRST_WITH_TRANSFER = (0, 29)
+"""First version of vLLM whose weight transfer is asked for."""
 _IN_SERVER = Path(in_server.__file__).resolve().parent
 _REMOVED = (
     # Methods of the engine, for everyone on this machine: they ask for no key.
@@ -52,7 +55,7 @@ class Launch:
     """Everything that decides what a server serves, and how it is started."""
 
     role: str
-    """Role of the model in the study: ``teacher``."""
+    """Role of the model in the study: ``teacher`` or ``student``."""
     model: str
     """Model, as the study file names it."""
     name: str
@@ -69,6 +72,8 @@ class Launch:
     """Environment without a key."""
     start_timeout: float
     """Seconds within which it has to answer."""
+    key: tuple[str, ...]
+    """Key of the study file that has the server's keys."""
 
     def command_on(self, port: int) -> list[str]:
         """Return the command of a server on ``port``."""
@@ -79,7 +84,7 @@ class Launch:
         return {**self.environment, KEY_VARIABLE: key}
 
 
-def server_python(server: StartedServer) -> str:
+def server_python(server: VllmServer) -> str:
     """Return the interpreter that runs the server."""
     named = server.python or os.environ.get(PYTHON_VARIABLE) or sys.executable
     return os.path.expanduser(named)
@@ -111,14 +116,14 @@ def find_vllm(python: str) -> tuple[str, str]:
         return answer["version"] or "of an unknown version", ""
     return "", (
         f"expected vLLM, but {python} has none: pip install 'sweeper[vllm]', or name an"
-        f" interpreter that has it (teacher.server.python, or {PYTHON_VARIABLE})"
+        f" interpreter that has it (the key python there, or {PYTHON_VARIABLE})"
     )
 
 
 def vllm_launch(
     role: str,
     model: ModelConfig,
-    server: StartedServer,
+    server: StartedServer | StudentServer,
     *,
     source: str,
     content: str,
@@ -129,9 +134,9 @@ def vllm_launch(
     """Return the launch of vLLM's OpenAI-compatible server.
 
     Args:
-        role: Role of the model in the study.
-        model: Model to serve.
-        server: Keys of the study file.
+        role: Role of the model in the study: ``teacher`` or ``student``.
+        model: Model to serve, with the type to compute in.
+        server: Keys of the study file. A ``StudentServer`` takes other weights while it runs.
         source: Folder or hub id of the model.
         content: Hash of the folder's files; of a model on a hub, its id and revision.
         version: Version of vLLM.
@@ -140,7 +145,8 @@ def vllm_launch(
             as vLLM allows by default.
     """
     python = server_python(server)
-    arguments = list(_arguments(model, server, source, devices, max_logprobs))
+    changes = isinstance(server, StudentServer)
+    arguments = list(_arguments(model, server, source, devices, version, max_logprobs))
     program = f"vllm {version}"
     serves = content_key(
         {
@@ -152,6 +158,13 @@ def vllm_launch(
         }
     )
     name = f"{Path(model.model).name}-{serves[:8]}"
+    environment = _environment(python, devices)
+    if changes:
+        # New weights come by a method of the engine. Whoever has no key reaches none.
+        environment["VLLM_SERVER_DEV_MODE"] = "1"
+    if changes and _shares_memory(version, devices):
+        # Handles of a GPU's memory are pickled, and read with the key only.
+        environment["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
     return Launch(
         role=role,
         model=model.model,
@@ -165,21 +178,23 @@ def vllm_launch(
             *arguments,
             *("--served-model-name", name, "--host", HOST),
         ),
-        environment=_environment(python, devices),
+        environment=environment,
         start_timeout=server.start_timeout,
+        key=("compute", "vllm") if changes else (role, "server"),
     )
 
 
 def _arguments(
     model: ModelConfig,
-    server: StartedServer,
+    server: StartedServer | StudentServer,
     source: str,
     devices: tuple[str, ...],
+    version: str,
     max_logprobs: int | None,
 ) -> Iterator[str]:
     on_cpu = devices == ("cpu",)
     yield from ("--model", source)
-    # As the teacher is loaded by trials: float32 on a CPU, else as stored.
+    # As the model is loaded by trials: float32 on a CPU, else as stored.
     dtype = "float32" if model.dtype == "auto" and on_cpu else model.dtype
     yield from ("--dtype", dtype)
     if model.revision is not None:
@@ -194,6 +209,13 @@ def _arguments(
         yield from ("--tensor-parallel-size", str(len(devices)))
     # A model's own sampling settings, such as a repetition penalty, are not the study's.
     yield from ("--generation-config", "vllm")
+    # Reported log-probabilities are the model's, at temperature 1.
+    yield from ("--logprobs-mode", "raw_logprobs")
+    # The last one is asked first.
+    if isinstance(server, StudentServer):
+        yield from ("--middleware", "weights_known.WeightsKnown")
+        if _shares_memory(version, devices):
+            yield from ("--weight-transfer-config", json.dumps({"backend": "ipc"}))
     yield from ("--middleware", "require_key.RequireKey")
     yield "--disable-uvicorn-access-log"
     options = {name.replace("-", "_").lower(): value for name, value in server.options.items()}
@@ -205,6 +227,13 @@ def _arguments(
         options.setdefault("kv_cache_memory_bytes", _CPU_CACHE_BYTES)
     for name, value in sorted(options.items()):
         yield from _option(name.replace("_", "-"), value)
+
+
+def _shares_memory(version: str, devices: tuple[str, ...]) -> bool:
+    """Return whether new weights can stay on the GPU: by vLLM's weight transfer, where it is."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    known = found is not None and tuple(map(int, found.groups())) >= _FIRST_WITH_TRANSFER
+    return devices != ("cpu",) and known
 
 
 def _option(name: str, value: Any) -> Iterator[str]:
