@@ -176,7 +176,7 @@ class Rollouts(Record):
     student_entropy: float | None = None
     """Nats a token, at temperature 1."""
     teacher_entropy: float | None = None
-    """Nats a token, at the same positions."""
+    """Nats a token, at the same positions; None of a served teacher, too."""
     teacher_logprob: float | None = None
     """Log-probability of the student's tokens under the teacher, nats a token."""
 

@@ -11,6 +11,7 @@ from sweeper.config.collapse import CollapseConfig
 from sweeper.config.confirm import CostMeasure
 from sweeper.config.data import DataConfig
 from sweeper.config.evaluation import EvaluationConfig
+from sweeper.config.judgement import Judged
 from sweeper.config.lengths import LengthLimits
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.preparation import TeacherOutputsConfig, WarmStartConfig
@@ -249,6 +250,9 @@ class PreparationSpec(Record):
     reads: tuple[bool, ...] = ()
     """Sequences that ``teacher`` should read once for all trials: the references (False), its own
     answers (True)."""
+    judged: Judged | None = None
+    """What trainings read of a served teacher's judgement; ``data`` checks it, and ``teacher`` asks
+    the server whether it can be had. None if no arm reads any."""
     extra_arguments: dict[str, tuple[Method, tuple[str, ...]]] = {}
     """Names below ``extra``, by arm, in the records of old versions."""
     rehearsals: tuple[Rehearsal, ...] = ()

@@ -129,6 +129,7 @@ def vllm_launch(
     content: str,
     version: str,
     devices: tuple[str, ...],
+    max_logprobs: int | None = None,
 ) -> Launch:
     """Return the launch of vLLM's OpenAI-compatible server.
 
@@ -140,10 +141,12 @@ def vllm_launch(
         content: Hash of the folder's files; of a model on a hub, its id and revision.
         version: Version of vLLM.
         devices: Its GPUs, by the names that torch has for them here; or ``("cpu",)``.
+        max_logprobs: Most tokens whose log-probabilities are asked for at a position; None: as many
+            as vLLM allows by default.
     """
     python = server_python(server)
     changes = isinstance(server, StudentServer)
-    arguments = list(_arguments(model, server, source, devices, version))
+    arguments = list(_arguments(model, server, source, devices, version, max_logprobs))
     program = f"vllm {version}"
     serves = content_key(
         {
@@ -187,6 +190,7 @@ def _arguments(
     source: str,
     devices: tuple[str, ...],
     version: str,
+    max_logprobs: int | None,
 ) -> Iterator[str]:
     on_cpu = devices == ("cpu",)
     yield from ("--model", source)
@@ -215,6 +219,8 @@ def _arguments(
     yield from ("--middleware", "require_key.RequireKey")
     yield "--disable-uvicorn-access-log"
     options = {name.replace("-", "_").lower(): value for name, value in server.options.items()}
+    if max_logprobs is not None:
+        options.setdefault("max_logprobs", max_logprobs)
     if on_cpu:
         # Compiling takes longer than it saves, and needs a compiler.
         options.setdefault("enforce_eager", True)

@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from sweeper.config.judgement import judged
 from sweeper.config.lengths import arm_lengths, study_lengths
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.own_teachers import named_attentions, named_models, own_teachers, teacher_uses
@@ -132,6 +133,7 @@ def make_spec(
         needs_teacher_outputs=uses.answers if of_teacher else config.needs_teacher_outputs(),
         stock_engine=config.uses_stock_engine(),
         reads=uses.reads if of_teacher else (),
+        judged=judged(config) if step in ("data", "teacher") else None,
         own_teacher=own.get(step, {}),
         rehearsals=rehearsals(config) if step == "data" else (),
         shards=_shards(config) if step == "data" else (),
@@ -183,6 +185,7 @@ def is_done(spec: PreparationSpec, paths: StudyPaths) -> bool:
             "optimisers",
             "own_teacher",
             "own_attentions",
+            "judged",
         )
         if key in written
     ]
