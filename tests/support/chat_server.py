@@ -38,6 +38,8 @@ class ChatServer:
     """Makes the message that answers a prompt."""
     complete: Callable[[list[int]], tuple[str, dict[str, Any]]] = lambda tokens: ("", {})
     """Makes the prompt's text and the choice that answers token ids."""
+    answer: Callable[[dict[str, Any]], tuple[str, dict[str, Any]]] | None = None
+    """Makes both from the whole request, if it is given."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def section(self, model: str = "adder-9000", **keys: Any) -> dict[str, Any]:
@@ -68,7 +70,9 @@ def chat_server(**settings: Any) -> Iterator[ChatServer]:
                 return reply(401, f"wrong key {self.headers.get('Authorization')}")(self)
             if fault is not None:
                 return fault(self)
-            if "prompt" in body:
+            if state.answer is not None:
+                prompt, choice = state.answer(body)
+            elif "prompt" in body:
                 prompt, choice = state.complete(body["prompt"])
             else:
                 prompt = body["messages"][-1]["content"]
@@ -77,7 +81,7 @@ def chat_server(**settings: Any) -> Iterator[ChatServer]:
             send(
                 self,
                 200,
-                {"choices": [{**choice, "finish_reason": state.finish}], "usage": usage},
+                {"choices": [{"finish_reason": state.finish, **choice}], "usage": usage},
             )
             with state.lock:
                 state.answered[prompt] += 1
