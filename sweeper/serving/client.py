@@ -167,8 +167,8 @@ class ModelClient:
         return (
             f"The server {self._server.url} does not answer: {what} was asked {times}, the last"
             f" time: {reason}. The next attempt, in {pause:.0f} s, would be later than"
-            f" it may be asked again (retry_for: {self._server.retry_for:g} s). What it answered so"
-            " far is kept; run the same command again to resume."
+            f" it may be asked again (retry_for: {self._server.retry_for:g} s); run the same"
+            " command again to resume."
         )
 
     def _post(self, endpoint: str, body: Mapping[str, Any], what: str) -> Any:

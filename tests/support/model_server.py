@@ -36,8 +36,13 @@ def serving(model: Any, tokenizer: Any, **settings: Any) -> Iterator[tuple[ChatS
         return str(body["prompt"]), {"text": "", "finish_reason": "stop", **choice}
 
     with chat_server(answer=complete, **settings) as server:
-        address = RemoteServer(url=server.url, api="vllm", model="m", retry_for=5.0, timeout=20.0)
-        yield server, Reached(address, server.key, "Check it.")
+        yield server, reached_at(server)
+
+
+def reached_at(server: ChatServer) -> Reached:
+    """Return how a server is reached."""
+    address = RemoteServer(url=server.url, api="vllm", model="m", retry_for=5.0, timeout=20.0)
+    return Reached(address, server.key, "Check it.")
 
 
 def _judge(model: Any, body: dict[str, Any]) -> dict[str, Any]:
