@@ -155,6 +155,7 @@ class ModelServer:
                 url=base_url(self._port),
                 name=self.launch.name,
                 key_file=str(self.paths.key.resolve()),
+                start_timeout=self.launch.start_timeout,
             )
             restarts = 0
             while not self._stop.is_set():

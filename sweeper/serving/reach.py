@@ -60,17 +60,16 @@ def reach(model: ModelConfig, served: ServedModel | None) -> Reached:
             " while the study is prepared. Run the same command again: it prepares the study anew,"
             " and resumes."
         )
-    server = patient_server(served, model.server.start_timeout, model.server.concurrency)
+    server = patient_server(served, model.server.concurrency)
     key = read_key_file(served)
     return Reached(server, key, "Check max_length and options; its log may say more.")
 
 
-def patient_server(served: ServedModel, start_timeout: float, concurrency: int) -> RemoteServer:
+def patient_server(served: ServedModel, concurrency: int) -> RemoteServer:
     """Return a server that sweeper started as one to ask; its requests outlast restarts.
 
     Args:
         served: Where it answers.
-        start_timeout: Seconds that a start may take.
         concurrency: Requests at a time.
     """
     return RemoteServer(
@@ -79,7 +78,7 @@ def patient_server(served: ServedModel, start_timeout: float, concurrency: int) 
         model=served.name,
         concurrency=concurrency,
         timeout=_TIMEOUT,
-        retry_for=_RESTARTS * start_timeout + _BETWEEN,
+        retry_for=_RESTARTS * served.start_timeout + _BETWEEN,
     )
 
 

@@ -48,18 +48,15 @@ class StudentEngine:
 
     Args:
         served: Where it answers.
-        start_timeout: Seconds that a start of it may take: requests outlast restarts.
         tell: Called with a line for the log about each attempt that failed.
     """
 
-    def __init__(
-        self, served: ServedModel, start_timeout: float, tell: Callable[[str], None]
-    ) -> None:
+    def __init__(self, served: ServedModel, tell: Callable[[str], None]) -> None:
         self._served = served
         self._tell = tell
         # Weights are no part of the API: they are given above it.
         root = served.model_copy(update={"url": served.url.removesuffix("/v1")})
-        self._server = patient_server(root, start_timeout, CONCURRENCY)
+        self._server = patient_server(root, CONCURRENCY)
 
     @contextmanager
     def held(self) -> Iterator[None]:
