@@ -19,7 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from sweeper.evaluation.tasks import FEWSHOT_SEED
 from sweeper.foundation.cache import content_key
@@ -53,6 +53,8 @@ class AnsweringModel:
 
     config: PretrainedConfig
     """Configuration of the model: the longest text that it reads."""
+    generation_config: GenerationConfig
+    """What its publisher saved with it, of which only the end tokens count."""
     reached: Reached
     """Where it answers."""
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from sweeper.config.lengths import arm_lengths, study_lengths
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.own_teachers import named_attentions, named_models, own_teachers, teacher_uses
+from sweeper.config.scoring_engine import teacher_is_scored
 from sweeper.config.server import CHANGE_NO_ANSWER
 from sweeper.config.started_server import StartedServer
 from sweeper.config.study import StudyConfig
@@ -64,13 +65,19 @@ def steps(config: StudyConfig) -> tuple[tuple[Step, ...], ...]:
 
 def asks_server(spec: PreparationSpec) -> bool:
     """Return whether the step asks a server that sweeper starts."""
-    started = isinstance(spec.origin.teacher.server, StartedServer)
-    return started and spec.step == "teacher" and spec.needs_teacher_outputs
+    teacher, evaluation = spec.origin.teacher, spec.origin.evaluation
+    if not isinstance(teacher.server, StartedServer):
+        return False
+    scores = teacher_is_scored(teacher, evaluation)
+    if spec.step == "test_teacher":
+        return scores
+    return spec.step == "teacher" and (scores or spec.needs_teacher_outputs)
 
 
 def test_steps(config: StudyConfig) -> tuple[tuple[Step, ...], ...]:
     """Return the steps after the search: only then is the test suite scored."""
-    return (_TEST_STEPS if config.teacher.server is None else ("test_student",),)
+    has_score = teacher_is_scored(config.teacher, config.evaluation)
+    return (_TEST_STEPS if has_score else ("test_student",),)
 
 
 def own_teacher_steps(config: StudyConfig) -> dict[str, Step]:

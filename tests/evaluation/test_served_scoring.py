@@ -107,7 +107,7 @@ class Pair:
         return end_token_ids(self.model, self.tokenizer)
 
     def at(self, reached: Any) -> AnsweringModel:
-        return AnsweringModel(self.model.config, reached)
+        return AnsweringModel(self.model.config, self.model.generation_config, reached)
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +180,7 @@ def test_the_longest_texts(pair: Pair) -> None:
     pair.model.config.max_position_embeddings, whole = 24, 1024
     try:
         with serving(pair.model, pair.tokenizer) as (server, reached):
-            model = AnsweringModel(config, reached)
+            model = AnsweringModel(config, pair.model.generation_config, reached)
             options: dict[str, Any] = {"batch_size": 2, "add_bos_token": False}
             with ServedLM(model, pair.tokenizer, end_ids=pair.ends(), **options) as served:
                 assert served.max_length == 24

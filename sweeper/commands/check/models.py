@@ -83,11 +83,13 @@ def pair_findings(pairs: Sequence[PairSummary]) -> Iterator[Finding]:
             yield Finding(state=state, what=row.name, detail=detail, advice=advice)
 
 
-def server_finding(teacher: ModelConfig, rows: int | None, longest: int | None) -> Finding | None:
+def server_finding(
+    teacher: ModelConfig, rows: int | None, longest: int | None, *, scored: bool = False
+) -> Finding | None:
     """Report what a served teacher will be asked; None of one that is loaded.
 
     ``rows`` are those of the data, if they are known; ``longest`` is the limit of an answer, None
-    if no arm trains on answers.
+    if no arm trains on answers. ``scored``: it has a score, through its server.
     """
     if (server := teacher.server) is None:
         return None
@@ -98,10 +100,13 @@ def server_finding(teacher: ModelConfig, rows: int | None, longest: int | None) 
     if longest is not None:
         count = "every row of the data" if rows is None else f"{rows:,} rows of the data"
         detail += f" to {count}, in at most {longest:,} tokens each, once"
-    detail += (
-        ". It has no score, as suites are scored on models that are loaded: reports are without the"
-        " teacher's line and gap closed"
-    )
+    if scored:
+        detail += ". It is scored through its server, as the students are through theirs"
+    else:
+        detail += (
+            ". It has no score, as suites are scored on models that are loaded: reports are without"
+            " the teacher's line and gap closed"
+        )
     return Finding(state="ok", what="teacher's server", detail=visible(detail))
 
 

@@ -45,6 +45,7 @@ from sweeper.commands.check.settings import settings_findings
 from sweeper.commands.check.starts import start_findings
 from sweeper.config.loading import LoadedStudy, LoadedSuite
 from sweeper.config.models import StudentConfig
+from sweeper.config.scoring_engine import teacher_is_scored
 from sweeper.config.study import StudyConfig
 from sweeper.execution.device_sharing import DeviceMemory, trial_memory, usable_devices
 from sweeper.execution.devices import lacks_bfloat16
@@ -219,6 +220,7 @@ def judge(
     )
     answers = config.teacher_outputs.max_new_tokens if config.needs_teacher_outputs() else None
     rows = data_check.rows.rows if data_check.rows else None
+    scored = teacher_is_scored(config.teacher, config.evaluation)
     tokenizers: Iterable[Finding] = ()
     if data_check.tokenizer is not None:
         text = not config.teacher.has_tokenizer()
@@ -229,7 +231,7 @@ def judge(
                 state="ok", what="study file", detail=f"{config.study}: {', '.join(config.arms)}"
             ),
             *(_problem(study, problem) for problem in data_check.problems),
-            *filter(None, [server_finding(config.teacher, rows, answers)]),
+            *filter(None, [server_finding(config.teacher, rows, answers, scored=scored)]),
             *tokenizers,
             *file_findings(data_check.models, data_check.generation),
             *([size_finding(teacher, student)] if teacher and student else []),

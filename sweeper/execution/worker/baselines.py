@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from sweeper.config.scoring_engine import teacher_is_scored
 from sweeper.config.settings import in_steps, resolve
 from sweeper.distillation.data.training_data import (
     TrainingData,
     check_teacher,
     read_training_data,
 )
+from sweeper.distillation.models.loading import read_config, read_generation_config
 from sweeper.distillation.teacher import kl_probe, outputs
 from sweeper.distillation.teacher.shared_teacher import SharedTeacher
 from sweeper.distillation.train import (
@@ -19,11 +21,13 @@ from sweeper.distillation.train import (
     teacher_of_arm,
     training_sequences,
 )
+from sweeper.evaluation.served_model import AnsweringModel
 from sweeper.evaluation.tasks import load_tasks, prompts
 from sweeper.execution.worker.progress import ProgressWriter
 from sweeper.execution.worker.scoring import parameters, scored
 from sweeper.foundation.errors import blaming
 from sweeper.records import PreparationSpec
+from sweeper.serving.reach import reach
 
 NO_SCORE = (
     "the teacher answers over teacher.server and has no score: suites are scored on models that are"
@@ -38,7 +42,7 @@ def score_baseline(spec: PreparationSpec, progress: ProgressWriter) -> dict[str,
     resources, inputs = spec.place, spec.origin
     of_arm = bool(spec.own_teacher)
     teacher = SharedTeacher(inputs, inputs.teacher, resources)
-    if spec.step == "teacher" and inputs.teacher.server is not None:
+    if spec.step in ("teacher", "test_teacher") and inputs.teacher.server is not None:
         return _ask_server(spec, teacher, data, progress)
     if of_arm:
         with blaming("arms", spec.step.partition("@")[2]):
@@ -64,9 +68,18 @@ def score_baseline(spec: PreparationSpec, progress: ProgressWriter) -> dict[str,
 def _ask_server(
     spec: PreparationSpec, teacher: SharedTeacher, data: TrainingData, progress: ProgressWriter
 ) -> dict[str, Any]:
-    """Get what trials share of a teacher that is not loaded: its answers."""
-    found = _answers(spec, teacher, data, progress)
-    return {"notes": (*found.get("notes", ()), NO_SCORE)}
+    """Get what trials share of a teacher that is not loaded: its answers, and perhaps its score."""
+    config, evaluation = teacher.config, spec.origin.evaluation
+    found = _answers(spec, teacher, data, progress) if spec.step == "teacher" else {}
+    if not teacher_is_scored(config, evaluation):
+        return {"notes": (*found.get("notes", ()), NO_SCORE)}
+    progress.phase("score")
+    model = AnsweringModel(
+        read_config(config),
+        read_generation_config(config),
+        reach(config, spec.place.served_teacher),
+    )
+    return {**found, "scores": scored(spec, model, data.asked_of(config), progress)}
 
 
 def _answers(
