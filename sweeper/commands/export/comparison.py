@@ -55,9 +55,10 @@ def compared(recorded: Scored, trained: Scored, written: Scored, *, library: str
     """Return in words what was verified: documents, the recorded score, the written one."""
     now, before = written.scores, recorded.scores
     dtype = f" in {now.dtype}" if now.dtype else ""
+    engine = ", and scored through vLLM" if now.engine == "vllm" else ""
     text = (
         "Trained again from its recorded settings, written, and loaded from its folder by"
-        f" {library}{dtype}: {now.score:.4g} on {now.suite}"
+        f" {library}{dtype}{engine}: {now.score:.4g} on {now.suite}"
     )
     count, different = len(written.documents), _differences(recorded, written)
     if now.score == before.score and different == []:
