@@ -40,6 +40,8 @@ class ChatServer:
     """Makes the prompt's text and the choice that answers token ids."""
     answer: Callable[[dict[str, Any]], tuple[str, dict[str, Any]]] | None = None
     """Makes both from the whole request, if it is given."""
+    also: Callable[[BaseHTTPRequestHandler, dict[str, Any]], bool] | None = None
+    """Answers requests of other kinds; returns False for the rest."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def section(self, model: str = "adder-9000", **keys: Any) -> dict[str, Any]:
@@ -70,6 +72,8 @@ def chat_server(**settings: Any) -> Iterator[ChatServer]:
                 return reply(401, f"wrong key {self.headers.get('Authorization')}")(self)
             if fault is not None:
                 return fault(self)
+            if state.also is not None and state.also(self, body):
+                return None
             if state.answer is not None:
                 prompt, choice = state.answer(body)
             elif "prompt" in body:
