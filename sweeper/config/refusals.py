@@ -23,6 +23,7 @@ from sweeper.config.optimisation import (
     schedule_problems,
 )
 from sweeper.config.scoring_engine import scoring_engine_problems
+from sweeper.config.served_students import served_students_problems
 from sweeper.config.served_teacher import served_teacher_problems
 from sweeper.config.settings import MethodSettings, resolve
 from sweeper.config.study import StudyConfig
@@ -36,6 +37,7 @@ def refusals(config: StudyConfig) -> Iterator[Refusal]:
     """Yield what is refused, each with its place."""
     yield from served_teacher_problems(config)
     yield from scoring_engine_problems(config)
+    yield from served_students_problems(config)
     yield from _targets(config)
     yield from attention_problems(config)
     yield from extra_problems(config)

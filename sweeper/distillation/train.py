@@ -104,6 +104,16 @@ def starting_student(
     return Cache(Path(inputs.cache)).read("warm_starts", determinants, build, read)
 
 
+def start_determinants(data: TrainingData, resources: Resources) -> dict[str, Any]:
+    """Return what decides the weights of the student that every arm starts from."""
+    inputs = data.inputs
+    if inputs.warm_start is not None:
+        return _warm_start(data, inputs.warm_start, resources, lambda *_: None)[0]
+    student = inputs.student.before_training()
+    seed = seeds.student_seed(inputs.seed) if student.random_init else None
+    return {"student": identity(student), "seed": seed, "versions": library_versions()}
+
+
 def teacher_of_arm(
     data: TrainingData, resources: Resources, values: Mapping[str, Scalar]
 ) -> ModelConfig:

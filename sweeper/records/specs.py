@@ -208,7 +208,9 @@ class TrialSpec(Record):
 
 Step = Annotated[
     str,
-    Field(pattern=r"^(data|teacher|student|test_teacher|test_student|pair|written|teacher@.+)$"),
+    Field(
+        pattern=r"^(data|teacher|start|student|test_teacher|test_student|pair|written|teacher@.+)$"
+    ),
 ]
 """Name of a step of the preparation; ``teacher@ARM``: the teacher of an arm with its own."""
 
@@ -231,8 +233,9 @@ class PreparationSpec(Record):
     """One step that is done once per study, before its trials.
 
     ``data`` reads and checks data, tokenizers and suites; ``teacher`` scores the teacher and stores
-    its outputs; ``student`` makes the starting student and scores it; ``teacher@ARM`` does for the
-    arm's own teacher what ``teacher`` does for the study's. After the search ``test_teacher`` and
+    its outputs; ``student`` makes the starting student and scores it; ``start`` writes its weights
+    for servers of students' weights; ``teacher@ARM`` does for the arm's own teacher what
+    ``teacher`` does for the study's. After the search ``test_teacher`` and
     ``test_student`` score teacher and start on the test suite. ``pair``, which only
     ``sweeper check --probe`` asks for, compares both on each other's answers. ``written``, which
     only ``sweeper export`` asks for, scores a student from the folder that it was saved in.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
@@ -27,7 +27,6 @@ from sweeper.records import (
     Outcome,
     PreparationSpec,
     Resources,
-    ServedModel,
     StudyInputs,
     SuiteSpec,
 )
@@ -50,28 +49,20 @@ Step = str
 _TEST_STEPS = ("test_student", "test_teacher")
 
 
-def steps(config: StudyConfig) -> tuple[tuple[Step, ...], ...]:
+def steps(config: StudyConfig, *, students_served: bool) -> tuple[tuple[Step, ...], ...]:
     """Return the steps before the search, in order: first ``data``.
 
     Those of one group can run next to each other. Own teachers of arms come last: one may be the
     starting student. A teacher that sweeper serves has the machine to itself; its answers are there
-    when the student is warmed up.
+    when the student is warmed up. With ``students_served`` its weights are written for its servers
+    before it is scored.
     """
-    if isinstance(config.teacher.server, StartedServer):
-        return (("data",), ("teacher",), ("student",))
     own = tuple(dict.fromkeys(own_teacher_steps(config).values()))
-    return (("data",), ("student", "teacher"), *([own] if own else []))
-
-
-def asks_server(spec: PreparationSpec) -> bool:
-    """Return whether the step asks a server that sweeper starts."""
-    teacher, evaluation = spec.origin.teacher, spec.origin.evaluation
-    if not isinstance(teacher.server, StartedServer):
-        return False
-    scores = teacher_is_scored(teacher, evaluation)
-    if spec.step == "test_teacher":
-        return scores
-    return spec.step == "teacher" and (scores or spec.needs_teacher_outputs)
+    started = isinstance(config.teacher.server, StartedServer)
+    if not started and not students_served:
+        return (("data",), ("student", "teacher"), *([own] if own else []))
+    start = (("start",),) if students_served else ()
+    return (("data",), ("teacher",), *start, ("student",), *([own] if own else []))
 
 
 def test_steps(config: StudyConfig) -> tuple[tuple[Step, ...], ...]:
@@ -103,6 +94,7 @@ def make_study_inputs(study: LoadedStudy, manifest: StudyManifest, cache: Path) 
         teacher_outputs=config.teacher_outputs,
         # Not how often trials are saved, which changes nothing that they share.
         training=config.training.model_copy(update={"checkpoint_every": None}),
+        rollout_engine="sweeper" if config.rollouts.engine == "auto" else config.rollouts.engine,
         evaluation=config.evaluation,
         collapse=config.collapse,
         cache=str(cache.resolve()),
@@ -205,16 +197,12 @@ def is_cached(step: Step, paths: StudyPaths) -> bool:
     return outcome is not None and all(is_whole(Path(entry)) for entry in outcome.cached)
 
 
-def submit(
-    spec: PreparationSpec, executor: Executor, served_teacher: ServedModel | None = None
-) -> None:
-    """Start a step in a clean directory; ``served_teacher`` is the server that it may ask."""
+def submit(spec: PreparationSpec, executor: Executor, place: Callable[[Path], Resources]) -> None:
+    """Start a step in a clean directory; ``place`` says where the next job in one runs."""
     files = JobPaths(Path(spec.place.directory))
     for path in (files.outcome, files.progress, files.log, files.documents, files.samples):
         path.unlink(missing_ok=True)
-    place = executor.next_resources(files.directory).alone()
-    place = place.model_copy(update={"served_teacher": served_teacher})
-    placed = spec.model_copy(update={"place": place})
+    placed = spec.model_copy(update={"place": place(files.directory).alone()})
     write_text_atomically(files.spec, redacted_json(placed))
     executor.submit(placed)
 

@@ -154,6 +154,9 @@ def step_name(job: RunningJob) -> str:
         case "teacher":
             has_score = teacher_is_scored(job.spec.origin.teacher, job.spec.origin.evaluation)
             return "scoring the teacher" if has_score else "asking the teacher"
+        case "start":
+            warm = job.spec.origin.warm_start is not None
+            return "warming up the student" if warm else "writing the student for its server"
         case "pair":
             return "comparing teacher and student"
         case "test_teacher":

@@ -11,7 +11,13 @@ import pytest
 from sweeper.config.models import ModelConfig
 from sweeper.config.started_server import StartedServer
 from sweeper.serving import in_server
-from sweeper.serving.launch import Launch, find_vllm, server_python, vllm_launch
+from sweeper.serving.launch import (
+    PYTHON_VARIABLE,
+    Launch,
+    find_vllm,
+    server_python,
+    vllm_launch,
+)
 from tests.support.served_models import FAKE_VLLM
 
 
@@ -123,6 +129,7 @@ def test_variables_that_open_the_server_or_would_mislead_it_do_not_reach_it(
 
 
 def test_another_interpreter_finds_its_own_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(PYTHON_VARIABLE, raising=False)
     monkeypatch.setenv("PYTHONPATH", "/packages/of/this/one")
     own = str(Path(in_server.__file__).parent)
     assert launch().environment["PYTHONPATH"] == f"{own}:/packages/of/this/one"

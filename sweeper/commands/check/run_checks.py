@@ -19,6 +19,7 @@ from sweeper.commands.check.data import data_findings
 from sweeper.commands.check.data_step import recorded_data_check, run_data_step
 from sweeper.commands.check.duration import (
     budget_findings,
+    server_hours,
     slow_findings,
     time_finding,
     timeout_findings,
@@ -180,7 +181,7 @@ def time_findings(
     compute, wall_time = config.compute, config.budget.wall_time
     limits = device_seconds(config.arms, config.budget)
     return [
-        time_finding(expected),
+        time_finding(expected, server_hours(config, timing.device, expected)),
         *budget_findings(expected, compute.devices_per_trial, wall_time, limits),
         *timeout_findings(expected, compute.trial_timeout, compute.stall_timeout),
         *slow_findings(timing, config.arms, config.training, config.teacher, config.student),

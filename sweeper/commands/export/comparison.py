@@ -55,11 +55,19 @@ def compared(recorded: Scored, trained: Scored, written: Scored, *, library: str
     """Return in words what was verified: documents, the recorded score, the written one."""
     now, before = written.scores, recorded.scores
     dtype = f" in {now.dtype}" if now.dtype else ""
-    engine = ", and scored through vLLM" if now.engine == "vllm" else ""
     text = (
         "Trained again from its recorded settings, written, and loaded from its folder by"
-        f" {library}{dtype}{engine}: {now.score:.4g} on {now.suite}"
+        f" {library}{dtype}: {now.score:.4g} on {now.suite}"
     )
+    if now.engine != before.engine:
+        again = trained.scores.score
+        repeated = (
+            "exactly that" if _differences(recorded, trained) == [] else f"{again:.4g} this time"
+        )
+        return (
+            f"{text}. The study's scores are computed by {before.engine}, and do not compare with"
+            f" that: {before.score:.4g} was recorded, and the training reached {repeated}."
+        )
     count, different = len(written.documents), _differences(recorded, written)
     if now.score == before.score and different == []:
         return f"{text}, exactly as recorded, on each of {count} documents."

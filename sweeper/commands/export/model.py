@@ -12,6 +12,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -23,6 +24,7 @@ from sweeper.config.loading import LoadedStudy
 from sweeper.config.models import StudentConfig, with_settings
 from sweeper.config.oumi.writing import place
 from sweeper.config.settings import model_settings
+from sweeper.config.study import StudyConfig
 from sweeper.execution.executor import Executor, Spec
 from sweeper.foundation import disk
 from sweeper.foundation.cache import default_root
@@ -45,6 +47,7 @@ from sweeper.study.manifest import (
     read_manifest,
     suite_spec,
 )
+from sweeper.study.served_models import ServedModels, roles_of_trials, trial_devices
 
 _POLL_SECONDS = 0.25
 _OF_LOADING = (
@@ -105,7 +108,8 @@ def export_model(
         raise StudyChangedError(f"{message}\nIts winner would be another student. Undo the change.")
     cache = cache or default_root()
     work = paths.directory.absolute() / f".export.{uuid.uuid4().hex}"
-    executor = make_executor(study.config.compute, paths, cache, input_files(study), study.file)
+    files, devices = input_files(study), trial_devices(study)
+    executor = make_executor(study.config.compute, paths, cache, files, study.file, devices)
     label = f"{winner.arm} #{winner.trial.number}"
     library = "PEFT" if adapter else "transformers"
     try:
@@ -119,13 +123,15 @@ def export_model(
             )
             with executor:
                 inputs = preparation.make_study_inputs(study, manifest, cache)
-                for steps in preparation.steps(study.config):
+                for steps in preparation.steps(study.config, students_served=True):
                     inputs = preparation.with_results(inputs, steps, paths)
-                resources = executor.next_resources(work)
-                spec = _spec(study, winner, paths, inputs, resources, keep)
-                trained = _run(spec, executor, out, doing=f"Training {label} again")
-                scoring = _scoring_spec(study, inputs, spec, executor, work / "written")
-                written = _run(scoring, executor, out, doing="Scoring the saved student")
+                with ServedModels(study, paths, manifest, executor.devices()) as served:
+                    _serve(served, study.config, inputs, out)
+                    resources = served.place(executor.next_resources(work))
+                    spec = _spec(study, winner, paths, inputs, resources, keep)
+                    trained = _run(spec, executor, out, doing=f"Training {label} again")
+                    scoring = _scoring_spec(study, inputs, spec, executor, work / "written")
+                    written = _run(scoring, executor, out, doing="Scoring the saved student")
             check_scores(trained.scores, written.scores)
             recorded = Scored.read(_recorded(winner), _files(winner, paths))
             verified = compared(recorded, trained, written, library=library)
@@ -211,6 +217,17 @@ def _spec(
     )
 
 
+def _serve(served: ServedModels, config: StudyConfig, inputs: StudyInputs, out: Console) -> None:
+    """Start the servers that the winner's training asks."""
+    roles = roles_of_trials(config, inputs.rollout_engine)
+    with out.status("Starting servers …") as status:
+
+        def say(what: str | None) -> None:
+            status.update(f"{(what or 'servers').capitalize()} …")
+
+        served.serve(roles, roles, say, lambda: None)
+
+
 def _files(winner: Winner, paths: StudyPaths) -> JobPaths:
     """Return the files of the winner's recorded training."""
     if winner.final is not None:
@@ -221,9 +238,15 @@ def _files(winner: Winner, paths: StudyPaths) -> JobPaths:
 def _scoring_spec(
     study: LoadedStudy, inputs: StudyInputs, trained: TrialSpec, executor: Executor, work: Path
 ) -> PreparationSpec:
-    """Return the spec of a job that loads and scores what the training wrote."""
+    """Return the spec of a job that loads and scores what the training wrote, as others would.
+
+    Also where the study's scores are computed by servers.
+    """
     work.mkdir()
-    spec = preparation.make_spec(study, inputs, trained.suite, "written", JobPaths(work))
+    evaluation = inputs.evaluation.model_copy(update={"engine": "transformers"})
+    inputs = inputs.model_copy(update={"evaluation": evaluation})
+    suite = suite_spec(replace(study.selection, engine="transformers"))
+    spec = preparation.make_spec(study, inputs, suite, "written", JobPaths(work))
     place = executor.next_resources(work).alone()
     same = {"threads": trained.place.threads, "memory_gib": trained.place.memory_gib}
     return spec.model_copy(update={"written": trained.keep, "place": place.model_copy(update=same)})
@@ -264,15 +287,16 @@ def _card(
     verified: str,
 ) -> str:
     config, student = study.config, study.config.student.model
+    # Scores of one engine, next to those of teacher and start.
+    same = written.scores and trained.scores and written.scores.engine == trained.scores.engine
+    scores = written.scores if same else trained.scores
     hub = not student.startswith("builtin/") and student not in model_folders(study)
     teacher = model_settings("teacher", config.arms[winner.arm].settings, winner.trial.params)
     return model_card(
         record,
         winner,
         # The test suite is not scored again.
-        trained.model_copy(
-            update={"scores": written.scores, "test_scores": _recorded(winner).test_scores}
-        ),
+        trained.model_copy(update={"scores": scores, "test_scores": _recorded(winner).test_scores}),
         base=student if hub else None,
         teacher=with_settings(config.teacher, teacher, config.student.before_training()).model,
         adapter=adapter,

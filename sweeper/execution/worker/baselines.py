@@ -7,6 +7,7 @@ from typing import Any
 
 from sweeper.config.scoring_engine import teacher_is_scored
 from sweeper.config.settings import in_steps, resolve
+from sweeper.distillation import start_weights
 from sweeper.distillation.data.training_data import (
     TrainingData,
     check_teacher,
@@ -42,6 +43,10 @@ def score_baseline(spec: PreparationSpec, progress: ProgressWriter) -> dict[str,
     resources, inputs = spec.place, spec.origin
     of_arm = bool(spec.own_teacher)
     teacher = SharedTeacher(inputs, inputs.teacher, resources)
+    if spec.step == "start":
+        progress.phase("warm start" if inputs.warm_start else "write the student")
+        written = start_weights.get_or_write(data, resources, progress.train)
+        return {"start_weights": str(written)}
     if spec.step in ("teacher", "test_teacher") and inputs.teacher.server is not None:
         return _ask_server(spec, teacher, data, progress)
     if of_arm:

@@ -49,6 +49,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(401, {"error": "Unauthorized"})
         elif self.path != "/v1/completions" or body["model"] != self.name:
             self.answer(404, {})
+        elif body["prompt"] == [0]:
+            self.answer(200, {"choices": [{"text": ""}]})  # whether it generates at all
         else:
             with (FOLDER / "asked").open("a") as file:
                 file.write(json.dumps(body) + "\n")
