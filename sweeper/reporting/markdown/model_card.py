@@ -169,8 +169,8 @@ def _scores(
     yield table(["suite", "this model", "teacher", "starting student"], rows, left=(0,))
     if outcome.scores and outcome.scores.engine == "vllm":
         yield (
-            f"All models were scored in {outcome.scores.dtype}, by lm-eval through vLLM servers that"
-            " had their weights."
+            f"All models were scored in {outcome.scores.dtype}, by lm-eval through vLLM servers"
+            " that had their weights."
         )
     elif dtype := outcome.scores.dtype if outcome.scores else None:
         path = "pretrained=BASE,peft=PATH" if adapter else "pretrained=PATH"
