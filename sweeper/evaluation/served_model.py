@@ -21,23 +21,20 @@ from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
-from sweeper.evaluation.tasks import FEWSHOT_SEED
+from sweeper.evaluation.tasks import FEWSHOT_SEED, LeafTask
+from sweeper.evaluation.values import short
 from sweeper.foundation.cache import content_key
+from sweeper.foundation.errors import BadInputError
 from sweeper.records.seeds import scored_answer_seed
 from sweeper.serving.likelihoods import Likelihood, read_likelihood
 from sweeper.serving.reach import Reached
 from sweeper.serving.replies import Reply, read_completion
 
 _T = TypeVar("_T")
-SENT = {
-    "do_sample": "whether answers are sampled",
-    "temperature": "with `do_sample`",
-    "top_p": "with `do_sample`",
-    "top_k": "with `do_sample`",
-    "min_p": "with `do_sample`",
-    "repetition_penalty": "as transformers has it, over prompt and answer",
-}
+_SENT = ("do_sample", "temperature", "top_p", "top_k", "min_p", "repetition_penalty")
 """Generation arguments of a task, next to its stop strings and lengths, that a server takes."""
+_PREPARED = ("until", "max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
+"""Those that lm-eval itself reads."""
 _DEFAULT_TOP_K = 50
 """What transformers takes where a task that samples names none."""
 _CHUNK = 16
@@ -236,11 +233,33 @@ def _tell(line: str) -> None:
     print(line, flush=True)
 
 
+def check_servable(leaves: Sequence[LeafTask]) -> None:
+    """Check that servers can answer tasks as loaded models do.
+
+    Raises:
+        BadInputError: A task asks for decoding that they do not have.
+    """
+    for leaf in leaves:
+        if leaf.task.OUTPUT_TYPE == "generate_until":
+            _check_decoding(leaf.name, leaf.task.config.generation_kwargs or {})
+
+
+def _check_decoding(task: str, options: Mapping[str, Any]) -> None:
+    for name, value in options.items():
+        if name in (*_SENT, *_PREPARED) or (name, value) == ("num_beams", 1):
+            continue
+        raise BadInputError(
+            f"{task}: generation_kwargs.{name}: expected none with evaluation.engine: vllm, whose"
+            f" servers have no such setting, found {short(value)}"
+        )
+
+
 def sampling(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return how a server samples as ``generate`` does with a task's generation arguments.
 
     What a publisher saved with a model does not count: the likeliest token is taken by default.
     """
+    _check_decoding("a task", options)
     sampled = options.get("do_sample") is True
     top_k = options.get("top_k", _DEFAULT_TOP_K)
     return {

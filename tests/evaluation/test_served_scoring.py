@@ -10,14 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoConfig
 
 from sweeper.config.models import ModelConfig
+from sweeper.config.suite import SuiteConfig, SuiteTask
 from sweeper.distillation.models.loading import load_model, load_tokenizer
-from sweeper.evaluation.served_model import AnsweringModel, ServedLM
+from sweeper.evaluation.served_model import AnsweringModel, ServedLM, check_servable
+from sweeper.evaluation.tasks import load_tasks
 from sweeper.foundation.errors import BadInputError, NoAnswerError
+from sweeper.records import SuiteSpec
 from sweeper.serving.client import OtherWeightsError
 from sweeper.serving.likelihoods import read_likelihood
 from sweeper.serving.replies import NonsenseError
@@ -42,6 +46,7 @@ from tests.support.scored_tasks import (
     scored,
     write_tasks,
 )
+from tests.support.tiny_studies import write_yaml
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +127,30 @@ def test_tasks_that_sample_draw_the_same_each_time(pair: Pair, tasks: Path) -> N
     for body in asked[0].values():
         # 50: transformers' default, which the task did not change.
         assert (body["temperature"], body["top_p"], body["top_k"]) == (0.7, 0.9, 50)
+
+
+@pytest.mark.parametrize(
+    ("settings", "refused"),
+    [
+        ({"num_beams": 2, "do_sample": False}, "num_beams"),
+        ({"no_repeat_ngram_size": 2}, "no_repeat_ngram_size"),
+        ({"num_beams": 1, "max_gen_toks": 4, "until": ["a"], "min_p": 0.1, "top_k": 0}, None),
+    ],
+)
+def test_decoding_that_servers_do_not_have_is_refused(
+    tmp_path: Path, settings: dict[str, Any], refused: str | None
+) -> None:
+    write_tasks(tmp_path)
+    task = yaml.safe_load((tmp_path / "generation.yaml").read_text())
+    write_yaml(tmp_path / "own.yaml", {**task, "task": "own", "generation_kwargs": settings})
+    config = SuiteConfig(suite="s", tasks=(SuiteTask(task="choice"), SuiteTask(task="own")))
+    suite = SuiteSpec(config=config, task_directories=(str(tmp_path),), content_hash="h")
+    leaves = load_tasks(suite)
+    if refused is None:
+        check_servable(leaves)
+    else:
+        with pytest.raises(BadInputError, match=rf"own: .*{refused}: expected none"):
+            check_servable(leaves)
 
 
 def test_nothing_random_is_disturbed(pair: Pair, tasks: Path) -> None:
