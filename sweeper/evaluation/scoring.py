@@ -6,7 +6,7 @@ import math
 import random
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from lm_eval.evaluator import evaluate
-from lm_eval.models.huggingface import HFLM
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from sweeper.config.base import ScoringDtype
 from sweeper.config.suite import SuiteConfig
 from sweeper.evaluation.computed import telling
+from sweeper.evaluation.loaded_model import loaded_lm
 from sweeper.evaluation.served_model import AnsweringModel, ServedLM
 from sweeper.evaluation.tasks import FEWSHOT_SEED, LeafTask, in_chat, load_tasks
 from sweeper.evaluation.values import read_value
@@ -108,7 +108,7 @@ def score(
     view = (
         ServedLM(model, end_ids=end_ids, **options)
         if served
-        else _loaded(model, end_ids, dtype, options)
+        else loaded_lm(model, end_ids, dtype, options)
     )
     with _drawing_alike(), view as lm:
         loaded = load_tasks(suite, allow_code=allow_code, checked=True)
@@ -273,29 +273,6 @@ def _task_score(
 
 
 @contextmanager
-def _loaded(
-    model: Any, end_ids: Sequence[int], dtype: ScoringDtype | None, options: Mapping[str, Any]
-) -> Iterator[HFLM]:
-    """Yield lm-eval's view of a loaded model, and restore the model's mode and settings after.
-
-    Answers follow the task's settings alone: those that a publisher saved with a model (penalties,
-    a temperature) are none of training's, and would score another model than the trained one.
-    """
-    # HFLM needs the bare model; the adapter's layers are inside it and stay active.
-    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
-    training = model.training
-    published = bare.generation_config
-    model.eval()
-    bare.generation_config = plain_generation(published, list(end_ids) or published.eos_token_id)
-    try:
-        # In 16 bits, a text's log-probabilities would be rounded, and summed rounded.
-        yield HFLM(pretrained=bare, softmax_dtype="float32" if dtype else None, **options)
-    finally:
-        model.train(training)
-        bare.generation_config = published
-
-
-@contextmanager
 def _drawing_alike() -> Iterator[None]:
     """Have the block draw the same numbers each time; restore all random states after."""
     states = (random.getstate(), np.random.get_state())
@@ -316,10 +293,3 @@ def _seed(devices: Sequence[int]) -> None:
     torch.default_generator.manual_seed(FEWSHOT_SEED)
     if devices:
         torch.cuda.manual_seed_all(FEWSHOT_SEED)
-
-
-def plain_generation(published: GenerationConfig, ends: int | list[int] | None) -> GenerationConfig:
-    """Return settings that take the likeliest token, and end at ``ends``."""
-    return GenerationConfig(
-        bos_token_id=published.bos_token_id, eos_token_id=ends, pad_token_id=published.pad_token_id
-    )
