@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,16 @@ from sweeper.config.started_server import StartedServer
 from sweeper.evaluation.served_model import AnsweringModel, ServedLM
 from sweeper.foundation.errors import BadInputError
 from sweeper.records.layout import ServerPaths
+from sweeper.records.outcome_files import read_outcome
 from sweeper.serving.launch import find_vllm, server_python, vllm_launch
 from sweeper.serving.model_server import ModelServer, Patience
 from sweeper.serving.reach import Reached
 from sweeper.serving.student_engine import reach_student
 from tests.support.scored_tasks import TASKS, Pair, assert_same, make_pair, scored, write_tasks
 from tests.support.served_models import wait_until_up
+from tests.support.whole_studies import WholeStudy
 
+WriteStudy = Callable[..., Path]
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 PATIENCE = 400.0
 """Seconds that a start may take on a machine with much to do."""
@@ -107,3 +110,39 @@ def test_a_text_that_the_server_has_no_room_for_is_refused(served: Served) -> No
     ):
         lm.generate_until([Instance("generate_until", {}, (text, {"max_gen_toks": 5}), 0)])
     assert caught.value.key == ("compute", "vllm")
+
+
+def test_a_study_has_the_scores_of_loaded_models(write_study: WriteStudy, tmp_path: Path) -> None:
+    """Teacher, start, trials and winners; documents of exact matches are right or wrong alike."""
+    keys = {"max_length": 128, "options": {"max_num_seqs": 8}}
+    study_file = write_study(
+        teacher={
+            "model": "builtin/adder-teacher",
+            "dtype": "float32",
+            "server": {"start": "vllm", **keys},
+        },
+        arms={"seqkd": {}, "sft": {}},
+        trials=1,
+        confirm={"seeds": 2},
+        compare=[["seqkd", "teacher"], ["seqkd", "sft"]],
+        compute={"vllm": keys},
+        evaluation={
+            **{"selection": "selection.yaml", "test": "test.yaml", "samples": 2},
+            "engine": "vllm",
+        },
+    )
+    served = WholeStudy(study_file.parent, limit=800.0)
+    loaded = served.copy(tmp_path / "loaded")
+    served.check(served.run())
+    by_transformers = ("teacher.server=null", "evaluation.engine=transformers", "compute={}")
+    loaded.check(loaded.run(*(part for value in by_transformers for part in ("--set", value))))
+    compared = 0
+    for path in sorted((loaded.directory / loaded.runs).rglob("*documents*.jsonl")):
+        other = served.directory / served.runs / path.relative_to(loaded.directory / loaded.runs)
+        assert other.read_text() == path.read_text(), path
+        compared += 1
+    # Both ends and two trials on the selection suite; both ends and four runs on the test suite.
+    assert compared >= 10
+    outcome = read_outcome(served.paths.preparation("teacher"))
+    assert outcome is not None and outcome.scores is not None
+    assert outcome.scores.engine == "vllm"

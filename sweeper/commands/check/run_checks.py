@@ -221,7 +221,8 @@ def judge(
     )
     answers = config.teacher_outputs.max_new_tokens if config.needs_teacher_outputs() else None
     rows = data_check.rows.rows if data_check.rows else None
-    scored = teacher_is_scored(config.teacher, config.evaluation)
+    has_score = teacher_is_scored(config.teacher, config.evaluation)
+    scored_in = config.scoring_dtype() if has_score else None
     tokenizers: Iterable[Finding] = ()
     if data_check.tokenizer is not None:
         text = not config.teacher.has_tokenizer()
@@ -232,7 +233,7 @@ def judge(
                 state="ok", what="study file", detail=f"{config.study}: {', '.join(config.arms)}"
             ),
             *(_problem(study, problem) for problem in data_check.problems),
-            *filter(None, [server_finding(config.teacher, rows, answers, scored=scored)]),
+            *filter(None, [server_finding(config.teacher, rows, answers, scored_in=scored_in)]),
             *tokenizers,
             *file_findings(data_check.models, data_check.generation),
             *([size_finding(teacher, student)] if teacher and student else []),
