@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 from sweeper.config.rollouts import RolloutEngine
+from sweeper.distillation.sampling.continuous import generate_continuously
 from sweeper.distillation.sampling.rollouts import Rollout, generate
 from sweeper.records import Resources
 
@@ -52,4 +53,4 @@ def engine_of(
         # ``assert resources.served_student is not None``
         # ``return ServedEngine(resources.served_student, waiting)``
         raise NotImplementedError("rollouts.engine: vllm")
-    return generate
+    return generate_continuously if name == "transformers" else generate
