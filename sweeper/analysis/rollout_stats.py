@@ -110,6 +110,7 @@ RolloutMeasure = Literal[
     "student_entropy",
     "teacher_entropy",
     "teacher_logprob",
+    "rollout_logprob_diff",
 ]
 
 

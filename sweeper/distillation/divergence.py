@@ -30,6 +30,46 @@ _LEAST = -1e20
 
 
 @dataclass
+class ReportedLogProbs:
+    """Log-probabilities that an engine reported of tokens it sampled, and how far the model's are.
+
+    Attributes:
+        log_probs: Log-probability of each position's token in nats.
+        temperature: Temperature of the distribution that they are of.
+        differences: Sum of the absolute differences from the model's, and the largest.
+    """
+
+    log_probs: Tensor
+    temperature: float
+    differences: Tensor
+
+    @classmethod
+    def of(cls, log_probs: Tensor, temperature: float) -> Self:
+        """Begin with differences of zero."""
+        return cls(log_probs, temperature, torch.zeros(2, device=log_probs.device))
+
+    def compare(self, rows: slice, chosen: Tensor, scale: Tensor, p: Tensor) -> None:
+        """Compare some positions.
+
+        Args:
+            rows: The positions.
+            chosen: Logits of their tokens.
+            scale: log Σ exp(logits) of the positions.
+            p: Softmax of the logits (positions × vocabulary).
+        """
+        if not len(chosen):
+            return
+        temperature = self.temperature
+        if temperature != 1:
+            chosen, scale = chosen / temperature, scale / temperature
+            scale = scale + p.pow(1 / temperature).sum(-1).log()
+        theirs = self.log_probs[rows].to(chosen)
+        difference = (chosen - scale - theirs).abs().to(self.differences)
+        self.differences[0] += difference.sum()
+        self.differences[1].clamp_(min=difference.amax())
+
+
+@dataclass
 class SampledTokens:
     """Tokens that the student sampled, and sums over them that their divergence gives in passing.
 
@@ -38,15 +78,17 @@ class SampledTokens:
         sums: Entropy of the student, entropy of the teacher, and the teacher's log-probability of
             the tokens, each in nats and summed over positions; zeros before the divergence. All
             are of the distributions at temperature 1 over the tokens that the divergence compares.
+        reported: What the engine that sampled them has reported, if it does.
     """
 
     tokens: Tensor
     sums: Tensor
+    reported: ReportedLogProbs | None = None
 
     @classmethod
-    def of(cls, tokens: Tensor) -> Self:
+    def of(cls, tokens: Tensor, reported: ReportedLogProbs | None = None) -> Self:
         """Begin with sums of zero."""
-        return cls(tokens, torch.zeros(3, device=tokens.device))
+        return cls(tokens, torch.zeros(3, device=tokens.device), reported)
 
     def add(
         self, rows: slice, z: Tensor, teacher: Tensor, p: Tensor, q: Tensor, *, scratch: Tensor
@@ -62,7 +104,10 @@ class SampledTokens:
             scratch: Space of the same shape, which may be ``z``.
         """
         index = self.tokens[rows].to(z.device)[:, None]
-        entropy, _ = _entropy(z, p, scratch=scratch)
+        ours = z.gather(-1, index)[:, 0]
+        entropy, our_scale = _entropy(z, p, scratch=scratch)
+        if self.reported is not None:
+            self.reported.compare(rows, ours, our_scale, p)
         chosen = teacher.gather(-1, index)[:, 0]
         theirs, scale = _entropy(teacher, q, scratch=scratch)
         found = torch.stack([entropy, theirs, chosen - scale]).sum(1)

@@ -152,6 +152,11 @@ class Rollouts(Record):
     """Nats a token, at the same positions."""
     teacher_logprob: float | None = None
     """Log-probability of the student's tokens under the teacher, nats a token."""
+    logprob_diff: float | None = None
+    """Mean absolute difference between the log-probabilities of the student's tokens in the engine
+    that sampled them and in the training, in nats; None if the engine does not report them."""
+    logprob_diff_max: float | None = None
+    """Largest of these differences."""
 
 
 class Outcome(Record):

@@ -44,6 +44,8 @@ class CurvePoint(Record):
     student_entropy: float | None = None
     teacher_entropy: float | None = None
     teacher_logprob: float | None = None
+    rollout_logprob_diff: float | None = None
+    rollout_logprob_diff_max: float | None = None
 
 
 Comparisons = tuple[tuple[str, str], ...]

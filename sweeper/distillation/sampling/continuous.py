@@ -1,9 +1,8 @@
 """Sampling by transformers' continuous batching, which pages the key-value cache.
 
 It is meant for GPUs: with flash attention it captures CUDA graphs and reads the cache in place.
-With
-other attentions every token attends, masked, to the texts of all rows, which costs more the more
-rows there are.
+With other attentions every token attends, masked, to the texts of all rows, which costs more the
+more rows there are.
 
 The library runs the model in a thread of its own. Autocast belongs to a thread, so the precision of
 the caller is carried over.
@@ -249,7 +248,7 @@ class _Student(ContinuousMixin):  # type: ignore[misc]
         """Run one pass."""
         if self._autocasts and not torch.is_autocast_enabled(self.device.type):
             # Until the thread ends: at its end, autocast forgets the weights that it has rounded.
-            torch.autocast(self.device.type, self.dtype).__enter__()
+            torch.autocast(self.device.type, self.dtype).__enter__()  # type: ignore[no-untyped-call]
         if cache is not self._cache:
             self._cache = cache
             if self._autocasts:
