@@ -340,7 +340,10 @@ def _make_trainer(
         loss=loss,
         sampling=sampling,
         engine=engine_of(
-            job.data.inputs.rollout_engine, job.resources, waiting=options["meter"].waiting
+            job.data.inputs.rollout_engine,
+            job.resources,
+            job.data.inputs.evaluation.dtype,
+            waiting=options["meter"].waiting,
         ),
         lengths=batches.lengths(data.sequences) if settings.length_bucketing else None,
         sharded_student=sharded,

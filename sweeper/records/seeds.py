@@ -113,3 +113,13 @@ def on_policy_seed(training_seed: int, step: int) -> int:
 def rollout_seed(training_seed: int, step: int) -> int:
     """Return the seed that the rollouts of an optimiser step are sampled with."""
     return derive_seed(training_seed, "rollout", step)
+
+
+def served_rollout_seed(rollouts_seed: int, number: int) -> int:
+    """Return the seed that a server samples one of a step's rollouts with.
+
+    Args:
+        rollouts_seed: What ``rollout_seed`` gives for the step.
+        number: Number of the prompt among all of the step.
+    """
+    return derive_seed(rollouts_seed, number)

@@ -16,6 +16,10 @@ class ServedModel(Record):
     """Name that requests give as ``model``."""
     key_file: str
     """File that holds the API key, which is in no record; only its owner can read it."""
+    start_timeout: float = 1800.0
+    """Seconds that a start of it may take: requests outlast its restarts."""
+    weights: str | None = None
+    """Name of the weights that requests are meant for, if the server changes its."""
 
 
 ServerEnd = Literal["no longer needed", "died", "hung", "never answered", "found dead", "replaced"]

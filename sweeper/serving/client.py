@@ -17,17 +17,21 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx2
 
 from sweeper.config.remote_server import RemoteServer
 from sweeper.foundation.errors import BadInputError, NoAnswerError
 from sweeper.foundation.secrets import HIDDEN, SHORTEST, redact_credentials
-from sweeper.serving.replies import NonsenseError, Reply
+from sweeper.serving.replies import NonsenseError
+
+Answer = TypeVar("Answer")
 
 LARGEST = 16 * 2**20
 """Bytes of the largest reply that is read."""
+WEIGHTS_HEADER = "Sweeper-Weights"
+"""Header that names the weights that a request is meant for."""
 _KEY = ("teacher", "server")
 _CONNECT = 10.0
 """Seconds to wait for a connection."""
@@ -39,6 +43,10 @@ _PASSING = {408, 409, 425, 429}
 
 class StoppedError(Exception):
     """Another request has found that no answer will come."""
+
+
+class OtherWeightsError(Exception):
+    """The server does not have the weights that a request is meant for: it was started again."""
 
 
 class _PassingError(Exception):
@@ -80,6 +88,8 @@ class ModelClient:
         key: The API's key, if it needs one; see ``read_key``.
         tell: Called with a line for the log about each attempt that failed.
         advice: What to check where the server refuses a request.
+        blamed: Key of the study file that has the server's keys.
+        weights: Version of the weights that requests are meant for, if the server changes its.
     """
 
     def __init__(
@@ -88,13 +98,18 @@ class ModelClient:
         key: str | None,
         tell: Callable[[str], None],
         advice: str = "Check url, model and extra_body.",
+        blamed: tuple[str, ...] = _KEY,
+        weights: str | None = None,
     ) -> None:
         self._server, self._key, self._tell, self._advice = server, key, tell, advice
+        self._blamed = blamed
         self._stopped = threading.Event()
         # The reply's size is bounded, and so it may not come packed.
         headers = {"Accept-Encoding": "identity"}
         if self._key is not None:
             headers["Authorization"] = f"Bearer {self._key}"
+        if weights is not None:
+            headers[WEIGHTS_HEADER] = weights
         self._client = httpx2.Client(
             headers=headers,
             timeout=httpx2.Timeout(server.timeout, connect=min(_CONNECT, server.timeout)),
@@ -114,19 +129,20 @@ class ModelClient:
         self._stopped.set()
 
     def ask(
-        self, endpoint: str, body: Mapping[str, Any], read: Callable[[Any], Reply], what: str
-    ) -> Reply:
+        self, endpoint: str, body: Mapping[str, Any], read: Callable[[Any], Answer], what: str
+    ) -> Answer:
         """Return the answer to a request.
 
         Args:
             endpoint: Path after the base address, such as ``chat/completions``.
             body: The request.
-            read: Reads the reply's JSON; raises ``NonsenseError``.
+            read: Reads the reply's JSON, None if it is empty; raises ``NonsenseError``.
             what: The request in words, for messages: ``prompt 17``.
 
         Raises:
             BadInputError: The server refuses the request for a reason that does not pass.
             NoAnswerError: It has not answered within ``retry_for`` seconds.
+            OtherWeightsError: It has other weights than requests are meant for.
             StoppedError: ``stop`` was called.
         """
         attempts, first_failure = 0, 0.0
@@ -150,8 +166,8 @@ class ModelClient:
         return (
             f"The server {self._server.url} does not answer: {what} was asked {times}, the last"
             f" time: {reason}. The next attempt, in {pause:.0f} s, would be later than"
-            f" it may be asked again (retry_for: {self._server.retry_for:g} s). The answers so far"
-            " are kept; run the same command again to resume."
+            f" it may be asked again (retry_for: {self._server.retry_for:g} s). What it answered so"
+            " far is kept; run the same command again to resume."
         )
 
     def _post(self, endpoint: str, body: Mapping[str, Any], what: str) -> Any:
@@ -180,7 +196,7 @@ class ModelClient:
         if response.status_code != HTTPStatus.OK:
             self._refuse(response, text, what)
         try:
-            return json.loads(text)
+            return json.loads(text) if text else None
         except (ValueError, RecursionError):
             raise NonsenseError(f"no JSON ({_quoted(text)})") from None
 
@@ -190,15 +206,16 @@ class ModelClient:
         reason = f"{status} {_phrase(status)}: {_quoted(content)}"
         if status in _PASSING or status >= 500:
             raise _PassingError(reason, retry_after(response.headers.get("Retry-After")))
-        key: tuple[str, ...] = _KEY
-        advice = self._advice
+        if status == HTTPStatus.PRECONDITION_FAILED:
+            raise OtherWeightsError
+        key, advice = self._blamed, self._advice
         if status in (401, 403):
             if self._server.api_key_env is None:
                 advice = "If the server needs a key, write api_key_env."
             else:
-                key, advice = (*_KEY, "api_key_env"), "Check the key in that variable."
+                key, advice = (*self._blamed, "api_key_env"), "Check the key in that variable."
         elif 300 <= status < 400:
-            key, advice = (*_KEY, "url"), "Write the address that it redirects to."
+            key, advice = (*self._blamed, "url"), "Write the address that it redirects to."
         message = f"the server {self._server.url} refused {what} with {reason.rstrip('.')}"
         raise BadInputError(f"{message}. {advice}", key)
 

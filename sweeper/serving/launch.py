@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.config.models import ModelConfig
-from sweeper.config.started_server import StartedServer
+from sweeper.config.started_server import StartedServer, StudentServer, VllmServer
 from sweeper.foundation.cache import content_key
 from sweeper.foundation.environment import leftovers
 from sweeper.serving import in_server
@@ -52,7 +52,7 @@ class Launch:
     """Everything that decides what a server serves, and how it is started."""
 
     role: str
-    """Role of the model in the study: ``teacher``."""
+    """Role of the model in the study: ``teacher`` or ``student``."""
     model: str
     """Model, as the study file names it."""
     name: str
@@ -69,6 +69,8 @@ class Launch:
     """Environment without a key."""
     start_timeout: float
     """Seconds within which it has to answer."""
+    key: tuple[str, ...]
+    """Key of the study file that has the server's keys."""
 
     def command_on(self, port: int) -> list[str]:
         """Return the command of a server on ``port``."""
@@ -79,7 +81,7 @@ class Launch:
         return {**self.environment, KEY_VARIABLE: key}
 
 
-def server_python(server: StartedServer) -> str:
+def server_python(server: VllmServer) -> str:
     """Return the interpreter that runs the server."""
     named = server.python or os.environ.get(PYTHON_VARIABLE) or sys.executable
     return os.path.expanduser(named)
@@ -111,14 +113,14 @@ def find_vllm(python: str) -> tuple[str, str]:
         return answer["version"] or "of an unknown version", ""
     return "", (
         f"expected vLLM, but {python} has none: pip install 'sweeper[vllm]', or name an"
-        f" interpreter that has it (teacher.server.python, or {PYTHON_VARIABLE})"
+        f" interpreter that has it (the key python there, or {PYTHON_VARIABLE})"
     )
 
 
 def vllm_launch(
     role: str,
     model: ModelConfig,
-    server: StartedServer,
+    server: StartedServer | StudentServer,
     *,
     source: str,
     content: str,
@@ -128,15 +130,16 @@ def vllm_launch(
     """Return the launch of vLLM's OpenAI-compatible server.
 
     Args:
-        role: Role of the model in the study.
-        model: Model to serve.
-        server: Keys of the study file.
+        role: Role of the model in the study: ``teacher`` or ``student``.
+        model: Model to serve, with the type to compute in.
+        server: Keys of the study file. A ``StudentServer`` takes other weights while it runs.
         source: Folder or hub id of the model.
         content: Hash of the folder's files; of a model on a hub, its id and revision.
         version: Version of vLLM.
         devices: Its GPUs, by the names that torch has for them here; or ``("cpu",)``.
     """
     python = server_python(server)
+    changes = isinstance(server, StudentServer)
     arguments = list(_arguments(model, server, source, devices))
     program = f"vllm {version}"
     serves = content_key(
@@ -149,6 +152,10 @@ def vllm_launch(
         }
     )
     name = f"{Path(model.model).name}-{serves[:8]}"
+    environment = _environment(python, devices)
+    if changes:
+        # New weights come by a method of the engine. Whoever has no key reaches none.
+        environment["VLLM_SERVER_DEV_MODE"] = "1"
     return Launch(
         role=role,
         model=model.model,
@@ -162,17 +169,21 @@ def vllm_launch(
             *arguments,
             *("--served-model-name", name, "--host", HOST),
         ),
-        environment=_environment(python, devices),
+        environment=environment,
         start_timeout=server.start_timeout,
+        key=("compute", "vllm") if changes else (role, "server"),
     )
 
 
 def _arguments(
-    model: ModelConfig, server: StartedServer, source: str, devices: tuple[str, ...]
+    model: ModelConfig,
+    server: StartedServer | StudentServer,
+    source: str,
+    devices: tuple[str, ...],
 ) -> Iterator[str]:
     on_cpu = devices == ("cpu",)
     yield from ("--model", source)
-    # As the teacher is loaded by trials: float32 on a CPU, else as stored.
+    # As the model is loaded by trials: float32 on a CPU, else as stored.
     dtype = "float32" if model.dtype == "auto" and on_cpu else model.dtype
     yield from ("--dtype", dtype)
     if model.revision is not None:
@@ -187,6 +198,11 @@ def _arguments(
         yield from ("--tensor-parallel-size", str(len(devices)))
     # A model's own sampling settings, such as a repetition penalty, are not the study's.
     yield from ("--generation-config", "vllm")
+    # Reported log-probabilities are the model's, at temperature 1.
+    yield from ("--logprobs-mode", "raw_logprobs")
+    # The last one is asked first.
+    if isinstance(server, StudentServer):
+        yield from ("--middleware", "weights_known.WeightsKnown")
     yield from ("--middleware", "require_key.RequireKey")
     yield "--disable-uvicorn-access-log"
     options = {name.replace("-", "_").lower(): value for name, value in server.options.items()}

@@ -155,6 +155,7 @@ class ModelServer:
                 url=base_url(self._port),
                 name=self.launch.name,
                 key_file=str(self.paths.key.resolve()),
+                start_timeout=self.launch.start_timeout,
             )
             restarts = 0
             while not self._stop.is_set():
@@ -241,7 +242,8 @@ class ModelServer:
             if seconds > self.launch.start_timeout:
                 text = self._log_end()
                 self._close("never answered")
-                limit = f"{self.launch.role}.server.start_timeout: {self.launch.start_timeout:g} s"
+                limit = ".".join((*self.launch.key, "start_timeout"))
+                limit += f": {self.launch.start_timeout:g} s"
                 raise ServerError(f"did not answer in time ({limit}) and {explain(text, None)}")
         return True
 

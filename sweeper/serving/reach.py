@@ -51,17 +51,36 @@ def reach(model: ModelConfig, served: ServedModel | None) -> Reached:
             " while the study is prepared. Run the same command again: it prepares the study anew,"
             " and resumes."
         )
-    server = RemoteServer(
+    server = patient_server(served, model.server.concurrency)
+    key = read_key_file(served)
+    return Reached(server, key, "Check max_length and options; its log may say more.")
+
+
+def patient_server(served: ServedModel, concurrency: int) -> RemoteServer:
+    """Return a server that sweeper started as one to ask; its requests outlast restarts.
+
+    Args:
+        served: Where it answers.
+        concurrency: Requests at a time.
+    """
+    return RemoteServer(
         url=served.url,
         api="vllm",
         model=served.name,
-        concurrency=model.server.concurrency,
+        concurrency=concurrency,
         timeout=_TIMEOUT,
-        retry_for=_RESTARTS * model.server.start_timeout + _BETWEEN,
+        retry_for=_RESTARTS * served.start_timeout + _BETWEEN,
     )
+
+
+def read_key_file(served: ServedModel) -> str:
+    """Return the API key of a server that sweeper started.
+
+    Raises:
+        NoAnswerError: It has ended.
+    """
     try:
-        key = Path(served.key_file).read_text(encoding="utf-8").strip()
+        return Path(served.key_file).read_text(encoding="utf-8").strip()
     except OSError as error:
-        message = f"The server of {model.model} has ended: its key cannot be read"
+        message = f"The server {served.name} has ended: its key cannot be read"
         raise NoAnswerError(f"{message} ({error.strerror}: {served.key_file}).") from None
-    return Reached(server, key, "Check max_length and options; its log may say more.")

@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
+from sweeper.config.base import ScoringDtype
 from sweeper.config.rollouts import RolloutEngine
 from sweeper.distillation.sampling.continuous import generate_continuously
 from sweeper.distillation.sampling.rollouts import Rollout, generate
+from sweeper.distillation.sampling.served import ServedEngine
 from sweeper.records import Resources
 
 Waiting = Callable[[str], AbstractContextManager[None]]
@@ -36,21 +38,20 @@ class Engine(Protocol):
 
 
 def engine_of(
-    name: RolloutEngine, resources: Resources, *, waiting: Waiting = lambda role: nullcontext()
+    name: RolloutEngine,
+    resources: Resources,
+    dtype: ScoringDtype | None,
+    *,
+    waiting: Waiting = lambda role: nullcontext(),
 ) -> Engine:
     """Return the engine of a job.
 
     Args:
         name: Engine of the study, ``StudyInputs.rollout_engine``.
         resources: Place of the job; ``vllm`` needs its ``served_student``.
+        dtype: Precision that a server computes in: that of the study's scores.
         waiting: Where seconds count that a server takes.
-
-    Raises:
-        BadInputError: The job has no such engine.
     """
     if name == "vllm":
-        # Place of sampling/served.py:
-        # ``assert resources.served_student is not None``
-        # ``return ServedEngine(resources.served_student, waiting)``
-        raise NotImplementedError("rollouts.engine: vllm")
+        return ServedEngine(resources, dtype, waiting)
     return generate_continuously if name == "transformers" else generate

@@ -33,8 +33,8 @@ from tests.distillation.sampling.test_rollouts import (
 
 PLACE = Resources(directory=".", device="cpu", threads=1)
 ENGINES: dict[str, Engine] = {
-    "sweeper": engine_of("sweeper", PLACE),
-    "transformers": engine_of("transformers", PLACE),
+    "sweeper": engine_of("sweeper", PLACE, "float32"),
+    "transformers": engine_of("transformers", PLACE, "float32"),
 }
 OPTIONS: dict[str, Any] = {
     "temperature": 0.0,

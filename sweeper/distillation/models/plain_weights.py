@@ -1,0 +1,99 @@
+"""A student's weights as its architecture names them: adapters merged, nothing of training in them.
+
+The student stays as it is, to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.utils import logging
+
+
+def write_weights(model: Any, directory: Path, dtype: torch.dtype) -> None:
+    """Write the student as transformers loads it: safetensors and a configuration.
+
+    Args:
+        model: Student, whole on one device; perhaps with an adapter.
+        directory: New folder.
+        dtype: Type to write floating-point weights in. An adapter is added in float32 before.
+    """
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # students are written often
+    try:
+        bare.save_pretrained(directory, state_dict=plain_weights(model, dtype))
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+@torch.no_grad()
+def plain_weights(model: Any, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return the weights in main memory, by the names that they have without an adapter.
+
+    Weights that are one in the model are one here.
+    """
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    merged = _merged(bare, dtype) if bare is not model else {}
+    found: dict[str, Tensor] = {}
+    seen: dict[tuple[int, torch.Size], Tensor] = {}
+    for key, value in bare.state_dict(keep_vars=True).items():
+        name = _plain_name(key)
+        if name is None:
+            continue
+        place = (value.data_ptr(), value.shape)
+        if key in merged:
+            found[name] = merged[key]
+        elif place in seen and value.numel():
+            found[name] = seen[place]
+        else:
+            found[name] = seen[place] = _converted(value.detach(), dtype)
+    return found
+
+
+def _plain_name(key: str) -> str | None:
+    """Return the name of a weight without an adapter; None if it is the adapter's."""
+    parts = key.split(".")
+    if any(part.startswith("lora_") or part == "original_module" for part in parts):
+        return None
+    if "modules_to_save" in parts:
+        at = parts.index("modules_to_save")
+        del parts[at : at + 2]  # and the adapter's name
+    return ".".join(part for part in parts if part != "base_layer")
+
+
+def _converted(value: Tensor, dtype: torch.dtype) -> Tensor:
+    return value.to("cpu", dtype if value.is_floating_point() else None, copy=True).contiguous()
+
+
+def _merged(bare: Any, dtype: torch.dtype) -> dict[str, Tensor]:
+    """Return the weights that adapters change, by their keys, one layer merged at a time."""
+    found = {}
+    for path, layer in bare.named_modules():
+        if hasattr(layer, "base_layer") and hasattr(layer, "adapter_layer_names"):
+            with _merged_for_now(layer):
+                for name, weights in layer.get_base_layer().named_parameters():
+                    found[f"{path}.base_layer.{name}"] = _converted(weights.detach(), dtype)
+    return found
+
+
+@contextmanager
+def _merged_for_now(layer: Any) -> Iterator[None]:
+    """Add an adapter to the weights below it in float32, and put the very same ones back."""
+    parameters = list(layer.get_base_layer().parameters())
+    stored = [parameter.data for parameter in parameters]
+    try:
+        for parameter in parameters:
+            parameter.data = parameter.data.float().clone()
+        layer.merge()
+        yield
+    finally:
+        for parameter, data in zip(parameters, stored, strict=True):
+            parameter.data = data
+        layer.merged_adapters.clear()
