@@ -59,6 +59,8 @@ class Progress(Record):
     """Points of the training curve at ``step``: ``loss``, ``learning_rate``, …"""
     collapse: tuple[CollapseSign, ...] = ()
     """Signs of collapse that this point makes certain."""
+    warnings: tuple[str, ...] = ()
+    """Warnings about the training at this point, for the user."""
     interim: IntermediateScore | None = None
     seconds_before: float = 0.0
     """Seconds of the steps that an earlier attempt did, where a training resumes from them."""
@@ -157,6 +159,8 @@ class Rollouts(Record):
     that sampled them and in the training, in nats; None if the engine does not report them."""
     logprob_diff_max: float | None = None
     """Largest of these differences."""
+    logprob_diff_limit: float | None = None
+    """Mean difference above which the trial warned."""
 
 
 class Outcome(Record):

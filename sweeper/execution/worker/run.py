@@ -63,6 +63,7 @@ def run_job(spec: TrialSpec | PreparationSpec) -> Outcome:
             cost=reporter.cost(time.time() - started).on(spec.place.processes),
             curve=reporter.point,
             collapse=reporter.collapse,
+            notes=reporter.warnings,
             **common,
         )
     finished = time.time()
@@ -70,7 +71,10 @@ def run_job(spec: TrialSpec | PreparationSpec) -> Outcome:
     seconds = finished - started + reporter.seconds_before
     cost = cost.model_copy(update={"device_seconds": seconds}).on(spec.place.processes)
     found.setdefault("state", "completed")
-    return Outcome(finished=finished, cost=cost, collapse=reporter.collapse, **found, **common)
+    notes = (*found.pop("notes", ()), *reporter.warnings)
+    return Outcome(
+        finished=finished, cost=cost, collapse=reporter.collapse, notes=notes, **found, **common
+    )
 
 
 def _run_step(spec: TrialSpec | PreparationSpec, reporter: ProgressWriter) -> dict[str, Any]:
