@@ -42,7 +42,7 @@ def arm_lengths(config: StudyConfig, name: str) -> LengthLimits:
     longest, key = _largest(name, arm, "max_length")
     if longest is None:
         longest, key = config.training.max_length, ("training", "max_length")
-    if not _samples(arm):
+    if not may_sample(arm):
         return LengthLimits(longest=longest, longest_key=key)
     sampled, sampled_key = _largest(name, arm, "max_new_tokens")
     if sampled is None:
@@ -58,7 +58,7 @@ def _largest(name: str, arm: ArmConfig, setting: str) -> tuple[int | None, Key]:
     return arm.settings.get(setting), ("arms", name, "settings", setting)
 
 
-def _samples(arm: ArmConfig) -> bool:
+def may_sample(arm: ArmConfig) -> bool:
     """Return True if a trial of the arm may sample from its student."""
     if arm.method != "gkd":
         return False
@@ -66,3 +66,8 @@ def _samples(arm: ArmConfig) -> bool:
     if space is None:
         return bool(arm.settings.get("lmbda", MethodSettings.model_fields["lmbda"].default))
     return any(end != 0 for end in space.ends().values())
+
+
+def has_engine(config: StudyConfig, arm: ArmConfig) -> bool:
+    """Return True if ``rollouts.engine`` samples what the arm samples, and not a trainer of TRL."""
+    return bool(arm.settings.get("engine", config.training.engine) == "sweeper")

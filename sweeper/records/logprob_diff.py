@@ -8,25 +8,29 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sweeper.records.specs import TrialSpec
+from sweeper.config.rollouts import RolloutEngine
+from sweeper.config.settings import MethodSettings
+from sweeper.records.specs import StudyInputs
 
 EXACT_LIMIT = 1e-3
 """Nats a token where all is computed in float32: between kernels it is 1e-7 to 1e-4."""
 ROUNDED_LIMIT = 0.05
-"""Nats a token where some is computed in 16 bits: vLLM and a trainer in bfloat16 differ by about 0.01
-(https://github.com/vllm-project/vime/issues/64), which grows where something is wrong."""
+"""Nats a token where some is computed in 16 bits: of vLLM and a trainer in bfloat16 about 0.01, and
+several times as much where something drifts (https://github.com/vllm-project/vime/issues/64)."""
 
 
-def logprob_diff_limit(spec: TrialSpec) -> float:
-    """Return the mean absolute difference in nats a token above which a trial warns."""
-    student, origin = spec.origin.student.before_training(), spec.origin
+def logprob_diff_limit(
+    origin: StudyInputs, settings: MethodSettings, engine: RolloutEngine
+) -> float:
+    """Return the mean absolute difference in nats a token above which there is a warning."""
+    student = origin.student.before_training()
     rounded = (
-        spec.settings.bf16
-        or spec.settings.fp16
+        settings.bf16
+        or settings.fp16
         or student.quantization is not None
         or student.dtype != "float32"
         # Its server computes as scores are computed.
-        or (origin.rollout_engine == "vllm" and origin.evaluation.dtype != "float32")
+        or (engine == "vllm" and origin.evaluation.dtype != "float32")
     )
     return ROUNDED_LIMIT if rounded else EXACT_LIMIT
 

@@ -7,6 +7,7 @@ from typing import Literal
 from sweeper.config.base import ScoringDtype
 from sweeper.records.base import SCHEMA_VERSION, Failure, Record, with_remedies
 from sweeper.records.data_check import DataCheck, DataSummary
+from sweeper.records.engines import EngineChoice
 from sweeper.records.pair import PairDiagnosis
 
 INTERIM_PHASE = "interim score"
@@ -178,6 +179,8 @@ class Outcome(Record):
     """Findings of the ``data`` step, even if it failed."""
     pair: PairDiagnosis | None = None
     """Diagnosis of teacher and student, from the ``pair`` step."""
+    engines: EngineChoice | None = None
+    """What samples the study's rollouts, from the ``engines`` step."""
     notes: tuple[str, ...] = ()
     """Notes for the user."""
     held_out: str | None = None

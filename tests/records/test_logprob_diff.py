@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sweeper.config.loading import load_study
+from sweeper.config.rollouts import RolloutEngine
 from sweeper.records.logprob_diff import (
     EXACT_LIMIT,
     ROUNDED_LIMIT,
@@ -32,12 +33,11 @@ from tests.support.trial_jobs import trial_spec
     ],
 )  # fmt: skip
 def test_the_limit_follows_the_precision(
-    write_study: Callable[..., Path], changes: dict[str, Any], engine: str, limit: float
+    write_study: Callable[..., Path], changes: dict[str, Any], engine: RolloutEngine, limit: float
 ) -> None:
     arms = {"gkd": {"settings": {"lmbda": 1.0}}}
     spec = trial_spec(load_study(write_study(arms=arms, **changes)), "gkd")
-    origin = spec.origin.model_copy(update={"rollout_engine": engine})
-    assert logprob_diff_limit(spec.model_copy(update={"origin": origin})) == limit
+    assert logprob_diff_limit(spec.origin, spec.settings, engine) == limit
 
 
 def test_only_a_mean_above_the_limit_is_a_warning() -> None:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from sweeper.distillation.data.training_data import unpack_models
 from sweeper.execution.worker.baselines import score_baseline
+from sweeper.execution.worker.choose_engine import choose_engine
 from sweeper.execution.worker.compare_pair import compare_pair
 from sweeper.execution.worker.inspect_data import inspect_data
 from sweeper.execution.worker.out_of_memory import is_out_of_memory
@@ -91,6 +92,8 @@ def _run_step(spec: TrialSpec | PreparationSpec, reporter: ProgressWriter) -> di
             found |= {"failure": problems[0], "state": "failed"} if problems else {}
         elif spec.step == "written":
             found = score_written(_unpacked(spec), reporter)
+        elif spec.step == "engines":
+            found = choose_engine(_unpacked(spec), reporter)
         elif spec.step == "pair":
             found = compare_pair(_unpacked(spec), reporter)
         else:

@@ -122,7 +122,7 @@ def run_trial(spec: TrialSpec, progress: ProgressWriter) -> dict[str, Any]:
 
 def _watched(spec: TrialSpec, progress: ProgressWriter) -> Report:
     """Return how a trial reports its training curve: with the signs of trouble in it."""
-    watch, limit = CollapseWatch(spec), logprob_diff_limit(spec)
+    watch, limit = CollapseWatch(spec), _logprob_diff_limit(spec)
 
     def report(step: int, max_steps: int, metrics: dict[str, float]) -> None:
         for point in progress.curve[watch.points :]:  # of an attempt that this one resumes
@@ -187,12 +187,16 @@ def _sum_of_parts(meter: CostMeter, clock: CostMeter) -> Cost:
     return cost.model_copy(update={"seconds": seconds, "served": served})
 
 
+def _logprob_diff_limit(spec: TrialSpec) -> float:
+    return logprob_diff_limit(spec.origin, spec.settings, spec.origin.rollout_engine)
+
+
 def _rollouts(spec: TrialSpec, meter: CostMeter) -> Rollouts | None:
     """Return what the training sampled, with the limit of differences where there are any."""
     rollouts = meter.rollouts()
     if rollouts is None or rollouts.logprob_diff is None:
         return rollouts
-    return rollouts.model_copy(update={"logprob_diff_limit": logprob_diff_limit(spec)})
+    return rollouts.model_copy(update={"logprob_diff_limit": _logprob_diff_limit(spec)})
 
 
 class _Pause:
