@@ -19,6 +19,7 @@ from sweeper.records import (
     SCHEMA_VERSION,
     ConfirmationRun,
     DataSummary,
+    EngineChoice,
     EnqueuedSettings,
     Outcome,
     Record,
@@ -266,6 +267,8 @@ class StudyRecord(Record):
     """Teacher gap, once teacher and starting student were scored; None in old records."""
     pair: Outcome | None = None
     """Diagnosis of teacher and starting student, if ``sweeper check --probe`` made one."""
+    engines: EngineChoice | None = Field(default=None, exclude_if=operator.not_)
+    """What samples the study's rollouts, and why, if the preparation tested that; else left out."""
     servers: tuple[ServerRecord, ...] = Field(default=(), exclude_if=operator.not_)
     """Models that were served to the study's jobs, with every start of their servers; left out of
     files where there are none, as in those of earlier versions."""

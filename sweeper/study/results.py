@@ -31,6 +31,7 @@ from sweeper.records.study_record import (
 from sweeper.serving.start_log import read_server_record
 from sweeper.study.budgets import device_seconds, summarize, trial_budgets
 from sweeper.study.early_stopping import StoppingRule
+from sweeper.study.engines import read_engines
 from sweeper.study.final_scores import (
     read_confirmation,
     read_confirmation_runs,
@@ -148,6 +149,7 @@ def read_study(paths: StudyPaths, manifest: StudyManifest) -> StudyRecord:
         higher_is_better=higher,
         lead=read_teacher_gap(paths),
         pair=read_pair(paths, config, manifest.files),
+        engines=tested.engines if (tested := read_engines(paths)) else None,
         servers=tuple(filter(None, [read_server_record(paths.server("teacher").record)])),
         test=read_confirmation(paths, plan, arms, higher_is_better=higher) if plan else None,
     )

@@ -140,6 +140,8 @@ def trial_params(spec: TrialSpec) -> dict[str, str]:
         "student/dtype": inputs.student.dtype,
         **_scoring(inputs),
     }
+    if inputs.rollout_engine != "sweeper":
+        values["study/rollout_engine"] = inputs.rollout_engine
     if inputs.student.quantization is not None:
         values["student/quantization"] = inputs.student.quantization
     values |= settings
@@ -248,6 +250,16 @@ def code_tags(provenance: Provenance) -> dict[str, str]:
 def version_tags(versions: Mapping[str, str]) -> dict[str, str]:
     """Return package versions as tags."""
     return as_tags({f"sweeper.version.{name}": version for name, version in versions.items()})
+
+
+def engine_tags(outcome: Outcome) -> dict[str, str]:
+    """Return the tags of the engine that the preparation chose for a study's rollouts."""
+    choice = outcome.engines
+    if choice is None:
+        return {}
+    return as_tags(
+        {"sweeper.rollout_engine": choice.chosen, "sweeper.rollout_engines": choice.told()}
+    )
 
 
 def trial_tags(spec: TrialSpec) -> dict[str, str]:
