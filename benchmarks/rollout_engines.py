@@ -1,7 +1,7 @@
 """Tokens per second of the engines of rollouts that need no server, on one step's prompts.
 
-``python -m benchmarks.rollout_engines``. The engines take turns; each row is the fastest round, with
-the mean difference of the engine's log-probabilities from the student's, where it reports them.
+``python -m benchmarks.rollout_engines``. The engines take turns; each row is the fastest round,
+with the mean difference of the log-probabilities that it reports from the student's.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from sweeper.config.base import ScoringDtype
-from sweeper.records.base import SCHEMA_VERSION, Failure, Record, with_remedies
+from sweeper.records.base import SCHEMA_VERSION, Failure, Record, left_out_if_none, with_remedies
 from sweeper.records.data_check import DataCheck, DataSummary
 from sweeper.records.engines import EngineChoice
 from sweeper.records.pair import PairDiagnosis
@@ -155,12 +155,12 @@ class Rollouts(Record):
     """Nats a token, at the same positions."""
     teacher_logprob: float | None = None
     """Log-probability of the student's tokens under the teacher, nats a token."""
-    logprob_diff: float | None = None
+    logprob_diff: float | None = left_out_if_none()
     """Mean absolute difference between the log-probabilities of the student's tokens in the engine
     that sampled them and in the training, in nats; None if the engine does not report them."""
-    logprob_diff_max: float | None = None
+    logprob_diff_max: float | None = left_out_if_none()
     """Largest of these differences."""
-    logprob_diff_limit: float | None = None
+    logprob_diff_limit: float | None = left_out_if_none()
     """Mean difference above which the trial warned."""
 
 
@@ -179,7 +179,7 @@ class Outcome(Record):
     """Findings of the ``data`` step, even if it failed."""
     pair: PairDiagnosis | None = None
     """Diagnosis of teacher and student, from the ``pair`` step."""
-    engines: EngineChoice | None = None
+    engines: EngineChoice | None = left_out_if_none()
     """What samples the study's rollouts, from the ``engines`` step."""
     notes: tuple[str, ...] = ()
     """Notes for the user."""
