@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from sweeper.study.lock import hold
 from sweeper.study.manifest import command_line, input_files, open_manifest
 from sweeper.study.progress import DisplayObserver
 from sweeper.study.results import all_failed
-from sweeper.study.served_teacher import make_teacher_server
+from sweeper.study.served_models import ServedModels, trial_devices
 from sweeper.study.start_settings import start_settings
 from sweeper.tracking.mlflow_store import MlflowStore
 from sweeper.tracking.mlflow_tracker import MlflowTracker
@@ -81,7 +81,8 @@ def run_study(
     places = (paths.directory, reports / config.study, cache)
     check_folders(places)
     retry = Retry()
-    executor = make_executor(config.compute, paths, cache, input_files(study), study.file)
+    files, devices = input_files(study), trial_devices(study)
+    executor = make_executor(config.compute, paths, cache, files, study.file, devices)
     with disk.explained(*places), hold(paths), executor:
         threads = executor.next_resources(paths.directory).threads
         starts = start_settings(study, paths)
@@ -89,12 +90,12 @@ def run_study(
         location = tracking_store(config.tracking, paths)
         store = MlflowStore(location.uri, location.experiment, location.artifacts, retry=retry)
         tracker = MlflowTracker(store, config.study, manifest.identity)
-        served = make_teacher_server(study, paths, manifest)
+        served = ServedModels(study, paths, manifest, executor.devices())
         try:
             with (
                 LiveDisplay(out) as display,
                 listening(display.message) as stop,
-                served or nullcontext(),
+                served,
             ):
                 display.update(LiveState(config.study, time.time(), (), preparation="starting"))
 
@@ -108,9 +109,10 @@ def run_study(
                 record = Coordinator(study, paths, manifest, cache, collaborators).run()
             retry.while_waiting = lambda: None
             failed = all_failed(record)
-            files = _report(record, reports / config.study, out, _study_options(study, runs))
+            written = _report(record, reports / config.study, out, _study_options(study, runs))
             state: StudyEnd = "failed" if failed else "finished"
-            tracker.finish_study(files, state, verdict_points(record))
+            tracker.log_server_costs(record)
+            tracker.finish_study(written, state, verdict_points(record))
         except (Interrupted, KeyboardInterrupt):
             retry.end()
             # A database that does not answer must not keep the user from leaving.

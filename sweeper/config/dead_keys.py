@@ -7,7 +7,7 @@ from typing import Any
 
 from sweeper.config.arms import ArmConfig
 from sweeper.config.base import Refusal, Scalar
-from sweeper.config.lengths import has_engine, may_sample
+from sweeper.config.lengths import has_engine, samples
 from sweeper.config.optimisation import unread_by
 from sweeper.config.settings import MethodSettings, resolve, without_effect
 from sweeper.config.space import contains
@@ -53,7 +53,7 @@ def dead_keys(config: StudyConfig) -> Iterator[Refusal]:
 
 def _no_engine(config: StudyConfig) -> str | None:
     """Return where ``rollouts.engine`` would sample nothing; None if it samples."""
-    sampling = [arm for arm in config.arms.values() if may_sample(arm)]
+    sampling = [arm for arm in config.arms.values() if samples(arm)]
     if not sampling:
         return "without an arm that samples from its student (gkd with lmbda above 0)"
     if not any(has_engine(config, arm) for arm in sampling):

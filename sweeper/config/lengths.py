@@ -42,7 +42,7 @@ def arm_lengths(config: StudyConfig, name: str) -> LengthLimits:
     longest, key = _largest(name, arm, "max_length")
     if longest is None:
         longest, key = config.training.max_length, ("training", "max_length")
-    if not may_sample(arm):
+    if not samples(arm):
         return LengthLimits(longest=longest, longest_key=key)
     sampled, sampled_key = _largest(name, arm, "max_new_tokens")
     if sampled is None:
@@ -58,7 +58,7 @@ def _largest(name: str, arm: ArmConfig, setting: str) -> tuple[int | None, Key]:
     return arm.settings.get(setting), ("arms", name, "settings", setting)
 
 
-def may_sample(arm: ArmConfig) -> bool:
+def samples(arm: ArmConfig) -> bool:
     """Return True if a trial of the arm may sample from its student."""
     if arm.method != "gkd":
         return False

@@ -90,6 +90,11 @@ class SampledTokens:
         """Begin with sums of zero."""
         return cls(tokens, torch.zeros(3, device=tokens.device), reported)
 
+    def differences(self) -> Tensor:
+        """Return the differences from what was reported; zeros if nothing was."""
+        none = self.sums.new_zeros(2)
+        return none if self.reported is None else self.reported.differences.to(none)
+
     def add(
         self, rows: slice, z: Tensor, teacher: Tensor, p: Tensor, q: Tensor, *, scratch: Tensor
     ) -> None:
@@ -112,6 +117,21 @@ class SampledTokens:
         theirs, scale = _entropy(teacher, q, scratch=scratch)
         found = torch.stack([entropy, theirs, chosen - scale]).sum(1)
         self.sums += found.to(self.sums)
+
+    def add_student(self, rows: slice, z: Tensor, p: Tensor, *, scratch: Tensor) -> None:
+        """Add what is known of some positions without the teacher: the student's entropy.
+
+        Args:
+            rows: The positions.
+            z: Logits of the student (positions × vocabulary).
+            p: Probabilities of the student.
+            scratch: Space of the same shape, which is not ``z``.
+        """
+        entropy, scale = _entropy(z, p, scratch=scratch)
+        if self.reported is not None:
+            index = self.tokens[rows].to(z.device)[:, None]
+            self.reported.compare(rows, z.gather(-1, index)[:, 0], scale, p)
+        self.sums[0] += entropy.sum().to(self.sums)
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,12 @@ class DeviceSlots:
         """Return the first slot that is not ``taken``; one past the last if all are."""
         return next(slot for slot in range(self.workers + 1) if slot not in taken)
 
+    def used(self) -> tuple[str, ...]:
+        """Return the first device of each slot, each once."""
+        return tuple(
+            dict.fromkeys(self.resources(slot, Path()).device for slot in range(self.workers))
+        )
+
     def resources(self, slot: int, directory: Path) -> Resources:
         """Return what a job in ``slot`` gets that works in ``directory``."""
         first = slot * self.each

@@ -51,6 +51,9 @@ class Executor(Protocol):
     def free(self) -> int:
         """Return how many jobs could be submitted now."""
 
+    def devices(self) -> tuple[str, ...]:
+        """Return the devices that jobs run on, by the names that jobs have for them."""
+
     def next_resources(self, directory: Path) -> Resources:
         """Return where the next job runs that works in ``directory``."""
 

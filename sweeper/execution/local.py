@@ -71,6 +71,10 @@ class LocalExecutor:
         """Return how many jobs could be submitted now."""
         return self._slots.workers - len(self._jobs)
 
+    def devices(self) -> tuple[str, ...]:
+        """Return the devices that jobs run on."""
+        return self._slots.used()
+
     def next_resources(self, directory: Path) -> Resources:
         """Return where the next job runs that works in ``directory``."""
         return self._slots.resources(self._free_slot(), directory)

@@ -133,6 +133,10 @@ class RayExecutor:
         """Return how many jobs could be submitted now."""
         return len(self._free_nodes())
 
+    def devices(self) -> tuple[str, ...]:
+        """Return the devices that jobs run on, by the names that jobs have for them."""
+        return (self.next_resources(Path()).device,)
+
     def next_resources(self, directory: Path) -> Resources:
         """Return where the next job runs that works in ``directory``."""
         found = [f"cuda:{index}" if self._gpu else "cpu" for index in range(self._each)]

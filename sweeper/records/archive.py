@@ -28,7 +28,13 @@ MOST_BYTES = 2**30
 """Largest size of such a file unpacked: a damaged or foreign one must not fill the memory."""
 
 _FORMAT = "sweeper records"
-_LOCAL: dict[str, Any] = {"host": "", "held_out": None, "cached": (), "versions": {}}
+_LOCAL: dict[str, Any] = {
+    "host": "",
+    "held_out": None,
+    "start_weights": None,
+    "cached": (),
+    "versions": {},
+}
 """Fields that are left out of an outcome, with what stands in their place."""
 
 
@@ -45,6 +51,9 @@ def shareable(record: StudyRecord) -> StudyRecord:
             outcome |= _LOCAL
             if outcome["failure"]:
                 outcome["failure"]["details"] = ""
+    for server in plain.get("servers", ()):
+        for start in server["starts"]:
+            start.pop("host", None)
     return StudyRecord.model_validate(redacted(plain))
 
 

@@ -238,8 +238,14 @@ class StudyPaths:
         return JobPaths(self.check_place("preparation", step))
 
     def server(self, role: str) -> ServerPaths:
-        """Return the files of the served model of a role, such as ``teacher``."""
+        """Return the files of a served model, such as ``teacher`` or ``student@cuda:0``."""
         return ServerPaths(self.check_place("servers", role))
+
+    def servers(self) -> Iterator[ServerPaths]:
+        """Yield the files of all served models, by name."""
+        root = self.check_place("servers")
+        for name in sorted(path.name for path in root.iterdir()) if root.is_dir() else ():
+            yield self.server(name)
 
     def trial(self, arm: str, number: int) -> JobPaths:
         """Return the files of one trial."""

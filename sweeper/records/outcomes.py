@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Literal
+
+from pydantic import Field
 
 from sweeper.config.base import ScoringDtype
 from sweeper.records.base import SCHEMA_VERSION, Failure, Record, left_out_if_none, with_remedies
@@ -101,6 +104,15 @@ class Scores(Record):
     memory."""
 
 
+IDLE_SERVERS = "idle_servers"
+"""Part of a job's cost: servers while no job used them."""
+
+
+def server_part(role: str) -> str:
+    """Return the part of a job's cost that is the server of a role, while jobs used it."""
+    return f"{role}_server"
+
+
 class Cost(Record):
     """Cost of a job, measured by itself."""
 
@@ -117,13 +129,28 @@ class Cost(Record):
     seconds: dict[str, float] = {}
     """The parts, in device-seconds: ``load``, ``rollout``, ``teacher``, ``student``, ``optimiser``,
     ``diagnostics``, ``checkpoint``, ``evaluation``."""
-    served: dict[str, float] = {}
+    served: dict[str, float] = Field(default={}, exclude_if=operator.not_)
     """Seconds that the job waited for each served model, by its role: ``teacher``, ``student``."""
+    servers: dict[str, float] = Field(default={}, exclude_if=operator.not_)
+    """Device-seconds of the servers of served models that the job pays for, by role. They are part
+    of ``device_seconds``, and of ``seconds`` as ``teacher_server`` and ``student_server`` (while
+    jobs used them) and ``idle_servers``. They follow from the whole study, so that they are in a
+    study's record and not in a job's own outcome."""
+
+    @property
+    def own_seconds(self) -> float:
+        """Device-seconds on the job's own devices."""
+        return self.device_seconds - sum(self.servers.values())
 
     def training_seconds(self) -> float:
-        """Return the seconds that grow with the steps of a training."""
+        """Return the seconds that grow with the steps of a training.
+
+        Those of servers, while jobs used them, count for the part of the job that training took.
+        """
         parts = ("rollout", "teacher", "student", "optimiser")
-        return sum(self.seconds.get(part, 0.0) for part in parts)
+        own = sum(self.seconds.get(part, 0.0) for part in parts)
+        served = sum(self.seconds.get(server_part(role), 0.0) for role in self.servers)
+        return own + served * own / max(self.own_seconds, own) if own else 0.0
 
     def on(self, devices: int) -> Cost:
         """Return the cost of a job that took as long on so many devices."""
@@ -152,7 +179,7 @@ class Rollouts(Record):
     student_entropy: float | None = None
     """Nats a token, at temperature 1."""
     teacher_entropy: float | None = None
-    """Nats a token, at the same positions."""
+    """Nats a token, at the same positions; None of a served teacher, too."""
     teacher_logprob: float | None = None
     """Log-probability of the student's tokens under the teacher, nats a token."""
     logprob_diff: float | None = left_out_if_none()
@@ -185,6 +212,8 @@ class Outcome(Record):
     """Notes for the user."""
     held_out: str | None = None
     """Fixed sequences from the ``teacher`` step, as in ``StudyInputs``."""
+    start_weights: str | None = None
+    """Folder of the starting student's weights, from the ``start`` step: what vLLM starts with."""
     cached: tuple[str, ...] = ()
     """Entries that the preparation left in the cache for the trials."""
     interim: IntermediateScore | None = None
@@ -217,4 +246,4 @@ class Outcome(Record):
     @property
     def wall_seconds(self) -> float:
         """Wall seconds of the last attempt, with the steps that it resumed from."""
-        return self.cost.device_seconds / self.devices
+        return self.cost.own_seconds / self.devices

@@ -11,6 +11,7 @@ from sweeper.config.collapse import CollapseConfig
 from sweeper.config.confirm import CostMeasure
 from sweeper.config.data import DataConfig
 from sweeper.config.evaluation import EvaluationConfig
+from sweeper.config.judgement import Judged
 from sweeper.config.lengths import LengthLimits
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.preparation import TeacherOutputsConfig, WarmStartConfig
@@ -207,7 +208,8 @@ class TrialSpec(Record):
 Step = Annotated[
     str,
     Field(
-        pattern=r"^(data|teacher|student|engines|test_teacher|test_student|pair|written|teacher@.+)$"
+        pattern=r"^(data|teacher|start|student|engines|test_teacher|test_student|pair|written"
+        r"|teacher@.+)$"
     ),
 ]
 """Name of a step of the preparation; ``teacher@ARM``: the teacher of an arm with its own."""
@@ -231,12 +233,13 @@ class PreparationSpec(Record):
     """One step that is done once per study, before its trials.
 
     ``data`` reads and checks data, tokenizers and suites; ``teacher`` scores the teacher and stores
-    its outputs; ``student`` makes the starting student and scores it; ``teacher@ARM`` does for the
-    arm's own teacher what ``teacher`` does for the study's. ``engines`` tests what samples
-    rollouts, and chooses one. After the search ``test_teacher`` and ``test_student`` score teacher
-    and start on the test suite. ``pair``, which only ``sweeper check --probe`` asks for, compares
-    both on each other's answers. ``written``, which only ``sweeper export`` asks for, scores a
-    student from the folder that it was saved in.
+    its outputs; ``student`` makes the starting student and scores it; ``start`` writes its weights
+    for servers of students' weights; ``teacher@ARM`` does for the arm's own teacher what
+    ``teacher`` does for the study's. ``engines`` tests what samples rollouts, and chooses one.
+    After the search ``test_teacher`` and ``test_student`` score teacher and start on the test
+    suite. ``pair``, which only ``sweeper check --probe`` asks for, compares both on each other's
+    answers. ``written``, which only ``sweeper export`` asks for, scores a student from the folder
+    that it was saved in.
     """
 
     kind: Literal["preparation"] = "preparation"
@@ -250,6 +253,9 @@ class PreparationSpec(Record):
     reads: tuple[bool, ...] = ()
     """Sequences that ``teacher`` should read once for all trials: the references (False), its own
     answers (True)."""
+    judged: Judged | None = None
+    """What trainings read of a served teacher's judgement; ``data`` checks it, and ``teacher`` asks
+    the server whether it can be had. None if no arm reads any."""
     extra_arguments: dict[str, tuple[Method, tuple[str, ...]]] = {}
     """Names below ``extra``, by arm, in the records of old versions."""
     rehearsals: tuple[Rehearsal, ...] = ()

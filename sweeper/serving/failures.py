@@ -21,6 +21,7 @@ PORT_TAKEN = "port taken"
 _KINDS = {
     PORT_TAKEN: re.compile(r"address already in use|EADDRINUSE", re.IGNORECASE),
     "no vllm": re.compile(r"No module named '?vllm\b"),
+    "beyond the model": re.compile(r"greater than the derived max_model_len"),
     "too long": re.compile(
         r"max(?:imum)? (?:seq(?:uence)?|model) len.{0,200}(?:KV cache|cached|stored)"
         r"|KV cache is needed, which is larger than the available",
@@ -36,20 +37,23 @@ _KINDS = {
     "not served": re.compile(
         r"architectures? .{0,200}(?:not supported|failed to be inspected)"
         r"|has no vLLM implementation|head.?size .{0,40}not supported"
-        r"|Unsupported .{0,60}(?:model|architecture|head)|does not recognize this architecture",
+        r"|Unsupported .{0,60}(?:model|architecture|head|configuration)"
+        r"|does not recognize this architecture",
         re.IGNORECASE,
     ),
 }
 _ADVICE = {
     "no vllm": "Install it: pip install 'sweeper[vllm]'.",
-    "too long": "Write a smaller teacher.server.max_length, or a larger gpu_memory.",
+    "beyond the model": "Write a smaller KEY.max_length: the model does not read as much.",
+    "too long": "Write a smaller KEY.max_length, or a larger gpu_memory.",
     "no memory": (
-        "Give it less to hold: a smaller teacher.server.max_length, or options: {max_num_seqs: 16};"
-        " another share of the GPU (gpu_memory); or more GPUs (gpus). On a CPU, less for keys and"
-        " values: options: {kv_cache_memory_bytes: 536870912}."
+        "Give it less to hold: a smaller KEY.max_length, or options: {max_num_seqs: 16}; another"
+        " share of the GPU (gpu_memory); or, for a teacher, more GPUs (gpus). On a CPU, less for"
+        " keys and values: options: {kv_cache_memory_bytes: 536870912}."
     ),
-    "not served": "vLLM cannot serve this model: leave teacher.server out, or name another model.",
+    "not served": "vLLM cannot serve this model: leave the server out, or name another model.",
 }
+"""What to try; KEY stands for the key that has the server's keys."""
 
 
 def log_end(log: Path, start: int, secrets: frozenset[str]) -> str:
@@ -69,12 +73,13 @@ def kind_of(text: str) -> str | None:
     return next((kind for kind, pattern in _KINDS.items() if pattern.search(text)), None)
 
 
-def explain(text: str, code: int | None) -> str:
+def explain(text: str, code: int | None, key: Sequence[str]) -> str:
     """Return why a server ended, what to try, and the end of its log.
 
     Args:
         text: End of the log.
         code: Exit code, as a shell has it; None: it was not ours to wait for.
+        key: Key of the study file that has the server's keys.
     """
     ended = "ended"
     if code is not None:
@@ -88,7 +93,7 @@ def explain(text: str, code: int | None) -> str:
     cause = _cause(lines, kind)
     parts = [f"{ended}: {cause}" if cause else f"{ended}."]
     if kind in _ADVICE:
-        parts.append(_ADVICE[kind])
+        parts.append(_ADVICE[kind].replace("KEY", ".".join(key)))
     # Not the places in the code, which tracebacks indent.
     quoted = [line for line in lines if line and not line.startswith((" ", "Traceback"))]
     if quoted:

@@ -41,12 +41,28 @@ def serves(port: int, name: str, key: str, seconds: float) -> bool:
         return False
 
 
+def generates(port: int, name: str, key: str, seconds: float) -> bool:
+    """Return True if the server generates a token."""
+    body = {"model": name, "prompt": [0], "max_tokens": 1}
+    status, _ = _ask("POST", port, "/v1/completions", seconds, key, body)
+    return status == 200
+
+
 def _get(port: int, path: str, seconds: float, key: str = "") -> tuple[int | None, bytes]:
+    return _ask("GET", port, path, seconds, key)
+
+
+def _ask(
+    method: str, port: int, path: str, seconds: float, key: str, body: object = None
+) -> tuple[int | None, bytes]:
     """Return status and body of an answer; None as the status of none."""
     connection = HTTPConnection(HOST, port, timeout=seconds)
     headers = {"Authorization": f"Bearer {key}"} if key else {}
+    content = None if body is None else json.dumps(body)
+    if content is not None:
+        headers["Content-Type"] = "application/json"
     try:
-        connection.request("GET", path, headers=headers)
+        connection.request(method, path, content, headers)
         answer = connection.getresponse()
         return answer.status, answer.read(2**20)
     except (OSError, HTTPException):

@@ -16,7 +16,7 @@ from sweeper.foundation.errors import ServerError
 from sweeper.records.layout import ServerPaths
 from sweeper.records.serving import ServedModel, ServerEnd
 from sweeper.serving.failures import PORT_TAKEN, explain, kind_of, log_end
-from sweeper.serving.http_checks import base_url, free_port, health, serves
+from sweeper.serving.http_checks import base_url, free_port, generates, health, serves
 from sweeper.serving.kept_process import KeptProcess, end_leftover, find_kept
 from sweeper.serving.launch import Launch
 from sweeper.serving.start_log import StartLog
@@ -202,6 +202,11 @@ class ModelServer:
     def _answers(self, port: int, key: str) -> bool:
         return serves(port, self.launch.name, key, self._patience.answer_within)
 
+    def _generates(self) -> bool:
+        """Have it generate a token: some servers start with a model that they cannot compute."""
+        limit = self._patience.answer_within
+        return generates(self._port, self.launch.name, self._key, limit)
+
     def _launch_on_free_port(self) -> None:
         self._key = secrets.token_urlsafe(32)
         for _ in range(_PORTS):
@@ -234,8 +239,8 @@ class ModelServer:
                 self._close("never answered")
                 if kind_of(text) == PORT_TAKEN:
                     return False
-                raise ServerError(explain(text, code))
-            if self._answers(self._port, self._key):
+                raise ServerError(explain(text, code, self.launch.key))
+            if self._answers(self._port, self._key) and self._generates():
                 self._starts.answered(seconds)
                 self._say(f"the server answers at {base_url(self._port)} after {seconds:.0f} s")
                 return True
@@ -244,7 +249,9 @@ class ModelServer:
                 self._close("never answered")
                 limit = ".".join((*self.launch.key, "start_timeout"))
                 limit += f": {self.launch.start_timeout:g} s"
-                raise ServerError(f"did not answer in time ({limit}) and {explain(text, None)}")
+                raise ServerError(
+                    f"did not answer in time ({limit}) and {explain(text, None, self.launch.key)}"
+                )
         return True
 
     def _watch(self) -> ServerEnd | None:
@@ -274,7 +281,7 @@ class ModelServer:
         assert self._process is not None
         self._state = "starting"
         what = "hung and was ended" if end == "hung" else "died"
-        reason = f"{what}: it {explain(self._log_end(), self._process.exit_code())}"
+        reason = f"{what}: it {self._explain()}"
         self._close(end)
         waits = self._patience.back_off
         while restarts < len(waits):
@@ -291,6 +298,10 @@ class ModelServer:
             except ServerError as error:
                 what, reason = "did not start again", str(error)
         raise ServerError(f"was restarted {restarts} times in a row, and {reason}")
+
+    def _explain(self) -> str:
+        assert self._process is not None
+        return explain(self._log_end(), self._process.exit_code(), self.launch.key)
 
     def _log_end(self) -> str:
         assert self._process is not None

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol
 
 from sweeper.execution.executor import Executor
 from sweeper.foundation.database_retry import Retry
-from sweeper.records import Outcome, TrialSpec
-from sweeper.serving.model_server import ModelServer
+from sweeper.records import Outcome, Resources, TrialSpec
 from sweeper.study.arms import ArmState
 from sweeper.study.early_stopping import StopReason
 from sweeper.study.interrupts import StopRequest
 from sweeper.study.jobs import Jobs
+from sweeper.study.served_models import ServedModels
 from sweeper.tracking.tracker import Tracker
 
 Phase = Literal["prepare", "search", "confirm"]
@@ -65,5 +66,10 @@ class Collaborators:
     """Retry for databases that do not answer; the tracker shares it."""
     preflight: Callable[[Outcome], None] = lambda outcome: None
     """Function that is given the outcome of the data step, and raises to refuse the study."""
-    teacher_server: ModelServer | None = None
-    """Server of the teacher's answers, if the study asks sweeper to start one; not started yet."""
+    served: ServedModels | None = None
+    """Servers of the study, none of them started yet; None if it starts none."""
+
+    def place(self, directory: Path) -> Resources:
+        """Return where the next job runs that works in ``directory``, with servers it may ask."""
+        place = self.executor.next_resources(directory)
+        return place if self.served is None else self.served.place(place)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from sweeper.analysis.comparison import scored_trials
@@ -13,7 +12,7 @@ from sweeper.analysis.teacher_gap import is_better
 from sweeper.config.loading import LoadedStudy
 from sweeper.execution.executor import Busy, Finished
 from sweeper.foundation.secrets import redact, secrets_in
-from sweeper.records import PreparationSpec, ServedModel, SuiteSpec
+from sweeper.records import PreparationSpec, SuiteSpec
 from sweeper.records.layout import StudyPaths
 from sweeper.records.outcome_files import read_outcome
 from sweeper.records.study_record import StudyRecord
@@ -32,7 +31,7 @@ from sweeper.study.jobs import Jobs, RunningJob
 from sweeper.study.manifest import StudyManifest, suite_spec, version_changes
 from sweeper.study.pair import read_pair
 from sweeper.study.results import read_preparation, read_study, read_teacher_gap
-from sweeper.study.served_teacher import bring_up
+from sweeper.study.served_models import Role, roles_of_step, roles_of_trials
 from sweeper.study.trial_specs import TrialSpecs
 from sweeper.study.trials import Trials
 
@@ -121,7 +120,7 @@ class Coordinator:
     # Phases
 
     def _check_data(self) -> None:
-        first = preparation.steps(self._study.config)[:1]
+        first = self._steps()[:1]
         self._run_steps(first, trials_left=self._has_trials_left())
         if outcome := read_outcome(self._paths.preparation("data")):
             self._collaborators.preflight(outcome)
@@ -130,7 +129,7 @@ class Coordinator:
         steps = preparation.own_teacher_steps(self._study.config)
         of_teachers = {"teacher": "", **{step: arm for arm, step in reversed(steps.items())}}
         before = {step: read_teacher_gap(self._paths, step) for step in of_teachers}
-        later = preparation.steps(self._study.config)[1:]
+        later = self._steps()[1:]
         self._run_steps(later, trials_left=self._has_trials_left())
         for step, arm in of_teachers.items():
             gap = read_teacher_gap(self._paths, step)
@@ -209,9 +208,9 @@ class Coordinator:
         self._trials = self._new_trials(test_suite=suite)
         for arm in confirmation.confirmation_arms(plan, record, self._paths):
             self._trials.add(arm)
-        if self._collaborators.teacher_server is not None and self._trials.any_left():
-            # These runs cannot ask the teacher for what someone has removed from the cache.
-            self._run_steps(preparation.steps(config)[1:], trials_left=True)
+        if self._collaborators.served is not None and self._trials.any_left():
+            # These runs cannot ask servers for what someone has removed from the cache.
+            self._run_steps(self._steps()[1:], trials_left=True)
         self._run_steps(preparation.test_steps(config), trials_left=False)
         for role, outcome in read_test_baselines(self._paths).items():
             self._tracker.log_baseline(role, outcome, test=True)
@@ -234,6 +233,11 @@ class Coordinator:
 
     # Steps of the preparation, and trials
 
+    def _steps(self) -> tuple[tuple[preparation.Step, ...], ...]:
+        served = self._collaborators.served
+        students = served is not None and served.students
+        return preparation.steps(self._study.config, students_served=students)
+
     def _run_steps(
         self, groups: Sequence[Sequence[preparation.Step]], *, trials_left: bool
     ) -> None:
@@ -251,20 +255,21 @@ class Coordinator:
                 # The cache may have been emptied since.
                 or (trials_left and not preparation.is_cached(spec.step, self._paths))
             )
-            with self._serving_teacher(waiting) as served:
-                while waiting or self.jobs.running:
-                    self._check_stop()
-                    if self.stop.level and not self.jobs.running:
-                        raise Interrupted
-                    while waiting and self.stop.level == 0 and self._executor.free():
-                        try:
-                            preparation.submit(waiting[0], self._executor, served)
-                        except Busy:
-                            break
-                        waiting.popleft()
-                        self.jobs.notice()
-                    for finished, _ in self._wait():
-                        self._finish_step(finished)
+            roles = [roles_of_step(self._study.config, spec.step) for spec in waiting]
+            self._serve(frozenset().union(*roles))
+            while waiting or self.jobs.running:
+                self._check_stop()
+                if self.stop.level and not self.jobs.running:
+                    raise Interrupted
+                while waiting and self.stop.level == 0 and self._executor.free():
+                    try:
+                        preparation.submit(waiting[0], self._executor, self._collaborators.place)
+                    except Busy:
+                        break
+                    waiting.popleft()
+                    self.jobs.notice()
+                for finished, _ in self._wait():
+                    self._finish_step(finished)
             self._inputs = preparation.with_results(self._inputs, group, self._paths)
 
     def _finish_step(self, finished: Finished) -> None:
@@ -285,6 +290,7 @@ class Coordinator:
         )
 
     def _run_trials(self, trials: Trials) -> None:
+        self._serve(self._roles_of_trials() if trials.any_left() else ())
         while True:
             if self.stop.level == 0:
                 trials.fill()
@@ -297,49 +303,41 @@ class Coordinator:
                 if failure := trials.finish(finished, job):
                     raise preparation.stopped_by(self._study, failure)
 
-    # The teacher's server
+    # Served models
 
-    @contextmanager
-    def _serving_teacher(self, specs: Sequence[PreparationSpec]) -> Iterator[ServedModel | None]:
-        """Serve the teacher while steps run, if one of them asks it; give its address.
+    def _serve(self, roles: Collection[Role]) -> None:
+        """Have the servers of ``roles`` up, and no other that trials do not ask.
 
         Raises:
-            ServerError: It cannot be started.
+            ServerError: One cannot be started.
         """
-        server = self._collaborators.teacher_server
-        if server is None or not any(map(preparation.asks_server, specs)):
-            yield None
-            return
-        self.waiting_for = "starting the teacher's server"
-        try:
-            address = bring_up(server, self._while_starting)
-            self.waiting_for = None
-            yield address
-        finally:
-            # Its memory is for what follows.
-            self.waiting_for = "ending the teacher's server"
-            self._observer.update(self)
-            server.end()
-            self._tell_of_server()
-            self.waiting_for = None
+        if served := self._collaborators.served:
+            served.serve(roles, self._roles_of_trials(), self._wait_for, self._while_starting)
+
+    def _wait_for(self, what: str | None) -> None:
+        self.waiting_for = what
+        self._observer.update(self)
+
+    def _roles_of_trials(self) -> frozenset[Role]:
+        return roles_of_trials(self._study.config, self._inputs.rollout_engine)
 
     def _while_starting(self) -> None:
-        self._tell_of_server()
+        self._tell_of_servers()
         self._observer.update(self)
         if self.stop.level:
             raise Interrupted
 
-    def _tell_of_server(self) -> None:
-        """Print what happened to the teacher's server."""
-        if server := self._collaborators.teacher_server:
-            for line in server.messages():
+    def _tell_of_servers(self) -> None:
+        """Print what happened to the servers."""
+        if served := self._collaborators.served:
+            for line in served.messages():
                 self._observer.message(line)
 
-    def _check_server(self) -> None:
-        """Print what happened to the teacher's server; raise a ``ServerError`` if it is gone."""
-        self._tell_of_server()
-        if server := self._collaborators.teacher_server:
-            server.check()
+    def _check_servers(self) -> None:
+        """Print what happened to the servers; raise a ``ServerError`` if one is gone."""
+        self._tell_of_servers()
+        if served := self._collaborators.served:
+            served.check()
 
     # Waiting and stopping
 
@@ -347,7 +345,7 @@ class Coordinator:
         prunes = any(arm.interim for arm in self.arms.values())
         seconds = _PRUNING_POLL_SECONDS if prunes else _POLL_SECONDS
         ended = self.jobs.wait(seconds, self._trials.log)
-        self._check_server()
+        self._check_servers()
         self._observer.update(self)
         if self.stop.level >= 2:
             self._check_stop()

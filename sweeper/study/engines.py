@@ -6,7 +6,7 @@ from typing import Final
 
 from sweeper.config.arms import ArmConfig
 from sweeper.config.base import Scalar
-from sweeper.config.lengths import has_engine, may_sample
+from sweeper.config.lengths import has_engine, samples
 from sweeper.config.rollouts import RolloutEngine
 from sweeper.config.settings import effective, model_settings, resolve
 from sweeper.config.study import StudyConfig
@@ -36,9 +36,7 @@ def engine_request(config: StudyConfig) -> EngineRequest | None:
     """
     wanted = config.rollouts.engine
     arms = {
-        name: arm
-        for name, arm in config.arms.items()
-        if may_sample(arm) and has_engine(config, arm)
+        name: arm for name, arm in config.arms.items() if samples(arm) and has_engine(config, arm)
     }
     if not arms or wanted not in ("auto", "transformers"):
         return None

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from pydantic import ValidationError
 
+from sweeper.config.judgement import judged
 from sweeper.config.lengths import arm_lengths, study_lengths
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.own_teachers import named_attentions, named_models, own_teachers, teacher_uses
@@ -26,7 +27,6 @@ from sweeper.records import (
     Outcome,
     PreparationSpec,
     Resources,
-    ServedModel,
     StudyInputs,
     SuiteSpec,
 )
@@ -52,24 +52,21 @@ Step = str
 _TEST_STEPS = ("test_student", "test_teacher")
 
 
-def steps(config: StudyConfig) -> tuple[tuple[Step, ...], ...]:
+def steps(config: StudyConfig, *, students_served: bool) -> tuple[tuple[Step, ...], ...]:
     """Return the steps before the search, in order: first ``data``.
 
     Those of one group can run next to each other. Own teachers of arms come last: one may be the
     starting student. A teacher that sweeper serves has the machine to itself; its answers are there
-    when the student is warmed up. The test of engines is timed, so it is alone, and last.
+    when the student is warmed up. With ``students_served`` its weights are written for its servers
+    before it is scored. The test of engines is timed, so it is alone, and last.
     """
-    tested = () if engine_request(config) is None else ((engines.STEP,),)
-    if isinstance(config.teacher.server, StartedServer):
-        return (("data",), ("teacher",), ("student",), *tested)
     own = tuple(dict.fromkeys(own_teacher_steps(config).values()))
-    return (("data",), ("student", "teacher"), *([own] if own else []), *tested)
-
-
-def asks_server(spec: PreparationSpec) -> bool:
-    """Return whether the step asks a server that sweeper starts."""
-    started = isinstance(spec.origin.teacher.server, StartedServer)
-    return started and spec.step == "teacher" and spec.needs_teacher_outputs
+    later = (*([own] if own else []), *([(engines.STEP,)] if engine_request(config) else []))
+    started = isinstance(config.teacher.server, StartedServer)
+    if not started and not students_served:
+        return (("data",), ("student", "teacher"), *later)
+    start = (("start",),) if students_served else ()
+    return (("data",), ("teacher",), *start, ("student",), *later)
 
 
 def test_steps(config: StudyConfig) -> tuple[tuple[Step, ...], ...]:
@@ -142,6 +139,7 @@ def make_spec(
         needs_teacher_outputs=uses.answers if of_teacher else config.needs_teacher_outputs(),
         stock_engine=config.uses_stock_engine(),
         reads=uses.reads if of_teacher else (),
+        judged=judged(config) if step in ("data", "teacher") else None,
         own_teacher=own.get(step, {}),
         rehearsals=rehearsals(config) if step == "data" else (),
         shards=_shards(config) if step == "data" else (),
@@ -197,6 +195,7 @@ def is_done(spec: PreparationSpec, paths: StudyPaths) -> bool:
             "own_teacher",
             "own_attentions",
             "engines",
+            "judged",
         )
         if key in written
     ]
@@ -211,16 +210,12 @@ def is_cached(step: Step, paths: StudyPaths) -> bool:
     return outcome is not None and all(is_whole(Path(entry)) for entry in outcome.cached)
 
 
-def submit(
-    spec: PreparationSpec, executor: Executor, served_teacher: ServedModel | None = None
-) -> None:
-    """Start a step in a clean directory; ``served_teacher`` is the server that it may ask."""
+def submit(spec: PreparationSpec, executor: Executor, place: Callable[[Path], Resources]) -> None:
+    """Start a step in a clean directory; ``place`` says where the next job in one runs."""
     files = JobPaths(Path(spec.place.directory))
     for path in (files.outcome, files.progress, files.log, files.documents, files.samples):
         path.unlink(missing_ok=True)
-    place = executor.next_resources(files.directory).alone()
-    place = place.model_copy(update={"served_teacher": served_teacher})
-    placed = spec.model_copy(update={"place": place})
+    placed = spec.model_copy(update={"place": place(files.directory).alone()})
     write_text_atomically(files.spec, redacted_json(placed))
     executor.submit(placed)
 

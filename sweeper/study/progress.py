@@ -153,6 +153,9 @@ def step_name(job: RunningJob) -> str:
         case "teacher":
             served = job.spec.origin.teacher.server is not None
             return "asking the teacher" if served else "scoring the teacher"
+        case "start":
+            warm = job.spec.origin.warm_start is not None
+            return "warming up the student" if warm else "writing the student for its server"
         case "pair":
             return "comparing teacher and student"
         case "test_teacher":

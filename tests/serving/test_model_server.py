@@ -390,3 +390,13 @@ def test_two_servers_of_different_folders_run_side_by_side(
         wait_until_up(first)
         wait_until_up(second)
         assert first.address != second.address
+
+
+def test_a_server_can_be_started_again_after_its_end(servers: FakeServers) -> None:
+    with servers.server() as server:
+        for count in (1, 2):
+            wait_until_up(server)
+            assert len(servers.starts()) == count
+            server.end()
+            assert server.address is None
+            assert servers.running() == []

@@ -11,7 +11,7 @@ import pytest
 from sweeper.config.loading import LoadedStudy, load_study
 from sweeper.config.started_server import StartedServer
 from sweeper.foundation.errors import ConfigError
-from sweeper.study.served_teacher import server_devices, server_problems, started_server
+from sweeper.study.served_models import server_devices, server_problems, started_server
 
 WriteStudy = Callable[..., Path]
 
@@ -35,14 +35,14 @@ def four_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def served(write_study: WriteStudy, **keys: Any) -> tuple[LoadedStudy, StartedServer]:
     teacher = {"model": "builtin/adder-teacher", "server": {"start": "vllm", **keys}}
     study = load_study(write_study(teacher=teacher, arms={"seqkd": {}}))
-    server = started_server(study)
+    server = started_server(study.config)
     assert server is not None
     return study, server
 
 
 def test_a_loaded_teacher_needs_no_server(write_study: WriteStudy) -> None:
     study = load_study(write_study())
-    assert started_server(study) is None
+    assert started_server(study.config) is None
     assert server_problems(study) == ()
 
 

@@ -17,14 +17,13 @@ from sweeper.config.loading import load_study
 from sweeper.foundation.errors import ServerError
 from sweeper.records.layout import StudyPaths
 from sweeper.records.study_record import StudyRecord
-from sweeper.serving.model_server import ModelServer
 from sweeper.study.collaborators import Collaborators, RunningStudy
 from sweeper.study.coordinator import Coordinator
 from sweeper.study.interrupts import Interrupted, StopRequest
 from sweeper.study.manifest import open_manifest
-from sweeper.study.served_teacher import bring_up
+from sweeper.study.served_models import ServedModels
 from tests.support.memory_tracker import MemoryStore, MemoryTracker
-from tests.support.served_models import FakeServers, fake_servers
+from tests.support.served_models import QUICK, FakeServers, fake_servers
 from tests.support.waiting import wait_until
 from tests.support.writing_executor import Silence, WritingExecutor
 
@@ -50,7 +49,7 @@ class Watcher(Silence):
     look: Callable[[RunningStudy], None] = lambda run: None
     lines: list[str] = field(default_factory=list)
     waits: set[str | None] = field(default_factory=set)
-    server: ModelServer = field(init=False)
+    served: ServedModels = field(init=False)
 
     def update(self, run: RunningStudy) -> None:
         self.waits.add(run.waiting_for)
@@ -66,11 +65,9 @@ def run(file: Path, servers: FakeServers, watcher: Watcher) -> StudyRecord:
     paths = StudyPaths(file.parent / "runs", study.config.study)
     manifest = open_manifest(study, paths, ["sweeper", "run"], 1)
     tracker, executor = MemoryTracker("tiny", MemoryStore()), WritingExecutor()
-    with executor, servers.server() as server:
-        watcher.server = server
-        collaborators = Collaborators(
-            executor, tracker, watcher, StopRequest(), teacher_server=server
-        )
+    with executor, ServedModels(study, paths, manifest, executor.devices(), QUICK) as served:
+        watcher.served = served
+        collaborators = Collaborators(executor, tracker, watcher, StopRequest(), served=served)
         return Coordinator(study, paths, manifest, file.parent / "cache", collaborators).run()
 
 
@@ -150,23 +147,19 @@ def test_a_server_that_dies_for_good_stops_the_study(
     write_study: WriteStudy, servers: FakeServers
 ) -> None:
     def kill(study: RunningStudy) -> None:
-        if watcher.server.state == "up" and study.waiting_for is None:
+        if servers.running() and study.waiting_for is None:
             servers.tell("last_words", "RuntimeError: the disk is on fire")
             servers.tell("unwell")
-            wait_until(lambda: watcher.server.state == "failed", "its restarts")
+            wait_until(is_given_up, "its restarts")
+
+    def is_given_up() -> bool:
+        try:
+            watcher.served.check()
+        except ServerError:
+            return True
+        return False
 
     watcher = Watcher(kill)
     with pytest.raises(ServerError, match="3 times in a row"):
         run(write_study(teacher=TEACHER, arms=ARMS), servers, watcher)
     assert len(servers.starts()) == 4
-
-
-def test_a_server_can_be_started_again_after_its_end(servers: FakeServers) -> None:
-    with servers.server() as server:
-        addresses = set()
-        for _ in range(2):
-            addresses.add(bring_up(server, lambda: None).url)
-            server.end()
-            assert server.address is None
-            assert servers.running() == []
-    assert len(servers.starts()) == 2

@@ -38,6 +38,8 @@ class ChatServer:
     """Makes the message that answers a prompt."""
     complete: Callable[[list[int]], tuple[str, dict[str, Any]]] = lambda tokens: ("", {})
     """Makes the prompt's text and the choice that answers token ids."""
+    judge: Callable[[list[int], int], list[Any]] = lambda tokens, k: []
+    """Makes the ``prompt_logprobs`` of token ids: of the k most likely ones at each position."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def section(self, model: str = "adder-9000", **keys: Any) -> dict[str, Any]:
@@ -68,7 +70,10 @@ def chat_server(**settings: Any) -> Iterator[ChatServer]:
                 return reply(401, f"wrong key {self.headers.get('Authorization')}")(self)
             if fault is not None:
                 return fault(self)
-            if "prompt" in body:
+            if "prompt_logprobs" in body:
+                prompt, k = str(body["prompt"]), body["prompt_logprobs"]
+                choice = {"text": "", "prompt_logprobs": state.judge(body["prompt"], k)}
+            elif "prompt" in body:
                 prompt, choice = state.complete(body["prompt"])
             else:
                 prompt = body["messages"][-1]["content"]

@@ -87,6 +87,7 @@ class FakeServers:
 @contextmanager
 def fake_servers(folder: Path, monkeypatch: Any) -> Iterator[FakeServers]:
     """Servers that leave no process behind."""
+    monkeypatch.delenv("SWEEPER_VLLM_PYTHON", raising=False)
     monkeypatch.setenv("FAKE_VLLM", str(folder))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(FAKE_VLLM), str(ROOT)]))
     servers = FakeServers(folder)

@@ -67,7 +67,8 @@ def run_data_step(study: LoadedStudy, device: str, cache: Path) -> DataCheck:
             inputs = make_study_inputs(study, manifest, cache)
             spec = make_spec(study, inputs, suite_spec(study.selection), "data", files)
             elsewhere = study.config.compute.executor != "local"
-            submit(spec.model_copy(update={"elsewhere": elsewhere}), executor)
+            spec = spec.model_copy(update={"elsewhere": elsewhere})
+            submit(spec, executor, executor.next_resources)
             while not (finished := executor.wait(_POLL_SECONDS)):
                 pass
     outcome = finished[0].outcome

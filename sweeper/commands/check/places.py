@@ -12,7 +12,7 @@ from sweeper.config.loading import LoadedStudy
 from sweeper.foundation.databases import NO_DRIVER, lacks_driver
 from sweeper.foundation.errors import ConfigError, Problem, SweeperError
 from sweeper.search.storage import reach_storage
-from sweeper.study.served_teacher import server_problems
+from sweeper.study.served_models import server_problems
 from sweeper.tracking.mlflow_store import reach_store
 
 
@@ -47,7 +47,7 @@ def place_findings(
             " change"
         )
         found.append(_of_problem("study file", study.file.problem(("study",), message)))
-    found += [_of_problem("teacher's server", problem) for problem in server_problems(study)]
+    found += [_of_problem("served models", problem) for problem in server_problems(study)]
     if missing := _missing_drivers(study):
         return [*found, *(_of_problem("databases", problem) for problem in missing)]
     config = study.config

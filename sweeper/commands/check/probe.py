@@ -12,8 +12,7 @@ import math
 import shutil
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -38,8 +37,8 @@ from sweeper.records import (
     IntermediatePoint,
     PreparationSpec,
     Progress,
+    Resources,
     Scores,
-    ServedModel,
     TrialSpec,
 )
 from sweeper.records.layout import StudyPaths
@@ -61,7 +60,13 @@ from sweeper.study.manifest import (
 )
 from sweeper.study.progress import running_job, step_name
 from sweeper.study.results import read_teacher_gap
-from sweeper.study.served_teacher import bring_up, make_teacher_server
+from sweeper.study.served_models import (
+    Role,
+    ServedModels,
+    roles_of_step,
+    roles_of_trials,
+    trial_devices,
+)
 from sweeper.study.trial_specs import TrialSpecs
 
 STEPS = 6
@@ -107,7 +112,8 @@ def probe(
     with scratch(_PREFIX, cache if shared else None) as directory:
         paths = StudyPaths(directory, study.config.study)
         paths.directory.mkdir()
-        executor = make_executor(study.config.compute, paths, cache, input_files(study), study.file)
+        files, devices = input_files(study), trial_devices(study)
+        executor = make_executor(study.config.compute, paths, cache, files, study.file, devices)
         with executor, LiveDisplay(out) as display:
             return _Probe(study, recorded, paths, cache, executor, display).run(begun)
 
@@ -134,7 +140,7 @@ class _Probe:
         # The threads of a study that has begun are in the keys of what the cache keeps for it.
         manifest = read_manifest(recorded) or open_manifest(study, paths, command_line(), threads)
         self._inputs = preparation.make_study_inputs(study, manifest, cache)
-        self._server = make_teacher_server(study, paths, manifest)
+        self._served = ServedModels(study, paths, manifest, executor.devices())
         self._waiting_for: str | None = None
         self._started = time.time()
         self._params: dict[str, list[dict[str, Scalar]]] = {}
@@ -156,10 +162,16 @@ class _Probe:
 
     def run(self, begun: float) -> ProbeResult:
         """Prepare the study and measure its trials; see ``probe``."""
-        for group in preparation.steps(self._study.config):
+        with self._served:
+            return self._measure(begun)
+
+    def _measure(self, begun: float) -> ProbeResult:
+        students = self._served.students
+        for group in preparation.steps(self._study.config, students_served=students):
             steps = [step for step in group if not self._take_over(step)]
-            with self._serving_teacher(steps) as address:
-                self._work([partial(self._submit_step, step, address) for step in steps])
+            roles = [roles_of_step(self._study.config, step) for step in steps]
+            self._serve(frozenset().union(*roles))
+            self._work([partial(self._submit_step, step) for step in steps])
             self._inputs = preparation.with_results(self._inputs, group, self._paths)
         config = self._study.config
         served = config.teacher.server is not None
@@ -174,6 +186,7 @@ class _Probe:
         assert teacher and (served or teacher.scores) and student and student.scores
         tasks = self._plan_scoring(student.scores)
         self._timings = {name: {} for name in self._params}
+        self._serve(self._roles_of_trials())
         # The most expensive trials come first: they show what does not work at all.
         trials = [
             (name, number, params[number])
@@ -216,8 +229,7 @@ class _Probe:
                 self._jobs.notice()
             for finished, job in self._jobs.wait(_POLL_SECONDS, self._hear):
                 self._settle(finished, job)
-            if self._server is not None:
-                self._server.check()
+            self._served.check()
             self._show()
 
     def _settle(self, finished: Finished, job: RunningJob) -> None:
@@ -272,21 +284,21 @@ class _Probe:
         files = self._paths.preparation(step)
         return preparation.make_spec(self._study, self._inputs, self._suite, step, files)
 
-    def _submit_step(self, step: preparation.Step, served: ServedModel | None = None) -> None:
-        preparation.submit(self._make_spec(step), self._executor, served)
+    def _submit_step(self, step: preparation.Step) -> None:
+        preparation.submit(self._make_spec(step), self._executor, self._place)
 
-    @contextmanager
-    def _serving_teacher(self, steps: Sequence[preparation.Step]) -> Iterator[ServedModel | None]:
-        """Serve the teacher while steps run, if one of them asks it; give its address."""
-        asks = any(preparation.asks_server(self._make_spec(step)) for step in steps)
-        if self._server is None or not asks:
-            yield None
-            return
-        with self._server:
-            self._waiting_for = "starting the teacher's server"
-            address = bring_up(self._server, self._show)
-            self._waiting_for = None
-            yield address
+    def _place(self, directory: Path) -> Resources:
+        return self._served.place(self._executor.next_resources(directory))
+
+    def _serve(self, roles: Collection[Role]) -> None:
+        self._served.serve(roles, self._roles_of_trials(), self._wait_for, self._show)
+
+    def _roles_of_trials(self) -> frozenset[Role]:
+        return roles_of_trials(self._study.config, self._inputs.rollout_engine)
+
+    def _wait_for(self, what: str | None) -> None:
+        self._waiting_for = what
+        self._show()
 
     def _plan_scoring(self, scores: Scores) -> int:
         """Decide how much of the suite a trial is scored on; return its number of tasks."""
@@ -307,8 +319,7 @@ class _Probe:
         files = self._paths.trial(arm, number)
         config = self._study.config
         specs = TrialSpecs(config.arms, self._inputs, self._suite, config.training, config.compute)
-        place = self._executor.next_resources(files.directory)
-        spec = specs.next(arm, Asked(number, params), place, files)
+        spec = specs.next(arm, Asked(number, params), self._place(files.directory), files)
         step = min(STEPS, spec.settings.max_steps)
         point = IntermediatePoint(index=0, step=step, documents=self._scored)
         settings = spec.settings.model_copy(update={"logging_steps": 1, "checkpoint_every": None})

@@ -23,6 +23,7 @@ from sweeper.config.loading import LoadedStudy
 from sweeper.config.models import StudentConfig, with_settings
 from sweeper.config.oumi.writing import place
 from sweeper.config.settings import model_settings
+from sweeper.config.study import StudyConfig
 from sweeper.execution.executor import Executor, Spec
 from sweeper.foundation import disk
 from sweeper.foundation.cache import default_root
@@ -45,6 +46,7 @@ from sweeper.study.manifest import (
     read_manifest,
     suite_spec,
 )
+from sweeper.study.served_models import ServedModels, roles_of_trials, trial_devices
 
 _POLL_SECONDS = 0.25
 _OF_LOADING = (
@@ -105,7 +107,8 @@ def export_model(
         raise StudyChangedError(f"{message}\nIts winner would be another student. Undo the change.")
     cache = cache or default_root()
     work = paths.directory.absolute() / f".export.{uuid.uuid4().hex}"
-    executor = make_executor(study.config.compute, paths, cache, input_files(study), study.file)
+    files, devices = input_files(study), trial_devices(study)
+    executor = make_executor(study.config.compute, paths, cache, files, study.file, devices)
     label = f"{winner.arm} #{winner.trial.number}"
     library = "PEFT" if adapter else "transformers"
     try:
@@ -119,13 +122,15 @@ def export_model(
             )
             with executor:
                 inputs = preparation.make_study_inputs(study, manifest, cache)
-                for steps in preparation.steps(study.config):
+                for steps in preparation.steps(study.config, students_served=True):
                     inputs = preparation.with_results(inputs, steps, paths)
-                resources = executor.next_resources(work)
-                spec = _spec(study, winner, paths, inputs, resources, keep)
-                trained = _run(spec, executor, out, doing=f"Training {label} again")
-                scoring = _scoring_spec(study, inputs, spec, executor, work / "written")
-                written = _run(scoring, executor, out, doing="Scoring the saved student")
+                with ServedModels(study, paths, manifest, executor.devices()) as served:
+                    _serve(served, study.config, inputs, out)
+                    resources = served.place(executor.next_resources(work))
+                    spec = _spec(study, winner, paths, inputs, resources, keep)
+                    trained = _run(spec, executor, out, doing=f"Training {label} again")
+                    scoring = _scoring_spec(study, inputs, spec, executor, work / "written")
+                    written = _run(scoring, executor, out, doing="Scoring the saved student")
             check_scores(trained.scores, written.scores)
             recorded = Scored.read(_recorded(winner), _files(winner, paths))
             verified = compared(recorded, trained, written, library=library)
@@ -209,6 +214,17 @@ def _spec(
             ),
         }
     )
+
+
+def _serve(served: ServedModels, config: StudyConfig, inputs: StudyInputs, out: Console) -> None:
+    """Start the servers that the winner's training asks."""
+    roles = roles_of_trials(config, inputs.rollout_engine)
+    with out.status("Starting servers …") as status:
+
+        def say(what: str | None) -> None:
+            status.update(f"{(what or 'servers').capitalize()} …")
+
+        served.serve(roles, roles, say, lambda: None)
 
 
 def _files(winner: Winner, paths: StudyPaths) -> JobPaths:

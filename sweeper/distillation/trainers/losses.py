@@ -1,12 +1,12 @@
 """The losses of the arms: what is summed over an answer's tokens.
 
-Every arm's loss is one of these two, and nothing is added to it: no load-balancing loss of a
-mixture's router, no label smoothing.
+Every arm's loss is one of these two, or ``ServedTeacherLoss``, and nothing is added to it: no
+load-balancing loss of a mixture's router, no label smoothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -44,6 +44,13 @@ class Observed:
 class TokenLoss(Protocol):
     """A loss summed over the positions that count."""
 
+    def expect(self, batches: Sequence[dict[str, Any]]) -> None:
+        """Prepare for the micro-batches of a window, whose rollouts are in place.
+
+        Args:
+            batches: Batches of ``PromptCollator``, which may be added to.
+        """
+
     def targets(self, inputs: dict[str, Any], counted: Tensor) -> Any:
         """Return what the student is compared with at the positions that count.
 
@@ -67,6 +74,9 @@ class TokenLoss(Protocol):
 
 class ReferenceLoss:
     """Cross-entropy of the answers: ``sft`` and ``seqkd``."""
+
+    def expect(self, batches: Sequence[dict[str, Any]]) -> None:
+        """Do nothing."""
 
     def targets(self, inputs: dict[str, Any], counted: Tensor) -> Tensor:
         """Return the next tokens."""
@@ -129,12 +139,15 @@ class TeacherLoss:
         if sharded:
             shard_teacher(teacher)
 
+    def expect(self, batches: Sequence[dict[str, Any]]) -> None:
+        """Do nothing: the teacher reads each micro-batch when its turn comes."""
+
     def targets(self, inputs: dict[str, Any], counted: Tensor) -> TeacherTargets:
         """Return the teacher's states, stored ones where there are any, and rollouts' tokens."""
         states = self._states(inputs, counted)
         if inputs["indices"] is not None:
             return TeacherTargets(states)
-        return TeacherTargets(states, _sampled_tokens(inputs, counted))
+        return TeacherTargets(states, sampled_tokens(inputs, counted))
 
     def _states(self, inputs: dict[str, Any], counted: Tensor) -> Tensor:
         with self._timing("teacher"), torch.no_grad():
@@ -163,10 +176,7 @@ class TeacherLoss:
         else:
             loss = heads.divergence(states, theirs, settings.beta, sampled=sampled)
         if sampled is not None:
-            reported = sampled.reported
-            none = sampled.sums.new_zeros(2)
-            differences = none if reported is None else reported.differences
-            self._observed.append(torch.cat([sampled.sums, differences.to(none)]))
+            self._observed.append(torch.cat([sampled.sums, sampled.differences()]))
         return loss
 
     def observed(self) -> Observed:
@@ -182,7 +192,7 @@ class TeacherLoss:
         )
 
 
-def _sampled_tokens(inputs: dict[str, Any], counted: Tensor) -> SampledTokens:
+def sampled_tokens(inputs: dict[str, Any], counted: Tensor) -> SampledTokens:
     """Return the tokens of a batch of rollouts, with what their engine reported of them."""
     reported = None
     if inputs.get("log_probs") is not None:

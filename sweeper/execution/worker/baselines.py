@@ -6,13 +6,16 @@ from dataclasses import replace
 from typing import Any
 
 from sweeper.config.settings import in_steps, resolve
+from sweeper.distillation import start_weights
 from sweeper.distillation.data.training_data import (
     TrainingData,
     check_teacher,
     read_training_data,
 )
+from sweeper.distillation.served_training import judgement_to_store
 from sweeper.distillation.teacher import kl_probe, outputs
 from sweeper.distillation.teacher.shared_teacher import SharedTeacher
+from sweeper.distillation.teacher.stored_judgement import BYTES_A_TOKEN
 from sweeper.distillation.train import (
     starting_student,
     stored_teacher_states,
@@ -20,6 +23,7 @@ from sweeper.distillation.train import (
     training_sequences,
 )
 from sweeper.evaluation.tasks import load_tasks, prompts
+from sweeper.execution.worker.judgement_checks import ask_for_most
 from sweeper.execution.worker.progress import ProgressWriter
 from sweeper.execution.worker.scoring import parameters, scored
 from sweeper.foundation.errors import blaming
@@ -38,6 +42,10 @@ def score_baseline(spec: PreparationSpec, progress: ProgressWriter) -> dict[str,
     resources, inputs = spec.place, spec.origin
     of_arm = bool(spec.own_teacher)
     teacher = SharedTeacher(inputs, inputs.teacher, resources)
+    if spec.step == "start":
+        progress.phase("warm start" if inputs.warm_start else "write the student")
+        written = start_weights.get_or_write(data, resources, progress.train)
+        return {"start_weights": str(written)}
     if spec.step == "teacher" and inputs.teacher.server is not None:
         return _ask_server(spec, teacher, data, progress)
     if of_arm:
@@ -64,9 +72,40 @@ def score_baseline(spec: PreparationSpec, progress: ProgressWriter) -> dict[str,
 def _ask_server(
     spec: PreparationSpec, teacher: SharedTeacher, data: TrainingData, progress: ProgressWriter
 ) -> dict[str, Any]:
-    """Get what trials share of a teacher that is not loaded: its answers."""
+    """Get what trials share of a teacher that is not loaded: answers, and judgement of data."""
     found = _answers(spec, teacher, data, progress)
-    return {"notes": (*found.get("notes", ()), NO_SCORE)}
+    notes = _judgement(spec, teacher, data, progress) if spec.judged is not None else ()
+    return {"notes": (*found.get("notes", ()), *notes, NO_SCORE)}
+
+
+def _judgement(
+    spec: PreparationSpec, teacher: SharedTeacher, data: TrainingData, progress: ProgressWriter
+) -> tuple[str, ...]:
+    """Make sure that the judgement can be had, and that what is stored of it is in the cache.
+
+    Returns:
+        Notes for the user.
+    """
+    assert spec.judged is not None
+    phase, k, notes = "teacher's judgement", spec.judged.top_k, list[str]()
+    progress.phase(phase)
+    ask_for_most(spec.judged, teacher, data)
+    signal = {"lmbda": 0.0, "teacher_signal": "top_k", "teacher_top_k": k}
+    for own in spec.reads if k else ():
+        settings = resolve(spec.origin.training, {**signal, "seq_kd": own})
+        sequences = training_sequences(data, teacher, "gkd", settings)
+        settings = in_steps(settings, len(sequences.sequences), spec.place.processes)
+        judgement_to_store(
+            teacher, sequences, settings, lambda done, total: progress.phase(phase, done, total)
+        )
+        size = sum(one.trained for one in sequences.sequences) * k * BYTES_A_TOKEN / 2**30
+        if size > spec.origin.teacher_states_gib:
+            notes.append(
+                f"the teacher's judgement of {len(sequences.sequences):,} sequences takes"
+                f" {size:.2g} GiB, more than compute.teacher_states_gib: every trial asks for it"
+                " anew"
+            )
+    return tuple(notes)
 
 
 def _answers(

@@ -27,6 +27,7 @@ from sweeper.reporting.text.markdown_escape import (
     inline,
     table,
 )
+from sweeper.reporting.text.server_costs import shares
 
 _Z = 1.96
 """Half the width of a 95 % interval in standard errors."""
@@ -210,6 +211,9 @@ def _training(record: StudyRecord, winner: Winner, outcome: Outcome) -> Iterator
         "device": f"{outcome.device}, {formatting.seconds(cost.device_seconds)} s with scoring",
         "parameters": formatting.count(outcome.model_parameters or 0),
     }
+    job = winner.final or winner.trial
+    if job.outcome is not None and (servers := job.outcome.cost.servers):
+        rows["servers"] = f"{shares(servers)} device-seconds, its share in the study"
     if lora := record.config["student"].get("lora"):
         changes = model_settings("lora", winner.trial.params)
         rows["adapter"] = formatting.settings({**lora, **changes})
