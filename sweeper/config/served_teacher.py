@@ -10,6 +10,7 @@ from sweeper.config.base import Refusal, short
 from sweeper.config.judgement import COMPARING, largest_top_k
 from sweeper.config.models import ModelConfig
 from sweeper.config.remote_server import RemoteServer
+from sweeper.config.scoring_engine import teacher_is_scored
 from sweeper.config.server import Server
 from sweeper.config.started_server import StartedServer
 from sweeper.config.study import StudyConfig
@@ -54,9 +55,14 @@ def served_teacher_problems(config: StudyConfig) -> Iterator[Refusal]:
             "expected false next to teacher.server: it has no weights",
         )
     for number, pair in enumerate(config.compare or ()):
-        if "teacher" in pair:
-            message = "expected arms or start: a teacher that answers over a server has no score"
-            yield ("compare", number), message
+        if "teacher" in pair and not teacher_is_scored(config.teacher, config.evaluation):
+            yield ("compare", number), f"expected arms or start: {_no_score(server)}"
+
+
+def _no_score(server: Server) -> str:
+    """Return why a teacher with this server has no score."""
+    reason = "a teacher that answers over a server has no score"
+    return f"{reason} without evaluation.engine: vllm" if server.gives_tokens else reason
 
 
 def _without_weights(server: RemoteServer) -> dict[str, str]:

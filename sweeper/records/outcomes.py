@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from sweeper.config.base import ScoringDtype
+from sweeper.config.evaluation import ScoringEngine
 from sweeper.records.base import SCHEMA_VERSION, Failure, Record, left_out_if_none, with_remedies
 from sweeper.records.data_check import DataCheck, DataSummary
 from sweeper.records.engines import EngineChoice
@@ -99,6 +100,8 @@ class Scores(Record):
     dtype: ScoringDtype | None = None
     """Precision that the model was scored in: two scores compare only if it is the same. None in
     studies that declared none: that of the weights, or of the training's autocast."""
+    engine: ScoringEngine = "transformers"
+    """What computed answers and log-probabilities: two scores compare only if it is the same."""
     batch_size: int | None = None
     """Documents scored at a time, where ``evaluation.batch_size`` of them did not fit into
     memory."""

@@ -10,7 +10,7 @@ from sweeper.config.base import Scalar
 from sweeper.config.collapse import CollapseConfig
 from sweeper.config.confirm import CostMeasure
 from sweeper.config.data import DataConfig
-from sweeper.config.evaluation import EvaluationConfig
+from sweeper.config.evaluation import EvaluationConfig, ScoringEngine
 from sweeper.config.judgement import Judged
 from sweeper.config.lengths import LengthLimits
 from sweeper.config.models import ModelConfig, StudentConfig
@@ -31,7 +31,8 @@ class SuiteSpec(Record):
     config: SuiteConfig
     task_directories: tuple[str, ...]
     content_hash: str
-    """SHA-256 of the suite and its task files: two scores compare only if it is the same."""
+    """SHA-256 of the suite, its task files and the engine that computes its scores, unless that is
+    transformers: two scores compare only if it is the same."""
 
 
 class StudyInputs(Record):
@@ -158,6 +159,8 @@ class EnqueuedSettings(Record):
     """That trial's score in the earlier study."""
     suite_hash: str | None = None
     """Hash of the selection suite of that score."""
+    engine: ScoringEngine = "transformers"
+    """What computed that score."""
     tasks: tuple[SuiteTask, ...] = ()
     """Tasks of that suite, and of those that chose what that trial's search started with; none in
     old records."""

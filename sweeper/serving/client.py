@@ -32,7 +32,8 @@ LARGEST = 16 * 2**20
 """Bytes of the largest reply that is read, unless more is asked for."""
 WEIGHTS_HEADER = "Sweeper-Weights"
 """Header that names the weights that a request is meant for."""
-_KEY = ("teacher", "server")
+TEACHER = ("teacher", "server")
+"""Key of the study file for the teacher's server."""
 _CONNECT = 10.0
 """Seconds to wait for a connection."""
 _FIRST, _LONGEST = 0.5, 60.0
@@ -67,7 +68,7 @@ def read_key(server: RemoteServer) -> str | None:
     if name is None:
         return None
     key = os.environ.get(name, "").strip()
-    place = (*_KEY, "api_key_env")
+    place = (*TEACHER, "api_key_env")
     if not key:
         raise BadInputError(
             f"expected the API's key in the environment variable {name}, which is not set where"
@@ -98,7 +99,7 @@ class ModelClient:
         key: str | None,
         tell: Callable[[str], None],
         advice: str = "Check url, model and extra_body.",
-        blamed: tuple[str, ...] = _KEY,
+        blamed: tuple[str, ...] = TEACHER,
         weights: str | None = None,
     ) -> None:
         self._server, self._key, self._tell, self._advice = server, key, tell, advice
@@ -172,8 +173,8 @@ class ModelClient:
         return (
             f"The server {self._server.url} does not answer: {what} was asked {times}, the last"
             f" time: {reason}. The next attempt, in {pause:.0f} s, would be later than"
-            f" it may be asked again (retry_for: {self._server.retry_for:g} s). What it answered so"
-            " far is kept; run the same command again to resume."
+            f" it may be asked again (retry_for: {self._server.retry_for:g} s); run the same"
+            " command again to resume."
         )
 
     def _post(self, endpoint: str, body: Mapping[str, Any], what: str, largest: int) -> Any:

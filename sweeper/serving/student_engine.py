@@ -18,13 +18,15 @@ from filelock import FileLock
 
 from sweeper.records import ServedModel
 from sweeper.serving.client import ModelClient, StoppedError
-from sweeper.serving.reach import patient_server, read_key_file
+from sweeper.serving.reach import Reached, patient_server, read_key_file
 from sweeper.serving.replies import NonsenseError
 
 KEY = ("compute", "vllm")
 """Key of the study file that has the servers' keys."""
 CONCURRENCY = 256
 """Requests that are under way at a time: as many as vLLM's own limit of sequences."""
+MOST_AT_A_TIME = 1024
+"""Most requests that a client has under way."""
 _LOCK = "in_use"
 
 
@@ -200,6 +202,21 @@ class StudentEngine:
 
     def _post(self, client: ModelClient, path: str, body: Mapping[str, Any]) -> None:
         client.ask(path, body, lambda reply: reply, f"POST /{path}")
+
+
+def reach_student(served: ServedModel, concurrency: int) -> Reached:
+    """Return the server that has a student's weights now, with its key.
+
+    Args:
+        served: Where it answers, and the name of the weights.
+        concurrency: Requests at a time.
+
+    Raises:
+        NoAnswerError: It has ended.
+    """
+    advice = "Check max_length and options; the server's log may say more."
+    server = patient_server(served, concurrency)
+    return Reached(server, read_key_file(served), advice, KEY, served.weights)
 
 
 def _read(reply: Any, ends: frozenset[int], longest: int, vocabulary: int) -> Generated:

@@ -14,6 +14,7 @@ from sweeper.config.judgement import judged
 from sweeper.config.lengths import arm_lengths, study_lengths
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.own_teachers import named_attentions, named_models, own_teachers, teacher_uses
+from sweeper.config.scoring_engine import teacher_is_scored
 from sweeper.config.server import CHANGE_NO_ANSWER
 from sweeper.config.started_server import StartedServer
 from sweeper.config.study import StudyConfig
@@ -71,7 +72,8 @@ def steps(config: StudyConfig, *, students_served: bool) -> tuple[tuple[Step, ..
 
 def test_steps(config: StudyConfig) -> tuple[tuple[Step, ...], ...]:
     """Return the steps after the search: only then is the test suite scored."""
-    return (_TEST_STEPS if config.teacher.server is None else ("test_student",),)
+    has_score = teacher_is_scored(config.teacher, config.evaluation)
+    return (_TEST_STEPS if has_score else ("test_student",),)
 
 
 def own_teacher_steps(config: StudyConfig) -> dict[str, Step]:

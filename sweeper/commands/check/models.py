@@ -8,6 +8,7 @@ from typing import Literal
 from sweeper.analysis.findings import Finding
 from sweeper.analysis.pair import PairSummary
 from sweeper.analysis.teacher_gap import is_better
+from sweeper.config.base import ScoringDtype
 from sweeper.config.judgement import Judged
 from sweeper.config.models import ModelConfig
 from sweeper.config.remote_server import RemoteServer
@@ -86,11 +87,17 @@ def pair_findings(pairs: Sequence[PairSummary]) -> Iterator[Finding]:
             yield Finding(state=state, what=row.name, detail=detail, advice=advice)
 
 
-def server_finding(teacher: ModelConfig, rows: int | None, longest: int | None) -> Finding | None:
+def server_finding(
+    teacher: ModelConfig,
+    rows: int | None,
+    longest: int | None,
+    *,
+    scored_in: ScoringDtype | None = None,
+) -> Finding | None:
     """Report what a served teacher will be asked; None of one that is loaded.
 
     ``rows`` are those of the data, if they are known; ``longest`` is the limit of an answer, None
-    if no arm trains on answers.
+    if no arm trains on answers; ``scored_in`` the precision of its score, None if it has none.
     """
     if (server := teacher.server) is None:
         return None
@@ -101,10 +108,15 @@ def server_finding(teacher: ModelConfig, rows: int | None, longest: int | None) 
     if longest is not None:
         count = "every row of the data" if rows is None else f"{rows:,} rows of the data"
         detail += f" to {count}, in at most {longest:,} tokens each, once"
-    detail += (
-        ". It has no score, as suites are scored on models that are loaded: reports are without the"
-        " teacher's line and gap closed"
-    )
+    if scored_in is not None:
+        detail += f". It is scored through its server, in {scored_in}"
+        if isinstance(server, RemoteServer):
+            detail += f", which is to run with --dtype {scored_in}: that cannot be seen from here"
+    else:
+        detail += (
+            ". It has no score, as suites are scored on models that are loaded: reports are without"
+            " the teacher's line and gap closed"
+        )
     return Finding(state="ok", what="teacher's server", detail=visible(detail))
 
 

@@ -10,6 +10,7 @@ from sweeper.analysis.findings import Finding
 from sweeper.config.arms import ArmConfig
 from sweeper.config.dead_keys import NO_DROPOUT, may_drop
 from sweeper.config.judgement import judged
+from sweeper.config.scoring_engine import teacher_is_scored
 from sweeper.config.settings import in_steps, resolve
 from sweeper.config.study import StudyConfig
 from sweeper.records.collapse import CONSECUTIVE
@@ -60,7 +61,8 @@ def _dead_everywhere(config: StudyConfig, rows: int | None) -> Iterator[Finding]
         why = "without an arm that reads the teacher's answers"
         yield _dead(["teacher_outputs"], why, "Leave it out, or add an arm seqkd.")
     asked = config.needs_teacher_outputs() or judged(config) is not None
-    if config.teacher.server is not None and not asked:
+    scored = teacher_is_scored(config.teacher, config.evaluation)
+    if not scored and not asked:
         why = "without an arm or a warm start that learns from the teacher"
         yield _dead(["teacher.server"], why, "Add an arm seqkd.")
     if config.data.assistant_turns == "all" and not config.uses_references():

@@ -101,8 +101,8 @@ class ServedJudge:
     @cached_property
     def _reached(self) -> tuple[RemoteServer, ModelClient]:
         """The server, which nobody needs who has everything stored, and its client."""
-        server, key, advice = reach(self._teacher, self._served)
-        return server, ModelClient(server, key, lambda line: print(line, flush=True), advice)
+        reached = reach(self._teacher, self._served)
+        return reached.server, reached.client(lambda line: print(line, flush=True))
 
     def __enter__(self) -> Self:
         return self

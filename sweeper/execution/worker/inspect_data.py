@@ -17,6 +17,7 @@ from sweeper.distillation.data.training_data import (
     own_teacher,
 )
 from sweeper.distillation.models.context_length import check_lengths
+from sweeper.evaluation.served_model import check_servable
 from sweeper.evaluation.tasks import LeafTask, load_tasks, scored_by
 from sweeper.execution.worker.column_checks import check_references
 from sweeper.execution.worker.findings import Findings
@@ -121,11 +122,16 @@ def _read_tokens(findings: Findings) -> None:
 def _read_suites(findings: Findings) -> None:
     spec = findings.spec
     allow_code = spec.origin.evaluation.allow_code_execution
+    served = spec.origin.evaluation.engine == "vllm"
     with findings.noting("evaluation", "selection"):
         findings.selection = load_tasks(spec.suite, allow_code=allow_code)
+        if served:
+            check_servable(findings.selection)
     if spec.test_suite is not None:
         with findings.noting("evaluation", "test"):
             findings.test = load_tasks(spec.test_suite, allow_code=allow_code)
+            if served:
+                check_servable(findings.test)
     before = len(findings.problems)
     check_leaks(spec, findings.examples or (), findings.selection, findings.test, findings.noting)
     complete = findings.examples is not None and findings.selection is not None

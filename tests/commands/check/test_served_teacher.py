@@ -15,6 +15,7 @@ from sweeper.config.lengths import LengthLimits
 from sweeper.config.loading import load_study
 from sweeper.config.models import ModelConfig
 from sweeper.config.server import RemoteServer
+from sweeper.config.started_server import StartedServer
 from sweeper.records import TokenizerSummary
 from sweeper.study.extreme_settings import extreme_settings, wanted
 
@@ -36,6 +37,18 @@ def test_how_many_answers_a_server_is_asked_for() -> None:
     escaped = server_finding(hostile, 24, 48)
     assert escaped is not None and escaped.detail.startswith("\\x1b[2Jlarge answers")
     assert server_finding(ModelConfig(model="large"), 24, 48) is None
+
+
+def test_a_teacher_that_is_scored_through_its_server() -> None:
+    found = server_finding(TEACHER, 24, None, scored_in="bfloat16")
+    assert found is not None and found.detail.endswith(
+        "It is scored through its server, in bfloat16, which is to run with --dtype bfloat16: that"
+        " cannot be seen from here"
+    )
+    started = ModelConfig(model="large", server=StartedServer(start="vllm"))
+    found = server_finding(started, 24, None, scored_in="float32")
+    assert found is not None
+    assert found.detail.endswith("It is scored through its server, in float32")
 
 
 def test_a_teacher_of_text_may_have_any_tokenizer() -> None:
