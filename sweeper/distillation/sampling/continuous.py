@@ -251,8 +251,7 @@ class _Student(ContinuousMixin):  # type: ignore[misc]
             torch.autocast(self.device.type, self.dtype).__enter__()  # type: ignore[no-untyped-call]
         if cache is not self._cache:
             self._cache = cache
-            if self._autocasts:
-                _round_states(cache)
+            _round_states(cache)
         output = self._model(cache=cache, **inputs)
         # In a graph nothing can be raised, and no distribution ends a GPU's process.
         bad = ~output.logits.amax(-1, keepdim=True).isfinite()
@@ -262,7 +261,7 @@ class _Student(ContinuousMixin):  # type: ignore[misc]
 
 
 def _round_states(cache: Any) -> None:
-    """Let a cache take keys and values that autocast has left in another precision."""
+    """Let a cache take keys and values that autocast or quantization left in another precision."""
     update = cache.update
 
     def rounded(key_states: Tensor, value_states: Tensor, **others: Any) -> Any:
