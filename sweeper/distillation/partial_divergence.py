@@ -27,13 +27,9 @@ import torch
 from torch import Tensor
 
 from sweeper.distillation.chunked_loss import BUDGET, chunked_loss
-from sweeper.distillation.divergence import (
-    Heads,
-    SampledTokens,
-    check_divergence,
-    divergence_into_gradient,
-)
+from sweeper.distillation.divergence import Heads, check_divergence, divergence_into_gradient
 from sweeper.distillation.models.lm_head import LMHead
+from sweeper.distillation.sampled_tokens import SampledTokens
 
 
 @dataclass(frozen=True)

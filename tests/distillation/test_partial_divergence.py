@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sweeper.distillation.divergence import Heads, ReportedLogProbs, SampledTokens
+from sweeper.distillation.divergence import Heads
 from sweeper.distillation.models.lm_head import LMHead
 from sweeper.distillation.partial_divergence import (
     TokenLogProbs,
@@ -22,6 +22,7 @@ from sweeper.distillation.partial_divergence import (
     top_k_divergence,
     top_k_divergence_of,
 )
+from sweeper.distillation.sampled_tokens import ReportedLogProbs, SampledTokens
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

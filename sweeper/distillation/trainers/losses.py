@@ -17,10 +17,11 @@ from torch import Tensor
 from sweeper.config.settings import MethodSettings
 from sweeper.distillation.cross_entropy import cross_entropy
 from sweeper.distillation.data.batches import IGNORED
-from sweeper.distillation.divergence import Heads, ReportedLogProbs, SampledTokens
+from sweeper.distillation.divergence import Heads
 from sweeper.distillation.models.lm_head import LMHead
 from sweeper.distillation.models.loading import store_for_autocast
 from sweeper.distillation.partial_divergence import sampled_divergence_of, top_k_divergence_of
+from sweeper.distillation.sampled_tokens import ReportedLogProbs, SampledTokens
 from sweeper.distillation.sharding import shard_teacher
 from sweeper.distillation.teacher.hidden_states import TeacherStates
 

@@ -16,13 +16,13 @@ from torch import Tensor
 
 from sweeper.config.settings import MethodSettings
 from sweeper.distillation.data.batches import IGNORED
-from sweeper.distillation.divergence import SampledTokens
 from sweeper.distillation.models.lm_head import LMHead
 from sweeper.distillation.partial_divergence import (
     TokenLogProbs,
     sampled_divergence,
     top_k_divergence,
 )
+from sweeper.distillation.sampled_tokens import SampledTokens
 from sweeper.distillation.teacher.served_judge import Judgement, ServedJudge, Text
 from sweeper.distillation.teacher.stored_judgement import StoredJudgement
 from sweeper.distillation.trainers.losses import Observed, Timing, sampled_tokens
