@@ -308,6 +308,7 @@ def outcome_tags(spec: TrialSpec, outcome: Outcome) -> dict[str, str]:
         "sweeper.device": outcome.device or None,
         "sweeper.model_parameters": outcome.model_parameters,
         "sweeper.collapse": " ".join(sign.told() for sign in outcome.collapse) or None,
+        "sweeper.warnings": " ".join(f"{note}." for note in outcome.notes) or None,
         **version_tags(outcome.versions),
     }
     if failure is not None:
