@@ -159,7 +159,7 @@ class EnqueuedSettings(Record):
     """That trial's score in the earlier study."""
     suite_hash: str | None = None
     """Hash of the selection suite of that score."""
-    engine: ScoringEngine = "transformers"
+    engine: ScoringEngine = Field(default="transformers", exclude_if=lambda e: e == "transformers")
     """What computed that score."""
     tasks: tuple[SuiteTask, ...] = ()
     """Tasks of that suite, and of those that chose what that trial's search started with; none in
