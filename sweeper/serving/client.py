@@ -29,7 +29,7 @@ from sweeper.serving.replies import NonsenseError
 Answer = TypeVar("Answer")
 
 LARGEST = 16 * 2**20
-"""Bytes of the largest reply that is read."""
+"""Bytes of the largest reply that is read, unless more is asked for."""
 WEIGHTS_HEADER = "Sweeper-Weights"
 """Header that names the weights that a request is meant for."""
 TEACHER = ("teacher", "server")
@@ -130,7 +130,12 @@ class ModelClient:
         self._stopped.set()
 
     def ask(
-        self, endpoint: str, body: Mapping[str, Any], read: Callable[[Any], Answer], what: str
+        self,
+        endpoint: str,
+        body: Mapping[str, Any],
+        read: Callable[[Any], Answer],
+        what: str,
+        largest: int = LARGEST,
     ) -> Answer:
         """Return the answer to a request.
 
@@ -139,6 +144,7 @@ class ModelClient:
             body: The request.
             read: Reads the reply's JSON, None if it is empty; raises ``NonsenseError``.
             what: The request in words, for messages: ``prompt 17``.
+            largest: Bytes of the largest reply that is read.
 
         Raises:
             BadInputError: The server refuses the request for a reason that does not pass.
@@ -150,7 +156,7 @@ class ModelClient:
         while not self._stopped.is_set():
             attempts += 1
             try:
-                return read(self._post(endpoint, body, what))
+                return read(self._post(endpoint, body, what, largest))
             except (NonsenseError, _PassingError) as error:
                 now = time.monotonic()
                 first_failure = first_failure if attempts > 1 else now
@@ -171,7 +177,7 @@ class ModelClient:
             " command again to resume."
         )
 
-    def _post(self, endpoint: str, body: Mapping[str, Any], what: str) -> Any:
+    def _post(self, endpoint: str, body: Mapping[str, Any], what: str, largest: int) -> Any:
         """Send a request once and return the reply's JSON."""
         address = f"{self._server.url.rstrip('/')}/{endpoint}"
         deadline = time.monotonic() + self._server.timeout
@@ -180,8 +186,8 @@ class ModelClient:
             with self._client.stream("POST", address, json=dict(body)) as response:
                 for piece in response.iter_bytes():
                     content += piece
-                    if len(content) > LARGEST:
-                        raise NonsenseError(f"more than {LARGEST // 2**20} MiB")
+                    if len(content) > largest:
+                        raise NonsenseError(f"more than {largest // 2**20} MiB")
                     if time.monotonic() > deadline:
                         raise httpx2.ReadTimeout("")
         except httpx2.TimeoutException:

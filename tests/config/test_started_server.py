@@ -79,8 +79,8 @@ def test_each_mistake_is_named_at_its_key(
 @pytest.mark.parametrize(
     ("old", "new", "place", "message"),
     [
-        ("  sft: {}", "  gkd: {}", "arms.gkd", "there are answers only"),
-        ("  sft: {}", "  supervised_kd: {}", "arms.supervised_kd", "there are answers only"),
+        ("  sft: {}", "  gkd: {}", "arms.gkd", "expected teacher_signal: top_k, or sampled"),
+        ("  sft: {}", "  supervised_kd: {}", "arms.supervised_kd", "expected teacher_signal"),
         (
             "  seqkd: {}",
             "  seqkd: {settings: {teacher.model: small}}",

@@ -38,6 +38,8 @@ class ChatServer:
     """Makes the message that answers a prompt."""
     complete: Callable[[list[int]], tuple[str, dict[str, Any]]] = lambda tokens: ("", {})
     """Makes the prompt's text and the choice that answers token ids."""
+    judge: Callable[[list[int], int], list[Any]] = lambda tokens, k: []
+    """Makes the ``prompt_logprobs`` of token ids: of the k most likely ones at each position."""
     answer: Callable[[dict[str, Any]], tuple[str, dict[str, Any]]] | None = None
     """Makes both from the whole request, if it is given."""
     also: Callable[[BaseHTTPRequestHandler, dict[str, Any]], bool] | None = None
@@ -76,6 +78,9 @@ def chat_server(**settings: Any) -> Iterator[ChatServer]:
                 return None
             if state.answer is not None:
                 prompt, choice = state.answer(body)
+            elif "prompt_logprobs" in body:
+                prompt, k = str(body["prompt"]), body["prompt_logprobs"]
+                choice = {"text": "", "prompt_logprobs": state.judge(body["prompt"], k)}
             elif "prompt" in body:
                 prompt, choice = state.complete(body["prompt"])
             else:

@@ -9,6 +9,7 @@ from sweeper.analysis.findings import Finding
 from sweeper.analysis.pair import PairSummary
 from sweeper.analysis.teacher_gap import is_better
 from sweeper.config.base import ScoringDtype
+from sweeper.config.judgement import Judged
 from sweeper.config.models import ModelConfig
 from sweeper.config.remote_server import RemoteServer
 from sweeper.records import TokenizerSummary
@@ -21,6 +22,8 @@ from sweeper.reporting.text.terminal_escape import visible
 TEACHER_RATIO = (2.0, 4.0)
 """Range of the teacher's size, as a multiple of the student's, that is often advised."""
 
+_BYTES_A_TOKEN = 8
+"""``stored_judgement.BYTES_A_TOKEN``."""
 _PLAIN = "none: prompt, answer and end token"
 
 
@@ -115,6 +118,32 @@ def server_finding(
             " the teacher's line and gap closed"
         )
     return Finding(state="ok", what="teacher's server", detail=visible(detail))
+
+
+def judgement_finding(judged: Judged, positions: float | None, room: float) -> Finding:
+    """Report what a served teacher's judgement is read of, and what is stored of it.
+
+    Args:
+        judged: What trainings read.
+        positions: Tokens of the references; None if they are not known.
+        room: GiB that the cache has for it.
+    """
+    what, k = "teacher's judgement", judged.top_k
+    named = "the token that stands there" if not k else f"{k} tokens at most"
+    detail = f"{named} at each position, asked for while students train"
+    sources = {own for arm in judged.arms for own in arm.sources}
+    if not k or not sources:
+        return Finding(state="ok", what=what, detail=detail)
+    detail += "; that of the data's sequences once, before trials"
+    if False not in sources or positions is None:
+        return Finding(state="ok", what=what, detail=detail)
+    size = positions * k * _BYTES_A_TOKEN / 2**30
+    detail += f": about {size:.2g} GiB of the cache for the references"
+    if size <= room:
+        return Finding(state="ok", what=what, detail=detail)
+    detail += f", more than compute.teacher_states_gib ({room:g})"
+    advice = "Write a larger one, or a smaller teacher_top_k: else every trial asks for it anew."
+    return Finding(state="warning", what=what, detail=detail, advice=advice)
 
 
 def tokenizer_findings(tokenizer: TokenizerSummary, *, text: bool = False) -> Iterator[Finding]:

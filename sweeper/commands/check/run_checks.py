@@ -29,6 +29,7 @@ from sweeper.commands.check.machine import machine_findings
 from sweeper.commands.check.memory_findings import StudyTrainings, memory_findings
 from sweeper.commands.check.models import (
     file_findings,
+    judgement_finding,
     pair_findings,
     server_finding,
     size_finding,
@@ -44,6 +45,7 @@ from sweeper.commands.check.power import (
 from sweeper.commands.check.probe import probe
 from sweeper.commands.check.settings import settings_findings
 from sweeper.commands.check.starts import start_findings
+from sweeper.config.judgement import judged
 from sweeper.config.loading import LoadedStudy, LoadedSuite
 from sweeper.config.models import StudentConfig
 from sweeper.config.scoring_engine import teacher_is_scored
@@ -184,7 +186,7 @@ def time_findings(
         time_finding(expected, server_hours(config, timing.device, expected)),
         *budget_findings(expected, compute.devices_per_trial, wall_time, limits),
         *timeout_findings(expected, compute.trial_timeout, compute.stall_timeout),
-        *slow_findings(timing, config.arms, config.training, config.teacher, config.student),
+        *slow_findings(timing, config),
     ]
 
 
@@ -221,6 +223,8 @@ def judge(
     )
     answers = config.teacher_outputs.max_new_tokens if config.needs_teacher_outputs() else None
     rows = data_check.rows.rows if data_check.rows else None
+    read, summary, room = judged(config), data_check.data, config.compute.teacher_states_gib
+    positions = summary.used * summary.completion_tokens if summary else None
     has_score = teacher_is_scored(config.teacher, config.evaluation)
     scored_in = config.scoring_dtype() if has_score else None
     tokenizers: Iterable[Finding] = ()
@@ -234,6 +238,7 @@ def judge(
             ),
             *(_problem(study, problem) for problem in data_check.problems),
             *filter(None, [server_finding(config.teacher, rows, answers, scored_in=scored_in)]),
+            *([judgement_finding(read, positions, room)] if read else []),
             *tokenizers,
             *file_findings(data_check.models, data_check.generation),
             *([size_finding(teacher, student)] if teacher and student else []),

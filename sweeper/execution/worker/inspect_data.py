@@ -28,6 +28,7 @@ from sweeper.execution.worker.inspect_models import (
     read_own_teachers,
     rehearse_trainings,
 )
+from sweeper.execution.worker.judgement_checks import check_started
 from sweeper.execution.worker.leakage import check_leaks
 from sweeper.execution.worker.length_checks import check_suite, check_training
 from sweeper.execution.worker.progress import ProgressWriter
@@ -144,6 +145,9 @@ def _measure(findings: Findings) -> None:
     if material is None or findings.origin is None or findings.data is None:
         return
     findings.overlong += check_training(spec, material, findings.noting)
+    if spec.judged is not None:
+        with findings.noting("teacher", "server"):
+            check_started(spec.judged, material)
     for arm, limit in spec.own_lengths.items():
         lengths = material.tokens(limit.longest).lengths
         for model in spec.own_teachers[arm]:
