@@ -67,10 +67,9 @@ class ServedEngine:
         engine = _engine(self._resources)
         with self._waiting("student"), engine.held(), _written(model, self._place()) as folder:
             for _ in range(_TRIES):
-                version = engine.load(folder)
                 try:
                     answers = engine.sample(
-                        version,
+                        engine.load(folder),
                         prompts,
                         temperature=temperature,
                         max_new_tokens=max_new_tokens,
@@ -98,6 +97,7 @@ def loaded(resources: Resources, model: Any, dtype: ScoringDtype | None) -> Iter
     Raises:
         DivergedError: The weights are not finite.
         NoAnswerError: The server does not answer.
+        OtherWeightsError: It was started again while it took them.
     """
     engine = _engine(resources)
     served = resources.served_student
