@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from pydantic import Field
@@ -224,17 +224,24 @@ def total_cost(outcomes: Iterable[Outcome | None]) -> Cost:
     """Sum the costs of some jobs; jobs that have not ended count as nothing."""
     outcomes = list(outcomes)
     costs = [outcome.cost for outcome in outcomes if outcome is not None]
-    parts: Counter[str] = Counter()
-    for cost in costs:
-        for part, seconds in cost.seconds.items():
-            parts[part] += seconds  # type: ignore[assignment]  # typeshed: counts are int
     return Cost(
         steps=sum(cost.steps for cost in costs),
         trained_tokens=sum(cost.trained_tokens for cost in costs),
         generated_tokens=sum(cost.generated_tokens for cost in costs),
         device_seconds=sum(o.cost.device_seconds + o.earlier_seconds for o in outcomes if o),
-        seconds=dict(parts),
+        seconds=_summed(cost.seconds for cost in costs),
+        served=_summed(cost.served for cost in costs),
+        servers=_summed(cost.servers for cost in costs),
     )
+
+
+def _summed(groups: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Add up values of the same name."""
+    sums: dict[str, float] = {}
+    for group in groups:
+        for name, value in group.items():
+            sums[name] = sums.get(name, 0) + value
+    return sums
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:

@@ -111,6 +111,7 @@ def run_study(
             failed = all_failed(record)
             written = _report(record, reports / config.study, out, _study_options(study, runs))
             state: StudyEnd = "failed" if failed else "finished"
+            tracker.log_server_costs(record)
             tracker.finish_study(written, state, verdict_points(record))
         except (Interrupted, KeyboardInterrupt):
             retry.end()

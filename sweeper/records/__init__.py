@@ -37,7 +37,7 @@ from sweeper.records.pair import (
     Reading,
     SampledAnswer,
 )
-from sweeper.records.serving import ServedModel, ServerRecord, ServerStart
+from sweeper.records.serving import ServedModel, ServerCost, ServerRecord, ServerStart
 from sweeper.records.specs import (
     ConfirmationRun,
     EnqueuedSettings,
@@ -89,6 +89,7 @@ __all__ = [
     "ScoredTask",
     "Scores",
     "ServedModel",
+    "ServerCost",
     "ServerRecord",
     "ServerStart",
     "ShapeRequest",

@@ -51,6 +51,9 @@ def shareable(record: StudyRecord) -> StudyRecord:
             outcome |= _LOCAL
             if outcome["failure"]:
                 outcome["failure"]["details"] = ""
+    for server in plain.get("servers", ()):
+        for start in server["starts"]:
+            start.pop("host", None)
     return StudyRecord.model_validate(redacted(plain))
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Literal
 
+from pydantic import Field
+
 from sweeper.config.base import ScoringDtype
+from sweeper.config.evaluation import ScoringEngine
 from sweeper.records.base import SCHEMA_VERSION, Failure, Record, with_remedies
 from sweeper.records.data_check import DataCheck, DataSummary
 from sweeper.records.pair import PairDiagnosis
@@ -93,9 +97,20 @@ class Scores(Record):
     dtype: ScoringDtype | None = None
     """Precision that the model was scored in: two scores compare only if it is the same. None in
     studies that declared none: that of the weights, or of the training's autocast."""
+    engine: ScoringEngine = "transformers"
+    """What computed answers and log-probabilities: two scores compare only if it is the same."""
     batch_size: int | None = None
     """Documents scored at a time, where ``evaluation.batch_size`` of them did not fit into
     memory."""
+
+
+IDLE_SERVERS = "idle_servers"
+"""Part of a job's cost: servers while no job used them."""
+
+
+def server_part(role: str) -> str:
+    """Return the part of a job's cost that is the server of a role, while jobs used it."""
+    return f"{role}_server"
 
 
 class Cost(Record):
@@ -114,13 +129,28 @@ class Cost(Record):
     seconds: dict[str, float] = {}
     """The parts, in device-seconds: ``load``, ``rollout``, ``teacher``, ``student``, ``optimiser``,
     ``diagnostics``, ``checkpoint``, ``evaluation``."""
-    served: dict[str, float] = {}
+    served: dict[str, float] = Field(default={}, exclude_if=operator.not_)
     """Seconds that the job waited for each served model, by its role: ``teacher``, ``student``."""
+    servers: dict[str, float] = Field(default={}, exclude_if=operator.not_)
+    """Device-seconds of the servers of served models that the job pays for, by role. They are part
+    of ``device_seconds``, and of ``seconds`` as ``teacher_server`` and ``student_server`` (while
+    jobs used them) and ``idle_servers``. They follow from the whole study, so that they are in a
+    study's record and not in a job's own outcome."""
+
+    @property
+    def own_seconds(self) -> float:
+        """Device-seconds on the job's own devices."""
+        return self.device_seconds - sum(self.servers.values())
 
     def training_seconds(self) -> float:
-        """Return the seconds that grow with the steps of a training."""
+        """Return the seconds that grow with the steps of a training.
+
+        Those of servers, while jobs used them, count for the part of the job that training took.
+        """
         parts = ("rollout", "teacher", "student", "optimiser")
-        return sum(self.seconds.get(part, 0.0) for part in parts)
+        own = sum(self.seconds.get(part, 0.0) for part in parts)
+        served = sum(self.seconds.get(server_part(role), 0.0) for role in self.servers)
+        return own + served * own / max(self.own_seconds, own) if own else 0.0
 
     def on(self, devices: int) -> Cost:
         """Return the cost of a job that took as long on so many devices."""
@@ -149,7 +179,7 @@ class Rollouts(Record):
     student_entropy: float | None = None
     """Nats a token, at temperature 1."""
     teacher_entropy: float | None = None
-    """Nats a token, at the same positions."""
+    """Nats a token, at the same positions; None of a served teacher, too."""
     teacher_logprob: float | None = None
     """Log-probability of the student's tokens under the teacher, nats a token."""
 
@@ -207,4 +237,4 @@ class Outcome(Record):
     @property
     def wall_seconds(self) -> float:
         """Wall seconds of the last attempt, with the steps that it resumed from."""
-        return self.cost.device_seconds / self.devices
+        return self.cost.own_seconds / self.devices

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Literal
+
+from pydantic import Field
 
 from sweeper.records.base import SCHEMA_VERSION, Record
 
@@ -34,6 +37,8 @@ class ServerStart(Record):
     """Program with its version: ``vllm 0.32.0``."""
     devices: tuple[str, ...]
     """Devices that it had: ``("cuda:1",)``."""
+    host: str = Field(default="", exclude_if=operator.not_)
+    """Machine that it ran on; empty: that of all jobs."""
     ready_after: float | None = None
     """Seconds until it answered; None: it never did."""
     last_seen: float
@@ -49,6 +54,16 @@ class ServerStart(Record):
         return (self.last_seen - self.started) * len(self.devices)
 
 
+class ServerCost(Record):
+    """Device-seconds of a server, without those in which a job of the study ran on the device."""
+
+    device_seconds: float
+    idle: float
+    """Of these, the seconds in which no job ran that used it: its start, and waits for work."""
+    unshared: float = 0.0
+    """Device-seconds that no job pays for: all of them where none used it, else 0."""
+
+
 class ServerRecord(Record):
     """Every start of one model's server, over all runs of a study."""
 
@@ -58,8 +73,12 @@ class ServerRecord(Record):
     model: str
     """Model, as the study file names it."""
     starts: tuple[ServerStart, ...] = ()
+    cost: ServerCost | None = Field(default=None, exclude_if=operator.not_)
+    """Cost of all starts, in the record of a whole study."""
 
     @property
     def device_seconds(self) -> float:
-        """Device-seconds of all starts."""
+        """Device-seconds of all starts, as they count in the study's cost where that is known."""
+        if self.cost is not None:
+            return self.cost.device_seconds
         return sum(start.device_seconds for start in self.starts)

@@ -16,6 +16,7 @@ from sweeper.reporting.report_data import ReportData
 from sweeper.reporting.tables import tasks
 from sweeper.reporting.tables.comparison import ComparisonView
 from sweeper.reporting.tables.fairness import TITLE, conditions_note, conditions_view
+from sweeper.reporting.tables.servers import served_part
 from sweeper.reporting.tables.verdict import VerdictView
 from sweeper.reporting.text.search import unconfirmed
 
@@ -34,6 +35,8 @@ def show_study(page: ReportData, console: Console) -> None:
             show(part(TITLE, conditions_view(rows), *notes), console)
         show(part("The search"), console)
     show(ComparisonView(page.comparison), console)
+    if record.servers:
+        show(served_part(record.servers), console)
     if lacking := unconfirmed(record):
         console.print()
         show(Text(lacking), console)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,7 @@ class StartLog:
             last_seen=now,
             program=self._launch.program,
             devices=self._launch.devices,
+            host=socket.gethostname(),
         )
         self._write((*self._starts(), start))
 

@@ -22,13 +22,15 @@ from sweeper.foundation.errors import BadInputError, NoAnswerError
 from sweeper.records import ServedModel
 from sweeper.serving.client import ModelClient, StoppedError
 from sweeper.serving.http_checks import health
-from sweeper.serving.reach import patient_server, read_key_file
+from sweeper.serving.reach import Reached, patient_server, read_key_file
 from sweeper.serving.replies import NonsenseError
 
 KEY = ("compute", "vllm")
 """Key of the study file that has the servers' keys."""
 CONCURRENCY = 256
 """Requests that are under way at a time: as many as vLLM's own limit of sequences."""
+MOST_AT_A_TIME = 1024
+"""Most requests that a client has under way."""
 _LOCK = "in_use"
 _FAILURES = 6
 """Times in a row that a healthy server may fail: they take up to half a minute, as attempts wait
@@ -83,13 +85,44 @@ class StudentEngine:
             NoAnswerError: It does not answer.
             OtherWeightsError: It was started again meanwhile.
         """
+        reload = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
+        return self._changed({"collective_rpc": reload})
+
+    def share(self, weights: Mapping[str, Any]) -> str:
+        """Give the server the weights that lie in the memory of its own GPU, without a copy here.
+
+        It is vLLM's weight transfer ``ipc``, asked once: whoever fails here can still ``load``.
+
+        Args:
+            weights: Its ``names``, ``dtype_names``, ``shapes`` and ``ipc_handles_pickled``; the
+                memory has to stay as it is until this returns.
+
+        Returns:
+            A name for them, as ``load`` does.
+
+        Raises:
+            BadInputError, NoAnswerError: The server cannot take them in this way.
+            OtherWeightsError: It was started again meanwhile.
+        """
+        return self._changed(
+            {
+                "init_weight_transfer_engine": {"init_info": {"packed": False}},
+                "start_weight_update": {},
+                "update_weights": {"update_info": dict(weights)},
+                "finish_weight_update": {},
+            },
+            patient=False,
+        )
+
+    def _changed(self, requests: Mapping[str, Mapping[str, Any]], *, patient: bool = True) -> str:
+        """Have requests change the weights; return a name for the new ones."""
         version = uuid.uuid4().hex
-        with self._client(version) as client:
+        with self._client(version, patient=patient) as client:
             # Named before they are there: a server that is started again forgets the name, and
             # does none of what follows.
             self._post(client, "sweeper/weights", {})
-            reload = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
-            self._post(client, "collective_rpc", reload)
+            for path, body in requests.items():
+                self._post(client, path, body)
             self._post(client, "reset_prefix_cache", {}, _emptied)
         return version
 
@@ -152,7 +185,7 @@ class StudentEngine:
                     {**body, "prompt": list(prompt), "seed": seed},
                     read,
                     f"rollout {number}",
-                    self._failing,
+                    failing=self._failing,
                 )
                 for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True), 1)
             ]
@@ -170,10 +203,13 @@ class StudentEngine:
             raise failure
         return answers
 
-    def _client(self, version: str) -> ModelClient:
+    def _client(self, version: str, *, patient: bool = True) -> ModelClient:
+        server = self._server
+        if not patient:
+            server = server.model_copy(update={"retry_for": 0.0})
         advice = "The server's log may say more."
         key = read_key_file(self._served)
-        return ModelClient(self._server, key, self._tell, advice, KEY, version)
+        return ModelClient(server, key, self._tell, advice, KEY, version)
 
     def _post(
         self,
@@ -182,7 +218,7 @@ class StudentEngine:
         body: Mapping[str, Any],
         read: Callable[[Any], None] = lambda reply: None,
     ) -> None:
-        client.ask(path, body, read, f"POST /{path}", self._refusing)
+        client.ask(path, body, read, f"POST /{path}", failing=self._refusing)
 
     def _refusing(self, times: int, reason: str) -> None:
         """Raise if a healthy server has failed to take the weights too often."""
@@ -220,6 +256,21 @@ def _emptied(reply: Any) -> None:
     """
     if isinstance(reply, dict) and reply.get("success") is False:
         raise NonsenseError("its cache is in use")
+
+
+def reach_student(served: ServedModel, concurrency: int) -> Reached:
+    """Return the server that has a student's weights now, with its key.
+
+    Args:
+        served: Where it answers, and the name of the weights.
+        concurrency: Requests at a time.
+
+    Raises:
+        NoAnswerError: It has ended.
+    """
+    advice = "Check max_length and options; the server's log may say more."
+    server = patient_server(served, concurrency)
+    return Reached(server, read_key_file(served), advice, KEY, served.weights)
 
 
 def _read(reply: Any, ends: frozenset[int], longest: int, vocabulary: int) -> Generated:

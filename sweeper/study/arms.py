@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
+from sweeper.analysis.server_costs import Job, Shares, charge
 from sweeper.config.base import Scalar
 from sweeper.config.settings import Method
 from sweeper.foundation.errors import SweeperError
@@ -17,6 +19,7 @@ from sweeper.search.arm_search import ArmSearch, Asked
 from sweeper.study import retries
 from sweeper.study.budgets import TrialSummary, summarize
 from sweeper.study.jobs import clean_log
+from sweeper.study.server_costs import ServerLedger, job_key
 from sweeper.tracking.tracker import Tracker
 
 
@@ -94,6 +97,11 @@ class TrialRecorder:
     secrets: frozenset[str]
     """Words that no log may hold."""
 
+    @cached_property
+    def ledger(self) -> ServerLedger:
+        """What the trials owe to the servers of served models."""
+        return ServerLedger(self.paths)
+
     def resume(self, arm: ArmState) -> None:
         """Resume what an earlier run left of an arm: recorded, finished, or interrupted trials.
 
@@ -136,20 +144,38 @@ class TrialRecorder:
             arm.ended[number] = summarize(outcome)
 
     def record(
-        self, arm: ArmState, spec: TrialSpec, outcome: Outcome, rows: Sequence[Progress] = ()
+        self,
+        arm: ArmState,
+        spec: TrialSpec,
+        outcome: Outcome,
+        rows: Sequence[Progress] = (),
+        running: Mapping[str, Job] | None = None,
     ) -> None:
         """Tell Optuna, then MLflow, then mark the trial as recorded; safe to repeat after a crash.
 
-        ``rows`` is its progress, if this process has not logged it while the trial ran.
+        The search learns the trial's device-seconds with its share of the servers' as it is now,
+        without that of servers that no job used, which follows from no settings.
+
+        Args:
+            arm: The trial's arm.
+            spec: The trial.
+            outcome: How it ended.
+            rows: Its progress, if this process has not logged it while the trial ran.
+            running: Jobs that run, by key: they use the servers too.
         """
         files = arm.files(self.paths, spec.number)
-        arm.search.tell(spec.number, outcome)
+        self.ledger.ended(files, outcome)
+        arm.search.tell(spec.number, charge(outcome, self._share_while_used(files, running)))
         self.tracker.start_trial(spec)
         if rows:
             self.tracker.log_progress(spec, rows)
         self.tracker.finish_trial(spec, outcome, files)
         retries.discard_checkpoint(files)
         files.recorded.touch()
+
+    def _share_while_used(self, files: JobPaths, running: Mapping[str, Job] | None) -> Shares:
+        shares = self.ledger.shares(running).get(job_key(files), {})
+        return {role: share._replace(idle=0.0) for role, share in shares.items()}
 
 
 def _readable_spec(files: JobPaths) -> TrialSpec | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from sweeper.analysis.server_costs import Shares
 from sweeper.config.arms import ArmConfig
 from sweeper.config.search import BudgetConfig, SamplerConfig
 from sweeper.records import Outcome
+from sweeper.records.outcomes import IDLE_SERVERS
 from sweeper.search.sampling import budget as trials_of_arm
 
 SpentLimit = Literal["device_hours", "wall_time"]
@@ -22,19 +24,36 @@ class TrialSummary(NamedTuple):
     """Score on the selection suite, if the trial completed."""
     stderr: float
     seconds: float
-    """Device-seconds of the last attempt."""
+    """Device-seconds of the last attempt, on its own devices."""
     spent: float
-    """Device-seconds that the budget counts: none if its process was lost."""
+    """Device-seconds on its own devices that the budget counts: none if its process was lost."""
     started: float
     """Start of the first attempt that counts; like ``finished`` in seconds since the epoch."""
     finished: float
+    served: float = 0.0
+    """Its share of the device-seconds of served models' servers while jobs used them."""
+    idle: float = 0.0
+    """Its share of those of servers that no job used at the time."""
+
+    @property
+    def charged(self) -> float:
+        """Device-seconds that the budget counts."""
+        return self.spent + self.served + self.idle
+
+    def with_shares(self, shares: Shares) -> TrialSummary:
+        """Return the summary with other shares of servers' costs."""
+        return self._replace(
+            served=sum(share.used for share in shares.values()),
+            idle=sum(share.idle for share in shares.values()),
+        )
 
 
 def summarize(outcome: Outcome) -> TrialSummary:
     """Return the values of ``outcome`` that a coordinator keeps."""
     scores = outcome.scores if outcome.state == "completed" else None
     kind = outcome.failure.kind if outcome.failure else None
-    seconds = outcome.cost.device_seconds
+    seconds = outcome.cost.own_seconds
+    idle = outcome.cost.seconds.get(IDLE_SERVERS, 0.0)
     return TrialSummary(
         state=outcome.state,
         score=scores.score if scores else None,
@@ -43,6 +62,8 @@ def summarize(outcome: Outcome) -> TrialSummary:
         spent=0.0 if kind == "lost" else seconds + outcome.earlier_seconds,
         started=outcome.started - outcome.earlier_seconds / outcome.devices,
         finished=outcome.finished,
+        served=sum(outcome.cost.servers.values()) - idle,
+        idle=idle,
     )
 
 
@@ -90,7 +111,8 @@ def spent_limit(
     """Return the limit that keeps ``arm`` from starting another trial now; None if it may start.
 
     A trial must end within the budget. It is assumed to take as long as the longest trial of its
-    arm so far; of all arms while the arm has none.
+    arm so far; of all arms while the arm has none. What servers cost while no job used them does
+    not grow with another trial.
 
     Args:
         arm: The arm's name.
@@ -105,9 +127,9 @@ def spent_limit(
         return None
     mine = ended.get(arm, {})
     everything = [trial for group in ended.values() for trial in group.values()]
-    expected = _longest(mine.values()) or _longest(everything)
     if limit is not None:
-        total = sum(trial.spent for trial in mine.values())
+        expected = _longest(mine.values(), everything, lambda trial: trial.spent + trial.served)
+        total = sum(trial.charged for trial in mine.values())
         total += sum(
             max(expected, ((now or started) - started) * devices)
             for name, started in running
@@ -119,13 +141,19 @@ def spent_limit(
         intervals = [(trial.started, trial.finished) for trial in everything if trial.spent]
         intervals += [(started, now or started) for _, started in running]
         total = _covered(intervals)
+        expected = _longest(mine.values(), everything, lambda trial: trial.spent)
         if total + expected / devices > wall_time or total >= wall_time:
             return "wall_time"
     return None
 
 
-def _longest(ended: Iterable[TrialSummary]) -> float:
-    return max((trial.spent for trial in ended), default=0.0)
+def _longest(
+    mine: Iterable[TrialSummary],
+    everything: Iterable[TrialSummary],
+    seconds: Callable[[TrialSummary], float],
+) -> float:
+    """Return the longest of an arm's trials; of all trials where it has none that took time."""
+    return max(map(seconds, mine), default=0.0) or max(map(seconds, everything), default=0.0)
 
 
 def _covered(intervals: Iterable[tuple[float, float]]) -> float:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pydantic_core import from_json
 
+from sweeper.analysis.server_costs import ServerCosts, Shares, charge, share_out
 from sweeper.analysis.teacher_gap import measure_teacher_gap
 from sweeper.config.arms import ArmConfig
 from sweeper.config.loading import load_study
 from sweeper.config.names import is_name
 from sweeper.config.suite import SuiteConfig, SuiteTask
 from sweeper.foundation.errors import ConfigError, Problem
-from sweeper.records import DataSummary, Outcome, Scores, archive
+from sweeper.records import DataSummary, Outcome, Scores, ServerRecord, archive
 from sweeper.records.layout import JobPaths, StudyPaths
 from sweeper.records.outcome_files import read_completed, read_state
 from sweeper.records.study_record import (
@@ -28,7 +29,6 @@ from sweeper.records.study_record import (
     TeacherGap,
     TrialRecord,
 )
-from sweeper.serving.start_log import read_server_record
 from sweeper.study.budgets import device_seconds, summarize, trial_budgets
 from sweeper.study.early_stopping import StoppingRule
 from sweeper.study.final_scores import (
@@ -41,6 +41,7 @@ from sweeper.study.final_scores import (
 from sweeper.study.manifest import StudyManifest, read_manifest
 from sweeper.study.pair import read_pair
 from sweeper.study.preparation import own_teacher_steps
+from sweeper.study.server_costs import job_key, read_jobs, read_servers
 
 MOST_COLLAPSED = 8
 """Most trials of an arm that collapsed whose training curves are read."""
@@ -53,6 +54,14 @@ class Preparation:
     data: DataSummary | None
     teacher: Outcome | None
     starting_student: Outcome | None
+
+    def charged(self, paths: StudyPaths, shares: Mapping[str, Shares]) -> Preparation:
+        """Return the results with the jobs' shares of the servers' costs."""
+        return replace(
+            self,
+            teacher=_charged(self.teacher, paths.preparation("teacher"), shares),
+            starting_student=_charged(self.starting_student, paths.preparation("student"), shares),
+        )
 
     @property
     def scores(self) -> Scores | None:
@@ -116,11 +125,16 @@ def read_study(paths: StudyPaths, manifest: StudyManifest) -> StudyRecord:
         )
         for name, arm in config.arms.items()
     )
+    prepared = read_preparation(paths)
+    servers = read_servers(paths)
+    if servers:
+        servers, shares = _shared(paths, servers, arms)
+        arms = tuple(_charged_arm(paths, arm, shares) for arm in arms)
+        prepared = prepared.charged(paths, shares)
     ended = {
         arm.name: {trial.number: summarize(trial.outcome) for trial in arm.trials if trial.outcome}
         for arm in arms
     }
-    prepared = read_preparation(paths)
     outcomes = [trial.outcome for arm in arms for trial in arm.trials if trial.outcome]
     scored = prepared.scores or next((o.scores for o in outcomes if o.scores), None)
     higher = scored.higher_is_better if scored else True
@@ -148,11 +162,48 @@ def read_study(paths: StudyPaths, manifest: StudyManifest) -> StudyRecord:
         higher_is_better=higher,
         lead=read_teacher_gap(paths),
         pair=read_pair(paths, config, manifest.files),
-        servers=tuple(
-            filter(None, [read_server_record(server.record) for server in paths.servers()])
-        ),
+        servers=servers,
         test=read_confirmation(paths, plan, arms, higher_is_better=higher) if plan else None,
     )
+
+
+def _shared(
+    paths: StudyPaths, servers: Sequence[ServerRecord], arms: Iterable[ArmRecord]
+) -> ServerCosts:
+    """Share the servers' costs out among the jobs, of which the trials' outcomes are read."""
+    known = {
+        job_key(paths.trial(arm.name, trial.number)): trial.outcome
+        for arm in arms
+        for trial in arm.trials
+        if trial.outcome
+    }
+    return share_out(servers, read_jobs(paths, known))
+
+
+def _charged_arm(paths: StudyPaths, arm: ArmRecord, shares: Mapping[str, Shares]) -> ArmRecord:
+    trials = (
+        each.model_copy(
+            update={"outcome": _charged(each.outcome, paths.trial(arm.name, each.number), shares)}
+        )
+        for each in arm.trials
+    )
+    finals = (
+        each.model_copy(
+            update={
+                "outcome": _charged(
+                    each.outcome, paths.confirmation_run(arm.name, each.number), shares
+                )
+            }
+        )
+        for each in arm.finals
+    )
+    return arm.model_copy(update={"trials": tuple(trials), "finals": tuple(finals)})
+
+
+def _charged(
+    outcome: Outcome | None, files: JobPaths, shares: Mapping[str, Shares]
+) -> Outcome | None:
+    return outcome and charge(outcome, shares.get(job_key(files), {}))
 
 
 def _read_arm(

@@ -10,6 +10,7 @@ from typing import Literal
 
 from sweeper.config.base import KeyPath
 from sweeper.config.builtin import PACKED_MODELS, model_directory
+from sweeper.config.judgement import largest_top_k
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.models import ModelConfig
 from sweeper.config.rollouts import RolloutEngine
@@ -316,6 +317,7 @@ def _teacher_server(
     key = (*_KEY, "start" if server.python is None else "python")
     version = _version(study, server.python, key)
     source, content = _source(study, manifest)
+    top_k = largest_top_k(study.config)
     launch = vllm_launch(
         "teacher",
         study.config.teacher,
@@ -324,6 +326,7 @@ def _teacher_server(
         content=content,
         version=version,
         devices=server_devices(study, server),
+        max_logprobs=top_k.k if top_k else None,
     )
     return ModelServer(launch, paths.server("teacher"), patience)
 

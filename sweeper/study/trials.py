@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from sweeper.analysis.server_costs import Job
 from sweeper.execution.executor import Busy, Finished
 from sweeper.foundation.files import write_text_atomically
 from sweeper.foundation.secrets import redacted_json
@@ -15,10 +16,11 @@ from sweeper.records.layout import StudyPaths
 from sweeper.search.arm_search import Asked
 from sweeper.study import retries
 from sweeper.study.arms import ArmState, TrialRecorder
-from sweeper.study.budgets import summarize
+from sweeper.study.budgets import TrialSummary, summarize
 from sweeper.study.collaborators import Collaborators
 from sweeper.study.early_stopping import StoppingRule, StopReason
 from sweeper.study.jobs import Jobs, RunningJob, answer
+from sweeper.study.server_costs import job_key, running_job
 from sweeper.study.trial_specs import TrialSpecs
 
 
@@ -35,6 +37,8 @@ class Trials:
     rule: StoppingRule | None = None
     """Rule after which an arm starts no further trial; None: every arm finishes."""
     arms: dict[str, ArmState] = field(default_factory=dict)
+    _shares_of: int = 0
+    """Number of ended trials that servers' costs were last shared out among."""
 
     def add(self, arm: ArmState) -> None:
         """Add an arm, with what an earlier run left of it."""
@@ -70,7 +74,7 @@ class Trials:
             return None
         return self.rule.reason(
             arm,
-            {name: state.ended for name, state in self.arms.items()},
+            self._ended(),
             running=[
                 (job.spec.arm, job.started - job.spec.earlier_seconds / job.spec.place.processes)
                 for job in self.jobs.running.values()
@@ -78,6 +82,23 @@ class Trials:
             ],
             now=time.time(),
         )
+
+    def _ended(self) -> Mapping[str, Mapping[int, TrialSummary]]:
+        """Return how trials ended, by arm and number, with their shares of servers' costs."""
+        ended = {name: state.ended for name, state in self.arms.items()}
+        count = sum(map(len, ended.values()))
+        if count != self._shares_of:
+            shares = self.recorder.ledger.shares(self._running())
+            for state in self.arms.values() if shares else ():
+                for number, trial in state.ended.items():
+                    key = job_key(state.files(self.paths, number))
+                    state.ended[number] = trial.with_shares(shares.get(key, {}))
+            self._shares_of = count
+        return ended
+
+    def _running(self) -> dict[str, Job]:
+        jobs = self.jobs.running.values()
+        return dict(running_job(job.spec, job.started) for job in jobs)
 
     # One trial
 
@@ -137,7 +158,7 @@ class Trials:
             )
         arm.ended[spec.number] = summarize(outcome)
         self.collaborators.observer.ended(spec, outcome)
-        self.recorder.record(arm, spec, outcome)
+        self.recorder.record(arm, spec, outcome, running=self._running())
         return None
 
     def _run_again(self, arm: ArmState, spec: TrialSpec, why: str) -> None:

@@ -12,7 +12,7 @@ from sweeper.config.settings import Method
 from sweeper.foundation.secrets import redact, redacted
 from sweeper.records import DataSummary, Outcome, Progress, StudyInputs, TrialSpec
 from sweeper.records.layout import JobPaths
-from sweeper.records.study_record import Provenance
+from sweeper.records.study_record import Provenance, StudyRecord
 from sweeper.tracking import mapping, points
 from sweeper.tracking.mapping import Role
 from sweeper.tracking.mlflow_store import MlflowStore, Run, RunStatus
@@ -174,6 +174,13 @@ class MlflowTracker(Tracker):
         self._set_status(run, status, outcome.finished)
         # Nothing more is written there, and its tags and parameters take room.
         del self._runs[_key(spec)]
+
+    def log_server_costs(self, record: StudyRecord) -> None:
+        """Record the trials' costs again, with their shares of what served models' servers cost."""
+        if costs := points.server_points(record):
+            for kind in _JOBS:
+                for run in self._store.find({**self._marks, "sweeper.kind": kind}):
+                    self._write(run, costs.get(_key_of(run.tags), ()))
 
     def finish_study(
         self, files: Sequence[Path], state: StudyEnd, verdict: Sequence[points.MetricPoint] = ()

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from sweeper.analysis.pair import pair_values
 from sweeper.records import Outcome, Progress, Scores
+from sweeper.records.study_record import StudyRecord
 from sweeper.tracking.mapping import Role, valid_key
 
 
@@ -60,6 +61,33 @@ def outcome_points(outcome: Outcome) -> list[MetricPoint]:
     return _points_at_end(values, outcome)
 
 
+def server_points(
+    record: StudyRecord,
+) -> dict[tuple[str, str | None, int | None], list[MetricPoint]]:
+    """Return costs of jobs that pay for servers, by kind (``trial``, ``final``), arm and number.
+
+    They follow the values of the jobs' ends: of a metric's values with one step the last counts.
+    """
+    ended = {
+        (kind, arm.name, job.number): job.outcome
+        for arm in record.arms
+        for kind, jobs in (("trial", arm.trials), ("final", arm.finals))
+        for job in jobs
+        if job.outcome is not None
+    }
+    when = max((outcome.finished for outcome in ended.values()), default=0.0) + 0.001
+    found: dict[tuple[str, str | None, int | None], list[MetricPoint]] = {}
+    for key, outcome in ended.items():
+        if servers := outcome.cost.servers:
+            values = {
+                "cost/device_seconds": outcome.cost.device_seconds,
+                "cost/served_device_seconds": sum(servers.values()),
+                **{f"cost/served_device_seconds_{role}": part for role, part in servers.items()},
+            }
+            found[key] = _points_at(values, when)
+    return found
+
+
 def baseline_points(role: Role, outcome: Outcome, *, test: bool = False) -> list[MetricPoint]:
     """Return a baseline's scores: ``teacher/selection``, ``teacher_test/test`` …."""
     if outcome.scores is None:
@@ -84,7 +112,11 @@ def _score_values(prefix: str, scores: Scores, suite: str = "selection") -> dict
 
 
 def _points_at_end(values: Mapping[str, float], outcome: Outcome) -> list[MetricPoint]:
-    when = _milliseconds(outcome.finished)
+    return _points_at(values, outcome.finished)
+
+
+def _points_at(values: Mapping[str, float], seconds: float) -> list[MetricPoint]:
+    when = _milliseconds(seconds)
     return [MetricPoint(valid_key(key), float(value), 0, when) for key, value in values.items()]
 
 

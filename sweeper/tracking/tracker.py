@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 from sweeper.config.settings import Method
 from sweeper.records import DataSummary, Outcome, Progress, StudyInputs, TrialSpec
 from sweeper.records.layout import JobPaths
-from sweeper.records.study_record import Provenance
+from sweeper.records.study_record import Provenance, StudyRecord
 from sweeper.tracking.mapping import Role
 from sweeper.tracking.points import MetricPoint
 
@@ -102,6 +102,13 @@ class Tracker(Protocol):
 
         Raises:
             LookupError: The trial's arm was not opened.
+        """
+
+    def log_server_costs(self, record: StudyRecord) -> None:
+        """Record the trials' costs again, with their shares of what served models' servers cost.
+
+        The shares change until a study ends, so that this comes right before ``finish_study``.
+        Nothing is recorded for trials that pay for no server.
         """
 
     def finish_study(

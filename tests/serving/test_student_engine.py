@@ -22,6 +22,7 @@ from tests.support.chat_server import Fault, close, half_a_body, hanging, reply
 from tests.support.student_server import (
     END,
     KEY,
+    SHARING,
     VOCABULARY,
     StudentServer,
     mark,
@@ -372,6 +373,27 @@ def test_a_job_that_is_killed_frees_the_server(server: StudentServer, tmp_path: 
     finally:
         release.set()
     assert server.weights == mark(two)
+
+
+def test_weights_in_a_gpu_s_memory_are_shared_under_a_name(server: StudentServer) -> None:
+    engine = StudentEngine(server.served, print)
+    version = engine.share({"mark": "shared"})
+    assert server.paths() == [*SHARING, "/reset_prefix_cache"]
+    [answer] = sample(engine, version, PROMPTS[:1])
+    assert answer.tokens == (*tokens_of("shared", PROMPTS[0], 0), END)
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"), [(reply(404), BadInputError), (reply(500), NoAnswerError)]
+)
+def test_weights_that_cannot_be_shared_are_given_at_once_by_files(
+    server: StudentServer, folder: Path, fault: Fault, error: type[Exception]
+) -> None:
+    server.fault = lambda path, body: fault if path == "/update_weights" else None
+    engine = StudentEngine(server.served, print)
+    with pytest.raises(error):
+        engine.share({"mark": "shared"})
+    assert [answer.tokens for answer in sample(engine, engine.load(folder))] == expected(folder)
 
 
 def test_a_server_that_has_ended_cannot_be_asked(server: StudentServer, folder: Path) -> None:

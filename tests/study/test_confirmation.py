@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from sweeper.analysis.server_costs import Share, charge
 from sweeper.config.study import StudyConfig
 from sweeper.foundation.errors import ConfigError
 from sweeper.records.layout import StudyPaths
@@ -63,6 +64,19 @@ def test_cheaper_arms_train_longer_for_the_same_cost(tmp_path: Path) -> None:
         ("device_seconds", 60),
     ]
     assert [final[3:] for final in shown(plan) if final[0] == "gkd"] == [("steps", 20)]
+
+
+def test_a_trial_that_pays_for_a_server_leaves_others_more_steps(tmp_path: Path) -> None:
+    taught = trial(0, 0.5)
+    assert taught.outcome is not None
+    # Its training takes 10 s, and 20 s of the server; that one's start does not grow with steps.
+    outcome = charge(taught.outcome, {"teacher": Share(used=20.0, idle=300.0)})
+    searched = record([taught.model_copy(update={"outcome": outcome})], [trial(0, 0.4)])
+    plan = open_in(tmp_path, config(seeds=1, compare_at=["steps", "device_seconds"]), searched)
+    assert [final[3:] for final in shown(plan) if final[0] == "sft"] == [
+        ("steps", 20),
+        ("device_seconds", 60),
+    ]
 
 
 def test_what_costs_the_same_or_is_not_claimed_is_not_trained_longer(tmp_path: Path) -> None:

@@ -25,6 +25,11 @@ from tests.support.chat_server import Fault, send
 
 KEY = "planted-key-of-the-student-0123456789"
 END, VOCABULARY = 99, 100
+SHARING = (
+    *("/init_weight_transfer_engine", "/start_weight_update", "/update_weights"),
+    "/finish_weight_update",
+)
+"""Paths by which weights come that lie in a GPU's memory."""
 Reply = tuple[int, object]
 
 
@@ -78,6 +83,10 @@ class StudentServer:
             return 200, {"results": [None]}
         if path == "/reset_prefix_cache":
             return 200, {"success": True}
+        if path == "/update_weights":
+            self.weights = body["update_info"]["mark"]
+        if path in SHARING:
+            return 200, {}
         assert path == "/v1/completions"
         tokens = [*tokens_of(self.weights, body["prompt"], body["seed"]), END]
         choice = {

@@ -53,6 +53,11 @@ class Seen:
     def values(self, key: str) -> list[float]:
         return [point.value for point in self.points if point.key == key]
 
+    def last(self, key: str) -> float:
+        """What MLflow shows: the last of the values with the highest step."""
+        points = [point for point in self.points if point.key == key]
+        return max(points, key=lambda point: (point.step, point.timestamp)).value
+
 
 @dataclass
 class Recorder:

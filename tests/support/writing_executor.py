@@ -89,10 +89,14 @@ class WritingExecutor:
             return []
         done, self._running, self._waited = self._running, [], False
         for spec in done:
-            outcome = outcome_of(spec).model_dump_json()
+            outcome = self.outcome_of(spec).model_dump_json()
             write_text_atomically(JobPaths(Path(spec.place.directory)).outcome, outcome)
         files = [JobPaths(Path(spec.place.directory)) for spec in done]
         return [Finished(spec, read_outcome(f), "") for spec, f in zip(done, files, strict=True)]
+
+    def outcome_of(self, spec: Spec) -> Outcome:
+        """How a job ends."""
+        return outcome_of(spec)
 
     def running(self) -> list[Spec]:
         return list(self._running)

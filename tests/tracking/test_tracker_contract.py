@@ -12,14 +12,18 @@ from typing import Any
 import pytest
 import sqlalchemy
 
+from sweeper.analysis.server_costs import Share, charge
 from sweeper.foundation.database_retry import Retry
 from sweeper.foundation.databases import with_driver
 from sweeper.records import EnqueuedSettings, Failure
+from sweeper.records.study_record import StudyRecord
 from sweeper.tracking.mapping import NOTE, PARENT, RUN_NAME, trial_tags
 from sweeper.tracking.mlflow_store import MlflowStore
 from sweeper.tracking.mlflow_tracker import MlflowTracker
 from sweeper.tracking.points import MetricPoint
 from sweeper.tracking.tracker import Tracker
+from tests.support.example_study import arm as arm_record
+from tests.support.example_study import study, trial
 from tests.support.memory_tracker import MemoryStore, MemoryTracker
 from tests.support.pairs import diagnosis
 from tests.support.postgres import QUOTED, Server
@@ -68,11 +72,18 @@ def steps(place: Recorder, tmp_path: Path) -> list[Callable[[Tracker], None]]:
         lambda tracker: tracker.finish_trial(trial_spec(), completed(), files),
         lambda tracker: tracker.start_trial(trial_spec(1)),
         lambda tracker: tracker.finish_trial(trial_spec(1), failed(), files),
+        lambda tracker: tracker.log_server_costs(served_study()),
         lambda tracker: (
             tracker.finish_study([report, records], "finished", verdict),
             tracker.close(),
         )[-1],
     ]
+
+
+def served_study() -> StudyRecord:
+    """The study's record in which the first trial pays for a server."""
+    shared = charge(completed(), {"teacher": Share(3.0, 1.0)})
+    return study([arm_record("gkd", [trial(0, shared), trial(1, failed())])])
 
 
 def check_whole_study(place: Recorder) -> None:
@@ -113,6 +124,11 @@ def check_whole_study(place: Recorder) -> None:
     assert first.values("score/four_digits") == [0.75]
     assert first.values("cost/steps") == [200]
     assert first.values("cost/seconds_rollout") == [20.0]
+    # The share of the teacher's server is known once the study ends.
+    assert first.last("cost/device_seconds") == 35.5
+    assert first.values("cost/served_device_seconds") == [4.0]
+    assert first.values("cost/served_device_seconds_teacher") == [4.0]
+    assert second.values("cost/served_device_seconds") == []
     assert second.values("score/selection") == []
     assert second.values("cost/device_seconds") == [31.5]
 

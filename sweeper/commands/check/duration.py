@@ -9,6 +9,8 @@ from sweeper.analysis.timing import DurationEstimate, StudyTiming
 from sweeper.config.arms import ArmConfig
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.settings import TrainingConfig, resolve
+from sweeper.config.started_server import StartedServer
+from sweeper.config.study import StudyConfig
 from sweeper.reporting.text.formatting import duration, listed, percent, whole_percents
 
 _SLOW = 60.0
@@ -17,8 +19,11 @@ _LARGE = 0.3
 """Share of a step from which on a part of it is worth being made faster."""
 
 
-def time_finding(expected: DurationEstimate) -> Finding:
-    """Describe the study's duration and what it is spent on."""
+def time_finding(expected: DurationEstimate, served: float = 0.0) -> Finding:
+    """Describe the study's duration and what it is spent on.
+
+    ``served`` are the device-hours of the teacher's server, on devices of its own.
+    """
     workers = f"{expected.workers} worker{'s' * (expected.workers != 1)}"
     detail = f"about {duration(expected.wall_seconds)} on {workers}"
     low, high = map(duration, expected.wall_range)
@@ -28,11 +33,25 @@ def time_finding(expected: DurationEstimate) -> Finding:
     shares = whole_percents({p.name: p.device_seconds / total for p in expected.phases})
     largest_first = sorted(shares.items(), key=lambda share: -share[1])
     parts = ", ".join(f"{name} {share} %" for name, share in largest_first)
-    return Finding(
-        state="ok",
-        what="time",
-        detail=f"{detail}, {expected.device_hours:.2g} device-hours: {parts}",
-    )
+    detail += f", {expected.device_hours:.2g} device-hours: {parts}"
+    if served:
+        detail += f"; about {served:.2g} more of the teacher's server"
+    return Finding(state="ok", what="time", detail=detail)
+
+
+def server_hours(config: StudyConfig, device: str, expected: DurationEstimate) -> float:
+    """Return the device-hours of the teacher's server that sweeper starts; 0 if it starts none.
+
+    It is up through the preparation, and through trials and confirmation runs if they ask it. On a
+    CPU, the ``device`` of trials, it has no device of its own.
+    """
+    server = config.teacher.server
+    if not isinstance(server, StartedServer) or not device.startswith("cuda"):
+        return 0.0
+    judges = any(arm.method in ("gkd", "supervised_kd") for arm in config.arms.values())
+    phases = ("preparation", "search", "confirmation") if judges else ("preparation",)
+    seconds = sum(phase.wall_seconds for phase in expected.phases if phase.name in phases)
+    return seconds * (1 if server.gpus is None else server.gpus) / 3600
 
 
 def budget_findings(
@@ -118,7 +137,9 @@ def slow_findings(
         models: dict[str, ModelConfig] = {"teacher": teacher, "student": student}
         if eager := [name for name, model in models.items() if model.is_eager()]:
             advice.append(f"Leave out attn_implementation: eager of the {listed(eager)}.")
-        if asked >= _LARGE and not teacher.compile:
+        if asked >= _LARGE and teacher.server is not None:
+            advice.append("Ask the teacher's server for more at a time: a higher concurrency.")
+        elif asked >= _LARGE and not teacher.compile:
             advice.append("Compile the teacher: compile: true.")
         sampled = ""
         if trial.rollout_length is not None:

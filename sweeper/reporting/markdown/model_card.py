@@ -27,6 +27,7 @@ from sweeper.reporting.text.markdown_escape import (
     inline,
     table,
 )
+from sweeper.reporting.text.server_costs import shares
 
 _Z = 1.96
 """Half the width of a 95 % interval in standard errors."""
@@ -166,7 +167,12 @@ def _scores(
         on_test = (test.teacher, test.starting_student) if test else (None, None)
         rows.append(_score_row("test", outcome.test_scores, on_test))
     yield table(["suite", "this model", "teacher", "starting student"], rows, left=(0,))
-    if dtype := outcome.scores.dtype if outcome.scores else None:
+    if outcome.scores and outcome.scores.engine == "vllm":
+        yield (
+            f"All models were scored in {outcome.scores.dtype}, by lm-eval through vLLM servers"
+            " that had their weights."
+        )
+    elif dtype := outcome.scores.dtype if outcome.scores else None:
         path = "pretrained=BASE,peft=PATH" if adapter else "pretrained=PATH"
         yield (
             f"All models were scored in {dtype}, by lm-eval with `--model_args"
@@ -210,6 +216,9 @@ def _training(record: StudyRecord, winner: Winner, outcome: Outcome) -> Iterator
         "device": f"{outcome.device}, {formatting.seconds(cost.device_seconds)} s with scoring",
         "parameters": formatting.count(outcome.model_parameters or 0),
     }
+    job = winner.final or winner.trial
+    if job.outcome is not None and (servers := job.outcome.cost.servers):
+        rows["servers"] = f"{shares(servers)} device-seconds, its share in the study"
     if lora := record.config["student"].get("lora"):
         changes = model_settings("lora", winner.trial.params)
         rows["adapter"] = formatting.settings({**lora, **changes})

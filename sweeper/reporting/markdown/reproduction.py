@@ -7,10 +7,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sweeper.analysis.scoring_dtype import UNDECLARED, scoring_dtype
+from sweeper.analysis.scoring_engine import scoring_engine
 from sweeper.foundation.secrets import redact
 from sweeper.records.study_record import Provenance, StudyRecord
-from sweeper.reporting.text.formatting import seconds
-from sweeper.reporting.text.markdown_escape import as_yaml, code, facts, fenced, inline
+from sweeper.reporting.text.markdown_escape import as_yaml, cell, code, facts, fenced, inline
+from sweeper.reporting.text.server_costs import programs_of
 from sweeper.reporting.text.terminal_escape import visible
 
 
@@ -36,6 +37,8 @@ def reproduction_sections(record: StudyRecord) -> Iterator[str]:
     """Yield command, seed, versions, hashes, and the study file itself."""
     yield "## Reproduction"
     scored_in = {"models scored in": scoring_dtype(record) or UNDECLARED}
+    if (engine := scoring_engine(record)) != "transformers":
+        scored_in["models scored by"] = engine
     yield facts(_provenance(record.provenance, record.config) | scored_in | _servers(record))
     yield "The command:"
     yield fenced(redact(record.provenance.command), "sh")
@@ -68,18 +71,11 @@ def _provenance(provenance: Provenance, config: dict[str, Any]) -> dict[str, str
 
 
 def _servers(record: StudyRecord) -> dict[str, str]:
-    """Return what served each model, how often it was started, and what that cost."""
-    rows = {}
+    """Return what served each model, and where."""
+    programs: dict[str, dict[str, None]] = {}
     for server in record.servers:
-        programs = dict.fromkeys(
-            f"{start.program} on {', '.join(start.devices)}" for start in server.starts
-        )
-        count = len(server.starts)
-        rows[f"served {server.role}"] = (
-            f"{'; '.join(programs)}: {count} start{'s' * (count != 1)},"
-            f" {seconds(server.device_seconds)} device-seconds"
-        )
-    return rows
+        programs.setdefault(f"served {server.role}", {}).update(dict.fromkeys(programs_of(server)))
+    return {role: cell("; ".join(names)) for role, names in programs.items()}
 
 
 def fingerprints(provenance: Provenance) -> dict[str, str]:

@@ -14,6 +14,7 @@ from sweeper.reporting.text import formatting
 from sweeper.reporting.text.headline import search_headline
 from sweeper.reporting.text.markdown_escape import cell, inline, table
 from sweeper.reporting.text.search import notes
+from sweeper.reporting.text.server_costs import EXPLANATION, TITLE, server_row, shares
 
 
 def plots(page: ReportData) -> dict[str, Figure | None]:
@@ -36,11 +37,14 @@ def sections(page: ReportData, images: set[str]) -> Iterator[str]:
         yield "\n".join(f"- {inline(note)}" for note in sentences)
     yield _cost_table(comparison)
     if seconds := comparison.preparation_cost.device_seconds:
+        paid = comparison.preparation_cost.servers
         yield (
             "Device-seconds include training and evaluation. Preparing and scoring the teacher and"
-            f" the starting student took another {formatting.seconds(seconds)} device-seconds,"
-            " shared by all arms and not included in these numbers."
+            f" the starting student took another {formatting.seconds(seconds)} device-seconds"
+            f"{f' ({shares(paid)})' if paid else ''}, shared by all arms and not included in these"
+            " numbers."
         )
+    yield from _servers(page)
     yield from _plots(images)
     yield from _fronts(comparison)
     yield from search_sections(comparison, page.search, images)
@@ -76,13 +80,27 @@ def _comparison_table(comparison: Comparison) -> str:
 
 def _cost_table(comparison: Comparison) -> str:
     rows = []
+    served = any(arm.cost.servers for arm in comparison.arms)
     for arm in comparison.arms:
         cost = formatting.best_cost(arm)
         costs = [str(cost.steps), formatting.tokens(cost)] if cost else ["", ""]
         settings, seconds = formatting.best_settings(arm), arm.cost.device_seconds
-        rows.append([arm.name, cell(settings), *costs, formatting.seconds(seconds)])
+        paid = sum(arm.cost.servers.values())
+        costs += [formatting.seconds(seconds), *([formatting.seconds(paid)] if served else [])]
+        rows.append([arm.name, cell(settings), *costs])
     header = ["arm", "best settings", "their steps", "their tokens trained / sampled"]
-    return table([*header, "device-seconds of all trials"], rows, left=(0, 1))
+    header += ["device-seconds of all trials", *(["of these, servers"] if served else [])]
+    return table(header, rows, left=(0, 1))
+
+
+def _servers(page: ReportData) -> Iterator[str]:
+    """Yield the servers of served models with what they cost, if there were any."""
+    if not page.record.servers:
+        return
+    rows = [[cell(text) for text in server_row(s).values()] for s in page.record.servers]
+    yield f"### {TITLE}"
+    yield table([*server_row(page.record.servers[0])], rows, left=(0, 1, 2, 6))
+    yield EXPLANATION
 
 
 def _plots(images: set[str]) -> Iterator[str]:

@@ -18,6 +18,7 @@ from rich.text import Text
 from sweeper.analysis.comparison import scored_trials, selection_score
 from sweeper.records.study_record import ArmRecord, StudyRecord
 from sweeper.reporting.console import Chain, definitions, part, plain_table
+from sweeper.reporting.tables.servers import served_part
 from sweeper.reporting.text import formatting, search
 
 _HEAD = ("trial", "state", "score", "seconds", "settings")
@@ -65,6 +66,8 @@ class StatusView:
                 yield from _aligned(rows[arm.name], widths, console, options.max_width)
         if any(arm.finals for arm in arms):
             yield part("Confirmation runs", _confirmation_table(record, digits))
+        if record.servers:
+            yield served_part(record.servers)
         if failed := [*search.failure_reasons(record), *_confirmation_failures(record)]:
             yield part("Failed trials", definitions((job, Text(why)) for job, why in failed))
 

@@ -10,6 +10,7 @@ from sweeper.config.confirm import ConfirmConfig
 from sweeper.records import Failure
 from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.text import formatting
+from sweeper.reporting.text.server_costs import shares_note
 from sweeper.reporting.text.teacher_gap import teacher_gap_warnings
 from sweeper.reporting.text.terminal_escape import visible
 
@@ -45,6 +46,7 @@ def notes(comparison: Comparison) -> list[str]:
             not comparison.higher_is_better,
             "Lower scores are better: a negative difference is a lead.",
         ),
+        (servers := shares_note(comparison), servers),
         (comparison.leaders, selection_note(comparison)),
         (any(arm.difference for arm in comparison.arms), UNPAIRED_NOTE),
         *((True, warning) for warning in teacher_gap_warnings(comparison)),

@@ -103,6 +103,15 @@ def test_the_time_is_reported_with_its_phases() -> None:
     )
 
 
+@pytest.mark.parametrize(("device", "told"), [("cuda:0", True), ("cpu", False)])
+def test_a_teachers_server_takes_devices_of_its_own(device: str, told: bool) -> None:
+    teacher = {"model": "models/large", "server": {"start": "vllm", "gpus": 2}}
+    arms = {"gkd": {"method": "seqkd", "trials": 1}, "sft": {"trials": 1}}
+    found = findings(study_timing(device=device), teacher=teacher, arms=arms)
+    # 13 s of preparation on two GPUs.
+    assert ("; about 0.0072 more of the teacher's server" in found["time"][1]) == told
+
+
 @pytest.mark.parametrize(
     ("budget", "state", "told"),
     [

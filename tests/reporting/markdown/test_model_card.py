@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
+from sweeper.analysis.server_costs import Share, charge
 from sweeper.analysis.winner import choose
 from sweeper.config.base import ScoringDtype
 from sweeper.reporting.markdown.model_card import model_card
@@ -48,6 +49,20 @@ def test_the_hub_reads_its_metadata(tmp_path: Path) -> None:
     assert "gkd" in found.tags
     assert [result.metric_value for result in found.eval_results] == [0.75, 0.7]
     assert {result.metric_type for result in found.eval_results} == {"exact_match"}
+
+
+def test_it_names_what_the_training_paid_for_servers(tmp_path: Path) -> None:
+    record = example_study()
+    winner = choose(record)
+    assert winner.trial.outcome is not None
+    shared = charge(winner.trial.outcome, {"teacher": Share(30.0, 2.0)})
+    winner = winner.model_copy(
+        update={"trial": winner.trial.model_copy(update={"outcome": shared})}
+    )
+    text = model_card(
+        record, winner, completed(0.75), base=None, teacher="a/teacher", adapter=False, repeated=""
+    )
+    assert "| servers | teacher's server 32 device-seconds, its share in the study |" in text
 
 
 def test_it_says_how_good_the_student_is_and_how_it_was_made(tmp_path: Path) -> None:

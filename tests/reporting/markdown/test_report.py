@@ -1,19 +1,23 @@
 from __future__ import annotations
 
+import io
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 from ruamel.yaml import YAML
 
 from sweeper.analysis.comparison import SELECTION_NOTE, UNCONFIRMED_NOTE
+from sweeper.analysis.server_costs import Share, charge
 from sweeper.foundation.secrets import redact
-from sweeper.records import ServerRecord, ServerStart
+from sweeper.records import ServerCost, ServerRecord, ServerStart
 from sweeper.records.archive import NAME
 from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.markdown.report import write_report
 from sweeper.reporting.report_data import ReportData
+from sweeper.reporting.summary import show_study
 from sweeper.reporting.text.markdown_escape import as_yaml, cell, fenced, setting, table
 from tests.support.example_study import (
     CONFIG,
@@ -215,5 +219,37 @@ def test_it_says_what_served_the_teacher_and_how_often_it_was_started(tmp_path: 
     ]
     server = ServerRecord(role="teacher", model="big", starts=tuple(starts))
     record = example_study().model_copy(update={"servers": (server,)})
-    expected = "vllm 0.30.0 on cuda:0, cuda:1: 2 starts, 120 device-seconds"
-    assert f"| served teacher | {expected} |" in _report(record, tmp_path)
+    text = _report(record, tmp_path)
+    assert "| served teacher | vllm 0.30.0 on cuda:0, cuda:1 |" in text
+    assert "| teacher's | big | vllm 0.30.0 on cuda:0, cuda:1 | 2 | 120 |" in text
+
+
+def test_it_says_what_servers_cost_and_who_pays(tmp_path: Path) -> None:
+    start = ServerStart(started=0.0, last_seen=50.0, program="vllm 0.30.0", devices=("cuda:1",))
+    cost = ServerCost(device_seconds=50.0, idle=20.0)
+    server = ServerRecord(role="teacher", model="big", starts=(start,), cost=cost)
+    unused = server.model_copy(
+        update={"cost": ServerCost(device_seconds=50.0, idle=50.0, unshared=50.0)}
+    )
+    record = example_study()
+    shared = tuple(
+        each.model_copy(
+            update={"outcome": each.outcome and charge(each.outcome, {"teacher": Share(1.0, 0.5)})}
+        )
+        for each in record.arms[0].trials[:2]
+    )
+    first = record.arms[0].model_copy(update={"trials": (*shared, *record.arms[0].trials[2:])})
+    changes = {"servers": (server, unused), "arms": (first, *record.arms[1:])}
+    page = ReportData.of(record.model_copy(update=changes))
+    write_report(page, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    row = "| teacher's | big | vllm 0.30.0 on cuda:1 | 1 | 50 |"
+    assert f"{row} 20 | jobs that used it |" in text
+    assert f"{row} 50 | no job |" in text
+    assert "device-seconds of all trials | of these, servers |" in text
+    assert "shares of served models' servers (gkd 3.0 of" in text
+    screen = io.StringIO()
+    show_study(page, Console(width=80, file=screen))
+    shown = " ".join(screen.getvalue().split())
+    assert "big · vllm 0.30.0 on cuda:1 · 1 start 50 device-seconds, 20 of them idle" in shown
+    assert "50 device-seconds, all of them idle (no job used it)" in shown
