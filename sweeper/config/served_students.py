@@ -6,16 +6,13 @@ import sys
 from collections.abc import Iterator
 
 from sweeper.config.base import KeyPath, Refusal
-from sweeper.config.lengths import samples
+from sweeper.config.lengths import has_engine, samples
 from sweeper.config.study import StudyConfig
 
 
 def samples_rollouts(config: StudyConfig) -> bool:
     """Return whether a trial may sample from its student by an engine of the study's."""
-    return any(
-        samples(arm) and arm.settings.get("engine", config.training.engine) == "sweeper"
-        for arm in config.arms.values()
-    )
+    return any(samples(arm) and has_engine(config, arm) for arm in config.arms.values())
 
 
 def students_server_key(config: StudyConfig) -> KeyPath | None:

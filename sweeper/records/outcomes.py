@@ -9,8 +9,9 @@ from pydantic import Field
 
 from sweeper.config.base import ScoringDtype
 from sweeper.config.evaluation import ScoringEngine
-from sweeper.records.base import SCHEMA_VERSION, Failure, Record, with_remedies
+from sweeper.records.base import SCHEMA_VERSION, Failure, Record, left_out_if_none, with_remedies
 from sweeper.records.data_check import DataCheck, DataSummary
+from sweeper.records.engines import EngineChoice
 from sweeper.records.pair import PairDiagnosis
 
 INTERIM_PHASE = "interim score"
@@ -63,6 +64,8 @@ class Progress(Record):
     """Points of the training curve at ``step``: ``loss``, ``learning_rate``, …"""
     collapse: tuple[CollapseSign, ...] = ()
     """Signs of collapse that this point makes certain."""
+    warnings: tuple[str, ...] = ()
+    """Warnings about the training at this point, for the user."""
     interim: IntermediateScore | None = None
     seconds_before: float = 0.0
     """Seconds of the steps that an earlier attempt did, where a training resumes from them."""
@@ -182,6 +185,13 @@ class Rollouts(Record):
     """Nats a token, at the same positions; None of a served teacher, too."""
     teacher_logprob: float | None = None
     """Log-probability of the student's tokens under the teacher, nats a token."""
+    logprob_diff: float | None = left_out_if_none()
+    """Mean absolute difference between the log-probabilities of the student's tokens in the engine
+    that sampled them and in the training, in nats; None if the engine does not report them."""
+    logprob_diff_max: float | None = left_out_if_none()
+    """Largest of these differences."""
+    logprob_diff_limit: float | None = left_out_if_none()
+    """Mean difference above which the trial warned."""
 
 
 class Outcome(Record):
@@ -199,6 +209,8 @@ class Outcome(Record):
     """Findings of the ``data`` step, even if it failed."""
     pair: PairDiagnosis | None = None
     """Diagnosis of teacher and student, from the ``pair`` step."""
+    engines: EngineChoice | None = left_out_if_none()
+    """What samples the study's rollouts, from the ``engines`` step."""
     notes: tuple[str, ...] = ()
     """Notes for the user."""
     held_out: str | None = None

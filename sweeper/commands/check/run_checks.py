@@ -186,7 +186,7 @@ def time_findings(
         time_finding(expected, server_hours(config, timing.device, expected)),
         *budget_findings(expected, compute.devices_per_trial, wall_time, limits),
         *timeout_findings(expected, compute.trial_timeout, compute.stall_timeout),
-        *slow_findings(timing, config.arms, config.training, config.teacher, config.student),
+        *slow_findings(timing, config),
     ]
 
 
