@@ -43,7 +43,7 @@ from sweeper.commands.check.power import (
     design_findings,
 )
 from sweeper.commands.check.probe import probe
-from sweeper.commands.check.served_models import beside_servers, served_finding
+from sweeper.commands.check.served_models import beside_servers, length_findings, served_finding
 from sweeper.commands.check.settings import settings_findings
 from sweeper.commands.check.starts import start_findings
 from sweeper.config.judgement import judged
@@ -255,6 +255,7 @@ def judge(
             *machine_findings(config, [*filter(lacks_bfloat16, machine.devices)], os.environ),
             *machine.problems,
             *filter(None, [served_finding(machine.servers)]),
+            *length_findings(study, data_check.data),
             *_memory(config, data_check, shapes, machine, student),
             confirmation_finding(seeds if has_test else None, pairs),
             *declared_comparisons(config.compare),

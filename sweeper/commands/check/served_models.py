@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sweeper.analysis.findings import Finding
 from sweeper.config.loading import LoadedStudy
-from sweeper.config.served_students import may_serve_students, students_server_key
+from sweeper.config.served_students import (
+    MAX_LENGTH,
+    longest_rollout,
+    may_serve_students,
+    students_server_key,
+)
 from sweeper.config.started_server import VllmServer
 from sweeper.execution.device_sharing import DeviceMemory, DeviceSlots
+from sweeper.records import DataSummary
 from sweeper.reporting.text.terminal_escape import visible
 from sweeper.serving.launch import CPU_CACHE_BYTES
 from sweeper.study.served_models import Role, roles_of_trials, server_devices, started_server
@@ -97,6 +103,33 @@ def served_finding(servers: Sequence[PlannedServer]) -> Finding | None:
         return None
     detail = "; ".join(map(_described, servers))
     return Finding(state="ok", what="served models", detail=visible(f"vLLM serves {detail}"))
+
+
+def length_findings(study: LoadedStudy, data: DataSummary | None) -> Iterator[Finding]:
+    """Yield which texts of the data and the suites the students' servers could not read."""
+    config, what = study.config, "served models"
+    limit = config.compute.vllm.max_length
+    if data is None or limit is None or students_server_key(config) is None:
+        return
+    sampled, _ = longest_rollout(config)
+    if sampled and data.lengths is not None:
+        prompt = data.lengths.prompts.longest
+        if prompt + sampled > limit:
+            message = (
+                f"expected at least {prompt + sampled}, for the longest prompt of {prompt} tokens"
+                f" with its answer (max_new_tokens: {sampled}), found {limit}"
+            )
+            problem = study.file.problem(MAX_LENGTH, message)
+            yield Finding(state="error", what=what, detail=message, place=problem.place)
+    if config.evaluation.engine == "vllm":
+        tokens, task = max(((one.tokens, one.task) for one in data.scored), default=(0, ""))
+        if tokens > limit:
+            detail = (
+                f"compute.vllm.max_length: {limit} may be too few for the suites: texts of the task"
+                f" {task} with their answers have up to about {tokens} tokens"
+            )
+            advice = f"Write {tokens}, or fewer max_gen_toks in the task."
+            yield Finding(state="warning", what=what, detail=visible(detail), advice=advice)
 
 
 def beside_servers(

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from sweeper.analysis.findings import Finding
 from sweeper.commands.check.machine import machine_of
 from sweeper.commands.check.memory_findings import Forecast, StudyTrainings, largest
 from sweeper.commands.check.memory_forecast import GIB, DeviceKind, Peak, Sizes, moments
 from sweeper.commands.check.served_models import (
     LIBRARIES,
     beside_servers,
+    length_findings,
     planned_servers,
     served_finding,
 )
@@ -21,6 +23,7 @@ from sweeper.config.loading import LoadedStudy, load_study
 from sweeper.config.study import StudyConfig
 from sweeper.execution.device_sharing import DeviceMemory
 from sweeper.execution.devices import main_memory
+from sweeper.records import ScoredTask
 from tests.support.gpus import report_gpus
 from tests.support.memory_shapes import DATA, LINEAR, STUDENT, config, memory_findings, shapes
 from tests.support.served_models import FAKE_VLLM
@@ -54,7 +57,9 @@ def rooms(study: LoadedStudy) -> list[DeviceMemory]:
 
 def test_a_study_without_servers_has_no_row(load: Callable[..., LoadedStudy]) -> None:
     assert row(load()) == ""
-    assert row(load(arms={"sft": {}}, rollouts={"engine": "auto"})) == ""
+    quantized = {"model": "builtin/adder-student", "lora": {}, "quantization": "int8"}
+    tried = load(arms={"gkd": {}}, rollouts={"engine": "auto"}, student=quantized)
+    assert row(tried) == ""
 
 
 def test_each_server_is_named_with_its_devices(load: Callable[..., LoadedStudy]) -> None:
@@ -246,6 +251,37 @@ def test_a_gpu_has_a_copy_of_weights_that_are_not_given_as_they_are(
     peaks = moments(setup, STUDENT.model_copy(update=student), None, sizes, "cuda")
     [given] = [one for one in peaks if one.moment == "giving a server its weights"]
     assert given.parts.get("weights for a server", 0) == copied
+
+
+def test_the_longest_prompt_with_its_answer_has_to_fit(load: Callable[..., LoadedStudy]) -> None:
+    # The longest prompt of these data has 256 tokens.
+    arms = {"gkd": {"settings": {"max_new_tokens": 48}}}
+
+    def found(limit: int | None) -> list[Finding]:
+        vllm = {} if limit is None else {"max_length": limit}
+        study = load(arms=arms, compute={"device": "cpu", "vllm": vllm}, **VLLM)
+        return list(length_findings(study, DATA))
+
+    [finding] = found(303)
+    assert finding.state == "error"
+    assert "expected at least 304, for the longest prompt of 256 tokens" in finding.detail
+    assert finding.place.endswith("compute.vllm.max_length")
+    assert found(304) == found(None) == []
+
+
+def test_texts_of_the_suites_may_be_too_long(load: Callable[..., LoadedStudy]) -> None:
+    study = load(
+        arms={"sft": {}},
+        compute={"device": "cpu", "vllm": {"max_length": 128}},
+        teacher=teacher(gpus=0) | {"dtype": "float32"},
+        evaluation=evaluated("vllm"),
+    )
+    tasks = [ScoredTask(task=n, texts=3, tokens=t, likelihoods=False) for n, t in (("a", 99),)]
+    assert list(length_findings(study, DATA.model_copy(update={"scored": tuple(tasks)}))) == []
+    tasks += [ScoredTask(task="b", texts=3, tokens=200, likelihoods=False)]
+    [finding] = length_findings(study, DATA.model_copy(update={"scored": tuple(tasks)}))
+    assert finding.state == "warning"
+    assert "texts of the task b with their answers have up to about 200 tokens" in finding.detail
 
 
 def test_a_server_without_devices_is_reported_once(
