@@ -45,9 +45,10 @@ def served_students_problems(config: StudyConfig) -> Iterator[Refusal]:
         longest = config.compute.vllm.max_length
         sampled, of_key = longest_rollout(config)
         if longest is not None and longest <= sampled:
+            named = ".".join(map(str, of_key))
             message = (
-                f"expected more than {sampled} ({'.'.join(map(str, of_key))}), found {longest}: a prompt with"
-                " its answer has to fit"
+                f"expected more than {sampled} ({named}), found {longest}: a prompt with its answer"
+                " has to fit"
             )
             yield MAX_LENGTH, message
     elif "vllm" in config.compute.model_fields_set and config.rollouts.engine != "auto":
