@@ -102,6 +102,9 @@ class Coordinator:
         self._search()
         if config.confirms():
             self._confirm()
+        if served := self._collaborators.served:
+            # When they ended is part of the record.
+            served.serve((), (), self._wait_for, lambda: None)
         return self.record()
 
     def record(self) -> StudyRecord:
