@@ -6,7 +6,7 @@ import os
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,10 +25,12 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweeper.config.compute import ComputeConfig
 from sweeper.execution import ray_node
+from sweeper.execution.cluster import Node, NodeOrder
 from sweeper.execution.device_sharing import make_resources, per_device
 from sweeper.execution.executor import Busy, Finished, Spec
 from sweeper.execution.processes import signals_waiting
 from sweeper.execution.ray_connection import connected, last_line
+from sweeper.execution.ray_servers import RayServers, find_vllm_on
 from sweeper.foundation.environment import package_versions
 from sweeper.foundation.errors import SweeperError
 from sweeper.records import Outcome, Resources
@@ -84,6 +86,8 @@ class RayExecutor:
         self._jobs: list[_RayJob] = []
         self._looked: dict[str, bool] = {}
         """True for each node, by its id, on which jobs can run."""
+        self._kept_to: frozenset[str] | None = None
+        """Ids of the nodes on which jobs may start now; None: all."""
         self._environment = {
             key: os.environ[key] for key in ray_node.ENVIRONMENT if key in os.environ
         }
@@ -140,16 +144,18 @@ class RayExecutor:
     def next_resources(self, directory: Path) -> Resources:
         """Return where the next job runs that works in ``directory``."""
         found = [f"cuda:{index}" if self._gpu else "cpu" for index in range(self._each)]
-        return make_resources(directory, found, self._threads)
+        place = make_resources(directory, found, self._threads)
+        return place.model_copy(update={"node": next(iter(self._free_nodes()), "")})
 
     def submit(self, spec: Spec) -> None:
-        """Start a job.
+        """Start a job, on the node that its place names, if it names one.
 
         Raises:
-            Busy: Nothing is free.
+            Busy: Nothing is free, or that node is not.
         """
         free = self._free_nodes()
-        if not free:
+        node = spec.place.node or next(iter(free), "")
+        if node not in free:
             raise Busy("All nodes of the cluster are busy.")
         place = spec.place.model_copy(update={"directory": os.path.abspath(spec.place.directory)})
         text = spec.model_copy(update={"place": place}).model_dump_json()
@@ -157,11 +163,11 @@ class RayExecutor:
             num_cpus=self._threads,
             num_gpus=self._gpu * self._each,
             name=f"sweeper {Path(place.directory).name}",
-            scheduling_strategy=NodeAffinitySchedulingStrategy(free[0], soft=False),
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
         )
         with signals_waiting():
             task = run.remote(text, self._gpu, os.getcwd(), self._environment, self._work)
-            self._jobs.append(_RayJob(spec, task, free[0]))
+            self._jobs.append(_RayJob(spec, task, node))
 
     def wait(self, timeout: float) -> list[Finished]:
         """Return the jobs that ended, waiting up to ``timeout`` seconds for the first."""
@@ -198,6 +204,38 @@ class RayExecutor:
             _wait_for_its_process(job.spec)
         self._jobs = []
 
+    # Servers next to jobs
+
+    @property
+    def gpu_per_job(self) -> float:
+        """GPUs that a job takes, possibly a part of one; 0: jobs run on CPUs."""
+        return self._gpu * self._each
+
+    def nodes(self) -> list[Node]:
+        """Return the nodes on which jobs can run now."""
+        alive = self._usable()
+        return [
+            Node(
+                found["NodeID"],
+                found["NodeManagerHostname"],
+                int(found["Resources"].get("GPU", 0)),
+            )
+            for found in alive
+            if self._room(found)
+        ]
+
+    def keep_to(self, nodes: Collection[str] | None) -> None:
+        """Start jobs only on the nodes of these ids; None: on all."""
+        self._kept_to = None if nodes is None else frozenset(nodes)
+
+    def find_vllm(self, nodes: Sequence[Node], python: str | None) -> list[tuple[str, str]]:
+        """Return for each node the version of vLLM that it has, or why it has none."""
+        return find_vllm_on(nodes, python)
+
+    def start_servers(self, node: Node, order: NodeOrder) -> RayServers:
+        """Begin to start servers on a node."""
+        return RayServers(node, order, self._environment)
+
     def _share_of_gpu(self) -> float:
         if self._wanted_gpu is not None:
             return self._wanted_gpu
@@ -214,15 +252,13 @@ class RayExecutor:
 
     def _free_nodes(self) -> list[str]:
         """Return the nodes of the next jobs, one entry a job: the emptiest node first."""
-        alive = _alive()
-        for problem in self._look_over(alive):
-            warnings.warn(f"{problem}: no trial runs there", stacklevel=2)
+        alive = self._usable()
         running = Counter(job.node for job in self._jobs)
         unused = available_resources_per_node()
         free = [
             (running[name] + taken, name)
             for name, found in ((found["NodeID"], found) for found in alive)
-            if self._looked.get(name)
+            if self._kept_to is None or name in self._kept_to
             # What others use is free no more; what we use may not be reported yet.
             for taken in range(
                 min(self._room(found) - running[name], self._unused(unused.get(name, {})))
@@ -230,6 +266,13 @@ class RayExecutor:
         ]
         most = len(free) if self._most is None else self._most - len(self._jobs)
         return [name for _, name in sorted(free)][: max(0, most)]
+
+    def _usable(self) -> list[dict[str, Any]]:
+        """Return the nodes that see what they must."""
+        alive = _alive()
+        for problem in self._look_over(alive):
+            warnings.warn(f"{problem}: no trial runs there", stacklevel=3)
+        return [found for found in alive if self._looked.get(found["NodeID"])]
 
     def _unused(self, resources: Mapping[str, float]) -> int:
         """Return how many jobs a node has room for next to whatever it runs."""

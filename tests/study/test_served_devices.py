@@ -11,7 +11,8 @@ import pytest
 from sweeper.config.loading import LoadedStudy, load_study
 from sweeper.config.started_server import StartedServer
 from sweeper.foundation.errors import ConfigError
-from sweeper.study.served_models import server_devices, server_problems, started_server
+from sweeper.study.served_models import server_devices, server_problems
+from sweeper.study.served_orders import started_server
 
 WriteStudy = Callable[..., Path]
 
