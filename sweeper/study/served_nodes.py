@@ -247,16 +247,20 @@ class ServedOnNodes:
             assert isinstance(order.server, StartedServer)
             taken, own = teacher_gpus(node.gpus, order.server.gpus, self._cluster.gpu_per_job)
             last = tuple(f"cuda:{at}" for at in range(node.gpus - taken, node.gpus)) or ("cpu",)
-            servers = [(self._paths.server(f"teacher@{node.name}"), last)]
+            servers = [(self._files(f"teacher@{node.name}"), last)]
         else:
             order = student_order(study, self._paths)
             gpus = [f"cuda:{at}" for at in range(node.gpus)] if self._cluster.gpu_per_job else []
             servers = [
-                (self._paths.server(f"student@{node.name}@{device}"), (device,))
+                (self._files(f"student@{node.name}@{device}"), (device,))
                 for device in gpus or ["cpu"]
             ]
         version = self._versions.get((node.id, role)) or self._find(node)
         return NodeOrder(order, version, servers, own, self._patience)
+
+    def _files(self, name: str) -> ServerPaths:
+        """Return a server's files by a path that does not depend on the working directory."""
+        return ServerPaths(self._paths.server(name).directory.absolute())
 
     def _find(self, node: Node) -> str:
         """Return the version of vLLM on a node for servers that no key asks for."""

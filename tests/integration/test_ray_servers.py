@@ -35,6 +35,7 @@ pytestmark = [
 
 WriteStudy = Callable[..., Path]
 TEACHER = {"model": "builtin/adder-teacher", "server": {"start": "vllm", "concurrency": 4}}
+KEYS: dict[str, Any] = {"teacher": TEACHER, "arms": {"seqkd": {}}, "trials": 1}
 PATIENCE = Patience(check_every=0.1, back_off=(0.0, 0.0, 0.0), grace=1.0)
 
 
@@ -192,8 +193,7 @@ def test_a_server_that_fails_on_a_node_stops_the_study(
     write_study: WriteStudy, servers: FakeServers, cluster: Any
 ) -> None:
     servers.tell("last_words", "torch.OutOfMemoryError: CUDA out of memory.")
-    arms: dict[str, Any] = {"seqkd": {}}
-    study = WholeStudy(write_study(teacher=TEACHER, arms=arms, compute=compute(cluster)).parent)
+    study = WholeStudy(write_study(**KEYS, compute=compute(cluster)).parent)
     done = study.run()
     shown = " ".join(done.stderr.split())
     assert done.returncode == 1, shown
@@ -206,8 +206,7 @@ def test_a_server_that_fails_on_a_node_stops_the_study(
 def test_a_killed_coordinator_leaves_its_server_to_the_next_run(
     write_study: WriteStudy, servers: FakeServers, cluster: Any
 ) -> None:
-    arms: dict[str, Any] = {"seqkd": {}}
-    study = WholeStudy(write_study(teacher=TEACHER, arms=arms, compute=compute(cluster)).parent)
+    study = WholeStudy(write_study(**KEYS, compute=compute(cluster)).parent)
     silent = servers.tell("silent")
     stopped = study.run_until(lambda: bool(servers.starts()), signal.SIGINT, group=True)
     assert stopped.returncode == 130
