@@ -36,10 +36,10 @@ class NodeOrder:
     version: str
     """Version of vLLM there."""
     servers: Sequence[tuple[ServerPaths, tuple[str, ...]]]
-    """Files of each server, and its devices by the names that torch has for the node's; none: the
-    GPUs that it is given by the cluster."""
+    """Files of each server, and its devices, by the names that torch has for those of the node."""
     own_gpus: int
-    """GPUs that the cluster keeps for it, and gives to no job meanwhile."""
+    """Number of GPUs that the cluster chooses for it, in place of these devices, and gives to no
+    job meanwhile; 0: none."""
     patience: Patience
 
 

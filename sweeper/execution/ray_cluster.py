@@ -7,8 +7,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,7 +18,6 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
-from filelock import FileLock, Timeout
 from ray._private.state import available_resources_per_node
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -30,24 +28,14 @@ from sweeper.execution.device_sharing import make_resources, per_device
 from sweeper.execution.executor import Busy, Finished, Spec
 from sweeper.execution.processes import signals_waiting
 from sweeper.execution.ray_connection import connected, last_line
+from sweeper.execution.ray_jobs import GRACE_SECONDS, RayJob, collect, wait_for_its_process
 from sweeper.execution.ray_servers import RayServers, find_vllm_on
 from sweeper.foundation.environment import package_versions
 from sweeper.foundation.errors import SweeperError
 from sweeper.records import Outcome, Resources
-from sweeper.records.layout import JobPaths
-from sweeper.records.outcome_files import read_outcome
 
 _LOOK_SECONDS = 120.0
 """Seconds that a node may take to report what it sees; it imports sweeper meanwhile."""
-_GRACE_SECONDS = 5.0
-"""Seconds that a job whose task has ended may hold its directory."""
-
-
-@dataclass
-class _RayJob:
-    spec: Spec
-    task: Any
-    node: str
 
 
 class RayExecutor:
@@ -83,7 +71,7 @@ class RayExecutor:
         """Share of each GPU that a job takes; all of a trial's are of one node."""
         self._written = [path.absolute() for path in written]
         self._read = [path.absolute() for path in read]
-        self._jobs: list[_RayJob] = []
+        self._jobs: list[RayJob] = []
         self._looked: dict[str, bool] = {}
         """True for each node, by its id, on which jobs can run."""
         self._kept_to: frozenset[str] | None = None
@@ -167,7 +155,7 @@ class RayExecutor:
         )
         with signals_waiting():
             task = run.remote(text, self._gpu, os.getcwd(), self._environment, self._work)
-            self._jobs.append(_RayJob(spec, task, node))
+            self._jobs.append(RayJob(spec, task, node))
 
     def wait(self, timeout: float) -> list[Finished]:
         """Return the jobs that ended, waiting up to ``timeout`` seconds for the first."""
@@ -181,7 +169,7 @@ class RayExecutor:
             ended = []
         finished = [job for job in self._jobs if job.task in ended]
         self._jobs = [job for job in self._jobs if job.task not in ended]
-        return [_collect(job) for job in finished]
+        return [collect(job) for job in finished]
 
     def running(self) -> list[Spec]:
         """Return the jobs that run, in the order of their start."""
@@ -199,9 +187,9 @@ class RayExecutor:
             ray.cancel(job.task, force=True)
         tasks = [job.task for job in self._jobs]
         if tasks:
-            ray.wait(tasks, num_returns=len(tasks), timeout=_GRACE_SECONDS)
+            ray.wait(tasks, num_returns=len(tasks), timeout=GRACE_SECONDS)
         for job in self._jobs:
-            _wait_for_its_process(job.spec)
+            wait_for_its_process(job.spec)
         self._jobs = []
 
     # Servers next to jobs
@@ -325,33 +313,3 @@ class RayExecutor:
 
 def _alive() -> list[dict[str, Any]]:
     return [found for found in ray.nodes() if found["Alive"]]
-
-
-def _collect(job: _RayJob) -> Finished:
-    try:
-        text, reason = ray.get(job.task)
-    except ray.exceptions.RayError as error:
-        _wait_for_its_process(job.spec)
-        outcome = read_outcome(JobPaths(Path(job.spec.place.directory)))
-        return Finished(job.spec, outcome, _reason(error))
-    outcome = Outcome.model_validate_json(text) if text is not None else None
-    return Finished(job.spec, outcome, reason)
-
-
-def _reason(error: ray.exceptions.RayError) -> str:
-    if isinstance(error, ray.exceptions.TaskCancelledError):
-        return "it was cancelled"
-    if isinstance(error, ray.exceptions.NodeDiedError | ray.exceptions.TaskUnschedulableError):
-        return "its node left the cluster"
-    if isinstance(error, ray.exceptions.OutOfMemoryError):
-        return "Ray ended it, because its node ran out of memory"
-    if isinstance(error, ray.exceptions.WorkerCrashedError):
-        return "its Ray worker was ended"
-    return f"its Ray task failed: {last_line(error)}"
-
-
-def _wait_for_its_process(spec: Spec) -> None:
-    """Wait until nothing works in the job's directory; not for a machine that is out of reach."""
-    lock = JobPaths(Path(spec.place.directory)).lock
-    with suppress(Timeout, OSError), FileLock(lock, timeout=_GRACE_SECONDS):
-        pass

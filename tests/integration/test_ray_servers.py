@@ -70,6 +70,12 @@ def starts(paths: StudyPaths) -> dict[str, tuple[ServerStart, ...]]:
     return {name: record.starts for name, record in records.items() if record}
 
 
+def watcher_of(paths: StudyPaths, name: str) -> int:
+    """The process that watches a server: the parent of the server's keeper."""
+    keeper = json.loads(paths.server(name).processes.read_text())["keeper"]["pid"]
+    return int(Path(f"/proc/{keeper}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 @dataclass
 class ServedJobs:
     """Jobs on a cluster that ask the servers of their nodes."""
@@ -82,6 +88,11 @@ class ServedJobs:
     def look(self) -> None:
         self.served.check()
         self.lines += self.served.messages()
+
+    def looked_for(self, text: str) -> bool:
+        """Look, and return whether there was ever a message with that text."""
+        self.look()
+        return any(text in line for line in self.lines)
 
     def wait_for_room(self, jobs: int) -> None:
         def is_there() -> bool:
@@ -167,6 +178,12 @@ def test_jobs_ask_the_servers_of_their_node_and_nodes_come_and_go(
         wait_until(lambda: len(servers.starts()) == 5, "a restart")
         jobs.look()
         assert servers.starts()[4]["port"] == servers.starts()[0]["port"]
+        # So is the process that watches them, which then finds them.
+        os.kill(watcher_of(paths, next(iter(recorded))), signal.SIGKILL)
+        wait_until(lambda: jobs.looked_for("has ended"), "the loss of the watching process")
+        jobs.wait_for_room(4)
+        assert jobs.looked_for("found the server of the last run")
+        assert len(servers.starts()) == 5
         # A node that joins gets its own; the cluster keeps one of its GPUs for the teacher.
         third = cluster.add_node(num_cpus=1, num_gpus=2)
         jobs.wait_for_room(5)
