@@ -17,6 +17,7 @@ from scipy import stats
 from sweeper.analysis.comparison import Score, compare
 from sweeper.analysis.pair import PairSummary, summarize_pairs
 from sweeper.analysis.scoring_dtype import UNDECLARED, scoring_dtype
+from sweeper.analysis.scoring_engine import scoring_engine
 from sweeper.analysis.stats.crossed_effects import Matrix, estimate
 from sweeper.analysis.stats.significance import Conclusion
 from sweeper.analysis.stats.unpaired import estimate_unpaired
@@ -212,6 +213,12 @@ def _not_comparable(first: StudyRecord, other: StudyRecord) -> str:
         return (
             "their test suites do not hold the same documents, scored and weighted the same way:"
             " arms cannot be compared in pairs."
+        )
+    engines = [scoring_engine(record) for record in (first, other)]
+    if engines[0] != engines[1]:
+        return (
+            f"they were scored by {engines[1]} and by {engines[0]}: their scores do not compare."
+            " Run one of them again, with the other's evaluation.engine."
         )
     precisions = [scoring_dtype(record, teacher=False) or UNDECLARED for record in (first, other)]
     if precisions[0] != precisions[1]:

@@ -68,8 +68,9 @@ class ComputeConfig(Strict):
     instead of bringing the machine to a halt. The processes of a trial on several devices may take
     an equal part of it each. (Linux; a GPU's memory is not meant.)"""
     teacher_states_gib: Gibibytes = 20.0
-    """GiB that the teacher's hidden states on sequences that do not change may take in the cache;
-    the least recently used go first. 0: they are computed again in every trial."""
+    """GiB that the teacher's hidden states on sequences that do not change, or a served teacher's
+    judgement of them, may take in the cache; the least recently used go first. 0: they are
+    computed, or asked for, again in every trial."""
     vllm: StudentServer = StudentServer()
     """The servers of `rollouts.engine: vllm` and `evaluation.engine: vllm`."""
 

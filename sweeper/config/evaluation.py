@@ -8,6 +8,8 @@ from pydantic import Field
 
 from sweeper.config.base import PositiveInt, ScoringDtype, Strict
 
+ScoringEngine = Literal["transformers", "vllm"]
+
 
 class EvaluationConfig(Strict):
     """How students are scored."""
@@ -20,7 +22,7 @@ class EvaluationConfig(Strict):
     """The precision that every model is scored in, whatever it is trained in; by default the first
     that the study file names: `student.dtype`, `teacher.dtype`, `training.bf16` or `fp16`, else
     float32. None in the records of studies that began before this key was there."""
-    engine: Literal["transformers", "vllm"] = "transformers"
+    engine: ScoringEngine = "transformers"
     """What computes answers and log-probabilities: the loaded model, or a vLLM server that has its
     weights. Scores of different engines are not compared."""
     batch_size: PositiveInt = 64

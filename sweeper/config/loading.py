@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import filecmp
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from sweeper.config.base import KeyPath, short
+from sweeper.config.evaluation import ScoringEngine
 from sweeper.config.names import NAME_PATTERN
 from sweeper.config.placeholders import left_over
 from sweeper.config.refusals import refusals
@@ -34,6 +35,8 @@ class LoadedSuite:
 
     config: SuiteConfig
     path: Path
+    engine: ScoringEngine = "transformers"
+    """What computes the scores of the study that names it."""
 
     @property
     def task_directories(self) -> list[Path]:
@@ -81,7 +84,8 @@ def load_study(path: Path, overrides: Sequence[str] = ()) -> LoadedStudy:
         if isinstance(name, str) and name:
             suite = _load_suite(file, ("evaluation", role), name, path, problems)
             if suite:
-                suites[role] = suite
+                engine = config.evaluation.engine if config else suite.engine
+                suites[role] = replace(suite, engine=engine)
     test = suites.get("test")
     if config is not None and config.confirms() and test and test.config.aggregate != "mean":
         message = (

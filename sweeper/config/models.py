@@ -64,8 +64,8 @@ class ModelConfig(Strict):
     """Layers that a student keeps, without the others: a number of layers, evenly spread with the
     first and the last among them; or a list of layers, counted from 0."""
     server: Server | None = None
-    """A server that gives the teacher's answers, for `seqkd` and a warm start by it. Trials then do
-    not load the teacher. `{url: …}`: one elsewhere. `{start: vllm}`: one that sweeper starts."""
+    """A server that gives the teacher's answers, and, if it is vLLM's, its judgement. Trials then
+    do not load the teacher. `{url: …}`: one elsewhere. `{start: vllm}`: one that sweeper starts."""
 
     def has_tokenizer(self) -> bool:
         """Return True if the model's configuration and tokenizer are read; else it is a name."""

@@ -22,6 +22,7 @@ from sweeper.config.optimisation import (
     optimiser_problem,
     schedule_problems,
 )
+from sweeper.config.scoring_engine import scoring_engine_problems
 from sweeper.config.served_students import served_students_problems
 from sweeper.config.served_teacher import served_teacher_problems
 from sweeper.config.settings import MethodSettings, resolve
@@ -35,6 +36,7 @@ NO_FP16 = "fp16 needs a GPU (bf16 also works on a CPU)"
 def refusals(config: StudyConfig) -> Iterator[Refusal]:
     """Yield what is refused, each with its place."""
     yield from served_teacher_problems(config)
+    yield from scoring_engine_problems(config)
     yield from served_students_problems(config)
     yield from _targets(config)
     yield from attention_problems(config)

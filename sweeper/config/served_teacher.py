@@ -5,9 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 
-from sweeper.config.base import Refusal
+from sweeper.config.arms import ArmConfig
+from sweeper.config.base import Refusal, short
+from sweeper.config.judgement import COMPARING, largest_top_k
 from sweeper.config.models import ModelConfig
 from sweeper.config.remote_server import RemoteServer
+from sweeper.config.scoring_engine import teacher_is_scored
+from sweeper.config.server import Server
 from sweeper.config.started_server import StartedServer
 from sweeper.config.study import StudyConfig
 
@@ -30,7 +34,7 @@ def served_teacher_problems(config: StudyConfig) -> Iterator[Refusal]:
     server = config.teacher.server
     if server is None:
         return
-    yield from _arms(config)
+    yield from _arms(config, server)
     if isinstance(server, StartedServer):
         dead = {
             key: f"expected none next to server: {{start: vllm}}: {reason}"
@@ -51,9 +55,14 @@ def served_teacher_problems(config: StudyConfig) -> Iterator[Refusal]:
             "expected false next to teacher.server: it has no weights",
         )
     for number, pair in enumerate(config.compare or ()):
-        if "teacher" in pair:
-            message = "expected arms or start: a teacher that answers over a server has no score"
-            yield ("compare", number), message
+        if "teacher" in pair and not teacher_is_scored(config.teacher, config.evaluation):
+            yield ("compare", number), f"expected arms or start: {_no_score(server)}"
+
+
+def _no_score(server: Server) -> str:
+    """Return why a teacher with this server has no score."""
+    reason = "a teacher that answers over a server has no score"
+    return f"{reason} without evaluation.engine: vllm" if server.gives_tokens else reason
 
 
 def _without_weights(server: RemoteServer) -> dict[str, str]:
@@ -72,7 +81,7 @@ def _start(config: StudyConfig, server: StartedServer) -> Iterator[Refusal]:
     key = ("teacher", "server")
     if sys.platform != "linux":
         yield (*key, "start"), "expected none on this machine: vLLM runs on Linux"
-    longest = config.teacher_outputs.max_new_tokens
+    longest = config.teacher_outputs.max_new_tokens if config.needs_teacher_outputs() else 0
     if server.max_length is not None and server.max_length <= longest:
         message = (
             f"expected more than {longest} (teacher_outputs.max_new_tokens), found"
@@ -81,15 +90,18 @@ def _start(config: StudyConfig, server: StartedServer) -> Iterator[Refusal]:
         yield (*key, "max_length"), message
 
 
-def _arms(config: StudyConfig) -> Iterator[Refusal]:
+def _arms(config: StudyConfig, server: Server) -> Iterator[Refusal]:
     for name, arm in config.arms.items():
-        if arm.method in ("gkd", "supervised_kd"):
+        if arm.method in COMPARING and not server.gives_tokens:
             message = (
                 f"expected method sft or seqkd, found {arm.method}, which compares the student's"
-                " distribution with the teacher's: over teacher.server there are answers only. Use"
-                " seqkd, or load the teacher (leave teacher.server out)"
+                " distribution with the teacher's: over chat completions there are answers only."
+                " Use seqkd, a server of vLLM's (api: vllm), or load the teacher (leave"
+                " teacher.server out)"
             )
             yield ("arms", name), message
+        elif arm.method in COMPARING:
+            yield from _judged(config, name, arm)
         for part, keys in (("settings", arm.settings), ("search", arm.search)):
             for key in keys:
                 if key.startswith("teacher."):
@@ -97,3 +109,33 @@ def _arms(config: StudyConfig) -> Iterator[Refusal]:
                         "expected none next to teacher.server, which has one teacher for all arms"
                     )
                     yield ("arms", name, part, key), message
+    largest, key = largest_top_k(config), "max_logprobs"
+    options = server.options if isinstance(server, StartedServer) else {}
+    for written, limit in options.items():
+        if largest is None or written.replace("-", "_").lower() != key:
+            continue
+        if type(limit) is not int or (limit != -1 and limit < largest.k):
+            named = ".".join(largest.key)
+            message = f"expected at least {largest.k} (teacher_top_k of {named}), or none"
+            yield ("teacher", "server", "options", written), f"{message}, found {short(limit)}"
+
+
+def _judged(config: StudyConfig, name: str, arm: ArmConfig) -> Iterator[Refusal]:
+    """Yield what keeps an arm from comparing its students with a served teacher."""
+    engine = arm.settings.get("engine", config.training.engine)
+    if engine != "sweeper":
+        own = "engine" in arm.settings
+        message = f"expected sweeper next to teacher.server, found {engine}: TRL's trainers load"
+        key = ("arms", name, "settings", "engine") if own else ("training", "engine")
+        yield key, f"{message} the teacher"
+        return
+    signals = [*arm.places("teacher_signal")] or [((), "exact")]
+    for place, signal in signals:
+        if signal == "exact":
+            expected = "top_k" if arm.method == "supervised_kd" else "top_k, or sampled"
+            found = "exact" if place else "none (exact)"
+            message = (
+                f"expected teacher_signal: {expected} next to teacher.server, which reports the"
+                f" teacher's most likely tokens (teacher_top_k) and never all, found {found}"
+            )
+            yield ("arms", name, *place), message

@@ -142,7 +142,8 @@ class MethodSettings(TrainingConfig):
     teacher_signal: TeacherSignal = "exact"
     """How much of the teacher's next-token distribution the loss reads: all of it, its
     `teacher_top_k` most likely tokens and the mass of the rest, or the probability of the token
-    that the student `sampled` (`gkd` at `lmbda: 1`; an estimate of the loss of `beta: 1`)."""
+    that the student `sampled` (`gkd` at `lmbda: 1`; an estimate of the loss of `beta: 1`). A served
+    teacher gives the last two."""
     teacher_top_k: PositiveInt = 16
     """Number of tokens of `teacher_signal: top_k`, at most those of the vocabulary."""
     disable_dropout: bool = True

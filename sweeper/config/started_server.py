@@ -26,6 +26,7 @@ _CHOSEN = {
     "data_parallel_size": "the server is one replica",
     "headless": "the server answers requests",
     "host": "the server listens on 127.0.0.1 only",
+    "logprobs_mode": "log-probabilities are read as the model gives them",
     "nnodes": "the server runs on this machine",
     "pipeline_parallel_size": "gpus divides the model's layers by tensor parallelism",
     "port": "the server takes a free one",

@@ -68,6 +68,17 @@ class SampledTokens:
         found = torch.stack([entropy, theirs, chosen - scale]).sum(1)
         self.sums += found.to(self.sums)
 
+    def add_student(self, z: Tensor, p: Tensor, *, scratch: Tensor) -> None:
+        """Add what is known of some positions without the teacher: the student's entropy.
+
+        Args:
+            z: Logits of the student (positions × vocabulary).
+            p: Probabilities of the student.
+            scratch: Space of the same shape.
+        """
+        entropy, _ = _entropy(z, p, scratch=scratch)
+        self.sums[0] += entropy.sum().to(self.sums)
+
 
 @dataclass(frozen=True)
 class Heads:

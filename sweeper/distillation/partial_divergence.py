@@ -41,9 +41,10 @@ class TokenLogProbs:
     """What a teacher reports of some tokens at each position.
 
     Attributes:
-        ids: Distinct tokens of each position (positions × k), within the student's vocabulary.
+        ids: Distinct tokens of each position (positions × k), within the student's vocabulary. A
+            position with fewer has -1 after them; it has one at least.
         log_probs: Their log-probabilities in nats (positions × k), at temperature 1 and over the
-            whole vocabulary: they do not add up to 1.
+            whole vocabulary: they do not add up to 1. -inf where there is no token.
     """
 
     ids: Tensor
@@ -57,7 +58,13 @@ class TokenLogProbs:
 
 
 def top_k_divergence(
-    ours: Tensor, head: LMHead, teacher: TokenLogProbs, beta: float, *, budget: int = BUDGET
+    ours: Tensor,
+    head: LMHead,
+    teacher: TokenLogProbs,
+    beta: float,
+    *,
+    sampled: SampledTokens | None = None,
+    budget: int = BUDGET,
 ) -> Tensor:
     """Return the divergence on the reported tokens and the rest in nats, summed over positions.
 
@@ -69,13 +76,14 @@ def top_k_divergence(
         head: Head of the student.
         teacher: The teacher's most likely tokens at the same positions.
         beta: Interpolation, as ``Heads.divergence`` has it.
+        sampled: Tokens at the positions, whose student's sums are collected.
         budget: Bytes that the logits of one chunk may take.
 
     Raises:
         ValueError: beta is outside, or the numbers of positions do not match.
     """
     check_divergence(beta, len(ours), len(teacher.ids))
-    return chunked_loss(ours, head, _Reported(teacher, float(beta)), budget=budget)
+    return chunked_loss(ours, head, _Reported(teacher, float(beta), sampled), budget=budget)
 
 
 def top_k_divergence_of(
@@ -115,6 +123,7 @@ def sampled_divergence(
     teacher: TokenLogProbs,
     *,
     temperature: float = 1.0,
+    sampled: SampledTokens | None = None,
     budget: int = BUDGET,
 ) -> Tensor:
     """Return the estimate of KL(student‖teacher) in nats, summed over positions.
@@ -126,6 +135,7 @@ def sampled_divergence(
         head: Head of the student.
         teacher: The tokens that the student sampled (k = 1) at the same positions.
         temperature: Temperature that they were sampled at.
+        sampled: The same tokens, whose student's sums are collected.
         budget: Bytes that the logits of one chunk may take.
 
     Raises:
@@ -134,7 +144,8 @@ def sampled_divergence(
     if len(ours) != len(teacher.ids) or teacher.ids.shape[1] != 1:
         found = f"{len(ours)} positions and {tuple(teacher.ids.shape)} tokens"
         raise ValueError(f"every position must have one token, but got {found}")
-    return chunked_loss(ours, head, _ReportedSample(teacher, temperature), budget=budget)
+    objective = _ReportedSample(teacher, temperature, sampled)
+    return chunked_loss(ours, head, objective, budget=budget)
 
 
 def sampled_divergence_of(
@@ -172,22 +183,26 @@ class _Reported:
 
     teacher: TokenLogProbs
     beta: float
+    sampled: SampledTokens | None
 
     def chunk(self, rows: slice, vocabulary: int, device: torch.device) -> Tensor:
         """Return the log-probabilities of the tokens and, last, of the rest."""
         known = self.teacher.log_probs[rows].to(device)
         known = known.to(torch.promote_types(known.dtype, torch.float32))
-        if known.shape[1] == vocabulary:
-            rest = torch.full_like(known[:, :1], -torch.inf)
-        else:
-            least = torch.finfo(torch.float32).eps
-            rest = (-known.logsumexp(-1, keepdim=True).clamp(max=-least).expm1()).log()
-        return torch.cat([known, rest], -1)
+        least = torch.finfo(torch.float32).eps
+        rest = (-known.logsumexp(-1, keepdim=True).clamp(max=-least).expm1()).log()
+        reported = (self.teacher.ids[rows] >= 0).sum(-1, keepdim=True).to(device)
+        return torch.cat([known, rest.masked_fill(reported == vocabulary, -torch.inf)], -1)
 
     def into_gradient(self, logits: Tensor, targets: Tensor, rows: slice, work: Tensor) -> Tensor:
         """Return the divergence of each position; ``logits`` become its gradient."""
-        ids = self.teacher.ids[rows].to(logits.device)
-        return _merged(logits, ids, targets.to(logits.dtype), self.beta, work[0])
+        if self.sampled is not None:
+            _watch_student(self.sampled, logits, work)
+        ids = self.teacher.ids[rows].to(logits.device, torch.int64)
+        missing = ids < 0
+        # Any reported token may stand in for one that is not there: it is not counted twice.
+        ids = torch.where(missing, ids[:, :1], ids)
+        return _merged(logits, ids, targets.to(logits.dtype), self.beta, work[0], missing)
 
 
 @dataclass(frozen=True)
@@ -222,6 +237,7 @@ class _ReportedSample:
 
     teacher: TokenLogProbs
     temperature: float
+    sampled: SampledTokens | None
 
     def chunk(self, rows: slice, vocabulary: int, device: torch.device) -> Tensor:
         """Return the log-probabilities of the sampled tokens."""
@@ -229,7 +245,9 @@ class _ReportedSample:
 
     def into_gradient(self, logits: Tensor, targets: Tensor, rows: slice, work: Tensor) -> Tensor:
         """Return the estimate of each position; ``logits`` become that of its gradient."""
-        ids = self.teacher.ids[rows].to(logits.device)
+        if self.sampled is not None:
+            _watch_student(self.sampled, logits, work)
+        ids = self.teacher.ids[rows].to(logits.device, torch.int64)
         return _policy_gradient(logits, ids, targets.to(logits.dtype), self.temperature, work)
 
 
@@ -262,12 +280,21 @@ def _watch(sampled: SampledTokens, rows: slice, z: Tensor, teacher: Tensor, work
     sampled.add(rows, z, teacher, p, q, scratch=work[2])
 
 
-def _with_rest(z: Tensor, ids: Tensor, *, scratch: Tensor) -> tuple[Tensor, Tensor]:
+def _watch_student(sampled: SampledTokens, z: Tensor, work: Tensor) -> None:
+    """Add the student's sums of some positions, and leave the logits as they are."""
+    p = torch.softmax(z, -1, out=work[0])
+    sampled.add_student(z, p, scratch=work[1])
+
+
+def _with_rest(
+    z: Tensor, ids: Tensor, missing: Tensor | None = None, *, scratch: Tensor
+) -> tuple[Tensor, Tensor]:
     """Return the logits of tokens and, last, of the rest; and a sum over the rest.
 
     Args:
         z: Logits (positions × vocabulary).
         ids: Tokens (positions × k).
+        missing: True where no token is meant; its logit is -inf.
         scratch: Space of the logits' shape. It becomes exp(z - their largest) at all other tokens,
             and 0 at these; the sum is over it. It is 0 where no other token is possible, and
             otherwise at least 1.
@@ -275,10 +302,20 @@ def _with_rest(z: Tensor, ids: Tensor, *, scratch: Tensor) -> tuple[Tensor, Tens
     others = scratch.copy_(z).scatter_(-1, ids, -torch.inf)
     largest = others.amax(-1, keepdim=True).clamp_(min=torch.finfo(z.dtype).min)
     total = others.sub_(largest).exp_().sum(-1, keepdim=True)
-    return torch.cat([z.gather(-1, ids), largest + total.log()], -1), total
+    chosen = z.gather(-1, ids)
+    if missing is not None:
+        chosen.masked_fill_(missing, -torch.inf)
+    return torch.cat([chosen, largest + total.log()], -1), total
 
 
-def _merged(z: Tensor, ids: Tensor, teacher: Tensor, beta: float, scratch: Tensor) -> Tensor:
+def _merged(
+    z: Tensor,
+    ids: Tensor,
+    teacher: Tensor,
+    beta: float,
+    scratch: Tensor,
+    missing: Tensor | None = None,
+) -> Tensor:
     """Return the divergence on tokens and the rest; turn ``z`` into its gradient.
 
     Args:
@@ -287,12 +324,14 @@ def _merged(z: Tensor, ids: Tensor, teacher: Tensor, beta: float, scratch: Tenso
         teacher: Logits of the teacher at these tokens and, last, of its rest.
         beta: Interpolation, as ``Heads.divergence`` has it.
         scratch: Space of the logits' shape.
+        missing: True where no token is meant.
     """
-    outcomes, total = _with_rest(z, ids, scratch=scratch)
+    outcomes, total = _with_rest(z, ids, missing, scratch=scratch)
     work = torch.empty(3, *outcomes.shape, dtype=z.dtype, device=z.device)
     divergence = divergence_into_gradient(outcomes, teacher, beta, work)
     torch.mul(scratch, outcomes[:, -1:] / total.clamp(min=1), out=z)
-    z.scatter_(-1, ids, outcomes[:, :-1])
+    # It is 0 at these tokens; where none is meant, so is what is added.
+    z.scatter_add_(-1, ids, outcomes[:, :-1])
     return divergence
 
 

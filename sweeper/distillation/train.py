@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Collection, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,11 @@ from sweeper.distillation.models.answer_ends import end_token_ids
 from sweeper.distillation.models.configuration import unchanged_configuration
 from sweeper.distillation.models.loading import computing_threads, identity, load_model
 from sweeper.distillation.sampling.engines import engine_of
+from sweeper.distillation.served_training import served_teacher_loss
 from sweeper.distillation.sharding import ShardedStudent
 from sweeper.distillation.teacher import hidden_states, outputs
 from sweeper.distillation.teacher.hidden_states import TeacherStates
-from sweeper.distillation.teacher.shared_teacher import SharedTeacher
+from sweeper.distillation.teacher.shared_teacher import SharedTeacher, pays_to_store
 from sweeper.foundation.cache import Cache
 from sweeper.foundation.environment import library_versions
 from sweeper.foundation.errors import BadInputError, DivergedError
@@ -42,8 +44,6 @@ from sweeper.records import Resources, StudyInputs, seeds
 
 _NOT_IN_WARM_STARTS = {"checkpoint_every", "teacher_signal", "teacher_top_k"}
 """Settings that change nothing in a warm start."""
-_TRIALS_TO_PAY = 4
-"""Number of trials within which reading all sequences once must pay off."""
 
 
 @dataclass(frozen=True)
@@ -210,11 +210,13 @@ def distil(job: TrainingJob) -> tuple[Any, CostMeter]:
     def assembled(student: Any) -> Any:
         return student if sharded is None else sharded.assemble()
 
+    loss: trainers.TokenLoss | None = None
     states: TeacherStates | None = None
     probe, pause = job.probe, job.pause
     with (
         unchanged_configuration(model),
         tempfile.TemporaryDirectory(dir=resources.directory, prefix=".trainer.") as output,
+        ExitStack() as served,
     ):
         options: dict[str, Any] = {
             "meter": meter,
@@ -232,7 +234,11 @@ def distil(job: TrainingJob) -> tuple[Any, CostMeter]:
                 PauseCallback(job.pause_at, lambda step, model: pause(step, assembled(model))),
             ],
         }
-        if trainers.uses_teacher(job.method):
+        if trainers.uses_teacher(job.method) and job.teacher.server is not None:
+            loss = served.enter_context(
+                served_teacher_loss(job.shared_teacher, sequences, settings, meter)
+            )
+        elif trainers.uses_teacher(job.method):
             teacher = replace(job.shared_teacher, model=job.shared_teacher.load())
             options["teacher_model"] = teacher.model
             if settings.engine == "sweeper" and settings.lmbda < 1:
@@ -244,7 +250,7 @@ def distil(job: TrainingJob) -> tuple[Any, CostMeter]:
                     states = None
         if settings.disable_dropout:
             trainers.without_dropout(model)
-        trainer = _make_trainer(job, sequences, states, sharded, options)
+        trainer = _make_trainer(job, sequences, loss, states, sharded, options)
         if not processes.first:
             # As the trainer has seeded it, dropout would be the same in every process.
             torch.manual_seed(seeds.dropout_seed(job.seed, processes.rank))
@@ -291,9 +297,7 @@ def stored_teacher_states(
         settings: Settings of the trial.
         report: Callback for the number of sequences read and their total.
     """
-    window = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
-    reads = settings.max_steps * window * teacher.resources.processes * (1 - settings.lmbda)
-    if reads * _TRIALS_TO_PAY < len(data.sequences):
+    if not pays_to_store(settings, len(data.sequences), teacher.resources.processes):
         return None
     autocast = trainers.autocast_dtype(settings)
     return hidden_states.get_or_compute(teacher, data.sequences, report, autocast=autocast)
@@ -317,16 +321,16 @@ def _adapted(job: TrainingJob) -> Any:
 def _make_trainer(
     job: TrainingJob,
     data: TokenizedData,
+    loss: trainers.TokenLoss | None,
     states: TeacherStates | None,
     sharded: ShardedStudent | None,
     options: dict[str, Any],
 ) -> Any:
-    """Build the trainer that the method and the engine ask for."""
+    """Build the trainer that the method and the engine ask for; ``loss`` is a served teacher's."""
     settings, processes = job.settings, job.processes
     if settings.engine != "sweeper":
         return _make_stock_trainer(job, data, options)
     teacher = options.pop("teacher_model", None)
-    loss: trainers.TokenLoss = trainers.ReferenceLoss()
     sampling = None
     if teacher is not None:
         loss = trainers.TeacherLoss(
@@ -337,6 +341,7 @@ def _make_trainer(
             autocast=trainers.autocast_dtype(options["args"]),
             timing=options["meter"].timing,
         )
+    if loss is not None:
         sampling = trainers.Sampling(
             lmbda=settings.lmbda,
             temperature=settings.temperature,
@@ -347,7 +352,7 @@ def _make_trainer(
         )
     return trainers.Distiller(
         processes=processes,
-        loss=loss,
+        loss=loss or trainers.ReferenceLoss(),
         sampling=sampling,
         engine=engine_of(
             job.data.inputs.rollout_engine,

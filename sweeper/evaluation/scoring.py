@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from lm_eval.evaluator import evaluate
-from lm_eval.models.huggingface import HFLM
-from transformers import GenerationConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from sweeper.config.base import ScoringDtype
 from sweeper.config.suite import SuiteConfig
 from sweeper.evaluation.computed import telling
+from sweeper.evaluation.loaded_model import loaded_lm
+from sweeper.evaluation.served_model import AnsweringModel, ServedLM
 from sweeper.evaluation.tasks import FEWSHOT_SEED, LeafTask, in_chat, load_tasks
 from sweeper.evaluation.values import read_value
 from sweeper.records import Scores, SuiteSpec, TaskScore
@@ -82,33 +83,38 @@ def score(
 ) -> Evaluation:
     """Score ``model`` on ``suite``, without disturbing it or any random state.
 
-    ``chat`` and ``system_prompt`` are those of ``in_chat``. By default the model's own end tokens
-    end an answer. ``documents`` is the number to score of each task, evenly spread (None scores
-    all), ``samples`` the number of answers to keep of each. ``dtype`` is the declared precision,
-    which the caller has put ``model`` into.
+    ``model`` is loaded, or answers over a server. Both are asked the same, ``batch_size`` texts at
+    a time. ``chat`` and ``system_prompt`` are those of ``in_chat``. By default a loaded model's own
+    end tokens end an answer. ``documents`` is the number to score of each task, evenly spread (None
+    scores all), ``samples`` the number of answers to keep of each. ``dtype`` is the declared
+    precision, which the caller has put ``model`` into.
 
     Raises:
-        BadInputError: A task is unknown, or its metric is not a number per document, or fails.
+        BadInputError: A task is unknown, or its metric is not a number per document, or fails; or
+            the server refuses a request.
+        NoAnswerError: The server does not answer.
+        OtherWeightsError: It has other weights than the model's.
     """
     started = time.perf_counter()
     config = suite.config
     templated, system = in_chat(config, chat=chat, system_prompt=system_prompt)
-    # HFLM needs the bare model; the adapter's layers are inside it and stay active.
-    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
-    with _undisturbed(model, bare, end_ids):
+    options: dict[str, Any] = {
+        "tokenizer": tokenizer,
+        "batch_size": batch_size,
+        # A template adds the begin token itself; plain prompts begin as the tokenizer does.
+        "add_bos_token": False if templated else None,
+    }
+    served = isinstance(model, AnsweringModel)
+    view = (
+        ServedLM(model, end_ids=end_ids, **options)
+        if served
+        else loaded_lm(model, end_ids, dtype, options)
+    )
+    with _drawing_alike(), view as lm:
         loaded = load_tasks(suite, allow_code=allow_code, checked=True)
         leaves = [_thinned(leaf, documents) for leaf in loaded]
-        # A template adds the begin token itself; plain prompts begin as the tokenizer does.
-        wrapped = HFLM(
-            pretrained=bare,
-            tokenizer=tokenizer,
-            batch_size=batch_size,
-            add_bos_token=False if templated else None,
-            # In 16 bits, a text's log-probabilities would be rounded, and summed rounded.
-            softmax_dtype="float32" if dtype else None,
-        )
         results = evaluate(
-            lm=wrapped,
+            lm=lm,
             task_dict={
                 "tasks": {
                     leaf.name: telling(leaf.name, leaf.task, leaf.metric.name) for leaf in leaves
@@ -143,6 +149,7 @@ def score(
         tasks=tasks,
         seconds=time.perf_counter() - started,
         dtype=dtype,
+        engine="vllm" if served else "transformers",
     )
     scored = _shared_out(scored, leaves, tasks, higher_is_better=higher)
     counted = (item for item in scored if item.share)
@@ -266,27 +273,15 @@ def _task_score(
 
 
 @contextmanager
-def _undisturbed(model: Any, bare: Any, end_ids: Sequence[int]) -> Iterator[None]:
-    """Run the block in evaluation mode, then restore mode, settings and all random states.
-
-    Answers follow the task's settings alone: those that a publisher saved with a model (penalties,
-    a temperature) are none of training's, and would score another model than the trained one.
-    """
-    training = model.training
-    published = bare.generation_config
+def _drawing_alike() -> Iterator[None]:
+    """Have the block draw the same numbers each time; restore all random states after."""
     states = (random.getstate(), np.random.get_state())
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=devices):
         _seed(devices)
-        model.eval()
-        bare.generation_config = plain_generation(
-            published, list(end_ids) or published.eos_token_id
-        )
         try:
             yield
         finally:
-            model.train(training)
-            bare.generation_config = published
             random.setstate(states[0])
             np.random.set_state(states[1])
 
@@ -298,10 +293,3 @@ def _seed(devices: Sequence[int]) -> None:
     torch.default_generator.manual_seed(FEWSHOT_SEED)
     if devices:
         torch.cuda.manual_seed_all(FEWSHOT_SEED)
-
-
-def plain_generation(published: GenerationConfig, ends: int | list[int] | None) -> GenerationConfig:
-    """Return settings that take the likeliest token, and end at ``ends``."""
-    return GenerationConfig(
-        bos_token_id=published.bos_token_id, eos_token_id=ends, pad_token_id=published.pad_token_id
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -104,3 +105,15 @@ def _free(place: Path) -> int:
         with suppress(OSError):
             return shutil.disk_usage(path).free
     return 0
+
+
+def reserve(path: Path, size: int) -> None:
+    """Write a file of ``size`` zeros that has its place on the disk.
+
+    Raises:
+        OSError: There is no room.
+    """
+    with path.open("wb") as file:
+        file.truncate(size)
+        if size and hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)

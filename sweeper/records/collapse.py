@@ -88,7 +88,7 @@ class CollapseWatch:
             if message and self._rows[kind] >= CONSECUTIVE and kind not in self._found:
                 self._found.add(kind)
                 settings = self._spec.settings
-                remedies = tuple(_allowed(each, settings) for each in _REMEDIES[kind](settings))
+                remedies = tuple(_allowed(each, self._spec) for each in _REMEDIES[kind](settings))
                 if kind in _BY_START and self._spec.origin.warm_start is None:
                     remedies += ("a warm_start",)
                 signs.append(CollapseSign(kind=kind, step=step, message=message, remedies=remedies))
@@ -130,6 +130,9 @@ def _repetitive(window: Means, start: Means, config: CollapseConfig) -> str | No
 
 def _certain(window: Means, start: Means, config: CollapseConfig) -> str | None:
     if "student_entropy" not in window or "student_entropy" not in start:
+        return None
+    # Of a served teacher it is not known: it may be as certain.
+    if "teacher_entropy" not in window:
         return None
     ours, theirs = window["student_entropy"], window["teacher_entropy"]
     before = start["student_entropy"]
@@ -179,10 +182,11 @@ def _against_certainty(settings: MethodSettings) -> Iterator[str]:
     yield "fewer max_steps"
 
 
-def _allowed(remedy: str, settings: MethodSettings) -> str:
+def _allowed(remedy: str, spec: TrialSpec) -> str:
     """Return a remedy with what it needs: one sampled token leaves no choice of lmbda and beta."""
-    if settings.teacher_signal == "sampled" and remedy in ("a lower lmbda", "a lower beta"):
-        return f"teacher_signal: exact with {remedy}"
+    if spec.settings.teacher_signal == "sampled" and remedy in ("a lower lmbda", "a lower beta"):
+        signal = "exact" if spec.origin.teacher.server is None else "top_k"
+        return f"teacher_signal: {signal} with {remedy}"
     return remedy
 
 

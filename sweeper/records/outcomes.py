@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field
 
 from sweeper.config.base import ScoringDtype
+from sweeper.config.evaluation import ScoringEngine
 from sweeper.records.base import SCHEMA_VERSION, Failure, Record, with_remedies
 from sweeper.records.data_check import DataCheck, DataSummary
 from sweeper.records.pair import PairDiagnosis
@@ -96,6 +97,8 @@ class Scores(Record):
     dtype: ScoringDtype | None = None
     """Precision that the model was scored in: two scores compare only if it is the same. None in
     studies that declared none: that of the weights, or of the training's autocast."""
+    engine: ScoringEngine = "transformers"
+    """What computed answers and log-probabilities: two scores compare only if it is the same."""
     batch_size: int | None = None
     """Documents scored at a time, where ``evaluation.batch_size`` of them did not fit into
     memory."""
@@ -176,7 +179,7 @@ class Rollouts(Record):
     student_entropy: float | None = None
     """Nats a token, at temperature 1."""
     teacher_entropy: float | None = None
-    """Nats a token, at the same positions."""
+    """Nats a token, at the same positions; None of a served teacher, too."""
     teacher_logprob: float | None = None
     """Log-probability of the student's tokens under the teacher, nats a token."""
 

@@ -81,12 +81,12 @@ def make_setup(
     if student.lora is not None:
         changed = student.lora.model_copy(update=dict(lora))
         student = student.model_copy(update={"lora": changed})
-    asked = method in ("gkd", "supervised_kd")
+    loads = method in ("gkd", "supervised_kd") and teacher.server is None
     return Setup(
         method,
         settings,
         student,
-        with_settings(teacher, own, student.before_training()) if asked else None,
+        with_settings(teacher, own, student.before_training()) if loads else None,
         devices=devices,
         shard_student=shard_student,
     )
@@ -261,7 +261,9 @@ def divergence_remedies(spec: TrialSpec) -> tuple[str, ...]:
         found.append("disable_dropout: true")
     if spec.method == "gkd":
         noisy = settings.teacher_signal == "sampled"
-        found.append("teacher_signal: exact" if noisy else "another beta")
+        served = spec.origin.teacher.server is not None
+        exact = f"teacher_signal: {'top_k' if served else 'exact'}"
+        found.append(exact if noisy else "another beta")
     return tuple(found)
 
 
@@ -286,11 +288,14 @@ def speed_remedies(spec: TrialSpec, phase: str) -> tuple[str, ...]:
         )
     if samples and settings.rollout_batch_size is not None:
         found.append("a larger rollout_batch_size")
-    models = [origin.student, *([origin.teacher] if _asks_teacher(spec) else [])]
-    if any(model.is_eager() for model in models):
+    served = origin.teacher.server is not None
+    loaded = [origin.teacher] if _asks_teacher(spec) and not served else []
+    if any(model.is_eager() for model in (origin.student, *loaded)):
         found.append("the model's default attention (without attn_implementation: eager)")
-    if _asks_teacher(spec) and not origin.teacher.compile:
+    if not all(model.compile for model in loaded):
         found.append("teacher.compile: true")
+    if _asks_teacher(spec) and served:
+        found.append("a higher teacher.server.concurrency")
     found.append("fewer max_steps")
     if _asks_teacher(spec):
         found.append("an arm seqkd, which asks the teacher once")

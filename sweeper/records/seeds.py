@@ -62,6 +62,17 @@ def served_answer_seed(study_seed: int, prompt: str, repetition: int) -> int:
     return derive_seed(study_seed, "teacher_outputs", prompt, repetition)
 
 
+def scored_answer_seed(seed: int, request: str, repetition: int) -> int:
+    """Return the seed of a served model's answer to a prompt of a task that samples.
+
+    Args:
+        seed: The seed that all scores are taken with.
+        request: Hash of the prompt and of how it is answered.
+        repetition: Number of times that the task asked the same before.
+    """
+    return derive_seed(seed, "scored_answer", request, repetition)
+
+
 def student_seed(study_seed: int) -> int:
     """Return the seed of the starting student's random weights."""
     return derive_seed(study_seed, "student")

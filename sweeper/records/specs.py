@@ -11,7 +11,8 @@ from sweeper.config.base import Scalar
 from sweeper.config.collapse import CollapseConfig
 from sweeper.config.confirm import CostMeasure
 from sweeper.config.data import DataConfig
-from sweeper.config.evaluation import EvaluationConfig
+from sweeper.config.evaluation import EvaluationConfig, ScoringEngine
+from sweeper.config.judgement import Judged
 from sweeper.config.lengths import LengthLimits
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.preparation import TeacherOutputsConfig, WarmStartConfig
@@ -30,7 +31,8 @@ class SuiteSpec(Record):
     config: SuiteConfig
     task_directories: tuple[str, ...]
     content_hash: str
-    """SHA-256 of the suite and its task files: two scores compare only if it is the same."""
+    """SHA-256 of the suite, its task files and the engine that computes its scores, unless that is
+    transformers: two scores compare only if it is the same."""
 
 
 class StudyInputs(Record):
@@ -162,6 +164,8 @@ class EnqueuedSettings(Record):
     """That trial's score in the earlier study."""
     suite_hash: str | None = None
     """Hash of the selection suite of that score."""
+    engine: ScoringEngine = "transformers"
+    """What computed that score."""
     tasks: tuple[SuiteTask, ...] = ()
     """Tasks of that suite, and of those that chose what that trial's search started with; none in
     old records."""
@@ -255,6 +259,9 @@ class PreparationSpec(Record):
     reads: tuple[bool, ...] = ()
     """Sequences that ``teacher`` should read once for all trials: the references (False), its own
     answers (True)."""
+    judged: Judged | None = None
+    """What trainings read of a served teacher's judgement; ``data`` checks it, and ``teacher`` asks
+    the server whether it can be had. None if no arm reads any."""
     extra_arguments: dict[str, tuple[Method, tuple[str, ...]]] = {}
     """Names below ``extra``, by arm, in the records of old versions."""
     rehearsals: tuple[Rehearsal, ...] = ()

@@ -29,10 +29,11 @@ from sweeper.serving.replies import NonsenseError
 Answer = TypeVar("Answer")
 
 LARGEST = 16 * 2**20
-"""Bytes of the largest reply that is read."""
+"""Bytes of the largest reply that is read, unless more is asked for."""
 WEIGHTS_HEADER = "Sweeper-Weights"
 """Header that names the weights that a request is meant for."""
-_KEY = ("teacher", "server")
+TEACHER = ("teacher", "server")
+"""Key of the study file for the teacher's server."""
 _CONNECT = 10.0
 """Seconds to wait for a connection."""
 _FIRST, _LONGEST = 0.5, 60.0
@@ -67,7 +68,7 @@ def read_key(server: RemoteServer) -> str | None:
     if name is None:
         return None
     key = os.environ.get(name, "").strip()
-    place = (*_KEY, "api_key_env")
+    place = (*TEACHER, "api_key_env")
     if not key:
         raise BadInputError(
             f"expected the API's key in the environment variable {name}, which is not set where"
@@ -98,7 +99,7 @@ class ModelClient:
         key: str | None,
         tell: Callable[[str], None],
         advice: str = "Check url, model and extra_body.",
-        blamed: tuple[str, ...] = _KEY,
+        blamed: tuple[str, ...] = TEACHER,
         weights: str | None = None,
     ) -> None:
         self._server, self._key, self._tell, self._advice = server, key, tell, advice
@@ -129,7 +130,12 @@ class ModelClient:
         self._stopped.set()
 
     def ask(
-        self, endpoint: str, body: Mapping[str, Any], read: Callable[[Any], Answer], what: str
+        self,
+        endpoint: str,
+        body: Mapping[str, Any],
+        read: Callable[[Any], Answer],
+        what: str,
+        largest: int = LARGEST,
     ) -> Answer:
         """Return the answer to a request.
 
@@ -138,6 +144,7 @@ class ModelClient:
             body: The request.
             read: Reads the reply's JSON, None if it is empty; raises ``NonsenseError``.
             what: The request in words, for messages: ``prompt 17``.
+            largest: Bytes of the largest reply that is read.
 
         Raises:
             BadInputError: The server refuses the request for a reason that does not pass.
@@ -149,7 +156,7 @@ class ModelClient:
         while not self._stopped.is_set():
             attempts += 1
             try:
-                return read(self._post(endpoint, body, what))
+                return read(self._post(endpoint, body, what, largest))
             except (NonsenseError, _PassingError) as error:
                 now = time.monotonic()
                 first_failure = first_failure if attempts > 1 else now
@@ -166,11 +173,11 @@ class ModelClient:
         return (
             f"The server {self._server.url} does not answer: {what} was asked {times}, the last"
             f" time: {reason}. The next attempt, in {pause:.0f} s, would be later than"
-            f" it may be asked again (retry_for: {self._server.retry_for:g} s). What it answered so"
-            " far is kept; run the same command again to resume."
+            f" it may be asked again (retry_for: {self._server.retry_for:g} s); run the same"
+            " command again to resume."
         )
 
-    def _post(self, endpoint: str, body: Mapping[str, Any], what: str) -> Any:
+    def _post(self, endpoint: str, body: Mapping[str, Any], what: str, largest: int) -> Any:
         """Send a request once and return the reply's JSON."""
         address = f"{self._server.url.rstrip('/')}/{endpoint}"
         deadline = time.monotonic() + self._server.timeout
@@ -179,8 +186,8 @@ class ModelClient:
             with self._client.stream("POST", address, json=dict(body)) as response:
                 for piece in response.iter_bytes():
                     content += piece
-                    if len(content) > LARGEST:
-                        raise NonsenseError(f"more than {LARGEST // 2**20} MiB")
+                    if len(content) > largest:
+                        raise NonsenseError(f"more than {largest // 2**20} MiB")
                     if time.monotonic() > deadline:
                         raise httpx2.ReadTimeout("")
         except httpx2.TimeoutException:

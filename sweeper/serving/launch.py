@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -25,6 +26,8 @@ KEY_VARIABLE = "VLLM_API_KEY"
 
 _CPU_CACHE_BYTES = 2**30
 """Default memory for keys and values on a CPU, of which vLLM would take almost all."""
+_FIRST_WITH_TRANSFER = (0, 29)
+"""First version of vLLM whose weight transfer is asked for."""
 _IN_SERVER = Path(in_server.__file__).resolve().parent
 _REMOVED = (
     # Methods of the engine, for everyone on this machine: they ask for no key.
@@ -126,6 +129,7 @@ def vllm_launch(
     content: str,
     version: str,
     devices: tuple[str, ...],
+    max_logprobs: int | None = None,
 ) -> Launch:
     """Return the launch of vLLM's OpenAI-compatible server.
 
@@ -137,10 +141,12 @@ def vllm_launch(
         content: Hash of the folder's files; of a model on a hub, its id and revision.
         version: Version of vLLM.
         devices: Its GPUs, by the names that torch has for them here; or ``("cpu",)``.
+        max_logprobs: Most tokens whose log-probabilities are asked for at a position; None: as many
+            as vLLM allows by default.
     """
     python = server_python(server)
     changes = isinstance(server, StudentServer)
-    arguments = list(_arguments(model, server, source, devices))
+    arguments = list(_arguments(model, server, source, devices, version, max_logprobs))
     program = f"vllm {version}"
     serves = content_key(
         {
@@ -156,6 +162,9 @@ def vllm_launch(
     if changes:
         # New weights come by a method of the engine. Whoever has no key reaches none.
         environment["VLLM_SERVER_DEV_MODE"] = "1"
+    if changes and _shares_memory(version, devices):
+        # Handles of a GPU's memory are pickled, and read with the key only.
+        environment["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
     return Launch(
         role=role,
         model=model.model,
@@ -180,6 +189,8 @@ def _arguments(
     server: StartedServer | StudentServer,
     source: str,
     devices: tuple[str, ...],
+    version: str,
+    max_logprobs: int | None,
 ) -> Iterator[str]:
     on_cpu = devices == ("cpu",)
     yield from ("--model", source)
@@ -203,15 +214,26 @@ def _arguments(
     # The last one is asked first.
     if isinstance(server, StudentServer):
         yield from ("--middleware", "weights_known.WeightsKnown")
+        if _shares_memory(version, devices):
+            yield from ("--weight-transfer-config", json.dumps({"backend": "ipc"}))
     yield from ("--middleware", "require_key.RequireKey")
     yield "--disable-uvicorn-access-log"
     options = {name.replace("-", "_").lower(): value for name, value in server.options.items()}
+    if max_logprobs is not None:
+        options.setdefault("max_logprobs", max_logprobs)
     if on_cpu:
         # Compiling takes longer than it saves, and needs a compiler.
         options.setdefault("enforce_eager", True)
         options.setdefault("kv_cache_memory_bytes", _CPU_CACHE_BYTES)
     for name, value in sorted(options.items()):
         yield from _option(name.replace("_", "-"), value)
+
+
+def _shares_memory(version: str, devices: tuple[str, ...]) -> bool:
+    """Return whether new weights can stay on the GPU: by vLLM's weight transfer, where it is."""
+    found = re.match(r"(\d+)\.(\d+)", version)
+    known = found is not None and tuple(map(int, found.groups())) >= _FIRST_WITH_TRANSFER
+    return devices != ("cpu",) and known
 
 
 def _option(name: str, value: Any) -> Iterator[str]:

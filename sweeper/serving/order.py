@@ -24,6 +24,8 @@ class ServerOrder:
     """Folder or hub id of the model; ``builtin/NAME`` if it ships with the package."""
     content: str
     """Hash of the folder's files; of a model on a hub, its id and revision."""
+    max_logprobs: int | None = None
+    """Most tokens of a position that requests ask for; None: vLLM's own limit."""
 
     def launch(self, version: str, devices: tuple[str, ...]) -> Launch:
         """Return the launch on this machine.
@@ -42,4 +44,5 @@ class ServerOrder:
             content=self.content,
             version=version,
             devices=devices,
+            max_logprobs=self.max_logprobs,
         )

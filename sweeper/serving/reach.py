@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ from sweeper.config.remote_server import RemoteServer
 from sweeper.config.started_server import StartedServer
 from sweeper.foundation.errors import NoAnswerError
 from sweeper.records import ServedModel
-from sweeper.serving.client import read_key
+from sweeper.serving.client import TEACHER, ModelClient, read_key
 
 _RESTARTS = 4
 """Starts that a request outlasts: the coordinator gives a server up after fewer."""
@@ -28,6 +29,14 @@ class Reached(NamedTuple):
     """Its API key, if it needs one."""
     advice: str
     """What to check where it refuses a request."""
+    blamed: tuple[str, ...] = TEACHER
+    """Key of the study file that has the server's keys."""
+    weights: str | None = None
+    """Name of the weights that requests are meant for, if the server changes its."""
+
+    def client(self, tell: Callable[[str], None]) -> ModelClient:
+        """Return a client; ``tell`` is called with a line about each attempt that failed."""
+        return ModelClient(self.server, self.key, tell, self.advice, self.blamed, self.weights)
 
 
 def reach(model: ModelConfig, served: ServedModel | None) -> Reached:

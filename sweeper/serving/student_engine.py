@@ -18,13 +18,15 @@ from filelock import FileLock
 
 from sweeper.records import ServedModel
 from sweeper.serving.client import ModelClient, StoppedError
-from sweeper.serving.reach import patient_server, read_key_file
+from sweeper.serving.reach import Reached, patient_server, read_key_file
 from sweeper.serving.replies import NonsenseError
 
 KEY = ("compute", "vllm")
 """Key of the study file that has the servers' keys."""
 CONCURRENCY = 256
 """Requests that are under way at a time: as many as vLLM's own limit of sequences."""
+MOST_AT_A_TIME = 1024
+"""Most requests that a client has under way."""
 _LOCK = "in_use"
 
 
@@ -74,14 +76,46 @@ class StudentEngine:
             BadInputError: The server cannot take them.
             NoAnswerError: It does not answer.
         """
-        version = uuid.uuid4().hex
-        with self._client() as before, self._client(version) as after:
-            # If loading stops half-way, it has neither the old weights nor these.
-            self._post(before, "sweeper/weights", {})
+        with self._client() as client:
             reload = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
-            self._post(before, "collective_rpc", reload)
-            self._post(before, "reset_prefix_cache", {})
-            self._post(after, "sweeper/weights", {})
+            return self._changed(client, {"collective_rpc": reload})
+
+    def share(self, weights: Mapping[str, Any]) -> str:
+        """Give the server the weights that lie in the memory of its own GPU, without a copy here.
+
+        It is vLLM's weight transfer ``ipc``, asked once: whoever fails here can still ``load``.
+
+        Args:
+            weights: Its ``names``, ``dtype_names``, ``shapes`` and ``ipc_handles_pickled``; the
+                memory has to stay as it is until this returns.
+
+        Returns:
+            A name for them, as ``load`` does.
+
+        Raises:
+            BadInputError, NoAnswerError: The server cannot take them in this way.
+        """
+        with self._client(patient=False) as client:
+            return self._changed(
+                client,
+                {
+                    "init_weight_transfer_engine": {"init_info": {"packed": False}},
+                    "start_weight_update": {},
+                    "update_weights": {"update_info": dict(weights)},
+                    "finish_weight_update": {},
+                },
+            )
+
+    def _changed(self, client: ModelClient, requests: Mapping[str, Mapping[str, Any]]) -> str:
+        """Have requests change the weights; return a name for the new ones."""
+        # If it stops half-way, the server has neither the old weights nor these.
+        self._post(client, "sweeper/weights", {})
+        for path, body in requests.items():
+            self._post(client, path, body)
+        self._post(client, "reset_prefix_cache", {})
+        version = uuid.uuid4().hex
+        with self._client(version) as named:
+            self._post(named, "sweeper/weights", {})
         return version
 
     def sample(
@@ -158,13 +192,31 @@ class StudentEngine:
             raise failure
         return answers
 
-    def _client(self, version: str | None = None) -> ModelClient:
+    def _client(self, version: str | None = None, *, patient: bool = True) -> ModelClient:
+        server = self._server
+        if not patient:
+            server = server.model_copy(update={"retry_for": 0.0})
         advice = "The server's log may say more."
         key = read_key_file(self._served)
-        return ModelClient(self._server, key, self._tell, advice, KEY, version)
+        return ModelClient(server, key, self._tell, advice, KEY, version)
 
     def _post(self, client: ModelClient, path: str, body: Mapping[str, Any]) -> None:
         client.ask(path, body, lambda reply: reply, f"POST /{path}")
+
+
+def reach_student(served: ServedModel, concurrency: int) -> Reached:
+    """Return the server that has a student's weights now, with its key.
+
+    Args:
+        served: Where it answers, and the name of the weights.
+        concurrency: Requests at a time.
+
+    Raises:
+        NoAnswerError: It has ended.
+    """
+    advice = "Check max_length and options; the server's log may say more."
+    server = patient_server(served, concurrency)
+    return Reached(server, read_key_file(served), advice, KEY, served.weights)
 
 
 def _read(reply: Any, ends: frozenset[int], longest: int, vocabulary: int) -> Generated:

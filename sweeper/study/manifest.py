@@ -50,7 +50,7 @@ class StudyManifest(BaseModel):
 
 
 def suite_spec(suite: LoadedSuite) -> SuiteSpec:
-    """Return the suite with absolute folders and a hash of its tasks' files.
+    """Return the suite with absolute folders and a hash of its tasks' files and its engine.
 
     Raises:
         ConfigError: One of the files cannot be read.
@@ -62,6 +62,8 @@ def suite_spec(suite: LoadedSuite) -> SuiteSpec:
         message = f"cannot be read: {error.strerror}"
         raise ConfigError([Problem(source=str(error.filename), message=message)]) from None
     content = {"suite": suite.config.model_dump(mode="json"), "files": files}
+    if suite.engine != "transformers":
+        content["engine"] = suite.engine
     return SuiteSpec(
         config=suite.config,
         task_directories=tuple(str(directory) for directory in directories),
@@ -171,6 +173,9 @@ def changes(
     ``files`` are hashes of the files that the study names now, if they were computed.
     """
     old, new = recorded.files, input_hashes(study) if files is None else files
+    if recorded.config.evaluation.engine != study.config.evaluation.engine:
+        # It is in the hashes of suites, and named itself.
+        new = {name: digest for name, digest in new.items() if not name.startswith("suite ")}
     return [
         *_differences(
             plain_config(recorded.config), plain_config(with_scoring_dtype(study.config, recorded))

@@ -10,9 +10,11 @@ from typing import Literal
 
 from pydantic import ValidationError
 
+from sweeper.config.judgement import judged
 from sweeper.config.lengths import arm_lengths, study_lengths
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.own_teachers import named_attentions, named_models, own_teachers, teacher_uses
+from sweeper.config.scoring_engine import teacher_is_scored
 from sweeper.config.server import CHANGE_NO_ANSWER
 from sweeper.config.started_server import StartedServer
 from sweeper.config.study import StudyConfig
@@ -66,7 +68,8 @@ def steps(config: StudyConfig, *, students_served: bool) -> tuple[tuple[Step, ..
 
 def test_steps(config: StudyConfig) -> tuple[tuple[Step, ...], ...]:
     """Return the steps after the search: only then is the test suite scored."""
-    return (_TEST_STEPS if config.teacher.server is None else ("test_student",),)
+    has_score = teacher_is_scored(config.teacher, config.evaluation)
+    return (_TEST_STEPS if has_score else ("test_student",),)
 
 
 def own_teacher_steps(config: StudyConfig) -> dict[str, Step]:
@@ -132,6 +135,7 @@ def make_spec(
         needs_teacher_outputs=uses.answers if of_teacher else config.needs_teacher_outputs(),
         stock_engine=config.uses_stock_engine(),
         reads=uses.reads if of_teacher else (),
+        judged=judged(config) if step in ("data", "teacher") else None,
         own_teacher=own.get(step, {}),
         rehearsals=rehearsals(config) if step == "data" else (),
         shards=_shards(config) if step == "data" else (),
@@ -183,6 +187,7 @@ def is_done(spec: PreparationSpec, paths: StudyPaths) -> bool:
             "optimisers",
             "own_teacher",
             "own_attentions",
+            "judged",
         )
         if key in written
     ]

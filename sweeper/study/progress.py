@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from sweeper.config.compute import ComputeConfig
 from sweeper.config.confirm import CostMeasure
+from sweeper.config.scoring_engine import teacher_is_scored
 from sweeper.records import Outcome, PreparationSpec, TrialSpec
 from sweeper.reporting.live import ArmProgress, EndedJob, LiveDisplay, LiveJob, LiveState
 from sweeper.reporting.time_left import RunningTrial, estimate
@@ -151,8 +152,8 @@ def step_name(job: RunningJob) -> str:
         case "data":
             return "checking the data"
         case "teacher":
-            served = job.spec.origin.teacher.server is not None
-            return "asking the teacher" if served else "scoring the teacher"
+            has_score = teacher_is_scored(job.spec.origin.teacher, job.spec.origin.evaluation)
+            return "scoring the teacher" if has_score else "asking the teacher"
         case "start":
             warm = job.spec.origin.warm_start is not None
             return "warming up the student" if warm else "writing the student for its server"

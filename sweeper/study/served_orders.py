@@ -6,6 +6,7 @@ from pathlib import Path
 
 from sweeper.config.base import KeyPath
 from sweeper.config.builtin import MODELS, PACKED_MODELS, model_directory
+from sweeper.config.judgement import largest_top_k
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.models import ModelConfig
 from sweeper.config.started_server import StartedServer
@@ -41,7 +42,15 @@ def teacher_order(study: LoadedStudy, manifest: StudyManifest) -> ServerOrder:
     assert server is not None
     check_teacher(study)
     source, content = _source(study, manifest)
-    return ServerOrder("teacher", teacher, server, source=source, content=content)
+    top_k = largest_top_k(study.config)
+    return ServerOrder(
+        "teacher",
+        teacher,
+        server,
+        source=source,
+        content=content,
+        max_logprobs=top_k.k if top_k else None,
+    )
 
 
 def student_order(study: LoadedStudy, paths: StudyPaths) -> ServerOrder:

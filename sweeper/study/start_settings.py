@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sweeper.analysis.comparison import scored_trials
+from sweeper.analysis.scoring_engine import scoring_engine
 from sweeper.config.base import KeyPath, Scalar, dotted, short
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.models import ModelConfig, StudentConfig, with_settings
@@ -143,6 +144,7 @@ class _EarlierStudy:
                 trial=trial.number,
                 score=score.score,
                 suite_hash=next(iter(suites), None),
+                engine=scoring_engine(record),
                 tasks=tasks,
             )
             best.setdefault(settings_key(settings), enqueued)
@@ -199,7 +201,8 @@ class _EarlierStudy:
                 return f"the documents {both.start} to {end} of {ours.task}"
         # An old record has the suite's hash only, in which its name has a part.
         for digest, name in suites.items():
-            named = replace(test, config=test.config.model_copy(update={"suite": name}))
+            config = test.config.model_copy(update={"suite": name})
+            named = replace(test, config=config, engine="transformers")
             if suite_spec(named).content_hash == digest:
                 return f"the suite {name}"
         return ""

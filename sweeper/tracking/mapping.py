@@ -209,9 +209,14 @@ def study_params(inputs: StudyInputs, sampler: str) -> dict[str, str]:
 
 
 def _scoring(inputs: StudyInputs) -> dict[str, object]:
-    """Return the precision of the scores; nothing in a study that declared none."""
-    dtype = inputs.evaluation.dtype
-    return {} if dtype is None else {"evaluation/dtype": dtype}
+    """Return precision and engine of the scores, where the study does not have the defaults."""
+    evaluation = inputs.evaluation
+    found: dict[str, object] = {}
+    if evaluation.dtype is not None:
+        found["evaluation/dtype"] = evaluation.dtype
+    if evaluation.engine != "transformers":
+        found["evaluation/engine"] = evaluation.engine
+    return found
 
 
 def study_tags(inputs: StudyInputs, arms: Sequence[str], provenance: Provenance) -> dict[str, str]:

@@ -137,6 +137,22 @@ def test_scores_in_two_precisions_do_not_compare(
         assert "evaluation.dtype" in found.refused[0]
 
 
+@pytest.mark.parametrize("second", ["vllm", "transformers"])
+def test_scores_of_two_engines_do_not_compare(second: str) -> None:
+    engines = ("vllm", second)
+    records = [
+        small(seed, seeds=1, config={"evaluation": {"engine": engine}})
+        for seed, engine in enumerate(engines, 1)
+    ]
+    found = compare_studies(records)
+    assert bool(found.across) is (second == "vllm")
+    if second == "transformers":
+        [reason] = found.refused
+        assert "they were scored by transformers and by vllm" in reason
+        assert "with the other's evaluation.engine" in reason
+        assert "evaluation.engine" in [setting.key for setting in found.different]
+
+
 @pytest.mark.parametrize("width", [80, 120])
 def test_the_table_fits_and_says_what_counts(seeds: StudiesComparison, width: int) -> None:
     text = printed(seeds, width)

@@ -139,6 +139,18 @@ def test_changed_versions_are_named_where_the_training_did_not_repeat() -> None:
     assert text.endswith("The training reached 0.4 this time. Versions have changed: torch.")
 
 
+def test_scores_of_a_served_study_are_not_compared_with_those_of_the_saved_student() -> None:
+    served = SAME.scores.model_copy(update={"engine": "vllm"})
+    recorded = Scored(SAME.outcome.model_copy(update={"scores": served}), SAME.documents)
+    text = told(recorded, recorded, scored(0.4, 0.0, 0.8))
+    assert (
+        "by transformers: 0.4 on addition-select. The study's scores are computed by vllm" in text
+    )
+    assert text.endswith("0.5 was recorded, and the training reached exactly that.")
+    other = Scored(recorded.outcome, {**SAME.documents, ("task", 0, "hash"): 1.0})
+    assert told(recorded, other, SAME).endswith("the training reached 0.5 this time.")
+
+
 @pytest.mark.parametrize(
     ("trained", "written", "stderr", "fine"),
     [

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from sweeper.config.judgement import Judged, TopK, judged, largest_top_k
 from sweeper.config.remote_server import RemoteServer
 from sweeper.config.study import StudyConfig
 from sweeper.study.manifest import input_hashes
@@ -119,6 +120,7 @@ def test_a_server_on_this_machine_may_speak_http(folder: Path) -> None:
             "arms.gkd",
             "expected method sft or seqkd, found gkd, which compares the student's distribution",
         ),
+        ("  sft: {}", "  gkd: {settings: {teacher_signal: top_k}}", "arms.gkd", "(api: vllm)"),
         ("  sft: {}", "  supervised_kd: {}", "arms.supervised_kd", "found supervised_kd"),
         (
             "  seqkd: {}",
@@ -187,3 +189,113 @@ def test_vllm_keeps_the_keys_of_the_tokenizer(folder: Path) -> None:
     assert load(folder, text).config.teacher.has_tokenizer()
     [problem] = problems(folder, edit("revision: main", "dtype: float16", text))
     assert problem.path == "teacher.dtype"
+
+
+VLLM = edit(SERVER, '{url: "https://host/v1", api: vllm}', STUDY)
+STARTED = edit(SERVER, "{start: vllm}", STUDY)
+CHOICES = "{type: categorical, choices: [exact, top_k]}"
+TOP_K = "settings: {lmbda: 1.0, teacher_signal: top_k}"
+
+
+@pytest.mark.parametrize("study", [VLLM, STARTED], ids=["elsewhere", "started"])
+@pytest.mark.parametrize(
+    ("arm", "path", "message"),
+    [
+        ("gkd: {}", "arms.gkd", "expected teacher_signal: top_k, or sampled next to"),
+        ("gkd: {}", "arms.gkd", "most likely tokens (teacher_top_k) and never all, found none"),
+        ("supervised_kd: {}", "arms.supervised_kd", "expected teacher_signal: top_k next to"),
+        (
+            "gkd: {settings: {teacher_signal: exact}}",
+            "arms.gkd.settings.teacher_signal",
+            "never all, found exact",
+        ),
+        (
+            f"gkd: {{search: {{teacher_signal: {CHOICES}}}}}",
+            "arms.gkd.search.teacher_signal.choices.0",
+            "never all, found exact",
+        ),
+        (
+            "gkd: {settings: {engine: trl}}",
+            "arms.gkd.settings.engine",
+            "expected sweeper next to teacher.server, found trl",
+        ),
+        (
+            "supervised_kd: {settings: {teacher_signal: sampled}}",
+            "arms.supervised_kd.settings.teacher_signal",
+            "expected exact or top_k in an arm of method supervised_kd",
+        ),
+        (
+            "gkd: {settings: {teacher_signal: top_k, teacher.model: other}}",
+            "arms.gkd.settings.teacher.model",
+            "one teacher for all arms",
+        ),
+    ],
+)
+def test_what_a_served_teacher_cannot_judge(
+    folder: Path, study: str, arm: str, path: str, message: str
+) -> None:
+    [problem] = problems(folder, edit("  sft: {}", f"  {arm}", study))
+    assert problem.path == path
+    assert message in problem.message
+
+
+@pytest.mark.parametrize("study", [VLLM, STARTED], ids=["elsewhere", "started"])
+@pytest.mark.parametrize(
+    "arm",
+    [
+        f"gkd: {{{TOP_K}}}",
+        "gkd: {settings: {lmbda: 1.0, teacher_signal: sampled}}",
+        "gkd: {settings: {lmbda: 1.0}, search: {teacher_signal:"
+        " {type: categorical, choices: [top_k, sampled]}}}",
+        "supervised_kd: {settings: {teacher_signal: top_k, seq_kd: true}}",
+    ],
+)
+def test_what_it_can_judge(folder: Path, study: str, arm: str) -> None:
+    assert load(folder, edit("  sft: {}", f"  {arm}", study)).config.teacher.server is not None
+
+
+def test_the_largest_top_k_of_a_study(folder: Path) -> None:
+    def largest(arms: str) -> TopK | None:
+        return largest_top_k(load(folder, edit("  sft: {}", arms, VLLM)).config)
+
+    assert largest("  sft: {}") is None
+    assert largest("  gkd: {settings: {lmbda: 1.0, teacher_signal: sampled}}") is None
+    assert largest(f"  gkd: {{{TOP_K}}}") == (16, ("arms", "gkd"))
+    searched = "search: {teacher_top_k: {type: int, low: 4, high: 64}}"
+    arms = f"  gkd: {{{TOP_K}, {searched}}}\n  supervised_kd:"
+    arms += " {settings: {teacher_signal: top_k, teacher_top_k: 32}}"
+    assert largest(arms) == (64, ("arms", "gkd", "search", "teacher_top_k"))
+    config = load(folder, edit("  sft: {}", arms, VLLM)).config
+    found = judged(config)
+    assert found is not None
+    assert (found.top_k, found.top_k_key) == (64, ("arms", "gkd", "search", "teacher_top_k"))
+    assert [arm.sources for arm in found.arms] == [(), (False,)]
+    assert [arm.limits.sampled for arm in found.arms] == [128, None]
+    assert Judged.model_validate_json(found.model_dump_json()) == found
+
+
+@pytest.mark.parametrize("limit", ["20", "null", "many", "true"])
+def test_a_started_server_that_would_report_too_few(folder: Path, limit: str) -> None:
+    arm = "gkd: {settings: {lmbda: 1.0, teacher_signal: top_k, teacher_top_k: 32}}"
+    text = edit("{start: vllm}", f"{{start: vllm, options: {{max-logprobs: {limit}}}}}", STARTED)
+    [problem] = problems(folder, edit("  sft: {}", f"  {arm}", text))
+    assert problem.path == "teacher.server.options.max-logprobs"
+    if limit != "null":
+        named = "(teacher_top_k of arms.gkd.settings.teacher_top_k)"
+        assert f"expected at least 32 {named}, or none, found" in problem.message
+    for enough in ("32", "-1"):
+        load(folder, edit("  sft: {}", f"  {arm}", edit(f" {limit}}}", f" {enough}}}", text)))
+
+
+def test_a_short_server_needs_room_for_answers_only_where_there_are_any(folder: Path) -> None:
+    text = edit("{start: vllm}", "{start: vllm, max_length: 128}", STARTED)
+    [problem] = problems(folder, text)
+    assert problem.path == "teacher.server.max_length"
+    load(folder, edit("  seqkd: {}", f"  gkd: {{{TOP_K}}}", text))
+
+
+def test_reported_numbers_are_log_probabilities(folder: Path) -> None:
+    text = edit("{start: vllm}", "{start: vllm, options: {logprobs_mode: raw_logits}}", STARTED)
+    [problem] = problems(folder, text)
+    assert problem.path == "teacher.server.options.logprobs_mode"
+    assert "log-probabilities are read as the model gives them" in problem.message

@@ -35,7 +35,7 @@ MISTAKES = [
     (server(", max_length: 0"), "teacher.server.max_length", "greater than or equal to 1"),
     (server(", max_length: 64"), "teacher.server.max_length", "expected more than 64"),
     (server(", url: 'https://host/v1'"), "teacher.server.url", "expected either url"),
-    (server(", api_key_env: KEY"), "teacher.server.api_key_env", "expected one of start"),
+    (server(", api_key_env: KEY"), "teacher.server.api_key_env", "expected one of max_length"),
     (server("").replace("vllm", "sglang"), "teacher.server.start", "expected 'vllm'"),
     (server(", start_timeout: soon"), "teacher.server.start_timeout", "90s, 30m, 12h or 2d"),
     (server(", options: {port: 80}"), "teacher.server.options.port", "takes a free one"),
@@ -79,8 +79,8 @@ def test_each_mistake_is_named_at_its_key(
 @pytest.mark.parametrize(
     ("old", "new", "place", "message"),
     [
-        ("  sft: {}", "  gkd: {}", "arms.gkd", "there are answers only"),
-        ("  sft: {}", "  supervised_kd: {}", "arms.supervised_kd", "there are answers only"),
+        ("  sft: {}", "  gkd: {}", "arms.gkd", "expected teacher_signal: top_k, or sampled"),
+        ("  sft: {}", "  supervised_kd: {}", "arms.supervised_kd", "expected teacher_signal"),
         (
             "  seqkd: {}",
             "  seqkd: {settings: {teacher.model: small}}",

@@ -379,3 +379,43 @@ def test_what_cannot_be() -> None:
         sampled_divergence(case.ours, BARE, teacher)
     with pytest.raises(ValueError, match=r"positions × k, but got \(6, 2\) and \(6, 1\)"):
         TokenLogProbs(teacher.ids, teacher.log_probs[:, :1])
+
+
+@pytest.mark.parametrize("beta", BETAS)
+@pytest.mark.parametrize("size", [0.1, 2.0])
+def test_positions_with_fewer_reported_tokens(size: float, beta: float) -> None:
+    """Each position is as in a report of its own number of tokens, the whole vocabulary's too."""
+    case, counts = Case.of(size), [1, 2, 4, 7, VOCABULARY - 1, VOCABULARY]
+    whole = case.report(VOCABULARY)
+    missing = torch.arange(VOCABULARY) >= torch.tensor(counts)[:, None]
+    teacher = TokenLogProbs(
+        whole.ids.masked_fill(missing, -1).int(), whole.log_probs.masked_fill(missing, -torch.inf)
+    )
+    found = graded(top_k_divergence(case.ours, BARE, teacher, beta), case.ours)
+    rows = [
+        top_k_divergence(
+            case.ours[row : row + 1],
+            BARE,
+            TokenLogProbs(whole.ids[row : row + 1, :k], whole.log_probs[row : row + 1, :k]),
+            beta,
+        )
+        for row, k in enumerate(counts)
+    ]
+    assert_close(found, graded(torch.stack(rows).sum(), case.ours), 1e-12)
+
+
+@pytest.mark.parametrize("signal", ["top_k", "sampled"])
+def test_without_the_teacher_the_students_entropy_is_still_known(signal: str) -> None:
+    case, tokens = Case.of().float(), torch.arange(POSITIONS) * 3
+    expected, found = SampledTokens.of(tokens), SampledTokens.of(tokens)
+    HEADS.divergence(case.ours, case.theirs, 0.5, sampled=expected)
+    own = case.theirs.log_softmax(-1).gather(-1, tokens[:, None])
+    if signal == "top_k":
+        plain = top_k_divergence(case.ours, BARE, case.report(4), 0.5)
+        loss = top_k_divergence(case.ours, BARE, case.report(4), 0.5, sampled=found)
+    else:
+        teacher = TokenLogProbs(tokens[:, None], own)
+        plain = sampled_divergence(case.ours, BARE, teacher)
+        loss = sampled_divergence(case.ours, BARE, teacher, sampled=found)
+    assert torch.equal(loss, plain)
+    torch.testing.assert_close(found.sums, expected.sums * torch.tensor([1, 0, 0]))

@@ -159,3 +159,23 @@ def test_without_vllm_check_and_run_say_what_to_install(
         shown = " ".join((done.stdout + done.stderr).split())
         assert "pip install 'sweeper[vllm]'" in shown
         assert "teacher.server.start" in shown
+
+
+def test_a_study_whose_trials_ask_the_server_for_its_judgement(
+    write_study: WriteStudy, servers: FakeServers
+) -> None:
+    top_k = {"teacher_signal": "top_k", "teacher_top_k": 8}
+    gkd = {"settings": {**top_k, "lmbda": 1.0, "max_new_tokens": 8}}
+    offline = {"settings": {**top_k, "teacher_top_k": 4}}
+    keys = {**KEYS, "arms": {"gkd": gkd, "supervised_kd": offline}}
+    study = WholeStudy(write_study(**keys, compute={"workers": 2}).parent)
+    study.check(study.run())
+    [start] = servers.starts()
+    assert start["arguments"][-2:] == ["--max-logprobs", "8"]
+    # The longest text, every reference once, and the rollouts of 4 steps.
+    asked = servers.asked()
+    assert len(asked) == 1 + ROWS + 4 * 4
+    assert {body["prompt_logprobs"] for body in asked} == {8}
+    costs = {name: found.cost.served for name, found in study.outcomes().items() if found}
+    assert costs["gkd/0000"]["teacher"] > 0
+    assert "teacher" not in costs["supervised_kd/0000"]

@@ -38,6 +38,10 @@ NOT_YET: dict[str, dict[str, float]] = {
     "long, not cut": {"rollout_length": 90.0, "truncated_share": 0.4, "ended_share": 0.6},
     "cut, not longer": {"truncated_share": 0.85, "ended_share": 0.15},
     "at the threshold": {"repetition": 0.5},
+    "perhaps as certain as its served teacher": {
+        "student_entropy": 0.1,
+        "teacher_entropy": math.nan,
+    },
     "as certain as its teacher": {"student_entropy": 0.1, "teacher_entropy": 0.1},
     "what the stock trainer reports": {
         name: math.nan for name in HEALTHY if name not in ("rollouts", "rollout_length")

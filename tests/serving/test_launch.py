@@ -25,6 +25,7 @@ def launch(
     devices: tuple[str, ...] = ("cpu",),
     content: str = "hash",
     model: dict[str, Any] | None = None,
+    max_logprobs: int | None = None,
     **keys: Any,
 ) -> Launch:
     return vllm_launch(
@@ -35,6 +36,7 @@ def launch(
         content=content,
         version="0.30.0",
         devices=devices,
+        max_logprobs=max_logprobs,
     )
 
 
@@ -58,6 +60,14 @@ def test_on_gpus_the_model_is_divided_and_has_its_share_of_the_memory() -> None:
     assert option(command, "gpu-memory-utilization") == "0.9"
     given = launch(("cuda:0",), gpu_memory=0.3).command
     assert option(given, "gpu-memory-utilization") == "0.3"
+
+
+def test_it_reports_as_many_tokens_as_trials_ask_for() -> None:
+    assert "--max-logprobs" not in launch().command
+    assert option(launch(max_logprobs=64).command, "max-logprobs") == "64"
+    more = launch(max_logprobs=64, options={"max_logprobs": -1}).command
+    assert option(more, "max-logprobs") == "-1"
+    assert launch(max_logprobs=64).serves != launch(max_logprobs=32).serves
 
 
 def test_the_server_sees_its_own_gpus_only(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -369,5 +369,10 @@ def test_the_check_says_what_is_given_and_what_only_some_arms_have(
     assert suites.state == "warning" and "selection suite of pilot" in suites.detail
     assert uneven.state == "warning"
     assert uneven.detail == "given settings in gkd, none in sft"
+    served = {"engine": "vllm"}
+    others = {name: tuple(s.model_copy(update=served) for s in all) for name, all in starts.items()}
+    _, engines, _ = start_findings(loaded.config, others, "another")
+    assert engines.state == "warning"
+    assert "best is by scores of vllm in pilot; here transformers computes them" in engines.detail
     assert [f.state for f in start_findings(loaded.config, starts, HASH)] == ["ok", "warning"]
     assert not list(start_findings(loaded.config, {}, HASH))

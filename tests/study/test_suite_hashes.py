@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,13 @@ SHIPPED = {
     "smollm2/smollm2-selection.yaml": "9d3e44c171ba93d9f36544d8ef9c0150",
     "smollm2/smollm2-test.yaml": "e37f1b5947fb2ef4b46e10971e3a2d7d",
 }
+
+
+def test_the_engine_is_a_part_of_the_suites_identity() -> None:
+    suite = load_suite(ROOT / "eval_suites" / "addition-test.yaml")
+    served = suite_spec(replace(suite, engine="vllm"))
+    assert served.content_hash != suite_spec(suite).content_hash
+    assert served.config == suite.config
 
 
 @pytest.mark.parametrize(("suite", "expected"), SHIPPED.items())

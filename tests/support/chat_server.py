@@ -38,6 +38,12 @@ class ChatServer:
     """Makes the message that answers a prompt."""
     complete: Callable[[list[int]], tuple[str, dict[str, Any]]] = lambda tokens: ("", {})
     """Makes the prompt's text and the choice that answers token ids."""
+    judge: Callable[[list[int], int], list[Any]] = lambda tokens, k: []
+    """Makes the ``prompt_logprobs`` of token ids: of the k most likely ones at each position."""
+    answer: Callable[[dict[str, Any]], tuple[str, dict[str, Any]]] | None = None
+    """Makes both from the whole request, if it is given."""
+    also: Callable[[BaseHTTPRequestHandler, dict[str, Any]], bool] | None = None
+    """Answers requests of other kinds; returns False for the rest."""
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def section(self, model: str = "adder-9000", **keys: Any) -> dict[str, Any]:
@@ -68,7 +74,14 @@ def chat_server(**settings: Any) -> Iterator[ChatServer]:
                 return reply(401, f"wrong key {self.headers.get('Authorization')}")(self)
             if fault is not None:
                 return fault(self)
-            if "prompt" in body:
+            if state.also is not None and state.also(self, body):
+                return None
+            if state.answer is not None:
+                prompt, choice = state.answer(body)
+            elif "prompt_logprobs" in body:
+                prompt, k = str(body["prompt"]), body["prompt_logprobs"]
+                choice = {"text": "", "prompt_logprobs": state.judge(body["prompt"], k)}
+            elif "prompt" in body:
                 prompt, choice = state.complete(body["prompt"])
             else:
                 prompt = body["messages"][-1]["content"]
@@ -77,7 +90,7 @@ def chat_server(**settings: Any) -> Iterator[ChatServer]:
             send(
                 self,
                 200,
-                {"choices": [{**choice, "finish_reason": state.finish}], "usage": usage},
+                {"choices": [{"finish_reason": state.finish, **choice}], "usage": usage},
             )
             with state.lock:
                 state.answered[prompt] += 1

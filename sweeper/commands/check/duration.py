@@ -137,7 +137,9 @@ def slow_findings(
         models: dict[str, ModelConfig] = {"teacher": teacher, "student": student}
         if eager := [name for name, model in models.items() if model.is_eager()]:
             advice.append(f"Leave out attn_implementation: eager of the {listed(eager)}.")
-        if asked >= _LARGE and not teacher.compile:
+        if asked >= _LARGE and teacher.server is not None:
+            advice.append("Ask the teacher's server for more at a time: a higher concurrency.")
+        elif asked >= _LARGE and not teacher.compile:
             advice.append("Compile the teacher: compile: true.")
         sampled = ""
         if trial.rollout_length is not None:

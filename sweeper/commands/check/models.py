@@ -8,6 +8,8 @@ from typing import Literal
 from sweeper.analysis.findings import Finding
 from sweeper.analysis.pair import PairSummary
 from sweeper.analysis.teacher_gap import is_better
+from sweeper.config.base import ScoringDtype
+from sweeper.config.judgement import Judged
 from sweeper.config.models import ModelConfig
 from sweeper.config.remote_server import RemoteServer
 from sweeper.records import TokenizerSummary
@@ -20,6 +22,8 @@ from sweeper.reporting.text.terminal_escape import visible
 TEACHER_RATIO = (2.0, 4.0)
 """Range of the teacher's size, as a multiple of the student's, that is often advised."""
 
+_BYTES_A_TOKEN = 8
+"""``stored_judgement.BYTES_A_TOKEN``."""
 _PLAIN = "none: prompt, answer and end token"
 
 
@@ -83,11 +87,17 @@ def pair_findings(pairs: Sequence[PairSummary]) -> Iterator[Finding]:
             yield Finding(state=state, what=row.name, detail=detail, advice=advice)
 
 
-def server_finding(teacher: ModelConfig, rows: int | None, longest: int | None) -> Finding | None:
+def server_finding(
+    teacher: ModelConfig,
+    rows: int | None,
+    longest: int | None,
+    *,
+    scored_in: ScoringDtype | None = None,
+) -> Finding | None:
     """Report what a served teacher will be asked; None of one that is loaded.
 
     ``rows`` are those of the data, if they are known; ``longest`` is the limit of an answer, None
-    if no arm trains on answers.
+    if no arm trains on answers; ``scored_in`` the precision of its score, None if it has none.
     """
     if (server := teacher.server) is None:
         return None
@@ -98,11 +108,42 @@ def server_finding(teacher: ModelConfig, rows: int | None, longest: int | None) 
     if longest is not None:
         count = "every row of the data" if rows is None else f"{rows:,} rows of the data"
         detail += f" to {count}, in at most {longest:,} tokens each, once"
-    detail += (
-        ". It has no score, as suites are scored on models that are loaded: reports are without the"
-        " teacher's line and gap closed"
-    )
+    if scored_in is not None:
+        detail += f". It is scored through its server, in {scored_in}"
+        if isinstance(server, RemoteServer):
+            detail += f", which is to run with --dtype {scored_in}: that cannot be seen from here"
+    else:
+        detail += (
+            ". It has no score, as suites are scored on models that are loaded: reports are without"
+            " the teacher's line and gap closed"
+        )
     return Finding(state="ok", what="teacher's server", detail=visible(detail))
+
+
+def judgement_finding(judged: Judged, positions: float | None, room: float) -> Finding:
+    """Report what a served teacher's judgement is read of, and what is stored of it.
+
+    Args:
+        judged: What trainings read.
+        positions: Tokens of the references; None if they are not known.
+        room: GiB that the cache has for it.
+    """
+    what, k = "teacher's judgement", judged.top_k
+    named = "the token that stands there" if not k else f"{k} tokens at most"
+    detail = f"{named} at each position, asked for while students train"
+    sources = {own for arm in judged.arms for own in arm.sources}
+    if not k or not sources:
+        return Finding(state="ok", what=what, detail=detail)
+    detail += "; that of the data's sequences once, before trials"
+    if False not in sources or positions is None:
+        return Finding(state="ok", what=what, detail=detail)
+    size = positions * k * _BYTES_A_TOKEN / 2**30
+    detail += f": about {size:.2g} GiB of the cache for the references"
+    if size <= room:
+        return Finding(state="ok", what=what, detail=detail)
+    detail += f", more than compute.teacher_states_gib ({room:g})"
+    advice = "Write a larger one, or a smaller teacher_top_k: else every trial asks for it anew."
+    return Finding(state="warning", what=what, detail=detail, advice=advice)
 
 
 def tokenizer_findings(tokenizer: TokenizerSummary, *, text: bool = False) -> Iterator[Finding]:

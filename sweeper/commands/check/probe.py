@@ -25,6 +25,7 @@ from sweeper.commands.check.measured_times import timing_of_probe
 from sweeper.config.base import Scalar
 from sweeper.config.collapse import CollapseConfig
 from sweeper.config.loading import LoadedStudy
+from sweeper.config.scoring_engine import teacher_is_scored
 from sweeper.config.settings import Method
 from sweeper.execution.executor import Busy, Executor, Finished, Spec
 from sweeper.foundation.database_retry import Retry
@@ -183,7 +184,8 @@ class _Probe:
         teacher, student = (
             read_completed(self._paths.preparation(step)) for step in ("teacher", "student")
         )
-        assert teacher and (served or teacher.scores) and student and student.scores
+        has_score = teacher_is_scored(config.teacher, config.evaluation)
+        assert teacher and (not has_score or teacher.scores) and student and student.scores
         tasks = self._plan_scoring(student.scores)
         self._timings = {name: {} for name in self._params}
         self._serve(self._roles_of_trials())

@@ -29,6 +29,7 @@ from sweeper.commands.check.machine import machine_findings
 from sweeper.commands.check.memory_findings import StudyTrainings, memory_findings
 from sweeper.commands.check.models import (
     file_findings,
+    judgement_finding,
     pair_findings,
     server_finding,
     size_finding,
@@ -44,8 +45,10 @@ from sweeper.commands.check.power import (
 from sweeper.commands.check.probe import probe
 from sweeper.commands.check.settings import settings_findings
 from sweeper.commands.check.starts import start_findings
+from sweeper.config.judgement import judged
 from sweeper.config.loading import LoadedStudy, LoadedSuite
 from sweeper.config.models import StudentConfig
+from sweeper.config.scoring_engine import teacher_is_scored
 from sweeper.config.study import StudyConfig
 from sweeper.execution.device_sharing import DeviceMemory, trial_memory, usable_devices
 from sweeper.execution.devices import lacks_bfloat16
@@ -220,6 +223,10 @@ def judge(
     )
     answers = config.teacher_outputs.max_new_tokens if config.needs_teacher_outputs() else None
     rows = data_check.rows.rows if data_check.rows else None
+    read, summary, room = judged(config), data_check.data, config.compute.teacher_states_gib
+    positions = summary.used * summary.completion_tokens if summary else None
+    has_score = teacher_is_scored(config.teacher, config.evaluation)
+    scored_in = config.scoring_dtype() if has_score else None
     tokenizers: Iterable[Finding] = ()
     if data_check.tokenizer is not None:
         text = not config.teacher.has_tokenizer()
@@ -230,7 +237,8 @@ def judge(
                 state="ok", what="study file", detail=f"{config.study}: {', '.join(config.arms)}"
             ),
             *(_problem(study, problem) for problem in data_check.problems),
-            *filter(None, [server_finding(config.teacher, rows, answers)]),
+            *filter(None, [server_finding(config.teacher, rows, answers, scored_in=scored_in)]),
+            *([judgement_finding(read, positions, room)] if read else []),
             *tokenizers,
             *file_findings(data_check.models, data_check.generation),
             *([size_finding(teacher, student)] if teacher and student else []),

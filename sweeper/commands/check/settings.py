@@ -9,6 +9,8 @@ from typing import NamedTuple
 from sweeper.analysis.findings import Finding
 from sweeper.config.arms import ArmConfig
 from sweeper.config.dead_keys import NO_DROPOUT, may_drop
+from sweeper.config.judgement import judged
+from sweeper.config.scoring_engine import teacher_is_scored
 from sweeper.config.settings import in_steps, resolve
 from sweeper.config.study import StudyConfig
 from sweeper.records.collapse import CONSECUTIVE
@@ -58,8 +60,10 @@ def _dead_everywhere(config: StudyConfig, rows: int | None) -> Iterator[Finding]
     if "teacher_outputs" in written and not config.needs_teacher_outputs():
         why = "without an arm that reads the teacher's answers"
         yield _dead(["teacher_outputs"], why, "Leave it out, or add an arm seqkd.")
-    if config.teacher.server is not None and not config.needs_teacher_outputs():
-        why = "without an arm or a warm start that trains on the teacher's answers"
+    asked = config.needs_teacher_outputs() or judged(config) is not None
+    scored = teacher_is_scored(config.teacher, config.evaluation)
+    if not scored and not asked:
+        why = "without an arm or a warm start that learns from the teacher"
         yield _dead(["teacher.server"], why, "Add an arm seqkd.")
     if config.data.assistant_turns == "all" and not config.uses_references():
         why = "without an arm or a warm start that trains on references"

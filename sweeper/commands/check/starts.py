@@ -13,6 +13,7 @@ from sweeper.search.sampling import left_open
 from sweeper.study.start_settings import StartSettings
 
 _WHAT = "start"
+_ADVICE = "Read it as settings that did well elsewhere; they are scored again here."
 
 
 def start_findings(config: StudyConfig, starts: StartSettings, suite: str) -> Iterator[Finding]:
@@ -23,13 +24,16 @@ def start_findings(config: StudyConfig, starts: StartSettings, suite: str) -> It
     for name, given in starts.items():
         detail = f"{name}: {_source(given)}{_sampled(config.arms[name], given)}"
         yield Finding(state="ok", what=_WHAT, detail=detail)
-        if others := dict.fromkeys(
-            str(start.study) for start in given if start.suite_hash not in (None, suite)
-        ):
+        engine = config.evaluation.engine
+        elsewhere = [start for start in given if start.suite_hash not in (None, suite)]
+        if engines := {start.study: start.engine for start in elsewhere if start.engine != engine}:
+            detail = f"{name}: best is by scores of {listed([*engines.values()])}"
+            detail += f" in {listed([*map(str, engines)])}; here {engine} computes them"
+            yield Finding(state="warning", what=_WHAT, detail=detail, advice=_ADVICE)
+        if others := dict.fromkeys(str(s.study) for s in elsewhere if s.engine == engine):
             detail = f"{name}: best is by the selection suite of {listed(list(others))}, which is"
             detail += " another suite"
-            advice = "Read it as settings that did well elsewhere; they are scored again here."
-            yield Finding(state="warning", what=_WHAT, detail=detail, advice=advice)
+            yield Finding(state="warning", what=_WHAT, detail=detail, advice=_ADVICE)
     without = [name for name, arm in config.arms.items() if arm.search and name not in starts]
     if starts and without:
         detail = f"given settings in {listed(list(starts))}, none in {listed(without)}"

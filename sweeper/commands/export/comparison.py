@@ -59,6 +59,15 @@ def compared(recorded: Scored, trained: Scored, written: Scored, *, library: str
         "Trained again from its recorded settings, written, and loaded from its folder by"
         f" {library}{dtype}: {now.score:.4g} on {now.suite}"
     )
+    if now.engine != before.engine:
+        again = trained.scores.score
+        repeated = (
+            "exactly that" if _differences(recorded, trained) == [] else f"{again:.4g} this time"
+        )
+        return (
+            f"{text}. The study's scores are computed by {before.engine}, and do not compare with"
+            f" that: {before.score:.4g} was recorded, and the training reached {repeated}."
+        )
     count, different = len(written.documents), _differences(recorded, written)
     if now.score == before.score and different == []:
         return f"{text}, exactly as recorded, on each of {count} documents."

@@ -12,6 +12,7 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -238,9 +239,15 @@ def _files(winner: Winner, paths: StudyPaths) -> JobPaths:
 def _scoring_spec(
     study: LoadedStudy, inputs: StudyInputs, trained: TrialSpec, executor: Executor, work: Path
 ) -> PreparationSpec:
-    """Return the spec of a job that loads and scores what the training wrote."""
+    """Return the spec of a job that loads and scores what the training wrote, as others would.
+
+    Also where the study's scores are computed by servers.
+    """
     work.mkdir()
-    spec = preparation.make_spec(study, inputs, trained.suite, "written", JobPaths(work))
+    evaluation = inputs.evaluation.model_copy(update={"engine": "transformers"})
+    inputs = inputs.model_copy(update={"evaluation": evaluation})
+    suite = suite_spec(replace(study.selection, engine="transformers"))
+    spec = preparation.make_spec(study, inputs, suite, "written", JobPaths(work))
     place = executor.next_resources(work).alone()
     same = {"threads": trained.place.threads, "memory_gib": trained.place.memory_gib}
     return spec.model_copy(update={"written": trained.keep, "place": place.model_copy(update=same)})
@@ -281,15 +288,16 @@ def _card(
     verified: str,
 ) -> str:
     config, student = study.config, study.config.student.model
+    # Scores of one engine, next to those of teacher and start.
+    same = written.scores and trained.scores and written.scores.engine == trained.scores.engine
+    scores = written.scores if same else trained.scores
     hub = not student.startswith("builtin/") and student not in model_folders(study)
     teacher = model_settings("teacher", config.arms[winner.arm].settings, winner.trial.params)
     return model_card(
         record,
         winner,
         # The test suite is not scored again.
-        trained.model_copy(
-            update={"scores": written.scores, "test_scores": _recorded(winner).test_scores}
-        ),
+        trained.model_copy(update={"scores": scores, "test_scores": _recorded(winner).test_scores}),
         base=student if hub else None,
         teacher=with_settings(config.teacher, teacher, config.student.before_training()).model,
         adapter=adapter,

@@ -253,6 +253,10 @@ def _unsaid(
             "The study's loss reads one token of the teacher's distribution (teacher_signal:"
             " sampled); the trainer's reads all with beta: 1, which that estimates."
         )
+    if on_policy and config.teacher.server is not None:
+        found.append(
+            "The study's teacher answers over a server (teacher.server); the trainer loads it."
+        )
     lora = config.student.lora
     kinds = [key for key in ("use_rslora", "use_dora") if lora and getattr(lora, key)]
     if kinds:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PretrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -126,6 +127,18 @@ def read_config(model: ModelConfig) -> PretrainedConfig:
             f" ({config.model_type}), which sweeper does not distil"
         )
     return config
+
+
+def read_generation_config(model: ModelConfig) -> GenerationConfig:
+    """Read the generation settings that a model's publisher saved with it.
+
+    Raises:
+        BadInputError: They, or the model's configuration, cannot be read.
+    """
+    with suppress(OSError):
+        options = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
+        return GenerationConfig.from_pretrained(location(model.model), **options)
+    return GenerationConfig.from_model_config(read_config(model))
 
 
 def check_attention(model: ModelConfig, *, here: bool = False) -> None:

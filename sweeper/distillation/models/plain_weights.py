@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.core_model_loading import revert_weight_conversion
 from transformers.utils import logging
 
 
@@ -33,14 +34,28 @@ def write_weights(model: Any, directory: Path, dtype: torch.dtype) -> None:
             logging.enable_progress_bar()
 
 
+def stored_weights(model: Any, dtype: torch.dtype, device: str) -> dict[str, Tensor]:
+    """Return the weights on ``device`` by the names that they are stored by, each of them once.
+
+    Those that are on it already, in ``dtype``, are the student's own.
+    """
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    once: dict[int, tuple[str, Tensor]] = {}
+    for name, weights in plain_weights(model, dtype, device).items():
+        # Embeddings come before the head that is tied to them.
+        once.setdefault(weights.data_ptr(), (name, weights))
+    found: dict[str, Tensor] = revert_weight_conversion(bare, dict(once.values()))
+    return found
+
+
 @torch.no_grad()
-def plain_weights(model: Any, dtype: torch.dtype) -> dict[str, Tensor]:
-    """Return the weights in main memory, by the names that they have without an adapter.
+def plain_weights(model: Any, dtype: torch.dtype, device: str = "cpu") -> dict[str, Tensor]:
+    """Return the weights on ``device``, by the names that they have without an adapter.
 
     Weights that are one in the model are one here.
     """
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
-    merged = _merged(bare, dtype) if bare is not model else {}
+    merged = _merged(bare, dtype, device) if bare is not model else {}
     found: dict[str, Tensor] = {}
     seen: dict[tuple[int, torch.Size], Tensor] = {}
     for key, value in bare.state_dict(keep_vars=True).items():
@@ -53,7 +68,7 @@ def plain_weights(model: Any, dtype: torch.dtype) -> dict[str, Tensor]:
         elif place in seen and value.numel():
             found[name] = seen[place]
         else:
-            found[name] = seen[place] = _converted(value.detach(), dtype)
+            found[name] = seen[place] = _converted(value.detach(), dtype, device)
     return found
 
 
@@ -68,18 +83,18 @@ def _plain_name(key: str) -> str | None:
     return ".".join(part for part in parts if part != "base_layer")
 
 
-def _converted(value: Tensor, dtype: torch.dtype) -> Tensor:
-    return value.to("cpu", dtype if value.is_floating_point() else None, copy=True).contiguous()
+def _converted(value: Tensor, dtype: torch.dtype, device: str) -> Tensor:
+    return value.to(device, dtype if value.is_floating_point() else None).contiguous()
 
 
-def _merged(bare: Any, dtype: torch.dtype) -> dict[str, Tensor]:
+def _merged(bare: Any, dtype: torch.dtype, device: str) -> dict[str, Tensor]:
     """Return the weights that adapters change, by their keys, one layer merged at a time."""
     found = {}
     for path, layer in bare.named_modules():
         if hasattr(layer, "base_layer") and hasattr(layer, "adapter_layer_names"):
             with _merged_for_now(layer):
                 for name, weights in layer.get_base_layer().named_parameters():
-                    found[f"{path}.base_layer.{name}"] = _converted(weights.detach(), dtype)
+                    found[f"{path}.base_layer.{name}"] = _converted(weights.detach(), dtype, device)
     return found
 
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import base64
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import reduce_tensor
 
 from sweeper.config.base import ScoringDtype
-from sweeper.distillation.models.plain_weights import write_weights
+from sweeper.distillation.models.plain_weights import stored_weights, write_weights
 from sweeper.distillation.sampling.rollouts import Rollout
-from sweeper.foundation.errors import DivergedError, NoAnswerError
+from sweeper.foundation.errors import BadInputError, DivergedError, NoAnswerError
 from sweeper.records import Resources, ServedModel
 from sweeper.records.seeds import served_rollout_seed
 from sweeper.serving.client import OtherWeightsError
@@ -38,7 +42,8 @@ class ServedEngine:
         dtype: ScoringDtype | None,
         waiting: Callable[[str], AbstractContextManager[None]],
     ) -> None:
-        self._resources, self._dtype, self._waiting = resources, dtype, waiting
+        self._resources, self._waiting = resources, waiting
+        self._give = _Giver(resources, dtype)
 
     def __call__(
         self,
@@ -65,9 +70,9 @@ class ServedEngine:
         numbers = range(len(prompts)) if numbers is None else numbers
         head = model.get_output_embeddings()
         engine = _engine(self._resources)
-        with self._waiting("student"), engine.held(), _written(model, self._place()) as folder:
+        with self._waiting("student"), engine.held():
             for _ in range(_TRIES):
-                version = engine.load(folder)
+                version = self._give.to(engine, model)
                 try:
                     answers = engine.sample(
                         version,
@@ -82,10 +87,10 @@ class ServedEngine:
                 except OtherWeightsError:
                     continue
                 return [Rollout(one.tokens, one.finished, one.log_probs) for one in answers]
-        raise _restarted(_TRIES)
-
-    def _place(self) -> tuple[Path, ScoringDtype | None]:
-        return Path(self._resources.directory), self._dtype
+        raise NoAnswerError(
+            f"The server that has the student's weights was started again {_TRIES} times while it"
+            " was asked."
+        )
 
 
 @contextmanager
@@ -102,8 +107,8 @@ def loaded(resources: Resources, model: Any, dtype: ScoringDtype | None) -> Iter
     engine = _engine(resources)
     served = resources.served_student
     assert served is not None
-    with engine.held(), _written(model, (Path(resources.directory), dtype)) as folder:
-        yield served.model_copy(update={"weights": engine.load(folder)})
+    with engine.held():
+        yield served.model_copy(update={"weights": _Giver(resources, dtype).to(engine, model)})
 
 
 def _engine(resources: Resources) -> StudentEngine:
@@ -115,25 +120,46 @@ def _engine(resources: Resources) -> StudentEngine:
     return StudentEngine(served, lambda line: print(line, flush=True))
 
 
-@contextmanager
-def _written(model: Any, place: tuple[Path, ScoringDtype | None]) -> Iterator[Path]:
-    """Write a student's weights into a folder that is removed again.
+class _Giver:
+    """Gives a student's weights to the server of its device: in the GPU's memory, or by files."""
 
-    Raises:
-        DivergedError: They are not finite; a server would answer nonsense.
-    """
-    parent, dtype = place
-    for name, weights in model.named_parameters():
-        if weights.requires_grad and not bool(weights.isfinite().all()):
-            raise DivergedError(f"The weights {name} are not finite: training diverged.")
-    with tempfile.TemporaryDirectory(dir=parent, prefix=".trainer.weights.") as directory:
-        folder = Path(directory).resolve() / "student"
-        write_weights(model, folder, getattr(torch, dtype or "float32"))
-        yield folder
+    def __init__(self, resources: Resources, dtype: ScoringDtype | None) -> None:
+        self._directory = Path(resources.directory)
+        self._dtype = getattr(torch, dtype or "float32")
+        self._shares = resources.device.startswith("cuda")
+
+    def to(self, engine: StudentEngine, model: Any) -> str:
+        """Give the weights; return a name for them.
+
+        Raises:
+            DivergedError: They are not finite; a server would answer nonsense.
+            NoAnswerError: The server does not answer.
+        """
+        finite = [part.isfinite().all() for part in model.parameters() if part.requires_grad]
+        if finite and not bool(torch.stack(finite).all()):
+            raise DivergedError("Weights are not finite while sampling: training diverged.")
+        if self._shares:
+            shared = stored_weights(model, self._dtype, str(next(model.parameters()).device))
+            try:
+                return engine.share(handles(shared))
+            except (BadInputError, NoAnswerError, RuntimeError) as error:
+                self._shares = False
+                reason = str(error).splitlines()[0]
+                print(f"Weights go to the server by files from now on: {reason}", flush=True)
+        # Abandoned folders of this name are removed with the training's own.
+        with TemporaryDirectory(dir=self._directory, prefix=".trainer.weights.") as directory:
+            folder = Path(directory).resolve() / "student"
+            write_weights(model, folder, self._dtype)
+            return engine.load(folder)
 
 
-def _restarted(times: int) -> NoAnswerError:
-    return NoAnswerError(
-        f"The server that has the student's weights was started again {times} times while it was"
-        " asked."
-    )
+def handles(weights: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return where weights lie in a GPU's memory, as vLLM's weight transfer ``ipc`` reads it."""
+    uuid = str(torch.cuda.get_device_properties(next(iter(weights.values())).device).uuid)
+    found = [{uuid: reduce_tensor(part)[1]} for part in weights.values()]  # type: ignore[no-untyped-call]
+    return {
+        "names": list(weights),
+        "dtype_names": [str(value.dtype).removeprefix("torch.") for value in weights.values()],
+        "shapes": [list(value.shape) for value in weights.values()],
+        "ipc_handles_pickled": base64.b64encode(pickle.dumps(found)).decode("ascii"),
+    }

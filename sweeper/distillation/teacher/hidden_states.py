@@ -8,7 +8,6 @@ token, memory-mapped in the cache, in the teacher's own dtype.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -24,6 +23,7 @@ from sweeper.distillation.models.lm_head import LMHead, computing_dtype
 from sweeper.distillation.models.loading import computing_threads
 from sweeper.distillation.teacher.shared_teacher import SharedTeacher
 from sweeper.foundation.cache import Cache, hash_text
+from sweeper.foundation.disk import reserve
 
 KIND = "teacher_states"
 _STATES, _ABOUT = "states.bin", "about.json"
@@ -149,7 +149,8 @@ def _compute(
             size = starts[-1] * width
             if size * states.dtype.itemsize > limit:
                 raise _TooLargeError
-            _reserve(path, size * states.dtype.itemsize)
+            # A mapped page that finds no room would end the process.
+            reserve(path, size * states.dtype.itemsize)
             whole = torch.from_file(str(path), shared=True, size=size, dtype=states.dtype)
             whole = whole.view(starts[-1], width)
         read = 0
@@ -161,17 +162,6 @@ def _compute(
         report(done, len(sequences))
     assert whole is not None
     return {"width": whole.shape[1], "dtype": str(whole.dtype).removeprefix("torch.")}
-
-
-def _reserve(path: Path, size: int) -> None:
-    """Allocate the file on the disk: a mapped page that finds no room would end the process.
-
-    Raises:
-        OSError: There is no room.
-    """
-    with path.open("wb") as file:
-        if size and hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
 
 
 def _batches(sequences: Sequence[TokenSequence]) -> list[list[int]]:

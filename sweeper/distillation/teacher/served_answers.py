@@ -98,9 +98,10 @@ def ask_all(
             report(done, len(keys))
 
         if missing := [one for key, one in reversed(wanted.items()) if key not in answers]:
-            server, key, advice = reach(teacher, served)
+            reached = reach(teacher, served)
+            server = reached.server
             kept.reserve(server.concurrency * (longest * _BYTES_A_TOKEN + _ROOM))
-            with ModelClient(server, key, lambda line: print(line, flush=True), advice) as model:
+            with reached.client(lambda line: print(line, flush=True)) as model:
                 _ask(model, server, missing, keep)
     return [answers[key] for key in keys]
 

@@ -6,10 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweeper.config.models import ModelConfig
+from sweeper.config.settings import MethodSettings
 from sweeper.distillation.models.loading import identity, load_model
 from sweeper.foundation.environment import library_versions
 from sweeper.records import Resources, StudyInputs
 from sweeper.records.seeds import teacher_seed
+
+_TRIALS_TO_PAY = 4
+"""Number of trials within which reading all sequences once must pay off."""
 
 
 @dataclass(frozen=True)
@@ -48,3 +52,16 @@ class SharedTeacher:
             **(here if self.config.server is None else {}),
             "versions": library_versions(),
         }
+
+
+def pays_to_store(settings: MethodSettings, sequences: int, processes: int) -> bool:
+    """Return whether a few trials like this read so many sequences that all are worth storing.
+
+    Args:
+        settings: Settings of the trial.
+        sequences: Number of sequences of the data.
+        processes: Number of processes that train together.
+    """
+    window = settings.per_device_train_batch_size * settings.gradient_accumulation_steps
+    reads = settings.max_steps * window * processes * (1 - settings.lmbda)
+    return reads * _TRIALS_TO_PAY >= sequences

@@ -33,18 +33,21 @@ from transformers import PretrainedConfig
 from sweeper.distillation.trainers.arguments import arguments, uses_teacher
 from sweeper.distillation.trainers.distiller import Distiller, Sampling, autocast_dtype
 from sweeper.distillation.trainers.losses import ReferenceLoss, TeacherLoss, TokenLoss
+from sweeper.distillation.trainers.served_loss import ServedTeacherLoss, tokens_to_report
 from sweeper.distillation.trainers.stock import StockGKDTrainer, StockSFTTrainer
 
 __all__ = [
     "Distiller",
     "ReferenceLoss",
     "Sampling",
+    "ServedTeacherLoss",
     "StockGKDTrainer",
     "StockSFTTrainer",
     "TeacherLoss",
     "TokenLoss",
     "arguments",
     "autocast_dtype",
+    "tokens_to_report",
     "uses_teacher",
     "without_dropout",
 ]

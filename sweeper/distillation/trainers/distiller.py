@@ -125,6 +125,7 @@ class Distiller(MeteredTrainerMixin, Trainer):  # type: ignore[misc]
         counts = self._sample(batches) if self._sampling is not None else None
         self._rolled_out = counts is not None
         self._count(batches, counts)
+        self._loss.expect(batches)
         return batches, references if self._count_references else self._tokens(batches)
 
     def _tokens(self, batches: Sequence[dict[str, Any]]) -> float:

@@ -1,12 +1,12 @@
 """The losses of the arms: what is summed over an answer's tokens.
 
-Every arm's loss is one of these two, and nothing is added to it: no load-balancing loss of a
-mixture's router, no label smoothing.
+Every arm's loss is one of these two, or ``ServedTeacherLoss``, and nothing is added to it: no
+load-balancing loss of a mixture's router, no label smoothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -31,6 +31,13 @@ Timing = Callable[[str], AbstractContextManager[None]]
 class TokenLoss(Protocol):
     """A loss summed over the positions that count."""
 
+    def expect(self, batches: Sequence[dict[str, Any]]) -> None:
+        """Prepare for the micro-batches of a window, whose rollouts are in place.
+
+        Args:
+            batches: Batches of ``PromptCollator``, which may be added to.
+        """
+
     def targets(self, inputs: dict[str, Any], counted: Tensor) -> Any:
         """Return what the student is compared with at the positions that count.
 
@@ -54,6 +61,9 @@ class TokenLoss(Protocol):
 
 class ReferenceLoss:
     """Cross-entropy of the answers: ``sft`` and ``seqkd``."""
+
+    def expect(self, batches: Sequence[dict[str, Any]]) -> None:
+        """Do nothing."""
 
     def targets(self, inputs: dict[str, Any], counted: Tensor) -> Tensor:
         """Return the next tokens."""
@@ -115,6 +125,9 @@ class TeacherLoss:
             store_for_autocast(teacher, autocast)
         if sharded:
             shard_teacher(teacher)
+
+    def expect(self, batches: Sequence[dict[str, Any]]) -> None:
+        """Do nothing: the teacher reads each micro-batch when its turn comes."""
 
     def targets(self, inputs: dict[str, Any], counted: Tensor) -> TeacherTargets:
         """Return the teacher's states, stored ones where there are any, and rollouts' tokens."""

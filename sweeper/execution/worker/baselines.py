@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from sweeper.config.scoring_engine import teacher_is_scored
 from sweeper.config.settings import in_steps, resolve
 from sweeper.distillation import start_weights
 from sweeper.distillation.data.training_data import (
@@ -12,19 +13,25 @@ from sweeper.distillation.data.training_data import (
     check_teacher,
     read_training_data,
 )
+from sweeper.distillation.models.loading import read_config, read_generation_config
+from sweeper.distillation.served_training import judgement_to_store
 from sweeper.distillation.teacher import kl_probe, outputs
 from sweeper.distillation.teacher.shared_teacher import SharedTeacher
+from sweeper.distillation.teacher.stored_judgement import BYTES_A_TOKEN
 from sweeper.distillation.train import (
     starting_student,
     stored_teacher_states,
     teacher_of_arm,
     training_sequences,
 )
+from sweeper.evaluation.served_model import AnsweringModel
 from sweeper.evaluation.tasks import load_tasks, prompts
+from sweeper.execution.worker.judgement_checks import ask_for_most
 from sweeper.execution.worker.progress import ProgressWriter
 from sweeper.execution.worker.scoring import parameters, scored
 from sweeper.foundation.errors import blaming
 from sweeper.records import PreparationSpec
+from sweeper.serving.reach import reach
 
 NO_SCORE = (
     "the teacher answers over teacher.server and has no score: suites are scored on models that are"
@@ -43,7 +50,7 @@ def score_baseline(spec: PreparationSpec, progress: ProgressWriter) -> dict[str,
         progress.phase("warm start" if inputs.warm_start else "write the student")
         written = start_weights.get_or_write(data, resources, progress.train)
         return {"start_weights": str(written)}
-    if spec.step == "teacher" and inputs.teacher.server is not None:
+    if spec.step in ("teacher", "test_teacher") and inputs.teacher.server is not None:
         return _ask_server(spec, teacher, data, progress)
     if of_arm:
         with blaming("arms", spec.step.partition("@")[2]):
@@ -69,9 +76,52 @@ def score_baseline(spec: PreparationSpec, progress: ProgressWriter) -> dict[str,
 def _ask_server(
     spec: PreparationSpec, teacher: SharedTeacher, data: TrainingData, progress: ProgressWriter
 ) -> dict[str, Any]:
-    """Get what trials share of a teacher that is not loaded: its answers."""
-    found = _answers(spec, teacher, data, progress)
-    return {"notes": (*found.get("notes", ()), NO_SCORE)}
+    """Get what trials share of a teacher that is not loaded, and its score if it can be had."""
+    config, evaluation = teacher.config, spec.origin.evaluation
+    found: dict[str, Any] = {}
+    if spec.step == "teacher":
+        found = _answers(spec, teacher, data, progress)
+        judged = _judgement(spec, teacher, data, progress) if spec.judged is not None else ()
+        found = {"notes": (*found.get("notes", ()), *judged)}
+    if not teacher_is_scored(config, evaluation):
+        return {"notes": (*found.get("notes", ()), NO_SCORE)}
+    progress.phase("score")
+    model = AnsweringModel(
+        read_config(config),
+        read_generation_config(config),
+        reach(config, spec.place.served_teacher),
+    )
+    return {**found, "scores": scored(spec, model, data.asked_of(config), progress)}
+
+
+def _judgement(
+    spec: PreparationSpec, teacher: SharedTeacher, data: TrainingData, progress: ProgressWriter
+) -> tuple[str, ...]:
+    """Make sure that the judgement can be had, and that what is stored of it is in the cache.
+
+    Returns:
+        Notes for the user.
+    """
+    assert spec.judged is not None
+    phase, k, notes = "teacher's judgement", spec.judged.top_k, list[str]()
+    progress.phase(phase)
+    ask_for_most(spec.judged, teacher, data)
+    signal = {"lmbda": 0.0, "teacher_signal": "top_k", "teacher_top_k": k}
+    for own in spec.reads if k else ():
+        settings = resolve(spec.origin.training, {**signal, "seq_kd": own})
+        sequences = training_sequences(data, teacher, "gkd", settings)
+        settings = in_steps(settings, len(sequences.sequences), spec.place.processes)
+        judgement_to_store(
+            teacher, sequences, settings, lambda done, total: progress.phase(phase, done, total)
+        )
+        size = sum(one.trained for one in sequences.sequences) * k * BYTES_A_TOKEN / 2**30
+        if size > spec.origin.teacher_states_gib:
+            notes.append(
+                f"the teacher's judgement of {len(sequences.sequences):,} sequences takes"
+                f" {size:.2g} GiB, more than compute.teacher_states_gib: every trial asks for it"
+                " anew"
+            )
+    return tuple(notes)
 
 
 def _answers(

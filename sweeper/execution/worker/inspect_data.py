@@ -17,6 +17,7 @@ from sweeper.distillation.data.training_data import (
     own_teacher,
 )
 from sweeper.distillation.models.context_length import check_lengths
+from sweeper.evaluation.served_model import check_servable
 from sweeper.evaluation.tasks import LeafTask, load_tasks, scored_by
 from sweeper.execution.worker.column_checks import check_references
 from sweeper.execution.worker.findings import Findings
@@ -27,6 +28,7 @@ from sweeper.execution.worker.inspect_models import (
     read_own_teachers,
     rehearse_trainings,
 )
+from sweeper.execution.worker.judgement_checks import check_started
 from sweeper.execution.worker.leakage import check_leaks
 from sweeper.execution.worker.length_checks import check_suite, check_training
 from sweeper.execution.worker.progress import ProgressWriter
@@ -120,11 +122,16 @@ def _read_tokens(findings: Findings) -> None:
 def _read_suites(findings: Findings) -> None:
     spec = findings.spec
     allow_code = spec.origin.evaluation.allow_code_execution
+    served = spec.origin.evaluation.engine == "vllm"
     with findings.noting("evaluation", "selection"):
         findings.selection = load_tasks(spec.suite, allow_code=allow_code)
+        if served:
+            check_servable(findings.selection)
     if spec.test_suite is not None:
         with findings.noting("evaluation", "test"):
             findings.test = load_tasks(spec.test_suite, allow_code=allow_code)
+            if served:
+                check_servable(findings.test)
     before = len(findings.problems)
     check_leaks(spec, findings.examples or (), findings.selection, findings.test, findings.noting)
     complete = findings.examples is not None and findings.selection is not None
@@ -138,6 +145,9 @@ def _measure(findings: Findings) -> None:
     if material is None or findings.origin is None or findings.data is None:
         return
     findings.overlong += check_training(spec, material, findings.noting)
+    if spec.judged is not None:
+        with findings.noting("teacher", "server"):
+            check_started(spec.judged, material)
     for arm, limit in spec.own_lengths.items():
         lengths = material.tokens(limit.longest).lengths
         for model in spec.own_teachers[arm]:

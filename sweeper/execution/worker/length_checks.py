@@ -48,7 +48,7 @@ def check_training(spec: PreparationSpec, material: TrainingData, noting: Noting
 
 
 def _that_read(origin: StudyInputs) -> dict[str, ModelConfig]:
-    """Return the models that read the data and the suites: a served teacher does not."""
+    """Return the models that read the data and the suites here: a served teacher does not."""
     teacher = {"teacher": origin.teacher} if origin.teacher.server is None else {}
     return {**teacher, "student": origin.student}
 

@@ -13,8 +13,10 @@ from sweeper.distillation.data.training_data import TrainingData
 from sweeper.distillation.models.answer_ends import end_token_ids
 from sweeper.distillation.models.precision import computing_in
 from sweeper.evaluation.scoring import Evaluation, score
+from sweeper.evaluation.served_model import AnsweringModel
 from sweeper.execution.worker.out_of_memory import in_smaller_batches
 from sweeper.execution.worker.progress import ProgressWriter
+from sweeper.execution.worker.served_weights import with_weights_served
 from sweeper.foundation.errors import DivergedError
 from sweeper.foundation.files import write_text_atomically
 from sweeper.records import PreparationSpec, Scores, SuiteSpec, TrialSpec
@@ -65,14 +67,15 @@ def evaluate(
     documents: int | None = None,
     samples: int = 0,
 ) -> Evaluation:
-    """Score ``model`` on ``suite``, in the study's declared precision.
+    """Score ``model`` on ``suite``, in the study's declared precision, by its engine.
 
     Where memory runs out, the model is scored again with half as many documents at a time, down to
-    one; the scores record with how many.
+    one; the scores record with how many. With ``evaluation.engine: vllm`` the server of the job's
+    device gets the weights, and answers in the model's place.
 
     Args:
         spec: The job's.
-        model: The model.
+        model: The model, loaded or behind a server.
         material: The data, for its tokenizer.
         suite: The suite.
         progress: Progress of the job, which reports that the model is scored again.
@@ -80,29 +83,41 @@ def evaluate(
         samples: Number of answers to keep.
 
     Raises:
-        DivergedError: A score is no number.
+        DivergedError: A score is no number, or the weights are none.
+        NoAnswerError: The server does not answer.
     """
     evaluation = spec.origin.evaluation
 
-    def attempt(size: int) -> Evaluation:
+    def attempt(model: Any, size: int) -> Evaluation:
+        return score(
+            model,
+            material.tokenizer,
+            suite,
+            batch_size=size,
+            chat=material.chat,
+            end_ids=end_token_ids(model, material.tokenizer),
+            system_prompt=spec.origin.data.system_prompt,
+            documents=documents,
+            samples=samples,
+            allow_code=evaluation.allow_code_execution,
+            dtype=evaluation.dtype,
+        )
+
+    def attempt_loaded(size: int) -> Evaluation:
         if size < evaluation.batch_size:
             progress.phase(progress.phase_name)
         with computing_in(model, evaluation.dtype):
-            return score(
-                model,
-                material.tokenizer,
-                suite,
-                batch_size=size,
-                chat=material.chat,
-                end_ids=end_token_ids(model, material.tokenizer),
-                system_prompt=spec.origin.data.system_prompt,
-                documents=documents,
-                samples=samples,
-                allow_code=evaluation.allow_code_execution,
-                dtype=evaluation.dtype,
-            )
+            return attempt(model, size)
 
-    found, size = in_smaller_batches(attempt, evaluation.batch_size, "the model is scored")
+    size = evaluation.batch_size
+    if isinstance(model, AnsweringModel):
+        found = attempt(model, size)
+    elif evaluation.engine == "vllm":
+        found = with_weights_served(
+            spec.place, model, evaluation, lambda served: attempt(served, size)
+        )
+    else:
+        found, size = in_smaller_batches(attempt_loaded, size, "the model is scored")
     if size < evaluation.batch_size:
         scores = found.scores.model_copy(update={"batch_size": size})
         found = replace(found, scores=scores)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,7 +96,7 @@ def run_trial(spec: TrialSpec, progress: ProgressWriter) -> dict[str, Any]:
             "model_parameters": parameters(trained),
         }
     progress.phase("evaluate")
-    with clock.timing("evaluation"):
+    with _scoring(spec, clock):
         evaluation = scored(spec, trained, data, progress)
         check_collapse(evaluation, spec.origin.evaluation.collapsed_score)
         on_test = None
@@ -117,6 +118,14 @@ def run_trial(spec: TrialSpec, progress: ProgressWriter) -> dict[str, Any]:
         "rollouts": meter.rollouts(),
         "model_parameters": count,
     }
+
+
+@contextmanager
+def _scoring(spec: TrialSpec, clock: CostMeter) -> Iterator[None]:
+    """Count the seconds of a block that scores: also as a wait for the server, if one does."""
+    served = spec.origin.evaluation.engine == "vllm"
+    with clock.timing("evaluation"), clock.waiting("student") if served else nullcontext():
+        yield
 
 
 def _watched(spec: TrialSpec, progress: ProgressWriter) -> Report:
@@ -215,7 +224,7 @@ class _Pause:
         point, longest = self.points[step], self._spec.settings.max_steps
         progress = self._progress
         progress.phase(INTERIM_PHASE, step, longest)
-        with self._clock.timing("evaluation"):
+        with _scoring(self._spec, self._clock):
             spec, count = self._spec, point.documents
             evaluation = evaluate(spec, model, self._data, spec.suite, progress, documents=count)
         interim = IntermediateScore(

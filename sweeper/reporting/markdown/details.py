@@ -21,7 +21,9 @@ def sections(record: StudyRecord, comparison: Comparison) -> Iterator[str]:
     """Yield teacher and starting student, each arm with its trials, and the failures."""
     yield "### Teacher and starting student on the selection suite"
     yield _ends_table(record)
-    if (record.config.get("teacher") or {}).get("server"):
+    scored_served = (record.config.get("evaluation") or {}).get("engine") == "vllm"
+    has_score = record.teacher is not None and record.teacher.scores is not None
+    if (record.config.get("teacher") or {}).get("server") and not (scored_served or has_score):
         yield (
             "The teacher answers over a server (`teacher.server`). It has no score, as suites are"
             " scored on models that are loaded: gap closed and the teacher's lines are left out."

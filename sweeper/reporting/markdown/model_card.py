@@ -167,7 +167,12 @@ def _scores(
         on_test = (test.teacher, test.starting_student) if test else (None, None)
         rows.append(_score_row("test", outcome.test_scores, on_test))
     yield table(["suite", "this model", "teacher", "starting student"], rows, left=(0,))
-    if dtype := outcome.scores.dtype if outcome.scores else None:
+    if outcome.scores and outcome.scores.engine == "vllm":
+        yield (
+            f"All models were scored in {outcome.scores.dtype}, by lm-eval through vLLM servers"
+            " that had their weights."
+        )
+    elif dtype := outcome.scores.dtype if outcome.scores else None:
         path = "pretrained=BASE,peft=PATH" if adapter else "pretrained=PATH"
         yield (
             f"All models were scored in {dtype}, by lm-eval with `--model_args"

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sweeper.analysis.scoring_dtype import UNDECLARED, scoring_dtype
+from sweeper.analysis.scoring_engine import scoring_engine
 from sweeper.foundation.secrets import redact
 from sweeper.records.study_record import Provenance, StudyRecord
 from sweeper.reporting.text.markdown_escape import as_yaml, cell, code, facts, fenced, inline
@@ -36,6 +37,8 @@ def reproduction_sections(record: StudyRecord) -> Iterator[str]:
     """Yield command, seed, versions, hashes, and the study file itself."""
     yield "## Reproduction"
     scored_in = {"models scored in": scoring_dtype(record) or UNDECLARED}
+    if (engine := scoring_engine(record)) != "transformers":
+        scored_in["models scored by"] = engine
     yield facts(_provenance(record.provenance, record.config) | scored_in | _servers(record))
     yield "The command:"
     yield fenced(redact(record.provenance.command), "sh")

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from sweeper.config.models import LoraConfig, ModelConfig
 from sweeper.distillation.models.adapters import add_adapter
 from sweeper.distillation.models.loading import load_model
-from sweeper.distillation.models.plain_weights import write_weights
+from sweeper.distillation.models.plain_weights import stored_weights, write_weights
 from tests.support.tiny_models import ARCHITECTURES, make_tiny
 
 TOKENS = torch.tensor([[5, 9, 12, 7, 20, 3]])
@@ -70,6 +70,16 @@ def test_the_written_student_has_the_logits_of_the_trained_one(
     loss = model(TOKENS, labels=TOKENS).loss
     loss.backward()
     assert all(w.grad is not None for w in model.parameters() if w.requires_grad)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_stored_weights_are_those_of_the_files_each_once(architecture: str, tmp_path: Path) -> None:
+    path = make_tiny(tmp_path / "start", architecture)
+    model = load_model(ModelConfig(model=path), "cpu")
+    found = stored_weights(model, torch.float32, "cpu")
+    stored = load_file(Path(path) / "model.safetensors")
+    assert found.keys() == stored.keys()
+    assert all(torch.equal(found[name], value) for name, value in stored.items())
 
 
 def test_weights_have_the_names_and_types_that_were_asked_for(tmp_path: Path) -> None:

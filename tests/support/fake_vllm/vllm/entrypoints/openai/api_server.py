@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -29,6 +30,7 @@ def told(name: str) -> bool:
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     name = ""
+    most_logprobs = 20
 
     def do_GET(self) -> None:
         while told("hang") or told("silent"):
@@ -54,10 +56,27 @@ class Handler(BaseHTTPRequestHandler):
         else:
             with (FOLDER / "asked").open("a") as file:
                 file.write(json.dumps(body) + "\n")
+            if "prompt_logprobs" in body:
+                self.judge(body["prompt"], body["prompt_logprobs"])
+                return
             tokens = [*body["prompt"][:4], body["stop_token_ids"][0]]
             choice = {"text": "", "token_ids": tokens, "finish_reason": "stop"}
             usage = {"prompt_tokens": len(body["prompt"]), "completion_tokens": len(tokens)}
             self.answer(200, {"choices": [choice], "usage": usage})
+
+    def judge(self, prompt: list[int], k: int) -> None:
+        """Answer with log-probabilities that every model could have given."""
+        if k > self.most_logprobs:
+            said = f"Requested prompt logprobs of {k}, which is greater than max allowed:"
+            self.answer(400, {"error": {"message": f"{said} {self.most_logprobs}"}})
+            return
+        reported: list[dict[str, object] | None] = [None]
+        for token in prompt[1:]:
+            chosen = [token, *(other for other in range(k) if other != token)][: max(1, k)]
+            about = {"logprob": math.log(0.9 / len(chosen)), "rank": 1, "decoded_token": "x"}
+            reported.append({str(one): about for one in chosen})
+        choice = {"text": "", "prompt_logprobs": reported, "finish_reason": "length"}
+        self.answer(200, {"choices": [choice]})
 
     def answer(self, status: int, content: object) -> None:
         body = json.dumps(content).encode()
@@ -82,7 +101,11 @@ def main() -> None:
     parser.add_argument("--host", required=True)
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--served-model-name", required=True)
+    parser.add_argument("--max-logprobs", type=int)
     options, others = parser.parse_known_args()
+    if options.max_logprobs is not None:
+        Handler.most_logprobs = options.max_logprobs
+        others += ["--max-logprobs", str(options.max_logprobs)]
     # What holds the memory, and outlasts its parent unless all of the group is ended.
     engine = subprocess.Popen([sys.executable, "-c", ENGINE])
     start = {
