@@ -199,7 +199,8 @@ class ServedOnNodes:
                 self._reject(node, [text for _, text in self._problems(node)])
         nodes = [node for node in nodes if node.id not in self._unfit]
         # Those that have servers are the first to be used again.
-        nodes.sort(key=lambda node: all((node.id, role) not in self._servers for role in ROLES))
+        used = {node_id for node_id, _ in self._servers}
+        nodes.sort(key=lambda node: (node.id not in used, node.name))
         return nodes[: self._jobs]
 
     def _problems(self, node: Node) -> list[tuple[KeyPath, str]]:

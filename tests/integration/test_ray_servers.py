@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from sweeper.config.loading import load_study
 from sweeper.execution.executor import Executor
 from sweeper.records import Outcome, ServerStart
-from sweeper.records.layout import StudyPaths
+from sweeper.records.layout import ServerPaths, StudyPaths
 from sweeper.serving.model_server import Patience
 from sweeper.serving.start_log import read_server_record
 from sweeper.study.manifest import open_manifest
@@ -34,9 +35,15 @@ pytestmark = [
 ]
 
 WriteStudy = Callable[..., Path]
-TEACHER = {"model": "builtin/adder-teacher", "server": {"start": "vllm", "concurrency": 4}}
-KEYS: dict[str, Any] = {"teacher": TEACHER, "arms": {"seqkd": {}}, "trials": 1}
-PATIENCE = Patience(check_every=0.1, back_off=(0.0, 0.0, 0.0), grace=1.0)
+TEACHER = {
+    "model": "builtin/adder-teacher",
+    "dtype": "float32",
+    "server": {"start": "vllm", "concurrency": 4},
+}
+JUDGED = {"teacher_signal": "top_k", "teacher_top_k": 8, "lmbda": 1.0, "max_new_tokens": 8}
+ARMS = {"gkd": {"settings": JUDGED}, "sft": {}}
+KEYS: dict[str, Any] = {"teacher": TEACHER, "arms": ARMS, "trials": 1}
+PATIENCE = Patience(check_every=0.1, back_off=(0.0, 0.0, 0.0))
 
 
 @pytest.fixture
@@ -70,10 +77,14 @@ def starts(paths: StudyPaths) -> dict[str, tuple[ServerStart, ...]]:
     return {name: record.starts for name, record in records.items() if record}
 
 
-def watcher_of(paths: StudyPaths, name: str) -> int:
+def keeper_of(files: ServerPaths) -> int:
+    """The process that keeps a server."""
+    return int(json.loads(files.processes.read_text())["keeper"]["pid"])
+
+
+def watcher_of(files: ServerPaths) -> int:
     """The process that watches a server: the parent of the server's keeper."""
-    keeper = json.loads(paths.server(name).processes.read_text())["keeper"]["pid"]
-    return int(Path(f"/proc/{keeper}/stat").read_text().rpartition(")")[2].split()[1])
+    return int(Path(f"/proc/{keeper_of(files)}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 @dataclass
@@ -179,7 +190,7 @@ def test_jobs_ask_the_servers_of_their_node_and_nodes_come_and_go(
         jobs.look()
         assert servers.starts()[4]["port"] == servers.starts()[0]["port"]
         # So is the process that watches them, which then finds them.
-        os.kill(watcher_of(paths, next(iter(recorded))), signal.SIGKILL)
+        os.kill(watcher_of(paths.server(next(iter(recorded)))), signal.SIGKILL)
         wait_until(lambda: jobs.looked_for("has ended"), "the loss of the watching process")
         jobs.wait_for_room(4)
         assert jobs.looked_for("found the server of the last run")
@@ -196,6 +207,10 @@ def test_jobs_ask_the_servers_of_their_node_and_nodes_come_and_go(
         cluster.remove_node(third)
         jobs.wait_for_room(4)
         assert sum("left, with the" in line for line in jobs.lines) == 2
+        # A server that nobody needs is left to its keeper, which knows by the lease.
+        for files in map(paths.server, new):
+            with FileLock(files.lease, timeout=60):
+                os.kill(keeper_of(files), signal.SIGTERM)
         wait_until(lambda: len(servers.running()) == 8, "the servers of that node to end")
         # What is not asked any more ends everywhere.
         served.serve((), (), said.append, lambda: None)
@@ -219,10 +234,12 @@ def test_a_server_that_fails_on_a_node_stops_the_study(
     assert servers.running() == []
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.soak
+@pytest.mark.timeout(600)
 def test_a_killed_coordinator_leaves_its_server_to_the_next_run(
     write_study: WriteStudy, servers: FakeServers, cluster: Any
 ) -> None:
+    cluster.add_node(num_cpus=1, num_gpus=0)
     study = WholeStudy(write_study(**KEYS, compute=compute(cluster)).parent)
     silent = servers.tell("silent")
     stopped = study.run_until(lambda: bool(servers.starts()), signal.SIGINT, group=True)
@@ -236,7 +253,9 @@ def test_a_killed_coordinator_leaves_its_server_to_the_next_run(
     process.communicate()
     assert len(servers.starts()) == 2
     study.check(study.run())
-    assert len(servers.starts()) == 2
-    [found] = starts(study.paths).values()
-    assert [(start.end, start.adopted) for start in found][1:] == [("no longer needed", 1)]
+    # The preparation asks the server of one node, trials those of both.
+    assert len(servers.starts()) == 3
+    found = sorted(starts(study.paths).values(), key=len)
+    assert [[start.adopted for start in node] for node in found] == [[0], [0, 1]]
+    assert {node[-1].end for node in found} == {"no longer needed"}
     assert servers.running() == []
