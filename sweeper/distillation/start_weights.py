@@ -24,15 +24,17 @@ def get_or_write(data: TrainingData, resources: Resources, report: Report) -> Pa
     """
     inputs = data.inputs
     dtype = inputs.evaluation.dtype or "float32"
+    untied = resources.device == "cpu"
     determinants: dict[str, Any] = {
         "start": start_determinants(data, resources),
         "dtype": dtype,
+        "untied": untied,
         "template": str(data.tokenizer.chat_template),
     }
 
     def build(directory: Path) -> None:
         model = starting_student(data, resources, report)
-        write_weights(model, directory, getattr(torch, dtype))
+        write_weights(model, directory, getattr(torch, dtype), untied=untied)
         data.tokenizer.save_pretrained(directory)
 
     return Cache(Path(inputs.cache)).get_or_compute(KIND, determinants, build)

@@ -5,6 +5,7 @@ The student stays as it is, to the last bit.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,22 +17,40 @@ from transformers.core_model_loading import revert_weight_conversion
 from transformers.utils import logging
 
 
-def write_weights(model: Any, directory: Path, dtype: torch.dtype) -> None:
+def write_weights(model: Any, directory: Path, dtype: torch.dtype, *, untied: bool = False) -> None:
     """Write the student as transformers loads it: safetensors and a configuration.
 
     Args:
         model: Student, whole on one device; perhaps with an adapter.
         directory: New folder.
         dtype: Type to write floating-point weights in. An adapter is added in float32 before.
+        untied: Write a head that is tied to the embeddings as one of its own, for vLLM on a CPU:
+            it packs the head when it starts, and leaves a tied one as it was when weights change.
     """
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()  # students are written often
     try:
-        bare.save_pretrained(directory, state_dict=plain_weights(model, dtype))
+        weights = plain_weights(model, dtype)
+        if untied:
+            seen: set[int] = set()
+            for name, value in weights.items():
+                weights[name] = value.clone() if value.data_ptr() in seen else value
+                seen.add(value.data_ptr())
+        bare.save_pretrained(directory, state_dict=weights)
+        if untied:
+            _declare_untied(directory / "config.json")
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def _declare_untied(path: Path) -> None:
+    config = json.loads(path.read_text(encoding="utf-8"))
+    for part in (config, config.get("text_config")):
+        if isinstance(part, dict):
+            part["tie_word_embeddings"] = False
+    path.write_text(json.dumps(config), encoding="utf-8")
 
 
 def stored_weights(model: Any, dtype: torch.dtype, device: str) -> dict[str, Tensor]:

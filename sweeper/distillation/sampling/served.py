@@ -127,6 +127,7 @@ class _Giver:
         self._directory = Path(resources.directory)
         self._dtype = getattr(torch, dtype or "float32")
         self._shares = resources.device.startswith("cuda")
+        self._untied = resources.device == "cpu"
 
     def to(self, engine: StudentEngine, model: Any) -> str:
         """Give the weights; return a name for them.
@@ -150,7 +151,7 @@ class _Giver:
         # Abandoned folders of this name are removed with the training's own.
         with TemporaryDirectory(dir=self._directory, prefix=".trainer.weights.") as directory:
             folder = Path(directory).resolve() / "student"
-            write_weights(model, folder, self._dtype)
+            write_weights(model, folder, self._dtype, untied=self._untied)
             return engine.load(folder)
 
 

@@ -91,3 +91,14 @@ def test_weights_have_the_names_and_types_that_were_asked_for(tmp_path: Path) ->
         name: value.shape for name, value in stored.items()
     }
     assert {value.dtype for value in written.values()} == {torch.bfloat16}
+
+
+def test_a_tied_head_may_be_written_as_one_of_its_own(tmp_path: Path) -> None:
+    model: Any = load_model(ModelConfig(model="builtin/adder-teacher"), "cpu")
+    assert model.config.tie_word_embeddings
+    write_weights(model, tmp_path / "written", torch.float32, untied=True)
+    written = AutoModelForCausalLM.from_pretrained(tmp_path / "written").eval()
+    assert not written.config.tie_word_embeddings
+    assert written.lm_head.weight.data_ptr() != written.get_input_embeddings().weight.data_ptr()
+    with torch.no_grad():
+        torch.testing.assert_close(written(TOKENS % 18).logits, model(TOKENS % 18).logits)
