@@ -35,7 +35,8 @@ from sweeper.study.lock import hold
 from sweeper.study.manifest import command_line, input_files, open_manifest
 from sweeper.study.progress import DisplayObserver
 from sweeper.study.results import all_failed
-from sweeper.study.served_models import ServedModels, trial_devices
+from sweeper.study.served import make_served
+from sweeper.study.served_models import trial_devices
 from sweeper.study.start_settings import start_settings
 from sweeper.tracking.mlflow_store import MlflowStore
 from sweeper.tracking.mlflow_tracker import MlflowTracker
@@ -90,7 +91,7 @@ def run_study(
         location = tracking_store(config.tracking, paths)
         store = MlflowStore(location.uri, location.experiment, location.artifacts, retry=retry)
         tracker = MlflowTracker(store, config.study, manifest.identity)
-        served = ServedModels(study, paths, manifest, executor.devices())
+        served = make_served(study, paths, manifest, executor)
         try:
             with (
                 LiveDisplay(out) as display,

@@ -79,9 +79,6 @@ def _without_weights(server: RemoteServer) -> dict[str, str]:
 def _start(config: StudyConfig, server: StartedServer) -> Iterator[Refusal]:
     """Yield why sweeper cannot start the server."""
     key = ("teacher", "server")
-    if config.compute.executor == "ray":
-        message = "expected none with compute.executor: ray; start one by hand, and name its url"
-        yield (*key, "start"), message
     if sys.platform != "linux":
         yield (*key, "start"), "expected none on this machine: vLLM runs on Linux"
     longest = config.teacher_outputs.max_new_tokens if config.needs_teacher_outputs() else 0

@@ -6,9 +6,8 @@ import os
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,33 +18,24 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
-from filelock import FileLock, Timeout
 from ray._private.state import available_resources_per_node
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweeper.config.compute import ComputeConfig
 from sweeper.execution import ray_node
+from sweeper.execution.cluster import Node, NodeOrder
 from sweeper.execution.device_sharing import make_resources, per_device
 from sweeper.execution.executor import Busy, Finished, Spec
 from sweeper.execution.processes import signals_waiting
 from sweeper.execution.ray_connection import connected, last_line
+from sweeper.execution.ray_jobs import GRACE_SECONDS, RayJob, collect, wait_for_its_process
+from sweeper.execution.ray_servers import RayServers, find_vllm_on
 from sweeper.foundation.environment import package_versions
 from sweeper.foundation.errors import SweeperError
 from sweeper.records import Outcome, Resources
-from sweeper.records.layout import JobPaths
-from sweeper.records.outcome_files import read_outcome
 
 _LOOK_SECONDS = 120.0
 """Seconds that a node may take to report what it sees; it imports sweeper meanwhile."""
-_GRACE_SECONDS = 5.0
-"""Seconds that a job whose task has ended may hold its directory."""
-
-
-@dataclass
-class _RayJob:
-    spec: Spec
-    task: Any
-    node: str
 
 
 class RayExecutor:
@@ -81,9 +71,11 @@ class RayExecutor:
         """Share of each GPU that a job takes; all of a trial's are of one node."""
         self._written = [path.absolute() for path in written]
         self._read = [path.absolute() for path in read]
-        self._jobs: list[_RayJob] = []
+        self._jobs: list[RayJob] = []
         self._looked: dict[str, bool] = {}
         """True for each node, by its id, on which jobs can run."""
+        self._kept_to: frozenset[str] | None = None
+        """Ids of the nodes on which jobs may start now; None: all."""
         self._environment = {
             key: os.environ[key] for key in ray_node.ENVIRONMENT if key in os.environ
         }
@@ -140,16 +132,18 @@ class RayExecutor:
     def next_resources(self, directory: Path) -> Resources:
         """Return where the next job runs that works in ``directory``."""
         found = [f"cuda:{index}" if self._gpu else "cpu" for index in range(self._each)]
-        return make_resources(directory, found, self._threads)
+        place = make_resources(directory, found, self._threads)
+        return place.model_copy(update={"node": next(iter(self._free_nodes()), "")})
 
     def submit(self, spec: Spec) -> None:
-        """Start a job.
+        """Start a job, on the node that its place names, if it names one.
 
         Raises:
-            Busy: Nothing is free.
+            Busy: Nothing is free, or that node is not.
         """
         free = self._free_nodes()
-        if not free:
+        node = spec.place.node or next(iter(free), "")
+        if node not in free:
             raise Busy("All nodes of the cluster are busy.")
         place = spec.place.model_copy(update={"directory": os.path.abspath(spec.place.directory)})
         text = spec.model_copy(update={"place": place}).model_dump_json()
@@ -157,11 +151,11 @@ class RayExecutor:
             num_cpus=self._threads,
             num_gpus=self._gpu * self._each,
             name=f"sweeper {Path(place.directory).name}",
-            scheduling_strategy=NodeAffinitySchedulingStrategy(free[0], soft=False),
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False),
         )
         with signals_waiting():
             task = run.remote(text, self._gpu, os.getcwd(), self._environment, self._work)
-            self._jobs.append(_RayJob(spec, task, free[0]))
+            self._jobs.append(RayJob(spec, task, node))
 
     def wait(self, timeout: float) -> list[Finished]:
         """Return the jobs that ended, waiting up to ``timeout`` seconds for the first."""
@@ -175,7 +169,7 @@ class RayExecutor:
             ended = []
         finished = [job for job in self._jobs if job.task in ended]
         self._jobs = [job for job in self._jobs if job.task not in ended]
-        return [_collect(job) for job in finished]
+        return [collect(job) for job in finished]
 
     def running(self) -> list[Spec]:
         """Return the jobs that run, in the order of their start."""
@@ -193,10 +187,42 @@ class RayExecutor:
             ray.cancel(job.task, force=True)
         tasks = [job.task for job in self._jobs]
         if tasks:
-            ray.wait(tasks, num_returns=len(tasks), timeout=_GRACE_SECONDS)
+            ray.wait(tasks, num_returns=len(tasks), timeout=GRACE_SECONDS)
         for job in self._jobs:
-            _wait_for_its_process(job.spec)
+            wait_for_its_process(job.spec)
         self._jobs = []
+
+    # Servers next to jobs
+
+    @property
+    def gpu_per_job(self) -> float:
+        """GPUs that a job takes, possibly a part of one; 0: jobs run on CPUs."""
+        return self._gpu * self._each
+
+    def nodes(self) -> list[Node]:
+        """Return the nodes on which jobs can run now."""
+        alive = self._usable()
+        return [
+            Node(
+                found["NodeID"],
+                found["NodeManagerHostname"],
+                int(found["Resources"].get("GPU", 0)),
+            )
+            for found in alive
+            if self._room(found)
+        ]
+
+    def keep_to(self, nodes: Collection[str] | None) -> None:
+        """Start jobs only on the nodes of these ids; None: on all."""
+        self._kept_to = None if nodes is None else frozenset(nodes)
+
+    def find_vllm(self, nodes: Sequence[Node], python: str | None) -> list[tuple[str, str]]:
+        """Return for each node the version of vLLM that it has, or why it has none."""
+        return find_vllm_on(nodes, python)
+
+    def start_servers(self, node: Node, order: NodeOrder) -> RayServers:
+        """Begin to start servers on a node."""
+        return RayServers(node, order, self._environment)
 
     def _share_of_gpu(self) -> float:
         if self._wanted_gpu is not None:
@@ -214,15 +240,13 @@ class RayExecutor:
 
     def _free_nodes(self) -> list[str]:
         """Return the nodes of the next jobs, one entry a job: the emptiest node first."""
-        alive = _alive()
-        for problem in self._look_over(alive):
-            warnings.warn(f"{problem}: no trial runs there", stacklevel=2)
+        alive = self._usable()
         running = Counter(job.node for job in self._jobs)
         unused = available_resources_per_node()
         free = [
             (running[name] + taken, name)
             for name, found in ((found["NodeID"], found) for found in alive)
-            if self._looked.get(name)
+            if self._kept_to is None or name in self._kept_to
             # What others use is free no more; what we use may not be reported yet.
             for taken in range(
                 min(self._room(found) - running[name], self._unused(unused.get(name, {})))
@@ -230,6 +254,13 @@ class RayExecutor:
         ]
         most = len(free) if self._most is None else self._most - len(self._jobs)
         return [name for _, name in sorted(free)][: max(0, most)]
+
+    def _usable(self) -> list[dict[str, Any]]:
+        """Return the nodes that see what they must."""
+        alive = _alive()
+        for problem in self._look_over(alive):
+            warnings.warn(f"{problem}: no trial runs there", stacklevel=3)
+        return [found for found in alive if self._looked.get(found["NodeID"])]
 
     def _unused(self, resources: Mapping[str, float]) -> int:
         """Return how many jobs a node has room for next to whatever it runs."""
@@ -282,33 +313,3 @@ class RayExecutor:
 
 def _alive() -> list[dict[str, Any]]:
     return [found for found in ray.nodes() if found["Alive"]]
-
-
-def _collect(job: _RayJob) -> Finished:
-    try:
-        text, reason = ray.get(job.task)
-    except ray.exceptions.RayError as error:
-        _wait_for_its_process(job.spec)
-        outcome = read_outcome(JobPaths(Path(job.spec.place.directory)))
-        return Finished(job.spec, outcome, _reason(error))
-    outcome = Outcome.model_validate_json(text) if text is not None else None
-    return Finished(job.spec, outcome, reason)
-
-
-def _reason(error: ray.exceptions.RayError) -> str:
-    if isinstance(error, ray.exceptions.TaskCancelledError):
-        return "it was cancelled"
-    if isinstance(error, ray.exceptions.NodeDiedError | ray.exceptions.TaskUnschedulableError):
-        return "its node left the cluster"
-    if isinstance(error, ray.exceptions.OutOfMemoryError):
-        return "Ray ended it, because its node ran out of memory"
-    if isinstance(error, ray.exceptions.WorkerCrashedError):
-        return "its Ray worker was ended"
-    return f"its Ray task failed: {last_line(error)}"
-
-
-def _wait_for_its_process(spec: Spec) -> None:
-    """Wait until nothing works in the job's directory; not for a machine that is out of reach."""
-    lock = JobPaths(Path(spec.place.directory)).lock
-    with suppress(Timeout, OSError), FileLock(lock, timeout=_GRACE_SECONDS):
-        pass

@@ -109,17 +109,33 @@ def run_task(
     Returns:
         Its outcome as JSON, or None if it ended without one; and how its process ended.
     """
-    spec = TypeAdapter[JobSpec](JobSpec).validate_json(text)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES") if gpu else None
+    spec = with_own_student(TypeAdapter[JobSpec](JobSpec).validate_json(text), visible)
     os.environ.update(environment)
     _get_ready()
     share = DeviceShare(
         gpu=gpu or 1.0,
-        visible=os.environ.get("CUDA_VISIBLE_DEVICES") if gpu else None,
+        visible=visible,
         directory=directory if Path(directory).is_dir() else None,
     )
     finished = JobProcess(spec, share, run).collect()
     outcome = finished.outcome.model_dump_json() if finished.outcome else None
     return outcome, f"{finished.reason}, on {os.uname().nodename}"
+
+
+def with_own_student(spec: Spec, visible: str | None) -> Spec:
+    """Return a job's spec with the server of students' weights on the GPU that it was given.
+
+    Args:
+        spec: The job.
+        visible: ``CUDA_VISIBLE_DEVICES`` of the job.
+    """
+    students = spec.place.gpu_students
+    if not students:
+        return spec
+    own = students.get(visible or "")
+    place = spec.place.model_copy(update={"served_student": own, "gpu_students": {}})
+    return spec.model_copy(update={"place": place})
 
 
 @cache

@@ -100,8 +100,9 @@ class Scores(Record):
     dtype: ScoringDtype | None = None
     """Precision that the model was scored in: two scores compare only if it is the same. None in
     studies that declared none: that of the weights, or of the training's autocast."""
-    engine: ScoringEngine = "transformers"
-    """What computed answers and log-probabilities: two scores compare only if it is the same."""
+    engine: ScoringEngine = Field(default="transformers", exclude_if=lambda e: e == "transformers")
+    """What computed answers and log-probabilities: two scores compare only if it is the same. Files
+    lack it where it is the default, as those of earlier versions do."""
     batch_size: int | None = None
     """Documents scored at a time, where ``evaluation.batch_size`` of them did not fit into
     memory."""
@@ -215,7 +216,7 @@ class Outcome(Record):
     """Notes for the user."""
     held_out: str | None = None
     """Fixed sequences from the ``teacher`` step, as in ``StudyInputs``."""
-    start_weights: str | None = None
+    start_weights: str | None = left_out_if_none()
     """Folder of the starting student's weights, from the ``start`` step: what vLLM starts with."""
     cached: tuple[str, ...] = ()
     """Entries that the preparation left in the cache for the trials."""

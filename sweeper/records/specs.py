@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -94,6 +95,11 @@ class Resources(Record):
     """Where the study's server of the teacher answers, if it has one."""
     served_student: ServedModel | None = None
     """Where the server on this device answers that holds students' weights, if there is one."""
+    node: str = Field(default="", exclude_if=operator.not_)
+    """Id of the cluster's node that the job runs on; empty: the coordinator's machine, or any."""
+    gpu_students: dict[str, ServedModel] = Field(default={}, exclude_if=operator.not_)
+    """Servers of students' weights on the node's GPUs, by the GPUs' names, for a job that learns
+    its own GPU when it starts."""
     memory_gib: float | None = None
     """The main memory that the job may take, its processes together."""
 
@@ -159,7 +165,7 @@ class EnqueuedSettings(Record):
     """That trial's score in the earlier study."""
     suite_hash: str | None = None
     """Hash of the selection suite of that score."""
-    engine: ScoringEngine = "transformers"
+    engine: ScoringEngine = Field(default="transformers", exclude_if=lambda e: e == "transformers")
     """What computed that score."""
     tasks: tuple[SuiteTask, ...] = ()
     """Tasks of that suite, and of those that chose what that trial's search started with; none in

@@ -14,7 +14,7 @@ from sweeper.study.arms import ArmState
 from sweeper.study.early_stopping import StopReason
 from sweeper.study.interrupts import StopRequest
 from sweeper.study.jobs import Jobs
-from sweeper.study.served_models import ServedModels
+from sweeper.study.served import Served
 from sweeper.tracking.tracker import Tracker
 
 Phase = Literal["prepare", "search", "confirm"]
@@ -66,7 +66,7 @@ class Collaborators:
     """Retry for databases that do not answer; the tracker shares it."""
     preflight: Callable[[Outcome], None] = lambda outcome: None
     """Function that is given the outcome of the data step, and raises to refuse the study."""
-    served: ServedModels | None = None
+    served: Served | None = None
     """Servers of the study, none of them started yet; None if it starts none."""
 
     def place(self, directory: Path) -> Resources:

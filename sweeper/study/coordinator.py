@@ -259,7 +259,7 @@ class Coordinator:
                 or (trials_left and not preparation.is_cached(spec.step, self._paths))
             )
             roles = [roles_of_step(self._study.config, spec.step) for spec in waiting]
-            self._serve(frozenset().union(*roles))
+            self._serve(frozenset().union(*roles), len(waiting))
             while waiting or self.jobs.running:
                 self._check_stop()
                 if self.stop.level and not self.jobs.running:
@@ -308,14 +308,15 @@ class Coordinator:
 
     # Served models
 
-    def _serve(self, roles: Collection[Role]) -> None:
+    def _serve(self, roles: Collection[Role], jobs: int | None = None) -> None:
         """Have the servers of ``roles`` up, and no other that trials do not ask.
 
         Raises:
             ServerError: One cannot be started.
         """
         if served := self._collaborators.served:
-            served.serve(roles, self._roles_of_trials(), self._wait_for, self._while_starting)
+            keep = self._roles_of_trials()
+            served.serve(roles, keep, self._wait_for, self._while_starting, jobs)
 
     def _wait_for(self, what: str | None) -> None:
         self.waiting_for = what

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
 from sweeper.config.base import KeyPath
-from sweeper.config.builtin import PACKED_MODELS, model_directory
-from sweeper.config.judgement import largest_top_k
 from sweeper.config.loading import LoadedStudy
-from sweeper.config.models import ModelConfig
 from sweeper.config.rollouts import RolloutEngine
 from sweeper.config.served_students import (
     may_serve_students,
@@ -22,21 +18,26 @@ from sweeper.config.served_students import (
 from sweeper.config.started_server import StartedServer
 from sweeper.config.study import StudyConfig
 from sweeper.execution.devices import find_devices
-from sweeper.foundation.cache import directory_hash, is_whole
 from sweeper.foundation.errors import ConfigError, Problem, SweeperError
 from sweeper.records import Resources
 from sweeper.records.layout import StudyPaths
-from sweeper.records.outcome_files import read_outcome
-from sweeper.serving.launch import find_vllm, server_python, vllm_launch
+from sweeper.serving.launch import find_vllm, server_python
 from sweeper.serving.model_server import ModelServer, Patience
-from sweeper.study.manifest import StudyManifest, model_folders
+from sweeper.study.manifest import StudyManifest
+from sweeper.study.served_orders import (
+    TEACHER_KEY,
+    check_teacher,
+    started_server,
+    student_order,
+    teacher_order,
+    vllm_key,
+)
 
 Role = Literal["teacher", "student"]
 """What a server has: the teacher, or the weights of the student that asks."""
 
-_ROLES: tuple[Role, ...] = ("teacher", "student")
-_KEY = ("teacher", "server")
-_LOOK_SECONDS = 0.25
+ROLES: tuple[Role, ...] = ("teacher", "student")
+LOOK_SECONDS = 0.25
 _USUAL = Patience()
 
 
@@ -74,12 +75,6 @@ def _judges(config: StudyConfig) -> bool:
     return any(arm.method in ("gkd", "supervised_kd") for arm in config.arms.values())
 
 
-def started_server(config: StudyConfig) -> StartedServer | None:
-    """Return the keys of the teacher's server that sweeper starts; None if it starts none."""
-    server = config.teacher.server
-    return server if isinstance(server, StartedServer) else None
-
-
 # Their devices
 
 
@@ -93,14 +88,14 @@ def server_devices(study: LoadedStudy, server: StartedServer) -> tuple[str, ...]
     wanted = min(1, len(gpus)) if server.gpus is None else server.gpus
     if wanted > len(gpus):
         message = f"expected at most {len(gpus)}, the GPUs of this machine, found {wanted}"
-        raise ConfigError([study.file.problem((*_KEY, "gpus"), message)])
+        raise ConfigError([study.file.problem((*TEACHER_KEY, "gpus"), message)])
     shared = 0 < wanted == len(gpus) and "teacher" in roles_of_trials(study.config, "sweeper")
     if shared and "gpu_memory" not in server.model_fields_set:
         message = (
             f"expected a share: trials ask this server, and it has all {wanted} of the machine's"
             " GPUs, where they train too"
         )
-        raise ConfigError([study.file.problem((*_KEY, "gpu_memory"), message)])
+        raise ConfigError([study.file.problem((*TEACHER_KEY, "gpu_memory"), message)])
     return tuple(gpus[len(gpus) - wanted :]) or ("cpu",)
 
 
@@ -125,12 +120,19 @@ def trial_devices(study: LoadedStudy) -> list[str] | None:
 
 
 def server_problems(study: LoadedStudy) -> Sequence[Problem]:
-    """Return why a server could not be started on this machine; nothing is started."""
+    """Return why a server could not be started on this machine; nothing is started.
+
+    Nothing is found out about the nodes of a cluster.
+    """
     try:
+        if study.config.compute.executor != "local":
+            if started_server(study.config):
+                check_teacher(study)
+            return ()
         if server := started_server(study.config):
             server_devices(study, server)
-            _check_teacher(study)
-            _version(study, server.python, (*_KEY, "start" if server.python is None else "python"))
+            check_teacher(study)
+            _version(study, server.python, vllm_key(server))
         if key := students_server_key(study.config):
             _version(study, study.config.compute.vllm.python, key)
     except ConfigError as error:
@@ -165,7 +167,6 @@ class ServedModels:
         config = study.config
         self._teacher = _teacher_server(study, paths, manifest, patience)
         self._students: dict[str, ModelServer] = {}
-        self._dtype = config.evaluation.dtype or config.scoring_dtype()
         self._version = ""
         self.students = False
         """True if students' weights may be served."""
@@ -196,6 +197,7 @@ class ServedModels:
         keep: Collection[Role],
         say: Callable[[str | None], None],
         meanwhile: Callable[[], None],
+        jobs: int | None = None,
     ) -> None:
         """Have the servers of ``roles`` up, leave those to ``keep`` as they are, end all others.
 
@@ -204,19 +206,20 @@ class ServedModels:
             keep: What they may ask later.
             say: Called with what is waited for, in words; at last with None.
             meanwhile: Called several times a second; what it raises ends the wait.
+            jobs: Number of these jobs, if it is known.
 
         Raises:
             ServerError: One cannot be started.
         """
         try:
-            for role in _ROLES:
+            for role in ROLES:
                 if role not in (*roles, *keep) and any(map(_runs, self._of(role))):
                     # Its memory is for what follows.
                     say(f"ending the {role}'s server")
                     for server in self._of(role):
                         server.end()
             self._add_students(roles)
-            wanted = [server for role in _ROLES if role in roles for server in self._of(role)]
+            wanted = [server for role in ROLES if role in roles for server in self._of(role)]
             if waiting := [server for server in wanted if server.address is None]:
                 names = dict.fromkeys(f"the {server.launch.role}'s server" for server in waiting)
                 say(f"starting {' and '.join(names)}")
@@ -225,14 +228,14 @@ class ServedModels:
             while any(server.address is None for server in waiting):
                 self.check()
                 meanwhile()
-                time.sleep(_LOOK_SECONDS)
+                time.sleep(LOOK_SECONDS)
             meanwhile()
         finally:
             say(None)
 
     def end(self) -> None:
         """End all servers."""
-        for role in _ROLES:
+        for role in ROLES:
             for server in self._of(role):
                 server.end()
 
@@ -265,7 +268,7 @@ class ServedModels:
         return [] if self._teacher is None else [self._teacher]
 
     def _all(self) -> list[ModelServer]:
-        return [server for role in _ROLES for server in self._of(role)]
+        return [server for role in ROLES for server in self._of(role)]
 
     def _add_students(self, roles: Collection[Role]) -> None:
         if "student" in roles and self.students:
@@ -274,27 +277,7 @@ class ServedModels:
                     self._students[device] = self._student_server(device)
 
     def _student_server(self, device: str) -> ModelServer:
-        outcome = read_outcome(self._paths.preparation("start"))
-        written = outcome.start_weights if outcome else None
-        if written is None or not is_whole(Path(written)):
-            raise SweeperError(
-                "The starting student's weights are not in the cache any more. `sweeper run` writes"
-                " them again."
-            )
-        student, server = self._study.config.student, self._study.config.compute.vllm
-        launch = vllm_launch(
-            "student",
-            ModelConfig(
-                model=student.model,
-                dtype=self._dtype,
-                trust_remote_code=student.trust_remote_code,
-            ),
-            server,
-            source=written,
-            content=written,
-            version=self._version,
-            devices=(device,),
-        )
+        launch = student_order(self._study, self._paths).launch(self._version, (device,))
         return ModelServer(launch, self._paths.server(f"student@{device}"), self._patience)
 
 
@@ -313,21 +296,10 @@ def _teacher_server(
     server = started_server(study.config)
     if server is None:
         return None
-    _check_teacher(study)
-    key = (*_KEY, "start" if server.python is None else "python")
+    order = teacher_order(study, manifest)
+    key = vllm_key(server)
     version = _version(study, server.python, key)
-    source, content = _source(study, manifest)
-    top_k = largest_top_k(study.config)
-    launch = vllm_launch(
-        "teacher",
-        study.config.teacher,
-        server,
-        source=source,
-        content=content,
-        version=version,
-        devices=server_devices(study, server),
-        max_logprobs=top_k.k if top_k else None,
-    )
+    launch = order.launch(version, server_devices(study, server))
     return ModelServer(launch, paths.server("teacher"), patience)
 
 
@@ -341,27 +313,3 @@ def _version(study: LoadedStudy, python: str | None, key: KeyPath) -> str:
     if problem:
         raise ConfigError([study.file.problem(key, problem)])
     return version
-
-
-def _check_teacher(study: LoadedStudy) -> None:
-    """Check that vLLM can read the teacher.
-
-    Raises:
-        ConfigError: It lies packed in a Python package.
-    """
-    model = study.config.teacher.model
-    if model.removeprefix("builtin/") in PACKED_MODELS:
-        message = f"expected a folder or a hub id next to server, found {model!r}"
-        raise ConfigError([study.file.problem(("teacher", "model"), message)])
-
-
-def _source(study: LoadedStudy, manifest: StudyManifest) -> tuple[str, str]:
-    """Return what vLLM reads the teacher from, and a hash of it."""
-    teacher = study.config.teacher
-    name = teacher.model.removeprefix("builtin/")
-    if name != teacher.model:
-        folder = model_directory(name)
-        return str(folder), directory_hash(folder)
-    if local := model_folders(study).get(teacher.model):
-        return local, manifest.files[f"teacher {teacher.model}"]
-    return teacher.model, f"{teacher.model}@{teacher.revision or ''}"

@@ -101,12 +101,6 @@ def test_each_mistake_is_named_at_its_key(
             "it has no weights",
         ),
         (
-            "evaluation:",
-            "compute: {executor: ray}\nevaluation:",
-            "teacher.server.start",
-            "start one by hand, and name its url",
-        ),
-        (
             "adder-student}",
             "adder-student, server: {start: vllm}}",
             "student.server",

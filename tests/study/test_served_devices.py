@@ -14,9 +14,9 @@ from sweeper.foundation.errors import ConfigError
 from sweeper.study.served_models import (
     server_devices,
     server_problems,
-    started_server,
     trial_devices,
 )
+from sweeper.study.served_orders import started_server
 from tests.support.gpus import report_gpus
 
 WriteStudy = Callable[..., Path]

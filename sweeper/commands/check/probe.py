@@ -61,9 +61,9 @@ from sweeper.study.manifest import (
 )
 from sweeper.study.progress import running_job, step_name
 from sweeper.study.results import read_teacher_gap
+from sweeper.study.served import make_served
 from sweeper.study.served_models import (
     Role,
-    ServedModels,
     roles_of_step,
     roles_of_trials,
     trial_devices,
@@ -141,7 +141,7 @@ class _Probe:
         # The threads of a study that has begun are in the keys of what the cache keeps for it.
         manifest = read_manifest(recorded) or open_manifest(study, paths, command_line(), threads)
         self._inputs = preparation.make_study_inputs(study, manifest, cache)
-        self._served = ServedModels(study, paths, manifest, executor.devices())
+        self._served = make_served(study, paths, manifest, executor)
         self._waiting_for: str | None = None
         self._started = time.time()
         self._params: dict[str, list[dict[str, Scalar]]] = {}

@@ -18,7 +18,8 @@ from sweeper.execution.device_sharing import DeviceMemory, DeviceSlots
 from sweeper.records import DataSummary
 from sweeper.reporting.text.terminal_escape import visible
 from sweeper.serving.launch import CPU_CACHE_BYTES
-from sweeper.study.served_models import Role, roles_of_trials, server_devices, started_server
+from sweeper.study.served_models import Role, roles_of_trials, server_devices
+from sweeper.study.served_orders import started_server
 
 GIB = 2**30
 LIBRARIES = 1.5 * GIB

@@ -47,7 +47,8 @@ from sweeper.study.manifest import (
     read_manifest,
     suite_spec,
 )
-from sweeper.study.served_models import ServedModels, roles_of_trials, trial_devices
+from sweeper.study.served import Served, make_served
+from sweeper.study.served_models import roles_of_trials, trial_devices
 
 _POLL_SECONDS = 0.25
 _OF_LOADING = (
@@ -125,7 +126,7 @@ def export_model(
                 inputs = preparation.make_study_inputs(study, manifest, cache)
                 for steps in preparation.steps(study.config, students_served=True):
                     inputs = preparation.with_results(inputs, steps, paths)
-                with ServedModels(study, paths, manifest, executor.devices()) as served:
+                with make_served(study, paths, manifest, executor) as served:
                     _serve(served, study.config, inputs, out)
                     resources = served.place(executor.next_resources(work))
                     spec = _spec(study, winner, paths, inputs, resources, keep)
@@ -217,7 +218,7 @@ def _spec(
     )
 
 
-def _serve(served: ServedModels, config: StudyConfig, inputs: StudyInputs, out: Console) -> None:
+def _serve(served: Served, config: StudyConfig, inputs: StudyInputs, out: Console) -> None:
     """Start the servers that the winner's training asks."""
     roles = roles_of_trials(config, inputs.rollout_engine)
     with out.status("Starting servers …") as status:
@@ -225,7 +226,7 @@ def _serve(served: ServedModels, config: StudyConfig, inputs: StudyInputs, out: 
         def say(what: str | None) -> None:
             status.update(f"{(what or 'servers').capitalize()} …")
 
-        served.serve(roles, roles, say, lambda: None)
+        served.serve(roles, roles, say, lambda: None, jobs=1)
 
 
 def _files(winner: Winner, paths: StudyPaths) -> JobPaths:
