@@ -53,6 +53,9 @@ class RolloutStats(Record):
 
     Neither lists a trial again whose rollouts collapsed so.
     """
+    differing: tuple[TrialRollouts, ...] = ()
+    """Trials whose engine of rollouts gave other log-probabilities than the training: on average
+    by more than rounding explains."""
     collapsed: tuple[CollapsedTraining, ...] = ()
     """Signs of collapse in trials and confirmation runs."""
     reference_length: float | None
@@ -87,9 +90,15 @@ def rollout_stats(record: StudyRecord) -> RolloutStats | None:
         trials=len(trials),
         truncated=tuple(t for t in others if (t.rollouts.truncated_share or 0.0) > MANY_TRUNCATED),
         longer=tuple(t for t in others if (t.rollouts.length or 0.0) > MUCH_LONGER * reference > 0),
+        differing=tuple(t for t in trials if _differs(t.rollouts)),
         collapsed=collapsed,
         reference_length=reference if reference > 0 else None,
     )
+
+
+def _differs(rollouts: Rollouts) -> bool:
+    difference, limit = rollouts.logprob_diff, rollouts.logprob_diff_limit
+    return difference is not None and limit is not None and difference > limit
 
 
 def _collapsed(arm: ArmRecord) -> Iterator[CollapsedTraining]:
@@ -110,6 +119,7 @@ RolloutMeasure = Literal[
     "student_entropy",
     "teacher_entropy",
     "teacher_logprob",
+    "rollout_logprob_diff",
 ]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from sweeper.config.arms import ArmConfig
 from sweeper.config.base import Refusal, Scalar
+from sweeper.config.lengths import has_engine, samples
 from sweeper.config.optimisation import unread_by
 from sweeper.config.settings import MethodSettings, resolve, without_effect
 from sweeper.config.space import contains
@@ -40,12 +41,24 @@ def dead_keys(config: StudyConfig) -> Iterator[Refusal]:
         trainings.append(dead)
         if warm.warmup_ratio and "warmup_ratio" in dead:
             yield ("warm_start", "warmup_ratio"), _message("warmup_ratio", dead)
+    if "engine" in config.rollouts.model_fields_set and (why := _no_engine(config)):
+        yield ("rollouts", "engine"), f"has no effect {why}: leave it out"
     written = {name: getattr(config.training, name) for name in config.training.model_fields_set}
     for key in written:
         if all(key in dead for dead in trainings) and (
             why := _unless_off(key, trainings[0], written)
         ):
             yield ("training", key), why
+
+
+def _no_engine(config: StudyConfig) -> str | None:
+    """Return where ``rollouts.engine`` would sample nothing; None if it samples."""
+    sampling = [arm for arm in config.arms.values() if samples(arm)]
+    if not sampling:
+        return "without an arm that samples from its student (gkd with lmbda above 0)"
+    if not any(has_engine(config, arm) for arm in sampling):
+        return "with training.engine: TRL's trainers sample by themselves"
+    return None
 
 
 def may_drop(arm: ArmConfig) -> bool:

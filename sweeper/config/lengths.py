@@ -66,3 +66,8 @@ def samples(arm: ArmConfig) -> bool:
     if space is None:
         return bool(arm.settings.get("lmbda", MethodSettings.model_fields["lmbda"].default))
     return any(end != 0 for end in space.ends().values())
+
+
+def has_engine(config: StudyConfig, arm: ArmConfig) -> bool:
+    """Return True if ``rollouts.engine`` samples what the arm samples, and not a trainer of TRL."""
+    return bool(arm.settings.get("engine", config.training.engine) == "sweeper")

@@ -46,6 +46,7 @@ def refusals(config: StudyConfig) -> Iterator[Refusal]:
     yield from _schedules(config)
     yield from _lengths(config)
     yield from signal_problems(config)
+    yield from _engines(config)
     yield from dead_keys(config)
 
 
@@ -58,6 +59,13 @@ def _lengths(config: StudyConfig) -> Iterator[Refusal]:
         found = dict.fromkeys((*one.settings, *one.search))
         if "max_steps" in found and key in found:
             yield ("arms", arm, "search" if key in one.search else "settings", key), message
+
+
+def _engines(config: StudyConfig) -> Iterator[Refusal]:
+    """Yield an engine of rollouts that cannot sample in trials of several processes."""
+    if config.rollouts.engine == "transformers" and config.compute.devices_per_trial > 1:
+        message = "expected sweeper or vllm with compute.devices_per_trial above 1"
+        yield ("rollouts", "engine"), f"{message}: continuous batching samples on one device"
 
 
 def _targets(config: StudyConfig) -> Iterator[Refusal]:

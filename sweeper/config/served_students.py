@@ -6,16 +6,16 @@ import sys
 from collections.abc import Iterator
 
 from sweeper.config.base import KeyPath, Refusal
-from sweeper.config.lengths import samples
+from sweeper.config.lengths import arm_lengths, has_engine, samples
 from sweeper.config.study import StudyConfig
+
+MAX_LENGTH: KeyPath = ("compute", "vllm", "max_length")
+"""Key of the most tokens of a prompt with its answer."""
 
 
 def samples_rollouts(config: StudyConfig) -> bool:
     """Return whether a trial may sample from its student by an engine of the study's."""
-    return any(
-        samples(arm) and arm.settings.get("engine", config.training.engine) == "sweeper"
-        for arm in config.arms.values()
-    )
+    return any(samples(arm) and has_engine(config, arm) for arm in config.arms.values())
 
 
 def students_server_key(config: StudyConfig) -> KeyPath | None:
@@ -42,9 +42,33 @@ def served_students_problems(config: StudyConfig) -> Iterator[Refusal]:
     if key is not None:
         for reason in _unfit(config):
             yield key, f"expected another engine than vllm {reason}"
+        longest = config.compute.vllm.max_length
+        sampled, of_key = longest_rollout(config)
+        if longest is not None and longest <= sampled:
+            named = ".".join(map(str, of_key))
+            message = (
+                f"expected more than {sampled} ({named}), found {longest}: a prompt with its answer"
+                " has to fit"
+            )
+            yield MAX_LENGTH, message
     elif "vllm" in config.compute.model_fields_set and config.rollouts.engine != "auto":
         message = "has no effect without rollouts.engine: vllm or auto, or evaluation.engine: vllm"
         yield ("compute", "vllm"), message
+
+
+def longest_rollout(config: StudyConfig) -> tuple[int, KeyPath]:
+    """Return most tokens that a server samples after a prompt, and their key; 0 if it samples none.
+
+    ``evaluation.engine`` does not count.
+    """
+    if config.rollouts.engine not in ("vllm", "auto"):
+        return 0, ()
+    lengths = (
+        arm_lengths(config, name) for name, arm in config.arms.items() if has_engine(config, arm)
+    )
+    found = [(one.sampled, one.sampled_key) for one in lengths if one.sampled is not None]
+    sampled, key = max(found, default=(0, ()))
+    return sampled, key or ("max_new_tokens",)
 
 
 def _unfit(config: StudyConfig) -> Iterator[str]:

@@ -38,6 +38,11 @@ class CostMeter:
         self.totals[name] += amount
         self.since[name] += amount
 
+    def raise_to(self, name: str, value: float) -> None:
+        """Raise the largest value of a kind to this one, if it is smaller."""
+        self.totals[name] = max(self.totals[name], value)
+        self.since[name] = max(self.since[name], value)
+
     @contextmanager
     def timing(self, part: str) -> Iterator[None]:
         """Add the seconds of a block to ``seconds_<part>``."""
@@ -70,7 +75,9 @@ class CostMeter:
             point["on_policy_share"] = since["on_policy"] / since["micro_batches"]
         if since["rollouts"]:
             means = _rollout_means(since)
-            point |= {"rollouts": since["rollouts"], "rollout_length": means.pop("length"), **means}
+            # Names of their own in a curve, which has other lengths too.
+            named = {_IN_CURVES.get(name, name): mean for name, mean in means.items()}
+            point |= {"rollouts": since["rollouts"], **named}
         return point
 
     def rollouts(self) -> Rollouts | None:
@@ -108,17 +115,27 @@ _MEANS = {
     "student_entropy": ("student_entropy", "generated_tokens"),
     "teacher_entropy": ("teacher_entropy", "generated_tokens"),
     "teacher_logprob": ("teacher_logprob", "generated_tokens"),
+    "logprob_diff": ("logprob_diff", "with_logprobs"),
 }
 """Means of rollouts by name: the counts that are divided by one another."""
+_IN_CURVES = {
+    "length": "rollout_length",
+    "logprob_diff": "rollout_logprob_diff",
+    "logprob_diff_max": "rollout_logprob_diff_max",
+}
+"""Names of a training curve's points, where they are others."""
 
 
 def _rollout_means(counts: Mapping[str, float]) -> dict[str, float]:
     """Return the means of which there are counts; the stock trainers do not report them all."""
-    return {
+    means = {
         name: counts[total] / counts[number]
         for name, (total, number) in _MEANS.items()
         if total in counts and counts.get(number)
     }
+    if "logprob_diff" in means:
+        means["logprob_diff_max"] = counts["logprob_diff_max"]
+    return means
 
 
 class PauseCallback(TrainerCallback):  # type: ignore[misc]

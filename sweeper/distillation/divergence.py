@@ -24,60 +24,7 @@ from torch import Tensor
 
 from sweeper.distillation.chunked_loss import BUDGET, chunked_loss
 from sweeper.distillation.models.lm_head import LMHead
-
-_LEAST = -1e20
-"""Logit below which a token is ruled out."""
-
-
-@dataclass
-class SampledTokens:
-    """Tokens that the student sampled, and sums over them that their divergence gives in passing.
-
-    Attributes:
-        tokens: Next token of each position.
-        sums: Entropy of the student, entropy of the teacher, and the teacher's log-probability of
-            the tokens, each in nats and summed over positions; zeros before the divergence. All
-            are of the distributions at temperature 1 over the tokens that the divergence compares.
-    """
-
-    tokens: Tensor
-    sums: Tensor
-
-    @classmethod
-    def of(cls, tokens: Tensor) -> Self:
-        """Begin with sums of zero."""
-        return cls(tokens, torch.zeros(3, device=tokens.device))
-
-    def add(
-        self, rows: slice, z: Tensor, teacher: Tensor, p: Tensor, q: Tensor, *, scratch: Tensor
-    ) -> None:
-        """Add some positions.
-
-        Args:
-            rows: The positions.
-            z: Logits of the student (positions × vocabulary).
-            teacher: Logits of the teacher.
-            p: Probabilities of the student.
-            q: Probabilities of the teacher.
-            scratch: Space of the same shape, which may be ``z``.
-        """
-        index = self.tokens[rows].to(z.device)[:, None]
-        entropy, _ = _entropy(z, p, scratch=scratch)
-        chosen = teacher.gather(-1, index)[:, 0]
-        theirs, scale = _entropy(teacher, q, scratch=scratch)
-        found = torch.stack([entropy, theirs, chosen - scale]).sum(1)
-        self.sums += found.to(self.sums)
-
-    def add_student(self, z: Tensor, p: Tensor, *, scratch: Tensor) -> None:
-        """Add what is known of some positions without the teacher: the student's entropy.
-
-        Args:
-            z: Logits of the student (positions × vocabulary).
-            p: Probabilities of the student.
-            scratch: Space of the same shape.
-        """
-        entropy, _ = _entropy(z, p, scratch=scratch)
-        self.sums[0] += entropy.sum().to(self.sums)
+from sweeper.distillation.sampled_tokens import SampledTokens
 
 
 @dataclass(frozen=True)
@@ -267,23 +214,6 @@ def _mixed(z: Tensor, teacher: Tensor, beta: float, work: Tensor, watch: _Watch 
     kl_q: Tensor = -torch.linalg.vecdot(q, log_m_q)
     torch.add(log_m_p, _mean(kl_p, p), out=z).mul_(p).mul_(beta - 1)
     return beta * kl_q + (1 - beta) * kl_p
-
-
-def _entropy(z: Tensor, p: Tensor, *, scratch: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the entropy of softmax(z) in nats, and log Σ exp(z), of each position.
-
-    Both follow from ``p``, the softmax, without another exponential or logarithm of all logits:
-    the entropy is log Σ exp(z) - Σ p z.
-
-    Args:
-        z: Logits (positions × vocabulary); tokens ruled out by -inf count for nothing.
-        p: Their softmax.
-        scratch: Space of the same shape, which may be ``z``.
-    """
-    scale = z.amax(-1) - p.amax(-1).log()
-    # So low that p z vanishes, even if p was raised to the smallest normal number.
-    weighted = torch.clamp(z, min=_LEAST, out=scratch).mul_(p)
-    return (scale - weighted.sum(-1)).clamp_(min=0), scale
 
 
 def _mean(total: Tensor, p: Tensor) -> Tensor:

@@ -27,13 +27,9 @@ import torch
 from torch import Tensor
 
 from sweeper.distillation.chunked_loss import BUDGET, chunked_loss
-from sweeper.distillation.divergence import (
-    Heads,
-    SampledTokens,
-    check_divergence,
-    divergence_into_gradient,
-)
+from sweeper.distillation.divergence import Heads, check_divergence, divergence_into_gradient
 from sweeper.distillation.models.lm_head import LMHead
+from sweeper.distillation.sampled_tokens import SampledTokens
 
 
 @dataclass(frozen=True)
@@ -197,7 +193,7 @@ class _Reported:
     def into_gradient(self, logits: Tensor, targets: Tensor, rows: slice, work: Tensor) -> Tensor:
         """Return the divergence of each position; ``logits`` become its gradient."""
         if self.sampled is not None:
-            _watch_student(self.sampled, logits, work)
+            _watch_student(self.sampled, rows, logits, work)
         ids = self.teacher.ids[rows].to(logits.device, torch.int64)
         missing = ids < 0
         # Any reported token may stand in for one that is not there: it is not counted twice.
@@ -246,7 +242,7 @@ class _ReportedSample:
     def into_gradient(self, logits: Tensor, targets: Tensor, rows: slice, work: Tensor) -> Tensor:
         """Return the estimate of each position; ``logits`` become that of its gradient."""
         if self.sampled is not None:
-            _watch_student(self.sampled, logits, work)
+            _watch_student(self.sampled, rows, logits, work)
         ids = self.teacher.ids[rows].to(logits.device, torch.int64)
         return _policy_gradient(logits, ids, targets.to(logits.dtype), self.temperature, work)
 
@@ -280,10 +276,10 @@ def _watch(sampled: SampledTokens, rows: slice, z: Tensor, teacher: Tensor, work
     sampled.add(rows, z, teacher, p, q, scratch=work[2])
 
 
-def _watch_student(sampled: SampledTokens, z: Tensor, work: Tensor) -> None:
+def _watch_student(sampled: SampledTokens, rows: slice, z: Tensor, work: Tensor) -> None:
     """Add the student's sums of some positions, and leave the logits as they are."""
     p = torch.softmax(z, -1, out=work[0])
-    sampled.add_student(z, p, scratch=work[1])
+    sampled.add_student(rows, z, p, scratch=work[1])
 
 
 def _with_rest(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from sweeper.config.models import ModelConfig, StudentConfig
+from sweeper.config.rollouts import RolloutEngine
 from sweeper.distillation import trainers
 from sweeper.distillation.data.compatibility import token_ids
 from sweeper.distillation.models.adapters import add_adapter
 from sweeper.distillation.models.loading import without_weights
+from sweeper.distillation.sampling.continuous import why_not
 from sweeper.distillation.sharding import layers_of
 from sweeper.foundation.errors import BadInputError
 from sweeper.records import Rehearsal
@@ -74,6 +76,19 @@ def _is_dora_on_int8(trial: Rehearsal, student: StudentConfig) -> bool:
     given = student.init_kwargs.get("quantization_config")
     written = isinstance(given, dict) and bool(given.get("load_in_8bit"))
     return student.quantization == "int8" or written
+
+
+def check_engine(engine: RolloutEngine, student: StudentConfig) -> None:
+    """Check that the engine of rollouts can run the student, as far as its configuration shows.
+
+    Raises:
+        BadInputError: It cannot.
+    """
+    if engine == "transformers" and (reason := why_not(without_weights(student))):
+        raise BadInputError(
+            "expected auto, sweeper or vllm: transformers' continuous batching cannot run"
+            f" {student.model} ({reason})"
+        )
 
 
 def check_sharding(model: ModelConfig, key: str) -> None:

@@ -7,6 +7,7 @@ served model is asked exactly what the loaded one is.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -37,6 +38,8 @@ _PREPARED = ("until", "max_gen_toks", "max_new_tokens", "max_tokens", "max_compl
 """Those that lm-eval itself reads."""
 _DEFAULT_TOP_K = 50
 """What transformers takes where a task that samples names none."""
+_NO_NUMBER = "not JSON compliant"
+"""Part of vLLM's message about log-probabilities that are not finite."""
 _CHUNK = 16
 """Batches of HFLM's that are asked together, so that few requests wait for a batch's slowest."""
 _ONE_MORE = 2
@@ -161,7 +164,7 @@ class ServedLM(HFLM):  # type: ignore[misc]
                 "prompt_logprobs": 0 if texts is None else 1,
             }
             read = partial(read_likelihood, tokens=tokens, count=len(continuation))
-            jobs.append(partial(self._ask, body, read, f"text {number}"))
+            jobs.append(partial(self._judge, body, read, f"text {number}"))
         answers: list[Likelihood] = self._all(jobs)
         return [(one.log_probability, one.greedy) for one in answers]
 
@@ -209,7 +212,18 @@ class ServedLM(HFLM):  # type: ignore[misc]
         self._repeated[key] += 1
         return scored_answer_seed(FEWSHOT_SEED, key, self._repeated[key] - 1)
 
-    def _ask(self, body: Mapping[str, Any], read: Callable[[Any], Any], what: str) -> Any:
+    def _judge(
+        self, body: Mapping[str, Any], read: Callable[[Any], Likelihood], what: str
+    ) -> Likelihood:
+        try:
+            return self._ask(body, read, what)
+        except BadInputError as error:
+            # vLLM writes no JSON of what is no number: the model diverged.
+            if _NO_NUMBER not in str(error):
+                raise
+            return Likelihood(math.nan, greedy=False)
+
+    def _ask(self, body: Mapping[str, Any], read: Callable[[Any], _T], what: str) -> _T:
         whole = {**self._extra, "model": self._name, **body}
         return self._client.ask("completions", whole, read, what)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -161,18 +161,44 @@ class DeviceMemory:
         kind: Kind of the device.
         bytes: Bytes that the trial has of it.
         whole: Bytes of all of it: a process that takes more cannot run here.
+        part: Share that the trial has of what there is for trials.
+        served: Bytes of served models next to trials, in none of the others.
     """
 
     name: str
     kind: Literal["cpu", "cuda", "mps"]
     bytes: float
     whole: float
+    part: float = 1.0
+    served: float = 0.0
+
+    def beside(self, servers: Mapping[str, float]) -> DeviceMemory:
+        """Return what is left next to servers, given by name with the bytes that they take."""
+        if not servers:
+            return self
+        served = sum(servers.values())
+        named = " and ".join(f"{name} ({size / 2**30:.1f} GiB)" for name, size in servers.items())
+        whole = max(0.0, self.whole - served)
+        return DeviceMemory(
+            f"{self.name}, next to {named}",
+            self.kind,
+            min(self.bytes, whole * self.part),
+            whole,
+            self.part,
+            served,
+        )
 
 
-def trial_memory(compute: ComputeConfig) -> list[DeviceMemory]:
+def trial_memory(
+    compute: ComputeConfig, devices: Sequence[str] | None = None
+) -> list[DeviceMemory]:
     """Return what each process of a trial has here, by kind and size of its devices.
 
     Nothing is said of the nodes of a cluster, nor of a GPU whose driver does not answer.
+
+    Args:
+        compute: Resources that the study asks for.
+        devices: Devices of trials, in place of those that are found.
 
     Raises:
         SweeperError: The machine does not have what ``compute`` asks for.
@@ -180,7 +206,7 @@ def trial_memory(compute: ComputeConfig) -> list[DeviceMemory]:
     if compute.executor != "local":
         return []
     share = compute.resources_per_trial.gpu
-    devices = usable_devices(compute)
+    devices = usable_devices(compute) if devices is None else devices
     workers = count_workers(compute, devices)
     if not devices[0].startswith("cuda"):
         return [_main_memory(compute, devices[0], workers)]
@@ -191,7 +217,7 @@ def trial_memory(compute: ComputeConfig) -> list[DeviceMemory]:
     shared = f"a GPU of {{:.0f}} GiB{f' that {jobs} trials share' * (jobs > 1)}"
     found = {sizes[device] for device in devices if device in sizes}
     return [
-        DeviceMemory(shared.format(size / 2**30), "cuda", size * part, size)
+        DeviceMemory(shared.format(size / 2**30), "cuda", size * part, size, part)
         for size in sorted(found)
     ]
 
@@ -202,9 +228,10 @@ def _main_memory(compute: ComputeConfig, device: str, workers: int) -> DeviceMem
     total = main_memory()
     each = compute.devices_per_trial
     limit = math.inf if compute.memory_limit is None else compute.memory_limit * 2**30 / each
-    if limit < total / (workers * each):
-        return DeviceMemory("compute.memory_limit", kind, limit, total)
+    part = 1 / (workers * each)
+    if limit < total * part:
+        return DeviceMemory("compute.memory_limit", kind, limit, total, part)
     sharing = f"{workers} workers" if each == 1 else f"{workers * each} processes"
     shared = f", which {sharing} share" * (workers * each > 1)
     name = f"main memory ({total / 2**30:.0f} GiB{shared})"
-    return DeviceMemory(name, kind, total / (workers * each), total)
+    return DeviceMemory(name, kind, total * part, total, part)

@@ -16,6 +16,7 @@ from sweeper.records.data_check import (
     TokenizerSummary,
     TokenLengths,
 )
+from sweeper.records.engines import EngineChoice, EngineRequest, EngineTest
 from sweeper.records.model_shapes import Autocast, Growth, ModelShape, ShapeRequest, Training
 from sweeper.records.outcomes import (
     INTERIM_PHASE,
@@ -62,6 +63,9 @@ __all__ = [
     "Cost",
     "DataCheck",
     "DataSummary",
+    "EngineChoice",
+    "EngineRequest",
+    "EngineTest",
     "EnqueuedSettings",
     "Failure",
     "FailureKind",

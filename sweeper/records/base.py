@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 SCHEMA_VERSION = 1
 
@@ -14,6 +14,11 @@ class Record(BaseModel):
     """A frozen JSON record."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+def left_out_if_none() -> Any:
+    """Return the default of a field that a file lacks where it is None, as older files do."""
+    return Field(default=None, exclude_if=lambda value: value is None)
 
 
 FailureKind = Literal[

@@ -9,8 +9,9 @@ from pydantic import Field
 
 from sweeper.config.base import ScoringDtype
 from sweeper.config.evaluation import ScoringEngine
-from sweeper.records.base import SCHEMA_VERSION, Failure, Record, with_remedies
+from sweeper.records.base import SCHEMA_VERSION, Failure, Record, left_out_if_none, with_remedies
 from sweeper.records.data_check import DataCheck, DataSummary
+from sweeper.records.engines import EngineChoice
 from sweeper.records.pair import PairDiagnosis
 
 INTERIM_PHASE = "interim score"
@@ -63,6 +64,8 @@ class Progress(Record):
     """Points of the training curve at ``step``: ``loss``, ``learning_rate``, …"""
     collapse: tuple[CollapseSign, ...] = ()
     """Signs of collapse that this point makes certain."""
+    warnings: tuple[str, ...] = ()
+    """Warnings about the training at this point, for the user."""
     interim: IntermediateScore | None = None
     seconds_before: float = 0.0
     """Seconds of the steps that an earlier attempt did, where a training resumes from them."""
@@ -97,8 +100,9 @@ class Scores(Record):
     dtype: ScoringDtype | None = None
     """Precision that the model was scored in: two scores compare only if it is the same. None in
     studies that declared none: that of the weights, or of the training's autocast."""
-    engine: ScoringEngine = "transformers"
-    """What computed answers and log-probabilities: two scores compare only if it is the same."""
+    engine: ScoringEngine = Field(default="transformers", exclude_if=lambda e: e == "transformers")
+    """What computed answers and log-probabilities: two scores compare only if it is the same. Files
+    lack it where it is the default, as those of earlier versions do."""
     batch_size: int | None = None
     """Documents scored at a time, where ``evaluation.batch_size`` of them did not fit into
     memory."""
@@ -182,6 +186,13 @@ class Rollouts(Record):
     """Nats a token, at the same positions; None of a served teacher, too."""
     teacher_logprob: float | None = None
     """Log-probability of the student's tokens under the teacher, nats a token."""
+    logprob_diff: float | None = left_out_if_none()
+    """Mean absolute difference between the log-probabilities of the student's tokens in the engine
+    that sampled them and in the training, in nats; None if the engine does not report them."""
+    logprob_diff_max: float | None = left_out_if_none()
+    """Largest of these differences."""
+    logprob_diff_limit: float | None = left_out_if_none()
+    """Mean difference above which the trial warned."""
 
 
 class Outcome(Record):
@@ -199,11 +210,13 @@ class Outcome(Record):
     """Findings of the ``data`` step, even if it failed."""
     pair: PairDiagnosis | None = None
     """Diagnosis of teacher and student, from the ``pair`` step."""
+    engines: EngineChoice | None = left_out_if_none()
+    """What samples the study's rollouts, from the ``engines`` step."""
     notes: tuple[str, ...] = ()
     """Notes for the user."""
     held_out: str | None = None
     """Fixed sequences from the ``teacher`` step, as in ``StudyInputs``."""
-    start_weights: str | None = None
+    start_weights: str | None = left_out_if_none()
     """Folder of the starting student's weights, from the ``start`` step: what vLLM starts with."""
     cached: tuple[str, ...] = ()
     """Entries that the preparation left in the cache for the trials."""

@@ -20,6 +20,7 @@ from sweeper.config.rollouts import RolloutEngine
 from sweeper.config.settings import Method, MethodSettings, TrainingConfig
 from sweeper.config.suite import SuiteConfig, SuiteTask
 from sweeper.records.base import SCHEMA_VERSION, Record
+from sweeper.records.engines import EngineRequest
 from sweeper.records.model_shapes import ShapeRequest
 from sweeper.records.pair import PairRequest
 from sweeper.records.serving import ServedModel
@@ -164,7 +165,7 @@ class EnqueuedSettings(Record):
     """That trial's score in the earlier study."""
     suite_hash: str | None = None
     """Hash of the selection suite of that score."""
-    engine: ScoringEngine = "transformers"
+    engine: ScoringEngine = Field(default="transformers", exclude_if=lambda e: e == "transformers")
     """What computed that score."""
     tasks: tuple[SuiteTask, ...] = ()
     """Tasks of that suite, and of those that chose what that trial's search started with; none in
@@ -216,7 +217,8 @@ class TrialSpec(Record):
 Step = Annotated[
     str,
     Field(
-        pattern=r"^(data|teacher|start|student|test_teacher|test_student|pair|written|teacher@.+)$"
+        pattern=r"^(data|teacher|start|student|engines|test_teacher|test_student|pair|written"
+        r"|teacher@.+)$"
     ),
 ]
 """Name of a step of the preparation; ``teacher@ARM``: the teacher of an arm with its own."""
@@ -242,10 +244,11 @@ class PreparationSpec(Record):
     ``data`` reads and checks data, tokenizers and suites; ``teacher`` scores the teacher and stores
     its outputs; ``student`` makes the starting student and scores it; ``start`` writes its weights
     for servers of students' weights; ``teacher@ARM`` does for the arm's own teacher what
-    ``teacher`` does for the study's. After the search ``test_teacher`` and
-    ``test_student`` score teacher and start on the test suite. ``pair``, which only
-    ``sweeper check --probe`` asks for, compares both on each other's answers. ``written``, which
-    only ``sweeper export`` asks for, scores a student from the folder that it was saved in.
+    ``teacher`` does for the study's. ``engines`` tests what samples rollouts, and chooses one.
+    After the search ``test_teacher`` and ``test_student`` score teacher and start on the test
+    suite. ``pair``, which only ``sweeper check --probe`` asks for, compares both on each other's
+    answers. ``written``, which only ``sweeper export`` asks for, scores a student from the folder
+    that it was saved in.
     """
 
     kind: Literal["preparation"] = "preparation"
@@ -289,6 +292,8 @@ class PreparationSpec(Record):
     """Test suite, read by ``data`` only, and only to check that no prompt is in two places."""
     shapes: tuple[ShapeRequest, ...] = ()
     """Models that ``data`` should find the shapes of."""
+    engines: EngineRequest | None = None
+    """What ``engines`` should test."""
     pair: PairRequest | None = None
     """What ``pair`` should sample."""
     written: KeptStudent | None = None

@@ -19,11 +19,13 @@ from sweeper.records import (
     SCHEMA_VERSION,
     ConfirmationRun,
     DataSummary,
+    EngineChoice,
     EnqueuedSettings,
     Outcome,
     Record,
     ServerRecord,
 )
+from sweeper.records.base import left_out_if_none
 
 
 class CurvePoint(Record):
@@ -44,6 +46,8 @@ class CurvePoint(Record):
     student_entropy: float | None = None
     teacher_entropy: float | None = None
     teacher_logprob: float | None = None
+    rollout_logprob_diff: float | None = left_out_if_none()
+    rollout_logprob_diff_max: float | None = left_out_if_none()
 
 
 Comparisons = tuple[tuple[str, str], ...]
@@ -264,6 +268,8 @@ class StudyRecord(Record):
     """Teacher gap, once teacher and starting student were scored; None in old records."""
     pair: Outcome | None = None
     """Diagnosis of teacher and starting student, if ``sweeper check --probe`` made one."""
+    engines: EngineChoice | None = left_out_if_none()
+    """What samples the study's rollouts, and why, if the preparation tested that; else left out."""
     servers: tuple[ServerRecord, ...] = Field(default=(), exclude_if=operator.not_)
     """Models that were served to the study's jobs, with every start of their servers; left out of
     files where there are none, as in those of earlier versions."""

@@ -53,9 +53,13 @@ class OtherWeightsError(Exception):
 class _PassingError(Exception):
     """An attempt failed for a reason that may pass."""
 
-    def __init__(self, reason: str, retry_after: float | None = None) -> None:
+    def __init__(
+        self, reason: str, retry_after: float | None = None, *, failed: bool = False
+    ) -> None:
         super().__init__(reason)
         self.retry_after = retry_after
+        self.failed = failed
+        """True if the server answered that it failed (5xx)."""
 
 
 def read_key(server: RemoteServer) -> str | None:
@@ -136,6 +140,7 @@ class ModelClient:
         read: Callable[[Any], Answer],
         what: str,
         largest: int = LARGEST,
+        failing: Callable[[int, str], None] = lambda times, reason: None,
     ) -> Answer:
         """Return the answer to a request.
 
@@ -145,6 +150,8 @@ class ModelClient:
             read: Reads the reply's JSON, None if it is empty; raises ``NonsenseError``.
             what: The request in words, for messages: ``prompt 17``.
             largest: Bytes of the largest reply that is read.
+            failing: Called with the number of times in a row that the server has answered that it
+                failed (5xx), and what it said last. What it raises ends the attempts.
 
         Raises:
             BadInputError: The server refuses the request for a reason that does not pass.
@@ -152,7 +159,7 @@ class ModelClient:
             OtherWeightsError: It has other weights than requests are meant for.
             StoppedError: ``stop`` was called.
         """
-        attempts, first_failure = 0, 0.0
+        attempts, failures, first_failure = 0, 0, 0.0
         while not self._stopped.is_set():
             attempts += 1
             try:
@@ -161,6 +168,9 @@ class ModelClient:
                 now = time.monotonic()
                 first_failure = first_failure if attempts > 1 else now
                 reason = f"nonsense: {error}" if isinstance(error, NonsenseError) else str(error)
+                failures = failures + 1 if getattr(error, "failed", False) else 0
+                if failures:
+                    failing(failures, reason)
                 pause = delay(attempts, getattr(error, "retry_after", None))
                 if now + pause > first_failure + self._server.retry_for:
                     raise NoAnswerError(self._given_up(what, attempts, reason, pause)) from None
@@ -212,7 +222,8 @@ class ModelClient:
         status = response.status_code
         reason = f"{status} {_phrase(status)}: {_quoted(content)}"
         if status in _PASSING or status >= 500:
-            raise _PassingError(reason, retry_after(response.headers.get("Retry-After")))
+            wait = retry_after(response.headers.get("Retry-After"))
+            raise _PassingError(reason, wait, failed=status >= 500)
         if status == HTTPStatus.PRECONDITION_FAILED:
             raise OtherWeightsError
         key, advice = self._blamed, self._advice

@@ -24,7 +24,7 @@ PYTHON_VARIABLE = "SWEEPER_VLLM_PYTHON"
 KEY_VARIABLE = "VLLM_API_KEY"
 """Environment variable in which vLLM finds its API key: command lines are there for all to read."""
 
-_CPU_CACHE_BYTES = 2**30
+CPU_CACHE_BYTES = 2**30
 """Default memory for keys and values on a CPU, of which vLLM would take almost all."""
 _FIRST_WITH_TRANSFER = (0, 29)
 """First version of vLLM whose weight transfer is asked for."""
@@ -224,7 +224,7 @@ def _arguments(
     if on_cpu:
         # Compiling takes longer than it saves, and needs a compiler.
         options.setdefault("enforce_eager", True)
-        options.setdefault("kv_cache_memory_bytes", _CPU_CACHE_BYTES)
+        options.setdefault("kv_cache_memory_bytes", CPU_CACHE_BYTES)
     for name, value in sorted(options.items()):
         yield from _option(name.replace("_", "-"), value)
 

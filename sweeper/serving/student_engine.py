@@ -11,13 +11,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from filelock import FileLock
 
+from sweeper.foundation.errors import BadInputError, NoAnswerError
 from sweeper.records import ServedModel
 from sweeper.serving.client import ModelClient, StoppedError
+from sweeper.serving.http_checks import health
 from sweeper.serving.reach import Reached, patient_server, read_key_file
 from sweeper.serving.replies import NonsenseError
 
@@ -28,6 +32,10 @@ CONCURRENCY = 256
 MOST_AT_A_TIME = 1024
 """Most requests that a client has under way."""
 _LOCK = "in_use"
+_FAILURES = 6
+"""Times in a row that a healthy server may fail: they take up to half a minute, as attempts wait
+longer each time."""
+_HEALTH_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -75,10 +83,10 @@ class StudentEngine:
         Raises:
             BadInputError: The server cannot take them.
             NoAnswerError: It does not answer.
+            OtherWeightsError: It was started again meanwhile.
         """
-        with self._client() as client:
-            reload = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
-            return self._changed(client, {"collective_rpc": reload})
+        reload = {"method": "reload_weights", "kwargs": {"weights_path": str(folder)}}
+        return self._changed({"collective_rpc": reload})
 
     def share(self, weights: Mapping[str, Any]) -> str:
         """Give the server the weights that lie in the memory of its own GPU, without a copy here.
@@ -94,28 +102,28 @@ class StudentEngine:
 
         Raises:
             BadInputError, NoAnswerError: The server cannot take them in this way.
+            OtherWeightsError: It was started again meanwhile.
         """
-        with self._client(patient=False) as client:
-            return self._changed(
-                client,
-                {
-                    "init_weight_transfer_engine": {"init_info": {"packed": False}},
-                    "start_weight_update": {},
-                    "update_weights": {"update_info": dict(weights)},
-                    "finish_weight_update": {},
-                },
-            )
+        return self._changed(
+            {
+                "init_weight_transfer_engine": {"init_info": {"packed": False}},
+                "start_weight_update": {},
+                "update_weights": {"update_info": dict(weights)},
+                "finish_weight_update": {},
+            },
+            patient=False,
+        )
 
-    def _changed(self, client: ModelClient, requests: Mapping[str, Mapping[str, Any]]) -> str:
+    def _changed(self, requests: Mapping[str, Mapping[str, Any]], *, patient: bool = True) -> str:
         """Have requests change the weights; return a name for the new ones."""
-        # If it stops half-way, the server has neither the old weights nor these.
-        self._post(client, "sweeper/weights", {})
-        for path, body in requests.items():
-            self._post(client, path, body)
-        self._post(client, "reset_prefix_cache", {})
         version = uuid.uuid4().hex
-        with self._client(version) as named:
-            self._post(named, "sweeper/weights", {})
+        with self._client(version, patient=patient) as client:
+            # Named before they are there: a server that is started again forgets the name, and
+            # does none of what follows.
+            self._post(client, "sweeper/weights", {})
+            for path, body in requests.items():
+                self._post(client, path, body)
+            self._post(client, "reset_prefix_cache", {}, _emptied)
         return version
 
     def sample(
@@ -157,6 +165,8 @@ class StudentEngine:
             "return_token_ids": True,
             "logprobs": 0,
             "skip_special_tokens": False,
+            # Keys and values that other weights computed are never used for these.
+            "cache_salt": version,
             **{"top_p": 1.0, "top_k": 0, "min_p": 0.0, "repetition_penalty": 1.0},
         }
         ends = frozenset(end_ids)
@@ -175,6 +185,7 @@ class StudentEngine:
                     {**body, "prompt": list(prompt), "seed": seed},
                     read,
                     f"rollout {number}",
+                    failing=self._failing,
                 )
                 for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True), 1)
             ]
@@ -192,7 +203,7 @@ class StudentEngine:
             raise failure
         return answers
 
-    def _client(self, version: str | None = None, *, patient: bool = True) -> ModelClient:
+    def _client(self, version: str, *, patient: bool = True) -> ModelClient:
         server = self._server
         if not patient:
             server = server.model_copy(update={"retry_for": 0.0})
@@ -200,8 +211,51 @@ class StudentEngine:
         key = read_key_file(self._served)
         return ModelClient(server, key, self._tell, advice, KEY, version)
 
-    def _post(self, client: ModelClient, path: str, body: Mapping[str, Any]) -> None:
-        client.ask(path, body, lambda reply: reply, f"POST /{path}")
+    def _post(
+        self,
+        client: ModelClient,
+        path: str,
+        body: Mapping[str, Any],
+        read: Callable[[Any], None] = lambda reply: None,
+    ) -> None:
+        client.ask(path, body, read, f"POST /{path}", failing=self._refusing)
+
+    def _refusing(self, times: int, reason: str) -> None:
+        """Raise if a healthy server has failed to take the weights too often."""
+        if times >= _FAILURES and self._is_well():
+            raise BadInputError(
+                "expected a server that takes a student's weights, but vLLM failed to"
+                f" {times} times, the last time: {reason}. It is healthy otherwise; its log says"
+                f" why: {self._log}",
+                KEY,
+            )
+
+    def _failing(self, times: int, reason: str) -> None:
+        """Raise if a healthy server has failed to answer too often."""
+        if times >= _FAILURES and self._is_well():
+            raise NoAnswerError(
+                f"The server {self._server.url} is healthy, but failed {times} times to sample, the"
+                f" last time: {reason}. Its log says why: {self._log}"
+            )
+
+    def _is_well(self) -> bool:
+        # One whose engine has ended fails too, until it is started again.
+        port = urlsplit(self._server.url).port
+        return port is not None and health(port, _HEALTH_SECONDS) == "well"
+
+    @property
+    def _log(self) -> Path:
+        return Path(self._served.key_file).with_name("log.txt")
+
+
+def _emptied(reply: Any) -> None:
+    """Read a reply of vLLM's ``/reset_prefix_cache``; older releases reply nothing.
+
+    Raises:
+        NonsenseError: A request of an earlier job still uses the cache.
+    """
+    if isinstance(reply, dict) and reply.get("success") is False:
+        raise NonsenseError("its cache is in use")
 
 
 def reach_student(served: ServedModel, concurrency: int) -> Reached:
@@ -237,7 +291,7 @@ def _read(reply: Any, ends: frozenset[int], longest: int, vocabulary: int) -> Ge
         raise NonsenseError(f"{len(tokens)} tokens and {len(log_probs)} log-probabilities")
     if not all(type(token) is int and 0 <= token < vocabulary for token in tokens):
         raise NonsenseError(f"token_ids that are not below {vocabulary}")
-    if not all(isinstance(value, float | int) and value <= 1e-3 for value in log_probs):
+    if not all(isinstance(value, float | int) and -inf < value <= 1e-3 for value in log_probs):
         raise NonsenseError("log-probabilities that are none")
     finished = tokens[-1] in ends
     if any(token in ends for token in tokens[:-1]) or finished != (reason == "stop"):

@@ -24,6 +24,7 @@ from sweeper.study.arms import ArmState, TrialRecorder
 from sweeper.study.budgets import trial_budgets
 from sweeper.study.collaborators import Collaborators, Phase
 from sweeper.study.early_stopping import StoppingRule, StopReason
+from sweeper.study.engines import read_engines
 from sweeper.study.final_scores import read_test_baselines
 from sweeper.study.interrupts import Interrupted
 from sweeper.study.jobs import Jobs, RunningJob
@@ -101,6 +102,9 @@ class Coordinator:
         self._search()
         if config.confirms():
             self._confirm()
+        if served := self._collaborators.served:
+            # When they ended is part of the record.
+            served.serve((), (), self._wait_for, lambda: None)
         return self.record()
 
     def record(self) -> StudyRecord:
@@ -141,6 +145,8 @@ class Coordinator:
             self._tracker.log_baseline("teacher", prepared.teacher)
         if prepared.starting_student:
             self._tracker.log_baseline("starting_student", prepared.starting_student)
+        if tested := read_engines(self._paths):
+            self._tracker.log_engines(tested)
         if pair := read_pair(self._paths, self._manifest.config, self._manifest.files):
             self._tracker.log_pair(pair)
 

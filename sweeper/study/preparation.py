@@ -33,10 +33,13 @@ from sweeper.records import (
 )
 from sweeper.records.layout import JobPaths, StudyPaths, own_teacher_step
 from sweeper.records.outcome_files import read_outcome
+from sweeper.study import engines
+from sweeper.study.engines import engine_request
 from sweeper.study.extreme_settings import wanted
 from sweeper.study.manifest import (
     StudyManifest,
     data_files,
+    has_begun,
     input_hashes,
     model_folders,
     suite_spec,
@@ -56,14 +59,15 @@ def steps(config: StudyConfig, *, students_served: bool) -> tuple[tuple[Step, ..
     Those of one group can run next to each other. Own teachers of arms come last: one may be the
     starting student. A teacher that sweeper serves has the machine to itself; its answers are there
     when the student is warmed up. With ``students_served`` its weights are written for its servers
-    before it is scored.
+    before it is scored. The test of engines is timed, so it is alone, and last.
     """
     own = tuple(dict.fromkeys(own_teacher_steps(config).values()))
+    later = (*([own] if own else []), *([(engines.STEP,)] if engine_request(config) else []))
     started = isinstance(config.teacher.server, StartedServer)
     if not started and not students_served:
-        return (("data",), ("student", "teacher"), *([own] if own else []))
+        return (("data",), ("student", "teacher"), *later)
     start = (("start",),) if students_served else ()
-    return (("data",), ("teacher",), *start, ("student",), *([own] if own else []))
+    return (("data",), ("teacher",), *start, ("student",), *later)
 
 
 def test_steps(config: StudyConfig) -> tuple[tuple[Step, ...], ...]:
@@ -114,6 +118,8 @@ def with_results(inputs: StudyInputs, steps: Sequence[Step], paths: StudyPaths) 
             results["training_rows"] = outcome.data.used
         if outcome and outcome.held_out:
             results["held_out"] = outcome.held_out
+        if outcome and outcome.engines:
+            results["rollout_engine"] = outcome.engines.chosen
     return inputs.model_copy(update=results)
 
 
@@ -145,6 +151,7 @@ def make_spec(
         own_attentions=attentions if step == "data" else {},
         own_teachers=named if step == "data" else {},
         own_lengths={name: arm_lengths(config, name) for name in named} if step == "data" else {},
+        engines=engine_request(config) if step == engines.STEP else None,
         pair=pair_request(config, input_hashes(study)) if step == "pair" else None,
         lengths=study_lengths(config) if step == "data" else (),
         suite=suite,
@@ -159,6 +166,8 @@ def is_done(spec: PreparationSpec, paths: StudyPaths) -> bool:
     outcome = read_outcome(files)
     if outcome is None or outcome.state != "completed":
         return False
+    if outcome.engines is not None and has_begun(paths):
+        return True  # A study has one engine, whatever is added to it later.
     try:
         text = files.spec.read_text(encoding="utf-8")
         before = json.loads(text)
@@ -169,8 +178,8 @@ def is_done(spec: PreparationSpec, paths: StudyPaths) -> bool:
     with suppress(ValidationError):  # where a hidden secret had to be something else
         before = PreparationSpec.model_validate_json(text).model_dump(mode="json")
     before, now = redacted(before), redacted(spec.model_dump(mode="json"))
-    # The first follows from the data; the manifest compares what is in the folders.
-    for key in ("training_rows", "model_folders"):
+    # These follow from steps; the manifest compares what is in the folders.
+    for key in ("training_rows", "rollout_engine", "model_folders"):
         before["origin"].pop(key, None)
         now["origin"].pop(key, None)
     for origin in (before["origin"], now["origin"]):
@@ -187,6 +196,7 @@ def is_done(spec: PreparationSpec, paths: StudyPaths) -> bool:
             "optimisers",
             "own_teacher",
             "own_attentions",
+            "engines",
             "judged",
         )
         if key in written
@@ -197,6 +207,8 @@ def is_done(spec: PreparationSpec, paths: StudyPaths) -> bool:
 def is_cached(step: Step, paths: StudyPaths) -> bool:
     """Return whether everything that a step left in the cache for trials is still there."""
     outcome = read_outcome(paths.preparation(step))
+    if outcome is not None and outcome.engines is not None:
+        return True  # Trials need its choice only.
     return outcome is not None and all(is_whole(Path(entry)) for entry in outcome.cached)
 
 

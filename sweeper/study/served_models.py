@@ -54,7 +54,7 @@ def roles_of_step(config: StudyConfig, step: str) -> frozenset[Role]:
         roles.add("teacher")
     if step in ("student", "test_student") and through_servers:
         roles.add("student")
-    if step == "student" and config.rollouts.engine == "auto" and may_serve_students(config):
+    if step == "engines" and config.rollouts.engine == "auto" and may_serve_students(config):
         roles.add("student")
     return frozenset(roles)
 

@@ -128,9 +128,17 @@ class Trials:
         for interim in (row.interim for row in rows if row.interim):
             answer(spec, interim, self.arms[spec.arm].search.should_continue(spec.number, interim))
         # Where it ends the trial, the message of the failure follows.
-        for sign in (sign for row in rows for sign in row.collapse if not may_stop(spec)):
-            kind = "" if spec.final is None else "confirmation run "
-            self.collaborators.observer.message(f"{kind}{spec.arm} #{spec.number}: {sign.told()}")
+        told = [
+            line
+            for row in rows
+            for line in (
+                *(sign.told() for sign in row.collapse if not may_stop(spec)),
+                *row.warnings,
+            )
+        ]
+        kind = "" if spec.final is None else "confirmation run "
+        for line in told:
+            self.collaborators.observer.message(f"{kind}{spec.arm} #{spec.number}: {line}")
         self.collaborators.tracker.log_progress(spec, rows)
 
     def finish(self, finished: Finished, job: RunningJob) -> Failure | None:

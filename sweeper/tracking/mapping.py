@@ -140,6 +140,8 @@ def trial_params(spec: TrialSpec) -> dict[str, str]:
         "student/dtype": inputs.student.dtype,
         **_scoring(inputs),
     }
+    if inputs.rollout_engine != "sweeper":
+        values["study/rollout_engine"] = inputs.rollout_engine
     if inputs.student.quantization is not None:
         values["student/quantization"] = inputs.student.quantization
     values |= settings
@@ -255,6 +257,16 @@ def version_tags(versions: Mapping[str, str]) -> dict[str, str]:
     return as_tags({f"sweeper.version.{name}": version for name, version in versions.items()})
 
 
+def engine_tags(outcome: Outcome) -> dict[str, str]:
+    """Return the tags of the engine that the preparation chose for a study's rollouts."""
+    choice = outcome.engines
+    if choice is None:
+        return {}
+    return as_tags(
+        {"sweeper.rollout_engine": choice.chosen, "sweeper.rollout_engines": choice.told()}
+    )
+
+
 def trial_tags(spec: TrialSpec) -> dict[str, str]:
     """Return the tags of a trial that starts, or starts again."""
     sampled = ", ".join(f"{name} {text_of(value)}" for name, value in spec.params.items())
@@ -296,6 +308,7 @@ def outcome_tags(spec: TrialSpec, outcome: Outcome) -> dict[str, str]:
         "sweeper.device": outcome.device or None,
         "sweeper.model_parameters": outcome.model_parameters,
         "sweeper.collapse": " ".join(sign.told() for sign in outcome.collapse) or None,
+        "sweeper.warnings": " ".join(f"{note}." for note in outcome.notes) or None,
         **version_tags(outcome.versions),
     }
     if failure is not None:

@@ -115,6 +115,11 @@ class MlflowTracker(Tracker):
         """Record the diagnosis of teacher and starting student with the study."""
         self._write(self._study(), points=points.pair_points(outcome))
 
+    def log_engines(self, outcome: Outcome) -> None:
+        """Record with the study what samples its rollouts, and how fast each engine was."""
+        tags = mapping.engine_tags(outcome)
+        self._write(self._study(), points=points.engine_points(outcome), tags=tags)
+
     def open_arm(
         self,
         name: str,

@@ -102,6 +102,16 @@ def pair_points(outcome: Outcome) -> list[MetricPoint]:
     return _points_at_end({f"pair/{k}": v for k, v in pair_values(outcome).items()}, outcome)
 
 
+def engine_points(outcome: Outcome) -> list[MetricPoint]:
+    """Return the speeds of engines of rollouts: ``engines/transformers_tokens_per_second`` …."""
+    speeds = {
+        f"engines/{test.engine}_tokens_per_second": speed
+        for test in (outcome.engines.tests if outcome.engines else ())
+        if (speed := test.tokens_per_second) is not None
+    }
+    return _points_at_end(speeds, outcome)
+
+
 def _score_values(prefix: str, scores: Scores, suite: str = "selection") -> dict[str, float]:
     values = {f"{prefix}/{task.task}": task.score for task in scores.tasks}
     # Last, so that a task with such a name cannot hide the objective.

@@ -66,6 +66,9 @@ class Tracker(Protocol):
     def log_pair(self, outcome: Outcome) -> None:
         """Record the diagnosis of teacher and starting student with the study."""
 
+    def log_engines(self, outcome: Outcome) -> None:
+        """Record with the study what samples its rollouts, and how fast each engine was."""
+
     def open_arm(
         self,
         name: str,

@@ -25,6 +25,22 @@ def test_cut_and_long_rollouts_are_found() -> None:
     assert [t.number for t in found.longer] == [1]
 
 
+def test_rollouts_of_another_distribution_are_named() -> None:
+    trials = []
+    for number, difference in enumerate((0.0009, 0.3, None)):
+        made = sampled(number, 0.5, length=4.0)
+        assert made.outcome is not None and made.outcome.rollouts is not None
+        limit = {"logprob_diff": difference, "logprob_diff_limit": difference and 1e-3}
+        rollouts = made.outcome.rollouts.model_copy(update=limit)
+        outcome = made.outcome.model_copy(update={"rollouts": rollouts})
+        trials.append(made.model_copy(update={"outcome": outcome}))
+    found = rollout_stats(study([arm("gkd", trials)]))
+    assert found is not None
+    assert [t.number for t in found.differing] == [1]
+    [warning] = rollout_warnings(found)
+    assert "by 0.3 nats on average, at most: gkd #1" in warning
+
+
 def test_offline_trials_and_old_records_say_nothing() -> None:
     assert rollout_stats(study([arm("sft", [sampled(0, 0.5)])])) is None
     assert rollout_stats(study([arm("gkd", [trial(0, completed(0.5))])])) is None

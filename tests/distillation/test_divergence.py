@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sweeper.distillation.divergence import Heads, SampledTokens
+from sweeper.distillation.divergence import Heads
 from sweeper.distillation.models.lm_head import LMHead
+from sweeper.distillation.sampled_tokens import SampledTokens
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sweeper.distillation.divergence import Heads, SampledTokens
+from sweeper.distillation.divergence import Heads
 from sweeper.distillation.models.lm_head import LMHead
 from sweeper.distillation.partial_divergence import (
     TokenLogProbs,
@@ -22,6 +22,7 @@ from sweeper.distillation.partial_divergence import (
     top_k_divergence,
     top_k_divergence_of,
 )
+from sweeper.distillation.sampled_tokens import ReportedLogProbs, SampledTokens
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -379,6 +380,37 @@ def test_what_cannot_be() -> None:
         sampled_divergence(case.ours, BARE, teacher)
     with pytest.raises(ValueError, match=r"positions × k, but got \(6, 2\) and \(6, 1\)"):
         TokenLogProbs(teacher.ids, teacher.log_probs[:, :1])
+
+
+LOSSES: dict[str, Callable[[Case, SampledTokens], torch.Tensor]] = {
+    "exact, forward": lambda c, s: HEADS.divergence(c.ours, c.theirs, 0.0, sampled=s),
+    "exact, mixed": lambda c, s: HEADS.divergence(c.ours, c.theirs, 0.5, sampled=s, budget=1),
+    "exact, reverse": lambda c, s: HEADS.divergence(c.ours, c.theirs, 1.0, sampled=s),
+    "top k": lambda c, s: top_k_divergence_of(HEADS, c.ours, c.theirs, 0.5, 4, sampled=s),
+    "sampled": lambda c, s: sampled_divergence_of(HEADS, c.ours, c.theirs, s, temperature=0.5),
+    "served, top k": lambda c, s: top_k_divergence(c.ours, BARE, c.report(4), 0.5, sampled=s),
+    "served, sampled": lambda c, s: sampled_divergence(
+        c.ours,
+        BARE,
+        TokenLogProbs(s.tokens[:, None], c.theirs.log_softmax(-1).gather(-1, s.tokens[:, None])),
+        sampled=s,
+    ),
+}
+
+
+@pytest.mark.parametrize("temperature", [0.6, 1.0, 1.7])
+@pytest.mark.parametrize("loss", LOSSES)
+def test_reported_log_probabilities_are_compared_in_passing(loss: str, temperature: float) -> None:
+    case, tokens = Case.of().float(), torch.arange(POSITIONS) * 3
+    with torch.no_grad():
+        every = (case.ours / temperature).log_softmax(-1)
+    own = every.gather(-1, tokens[:, None])[:, 0]
+    off = torch.linspace(-0.3, 0.2, POSITIONS)
+    reported = ReportedLogProbs.of(own + off, temperature)
+    plain = LOSSES[loss](case, SampledTokens.of(tokens))
+    assert torch.equal(LOSSES[loss](case, SampledTokens.of(tokens, reported)), plain)
+    expected = torch.stack([off.abs().sum(), off.abs().max()])
+    torch.testing.assert_close(reported.differences, expected, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("beta", BETAS)

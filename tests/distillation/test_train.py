@@ -233,6 +233,26 @@ def test_one_sampled_token_trains_and_shows_what_is_watched(
         assert sampled[name] == pytest.approx(exact[name], rel=1e-5)
 
 
+@pytest.mark.parametrize("temperature", [0.7, 1.0])
+@pytest.mark.parametrize("signal", ["exact", "top_k", "sampled"])
+def test_engines_log_probabilities_are_compared_with_the_trainings(
+    tmp_path: Path, resources: Resources, signal: str, temperature: float
+) -> None:
+    inputs = make_study_inputs(tmp_path, rollout_engine="transformers")
+    options = {"lmbda": 1.0, "teacher_signal": signal, "temperature": temperature}
+    _, meter, points = train(inputs, resources, "gkd", gradient_accumulation_steps=2, **options)
+    rollouts = meter.rollouts()
+    assert rollouts is not None and rollouts.logprob_diff is not None
+    assert 0 < rollouts.logprob_diff < 1e-4
+    for point in points:
+        assert 0 < point["rollout_logprob_diff"] <= point["rollout_logprob_diff_max"] < 1e-3
+    assert rollouts.logprob_diff_max == max(p["rollout_logprob_diff_max"] for p in points)
+    _, meter, points = train(make_study_inputs(tmp_path), resources, "gkd", **options)
+    assert "rollout_logprob_diff" not in points[-1]
+    rollouts = meter.rollouts()
+    assert rollouts is not None and rollouts.logprob_diff is None
+
+
 def test_bfloat16_follows_float32(tmp_path: Path, resources: Resources) -> None:
     inputs = make_study_inputs(tmp_path)
     start = load_model(inputs.student, "cpu")

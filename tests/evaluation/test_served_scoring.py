@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -219,6 +220,14 @@ def test_a_request_that_is_refused_stops_at_once(pair: Pair, tasks: Path) -> Non
         server.always = reply(412)
         with pytest.raises(OtherWeightsError):
             scored(pair, pair.at(reached), tasks, "generation")
+
+
+def test_a_model_that_computes_no_numbers_has_a_score_that_is_none(pair: Pair, tasks: Path) -> None:
+    """What vLLM 0.32 answers of a model whose logits are NaN."""
+    with serving(pair.model, pair.tokenizer) as (server, reached):
+        server.always = reply(400, "Out of range float values are not JSON compliant")
+        found = scored(pair, pair.at(reached), tasks, "likelihood")
+    assert math.isnan(found.scores.score)
 
 
 def test_the_key_goes_to_the_server_alone(

@@ -22,6 +22,7 @@ from sweeper.tracking.mlflow_store import MlflowStore
 from sweeper.tracking.mlflow_tracker import MlflowTracker
 from sweeper.tracking.points import MetricPoint
 from sweeper.tracking.tracker import Tracker
+from tests.support.engine_choices import tested_engines
 from tests.support.example_study import arm as arm_record
 from tests.support.example_study import study, trial
 from tests.support.memory_tracker import MemoryStore, MemoryTracker
@@ -67,6 +68,7 @@ def steps(place: Recorder, tmp_path: Path) -> list[Callable[[Tracker], None]]:
         lambda tracker: tracker.log_baseline("teacher", completed(0.97)),
         lambda tracker: tracker.log_baseline("starting_student", completed(0.36)),
         lambda tracker: tracker.log_pair(diagnosis()),
+        lambda tracker: tracker.log_engines(tested_engines()),
         lambda tracker: tracker.start_trial(trial_spec()),
         lambda tracker: tracker.log_progress(trial_spec(), rows()),
         lambda tracker: tracker.finish_trial(trial_spec(), completed(), files),
@@ -113,6 +115,9 @@ def check_whole_study(place: Recorder) -> None:
     assert study.values("teacher/selection") == [0.97]
     assert study.values("starting_student/four_digits") == [0.36]
     assert study.values("pair/student_answers/divergence") == [0.5]
+    assert study.tags["sweeper.rollout_engine"] == "transformers"
+    assert study.values("engines/transformers_tokens_per_second") == [1580.0]
+    assert study.values("engines/vllm_tokens_per_second") == []
     assert sorted(point for point in first.points if point.key == "train/loss") == [
         MetricPoint("train/loss", 0.3, 10, int(NOON + 10) * 1000),
         MetricPoint("train/loss", 0.6, 5, int(NOON + 5) * 1000),

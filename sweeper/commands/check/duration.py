@@ -6,9 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from sweeper.analysis.findings import Finding
 from sweeper.analysis.timing import DurationEstimate, StudyTiming
-from sweeper.config.arms import ArmConfig
-from sweeper.config.models import ModelConfig, StudentConfig
-from sweeper.config.settings import TrainingConfig, resolve
+from sweeper.config.models import ModelConfig
+from sweeper.config.settings import resolve
 from sweeper.config.started_server import StartedServer
 from sweeper.config.study import StudyConfig
 from sweeper.reporting.text.formatting import duration, listed, percent, whole_percents
@@ -109,14 +108,10 @@ def timeout_findings(
         )
 
 
-def slow_findings(
-    timing: StudyTiming,
-    arms: Mapping[str, ArmConfig],
-    training: TrainingConfig,
-    teacher: ModelConfig,
-    student: StudentConfig,
-) -> Iterator[Finding]:
+def slow_findings(timing: StudyTiming, config: StudyConfig) -> Iterator[Finding]:
     """Yield what would make training faster, where it waits for the teacher or for sampling."""
+    arms, training = config.arms, config.training
+    teacher, student = config.teacher, config.student
     for arm in timing.arms:
         trial = arm.heaviest
         shares = {part: seconds / trial.step for part, seconds in trial.parts.items()}
@@ -129,6 +124,9 @@ def slow_findings(
             advice.append(f"Reduce max_new_tokens (up to {settings.max_new_tokens}).")
         if rollout >= _LARGE and settings.rollout_batch_size is not None:
             advice.append("Leave out rollout_batch_size, if memory allows.")
+        unset = "engine" not in config.rollouts.model_fields_set
+        if rollout >= _LARGE and unset and timing.device.startswith("cuda"):
+            advice.append("Write rollouts: {engine: auto}, which takes the fastest engine.")
         if settings.gradient_accumulation_steps > 1:
             advice.append(
                 "If memory allows, write a larger per_device_train_batch_size and fewer"

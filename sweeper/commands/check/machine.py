@@ -1,13 +1,45 @@
-"""Findings on this machine: precisions that it computes slowly, and what a shell left behind."""
+"""What a study has of this machine; findings on its precisions, and on what a shell left behind."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
 
 from sweeper.analysis.findings import Finding
+from sweeper.commands.check.served_models import PlannedServer, planned_servers
+from sweeper.config.loading import LoadedStudy
 from sweeper.config.study import StudyConfig
+from sweeper.execution.device_sharing import DeviceMemory, trial_memory, usable_devices
 from sweeper.foundation.environment import leftovers
+from sweeper.foundation.errors import SweeperError
 from sweeper.reporting.text.formatting import listed
+from sweeper.study.served_models import server_problems, trial_devices
+
+
+class Machine(NamedTuple):
+    """What a study has of this machine."""
+
+    devices: Sequence[str] = ()
+    """Devices of trials."""
+    places: Sequence[DeviceMemory] = ()
+    """Memory of trials, without servers."""
+    servers: Sequence[PlannedServer] = ()
+    problems: Sequence[Finding] = ()
+
+
+def machine_of(study: LoadedStudy) -> Machine:
+    """Return what a study has of this machine; nothing of one whose jobs run on a cluster."""
+    compute = study.config.compute
+    if compute.executor != "local":
+        return Machine()
+    try:
+        # What is wrong with servers is reported with the places of the study.
+        wrong = server_problems(study)
+        devices = (None if wrong else trial_devices(study)) or usable_devices(compute)
+        servers = [] if wrong else planned_servers(study, devices)
+        return Machine(devices, trial_memory(compute, devices), servers)
+    except SweeperError as error:
+        return Machine(problems=[Finding(state="error", what="compute", detail=str(error))])
 
 
 def machine_findings(

@@ -17,6 +17,7 @@ from sweeper.commands.check.memory_forecast import (
     moments,
     worst,
 )
+from sweeper.config.served_students import samples_rollouts
 from sweeper.config.study import StudyConfig
 from sweeper.execution.device_sharing import DeviceMemory
 from sweeper.records import DataSummary, ModelShape, ShapeRequest
@@ -179,8 +180,20 @@ def _sizes(setup: Setup, trainings: StudyTrainings) -> Sizes:
         )
         for task in data.scored
     )
-    scored_bytes = 4 if trainings.config.scoring_dtype() == "float32" else 2
-    return Sizes(prompt, min(answer, limit - 1), min(text, limit), tasks, scored_bytes)
+    config = trainings.config
+    scored_bytes = 4 if config.scoring_dtype() == "float32" else 2
+    scores, samples = (
+        engine == "vllm" for engine in (config.evaluation.engine, config.rollouts.engine)
+    )
+    return Sizes(
+        prompt,
+        min(answer, limit - 1),
+        min(text, limit),
+        () if scores else tasks,
+        scored_bytes,
+        samples_served=samples,
+        gives=scores or (samples and samples_rollouts(config)),
+    )
 
 
 def _finding(forecast: Forecast, room: DeviceMemory, *, smallest: bool = False) -> Finding:
@@ -197,7 +210,17 @@ def _finding(forecast: Forecast, room: DeviceMemory, *, smallest: bool = False) 
     if _fits(forecast.peak, room):
         return Finding(state="ok", what="memory", detail=detail)
     state: Literal["error", "warning"] = "error" if smallest else "warning"
-    return Finding(state=state, what="memory", detail=detail, advice=_remedy(forecast, room))
+    advice = _remedy(forecast, room)
+    if room.served:
+        advice += f" {_LESS_SERVED[room.kind]}"
+    return Finding(state=state, what="memory", detail=detail, advice=advice)
+
+
+_LESS_SERVED = {
+    "cuda": "A smaller gpu_memory of a server leaves more to trials.",
+    "cpu": "Smaller kv_cache_memory_bytes of a server (its options) leave more to trials.",
+    "mps": "",
+}
 
 
 def _remedy(forecast: Forecast, room: DeviceMemory) -> str:

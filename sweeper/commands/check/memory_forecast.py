@@ -34,9 +34,12 @@ Part = Literal[
     "logits and loss",
     "rollouts",
     "scoring",
+    "weights for a server",
     "libraries",
 ]
-Moment = Literal["rollout", "forward and backward", "optimiser step", "scoring"]
+Moment = Literal[
+    "rollout", "forward and backward", "optimiser step", "scoring", "giving a server its weights"
+]
 DeviceKind = Literal["cpu", "cuda", "mps"]
 
 
@@ -78,6 +81,10 @@ class Sizes:
     """Scoring of each of the suites' tasks; empty to leave scoring out."""
     scored_bytes: int = EXACT
     """Bytes of a number in the precision that students are scored in."""
+    samples_served: bool = False
+    """True if a server samples the rollouts."""
+    gives: bool = False
+    """True if the student's weights are given to a server."""
 
 
 def moments(
@@ -89,8 +96,10 @@ def moments(
     """
     training = _Training(setup, student, teacher, sizes, kind)
     peaks = [training.passes(), training.step()]
-    if training.samples:
+    if training.samples and (training.stock or not sizes.samples_served):
         peaks.append(training.rollout())
+    if sizes.gives:
+        peaks.append(training.giving())
     peaks += [training.scoring(task) for task in sizes.scoring]
     return peaks
 
@@ -213,6 +222,22 @@ class _Training:
         logits = positions * shape.vocabulary * (self.scored_bytes + EXACT)
         used = cache + max(reading, logits) + self.together + self.copies
         return self._moment("scoring", {"scoring": used})
+
+    def giving(self) -> Peak:
+        """Return the peak of giving a server the weights.
+
+        On a CPU they are written: a copy in their type, and its bytes. A GPU's server reads them
+        where they lie, but for those of another type, or to which an adapter is added.
+        """
+        shape = self.student
+        if self.kind == "cpu":
+            copied = 2 * shape.parameters
+        elif shape.dtype_bytes != self.scored_bytes:
+            copied = shape.parameters
+        else:
+            copied = shape.linear_parameters * shape.adapted
+        given = copied * self.scored_bytes
+        return self._moment("giving a server its weights", {"weights for a server": given})
 
     def _cache(self, tokens: int) -> float:
         """Return the bytes of the student's keys and values."""

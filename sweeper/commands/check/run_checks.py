@@ -25,7 +25,7 @@ from sweeper.commands.check.duration import (
     timeout_findings,
 )
 from sweeper.commands.check.duration_estimate import StudyPlan, estimate
-from sweeper.commands.check.machine import machine_findings
+from sweeper.commands.check.machine import Machine, machine_findings, machine_of
 from sweeper.commands.check.memory_findings import StudyTrainings, memory_findings
 from sweeper.commands.check.models import (
     file_findings,
@@ -43,6 +43,7 @@ from sweeper.commands.check.power import (
     design_findings,
 )
 from sweeper.commands.check.probe import probe
+from sweeper.commands.check.served_models import beside_servers, length_findings, served_finding
 from sweeper.commands.check.settings import settings_findings
 from sweeper.commands.check.starts import start_findings
 from sweeper.config.judgement import judged
@@ -50,7 +51,6 @@ from sweeper.config.loading import LoadedStudy, LoadedSuite
 from sweeper.config.models import StudentConfig
 from sweeper.config.scoring_engine import teacher_is_scored
 from sweeper.config.study import StudyConfig
-from sweeper.execution.device_sharing import DeviceMemory, trial_memory, usable_devices
 from sweeper.execution.devices import lacks_bfloat16
 from sweeper.foundation.cache import default_root
 from sweeper.foundation.errors import SweeperError
@@ -116,7 +116,7 @@ def check(
             # Its documents may be much the same; nothing else of it holds.
             manifest = record = None
         recorded = recorded_data_check(study, paths, manifest) if manifest is not None else None
-        device = next(iter(_devices(config)[0]), "cpu")
+        device = next(iter(machine_of(study).devices), "cpu")
         data_check = recorded or run_data_step(study, device, cache)
         gaps = {arm.name: arm.lead for arm in record.arms if arm.lead} if record else {}
         gaps |= {"": record.lead} if record and record.lead else {}
@@ -186,7 +186,7 @@ def time_findings(
         time_finding(expected, server_hours(config, timing.device, expected)),
         *budget_findings(expected, compute.devices_per_trial, wall_time, limits),
         *timeout_findings(expected, compute.trial_timeout, compute.stall_timeout),
-        *slow_findings(timing, config.arms, config.training, config.teacher, config.student),
+        *slow_findings(timing, config),
     ]
 
 
@@ -205,7 +205,7 @@ def judge(
     start with.
     """
     config = study.config
-    devices, places, of_compute = _devices(config)
+    machine = machine_of(study)
     # Old records have no shapes.
     shapes = list(zip(wanted(config), data_check.shapes, strict=False))
     teacher, student = _parameters(config, shapes)
@@ -246,15 +246,17 @@ def judge(
             *data_findings(data_check, study.selection, study.test, config.arms, answers),
             *settings_findings(
                 config,
-                devices,
+                machine.devices,
                 student,
                 data_check.data.used if data_check.data else None,
                 data_check.attention,
             ),
             *start_findings(config, starts or {}, suite_spec(study.selection).content_hash),
-            *machine_findings(config, [*filter(lacks_bfloat16, devices)], os.environ),
-            *of_compute,
-            *_memory(config, data_check, shapes, places),
+            *machine_findings(config, [*filter(lacks_bfloat16, machine.devices)], os.environ),
+            *machine.problems,
+            *filter(None, [served_finding(machine.servers)]),
+            *length_findings(study, data_check.data),
+            *_memory(config, data_check, shapes, machine, student),
             confirmation_finding(seeds if has_test else None, pairs),
             *declared_comparisons(config.compare),
             *of_design,
@@ -283,17 +285,6 @@ def _problem(study: LoadedStudy, failure: Failure) -> Finding:
     )
 
 
-def _devices(config: StudyConfig) -> tuple[list[str], list[DeviceMemory], list[Finding]]:
-    """Return the devices and the memory of trials that run on this machine, and their problems."""
-    compute = config.compute
-    if compute.executor != "local":
-        return [], [], []
-    try:
-        return usable_devices(compute), trial_memory(compute), []
-    except SweeperError as error:
-        return [], [], [Finding(state="error", what="compute", detail=str(error))]
-
-
 def _parameters(
     config: StudyConfig, shapes: Sequence[RequestedShape]
 ) -> tuple[int | None, int | None]:
@@ -311,13 +302,15 @@ def _memory(
     config: StudyConfig,
     data_check: DataCheck,
     shapes: Sequence[RequestedShape],
-    places: Sequence[DeviceMemory],
+    machine: Machine,
+    student: int | None,
 ) -> list[Finding]:
     if data_check.data is None or not shapes:
         return []
     known = {asked.key(): shape for asked, shape in shapes}
     trainings = StudyTrainings(config, data_check.data, lambda asked: known[asked.key()])
-    return memory_findings(trainings, places)
+    rooms = beside_servers(machine.places, machine.servers, machine.devices, student)
+    return memory_findings(trainings, rooms)
 
 
 def _named_documents(suite: LoadedSuite) -> int | None:

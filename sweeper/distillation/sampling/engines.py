@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from sweeper.config.base import ScoringDtype
 from sweeper.config.rollouts import RolloutEngine
+from sweeper.distillation.sampling.continuous import generate_continuously
 from sweeper.distillation.sampling.rollouts import Rollout, generate
 from sweeper.distillation.sampling.served import ServedEngine
 from sweeper.records import Resources
@@ -53,4 +54,4 @@ def engine_of(
     """
     if name == "vllm":
         return ServedEngine(resources, dtype, waiting)
-    return generate
+    return generate_continuously if name == "transformers" else generate

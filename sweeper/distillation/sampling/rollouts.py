@@ -27,6 +27,8 @@ from sweeper.foundation.errors import DivergedError
 
 _Answers = Generator[tuple[int, list[int]], None, None]
 
+NOT_FINITE = "The logits are not finite while sampling: training diverged."
+"""Message of the error of a model that gives no distribution to sample from."""
 _SMALL_VOCABULARY = 1024
 """Largest vocabulary that a token is drawn from at once; in larger ones a block is drawn first."""
 
@@ -40,8 +42,10 @@ class Rollout:
     finished: bool
     """True if it ended by itself, rather than at ``max_new_tokens``."""
     log_probs: tuple[float, ...] | None = None
-    """Log-probability of each token at temperature 1 in nats, by the engine that sampled it; None
-    if it does not report them."""
+    """Log-probability of each token in nats, by the engine that sampled it; None if it does not
+    report them."""
+    log_probs_at: float = 1.0
+    """Temperature of the distribution that ``log_probs`` are of."""
 
     def repetition(self) -> float | None:
         """Return the share of 4-grams that repeat an earlier one; None with fewer than 4 tokens.
@@ -169,7 +173,7 @@ def _check_finite(logits: Tensor) -> None:
         DivergedError: A row has no largest logit.
     """
     if not bool(logits.amax(-1).isfinite().all()):
-        raise DivergedError("The logits are not finite while sampling: training diverged.")
+        raise DivergedError(NOT_FINITE)
 
 
 class _Finite(LogitsProcessor):  # type: ignore[misc]

@@ -72,10 +72,9 @@ class ServedEngine:
         engine = _engine(self._resources)
         with self._waiting("student"), engine.held():
             for _ in range(_TRIES):
-                version = self._give.to(engine, model)
                 try:
                     answers = engine.sample(
-                        version,
+                        self._give.to(engine, model),
                         prompts,
                         temperature=temperature,
                         max_new_tokens=max_new_tokens,
@@ -103,6 +102,7 @@ def loaded(resources: Resources, model: Any, dtype: ScoringDtype | None) -> Iter
     Raises:
         DivergedError: The weights are not finite.
         NoAnswerError: The server does not answer.
+        OtherWeightsError: It was started again while it took them.
     """
     engine = _engine(resources)
     served = resources.served_student
@@ -134,6 +134,7 @@ class _Giver:
         Raises:
             DivergedError: They are not finite; a server would answer nonsense.
             NoAnswerError: The server does not answer.
+            OtherWeightsError: It was started again while it took them.
         """
         finite = [part.isfinite().all() for part in model.parameters() if part.requires_grad]
         if finite and not bool(torch.stack(finite).all()):
@@ -144,7 +145,7 @@ class _Giver:
                 return engine.share(handles(shared))
             except (BadInputError, NoAnswerError, RuntimeError) as error:
                 self._shares = False
-                reason = str(error).splitlines()[0]
+                reason = next(iter(str(error).splitlines()), type(error).__name__)
                 print(f"Weights go to the server by files from now on: {reason}", flush=True)
         # Abandoned folders of this name are removed with the training's own.
         with TemporaryDirectory(dir=self._directory, prefix=".trainer.weights.") as directory:

@@ -18,6 +18,7 @@ from transformers import Trainer, TrainerCallback
 
 from sweeper.distillation.cost_meter import CostMeter
 from sweeper.distillation.data.batches import (
+    IGNORED,
     EndlessPermutations,
     LengthBuckets,
     PromptCollator,
@@ -25,6 +26,7 @@ from sweeper.distillation.data.batches import (
 from sweeper.distillation.distributed import ProcessGroup
 from sweeper.distillation.models.lm_head import LMHead
 from sweeper.distillation.sampling.engines import Engine
+from sweeper.distillation.sampling.rollouts import Rollout
 from sweeper.distillation.sharding import ShardedStudent
 from sweeper.distillation.trainers.base import MeteredTrainerMixin
 from sweeper.distillation.trainers.losses import TokenLoss, counted_positions
@@ -181,9 +183,12 @@ class Distiller(MeteredTrainerMixin, Trainer):  # type: ignore[misc]
         answers = iter(rollouts)
         for index in chosen:
             batch = batches[index // size]
-            pairs = [(prompt, next(answers).tokens) for prompt in batch["prompts"]]
+            sampled = [next(answers) for _ in batch["prompts"]]
+            tokens = (rollout.tokens for rollout in sampled)
+            pairs = list(zip(batch["prompts"], tokens, strict=True))
             # No row of the dataset any more.
             batch.update(self._collator.pad(pairs), indices=None)
+            batch.update(_reported(sampled, batch["labels"]))
         repeated = [share for each in rollouts if (share := each.repetition()) is not None]
         return {
             "on_policy": len(chosen),
@@ -193,14 +198,18 @@ class Distiller(MeteredTrainerMixin, Trainer):  # type: ignore[misc]
             "ended": sum(rollout.finished for rollout in rollouts),
             "repetition": sum(repeated),
             "with_repetition": len(repeated),
+            "with_logprobs": sum(len(rollout.log_probs or ()) for rollout in rollouts),
         }
 
     def _count_observed(self) -> None:
         """Add what the loss saw of this step's rollouts, in all processes, to the meter."""
         # The coin is the same in all processes, so all of them are here, or none.
         if self._rolled_out:
-            for name, amount in self.processes.add_up(self._loss.observed()).items():
-                self.meter.add(name, amount)
+            for observed in self.processes.gather(self._loss.observed()):
+                for name, amount in observed.sums.items():
+                    self.meter.add(name, amount)
+                for name, value in observed.largest.items():
+                    self.meter.raise_to(name, value)
 
     def compute_loss(
         self,
@@ -243,6 +252,20 @@ class Distiller(MeteredTrainerMixin, Trainer):  # type: ignore[misc]
         if self._sharded_student is not None:
             return self._sharded_student.assemble()
         return self.accelerator.unwrap_model(self.model)
+
+
+def _reported(rollouts: Sequence[Rollout], labels: Tensor) -> dict[str, Any]:
+    """Return the log-probabilities that an engine reported, at the places of the labels.
+
+    Engines report those of all rollouts, or of none.
+    """
+    reported = [rollout.log_probs for rollout in rollouts]
+    if any(each is None for each in reported):
+        return {}
+    values = [value for each in reported for value in each or ()]
+    log_probs = torch.zeros(labels.shape)
+    log_probs[labels != IGNORED] = torch.tensor(values)
+    return {"log_probs": log_probs, "log_probs_at": rollouts[0].log_probs_at}
 
 
 def _call_within(wrapper: Any, module: Any, compute: Callable[..., Tensor], *args: Any) -> Tensor:

@@ -6,7 +6,7 @@ load-balancing loss of a mixture's router, no label smoothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,15 +17,29 @@ from torch import Tensor
 from sweeper.config.settings import MethodSettings
 from sweeper.distillation.cross_entropy import cross_entropy
 from sweeper.distillation.data.batches import IGNORED
-from sweeper.distillation.divergence import Heads, SampledTokens
+from sweeper.distillation.divergence import Heads
 from sweeper.distillation.models.lm_head import LMHead
 from sweeper.distillation.models.loading import store_for_autocast
 from sweeper.distillation.partial_divergence import sampled_divergence_of, top_k_divergence_of
+from sweeper.distillation.sampled_tokens import ReportedLogProbs, SampledTokens
 from sweeper.distillation.sharding import shard_teacher
 from sweeper.distillation.teacher.hidden_states import TeacherStates
 
 Timing = Callable[[str], AbstractContextManager[None]]
 """Times a part of a step."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What a loss saw of rollouts' tokens, by what it is of.
+
+    Attributes:
+        sums: Sums over tokens.
+        largest: Largest values of a token.
+    """
+
+    sums: Mapping[str, float]
+    largest: Mapping[str, float]
 
 
 class TokenLoss(Protocol):
@@ -55,8 +69,8 @@ class TokenLoss(Protocol):
             targets: What ``targets`` returned for the same positions.
         """
 
-    def observed(self) -> dict[str, float]:
-        """Return sums over the rollouts' tokens since the last call, by what they are of."""
+    def observed(self) -> Observed:
+        """Return what was seen of the rollouts' tokens since the last call."""
 
 
 class ReferenceLoss:
@@ -74,9 +88,9 @@ class ReferenceLoss:
         """Return the negative log-likelihood."""
         return cross_entropy(states, head, targets)
 
-    def observed(self) -> dict[str, float]:
+    def observed(self) -> Observed:
         """Return nothing: no rollout is trained on."""
-        return {}
+        return Observed({}, {})
 
 
 @dataclass(frozen=True)
@@ -134,7 +148,7 @@ class TeacherLoss:
         states = self._states(inputs, counted)
         if inputs["indices"] is not None:
             return TeacherTargets(states)
-        return TeacherTargets(states, SampledTokens.of(inputs["labels"][:, 1:][counted]))
+        return TeacherTargets(states, sampled_tokens(inputs, counted))
 
     def _states(self, inputs: dict[str, Any], counted: Tensor) -> Tensor:
         with self._timing("teacher"), torch.no_grad():
@@ -163,17 +177,29 @@ class TeacherLoss:
         else:
             loss = heads.divergence(states, theirs, settings.beta, sampled=sampled)
         if sampled is not None:
-            self._observed.append(sampled.sums)
+            self._observed.append(torch.cat([sampled.sums, sampled.differences()]))
         return loss
 
-    def observed(self) -> dict[str, float]:
-        """Return the sums of ``SampledTokens``."""
+    def observed(self) -> Observed:
+        """Return the sums of ``SampledTokens``, and the largest difference."""
         # Only now is the device waited for.
-        sums = torch.stack(self._observed).sum(0).tolist() if self._observed else [0.0] * 3
+        rows = torch.stack(self._observed).tolist() if self._observed else [[0.0] * 5]
         self._observed.clear()
-        return dict(
-            zip(("student_entropy", "teacher_entropy", "teacher_logprob"), sums, strict=True)
+        *sums, largest = zip(*rows, strict=True)
+        names = ("student_entropy", "teacher_entropy", "teacher_logprob", "logprob_diff")
+        return Observed(
+            {name: sum(values) for name, values in zip(names, sums, strict=True)},
+            {"logprob_diff_max": max(largest)},
         )
+
+
+def sampled_tokens(inputs: dict[str, Any], counted: Tensor) -> SampledTokens:
+    """Return the tokens of a batch of rollouts, with what their engine reported of them."""
+    reported = None
+    if inputs.get("log_probs") is not None:
+        log_probs = inputs["log_probs"][:, 1:][counted]
+        reported = ReportedLogProbs.of(log_probs, inputs["log_probs_at"])
+    return SampledTokens.of(inputs["labels"][:, 1:][counted], reported)
 
 
 def counted_positions(labels: Tensor) -> Tensor:

@@ -16,16 +16,16 @@ from torch import Tensor
 
 from sweeper.config.settings import MethodSettings
 from sweeper.distillation.data.batches import IGNORED
-from sweeper.distillation.divergence import SampledTokens
 from sweeper.distillation.models.lm_head import LMHead
 from sweeper.distillation.partial_divergence import (
     TokenLogProbs,
     sampled_divergence,
     top_k_divergence,
 )
+from sweeper.distillation.sampled_tokens import SampledTokens
 from sweeper.distillation.teacher.served_judge import Judgement, ServedJudge, Text
 from sweeper.distillation.teacher.stored_judgement import StoredJudgement
-from sweeper.distillation.trainers.losses import Timing
+from sweeper.distillation.trainers.losses import Observed, Timing, sampled_tokens
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,14 @@ class ServedTeacherLoss:
             asked = inputs.get("judged") or self._ask(inputs)
             with self._waiting("teacher"):
                 found = Judgement.joined(self._judge.result(one) for one in asked)
-            tokens, own = inputs["labels"][:, 1:][counted], found.own.to(device)
+            sampled, own = sampled_tokens(inputs, counted), found.own.to(device)
             if self._settings.teacher_signal == "sampled":
-                teacher = TokenLogProbs(tokens[:, None], own[:, None])
+                teacher = TokenLogProbs(sampled.tokens[:, None], own[:, None])
             else:
                 teacher = _on(device, TokenLogProbs(found.ids, found.log_probs))
         if indices is not None:
             return ReportedTargets(teacher)
-        return ReportedTargets(teacher, SampledTokens.of(tokens), own)
+        return ReportedTargets(teacher, sampled, own)
 
     def total(self, states: Tensor, head: LMHead, targets: ReportedTargets) -> Tensor:
         """Return the divergence, or an estimate of it: what ``teacher_signal`` asks for."""
@@ -106,13 +106,18 @@ class ServedTeacherLoss:
             self._seen.append((sampled, targets.own))
         return loss
 
-    def observed(self) -> dict[str, float]:
+    def observed(self) -> Observed:
         """Return sums over the rollouts' tokens; the teacher's entropy is not known."""
         # Only now is the device waited for.
-        found = {
-            "student_entropy": sum(float(sampled.sums[0]) for sampled, _ in self._seen),
-            "teacher_logprob": sum(float(own.sum()) for _, own in self._seen),
-        }
+        differences = [sampled.differences().tolist() for sampled, _ in self._seen]
+        found = Observed(
+            {
+                "student_entropy": sum(float(sampled.sums[0]) for sampled, _ in self._seen),
+                "teacher_logprob": sum(float(own.sum()) for _, own in self._seen),
+                "logprob_diff": sum(total for total, _ in differences),
+            },
+            {"logprob_diff_max": max((largest for _, largest in differences), default=0.0)},
+        )
         self._seen.clear()
         return found
 

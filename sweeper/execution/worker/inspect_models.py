@@ -30,7 +30,7 @@ from sweeper.distillation.models.adapters import check_adapter
 from sweeper.distillation.models.answer_ends import turn_end_ids
 from sweeper.distillation.models.loadable import check_loadable, published_settings
 from sweeper.distillation.models.loading import default_attention, read_config
-from sweeper.distillation.rehearsal import check_sharding, rehearse
+from sweeper.distillation.rehearsal import check_engine, check_sharding, rehearse
 from sweeper.execution.worker.findings import Findings
 from sweeper.foundation.errors import BadInputError, blaming
 from sweeper.records import (
@@ -163,6 +163,8 @@ def rehearse_trainings(findings: Findings) -> None:
     with findings.noting("compute"):
         for key in spec.shards:
             check_sharding(origin.teacher if key == "shard_teacher" else origin.student, key)
+    with findings.noting("rollouts", "engine"):
+        check_engine(spec.origin.rollout_engine, origin.student)
     sound: list[ModelConfig] = [origin.teacher]
     for trial in spec.rehearsals:
         # One problem of an arm is enough.

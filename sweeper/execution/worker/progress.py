@@ -39,8 +39,9 @@ class ProgressWriter:
         max_steps: int,
         metrics: dict[str, float],
         collapse: tuple[CollapseSign, ...] = (),
+        warnings: tuple[str, ...] = (),
     ) -> None:
-        """Report a point of the training curve, and the signs of collapse that it completes."""
+        """Report a point of the training curve, the signs that it completes, and warnings."""
         self._add(
             Progress(
                 time=time.time(),
@@ -49,6 +50,7 @@ class ProgressWriter:
                 max_steps=max_steps,
                 metrics=metrics,
                 collapse=collapse,
+                warnings=warnings,
             )
         )
 
@@ -84,6 +86,11 @@ class ProgressWriter:
     def collapse(self) -> tuple[CollapseSign, ...]:
         """Signs of collapse in the training so far."""
         return tuple(sign for point in self.curve for sign in point.collapse)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Warnings about the training so far."""
+        return tuple(warning for point in self.curve for warning in point.warnings)
 
     def cost(self, seconds: float) -> Cost:
         """Return what a job that stops here has cost, as far as it has reported."""

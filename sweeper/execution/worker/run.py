@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from sweeper.distillation.data.training_data import unpack_models
 from sweeper.execution.worker.baselines import score_baseline
+from sweeper.execution.worker.choose_engine import choose_engine
 from sweeper.execution.worker.compare_pair import compare_pair
 from sweeper.execution.worker.inspect_data import inspect_data
 from sweeper.execution.worker.out_of_memory import is_out_of_memory
@@ -63,6 +64,7 @@ def run_job(spec: TrialSpec | PreparationSpec) -> Outcome:
             cost=reporter.cost(time.time() - started).on(spec.place.processes),
             curve=reporter.point,
             collapse=reporter.collapse,
+            notes=reporter.warnings,
             **common,
         )
     finished = time.time()
@@ -70,7 +72,10 @@ def run_job(spec: TrialSpec | PreparationSpec) -> Outcome:
     seconds = finished - started + reporter.seconds_before
     cost = cost.model_copy(update={"device_seconds": seconds}).on(spec.place.processes)
     found.setdefault("state", "completed")
-    return Outcome(finished=finished, cost=cost, collapse=reporter.collapse, **found, **common)
+    notes = (*found.pop("notes", ()), *reporter.warnings)
+    return Outcome(
+        finished=finished, cost=cost, collapse=reporter.collapse, notes=notes, **found, **common
+    )
 
 
 def _run_step(spec: TrialSpec | PreparationSpec, reporter: ProgressWriter) -> dict[str, Any]:
@@ -87,6 +92,8 @@ def _run_step(spec: TrialSpec | PreparationSpec, reporter: ProgressWriter) -> di
             found |= {"failure": problems[0], "state": "failed"} if problems else {}
         elif spec.step == "written":
             found = score_written(_unpacked(spec), reporter)
+        elif spec.step == "engines":
+            found = choose_engine(_unpacked(spec), reporter)
         elif spec.step == "pair":
             found = compare_pair(_unpacked(spec), reporter)
         else:

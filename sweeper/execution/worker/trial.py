@@ -36,9 +36,10 @@ from sweeper.execution.worker.scoring import check_collapse, evaluate, parameter
 from sweeper.execution.worker.written import note_answers
 from sweeper.foundation.cache import is_whole
 from sweeper.foundation.errors import DivergedError, blaming
-from sweeper.records import INTERIM_PHASE, Cost, IntermediateScore, TrialSpec
+from sweeper.records import INTERIM_PHASE, Cost, IntermediateScore, Rollouts, TrialSpec
 from sweeper.records.collapse import CollapseWatch, may_stop
 from sweeper.records.layout import JobPaths
+from sweeper.records.logprob_diff import logprob_diff_limit, logprob_diff_warning
 
 _ANSWER_SECONDS = 0.02
 """Seconds between two looks for the coordinator's answer."""
@@ -92,7 +93,7 @@ def run_trial(spec: TrialSpec, progress: ProgressWriter) -> dict[str, Any]:
             "interim": pause.pruned,
             "cost": _sum_of_parts(meter, clock),
             "curve": progress.point,
-            "rollouts": meter.rollouts(),
+            "rollouts": _rollouts(spec, meter),
             "model_parameters": parameters(trained),
         }
     progress.phase("evaluate")
@@ -115,7 +116,7 @@ def run_trial(spec: TrialSpec, progress: ProgressWriter) -> dict[str, Any]:
         "test_scores": on_test,
         "cost": _sum_of_parts(meter, clock),
         "curve": progress.point,
-        "rollouts": meter.rollouts(),
+        "rollouts": _rollouts(spec, meter),
         "model_parameters": count,
     }
 
@@ -129,14 +130,17 @@ def _scoring(spec: TrialSpec, clock: CostMeter) -> Iterator[None]:
 
 
 def _watched(spec: TrialSpec, progress: ProgressWriter) -> Report:
-    """Return how a trial reports its training curve: with the signs of collapse in it."""
-    watch = CollapseWatch(spec)
+    """Return how a trial reports its training curve: with the signs of trouble in it."""
+    watch, limit = CollapseWatch(spec), _logprob_diff_limit(spec)
 
     def report(step: int, max_steps: int, metrics: dict[str, float]) -> None:
         for point in progress.curve[watch.points :]:  # of an attempt that this one resumes
             watch.add(point.step or 0, point.metrics)
         signs = watch.add(step, metrics)
-        progress.train(step, max_steps, metrics, signs)
+        warning = None if progress.warnings else logprob_diff_warning(step, metrics, limit)
+        if warning is not None:
+            print(f"Warning: {warning}.", flush=True)
+        progress.train(step, max_steps, metrics, signs, (warning,) if warning else ())
         if signs and may_stop(spec):
             message = f"Training collapsed: at step {step} {signs[0].message}."
             raise DivergedError(message, signs[0].remedies)
@@ -190,6 +194,18 @@ def _sum_of_parts(meter: CostMeter, clock: CostMeter) -> Cost:
     }
     seconds = {**cost.seconds, **around.seconds}
     return cost.model_copy(update={"seconds": seconds, "served": served})
+
+
+def _logprob_diff_limit(spec: TrialSpec) -> float:
+    return logprob_diff_limit(spec.origin, spec.settings, spec.origin.rollout_engine)
+
+
+def _rollouts(spec: TrialSpec, meter: CostMeter) -> Rollouts | None:
+    """Return what the training sampled, with the limit of differences where there are any."""
+    rollouts = meter.rollouts()
+    if rollouts is None or rollouts.logprob_diff is None:
+        return rollouts
+    return rollouts.model_copy(update={"logprob_diff_limit": _logprob_diff_limit(spec)})
 
 
 class _Pause:

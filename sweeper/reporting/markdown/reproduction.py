@@ -39,7 +39,8 @@ def reproduction_sections(record: StudyRecord) -> Iterator[str]:
     scored_in = {"models scored in": scoring_dtype(record) or UNDECLARED}
     if (engine := scoring_engine(record)) != "transformers":
         scored_in["models scored by"] = engine
-    yield facts(_provenance(record.provenance, record.config) | scored_in | _servers(record))
+    served = _engines(record) | _servers(record)
+    yield facts(_provenance(record.provenance, record.config) | scored_in | served)
     yield "The command:"
     yield fenced(redact(record.provenance.command), "sh")
     yield "The study file, with the command's overrides:"
@@ -68,6 +69,13 @@ def _provenance(provenance: Provenance, config: dict[str, Any]) -> dict[str, str
         "hardware": ", ".join(f"{name}: {text}" for name, text in provenance.hardware.items()),
     }
     return rows | fingerprints(provenance)
+
+
+def _engines(record: StudyRecord) -> dict[str, str]:
+    """Return what samples rollouts, with the test that chose it."""
+    if (choice := record.engines) is None:
+        return {}
+    return {"rollouts": inline(choice.told().removeprefix("rollouts are "))}
 
 
 def _servers(record: StudyRecord) -> dict[str, str]:

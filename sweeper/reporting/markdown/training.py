@@ -121,6 +121,15 @@ def _rollout_json(lessons: TrainingLessons) -> dict[str, Any] | None:
         "trials": stats.trials,
         "truncated": [{"arm": trial.arm, "number": trial.number} for trial in stats.truncated],
         "longer": [{"arm": trial.arm, "number": trial.number} for trial in stats.longer],
+        "differing": [
+            {
+                "arm": trial.arm,
+                "number": trial.number,
+                "logprob_diff": trial.rollouts.logprob_diff,
+                "limit": trial.rollouts.logprob_diff_limit,
+            }
+            for trial in stats.differing
+        ],
         "collapsed": [case.model_dump(mode="json") for case in stats.collapsed],
         "reference_length": stats.reference_length,
         "warnings": training.rollout_warnings(stats),

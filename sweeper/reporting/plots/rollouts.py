@@ -26,6 +26,7 @@ _PANELS: tuple[tuple[RolloutMeasure, str], ...] = (
     ("repetition", "share of repeated 4-grams"),
     ("student_entropy", "entropy (nats a token)"),
     ("teacher_logprob", "teacher's log p of rollouts (nats)"),
+    ("rollout_logprob_diff", "log p, engine to training (nats)"),
 )
 _SHARES = ("truncated_share", "ended_share", "repetition")
 

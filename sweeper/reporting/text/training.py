@@ -140,6 +140,14 @@ def rollout_warnings(stats: RolloutStats | None) -> list[str]:
             f" {stats.reference_length:.0f} on average): {_named(stats.longer)}. The student runs"
             " on where the references end."
         )
+    if stats.differing:
+        differences = [t.rollouts.logprob_diff or 0.0 for t in stats.differing]
+        warnings.append(
+            f"In {len(stats.differing)} of {stats.trials} GKD trials the engine of rollouts and the"
+            f" training differed in the log-probability of a token by {max(differences):.2g} nats"
+            f" on average, at most: {_named(stats.differing)}. That is more than rounding, so these"
+            " rollouts were not the student's own; compare with rollouts.engine: sweeper."
+        )
     return warnings
 
 

@@ -149,7 +149,12 @@ def test_slow_training_is_told_with_what_helps_in_order() -> None:
     assert "gkd spends 60 % of a step on sampling, 20 % on the teacher" in advice
     places = [
         advice.index(text)
-        for text in ("max_new_tokens (up to 8)", "per_device_train_batch", "eager of the teacher")
+        for text in (
+            "max_new_tokens (up to 8)",
+            "rollouts: {engine: auto}",
+            "per_device_train_batch",
+            "eager of the teacher",
+        )
     ]
     assert places == sorted(places)
     assert "compile" not in advice, "the teacher is not what it waits for"

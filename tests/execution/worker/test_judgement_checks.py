@@ -86,6 +86,20 @@ def test_the_most_that_trials_may_ask_for_is_asked_first(
     assert len(server.asked) == 26
 
 
+def test_the_teachers_own_answers_are_judged_too(write_study: Write, server: ChatServer) -> None:
+    server.complete = lambda tokens: (str(tokens), {"text": "", "token_ids": [*tokens[:3], 1]})
+    settings = {"teacher_signal": "top_k", "teacher_top_k": 2, "seq_kd": True}
+    study = study_of(write_study, server, {"supervised_kd": {"settings": settings}})
+    outcome, _ = prepare(study, "teacher")
+    assert outcome.state == "completed", outcome.failure
+    judged = [body["prompt"] for body in server.asked if "prompt_logprobs" in body]
+    answered = [body["prompt"] for body in server.asked if "prompt_logprobs" not in body]
+    assert len(judged) == 1 + len(answered)
+    # An answer's end is the student's own token.
+    assert {tuple(text[: len(one)]) for one, text in zip(answered, judged[1:], strict=True)}
+    assert {len(text) for text in judged[1:]} == {len(answered[0]) + 4}
+
+
 @pytest.mark.parametrize("signal", ["sampled", "top_k"])
 def test_of_rollouts_nothing_is_stored(write_study: Write, server: ChatServer, signal: str) -> None:
     settings = {"teacher_signal": signal, "lmbda": 1.0, "max_new_tokens": 8}

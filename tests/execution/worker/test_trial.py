@@ -201,7 +201,8 @@ def test_the_start_is_a_teacher_of_which_nothing_is_to_be_learnt(write_study: Wr
             },
         )
     )
-    assert preparation.steps(study.config)[1:] == (("student", "teacher"), ("teacher@placebo",))
+    steps = preparation.steps(study.config, students_served=False)
+    assert steps[1:] == (("student", "teacher"), ("teacher@placebo",))
     (start, _), (teacher, _) = (prepare(study, step) for step in ("student", "teacher@placebo"))
     assert start.scores is not None and teacher.scores is not None, teacher.failure
     assert teacher.scores.score == start.scores.score
