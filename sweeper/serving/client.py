@@ -36,8 +36,10 @@ TEACHER = ("teacher", "server")
 """Key of the study file for the teacher's server."""
 _CONNECT = 10.0
 """Seconds to wait for a connection."""
-_FIRST, _LONGEST = 0.5, 60.0
-"""Seconds before the first retry, and the most before any, unless the server asks for more."""
+_FIRST = 0.5
+"""Seconds before the first retry, unless the server asks for more."""
+_LONGEST = 60.0
+"""The most seconds before any."""
 _PASSING = {408, 409, 425, 429}
 """Statuses next to 5xx after which asking again may help."""
 

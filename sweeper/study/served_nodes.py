@@ -134,8 +134,9 @@ class ServedOnNodes:
                     self._end(ending)
             self.check()
             if self._waits():
-                names = (f"the {role}'s server" for role in ROLES if role in self._roles)
-                say(f"starting {' and '.join(names)}")
+                up = {key[1] for key, servers in self._servers.items() if servers.ready}
+                names = [f"the {role}'s server" for role in ROLES if role in self._roles - up]
+                say(f"starting {' and '.join(names) or 'servers'}")
             while self._waits():
                 self.check()
                 meanwhile()

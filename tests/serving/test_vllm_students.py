@@ -26,7 +26,7 @@ from sweeper.records.outcome_files import read_outcome
 from sweeper.serving.launch import find_vllm, server_python, vllm_launch
 from sweeper.serving.model_server import ModelServer, Patience
 from sweeper.serving.start_log import read_server_record
-from tests.distillation.sampling.test_rollouts import assert_follows
+from tests.support.sampled_models import assert_follows
 from tests.support.served_models import wait_until_up
 from tests.support.tiny_models import make_tiny
 from tests.support.waiting import wait_until

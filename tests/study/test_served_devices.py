@@ -11,11 +11,7 @@ import pytest
 from sweeper.config.loading import LoadedStudy, load_study
 from sweeper.config.started_server import StartedServer
 from sweeper.foundation.errors import ConfigError
-from sweeper.study.served_models import (
-    server_devices,
-    server_problems,
-    trial_devices,
-)
+from sweeper.study.served_models import server_devices, server_problems, trial_devices
 from sweeper.study.served_orders import started_server
 from tests.support.gpus import report_gpus
 

@@ -171,7 +171,7 @@ class _Probe:
         for group in preparation.steps(self._study.config, students_served=students):
             steps = [step for step in group if not self._take_over(step)]
             roles = [roles_of_step(self._study.config, step) for step in steps]
-            self._serve(frozenset().union(*roles))
+            self._serve(frozenset().union(*roles), len(steps))
             self._work([partial(self._submit_step, step) for step in steps])
             self._inputs = preparation.with_results(self._inputs, group, self._paths)
         config = self._study.config
@@ -292,8 +292,8 @@ class _Probe:
     def _place(self, directory: Path) -> Resources:
         return self._served.place(self._executor.next_resources(directory))
 
-    def _serve(self, roles: Collection[Role]) -> None:
-        self._served.serve(roles, self._roles_of_trials(), self._wait_for, self._show)
+    def _serve(self, roles: Collection[Role], jobs: int | None = None) -> None:
+        self._served.serve(roles, self._roles_of_trials(), self._wait_for, self._show, jobs)
 
     def _roles_of_trials(self) -> frozenset[Role]:
         return roles_of_trials(self._study.config, self._inputs.rollout_engine)

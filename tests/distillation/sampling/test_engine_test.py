@@ -16,7 +16,7 @@ from sweeper.distillation.sampling.engine_test import SampledWindow, run_engine
 from sweeper.distillation.sampling.engines import Engine
 from sweeper.distillation.sampling.rollouts import Rollout, generate
 from sweeper.foundation.errors import DivergedError
-from tests.distillation.sampling.test_rollouts import ENDS, SIZES, adapted, fresh, random_prompts
+from tests.support.sampled_models import ENDS, SIZES, adapted, fresh, random_prompts
 
 MODEL = LlamaConfig(**SIZES)
 

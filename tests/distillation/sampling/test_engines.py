@@ -20,7 +20,7 @@ from sweeper.distillation.sampling.engines import Engine, engine_of
 from sweeper.distillation.sampling.rollouts import Rollout, generate
 from sweeper.foundation.errors import DivergedError
 from sweeper.records import Resources
-from tests.distillation.sampling.test_rollouts import (
+from tests.support.sampled_models import (
     ENDS,
     LLAMA,
     MODELS,

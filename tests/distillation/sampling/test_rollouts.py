@@ -3,23 +3,19 @@ from __future__ import annotations
 import copy
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import peft
 import pytest
 import torch
-from scipy.stats import chi2_contingency, chisquare
+from scipy.stats import chi2_contingency
 from transformers import (
-    AutoModelForCausalLM,
     Gemma2Config,
     GenerationConfig,
-    GPT2Config,
     LlamaConfig,
-    MambaConfig,
     MistralConfig,
-    PretrainedConfig,
 )
 
 from sweeper.config.models import ModelConfig
@@ -28,48 +24,19 @@ from sweeper.distillation.models.loading import load_model, load_tokenizer
 from sweeper.distillation.sampling.decoding import suits
 from sweeper.distillation.sampling.rollouts import Rollout, generate
 from sweeper.foundation.errors import DivergedError
+from tests.support.sampled_models import (
+    ENDS,
+    LLAMA,
+    MODELS,
+    SIZES,
+    VOCABULARY,
+    adapted,
+    assert_follows,
+    fresh,
+    random_prompts,
+)
 
 TEACHER = ModelConfig(model="builtin/adder-teacher")
-VOCABULARY = 50
-ENDS = list(range(3, 9))
-SIZES: dict[str, Any] = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "tie_word_embeddings": False,
-}
-LLAMA = LlamaConfig(**SIZES)
-
-
-def fresh(config: PretrainedConfig, *, spread: float = 8.0, dtype: Any = torch.float32) -> Any:
-    """A model with random weights that are large enough to make its answers differ."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
-    for parameter in model.parameters():
-        if parameter.dim() > 1:
-            parameter.data.mul_(spread)
-    return model.eval()
-
-
-def adapted(config: PretrainedConfig) -> Any:
-    options = {"r": 4, "target_modules": "all-linear", "init_lora_weights": False}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        return peft.get_peft_model(fresh(config), peft.LoraConfig(task_type="CAUSAL_LM", **options))
-
-
-def random_prompts(count: int, longest: int = 14, vocabulary: int = VOCABULARY) -> list[list[int]]:
-    draw = random.Random(0)
-    lengths = [draw.randint(1, longest) for _ in range(count)]
-    return [[draw.randrange(9, vocabulary) for _ in range(length)] for length in lengths]
 
 
 def ours(model: Any, prompts: Sequence[Sequence[int]], **changes: Any) -> list[Rollout]:
@@ -117,23 +84,6 @@ def passes(model: Any) -> Iterator[list[tuple[int, ...]]]:
         yield shapes
     finally:
         hook.remove()
-
-
-def assert_follows(counts: Mapping[int, int], chances: torch.Tensor) -> None:
-    """Fail if the counts are too unlikely under the chances; the rare tokens count as one."""
-    total = sum(counts.values())
-    expected = (chances.double() / chances.double().sum() * total).tolist()
-    common = [token for token, number in enumerate(expected) if number >= 5]
-    observed = [counts.get(token, 0) for token in common]
-    wanted = [expected[token] for token in common]
-    rest = total - sum(wanted)
-    if rest >= 1:
-        observed.append(total - sum(observed))
-        wanted.append(rest)
-    else:
-        wanted = [number * sum(observed) / sum(wanted) for number in wanted]
-    assert len(wanted) > 3
-    assert chisquare(observed, wanted).pvalue > 1e-3
 
 
 @pytest.fixture(scope="module")
@@ -232,25 +182,6 @@ def test_the_models_mode_is_put_back(model: Any, prompts: list[list[int]]) -> No
     model.eval()
     answers(model, prompts, max_new_tokens=2)
     assert not model.training
-
-
-MODELS = {
-    "rotary positions": lambda: fresh(LLAMA),
-    "learned positions": lambda: fresh(
-        GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=32)
-    ),
-    "eager attention": lambda: fresh(LlamaConfig(**SIZES, attn_implementation="eager")),
-    "an adapter": lambda: adapted(LLAMA),
-    "a sliding window longer than the texts": lambda: fresh(
-        Gemma2Config(**SIZES, sliding_window=64)
-    ),
-    "a sliding window shorter than the texts": lambda: fresh(
-        Gemma2Config(**SIZES, sliding_window=8)
-    ),
-    "a recurrent state": lambda: fresh(
-        MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, state_size=4)
-    ),
-}
 
 
 @pytest.mark.parametrize("kind", MODELS)
