@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
 from sweeper.config.scoring_engine import teacher_is_scored
 from sweeper.config.settings import in_steps, resolve
 from sweeper.distillation import start_weights
+from sweeper.distillation.cost_meter import CostMeter
 from sweeper.distillation.data.training_data import (
     TrainingData,
     check_teacher,
@@ -50,8 +52,11 @@ def score_baseline(spec: PreparationSpec, progress: ProgressWriter) -> dict[str,
         progress.phase("warm start" if inputs.warm_start else "write the student")
         written = start_weights.get_or_write(data, resources, progress.train)
         return {"start_weights": str(written)}
+    clock = CostMeter()
     if spec.step in ("teacher", "test_teacher") and inputs.teacher.server is not None:
-        return _ask_server(spec, teacher, data, progress)
+        with clock.waiting("teacher"):
+            answered = _ask_server(spec, teacher, data, progress)
+        return {**answered, "cost": clock.cost()}
     if of_arm:
         with blaming("arms", spec.step.partition("@")[2]):
             own = teacher_of_arm(data, resources, spec.own_teacher)
@@ -67,7 +72,10 @@ def score_baseline(spec: PreparationSpec, progress: ProgressWriter) -> dict[str,
         model, asked = starting_student(data, resources, progress.train), data
     progress.phase("score")
     found: dict[str, Any] = {"model_parameters": parameters(model)}
-    found["scores"] = scored(spec, model, asked, progress)
+    served = inputs.evaluation.engine == "vllm"
+    with clock.waiting("student") if served else nullcontext():
+        found["scores"] = scored(spec, model, asked, progress)
+    found["cost"] = clock.cost()
     if of_arm or spec.step == "teacher":
         found |= _ask_teacher(spec, replace(teacher, model=model), data, progress)
     return found
