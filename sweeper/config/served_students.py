@@ -32,8 +32,11 @@ def students_server_key(config: StudyConfig) -> KeyPath | None:
 
 def may_serve_students(config: StudyConfig) -> bool:
     """Return whether a study has servers of students' weights, or tries one."""
+    if students_server_key(config) is not None:
+        return True
     tried = config.rollouts.engine == "auto" and samples_rollouts(config)
-    return students_server_key(config) is not None or (tried and not list(_unfit(config)))
+    # One node's answer is none for the others of a cluster.
+    return tried and config.compute.executor == "local" and not list(_unfit(config))
 
 
 def served_students_problems(config: StudyConfig) -> Iterator[Refusal]:

@@ -18,7 +18,7 @@ from sweeper.config.served_students import (
 from sweeper.config.started_server import StartedServer
 from sweeper.config.study import StudyConfig
 from sweeper.execution.devices import find_devices
-from sweeper.foundation.errors import ConfigError, Problem, SweeperError
+from sweeper.foundation.errors import ConfigError, Problem, ServerError, SweeperError
 from sweeper.records import Resources
 from sweeper.records.layout import StudyPaths
 from sweeper.serving.launch import find_vllm, server_python
@@ -167,6 +167,9 @@ class ServedModels:
         config = study.config
         self._teacher = _teacher_server(study, paths, manifest, patience)
         self._students: dict[str, ModelServer] = {}
+        self._tries_students = False
+        """True while the servers of students' weights are up for a test only."""
+        self._notes: list[str] = []
         self._version = ""
         self.students = False
         """True if students' weights may be served."""
@@ -211,6 +214,8 @@ class ServedModels:
         Raises:
             ServerError: One cannot be started.
         """
+        asked_for = "student" in keep or students_server_key(self._study.config) is not None
+        self._tries_students = not asked_for
         try:
             for role in ROLES:
                 if role not in (*roles, *keep) and any(map(_runs, self._of(role))):
@@ -225,7 +230,7 @@ class ServedModels:
                 say(f"starting {' and '.join(names)}")
                 for server in waiting:
                     server.start()
-            while any(server.address is None for server in waiting):
+            while any(server.address is None for server in waiting if server in self._all()):
                 self.check()
                 meanwhile()
                 time.sleep(LOOK_SECONDS)
@@ -252,15 +257,26 @@ class ServedModels:
     def check(self) -> None:
         """Raise if a server cannot be started, or does not stay up.
 
+        Those of students' weights that are up for a test only are left out instead.
+
         Raises:
             ServerError: Names the reason, and what to try.
         """
-        for server in self._all():
+        for server in self._of("teacher"):
             server.check()
+        try:
+            for server in self._of("student"):
+                server.check()
+        except ServerError as error:
+            if not self._tries_students:
+                raise
+            self._leave_out_students(str(error).splitlines()[0])
 
     def messages(self) -> list[str]:
         """Return what happened to the servers since the last call, a line each."""
-        return [line for server in self._all() for line in server.messages()]
+        found = [line for server in self._all() for line in server.messages()] + self._notes
+        self._notes = []
+        return found
 
     def _of(self, role: Role) -> list[ModelServer]:
         if role == "student":
@@ -275,6 +291,14 @@ class ServedModels:
             for device in self._devices:
                 if device not in self._students:
                     self._students[device] = self._student_server(device)
+
+    def _leave_out_students(self, reason: str) -> None:
+        self._notes += [line for server in self._of("student") for line in server.messages()]
+        self._notes.append(f"rollouts.engine: auto does without vllm. {reason}")
+        for server in self._of("student"):
+            server.end()
+        self._students.clear()
+        self.students = False
 
     def _student_server(self, device: str) -> ModelServer:
         launch = student_order(self._study, self._paths).launch(self._version, (device,))

@@ -322,3 +322,17 @@ def test_weights_that_someone_removed_from_the_cache_are_written_again(
     shutil.rmtree(file.parent / "cache" / "start_weights")
     record = run(file, Watcher())
     assert [len(arm.trials) for arm in record.arms] == [2, 1]
+
+
+def test_auto_does_without_a_server_that_cannot_be_started(
+    write_study: WriteStudy, servers: FakeServers
+) -> None:
+    servers.tell("last_words", "RuntimeError: Unsupported CPU attention configuration")
+    file, watcher = write_study(arms=ARMS, rollouts={"engine": "auto"}), Watcher()
+    run(file, watcher)
+    assert len(servers.starts()) == 1
+    assert set(told(file, "student").values()) == {None}
+    [line] = [line for line in watcher.lines if "does without vllm" in line]
+    assert "Unsupported CPU attention configuration" in line
+    with pytest.raises(ServerError, match="Unsupported"):
+        run(write_study(study="other", arms=ARMS, rollouts={"engine": "vllm"}), Watcher())
