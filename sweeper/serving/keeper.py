@@ -66,6 +66,9 @@ def main(launch_file: Path, launch: str, lease: Path, grace: float, command: lis
     """
     waited_for = {*_STOPS, signal.SIGCHLD}
     signal.pthread_sigmask(signal.SIG_BLOCK, waited_for)
+    for stop in _STOPS:
+        # Whoever started this may ignore them; a server that did would not end when asked.
+        signal.signal(stop, signal.SIG_DFL)
     server = subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

@@ -25,6 +25,7 @@ from sweeper.distillation.data.examples import TokenSequence
 from sweeper.distillation.data.training_data import read_training_data
 from sweeper.distillation.models.answer_ends import end_token_ids
 from sweeper.distillation.models.loading import load_model
+from sweeper.distillation.sampling import engines
 from sweeper.distillation.sampling.rollouts import generate
 from sweeper.distillation.teacher.shared_teacher import SharedTeacher
 from sweeper.distillation.train import TrainingJob, distil, starting_student, training_sequences
@@ -184,7 +185,7 @@ class Watch:
         self.rollouts: list[TokenSequence] = []
         self.on_rollouts: Callable[[list[TokenSequence]], None] = lambda found: None
         self.trainers: list[Any] = []
-        monkeypatch.setattr(distiller, "generate", self._generate)
+        monkeypatch.setattr(engines, "generate", self._generate)
         train = distiller.Distiller.train
 
         def watched(trainer: Any, *args: Any, **kwargs: Any) -> Any:

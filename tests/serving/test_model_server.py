@@ -400,3 +400,15 @@ def test_a_server_can_be_started_again_after_its_end(servers: FakeServers) -> No
             server.end()
             assert server.address is None
             assert servers.running() == []
+
+
+def test_a_server_heeds_signals_that_its_starter_ignores(servers: FakeServers) -> None:
+    stops = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    before = {stop: signal.signal(stop, signal.SIG_IGN) for stop in stops}
+    try:
+        with servers.server() as server:
+            wait_until_up(server)
+    finally:
+        for stop, handler in before.items():
+            signal.signal(stop, handler)
+    assert [start["ignored"] for start in servers.starts()] == [[]]

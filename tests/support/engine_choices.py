@@ -23,6 +23,6 @@ def engine_choice() -> EngineChoice:
     return EngineChoice(chosen="transformers", request=request, tests=tests)
 
 
-def tested_engines() -> Outcome:
+def engines_outcome() -> Outcome:
     """The outcome of the step that made it."""
     return completed().model_copy(update={"engines": engine_choice(), "scores": None})

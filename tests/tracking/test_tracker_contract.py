@@ -22,7 +22,7 @@ from sweeper.tracking.mlflow_store import MlflowStore
 from sweeper.tracking.mlflow_tracker import MlflowTracker
 from sweeper.tracking.points import MetricPoint
 from sweeper.tracking.tracker import Tracker
-from tests.support.engine_choices import tested_engines
+from tests.support.engine_choices import engines_outcome
 from tests.support.example_study import arm as arm_record
 from tests.support.example_study import study, trial
 from tests.support.memory_tracker import MemoryStore, MemoryTracker
@@ -68,7 +68,7 @@ def steps(place: Recorder, tmp_path: Path) -> list[Callable[[Tracker], None]]:
         lambda tracker: tracker.log_baseline("teacher", completed(0.97)),
         lambda tracker: tracker.log_baseline("starting_student", completed(0.36)),
         lambda tracker: tracker.log_pair(diagnosis()),
-        lambda tracker: tracker.log_engines(tested_engines()),
+        lambda tracker: tracker.log_engines(engines_outcome()),
         lambda tracker: tracker.start_trial(trial_spec()),
         lambda tracker: tracker.log_progress(trial_spec(), rows()),
         lambda tracker: tracker.finish_trial(trial_spec(), completed(), files),

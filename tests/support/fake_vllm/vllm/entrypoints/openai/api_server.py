@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ from pathlib import Path
 
 FOLDER = Path(os.environ["FAKE_VLLM"])
 KEY = os.environ["VLLM_API_KEY"]
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 ENGINE = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); signal.pause()"
 
 
@@ -114,6 +116,7 @@ def main() -> None:
         "arguments": others,
         "variables": {name: value for name, value in os.environ.items() if "VLLM" in name},
         "path": os.environ.get("PYTHONPATH"),
+        "ignored": [s.name for s in STOPS if signal.getsignal(s) is signal.SIG_IGN],
     }
     with (FOLDER / "starts").open("a") as file:
         file.write(json.dumps(start) + "\n")
