@@ -196,6 +196,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [root / "adder-1", root / "adder-2"]
 
 
+@pytest.mark.slow
 def test_records_alone_are_reported_and_compared(
     command: Callable[..., Result], reported: list[Path], tmp_path: Path
 ) -> None:
@@ -286,6 +287,7 @@ def test_an_error_of_ours_is_one_line_and_no_traceback(
     assert "seed: was 3, now 99" in result.err
 
 
+@pytest.mark.slow
 def test_check_says_what_a_study_can_show(
     command: Callable[..., Result], write_study: WriteStudy, tmp_path: Path
 ) -> None:

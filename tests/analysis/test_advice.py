@@ -45,6 +45,7 @@ def test_few_trials_and_equal_scores_tell_nothing() -> None:
     assert advised(study([arm("sft", [trial(0, completed(0.5))])])) == {}
 
 
+@pytest.mark.slow
 def test_chance_seldom_confirms_anything() -> None:
     told = 0
     for seed in range(15):

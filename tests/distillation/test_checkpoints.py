@@ -191,6 +191,7 @@ def test_an_adapter_with_dropout_goes_on_too(
     assert all("lora_" in name for name in names)
 
 
+@pytest.mark.slow
 def test_a_trial_that_is_killed_while_it_is_scored_does_not_train_again(
     write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

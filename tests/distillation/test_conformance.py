@@ -34,6 +34,8 @@ from sweeper.records import Resources
 from tests.support.tiny_models import make_tiny
 from tests.support.training_jobs import make_study_inputs
 
+pytestmark = pytest.mark.slow
+
 ROWS = 4
 METHODS: tuple[Method, ...] = get_args(Method)
 

@@ -66,6 +66,7 @@ def effect(place: Resources, method: Method, engine: str, name: str) -> bool:
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.slow
 def test_arguments_of_the_own_engine_have_an_effect_in_every_method(
     place: Resources, method: Method
 ) -> None:

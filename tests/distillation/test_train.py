@@ -253,6 +253,7 @@ def test_engines_log_probabilities_are_compared_with_the_trainings(
     assert rollouts is not None and rollouts.logprob_diff is None
 
 
+@pytest.mark.slow
 def test_bfloat16_follows_float32(tmp_path: Path, resources: Resources) -> None:
     inputs = make_study_inputs(tmp_path)
     start = load_model(inputs.student, "cpu")

@@ -18,6 +18,8 @@ from sweeper.serving.model_server import Patience
 from sweeper.serving.order import ServerOrder
 from tests.support.trial_jobs import make_spec
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("given", "all_gpus", "expected"),

@@ -104,6 +104,7 @@ def test_waiting_can_be_ended_from_outside() -> None:
 
 
 @pytest.mark.parametrize("kind", ["tpe", "grid"])
+@pytest.mark.slow
 def test_a_server_that_restarts_between_calls_loses_nothing(postgres: Server, kind: str) -> None:
     retry = Retry()
     told = Told(retry, postgres.start)
@@ -172,6 +173,7 @@ def _break_after(storage: Storage, allowed: int, server: Server, database: str) 
     return broken
 
 
+@pytest.mark.slow
 def test_a_commit_whose_answer_is_lost_is_not_repeated(postgres: Server) -> None:
     retry = Retry()
     told = Told(retry, lambda: None)

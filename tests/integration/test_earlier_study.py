@@ -123,6 +123,7 @@ def checked(ended: subprocess.CompletedProcess[str]) -> str:
     return ended.stdout
 
 
+@pytest.mark.slow
 def test_it_is_reported_with_the_same_numbers(tmp_path: Path) -> None:
     folder = unpack("finished", tmp_path / "finished")
     report = folder / "reports" / "earlier" / "report.md"

@@ -117,6 +117,7 @@ class Killed(BaseException):
     """The process ends here."""
 
 
+@pytest.mark.slow
 def test_a_study_that_is_killed_again_and_again_gets_done(study_file: Path) -> None:
     store, executor = MemoryStore(), WritingExecutor()
     for allowed in itertools.count():

@@ -34,6 +34,8 @@ from tests.support.served_models import QUICK, FakeServers, fake_servers
 from tests.support.waiting import wait_until
 from tests.support.writing_executor import ARMS, Silence, WritingExecutor
 
+pytestmark = pytest.mark.slow
+
 WriteStudy = Callable[..., Path]
 SAMPLED: dict[str, Any] = {"arms": ARMS, "rollouts": {"engine": "vllm"}}
 SERVED = {"model": "builtin/adder-teacher", "dtype": "float32", "server": {"start": "vllm"}}

@@ -302,6 +302,7 @@ def test_both_are_trackers() -> None:
     assert len(trackers) == 2  # mypy does the checking
 
 
+@pytest.mark.slow
 def test_a_server_that_is_away_at_any_call_loses_nothing(
     postgres: Server, empty_postgres: str, tmp_path: Path
 ) -> None:

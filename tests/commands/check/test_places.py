@@ -53,6 +53,7 @@ def test_a_database_or_a_server_that_does_not_answer_is_found_before_anything_ru
     assert "secret" not in found.detail
 
 
+@pytest.mark.slow
 def test_a_study_that_changed_since_its_first_trial_is_refused(
     write_study: WriteStudy, tmp_path: Path
 ) -> None:

@@ -91,6 +91,7 @@ def test_a_server_that_is_started_again_gets_the_weights_again(served: Served) -
     assert served.students.given == 2
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_stay_up_fails_the_trial(served: Served) -> None:
     served.server.faults = [*[None, None, None, None, served.students.restart] * 20]
     outcome = run_job(served.spec)
@@ -121,6 +122,7 @@ def test_a_student_is_scored_through_it_in_the_middle_of_its_training(served: Se
     assert served.students.given == 1
 
 
+@pytest.mark.slow
 def test_a_served_teacher_is_scored_through_its_own_server(
     write_study: WriteStudy, tmp_path: Path
 ) -> None:

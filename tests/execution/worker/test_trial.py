@@ -63,6 +63,7 @@ def test_a_point_that_is_not_finite_leaves_an_outcome_that_can_be_read(tmp_path:
     assert writer.point == {"loss": 1.0}
 
 
+@pytest.mark.slow
 def test_a_comparison_with_the_teacher_that_does_not_fit_ends_no_training(
     write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
