@@ -52,6 +52,10 @@ class CostMeter:
         finally:
             self.add(f"seconds_{part}", self.now() - started)
 
+    def waited(self, role: str, seconds: float) -> None:
+        """Add seconds to ``Cost.served``."""
+        self.add(f"served_{role}", seconds)
+
     @contextmanager
     def waiting(self, role: str) -> Iterator[None]:
         """Add the seconds of a block to ``Cost.served``: those of a wait for a served model."""
@@ -59,7 +63,7 @@ class CostMeter:
         try:
             yield
         finally:
-            self.add(f"served_{role}", time.perf_counter() - started)
+            self.waited(role, time.perf_counter() - started)
 
     def now(self) -> float:
         """Return the seconds of a clock, once the device is idle."""

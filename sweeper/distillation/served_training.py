@@ -34,9 +34,8 @@ def served_teacher_loss(
         stored = judgement_to_store(teacher, data, settings, waiting=waiting)
     k, place = tokens_to_report(settings), teacher.resources.served_teacher
     with ServedJudge(teacher.config, place, k, token_ids(teacher.inputs.student)) as judge:
-        yield ServedTeacherLoss(
-            judge, settings, stored=stored, timing=meter.timing, waiting=meter.waiting
-        )
+        used = partial(meter.waited, "teacher")
+        yield ServedTeacherLoss(judge, settings, stored=stored, timing=meter.timing, used=used)
 
 
 def judgement_to_store(

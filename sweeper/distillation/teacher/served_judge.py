@@ -6,6 +6,7 @@ Several texts are asked for at a time, each in one request. Retries belong to ``
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -97,6 +98,9 @@ class ServedJudge:
         self._lock = threading.Lock()
         self._failed = Future[Judgement]()
         """Gets the first failure."""
+        self._running = 0
+        """Requests under way."""
+        self._since = self._seconds = 0.0
 
     @cached_property
     def _reached(self) -> tuple[RemoteServer, ModelClient]:
@@ -135,6 +139,21 @@ class ServedJudge:
         done = wait((future, self._failed), return_when=FIRST_COMPLETED).done
         return (self._failed if self._failed in done else future).result()
 
+    def take_seconds(self) -> float:
+        """Return the seconds since the last call in which a request was under way."""
+        with self._lock:
+            self._count(0)
+            seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
+    def _count(self, change: int) -> None:
+        """Count the requests under way, and the seconds with one; the lock is held."""
+        now = time.perf_counter()
+        if self._running:
+            self._seconds += now - self._since
+        self._since = now
+        self._running += change
+
     def as_they_come(self, texts: Iterable[Text]) -> Iterator[tuple[Text, Judgement]]:
         """Yield texts with their judgement, as it arrives; after a failure, what still comes.
 
@@ -157,6 +176,8 @@ class ServedJudge:
             self._failed.result()
 
     def _judge(self, text: Text) -> Judgement:
+        with self._lock:
+            self._count(1)
         try:
             return self._judged(text)
         except StoppedError:
@@ -167,6 +188,9 @@ class ServedJudge:
                     self._failed.set_exception(error)
             self._reached[1].stop()
             raise
+        finally:
+            with self._lock:
+                self._count(-1)
 
     def _judged(self, text: Text) -> Judgement:
         tokens, positions = text

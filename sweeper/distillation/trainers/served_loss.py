@@ -7,7 +7,7 @@ student reads the first of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
@@ -51,7 +51,8 @@ class ServedTeacherLoss:
         settings: Settings of the trial: the divergence, and how much of the teacher it reads.
         stored: The teacher's judgement of the rows of the dataset, where it is stored.
         timing: Times the teacher.
-        waiting: Times waits for a served model.
+        used: Called with the seconds in which the server was asked: also those in which the student
+            computed meanwhile.
     """
 
     def __init__(
@@ -61,10 +62,10 @@ class ServedTeacherLoss:
         *,
         stored: StoredJudgement | None,
         timing: Timing,
-        waiting: Timing,
+        used: Callable[[float], None],
     ) -> None:
         self._judge, self._settings, self._stored = judge, settings, stored
-        self._timing, self._waiting = timing, waiting
+        self._timing, self._used = timing, used
         self._seen: list[tuple[SampledTokens, Tensor]] = []
 
     def expect(self, batches: Sequence[dict[str, Any]]) -> None:
@@ -81,8 +82,8 @@ class ServedTeacherLoss:
                 reported = self._stored.of(indices, self._settings.teacher_top_k)
                 return ReportedTargets(_on(device, reported))
             asked = inputs.get("judged") or self._ask(inputs)
-            with self._waiting("teacher"):
-                found = Judgement.joined(self._judge.result(one) for one in asked)
+            found = Judgement.joined(self._judge.result(one) for one in asked)
+            self._used(self._judge.take_seconds())
             sampled, own = sampled_tokens(inputs, counted), found.own.to(device)
             if self._settings.teacher_signal == "sampled":
                 teacher = TokenLogProbs(sampled.tokens[:, None], own[:, None])
