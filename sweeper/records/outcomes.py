@@ -134,7 +134,8 @@ class Cost(Record):
     """The parts, in device-seconds: ``load``, ``rollout``, ``teacher``, ``student``, ``optimiser``,
     ``diagnostics``, ``checkpoint``, ``evaluation``."""
     served: dict[str, float] = Field(default={}, exclude_if=operator.not_)
-    """Seconds that the job waited for each served model, by its role: ``teacher``, ``student``."""
+    """Seconds in which the job waited for each served model, or had it asked while it computed, by
+    its role: ``teacher``, ``student``."""
     servers: dict[str, float] = Field(default={}, exclude_if=operator.not_)
     """Device-seconds of the servers of served models that the job pays for, by role. They are part
     of ``device_seconds``, and of ``seconds`` as ``teacher_server`` and ``student_server`` (while

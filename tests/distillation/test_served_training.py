@@ -91,8 +91,8 @@ def test_the_same_student_as_with_the_loaded_teacher(
         assert known == {*expected.model_dump(exclude_none=True)} - {"teacher_entropy"}
     found = ours.model_dump(include=known)
     assert found == pytest.approx(expected.model_dump(include=known), rel=1e-3, abs=1e-5)
-    waited = served[1].cost().served["teacher"]
-    assert 0 < waited <= served[1].cost().seconds["teacher"]
+    # It is also asked while the student computes.
+    assert served[1].cost().served["teacher"] > 0
 
 
 def test_with_the_whole_vocabulary_it_is_the_exact_loss(
