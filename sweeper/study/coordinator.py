@@ -10,6 +10,7 @@ from pathlib import Path
 from sweeper.analysis.comparison import scored_trials
 from sweeper.analysis.teacher_gap import is_better
 from sweeper.config.loading import LoadedStudy
+from sweeper.config.served_students import may_serve_students
 from sweeper.execution.executor import Busy, Finished
 from sweeper.foundation.secrets import redact, secrets_in
 from sweeper.records import PreparationSpec, SuiteSpec
@@ -32,6 +33,7 @@ from sweeper.study.manifest import StudyManifest, suite_spec, version_changes
 from sweeper.study.pair import read_pair
 from sweeper.study.results import read_preparation, read_study, read_teacher_gap
 from sweeper.study.served_models import Role, roles_of_step, roles_of_trials
+from sweeper.study.served_orders import started_server
 from sweeper.study.trial_specs import TrialSpecs
 from sweeper.study.trials import Trials
 
@@ -211,7 +213,8 @@ class Coordinator:
         self._trials = self._new_trials(test_suite=suite)
         for arm in confirmation.confirmation_arms(plan, record, self._paths):
             self._trials.add(arm)
-        if self._collaborators.served is not None and self._trials.any_left():
+        serves = started_server(config) is not None or may_serve_students(config)
+        if serves and self._trials.any_left():
             # These runs cannot ask servers for what someone has removed from the cache.
             self._run_steps(self._steps()[1:], trials_left=True)
         self._run_steps(preparation.test_steps(config), trials_left=False)

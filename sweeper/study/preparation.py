@@ -179,7 +179,7 @@ def is_done(spec: PreparationSpec, paths: StudyPaths) -> bool:
         before = PreparationSpec.model_validate_json(text).model_dump(mode="json")
     before, now = redacted(before), redacted(spec.model_dump(mode="json"))
     # These follow from steps; the manifest compares what is in the folders.
-    for key in ("training_rows", "rollout_engine", "model_folders"):
+    for key in ("training_rows", "held_out", "rollout_engine", "model_folders"):
         before["origin"].pop(key, None)
         now["origin"].pop(key, None)
     for origin in (before["origin"], now["origin"]):

@@ -75,6 +75,7 @@ def test_a_killed_worker_is_started_again(write_study: Callable[..., Path]) -> N
     assert study.trial("sft", 0).attempt(1).lost.read_text() == "its process was ended by SIGKILL\n"
 
 
+@pytest.mark.soak
 def test_ctrl_c_once_ends_after_the_running_trial(write_study: Callable[..., Path]) -> None:
     training = {"max_steps": 60, "per_device_train_batch_size": 2, "logging_steps": 1}
     arms = {"sft": {"trials": 2}}

@@ -53,6 +53,7 @@ def outcome(files: JobPaths) -> Outcome:
     return found
 
 
+@pytest.mark.soak
 def test_a_study_with_the_judgement_of_a_teacher_elsewhere(
     write_study: Write, server: ChatServer
 ) -> None:
@@ -85,6 +86,7 @@ def test_a_study_with_the_judgement_of_a_teacher_elsewhere(
     assert len(server.asked) == asked + 1
 
 
+@pytest.mark.soak
 def test_a_server_that_goes_away_in_a_trial_spends_none(
     write_study: Write, server: ChatServer
 ) -> None:

@@ -91,6 +91,7 @@ def test_a_study_with_a_teacher_elsewhere(study: WholeStudy, server: ChatServer)
 @pytest.mark.parametrize(
     "number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.soak)]
 )
+@pytest.mark.soak
 def test_a_study_that_is_stopped_while_it_asks(
     study: WholeStudy, server: ChatServer, number: signal.Signals
 ) -> None:
@@ -137,6 +138,7 @@ def test_a_trial_that_needs_the_server_waits_for_it(
     study.check(study.run("--set", "trials=2"))
 
 
+@pytest.mark.soak
 def test_no_key_and_a_wrong_one(
     study: WholeStudy, server: ChatServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
