@@ -112,6 +112,7 @@ def test_a_text_that_the_server_has_no_room_for_is_refused(served: Served) -> No
     assert caught.value.key == ("compute", "vllm")
 
 
+@pytest.mark.soak
 def test_a_study_has_the_scores_of_loaded_models(write_study: WriteStudy, tmp_path: Path) -> None:
     """Teacher, start, trials and winners; documents of exact matches are right or wrong alike."""
     keys = {"max_length": 128, "options": {"max_num_seqs": 8}}
@@ -139,8 +140,8 @@ def test_a_study_has_the_scores_of_loaded_models(write_study: WriteStudy, tmp_pa
     by_transformers = ("teacher.server=null", "evaluation.engine=transformers", "compute={}")
     loaded.check(loaded.run(*(part for value in by_transformers for part in ("--set", value))))
     compared = 0
-    for path in sorted((loaded.directory / loaded.runs).rglob("*documents*.jsonl")):
-        other = served.directory / served.runs / path.relative_to(loaded.directory / loaded.runs)
+    for path in sorted(loaded.paths.directory.rglob("*documents*.jsonl")):
+        other = served.paths.directory / path.relative_to(loaded.paths.directory)
         assert other.read_text() == path.read_text(), path
         compared += 1
     # Both ends and the trial on the selection suite; both ends and its run on the test suite.
