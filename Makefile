@@ -9,7 +9,7 @@ PYTEST := $(BIN)/pytest -q --numprocesses $(PROCESSES) --dist loadfile
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo quickstart smollm2 test fast soak test-vllm bench cluster cluster-stop lint format requirements clean
+.PHONY: setup demo quickstart smollm2 test fast soak test-vllm soak-vllm bench cluster cluster-stop lint format requirements clean
 
 setup: $(VENV)/installed
 
@@ -48,10 +48,14 @@ soak: demo
 # vLLM for CPUs wants an older transformers than sweeper, so that the server of these tests has an
 # environment of its own. One test at a time: a server takes all cores.
 VLLM := .venv-vllm
+VLLM_PYTEST := SWEEPER_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(BIN)/pytest -q -p no:xdist
+VLLM_TESTS = $$(grep -rl --include='test_*.py' 'mark\.vllm' tests)
 
 test-vllm: demo $(VLLM)/installed
-	SWEEPER_VLLM_PYTHON=$(CURDIR)/$(VLLM)/bin/python $(BIN)/pytest -q -p no:xdist -m vllm \
-		$$(grep -rl --include='test_*.py' 'mark\.vllm' tests)
+	$(VLLM_PYTEST) -m "vllm and not soak" $(VLLM_TESTS)
+
+soak-vllm: demo $(VLLM)/installed
+	$(VLLM_PYTEST) -m "vllm and soak" $(VLLM_TESTS)
 
 $(VLLM)/installed: requirements-vllm.txt
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
