@@ -131,7 +131,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--teacher", default="builtin/adder-teacher")
-    parser.add_argument("--student", help="by default four layers of the built-in teacher")
+    parser.add_argument("--student", help="by default two layers of the built-in teacher")
     options = parser.parse_args()
     student = {"model": options.student} if options.student else DEFAULT_STUDENT
     with tempfile.TemporaryDirectory() as directory:
