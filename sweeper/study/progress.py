@@ -157,6 +157,8 @@ def step_name(job: RunningJob) -> str:
         case "start":
             warm = job.spec.origin.warm_start is not None
             return "warming up the student" if warm else "writing the student for its server"
+        case "engines":
+            return "testing engines of rollouts"
         case "pair":
             return "comparing teacher and student"
         case "test_teacher":
