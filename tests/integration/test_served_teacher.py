@@ -51,6 +51,7 @@ def leaks(study: WholeStudy, *streams: str) -> list[str]:
     return found + [stream for stream in streams if KEY in stream]
 
 
+@pytest.mark.soak
 def test_a_study_with_a_teacher_elsewhere(study: WholeStudy, server: ChatServer) -> None:
     server.faults = [reply(429, "slow", **NOW), None, reply(500, KEY, **NOW), half_a_body]
     done = study.run("--set", "confirm.seeds=1")

@@ -123,6 +123,7 @@ def test_a_probe_asks_what_the_study_then_finds(
     assert len(servers.asked()) == ROWS
 
 
+@pytest.mark.soak
 def test_ctrl_c_while_the_server_starts_leaves_no_process(
     write_study: WriteStudy, servers: FakeServers
 ) -> None:
@@ -134,6 +135,7 @@ def test_ctrl_c_while_the_server_starts_leaves_no_process(
     assert servers.running() == []
 
 
+@pytest.mark.soak
 def test_a_killed_coordinator_leaves_its_server_to_the_next_run(
     write_study: WriteStudy, servers: FakeServers
 ) -> None:

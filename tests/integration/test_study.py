@@ -224,6 +224,7 @@ def failure_of(study: Path, *arguments: str) -> dict[str, Any]:
         ("stall_timeout", "stalled", 6),
     ],
 )
+@pytest.mark.soak
 def test_a_trial_that_takes_too_long_is_ended(
     write_study: Callable[..., Path], key: str, kind: str, seconds: int
 ) -> None:
@@ -258,6 +259,7 @@ def test_a_trial_that_is_out_of_memory_runs_once_more_in_smaller_batches(
     assert [[spec["settings"][name] for name in sizes] for spec in specs] == [[4096, 1], [2048, 2]]
 
 
+@pytest.mark.soak
 def test_a_trial_that_is_out_of_memory_while_it_is_scored_is_not_trained_again(
     write_study: Callable[..., Path], tmp_path: Path
 ) -> None:
@@ -396,6 +398,7 @@ def test_prompts_in_two_places_are_refused(
     assert "also in the suite selection" in done.stderr
 
 
+@pytest.mark.soak
 def test_rows_that_a_user_brings(
     write_study: Callable[..., Path], tmp_path: Path, tiny_teacher: str, tiny_student: str
 ) -> None:
