@@ -80,7 +80,8 @@ bench: demo
 	$(BIN)/python -m benchmarks.memory --json benchmarks/memory.json
 	$(BIN)/python -m benchmarks.layer_cuts --json benchmarks/layer_cuts.json
 	$(BIN)/python -m benchmarks.statistics --json benchmarks/statistics.json
-	$(BIN)/python -m benchmarks.rollout_engines --json benchmarks/rollout_engines.json
+	$(BIN)/python -m benchmarks.rollout_engines --precisions float32 --threads 1 \
+		--json benchmarks/rollout_engines.json
 
 # A Ray cluster of two nodes that only this machine can reach, for `compute: {executor: ray}`; see
 # docs/cluster.md. Both nodes ask for the token of ~/.ray/auth_token.

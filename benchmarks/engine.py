@@ -48,7 +48,7 @@ from sweeper.config.settings import Method, MethodSettings
 from sweeper.distillation.data.training_data import read_training_data, unpack_models
 from sweeper.distillation.models import answer_ends
 from sweeper.distillation.sampling import rollouts
-from sweeper.distillation.train import starting_student
+from sweeper.distillation.start import starting_student
 from sweeper.execution.worker.malloc import keep_freed_memory
 from sweeper.records import Resources
 

@@ -66,7 +66,8 @@ def measure(cut: Cut, steps: int) -> dict[str, Any]:
     from sweeper.config.settings import resolve
     from sweeper.distillation.data.training_data import read_training_data, unpack_models
     from sweeper.distillation.models.answer_ends import end_token_ids
-    from sweeper.distillation.train import TrainingJob, distil, starting_student
+    from sweeper.distillation.start import starting_student
+    from sweeper.distillation.train import TrainingJob, distil
     from sweeper.evaluation.scoring import score
     from sweeper.foundation.cache import default_root
     from sweeper.records import Resources, StudyInputs

@@ -22,7 +22,7 @@ from sweeper.distillation.data.training_data import read_training_data, unpack_m
 from sweeper.distillation.models.answer_ends import end_token_ids
 from sweeper.distillation.sampling.engine_test import SampledWindow, run_engine
 from sweeper.distillation.sampling.engines import engine_of
-from sweeper.distillation.train import starting_student
+from sweeper.distillation.start import starting_student
 from sweeper.records import EngineTest, Resources
 
 ENGINES: tuple[RolloutEngine, ...] = ("sweeper", "transformers")

@@ -26,7 +26,7 @@ from benchmarks.engine import say
 from benchmarks.pairs import ROOT, Pair, make
 from sweeper.distillation.data.training_data import read_training_data, unpack_models
 from sweeper.distillation.models.loading import location
-from sweeper.distillation.train import starting_student
+from sweeper.distillation.start import starting_student
 from sweeper.records import Resources
 
 PARTS = ("rollout", "teacher", "student", "optimiser", "diagnostics", "evaluation")

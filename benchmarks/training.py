@@ -7,7 +7,7 @@ import io
 from typing import Any
 
 from sweeper.config.settings import Method, MethodSettings, effective
-from sweeper.distillation import train
+from sweeper.distillation import start, train
 from sweeper.distillation.cost_meter import CostMeter
 from sweeper.distillation.data.training_data import TrainingData
 from sweeper.records import Resources
@@ -25,7 +25,7 @@ def distil(
         job = train.TrainingJob(
             data=data,
             resources=resources,
-            model=train.starting_student(data, resources),
+            model=start.starting_student(data, resources),
             teacher=data.inputs.teacher,
             method=method,
             settings=effective(method, settings),

@@ -18,9 +18,9 @@ from sweeper.config.settings import TrainingConfig
 from sweeper.distillation.data.examples import TokenSequence
 from sweeper.distillation.data.training_data import read_training_data
 from sweeper.distillation.models.loading import load_model
+from sweeper.distillation.start import starting_student
 from sweeper.distillation.teacher import hidden_states, kl_probe, outputs
 from sweeper.distillation.teacher.shared_teacher import SharedTeacher
-from sweeper.distillation.train import starting_student
 from sweeper.foundation.files import read_json_lines
 from sweeper.records import Resources
 from sweeper.records.layout import StudyPaths

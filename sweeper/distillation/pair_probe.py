@@ -24,8 +24,8 @@ from sweeper.distillation.models.answer_ends import end_token_ids
 from sweeper.distillation.models.context_length import ends, positions
 from sweeper.distillation.models.lm_head import LMHead
 from sweeper.distillation.sampling.rollouts import Rollout, generate
+from sweeper.distillation.start import starting_student
 from sweeper.distillation.teacher.shared_teacher import SharedTeacher
-from sweeper.distillation.train import starting_student
 from sweeper.foundation.errors import BadInputError, DivergedError
 from sweeper.records import (
     PairDiagnosis,

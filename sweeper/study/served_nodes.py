@@ -9,7 +9,7 @@ from types import TracebackType
 
 from sweeper.config.base import KeyPath
 from sweeper.config.loading import LoadedStudy
-from sweeper.config.served_students import may_serve_students, students_server_key
+from sweeper.config.served_students import students_server_key
 from sweeper.config.started_server import StartedServer
 from sweeper.execution.cluster import Cluster, Node, NodeOrder, NodeServers
 from sweeper.foundation.errors import ConfigError, ServerError
@@ -85,9 +85,6 @@ class ServedOnNodes:
         self._founders = frozenset(node.id for node in nodes)
         self.students = "student" in self._keys
         """True if students' weights may be served."""
-        if not self.students and may_serve_students(config):
-            found = cluster.find_vllm(nodes, config.compute.vllm.python)
-            self.students = all(version for version, _ in found)
 
     def __enter__(self) -> ServedOnNodes:
         """Return the servers, none of them started yet."""
@@ -257,18 +254,11 @@ class ServedOnNodes:
                 (self._files(f"student@{node.name}@{device}"), (device,))
                 for device in gpus or ["cpu"]
             ]
-        version = self._versions.get((node.id, role)) or self._find(node)
-        return NodeOrder(order, version, servers, own, self._patience)
+        return NodeOrder(order, self._versions[node.id, role], servers, own, self._patience)
 
     def _files(self, name: str) -> ServerPaths:
         """Return a server's files by a path that does not depend on the working directory."""
         return ServerPaths(self._paths.server(name).directory.absolute())
-
-    def _find(self, node: Node) -> str:
-        """Return the version of vLLM on a node for servers that no key asks for."""
-        [(version, _)] = self._cluster.find_vllm([node], self._study.config.compute.vllm.python)
-        self._versions[node.id, "student"] = version
-        return version
 
     def _ready(self) -> frozenset[str]:
         """Return the ids of the nodes on which all servers that jobs may ask have answered."""

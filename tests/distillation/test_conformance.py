@@ -27,8 +27,9 @@ from sweeper.distillation.models.answer_ends import end_token_ids
 from sweeper.distillation.models.loading import load_model
 from sweeper.distillation.sampling import engines
 from sweeper.distillation.sampling.rollouts import generate
+from sweeper.distillation.start import starting_student
 from sweeper.distillation.teacher.shared_teacher import SharedTeacher
-from sweeper.distillation.train import TrainingJob, distil, starting_student, training_sequences
+from sweeper.distillation.train import TrainingJob, distil, training_sequences
 from sweeper.distillation.trainers import distiller
 from sweeper.records import Resources
 from tests.support.tiny_models import make_tiny

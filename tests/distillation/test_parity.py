@@ -18,7 +18,8 @@ from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.settings import Method, MethodSettings, effective
 from sweeper.distillation.data.training_data import read_training_data
 from sweeper.distillation.models.loading import load_model
-from sweeper.distillation.train import TrainingJob, distil, starting_student, training_sequences
+from sweeper.distillation.start import starting_student
+from sweeper.distillation.train import TrainingJob, distil, training_sequences
 from sweeper.records import Resources
 from tests.support.training_jobs import make_study_inputs
 

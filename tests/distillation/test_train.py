@@ -16,9 +16,9 @@ from sweeper.config.settings import Method, TrainingConfig
 from sweeper.distillation.data.batches import SPAN, EndlessPermutations, LengthBuckets
 from sweeper.distillation.data.training_data import read_training_data
 from sweeper.distillation.models.loading import load_model
+from sweeper.distillation.start import starting_student
 from sweeper.distillation.teacher import kl_probe
 from sweeper.distillation.teacher.shared_teacher import SharedTeacher
-from sweeper.distillation.train import starting_student
 from sweeper.foundation.errors import BadInputError, DivergedError
 from sweeper.records import Resources
 from tests.support.tiny_studies import DATA

@@ -21,7 +21,8 @@ from sweeper.config.suite import SuiteConfig, SuiteTask
 from sweeper.distillation.data.examples import tokenize
 from sweeper.distillation.data.training_data import read_training_data
 from sweeper.distillation.models.answer_ends import end_token_ids
-from sweeper.distillation.train import TrainingJob, distil, starting_student
+from sweeper.distillation.start import starting_student
+from sweeper.distillation.train import TrainingJob, distil
 from sweeper.evaluation.scoring import score
 from sweeper.records import Resources, StudyInputs, SuiteSpec
 from tests.support import training_jobs as jobs

@@ -16,7 +16,8 @@ from sweeper.distillation.distributed import joined
 from sweeper.distillation.models.loading import load_model, without_adapter
 from sweeper.distillation.models.precision import computing_in
 from sweeper.distillation.sharding import ShardedStudent, shard_teacher
-from sweeper.distillation.train import TrainingJob, distil, starting_student
+from sweeper.distillation.start import starting_student
+from sweeper.distillation.train import TrainingJob, distil
 from sweeper.execution.executor import Spec
 from sweeper.records import Outcome, Resources
 from sweeper.records.layout import JobPaths

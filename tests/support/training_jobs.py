@@ -15,7 +15,8 @@ from sweeper.config.preparation import TeacherOutputsConfig
 from sweeper.config.settings import Method, MethodSettings, TrainingConfig, effective
 from sweeper.distillation.cost_meter import CostMeter
 from sweeper.distillation.data.training_data import read_training_data
-from sweeper.distillation.train import TrainingJob, distil, starting_student
+from sweeper.distillation.start import starting_student
+from sweeper.distillation.train import TrainingJob, distil
 from sweeper.records import Resources, StudyInputs
 
 SETTINGS: dict[str, Any] = {

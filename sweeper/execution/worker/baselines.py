@@ -8,7 +8,6 @@ from typing import Any
 
 from sweeper.config.scoring_engine import teacher_is_scored
 from sweeper.config.settings import in_steps, resolve
-from sweeper.distillation import start_weights
 from sweeper.distillation.cost_meter import CostMeter
 from sweeper.distillation.data.training_data import (
     TrainingData,
@@ -17,15 +16,11 @@ from sweeper.distillation.data.training_data import (
 )
 from sweeper.distillation.models.loading import read_config, read_generation_config
 from sweeper.distillation.served_training import judgement_to_store
+from sweeper.distillation.start import starting_student, teacher_of_arm, written_start
 from sweeper.distillation.teacher import kl_probe, outputs
 from sweeper.distillation.teacher.shared_teacher import SharedTeacher
 from sweeper.distillation.teacher.stored_judgement import BYTES_A_TOKEN
-from sweeper.distillation.train import (
-    starting_student,
-    stored_teacher_states,
-    teacher_of_arm,
-    training_sequences,
-)
+from sweeper.distillation.train import stored_teacher_states, training_sequences
 from sweeper.evaluation.served_model import AnsweringModel
 from sweeper.evaluation.tasks import load_tasks, prompts
 from sweeper.execution.worker.judgement_checks import ask_for_most
@@ -50,7 +45,7 @@ def score_baseline(spec: PreparationSpec, progress: ProgressWriter) -> dict[str,
     teacher = SharedTeacher(inputs, inputs.teacher, resources)
     if spec.step == "start":
         progress.phase("warm start" if inputs.warm_start else "write the student")
-        written = start_weights.get_or_write(data, resources, progress.train)
+        written = written_start(data, resources, progress.train)
         return {"start_weights": str(written)}
     clock = CostMeter()
     if spec.step in ("teacher", "test_teacher") and inputs.teacher.server is not None:

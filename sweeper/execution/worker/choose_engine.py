@@ -16,7 +16,7 @@ from sweeper.distillation.models.answer_ends import end_token_ids
 from sweeper.distillation.sampling.continuous import why_not
 from sweeper.distillation.sampling.engine_test import SampledWindow, run_engine
 from sweeper.distillation.sampling.engines import engine_of
-from sweeper.distillation.train import starting_student
+from sweeper.distillation.start import starting_student
 from sweeper.distillation.trainers import autocast_dtype
 from sweeper.execution.worker.out_of_memory import release_memory
 from sweeper.execution.worker.progress import ProgressWriter

@@ -20,10 +20,11 @@ from sweeper.distillation.data.training_data import (
 from sweeper.distillation.distributed import ProcessGroup, joined
 from sweeper.distillation.models.adapters import check_mergeable
 from sweeper.distillation.models.saving import save_student
+from sweeper.distillation.start import starting_student, teacher_of_arm
 from sweeper.distillation.teacher import kl_probe
 from sweeper.distillation.teacher.kl_probe import KLProbe
 from sweeper.distillation.teacher.shared_teacher import SharedTeacher
-from sweeper.distillation.train import TrainingJob, distil, starting_student, teacher_of_arm
+from sweeper.distillation.train import TrainingJob, distil
 from sweeper.evaluation.tasks import load_tasks, prompts
 from sweeper.execution.worker.length_checks import check_trial
 from sweeper.execution.worker.out_of_memory import (

@@ -18,7 +18,7 @@ from sweeper.distillation.divergence import Heads
 from sweeper.distillation.models.adapters import add_adapter, check_adapter, merge_adapter
 from sweeper.distillation.models.loading import identity, load_model
 from sweeper.distillation.sampling.rollouts import generate
-from sweeper.distillation.train import starting_student
+from sweeper.distillation.start import starting_student
 from sweeper.foundation.errors import BadInputError
 from sweeper.records import Resources
 from tests.support.tiny_models import make_tiny

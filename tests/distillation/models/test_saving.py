@@ -18,7 +18,7 @@ from sweeper.distillation.data.training_data import read_training_data
 from sweeper.distillation.models.adapters import add_adapter, check_adapter, merge_adapter
 from sweeper.distillation.models.loading import load_model, load_tokenizer
 from sweeper.distillation.models.saving import load_saved, save_student
-from sweeper.distillation.train import starting_student
+from sweeper.distillation.start import starting_student
 from sweeper.foundation.errors import BadInputError
 from sweeper.records import KeptStudent, Resources
 from tests.support.tiny_models import make_tiny
@@ -281,7 +281,7 @@ def test_the_start_after_a_warm_start_has_the_logits_that_the_warm_start_ended_w
         ended.append(logits(trained))
         return merge_adapter(trained, *rest)
 
-    monkeypatch.setattr("sweeper.distillation.train.merge_adapter", seen)
+    monkeypatch.setattr("sweeper.distillation.start.merge_adapter", seen)
     resources = Resources(directory=str(tmp_path), device="cpu", threads=1)
     start = starting_student(read_training_data(inputs), resources)
     [wanted] = ended

@@ -20,7 +20,8 @@ from sweeper.distillation.data.training_data import read_training_data, unpack_m
 from sweeper.distillation.models import smollm2
 from sweeper.distillation.models.answer_ends import end_token_ids
 from sweeper.distillation.models.loading import load_model, load_tokenizer, unpack
-from sweeper.distillation.train import TrainingJob, distil, starting_student
+from sweeper.distillation.start import starting_student
+from sweeper.distillation.train import TrainingJob, distil
 from sweeper.foundation.cache import Cache
 from sweeper.foundation.errors import BadInputError
 from sweeper.records import Resources, StudyInputs

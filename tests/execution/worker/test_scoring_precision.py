@@ -15,9 +15,9 @@ from sweeper.config.models import LoraConfig, ModelConfig, StudentConfig
 from sweeper.config.suite import SuiteConfig, SuiteTask
 from sweeper.distillation.data.training_data import TrainingData, read_training_data
 from sweeper.distillation.models.saving import save_student
+from sweeper.distillation.start import starting_student
 from sweeper.distillation.teacher import kl_probe
 from sweeper.distillation.teacher.shared_teacher import SharedTeacher
-from sweeper.distillation.train import starting_student
 from sweeper.execution.worker.progress import ProgressWriter
 from sweeper.execution.worker.scoring import evaluate
 from sweeper.records import KeptStudent, PreparationSpec, Resources, StudyInputs, SuiteSpec
