@@ -53,8 +53,8 @@ class NodeServers(Protocol):
     """True once all have answered."""
     failure: str
     """Reason for which one cannot be started or does not stay up; empty: none."""
-    lost: bool
-    """True if nothing watches the servers any more."""
+    lost: str
+    """Reason for which nothing watches the servers any more; empty: something does."""
 
     def look(self) -> list[str]:
         """Bring the attributes up to date, without waiting; return what happened, a line each."""

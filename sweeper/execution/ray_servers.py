@@ -57,7 +57,7 @@ class RayServers:
         self.addresses: Mapping[str, ServedModel] = {}
         self.ready = False
         self.failure = ""
-        self.lost = False
+        self.lost = ""
         host = ray.remote(num_cpus=0, max_restarts=0)(ServerHost)
         self._host = host.options(
             num_gpus=order.own_gpus,
@@ -69,7 +69,7 @@ class RayServers:
 
     def look(self) -> list[str]:
         """Bring the attributes up to date, without waiting; return what happened, a line each."""
-        done = self.lost or self._stopping or bool(self.failure)
+        done = bool(self.lost or self.failure) or self._stopping
         if done or not ray.wait([self._answer], timeout=0)[0]:
             return []
         self._begun = True
@@ -89,13 +89,20 @@ class RayServers:
         with suppress(ray.exceptions.RayError):
             ray.get(self._answer, timeout=seconds)
         self.addresses, self.ready = {}, False
-        ray.kill(self._host)
+        # A host that Ray has not made yet cannot be killed.
+        with suppress(ray.exceptions.RayError):
+            ray.kill(self._host)
 
     def _take(self) -> list[str]:
         try:
             report: HostReport = ray.get(self._answer)
-        except ray.exceptions.ActorDiedError:
-            self.addresses, self.ready, self.lost = {}, False, True
+        except ray.exceptions.ActorDiedError as error:
+            self.addresses, self.ready = {}, False
+            # What raises in the host's constructor would raise there again.
+            if error.actor_init_failed:
+                self.failure = last_line(error)
+            else:
+                self.lost = last_line(error)
             return []
         except ray.exceptions.ActorUnavailableError:
             report = HostReport(self.addresses, self.ready, "", ())

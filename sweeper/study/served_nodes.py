@@ -68,7 +68,9 @@ class ServedOnNodes:
         self._versions: dict[tuple[str, Role], str] = {}
         self._unfit: set[str] = set()
         """Nodes that cannot have the servers, and so get no jobs."""
-        self._lost: Counter[str] = Counter()
+        self._lost: Counter[tuple[str, Role]] = Counter()
+        self._again: dict[tuple[str, Role], float] = {}
+        """When servers that nothing watched may be found again, by ``time.monotonic``."""
         self._messages: list[str] = []
         config = study.config
         self._keys: dict[Role, KeyPath] = {}
@@ -168,16 +170,18 @@ class ServedOnNodes:
         """
         for node in self._nodes():
             for role in ROLES:
-                if role in self._roles and (node.id, role) not in self._servers:
+                key = (node.id, role)
+                wanted = role in self._roles and key not in self._servers
+                if wanted and self._again.get(key, 0.0) <= time.monotonic():
                     order = self._order(node, role)
-                    self._servers[node.id, role] = self._cluster.start_servers(node, order)
+                    self._servers[key] = self._cluster.start_servers(node, order)
         for key, servers in list(self._servers.items()):
             name = self._names[key[0]]
             self._messages += [f"{name}: {line}" for line in servers.look()]
             if servers.failure:
                 self._fail(key, f"On the node {name}: {servers.failure}")
             elif servers.lost:
-                self._lose(key)
+                self._lose(key, servers.lost)
         self._cluster.keep_to(self._ready() if self._roles else None)
 
     def messages(self) -> list[str]:
@@ -283,17 +287,21 @@ class ServedOnNodes:
             raise ServerError(failure)
         self._messages.append(f"{failure.splitlines()[0]}: no job runs there any more")
 
-    def _lose(self, key: tuple[str, Role]) -> None:
+    def _lose(self, key: tuple[str, Role], reason: str) -> None:
         """Have servers found again whose watching process has ended, on a node that is alive."""
         del self._servers[key]
-        self._lost[key[0]] += 1
+        self._lost[key] += 1
         name = self._names[key[0]]
-        if self._lost[key[0]] > _MOST_LOST:
+        if self._lost[key] > _MOST_LOST:
             raise ServerError(
                 f"On the node {name}: the process that watches the servers was ended"
-                f" {self._lost[key[0]]} times. Run the same command again to resume."
+                f" {self._lost[key]} times: {reason} Run the same command again to resume."
             )
-        self._messages.append(f"{name}: the process that watches the {key[1]}'s server has ended")
+        waits = self._patience.back_off
+        seconds = waits[min(self._lost[key], len(waits)) - 1]
+        self._again[key] = time.monotonic() + seconds
+        ended = f"the process that watches the {key[1]}'s server has ended"
+        self._messages.append(f"{name}: {ended}: {reason}")
 
     def _end(self, keys: Sequence[tuple[str, Role]]) -> None:
         ending = [self._servers.pop(key) for key in keys]

@@ -43,7 +43,7 @@ TEACHER = {
 JUDGED = {"teacher_signal": "top_k", "teacher_top_k": 8, "lmbda": 1.0, "max_new_tokens": 8}
 ARMS = {"gkd": {"settings": JUDGED}, "sft": {}}
 KEYS: dict[str, Any] = {"teacher": TEACHER, "arms": ARMS, "trials": 1}
-PATIENCE = Patience(check_every=0.1, back_off=(0.0, 0.0, 0.0))
+PATIENCE = Patience(check_every=0.1, back_off=(0.0, 1.0, 10.0))
 
 
 @pytest.fixture

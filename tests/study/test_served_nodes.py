@@ -31,7 +31,7 @@ class FakeServers:
     addresses: Mapping[str, ServedModel] = field(default_factory=dict)
     ready: bool = False
     failure: str = ""
-    lost: bool = False
+    lost: str = ""
     ended: bool = False
 
     def look(self) -> list[str]:
@@ -88,7 +88,7 @@ def served_on(cluster: FakeCluster, write_study: WriteStudy, **keys: Any) -> Ser
     study = load_study(file)
     paths = StudyPaths(file.parent / "runs", "tiny")
     manifest = open_manifest(study, paths, ["test"], 1)
-    return ServedOnNodes(study, paths, manifest, cluster, Patience())
+    return ServedOnNodes(study, paths, manifest, cluster, Patience(back_off=(0.0,)))
 
 
 def serve(served: ServedOnNodes, cluster: FakeCluster, jobs: int | None = None) -> None:
@@ -169,12 +169,12 @@ def test_servers_that_nothing_watches_are_found_again(write_study: WriteStudy) -
     served = served_on(cluster, write_study)
     serve(served, cluster)
     for _ in range(3):
-        cluster.started[-1][1].lost = True
+        cluster.started[-1][1].lost = "It was killed."
         served.check()
         served.check()
     assert len(cluster.started) == 4
-    cluster.started[-1][1].lost = True
-    with pytest.raises(ServerError, match="was ended 4 times"):
+    cluster.started[-1][1].lost = "It was killed."
+    with pytest.raises(ServerError, match="was ended 4 times: It was killed"):
         served.check()
 
 
