@@ -1,7 +1,7 @@
 """Imported once by the forkserver, so that each trial starts with its libraries loaded.
 
 It only imports: no tensor operation, no device, no model. One parallel operation here would leave
-threads behind that deadlock every child. CUDA, once initialized here, could be used by none of them.
+threads behind that deadlock every child. CUDA, initialized here, would work in none of them.
 """
 
 from __future__ import annotations
