@@ -43,6 +43,7 @@ def test_segments_grow_unless_the_user_or_a_server_needs_others(
     assert (settings is not None) == (environment != given)
 
 
+@pytest.mark.slow
 def test_torch_takes_the_settings_before_and_without_cuda() -> None:
     """In a process of its own, as they stay."""
     code = (
