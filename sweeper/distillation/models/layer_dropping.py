@@ -81,7 +81,7 @@ def path_of_layers(model: PreTrainedModel) -> str:
         raise BadInputError(
             f"expected a model with one list of {total} layers, found {lists_of_layers}"
         )
-    return outer[0]
+    return str(outer[0])
 
 
 @blaming("student", "keep_layers")
