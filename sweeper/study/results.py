@@ -164,6 +164,7 @@ def read_study(paths: StudyPaths, manifest: StudyManifest) -> StudyRecord:
         lead=read_teacher_gap(paths),
         pair=read_pair(paths, config, manifest.files),
         engines=tested.engines if (tested := read_engines(paths)) else None,
+        device_defaults=manifest.device_defaults,
         servers=servers,
         test=read_confirmation(paths, plan, arms, higher_is_better=higher) if plan else None,
     )

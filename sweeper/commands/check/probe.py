@@ -49,6 +49,7 @@ from sweeper.reporting.live import ArmProgress, LiveDisplay, LiveState
 from sweeper.reporting.text import formatting
 from sweeper.search.arm_search import Asked
 from sweeper.study import pair, preparation, retries
+from sweeper.study.device_precision import kinds_of, with_precision
 from sweeper.study.executors import make_executor
 from sweeper.study.jobs import Jobs, RunningJob, answer
 from sweeper.study.manifest import (
@@ -116,6 +117,8 @@ def probe(
         files, devices = input_files(study), trial_devices(study)
         executor = make_executor(study.config.compute, paths, cache, files, study.file, devices)
         with executor, LiveDisplay(out) as display:
+            if study.device_defaults is None:
+                study, _ = with_precision(study, recorded, kinds_of(study, executor))
             return _Probe(study, recorded, paths, cache, executor, display).run(begun)
 
 

@@ -37,6 +37,7 @@ from sweeper.records.specs import Resources, StudyInputs
 from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.markdown.model_card import model_card
 from sweeper.study import preparation
+from sweeper.study.device_precision import as_recorded
 from sweeper.study.executors import make_executor
 from sweeper.study.jobs import RunningJob
 from sweeper.study.lock import hold
@@ -103,6 +104,7 @@ def export_model(
         raise ConfigError([Problem(source="--merged", message=rule)])
     manifest = read_manifest(paths)
     assert manifest is not None, "a recorded study has a manifest"
+    study = as_recorded(study, manifest)
     if differences := changes(manifest, study):
         listed = "\n".join(f"  {difference}" for difference in differences)
         message = f"{study.path}: the study was run differently:\n{listed}"
