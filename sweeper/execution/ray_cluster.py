@@ -136,7 +136,9 @@ class RayExecutor:
         """Return where the next job runs that works in ``directory``."""
         found = [f"cuda:{index}" if self._gpu else "cpu" for index in range(self._each)]
         place = make_resources(directory, found, self._threads)
-        return place.model_copy(update={"node": next(iter(self._free_nodes()), "")})
+        sharing = per_device(self._gpu) if self._gpu else 1
+        node = next(iter(self._free_nodes()), "")
+        return place.model_copy(update={"node": node, "sharing": sharing})
 
     def submit(self, spec: Spec) -> None:
         """Start a job, on the node that its place names, if it names one.

@@ -194,6 +194,9 @@ class ConfirmedWinner(Record):
     """Part of these that the training took: what grows with its steps."""
     trained_tokens: float
     """Mean over the seeds."""
+    sharing: int = 1
+    """Most jobs that ran at a time on the GPU of one of its trainings, the search's included: their
+    seconds do not compare if it is above 1."""
     footings: tuple[MatchedConditions, ...] = ()
     """Conditions of its trainings that differ."""
 

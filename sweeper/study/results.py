@@ -41,7 +41,7 @@ from sweeper.study.final_scores import (
 )
 from sweeper.study.manifest import StudyManifest, read_manifest
 from sweeper.study.pair import read_pair
-from sweeper.study.preparation import own_teacher_steps
+from sweeper.study.preparation_order import own_teacher_steps
 from sweeper.study.server_costs import job_key, read_jobs, read_servers
 
 MOST_COLLAPSED = 8

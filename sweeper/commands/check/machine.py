@@ -10,7 +10,13 @@ from sweeper.commands.check.served_models import PlannedServer, planned_servers
 from sweeper.config.device_defaults import cannot
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.study import StudyConfig
-from sweeper.execution.device_sharing import DeviceMemory, trial_memory, usable_devices
+from sweeper.execution.device_sharing import (
+    DeviceMemory,
+    jobs_on_a_gpu,
+    per_device,
+    trial_memory,
+    usable_devices,
+)
 from sweeper.execution.devices import device_kinds
 from sweeper.foundation.environment import leftovers
 from sweeper.foundation.errors import SweeperError
@@ -26,6 +32,8 @@ class Machine(NamedTuple):
 
     devices: Sequence[str] = ()
     """Devices of trials."""
+    sharing: int = 1
+    """Most jobs on a GPU at a time."""
     places: Sequence[DeviceMemory] = ()
     """Memory of trials, without servers."""
     servers: Sequence[PlannedServer] = ()
@@ -36,13 +44,15 @@ def machine_of(study: LoadedStudy) -> Machine:
     """Return what a study has of this machine; nothing of one whose jobs run on a cluster."""
     compute = study.config.compute
     if compute.executor != "local":
-        return Machine()
+        gpu = compute.resources_per_trial.gpu
+        return Machine(sharing=per_device(gpu) if gpu else 1)
     try:
         # What is wrong with servers is reported with the places of the study.
         wrong = server_problems(study)
         devices = (None if wrong else trial_devices(study)) or usable_devices(compute)
         servers = [] if wrong else planned_servers(study, devices)
-        return Machine(devices, trial_memory(compute, devices), servers)
+        sharing = jobs_on_a_gpu(compute, devices)
+        return Machine(devices, sharing, trial_memory(compute, devices), servers)
     except SweeperError as error:
         return Machine(problems=[Finding(state="error", what="compute", detail=str(error))])
 
@@ -98,6 +108,27 @@ def precision_findings(study: LoadedStudy, devices: Sequence[str]) -> list[Findi
             advice = f"Write {key}: false, or leave it out."
             found.append(Finding(state="warning", what="precision", detail=detail, advice=advice))
     return found
+
+
+def sharing_findings(config: StudyConfig, jobs: int) -> list[Finding]:
+    """Warn if trials share a GPU in a study that compares at equal device-seconds.
+
+    Args:
+        config: The study.
+        jobs: Most jobs on a GPU at a time.
+    """
+    if jobs < 2 or not config.confirms() or "device_seconds" not in config.compare_at:
+        return []
+    return [
+        Finding(
+            state="warning",
+            what="devices",
+            detail=f"up to {jobs} trials share a GPU, so that the seconds of one depend on the"
+            " others: arms are not compared at equal device_seconds",
+            advice="For one trial a GPU, leave compute.workers and resources_per_trial.gpu out;"
+            " else write compare_at: [steps, tokens].",
+        )
+    ]
 
 
 def _bfloat16(config: StudyConfig, slow: Sequence[str]) -> Iterator[Finding]:

@@ -60,6 +60,7 @@ from sweeper.study.manifest import (
     read_manifest,
     suite_spec,
 )
+from sweeper.study.preparation_order import Step, own_teacher_steps, preparation_order, waves
 from sweeper.study.progress import running_job, step_name
 from sweeper.study.results import read_teacher_gap
 from sweeper.study.served import make_served
@@ -171,7 +172,7 @@ class _Probe:
 
     def _measure(self, begun: float) -> ProbeResult:
         students = self._served.students
-        for group in preparation.steps(self._study.config, students_served=students):
+        for group in waves(preparation_order(self._study.config, students_served=students)):
             steps = [step for step in group if not self._take_over(step)]
             roles = [roles_of_step(self._study.config, step) for step in steps]
             self._serve(frozenset().union(*roles), len(steps))
@@ -212,7 +213,7 @@ class _Probe:
                 for name, method, trials in self._arms()
             ),
         )
-        scored = {"": "teacher", **preparation.own_teacher_steps(self._study.config)}
+        scored = {"": "teacher", **own_teacher_steps(self._study.config)}
         found = {arm: read_teacher_gap(self._paths, step) for arm, step in scored.items()}
         gaps = {arm: gap for arm, gap in found.items() if gap is not None}
         return ProbeResult(gaps, timing, tuple(self._notes))
@@ -270,7 +271,7 @@ class _Probe:
 
     # Preparation
 
-    def _take_over(self, step: preparation.Step) -> bool:
+    def _take_over(self, step: Step) -> bool:
         """Reuse a step that the study has done itself; return False if it has not."""
         if step == "data":
             # It costs next to nothing, and measures how long the libraries take to load.
@@ -285,11 +286,11 @@ class _Probe:
         self._seconds[step] = outcome.finished - outcome.started
         return True
 
-    def _make_spec(self, step: preparation.Step) -> PreparationSpec:
+    def _make_spec(self, step: Step) -> PreparationSpec:
         files = self._paths.preparation(step)
         return preparation.make_spec(self._study, self._inputs, self._suite, step, files)
 
-    def _submit_step(self, step: preparation.Step) -> None:
+    def _submit_step(self, step: Step) -> None:
         preparation.submit(self._make_spec(step), self._executor, self._place)
 
     def _place(self, directory: Path) -> Resources:

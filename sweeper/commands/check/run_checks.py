@@ -31,6 +31,7 @@ from sweeper.commands.check.machine import (
     machine_of,
     on_this_machine,
     precision_findings,
+    sharing_findings,
 )
 from sweeper.commands.check.memory_findings import StudyTrainings, memory_findings
 from sweeper.commands.check.models import (
@@ -260,6 +261,7 @@ def judge(
             ),
             *start_findings(config, starts or {}, suite_spec(study.selection).content_hash),
             *precision_findings(study, machine.devices),
+            *sharing_findings(config, machine.sharing),
             *machine_findings(config, [*filter(lacks_bfloat16, machine.devices)], os.environ),
             *machine.problems,
             *filter(None, [served_finding(machine.servers)]),

@@ -48,6 +48,7 @@ from sweeper.study.manifest import (
     read_manifest,
     suite_spec,
 )
+from sweeper.study.preparation_order import preparation_order
 from sweeper.study.served import Served, make_served
 from sweeper.study.served_models import roles_of_trials, trial_devices
 
@@ -126,8 +127,8 @@ def export_model(
             )
             with executor:
                 inputs = preparation.make_study_inputs(study, manifest, cache)
-                for steps in preparation.steps(study.config, students_served=True):
-                    inputs = preparation.with_results(inputs, steps, paths)
+                steps = preparation_order(study.config, students_served=True)
+                inputs = preparation.with_results(inputs, tuple(steps), paths)
                 with make_served(study, paths, manifest, executor) as served:
                     _serve(served, study.config, inputs, out)
                     resources = served.place(executor.next_resources(work))
