@@ -26,6 +26,7 @@ from sweeper.distillation.models.adapters import (
 )
 from sweeper.distillation.models.answer_ends import end_token_ids
 from sweeper.distillation.models.configuration import unchanged_configuration
+from sweeper.distillation.models.tf32 import products
 from sweeper.distillation.sampling.engines import engine_of
 from sweeper.distillation.served_training import served_teacher_loss
 from sweeper.distillation.sharding import ShardedStudent
@@ -99,6 +100,7 @@ def distil(job: TrainingJob) -> tuple[Any, CostMeter]:
     loss: trainers.TokenLoss | None = None
     states: TeacherStates | None = None
     probe, pause = job.probe, job.pause
+    models = [model]
     with (
         unchanged_configuration(model),
         tempfile.TemporaryDirectory(dir=resources.directory, prefix=".trainer.") as output,
@@ -127,6 +129,7 @@ def distil(job: TrainingJob) -> tuple[Any, CostMeter]:
         elif trainers.uses_teacher(job.method):
             teacher = replace(job.shared_teacher, model=job.shared_teacher.load())
             options["teacher_model"] = teacher.model
+            models.append(teacher.model)
             if settings.engine == "sweeper" and settings.lmbda < 1:
                 with meter.timing("teacher"):
                     states = stored_teacher_states(teacher, sequences, settings)
@@ -140,10 +143,11 @@ def distil(job: TrainingJob) -> tuple[Any, CostMeter]:
         if not processes.first:
             # As the trainer has seeded it, dropout would be the same in every process.
             torch.manual_seed(seeds.dropout_seed(job.seed, processes.rank))
-        if job.checkpoints is None:
-            trainer.train()
-        else:
-            job.checkpoints.train(trainer, meter)
+        with products(*models, device=resources.device, tf32=settings.tf32):
+            if job.checkpoints is None:
+                trainer.train()
+            else:
+                job.checkpoints.train(trainer, meter)
         trained = assembled(trainer.model)
     _check_finite(trained)
     return trained, meter
