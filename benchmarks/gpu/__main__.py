@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -36,6 +37,8 @@ def main() -> int:
         "--check", action="store_true", help="only say which libraries are missing here"
     )
     options = parser.parse_args()
+    # What ``make`` sets too: nothing here reaches for a hub.
+    os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     if lacking := missing(TO_MEASURE | TO_TEST if options.check else TO_MEASURE):
         print(f"{sys.executable} lacks {', '.join(lacking)}.", file=sys.stderr)
         return 2

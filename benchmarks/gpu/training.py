@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from statistics import median
@@ -85,6 +86,7 @@ def prepare(asked: Training) -> Resources:
     if asked.device == "cpu":
         keep_freed_memory()
     else:
+        _show_only(asked.devices or (asked.device,))
         torch.cuda.set_device(asked.device)
         if asked.share < 1:
             torch.cuda.set_per_process_memory_fraction(asked.share)
@@ -96,6 +98,13 @@ def prepare(asked: Training) -> Resources:
         shard_student=asked.divided,
         threads=asked.threads,
     )
+
+
+def _show_only(devices: Sequence[str]) -> None:
+    """Show the first GPUs, ``devices``, to this process alone: trainers take all that they see."""
+    listed = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    names = listed or [str(number) for number in range(len(devices))]
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names[: len(devices)])
 
 
 class _Watch:

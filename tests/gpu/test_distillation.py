@@ -13,10 +13,17 @@ from torch import nn
 from sweeper.distillation.divergence import Heads
 from sweeper.distillation.models.lm_head import LMHead
 from sweeper.records import Resources
-from tests.support.cuda import COUNT, needs_gpu
+from tests.support.cuda import needs_gpu, one_gpu
 from tests.support.training_jobs import make_study_inputs, train
 
-pytestmark = [pytest.mark.gpu, needs_gpu, pytest.mark.filterwarnings("default")]
+__all__ = ["one_gpu"]
+
+pytestmark = [
+    pytest.mark.gpu,
+    needs_gpu,
+    pytest.mark.filterwarnings("default"),
+    pytest.mark.usefixtures("one_gpu"),
+]
 
 POSITIONS, WIDTH, VOCABULARY = 70, 48, 3001
 BETAS = [0.0, 0.01, 0.5, 0.99, 1.0]
@@ -109,12 +116,3 @@ def test_on_policy_training_in_16_bits_works(tmp_path: Path, changes: dict[str, 
     assert len(losses) == 3 and all(math.isfinite(loss) and loss > 0 for loss in losses)
     # The trained weights stay in float32.
     assert {weights.dtype for weights in model.parameters()} == {torch.float32}
-
-
-@pytest.mark.skipif(COUNT < 2, reason="needs a second GPU")
-def test_a_training_on_another_gpu_touches_that_one_only(tmp_path: Path) -> None:
-    torch.cuda.reset_peak_memory_stats(0)
-    before = torch.cuda.max_memory_allocated(0)
-    model, _ = curve(tmp_path, "cuda:1", method="gkd", lmbda=1.0, bf16=True)
-    assert {weights.device for weights in model.parameters()} == {torch.device("cuda:1")}
-    assert torch.cuda.max_memory_allocated(0) == before

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import base64
 import importlib.util
-import pickle
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
@@ -18,6 +15,7 @@ from sweeper.distillation.sampling.engine_test import SampledWindow, run_engine
 from sweeper.distillation.sampling.engines import engine_of
 from sweeper.distillation.sampling.served import handles
 from sweeper.records import Resources
+from tests.support import gpu_jobs
 from tests.support.cuda import needs_gpu
 from tests.support.sampled_models import ENDS, SIZES, fresh, random_prompts
 
@@ -95,28 +93,13 @@ def test_greedy_answers_are_those_of_the_cpu() -> None:
     assert same >= len(wanted) - 2
 
 
-def read_weights(connection: Connection, given: dict[str, Any]) -> None:
-    """Add up weights where they lie, as vLLM's engine ``ipc`` opens them."""
-    from torch.multiprocessing.reductions import rebuild_cuda_tensor
-
-    sums = {}
-    uuid = str(torch.cuda.get_device_properties(0).uuid)
-    opened = pickle.loads(base64.b64decode(given["ipc_handles_pickled"]))
-    for name, handle in zip(given["names"], opened, strict=True):
-        arguments = list(handle[uuid])
-        arguments[6] = 0  # the device, by its number in this process
-        sums[name] = float(rebuild_cuda_tensor(*arguments).double().sum())
-    connection.send(sums)
-    connection.recv()
-
-
 def test_another_process_reads_weights_where_they_lie() -> None:
     weights = {f"layer.{at}": torch.randn(300, 70, device="cuda") for at in range(5)}
     given = handles(weights)
     assert given["shapes"] == [[300, 70]] * 5 and given["dtype_names"] == ["float32"] * 5
     context = get_context("spawn")
     connection, other = context.Pipe()
-    process = context.Process(target=read_weights, args=(other, given))
+    process = context.Process(target=gpu_jobs.read_weights, args=(other, given))
     process.start()
     other.close()
     sums = connection.recv()

@@ -19,27 +19,21 @@ pytest.importorskip("sklearn", reason="a study needs scikit-learn")
 from tests.support.cuda import needs_gpu
 from tests.support.whole_studies import WholeStudy
 
-pytestmark = [
-    pytest.mark.gpu,
-    needs_gpu,
-    pytest.mark.timeout(170),
-    pytest.mark.filterwarnings("default"),
-]
+pytestmark = [pytest.mark.gpu, needs_gpu, pytest.mark.filterwarnings("default")]
 
 
-def test_a_study_is_searched_confirmed_and_reported(write_study: Callable[..., Path]) -> None:
+def test_a_study_is_searched_and_reported(write_study: Callable[..., Path]) -> None:
+    gkd = {"settings": {"lmbda": 0.5, "max_new_tokens": 8}}
     file = write_study(
-        compute={"device": "cuda:0"}, trials=2, confirm={"seeds": 1}, rollouts={"engine": "auto"}
+        compute={"device": "cuda:0"}, trials=1, rollouts={"engine": "auto"}, arms={"gkd": gkd}
     )
-    study = WholeStudy(file.parent, limit=160)
+    study = WholeStudy(file.parent)
     done = study.run()
     study.check(done)
     ended = study.outcomes()
-    assert len(ended) == 4
+    assert len(ended) == 1
     for name, outcome in ended.items():
         assert outcome is not None and outcome.state == "completed", name
         assert outcome.device == "cuda:0" and (outcome.peak_bytes or 0) > 0
         spec = json.loads(study.trials()[name].spec.read_text())
         assert spec["place"]["device"] == "cuda:0"
-    # Run again, there is nothing to do.
-    assert study.run().returncode == 0
