@@ -24,6 +24,8 @@ from sweeper.distillation.train import TrainingJob, distil, training_sequences
 from sweeper.records import Resources
 from tests.support.training_jobs import make_study_inputs
 
+pytestmark = pytest.mark.slow
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from trl import DistillationConfig, DistillationTrainer, SFTConfig, SFTTrainer
