@@ -15,6 +15,7 @@ from sweeper.config.models import ModelConfig
 from sweeper.config.settings import Method, MethodSettings
 from sweeper.distillation import trainers
 from sweeper.distillation.checkpoints import Checkpoints
+from sweeper.distillation.clocks import clock_of
 from sweeper.distillation.cost_meter import CostMeter, MeterCallback, PauseCallback, Probe, Report
 from sweeper.distillation.data import batches
 from sweeper.distillation.data.examples import TokenizedData, render_prompt
@@ -92,8 +93,7 @@ def distil(job: TrainingJob) -> tuple[Any, CostMeter]:
     settings, resources, processes = job.settings, job.resources, job.processes
     sequences = training_sequences(job.data, job.shared_teacher, job.method, settings)
     model = _adapted(job)
-    on_gpu = resources.device.startswith("cuda")
-    meter = CostMeter(torch.cuda.synchronize if on_gpu else lambda: None)
+    meter = CostMeter(clock_of(resources.device), ("rollout", "teacher"))
     # A warm start, which the first process trains alone, is not divided.
     sharded = ShardedStudent(model) if resources.shard_student and processes.size > 1 else None
 
@@ -285,7 +285,7 @@ def _make_trainer(
         lengths=batches.lengths(data.sequences) if settings.length_bucketing else None,
         sharded_student=sharded,
         count_references=settings.stock_normalization,
-        train_dataset=batches.rows(data.sequences),
+        train_dataset=batches.Rows(data.sequences),
         **options,
     )
 
