@@ -15,6 +15,7 @@ from sweeper.config.models import ModelConfig
 from sweeper.config.settings import Method, MethodSettings
 from sweeper.distillation import trainers
 from sweeper.distillation.checkpoints import Checkpoints
+from sweeper.distillation.clocks import clock_of
 from sweeper.distillation.cost_meter import CostMeter, MeterCallback, PauseCallback, Probe, Report
 from sweeper.distillation.data import batches
 from sweeper.distillation.data.examples import TokenizedData, render_prompt
@@ -27,6 +28,7 @@ from sweeper.distillation.models.adapters import (
 from sweeper.distillation.models.answer_ends import end_token_ids
 from sweeper.distillation.models.configuration import unchanged_configuration
 from sweeper.distillation.models.lm_head import LMHead, head_of
+from sweeper.distillation.models.tf32 import products
 from sweeper.distillation.sampling.engines import engine_of
 from sweeper.distillation.served_training import served_teacher_loss
 from sweeper.distillation.sharding import ShardedStudent
@@ -91,8 +93,7 @@ def distil(job: TrainingJob) -> tuple[Any, CostMeter]:
     settings, resources, processes = job.settings, job.resources, job.processes
     sequences = training_sequences(job.data, job.shared_teacher, job.method, settings)
     model = _adapted(job)
-    on_gpu = resources.device.startswith("cuda")
-    meter = CostMeter(torch.cuda.synchronize if on_gpu else lambda: None)
+    meter = CostMeter(clock_of(resources.device), ("rollout", "teacher"))
     # A warm start, which the first process trains alone, is not divided.
     sharded = ShardedStudent(model) if resources.shard_student and processes.size > 1 else None
 
@@ -102,6 +103,7 @@ def distil(job: TrainingJob) -> tuple[Any, CostMeter]:
     loss: trainers.TokenLoss | None = None
     states: TeacherStates | None = None
     probe, pause = job.probe, job.pause
+    models = [model]
     with (
         unchanged_configuration(model),
         tempfile.TemporaryDirectory(dir=resources.directory, prefix=".trainer.") as output,
@@ -130,6 +132,8 @@ def distil(job: TrainingJob) -> tuple[Any, CostMeter]:
         elif trainers.uses_teacher(job.method):
             teacher, states = _teacher(job, sequences, meter)
             options["teacher_model"] = teacher
+            if isinstance(teacher, torch.nn.Module):
+                models.append(teacher)
             if settings.engine == "sweeper" and job.teacher == job.data.inputs.teacher:
                 job.lend_head(teacher.head if isinstance(teacher, LMHead) else head_of(teacher))
         if settings.disable_dropout:
@@ -138,10 +142,11 @@ def distil(job: TrainingJob) -> tuple[Any, CostMeter]:
         if not processes.first:
             # As the trainer has seeded it, dropout would be the same in every process.
             torch.manual_seed(seeds.dropout_seed(job.seed, processes.rank))
-        if job.checkpoints is None:
-            trainer.train()
-        else:
-            job.checkpoints.train(trainer, meter)
+        with products(*models, device=resources.device, tf32=settings.tf32):
+            if job.checkpoints is None:
+                trainer.train()
+            else:
+                job.checkpoints.train(trainer, meter)
         trained = assembled(trainer.model)
     _check_finite(trained)
     return trained, meter
@@ -280,7 +285,7 @@ def _make_trainer(
         lengths=batches.lengths(data.sequences) if settings.length_bucketing else None,
         sharded_student=sharded,
         count_references=settings.stock_normalization,
-        train_dataset=batches.rows(data.sequences),
+        train_dataset=batches.Rows(data.sequences),
         **options,
     )
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sweeper.distillation.data.batches import IGNORED, PromptCollator
+from sweeper.distillation.data.batches import PromptCollator, counted_positions
 from sweeper.distillation.data.examples import TokenSequence
 from sweeper.distillation.models.lm_head import LMHead, computing_dtype
 from sweeper.distillation.models.loading import computing_threads
@@ -150,9 +150,9 @@ def _compute(
     for indices in _batches(sequences):
         pairs = [(sequences[i].prompt, sequences[i].completion or ()) for i in indices]
         padded = collator.pad(pairs, [sequences[i].earlier for i in indices])
+        positions = counted_positions(padded.pop("labels"))
         batch = {name: values.to(device) for name, values in padded.items()}
-        counted = batch.pop("labels")[:, 1:] != IGNORED
-        states = lm_head.states(batch, counted)
+        states = lm_head.states(batch, positions)
         if type(lm_head.head) is nn.Linear:
             states = states.to(computing_dtype(lm_head.head.weight))  # as the head reads them
         states = states.cpu()

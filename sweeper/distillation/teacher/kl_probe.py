@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sweeper.config.base import ScoringDtype
-from sweeper.distillation.data.batches import IGNORED, PromptCollator
+from sweeper.distillation.data.batches import PromptCollator, counted_positions
 from sweeper.distillation.data.conversations import Example
 from sweeper.distillation.data.examples import render_prompt
 from sweeper.distillation.data.training_data import TrainingData
@@ -97,8 +97,8 @@ class KLProbe:
                 heads = Heads(student, LMHead(None, head=head, scale=self.scale, cap=self.cap))
                 for start in range(0, len(self.sequences), batch_size):
                     batch = PromptCollator(0).pad(self.sequences[start : start + batch_size])
-                    counted = (batch["labels"][:, 1:] != IGNORED).to(device)
-                    ours = student.states({"input_ids": batch["input_ids"].to(device)}, counted)
+                    positions = counted_positions(batch["labels"])
+                    ours = student.states({"input_ids": batch["input_ids"]}, positions)
                     theirs = self.states[done : done + len(ours)].to(device)
                     total += float(heads.divergence(ours, theirs, BETA))
                     done += len(ours)
@@ -184,10 +184,8 @@ def _read_teacher(
     lm_head = LMHead.of(model, trained=False)
     if type(lm_head.head) is not nn.Linear:
         return {}, None
-    device = next(model.parameters()).device
     batch = PromptCollator(0).pad(sequences)
-    counted = batch["labels"][:, 1:] != IGNORED
-    states = lm_head.states({"input_ids": batch["input_ids"].to(device)}, counted)
+    states = lm_head.states({"input_ids": batch["input_ids"]}, counted_positions(batch["labels"]))
     tensors = {"states": states, "weight": lm_head.head.weight}
     if lm_head.head.bias is not None:
         tensors["bias"] = lm_head.head.bias
