@@ -18,7 +18,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from sweeper.distillation.models.loading import without_adapter
+from sweeper.distillation.models.loading import rounded_layers, without_adapter
 from sweeper.foundation.errors import BadInputError
 
 
@@ -60,9 +60,29 @@ class ShardedStudent:
         # Keeps transformers' trainer from wrapping it in DistributedDataParallel.
         without_adapter(model)._is_distributed_loading_by_transformers = True
 
-    def assemble(self) -> Any:
-        """Return a copy with whole weights, as they are now, for this process alone."""
-        weights = {name: assembled(part) for name, part in self.model.named_parameters()}
+    def assemble(self, *, keep: bool = True, autocast: torch.dtype | None = None) -> Any:
+        """Return a copy with whole weights, as they are now, for this process alone.
+
+        Args:
+            keep: False to give the other processes this one's parts, and get None. Then no more
+                than one whole weight is here at a time.
+            autocast: Precision that autocast computes in where the copy is used: weights that it
+                would round at each use are rounded as they come, to the same outputs.
+        """
+        rounded = set()
+        if autocast is not None:
+            rounded = {
+                f"{path}.{name}"
+                for path, layer in rounded_layers(self._outline)
+                for name, _ in layer.named_parameters(recurse=False)
+            }
+        weights = {}
+        for name, part in self.model.named_parameters():
+            whole = assembled(part)
+            if keep:
+                weights[name] = whole.to(autocast) if name in rounded else whole
+        if not keep:
+            return None
         buffers = dict(self.model.named_buffers())
         model = _copy(self._outline, lambda name, _: weights.pop(name))
         for name, buffer in model.named_buffers():

@@ -68,7 +68,8 @@ class TrainingJob:
     pause_at: Collection[int] = ()
     """Optimiser steps after which training pauses."""
     pause: Callable[[int, Any], bool] = lambda step, model: True
-    """Callback during a pause: takes the step and the student; False ends the training."""
+    """Callback during a pause: takes the step and the student; False ends the training. A divided
+    student is there in the first process only; others get None."""
     checkpoints: Checkpoints | None = None
     """Place that the training is saved to, and resumed from."""
     processes: ProcessGroup = ALONE
@@ -97,8 +98,16 @@ def distil(job: TrainingJob) -> tuple[Any, CostMeter]:
     # A warm start, which the first process trains alone, is not divided.
     sharded = ShardedStudent(model) if resources.shard_student and processes.size > 1 else None
 
-    def assembled(student: Any) -> Any:
-        return student if sharded is None else sharded.assemble()
+    def assembled(student: Any, *, keep: bool = True) -> Any:
+        return student if sharded is None else sharded.assemble(keep=keep)
+
+    def measured(student: Any) -> float | None:
+        """Measure the student; a divided one in the first process, which has it whole."""
+        assert probe is not None
+        if sharded is None:
+            return probe(student)
+        whole = assembled(student, keep=processes.first)
+        return processes.of_first(probe(whole) if processes.first else None)
 
     loss: trainers.TokenLoss | None = None
     states: TeacherStates | None = None
@@ -121,8 +130,11 @@ def distil(job: TrainingJob) -> tuple[Any, CostMeter]:
             ),
             "processing_class": job.data.tokenizer,
             "callbacks": [
-                MeterCallback(meter, job.report, probe and (lambda model: probe(assembled(model)))),
-                PauseCallback(job.pause_at, lambda step, model: pause(step, assembled(model))),
+                MeterCallback(meter, job.report, measured if probe else None),
+                PauseCallback(
+                    job.pause_at,
+                    lambda step, model: pause(step, assembled(model, keep=processes.first)),
+                ),
             ],
         }
         if trainers.uses_teacher(job.method) and job.teacher.server is not None:

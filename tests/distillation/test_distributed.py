@@ -74,3 +74,7 @@ def test_a_divided_student_is_in_parts_and_can_be_put_together(pair: Path) -> No
         assert found["after"].keys() == found["before"].keys()
         for name, tensor in found["before"].items():
             assert torch.equal(tensor, found["after"][name]), name
+        (logits, size), (same, less) = found["rounded"].values()
+        assert torch.equal(logits, same)
+        assert less < 0.6 * size
+    assert (first["left here"], second["left here"]) == (True, False)

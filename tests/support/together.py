@@ -189,6 +189,8 @@ def divide(resources: Resources, shared: Path) -> dict[str, Any]:
             for name, part in student.named_parameters()
         }
         after = divided.assemble().state_dict()
+        rounded = _rounding(divided)
+        left = divided.assemble(keep=resources.rank == 0)
         teacher = load_model(inputs.teacher, "cpu")
         shard_teacher(teacher)
         with torch.no_grad():
@@ -198,8 +200,23 @@ def divide(resources: Resources, shared: Path) -> dict[str, Any]:
         "parts": parts,
         "before": before,
         "after": after,
+        "left here": left is not None,
+        "rounded": rounded,
         "teacher in parts": bool(layers) and all(isinstance(part, DTensor) for part in layers),
     }
+
+
+@torch.no_grad()
+def _rounding(divided: ShardedStudent) -> dict[str, Any]:
+    """Read under autocast, with weights that are rounded at each use, and as they come."""
+    found = {}
+    for name, autocast in (("at each use", None), ("as they come", torch.bfloat16)):
+        model = divided.assemble(autocast=autocast)
+        with torch.autocast("cpu", torch.bfloat16):
+            logits = model(torch.tensor([[3, 4, 5, 6, 7]])).logits
+        size = sum(weights.numel() * weights.element_size() for weights in model.parameters())
+        found[name] = (logits, size)
+    return found
 
 
 def train_all(spec: Spec) -> Outcome:

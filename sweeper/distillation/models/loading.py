@@ -330,17 +330,24 @@ def store_for_autocast(model: Any, dtype: torch.dtype) -> None:
     Autocast to ``dtype`` rounds them at each use, so outputs stay the same to the last bit. Shared
     weights (a tied head's) and layers of other types (quantised ones) stay as they are.
     """
+    for _, layer in rounded_layers(model):
+        layer.to(dtype)
+
+
+def rounded_layers(model: Any) -> list[tuple[str, torch.nn.Linear]]:
+    """Return the linear layers, with their paths, of which autocast reads rounded weights only."""
     uses = Counter(
         id(weights) for module in model.modules() for weights in module.parameters(recurse=False)
     )
-    for module in model.modules():
-        if type(module) is not torch.nn.Linear:
-            continue
-        if all(
+    return [
+        (path, module)
+        for path, module in model.named_modules()
+        if type(module) is torch.nn.Linear
+        and all(
             weights.dtype == torch.float32 and uses[id(weights)] == 1
             for weights in module.parameters(recurse=False)
-        ):
-            module.to(dtype)
+        )
+    ]
 
 
 def without_adapter(model: Any) -> Any:
