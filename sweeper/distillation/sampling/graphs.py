@@ -6,6 +6,7 @@ import gc
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -27,9 +28,7 @@ class Graphs:
         self.problem = problem
         if device.type != "cuda" and problem is None:
             self.problem = f"there are no graphs on {device.type}"
-        self._stream: Any = None
-        if self.problem is None:
-            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._stream = None if self.problem is not None else _stream(device)
         self._pool: Any = None
         self._captured: list[Any] = []
 
@@ -121,6 +120,12 @@ class GraphedPass:
             self._captured = True
             self._run = graphs.capture(self._run)
             self._run()
+
+
+@lru_cache
+def _stream(device: torch.device) -> Any:
+    """Return the stream of a device's graphs: libraries keep memory for every stream they see."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 @contextmanager
