@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from typing import Any
 
@@ -88,10 +88,12 @@ class Graphs:
 
     def release(self) -> None:
         """Give the graphs' memory back to torch's allocator."""
-        if self._captured and self._stream is not None:
-            self._stream.synchronize()
-        for graph in self._captured:
-            graph.reset()
+        # After a fault of the device, its error is on its way already.
+        with suppress(RuntimeError):
+            if self._captured and self._stream is not None:
+                self._stream.synchronize()
+            for graph in self._captured:
+                graph.reset()
         self._captured.clear()
         self._pool = None
 

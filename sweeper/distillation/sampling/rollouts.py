@@ -11,7 +11,6 @@ tokens. Models that neither suits go through ``model.generate``.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -34,7 +33,6 @@ Way = Literal["static", "loop", "generate"]
 """Decoding with fixed shapes, the loop of ``decoding.Batch``, or ``model.generate``."""
 _OF_A_CLASS = (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError)
 """Errors of a class that takes its states or masks in another form than it says."""
-_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -172,10 +170,9 @@ def _decode_static(model: Any, base: Any, request: Request) -> _Answers:
         if answered:
             raise
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        _LOGGER.warning(
-            "%s cannot be decoded with fixed shapes, and is decoded more slowly (%s)",
-            type(base).__name__,
-            reason,
+        static_decoding.tell_once(
+            f"{type(base).__name__} cannot be decoded with fixed shapes, and is decoded more slowly"
+            f" ({reason})"
         )
         other = _decode if suits(base, request.longest) else _delegate
         yield from other(model, base, request)

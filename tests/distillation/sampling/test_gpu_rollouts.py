@@ -190,6 +190,7 @@ def test_a_model_that_waits_is_decoded_without_graphs(
     config = LlamaConfig(**SIZES, max_position_embeddings=64, rope_parameters=rope)
     model = fresh(config).cuda()
     sampled = request(random_prompts(12))
+    static_decoding.tell_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         found = generate_static(model, sampled, graphs=True)
     assert found == generate_static(model, sampled, graphs=False)
