@@ -105,13 +105,20 @@ def generate(
     return _collect(model, request, report, _WAYS[way])
 
 
-def generate_static(model: Any, request: Request, *, graphs: bool) -> list[Rollout]:
+def generate_static(
+    model: Any,
+    request: Request,
+    *,
+    graphs: bool,
+    report: Callable[[int], None] = lambda done: None,
+) -> list[Rollout]:
     """Sample as ``generate`` does on CUDA, on any device: for tests and benchmarks.
 
     Args:
         model: A model that ``static_decoding.why_not`` has nothing against, or its adapter.
         request: What to sample.
         graphs: Capture passes as CUDA graphs.
+        report: Gets the number of complete answers.
 
     Raises:
         DivergedError: The model's logits are not finite.
@@ -120,7 +127,7 @@ def generate_static(model: Any, request: Request, *, graphs: bool) -> list[Rollo
     def decode(model: Any, base: Any, request: Request) -> _Answers:
         return static_decoding.decode(base, request, graphs=graphs)
 
-    return _collect(model, request, lambda done: None, decode)
+    return _collect(model, request, report, decode)
 
 
 def way_of(model: Any, length: int) -> tuple[Way, str | None]:

@@ -116,9 +116,6 @@ def decode(
         tell_once(f"{type(model).__name__} is sampled from without CUDA graphs: {captured.problem}")
 
 
-_LOGGER = logging.getLogger(__name__)
-
-
 @lru_cache
 def tell_once(message: str) -> None:
     """Write a warning to the job's log, once a process and not at every step."""
