@@ -175,6 +175,23 @@ def test_equal_logits_give_the_tokens_of_the_loop(
     assert static(model, prompts, **changes, batch_size=batch_size) == expected
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma3", "mistral", "qwen3_next", "falcon_h1"])
+def test_many_small_buckets_give_the_same_answers(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Columns grow beyond windows of 8, and rows move as answers end."""
+    for name, value in (("_BLOCK", 3), ("_FEWEST_ROWS", 1), ("_FEWEST_COLUMNS", 4)):
+        monkeypatch.setattr(static_decoding, name, value)
+    monkeypatch.setattr(static_decoding, "_MULTIPLE", 2)
+    model = fresh(CONFIGS[family](), spread=4.0)
+    prompts = random_prompts(9, longest=6)
+    expected = library(model, prompts, 24)
+    with passes(model) as shapes:
+        found = static(model, prompts, max_new_tokens=24, batch_size=5)
+    assert [rollout.tokens for rollout in found] == expected
+    assert len({rows for rows, tokens in shapes if tokens == 1}) >= 2
+
+
 def test_prompts_keep_their_numbers_and_the_seed_decides() -> None:
     model, prompts = fresh(LLAMA, spread=3.0), random_prompts(10)
     whole = static(model, prompts, temperature=1.0)
