@@ -22,9 +22,11 @@ from ray._private.state import available_resources_per_node
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweeper.config.compute import ComputeConfig
+from sweeper.config.device_defaults import CPU, DeviceKind
 from sweeper.execution import ray_node
 from sweeper.execution.cluster import Node, NodeOrder
 from sweeper.execution.device_sharing import make_resources, per_device
+from sweeper.execution.devices import all_gpu_kinds
 from sweeper.execution.executor import Busy, Finished, Spec
 from sweeper.execution.processes import signals_waiting
 from sweeper.execution.ray_connection import connected, last_line
@@ -83,6 +85,7 @@ class RayExecutor:
         # Tasks wait for processes, so their workers can be used again, and start jobs quickly.
         self._run = ray.remote(max_calls=0, max_retries=0)(ray_node.run_task)
         self._look = ray.remote(num_cpus=0, max_calls=0, max_retries=0)(ray_node.look)
+        self._gpus = ray.remote(num_cpus=0, max_calls=0, max_retries=0)(all_gpu_kinds)
 
     def __enter__(self) -> RayExecutor:
         """Connect to the cluster and look over its nodes.
@@ -133,7 +136,9 @@ class RayExecutor:
         """Return where the next job runs that works in ``directory``."""
         found = [f"cuda:{index}" if self._gpu else "cpu" for index in range(self._each)]
         place = make_resources(directory, found, self._threads)
-        return place.model_copy(update={"node": next(iter(self._free_nodes()), "")})
+        sharing = per_device(self._gpu) if self._gpu else 1
+        node = next(iter(self._free_nodes()), "")
+        return place.model_copy(update={"node": node, "sharing": sharing})
 
     def submit(self, spec: Spec) -> None:
         """Start a job, on the node that its place names, if it names one.
@@ -198,6 +203,26 @@ class RayExecutor:
     def gpu_per_job(self) -> float:
         """GPUs that a job takes, possibly a part of one; 0: jobs run on CPUs."""
         return self._gpu * self._each
+
+    def device_kinds(self) -> list[DeviceKind]:
+        """Return the kinds of devices of the nodes on which jobs can run now, each once.
+
+        A node that does not answer counts as one whose GPUs are not known.
+        """
+        if not self._gpu:
+            return [CPU]
+        asked = []
+        for found in filter(self._room, self._usable()):
+            where = NodeAffinitySchedulingStrategy(found["NodeID"], soft=False)
+            asked.append(self._gpus.options(scheduling_strategy=where).remote())
+        kinds: dict[DeviceKind, None] = {}
+        for task in asked:
+            try:
+                answer = ray.get(task, timeout=_LOOK_SECONDS)
+            except (ray.exceptions.GetTimeoutError, ray.exceptions.RayError):
+                answer = []
+            kinds |= dict.fromkeys(answer or [DeviceKind("cuda", "GPU")])
+        return list(kinds)
 
     def nodes(self) -> list[Node]:
         """Return the nodes on which jobs can run now."""
