@@ -18,6 +18,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from sweeper.execution.executor import Spec
+from sweeper.execution.worker.gpu_memory import allocator_settings
 from sweeper.execution.worker.malloc import keep_freed_memory
 from sweeper.execution.worker.memory_fence import allocator_fraction
 from sweeper.execution.worker.rank_processes import OtherRanks
@@ -129,7 +130,14 @@ def _run_here(spec: Spec, share: DeviceShare, run: Callable[[Spec], Outcome] | N
             kind="bug", message="the libraries cannot be imported", details=preload.failure
         )
         return Outcome(state="failed", failure=failure, started=started, finished=time.time())
+    if preload.warning is not None and claimed.startswith("cuda"):
+        print(preload.warning, file=sys.stderr)
+    settings = allocator_settings(place.model_copy(update={"device": claimed}), os.environ)
     import torch
+
+    if settings is not None:
+        # Torch may have read the environment when the forkserver imported it.
+        torch._C._accelerator_setAllocatorSettings(settings)
 
     from sweeper.execution.worker.run import run_job
 
