@@ -76,6 +76,10 @@ class RayExecutor:
         """True for each node, by its id, on which jobs can run."""
         self._kept_to: frozenset[str] | None = None
         """Ids of the nodes on which jobs may start now; None: all."""
+        self._failed_on: dict[str, str] = {}
+        """Id of the node of each device that a job failed on, by the device's name."""
+        self._aside: frozenset[str] = frozenset()
+        """Ids of the nodes that get no jobs, because of a device."""
         self._environment = {
             key: os.environ[key] for key in ray_node.ENVIRONMENT if key in os.environ
         }
@@ -121,19 +125,33 @@ class RayExecutor:
         finally:
             self._connection.close()
 
-    def free(self) -> int:
-        """Return how many jobs could be submitted now."""
-        return len(self._free_nodes())
+    def free(self, avoid: Collection[str] = ()) -> int:
+        """Return how many jobs could be submitted now, on no node of ``avoid`` if there are others.
+
+        Ray chooses the GPU, so that a device is avoided with its node.
+        """
+        return len(self._free_nodes(avoid))
 
     def devices(self) -> tuple[str, ...]:
         """Return the devices that jobs run on, by the names that jobs have for them."""
         return (self.next_resources(Path()).device,)
 
-    def next_resources(self, directory: Path) -> Resources:
-        """Return where the next job runs that works in ``directory``."""
+    def next_resources(self, directory: Path, avoid: Collection[str] = ()) -> Resources:
+        """Return where the next job runs that works in ``directory``; ``avoid`` as in ``free``."""
         found = [f"cuda:{index}" if self._gpu else "cpu" for index in range(self._each)]
         place = make_resources(directory, found, self._threads)
-        return place.model_copy(update={"node": next(iter(self._free_nodes()), "")})
+        return place.model_copy(update={"node": next(iter(self._free_nodes(avoid)), "")})
+
+    def set_aside(self, devices: Collection[str]) -> None:
+        """Give the nodes of these devices no more jobs, and all others again."""
+        self._aside = frozenset(
+            self._failed_on[name] for name in devices if name in self._failed_on
+        )
+
+    def exhausted(self) -> bool:
+        """Return True if there are nodes for jobs, and all of them are set aside."""
+        able = {found["NodeID"] for found in self._usable() if self._room(found)}
+        return bool(able) and able <= self._aside
 
     def submit(self, spec: Spec) -> None:
         """Start a job, on the node that its place names, if it names one.
@@ -169,7 +187,12 @@ class RayExecutor:
             ended = []
         finished = [job for job in self._jobs if job.task in ended]
         self._jobs = [job for job in self._jobs if job.task not in ended]
-        return [collect(job) for job in finished]
+        done = [collect(job) for job in finished]
+        for job, end in zip(finished, done, strict=True):
+            failure = end.fault or (end.outcome.failure if end.outcome else None)
+            for name in failure.devices if failure else ():
+                self._failed_on[name] = job.node
+        return done
 
     def running(self) -> list[Spec]:
         """Return the jobs that run, in the order of their start."""
@@ -238,9 +261,13 @@ class RayExecutor:
             room = min(room, gpus * per_device(self._gpu) // self._each)
         return room
 
-    def _free_nodes(self) -> list[str]:
+    def _free_nodes(self, avoid: Collection[str] = ()) -> list[str]:
         """Return the nodes of the next jobs, one entry a job: the emptiest node first."""
-        alive = self._usable()
+        avoided = {self._failed_on[name] for name in avoid if name in self._failed_on}
+        alive = [found for found in self._usable() if found["NodeID"] not in self._aside]
+        others = [found for found in alive if found["NodeID"] not in avoided]
+        if any(self._room(found) for found in others):
+            alive = others
         running = Counter(job.node for job in self._jobs)
         unused = available_resources_per_node()
         free = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from sweeper.analysis.comparison import scored_trials
@@ -20,12 +21,13 @@ from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.text.teacher_gap import teacher_gap_sentence
 from sweeper.search.arm_search import ArmSearch
 from sweeper.search.storage import Storage, close_storage, open_storage, reach_storage
-from sweeper.study import confirmation, preparation
+from sweeper.study import confirmation, preparation, retries
 from sweeper.study.arms import ArmState, TrialRecorder
 from sweeper.study.budgets import trial_budgets
 from sweeper.study.collaborators import Collaborators, Phase
 from sweeper.study.early_stopping import StoppingRule, StopReason
 from sweeper.study.engines import read_engines
+from sweeper.study.faulty_devices import FaultyDevices, failed_on
 from sweeper.study.final_scores import read_test_baselines
 from sweeper.study.interrupts import Interrupted
 from sweeper.study.jobs import Jobs, RunningJob
@@ -73,6 +75,7 @@ class Coordinator:
         self._suite = suite_spec(study.selection)
         self._secrets = secrets_in(study.file.values)
         storage = redact(study.config.storage or str(paths.optuna))
+        self._devices = FaultyDevices(self._executor, paths.device_faults)
         self._recorder = TrialRecorder(paths, storage, self._tracker, self._secrets)
         self._trials = self._new_trials()
 
@@ -82,7 +85,7 @@ class Coordinator:
         Raises:
             ConfigError: Data, models, tasks or settings cannot work as written.
             PreflightError: The preflight refuses the study.
-            SweeperError: The preparation failed, or the teacher's server did.
+            SweeperError: The preparation failed, the teacher's server did, or every device.
             Interrupted: The user stopped it.
         """
         config = self._study.config
@@ -235,7 +238,15 @@ class Coordinator:
             config.pruner.documents,
             test_suite,
         )
-        return Trials(self._paths, specs, self.jobs, self._recorder, self._collaborators, rule)
+        return Trials(
+            self._paths,
+            specs,
+            self.jobs,
+            self._recorder,
+            self._collaborators,
+            self._devices,
+            rule,
+        )
 
     # Steps of the preparation, and trials
 
@@ -267,16 +278,49 @@ class Coordinator:
                 self._check_stop()
                 if self.stop.level and not self.jobs.running:
                     raise Interrupted
-                while waiting and self.stop.level == 0 and self._executor.free():
-                    try:
-                        preparation.submit(waiting[0], self._executor, self._collaborators.place)
-                    except Busy:
+                if not self.jobs.running:
+                    self._devices.check()
+                while self.stop.level == 0 and self._executor.free():
+                    spec = next((s for s in waiting if self._may_start(s)), None)
+                    if spec is None or not self._start_step(spec):
                         break
-                    waiting.popleft()
-                    self.jobs.notice()
+                    waiting.remove(spec)
                 for finished, _ in self._wait():
-                    self._finish_step(finished)
+                    if again := self._try_elsewhere(finished):
+                        waiting.append(again)
+                    else:
+                        self._finish_step(finished)
             self._inputs = preparation.with_results(self._inputs, group, self._paths)
+
+    def _may_start(self, spec: PreparationSpec) -> bool:
+        return self._devices.may_start(spec.place.directory)
+
+    def _start_step(self, spec: PreparationSpec) -> bool:
+        """Start a step; return False if what was free no longer is."""
+        avoid = self._devices.avoided(spec.place.directory)
+        try:
+            preparation.submit(
+                spec, self._executor, partial(self._collaborators.place, avoid=avoid)
+            )
+        except Busy:
+            return False
+        self.jobs.notice()
+        return True
+
+    def _try_elsewhere(self, finished: Finished) -> PreparationSpec | None:
+        """Return a step that runs again, because its device may be why it failed."""
+        spec, outcome = finished.spec, finished.outcome
+        assert isinstance(spec, PreparationSpec)
+        failure = finished.fault if outcome is None else outcome.failure
+        if failure is None or failure.kind not in retries.ELSEWHERE:
+            return None
+        consequences = self._devices.note(spec, failure)
+        again = retries.may_be_the_device(self._devices.failures(spec))
+        if again:
+            self._observer.message(f"{spec.step} {failed_on(failure)}")
+        for line in consequences:
+            self._observer.message(line)
+        return spec if again else None
 
     def _finish_step(self, finished: Finished) -> None:
         assert isinstance(finished.spec, PreparationSpec)
@@ -284,7 +328,8 @@ class Coordinator:
         if outcome is None or outcome.state != "completed":
             if outcome is not None and outcome.examination is not None:
                 self._collaborators.preflight(outcome)
-            raise preparation.explain(self._study, step, outcome, self._paths.preparation(step))
+            files = self._paths.preparation(step)
+            raise preparation.explain(self._study, step, outcome, files, finished.fault)
         # The preflight reports what the data step found.
         for note in outcome.notes:
             self._observer.message(f"{step}: {note}")
@@ -300,6 +345,8 @@ class Coordinator:
         while True:
             if self.stop.level == 0:
                 trials.fill()
+                if not self.jobs.running and trials.any_left():
+                    self._devices.check()
             # Without a job, trials may still wait for a node: nodes come and go.
             if not self.jobs.running and not (self.stop.level == 0 and trials.any_left()):
                 self._observer.update(self)
