@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from sweeper.execution.executor import Executor, Spec
 from sweeper.foundation.errors import NoDeviceError
-from sweeper.foundation.files import append_json_line
+from sweeper.foundation.files import append_json_line, read_json_lines
 from sweeper.records import DEVICE_FAULTS, SUSPICIONS, DeviceFault, Failure, TrialSpec
+from sweeper.records.layout import StudyPaths
 
 MOST_FAULTS = 2
 """Faults after which a device gets no more jobs in a run."""
@@ -134,6 +138,16 @@ class FaultyDevices:
             device in failure.devices for found in self._failures.values() for failure in found
         )
         return f"{times} fault{'s' * (times != 1)} in {len(jobs)} job{'s' * (len(jobs) != 1)}"
+
+
+def read_device_faults(paths: StudyPaths) -> tuple[DeviceFault, ...]:
+    """Read the faults of devices in all runs of a study; lines that cannot be read are passed over."""
+    rows, _ = read_json_lines(paths.device_faults)
+    found = []
+    for row in rows:
+        with suppress(ValidationError):
+            found.append(DeviceFault.model_validate(row))
+    return tuple(found)
 
 
 def failed_on(failure: Failure) -> str:
