@@ -7,6 +7,7 @@ printed, and what the driver says of its devices, tell such an end from others.
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,12 +16,15 @@ from sweeper.execution.devices import driver_answer
 from sweeper.execution.executor import Spec
 from sweeper.execution.fault_texts import DeviceFault, failed_assertion, fault_of_text
 from sweeper.execution.worker.process import DeviceShare, visible_gpu
+from sweeper.foundation.secrets import redact_credentials, secrets_in, secrets_of_environment
 from sweeper.records import Failure, FailureKind
 from sweeper.records.layout import JobPaths
 from sweeper.records.remedies import device_remedies
 
 _LAST_BYTES = 16 * 1024
 """Bytes at the end of the log that are about the end of the process."""
+_DIED = re.compile(r"^Process (\d+) of \d+ was ended by", re.MULTILINE)
+"""Line of a trial on several devices that names the process that died, from 1."""
 
 
 def fault_of_death(
@@ -57,12 +61,16 @@ def fault_of_death(
         )
     if any(answer == "" for answer in answers.values()):
         reason = f"{reason}; nvidia-smi still reaches {', '.join(names)}"
-    printed = _printed(spec, code)
+    log = _end_of_log(spec)
+    printed = _printed(log, code)
     if printed is None:
         return reason, None
+    if printed.kind != "communication" and (died := _DIED.search(log)):
+        names = names[int(died[1]) - 1 : int(died[1])]
+    line = redact_credentials(printed.line, secrets_in(spec) | secrets_of_environment())
     return reason, Failure(
         kind=printed.kind,
-        message=f"{printed.line} ({reason})",
+        message=f"{line} ({reason})",
         devices=names,
         remedies=device_remedies(printed.kind),
     )
@@ -76,17 +84,20 @@ def _gpus(share: DeviceShare, devices: Sequence[str]) -> list[str]:
     return [visible_gpu(int(index or 0)) for index in indices]
 
 
-def _printed(spec: Spec, code: int | None) -> DeviceFault | None:
-    """Return the fault that a process printed before it aborted, or ended by itself."""
-    if code is None or (code < 0 and code != -signal.SIGABRT):
-        return None
+def _end_of_log(spec: Spec) -> str:
     log = JobPaths(Path(spec.place.directory)).log
     try:
         with log.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_BYTES))
-            text = file.read().decode("utf-8", errors="replace")
+            return file.read().decode("utf-8", errors="replace")
     except OSError:
+        return ""
+
+
+def _printed(log: str, code: int | None) -> DeviceFault | None:
+    """Return the fault that a process printed before it aborted, or ended by itself."""
+    if code is None or (code < 0 and code != -signal.SIGABRT):
         return None
-    if assertion := failed_assertion(text):
+    if assertion := failed_assertion(log):
         return DeviceFault("device_assert", f"assertion failed on the device: {assertion}")
-    return fault_of_text(text)
+    return fault_of_text(log)

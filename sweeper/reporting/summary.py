@@ -18,6 +18,7 @@ from sweeper.reporting.tables.comparison import ComparisonView
 from sweeper.reporting.tables.fairness import TITLE, conditions_note, conditions_view
 from sweeper.reporting.tables.servers import served_part
 from sweeper.reporting.tables.verdict import VerdictView
+from sweeper.reporting.text import device_faults
 from sweeper.reporting.text.search import unconfirmed
 
 
@@ -37,6 +38,9 @@ def show_study(page: ReportData, console: Console) -> None:
     show(ComparisonView(page.comparison), console)
     if record.servers:
         show(served_part(record.servers), console)
+    if record.device_faults:
+        failed = bulleted(device_faults.device_lines(record.device_faults), style="yellow")
+        show(part(device_faults.TITLE, failed), console)
     if lacking := unconfirmed(record):
         console.print()
         show(Text(lacking), console)

@@ -141,7 +141,7 @@ class FaultyDevices:
 
 
 def read_device_faults(paths: StudyPaths) -> tuple[DeviceFault, ...]:
-    """Read the faults of devices in all runs of a study; lines that cannot be read are passed over."""
+    """Read the faults of devices in all runs of a study, as far as the file can be read."""
     rows, _ = read_json_lines(paths.device_faults)
     found = []
     for row in rows:

@@ -203,5 +203,5 @@ class Trials:
         return None
 
     def _run_again(self, arm: ArmState, spec: TrialSpec, why: str) -> None:
-        self.collaborators.observer.message(f"{spec.arm} #{spec.number} {why}")
+        self.collaborators.observer.message(f"{job_name(spec)} {why}")
         arm.pending.append(spec.number)

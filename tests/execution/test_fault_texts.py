@@ -10,8 +10,10 @@ import pytest
 from sweeper.execution.fault_texts import failed_assertion, fault_of_code, fault_of_text
 
 ASYNCHRONOUS = (
-    "\nCUDA kernel errors might be asynchronously reported at some other API call, so the stacktrace"
-    " below might be incorrect.\nFor debugging consider passing CUDA_LAUNCH_BLOCKING=1\nCompile with"
+    "\nCUDA kernel errors might be asynchronously reported at some other API call, so"
+    " the stacktrace"
+    " below might be incorrect.\nFor debugging consider passing"
+    " CUDA_LAUNCH_BLOCKING=1\nCompile with"
     " `TORCH_USE_CUDA_DSA` to enable device-side assertions.\n"
 )
 """What torch adds to each error of CUDA's."""
@@ -73,7 +75,8 @@ FAULTS = (
     (
         "faulty_device",
         "cudaErrorContained's text",
-        f"CUDA error: Invalid access of peer GPU memory over nvlink or a hardware error{ASYNCHRONOUS}",
+        "CUDA error: Invalid access of peer GPU memory over nvlink or a hardware"
+        f" error{ASYNCHRONOUS}",
     ),
     (
         "faulty_device",
@@ -169,7 +172,8 @@ FAULTS = (
     (
         "failed_kernel",
         "mmdetection#2342",
-        "CUDA error: misaligned address (insert_events at /pytorch/c10/cuda/CUDACachingAllocator.cpp"
+        "CUDA error: misaligned address (insert_events at"
+        " /pytorch/c10/cuda/CUDACachingAllocator.cpp"
         ":564)",
     ),
     (
@@ -191,7 +195,8 @@ FAULTS = (
     (
         "failed_kernel",
         "TensorRT-LLM#5390",
-        "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx( handle, opa, opb, m,"
+        "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasGemmEx( handle,"
+        " opa, opb, m,"
         " n, k, &falpha, a, CUDA_R_16BF, lda, b, CUDA_R_16BF, ldb, &fbeta, c, CUDA_R_16BF, ldc,"
         " compute_type, CUBLAS_GEMM_DEFAULT_TENSOR_OP)`",
     ),
@@ -210,7 +215,8 @@ FAULTS = (
     (
         "failed_kernel",
         "pytorch#109929",
-        "Memory access fault by GPU node-1 (Agent handle: 0x55eb9b596570) on address 0x7f66960b2000."
+        "Memory access fault by GPU node-1 (Agent handle: 0x55eb9b596570) on address"
+        " 0x7f66960b2000."
         " Reason: Page not present or supervisor privilege.",
     ),
     (
@@ -244,8 +250,10 @@ FAULTS = (
     (
         "communication",
         "NVIDIA/nccl#2076",
-        "NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.hpp:268, remote process exited"
-        " or there was a network error, NCCL version 2.21.5\nncclRemoteError: A call failed possibly"
+        "NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.hpp:268, remote"
+        " process exited"
+        " or there was a network error, NCCL version 2.21.5\nncclRemoteError: A call"
+        " failed possibly"
         " due to a network error or a remote process exiting prematurely.\nLast error:\n"
         "socketProgressOpt: Call to recv from 172....<33759> failed : Connection reset by peer",
     ),
@@ -261,7 +269,8 @@ FAULTS = (
         "pytorch#177472",
         "NCCL error in: /var/lib/jenkins/workspace/torch/csrc/distributed/c10d/NCCLUtils.cpp:93,"
         " unhandled cuda error (run with NCCL_DEBUG=INFO for details), NCCL version 2.29.3 \n"
-        "ncclUnhandledCudaError: Call to CUDA function failed. \nLast error: \nFailed to bind NVLink"
+        "ncclUnhandledCudaError: Call to CUDA function failed. \nLast error: \nFailed to"
+        " bind NVLink"
         " SHARP (NVLS) Multicast memory of size 2097152 : CUDA error 401 'the operation cannot be"
         " performed in the present state'.",
     ),
@@ -399,7 +408,8 @@ def test_codes_have_kinds(code: object, kind: str | None) -> None:
 
 
 INDEXING = (
-    "../aten/src/ATen/native/cuda/Indexing.cu:1146: indexSelectLargeIndex: block: [336,0,0], thread:"
+    "../aten/src/ATen/native/cuda/Indexing.cu:1146: indexSelectLargeIndex: block:"
+    " [336,0,0], thread:"
     " [{thread},0,0] Assertion `srcIndex < srcSelectDimSize` failed."
 )
 """ChatGLM's qlora-chinese-LLM#3."""

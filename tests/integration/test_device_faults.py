@@ -174,7 +174,7 @@ def test_a_study_without_devices_stops_and_resumes(write_study: Callable[..., Pa
         *({"job": step, "seconds": 0} for step in ("data", "student", "teacher")), {"text": ECC}
     )
     with pytest.raises(
-        NoDeviceError, match="No device is left .* cuda:0, cuda:1 were set aside"
+        NoDeviceError, match=r"No device is left .* cuda:0, cuda:1 were set aside"
     ) as stop:
         bench.run()
     assert stop.value.exit_code == 1
@@ -272,7 +272,7 @@ def test_confirmation_runs_try_another_device(write_study: Callable[..., Path]) 
     record, messages = bench.run()
     assert [run.state for run in record.arms[0].finals] == ["completed"] * 2
     assert len(set(bench.gpus_of("final sft 0"))) == 2
-    assert messages.about("confirmation run sft #0") or messages.about("sft #0 failed on")
+    assert messages.about("confirmation run sft #0 failed on cuda:")
 
 
 @pytest.mark.parametrize(
