@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 from sweeper.analysis.comparison import scored_trials
 from sweeper.analysis.teacher_gap import is_better
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.served_students import may_serve_students
-from sweeper.execution.executor import Busy, Finished
+from sweeper.execution.executor import Finished
 from sweeper.foundation.secrets import redact, secrets_in
 from sweeper.records import PreparationSpec, SuiteSpec
 from sweeper.records.layout import StudyPaths
@@ -21,13 +20,13 @@ from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.text.teacher_gap import teacher_gap_sentence
 from sweeper.search.arm_search import ArmSearch
 from sweeper.search.storage import Storage, close_storage, open_storage, reach_storage
-from sweeper.study import confirmation, preparation, retries
+from sweeper.study import confirmation, preparation
 from sweeper.study.arms import ArmState, TrialRecorder
 from sweeper.study.budgets import trial_budgets
 from sweeper.study.collaborators import Collaborators, Phase
 from sweeper.study.early_stopping import StoppingRule, StopReason
 from sweeper.study.engines import read_engines
-from sweeper.study.faulty_devices import FaultyDevices, failed_on
+from sweeper.study.faulty_devices import FaultyDevices
 from sweeper.study.final_scores import read_test_baselines
 from sweeper.study.interrupts import Interrupted
 from sweeper.study.jobs import Jobs, RunningJob
@@ -36,6 +35,7 @@ from sweeper.study.pair import read_pair
 from sweeper.study.results import read_preparation, read_study, read_teacher_gap
 from sweeper.study.served_models import Role, roles_of_step, roles_of_trials
 from sweeper.study.served_orders import started_server
+from sweeper.study.step_jobs import StepJobs
 from sweeper.study.trial_specs import TrialSpecs
 from sweeper.study.trials import Trials
 
@@ -76,6 +76,7 @@ class Coordinator:
         self._secrets = secrets_in(study.file.values)
         storage = redact(study.config.storage or str(paths.optuna))
         self._devices = FaultyDevices(self._executor, paths.device_faults)
+        self._step_jobs = StepJobs(collaborators, self.jobs, self._devices)
         self._recorder = TrialRecorder(paths, storage, self._tracker, self._secrets)
         self._trials = self._new_trials()
 
@@ -281,46 +282,16 @@ class Coordinator:
                 if not self.jobs.running:
                     self._devices.check()
                 while self.stop.level == 0 and self._executor.free():
-                    spec = next((s for s in waiting if self._may_start(s)), None)
-                    if spec is None or not self._start_step(spec):
+                    spec = next(filter(self._step_jobs.may_start, waiting), None)
+                    if spec is None or not self._step_jobs.start(spec):
                         break
                     waiting.remove(spec)
                 for finished, _ in self._wait():
-                    if again := self._try_elsewhere(finished):
+                    if again := self._step_jobs.try_elsewhere(finished):
                         waiting.append(again)
                     else:
                         self._finish_step(finished)
             self._inputs = preparation.with_results(self._inputs, group, self._paths)
-
-    def _may_start(self, spec: PreparationSpec) -> bool:
-        return self._devices.may_start(spec.place.directory)
-
-    def _start_step(self, spec: PreparationSpec) -> bool:
-        """Start a step; return False if what was free no longer is."""
-        avoid = self._devices.avoided(spec.place.directory)
-        try:
-            preparation.submit(
-                spec, self._executor, partial(self._collaborators.place, avoid=avoid)
-            )
-        except Busy:
-            return False
-        self.jobs.notice()
-        return True
-
-    def _try_elsewhere(self, finished: Finished) -> PreparationSpec | None:
-        """Return a step that runs again, because its device may be why it failed."""
-        spec, outcome = finished.spec, finished.outcome
-        assert isinstance(spec, PreparationSpec)
-        failure = finished.fault if outcome is None else outcome.failure
-        if failure is None or failure.kind not in retries.ELSEWHERE:
-            return None
-        consequences = self._devices.note(spec, failure)
-        again = retries.may_be_the_device(self._devices.failures(spec))
-        if again:
-            self._observer.message(f"{spec.step} {failed_on(failure)}")
-        for line in consequences:
-            self._observer.message(line)
-        return spec if again else None
 
     def _finish_step(self, finished: Finished) -> None:
         assert isinstance(finished.spec, PreparationSpec)
