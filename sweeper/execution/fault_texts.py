@@ -113,6 +113,7 @@ _PATTERNS: Mapping[FailureKind, re.Pattern[str]] = {
         r"invalid access of peer GPU memory over nvlink or a hardware error",
         r"\bGPU is lost\b",
         r"fallen off the bus",
+        r"GPU requires (?:a )?reset",
         r"unable to determine the device handle for GPU",
         r"\bNVRM: Xid\b",
         r"\bCUDA_ERROR_(?:ECC_UNCORRECTABLE|NVLINK_UNCORRECTABLE|CONTAINED|NO_DEVICE|UNKNOWN"

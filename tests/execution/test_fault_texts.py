@@ -120,6 +120,11 @@ FAULTS = (
         "the kernel's log, as dmesg shows it",
         "NVRM: Xid (PCI:0000:65:00): 79, pid=1234, GPU has fallen off the bus.",
     ),
+    (
+        "faulty_device",
+        "nvidia-smi's source, NVML_ERROR_RESET_REQUIRED",
+        "The GPU requires a reset before it can be used again",
+    ),
     # The driver, which fits neither torch nor the device.
     (
         "driver",

@@ -134,9 +134,12 @@ def failure_of(error: Exception, phase: str, spec: TrialSpec | PreparationSpec) 
     text = str(error).strip() or type(error).__name__
     message = text.splitlines()[0]
     kind: str
-    no_memory, fault = is_out_of_memory(error), device_fault(error)
+    no_memory = is_out_of_memory(error)
+    on_gpu = spec.place.device.startswith("cuda")
+    # On another device it is an error of the code to call a GPU.
+    fault = device_fault(error) if on_gpu else None
     # After an assertion, whatever is asked of the device fails, the memory of a library included.
-    asserted = _failed_assertion(spec) if no_memory or fault else None
+    asserted = _failed_assertion(spec) if on_gpu and (no_memory or fault) else None
     if disk.is_full(error, *places):
         kind = "full_disk"
         message = disk.explain(error, *places)

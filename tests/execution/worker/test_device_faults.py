@@ -233,9 +233,19 @@ def test_the_assertion_that_failed_is_read_from_the_log(
     spec: TrialSpec, monkeypatch: pytest.MonkeyPatch, printed: str, raised: str, kind: str
 ) -> None:
     JobPaths(Path(spec.place.directory)).log.write_text(f"Loading\n{printed}\n")
-    outcome = end(spec, monkeypatch, lambda: fail(raised))
+    outcome = end(on_gpu(spec, "cuda:0"), monkeypatch, lambda: fail(raised))
     assert outcome.failure is not None
     assert outcome.failure.kind == kind
     if kind == "device_assert":
         assert "srcIndex < srcSelectDimSize" in outcome.failure.message
         assert any("CUDA_LAUNCH_BLOCKING=1" in remedy for remedy in outcome.failure.remedies)
+
+
+@pytest.mark.parametrize("text", ["No CUDA GPUs are available", ECC, ILLEGAL])
+def test_a_job_on_the_cpu_has_no_device_that_could_fail(
+    spec: TrialSpec, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    outcome = end(spec, monkeypatch, lambda: fail(text))
+    assert outcome.failure is not None
+    assert (outcome.failure.kind, outcome.failure.devices) == ("bug", ())
+    assert outcome.peak_bytes
