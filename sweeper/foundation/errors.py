@@ -118,11 +118,11 @@ class NoDeviceError(SweeperError):
     """
 
     def __init__(self, devices: Sequence[str], last: str) -> None:
+        were = "was" if len(devices) == 1 else "were"
         super().__init__(
-            f"No device is left that a job can run on: {', '.join(devices)}"
-            f" {'was' if len(devices) == 1 else 'were'} set aside after faults (the last: {last})."
-            " Nothing that has ended is lost. Look at nvidia-smi and at the kernel's log (dmesg),"
-            " and run the same command again to resume: it tries all devices anew."
+            f"No device is left that a job can run on: {', '.join(devices)} {were} set aside after"
+            f" faults. The last: {last.rstrip('.')}. Nothing that has ended is lost: run the same"
+            " command again to resume. It tries all devices anew."
         )
 
 

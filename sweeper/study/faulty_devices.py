@@ -61,7 +61,7 @@ class FaultyDevices:
     def note(self, spec: Spec, failure: Failure) -> list[str]:
         """Take note of a job that failed through its device, and return what follows, in words."""
         job, before = spec.place.directory, self._aside
-        self._last = failure.message
+        self._last = failure.told()
         self._failures.setdefault(job, []).append(failure)
         for device in failure.devices:
             if failure.kind in DEVICE_FAULTS:

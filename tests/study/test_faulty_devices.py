@@ -145,7 +145,7 @@ def test_a_run_without_devices_ends_with_a_message_and_the_next_begins_anew(benc
         bench.devices.check()
     message = str(error.value)
     assert "cuda:0, cuda:1, cuda:2 were set aside" in message
-    assert "the last: fault of 0" in message
+    assert "The last: fault of 0. Nothing" in message
     assert "run the same command again to resume" in message
     assert error.value.exit_code == 1
     again = FaultyDevices(Recorder({"cuda:0"}), bench.paths.device_faults)  # type: ignore[arg-type]
