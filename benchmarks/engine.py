@@ -24,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import random
 import statistics
 import sys
@@ -83,6 +84,8 @@ class Job:
     """Length of all texts, in place of real lengths."""
     settings: dict[str, Any] = field(default_factory=dict)
     profiled: bool = False
+    cpu_seconds: bool = False
+    """True to count the process's seconds on a core, not those of the clock."""
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,7 @@ def train(asked: Job) -> Measured:
     )
     if asked.engine == "ours":
         keep_freed_memory()  # as trials do
+    clock = time.process_time if asked.cpu_seconds else time.perf_counter
     ends: list[float] = []
     tokens: list[float] = []
     profiler = profile() if asked.profiled else None
@@ -137,7 +141,7 @@ def train(asked: Job) -> Measured:
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
             if profiler:
                 profiler.start()
-        ends.append(time.perf_counter())
+        ends.append(clock())
         tokens.append(metrics["trained_tokens"])
 
     distil(training_data, resources, asked.method, settings, report=report)
@@ -185,8 +189,9 @@ class Row:
             "pair": self.pair,
             "unit": self.unit,
             **{engine: self.median(engine) for engine in ENGINES},
-            **self._ratio("stock_tuned", "ratio_to_tuned", "spread"),
         }
+        if "stock_tuned" in self.values:
+            found |= self._ratio("stock_tuned", "ratio_to_tuned", "spread")
         name = "distillation_trainer"
         if name in self.values:
             found |= self._ratio(name, f"ratio_to_{name}", f"spread_to_{name}")
@@ -384,14 +389,14 @@ def table(rows: list[dict[str, Any]]) -> Table:
         shown.add_column(header, justify="right")
     for row in rows:
         values = [row[engine] for engine in ENGINES]
-        low, high = row["spread"]
+        low, high = row.get("spread", (0, 0))
         shown.add_row(
             row["name"],
             row["pair"],
             *("–" if value is None else f"{value:.3g}" for value in values),
             row["unit"],
-            f"{row['ratio_to_tuned']:.2f}×",
-            f"{low:.2f}–{high:.2f}",
+            f"{tuned:.2f}×" if (tuned := row.get("ratio_to_tuned")) else "",
+            f"{low:.2f}–{high:.2f}" if high else "",
             f"{rival:.2f}×" if (rival := row.get("ratio_to_distillation_trainer")) else "",
         )
     return shown
@@ -406,8 +411,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="how often the engines take turns")
     parser.add_argument("--steps", type=int, help="counted in each job: 40 and 2 by default")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--cpu-seconds",
+        action="store_true",
+        help="count seconds on a core, for a machine with other work; takes one thread",
+    )
     parser.add_argument("--precision", choices=["float32", "bfloat16"])
     parser.add_argument("--skip-stock", action="store_true", help="leave plain stock TRL out")
+    parser.add_argument("--skip", nargs="+", default=(), choices=ENGINES, help="leave these out")
     parser.add_argument("--profile", choices=ROWS[:5], help="profile our steps of a row instead")
     options = parser.parse_args()
     found: list[dict[str, Any]] = []
@@ -416,8 +427,17 @@ def main() -> None:
             folder = Path(name) / pair
             folder.mkdir()
             steps = options.steps or (40 if pair == "quickstart" else 2)
-            base = Job(pair, folder, options.threads, options.precision, "ours", steps=steps)
-            engines = [e for e in ENGINES if not (options.skip_stock and e == "stock")]
+            base = Job(
+                pair,
+                folder,
+                1 if options.cpu_seconds else options.threads,
+                options.precision,
+                "ours",
+                steps=steps,
+                cpu_seconds=options.cpu_seconds,
+            )
+            left_out = {"stock"} if options.skip_stock else set()
+            engines = [engine for engine in ENGINES if engine not in left_out | {*options.skip}]
             bench = Bench(base, options.rounds, engines)
             if options.profile:
                 asked = replace(bench.job(options.profile, "ours"), profiled=True)
@@ -428,7 +448,13 @@ def main() -> None:
             for row in map(bench.row, names):
                 found.append(row.as_json())
                 if options.json:  # after every row: all of them take long
-                    about = {"torch": torch.__version__, "threads": options.threads, "rows": found}
+                    about = {
+                        "torch": torch.__version__,
+                        "threads": base.threads,
+                        "seconds": "of a core" if base.cpu_seconds else "of the clock",
+                        "onednn_max_cpu_isa": os.environ.get("ONEDNN_MAX_CPU_ISA"),
+                        "rows": found,
+                    }
                     options.json.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
     if found:
         Console(width=120).print(table(found))

@@ -39,6 +39,8 @@ class ArmVerdict(Record):
     differ."""
     device_seconds: float
     trained_tokens: float
+    sharing: int = 1
+    """As in ``ConfirmedWinner``."""
 
 
 class PairVerdict(Record):

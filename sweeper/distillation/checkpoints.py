@@ -14,7 +14,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections import defaultdict
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -138,13 +138,10 @@ class Checkpoints:
         """Restore the counts, before the first step of this process."""
         trainer, meter, saved = self._trainer, self._meter, self._manifest
         self._before = dict(meter.totals)
-        self._started = meter.now()
+        self._started = time.perf_counter()
         if saved is None:
             return
-        for name, amount in saved.totals.items():
-            meter.totals[name] += amount
-        meter.since = defaultdict(float, saved.since)
-        meter.steps = saved.step
+        meter.resume(saved.totals, saved.since, saved.step)
         # Transformers averages the loss over the steps since it was last logged.
         trainer._tr_loss += saved.losses_since[self._processes.rank]
         trainer._total_loss_scalar = saved.loss_before
@@ -158,7 +155,10 @@ class Checkpoints:
         If it cannot be written, to a full disk for example, the previous one stays and the training
         continues.
         """
-        step, began = self._trainer.state.global_step, self._meter.now()
+        with self._meter.timing("checkpoint"):
+            self._save(self._trainer.state.global_step)
+
+    def _save(self, step: int) -> None:
         parts = self._processes.gather(self._own_part())
         # All processes take part in assembling what is divided.
         first, trainer = self._processes.first, self._trainer
@@ -174,7 +174,6 @@ class Checkpoints:
                 f" ({files.first_line(error)}). Training continues.",
                 flush=True,
             )
-        self._meter.add("seconds_checkpoint", self._meter.now() - began)
 
     def load_weights(self, directory: Path) -> None:
         """Load the weights of a usable checkpoint into the model."""
@@ -276,7 +275,7 @@ class Checkpoints:
             work=self._work,
             step=step,
             max_steps=trainer.state.max_steps,
-            seconds=meter.now() - self._started + (earlier.seconds if earlier else 0.0),
+            seconds=time.perf_counter() - self._started + (earlier.seconds if earlier else 0.0),
             totals={n: total - self._before.get(n, 0.0) for n, total in meter.totals.items()},
             since=dict(meter.since),
             losses_since=tuple(losses),

@@ -14,10 +14,34 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from sweeper.distillation.models.lm_head import LMHead, computing_dtype, product_dtype, project
+from sweeper.distillation.models.lm_head import (
+    LMHead,
+    add_product,
+    computing_dtype,
+    product_dtype,
+    project,
+)
+from sweeper.records import loss_chunks
 
-BUDGET = 256 * 2**20
+BUDGET = loss_chunks.LEAST
 """Bytes that the logits of one chunk of positions may take, both models' together."""
+
+
+def chunk_budget(device: torch.device) -> int:
+    """Return the bytes for the logits of a chunk that suit the memory that is free now.
+
+    Args:
+        device: Device of the logits. On others than CUDA's it is ``BUDGET``.
+    """
+    if device.type != "cuda":
+        return BUDGET
+    cuda = torch.cuda
+    free, total = cuda.mem_get_info(device)
+    used = cuda.memory_allocated(device)
+    # What the process has reserved and does not use, and its share of a device that has others.
+    free += cuda.memory_reserved(device) - used
+    allowed = cuda.get_per_process_memory_fraction(device) * total - used
+    return loss_chunks.chunk_budget(min(free, allowed))
 
 
 class Objective(Protocol):
@@ -92,9 +116,9 @@ class _ChunkedLoss(torch.autograd.Function):
         matrix = None if weight is None else weight.to(dtype).to(product_dtype(hidden))
 
         row = vocabulary * exact.itemsize
-        chunks = max(1, -(-2 * row * len(states) // budget))
-        rows = max(1, -(-len(states) // chunks))
-        block = max(1, min(rows, _block_bytes(device) // row))
+        rows = loss_chunks.rows_of_chunk(len(states), row, budget)
+        alone = device.type == "cpu" and torch.get_num_threads() == 1
+        block = loss_chunks.rows_of_block(rows, row, budget, cached=alone)
         work = torch.empty(3, block, vocabulary, dtype=exact, device=device)
         losses = torch.empty(len(states), dtype=exact, device=device)
         grad_states = torch.empty_like(states) if to_states else None
@@ -118,15 +142,15 @@ class _ChunkedLoss(torch.autograd.Function):
                         logits[part], targets[part], place, end, objective, work
                     )
                 # What is in ``logits`` by now is the loss's gradient with respect to them.
+                grads = logits if matrix is None else logits.to(matrix.dtype)
                 if grad_states is not None:
-                    grads = logits if matrix is None else logits.to(matrix.dtype) @ matrix
-                    grad_states[chunk] = grads.to(states)
+                    grad_states[chunk] = (grads if matrix is None else grads @ matrix).to(states)
                 if grad_weight is not None:
-                    grad_weight.addmm_(logits.t(), hidden[chunk].to(exact))
+                    add_product(grad_weight, grads.t(), hidden[chunk])
                 if grad_bias is not None:
                     grad_bias += logits.sum(0)
             # Free them before the next chunk's are made.
-            del targets, logits
+            del targets, logits, grads
         ctx.save_for_backward(
             grad_states,
             None if grad_weight is None else grad_weight.to(weight),
@@ -166,12 +190,3 @@ def _through_end(
     if scale != 1:
         logits.mul_(scale)
     return losses
-
-
-def _block_bytes(device: torch.device) -> int:
-    """Return how many bytes of logits to take the loss of at once.
-
-    One CPU thread is fastest on what its cache holds; several wait for each other after each
-    operation, so these had better be few, as on an accelerator.
-    """
-    return (2 if device.type == "cpu" and torch.get_num_threads() == 1 else 32) * 2**20

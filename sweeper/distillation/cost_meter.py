@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
 from transformers import TrainerCallback
 
+from sweeper.distillation.clocks import Clock, HostClock
 from sweeper.foundation.errors import DivergedError
 from sweeper.records import Cost, Rollouts
 
@@ -23,34 +24,83 @@ Probe = Callable[[Any], float | None]
 """Function that measures a model, where it can."""
 
 
-@dataclass
 class CostMeter:
-    """Counter of tokens and seconds of a training job, in total and since the last log line."""
+    """Counter of tokens and seconds of a training job, in total and since the last log line.
 
-    synchronise: Callable[[], None] = lambda: None
-    """Function that waits for the device, so that seconds count where the work is done."""
-    totals: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    since: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    steps: int = 0
+    What is counted is read at log points only: until then nothing waits for a device.
 
-    def add(self, name: str, amount: float) -> None:
-        """Add to a count."""
-        self.totals[name] += amount
-        self.since[name] += amount
+    Args:
+        clock: Measures where the work is done; by default the host's clock.
+        parts: Parts whose seconds are reported even if there are none.
+    """
+
+    def __init__(self, clock: Clock | None = None, parts: Collection[str] = ()) -> None:
+        self.steps = 0
+        self._clock: Clock = clock or HostClock()
+        self._totals: dict[str, float] = defaultdict(float)
+        self._totals.update({f"seconds_{part}": 0.0 for part in parts})
+        self._since: dict[str, float] = defaultdict(float)
+        self._parts: list[str] = []
+        """Parts that are timed now, each inside the one before it."""
+        self._mark: Any = None
+        """Moment from which the innermost part is still to be timed."""
+        self._laps: deque[tuple[str, Any, Any]] = deque()
+        """Parts with moments between which they ran, as long as the clock has not reached them."""
+        self._on_device: dict[str, Tensor] = {}
+        """Counts that have not been read from a device."""
+
+    @property
+    def totals(self) -> dict[str, float]:
+        """Counts of the whole training; reading them waits for the device."""
+        self._settle()
+        return self._totals
+
+    @property
+    def since(self) -> dict[str, float]:
+        """Counts since the last log line; reading them waits for the device."""
+        self._settle()
+        return self._since
+
+    def resume(self, totals: Mapping[str, float], since: Mapping[str, float], steps: int) -> None:
+        """Add the totals of an earlier process, and put its other counts in place of these."""
+        self._settle()
+        for name, amount in totals.items():
+            self._totals[name] += amount
+        self._since = defaultdict(float, since)
+        self.steps = steps
+
+    def add(self, name: str, amount: float | Tensor) -> None:
+        """Add to a count; a tensor of one number stays on its device until counts are read."""
+        if isinstance(amount, Tensor):
+            earlier = self._on_device.get(name)
+            self._on_device[name] = amount if earlier is None else earlier + amount
+            return
+        self._totals[name] += amount
+        self._since[name] += amount
 
     def raise_to(self, name: str, value: float) -> None:
         """Raise the largest value of a kind to this one, if it is smaller."""
-        self.totals[name] = max(self.totals[name], value)
-        self.since[name] = max(self.since[name], value)
+        self._totals[name] = max(self._totals[name], value)
+        self._since[name] = max(self._since[name], value)
 
     @contextmanager
     def timing(self, part: str) -> Iterator[None]:
-        """Add the seconds of a block to ``seconds_<part>``."""
-        started = self.now()
+        """Add the seconds of a block to ``seconds_<part>``, without those of parts inside it."""
+        self.start(part)
         try:
             yield
         finally:
-            self.add(f"seconds_{part}", self.now() - started)
+            self.stop()
+
+    def start(self, part: str) -> None:
+        """Begin to time a part; the one around it, if there is one, stands still."""
+        self._lap()
+        self._parts.append(part)
+
+    def stop(self) -> None:
+        """End the part that began last."""
+        self._lap()
+        self._parts.pop()
 
     def waited(self, role: str, seconds: float) -> None:
         """Add seconds to ``Cost.served``."""
@@ -65,15 +115,10 @@ class CostMeter:
         finally:
             self.waited(role, time.perf_counter() - started)
 
-    def now(self) -> float:
-        """Return the seconds of a clock, once the device is idle."""
-        self.synchronise()
-        return time.perf_counter()
-
     def read(self) -> dict[str, float]:
         """Return shares, lengths and seconds since the last reading, and total token counts."""
-        since, self.since = self.since, defaultdict(float)
-        point = {name: self.totals[name] for name in ("trained_tokens", "generated_tokens")}
+        since, self._since = self.since, defaultdict(float)
+        point = {name: self._totals[name] for name in ("trained_tokens", "generated_tokens")}
         point.update({n: s for n, s in since.items() if n.startswith("seconds_")})
         if since["micro_batches"]:
             point["on_policy_share"] = since["on_policy"] / since["micro_batches"]
@@ -109,6 +154,27 @@ class CostMeter:
             for name, value in sorted(self.totals.items())
             if name.startswith(prefix)
         }
+
+    def _lap(self) -> None:
+        """Note that the innermost part ran until now."""
+        now = self._clock.mark()
+        if self._parts:
+            self._laps.append((f"seconds_{self._parts[-1]}", self._mark, now))
+        self._mark = now
+        while self._laps and self._clock.has_reached(self._laps[0][2]):
+            self._count_lap()
+
+    def _count_lap(self) -> None:
+        name, start, end = self._laps.popleft()
+        self.add(name, self._clock.seconds(start, end))
+
+    def _settle(self) -> None:
+        """Wait for what has been timed and counted on a device."""
+        while self._laps:
+            self._count_lap()
+        counts, self._on_device = self._on_device, {}
+        for name, amount in counts.items():
+            self.add(name, float(amount))
 
 
 _MEANS = {
@@ -170,15 +236,14 @@ class MeterCallback(TrainerCallback):  # type: ignore[misc]
         self._report = report
         self._probe = probe
         self._probed: dict[str, float] = {}
-        self._started = 0.0
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start timing: the gradients are ready."""
-        self._started = self._meter.now()
+        self._meter.start("optimiser")
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Add the time of the optimiser."""
-        self._meter.add("seconds_optimiser", self._meter.now() - self._started)
+        """Stop timing the optimiser."""
+        self._meter.stop()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Count the optimiser step, and probe the student if it is time."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from sweeper.config.models import ModelConfig
 from sweeper.distillation.data.answer_marks import AnswerMarks
-from sweeper.distillation.data.batches import IGNORED, PromptCollator
+from sweeper.distillation.data.batches import PromptCollator, counted_positions
 from sweeper.distillation.data.training_data import TrainingData, own_teacher
 from sweeper.distillation.models.answer_ends import end_token_ids
 from sweeper.distillation.models.context_length import ends, positions
@@ -215,7 +215,7 @@ def _predict(head: LMHead, prompt: Sequence[int], answer: Rollout) -> _Predictio
         DivergedError: Its logits are not finite.
     """
     batch = PromptCollator(0).pad([(prompt, answer.tokens)])
-    states = head.states({"input_ids": batch["input_ids"]}, batch["labels"][:, 1:] != IGNORED)
+    states = head.states({"input_ids": batch["input_ids"]}, counted_positions(batch["labels"]))
     parts = []
     for start in range(0, len(states), _POSITIONS):
         part = states[start : start + _POSITIONS]

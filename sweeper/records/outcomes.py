@@ -239,7 +239,10 @@ class Outcome(Record):
     host: str = ""
     device: str = ""
     devices: int = 1
-    """Number of devices that the job had to itself."""
+    """Number of devices that the job ran on."""
+    sharing: int = Field(default=1, exclude_if=lambda count: count == 1)
+    """Most jobs that ran on its GPU at a time, itself included: its seconds depend on the others,
+    if there were any."""
     versions: dict[str, str] = {}
     """Package versions in the process that did the work."""
     model_parameters: int | None = None

@@ -17,13 +17,16 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import httpx2
 
 from sweeper.config.remote_server import RemoteServer
 from sweeper.foundation.errors import BadInputError, NoAnswerError
 from sweeper.foundation.secrets import HIDDEN, SHORTEST, redact_credentials
+from sweeper.serving.http_checks import health
 from sweeper.serving.replies import NonsenseError
 
 Answer = TypeVar("Answer")
@@ -40,6 +43,10 @@ _FIRST = 0.5
 """Seconds before the first retry, unless the server asks for more."""
 _LONGEST = 60.0
 """The most seconds before any."""
+_FAILURES = 6
+"""Times in a row that a healthy server may fail: they take up to half a minute, as attempts wait
+longer each time."""
+_HEALTH_SECONDS = 5.0
 _PASSING = {408, 409, 425, 429}
 """Statuses next to 5xx after which asking again may help."""
 
@@ -97,6 +104,8 @@ class ModelClient:
         advice: What to check where the server refuses a request.
         blamed: Key of the study file that has the server's keys.
         weights: Version of the weights that requests are meant for, if the server changes its.
+        log: Log of the server, if sweeper started it: one that is healthy and fails all the same is
+            not asked for long.
     """
 
     def __init__(
@@ -107,9 +116,10 @@ class ModelClient:
         advice: str = "Check url, model and extra_body.",
         blamed: tuple[str, ...] = TEACHER,
         weights: str | None = None,
+        log: Path | None = None,
     ) -> None:
         self._server, self._key, self._tell, self._advice = server, key, tell, advice
-        self._blamed = blamed
+        self._blamed, self._log = blamed, log
         self._stopped = threading.Event()
         # The reply's size is bounded, and so it may not come packed.
         headers = {"Accept-Encoding": "identity"}
@@ -142,7 +152,7 @@ class ModelClient:
         read: Callable[[Any], Answer],
         what: str,
         largest: int = LARGEST,
-        failing: Callable[[int, str], None] = lambda times, reason: None,
+        failed_for_good: Callable[[str], Exception] = NoAnswerError,
     ) -> Answer:
         """Return the answer to a request.
 
@@ -152,8 +162,8 @@ class ModelClient:
             read: Reads the reply's JSON, None if it is empty; raises ``NonsenseError``.
             what: The request in words, for messages: ``prompt 17``.
             largest: Bytes of the largest reply that is read.
-            failing: Called with the number of times in a row that the server has answered that it
-                failed (5xx), and what it said last. What it raises ends the attempts.
+            failed_for_good: Makes the error, from its message, of a healthy server that sweeper
+                started and that answers again and again that it failed (5xx).
 
         Raises:
             BadInputError: The server refuses the request for a reason that does not pass.
@@ -171,14 +181,25 @@ class ModelClient:
                 first_failure = first_failure if attempts > 1 else now
                 reason = f"nonsense: {error}" if isinstance(error, NonsenseError) else str(error)
                 failures = failures + 1 if getattr(error, "failed", False) else 0
-                if failures:
-                    failing(failures, reason)
+                if failures >= _FAILURES and self._is_well():
+                    raise failed_for_good(
+                        f"The server {self._server.url} is healthy, but failed {failures} times in"
+                        f" a row on {what}, the last time: {reason}. Its log says why: {self._log}"
+                    ) from None
                 pause = delay(attempts, getattr(error, "retry_after", None))
                 if now + pause > first_failure + self._server.retry_for:
                     raise NoAnswerError(self._given_up(what, attempts, reason, pause)) from None
                 self._tell(f"{what}: {reason}; asking again in {pause:.1f} s")
                 self._stopped.wait(pause)
         raise StoppedError
+
+    def _is_well(self) -> bool:
+        """Return True if a server that sweeper started answers that it is well."""
+        # One whose engine has ended fails too, until it is started again.
+        port = urlsplit(self._server.url).port
+        if self._log is None or port is None:
+            return False
+        return health(port, _HEALTH_SECONDS) == "well"
 
     def _given_up(self, what: str, attempts: int, reason: str, pause: float) -> str:
         times = "once" if attempts == 1 else f"{attempts} times"

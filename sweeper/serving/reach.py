@@ -33,10 +33,14 @@ class Reached(NamedTuple):
     """Key of the study file that has the server's keys."""
     weights: str | None = None
     """Name of the weights that requests are meant for, if the server changes its."""
+    log: Path | None = None
+    """Log of a server that sweeper started."""
 
     def client(self, tell: Callable[[str], None]) -> ModelClient:
         """Return a client; ``tell`` is called with a line about each attempt that failed."""
-        return ModelClient(self.server, self.key, tell, self.advice, self.blamed, self.weights)
+        return ModelClient(
+            self.server, self.key, tell, self.advice, self.blamed, self.weights, self.log
+        )
 
 
 def reach(model: ModelConfig, served: ServedModel | None) -> Reached:
@@ -61,8 +65,8 @@ def reach(model: ModelConfig, served: ServedModel | None) -> Reached:
             " and resumes."
         )
     server = patient_server(served, model.server.concurrency)
-    key = read_key_file(served)
-    return Reached(server, key, "Check max_length and options; its log may say more.")
+    advice = "Check max_length and options; its log may say more."
+    return Reached(server, read_key_file(served), advice, log=log_of(served))
 
 
 def patient_server(served: ServedModel, concurrency: int) -> RemoteServer:
@@ -80,6 +84,11 @@ def patient_server(served: ServedModel, concurrency: int) -> RemoteServer:
         timeout=_TIMEOUT,
         retry_for=_RESTARTS * served.start_timeout + _BETWEEN,
     )
+
+
+def log_of(served: ServedModel) -> Path:
+    """Return the log of a server that sweeper started."""
+    return Path(served.key_file).with_name("log.txt")
 
 
 def read_key_file(served: ServedModel) -> str:

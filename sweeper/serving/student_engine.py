@@ -14,15 +14,13 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from sweeper.foundation.errors import BadInputError, NoAnswerError
+from sweeper.foundation.errors import BadInputError
 from sweeper.records import ServedModel
 from sweeper.serving.client import ModelClient, StoppedError
-from sweeper.serving.http_checks import health
-from sweeper.serving.reach import Reached, patient_server, read_key_file
+from sweeper.serving.reach import Reached, log_of, patient_server, read_key_file
 from sweeper.serving.replies import NonsenseError
 
 KEY = ("compute", "vllm")
@@ -32,10 +30,6 @@ CONCURRENCY = 256
 MOST_AT_A_TIME = 1024
 """Most requests that a client has under way."""
 _LOCK = "in_use"
-_FAILURES = 6
-"""Times in a row that a healthy server may fail: they take up to half a minute, as attempts wait
-longer each time."""
-_HEALTH_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -185,7 +179,6 @@ class StudentEngine:
                     {**body, "prompt": list(prompt), "seed": seed},
                     read,
                     f"rollout {number}",
-                    failing=self._failing,
                 )
                 for number, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True), 1)
             ]
@@ -209,7 +202,7 @@ class StudentEngine:
             server = server.model_copy(update={"retry_for": 0.0})
         advice = "The server's log may say more."
         key = read_key_file(self._served)
-        return ModelClient(server, key, self._tell, advice, KEY, version)
+        return ModelClient(server, key, self._tell, advice, KEY, version, log_of(self._served))
 
     def _post(
         self,
@@ -218,34 +211,12 @@ class StudentEngine:
         body: Mapping[str, Any],
         read: Callable[[Any], None] = lambda reply: None,
     ) -> None:
-        client.ask(path, body, read, f"POST /{path}", failing=self._refusing)
+        client.ask(path, body, read, f"POST /{path}", failed_for_good=_refused)
 
-    def _refusing(self, times: int, reason: str) -> None:
-        """Raise if a healthy server has failed to take the weights too often."""
-        if times >= _FAILURES and self._is_well():
-            raise BadInputError(
-                "expected a server that takes a student's weights, but vLLM failed to"
-                f" {times} times, the last time: {reason}. It is healthy otherwise; its log says"
-                f" why: {self._log}",
-                KEY,
-            )
 
-    def _failing(self, times: int, reason: str) -> None:
-        """Raise if a healthy server has failed to answer too often."""
-        if times >= _FAILURES and self._is_well():
-            raise NoAnswerError(
-                f"The server {self._server.url} is healthy, but failed {times} times to sample, the"
-                f" last time: {reason}. Its log says why: {self._log}"
-            )
-
-    def _is_well(self) -> bool:
-        # One whose engine has ended fails too, until it is started again.
-        port = urlsplit(self._server.url).port
-        return port is not None and health(port, _HEALTH_SECONDS) == "well"
-
-    @property
-    def _log(self) -> Path:
-        return Path(self._served.key_file).with_name("log.txt")
+def _refused(message: str) -> BadInputError:
+    """Return the error of a server that does not take a student's weights."""
+    return BadInputError(f"expected a server that takes a student's weights. {message}", KEY)
 
 
 def _emptied(reply: Any) -> None:
@@ -270,7 +241,7 @@ def reach_student(served: ServedModel, concurrency: int) -> Reached:
     """
     advice = "Check max_length and options; the server's log may say more."
     server = patient_server(served, concurrency)
-    return Reached(server, read_key_file(served), advice, KEY, served.weights)
+    return Reached(server, read_key_file(served), advice, KEY, served.weights, log_of(served))
 
 
 def _read(reply: Any, ends: frozenset[int], longest: int, vocabulary: int) -> Generated:

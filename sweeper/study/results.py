@@ -42,7 +42,7 @@ from sweeper.study.final_scores import (
 )
 from sweeper.study.manifest import StudyManifest, read_manifest
 from sweeper.study.pair import read_pair
-from sweeper.study.preparation import own_teacher_steps
+from sweeper.study.preparation_order import own_teacher_steps
 from sweeper.study.server_costs import job_key, read_jobs, read_servers
 
 MOST_COLLAPSED = 8
@@ -165,6 +165,7 @@ def read_study(paths: StudyPaths, manifest: StudyManifest) -> StudyRecord:
         lead=read_teacher_gap(paths),
         pair=read_pair(paths, config, manifest.files),
         engines=tested.engines if (tested := read_engines(paths)) else None,
+        device_defaults=manifest.device_defaults,
         servers=servers,
         device_faults=read_device_faults(paths),
         test=read_confirmation(paths, plan, arms, higher_is_better=higher) if plan else None,

@@ -22,6 +22,8 @@ from sweeper.records import Outcome, TrialSpec
 from sweeper.records.layout import JobPaths
 from tests.support.trial_jobs import trial_spec
 
+pytestmark = pytest.mark.slow
+
 WriteStudy = Callable[..., Path]
 
 STEPS = 11
@@ -141,7 +143,6 @@ def assert_same(spec: TrialSpec, outcome: Outcome, whole: TrialSpec, undisturbed
     assert outcome.cost.seconds.keys() == undisturbed.cost.seconds.keys()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["sft", "seqkd", "supervised_kd", "gkd"])
 def test_a_trial_that_is_killed_twice_ends_as_if_nothing_had_happened(
     write_study: WriteStudy, tmp_path: Path, die: Callable[[int | None], None], method: Method
@@ -169,7 +170,6 @@ def test_a_trial_that_is_killed_twice_ends_as_if_nothing_had_happened(
     assert not list(files_of(spec).directory.glob(".trainer.*"))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("method", ["sft", "gkd"])
 def test_an_adapter_with_dropout_goes_on_too(
     write_study: WriteStudy, tmp_path: Path, die: Callable[[int | None], None], method: Method
@@ -191,7 +191,6 @@ def test_an_adapter_with_dropout_goes_on_too(
     assert all("lora_" in name for name in names)
 
 
-@pytest.mark.slow
 def test_a_trial_that_is_killed_while_it_is_scored_does_not_train_again(
     write_study: WriteStudy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -315,7 +314,6 @@ def test_a_damaged_checkpoint_is_not_used(
     assert "resumes from" not in said
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "change",
     [

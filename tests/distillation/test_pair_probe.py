@@ -23,6 +23,8 @@ from sweeper.records.seeds import pair_seed
 from tests.support.tiny_models import make_tiny
 from tests.support.training_jobs import make_study_inputs
 
+pytestmark = pytest.mark.slow
+
 LIMIT = 10
 SEED = 1
 
@@ -125,9 +127,7 @@ def test_it_is_what_plain_transformers_gives(
     [
         {"lora": LoraConfig(r=2, alpha=4)},
         {"keep_layers": [0]},
-        pytest.param(
-            {"lora": LoraConfig(r=2, alpha=4), "quantization": "int8"}, marks=pytest.mark.slow
-        ),
+        {"lora": LoraConfig(r=2, alpha=4), "quantization": "int8"},
     ],
 )
 def test_every_kind_of_student_is_read(

@@ -16,12 +16,15 @@ from datasets import Dataset
 from sweeper.config.data import DataConfig, DatasetConfig
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.settings import Method, MethodSettings, effective
+from sweeper.distillation.data.examples import TokenSequence
 from sweeper.distillation.data.training_data import read_training_data
 from sweeper.distillation.models.loading import load_model
 from sweeper.distillation.start import starting_student
 from sweeper.distillation.train import TrainingJob, distil, training_sequences
 from sweeper.records import Resources
 from tests.support.training_jobs import make_study_inputs
+
+pytestmark = pytest.mark.slow
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -143,7 +146,10 @@ def gkd(student: Any, teacher: Any, sequences: Any, tokenizer: Any, beta: float,
         from sweeper.distillation.data.batches import PromptCollator
 
         batch = PromptCollator(tokenizer.pad_token_id)(
-            [{**row, "index": index} for index, row in enumerate(rows)]
+            [
+                (index, TokenSequence(tuple(row["prompt"]), tuple(row["completion"])))
+                for index, row in enumerate(rows)
+            ]
         )
         # Its loss leaves out what is before the longest prompt; of prompts of one length, that is
         # the prompts.

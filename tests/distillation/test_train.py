@@ -80,6 +80,7 @@ def test_every_method_trains_and_counts(
     assert measured == expected | ({"rollout"} if method == "gkd" else set())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["sft", "gkd"])
 def test_the_seed_decides_everything(tmp_path: Path, resources: Resources, method: Method) -> None:
     inputs = make_study_inputs(tmp_path)
@@ -121,6 +122,7 @@ def test_the_coin_lands_on_policy_as_often_as_lmbda_says(
     assert 12 < meter.totals["on_policy"] < 48
 
 
+@pytest.mark.slow
 def test_on_policy_loss_is_a_mean_over_the_generated_tokens(
     tmp_path: Path, resources: Resources
 ) -> None:
@@ -135,6 +137,7 @@ def test_on_policy_loss_is_a_mean_over_the_generated_tokens(
     assert point["loss"] == pytest.approx(stock["loss"] * ratio, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_off_policy_gkd_follows_the_stock_trainer(tmp_path: Path, resources: Resources) -> None:
     """At lmbda 0 nothing is mended but padding and masking: same sequences, same losses."""
     inputs = make_study_inputs(tmp_path)
@@ -152,6 +155,7 @@ def test_off_policy_gkd_follows_the_stock_trainer(tmp_path: Path, resources: Res
     assert ours.totals["trained_tokens"] == stock.totals["trained_tokens"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["sft", "seqkd", "gkd"])
 def test_the_stock_engine_runs_and_is_counted(
     tmp_path: Path, resources: Resources, method: Method
@@ -173,6 +177,7 @@ def test_the_stock_engine_runs_and_is_counted(
         assert meter.totals["trained_tokens"] == ours.totals["trained_tokens"]
 
 
+@pytest.mark.slow
 def test_the_distillation_trainer_of_trl_runs_and_is_counted(
     tmp_path: Path, resources: Resources
 ) -> None:
@@ -187,6 +192,7 @@ def test_the_distillation_trainer_of_trl_runs_and_is_counted(
     assert meter.totals["seconds_rollout"] > 0
 
 
+@pytest.mark.slow
 def test_supervised_kd_on_the_teachers_own_answers(tmp_path: Path, resources: Resources) -> None:
     # Cut at 5 tokens, the teacher's answers cannot be the references, which it otherwise repeats.
     inputs = make_study_inputs(tmp_path, teacher_outputs=TeacherOutputsConfig(max_new_tokens=5))
@@ -199,6 +205,7 @@ def test_supervised_kd_on_the_teachers_own_answers(tmp_path: Path, resources: Re
     assert len(list((tmp_path / "cache" / "teacher_outputs").glob("[!.]*"))) == 1
 
 
+@pytest.mark.slow
 def test_more_tokens_of_the_teacher_come_closer_to_all(
     tmp_path: Path, resources: Resources
 ) -> None:
@@ -217,6 +224,7 @@ def test_more_tokens_of_the_teacher_come_closer_to_all(
     assert losses[0.0, 4] == pytest.approx(losses[1.0, 4], rel=1e-5)
 
 
+@pytest.mark.slow
 def test_one_sampled_token_trains_and_shows_what_is_watched(
     tmp_path: Path, resources: Resources
 ) -> None:
@@ -233,6 +241,7 @@ def test_one_sampled_token_trains_and_shows_what_is_watched(
         assert sampled[name] == pytest.approx(exact[name], rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [0.7, 1.0])
 @pytest.mark.parametrize("signal", ["exact", "top_k", "sampled"])
 def test_engines_log_probabilities_are_compared_with_the_trainings(

@@ -30,6 +30,7 @@ def report(record: StudyRecord, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return directory
 
 
+@pytest.mark.slow
 def test_the_records_of_a_report_give_it_again(report: Path, tmp_path: Path) -> None:
     write_report(ReportData.of(read_records(report / NAME)), tmp_path)
     names = {path.name for path in report.iterdir()}

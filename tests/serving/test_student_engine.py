@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 
+from sweeper.config.models import ModelConfig
 from sweeper.foundation.errors import BadInputError, NoAnswerError
 from sweeper.records import ServedModel
 from sweeper.serving.client import OtherWeightsError
-from sweeper.serving.reach import patient_server
-from sweeper.serving.student_engine import Generated, StudentEngine
+from sweeper.serving.reach import patient_server, reach
+from sweeper.serving.student_engine import Generated, StudentEngine, reach_student
 from tests.support.chat_server import Fault, close, half_a_body, hanging, reply
 from tests.support.student_server import (
     END,
@@ -215,7 +216,7 @@ def test_a_healthy_server_that_cannot_take_the_weights_stops_the_study_soon(
     with pytest.raises(BadInputError) as raised:
         StudentEngine(server.served, lines.append).load(folder)
     assert raised.value.key == ("compute", "vllm")
-    assert "failed to 6 times" in str(raised.value)
+    assert "failed 6 times in a row on POST /collective_rpc" in str(raised.value)
     assert "size mismatch for lm_head" in str(raised.value)
     assert str(Path(server.served.key_file).with_name("log.txt")) in str(raised.value)
     assert len(lines) == 5
@@ -228,8 +229,27 @@ def test_a_healthy_server_that_cannot_sample_stops_the_study_soon(
     version = engine.load(folder)
     boom = reply(500, "boom", **NOW)
     server.fault = lambda path, body: boom if path == "/v1/completions" else None
-    with pytest.raises(NoAnswerError, match="is healthy, but failed 6 times to sample"):
+    with pytest.raises(NoAnswerError, match="is healthy, but failed 6 times in a row on rollout"):
         sample(engine, version)
+
+
+@pytest.mark.parametrize("role", ["teacher", "student"])
+def test_whatever_is_asked_of_a_healthy_server_of_ours_that_fails_is_not_asked_for_long(
+    server: StudentServer, role: str
+) -> None:
+    server.fault = lambda path, body: reply(500, "boom", **NOW)
+    started = {"model": "m", "server": {"start": "vllm"}}
+    served = server.served.model_copy(update={"weights": None})
+    reached = (
+        reach(ModelConfig.model_validate(started), served)
+        if role == "teacher"
+        else reach_student(served, 1)
+    )
+    with (
+        reached.client(lambda line: None) as client,
+        pytest.raises(NoAnswerError, match=r"failed 6 times in a row on text 3, .*: boom"),
+    ):
+        client.ask("completions", {"prompt": [1]}, lambda read: read, "text 3")
 
 
 def test_a_server_whose_engine_has_ended_is_waited_for(server: StudentServer, folder: Path) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import torch
-from datasets import Dataset
 
 from sweeper.distillation.data.examples import TokenSequence
 
@@ -84,22 +84,55 @@ class LengthBuckets(torch.utils.data.Sampler[int]):
                 yield from rows[start : start + self._batch_size]
 
 
+@dataclass(frozen=True)
+class BatchRows:
+    """Rows of one batch in main memory, for what must not wait for a device.
+
+    It has no ``to`` and is no container, so libraries that move batches pass it on as it is.
+
+    Attributes:
+        sequences: Tokens of each row, as they stand in the batch.
+        indices: Numbers of the rows in the dataset; None if these are no rows of it, but rollouts.
+        trained: Number of labels on which a loss is taken.
+        predicted: Number of those that a token before them predicts.
+    """
+
+    sequences: tuple[TokenSequence, ...]
+    indices: tuple[int, ...] | None
+    trained: int
+    predicted: int
+
+
 class PromptCollator:
-    """Collator that right-pads token sequences and keeps each prompt next to them.
+    """Collator that right-pads token sequences, and keeps them next to the batch.
 
     Gives ``input_ids``, ``attention_mask`` and ``labels`` (batch × length; -100 where no loss is
-    taken), ``prompts``, a list of token id lists, and ``indices``, the rows' numbers.
+    taken), ``positions``, those of ``counted_positions``, and ``rows``, a ``BatchRows``.
     """
 
     def __init__(self, pad_id: int) -> None:
         self._pad_id = pad_id
 
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """Make one batch."""
-        pairs = [(row["prompt"], row["completion"]) for row in rows]
-        prompts = [row["prompt"] for row in rows]
-        batch = self.pad(pairs, [row.get("earlier", ()) for row in rows])
-        return {**batch, "prompts": prompts, "indices": [row["index"] for row in rows]}
+    def __call__(self, rows: Sequence[tuple[int, TokenSequence]]) -> dict[str, Any]:
+        """Make one batch of rows of a ``Rows``."""
+        indices, sequences = zip(*rows, strict=True)
+        return self.batch(sequences, indices)
+
+    def batch(
+        self, sequences: Sequence[TokenSequence], indices: tuple[int, ...] | None
+    ) -> dict[str, Any]:
+        """Make one batch of sequences.
+
+        Args:
+            sequences: Sequences of tokens.
+            indices: Their numbers in the dataset; None if they are not of it.
+        """
+        pairs = [(sequence.prompt, sequence.completion or ()) for sequence in sequences]
+        batch = self.pad(pairs, [sequence.earlier for sequence in sequences])
+        positions = counted_positions(batch["labels"])
+        trained = sum(sequence.trained for sequence in sequences)
+        rows = BatchRows(tuple(sequences), indices, trained, len(positions))
+        return {**batch, "positions": positions, "rows": rows}
 
     def pad(
         self,
@@ -129,16 +162,41 @@ def lengths(sequences: Sequence[TokenSequence]) -> list[int]:
     return [len(sequence.prompt) + len(sequence.completion or ()) for sequence in sequences]
 
 
-def rows(sequences: Sequence[TokenSequence]) -> Dataset:
-    """Build ``Distiller``'s dataset: ``index``, ``prompt`` and ``completion`` (token ids).
+class Rows(torch.utils.data.Dataset[tuple[int, TokenSequence]]):
+    """Dataset of ``Distiller``: each row's number, and its sequence."""
 
-    ``earlier`` has the spans of the prompt that are trained too.
+    def __init__(self, sequences: Sequence[TokenSequence]) -> None:
+        self._sequences = sequences
+
+    def __len__(self) -> int:
+        return len(self._sequences)
+
+    def __getitem__(self, index: int) -> tuple[int, TokenSequence]:
+        return index, self._sequences[index]
+
+
+def counted_positions(labels: torch.Tensor) -> torch.Tensor:
+    """Return the positions whose prediction of the next token counts (int64, ascending).
+
+    Positions are numbered row by row: that of row i and column j is i × length + j. On labels in
+    main memory this waits for no device.
+
+    Args:
+        labels: Labels (batch × length).
     """
-    return Dataset.from_dict(
-        {
-            "index": list(range(len(sequences))),
-            "prompt": [list(sequence.prompt) for sequence in sequences],
-            "completion": [list(sequence.completion or ()) for sequence in sequences],
-            "earlier": [[list(span) for span in sequence.earlier] for sequence in sequences],
-        }
-    )
+    next_counts = torch.zeros(labels.shape, dtype=torch.bool, device=labels.device)
+    next_counts[:, :-1] = labels[:, 1:] != IGNORED
+    return next_counts.flatten().nonzero()[:, 0]
+
+
+def next_values(values: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Return what ``values`` (batch × length) have one column after each of ``positions``."""
+    return values.flatten().index_select(0, positions + 1)
+
+
+def sent(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return a tensor of main memory on ``device``, without waiting for the copy to arrive."""
+    if device.type != "cuda" or values.device.type != "cpu":
+        return values.to(device)
+    # Only from pinned memory does a copy leave the caller free.
+    return values.pin_memory().to(device, non_blocking=True)

@@ -76,12 +76,12 @@ class LMHead:
         body, head = base.get_decoder(), head_of(base)
         return replace(self, model=model, body=body, head=head)
 
-    def states(self, tokens: dict[str, Tensor], counted: Tensor) -> Tensor:
+    def states(self, tokens: dict[str, Tensor], positions: Tensor) -> Tensor:
         """Return what the divergence reads of this model.
 
         Args:
             tokens: Inputs of the model, ``input_ids`` among them (batch × length).
-            counted: Mask of next-token predictions that count (batch × (length - 1)).
+            positions: Positions whose predictions count, as ``batches.counted_positions`` has them.
 
         Returns:
             The last hidden states (positions × width) or, without a body, the logits (positions ×
@@ -94,7 +94,8 @@ class LMHead:
                 states = self.model(**tokens, use_cache=False).logits
         else:
             states = self.body(**tokens, use_cache=False).last_hidden_state
-        gathered: Tensor = states[:, :-1][counted.to(states.device)]
+        # By index: a mask would be read back from the device.
+        gathered: Tensor = states.flatten(0, 1).index_select(0, positions.to(states.device))
         return gathered
 
     def logits(self, states: Tensor) -> Tensor:
@@ -237,6 +238,20 @@ def project(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
             flat = torch.mm(states.flatten(0, -2), weight.t(), out_dtype=exact)
             outputs = flat.reshape(*states.shape[:-1], -1)
         return outputs if bias is None else outputs.add_(bias.to(exact))
+
+
+def add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add the product of two matrices to ``total``, in place, without rounding it to less.
+
+    Args:
+        total: Sum (rows × columns), at least in float32.
+        left: Matrix (rows × inner) in the dtype of ``total``, or on CUDA in that of ``right``.
+        right: Matrix (inner × columns).
+    """
+    if left.dtype == total.dtype:
+        total.addmm_(left, right.to(total.dtype))
+    else:
+        torch.addmm(total, left, right, out_dtype=total.dtype, out=total)
 
 
 def scaled_and_capped(logits: Tensor, scale: float, cap: float | None) -> Tensor:

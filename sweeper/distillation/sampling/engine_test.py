@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from sweeper.config.rollouts import RolloutEngine
-from sweeper.distillation.data.batches import IGNORED, PromptCollator
+from sweeper.distillation.data.batches import PromptCollator, counted_positions
 from sweeper.distillation.models.lm_head import LMHead
 from sweeper.distillation.sampling.engines import Engine
 from sweeper.distillation.sampling.rollouts import Rollout
@@ -104,10 +104,10 @@ class SampledWindow:
     def _predictions(self, prompt: Sequence[int], answer: Rollout) -> Any:
         """Yield log p, H, the variance of log p, and differences, some positions at a time."""
         batch = PromptCollator(self.pad_id).pad([(prompt, answer.tokens)])
-        counted = batch["labels"][:, 1:] != IGNORED
+        positions = counted_positions(batch["labels"])
         with self.autocast:
             head = LMHead.of(self.model, trained=True)
-            states = head.states({"input_ids": batch["input_ids"]}, counted)
+            states = head.states({"input_ids": batch["input_ids"]}, positions)
             for start in range(0, len(states), _POSITIONS):
                 part = slice(start, start + _POSITIONS)
                 logits = head.logits(states[part]).float()

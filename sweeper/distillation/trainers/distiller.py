@@ -7,8 +7,9 @@ It is transformers' ``Trainer`` and nothing of TRL's, so no side effect of one m
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -16,20 +17,23 @@ from accelerate.utils import AutocastKwargs
 from torch import Tensor
 from transformers import Trainer, TrainerCallback
 
+from sweeper.distillation.chunked_loss import chunk_budget
 from sweeper.distillation.cost_meter import CostMeter
 from sweeper.distillation.data.batches import (
     IGNORED,
     EndlessPermutations,
     LengthBuckets,
     PromptCollator,
+    sent,
 )
+from sweeper.distillation.data.examples import TokenSequence
 from sweeper.distillation.distributed import ProcessGroup
 from sweeper.distillation.models.lm_head import LMHead
 from sweeper.distillation.sampling.engines import Engine
 from sweeper.distillation.sampling.rollouts import Rollout
 from sweeper.distillation.sharding import ShardedStudent
 from sweeper.distillation.trainers.base import MeteredTrainerMixin
-from sweeper.distillation.trainers.losses import TokenLoss, counted_positions
+from sweeper.distillation.trainers.losses import Reading, TokenLoss
 from sweeper.records.seeds import on_policy_seed, rollout_seed
 
 
@@ -67,7 +71,7 @@ class Distiller(MeteredTrainerMixin, Trainer):  # type: ignore[misc]
         sharded_student: The model, where it is divided among the processes.
         count_references: Divide by the tokens of the answers that rollouts replace, as TRL's
             ``GKDTrainer`` does.
-        **kwargs: As ``Trainer``'s. The dataset is one of ``batches.rows``.
+        **kwargs: As ``Trainer``'s. The dataset is ``batches.Rows``.
     """
 
     loss_is_scaled_for_ga = True
@@ -95,11 +99,13 @@ class Distiller(MeteredTrainerMixin, Trainer):  # type: ignore[misc]
         self._sharded_student = sharded_student
         self._count_references = count_references
         self._head: LMHead | None = None
+        self._budget: int | None = None
         self._rolled_out = False
+        self._unread: list[Reading] = []
         self._collator = PromptCollator(kwargs["processing_class"].pad_token_id)
         super().__init__(data_collator=self._collator, **kwargs)
         self.add_callback(_OwnForward())
-        self.add_callback(_EndOfStep(self._count_observed))
+        self.add_callback(_EndOfStep(self._end_step))
         if sharded_student is not None:
             # Autocast must not keep the weights that it rounds: they are whole for a moment only.
             self.accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)
@@ -126,14 +132,24 @@ class Distiller(MeteredTrainerMixin, Trainer):  # type: ignore[misc]
         references = self._tokens(batches)
         counts = self._sample(batches) if self._sampling is not None else None
         self._rolled_out = counts is not None
-        self._count(batches, counts)
+        self._count(batches, counts or {})
         self._loss.expect(batches)
         return batches, references if self._count_references else self._tokens(batches)
 
     def _tokens(self, batches: Sequence[dict[str, Any]]) -> float:
         """Return the number of trained tokens of all processes' micro-batches."""
-        tokens = sum(int(counted_positions(batch["labels"]).sum()) for batch in batches)
+        tokens = sum(batch["rows"].predicted for batch in batches)
         return self.processes.add_up({"tokens": float(tokens)})["tokens"]
+
+    def _count(self, batches: Sequence[dict[str, Any]], rollouts: Mapping[str, float]) -> None:
+        """Add the micro-batches and their trained tokens, over all processes, to the meter."""
+        counts = {
+            "micro_batches": float(len(batches)),
+            "trained_tokens": float(sum(batch["rows"].trained for batch in batches)),
+            **rollouts,
+        }
+        for name, amount in self.processes.add_up(counts).items():
+            self.meter.add(name, amount)
 
     def _sample(self, batches: list[dict[str, Any]]) -> dict[str, float] | None:
         """Put rollouts into the on-policy micro-batches of one window, and return their counts."""
@@ -163,9 +179,9 @@ class Distiller(MeteredTrainerMixin, Trainer):  # type: ignore[misc]
         prompts: list[list[int]] = []
         numbers: list[int] = []
         for index in chosen:
-            rows = batches[index // size]["prompts"]
+            rows = batches[index // size]["rows"].sequences
             first = sum(on_policy[:index]) * self.args.train_batch_size
-            prompts += rows
+            prompts += (list(row.prompt) for row in rows)
             numbers += range(first, first + len(rows))
         # Within one autocast the weights are rounded once, not for every token.
         with self.accelerator.autocast(AutocastKwargs()):
@@ -183,12 +199,17 @@ class Distiller(MeteredTrainerMixin, Trainer):  # type: ignore[misc]
         answers = iter(rollouts)
         for index in chosen:
             batch = batches[index // size]
-            sampled = [next(answers) for _ in batch["prompts"]]
-            tokens = (rollout.tokens for rollout in sampled)
-            pairs = list(zip(batch["prompts"], tokens, strict=True))
-            # No row of the dataset any more.
-            batch.update(self._collator.pad(pairs), indices=None)
-            batch.update(_reported(sampled, batch["labels"]))
+            rows = batch["rows"].sequences
+            sampled = [next(answers) for _ in rows]
+            made = [
+                TokenSequence(row.prompt, rollout.tokens)
+                for row, rollout in zip(rows, sampled, strict=True)
+            ]
+            # No rows of the dataset any more.
+            replaced = self._collator.batch(made, None)
+            replaced |= _reported(sampled, replaced["labels"])
+            for name, value in replaced.items():
+                batch[name] = sent(value, self.args.device) if torch.is_tensor(value) else value
         repeated = [share for each in rollouts if (share := each.repetition()) is not None]
         return {
             "on_policy": len(chosen),
@@ -201,15 +222,27 @@ class Distiller(MeteredTrainerMixin, Trainer):  # type: ignore[misc]
             "with_logprobs": sum(len(rollout.log_probs or ()) for rollout in rollouts),
         }
 
-    def _count_observed(self) -> None:
-        """Add what the loss saw of this step's rollouts, in all processes, to the meter."""
-        # The coin is the same in all processes, so all of them are here, or none.
+    def _end_step(self, read: bool) -> None:
+        """Keep what the loss saw of this step's rollouts, and ``read`` what was kept."""
         if self._rolled_out:
-            for observed in self.processes.gather(self._loss.observed()):
-                for name, amount in observed.sums.items():
-                    self.meter.add(name, amount)
-                for name, value in observed.largest.items():
-                    self.meter.raise_to(name, value)
+            self._unread.append(self._loss.observed())
+        if read:
+            self._count_observed()
+
+    def _count_observed(self) -> None:
+        """Add what the loss saw of rollouts, in all processes, to the meter."""
+        steps = [read() for read in self._unread]
+        self._unread.clear()
+        # The coin is the same in all processes, so all of them are here, or none.
+        for observed in chain.from_iterable(zip(*self.processes.gather(steps), strict=True)):
+            for name, amount in observed.sums.items():
+                self.meter.add(name, amount)
+            for name, value in observed.largest.items():
+                self.meter.raise_to(name, value)
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        self._count_observed()
+        super()._save_checkpoint(*args, **kwargs)
 
     def compute_loss(
         self,
@@ -225,27 +258,31 @@ class Distiller(MeteredTrainerMixin, Trainer):  # type: ignore[misc]
         """
         bare = self.accelerator.unwrap_model(model)
         tokens = {"input_ids": inputs["input_ids"]}
-        counted = counted_positions(inputs["labels"])
+        positions = inputs["positions"]
         # Accelerate puts autocast around the whole model's forward, which is not what runs here.
         with self.accelerator.autocast():
             if self._head is None:
                 self._head = LMHead.of(self._whole_student(), trained=True).of_copy(bare)
-            targets = self._loss.targets(inputs, counted)
+            targets = self._loss.targets(inputs)
             wrapped = bare is not model
             divided = self._sharded_student is not None and self._head.head is not None
             if wrapped or divided:
                 # Gradients are added up over processes only of what passes the wrapper's forward;
                 # what is divided has its head in one piece only there.
-                total = _call_within(model, bare, self._total, tokens, counted, targets)
+                total = _call_within(model, bare, self._total, tokens, positions, targets)
             else:
-                total = self._total(tokens, counted, targets)
+                total = self._total(tokens, positions, targets)
         # Of all processes' tokens; the wrapper takes the mean of their gradients, not the sum.
         loss = total / num_items_in_batch * self.processes.size
         return (loss, {}) if return_outputs else loss
 
-    def _total(self, tokens: dict[str, Tensor], counted: Tensor, targets: Any) -> Tensor:
+    def _total(self, tokens: dict[str, Tensor], positions: Tensor, targets: Any) -> Tensor:
         assert self._head is not None
-        return self._loss.total(self._head.states(tokens, counted), self._head, targets)
+        states = self._head.states(tokens, positions)
+        if self._budget is None:
+            # Once in a training, so that later chunks do not depend on what else is in memory.
+            self._budget = chunk_budget(states.device)
+        return self._loss.total(states, self._head, targets, self._budget)
 
     def _whole_student(self) -> Any:
         """Return the student, every part of which may be called by itself."""
@@ -313,14 +350,15 @@ class _OwnForward(TrainerCallback):  # type: ignore[misc]
 
 
 class _EndOfStep(TrainerCallback):  # type: ignore[misc]
-    """Calls a function after each optimiser step, before anything is logged or saved."""
+    """Calls a function after each optimiser step, with True if counts are about to be read."""
 
-    def __init__(self, call: Callable[[], None]) -> None:
+    def __init__(self, call: Callable[[bool], None]) -> None:
         self._call = call
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Call the function."""
-        self._call()
+        last = state.global_step >= state.max_steps or control.should_training_stop
+        self._call(last or control.should_log)
 
 
 def autocast_dtype(args: Any) -> torch.dtype | None:

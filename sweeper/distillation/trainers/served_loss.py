@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sweeper.config.settings import MethodSettings
-from sweeper.distillation.data.batches import IGNORED
+from sweeper.distillation.data.batches import sent
 from sweeper.distillation.models.lm_head import LMHead
 from sweeper.distillation.partial_divergence import (
     TokenLogProbs,
@@ -25,7 +27,7 @@ from sweeper.distillation.partial_divergence import (
 from sweeper.distillation.sampled_tokens import SampledTokens
 from sweeper.distillation.teacher.served_judge import Judgement, ServedJudge, Text
 from sweeper.distillation.teacher.stored_judgement import StoredJudgement
-from sweeper.distillation.trainers.losses import Observed, Timing, sampled_tokens
+from sweeper.distillation.trainers.losses import Observed, Reading, Timing, sampled_tokens
 
 
 @dataclass(frozen=True)
@@ -66,17 +68,17 @@ class ServedTeacherLoss:
     ) -> None:
         self._judge, self._settings, self._stored = judge, settings, stored
         self._timing, self._used = timing, used
-        self._seen: list[tuple[SampledTokens, Tensor]] = []
+        self._seen: list[Tensor] = []
 
     def expect(self, batches: Sequence[dict[str, Any]]) -> None:
         """Ask for what the micro-batches of a window need and is not stored."""
         for batch in batches:
-            if self._stored is None or batch["indices"] is None:
+            if self._stored is None or batch["rows"].indices is None:
                 batch["judged"] = self._ask(batch)
 
-    def targets(self, inputs: dict[str, Any], counted: Tensor) -> ReportedTargets:
+    def targets(self, inputs: dict[str, Any]) -> ReportedTargets:
         """Return what the teacher reports, stored where it is, and rollouts' tokens."""
-        device, indices = counted.device, inputs["indices"]
+        device, indices = inputs["input_ids"].device, inputs["rows"].indices
         with self._timing("teacher"):
             if self._stored is not None and indices is not None:
                 reported = self._stored.of(indices, self._settings.teacher_top_k)
@@ -84,7 +86,7 @@ class ServedTeacherLoss:
             asked = inputs.get("judged") or self._ask(inputs)
             found = Judgement.joined(self._judge.result(one) for one in asked)
             self._used(self._judge.take_seconds())
-            sampled, own = sampled_tokens(inputs, counted), found.own.to(device)
+            sampled, own = sampled_tokens(inputs), sent(found.own, device)
             if self._settings.teacher_signal == "sampled":
                 teacher = TokenLogProbs(sampled.tokens[:, None], own[:, None])
             else:
@@ -93,46 +95,45 @@ class ServedTeacherLoss:
             return ReportedTargets(teacher)
         return ReportedTargets(teacher, sampled, own)
 
-    def total(self, states: Tensor, head: LMHead, targets: ReportedTargets) -> Tensor:
+    def total(self, states: Tensor, head: LMHead, targets: ReportedTargets, budget: int) -> Tensor:
         """Return the divergence, or an estimate of it: what ``teacher_signal`` asks for."""
         settings, sampled = self._settings, targets.sampled
         if settings.teacher_signal == "sampled":
             assert sampled is not None, "the study file was checked: every sequence is a rollout"
             loss = sampled_divergence(
-                states, head, targets.teacher, temperature=settings.temperature, sampled=sampled
+                states,
+                head,
+                targets.teacher,
+                temperature=settings.temperature,
+                sampled=sampled,
+                budget=budget,
             )
         else:
-            loss = top_k_divergence(states, head, targets.teacher, settings.beta, sampled=sampled)
+            loss = top_k_divergence(
+                states, head, targets.teacher, settings.beta, sampled=sampled, budget=budget
+            )
         if sampled is not None and targets.own is not None:
-            self._seen.append((sampled, targets.own))
+            own = targets.own.sum()[None]
+            self._seen.append(torch.cat([sampled.sums[:1], own, sampled.differences()]))
         return loss
 
-    def observed(self) -> Observed:
+    def observed(self) -> Reading:
         """Return sums over the rollouts' tokens; the teacher's entropy is not known."""
-        # Only now is the device waited for.
-        differences = [sampled.differences().tolist() for sampled, _ in self._seen]
-        found = Observed(
-            {
-                "student_entropy": sum(float(sampled.sums[0]) for sampled, _ in self._seen),
-                "teacher_logprob": sum(float(own.sum()) for _, own in self._seen),
-                "logprob_diff": sum(total for total, _ in differences),
-            },
-            {"logprob_diff_max": max((largest for _, largest in differences), default=0.0)},
-        )
-        self._seen.clear()
-        return found
+        seen, self._seen = self._seen, []
+        return partial(_read, torch.stack(seen) if seen else torch.zeros(1, 4))
 
     def _ask(self, batch: dict[str, Any]) -> list[Future[Judgement]]:
-        labels, lengths = batch["labels"].cpu(), batch["attention_mask"].sum(1).tolist()
-        rows = zip(batch["input_ids"].tolist(), labels, lengths, strict=True)
-        texts = [
-            Text(
-                tuple(tokens[:length]),
-                tuple((own[1:] != IGNORED).nonzero()[:, 0].add(1).tolist()),
-            )
-            for tokens, own, length in rows
-        ]
-        return [self._judge.ask(text) for text in texts]
+        return [self._judge.ask(Text.of(sequence)) for sequence in batch["rows"].sequences]
+
+
+def _read(rows: Tensor) -> Observed:
+    """Read the sums of micro-batches, each of which is a row."""
+    *sums, largest = zip(*rows.tolist(), strict=True)
+    names = ("student_entropy", "teacher_logprob", "logprob_diff")
+    return Observed(
+        {name: sum(values) for name, values in zip(names, sums, strict=True)},
+        {"logprob_diff_max": max(largest)},
+    )
 
 
 def tokens_to_report(settings: MethodSettings) -> int:
@@ -140,5 +141,5 @@ def tokens_to_report(settings: MethodSettings) -> int:
     return 0 if settings.teacher_signal == "sampled" else settings.teacher_top_k
 
 
-def _on(device: Any, reported: TokenLogProbs) -> TokenLogProbs:
-    return TokenLogProbs(reported.ids.to(device), reported.log_probs.to(device))
+def _on(device: torch.device, reported: TokenLogProbs) -> TokenLogProbs:
+    return TokenLogProbs(sent(reported.ids, device), sent(reported.log_probs, device))

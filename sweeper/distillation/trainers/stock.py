@@ -31,11 +31,11 @@ class StockGKDTrainer(MeteredTrainerMixin, GKDTrainer):  # type: ignore[misc]
         """Sample as the stock trainer does, and count."""
         with self.meter.timing("rollout"):
             result = GKDTrainer.generate_on_policy_outputs(model, inputs, generation_config)
-        sampled = int((result[2] != IGNORED).sum())
+        sampled = (result[2] != IGNORED).sum()
         if model is not self.teacher_model:
             self.meter.add("on_policy", 1)
             self.meter.add("rollouts", len(result[2]))
             self.meter.add("generated_tokens", sampled)
         # The reference that this rollout replaces has been counted as trained on.
-        self.meter.add("trained_tokens", sampled - int((inputs["labels"] != IGNORED).sum()))
+        self.meter.add("trained_tokens", sampled - (inputs["labels"] != IGNORED).sum())
         return result

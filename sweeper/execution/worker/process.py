@@ -20,7 +20,9 @@ from typing import Any
 from filelock import FileLock
 
 from sweeper.execution.executor import Spec
+from sweeper.execution.worker.gpu_memory import allocator_settings
 from sweeper.execution.worker.malloc import keep_freed_memory
+from sweeper.execution.worker.memory_fence import allocator_fraction
 from sweeper.execution.worker.rank_processes import OtherRanks
 from sweeper.foundation import disk
 from sweeper.foundation.files import open_to_append, write_text_atomically
@@ -40,7 +42,7 @@ class DeviceShare:
     cores: frozenset[int] | None = None
     """The cores to stay on; None: any."""
     gpu: float = 1.0
-    """The share of the device's memory that it may take."""
+    """The share of each device's memory that it may take, servers next to it included."""
     visible: str | None = None
     """``CUDA_VISIBLE_DEVICES``, in place of the value that the process inherits."""
     directory: str | None = None
@@ -141,7 +143,14 @@ def _run_here(spec: Spec, share: DeviceShare, run: Callable[[Spec], Outcome] | N
             kind="bug", message="the libraries cannot be imported", details=preload.failure
         )
         return Outcome(state="failed", failure=failure, started=started, finished=time.time())
+    if preload.warning is not None and claimed.startswith("cuda"):
+        print(preload.warning, file=sys.stderr)
+    settings = allocator_settings(place.model_copy(update={"device": claimed}), os.environ)
     import torch
+
+    if settings is not None:
+        # Torch may have read the environment when the forkserver imported it.
+        torch._C._accelerator_setAllocatorSettings(settings)
 
     from sweeper.execution.worker.run import failure_of, run_job
 
@@ -150,11 +159,10 @@ def _run_here(spec: Spec, share: DeviceShare, run: Callable[[Spec], Outcome] | N
     try:
         if claimed == "cpu":
             keep_freed_memory()
-        elif claimed.startswith("cuda") and share.gpu < 1:
-            # A neighbour's memory stays its own: what needs more fails as out of memory.
-            torch.cuda.set_per_process_memory_fraction(share.gpu)
-        elif len(devices) > 1:
-            torch.cuda.set_device(claimed)
+        elif claimed.startswith("cuda"):
+            _keep_to_share(claimed, share.gpu * (1 - place.served_memory))
+            if len(devices) > 1:
+                torch.cuda.set_device(claimed)
     except RuntimeError as error:  # the device may be gone
         outcome = Outcome(
             state="failed",
@@ -168,7 +176,11 @@ def _run_here(spec: Spec, share: DeviceShare, run: Callable[[Spec], Outcome] | N
         if place.memory_gib is not None:
             _limit_memory(place.memory_gib / place.processes)
         outcome = (run or run_job)(inside)
-    found: dict[str, Any] = {"device": ", ".join(devices), "devices": len(devices)}
+    found: dict[str, Any] = {
+        "device": ", ".join(devices),
+        "devices": len(devices),
+        "sharing": place.sharing,
+    }
     reported = outcome.failure
     if reported is not None and reported.kind in OF_DEVICES:
         names = share.names(place)
@@ -177,6 +189,19 @@ def _run_here(spec: Spec, share: DeviceShare, run: Callable[[Spec], Outcome] | N
     else:  # otherwise no further call of the device would succeed
         found["peak_bytes"] = _peak_bytes(claimed)
     return outcome.model_copy(update=found)
+
+
+def _keep_to_share(device: str, share: float) -> None:
+    """Let allocations fail that would take more than the process's share of its GPU.
+
+    A neighbour's memory stays its own: what needs more fails as out of memory.
+    """
+    import torch
+
+    if share < 1:
+        total = torch.cuda.get_device_properties(device).total_memory
+        fraction = allocator_fraction(share, total)
+        torch.cuda.set_per_process_memory_fraction(fraction, device)
 
 
 def _peak_bytes(device: str) -> int:

@@ -13,7 +13,7 @@ from sweeper.config.data import DataConfig
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.preparation import TeacherOutputsConfig
 from sweeper.config.settings import MethodSettings
-from sweeper.distillation.data.batches import IGNORED, PromptCollator, rows
+from sweeper.distillation.data.batches import IGNORED, PromptCollator, Rows
 from sweeper.distillation.data.training_data import read_training_data
 from sweeper.distillation.models.answer_ends import end_token_ids
 from sweeper.distillation.teacher import outputs
@@ -61,7 +61,7 @@ def test_labels_of_all_answers(tmp_path: Path) -> None:
     # Once made, and once from the cache.
     assert data.tokens(400) == data.tokens(400)
     sequences = data.tokens(400).sequences
-    batch = PromptCollator(0)(rows(sequences).to_list())
+    batch = PromptCollator(0)([*Rows(sequences)])
     trained = [
         data.tokenizer.decode([token for token in row.tolist() if token != IGNORED])
         for row in batch["labels"]
@@ -69,9 +69,9 @@ def test_labels_of_all_answers(tmp_path: Path) -> None:
     end = "<|im_end|>"
     assert trained == [f"2{end}", f"2{end}4, so.{end}", f"2{end}4, so.{end}Bye!{end}"]
     assert [sequence.trained for sequence in sequences] == [2, 9, 14]
-    for sequence, prompt in zip(sequences, batch["prompts"], strict=True):
-        assert data.tokenizer.decode(prompt).endswith("<|im_start|>assistant\n")
-        assert tuple(prompt) == sequence.prompt, "a rollout answers the last turn"
+    assert batch["rows"].sequences == sequences
+    for sequence in sequences:  # a rollout answers the last turn
+        assert data.tokenizer.decode(sequence.prompt).endswith("<|im_start|>assistant\n")
 
 
 @pytest.mark.parametrize("method", ["sft", "supervised_kd", "gkd"])

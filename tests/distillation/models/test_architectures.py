@@ -11,7 +11,7 @@ import torch
 
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.suite import SuiteConfig, SuiteTask
-from sweeper.distillation.data.batches import IGNORED, PromptCollator
+from sweeper.distillation.data.batches import PromptCollator, counted_positions
 from sweeper.distillation.data.conversations import Example
 from sweeper.distillation.data.examples import check_template, render_prompt, tokenize
 from sweeper.distillation.models.answer_ends import end_token_ids
@@ -113,7 +113,7 @@ def test_padding_moves_no_position(
         batch = PromptCollator(pad).pad(some)
         with torch.no_grad():
             tokens = {"input_ids": batch["input_ids"]}
-            return lm_head.states(tokens, batch["labels"][:, 1:] != IGNORED)
+            return lm_head.states(tokens, counted_positions(batch["labels"]))
 
     each = torch.cat([states([pair]) for pair in pairs])
     assert torch.allclose(states(pairs), each, atol=1e-4)

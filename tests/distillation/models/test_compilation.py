@@ -9,6 +9,7 @@ import torch
 from torch._inductor import config as inductor
 
 from sweeper.config.models import ModelConfig
+from sweeper.distillation.data.batches import counted_positions
 from sweeper.distillation.models.compilation import compile_reading
 from sweeper.distillation.models.lm_head import LMHead
 from sweeper.distillation.models.loading import identity, load_model
@@ -28,8 +29,8 @@ def test_a_compiled_teacher_gives_the_same_states(tmp_path: Path) -> None:
     assert fast.body is not None
     for rows, length in ((2, 16), (3, 11)):
         tokens = torch.arange(3, 3 + rows * length).view(rows, length)
-        counted = torch.ones(rows, length - 1, dtype=torch.bool)
-        found, wanted = (r.states({"input_ids": tokens}, counted) for r in (fast, eager))
+        positions = counted_positions(torch.ones(rows, length))
+        found, wanted = (r.states({"input_ids": tokens}, positions) for r in (fast, eager))
         assert (found - wanted).norm() / wanted.norm() < 1e-5
     # It decodes as before.
     mask = torch.ones_like(tokens)

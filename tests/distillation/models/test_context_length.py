@@ -13,7 +13,7 @@ from transformers import AutoConfig, GPT2LMHeadModel
 
 from sweeper.config.loading import load_study
 from sweeper.config.models import ModelConfig
-from sweeper.distillation.data.batches import IGNORED, PromptCollator
+from sweeper.distillation.data.batches import PromptCollator, counted_positions
 from sweeper.distillation.data.examples import TokenSequence
 from sweeper.distillation.models.context_length import ends, positions
 from sweeper.distillation.models.lm_head import LMHead
@@ -237,8 +237,8 @@ def test_learned_positions_begin_with_each_text_for_teachers_too(
     for index, text in enumerate(texts):
         batch = PromptCollator(0).pad([(text.prompt, text.completion or ())])
         with torch.no_grad():
-            counted = batch["labels"][:, 1:] != IGNORED
-            alone = lm_head.states({"input_ids": batch["input_ids"]}, counted)
+            positions = counted_positions(batch["labels"])
+            alone = lm_head.states({"input_ids": batch["input_ids"]}, positions)
         assert torch.allclose(stored.of([index]), alone, atol=1e-5)
 
     own = OwnClass.from_pretrained(tiny["gpt2"]).eval()

@@ -86,9 +86,15 @@ def stock(student: Any, teacher: Any, beta: float, tokens: Any, counted: Tensor)
 
 def divergence(heads: Heads, beta: float, tokens: Any, counted: Tensor) -> Tensor:
     """As a trainer does it."""
+    positions = at(counted)
     with torch.no_grad():
-        theirs = heads.teacher.states(tokens, counted)
-    return heads.divergence(heads.student.states(tokens, counted), theirs, beta)
+        theirs = heads.teacher.states(tokens, positions)
+    return heads.divergence(heads.student.states(tokens, positions), theirs, beta)
+
+
+def at(counted: Tensor) -> Tensor:
+    """Positions of the predictions that count."""
+    return nn.functional.pad(counted, (0, 1)).flatten().nonzero()[:, 0]
 
 
 def trained(model: nn.Module) -> dict[str, Tensor]:
@@ -166,7 +172,7 @@ def test_no_kind_of_model_rounds_its_logits_to_16_bits(kind: str, autocast: bool
     tokens, counted = batch()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         lm_head = LMHead.of(model, trained=True)
-        found = lm_head.logits(lm_head.states(tokens, counted))
+        found = lm_head.logits(lm_head.states(tokens, at(counted)))
         hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         model(**tokens)
         hook.remove()

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from sweeper.distillation.data.batches import IGNORED, PromptCollator
+from sweeper.distillation.data.batches import PromptCollator, counted_positions
 from sweeper.distillation.data.examples import TokenSequence
 from sweeper.distillation.data.training_data import read_training_data
 from sweeper.distillation.models.lm_head import LMHead
@@ -59,9 +59,9 @@ def test_stored_states_are_the_teachers(tmp_path: Path, resources: Resources) ->
     for indices in ([3], [5, 0, 11]):
         pairs = [(data[i].prompt, data[i].completion or ()) for i in indices]
         batch = PromptCollator(0).pad(pairs)
-        counted = batch["labels"][:, 1:] != IGNORED
+        positions = counted_positions(batch["labels"])
         with torch.no_grad():
-            expected = lm_head.states({"input_ids": batch["input_ids"]}, counted)
+            expected = lm_head.states({"input_ids": batch["input_ids"]}, positions)
         assert torch.allclose(stored.of(indices), expected, atol=1e-5)
     again = hidden_states.get_or_compute(Forbidden(inputs, inputs.teacher, resources), data)
     assert again is not None

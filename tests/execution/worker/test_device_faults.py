@@ -175,7 +175,7 @@ def test_a_device_that_is_gone_before_the_job_begins_is_an_outcome_too(
     spec: TrialSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = "No CUDA GPUs are available"
-    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda share: fail(gone))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: fail(gone))
     outcome = end(on_gpu(spec, "cuda:0"), monkeypatch, lambda: {}, DeviceShare(gpu=0.5))
     assert outcome.failure is not None
     assert (outcome.failure.kind, outcome.failure.devices) == ("faulty_device", ("cuda:0",))

@@ -23,6 +23,8 @@ from sweeper.study.manifest import suite_spec
 from tests.support.training_jobs import make_study_inputs, train
 from tests.support.trial_jobs import trial_spec
 
+pytestmark = pytest.mark.slow
+
 WriteStudy = Callable[..., Path]
 LORA = StudentConfig(model="builtin/adder-student", lora=LoraConfig(r=4, alpha=8, dropout=0.2))
 
