@@ -288,8 +288,8 @@ class Coordinator:
                 if spec is None or not self._step_jobs.start(spec):
                     break
                 steps.ready.remove(spec)
-            for finished, _ in self._wait() if steps or self.jobs.running else ():
-                if again := self._step_jobs.try_elsewhere(finished):
+            for finished, job in self._wait() if steps or self.jobs.running else ():
+                if again := self._step_jobs.try_elsewhere(finished, job):
                     steps.ready.append(again)
                 else:
                     steps.ended(self._finish_step(finished))

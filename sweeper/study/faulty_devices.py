@@ -35,10 +35,11 @@ def failed_apart(failures: list[Failure]) -> bool:
 class FaultyDevices:
     """Keeps count of the faults of devices in one run of a study.
 
-    A fault of the device itself counts each time. A kernel or a connection that failed may be the
-    job's own fault: it counts once a job, and no longer when the job fails on other devices, too. A
-    driver that does not fit fails every job, so its devices are set aside at once. The next run
-    begins without any of this.
+    A fault of the device itself counts each time, but once for all jobs that ran on it then: an
+    uncorrectable error of its memory ends every process there. A kernel or a connection that failed
+    may be the job's own fault: it counts once a job, and no longer when the job fails on other
+    devices, too. A driver that does not fit fails every job, so its devices are set aside at once.
+    The next run begins without any of this.
 
     Args:
         executor: Executor of the jobs, which sets devices aside.
@@ -50,6 +51,8 @@ class FaultyDevices:
         self._log = log
         self._certain: Counter[str] = Counter()
         """Faults of each device itself."""
+        self._counted: dict[str, float] = {}
+        """Time of the last of these that counted, by device, in seconds since the epoch."""
         self._suspected: dict[str, set[str]] = {}
         """Jobs that failed on each device, perhaps through it, by their directories."""
         self._failures: dict[str, list[Failure]] = {}
@@ -58,14 +61,24 @@ class FaultyDevices:
         self._last = ""
         """Last fault, in words."""
 
-    def note(self, spec: Spec, failure: Failure) -> list[str]:
-        """Take note of a job that failed through its device, and return what follows, in words."""
-        job, before = spec.place.directory, self._aside
+    def note(self, spec: Spec, failure: Failure, started: float) -> list[str]:
+        """Take note of a job that failed through its device, and return what follows, in words.
+
+        Args:
+            spec: The job.
+            failure: How it failed.
+            started: Start of the job, in seconds since the epoch.
+        """
+        job, before, now = spec.place.directory, self._aside, time.time()
         self._last = failure.told()
         self._failures.setdefault(job, []).append(failure)
         for device in failure.devices:
-            if failure.kind in DEVICE_FAULTS:
-                self._certain[device] += MOST_FAULTS if failure.kind == "driver" else 1
+            if failure.kind == "driver":
+                self._certain[device] += MOST_FAULTS
+            elif failure.kind in DEVICE_FAULTS:
+                if started >= self._counted.get(device, 0.0):
+                    self._certain[device] += 1
+                    self._counted[device] = now
             else:
                 self._suspected.setdefault(device, set()).add(job)
         cleared: list[str] = []
@@ -82,7 +95,7 @@ class FaultyDevices:
             self._executor.set_aside(self._aside)
         added, returned = sorted(self._aside - before), sorted(before - self._aside)
         fault = DeviceFault(
-            time=time.time(),
+            time=now,
             job=job_name(spec),
             attempt=spec.attempt,
             kind=failure.kind,

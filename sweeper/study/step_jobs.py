@@ -10,7 +10,7 @@ from sweeper.records import PreparationSpec
 from sweeper.study import preparation, retries
 from sweeper.study.collaborators import Collaborators
 from sweeper.study.faulty_devices import FaultyDevices, failed_on
-from sweeper.study.jobs import Jobs
+from sweeper.study.jobs import Jobs, RunningJob
 
 
 @dataclass(frozen=True)
@@ -42,14 +42,14 @@ class StepJobs:
         self.jobs.notice()
         return True
 
-    def try_elsewhere(self, finished: Finished) -> PreparationSpec | None:
+    def try_elsewhere(self, finished: Finished, job: RunningJob) -> PreparationSpec | None:
         """Return a step that has to run again, because its device may be why it failed."""
         spec, outcome = finished.spec, finished.outcome
         assert isinstance(spec, PreparationSpec)
         failure = finished.fault if outcome is None else outcome.failure
         if failure is None or failure.kind not in retries.ELSEWHERE:
             return None
-        consequences = self.devices.note(spec, failure)
+        consequences = self.devices.note(spec, failure, job.started)
         again = retries.may_be_the_device(self.devices.failures(spec))
         if again:
             self.collaborators.observer.message(f"{spec.step} {failed_on(failure)}")

@@ -181,7 +181,7 @@ class Trials:
             # Not the trial's end: once its cause is fixed, the same trial runs again.
             return outcome.failure
         if outcome.failure is not None and outcome.failure.kind in retries.ELSEWHERE:
-            consequences = self.devices.note(spec, outcome.failure)
+            consequences = self.devices.note(spec, outcome.failure, job.started)
             again = retries.runs_elsewhere(outcome, files)
             if again:
                 self._run_again(arm, spec, failed_on(outcome.failure))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
@@ -46,9 +47,12 @@ class Bench:
         place = self._spec.place.model_copy(update={"directory": f"arms/sft/{number:04d}"})
         return self._spec.model_copy(update={"number": number, "place": place})
 
-    def fail(self, number: int, kind: FailureKind, *devices: str) -> list[str]:
+    def fail(
+        self, number: int, kind: FailureKind, *devices: str, started: float | None = None
+    ) -> list[str]:
         failure = Failure(kind=kind, message=f"fault of {number}", devices=devices)
-        return self.devices.note(self.job(number), failure)
+        begun = time.time() if started is None else started
+        return self.devices.note(self.job(number), failure, begun)
 
 
 @pytest.fixture
@@ -112,6 +116,16 @@ def test_devices_are_set_aside_after_two_faults_of_their_own(
     found = read_device_faults(bench.paths)
     assert [(f.kind, f.devices) for f in found] == [(kind, devices) for _, kind, devices in faults]
     assert {device for fault in found for device in fault.set_aside} == aside
+
+
+def test_jobs_that_one_fault_ended_together_count_it_once(bench: Bench) -> None:
+    begun = time.time() - 60
+    for number in range(3):
+        bench.fail(number, "faulty_device", "cuda:0", started=begun)
+    assert bench.executor.aside == set()
+    # That which started after it is another.
+    bench.fail(0, "faulty_device", "cuda:0")
+    assert bench.executor.aside == {"cuda:0"}
 
 
 def test_a_device_is_used_again_once_a_job_was_to_blame(bench: Bench) -> None:

@@ -8,10 +8,12 @@ from pathlib import Path
 from rich.console import Console
 
 from sweeper.records import DeviceFault, FailureKind
+from sweeper.reporting.console import show
 from sweeper.reporting.json_output import study_json
 from sweeper.reporting.markdown.report import write_report
 from sweeper.reporting.report_data import ReportData
 from sweeper.reporting.summary import show_study
+from sweeper.reporting.tables.trials import StatusView
 from sweeper.reporting.text.device_faults import TITLE, device_lines
 from tests.support.example_study import example_study
 
@@ -52,11 +54,14 @@ def test_reports_have_them_and_are_silent_without(tmp_path: Path) -> None:
         page = ReportData.of(record)
         [report, *_] = write_report(page, tmp_path / str(len(record.device_faults)))
         terminal = io.StringIO()
-        show_study(page, Console(file=terminal, width=200))
+        console = Console(file=terminal, width=200)
+        show_study(page, console)
+        status = io.StringIO()
+        show(StatusView(record), Console(file=status, width=200))
         text = report.read_text(encoding="utf-8")
         failed = bool(record.device_faults)
         assert (f"### {TITLE}" in text) == failed
-        assert (TITLE in terminal.getvalue()) == failed
+        assert (TITLE in terminal.getvalue(), TITLE in status.getvalue()) == (failed, failed)
         assert (ECC in text, ECC in terminal.getvalue()) == (failed, failed)
         assert "\x1b" not in text + terminal.getvalue()
         assert "<b>" not in text
