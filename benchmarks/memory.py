@@ -26,7 +26,8 @@ from transformers import AutoConfig
 from benchmarks.engine import in_own_process
 from benchmarks.pairs import make
 from benchmarks.training import distil
-from sweeper.commands.check.memory_forecast import GIB, Peak, Sizes, moments, worst
+from sweeper.commands.check.memory_forecast import moments, worst
+from sweeper.commands.check.memory_terms import GIB, Peak, Sizes
 from sweeper.config.models import ModelConfig, StudentConfig
 from sweeper.config.settings import Method, MethodSettings, effective
 from sweeper.distillation.data.training_data import TrainingData, read_training_data, unpack_models

@@ -8,7 +8,8 @@ from typing import Any
 from benchmarks.gpu.pairs import make
 from benchmarks.gpu.task import Training
 from benchmarks.gpu.training import GIB, training_settings
-from sweeper.commands.check.memory_forecast import DeviceKind, Sizes, moments, worst
+from sweeper.commands.check.memory_forecast import moments, worst
+from sweeper.commands.check.memory_terms import DeviceKind, Sizes
 from sweeper.config.settings import effective
 from sweeper.distillation.data.training_data import read_training_data, unpack_models
 from sweeper.distillation.memory_shape import shape_of

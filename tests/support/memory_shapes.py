@@ -7,7 +7,7 @@ from typing import Any
 from sweeper.analysis.findings import Finding
 from sweeper.commands.check.memory_findings import Shapes, StudyTrainings
 from sweeper.commands.check.memory_findings import memory_findings as findings_of
-from sweeper.commands.check.memory_forecast import GIB
+from sweeper.commands.check.memory_terms import GIB
 from sweeper.config.study import StudyConfig
 from sweeper.execution.device_sharing import DeviceMemory
 from sweeper.records import (

@@ -8,15 +8,9 @@ from itertools import chain
 from typing import Literal
 
 from sweeper.analysis.findings import Finding
-from sweeper.commands.check.memory_forecast import (
-    GIB,
-    DeviceKind,
-    Peak,
-    Scoring,
-    Sizes,
-    moments,
-    worst,
-)
+from sweeper.commands.check.memory_calibration import assumption
+from sweeper.commands.check.memory_forecast import moments, worst
+from sweeper.commands.check.memory_terms import GIB, DeviceKind, Peak, Scoring, Sizes
 from sweeper.config.served_students import samples_rollouts
 from sweeper.config.study import StudyConfig
 from sweeper.execution.device_sharing import DeviceMemory
@@ -29,7 +23,8 @@ from sweeper.study.extreme_settings import extreme_settings, requests
 ROOM_TO_LEAVE = 0.9
 """Share of a device's free memory up to which a training fits for sure."""
 CERTAIN = 1.2
-"""Share of all its memory above which none fits: forecasts are within 20 % of measurements."""
+"""Share of all its memory above which none fits: on CPUs, forecasts are within 20 % of
+measurements."""
 
 Shapes = Callable[[ShapeRequest], ModelShape]
 """Function that looks up the shapes of the models that ``wanted`` names."""
@@ -207,6 +202,8 @@ def _finding(forecast: Forecast, room: DeviceMemory, *, smallest: bool = False) 
         f"{training} of {forecast.arm} takes about {_of(forecast.peak, room)} GiB of {room.name}"
         f" ({forecast.peak.moment}: {parts})"
     )
+    if assumed := assumption(forecast.peak.parts, room.kind):
+        detail += f"; {assumed}"
     if _fits(forecast.peak, room):
         return Finding(state="ok", what="memory", detail=detail)
     state: Literal["error", "warning"] = "error" if smallest else "warning"

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
+from sweeper.commands.check import memory_calibration as calibration
+from sweeper.commands.check.memory_calibration import assumption
 from sweeper.commands.check.memory_findings import Forecast, StudyTrainings, largest
-from sweeper.commands.check.memory_forecast import (
+from sweeper.commands.check.memory_forecast import moments, worst
+from sweeper.commands.check.memory_terms import (
     GIB,
     DeviceKind,
     Part,
     Peak,
     Scoring,
     Sizes,
-    moments,
     state_bytes,
     weight_bytes,
-    worst,
 )
 from sweeper.config.study import StudyConfig
 from sweeper.execution.device_sharing import DeviceMemory
@@ -42,8 +43,8 @@ from tests.support.memory_shapes import (
 )
 
 
-def most(study: StudyConfig, data: DataSummary = DATA) -> Forecast:
-    found = largest(StudyTrainings(study, data, shapes), "cuda")
+def most(study: StudyConfig, data: DataSummary = DATA, kind: DeviceKind = "cuda") -> Forecast:
+    found = largest(StudyTrainings(study, data, shapes), kind)
     assert found is not None
     return found
 
@@ -190,13 +191,55 @@ def test_remedies_are_combined_where_one_is_not_enough() -> None:
 
 def test_fewer_documents_are_scored_at_a_time_where_it_is_scoring_that_takes_most() -> None:
     asked = scoring(task(1024, likelihoods=True))
-    found = most(config(), asked)
+    found = most(config(), asked, "cpu")
     assert found.peak.moment == "scoring"
-    [finding] = memory_findings(config(), asked, shapes, [room(60)])
+    [finding] = memory_findings(config(), asked, shapes, [main_memory(60)])
     assert "scoring" in finding.detail
     assert finding.advice.startswith("evaluation.batch_size: 16 needs ")
-    [finding] = memory_findings(config(), asked, shapes, [room(40)])
+    [finding] = memory_findings(config(), asked, shapes, [main_memory(40)])
     assert "evaluation.batch_size: 8, and then per_device_train_batch_size: 4" in finding.advice
+
+
+def test_a_gpu_reads_as_many_texts_as_it_has_room_for() -> None:
+    """Where it is asked how likely they are; answers are sampled all at a time."""
+
+    def needed(one: ScoredTask, kind: DeviceKind) -> float:
+        sizes = Sizes(8, 8, 16, (Scoring(one.texts, one.tokens, one.likelihoods),))
+        found = moments(setup("sft", {}), STUDENT, None, sizes, kind)
+        return next(peak.parts["scoring"] for peak in found if peak.moment == "scoring")
+
+    for likelihoods in (False, True):
+        many, single = (task(1024, texts=n, likelihoods=likelihoods) for n in (64, 1))
+        assert needed(many, "cpu") == pytest.approx(64 * needed(single, "cpu"), rel=0.1)
+        more = needed(many, "cuda") / needed(single, "cuda")
+        assert more == (1 if likelihoods else pytest.approx(64, rel=0.1))
+
+
+def test_what_is_assumed_of_a_device_is_said() -> None:
+    [on_gpu] = memory_findings(config(), DATA, shapes, [room(200)])
+    parts = "activations, libraries, logits and loss"
+    assert on_gpu.detail.endswith(f"; assumed, not measured on a GPU: {parts}")
+    [on_cpu] = memory_findings(config(), DATA, shapes, [main_memory(200)])
+    assert "assumed" not in on_cpu.detail
+    # What takes next to nothing is left out, as it is of the parts.
+    assert assumption({"teacher": 1e12, "libraries": 1.0}, "cuda") == ""
+
+
+@pytest.mark.parametrize(
+    "table", [calibration.LIBRARIES, calibration.SCATTERED, calibration.LAYERS_TOGETHER]
+)
+def test_a_constant_is_measured_by_a_command_on_a_device_or_assumed(
+    table: dict[DeviceKind, calibration.Constant],
+) -> None:
+    for kind, constant in table.items():
+        assert (constant.device is None) == (constant.command is None), kind
+        if constant.device is None:
+            assert calibration.ASSUMED[kind], "a part that rests on it is named"
+    assert table["cpu"].command is not None
+
+
+def main_memory(gib: float) -> DeviceMemory:
+    return DeviceMemory("main memory", "cpu", gib * GIB, gib * GIB)
 
 
 def task(tokens: int, *, texts: int = 200, likelihoods: bool = False) -> ScoredTask:
@@ -209,7 +252,7 @@ def scoring(*tasks: ScoredTask) -> DataSummary:
 
 def test_each_task_is_scored_with_its_own_texts() -> None:
     def scored(*tasks: ScoredTask) -> float:
-        peak = most(config(), scoring(*tasks)).peak
+        peak = most(config(), scoring(*tasks), "cpu").peak
         return peak.parts.get("scoring", 0.0)
 
     short, long = task(128, likelihoods=True), task(4096)
@@ -292,16 +335,14 @@ def test_a_teacher_that_is_divided_takes_its_part() -> None:
     assert part == 2 * (TEACHER.parameters - linear + linear // 4)
 
 
-def test_layers_that_are_cut_out_leave_a_gap_on_the_heap_only() -> None:
+def test_layers_that_are_left_out_take_nothing() -> None:
+    """Only those that are kept are read."""
     setup = most(config(arms={"sft": {}})).setup
     student = shapes(requests(setup)[0])
-    cut = student.model_copy(update={"cut_parameters": 1000})
-
-    def peaks(student: ModelShape, kind: DeviceKind) -> list[float]:
-        return [one.total for one in moments(setup, student, None, Sizes(512, 512, 1024), kind)]
-
-    assert peaks(cut, "cpu") == [total + 1000 * cut.dtype_bytes for total in peaks(student, "cpu")]
-    assert peaks(cut, "cuda") == peaks(student, "cuda")
+    cut = student.model_copy(update={"cut_parameters": 10**9})
+    for kind in get_args(DeviceKind):
+        sizes = Sizes(512, 512, 1024)
+        assert moments(setup, cut, None, sizes, kind) == moments(setup, student, None, sizes, kind)
 
 
 def test_autocast_keeps_rounded_weights_where_nothing_else_does() -> None:

@@ -11,7 +11,8 @@ import pytest
 from sweeper.analysis.findings import Finding
 from sweeper.commands.check.machine import machine_of
 from sweeper.commands.check.memory_findings import Forecast, StudyTrainings, largest
-from sweeper.commands.check.memory_forecast import GIB, DeviceKind, Peak, Sizes, moments
+from sweeper.commands.check.memory_forecast import moments
+from sweeper.commands.check.memory_terms import GIB, DeviceKind, Peak, Sizes
 from sweeper.commands.check.served_models import (
     LIBRARIES,
     beside_servers,
