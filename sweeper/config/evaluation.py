@@ -26,7 +26,8 @@ class EvaluationConfig(Strict):
     """What computes answers and log-probabilities: the loaded model, or a vLLM server that has its
     weights. Scores of different engines are not compared."""
     batch_size: PositiveInt = 64
-    """Documents scored at a time."""
+    """Documents scored at a time. On a GPU, texts whose likelihood is asked are as many as fit, at
+    most 512 tokens for each of these."""
     samples: Annotated[int, Field(ge=0)] = 8
     """Answers kept per trial for reading."""
     allow_code_execution: bool = False
