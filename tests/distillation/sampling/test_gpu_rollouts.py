@@ -15,8 +15,10 @@ from sweeper.distillation.sampling import static_decoding
 from sweeper.distillation.sampling.graphs import Graphs
 from sweeper.distillation.sampling.requests import Request
 from sweeper.distillation.sampling.rollouts import Rollout, generate, generate_static, way_of
+from sweeper.distillation.sampling.static_models import why_not
 from sweeper.foundation.errors import DivergedError
 from tests.support.architectures import CONFIGS, EXPERTS, SLOW
+from tests.support.cuda import needs_gpu
 from tests.support.sampled_models import (
     ENDS,
     LLAMA,
@@ -27,10 +29,7 @@ from tests.support.sampled_models import (
     random_prompts,
 )
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
-]
+pytestmark = [pytest.mark.gpu, needs_gpu, pytest.mark.filterwarnings("default")]
 
 FAMILIES = sorted(CONFIGS.keys() - SLOW.keys())
 
@@ -219,5 +218,5 @@ def test_the_device_of_the_model_counts() -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip("there is one device")
     model, prompts = fresh(LLAMA).to("cuda:1"), random_prompts(12)
-    assert static_decoding.why_not(model, 60) is None
+    assert why_not(model, 60) is None
     assert ours(model, prompts) == ours(model.to("cuda:0"), prompts)

@@ -21,7 +21,8 @@ from sweeper.distillation.sampling.engine_test import SampledWindow
 from sweeper.distillation.sampling.graphs import GraphedPass, Graphs
 from sweeper.distillation.sampling.requests import Request
 from sweeper.distillation.sampling.rollouts import Rollout, generate, generate_static, way_of
-from sweeper.distillation.sampling.static_decoding import StaticBatch, tell_once, why_not
+from sweeper.distillation.sampling.static_decoding import StaticBatch, tell_once
+from sweeper.distillation.sampling.static_models import why_not
 from sweeper.foundation.errors import DivergedError
 from tests.support.architectures import CONFIGS, EXPERTS, SLOW
 from tests.support.sampled_models import (
