@@ -198,6 +198,23 @@ def test_a_model_that_waits_is_decoded_without_graphs(
     assert torch.cuda.get_sync_debug_mode() == 0
 
 
+def test_a_pass_that_breaks_its_capture_leaves_the_device_sound(
+    problems: list[str | None],
+) -> None:
+    model, prompts = fresh(LLAMA).cuda(), random_prompts(12)
+    expected = ours(model, prompts)
+    # Waits for the whole device, which a rehearsal may not notice.
+    hook = model.register_forward_hook(lambda *args: torch.cuda.synchronize())
+    assert ours(model, prompts) == expected
+    hook.remove()
+    assert problems[0] is None and problems[1] is not None
+    assert ours(model, prompts) == expected
+    assert problems[2] is None
+    weights = torch.ones(8, device="cuda", requires_grad=True)
+    torch.nn.functional.dropout(weights, 0.5).sum().backward()
+    torch.cuda.synchronize()
+
+
 @pytest.mark.parametrize("at_once", [True, False])
 def test_a_model_that_diverged_is_told(at_once: bool) -> None:
     model, prompts = fresh(LLAMA).cuda(), random_prompts(3)
