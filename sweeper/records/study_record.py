@@ -20,13 +20,14 @@ from sweeper.records import (
     SCHEMA_VERSION,
     ConfirmationRun,
     DataSummary,
+    DeviceFault,
     EngineChoice,
     EnqueuedSettings,
     Outcome,
     Record,
     ServerRecord,
 )
-from sweeper.records.base import left_out_if_none
+from sweeper.records.base import left_out_if_alone, left_out_if_none
 
 
 class CurvePoint(Record):
@@ -194,7 +195,7 @@ class ConfirmedWinner(Record):
     """Part of these that the training took: what grows with its steps."""
     trained_tokens: float
     """Mean over the seeds."""
-    sharing: int = 1
+    sharing: int = left_out_if_alone()
     """Most jobs that ran at a time on the GPU of one of its trainings, the search's included: their
     seconds do not compare if it is above 1."""
     footings: tuple[MatchedConditions, ...] = ()
@@ -280,6 +281,8 @@ class StudyRecord(Record):
     servers: tuple[ServerRecord, ...] = Field(default=(), exclude_if=operator.not_)
     """Models that were served to the study's jobs, with every start of their servers; left out of
     files where there are none, as in those of earlier versions."""
+    device_faults: tuple[DeviceFault, ...] = Field(default=(), exclude_if=operator.not_)
+    """Faults of devices in all runs, in their order; left out of files where there are none."""
     test: Confirmation | None = None
     """Confirmation on the test suite; None before winners are trained again."""
 
