@@ -14,7 +14,7 @@ from sweeper.config.models import ModelConfig
 from sweeper.distillation.models import weight_parts
 from sweeper.distillation.models.head_loading import load_head
 from sweeper.distillation.models.loading import load_model
-from tests.distillation.models import test_layer_dropping as dropping
+from tests.support import layered_models
 from tests.support.tiny_models import ARCHITECTURES, make_tiny
 
 
@@ -38,7 +38,7 @@ class Slice:
         return self._weights[index]
 
 
-@pytest.mark.parametrize("architecture", dropping.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", layered_models.ARCHITECTURES)
 def test_only_the_layers_that_are_kept_are_read(
     architecture: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -49,8 +49,8 @@ def test_only_the_layers_that_are_kept_are_read(
         return of_layers(read[0], *args)
 
     monkeypatch.setattr(weight_parts, "of_layers", watched)
-    path = dropping.write(architecture, tmp_path)
-    small = dropping.student(path, (0, 2, 5))
+    path = layered_models.write(architecture, tmp_path)
+    small = load_model(ModelConfig(model=path, keep_layers=(0, 2, 5)), "cpu")
     assert small.config.num_hidden_layers == 3
     layers = {
         next(part for part in name.split(".") if part.isdigit())
@@ -146,7 +146,7 @@ def test_no_whole_copy_comes_into_main_memory(device: str, keep: int, tmp_path: 
     large = AutoModelForCausalLM.from_config(LlamaConfig(**values, **size), dtype=torch.bfloat16)
     large.save_pretrained(tmp_path)
     tiny = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 4}
-    dropping.write_model(LlamaConfig(**values, **tiny), tmp_path / "tiny")
+    layered_models.write_model(LlamaConfig(**values, **tiny), tmp_path / "tiny")
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(tmp_path), device, str(keep)],
         capture_output=True,
