@@ -22,6 +22,7 @@ from sweeper.distillation.data.training_data import read_training_data, unpack_m
 from sweeper.distillation.distributed import joined
 from sweeper.distillation.train import distil
 from sweeper.execution.worker.malloc import keep_freed_memory
+from sweeper.execution.worker.memory_fence import allocator_fraction
 from sweeper.records import Resources
 from sweeper.records.layout import JobPaths
 
@@ -88,8 +89,9 @@ def prepare(asked: Training) -> Resources:
     else:
         _show_only(asked.devices or (asked.device,))
         torch.cuda.set_device(asked.device)
-        if asked.share < 1:
-            torch.cuda.set_per_process_memory_fraction(asked.share)
+        whole = torch.cuda.get_device_properties(asked.device).total_memory
+        if (fraction := allocator_fraction(asked.share, whole)) is not None:
+            torch.cuda.set_per_process_memory_fraction(fraction)
     return Resources(
         directory=str(asked.directory),
         device=asked.device,
