@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -15,6 +14,7 @@ import torch
 from benchmarks.engine import ENGINES
 from benchmarks.gpu.models import JobOfMadeModels, make_student, make_teacher
 from benchmarks.gpu.pairs import make
+from benchmarks.gpu.peaks import GIB, Peaks
 from benchmarks.gpu.synchronisations import Synchronisations
 from benchmarks.gpu.task import Training
 from sweeper.config.settings import MethodSettings, effective
@@ -26,7 +26,6 @@ from sweeper.execution.worker.memory_fence import allocator_fraction
 from sweeper.records import Resources
 from sweeper.records.layout import JobPaths
 
-GIB = 2**30
 _PARTS = ("rollout", "teacher", "student", "optimiser")
 
 
@@ -119,7 +118,9 @@ class _Watch:
         self._on_gpu = asked.device.startswith("cuda")
         self._ends: list[float] = []
         self._points: list[dict[str, float]] = []
-        self._peak: dict[str, float] = {}
+        self._peaks = Peaks(asked.device)
+        self._peaks.install()
+        self._peak: dict[str, Any] = {}
         self._synchronisations = 0
 
     def report(self, _step: int, _total: int, point: dict[str, float]) -> None:
@@ -130,7 +131,7 @@ class _Watch:
             return
         if not self._ends:
             self._meet()
-            self._forget_peak()
+            self._peaks.forget()
         if self._on_gpu:
             torch.cuda.synchronize()
         self._ends.append(time.perf_counter())
@@ -165,27 +166,21 @@ class _Watch:
             "synchronised_at": self._counter.most(),
         }
 
-    def _forget_peak(self) -> None:
-        if self._on_gpu:
-            torch.cuda.reset_peak_memory_stats()
-        elif Path("/proc/self/clear_refs").exists():
-            # The kernel keeps the highest resident size anew.
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-    def _read_peak(self) -> dict[str, float]:
-        """Return the most memory since it was forgotten, in GiB.
+    def _read_peak(self) -> dict[str, Any]:
+        """Return the most memory of the counted steps in GiB, also by the ``parts`` of a step.
 
         ``total`` is comparable to the forecast of ``sweeper check``. On a GPU it is what torch
         took of the device (``reserved``, of which tensors had ``allocated``), and what CUDA and its
         libraries did (``context``), if this process has the GPU to itself.
         """
+        self._peaks.look()
+        found: dict[str, Any] = {"parts": dict(self._peaks.most)}
+        most = max(self._peaks.most.values())
         if not self._on_gpu:
-            status = Path("/proc/self/status").read_text(encoding="ascii")
-            return {"total": int(status.partition("VmHWM:")[2].split()[0]) * 1024 / GIB}
-        reserved = torch.cuda.max_memory_reserved() / GIB
-        found = {"allocated": torch.cuda.max_memory_allocated() / GIB, "reserved": reserved}
+            return {**found, "total": most}
+        found |= {"allocated": most, "reserved": self._peaks.reserved}
         if self._asked.share == 1 and not self._asked.devices:
             free, whole = torch.cuda.mem_get_info()
             found["context"] = (whole - free - torch.cuda.memory_reserved()) / GIB
-            found["total"] = reserved + found["context"]
+            found["total"] = self._peaks.reserved + found["context"]
         return found
