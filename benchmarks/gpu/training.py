@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch.profiler import profile
 
 from benchmarks.engine import ENGINES
 from benchmarks.gpu.models import JobOfMadeModels, make_student, make_teacher
@@ -38,8 +39,8 @@ def train(asked: Training, meet: Callable[[], None]) -> dict[str, Any]:
 
     Returns:
         ``seconds`` of each step, its ``parts`` in seconds, ``tokens_per_second`` trained on,
-        ``generated_per_second``, the ``peak`` in GiB, ``synchronisations`` of one step, and where
-        most of them are asked for.
+        ``generated_per_second``, the ``peak`` in GiB, ``synchronisations`` of one step, where most
+        of them are asked for, and the lines of the ``profile`` if there is one.
     """
     place = prepare(asked)
     pair = make(asked.pair, asked.shapes, asked.folder, asked.device.startswith("cuda"))
@@ -73,7 +74,7 @@ def training_settings(asked: Training, of_pair: dict[str, Any]) -> MethodSetting
             **of_pair,
             "learning_rate": 1e-5,
             "logging_steps": 1,
-            "max_steps": asked.steps + 2,
+            "max_steps": asked.steps + 2 + asked.profiled,
             **ENGINES[asked.engine],
             **asked.settings,
         }
@@ -122,12 +123,14 @@ class _Watch:
         self._peaks.install()
         self._peak: dict[str, Any] = {}
         self._synchronisations = 0
+        self._profiler: profile | None = None
+        self._profile = ""
 
     def report(self, _step: int, _total: int, point: dict[str, float]) -> None:
         """Take a point; there is one for each step."""
         counted = self._asked.steps + 1
         if len(self._ends) == counted:
-            self._synchronisations = self._counter.end()
+            self._after()
             return
         if not self._ends:
             self._meet()
@@ -139,6 +142,19 @@ class _Watch:
         if len(self._ends) == counted:
             self._peak = self._read_peak()
             self._counter.begin()
+
+    def _after(self) -> None:
+        """Take the point of a step that comes after the counted ones."""
+        if self._profiler is not None:
+            self._profiler.stop()
+            averages = self._profiler.key_averages()
+            key = "self_device_time_total" if self._on_gpu else "self_cpu_time_total"
+            self._profile = averages.table(key, row_limit=30, max_name_column_width=60)
+            return
+        self._synchronisations = self._counter.end()
+        if self._asked.profiled:
+            self._profiler = profile()
+            self._profiler.start()
 
     def measured(self) -> dict[str, Any]:
         """Return what ``train`` does."""
@@ -164,6 +180,7 @@ class _Watch:
             "peak": self._peak,
             "synchronisations": self._synchronisations,
             "synchronised_at": self._counter.most(),
+            **({"profile": self._profile.splitlines()} if self._profile else {}),
         }
 
     def _read_peak(self) -> dict[str, Any]:

@@ -245,7 +245,7 @@ def test_the_command_runs_on_a_cpu_with_tiny_shapes(tmp_path: Path) -> None:
     rows = ["on_policy", "rollout", "two_trials", "two_gpus_divided"]
     pair = plan.rows(main_memory() / 2**30, 2)[0].pair
     options = ["--device", "cpu", "--skip-tests", "--seconds", "1500", "--rounds", "1"]
-    options += ["--steps", "1", "--pairs", pair, "--rows", *rows]
+    options += ["--steps", "1", "--profile", "--pairs", pair, "--rows", *rows]
     done = subprocess.run(
         [*COMMAND, "--json", str(file), *options],
         cwd=ROOT,
@@ -274,6 +274,7 @@ def test_the_command_runs_on_a_cpu_with_tiny_shapes(tmp_path: Path) -> None:
             else:
                 assert abs(process["deviations"]) < 6
         if turn["engine"] == "ours":
+            assert "aten::mm" in "".join(turn["processes"][0]["profile"])
             moments = turn["forecast"]["moments"]
             assert {"rollout", "forward and backward", "optimiser step"} <= moments.keys()
             most = max(sum(parts.values()) for parts in moments.values())
