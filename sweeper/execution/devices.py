@@ -86,6 +86,36 @@ def all_gpu_kinds() -> list[DeviceKind]:
     )
 
 
+def driver_answer(gpu: str) -> str | None:
+    """Return what ``nvidia-smi`` says of a GPU that it cannot reach; empty if it reaches it.
+
+    None if that cannot be asked: there is no driver, it does not answer in time, or the GPU is an
+    instance of one (MIG).
+
+    Args:
+        gpu: Number or name of the GPU, as in ``CUDA_VISIBLE_DEVICES``.
+    """
+    if gpu.startswith("MIG"):
+        return None
+    try:
+        answer = subprocess.run(
+            ["nvidia-smi", "-i", gpu, "--query-gpu=name", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=_ANSWER_SECONDS,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    if answer.returncode == 0:
+        return ""
+    said = (answer.stdout.strip() or answer.stderr.strip()).splitlines()
+    return said[0] if said else f"exit code {answer.returncode}"
+
+
+_ANSWER_SECONDS = 10.0
+"""Seconds that a driver has to answer about one GPU, while a study waits."""
+
+
 def lacks_bfloat16(device: str, cpu: Path = Path("/proc/cpuinfo")) -> bool:
     """Return True if ``device`` is known to have no instructions for bfloat16.
 

@@ -20,6 +20,7 @@ from sweeper.records import (
     SCHEMA_VERSION,
     ConfirmationRun,
     DataSummary,
+    DeviceFault,
     EngineChoice,
     EnqueuedSettings,
     Outcome,
@@ -280,6 +281,8 @@ class StudyRecord(Record):
     servers: tuple[ServerRecord, ...] = Field(default=(), exclude_if=operator.not_)
     """Models that were served to the study's jobs, with every start of their servers; left out of
     files where there are none, as in those of earlier versions."""
+    device_faults: tuple[DeviceFault, ...] = Field(default=(), exclude_if=operator.not_)
+    """Faults of devices in all runs, in their order; left out of files where there are none."""
     test: Confirmation | None = None
     """Confirmation on the test suite; None before winners are trained again."""
 

@@ -10,7 +10,7 @@ from sweeper.analysis.comparison import scored_trials
 from sweeper.analysis.teacher_gap import is_better
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.served_students import may_serve_students
-from sweeper.execution.executor import Busy, Finished
+from sweeper.execution.executor import Finished
 from sweeper.foundation.secrets import redact, secrets_in
 from sweeper.records import PreparationSpec, SuiteSpec
 from sweeper.records.layout import StudyPaths
@@ -25,6 +25,7 @@ from sweeper.study.budgets import trial_budgets
 from sweeper.study.collaborators import Collaborators, Phase
 from sweeper.study.early_stopping import StoppingRule, StopReason
 from sweeper.study.engines import read_engines
+from sweeper.study.faulty_devices import FaultyDevices
 from sweeper.study.final_scores import read_test_baselines
 from sweeper.study.interrupts import Interrupted
 from sweeper.study.jobs import Jobs, RunningJob
@@ -40,6 +41,7 @@ from sweeper.study.preparation_order import (
 from sweeper.study.results import read_preparation, read_study, read_teacher_gap
 from sweeper.study.served_models import Role, roles_of_step, roles_of_trials
 from sweeper.study.served_orders import started_server
+from sweeper.study.step_jobs import StepJobs
 from sweeper.study.step_queue import StepQueue
 from sweeper.study.trial_specs import TrialSpecs
 from sweeper.study.trials import Trials
@@ -80,6 +82,8 @@ class Coordinator:
         self._suite = suite_spec(study.selection)
         self._secrets = secrets_in(study.file.values)
         storage = redact(study.config.storage or str(paths.optuna))
+        self._devices = FaultyDevices(self._executor, paths.device_faults)
+        self._step_jobs = StepJobs(collaborators, self.jobs, self._devices)
         self._recorder = TrialRecorder(paths, storage, self._tracker, self._secrets)
         self._trials = self._new_trials()
 
@@ -89,7 +93,7 @@ class Coordinator:
         Raises:
             ConfigError: Data, models, tasks or settings cannot work as written.
             PreflightError: The preflight refuses the study.
-            SweeperError: The preparation failed, or the teacher's server did.
+            SweeperError: The preparation failed, the teacher's server did, or every device.
             Interrupted: The user stopped it.
         """
         config = self._study.config
@@ -240,7 +244,15 @@ class Coordinator:
             config.pruner.documents,
             test_suite,
         )
-        return Trials(self._paths, specs, self.jobs, self._recorder, self._collaborators, rule)
+        return Trials(
+            self._paths,
+            specs,
+            self.jobs,
+            self._recorder,
+            self._collaborators,
+            self._devices,
+            rule,
+        )
 
     # Steps of the preparation, and trials
 
@@ -269,16 +281,18 @@ class Coordinator:
             self._check_stop()
             if self.stop.level and not self.jobs.running:
                 raise Interrupted
-            while steps.ready and self.stop.level == 0 and self._executor.free():
-                try:
-                    spec = steps.ready[0]
-                    preparation.submit(spec, self._executor, self._collaborators.place)
-                except Busy:
+            if steps and not self.jobs.running:
+                self._devices.check()
+            while self.stop.level == 0 and self._executor.free():
+                spec = next(filter(self._step_jobs.may_start, steps.ready), None)
+                if spec is None or not self._step_jobs.start(spec):
                     break
-                steps.ready.popleft()
-                self.jobs.notice()
-            for finished, _ in self._wait() if steps or self.jobs.running else ():
-                steps.ended(self._finish_step(finished))
+                steps.ready.remove(spec)
+            for finished, job in self._wait() if steps or self.jobs.running else ():
+                if again := self._step_jobs.try_elsewhere(finished, job):
+                    steps.ready.append(again)
+                else:
+                    steps.ended(self._finish_step(finished))
         self._inputs = preparation.with_results(self._inputs, tuple(order), self._paths)
 
     def _finish_step(self, finished: Finished) -> Step:
@@ -292,7 +306,8 @@ class Coordinator:
         if outcome is None or outcome.state != "completed":
             if outcome is not None and outcome.examination is not None:
                 self._collaborators.preflight(outcome)
-            raise preparation.explain(self._study, step, outcome, self._paths.preparation(step))
+            files = self._paths.preparation(step)
+            raise preparation.explain(self._study, step, outcome, files, finished.fault)
         # The preflight reports what the data step found.
         for note in outcome.notes:
             self._observer.message(f"{step}: {note}")
@@ -309,6 +324,8 @@ class Coordinator:
         while True:
             if self.stop.level == 0:
                 trials.fill()
+                if not self.jobs.running and trials.any_left():
+                    self._devices.check()
             # Without a job, trials may still wait for a node: nodes come and go.
             if not self.jobs.running and not (self.stop.level == 0 and trials.any_left()):
                 self._observer.update(self)

@@ -201,13 +201,19 @@ def submit(spec: PreparationSpec, executor: Executor, place: Callable[[Path], Re
     executor.submit(placed)
 
 
-def explain(study: LoadedStudy, step: str, outcome: Outcome | None, files: JobPaths) -> Exception:
+def explain(
+    study: LoadedStudy,
+    step: str,
+    outcome: Outcome | None,
+    files: JobPaths,
+    fault: Failure | None = None,
+) -> Exception:
     """Return the error to stop the study with after a step failed.
 
     Bad input is the user's to fix: the error names its place in the study file. Any other error
-    names the log.
+    names the log. ``fault`` is that of the device that ended a step without an outcome, if one did.
     """
-    failure = outcome.failure if outcome else None
+    failure = outcome.failure if outcome else fault
     if outcome is not None and outcome.examination and outcome.examination.problems:
         return ConfigError([problem_of(study, problem) for problem in outcome.examination.problems])
     if failure is not None and failure.kind in ("bad_input", "full_disk", "server"):

@@ -32,6 +32,7 @@ from sweeper.records.study_record import (
 from sweeper.study.budgets import device_seconds, summarize, trial_budgets
 from sweeper.study.early_stopping import StoppingRule
 from sweeper.study.engines import read_engines
+from sweeper.study.faulty_devices import read_device_faults
 from sweeper.study.final_scores import (
     read_confirmation,
     read_confirmation_runs,
@@ -166,6 +167,7 @@ def read_study(paths: StudyPaths, manifest: StudyManifest) -> StudyRecord:
         engines=tested.engines if (tested := read_engines(paths)) else None,
         device_defaults=manifest.device_defaults,
         servers=servers,
+        device_faults=read_device_faults(paths),
         test=read_confirmation(paths, plan, arms, higher_is_better=higher) if plan else None,
     )
 
