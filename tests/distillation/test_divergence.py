@@ -473,3 +473,17 @@ def test_sampled_tokens_of_capped_and_cut_logits() -> None:
     entropies = [-(each.exp() * each).sum() for each in (ours, theirs)]
     logprob = theirs.gather(-1, torch.arange(5)[:, None]).sum()
     torch.testing.assert_close(sampled.sums, torch.stack([*entropies, logprob]))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("beta", BETAS)
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-3), (torch.bfloat16, 1e-2)])
+def test_on_a_gpu(beta: float, dtype: torch.dtype, most: float) -> None:
+    """Chunks of any size give there what stock TRL gives in float64."""
+    pair = Pair(300, 5000, bias=True, seed=3, dtype=dtype)
+    exact = Pair(300, 5000, bias=True, seed=3, dtype=dtype).exact(beta)
+    pair.head.cuda(), pair.teacher_head.cuda()
+    pair.ours, pair.theirs = pair.ours.detach().cuda().requires_grad_(), pair.theirs.cuda()
+    for budget in (1, 2 * 128 * 5000 * 4, 2**28):
+        for found, wanted in zip(pair.mine(beta, budget=budget), exact, strict=True):
+            assert off(found.cpu(), wanted) <= most
