@@ -9,7 +9,7 @@ PYTEST := $(BIN)/pytest -q --numprocesses $(PROCESSES) --dist loadfile
 export HF_HUB_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: setup demo quickstart smollm2 test fast soak test-vllm soak-vllm bench cluster cluster-stop lint format requirements clean
+.PHONY: setup demo quickstart smollm2 test fast soak test-vllm soak-vllm bench gpu cluster cluster-stop lint format requirements clean
 
 setup: $(VENV)/installed
 
@@ -82,6 +82,16 @@ bench: demo
 	$(BIN)/python -m benchmarks.statistics --json benchmarks/statistics.json
 	$(BIN)/python -m benchmarks.rollout_engines --precisions float32 --threads 1 \
 		--json benchmarks/rollout_engines.json
+
+# What only a machine with a GPU shows, in nine minutes: the tests that need one, then speed and memory
+# against TRL (docs/speed.md). It runs in PYTHON if that has the libraries, as where torch came with
+# the machine, and else in the environment.
+gpu:
+	@if $(PYTHON) -m benchmarks.gpu --check; then \
+		exec $(PYTHON) -m benchmarks.gpu --json benchmarks/gpu.json; \
+	else \
+		$(MAKE) setup && exec $(BIN)/python -m benchmarks.gpu --json benchmarks/gpu.json; \
+	fi
 
 # A Ray cluster of two nodes that only this machine can reach, for `compute: {executor: ray}`; see
 # docs/cluster.md. Both nodes ask for the token of ~/.ray/auth_token.

@@ -59,13 +59,15 @@ def matched_conditions(record: StudyRecord, claimed: Iterable[str]) -> tuple[Con
         _budget(record.arms),
         _given(record.arms),
         row("trained tokens", lambda arm: arm.trained_tokens),
-        row("device-seconds of training", lambda arm: arm.training_seconds, "s"),
+        _row("device-seconds of training", _seconds(own.values()), "s"),
     ]
     names = [name for name in own if name in set(claimed)]
     for at in dict.fromkeys(arm.at for arm in finals if arm.at != "steps"):
         longer = own | {arm.arm: arm for arm in finals if arm.at == at}
         cost, unit = _COSTS[at]
         values: dict[str, Value] = {name: cost(longer[name]) for name in names}
+        if at == "device_seconds":
+            values = _seconds(longer[name] for name in names)
         rows.append(_row(f"at equal {at.replace('_', ' ')}", values, unit, at))
     return tuple(row for row in rows if row.values)
 
@@ -74,6 +76,11 @@ _COSTS: Mapping[str, tuple[Callable[[ConfirmedWinner], float], str]] = {
     "tokens": (lambda arm: arm.trained_tokens, ""),
     "device_seconds": (lambda arm: arm.training_seconds, "s"),
 }
+
+
+def _seconds(arms: Iterable[ConfirmedWinner]) -> dict[str, Value]:
+    """Return the seconds of trainings that no other job on their GPU made longer."""
+    return {arm.arm: arm.training_seconds for arm in arms if arm.sharing == 1}
 
 
 def _budget(arms: Iterable[ArmRecord]) -> ConditionRow:

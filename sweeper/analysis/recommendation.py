@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
+from pydantic import Field
 from scipy import stats
 
 from sweeper.analysis.comparison import Comparison, Score, scored_trials
@@ -37,6 +38,8 @@ class Rival(Record):
     """Score on the suite that chose the arm."""
     device_seconds: float
     """Device-seconds of one training and its scoring."""
+    timed: bool = Field(default=True, exclude_if=bool)
+    """False if trainings shared a GPU, so that their seconds do not compare."""
 
 
 class Recommendation(Record):
@@ -83,7 +86,8 @@ def recommend(
         return None
     sign = 1.0 if higher_is_better else -1.0
     lowest = min(one.rival.device_seconds for one in unbeaten)
-    cheap = [one for one in unbeaten if one.rival.device_seconds <= SAME_COST * lowest]
+    timed = all(one.rival.timed for one in unbeaten)
+    cheap = [o for o in unbeaten if not timed or o.rival.device_seconds <= SAME_COST * lowest]
     chosen = max(cheap, key=lambda one: sign * one.rival.score)
     best = max(unbeaten, key=lambda one: sign * one.rival.score)
     trial = next(trial for trial in chosen.arm.trials if trial.number == chosen.trial)
@@ -124,7 +128,12 @@ def _on_test(
         _Candidate(
             arms[one.arm],
             one.trial,
-            Rival(arm=one.arm, score=one.test.mean, device_seconds=one.device_seconds),
+            Rival(
+                arm=one.arm,
+                score=one.test.mean,
+                device_seconds=one.device_seconds,
+                timed=one.sharing == 1,
+            ),
         )
         for one in verdict.at("steps")
         if one.arm not in losers and (one.arm in compared or not pairs)
@@ -150,8 +159,12 @@ def _on_selection(record: StudyRecord, comparison: Comparison) -> list[_Candidat
         summary = comparison.arm(arm.name)
         if summary.best_score and summary.best and not _clearly_apart(leader, summary.best_score):
             outcome = summary.best.outcome
-            seconds = outcome.cost.device_seconds if outcome else 0.0
-            rival = Rival(arm=arm.name, score=summary.best_score.score, device_seconds=seconds)
+            rival = Rival(
+                arm=arm.name,
+                score=summary.best_score.score,
+                device_seconds=outcome.cost.device_seconds if outcome else 0.0,
+                timed=outcome is None or outcome.sharing == 1,
+            )
             found.append(_Candidate(arm, summary.best.number, rival))
     return found
 

@@ -60,13 +60,17 @@ def judge(
         None if end is None else _estimated(matrix([end]), documents, seed)
         for end in (scores.teacher, scores.starting_student)
     )
+    shared = {arm.arm: arm.sharing for arm in scores.arms if arm.sharing > 1}
     missing = list(scores.missing)
+    if shared and "device_seconds" in measures:
+        missing.append(_not_timed(shared))
     arms = tuple(_arm(arm, scores, documents, teacher, start, seed) for arm in scores.arms)
     pairs: list[PairVerdict] = []
     for at in measures:
         if at != "steps" and not any(arm.at == at for arm in scores.arms):
             continue
-        pairs += _compare(scores, at, documents, margin, best_gkd, sign, seed)
+        left_out = shared if at == "device_seconds" else ()
+        pairs += _compare(scores, at, documents, margin, best_gkd, sign, seed, left_out)
     judged = {(pair.arm, pair.against) for pair in pairs}
     for ours, theirs in scores.compare or ():
         if (ours, theirs) not in judged:
@@ -169,12 +173,13 @@ def _compare(
     best_gkd: str | None,
     sign: float,
     seed: int,
+    left_out: Collection[str],
 ) -> list[PairVerdict]:
     methods = {arm.arm: arm.method for arm in arms_at(scores, at)}
     pairs = [
         (*names, *pair)
         for names in primary_comparisons(methods, best_gkd, scores.compare)
-        if (pair := paired(scores, at, *names))
+        if not set(names) & set(left_out) and (pair := paired(scores, at, *names))
     ]
     differences = [estimate(a - b, documents, seed=seed) for _, _, a, b in pairs]
     p_values = [p_value(difference) for difference in differences]
@@ -203,6 +208,18 @@ def _compare(
             )
         )
     return verdicts
+
+
+def _not_timed(shared: Mapping[str, int]) -> str:
+    """Say why arms are in no comparison at equal device-seconds.
+
+    Args:
+        shared: Number of jobs that ran on a GPU at a time, by arm.
+    """
+    return (
+        f"{', '.join(shared)}: not compared at equal device-seconds, because up to"
+        f" {max(shared.values())} jobs shared a GPU, and each one's seconds depend on the others."
+    )
 
 
 def _arm(
@@ -234,6 +251,7 @@ def _arm(
         gap_interval=interval,
         device_seconds=arm.device_seconds,
         trained_tokens=arm.trained_tokens,
+        sharing=arm.sharing,
     )
 
 

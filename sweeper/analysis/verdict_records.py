@@ -6,6 +6,7 @@ from sweeper.analysis.stats.significance import Conclusion
 from sweeper.config.confirm import CostMeasure
 from sweeper.config.settings import Method
 from sweeper.records import Record
+from sweeper.records.base import left_out_if_alone
 
 
 class Interval(Record):
@@ -39,6 +40,8 @@ class ArmVerdict(Record):
     differ."""
     device_seconds: float
     trained_tokens: float
+    sharing: int = left_out_if_alone()
+    """As in ``ConfirmedWinner``."""
 
 
 class PairVerdict(Record):

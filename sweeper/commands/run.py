@@ -29,6 +29,7 @@ from sweeper.reporting.summary import show_study
 from sweeper.reporting.text.terminal_escape import visible
 from sweeper.study.collaborators import Collaborators
 from sweeper.study.coordinator import Coordinator
+from sweeper.study.device_precision import kinds_of, with_precision
 from sweeper.study.executors import make_executor
 from sweeper.study.interrupts import Interrupted, listening
 from sweeper.study.lock import hold
@@ -85,6 +86,7 @@ def run_study(
     files, devices = input_files(study), trial_devices(study)
     executor = make_executor(config.compute, paths, cache, files, study.file, devices)
     with disk.explained(*places), hold(paths), executor:
+        study, kept = with_precision(study, paths, kinds_of(study, executor))
         threads = executor.next_resources(paths.directory).threads
         starts = start_settings(study, paths)
         manifest = open_manifest(study, paths, command_line(), threads, starts)
@@ -104,6 +106,8 @@ def run_study(
                     pass_preflight(study, paths, manifest, outcome, display)
 
                 observer = _observer(display, config)
+                if kept is not None:
+                    display.message(kept)
                 collaborators = Collaborators(
                     executor, tracker, observer, stop, retry, preflight, served
                 )

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sweeper.config.base import KeyPath, Refusal, short
+from sweeper.config.device_defaults import on_any_device
 from sweeper.config.study import StudyConfig
 
 FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
@@ -67,8 +68,10 @@ def attention_problem(
 def attention_problems(config: StudyConfig) -> Iterator[Refusal]:
     """Yield the attentions that a phase cannot use, as far as the study file decides.
 
-    What ``dtype: auto`` comes to is known once a model's configuration is read.
+    What ``dtype: auto`` comes to is known once a model's configuration is read, and the defaults of
+    the devices once the study starts.
     """
+    config = on_any_device(config)
     for location, name, dtype in _attentions(config):
         if message := name_problem(name):
             yield location, message

@@ -24,7 +24,7 @@ class ResourcesConfig(Strict):
     """CPU cores: the trial's threads."""
     gpu: Annotated[float, Field(ge=0, le=1)] | None = None
     """The share of a GPU, at most 1 (`devices_per_trial` is for more). With 0.5, two trials share
-    one, and each may take half of its memory."""
+    one, and each may take half of its memory; their device-seconds are not compared."""
 
 
 class ComputeConfig(Strict):
@@ -36,8 +36,9 @@ class ComputeConfig(Strict):
     """The Ray cluster: `auto`, the one that this machine belongs to (the default); `HOST:PORT`; or
     `local`, a new one of this machine alone, for as long as the study runs."""
     workers: PositiveInt | None = None
-    """Trials at a time; cores and devices are divided among them. By default one, or with a share
-    of a GPU (`resources_per_trial.gpu`) or with Ray as many as fit."""
+    """Trials at a time; cores and devices are divided among them. By default one on each GPU, or
+    on each group of `devices_per_trial`; without GPUs one. With a share of a GPU
+    (`resources_per_trial.gpu`) or with Ray as many as fit."""
     devices_per_trial: PositiveInt = 1
     """The devices that each trial trains on together, all of one machine: as many processes (on the
     CPU, too), each with `per_device_train_batch_size` sequences of a micro-batch of its own, and

@@ -87,7 +87,6 @@ _INSTEAD: Mapping[str, str] = {
     "teacher_model_init_kwargs": "write teacher.init_kwargs",
     "teacher_model_name_or_path": "write teacher.model",
     "teacher_model_revision": "write teacher.revision",
-    "tf32": "write bf16 for faster products",
     "train_sampling_strategy": _LENGTHS,
     "truncation_mode": "write max_length; sequences are cut at their end",
     "use_cache": "rollouts always use it",

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.config.base import KeyPath, short
+from sweeper.config.device_defaults import DeviceDefaults
 from sweeper.config.evaluation import ScoringEngine
 from sweeper.config.names import NAME_PATTERN
 from sweeper.config.placeholders import left_over
@@ -56,6 +57,8 @@ class LoadedStudy:
     test: LoadedSuite | None
     overrides: tuple[str, ...] = ()
     """The ``key.path=value`` assignments that ``config`` holds next to the file."""
+    device_defaults: DeviceDefaults | None = None
+    """What ``config`` takes from the devices of trials; None before they were looked at."""
 
 
 def load_study(path: Path, overrides: Sequence[str] = ()) -> LoadedStudy:

@@ -31,6 +31,7 @@ from sweeper.config.teacher_signal import signal_problems
 
 _KWARGS = "lr_scheduler_kwargs"
 NO_FP16 = "fp16 needs a GPU (bf16 also works on a CPU)"
+NO_TF32 = "tf32 needs a GPU"
 
 
 def refusals(config: StudyConfig) -> Iterator[Refusal]:
@@ -134,9 +135,10 @@ def _precisions(config: StudyConfig) -> Iterator[Refusal]:
             " computes in float16 only, or train an adapter (student.lora)",
         )
     if config.compute.device == "cpu":
-        for place, value in config.values_of("fp16"):
-            if value:
-                yield place, f"{NO_FP16}, and compute.device is cpu"
+        for name, why in (("fp16", NO_FP16), ("tf32", NO_TF32)):
+            for place, value in config.values_of(name):
+                if value:
+                    yield place, f"{why}, and compute.device is cpu"
 
 
 def _schedules(config: StudyConfig) -> Iterator[Refusal]:

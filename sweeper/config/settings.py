@@ -86,14 +86,19 @@ class TrainingConfig(Strict):
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     """Gradients are scaled down to this norm; 0 turns that off."""
     optim: str = "adamw_torch"
-    """The optimiser, by transformers' name for it."""
+    """The optimiser, by transformers' name for it. On GPUs with bfloat16 `adamw_torch_fused` by
+    default."""
     max_length: PositiveInt = 1024
     """The longest sequence in tokens; longer ones are cut at their end, and prompts that leave no
     room for an answer are dropped (and counted)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     bf16: bool = False
-    """Compute in bfloat16 autocast."""
+    """Compute in bfloat16 autocast. True by default on GPUs that have it (compute capability 8 or
+    more), unless the study file asks for float16."""
+    tf32: bool = False
+    """Round the factors of float32 products to TF32 in training, never in scores (GPUs only). True
+    by default where `bf16` is."""
     fp16: bool = False
     """Compute in float16 autocast with loss scaling (GPUs only)."""
     logging_steps: PositiveInt = 5

@@ -112,6 +112,8 @@ def _warm_start(
     inputs, student = data.inputs, data.inputs.student.before_training()
     seed = seeds.student_seed(inputs.seed)
     settings = resolve(inputs.training, warm.settings())
+    # Warm starts of earlier versions have no such key, and had no TF32.
+    idle = _NOT_IN_WARM_STARTS if settings.tf32 else _NOT_IN_WARM_STARTS | {"tf32"}
     determinants = {
         "student": identity(student),
         "lora": inputs.student.lora.model_dump(mode="json") if inputs.student.lora else None,
@@ -120,7 +122,7 @@ def _warm_start(
         "data": data.fingerprint,
         "template": str(data.tokenizer.chat_template),
         "method": warm.method,
-        "settings": settings.model_dump(mode="json", exclude=_NOT_IN_WARM_STARTS),
+        "settings": settings.model_dump(mode="json", exclude=idle),
         "seed": inputs.seed,
         "device": resources.device.partition(":")[0],
         "threads": inputs.cache_threads,

@@ -27,6 +27,8 @@ from sweeper.distillation.models.adapters import (
 )
 from sweeper.distillation.models.answer_ends import end_token_ids
 from sweeper.distillation.models.configuration import unchanged_configuration
+from sweeper.distillation.models.lm_head import LMHead, head_of
+from sweeper.distillation.models.tf32 import products
 from sweeper.distillation.sampling.engines import engine_of
 from sweeper.distillation.served_training import served_teacher_loss
 from sweeper.distillation.sharding import ShardedStudent
@@ -61,6 +63,8 @@ class TrainingJob:
     """Callback for every point of the training curve."""
     probe: Probe | None = None
     """Measure of a student's distance from the teacher, taken a few times on the way."""
+    lend_head: Callable[[Any], None] = lambda head: None
+    """Callback for the head of the study's own teacher, where it is loaded: ``probe`` needs it."""
     pause_at: Collection[int] = ()
     """Optimiser steps after which training pauses."""
     pause: Callable[[int, Any], bool] = lambda step, model: True
@@ -99,6 +103,7 @@ def distil(job: TrainingJob) -> tuple[Any, CostMeter]:
     loss: trainers.TokenLoss | None = None
     states: TeacherStates | None = None
     probe, pause = job.probe, job.pause
+    models = [model]
     with (
         unchanged_configuration(model),
         tempfile.TemporaryDirectory(dir=resources.directory, prefix=".trainer.") as output,
@@ -125,28 +130,52 @@ def distil(job: TrainingJob) -> tuple[Any, CostMeter]:
                 served_teacher_loss(job.shared_teacher, sequences, settings, meter)
             )
         elif trainers.uses_teacher(job.method):
-            teacher = replace(job.shared_teacher, model=job.shared_teacher.load())
-            options["teacher_model"] = teacher.model
-            if settings.engine == "sweeper" and settings.lmbda < 1:
-                with meter.timing("teacher"):
-                    states = stored_teacher_states(teacher, sequences, settings)
-                # A process may find none, because others took their room: then all read the
-                # teacher, as a sharded one demands.
-                if not all(processes.gather(states is not None)):
-                    states = None
+            teacher, states = _teacher(job, sequences, meter)
+            options["teacher_model"] = teacher
+            if isinstance(teacher, torch.nn.Module):
+                models.append(teacher)
+            if settings.engine == "sweeper" and job.teacher == job.data.inputs.teacher:
+                job.lend_head(teacher.head if isinstance(teacher, LMHead) else head_of(teacher))
         if settings.disable_dropout:
             trainers.without_dropout(model)
         trainer = _make_trainer(job, sequences, loss, states, sharded, options)
         if not processes.first:
             # As the trainer has seeded it, dropout would be the same in every process.
             torch.manual_seed(seeds.dropout_seed(job.seed, processes.rank))
-        if job.checkpoints is None:
-            trainer.train()
-        else:
-            job.checkpoints.train(trainer, meter)
+        with products(*models, device=resources.device, tf32=settings.tf32):
+            if job.checkpoints is None:
+                trainer.train()
+            else:
+                job.checkpoints.train(trainer, meter)
         trained = assembled(trainer.model)
     _check_finite(trained)
     return trained, meter
+
+
+def _teacher(
+    job: TrainingJob, sequences: TokenizedData, meter: CostMeter
+) -> tuple[Any, TeacherStates | None]:
+    """Return the arm's teacher, loaded, and its stored states on all sequences.
+
+    Where the states are all that is read of it, the teacher is its head alone (an ``LMHead``).
+    """
+    settings, teacher = job.settings, job.shared_teacher
+    if settings.engine != "sweeper" or settings.lmbda == 1:
+        return teacher.load(), None
+    with meter.timing("teacher"):
+        states = stored_teacher_states(teacher, sequences, settings, compute=False)
+    head = None
+    if states is not None and states.head is not None and settings.lmbda == 0:
+        head = states.head.load(teacher.config, job.resources.device)
+    # A process may find no states, because others took their room: then all read the teacher, as a
+    # sharded one demands.
+    if all(job.processes.gather(head is not None)):
+        return head, states
+    teacher = replace(teacher, model=teacher.load())
+    if states is None:
+        with meter.timing("teacher"):
+            states = stored_teacher_states(teacher, sequences, settings)
+    return teacher.model, states if all(job.processes.gather(states is not None)) else None
 
 
 def training_sequences(
@@ -174,6 +203,8 @@ def stored_teacher_states(
     data: TokenizedData,
     settings: MethodSettings,
     report: Callable[[int, int], None] = lambda done, total: None,
+    *,
+    compute: bool = True,
 ) -> TeacherStates | None:
     """Return the teacher's states on ``data``, if a few trials like this read it all.
 
@@ -182,11 +213,14 @@ def stored_teacher_states(
         data: Sequences of the trial.
         settings: Settings of the trial.
         report: Callback for the number of sequences read and their total.
+        compute: False to return only states that are stored already.
     """
     if not pays_to_store(settings, len(data.sequences), teacher.resources.processes):
         return None
     autocast = trainers.autocast_dtype(settings)
-    return hidden_states.get_or_compute(teacher, data.sequences, report, autocast=autocast)
+    return hidden_states.get_or_compute(
+        teacher, data.sequences, report, autocast=autocast, compute=compute
+    )
 
 
 def _adapted(job: TrainingJob) -> Any:
@@ -223,7 +257,9 @@ def _make_trainer(
             teacher,
             settings,
             stored=states,
-            sharded=job.resources.shard_teacher and processes.size > 1,
+            sharded=job.resources.shard_teacher
+            and processes.size > 1
+            and not isinstance(teacher, LMHead),
             autocast=trainers.autocast_dtype(options["args"]),
             timing=options["meter"].timing,
         )

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from sweeper.config.device_defaults import DeviceKind
 from sweeper.records import ServedModel
 from sweeper.records.layout import ServerPaths
 from sweeper.serving.model_server import Patience
@@ -72,6 +73,9 @@ class Cluster(Protocol):
     @property
     def gpu_per_job(self) -> float:
         """GPUs that a job takes, possibly a part of one; 0: jobs run on CPUs."""
+
+    def device_kinds(self) -> list[DeviceKind]:
+        """Return the kinds of devices of the nodes on which jobs can run now, each once."""
 
     def nodes(self) -> list[Node]:
         """Return the nodes on which jobs can run now."""

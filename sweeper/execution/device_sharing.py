@@ -25,6 +25,9 @@ def per_device(gpu: float) -> int:
 def count_workers(compute: ComputeConfig, devices: Sequence[str]) -> int:
     """Return how many jobs run at a time on a machine that has ``devices``.
 
+    By default one on each GPU, or on each group of GPUs that trials train on together; elsewhere
+    one.
+
     Raises:
         SweeperError: More are asked for than fit.
     """
@@ -38,9 +41,9 @@ def count_workers(compute: ComputeConfig, devices: Sequence[str]) -> int:
                 f" takes {each} devices, and this machine has {len(devices)}"
                 f" ({', '.join(devices)})."
             )
-        return compute.workers or (most if gpu else 1)
+        return compute.workers or most
     if not gpu:
-        return compute.workers or 1
+        return compute.workers or (len(devices) if _are_gpus(devices) else 1)
     if list(devices) == ["cpu"]:
         raise SweeperError(
             f"compute.resources_per_trial.gpu: expected 0, because torch can use no GPU of this"
@@ -53,6 +56,21 @@ def count_workers(compute: ComputeConfig, devices: Sequence[str]) -> int:
             f" {gpu:g} of a GPU (resources_per_trial), and this machine has {len(devices)}."
         )
     return compute.workers or most
+
+
+def jobs_on_a_gpu(compute: ComputeConfig, devices: Sequence[str]) -> int:
+    """Return the most jobs that run on a GPU at a time; 1 on other devices.
+
+    Raises:
+        SweeperError: More workers are asked for than fit.
+    """
+    if not _are_gpus(devices) or compute.devices_per_trial > 1:
+        return 1
+    return math.ceil(count_workers(compute, devices) / len(devices))
+
+
+def _are_gpus(devices: Sequence[str]) -> bool:
+    return all(device.startswith("cuda") for device in devices)
 
 
 def make_resources(directory: Path, devices: Sequence[str], threads: int) -> Resources:
@@ -87,7 +105,8 @@ class DeviceSlots:
     Attributes:
         devices: The devices that are given out in turn.
         each: Number of devices that a job takes.
-        gpu: The share of a device that a job may take.
+        gpu: The share of a device's memory that a job may take: the same in every slot, so that no
+            trial fails in one that has room in another.
         workers: The number of slots, which is that of jobs at a time.
         threads: CPU threads of a job.
         cores: The cores of each slot; None: any.
@@ -120,7 +139,7 @@ class DeviceSlots:
         return cls(
             devices=tuple(devices),
             each=compute.devices_per_trial,
-            gpu=share.gpu or 1.0,
+            gpu=share.gpu or 1 / jobs_on_a_gpu(compute, devices),
             workers=workers,
             threads=threads,
             cores=None if cores is None else tuple(cores),
@@ -140,7 +159,11 @@ class DeviceSlots:
         """Return what a job in ``slot`` gets that works in ``directory``."""
         first = slot * self.each
         own = [self.devices[at % len(self.devices)] for at in range(first, first + self.each)]
-        return make_resources(directory, own, self.threads)
+        place = make_resources(directory, own, self.threads)
+        if self.each > 1 or not _are_gpus(self.devices):
+            return place
+        on_it = range(slot % len(self.devices), self.workers, len(self.devices))
+        return place.model_copy(update={"sharing": max(1, len(on_it))})
 
 
 def usable_devices(compute: ComputeConfig) -> list[str]:
@@ -211,8 +234,7 @@ def trial_memory(
     if not devices[0].startswith("cuda"):
         return [_main_memory(compute, devices[0], workers)]
     sizes = gpu_memory()
-    processes = workers * compute.devices_per_trial
-    jobs = per_device(share) if share else math.ceil(processes / len(devices))
+    jobs = per_device(share) if share else jobs_on_a_gpu(compute, devices)
     part = share or 1 / jobs
     shared = f"a GPU of {{:.0f}} GiB{f' that {jobs} trials share' * (jobs > 1)}"
     found = {sizes[device] for device in devices if device in sizes}

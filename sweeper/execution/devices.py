@@ -6,10 +6,12 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import metadata
-from itertools import takewhile
+from itertools import takewhile, zip_longest
 from pathlib import Path
 
+from sweeper.config.device_defaults import CPU, FIRST_WITH_BFLOAT16, DeviceKind
 from sweeper.foundation.errors import SweeperError
 
 
@@ -54,7 +56,64 @@ def main_memory(groups: Path = Path("/sys/fs/cgroup")) -> int:
 
 def gpu_memory() -> dict[str, int]:
     """Return the bytes of each GPU that torch may use, by its name."""
-    return {name: int(size) * 2**20 for name, size in _of_gpus("memory.total").items()}
+    sizes = _of_gpus("memory.total").items()
+    return {name: int(size) * 2**20 for name, size in sizes if size.isdigit()}
+
+
+def device_kinds(devices: Sequence[str]) -> list[DeviceKind]:
+    """Return the kinds of ``devices``, each once."""
+    kinds: dict[DeviceKind, None] = {}
+    names, capabilities = {}, {}
+    if any(device.startswith("cuda") for device in devices):
+        names, capabilities = _of_gpus("name"), _of_gpus("compute_cap")
+    for device in devices:
+        if device.startswith("cuda"):
+            capability = _number(capabilities.get(device, ""))
+            kinds[DeviceKind("cuda", names.get(device, "GPU"), capability)] = None
+        else:
+            kinds[DeviceKind("mps", "MPS") if device == "mps" else CPU] = None
+    return list(kinds)
+
+
+def all_gpu_kinds() -> list[DeviceKind]:
+    """Return the kinds of all GPUs of this machine, whatever ``CUDA_VISIBLE_DEVICES`` hides."""
+    capabilities = _ask("compute_cap")
+    return list(
+        dict.fromkeys(
+            DeviceKind("cuda", name, _number(capability))
+            for name, capability in zip_longest(_ask("name"), capabilities, fillvalue="")
+        )
+    )
+
+
+def driver_answer(gpu: str) -> str | None:
+    """Return what ``nvidia-smi`` says of a GPU that it cannot reach; empty if it reaches it.
+
+    None if that cannot be asked: there is no driver, it does not answer in time, or the GPU is an
+    instance of one (MIG).
+
+    Args:
+        gpu: Number or name of the GPU, as in ``CUDA_VISIBLE_DEVICES``.
+    """
+    if gpu.startswith("MIG"):
+        return None
+    try:
+        answer = subprocess.run(
+            ["nvidia-smi", "-i", gpu, "--query-gpu=name", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=_ANSWER_SECONDS,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    if answer.returncode == 0:
+        return ""
+    said = (answer.stdout.strip() or answer.stderr.strip()).splitlines()
+    return said[0] if said else f"exit code {answer.returncode}"
+
+
+_ANSWER_SECONDS = 10.0
+"""Seconds that a driver has to answer about one GPU, while a study waits."""
 
 
 def lacks_bfloat16(device: str, cpu: Path = Path("/proc/cpuinfo")) -> bool:
@@ -71,26 +130,39 @@ def lacks_bfloat16(device: str, cpu: Path = Path("/proc/cpuinfo")) -> bool:
             return False
         features = [line for line in lines if line.startswith(("flags", "Features"))]
         return bool(features) and not _BFLOAT16 & set(features[0].split())
-    capabilities = _of_gpus("compute_cap")
-    return device in capabilities and float(capabilities[device]) < _FIRST_WITH_BFLOAT16
+    if not device.startswith("cuda"):
+        return False
+    capability = _number(_of_gpus("compute_cap").get(device, ""))
+    return capability is not None and capability < FIRST_WITH_BFLOAT16
 
 
 _BFLOAT16 = {"avx512_bf16", "avx10_2", "amx_bf16", "bf16"}
 """Features of processors, as Linux names them; the last is ARM's."""
-_FIRST_WITH_BFLOAT16 = 8.0
-"""Compute capability of NVIDIA's first GPUs that have it."""
 
 
 def _of_gpus(query: str) -> dict[str, str]:
     """Return what the driver tells of each GPU that torch may use, by its name."""
-    lines = _ask_driver(f"--query-gpu={query}", "--format=csv,noheader,nounits")
-    values = [line.strip() for line in lines if line.strip().replace(".", "").isdigit()]
+    values = _ask(query)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = [str(index) for index in range(len(values))]
     if visible is not None:
         names = list(takewhile(lambda name: name not in ("", "-1"), visible.split(",")))
     known = dict(zip(map(str, range(len(values))), values, strict=True))
     return {f"cuda:{at}": known[name] for at, name in enumerate(names) if name in known}
+
+
+def _ask(query: str) -> list[str]:
+    """Return what the driver tells of each GPU, in its order."""
+    lines = _ask_driver(f"--query-gpu={query}", "--format=csv,noheader,nounits")
+    return [line.strip() for line in lines if line.strip()]
+
+
+def _number(text: str) -> float | None:
+    """Return a number; None for ``[N/A]`` and the like."""
+    try:
+        return float(text)
+    except ValueError:
+        return None
 
 
 def _gpus() -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +25,8 @@ class Finished:
     """Outcome that the job reported; None if it ended without one."""
     reason: str
     """Reason of its end, for people; explains a missing outcome."""
+    fault: Failure | None = None
+    """Fault of a device that ended it, if one did so before there was an outcome."""
 
 
 class Busy(RuntimeError):
@@ -48,14 +51,24 @@ class Executor(Protocol):
     ) -> None:
         """Stop whatever still runs."""
 
-    def free(self) -> int:
-        """Return how many jobs could be submitted now."""
+    def free(self, avoid: Collection[str] = ()) -> int:
+        """Return how many jobs could be submitted now.
+
+        Args:
+            avoid: Devices that the job must not run on, unless there are no others.
+        """
 
     def devices(self) -> tuple[str, ...]:
         """Return the devices that jobs run on, by the names that jobs have for them."""
 
-    def next_resources(self, directory: Path) -> Resources:
-        """Return where the next job runs that works in ``directory``."""
+    def next_resources(self, directory: Path, avoid: Collection[str] = ()) -> Resources:
+        """Return where the next job runs that works in ``directory``; ``avoid`` as in ``free``."""
+
+    def set_aside(self, devices: Collection[str]) -> None:
+        """Give these devices no more jobs, and others again; names are those of failures."""
+
+    def exhausted(self) -> bool:
+        """Return True if no job can run any more, because of the devices that are set aside."""
 
     def submit(self, spec: Spec) -> None:
         """Start a job.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for
 from pathlib import Path
@@ -13,6 +13,7 @@ from sweeper.config.compute import ComputeConfig
 from sweeper.execution.device_sharing import DeviceSlots
 from sweeper.execution.executor import Busy, Finished, Spec
 from sweeper.execution.processes import JobProcess, signals_waiting, start_forkserver
+from sweeper.execution.set_aside import SetAside
 from sweeper.execution.worker.process import DeviceShare
 from sweeper.records import Outcome, Resources
 
@@ -51,6 +52,7 @@ class LocalExecutor:
     ) -> None:
         self._run = run
         self._slots = DeviceSlots.of(compute, devices)
+        self._aside = SetAside([self._devices_of(slot) for slot in range(self._slots.workers)])
         self._jobs: list[_LocalJob] = []
 
     def __enter__(self) -> LocalExecutor:
@@ -67,17 +69,29 @@ class LocalExecutor:
         """Stop whatever still runs."""
         self.stop()
 
-    def free(self) -> int:
-        """Return how many jobs could be submitted now."""
-        return self._slots.workers - len(self._jobs)
+    def free(self, avoid: Collection[str] = ()) -> int:
+        """Return how many jobs could be submitted now, on none of ``avoid`` if there are others."""
+        return len(self._free_slots(avoid))
 
     def devices(self) -> tuple[str, ...]:
         """Return the devices that jobs run on."""
         return self._slots.used()
 
-    def next_resources(self, directory: Path) -> Resources:
-        """Return where the next job runs that works in ``directory``."""
-        return self._slots.resources(self._free_slot(), directory)
+    def next_resources(self, directory: Path, avoid: Collection[str] = ()) -> Resources:
+        """Return where the next job runs that works in ``directory``; ``avoid`` as in ``free``."""
+        slot = next(iter(self._free_slots(avoid)), None)
+        taken = {job.slot for job in self._jobs}
+        return self._slots.resources(
+            self._slots.first_free(taken) if slot is None else slot, directory
+        )
+
+    def set_aside(self, devices: Collection[str]) -> None:
+        """Give these devices no more jobs, and all others again; what runs there continues."""
+        self._aside.set(devices)
+
+    def exhausted(self) -> bool:
+        """Return True if every slot has a device that is set aside."""
+        return not self._aside.usable()
 
     def submit(self, spec: Spec) -> None:
         """Start a job.
@@ -85,9 +99,11 @@ class LocalExecutor:
         Raises:
             Busy: Nothing is free.
         """
-        if self.free() < 1:
+        free = self._free_slots()
+        if not free:
             raise Busy(f"All {self._slots.workers} workers are busy.")
-        slot = self._free_slot()
+        wanted = (slot for slot in free if self._devices_of(slot)[0] == spec.place.device)
+        slot = next(wanted, free[0])
         cores = self._slots.cores[slot] if self._slots.cores else None
         # Whatever is started is known, and so can be stopped.
         with signals_waiting():
@@ -123,5 +139,10 @@ class LocalExecutor:
             job.process.end(_GRACE_SECONDS)
         self._jobs = []
 
-    def _free_slot(self) -> int:
-        return self._slots.first_free({job.slot for job in self._jobs})
+    def _free_slots(self, avoid: Collection[str] = ()) -> list[int]:
+        taken = {job.slot for job in self._jobs}
+        return [slot for slot in self._aside.usable(avoid) if slot not in taken]
+
+    def _devices_of(self, slot: int) -> tuple[str, ...]:
+        place = self._slots.resources(slot, Path())
+        return place.devices or (place.device,)

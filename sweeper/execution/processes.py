@@ -13,6 +13,7 @@ from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 from typing import Any
 
+from sweeper.execution.deaths import fault_of_death
 from sweeper.execution.executor import Finished, Spec, without_room
 from sweeper.execution.worker import process
 from sweeper.foundation.errors import ConfigError, Problem
@@ -93,6 +94,8 @@ class JobProcess:
         run: Callable[[Spec], Outcome] | None = None,
     ) -> None:
         self.spec = spec
+        self._share = share
+        self._signalled = False
         name = Path(spec.place.directory).name
         self._process = _CONTEXT.Process(target=process.main, args=(spec, share, run), name=name)
         self._process.start()
@@ -109,6 +112,7 @@ class JobProcess:
 
     def signal(self, number: signal.Signals) -> None:
         """Signal the process and whatever it started; it may be gone, or not yet a group."""
+        self._signalled = True
         if self._process.pid is None:
             return
         try:
@@ -137,4 +141,7 @@ class JobProcess:
         else:
             reason = f"its process ended with exit code {code} and no outcome"
         self._process.close()
-        return Finished(self.spec, outcome, reason)
+        fault = None
+        if outcome is None and not self._signalled:
+            reason, fault = fault_of_death(self.spec, self._share, code, reason)
+        return Finished(self.spec, outcome, reason, fault)

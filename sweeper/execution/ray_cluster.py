@@ -22,14 +22,17 @@ from ray._private.state import available_resources_per_node
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweeper.config.compute import ComputeConfig
+from sweeper.config.device_defaults import CPU, DeviceKind
 from sweeper.execution import ray_node
 from sweeper.execution.cluster import Node, NodeOrder
 from sweeper.execution.device_sharing import make_resources, per_device
+from sweeper.execution.devices import all_gpu_kinds
 from sweeper.execution.executor import Busy, Finished, Spec
 from sweeper.execution.processes import signals_waiting
 from sweeper.execution.ray_connection import connected, last_line
 from sweeper.execution.ray_jobs import GRACE_SECONDS, RayJob, collect, wait_for_its_process
 from sweeper.execution.ray_servers import RayServers, find_vllm_on
+from sweeper.execution.set_aside import NodesSetAside
 from sweeper.foundation.environment import package_versions
 from sweeper.foundation.errors import SweeperError
 from sweeper.records import Outcome, Resources
@@ -76,6 +79,7 @@ class RayExecutor:
         """True for each node, by its id, on which jobs can run."""
         self._kept_to: frozenset[str] | None = None
         """Ids of the nodes on which jobs may start now; None: all."""
+        self._faulty = NodesSetAside()
         self._environment = {
             key: os.environ[key] for key in ray_node.ENVIRONMENT if key in os.environ
         }
@@ -83,6 +87,7 @@ class RayExecutor:
         # Tasks wait for processes, so their workers can be used again, and start jobs quickly.
         self._run = ray.remote(max_calls=0, max_retries=0)(ray_node.run_task)
         self._look = ray.remote(num_cpus=0, max_calls=0, max_retries=0)(ray_node.look)
+        self._gpus = ray.remote(num_cpus=0, max_calls=0, max_retries=0)(all_gpu_kinds)
 
     def __enter__(self) -> RayExecutor:
         """Connect to the cluster and look over its nodes.
@@ -121,19 +126,30 @@ class RayExecutor:
         finally:
             self._connection.close()
 
-    def free(self) -> int:
-        """Return how many jobs could be submitted now."""
-        return len(self._free_nodes())
+    def free(self, avoid: Collection[str] = ()) -> int:
+        """Return how many jobs could be submitted now; ``avoid`` as in ``Executor``."""
+        return len(self._free_nodes(avoid))
 
     def devices(self) -> tuple[str, ...]:
         """Return the devices that jobs run on, by the names that jobs have for them."""
         return (self.next_resources(Path()).device,)
 
-    def next_resources(self, directory: Path) -> Resources:
-        """Return where the next job runs that works in ``directory``."""
+    def next_resources(self, directory: Path, avoid: Collection[str] = ()) -> Resources:
+        """Return where the next job runs that works in ``directory``; ``avoid`` as in ``free``."""
         found = [f"cuda:{index}" if self._gpu else "cpu" for index in range(self._each)]
         place = make_resources(directory, found, self._threads)
-        return place.model_copy(update={"node": next(iter(self._free_nodes()), "")})
+        sharing = per_device(self._gpu) if self._gpu else 1
+        node = next(iter(self._free_nodes(avoid)), "")
+        return place.model_copy(update={"node": node, "sharing": sharing})
+
+    def set_aside(self, devices: Collection[str]) -> None:
+        """Give the nodes of these devices no more jobs, and all others again."""
+        self._faulty.set(devices)
+
+    def exhausted(self) -> bool:
+        """Return True if there are nodes for jobs, and all of them are set aside."""
+        able = {found["NodeID"] for found in self._usable() if self._room(found)}
+        return bool(able) and able <= self._faulty.aside
 
     def submit(self, spec: Spec) -> None:
         """Start a job, on the node that its place names, if it names one.
@@ -169,7 +185,10 @@ class RayExecutor:
             ended = []
         finished = [job for job in self._jobs if job.task in ended]
         self._jobs = [job for job in self._jobs if job.task not in ended]
-        return [collect(job) for job in finished]
+        done = [collect(job) for job in finished]
+        for job, end in zip(finished, done, strict=True):
+            self._faulty.notice(end, job.node)
+        return done
 
     def running(self) -> list[Spec]:
         """Return the jobs that run, in the order of their start."""
@@ -198,6 +217,26 @@ class RayExecutor:
     def gpu_per_job(self) -> float:
         """GPUs that a job takes, possibly a part of one; 0: jobs run on CPUs."""
         return self._gpu * self._each
+
+    def device_kinds(self) -> list[DeviceKind]:
+        """Return the kinds of devices of the nodes on which jobs can run now, each once.
+
+        A node that does not answer counts as one whose GPUs are not known.
+        """
+        if not self._gpu:
+            return [CPU]
+        asked = []
+        for found in filter(self._room, self._usable()):
+            where = NodeAffinitySchedulingStrategy(found["NodeID"], soft=False)
+            asked.append(self._gpus.options(scheduling_strategy=where).remote())
+        kinds: dict[DeviceKind, None] = {}
+        for task in asked:
+            try:
+                answer = ray.get(task, timeout=_LOOK_SECONDS)
+            except (ray.exceptions.GetTimeoutError, ray.exceptions.RayError):
+                answer = []
+            kinds |= dict.fromkeys(answer or [DeviceKind("cuda", "GPU")])
+        return list(kinds)
 
     def nodes(self) -> list[Node]:
         """Return the nodes on which jobs can run now."""
@@ -238,9 +277,12 @@ class RayExecutor:
             room = min(room, gpus * per_device(self._gpu) // self._each)
         return room
 
-    def _free_nodes(self) -> list[str]:
+    def _free_nodes(self, avoid: Collection[str] = ()) -> list[str]:
         """Return the nodes of the next jobs, one entry a job: the emptiest node first."""
-        alive = self._usable()
+        alive = [found for found in self._usable() if found["NodeID"] not in self._faulty.aside]
+        others = [found for found in alive if found["NodeID"] not in self._faulty.of(avoid)]
+        if any(self._room(found) for found in others):
+            alive = others
         running = Counter(job.node for job in self._jobs)
         unused = available_resources_per_node()
         free = [

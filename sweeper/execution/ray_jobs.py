@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from sweeper.execution.executor import Finished, Spec
 from sweeper.execution.ray_connection import last_line
-from sweeper.records import Outcome
+from sweeper.records import Failure, Outcome
 from sweeper.records.layout import JobPaths
 from sweeper.records.outcome_files import read_outcome
 
@@ -33,13 +33,15 @@ class RayJob:
 def collect(job: RayJob) -> Finished:
     """Return how a job ended whose task has ended."""
     try:
-        text, reason = ray.get(job.task)
+        text, reason, fault = ray.get(job.task)
     except ray.exceptions.RayError as error:
         wait_for_its_process(job.spec)
         outcome = read_outcome(JobPaths(Path(job.spec.place.directory)))
         return Finished(job.spec, outcome, _reason(error))
     outcome = Outcome.model_validate_json(text) if text is not None else None
-    return Finished(job.spec, outcome, reason)
+    return Finished(
+        job.spec, outcome, reason, Failure.model_validate_json(fault) if fault else None
+    )
 
 
 def _reason(error: ray.exceptions.RayError) -> str:

@@ -25,6 +25,8 @@ ENVIRONMENT = (
     "HF_DATASETS_OFFLINE",
     "TRANSFORMERS_OFFLINE",
     "TOKENIZERS_PARALLELISM",
+    "CUDA_LAUNCH_BLOCKING",
+    "NCCL_DEBUG",
 )
 """Variables that jobs take over from the coordinator; everything else is the node's own."""
 
@@ -96,7 +98,7 @@ def run_task(
     directory: str,
     environment: Mapping[str, str],
     run: Callable[[Spec], Outcome] | None = None,
-) -> tuple[str | None, str]:
+) -> tuple[str | None, str, str | None]:
     """Run one job in a process of its own, and wait for it.
 
     Args:
@@ -107,7 +109,8 @@ def run_task(
         run: Function that the process calls; by default ``run_job``.
 
     Returns:
-        Its outcome as JSON, or None if it ended without one; and how its process ended.
+        Its outcome as JSON, or None if it ended without one; how its process ended; and the fault
+        of a device that ended it, as JSON, or None.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES") if gpu else None
     spec = with_own_student(TypeAdapter[JobSpec](JobSpec).validate_json(text), visible)
@@ -120,7 +123,8 @@ def run_task(
     )
     finished = JobProcess(spec, share, run).collect()
     outcome = finished.outcome.model_dump_json() if finished.outcome else None
-    return outcome, f"{finished.reason}, on {os.uname().nodename}"
+    fault = finished.fault.model_dump_json() if finished.fault else None
+    return outcome, f"{finished.reason}, on {os.uname().nodename}", fault
 
 
 def with_own_student(spec: Spec, visible: str | None) -> Spec:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import bz2
-import gzip
 import json
-import lzma
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,22 +15,7 @@ JSON = (".json", ".jsonl", ".ndjson")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 SUFFIXES = (*JSON, *DELIMITERS, *COLUMNAR)
 """Suffixes of files that hold rows, in any case, alone or before one of ``COMPRESSED``."""
-
-
-def _unpack_zstd(content: bytes) -> bytes:
-    import pyarrow
-
-    with pyarrow.CompressedInputStream(pyarrow.BufferReader(content), "zstd") as stream:
-        return bytes(stream.read())
-
-
-UNPACK: dict[str, Callable[[bytes], bytes]] = {
-    ".gz": gzip.decompress,
-    ".bz2": bz2.decompress,
-    ".xz": lzma.decompress,
-    ".zst": _unpack_zstd,
-}
-COMPRESSED = tuple(UNPACK)
+COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 """Suffixes of compressed files."""
 PLACES = ("/", "./", "../", "~")
 """Beginnings of names that can only be those of local files and folders."""
@@ -104,7 +86,7 @@ def check_split(place: Path, split: str) -> None:
 def suffix_of(name: str) -> str:
     """Return a name's suffix in lower case, below that of compression."""
     path = Path(name.lower())
-    return Path(path.stem).suffix if path.suffix in UNPACK else path.suffix
+    return Path(path.stem).suffix if path.suffix in COMPRESSED else path.suffix
 
 
 def kept_of_a_folder(cache_files: Iterable[str]) -> Path | None:
@@ -197,3 +179,9 @@ def _read_object(path: Path) -> Mapping[str, Any]:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message; its kind if it has none."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def shortened(value: object) -> str:
+    """Return a value as it is written in Python, cut to the width of a message."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

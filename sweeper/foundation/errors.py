@@ -10,6 +10,7 @@
     ├── PlaceError         a file or folder cannot be read or written (exit code 2)
     ├── ServerError        a served model cannot be started, or does not stay up
     ├── FullDiskError      no space is left where something has to be written
+    ├── NoDeviceError      every device of a run has failed
     └── TrialError         one job failed; carries the kind that its outcome records
         ├── BadInputError      models, data or tasks that cannot work: retrying is useless
         ├── NoAnswerError      a served model does not answer; running again resumes
@@ -106,6 +107,23 @@ class FullDiskError(SweeperError):
 
     def __init__(self, message: str) -> None:
         super().__init__(f"{message}, and run the same command again to resume.")
+
+
+class NoDeviceError(SweeperError):
+    """Every device failed and was set aside; once they work, the same command resumes.
+
+    Args:
+        devices: Names of the devices.
+        last: Last fault, in words.
+    """
+
+    def __init__(self, devices: Sequence[str], last: str) -> None:
+        were = "was" if len(devices) == 1 else "were"
+        super().__init__(
+            f"No device is left that a job can run on: {', '.join(devices)} {were} set aside after"
+            f" faults. The last: {last.rstrip('.')}. Nothing that has ended is lost: run the same"
+            " command again to resume. It tries all devices anew."
+        )
 
 
 class TrialError(SweeperError):

@@ -6,7 +6,15 @@ All are frozen, plain and JSON; their fields are file formats. What is computed 
 
 from __future__ import annotations
 
-from sweeper.records.base import SCHEMA_VERSION, Failure, FailureKind, Record
+from sweeper.records.base import (
+    DEVICE_FAULTS,
+    OF_DEVICES,
+    SCHEMA_VERSION,
+    SUSPICIONS,
+    Failure,
+    FailureKind,
+    Record,
+)
 from sweeper.records.data_check import (
     DataCheck,
     DataSummary,
@@ -16,6 +24,7 @@ from sweeper.records.data_check import (
     TokenizerSummary,
     TokenLengths,
 )
+from sweeper.records.device_faults import DeviceFault
 from sweeper.records.engines import EngineChoice, EngineRequest, EngineTest
 from sweeper.records.model_shapes import Autocast, Growth, ModelShape, ShapeRequest, Training
 from sweeper.records.outcomes import (
@@ -54,8 +63,11 @@ from sweeper.records.specs import (
 )
 
 __all__ = [
+    "DEVICE_FAULTS",
     "INTERIM_PHASE",
+    "OF_DEVICES",
     "SCHEMA_VERSION",
+    "SUSPICIONS",
     "Autocast",
     "CollapseKind",
     "CollapseSign",
@@ -63,6 +75,7 @@ __all__ = [
     "Cost",
     "DataCheck",
     "DataSummary",
+    "DeviceFault",
     "EngineChoice",
     "EngineRequest",
     "EngineTest",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -21,6 +22,11 @@ def left_out_if_none() -> Any:
     return Field(default=None, exclude_if=lambda value: value is None)
 
 
+def left_out_if_alone() -> Any:
+    """Return the default of a number of jobs, 1, which files lack, as older files do."""
+    return Field(default=1, exclude_if=lambda count: count == 1)
+
+
 FailureKind = Literal[
     "out_of_memory",
     "diverged",
@@ -30,8 +36,20 @@ FailureKind = Literal[
     "bad_input",
     "full_disk",
     "server",
+    "faulty_device",
+    "driver",
+    "failed_kernel",
+    "communication",
+    "device_assert",
     "bug",
 ]
+
+DEVICE_FAULTS: frozenset[FailureKind] = frozenset({"faulty_device", "driver"})
+"""Failures that a device or its driver is to blame for, and never the job."""
+SUSPICIONS: frozenset[FailureKind] = frozenset({"failed_kernel", "communication"})
+"""Failures that a device may be to blame for, or the job: another device shows which."""
+OF_DEVICES: frozenset[FailureKind] = DEVICE_FAULTS | SUSPICIONS | {"device_assert"}
+"""Failures after which a process must no longer call its device."""
 
 
 class Failure(Record):
@@ -46,6 +64,9 @@ class Failure(Record):
     """The key of the study file that is to blame, if one is."""
     remedies: tuple[str, ...] = ()
     """Remedies in the order to try them: each completes a sentence that begins with "Try"."""
+    devices: tuple[str, ...] = Field(default=(), exclude_if=operator.not_)
+    """Devices that a fault of a device showed on, by the names that the executor has for them: that
+    of the process that failed, or all of a trial's if it is not known which."""
     details: str = ""
     """The traceback, or the end of the log."""
 

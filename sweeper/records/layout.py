@@ -204,6 +204,11 @@ class StudyPaths:
         """Path of the plan of confirmation runs, declared before any of them is trained."""
         return self.directory / "plan.json"
 
+    @property
+    def device_faults(self) -> Path:
+        """Path of the faults of devices in all runs, a ``DeviceFault`` a line."""
+        return self.directory / "device_faults.jsonl"
+
     def check_place(self, *below: str) -> Path:
         """Return the study's directory, or one ``below`` it, after a check for symbolic links.
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from filelock import FileLock, Timeout
 
+from sweeper.records.base import DEVICE_FAULTS
 from sweeper.records.layout import JobPaths
 from sweeper.records.outcomes import Outcome
 
@@ -24,6 +25,9 @@ def read_completed(paths: JobPaths) -> Outcome | None:
     return outcome if outcome and outcome.state == "completed" else None
 
 
+_WAITING = {"full_disk", "server", *DEVICE_FAULTS}
+"""Failures after which the same job runs again, once their cause is gone."""
+
 State = Literal["completed", "pruned", "failed", "running", "waiting"]
 """Progress of a job, in one word."""
 
@@ -31,11 +35,12 @@ State = Literal["completed", "pruned", "failed", "running", "waiting"]
 def read_state(paths: JobPaths) -> tuple[State, Outcome | None]:
     """Return how far a job is, and its outcome.
 
-    One that was ended by a full disk, or by a server that does not answer, has none, and waits.
+    One that was ended by a full disk, a faulty device, or a server that does not answer, has none,
+    and waits.
     """
     outcome = read_outcome(paths)
     failure = outcome.failure if outcome is not None else None
-    if outcome is not None and (failure is None or failure.kind not in ("full_disk", "server")):
+    if outcome is not None and (failure is None or failure.kind not in _WAITING):
         return outcome.state, outcome
     return ("running" if _is_held(paths) else "waiting"), None
 

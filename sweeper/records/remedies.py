@@ -267,6 +267,39 @@ def divergence_remedies(spec: TrialSpec) -> tuple[str, ...]:
     return tuple(found)
 
 
+_BLOCKING = "CUDA_LAUNCH_BLOCKING=1 in the environment, with which the log names the operation"
+_OF_DEVICES: Mapping[str, tuple[str, ...]] = {
+    "device_assert": (
+        _BLOCKING,
+        "compute.device: cpu for one trial, where the error names the index",
+        "a tokenizer whose ids are all below the model's vocab_size",
+    ),
+    "failed_kernel": (
+        _BLOCKING,
+        "another version of torch or of the NVIDIA driver",
+    ),
+    "faulty_device": (
+        "nvidia-smi -q and the kernel's log (dmesg | grep -i xid) on that machine",
+        "a restart of the machine",
+        "CUDA_VISIBLE_DEVICES without the device",
+    ),
+    "driver": (
+        "an NVIDIA driver that fits the installed torch (nvidia-smi shows its version)",
+        "a build of torch that fits the driver and the device",
+    ),
+    "communication": (
+        "NCCL_DEBUG=INFO in the environment, with which the log names the connection",
+        "compute.devices_per_trial: 1",
+    ),
+}
+"""What to try after a fault of a device, by the kind of failure, in the order to try it."""
+
+
+def device_remedies(kind: str) -> tuple[str, ...]:
+    """Return what to try after a failure that a device reported; nothing after any other."""
+    return _OF_DEVICES.get(kind, ())
+
+
 def speed_remedies(spec: TrialSpec, phase: str) -> tuple[str, ...]:
     """Return what may make a trial faster that took too long.
 

@@ -19,7 +19,7 @@ from sweeper.config.preparation import TeacherOutputsConfig, WarmStartConfig
 from sweeper.config.rollouts import RolloutEngine
 from sweeper.config.settings import Method, MethodSettings, TrainingConfig
 from sweeper.config.suite import SuiteConfig, SuiteTask
-from sweeper.records.base import SCHEMA_VERSION, Record
+from sweeper.records.base import SCHEMA_VERSION, Record, left_out_if_alone
 from sweeper.records.engines import EngineRequest
 from sweeper.records.model_shapes import ShapeRequest
 from sweeper.records.pair import PairRequest
@@ -100,6 +100,10 @@ class Resources(Record):
     gpu_students: dict[str, ServedModel] = Field(default={}, exclude_if=operator.not_)
     """Servers of students' weights on the node's GPUs, by the GPUs' names, for a job that learns
     its own GPU when it starts."""
+    sharing: int = left_out_if_alone()
+    """Most jobs that run on the job's GPU at a time, itself included; 1 on other devices."""
+    served_memory: float = Field(default=0.0, exclude_if=operator.not_)
+    """Share of its GPU's memory that servers next to it take."""
     memory_gib: float | None = None
     """The main memory that the job may take, its processes together."""
 
@@ -217,7 +221,7 @@ class TrialSpec(Record):
 Step = Annotated[
     str,
     Field(
-        pattern=r"^(data|teacher|start|student|engines|test_teacher|test_student|pair|written"
+        pattern=r"^(data|answers|teacher|start|student|engines|test_teacher|test_student|pair|written"
         r"|teacher@.+)$"
     ),
 ]
@@ -242,9 +246,10 @@ class PreparationSpec(Record):
     """One step that is done once per study, before its trials.
 
     ``data`` reads and checks data, tokenizers and suites; ``teacher`` scores the teacher and stores
-    its outputs; ``student`` makes the starting student and scores it; ``start`` writes its weights
-    for servers of students' weights; ``teacher@ARM`` does for the arm's own teacher what
-    ``teacher`` does for the study's. ``engines`` tests what samples rollouts, and chooses one.
+    its outputs, which ``answers`` may do sooner, on another device; ``student`` makes the starting
+    student and scores it; ``start`` writes its weights for servers of students' weights;
+    ``teacher@ARM`` does for the arm's own teacher what ``teacher`` does for the study's.
+    ``engines`` tests what samples rollouts, and chooses one.
     After the search ``test_teacher`` and ``test_student`` score teacher and start on the test
     suite. ``pair``, which only ``sweeper check --probe`` asks for, compares both on each other's
     answers. ``written``, which only ``sweeper export`` asks for, scores a student from the folder

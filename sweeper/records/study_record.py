@@ -13,19 +13,21 @@ from pydantic import Field
 
 from sweeper.config.base import Scalar
 from sweeper.config.confirm import CostMeasure
+from sweeper.config.device_defaults import DeviceDefaults
 from sweeper.config.settings import Method
 from sweeper.config.suite import SuiteTask
 from sweeper.records import (
     SCHEMA_VERSION,
     ConfirmationRun,
     DataSummary,
+    DeviceFault,
     EngineChoice,
     EnqueuedSettings,
     Outcome,
     Record,
     ServerRecord,
 )
-from sweeper.records.base import left_out_if_none
+from sweeper.records.base import left_out_if_alone, left_out_if_none
 
 
 class CurvePoint(Record):
@@ -193,6 +195,9 @@ class ConfirmedWinner(Record):
     """Part of these that the training took: what grows with its steps."""
     trained_tokens: float
     """Mean over the seeds."""
+    sharing: int = left_out_if_alone()
+    """Most jobs that ran at a time on the GPU of one of its trainings, the search's included: their
+    seconds do not compare if it is above 1."""
     footings: tuple[MatchedConditions, ...] = ()
     """Conditions of its trainings that differ."""
 
@@ -255,7 +260,7 @@ class StudyRecord(Record):
     schema_version: int = SCHEMA_VERSION
     study: str
     config: dict[str, Any]
-    """The study file as it was read, overrides included."""
+    """The study file as it was read, with overrides and what it took from its devices."""
     provenance: Provenance
     arms: tuple[ArmRecord, ...]
     teacher: Outcome | None
@@ -270,9 +275,14 @@ class StudyRecord(Record):
     """Diagnosis of teacher and starting student, if ``sweeper check --probe`` made one."""
     engines: EngineChoice | None = left_out_if_none()
     """What samples the study's rollouts, and why, if the preparation tested that; else left out."""
+    device_defaults: DeviceDefaults | None = left_out_if_none()
+    """Precision and optimiser that the study took from its devices when it started; left out in
+    old records."""
     servers: tuple[ServerRecord, ...] = Field(default=(), exclude_if=operator.not_)
     """Models that were served to the study's jobs, with every start of their servers; left out of
     files where there are none, as in those of earlier versions."""
+    device_faults: tuple[DeviceFault, ...] = Field(default=(), exclude_if=operator.not_)
+    """Faults of devices in all runs, in their order; left out of files where there are none."""
     test: Confirmation | None = None
     """Confirmation on the test suite; None before winners are trained again."""
 

@@ -25,6 +25,7 @@ def study_json(page: ReportData) -> dict[str, Any]:
             {**server.model_dump(mode="json"), "device_seconds": server.device_seconds}
             for server in page.record.servers
         ],
+        "device_faults": [fault.model_dump(mode="json") for fault in page.record.device_faults],
     }
     if (verdict := page.verdict) is None:
         return plain

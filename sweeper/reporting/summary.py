@@ -15,6 +15,7 @@ from sweeper.reporting.markdown.training import training_view
 from sweeper.reporting.report_data import ReportData
 from sweeper.reporting.tables import tasks
 from sweeper.reporting.tables.comparison import ComparisonView
+from sweeper.reporting.tables.devices import failed_devices_part
 from sweeper.reporting.tables.fairness import TITLE, conditions_note, conditions_view
 from sweeper.reporting.tables.servers import served_part
 from sweeper.reporting.tables.verdict import VerdictView
@@ -37,6 +38,8 @@ def show_study(page: ReportData, console: Console) -> None:
     show(ComparisonView(page.comparison), console)
     if record.servers:
         show(served_part(record.servers), console)
+    if record.device_faults:
+        show(failed_devices_part(record.device_faults), console)
     if lacking := unconfirmed(record):
         console.print()
         show(Text(lacking), console)

@@ -135,7 +135,8 @@ class TrialRecorder:
             is_told = state is None or state.is_finished()
             if not (files.recorded.exists() and is_told):
                 spec = _read_spec(files)
-                if retries.may_be_smaller(spec, outcome, files):
+                again = retries.may_be_smaller(spec, outcome, files)
+                if again or retries.runs_elsewhere(outcome, files):
                     arm.pending.append(number)
                     continue
                 lines, _ = read_json_lines(files.progress)

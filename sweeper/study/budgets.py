@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from sweeper.analysis.server_costs import Shares
 from sweeper.config.arms import ArmConfig
 from sweeper.config.search import BudgetConfig, SamplerConfig
-from sweeper.records import Outcome
+from sweeper.records import DEVICE_FAULTS, SUSPICIONS, Outcome
 from sweeper.records.outcomes import IDLE_SERVERS
 from sweeper.search.sampling import budget as trials_of_arm
 
@@ -48,6 +48,10 @@ class TrialSummary(NamedTuple):
         )
 
 
+_FREE = {"lost", *DEVICE_FAULTS, *SUSPICIONS}
+"""Failures whose device-seconds no budget counts: the trial's parameters are not the cause."""
+
+
 def summarize(outcome: Outcome) -> TrialSummary:
     """Return the values of ``outcome`` that a coordinator keeps."""
     scores = outcome.scores if outcome.state == "completed" else None
@@ -59,7 +63,7 @@ def summarize(outcome: Outcome) -> TrialSummary:
         score=scores.score if scores else None,
         stderr=scores.stderr if scores else 0.0,
         seconds=seconds,
-        spent=0.0 if kind == "lost" else seconds + outcome.earlier_seconds,
+        spent=0.0 if kind in _FREE else seconds + outcome.earlier_seconds,
         started=outcome.started - outcome.earlier_seconds / outcome.devices,
         finished=outcome.finished,
         served=sum(outcome.cost.servers.values()) - idle,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -69,7 +69,10 @@ class Collaborators:
     served: Served | None = None
     """Servers of the study, none of them started yet; None if it starts none."""
 
-    def place(self, directory: Path) -> Resources:
-        """Return where the next job runs that works in ``directory``, with servers it may ask."""
-        place = self.executor.next_resources(directory)
+    def place(self, directory: Path, avoid: Collection[str] = ()) -> Resources:
+        """Return where the next job runs that works in ``directory``, with servers it may ask.
+
+        It is on none of the devices to ``avoid`` if there are others.
+        """
+        place = self.executor.next_resources(directory, *([avoid] if avoid else []))
         return place if self.served is None else self.served.place(place)

@@ -83,11 +83,13 @@ def _confirmation_runs(
     methods = {arm.name: arm.method for arm in record.arms if arm.name in runs}
     pairs = primary_comparisons(methods, compare(record).best_gkd, declared)
     compared = matched_arms(methods, pairs)
+    timed = {name for name in compared if not any(map(_shared_a_gpu, winners[name]))}
     for at in compare_at:
+        matched = timed if at == "device_seconds" else compared
         # As many as the most expensive arm's best takes.
-        most = max((_cost(winners[name][0], at) for name in compared), default=0.0)
+        most = max((_cost(winners[name][0], at) for name in matched), default=0.0)
         for name in runs:
-            if at != "steps" and name not in compared:
+            if at != "steps" and name not in matched:
                 continue
             for trial in winners[name]:
                 steps = int(trial.settings["max_steps"])
@@ -116,6 +118,11 @@ def _winners(arm: ArmRecord, top_k: int, higher_is_better: bool) -> list[TrialRe
     sign = -1 if higher_is_better else 1
     ranked = sorted(scored_trials(arm), key=lambda pair: sign * pair[1].score)
     return [trial for trial, _ in ranked[:top_k]]
+
+
+def _shared_a_gpu(trial: TrialRecord) -> bool:
+    """Return True if the seconds of a trial depend on what ran next to it."""
+    return trial.outcome is not None and trial.outcome.sharing > 1
 
 
 def _cost(trial: TrialRecord, at: CostMeasure) -> float:

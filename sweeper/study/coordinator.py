@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from sweeper.analysis.comparison import scored_trials
 from sweeper.analysis.teacher_gap import is_better
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.served_students import may_serve_students
-from sweeper.execution.executor import Busy, Finished
+from sweeper.execution.executor import Finished
 from sweeper.foundation.secrets import redact, secrets_in
 from sweeper.records import PreparationSpec, SuiteSpec
 from sweeper.records.layout import StudyPaths
@@ -26,14 +25,24 @@ from sweeper.study.budgets import trial_budgets
 from sweeper.study.collaborators import Collaborators, Phase
 from sweeper.study.early_stopping import StoppingRule, StopReason
 from sweeper.study.engines import read_engines
+from sweeper.study.faulty_devices import FaultyDevices
 from sweeper.study.final_scores import read_test_baselines
 from sweeper.study.interrupts import Interrupted
 from sweeper.study.jobs import Jobs, RunningJob
 from sweeper.study.manifest import StudyManifest, suite_spec, version_changes
 from sweeper.study.pair import read_pair
+from sweeper.study.preparation_order import (
+    Order,
+    Step,
+    own_teacher_steps,
+    preparation_order,
+    test_order,
+)
 from sweeper.study.results import read_preparation, read_study, read_teacher_gap
 from sweeper.study.served_models import Role, roles_of_step, roles_of_trials
 from sweeper.study.served_orders import started_server
+from sweeper.study.step_jobs import StepJobs
+from sweeper.study.step_queue import StepQueue
 from sweeper.study.trial_specs import TrialSpecs
 from sweeper.study.trials import Trials
 
@@ -73,6 +82,8 @@ class Coordinator:
         self._suite = suite_spec(study.selection)
         self._secrets = secrets_in(study.file.values)
         storage = redact(study.config.storage or str(paths.optuna))
+        self._devices = FaultyDevices(self._executor, paths.device_faults)
+        self._step_jobs = StepJobs(collaborators, self.jobs, self._devices)
         self._recorder = TrialRecorder(paths, storage, self._tracker, self._secrets)
         self._trials = self._new_trials()
 
@@ -82,7 +93,7 @@ class Coordinator:
         Raises:
             ConfigError: Data, models, tasks or settings cannot work as written.
             PreflightError: The preflight refuses the study.
-            SweeperError: The preparation failed, or the teacher's server did.
+            SweeperError: The preparation failed, the teacher's server did, or every device.
             Interrupted: The user stopped it.
         """
         config = self._study.config
@@ -125,17 +136,15 @@ class Coordinator:
     # Phases
 
     def _check_data(self) -> None:
-        first = self._steps()[:1]
-        self._run_steps(first, trials_left=self._has_trials_left())
+        self._run_steps({"data": ()}, trials_left=self._has_trials_left())
         if outcome := read_outcome(self._paths.preparation("data")):
             self._collaborators.preflight(outcome)
 
     def _prepare(self) -> None:
-        steps = preparation.own_teacher_steps(self._study.config)
+        steps = own_teacher_steps(self._study.config)
         of_teachers = {"teacher": "", **{step: arm for arm, step in reversed(steps.items())}}
         before = {step: read_teacher_gap(self._paths, step) for step in of_teachers}
-        later = self._steps()[1:]
-        self._run_steps(later, trials_left=self._has_trials_left())
+        self._run_steps(self._later_steps(), trials_left=self._has_trials_left())
         for step, arm in of_teachers.items():
             gap = read_teacher_gap(self._paths, step)
             if gap is not None and gap != before[step] and not is_better(gap):
@@ -216,8 +225,8 @@ class Coordinator:
         serves = started_server(config) is not None or may_serve_students(config)
         if serves and self._trials.any_left():
             # These runs cannot ask servers for what someone has removed from the cache.
-            self._run_steps(self._steps()[1:], trials_left=True)
-        self._run_steps(preparation.test_steps(config), trials_left=False)
+            self._run_steps(self._later_steps(), trials_left=True)
+        self._run_steps(test_order(config), trials_left=False)
         for role, outcome in read_test_baselines(self._paths).items():
             self._tracker.log_baseline(role, outcome, test=True)
         self._run_trials(self._trials)
@@ -235,59 +244,74 @@ class Coordinator:
             config.pruner.documents,
             test_suite,
         )
-        return Trials(self._paths, specs, self.jobs, self._recorder, self._collaborators, rule)
+        return Trials(
+            self._paths,
+            specs,
+            self.jobs,
+            self._recorder,
+            self._collaborators,
+            self._devices,
+            rule,
+        )
 
     # Steps of the preparation, and trials
 
-    def _steps(self) -> tuple[tuple[preparation.Step, ...], ...]:
-        served = self._collaborators.served
-        students = served is not None and served.students
-        return preparation.steps(self._study.config, students_served=students)
+    def _later_steps(self) -> dict[Step, tuple[Step, ...]]:
+        """Return the steps between the data's and the search, each with those that it needs."""
+        served, devices = self._collaborators.served, self._executor.devices()
+        order = preparation_order(
+            self._study.config,
+            students_served=served is not None and served.students,
+            own_devices=len(devices) > 1,
+        )
+        del order["data"]
+        return order
 
-    def _run_steps(
-        self, groups: Sequence[Sequence[preparation.Step]], *, trials_left: bool
-    ) -> None:
-        for group in groups:
-            specs = [
-                preparation.make_spec(
-                    self._study, self._inputs, self._suite, step, self._paths.preparation(step)
-                )
-                for step in group
-            ]
-            waiting = deque(
-                spec
-                for spec in specs
-                if not preparation.is_done(spec, self._paths)
-                # The cache may have been emptied since.
-                or (trials_left and not preparation.is_cached(spec.step, self._paths))
-            )
-            roles = [roles_of_step(self._study.config, spec.step) for spec in waiting]
-            self._serve(frozenset().union(*roles), len(waiting))
-            while waiting or self.jobs.running:
-                self._check_stop()
-                if self.stop.level and not self.jobs.running:
-                    raise Interrupted
-                while waiting and self.stop.level == 0 and self._executor.free():
-                    try:
-                        preparation.submit(waiting[0], self._executor, self._collaborators.place)
-                    except Busy:
-                        break
-                    waiting.popleft()
-                    self.jobs.notice()
-                for finished, _ in self._wait():
-                    self._finish_step(finished)
-            self._inputs = preparation.with_results(self._inputs, group, self._paths)
+    def _run_steps(self, order: Order, *, trials_left: bool) -> None:
+        """Run the steps that are not done yet, each as soon as those that it needs have ended."""
+        steps = StepQueue(
+            order, self._study, self._suite, self._paths, self._inputs, trials_left=trials_left
+        )
+        while steps or self.jobs.running:
+            if steps.look():
+                asking = [*steps.ready, *(job.spec for job in self.jobs.running.values())]
+                names = [spec.step for spec in asking if isinstance(spec, PreparationSpec)]
+                roles = [roles_of_step(self._study.config, name) for name in names]
+                self._serve(frozenset().union(*roles), len(names))
+            self._check_stop()
+            if self.stop.level and not self.jobs.running:
+                raise Interrupted
+            if steps and not self.jobs.running:
+                self._devices.check()
+            while self.stop.level == 0 and self._executor.free():
+                spec = next(filter(self._step_jobs.may_start, steps.ready), None)
+                if spec is None or not self._step_jobs.start(spec):
+                    break
+                steps.ready.remove(spec)
+            for finished, job in self._wait() if steps or self.jobs.running else ():
+                if again := self._step_jobs.try_elsewhere(finished, job):
+                    steps.ready.append(again)
+                else:
+                    steps.ended(self._finish_step(finished))
+        self._inputs = preparation.with_results(self._inputs, tuple(order), self._paths)
 
-    def _finish_step(self, finished: Finished) -> None:
+    def _finish_step(self, finished: Finished) -> Step:
+        """Return the step that was completed.
+
+        Raises:
+            SweeperError: It failed.
+        """
         assert isinstance(finished.spec, PreparationSpec)
         step, outcome = finished.spec.step, finished.outcome
         if outcome is None or outcome.state != "completed":
             if outcome is not None and outcome.examination is not None:
                 self._collaborators.preflight(outcome)
-            raise preparation.explain(self._study, step, outcome, self._paths.preparation(step))
+            files = self._paths.preparation(step)
+            raise preparation.explain(self._study, step, outcome, files, finished.fault)
         # The preflight reports what the data step found.
         for note in outcome.notes:
             self._observer.message(f"{step}: {note}")
+        return step
 
     def _has_trials_left(self) -> bool:
         return any(
@@ -300,6 +324,8 @@ class Coordinator:
         while True:
             if self.stop.level == 0:
                 trials.fill()
+                if not self.jobs.running and trials.any_left():
+                    self._devices.check()
             # Without a job, trials may still wait for a node: nodes come and go.
             if not self.jobs.running and not (self.stop.level == 0 and trials.any_left()):
                 self._observer.update(self)

@@ -273,6 +273,7 @@ def _tested(
         device_seconds=sum(o.cost.device_seconds for o in outcomes) / len(outcomes),
         training_seconds=sum(o.cost.training_seconds() for o in outcomes) / len(outcomes),
         trained_tokens=sum(o.cost.trained_tokens for o in outcomes) / len(outcomes),
+        sharing=max(outcome.sharing for outcome in (searched, *outcomes)),
         footings=tuple(dict.fromkeys(conditions)),
     )
 

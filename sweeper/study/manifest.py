@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from sweeper.config.device_defaults import DeviceDefaults
 from sweeper.config.loading import LoadedStudy, LoadedSuite, find_data, find_model
 from sweeper.config.models import START
 from sweeper.config.own_teachers import named_models
@@ -38,11 +39,15 @@ class StudyManifest(BaseModel):
     config: StudyConfig
     """Configuration without the passwords of databases."""
     written: dict[str, Any] = {}
-    """Part of the configuration that the study file and the command give, for reports."""
+    """Part of the configuration that the study file, the command and the devices give, for
+    reports."""
     files: dict[str, str]
     """Hashes of the data files, of models in local folders, and of the suites with their tasks."""
     start_with: dict[str, tuple[EnqueuedSettings, ...]] = {}
     """Settings of the first trials by arm, as they were read when the arm began."""
+    device_defaults: DeviceDefaults | None = None
+    """What the study took from its devices when it started; None in records of old versions, in
+    which devices decided nothing."""
     cache_threads: int
     identity: str
     """Random word that no other study has, not even one of the same name."""
@@ -128,6 +133,7 @@ def open_manifest(
         written=written,
         files=files,
         start_with=dict(start_with or {}),
+        device_defaults=study.device_defaults,
         cache_threads=threads,
         identity=uuid.uuid4().hex,
         provenance=provenance,
@@ -154,6 +160,7 @@ def open_manifest(
                 "config": with_scoring_dtype(study.config, recorded),
                 "written": written,
                 "start_with": manifest.start_with,
+                "device_defaults": study.device_defaults,
             }
             manifest = recorded.model_copy(update=changed)
     write_text_atomically(paths.manifest, redacted_json(manifest))

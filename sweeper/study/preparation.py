@@ -14,9 +14,7 @@ from sweeper.config.judgement import judged
 from sweeper.config.lengths import arm_lengths, study_lengths
 from sweeper.config.loading import LoadedStudy
 from sweeper.config.own_teachers import named_attentions, named_models, own_teachers, teacher_uses
-from sweeper.config.scoring_engine import teacher_is_scored
 from sweeper.config.server import CHANGE_NO_ANSWER
-from sweeper.config.started_server import StartedServer
 from sweeper.config.study import StudyConfig
 from sweeper.execution.executor import Executor
 from sweeper.foundation.cache import is_whole
@@ -46,41 +44,8 @@ from sweeper.study.manifest import (
     with_scoring_dtype,
 )
 from sweeper.study.pair import pair_request
+from sweeper.study.preparation_order import ANSWERS, TEST_STEPS, Step
 from sweeper.study.rehearsals import rehearsals
-
-Step = str
-"""Name of a step, as ``PreparationSpec`` has it."""
-_TEST_STEPS = ("test_student", "test_teacher")
-
-
-def steps(config: StudyConfig, *, students_served: bool) -> tuple[tuple[Step, ...], ...]:
-    """Return the steps before the search, in order: first ``data``.
-
-    Those of one group can run next to each other. Own teachers of arms come last: one may be the
-    starting student. A teacher that sweeper serves has the machine to itself; its answers are there
-    when the student is warmed up. With ``students_served`` its weights are written for its servers
-    before it is scored. The test of engines is timed, so it is alone, and last.
-    """
-    own = tuple(dict.fromkeys(own_teacher_steps(config).values()))
-    later = (*([own] if own else []), *([(engines.STEP,)] if engine_request(config) else []))
-    started = isinstance(config.teacher.server, StartedServer)
-    if not started and not students_served:
-        return (("data",), ("student", "teacher"), *later)
-    start = (("start",),) if students_served else ()
-    return (("data",), ("teacher",), *start, ("student",), *later)
-
-
-def test_steps(config: StudyConfig) -> tuple[tuple[Step, ...], ...]:
-    """Return the steps after the search: only then is the test suite scored."""
-    has_score = teacher_is_scored(config.teacher, config.evaluation)
-    return (_TEST_STEPS if has_score else ("test_student",),)
-
-
-def own_teacher_steps(config: StudyConfig) -> dict[str, Step]:
-    """Return the step that prepares each arm's own teacher; arms with the same one share it."""
-    teachers = own_teachers(config)
-    first = {name: next(a for a in teachers if teachers[a] == teachers[name]) for name in teachers}
-    return {name: own_teacher_step(arm) for name, arm in first.items()}
 
 
 def make_study_inputs(study: LoadedStudy, manifest: StudyManifest, cache: Path) -> StudyInputs:
@@ -128,12 +93,12 @@ def make_spec(
 ) -> PreparationSpec:
     """Return the spec of one step; ``submit`` fills in where it runs."""
     config, arms = study.config, study.config.arms
-    if study.test is not None and step in _TEST_STEPS:
+    if study.test is not None and step in TEST_STEPS:
         suite = suite_spec(study.test)
     own = {own_teacher_step(name): values for name, values in own_teachers(config).items()}
     named = {name: tuple(models) for name, arm in arms.items() if (models := named_models(arm))}
     attentions = {name: tuple(a) for name, arm in arms.items() if (a := named_attentions(arm))}
-    of_teacher = step == "teacher" or step in own
+    of_teacher = step in ("teacher", ANSWERS) or step in own
     uses = teacher_uses(config, own.get(step, {}))
     return PreparationSpec(
         step=step,
@@ -204,6 +169,20 @@ def is_done(spec: PreparationSpec, paths: StudyPaths) -> bool:
     return all(before[key] == now[key] for key in (*same, *later))
 
 
+def is_needed(spec: PreparationSpec, paths: StudyPaths, *, trials_left: bool) -> bool:
+    """Return whether the step has to be done, because it was not, or because its results are gone.
+
+    Args:
+        spec: The step; one that only makes another's results sooner counts as that one.
+        paths: Files of the study.
+        trials_left: True if trials will read what it left in the cache, which may have been
+            emptied since.
+    """
+    if spec.step == ANSWERS:
+        spec = spec.model_copy(update={"step": "teacher", "judged": None})
+    return not is_done(spec, paths) or (trials_left and not is_cached(spec.step, paths))
+
+
 def is_cached(step: Step, paths: StudyPaths) -> bool:
     """Return whether everything that a step left in the cache for trials is still there."""
     outcome = read_outcome(paths.preparation(step))
@@ -222,13 +201,19 @@ def submit(spec: PreparationSpec, executor: Executor, place: Callable[[Path], Re
     executor.submit(placed)
 
 
-def explain(study: LoadedStudy, step: str, outcome: Outcome | None, files: JobPaths) -> Exception:
+def explain(
+    study: LoadedStudy,
+    step: str,
+    outcome: Outcome | None,
+    files: JobPaths,
+    fault: Failure | None = None,
+) -> Exception:
     """Return the error to stop the study with after a step failed.
 
     Bad input is the user's to fix: the error names its place in the study file. Any other error
-    names the log.
+    names the log. ``fault`` is that of the device that ended a step without an outcome, if one did.
     """
-    failure = outcome.failure if outcome else None
+    failure = outcome.failure if outcome else fault
     if outcome is not None and outcome.examination and outcome.examination.problems:
         return ConfigError([problem_of(study, problem) for problem in outcome.examination.problems])
     if failure is not None and failure.kind in ("bad_input", "full_disk", "server"):

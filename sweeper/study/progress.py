@@ -154,6 +154,8 @@ def step_name(job: RunningJob) -> str:
         case "teacher":
             has_score = teacher_is_scored(job.spec.origin.teacher, job.spec.origin.evaluation)
             return "scoring the teacher" if has_score else "asking the teacher"
+        case "answers":
+            return "sampling the teacher's answers"
         case "start":
             warm = job.spec.origin.warm_start is not None
             return "warming up the student" if warm else "writing the student for its server"

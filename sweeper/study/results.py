@@ -32,6 +32,7 @@ from sweeper.records.study_record import (
 from sweeper.study.budgets import device_seconds, summarize, trial_budgets
 from sweeper.study.early_stopping import StoppingRule
 from sweeper.study.engines import read_engines
+from sweeper.study.faulty_devices import read_device_faults
 from sweeper.study.final_scores import (
     read_confirmation,
     read_confirmation_runs,
@@ -41,7 +42,7 @@ from sweeper.study.final_scores import (
 )
 from sweeper.study.manifest import StudyManifest, read_manifest
 from sweeper.study.pair import read_pair
-from sweeper.study.preparation import own_teacher_steps
+from sweeper.study.preparation_order import own_teacher_steps
 from sweeper.study.server_costs import job_key, read_jobs, read_servers
 
 MOST_COLLAPSED = 8
@@ -164,7 +165,9 @@ def read_study(paths: StudyPaths, manifest: StudyManifest) -> StudyRecord:
         lead=read_teacher_gap(paths),
         pair=read_pair(paths, config, manifest.files),
         engines=tested.engines if (tested := read_engines(paths)) else None,
+        device_defaults=manifest.device_defaults,
         servers=servers,
+        device_faults=read_device_faults(paths),
         test=read_confirmation(paths, plan, arms, higher_is_better=higher) if plan else None,
     )
 

@@ -10,16 +10,27 @@ import time
 from sweeper.config.settings import MethodSettings
 from sweeper.foundation.files import read_json_lines, write_text_atomically
 from sweeper.foundation.secrets import redact_credentials
-from sweeper.records import Cost, Failure, FailureKind, Outcome, TrialSpec
+from sweeper.records import (
+    DEVICE_FAULTS,
+    SUSPICIONS,
+    Cost,
+    Failure,
+    FailureKind,
+    Outcome,
+    TrialSpec,
+)
 from sweeper.records.layout import JobPaths
 from sweeper.records.outcome_files import read_outcome
 from sweeper.records.remedies import helps_training
+from sweeper.study.faulty_devices import failed_apart
 
 MOST = 3
 """Attempts of a trial whose process keeps disappearing."""
 
 UNSPENT: frozenset[FailureKind] = frozenset({"bad_input", "full_disk", "server"})
 """Failures that stop the study: once their cause is fixed, the same trial runs again."""
+ELSEWHERE: frozenset[FailureKind] = DEVICE_FAULTS | SUSPICIONS
+"""Failures after which a job may run again on another device."""
 
 
 def archive_attempt(files: JobPaths) -> int:
@@ -57,7 +68,9 @@ def archive_attempt(files: JobPaths) -> int:
 
 def is_over(outcome: Outcome | None, files: JobPaths) -> bool:
     """Return whether a trial has ended for good and can be read; otherwise it runs again."""
-    if outcome is None or (outcome.failure is not None and outcome.failure.kind in UNSPENT):
+    if outcome is None:
+        return False
+    if outcome.failure is not None and outcome.failure.kind in UNSPENT | DEVICE_FAULTS:
         return False
     try:
         json.loads(files.spec.read_text(encoding="utf-8"))
@@ -78,14 +91,21 @@ def note_loss(files: JobPaths, reason: str) -> int:
 
 
 def conclude(
-    spec: TrialSpec, files: JobPaths, started: float, *, given_up: Failure | None, reason: str
+    spec: TrialSpec,
+    files: JobPaths,
+    started: float,
+    *,
+    given_up: Failure | None,
+    reason: str,
+    fault: Failure | None = None,
 ) -> Outcome | None:
     """Return and write the outcome of a trial whose process reported none; None if it runs again.
 
-    The coordinator has ended the process (``given_up``), or it disappeared (``reason``).
+    The coordinator has ended the process (``given_up``), a device did (``fault``), or it
+    disappeared (``reason``).
     """
-    if given_up is not None:
-        outcome = ended(spec, given_up, files, started)
+    if known := given_up or fault:
+        outcome = ended(spec, known, files, started)
     elif note_loss(files, reason) < MOST:
         return None
     else:
@@ -107,8 +127,12 @@ def _losses(files: JobPaths) -> int:
 
 def out_of_memory_attempts(files: JobPaths) -> list[Outcome]:
     """Return the outcomes of archived attempts that ran out of memory."""
-    earlier = (read_outcome(JobPaths(path)) for path in files.directory.glob("attempts/*"))
-    return [outcome for outcome in earlier if outcome and _is_out_of_memory(outcome)]
+    return [outcome for outcome in _archived(files) if _is_out_of_memory(outcome)]
+
+
+def _archived(files: JobPaths) -> list[Outcome]:
+    found = (read_outcome(JobPaths(path)) for path in files.directory.glob("attempts/*"))
+    return [outcome for outcome in found if outcome is not None]
 
 
 def may_be_smaller(spec: TrialSpec, outcome: Outcome, files: JobPaths) -> bool:
@@ -125,6 +149,28 @@ def may_be_smaller(spec: TrialSpec, outcome: Outcome, files: JobPaths) -> bool:
         and spec.settings.per_device_train_batch_size % 2 == 0
         and not out_of_memory_attempts(files)
     )
+
+
+def runs_elsewhere(outcome: Outcome, files: JobPaths) -> bool:
+    """Return whether a trial that failed through its device, perhaps, gets another attempt.
+
+    A fault of the device itself is never held against it, since such a device is soon set aside. A
+    kernel or a connection that failed may be the trial's own fault. It is once it fails on two
+    devices that have nothing in common, or ``MOST`` times.
+    """
+    failure = outcome.failure
+    if failure is None or failure.kind not in ELSEWHERE:
+        return False
+    earlier = [before.failure for before in _archived(files) if before.failure]
+    return may_be_the_device([*earlier, failure])
+
+
+def may_be_the_device(failures: list[Failure]) -> bool:
+    """Return whether the last failure of a job may be its device's fault, after those before."""
+    if failures[-1].kind in DEVICE_FAULTS:
+        return True
+    suspicions = [failure for failure in failures if failure.kind in SUSPICIONS]
+    return len(suspicions) < MOST and not failed_apart(suspicions)
 
 
 def smaller(settings: MethodSettings) -> MethodSettings:

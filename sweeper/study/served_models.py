@@ -251,8 +251,21 @@ class ServedModels:
             update={
                 "served_teacher": self._teacher.address if self._teacher else None,
                 "served_student": student.address if student else None,
+                "served_memory": self._memory_on(resources.device),
             }
         )
+
+    def _memory_on(self, device: str) -> float:
+        """Return the share of a GPU's memory that servers take, as long as they run."""
+        if not device.startswith("cuda"):
+            return 0.0
+        config, taken = self._study.config, 0.0
+        if device in self._students:
+            taken += config.compute.vllm.gpu_memory
+        server = started_server(config)
+        if server and self._teacher and _runs(self._teacher):
+            taken += server.gpu_memory * (device in self._teacher.launch.devices)
+        return taken
 
     def check(self) -> None:
         """Raise if a server cannot be started, or does not stay up.

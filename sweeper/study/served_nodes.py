@@ -159,6 +159,7 @@ class ServedOnNodes:
                 "served_teacher": next(iter(teacher.addresses.values()), None) if teacher else None,
                 "served_student": students.pop("cpu", None),
                 "gpu_students": students,
+                "served_memory": self._study.config.compute.vllm.gpu_memory if students else 0.0,
             }
         )
 

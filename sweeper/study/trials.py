@@ -19,6 +19,7 @@ from sweeper.study.arms import ArmState, TrialRecorder
 from sweeper.study.budgets import TrialSummary, summarize
 from sweeper.study.collaborators import Collaborators
 from sweeper.study.early_stopping import StoppingRule, StopReason
+from sweeper.study.faulty_devices import FaultyDevices, failed_on, job_name
 from sweeper.study.jobs import Jobs, RunningJob, answer
 from sweeper.study.server_costs import job_key, running_job
 from sweeper.study.trial_specs import TrialSpecs
@@ -34,6 +35,8 @@ class Trials:
     """The study's running jobs."""
     recorder: TrialRecorder
     collaborators: Collaborators
+    devices: FaultyDevices
+    """Devices of this run on which jobs failed."""
     rule: StoppingRule | None = None
     """Rule after which an arm starts no further trial; None: every arm finishes."""
     arms: dict[str, ArmState] = field(default_factory=dict)
@@ -48,12 +51,19 @@ class Trials:
     def fill(self) -> None:
         """Start trials while something is free, the arm that has started fewest first."""
         while self.collaborators.executor.free():
-            candidates = [arm for arm in self.arms.values() if self._may_start(arm)]
+            waiting = {arm.name: self._waiting(arm) for arm in self.arms.values()}
+            candidates = [
+                arm
+                for arm in self.arms.values()
+                if waiting[arm.name] is not None or self._may_ask(arm)
+            ]
             if not candidates:
                 return
-            arm = min(candidates, key=lambda a: (not a.pending, a.asked))
-            if arm.pending:
-                asked = arm.search.resume(arm.pending.popleft())
+            arm = min(candidates, key=lambda a: (waiting[a.name] is None, a.asked))
+            number = waiting[arm.name]
+            if number is not None:
+                arm.pending.remove(number)
+                asked = arm.search.resume(number)
             else:
                 asked = arm.search.ask()
                 arm.asked += 1
@@ -66,7 +76,17 @@ class Trials:
 
     def _may_start(self, arm: ArmState) -> bool:
         # What has begun is finished; lost attempts cost nothing.
-        return bool(arm.pending) or (arm.asked < arm.budget and self.stop_reason(arm.name) is None)
+        return bool(arm.pending) or self._may_ask(arm)
+
+    def _may_ask(self, arm: ArmState) -> bool:
+        return arm.asked < arm.budget and self.stop_reason(arm.name) is None
+
+    def _waiting(self, arm: ArmState) -> int | None:
+        """Return the first interrupted trial for which something is free, if there is one."""
+        return next(
+            (n for n in arm.pending if self.devices.may_start(arm.files(self.paths, n).directory)),
+            None,
+        )
 
     def stop_reason(self, arm: str) -> StopReason | None:
         """Return the limit of the study's budget that keeps an arm from starting a trial now."""
@@ -108,7 +128,7 @@ class Trials:
         spec = self.specs.next(
             arm.name,
             asked,
-            self.collaborators.place(files.directory),
+            self.collaborators.place(files.directory, self.devices.avoided(files.directory)),
             files,
             interim=arm.interim,
             run=arm.runs[asked.number] if arm.runs is not None else None,
@@ -136,9 +156,8 @@ class Trials:
                 *row.warnings,
             )
         ]
-        kind = "" if spec.final is None else "confirmation run "
         for line in told:
-            self.collaborators.observer.message(f"{kind}{spec.arm} #{spec.number}: {line}")
+            self.collaborators.observer.message(f"{job_name(spec)}: {line}")
         self.collaborators.tracker.log_progress(spec, rows)
 
     def finish(self, finished: Finished, job: RunningJob) -> Failure | None:
@@ -148,7 +167,12 @@ class Trials:
         arm = self.arms[spec.arm]
         files = arm.files(self.paths, spec.number)
         outcome = finished.outcome or retries.conclude(
-            spec, files, job.started, given_up=job.given_up, reason=finished.reason
+            spec,
+            files,
+            job.started,
+            given_up=job.given_up,
+            reason=finished.reason,
+            fault=finished.fault,
         )
         if outcome is None:
             self._run_again(arm, spec, f"was lost ({finished.reason}); it runs again")
@@ -156,6 +180,15 @@ class Trials:
         if outcome.failure is not None and outcome.failure.kind in retries.UNSPENT:
             # Not the trial's end: once its cause is fixed, the same trial runs again.
             return outcome.failure
+        if outcome.failure is not None and outcome.failure.kind in retries.ELSEWHERE:
+            consequences = self.devices.note(spec, outcome.failure, job.started)
+            again = retries.runs_elsewhere(outcome, files)
+            if again:
+                self._run_again(arm, spec, failed_on(outcome.failure))
+            for line in consequences:
+                self.collaborators.observer.message(line)
+            if again:
+                return None
         if retries.may_be_smaller(spec, outcome, files):
             self._run_again(arm, spec, "ran out of memory; it runs again in smaller batches")
             return None
@@ -170,5 +203,5 @@ class Trials:
         return None
 
     def _run_again(self, arm: ArmState, spec: TrialSpec, why: str) -> None:
-        self.collaborators.observer.message(f"{spec.arm} #{spec.number} {why}")
+        self.collaborators.observer.message(f"{job_name(spec)} {why}")
         arm.pending.append(spec.number)

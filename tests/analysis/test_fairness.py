@@ -96,6 +96,13 @@ def test_how_equal_the_cost_came_out_that_was_meant_to_be() -> None:
     assert conditions_note(found.values()) is None
 
 
+def test_seconds_on_a_gpu_that_others_used_too_are_no_measure() -> None:
+    longer = arm(winner("sft", "sft", 0.4, of=3, at="device_seconds"), sharing=2)
+    found = rows(arm(GKD, sharing=2), arm(SFT, training_seconds=4.0, sharing=2), longer)
+    assert not {"at equal device seconds", "device-seconds of training"} & set(found)
+    assert conditions_note(found.values()) is None
+
+
 def test_there_is_nothing_to_tell_of_one_arm() -> None:
     assert rows(arm(GKD)) == {}
 

@@ -87,6 +87,25 @@ def test_arms_that_trained_longer_are_compared_beside() -> None:
     assert [arm.max_steps for arm in found.at("device_seconds")] == [80, 200]
 
 
+def test_seconds_of_trainings_that_shared_a_gpu_are_compared_with_no_others() -> None:
+    longer = winner("sft", "sft", 0.72, of=9, at="device_seconds")
+    for shared in ([GKD], [SFT, longer], [GKD, SFT, longer]):
+        arms = [
+            arm.model_copy(update={"sharing": 2}) if arm in shared else arm
+            for arm in (GKD, SFT, longer)
+        ]
+        found = verdict(*arms)
+        assert [pair.at for pair in found.pairs] == ["steps"]
+        names = ", ".join(dict.fromkeys(arm.arm for arm in shared))
+        assert any(
+            note.startswith(f"{names}: not compared at equal device-seconds, because up to 2 jobs")
+            for note in notes(found)
+        )
+    # Nothing is said where nothing would have been compared.
+    arms = scores(GKD.model_copy(update={"sharing": 2}), SFT)
+    assert not judge(arms, ("steps", "tokens"), None, best_gkd="gkd").missing
+
+
 def test_gap_and_inflation() -> None:
     found = verdict(GKD, SFT)
     gkd = found.arms[0]

@@ -37,25 +37,27 @@ WHOLE = "this model computes in float32 for training, rollouts, held-out sequenc
 SCORED = "this model computes in float32 for held-out sequences, scores"
 FP16 = {"training": {"max_steps": 2, "fp16": True}}
 BF16 = {"training": {"max_steps": 2, "bf16": True}}
+FLOAT32 = {"training": {"max_steps": 2, "bf16": False}}
 OWN = "teacher.init_kwargs.attn_implementation"
 
 
 @pytest.mark.parametrize(
     ("changes", "place", "message"),
     [
-        (student(), STUDENT, WHOLE),
-        (student(dtype="float32", lora=LORA), STUDENT, WHOLE),
+        ({**student(), **FLOAT32}, STUDENT, WHOLE),
+        ({**student(), "compute": {"device": "cpu"}}, STUDENT, "and trials run on the CPU"),
+        ({**student(dtype="float32", lora=LORA), **FLOAT32}, STUDENT, WHOLE),
         *(
             ({**student(), **lower, **scored_in("float32")}, STUDENT, SCORED)
             for lower in (BF16, FP16)
         ),
         ({**student(lora=LORA), **BF16, **scored_in("float32")}, STUDENT, SCORED),
-        (student(lora=LORA), STUDENT, SCORED),
+        ({**student(lora=LORA), **FLOAT32}, STUDENT, SCORED),
         ({**student(dtype="bfloat16"), **scored_in("float32")}, STUDENT, SCORED),
         ({**student(), **BF16, **gkd(bf16=False)}, STUDENT, "float32 for training, rollouts;"),
         (teacher(dtype="float32"), TEACHER, "for training, held-out sequences, scores"),
         ({**teacher(dtype="float32"), **BF16}, TEACHER, "for training, held-out"),
-        (teacher(), TEACHER, SCORED),
+        ({**teacher(), **FLOAT32}, TEACHER, SCORED),
         (
             {**teacher(), **gkd(**{"teacher.dtype": "float32"}), **scored_in("bfloat16")},
             "settings.teacher.dtype",
@@ -101,6 +103,9 @@ def test_an_attention_that_a_phase_cannot_use_is_refused_at_its_place(
     [
         student(dtype="bfloat16"),
         student(dtype="float16", lora=LORA),
+        # By default, on a GPU.
+        student(),
+        teacher(),
         # Trained and scored in autocast.
         {**student(), **BF16},
         {**student(), **FP16},

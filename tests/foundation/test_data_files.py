@@ -17,8 +17,9 @@ import pyarrow.feather
 import pyarrow.parquet
 import pytest
 
-from sweeper.foundation.data_files import HeldRowsError, read_placed, read_rows
+from sweeper.foundation.data_files import read_placed, read_rows
 from sweeper.foundation.data_folders import row_files
+from sweeper.foundation.data_json import HeldRowsError
 from sweeper.foundation.errors import BadInputError
 
 ROWS = [

@@ -66,6 +66,23 @@ def test_cheaper_arms_train_longer_for_the_same_cost(tmp_path: Path) -> None:
     assert [final[3:] for final in shown(plan) if final[0] == "gkd"] == [("steps", 20)]
 
 
+def test_no_arm_trains_for_seconds_that_were_measured_on_a_shared_gpu(tmp_path: Path) -> None:
+    measures = ["steps", "tokens", "device_seconds"]
+    slow, fast = trial(0, 0.5, tokens=300), trial(0, 0.4, tokens=100)
+    for name, trials in (("slow", (slow,)), ("fast", (fast,)), ("both", (slow, fast))):
+        shared = [_shared(each) if each in trials else each for each in (slow, fast)]
+        (tmp_path / name).mkdir()
+        searched = record([shared[0]], [shared[1]])
+        plan = open_in(tmp_path / name, config(seeds=1, compare_at=measures), searched)
+        at = [final[3] for final in shown(plan) if final[0] == "sft"]
+        assert at == ["steps", "tokens"], name
+
+
+def _shared(trial: Any) -> Any:
+    outcome = trial.outcome.model_copy(update={"sharing": 2})
+    return trial.model_copy(update={"outcome": outcome})
+
+
 def test_a_trial_that_pays_for_a_server_leaves_others_more_steps(tmp_path: Path) -> None:
     taught = trial(0, 0.5)
     assert taught.outcome is not None

@@ -29,6 +29,7 @@ ENDS = (
     "first out of memory",
     "first has a bug",
     "second out of memory",
+    "second without its device",
     "second killed",
     "second without room",
     "first killed",
@@ -81,7 +82,8 @@ def _first(end: str, directory: Path, connection: tuple[int, int]) -> None:
     }
     if end.startswith("second"):
         _wait_for_its_end(connection)
-        outcome = _outcome(0, "bug")
+        # What it sees is that its connection to the second is gone.
+        outcome = _outcome(0, "communication" if end == "second without its device" else "bug")
     else:
         outcome = _outcome(0, kinds.get(end))
     others.decide(outcome)
@@ -112,7 +114,7 @@ def _other(end: str, connection: tuple[int, int], spec: Spec) -> None:
         os.kill(os.getpid(), signal.SIGSEGV)
     if end == "second without room":
         os._exit(FULL_DISK)
-    _report(spec, "out_of_memory")
+    _report(spec, "faulty_device" if end == "second without its device" else "out_of_memory")
 
 
 def _wait_for_its_end(connection: tuple[int, int]) -> None:

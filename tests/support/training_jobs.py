@@ -54,6 +54,7 @@ def train(
     probe: Callable[[Any], float] | None = None,
     pause_at: Collection[int] = (),
     pause: Callable[[int, Any], bool] = lambda step, model: True,
+    lend_head: Callable[[Any], None] = lambda head: None,
     **changes: Any,
 ) -> tuple[Any, CostMeter, list[dict[str, float]]]:
     """Train the starting student with ``SETTINGS`` and ``changes``.
@@ -74,6 +75,7 @@ def train(
         seed=seed,
         report=lambda step, total, metrics: points.append(metrics),
         probe=probe,
+        lend_head=lend_head,
         pause_at=pause_at,
         pause=pause,
     )

@@ -49,6 +49,7 @@ from sweeper.reporting.live import ArmProgress, LiveDisplay, LiveState
 from sweeper.reporting.text import formatting
 from sweeper.search.arm_search import Asked
 from sweeper.study import pair, preparation, retries
+from sweeper.study.device_precision import kinds_of, with_precision
 from sweeper.study.executors import make_executor
 from sweeper.study.jobs import Jobs, RunningJob, answer
 from sweeper.study.manifest import (
@@ -59,6 +60,7 @@ from sweeper.study.manifest import (
     read_manifest,
     suite_spec,
 )
+from sweeper.study.preparation_order import Step, own_teacher_steps, preparation_order, waves
 from sweeper.study.progress import running_job, step_name
 from sweeper.study.results import read_teacher_gap
 from sweeper.study.served import make_served
@@ -116,6 +118,8 @@ def probe(
         files, devices = input_files(study), trial_devices(study)
         executor = make_executor(study.config.compute, paths, cache, files, study.file, devices)
         with executor, LiveDisplay(out) as display:
+            if study.device_defaults is None:
+                study, _ = with_precision(study, recorded, kinds_of(study, executor))
             return _Probe(study, recorded, paths, cache, executor, display).run(begun)
 
 
@@ -168,7 +172,7 @@ class _Probe:
 
     def _measure(self, begun: float) -> ProbeResult:
         students = self._served.students
-        for group in preparation.steps(self._study.config, students_served=students):
+        for group in waves(preparation_order(self._study.config, students_served=students)):
             steps = [step for step in group if not self._take_over(step)]
             roles = [roles_of_step(self._study.config, step) for step in steps]
             self._serve(frozenset().union(*roles), len(steps))
@@ -209,7 +213,7 @@ class _Probe:
                 for name, method, trials in self._arms()
             ),
         )
-        scored = {"": "teacher", **preparation.own_teacher_steps(self._study.config)}
+        scored = {"": "teacher", **own_teacher_steps(self._study.config)}
         found = {arm: read_teacher_gap(self._paths, step) for arm, step in scored.items()}
         gaps = {arm: gap for arm, gap in found.items() if gap is not None}
         return ProbeResult(gaps, timing, tuple(self._notes))
@@ -267,7 +271,7 @@ class _Probe:
 
     # Preparation
 
-    def _take_over(self, step: preparation.Step) -> bool:
+    def _take_over(self, step: Step) -> bool:
         """Reuse a step that the study has done itself; return False if it has not."""
         if step == "data":
             # It costs next to nothing, and measures how long the libraries take to load.
@@ -282,11 +286,11 @@ class _Probe:
         self._seconds[step] = outcome.finished - outcome.started
         return True
 
-    def _make_spec(self, step: preparation.Step) -> PreparationSpec:
+    def _make_spec(self, step: Step) -> PreparationSpec:
         files = self._paths.preparation(step)
         return preparation.make_spec(self._study, self._inputs, self._suite, step, files)
 
-    def _submit_step(self, step: preparation.Step) -> None:
+    def _submit_step(self, step: Step) -> None:
         preparation.submit(self._make_spec(step), self._executor, self._place)
 
     def _place(self, directory: Path) -> Resources:

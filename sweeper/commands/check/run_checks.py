@@ -25,7 +25,14 @@ from sweeper.commands.check.duration import (
     timeout_findings,
 )
 from sweeper.commands.check.duration_estimate import StudyPlan, estimate
-from sweeper.commands.check.machine import Machine, machine_findings, machine_of
+from sweeper.commands.check.machine import (
+    Machine,
+    machine_findings,
+    machine_of,
+    on_this_machine,
+    precision_findings,
+    sharing_findings,
+)
 from sweeper.commands.check.memory_findings import StudyTrainings, memory_findings
 from sweeper.commands.check.models import (
     file_findings,
@@ -99,8 +106,9 @@ def check(
     """
     out, cache = out or Console(quiet=True), cache or default_root()
     started = time.time()
+    paths = StudyPaths(runs, study.config.study)
+    study = on_this_machine(study, paths)
     config = study.config
-    paths = StudyPaths(runs, config.study)
     starts = start_settings(study, paths)
     with out.status("Checking data, tokenizers and suites"):
         manifest = read_manifest(paths)
@@ -252,6 +260,8 @@ def judge(
                 data_check.attention,
             ),
             *start_findings(config, starts or {}, suite_spec(study.selection).content_hash),
+            *precision_findings(study, machine.devices),
+            *sharing_findings(config, machine.sharing),
             *machine_findings(config, [*filter(lacks_bfloat16, machine.devices)], os.environ),
             *machine.problems,
             *filter(None, [served_finding(machine.servers)]),

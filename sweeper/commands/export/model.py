@@ -37,6 +37,7 @@ from sweeper.records.specs import Resources, StudyInputs
 from sweeper.records.study_record import StudyRecord
 from sweeper.reporting.markdown.model_card import model_card
 from sweeper.study import preparation
+from sweeper.study.device_precision import as_recorded
 from sweeper.study.executors import make_executor
 from sweeper.study.jobs import RunningJob
 from sweeper.study.lock import hold
@@ -47,6 +48,7 @@ from sweeper.study.manifest import (
     read_manifest,
     suite_spec,
 )
+from sweeper.study.preparation_order import preparation_order
 from sweeper.study.served import Served, make_served
 from sweeper.study.served_models import roles_of_trials, trial_devices
 
@@ -103,6 +105,7 @@ def export_model(
         raise ConfigError([Problem(source="--merged", message=rule)])
     manifest = read_manifest(paths)
     assert manifest is not None, "a recorded study has a manifest"
+    study = as_recorded(study, manifest)
     if differences := changes(manifest, study):
         listed = "\n".join(f"  {difference}" for difference in differences)
         message = f"{study.path}: the study was run differently:\n{listed}"
@@ -124,8 +127,8 @@ def export_model(
             )
             with executor:
                 inputs = preparation.make_study_inputs(study, manifest, cache)
-                for steps in preparation.steps(study.config, students_served=True):
-                    inputs = preparation.with_results(inputs, steps, paths)
+                steps = preparation_order(study.config, students_served=True)
+                inputs = preparation.with_results(inputs, tuple(steps), paths)
                 with make_served(study, paths, manifest, executor) as served:
                     _serve(served, study.config, inputs, out)
                     resources = served.place(executor.next_resources(work))

@@ -13,6 +13,7 @@ from sweeper.commands.init.local_data import find_columns, hold_out, json_lines,
 from sweeper.commands.init.suites import answer_tokens, held_out_files, placeholder_suites
 from sweeper.config.base import short
 from sweeper.config.columns import ColumnsConfig
+from sweeper.config.device_defaults import device_defaults
 from sweeper.config.loading import check, find_data, load_suite
 from sweeper.config.names import is_name
 from sweeper.config.oumi.keys import EPOCHS
@@ -20,6 +21,7 @@ from sweeper.config.oumi.reading import Recipe, read_recipe
 from sweeper.config.placeholders import FILL_IN
 from sweeper.config.study import StudyConfig
 from sweeper.config.yaml_file import YamlFile
+from sweeper.execution.devices import device_kinds, find_devices
 from sweeper.foundation.data_folders import looks_local
 from sweeper.foundation.errors import ConfigError, Problem
 
@@ -56,7 +58,7 @@ def draft_study(request: Request) -> Draft:
     _add_arms(draft, settings, {}, draft.values["training"]["learning_rate"], (1.0e-5, 1.0e-3))
     _add_suites(draft, request)
     options = {"teacher": "--teacher", "student": "--student", "data": "--data"}
-    _check(draft, lambda p: Problem(options.get(p.path.split(".")[0], "init"), p.message))
+    _complete(draft, lambda p: Problem(options.get(p.path.split(".")[0], "init"), p.message))
     return draft
 
 
@@ -96,7 +98,7 @@ def draft_from_recipe(path: Path, request: Request) -> Draft:
         rate = 1.0e-5  # What is wrong with it is reported at `training`.
     _add_arms(draft, shared, fixed, rate, ends)
     _add_suites(draft, request)
-    _check(draft, recipe.blame)
+    _complete(draft, recipe.blame)
     return draft
 
 
@@ -270,10 +272,26 @@ def _add_suites(draft: Draft, request: Request) -> None:
         draft.comments["confirm",] = "winners are trained again with new seeds, and tested"
 
 
-def _check(draft: Draft, blame: Callable[[Problem], Problem]) -> None:
-    """Check the values; ``blame`` gives the place where the user wrote a wrong one."""
+def _complete(draft: Draft, blame: Callable[[Problem], Problem]) -> None:
+    """Check the values, and write out what the study would take from this machine's devices.
+
+    Args:
+        draft: The draft, complete but for that.
+        blame: Returns the place where the user wrote a wrong value.
+
+    Raises:
+        ConfigError: The values cannot make a study.
+    """
     try:
-        check(StudyConfig, YamlFile(source="init", values=draft.values))
+        config = check(StudyConfig, YamlFile(source="init", values=draft.values))
     except ConfigError as error:
         # A value that several arms share is reported once.
         raise ConfigError(list(dict.fromkeys(map(blame, error.problems)))) from None
+    kinds = device_kinds(find_devices("auto"))
+    if not all(kind.has_bfloat16 for kind in kinds):
+        return  # the defaults of the keys hold; on other machines, those of their devices
+    found = device_defaults(config, kinds)
+    training = draft.values.setdefault("training", {})
+    for key, value in found.training.items():
+        training[key] = value
+        draft.comments["training", key] = f"the default on {found.device}"

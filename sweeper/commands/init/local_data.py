@@ -13,6 +13,7 @@ from sweeper.config.base import short
 from sweeper.config.columns import ColumnsConfig, guess_columns_of, unknown_columns, with_input
 from sweeper.foundation import data_files
 from sweeper.foundation.data_folders import check_split
+from sweeper.foundation.data_json import HeldRowsError
 from sweeper.foundation.errors import BadInputError, ConfigError, Problem
 
 FEWEST_PROMPTS = 20
@@ -57,7 +58,7 @@ def read_rows(path: Path, split: str = "train", field: str | None = None) -> Loc
         try:
             check_split(path, split)
             placed = list(data_files.read_placed(path, split, field))
-        except data_files.HeldRowsError as error:
+        except HeldRowsError as error:
             if len(error.keys) > 1:
                 raise
             [field] = error.keys

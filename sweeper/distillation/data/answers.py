@@ -7,6 +7,7 @@ scores have too. ``{% generation %}`` marks, which few templates have, may draw 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from sweeper.distillation.data.calls import Message
 from sweeper.distillation.data.chat_templates import render, template_variables
 from sweeper.distillation.data.conversations import Example, is_system, texts
+from sweeper.distillation.data.text_batches import Steps, one_by_one
 from sweeper.distillation.models.answer_ends import answer_ends, turn_end_ids
 from sweeper.foundation.errors import BadInputError
 
@@ -43,10 +45,24 @@ class AnswerTokens:
 def last_answer(
     example: Example, prompt: str, answers: AnswerTokens
 ) -> tuple[tuple[int, ...], bool]:
+    """Return what ``answer_steps`` does, for one row; ``prompt`` is the text before the answer."""
+    before = answers.tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    return one_by_one(answer_steps(example, prompt, before, answers), answers.tokenizer)
+
+
+def answer_steps(
+    example: Example, prompt: str, before: Sequence[int], answers: AnswerTokens
+) -> Steps[tuple[tuple[int, ...], bool]]:
     """Return the token ids of the reference answer, up to the token that ends it.
 
-    ``prompt`` is the text before it. True stands for an answer that the template ends with no
-    token: it got one, because a student learns to stop from it.
+    True stands for an answer that the template ends with no token: it got one, because a student
+    learns to stop from it.
+
+    Args:
+        example: The conversation.
+        prompt: Text before the answer.
+        before: Tokens of that text.
+        answers: The student's tokenizer.
 
     Raises:
         BadInputError: The template rewrites the prompt once there is an answer, or its generation
@@ -56,7 +72,7 @@ def last_answer(
     assert answer is not None
     rendered = _render(example, len(example.messages) + 1, tokenizer)
     _check_follows(example, len(example.messages), prompt, rendered, tokenizer)
-    tokens = _continuation(prompt, rendered, tokenizer)
+    tokens = yield from _continuation(prompt, before, rendered)
     for position, token in enumerate(tokens):
         # Text that a template puts after the end of the turn is no part of the answer.
         if token in answers.ends:
@@ -250,14 +266,13 @@ def _check_end(answer: Message, end: int, rest: str, answers: AnswerTokens) -> N
         )
 
 
-def _continuation(prompt: str, text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def _continuation(prompt: str, before: Sequence[int], text: str) -> Steps[list[int]]:
     """Return the tokens of ``text`` after ``prompt``, as they follow it.
 
     Tokenized alone, an answer may begin with a token that no answer after a prompt has.
     """
-    before = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    together = tokenizer(text, add_special_tokens=False)["input_ids"]
-    if together[: len(before)] == before:
-        return list(together[len(before) :])
+    together = yield text
+    if together[: len(before)] == list(before):
+        return together[len(before) :]
     # A token reaches over the border: the prompt stays as it is at evaluation.
-    return list(tokenizer(text[len(prompt) :], add_special_tokens=False)["input_ids"])
+    return (yield text[len(prompt) :])

@@ -13,7 +13,12 @@ from transformers import PreTrainedTokenizerBase
 
 from sweeper.config.columns import ColumnsConfig
 from sweeper.config.data import DataConfig
-from sweeper.distillation.data.answers import AnswerTokens, earlier_answers, last_answer
+from sweeper.distillation.data.answers import (
+    AnswerTokens,
+    answer_steps,
+    earlier_answers,
+    last_answer,
+)
 from sweeper.distillation.data.chat_templates import render
 from sweeper.distillation.data.conversations import (
     Conversation,
@@ -23,6 +28,7 @@ from sweeper.distillation.data.conversations import (
     read_conversation,
 )
 from sweeper.distillation.data.rows import RefusedRows, check_named, columns_of, placed, read_rows
+from sweeper.distillation.data.text_batches import Steps, in_batches
 from sweeper.foundation.data_files import Place
 from sweeper.foundation.errors import BadInputError, blaming
 
@@ -163,37 +169,36 @@ def tokenize(
     dropped = unanswered = cut = unended = 0
     answers = AnswerTokens.of(tokenizer)
     refused, unusable = RefusedRows(), RefusedRows()
-    for index, example in enumerate(examples):
-        place = example.where(index + 1)
-        prompt_text = None
-        with refused.noting(place), placed(place):
-            prompt_text = render_prompt(example, tokenizer)
-        if prompt_text is None:
+    places = [example.where(number) for number, example in enumerate(examples, start=1)]
+    reads = completions is None
+    rows = (
+        _tokens(example, place, answers, max_length if reads else 0, references=references)
+        for example, place in zip(examples, places, strict=True)
+    )
+    for index, (place, row) in enumerate(zip(places, in_batches(rows, tokenizer), strict=True)):
+        if not isinstance(row, _Tokens):
+            with refused.noting(place):
+                raise row
             continue
-        prompt = tuple(tokenizer(prompt_text, add_special_tokens=False)["input_ids"])
+        prompt, completion = row.prompt, row.completion
         if len(prompt) >= max_length:
             lengths.append((len(prompt), 0))
             dropped += 1
             continue
-        if completions is not None and completions[index] is None:
+        if completions is not None and (completion := completions[index]) is None:
             lengths.append((len(prompt), 0))
             unanswered += 1
             continue
-        completion: tuple[int, ...] | None = None
-        earlier: tuple[tuple[int, int], ...] = ()
-        if completions is not None:
-            completion = completions[index]
-        elif example.completion is not None:
-            with (refused if references else unusable).noting(place), placed(place):
-                completion, appended = last_answer(example, prompt_text, answers)
-                earlier = earlier_answers(example, prompt_text, answers)
-                unended += appended
+        if row.unusable is not None:
+            with unusable.noting(place):
+                raise row.unusable
+        unended += row.unended
         lengths.append((len(prompt), len(completion or ())))
         if completion is not None and len(prompt) + len(completion) > max_length:
             completion = completion[: max_length - len(prompt)]
             cut += 1
         kept.append(index)
-        sequences.append(TokenSequence(prompt, completion, earlier))
+        sequences.append(TokenSequence(prompt, completion, row.earlier))
     with blaming("data", "train"):
         refused.raise_if_any(len(examples))
     notes = []
@@ -214,6 +219,45 @@ def tokenize(
         message = f"expected room for prompts, but every prompt is {max_length} tokens or longer"
         raise BadInputError(message, ("training", "max_length"))
     return TokenizedData(tuple(kept), tuple(sequences), tuple(lengths), tuple(notes), unended)
+
+
+@dataclass
+class _Tokens:
+    """Tokens of a row before anything is cut."""
+
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...] | None = None
+    earlier: tuple[tuple[int, int], ...] = ()
+    unended: bool = False
+    """True if the template ends the reference with no token."""
+    unusable: BadInputError | RecursionError | None = None
+    """Why the template cannot make the reference, if that does not matter."""
+
+
+def _tokens(
+    example: Example, place: str, answers: AnswerTokens, max_length: int, *, references: bool
+) -> Steps[_Tokens]:
+    """Tokenize a row's prompt, and its reference if the prompt is shorter than ``max_length``.
+
+    Raises:
+        BadInputError: The template refuses the prompt, or cannot make a reference that is needed.
+    """
+    with placed(place):
+        text = render_prompt(example, answers.tokenizer)
+    prompt = yield text
+    row = _Tokens(tuple(prompt))
+    if len(prompt) >= max_length or example.completion is None:
+        return row
+    try:
+        with placed(place):
+            row.completion, unended = yield from answer_steps(example, text, prompt, answers)
+            row.earlier = earlier_answers(example, text, answers)
+            row.unended = unended
+    except (BadInputError, RecursionError) as error:
+        if references:
+            raise
+        row.unusable = error
+    return row
 
 
 def render_prompt(example: Example, tokenizer: PreTrainedTokenizerBase) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,12 @@ from sweeper.config.data import DataConfig, DatasetConfig
 from sweeper.foundation import data_files
 from sweeper.foundation.data_files import Place
 from sweeper.foundation.data_folders import check_split, kept_of_a_folder
+from sweeper.foundation.data_tables import without_null
 from sweeper.foundation.errors import BadInputError, blaming
 
 Row = dict[str, Any]
+_SOME = 4096
+"""Rows of a data set on the hub that are converted at a time."""
 
 
 class RefusedRows:
@@ -62,34 +66,38 @@ def placed(place: object) -> Iterator[None]:
 def read_rows(data: DataConfig, files: Sequence[str]) -> tuple[list[Row], list[Place]]:
     """Read the rows of the training data, and where each stands.
 
-    ``files`` is the absolute path of a local file or folder; empty for other sources.
+    Of local files, no row past the study's ``limit`` is read. ``files`` is the absolute path of a
+    local file or folder; empty for other sources.
 
     Raises:
         BadInputError: They cannot be read, or there are none.
     """
     source = data.train
-    rows: list[Row] = []
-    places: list[Place] = []
     if files:
         with blaming("data", "train", "path"):
-            for name in files:
-                with blaming("data", "train", "split"):
-                    check_split(Path(name), source.split)
-                shown: dict[str, str] = {}
-                for place, row in data_files.read_placed(Path(name), source.split, source.field):
-                    if place.source not in shown:
-                        inside = Path(place.source).relative_to(name)
-                        shown[place.source] = str(Path(source.path) / inside)
-                    places.append(place._replace(source=shown[place.source]))
-                    rows.append(row)
+            placed = list(islice(_of_files(source, files), source.limit))
+        rows, places = [row for _, row in placed], [place for place, _ in placed]
     else:
-        rows = _rows_of_builtin(source) if source.path.startswith("builtin/") else _of_hub(source)
+        read = _rows_of_builtin if source.path.startswith("builtin/") else _of_hub
+        rows = read(source)[: source.limit]
         places = [Place(source.path, number) for number in range(1, len(rows) + 1)]
-    rows, places = rows[: source.limit], places[: source.limit]
     if not rows:
         message = f"expected rows, found none in {source.path} (split {source.split})"
         raise BadInputError(message, ("data", "train", "path"))
     return rows, places
+
+
+def _of_files(source: DatasetConfig, files: Sequence[str]) -> Iterator[tuple[Place, Row]]:
+    """Yield the rows of local files, with places by the names that the study gives the files."""
+    for name in files:
+        with blaming("data", "train", "split"):
+            check_split(Path(name), source.split)
+        shown: dict[str, str] = {}
+        for place, row in data_files.read_placed(Path(name), source.split, source.field):
+            if place.source not in shown:
+                inside = Path(place.source).relative_to(name)
+                shown[place.source] = str(Path(source.path) / inside)
+            yield place._replace(source=shown[place.source]), row
 
 
 def columns_of(data: DataConfig, rows: Sequence[Row]) -> ColumnsConfig:
@@ -154,8 +162,10 @@ def _of_hub(source: DatasetConfig) -> list[Row]:
             f" cache of the library datasets has rows of another folder of this name, in {kept}"
         )
         raise BadInputError(message, ("data", "train", "path"))
+    rows = len(loaded) if source.limit is None else min(source.limit, len(loaded))
     # Arrow has every key in every row; those that a value lacks are null.
     return [
-        {key: data_files.without_null(value) for key, value in row.items()}
-        for row in loaded.to_list()
+        {key: without_null(value) for key, value in row.items()}
+        for start in range(0, rows, _SOME)
+        for row in loaded.select(range(start, min(start + _SOME, rows))).to_list()
     ]

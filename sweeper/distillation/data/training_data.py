@@ -34,9 +34,9 @@ from sweeper.distillation.data.examples import (
     read_examples,
     tokenize,
 )
+from sweeper.distillation.models.attention import check_attention
 from sweeper.distillation.models.loading import (
     Model,
-    check_attention,
     is_plain,
     load_tokenizer,
     read_config,

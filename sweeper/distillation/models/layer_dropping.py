@@ -62,12 +62,11 @@ def shrink_config(config: PretrainedConfig, kept: tuple[int, ...]) -> None:
 
 
 @blaming("student", "keep_layers")
-def keep_layers(model: PreTrainedModel, kept: tuple[int, ...]) -> None:
-    """Drop all layers of ``model`` but ``kept``, in place, its configuration included.
+def path_of_layers(model: PreTrainedModel) -> str:
+    """Return the path of a model's list of layers.
 
     Raises:
-        BadInputError: The model's layers cannot be identified, or the model would change when it
-            is saved and loaded.
+        BadInputError: The model's layers cannot be identified.
     """
     total = model.config.get_text_config().num_hidden_layers
     lists = {
@@ -82,8 +81,21 @@ def keep_layers(model: PreTrainedModel, kept: tuple[int, ...]) -> None:
         raise BadInputError(
             f"expected a model with one list of {total} layers, found {lists_of_layers}"
         )
-    parent, _, attribute = outer[0].rpartition(".")
-    layers = torch.nn.ModuleList(lists[outer[0]][index] for index in kept)
+    return str(outer[0])
+
+
+@blaming("student", "keep_layers")
+def keep_layers(model: PreTrainedModel, kept: tuple[int, ...]) -> None:
+    """Drop all layers of ``model`` but ``kept``, in place, its configuration included.
+
+    Raises:
+        BadInputError: The model's layers cannot be identified, or the model would change when it
+            is saved and loaded.
+    """
+    path = path_of_layers(model)
+    parent, _, attribute = path.rpartition(".")
+    whole: Any = model.get_submodule(path)
+    layers = torch.nn.ModuleList(whole[index] for index in kept)
     setattr(model.get_submodule(parent), attribute, layers)
     for index, layer in enumerate(layers):
         for module in layer.modules():
@@ -92,7 +104,7 @@ def keep_layers(model: PreTrainedModel, kept: tuple[int, ...]) -> None:
                 if isinstance(getattr(module, number, None), int):
                     setattr(module, number, index)
     shrink_config(model.config, kept)
-    if difference := _difference(model, outer[0]):
+    if difference := _difference(model, path):
         raise BadInputError(f"expected layers that can do without the others, but {difference}")
 
 

@@ -25,6 +25,12 @@ _NO_SETTING = re.compile(
     r"_.*|.*token_id|max_length|output_.*|return_.*|use_cache|transformers_version"
 )
 """Keys of a generation configuration that decide no token."""
+_SUPPORTED = {
+    "sdpa": "_supports_sdpa",
+    "flex": "_supports_flex_attn",
+    "flash": "_supports_flash_attn",
+}
+"""Attribute of a model's class that tells whether it has a kind of attention."""
 _SPREAD = ("auto", "balanced", "balanced_low_0", "sequential")
 
 
@@ -94,6 +100,33 @@ def published_settings(model: ModelConfig) -> str | None:
         if not _NO_SETTING.fullmatch(name) and value is not False
     }
     return ", ".join(f"{name} {value}" for name, value in sorted(settings.items())) or None
+
+
+def default_attention(model: ModelConfig) -> str | None:
+    """Return a model's default attention, after a check that it has the one asked for.
+
+    None if that is not known, because the model's own code needs its weights.
+
+    Raises:
+        BadInputError: It does not have the one asked for.
+    """
+    name = str(model.init_kwargs.get("attn_implementation"))
+    usual: dict[str, Any] = {"init_kwargs": {}, "keep_layers": None, "vocab_size": None}
+    try:
+        made = without_weights(model.model_copy(update=usual))
+    except BadInputError:
+        raise
+    except Exception:  # from the model's own code
+        traceback.print_exc()
+        return None
+    default = str(made.config._attn_implementation)
+    kind = next((kind for kind in _SUPPORTED if kind in name), None)
+    if kind is not None and not getattr(made, _SUPPORTED[kind]):
+        raise BadInputError(
+            f"{model.model} ({made.config.model_type}) has no {name} in transformers; leave the key"
+            f" out for its default, {default}"
+        )
+    return default
 
 
 def check_devices(device_map: Any) -> None:

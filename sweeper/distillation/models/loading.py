@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,12 +19,12 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import import_utils
 
 from sweeper.config import builtin
 from sweeper.config.models import ModelConfig
 from sweeper.config.remote_server import RemoteServer
-from sweeper.distillation.models import layer_dropping, smollm2
+from sweeper.distillation.models import layer_dropping, smollm2, weight_parts
+from sweeper.distillation.models.attention import check_attention
 from sweeper.distillation.models.compilation import compile_reading
 from sweeper.distillation.models.late_bitsandbytes import import_bitsandbytes
 from sweeper.distillation.models.quantization import (
@@ -40,20 +38,6 @@ from sweeper.foundation.errors import BadInputError
 from sweeper.foundation.secrets import is_secret_name
 
 Model = TypeVar("Model", bound=ModelConfig)
-
-_FLASH_ATTENTION: dict[str, tuple[str, Callable[[], bool]]] = {
-    "flash_attention_2": ("flash-attn", import_utils.is_flash_attn_2_available),
-    "flash_attention_3": ("flash-attn-3", import_utils.is_flash_attn_3_available),
-    "flash_attention_4": ("flash-attn-4", import_utils.is_flash_attn_4_available),
-}
-"""Package of each implementation, and transformers' check before it looks on a hub instead."""
-
-_SUPPORTED = {
-    "sdpa": "_supports_sdpa",
-    "flex": "_supports_flex_attn",
-    "flash": "_supports_flash_attn",
-}
-"""Attribute of a model's class that tells whether it has a kind of attention."""
 
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{{ message['content'] }}"
@@ -141,28 +125,6 @@ def read_generation_config(model: ModelConfig) -> GenerationConfig:
     return GenerationConfig.from_model_config(read_config(model))
 
 
-def check_attention(model: ModelConfig, *, here: bool = False) -> None:
-    """Check that the flash attention that a model asks for is installed.
-
-    The library would continue with code from a hub, or fail once the weights are loaded. With
-    ``here``, it must also work in this process, on a visible device.
-
-    Raises:
-        BadInputError: It is not installed, or does not work here.
-    """
-    name = model.init_kwargs.get("attn_implementation")
-    if not isinstance(name, str) or name not in _FLASH_ATTENTION:
-        return
-    package, works = _FLASH_ATTENTION[name]
-    if not any(metadata.distributions(name=package)):
-        raise BadInputError(
-            f"{name} needs {package}, which is not installed: pip install {package}, or leave the"
-            " key out for the model's default attention"
-        )
-    if here and not works():
-        raise BadInputError(f"{name} needs a device that the installed {package} works on")
-
-
 def stored_dtype(config: PretrainedConfig) -> torch.dtype:
     """Return the type that a model's weights are stored in."""
     found = config.get_text_config().dtype or config.dtype
@@ -235,12 +197,7 @@ def load_model(model: ModelConfig, device: str, *, seed: int = 0) -> PreTrainedM
             )
         loaded = loaded.to(getattr(torch, dtype) if dtype != "auto" else torch.float32)
     else:
-        options: dict[str, Any] = {"dtype": dtype}
-        if model.quantization is not None:
-            options |= load_options(model, dtype, device)
-        loaded, _ = read_weights(model, **{**options, **model.init_kwargs})
-        if kept is not None:
-            layer_dropping.keep_layers(loaded, kept)
+        loaded = _read(model, dtype, device, kept)
     keep_trainable(loaded)
     if "device_map" not in model.init_kwargs and model.quantization is None:
         loaded = loaded.to(device)
@@ -249,6 +206,68 @@ def load_model(model: ModelConfig, device: str, *, seed: int = 0) -> PreTrainedM
     if model.compile:
         compile_reading(loaded.eval())
     return loaded.eval()
+
+
+def _read(
+    model: ModelConfig, dtype: str, device: str, kept: tuple[int, ...] | None
+) -> PreTrainedModel:
+    """Read a model's weights, each straight to ``device``, and only those of the layers ``kept``.
+
+    Where only the library can tell which weights those are, all are read, in main memory.
+    """
+    options: dict[str, Any] = {"dtype": dtype}
+    if model.quantization is not None:
+        options |= load_options(model, dtype, device)
+    elif device != "cpu":
+        options["device_map"] = {"": device}
+    if kept is None:
+        loaded, _ = read_weights(model, **{**options, **model.init_kwargs})
+    elif (some := _read_layers(model, kept, options)) is not None:
+        loaded = some
+    else:
+        if model.quantization is None:
+            options.pop("device_map", None)
+        loaded, _ = read_weights(model, **{**options, **model.init_kwargs})
+        layer_dropping.keep_layers(loaded, kept)
+    found: PreTrainedModel = loaded
+    return found
+
+
+def _read_layers(
+    model: ModelConfig, kept: tuple[int, ...], options: dict[str, Any]
+) -> PreTrainedModel | None:
+    """Read the layers ``kept``; return None if the files do not show which weights those are."""
+    source = location(model.model)
+    check_files(Path(source), model)
+    if model.trust_remote_code or not set(model.init_kwargs) <= {"attn_implementation"}:
+        return None
+    config = read_config(model)
+    if hasattr(config, "quantization_config"):
+        return None
+    shell: Any = without_weights(
+        model.model_copy(update={"keep_layers": None, "vocab_size": None}), config=config
+    )
+    path, total = layer_dropping.path_of_layers(shell), config.get_text_config().num_hidden_layers
+    layer_dropping.keep_layers(shell, kept)
+
+    def read(source: str, revision: str | None, **options: Any) -> Any:
+        with weight_parts.opened(source, revision) as stored:
+            parts = weight_parts.of_layers(stored, path, total, kept)
+            made = type(shell)
+            return parts and made.from_pretrained(
+                None, config=shell.config, state_dict=parts, **options
+            )
+
+    options = {**options, **model.init_kwargs, "output_loading_info": True}
+    loaded = _load(read, source, model, "weights", **options)
+    if not loaded:
+        return None
+    some, about = loaded
+    check_complete(about, model)
+    some.config.name_or_path = some.name_or_path = source
+    some.generation_config = read_generation_config(model)
+    found: PreTrainedModel = some
+    return found
 
 
 def read_weights(model: ModelConfig, **options: Any) -> tuple[Any, list[str]]:
@@ -292,33 +311,6 @@ def without_weights(
             attn_implementation=model.init_kwargs.get("attn_implementation"),
         )
     return made
-
-
-def default_attention(model: ModelConfig) -> str | None:
-    """Return a model's default attention, after a check that it has the one asked for.
-
-    None if that is not known, because the model's own code needs its weights.
-
-    Raises:
-        BadInputError: It does not have the one asked for.
-    """
-    name = str(model.init_kwargs.get("attn_implementation"))
-    usual: dict[str, Any] = {"init_kwargs": {}, "keep_layers": None, "vocab_size": None}
-    try:
-        made = without_weights(model.model_copy(update=usual))
-    except BadInputError:
-        raise
-    except Exception:  # from the model's own code
-        traceback.print_exc()
-        return None
-    default = str(made.config._attn_implementation)
-    kind = next((kind for kind in _SUPPORTED if kind in name), None)
-    if kind is not None and not getattr(made, _SUPPORTED[kind]):
-        raise BadInputError(
-            f"{model.model} ({made.config.model_type}) has no {name} in transformers; leave the key"
-            f" out for its default, {default}"
-        )
-    return default
 
 
 @contextmanager

@@ -23,7 +23,8 @@ from transformers.generation import ContinuousBatchingManager, ContinuousMixin
 from transformers.generation.continuous_batching.utils import WorkloadHints
 
 from sweeper.distillation.models.loading import without_adapter
-from sweeper.distillation.sampling.rollouts import NOT_FINITE, Rollout
+from sweeper.distillation.sampling.drawing import NOT_FINITE
+from sweeper.distillation.sampling.rollouts import Rollout
 from sweeper.foundation.errors import DivergedError
 
 _PAGE = 256

@@ -1,36 +1,38 @@
 """Sampling from a model: the student's rollouts and the teacher's stored answers.
 
-``generate`` has a decode loop of its own. ``model.generate`` decodes answers that have ended until
+``generate`` has decode loops of its own. ``model.generate`` decodes answers that have ended until
 the longest has, copies the whole key-value cache for every token, and draws a random number for
 every entry of the vocabulary, which on a CPU can cost as much as the model itself. Here an answer
 that has ended makes room for the next prompt or leaves the batch smaller, the cache is written in
-place, and a token costs one random number. Other models go through ``model.generate``.
+place, and a token costs one random number. On CUDA the shapes of a pass do not change
+(``static_decoding``), elsewhere they follow the texts (``decoding``): equal logits give equal
+tokens. Models that neither suits go through ``model.generate``.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from sweeper.distillation.models.loading import without_adapter
-from sweeper.distillation.sampling.decoding import Answer, Batch, suits
+from sweeper.distillation.sampling import static_decoding
+from sweeper.distillation.sampling.decoding import Batch, suits
+from sweeper.distillation.sampling.drawing import NOT_FINITE, draw, exact_type
+from sweeper.distillation.sampling.requests import Request
 from sweeper.foundation.errors import DivergedError
 
 _Answers = Generator[tuple[int, list[int]], None, None]
-
-NOT_FINITE = "The logits are not finite while sampling: training diverged."
-"""Message of the error of a model that gives no distribution to sample from."""
-_SMALL_VOCABULARY = 1024
-"""Largest vocabulary that a token is drawn from at once; in larger ones a block is drawn first."""
+_Decode = Callable[[Any, Any, Request], _Answers]
+Way = Literal["static", "loop", "generate"]
+"""Decoding with fixed shapes, the loop of ``decoding.Batch``, or ``model.generate``."""
+_OF_A_CLASS = (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError)
+"""Errors of a class that takes its states or masks in another form than it says."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def generate(
     """
     if not prompts:
         return []
-    request = _Request(
+    request = Request(
         prompts,
         range(len(prompts)) if numbers is None else numbers,
         temperature,
@@ -99,56 +101,97 @@ def generate(
         seed,
         batch_size,
     )
+    way, _ = way_of(model, request.longest)
+    return _collect(model, request, report, _WAYS[way])
+
+
+def generate_static(
+    model: Any,
+    request: Request,
+    *,
+    graphs: bool,
+    report: Callable[[int], None] = lambda done: None,
+) -> list[Rollout]:
+    """Sample as ``generate`` does on CUDA, on any device: for tests and benchmarks.
+
+    Args:
+        model: A model that ``static_decoding.why_not`` has nothing against, or its adapter.
+        request: What to sample.
+        graphs: Capture passes as CUDA graphs.
+        report: Gets the number of complete answers.
+
+    Raises:
+        DivergedError: The model's logits are not finite.
+    """
+
+    def decode(model: Any, base: Any, request: Request) -> _Answers:
+        return static_decoding.decode(base, request, graphs=graphs)
+
+    return _collect(model, request, report, decode)
+
+
+def way_of(model: Any, length: int) -> tuple[Way, str | None]:
+    """Return how ``generate`` decodes a model, and why not with fixed shapes if it does not.
+
+    Args:
+        model: The model, with its adapter if it has one.
+        length: Most tokens of a text.
+    """
+    if getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False):
+        return "generate", "a tuned prompt belongs to the wrapper, not to the model"
     base = without_adapter(model)
-    # A tuned prompt belongs to the wrapper, not to the model.
-    adapter = getattr(model, "active_peft_config", None)
-    tuned_prompt = getattr(adapter, "is_prompt_learning", False)
+    device = next(base.parameters()).device.type
+    if device != "cuda":
+        problem: str | None = f"on {device} passes whose shapes change are no slower"
+    elif (problem := static_decoding.why_not(base, length)) is None:
+        return "static", None
+    return ("loop" if suits(base, length) else "generate"), problem
+
+
+def _collect(
+    model: Any, request: Request, report: Callable[[int], None], decode: _Decode
+) -> list[Rollout]:
+    """Return the answers in the order of the prompts."""
     rollouts: dict[int, Rollout] = {}
     training = model.training
     model.eval()
     try:
-        if not tuned_prompt and suits(base, max(map(len, prompts)) + max_new_tokens):
-            answers = _decode(base, request)
-        else:
-            answers = _delegate(model, base, request)
-        with closing(answers):
+        with closing(decode(model, without_adapter(model), request)) as answers:
             for index, tokens in answers:
                 rollouts[index] = Rollout(tuple(tokens), tokens[-1] in request.ends)
                 report(len(rollouts))
     finally:
         model.train(training)
-    return [rollouts[index] for index in range(len(prompts))]
+    return [rollouts[index] for index in range(len(request.prompts))]
 
 
-@dataclass(frozen=True)
-class _Request:
-    """Arguments of ``generate``."""
-
-    prompts: Sequence[Sequence[int]]
-    numbers: Sequence[int]
-    temperature: float
-    max_new_tokens: int
-    ends: frozenset[int]
-    pad_id: int
-    seed: int
-    batch_size: int
-
-    def order(self) -> list[int]:
-        """Return the prompts' indices, longest first: memory peaks early, and the end is short."""
-        indices = range(len(self.prompts))
-        return sorted(indices, key=lambda index: len(self.prompts[index]), reverse=True)
+def _decode_static(model: Any, base: Any, request: Request) -> _Answers:
+    """Yield what ``_decode`` would, with shapes that do not change if the model's class can."""
+    answered = False
+    try:
+        with closing(static_decoding.decode(base, request, graphs=True)) as answers:
+            for answer in answers:
+                answered = True
+                yield answer
+    except _OF_A_CLASS as error:
+        if answered:
+            raise
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        static_decoding.tell_once(
+            f"{type(base).__name__} cannot be decoded with fixed shapes, and is decoded more slowly"
+            f" ({reason})"
+        )
+        other = _decode if suits(base, request.longest) else _delegate
+        yield from other(model, base, request)
 
 
 @torch.inference_mode()
-def _decode(model: Any, request: _Request) -> _Answers:
+def _decode(model: Any, base: Any, request: Request) -> _Answers:
     """Yield the index of each prompt and its answer, when that is complete."""
     prompts, limit = request.prompts, request.max_new_tokens
     batch = Batch(
-        model,
-        [
-            Answer(index, list(prompts[index]), f"{request.seed}/{request.numbers[index]}")
-            for index in request.order()
-        ],
+        base,
+        request.answers(),
         rows=request.batch_size,
         max_new_tokens=limit,
         pad_id=request.pad_id,
@@ -156,8 +199,12 @@ def _decode(model: Any, request: _Request) -> _Answers:
     while (step := batch.read()) is not None:
         answers, logits = step
         _check_finite(logits)
-        numbers = [answer.random.random() for answer in answers]
-        tokens = _draw(logits, numbers, request.temperature)
+        numbers = torch.tensor(
+            [answer.random.random() for answer in answers],
+            dtype=exact_type(logits.device),
+            device=logits.device,
+        )
+        tokens = draw(logits, numbers, request.temperature).tolist()
         for answer, token in zip(answers, tokens, strict=True):
             answer.text.append(token)
             start = len(prompts[answer.index])
@@ -184,55 +231,7 @@ class _Finite(LogitsProcessor):  # type: ignore[misc]
         return scores
 
 
-def _draw(logits: Tensor, numbers: list[float], temperature: float) -> list[int]:
-    """Draw a token for each row from ``softmax(logits / temperature)``.
-
-    Inverse transform sampling: the token at which the running sum of the probabilities passes a
-    uniform number. In a large vocabulary a block of tokens is drawn first, then one of its tokens,
-    because the running sum over all of them would take more memory than the logits.
-
-    Args:
-        logits: Logits, [rows, vocabulary].
-        numbers: Number in [0, 1) for each row.
-        temperature: Sampling temperature; 0 takes the likeliest token.
-    """
-    if temperature == 0:
-        return list(logits.argmax(-1).tolist())
-    # Sums in float32, the widest type of Apple's devices, would lose the rarest tokens.
-    exact = torch.float32 if logits.device.type == "mps" else torch.float64
-    uniform = torch.tensor(numbers, dtype=exact, device=logits.device)[:, None]
-    chances = (logits.float() / temperature).softmax(-1)
-    vocabulary = chances.shape[-1]
-    if vocabulary <= _SMALL_VOCABULARY:
-        return list(_pick(chances.to(exact), uniform)[0][:, 0].tolist())
-    width = math.isqrt(vocabulary)
-    blocks = pad(chances, (0, -vocabulary % width)).view(len(numbers), -1, width)
-    masses = blocks.sum(-1, dtype=exact)
-    block, sums = _pick(masses, uniform)
-    rest = (uniform * sums[:, -1:] - sums.gather(-1, block)) / masses.gather(-1, block) + 1
-    token, _ = _pick(blocks.take_along_dim(block[..., None], 1)[:, 0].to(exact), rest)
-    return list((block * width + token).clamp(max=vocabulary - 1)[:, 0].tolist())
-
-
-def _pick(masses: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
-    """Find where running sums of ``masses`` [rows, choices] pass ``shares`` [rows, 1] of totals.
-
-    Returns:
-        The choices, [rows, 1], and the running sums, [rows, choices].
-    """
-    count = masses.shape[-1]
-    sums = masses @ _triangle(count, masses.dtype, masses.device)
-    chosen = torch.searchsorted(sums, shares * sums[:, -1:], right=True)
-    return chosen.clamp(max=count - 1), sums
-
-
-@lru_cache(maxsize=8)
-def _triangle(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return the matrix whose product gives running sums; CUDA has no deterministic cumsum."""
-    return torch.ones(size, size, dtype=dtype, device=device).triu()
-
-
-def _delegate(model: Any, base: Any, request: _Request) -> _Answers:
+def _delegate(model: Any, base: Any, request: Request) -> _Answers:
     """Yield what ``_decode`` would, by ``model.generate``, batch by batch."""
     prompts, pad_id, temperature = request.prompts, request.pad_id, request.temperature
     settings = GenerationConfig(
@@ -278,3 +277,6 @@ def _undisturbed(
             yield
         finally:
             base.generation_config = inherited
+
+
+_WAYS: dict[Way, _Decode] = {"static": _decode_static, "loop": _decode, "generate": _delegate}

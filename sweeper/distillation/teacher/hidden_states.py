@@ -21,6 +21,7 @@ from sweeper.distillation.data.batches import PromptCollator, counted_positions
 from sweeper.distillation.data.examples import TokenSequence
 from sweeper.distillation.models.lm_head import LMHead, computing_dtype
 from sweeper.distillation.models.loading import computing_threads
+from sweeper.distillation.teacher.head_alone import HeadTraits
 from sweeper.distillation.teacher.shared_teacher import SharedTeacher
 from sweeper.foundation.cache import Cache, hash_text
 from sweeper.foundation.disk import reserve
@@ -39,6 +40,8 @@ class TeacherStates:
     """Memory-mapped states (positions × width), one sequence after the other."""
     starts: tuple[int, ...]
     """First position of each sequence, followed by the number of positions."""
+    head: HeadTraits | None = None
+    """Traits by which the teacher's head can be loaded alone; None if it cannot be."""
 
     def of(self, indices: Sequence[int]) -> Tensor:
         """Return the states (positions × width) of some sequences, one after the other."""
@@ -51,11 +54,16 @@ def get_or_compute(
     report: Callable[[int, int], None] = lambda done, total: None,
     *,
     autocast: torch.dtype | None = None,
+    compute: bool = True,
 ) -> TeacherStates | None:
     """Return the teacher's states on ``sequences``, all with an answer.
 
-    ``report`` gets the number of sequences read and their total. ``autocast`` is the precision that
-    the teacher reads rollouts in, so that it reads everything in one.
+    Args:
+        teacher: Teacher, which is loaded if they have to be computed.
+        sequences: Sequences that it reads.
+        report: Callback for the number of sequences read and their total.
+        autocast: Precision that the teacher reads rollouts in, so that it reads everything in one.
+        compute: False to return only states that are stored already.
 
     Returns:
         None if they exceed the study's ``compute.teacher_states_gib``, or if the teacher's logits
@@ -75,6 +83,8 @@ def get_or_compute(
         determinants["autocast"] = str(autocast).removeprefix("torch.")
 
     def build(directory: Path) -> None:
+        if not compute:
+            raise _NotStoredError
         model = teacher.load()
         kind = next(model.parameters()).device.type
         lower = torch.autocast(kind, autocast, enabled=autocast is not None)
@@ -86,15 +96,15 @@ def get_or_compute(
         try:
             directory = Cache(Path(inputs.cache)).get_or_compute(KIND, determinants, build, limit)
             return _read(directory, starts)
-        except _TooLargeError:
+        except _NotStoredError:
             return None
         except FileNotFoundError:
             continue  # another process removed the entry between the two lines
     return None
 
 
-class _TooLargeError(Exception):
-    """The states exceed the limit; nothing is kept, so that a higher limit computes them."""
+class _NotStoredError(Exception):
+    """The states are not to be stored; nothing is kept, so that a later call may compute them."""
 
 
 def _read(directory: Path, starts: tuple[int, ...]) -> TeacherStates | None:
@@ -109,7 +119,9 @@ def _read(directory: Path, starts: tuple[int, ...]) -> TeacherStates | None:
     if not path.is_file():
         raise FileNotFoundError(path)
     states = torch.from_file(str(path), shared=False, size=size, dtype=dtype)
-    return TeacherStates(states.view(starts[-1], about["width"]), starts)
+    traits = about.get("head")  # entries of earlier versions have none
+    head = None if traits is None else HeadTraits.model_validate(traits)
+    return TeacherStates(states.view(starts[-1], about["width"]), starts, head)
 
 
 @torch.no_grad()
@@ -121,12 +133,12 @@ def _compute(
     limit: int,
     report: Callable[[int, int], None],
 ) -> dict[str, Any]:
-    """Write the states of ``sequences`` to ``path``, and return their width and dtype.
+    """Write the states of ``sequences`` to ``path``; return their width and dtype, and the head's.
 
     There is no width if the teacher's logits are not its head's.
 
     Raises:
-        _TooLargeError: They take more than ``limit`` bytes.
+        _NotStoredError: They take more than ``limit`` bytes.
     """
     lm_head = LMHead.of(model, trained=False)
     if lm_head.body is None:
@@ -148,7 +160,7 @@ def _compute(
             width = states.shape[1]
             size = starts[-1] * width
             if size * states.dtype.itemsize > limit:
-                raise _TooLargeError
+                raise _NotStoredError
             # A mapped page that finds no room would end the process.
             reserve(path, size * states.dtype.itemsize)
             whole = torch.from_file(str(path), shared=True, size=size, dtype=states.dtype)
@@ -161,7 +173,12 @@ def _compute(
         done += len(indices)
         report(done, len(sequences))
     assert whole is not None
-    return {"width": whole.shape[1], "dtype": str(whole.dtype).removeprefix("torch.")}
+    traits = HeadTraits.of(lm_head)
+    return {
+        "width": whole.shape[1],
+        "dtype": str(whole.dtype).removeprefix("torch."),
+        "head": None if traits is None else traits.model_dump(),
+    }
 
 
 def _batches(sequences: Sequence[TokenSequence]) -> list[list[int]]:

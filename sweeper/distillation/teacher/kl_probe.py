@@ -9,8 +9,9 @@ nats a token.
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -50,13 +51,36 @@ class KLProbe:
     states: Tensor
     """The teacher's last hidden states at the positions that predict the answers."""
     head: nn.Linear
-    """The teacher's head, from hidden states to logits."""
+    """The teacher's head, from hidden states to logits: mapped from its file, and moved to the
+    student's device only while it is used there."""
     scale: float
     """The factor of the teacher's logits."""
     cap: float | None
     """The teacher's final soft cap, if it has one."""
     dtype: ScoringDtype | None
     """Precision that teacher and students are read in; None: that of weights or of autocast."""
+    _lent: list[weakref.ref[nn.Module]] = field(default_factory=list, compare=False)
+    """The same head, where a training has the teacher."""
+
+    def lend(self, head: Any) -> None:
+        """Use the ``head`` of the study's teacher in place of a second one, while it is there.
+
+        Anything else than a plain linear layer is left alone.
+        """
+        if type(head) is nn.Linear:
+            self._lent[:] = [weakref.ref(head)]
+
+    def _head_on(self, device: torch.device) -> nn.Linear:
+        """Return the teacher's head, on the student's device."""
+        weight, bias = self.head.weight, self.head.bias
+        wanted = (device, weight.dtype, weight.shape)
+        for lent in (reference() for reference in self._lent):
+            if isinstance(lent, nn.Linear):
+                given = lent.weight
+                # A training may have rounded it for its own use.
+                if (given.device, given.dtype, given.shape) == wanted:
+                    return lent
+        return _linear(weight.to(device), None if bias is None else bias.to(device))
 
     def divergence(self, model: Any, batch_size: int = MOST) -> float:
         """Return the mean divergence of ``model`` from the teacher, in nats a token.
@@ -69,7 +93,7 @@ class KLProbe:
         try:
             with torch.no_grad(), computing_in(model, self.dtype):
                 student = LMHead.of(model, trained=False)
-                head = self.head.to(device)
+                head = self._head_on(device)
                 heads = Heads(student, LMHead(None, head=head, scale=self.scale, cap=self.cap))
                 for start in range(0, len(self.sequences), batch_size):
                     batch = PromptCollator(0).pad(self.sequences[start : start + batch_size])
@@ -137,14 +161,19 @@ def read(directory: Path) -> KLProbe | None:
     if about is None:
         return None
     tensors = load_file(directory / _TENSORS)
-    weight, bias = tensors["weight"], tensors.get("bias")
-    head = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
-    head.weight = nn.Parameter(weight, requires_grad=False)
-    if bias is not None:
-        head.bias = nn.Parameter(bias, requires_grad=False)
+    head = _linear(tensors["weight"], tensors.get("bias"))
     sequences = tuple((prompt, answer) for prompt, answer in about["sequences"])
     end = about.get("scale", 1.0), about["cap"]
     return KLProbe(sequences, tensors["states"], head, *end, about.get("dtype"))
+
+
+def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """Return a linear layer of some weights, without a copy of them."""
+    layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+    layer.weight = nn.Parameter(weight.detach(), requires_grad=False)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach(), requires_grad=False)
+    return layer
 
 
 @torch.no_grad()

@@ -100,10 +100,8 @@ def _generated(
     settings = inputs.teacher_outputs
 
     asked = data.asked_of(teacher.config).tokenizer
-    prompts = [
-        asked(render_prompt(example, asked), add_special_tokens=False)["input_ids"]
-        for example in data.examples
-    ]
+    texts = [render_prompt(example, asked) for example in data.examples]
+    prompts = asked(texts, add_special_tokens=False)["input_ids"]
     ends, end = turn_end_ids(tokenizer), answer_ends(tokenizer)[0]
 
     def count(done: int) -> None:

@@ -115,7 +115,8 @@ class TeacherLoss:
     """The divergence from the teacher: ``gkd`` and ``supervised_kd``.
 
     Args:
-        teacher: The teacher; its dropout is turned off.
+        teacher: The teacher; its dropout is turned off. Its head alone (an ``LMHead``) where no
+            sequence is read that is not stored.
         settings: Settings of the trial: the divergence, and how much of the teacher it reads.
         stored: The teacher's states on the rows of the dataset, where they are stored.
         sharded: True if the processes shard the teacher among them.
@@ -133,19 +134,21 @@ class TeacherLoss:
         autocast: torch.dtype | None,
         timing: Timing,
     ) -> None:
-        self._teacher = teacher.eval()
+        alone = isinstance(teacher, LMHead)
+        model = teacher.head if alone else teacher
+        self._teacher = model.eval()
         self._settings = settings
         self._stored = stored
         self._sharded = sharded
         self._timing = timing
-        self._head: LMHead | None = None
+        self._head: LMHead | None = teacher if alone else None
         self._observed: list[Tensor] = []
         if autocast is not None:
-            store_for_autocast(teacher, autocast)
-        if multiplies_slowly(next(teacher.parameters()).device.type, autocast):
-            WideProducts().install(teacher)
+            store_for_autocast(model, autocast)
+        if multiplies_slowly(next(model.parameters()).device.type, autocast):
+            WideProducts().install(model)
         if sharded:
-            shard_teacher(teacher)
+            shard_teacher(model)
 
     def expect(self, batches: Sequence[dict[str, Any]]) -> None:
         """Do nothing: the teacher reads each micro-batch when its turn comes."""

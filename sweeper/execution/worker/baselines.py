@@ -47,6 +47,11 @@ def score_baseline(spec: PreparationSpec, progress: ProgressWriter) -> dict[str,
         progress.phase("warm start" if inputs.warm_start else "write the student")
         written = written_start(data, resources, progress.train)
         return {"start_weights": str(written)}
+    if spec.step == "answers":
+        progress.phase("load the teacher")
+        # What there is to say of them, the step ``teacher`` says.
+        _share(spec, replace(teacher, model=teacher.load()), data, progress)
+        return {}
     clock = CostMeter()
     if spec.step in ("teacher", "test_teacher") and inputs.teacher.server is not None:
         with clock.waiting("teacher"):
@@ -145,6 +150,24 @@ def _ask_teacher(
     spec: PreparationSpec, loaded: SharedTeacher, data: TrainingData, progress: ProgressWriter
 ) -> dict[str, Any]:
     """Make sure that what trials share of the teacher is in the cache."""
+    found = _share(spec, loaded, data, progress)
+    if spec.own_teacher:
+        return found  # All students are compared with the study's teacher.
+    progress.phase("held-out sequences")
+    allow_code = spec.origin.evaluation.allow_code_execution
+    leaves = load_tasks(spec.suite, allow_code=allow_code, checked=True)
+    asked = (text for leaf in leaves for text, _ in prompts(leaf))
+    found["held_out"] = str(kl_probe.prepare(data, loaded, list(asked)))
+    return found
+
+
+def _share(
+    spec: PreparationSpec, loaded: SharedTeacher, data: TrainingData, progress: ProgressWriter
+) -> dict[str, Any]:
+    """Make sure that the teacher's answers, and its states on what trials read, are in the cache.
+
+    Another step may be computing them: then this waits.
+    """
     inputs = spec.origin
     found = _answers(spec, loaded, data, progress)
     for own in spec.reads:
@@ -158,11 +181,4 @@ def _ask_teacher(
             settings,
             lambda done, total: progress.phase("teacher states", done, total),
         )
-    if spec.own_teacher:
-        return found  # All students are compared with the study's teacher.
-    progress.phase("held-out sequences")
-    allow_code = inputs.evaluation.allow_code_execution
-    leaves = load_tasks(spec.suite, allow_code=allow_code, checked=True)
-    asked = (text for leaf in leaves for text, _ in prompts(leaf))
-    found["held_out"] = str(kl_probe.prepare(data, loaded, list(asked)))
     return found

@@ -28,8 +28,12 @@ from sweeper.distillation.data.training_data import (
 from sweeper.distillation.memory_shape import shapes_of, weights_dtype
 from sweeper.distillation.models.adapters import check_adapter
 from sweeper.distillation.models.answer_ends import turn_end_ids
-from sweeper.distillation.models.loadable import check_loadable, published_settings
-from sweeper.distillation.models.loading import default_attention, read_config
+from sweeper.distillation.models.loadable import (
+    check_loadable,
+    default_attention,
+    published_settings,
+)
+from sweeper.distillation.models.loading import read_config
 from sweeper.distillation.rehearsal import check_engine, check_sharding, rehearse
 from sweeper.execution.worker.findings import Findings
 from sweeper.foundation.errors import BadInputError, blaming

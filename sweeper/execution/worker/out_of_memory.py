@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import gc
-import re
 from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
+
+from sweeper.execution.fault_texts import OUT_OF_MEMORY
+from sweeper.execution.worker.error_chain import error_chain
 
 Result = TypeVar("Result")
 
@@ -17,45 +19,11 @@ _OUT_OF_MEMORY = 2
 """CUDA's code, ``cudaErrorMemoryAllocation``; HIP's is the same."""
 _SAYING = (RuntimeError, OSError, SafetensorError)
 """Kinds of errors whose messages count; others may quote any text."""
-_MESSAGES = re.compile(
-    "|".join(
-        (
-            # CUDA, HIP, MPS, XPU, NCCL; drivers and runtimes.
-            r"out[ _]?of[ _]?((device|host)[ _]?)?memory",
-            r"cudaErrorMemoryAllocation",
-            # Libraries that allocate for themselves; a handle takes memory, too.
-            r"(cublas|cusparse|cusolver|cufft|curand|hipblas|rocblas|miopen|cudnn)\w*"
-            r"(alloc(ation)?_?failed|memory_error|not_initialized|insufficient_resources)",
-            r"cudnn_status_internal_error\b",
-            r"failed to (cuda )?(host )?[cm]?alloc\b",
-            r"ur_result_error_out_of_resources",
-            # Torch asks the driver how much is left, which fails when nothing is.
-            r"nvml_success == r INTERNAL ASSERT FAILED",
-            r"invalid buffer size: [\d.]+ [kmgt]i?b",
-            # Main memory.
-            r"(can't|cannot|could not|failed to|unable to) allocate (\w+ )?(memory|\d)",
-            r"(not enough|insufficient) (\w+ ){0,2}memory",
-            r"memory allocation (of \d+ bytes )?failed",
-            r"std::bad_alloc",
-            r"bad allocation",
-            # A thread's stack finds no room, as below a limit of memory.
-            r"can't start new thread",
-        )
-    ),
-    re.IGNORECASE,
-)
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
     """Return whether memory ran out: an error, one in its group or one that caused it says so."""
-    seen: set[int] = set()
-    while error is not None and id(error) not in seen:
-        group = error.exceptions if isinstance(error, BaseExceptionGroup) else ()
-        if _reports_it(error) or any(map(is_out_of_memory, group)):
-            return True
-        seen.add(id(error))
-        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    return False
+    return any(map(_reports_it, error_chain(error)))
 
 
 def _reports_it(error: BaseException) -> bool:
@@ -66,7 +34,7 @@ def _reports_it(error: BaseException) -> bool:
     accelerator = isinstance(error, torch.AcceleratorError)
     if accelerator and getattr(error, "error_code", None) == _OUT_OF_MEMORY:
         return True
-    return isinstance(error, _SAYING) and _MESSAGES.search(str(error)) is not None
+    return isinstance(error, _SAYING) and OUT_OF_MEMORY.search(str(error)) is not None
 
 
 def in_smaller_batches(work: Callable[[int], Result], size: int, what: str) -> tuple[Result, int]:

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import socket
 import sys
 import threading
 import time
@@ -14,15 +15,18 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
 from sweeper.execution.executor import Spec
+from sweeper.execution.worker.gpu_memory import allocator_settings
 from sweeper.execution.worker.malloc import keep_freed_memory
+from sweeper.execution.worker.memory_fence import allocator_fraction
 from sweeper.execution.worker.rank_processes import OtherRanks
 from sweeper.foundation import disk
 from sweeper.foundation.files import open_to_append, write_text_atomically
-from sweeper.records import Failure, Outcome
+from sweeper.records import OF_DEVICES, Failure, Outcome, Resources
 from sweeper.records.layout import JobPaths
 
 FULL_DISK = 74
@@ -38,11 +42,22 @@ class DeviceShare:
     cores: frozenset[int] | None = None
     """The cores to stay on; None: any."""
     gpu: float = 1.0
-    """The share of the device's memory that it may take."""
+    """The share of each device's memory that it may take, servers next to it included."""
     visible: str | None = None
     """``CUDA_VISIBLE_DEVICES``, in place of the value that the process inherits."""
     directory: str | None = None
     """The working directory, in place of the inherited one."""
+
+    def names(self, place: Resources) -> tuple[str, ...]:
+        """Return the names that the executor has for a job's devices.
+
+        Those of a cluster are named by their node: all nodes have devices of the same names.
+        """
+        devices = place.devices or (place.device,)
+        if self.visible is None:
+            return devices
+        node = "-".join(filter(None, (socket.gethostname(), place.node[:8])))
+        return tuple(f"{node} (GPU {gpu})" for gpu in self.visible.split(",")[: len(devices)])
 
 
 WHOLE = DeviceShare()
@@ -128,28 +143,65 @@ def _run_here(spec: Spec, share: DeviceShare, run: Callable[[Spec], Outcome] | N
             kind="bug", message="the libraries cannot be imported", details=preload.failure
         )
         return Outcome(state="failed", failure=failure, started=started, finished=time.time())
+    if preload.warning is not None and claimed.startswith("cuda"):
+        print(preload.warning, file=sys.stderr)
+    settings = allocator_settings(place.model_copy(update={"device": claimed}), os.environ)
     import torch
 
-    from sweeper.execution.worker.run import run_job
+    if settings is not None:
+        # Torch may have read the environment when the forkserver imported it.
+        torch._C._accelerator_setAllocatorSettings(settings)
+
+    from sweeper.execution.worker.run import failure_of, run_job
 
     torch.set_num_threads(place.threads)
-    if claimed == "cpu":
-        keep_freed_memory()
-    elif claimed.startswith("cuda") and share.gpu < 1:
-        # A neighbour's memory stays its own: what needs more fails as out of memory.
-        torch.cuda.set_per_process_memory_fraction(share.gpu)
-    elif len(devices) > 1:
-        torch.cuda.set_device(claimed)
-    if place.memory_gib is not None:
-        _limit_memory(place.memory_gib / place.processes)
-    inside = place.model_copy(update={"device": claimed})
-    outcome = (run or run_job)(spec.model_copy(update={"place": inside}))
-    found = {
+    inside = spec.model_copy(update={"place": place.model_copy(update={"device": claimed})})
+    try:
+        if claimed == "cpu":
+            keep_freed_memory()
+        elif claimed.startswith("cuda"):
+            _keep_to_share(claimed, share.gpu * (1 - place.served_memory))
+            if len(devices) > 1:
+                torch.cuda.set_device(claimed)
+    except RuntimeError as error:  # the device may be gone
+        outcome = Outcome(
+            state="failed",
+            failure=failure_of(error, "start", inside),
+            attempt=spec.attempt,
+            started=started,
+            finished=time.time(),
+            host=socket.gethostname(),
+        )
+    else:
+        if place.memory_gib is not None:
+            _limit_memory(place.memory_gib / place.processes)
+        outcome = (run or run_job)(inside)
+    found: dict[str, Any] = {
         "device": ", ".join(devices),
         "devices": len(devices),
-        "peak_bytes": _peak_bytes(claimed),
+        "sharing": place.sharing,
     }
+    reported = outcome.failure
+    if reported is not None and reported.kind in OF_DEVICES:
+        names = share.names(place)
+        own = names if reported.kind == "communication" else names[place.rank : place.rank + 1]
+        found["failure"] = reported.model_copy(update={"devices": own})
+    else:  # otherwise no further call of the device would succeed
+        found["peak_bytes"] = _peak_bytes(claimed)
     return outcome.model_copy(update=found)
+
+
+def _keep_to_share(device: str, share: float) -> None:
+    """Let allocations fail that would take more than the process's share of its GPU.
+
+    A neighbour's memory stays its own: what needs more fails as out of memory.
+    """
+    import torch
+
+    if share < 1:
+        total = torch.cuda.get_device_properties(device).total_memory
+        fraction = allocator_fraction(share, total)
+        torch.cuda.set_per_process_memory_fraction(fraction, device)
 
 
 def _peak_bytes(device: str) -> int:
@@ -183,7 +235,7 @@ def _claim_device(devices: Sequence[str], rank: int = 0) -> str:
     device = devices[rank]
     kind, _, index = device.partition(":")
     if kind == "cuda" and index:
-        own = [_visible(int(name.partition(":")[2])) for name in devices]
+        own = [visible_gpu(int(name.partition(":")[2])) for name in devices]
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(own)
         return f"cuda:{rank}"
     if kind == "cpu":
@@ -191,7 +243,7 @@ def _claim_device(devices: Sequence[str], rank: int = 0) -> str:
     return device
 
 
-def _visible(index: int) -> str:
+def visible_gpu(index: int) -> str:
     """Return the name of the coordinator's ``index``-th GPU, through a restriction of its own."""
     listed = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return listed[index] if index < len(listed) else str(index)

@@ -129,4 +129,4 @@ class OtherRanks:
 
 def _is_vague(outcome: Outcome) -> bool:
     """Return True if another process may be the cause: its end breaks connections to it."""
-    return outcome.failure is not None and outcome.failure.kind == "bug"
+    return outcome.failure is not None and outcome.failure.kind in ("bug", "communication")

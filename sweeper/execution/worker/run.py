@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import tempfile
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sweeper.distillation.data.training_data import unpack_models
+from sweeper.execution.fault_texts import failed_assertion
 from sweeper.execution.worker.baselines import score_baseline
 from sweeper.execution.worker.choose_engine import choose_engine
 from sweeper.execution.worker.compare_pair import compare_pair
+from sweeper.execution.worker.device_faults import device_fault
 from sweeper.execution.worker.inspect_data import inspect_data
 from sweeper.execution.worker.out_of_memory import is_out_of_memory
 from sweeper.execution.worker.progress import ProgressWriter
@@ -26,14 +29,26 @@ from sweeper.foundation.environment import package_versions
 from sweeper.foundation.errors import TrialError
 from sweeper.foundation.places import place_error
 from sweeper.foundation.secrets import redact_credentials, secrets_in, secrets_of_environment
-from sweeper.records import Cost, Failure, Outcome, PreparationSpec, TrialSpec
+from sweeper.records import (
+    OF_DEVICES,
+    Cost,
+    Failure,
+    Outcome,
+    PreparationSpec,
+    TrialSpec,
+)
 from sweeper.records.layout import JobPaths
-from sweeper.records.remedies import divergence_remedies, memory_remedies
+from sweeper.records.remedies import device_remedies, divergence_remedies, memory_remedies
 
 Spec = TypeVar("Spec", TrialSpec, PreparationSpec)
 
 _NO_DISTRIBUTION = "probability tensor contains either `inf`, `nan`"
-"""Message of torch when the stock trainer samples from a model that has diverged."""
+"""Message of torch when the stock trainer samples from a model that has diverged; on a GPU it is an
+assertion in a kernel."""
+_LAST_BYTES = 64 * 1024
+"""Bytes at the end of the log in which a failed assertion is looked for."""
+_kept: list[BaseException] = []
+"""Errors that nothing may release: with a broken device, the end of a tensor ends the process."""
 
 
 def run_job(spec: TrialSpec | PreparationSpec) -> Outcome:
@@ -54,7 +69,9 @@ def run_job(spec: TrialSpec | PreparationSpec) -> Outcome:
     try:
         found = _run_step(spec, reporter)
     except Exception as error:  # the one boundary: whatever happened becomes an outcome
-        failure = _without_secrets(_failure(error, reporter.phase_name, spec), spec)
+        failure = _without_secrets(failure_of(error, reporter.phase_name, spec), spec)
+        if failure.kind in OF_DEVICES:
+            _kept.append(error)
         with suppress(OSError):  # the log's disk may be full
             print(failure.details, file=sys.stderr)
         return Outcome(
@@ -111,16 +128,30 @@ def _places(spec: TrialSpec | PreparationSpec) -> tuple[Path, ...]:
     return Path(spec.place.directory), Path(spec.origin.cache), Path(tempfile.gettempdir())
 
 
-def _failure(error: Exception, phase: str, spec: TrialSpec | PreparationSpec) -> Failure:
+def failure_of(error: Exception, phase: str, spec: TrialSpec | PreparationSpec) -> Failure:
+    """Return the failure of a job that an error ended in ``phase``; makes no call of a device."""
     places = _places(spec)
     text = str(error).strip() or type(error).__name__
     message = text.splitlines()[0]
+    kind: str
+    no_memory = is_out_of_memory(error)
+    on_gpu = spec.place.device.startswith("cuda")
+    # On another device it is an error of the code to call a GPU.
+    fault = device_fault(error) if on_gpu else None
+    # After an assertion, whatever is asked of the device fails, the memory of a library included.
+    asserted = _failed_assertion(spec) if on_gpu and (no_memory or fault) else None
     if disk.is_full(error, *places):
         kind = "full_disk"
         message = disk.explain(error, *places)
-    elif is_out_of_memory(error):
+    elif asserted is not None:
+        kind = "diverged" if _NO_DISTRIBUTION in asserted else "device_assert"
+        message = f"while in phase {phase!r}: assertion failed on the device: {asserted}"
+    elif no_memory:
         kind = "out_of_memory"
         message = f"while in phase {phase!r}: {message}"
+    elif fault is not None:
+        kind = fault.kind
+        message = f"while in phase {phase!r}: {fault.line}"
     elif isinstance(error, TrialError):
         kind = error.kind
     elif isinstance(error, OSError) and (unusable := place_error(error)):
@@ -144,11 +175,23 @@ def _failure(error: Exception, phase: str, spec: TrialSpec | PreparationSpec) ->
     )
 
 
+def _failed_assertion(spec: TrialSpec | PreparationSpec) -> str | None:
+    """Return the assertion that failed in a kernel of the job, which only its log shows."""
+    try:
+        with JobPaths(Path(spec.place.directory)).log.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - _LAST_BYTES))
+            return failed_assertion(file.read().decode("utf-8", errors="replace"))
+    except OSError:
+        return None
+
+
 def _remedies(kind: str, spec: TrialSpec | PreparationSpec, phase: str) -> tuple[str, ...]:
     """Return what to try after such a failure; nothing where settings cannot help."""
     if isinstance(spec, TrialSpec) and kind == "diverged":
         return divergence_remedies(spec)
-    return memory_remedies(spec, phase) if kind == "out_of_memory" else ()
+    if kind == "out_of_memory":
+        return memory_remedies(spec, phase)
+    return device_remedies(kind)
 
 
 def _without_secrets(failure: Failure, spec: TrialSpec | PreparationSpec) -> Failure:

@@ -79,6 +79,7 @@ def run_trial(spec: TrialSpec, progress: ProgressWriter) -> dict[str, Any]:
             lora=spec.lora,
             report=_watched(spec, progress),
             probe=partial(_divergence, probe) if probe and compared else None,
+            lend_head=probe.lend if probe and compared else lambda head: None,
             pause_at=pause.points,
             pause=pause,
             checkpoints=checkpoints.of_trial(spec, data, teacher, progress, processes),

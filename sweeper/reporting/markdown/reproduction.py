@@ -39,11 +39,14 @@ def reproduction_sections(record: StudyRecord) -> Iterator[str]:
     scored_in = {"models scored in": scoring_dtype(record) or UNDECLARED}
     if (engine := scoring_engine(record)) != "transformers":
         scored_in["models scored by"] = engine
+    if (defaults := record.device_defaults) is not None and defaults.training:
+        scored_in["trained with"] = f"{defaults.listed()} (defaults on {defaults.device})"
     served = _engines(record) | _servers(record)
     yield facts(_provenance(record.provenance, record.config) | scored_in | served)
     yield "The command:"
     yield fenced(redact(record.provenance.command), "sh")
-    yield "The study file, with the command's overrides:"
+    taken = " and what it took from its devices" if record.device_defaults is not None else ""
+    yield f"The study file, with the command's overrides{taken}:"
     yield fenced(as_yaml(record.config), "yaml")
 
 

@@ -10,7 +10,7 @@ from sweeper.analysis.comparison import Comparison
 from sweeper.reporting.markdown.importance import search_plots, search_sections
 from sweeper.reporting.plots import search as drawings
 from sweeper.reporting.report_data import ReportData
-from sweeper.reporting.text import formatting
+from sweeper.reporting.text import device_faults, formatting
 from sweeper.reporting.text.headline import search_headline
 from sweeper.reporting.text.markdown_escape import cell, inline, table
 from sweeper.reporting.text.search import notes
@@ -45,6 +45,7 @@ def sections(page: ReportData, images: set[str]) -> Iterator[str]:
             " numbers."
         )
     yield from _servers(page)
+    yield from _device_faults(page)
     yield from _plots(images)
     yield from _fronts(comparison)
     yield from search_sections(comparison, page.search, images)
@@ -101,6 +102,14 @@ def _servers(page: ReportData) -> Iterator[str]:
     yield f"### {TITLE}"
     yield table([*server_row(page.record.servers[0])], rows, left=(0, 1, 2, 6))
     yield EXPLANATION
+
+
+def _device_faults(page: ReportData) -> Iterator[str]:
+    """Yield the devices that failed, if any did."""
+    if faults := page.record.device_faults:
+        yield f"### {device_faults.TITLE}"
+        yield "\n".join(f"- {inline(line)}." for line in device_faults.device_lines(faults))
+        yield device_faults.EXPLANATION
 
 
 def _plots(images: set[str]) -> Iterator[str]:

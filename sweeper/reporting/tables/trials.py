@@ -18,6 +18,7 @@ from rich.text import Text
 from sweeper.analysis.comparison import scored_trials, selection_score
 from sweeper.records.study_record import ArmRecord, StudyRecord
 from sweeper.reporting.console import Chain, definitions, part, plain_table
+from sweeper.reporting.tables.devices import failed_devices_part
 from sweeper.reporting.tables.servers import served_part
 from sweeper.reporting.text import formatting, search
 
@@ -68,6 +69,8 @@ class StatusView:
             yield part("Confirmation runs", _confirmation_table(record, digits))
         if record.servers:
             yield served_part(record.servers)
+        if record.device_faults:
+            yield failed_devices_part(record.device_faults)
         if failed := [*search.failure_reasons(record), *_confirmation_failures(record)]:
             yield part("Failed trials", definitions((job, Text(why)) for job, why in failed))
 

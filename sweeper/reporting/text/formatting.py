@@ -32,6 +32,11 @@ FAILURE_NAMES: dict[FailureKind, str] = {
     "bad_input": "bad input",
     "full_disk": "full disk",
     "server": "server does not answer",
+    "faulty_device": "faulty device",
+    "driver": "driver",
+    "failed_kernel": "failed kernel",
+    "communication": "communication between devices",
+    "device_assert": "device-side assert",
     "bug": "bug",
 }
 """Kinds of failure in words."""

@@ -93,7 +93,9 @@ def _price(comparison: Comparison) -> str:
     """Return the device-seconds of the best GKD trial next to those of the best offline trial."""
     if comparison.best_gkd is None or comparison.best_offline is None:
         return ""
-    arms = map(comparison.arm, (comparison.best_gkd, comparison.best_offline))
+    arms = [comparison.arm(name) for name in (comparison.best_gkd, comparison.best_offline)]
+    if any(arm.best and arm.best.outcome and arm.best.outcome.sharing > 1 for arm in arms):
+        return ""  # Their seconds depend on what ran next to them.
     costs = [cost.device_seconds for cost in map(formatting.best_cost, arms) if cost]
     if len(costs) < 2 or not all(costs):
         return ""

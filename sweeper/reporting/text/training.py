@@ -194,7 +194,12 @@ def recommendation_reason(choice: Recommendation) -> str:
         least = choice.chosen.device_seconds <= cheapest.device_seconds
         price = f"{choice.arm} costs {'' if least else 'within a tenth of '}the least"
         price += f": {ours} device-seconds a training, against {theirs} of {cheapest.arm}"
-        if choice.best.arm == choice.arm:
+        if not all(rival.timed for rival in (choice.chosen, *choice.rivals)):
+            reasons.append(
+                f"{choice.arm} has the best score of them, {choice.best.score:.3f}; their costs do"
+                " not compare, because trials shared a GPU."
+            )
+        elif choice.best.arm == choice.arm:
             best = f"{choice.best.score:.3f}"
             reasons.append(f"{price}; of these arms it also has the best score, {best}.")
         else:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,13 +12,23 @@ import pytest
 from sweeper.analysis.findings import Finding
 from sweeper.analysis.pair import summarize_pairs
 from sweeper.commands.check.data import length_findings
-from sweeper.commands.check.machine import machine_findings
+from sweeper.commands.check.machine import (
+    machine_findings,
+    on_this_machine,
+    precision_findings,
+    sharing_findings,
+)
 from sweeper.commands.check.models import pair_findings, size_finding, teacher_gap_finding
 from sweeper.commands.check.power import confirmation_finding, design_findings
 from sweeper.commands.check.settings import settings_findings
+from sweeper.config.loading import load_study
 from sweeper.config.study import StudyConfig
+from sweeper.execution.device_sharing import usable_devices
+from sweeper.execution.devices import lacks_bfloat16
 from sweeper.records import Lengths, TokenLengths
+from sweeper.records.layout import StudyPaths
 from sweeper.records.study_record import TeacherGap
+from tests.support.gpus import report_gpus
 from tests.support.pairs import answer, diagnosis, prompt
 from tests.support.tiny_studies import adder_study
 
@@ -278,3 +291,63 @@ def test_variables_that_do_not_reach_trials_are_named() -> None:
     [(state, text)] = told(machine_findings(config(), [], environment), "environment")
     assert state == "warning"
     assert text.startswith("ACCELERATE_MIXED_PRECISION and WORLD_SIZE do not reach trials")
+
+
+@pytest.mark.parametrize(
+    ("capability", "training", "said"),
+    [
+        (
+            "9.0",
+            {},
+            "bf16: true, tf32: true, optim: adamw_torch_fused by default on GPU 9.0"
+            " (compute capability 9.0)",
+        ),
+        ("9.0", {"bf16": False}, "tf32: true, optim: adamw_torch_fused by default on GPU 9.0"),
+        ("7.0", {}, "bf16: false, tf32: false, optim: adamw_torch by default on GPU 7.0"),
+        (None, {}, "bf16: false, tf32: false, optim: adamw_torch by default on CPU"),
+        ("7.0", {"tf32": True}, "training.tf32: true changes nothing on GPU 7.0"),
+        (None, {"tf32": True}, "training.tf32: true changes nothing on CPU, which has no TF32"),
+    ],
+)
+def test_what_a_study_takes_from_its_devices_is_shown(
+    write_study: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capability: str | None,
+    training: dict[str, Any],
+    said: str,
+) -> None:
+    if capability is not None:
+        report_gpus(monkeypatch, tmp_path, 2, capabilities=(capability,))
+    device = "cpu" if capability is None else "cuda"
+    keys = {"max_steps": 2, **training}
+    written = load_study(write_study(training=keys, compute={}))
+    compute = written.config.compute.model_copy(update={"device": device})
+    study = replace(written, config=written.config.model_copy(update={"compute": compute}))
+    study = on_this_machine(study, StudyPaths(tmp_path / "runs", "tiny"))
+    rows = told(precision_findings(study, usable_devices(compute)), "precision")
+    assert any(text.startswith(said) for _, text in rows), rows
+    warned = [text for state, text in rows if state == "warning"]
+    assert bool(warned) == ("changes nothing" in said)
+    # Every finding that a device is slow in what it computes is made of what was taken.
+    slow = [name for name in usable_devices(compute) if lacks_bfloat16(name)]
+    assert not (study.config.training.bf16 and slow and capability)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "changes", "warned"),
+    [
+        (1, {}, False),
+        (2, {}, True),
+        (2, {"compare_at": ["steps", "tokens"]}, False),
+        (2, {"confirm": {"seeds": 0}}, False),
+    ],
+)
+def test_trials_that_share_a_gpu_cannot_be_compared_by_their_seconds(
+    jobs: int, changes: dict[str, Any], warned: bool
+) -> None:
+    evaluation = {"selection": "selection.yaml", "test": "test.yaml"}
+    study = config(**{"evaluation": evaluation, "confirm": {"seeds": 2}, **changes})
+    rows = told(sharing_findings(study, jobs), "devices")
+    assert [state for state, _ in rows] == ["warning"] * warned
+    assert all("2 trials share a GPU" in text for _, text in rows)

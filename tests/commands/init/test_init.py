@@ -22,6 +22,7 @@ from sweeper.config.yaml_text import yaml_text
 from sweeper.foundation.errors import ConfigError
 from sweeper.records import SuiteSpec
 from sweeper.study.manifest import suite_spec
+from tests.support.gpus import report_gpus
 from tests.support.oumi_recipes import BASIC, CONSERVATIVE, WHOLE
 from tests.support.tiny_studies import DATA, ROOT
 
@@ -186,6 +187,35 @@ def test_a_recipe_becomes_an_arm_beside_a_search_and_baselines(tmp_path: Path) -
     assert config.training.max_steps == 9
     assert config.training.warmup_ratio == pytest.approx(3 / 9)
     assert config.student.lora is not None and config.student.lora.r == 16
+
+
+def test_the_precision_of_the_machines_gpus_is_written_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def training(name: str, *capabilities: str, recipe: str | None = None) -> dict[str, Any]:
+        folder = tmp_path / name
+        folder.mkdir()
+        report_gpus(monkeypatch, folder, len(capabilities), capabilities=capabilities)
+        if recipe is None:
+            draft = draft_study(request(folder))
+        else:
+            (folder / "recipe.yaml").write_text(recipe, encoding="utf-8")
+            draft = draft_from_recipe(folder / "recipe.yaml", request(folder))
+        write(draft, folder)
+        for key in ("bf16", "tf32", "optim"):
+            told = draft.comments.get(("training", key))
+            assert told in (None, "the default on GPU 9.0 (compute capability 9.0)")
+        values: dict[str, Any] = draft.values["training"]
+        return {key: values[key] for key in ("bf16", "tf32", "optim") if key in values}
+
+    fast = {"bf16": True, "tf32": True, "optim": "adamw_torch_fused"}
+    assert training("new", "9.0", "9.0") == fast
+    # Older GPUs, and CPUs, are left to the defaults of the keys.
+    assert training("mixed", "9.0", "7.0") == training("none") == {}
+    # What a recipe says stays.
+    recipe = BASIC.replace("  use_peft: True", "  use_peft: True\n  optimizer: sgd")
+    taken = training("recipe", "9.0", recipe=recipe)
+    assert taken["optim"] == "sgd" and taken["tf32"] is True
 
 
 def test_what_a_recipe_lacks_is_marked_and_asked_for(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from sweeper.config.models import LoraConfig, ModelConfig
 from sweeper.distillation.data.compatibility import check_pair
 from sweeper.distillation.models.adapters import add_adapter
 from sweeper.distillation.models.answer_ends import end_token_ids
+from sweeper.distillation.models.loadable import default_attention
 from sweeper.distillation.models.loading import (
-    default_attention,
     identity,
     load_model,
     load_tokenizer,

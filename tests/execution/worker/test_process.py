@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from sweeper.config.compute import ComputeConfig
 from sweeper.execution.local import LocalExecutor
-from sweeper.execution.worker.process import _claim_device
+from sweeper.execution.worker.process import _claim_device, _keep_to_share
 from sweeper.foundation.errors import SweeperError
 
 
@@ -66,6 +68,27 @@ def test_a_gpu_that_torch_cannot_use_is_refused(
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "-1")
     with pytest.raises(SweeperError, match=f"of {device} there is none"):
         LocalExecutor(ComputeConfig(device=device))
+
+
+@pytest.mark.parametrize(
+    ("device", "share", "limit"),
+    [("cuda:0", 1.0, None), ("cuda:0", 0.5, 0.4), ("cuda:3", 0.35, 0.25)],
+)
+def test_a_process_keeps_to_its_share_of_its_own_gpu(
+    monkeypatch: pytest.MonkeyPatch, device: str, share: float, limit: float | None
+) -> None:
+    """Of ten GiB, of which each process has one beside what torch allocates."""
+    limits: list[tuple[float, str]] = []
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda name: SimpleNamespace(total_memory=10 * 2**30)
+    )
+    monkeypatch.setattr(
+        torch.cuda,
+        "set_per_process_memory_fraction",
+        lambda fraction, name: limits.append((fraction, name)),
+    )
+    _keep_to_share(device, share)
+    assert limits == ([] if limit is None else [(pytest.approx(limit), device)])
 
 
 @pytest.mark.slow

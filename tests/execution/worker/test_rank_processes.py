@@ -149,6 +149,7 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         ("first out of memory", ["out_of_memory", "in process 0"]),
         ("first has a bug", ["bug", "in process 0"]),
         ("second out of memory", ["out_of_memory", "in process 1"]),
+        ("second without its device", ["faulty_device", "in process 1"]),
     ],
 )
 def test_the_failure_of_one_process_is_the_trials(

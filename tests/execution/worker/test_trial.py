@@ -19,6 +19,7 @@ from sweeper.foundation.errors import ConfigError
 from sweeper.records import Outcome
 from sweeper.records.layout import JobPaths
 from sweeper.study import preparation
+from sweeper.study.preparation_order import preparation_order
 from tests.support.tiny_models import CHATML, make_tiny
 from tests.support.tiny_studies import write_yaml
 from tests.support.trial_jobs import prepare, trial_spec
@@ -202,8 +203,8 @@ def test_the_start_is_a_teacher_of_which_nothing_is_to_be_learnt(write_study: Wr
             },
         )
     )
-    steps = preparation.steps(study.config, students_served=False)
-    assert steps[1:] == (("student", "teacher"), ("teacher@placebo",))
+    order = preparation_order(study.config, students_served=False)
+    assert order["teacher@placebo"] == ("data", "student")
     (start, _), (teacher, _) = (prepare(study, step) for step in ("student", "teacher@placebo"))
     assert start.scores is not None and teacher.scores is not None, teacher.failure
     assert teacher.scores.score == start.scores.score

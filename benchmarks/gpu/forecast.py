@@ -1,0 +1,57 @@
+"""The forecast of a training's memory, as ``sweeper check`` makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.gpu.pairs import make
+from benchmarks.gpu.task import Training
+from benchmarks.gpu.training import GIB, training_settings
+from sweeper.commands.check.memory_forecast import DeviceKind, Sizes, moments, worst
+from sweeper.config.settings import effective
+from sweeper.distillation.data.training_data import read_training_data, unpack_models
+from sweeper.distillation.memory_shape import shape_of
+from sweeper.records.remedies import Setup
+
+
+def forecast(asked: Training, meet: Callable[[], None]) -> dict[str, Any]:
+    """Return the ``total`` in GiB, the ``moment`` that takes most, and its ``parts`` in GiB.
+
+    Nothing is loaded.
+
+    Args:
+        asked: The training.
+        meet: Not used: nobody waits for a forecast.
+    """
+    kind: DeviceKind = "cuda" if asked.device.startswith("cuda") else "cpu"
+    pair = make(asked.pair, asked.shapes, asked.folder, kind == "cuda")
+    inputs = unpack_models(pair.inputs)
+    settings = effective("gkd", training_settings(asked, pair.settings))
+    sequences = read_training_data(inputs).tokens(settings.max_length).sequences
+    autocast = "bfloat16" if settings.bf16 else None
+    found = worst(
+        moments(
+            Setup(
+                "gkd",
+                settings,
+                inputs.student,
+                inputs.teacher,
+                devices=max(1, len(asked.devices)),
+                shard_student=asked.divided,
+            ),
+            shape_of(inputs.student, asked.device, autocast=autocast),
+            shape_of(inputs.teacher, asked.device, autocast=autocast),
+            Sizes(
+                prompt=max(len(s.prompt) for s in sequences),
+                answer=max(len(s.completion or ()) for s in sequences),
+                text=max(len(s.prompt) + len(s.completion or ()) for s in sequences),
+            ),
+            kind,
+        )
+    )
+    return {
+        "total": found.total / GIB,
+        "moment": found.moment,
+        "parts": {part: size / GIB for part, size in found.parts.items()},
+    }

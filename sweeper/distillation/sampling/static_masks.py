@@ -1,0 +1,69 @@
+"""Masks of passes that feed one token a row, made from tensors alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.masking_utils import create_masks_for_generate
+
+from sweeper.distillation.sampling.static_states import StaticStates, unknown_layers, windows
+
+
+def layers_problem(model: Any) -> str | None:
+    """Return why a model's layers cannot have states in fixed places; None if they can."""
+    config = model.config.get_text_config(decoder=True)
+    if unknown := unknown_layers(model.config):
+        return f"its states have no fixed places ({', '.join(unknown)})"
+    if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
+        return "its attention is in chunks"
+    if getattr(config, "attention_chunk_size", None) is not None:
+        return "its attention is in chunks"
+    seen = windows(model.config)
+    if not seen:
+        return "it has no attention"
+    if len(seen - {None}) > 1:
+        return "its sliding windows differ"
+    if len(seen) > 1 and not isinstance(_form(model), dict):
+        return "it does not take a mask for each kind of attention"
+    return None
+
+
+def _form(model: Any) -> Any:
+    """Return the masks of one token as the library would hand them to a model."""
+    make = getattr(model, "create_masks_for_generate", create_masks_for_generate)
+    return make(
+        config=model.config,
+        inputs_embeds=torch.empty(1, 1, 0, dtype=model.dtype),
+        attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool),
+        past_key_values=None,
+    )
+
+
+class Masks:
+    """Attention masks in the form in which a model takes them ready-made.
+
+    The library's own functions make a mask from the values of another, or from numbers of the host,
+    for which a GPU would have to wait.
+    """
+
+    def __init__(self, model: Any, states: StaticStates) -> None:
+        self._form = _form(model)
+        self._states = states
+        self._config = model.config
+        self._dtype = model.dtype
+
+    def of(self, seen: Tensor) -> Any:
+        """Return the masks for columns that rows see, [rows, columns] of truth values."""
+        mask = seen[:, None, None]
+        if self._config._attn_implementation == "eager":
+            least = torch.finfo(self._dtype).min
+            mask = torch.zeros_like(mask, dtype=self._dtype).masked_fill(~mask, least)
+        windowed = mask[..., : self._states.window]
+        if isinstance(self._form, dict):
+            return {
+                kind: None if form is None else windowed if kind == "sliding_attention" else mask
+                for kind, form in self._form.items()
+            }
+        return windowed if self._states.all_windowed else mask
