@@ -196,7 +196,7 @@ def reported(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return [root / "adder-1", root / "adder-2"]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_records_alone_are_reported_and_compared(
     command: Callable[..., Result], reported: list[Path], tmp_path: Path
 ) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from rich.console import Console
 from benchmarks.gpu import gpu_tests
 from benchmarks.gpu.budget import Budget
 from benchmarks.gpu.needs import TO_TEST, missing
-from benchmarks.gpu.plan import OURS, Turn, rows, turns
+from benchmarks.gpu.plan import OURS, Row, Turn, rows, turns
 from benchmarks.gpu.processes import Ended, start_server, together
 from benchmarks.gpu.report import markdown, tables
 from benchmarks.gpu.task import Shapes, Training
@@ -33,6 +34,7 @@ def run(options: argparse.Namespace) -> int:
     """Test and measure; return the exit code."""
     budget = Budget(options.seconds)
     console = Console(stderr=True)
+    environment = dict(os.environ)
     start_server()
     with tempfile.TemporaryDirectory(prefix="sweeper-gpu-") as name:
         folder = Path(name)
@@ -61,7 +63,7 @@ def run(options: argparse.Namespace) -> int:
         bench = Bench(report, options, kind, shapes, folder, budget, console)
         bench.write()
         if not options.skip_tests:
-            bench.test()
+            bench.test(environment)
         bench.measure()
     Console().print(tables(report))
     return exit_code(report)
@@ -93,8 +95,22 @@ class Bench:
         self._report, self._options = report, options
         self._kind, self._shapes, self._folder = kind, shapes, folder
         self._budget, self._console = budget, console
-        self._pool = ThreadPoolExecutor(1)
-        self._forecasts: dict[str, Future[list[Ended]]] = {}
+        about = report["device"]
+        names, pairs = options.rows, options.pairs
+        self._rows = [
+            row
+            for row in rows(about["memory_gib"], about["count"])
+            if (not names or row.name in names) and (not pairs or row.pair in pairs)
+        ]
+        # While the tests run: nothing that is measured is to wait for a forecast.
+        pool = ThreadPoolExecutor(1)
+        self._forecasts: dict[Row, Future[list[Ended]]] = {
+            row: pool.submit(
+                together, "forecast", [self._tasks(Turn(row, OURS, 0))[0]], 120, folder / "log"
+            )
+            for row in self._rows
+            if row.kind == "training"
+        }
 
     def write(self) -> None:
         """Write the report, so that a command that is ended keeps what it has."""
@@ -102,7 +118,7 @@ class Bench:
             text = json.dumps(self._report, indent=1) + "\n"
             write_text_atomically(self._options.json.absolute(), text)
 
-    def test(self) -> None:
+    def test(self, environment: Mapping[str, str]) -> None:
         """Run the tests marked ``gpu``."""
         if lacking := missing(TO_TEST):
             tests = {"passed": {}, "failed": {}, "skipped": {}, "seconds": 0.0, "finished": False}
@@ -110,20 +126,14 @@ class Bench:
         else:
             self._say("tests marked gpu")
             limit = self._options.seconds * _SHARE_OF_TESTS
-            self._report["tests"] = gpu_tests.run(limit, self._folder)
+            self._report["tests"] = gpu_tests.run(limit, environment, self._folder)
         self.write()
 
     def measure(self) -> None:
         """Take all turns that there is time for."""
-        about = self._report["device"]
-        chosen = rows(about["memory_gib"], about["count"])
-        names, pairs = self._options.rows, self._options.pairs
-        chosen = [row for row in chosen if not names or row.name in names]
-        chosen = [row for row in chosen if not pairs or row.pair in pairs]
-        for turn in turns(chosen, self._options.rounds):
+        for turn in turns(self._rows, self._options.rounds):
             self._report["turns"].append(self._taken(turn))
             self.write()
-        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def _taken(self, turn: Turn) -> dict[str, Any]:
         """Take one turn, and return what it gave."""
@@ -141,17 +151,9 @@ class Bench:
         if reason := self._budget.why_not(turn.weight):
             return {**found, "state": "left out", "message": reason}
         self._say(f"{row.name}, {row.pair}: {turn.engine}")
-        tasks = turn.tasks(
-            shapes=self._shapes,
-            device=self._kind,
-            folder=self._folder,
-            threads=available_cores(),
-            steps=self._options.steps,
-        )
-        self._forecast(turn, tasks[0])
-        tasks[0].directory.parent.mkdir(exist_ok=True)
+        tasks = self._tasks(turn)
         for task in tasks:
-            task.directory.mkdir(exist_ok=True)
+            task.directory.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
         work = "sample" if row.kind == "rollouts" else "train"
         log = tasks[0].directory / "log"
@@ -166,18 +168,17 @@ class Bench:
         self._budget.spent(turn.weight, found["wall_seconds"])
         found |= {"state": "measured", "processes": [one.found for one in ended]}
         if turn.engine == OURS and row.kind == "training":
-            found["forecast"] = self._forecast(turn, tasks[0]).result()[0].found
+            found["forecast"] = self._forecasts[row].result()[0].found
         return found
 
-    def _forecast(self, turn: Turn, task: Training) -> Future[list[Ended]]:
-        """Forecast a turn's memory next to it, once for all rounds."""
-        row = turn.row
-        key = f"{row.name} {row.pair}"
-        if key not in self._forecasts and turn.engine == OURS and row.kind == "training":
-            log = self._folder / "forecast.log"
-            own = replace(task, threads=1)
-            self._forecasts[key] = self._pool.submit(together, "forecast", [own], 120, log)
-        return self._forecasts.get(key, Future())
+    def _tasks(self, turn: Turn) -> list[Training]:
+        return turn.tasks(
+            shapes=self._shapes,
+            device=self._kind,
+            folder=self._folder,
+            threads=available_cores(),
+            steps=self._options.steps,
+        )
 
     def _say(self, text: str) -> None:
         left = f"{self._budget.left():.0f} s left"

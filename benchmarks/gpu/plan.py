@@ -19,7 +19,7 @@ _ON_POLICY = {"lmbda": 1.0, "beta": 0.5}
 _OFF_POLICY = {"lmbda": 0.0, "beta": 0.5}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Row:
     """One comparison.
 

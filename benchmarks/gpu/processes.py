@@ -30,6 +30,7 @@ all processes of the turn have called it, and returns what it measured."""
 
 def start_server() -> None:
     """Import what all processes need once, in a process that never touches a device."""
+    # A library that only asks if there is a GPU would otherwise spoil CUDA for the forks.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
     _CONTEXT.set_forkserver_preload(["benchmarks.gpu.preload"])
 

@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
+from pydantic import Field
 from scipy import stats
 
 from sweeper.analysis.comparison import Comparison, Score, scored_trials
@@ -37,7 +38,7 @@ class Rival(Record):
     """Score on the suite that chose the arm."""
     device_seconds: float
     """Device-seconds of one training and its scoring."""
-    timed: bool = True
+    timed: bool = Field(default=True, exclude_if=bool)
     """False if trainings shared a GPU, so that their seconds do not compare."""
 
 

@@ -6,6 +6,7 @@ from sweeper.analysis.stats.significance import Conclusion
 from sweeper.config.confirm import CostMeasure
 from sweeper.config.settings import Method
 from sweeper.records import Record
+from sweeper.records.base import left_out_if_alone
 
 
 class Interval(Record):
@@ -39,7 +40,7 @@ class ArmVerdict(Record):
     differ."""
     device_seconds: float
     trained_tokens: float
-    sharing: int = 1
+    sharing: int = left_out_if_alone()
     """As in ``ConfirmedWinner``."""
 
 

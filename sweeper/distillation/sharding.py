@@ -15,11 +15,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from sweeper.distillation.models.loading import without_adapter
 from sweeper.foundation.errors import BadInputError
+
+_TAKES_UNUSED_WEIGHTS = hasattr(FSDPModule, "set_reduce_scatter_unused_params")
+"""True from torch 2.13 on: gradients are added up also where a process did not use a weight."""
 
 
 def shard_teacher(model: Any) -> None:
@@ -45,18 +48,21 @@ class ShardedStudent:
     ``model`` itself puts it together.
 
     Raises:
-        BadInputError: Its weights are quantized, or its architecture does not name its layers.
+        BadInputError: Its weights are quantized, its architecture does not name its layers, or it
+            is a mixture of experts that this torch cannot divide.
     """
 
     def __init__(self, model: Any) -> None:
         layers = layers_of(model, "shard_student")
+        _check_unused_weights(model)
         self.model = model
         # Everything but the weights: a divided model cannot be copied.
         self._outline = _copy(model, lambda name, weights: weights.to("meta"))
         for module in (*layers, model):
             fully_shard(module, mesh=_mesh(model))
-        # One process may not use a weight, an expert for example, that others use.
-        model.set_reduce_scatter_unused_params(True)
+        if _TAKES_UNUSED_WEIGHTS:
+            # One process may not use a weight, an expert for example, that others use.
+            model.set_reduce_scatter_unused_params(True)
         # Keeps transformers' trainer from wrapping it in DistributedDataParallel.
         without_adapter(model)._is_distributed_loading_by_transformers = True
 
@@ -139,6 +145,21 @@ def layers_of(model: Any, key: str) -> list[nn.Module]:
         message = f"expected false: {name} does not name its layers (_no_split_modules)"
         raise BadInputError(message, ("compute", key))
     return layers
+
+
+def _check_unused_weights(model: Any) -> None:
+    """Check that torch can divide a student whose processes use different weights.
+
+    Raises:
+        BadInputError: It cannot, and the student has experts.
+    """
+    names = without_adapter(model).config.get_text_config().to_dict()
+    if not _TAKES_UNUSED_WEIGHTS and any("experts" in name for name in names):
+        raise BadInputError(
+            "expected torch 2.13 or newer, which can divide a student that is a mixture of experts,"
+            f" found {torch.__version__}",
+            ("compute", "shard_student"),
+        )
 
 
 def _mesh(model: Any) -> DeviceMesh:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from lm_eval.models.huggingface import HFLM
 from transformers import GenerationConfig
 
 from sweeper.config.base import ScoringDtype
+from sweeper.evaluation.gpu_likelihoods import FillingLM, free_memory
 
 
 @contextmanager
@@ -18,7 +20,8 @@ def loaded_lm(
 ) -> Iterator[HFLM]:
     """Yield lm-eval's view of a loaded model, and restore the model's mode and settings after.
 
-    ``options`` are HFLM's. ``dtype`` is the declared precision, which the model computes in.
+    ``options`` are HFLM's. ``dtype`` is the declared precision, which the model computes in. On a
+    GPU, texts are read as ``FillingLM`` does; elsewhere a ``batch_size`` of them at a time.
 
     Answers follow the task's settings alone: those that a publisher saved with a model (penalties,
     a temperature) are none of training's, and would score another model than the trained one.
@@ -31,7 +34,12 @@ def loaded_lm(
     bare.generation_config = plain_generation(published, list(end_ids) or published.eos_token_id)
     try:
         # In 16 bits, a text's log-probabilities would be rounded, and summed rounded.
-        yield HFLM(pretrained=bare, softmax_dtype="float32" if dtype else None, **options)
+        exact = "float32" if dtype else None
+        device = next(bare.parameters()).device
+        view: Any = HFLM
+        if device.type == "cuda":
+            view = partial(FillingLM, partial(free_memory, device))
+        yield view(pretrained=bare, softmax_dtype=exact, **options)
     finally:
         model.train(training)
         bare.generation_config = published

@@ -42,7 +42,8 @@ class _Unpacked(io.RawIOBase):
         super().__init__()
         self._path = path
         with _naming(path):
-            self._inner: Any = _UNPACK.get(path.suffix.lower(), lambda path: path.open("rb"))(path)
+            unpack = _UNPACK.get(path.suffix.lower())
+            self._inner: Any = path.open("rb") if unpack is None else unpack(path)
 
     def readable(self) -> bool:
         """Return True."""
@@ -73,13 +74,14 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[io.BufferedReader]:
+def opened(path: Path) -> Iterator[io.BufferedReader[Any]]:
     """Open a file in the block, unpacked if its suffix says that it is compressed.
 
     Raises:
         BadInputError: It cannot be read, or is a pointer without the rows.
     """
-    with io.BufferedReader(_Unpacked(path), _SOME) as stream:
+    raw: Any = _Unpacked(path)
+    with io.BufferedReader(raw, _SOME) as stream:
         if stream.peek(len(_POINTER)).startswith(_POINTER):
             raise BadInputError(
                 f"{path} is a pointer of Git LFS, without the rows: run git lfs pull"
@@ -93,7 +95,7 @@ def is_packed(path: Path) -> bool:
 
 
 @contextmanager
-def decoded(path: Path, stream: io.BufferedReader, newline: str) -> Iterator[IO[str]]:
+def decoded(path: Path, stream: io.BufferedReader[Any], newline: str) -> Iterator[IO[str]]:
     r"""Yield the text of a stream, as ``io.TextIOWrapper`` does; it is UTF-8.
 
     Args:

@@ -22,6 +22,11 @@ def left_out_if_none() -> Any:
     return Field(default=None, exclude_if=lambda value: value is None)
 
 
+def left_out_if_alone() -> Any:
+    """Return the default of a number of jobs, 1, which files lack, as older files do."""
+    return Field(default=1, exclude_if=lambda count: count == 1)
+
+
 FailureKind = Literal[
     "out_of_memory",
     "diverged",

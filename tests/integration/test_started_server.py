@@ -51,6 +51,7 @@ def servers_of(study: WholeStudy) -> list[dict[str, Any]]:
     return FakeServers(study.directory / "fake").starts()
 
 
+@pytest.mark.soak
 def test_a_study_trains_on_the_answers_of_a_server_that_ends_before_the_trials(
     write_study: WriteStudy, servers: FakeServers
 ) -> None:

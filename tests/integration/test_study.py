@@ -188,6 +188,7 @@ def test_ctrl_c_twice_stops_now_and_can_be_continued(write_study: Callable[..., 
     assert "Traceback" not in process.stdout + process.stderr
 
 
+@pytest.mark.soak
 def test_failing_trials_are_recorded_and_the_study_goes_on(
     write_study: Callable[..., Path],
 ) -> None:
@@ -328,6 +329,7 @@ def test_a_score_that_collapsed(write_study: Callable[..., Path]) -> None:
     assert "evaluation.collapsed_score" in outcome["failure"]["message"]
 
 
+@pytest.mark.soak
 def test_what_only_a_worker_can_see_is_told_with_its_place(
     write_study: Callable[..., Path], tmp_path: Path
 ) -> None:

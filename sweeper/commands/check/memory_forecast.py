@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
 from typing import Literal
 
-from sweeper.records import ModelShape, Record
+from sweeper.records import ModelShape, Record, loss_chunks
 from sweeper.records.remedies import Setup
 
 GIB = 2**30
 EXACT = 4
 """Bytes of a float32."""
-LOGITS_BUDGET = 256 * 2**20
-"""``chunked_loss.BUDGET``."""
 ROWS_OF_A_TILE, COLUMNS_OF_A_TILE = 4096, 32768
 """Positions and tokens of the vocabulary that TRL's fused head takes at a time."""
 SPARE_COLUMNS = 64
@@ -88,13 +85,20 @@ class Sizes:
 
 
 def moments(
-    setup: Setup, student: ModelShape, teacher: ModelShape | None, sizes: Sizes, kind: DeviceKind
+    setup: Setup,
+    student: ModelShape,
+    teacher: ModelShape | None,
+    sizes: Sizes,
+    kind: DeviceKind,
+    memory: float | None = None,
 ) -> list[Peak]:
     """Return the moments of a training of which one is the worst.
 
     The student's shape is as it is trained, the teacher's as it is loaded; None if it is not.
+    ``memory`` is what the training may take, in bytes. On a GPU with room, the loss takes more
+    than it needs; without ``memory``, it is taken to have none.
     """
-    training = _Training(setup, student, teacher, sizes, kind)
+    training = _Training(setup, student, teacher, sizes, kind, memory or 0.0)
     peaks = [training.passes(), training.step()]
     if training.samples and (training.stock or not sizes.samples_served):
         peaks.append(training.rollout())
@@ -145,9 +149,10 @@ class _Training:
         teacher: ModelShape | None,
         sizes: Sizes,
         kind: DeviceKind,
+        memory: float,
     ) -> None:
         self.settings = settings = setup.settings
-        self.student, self.teacher, self.kind = student, teacher, kind
+        self.student, self.teacher, self.kind, self.memory = student, teacher, kind, memory
         self.distils = teacher is not None
         self.stock = settings.engine != "sweeper"
         self.samples = setup.method == "gkd" and settings.lmbda > 0
@@ -260,7 +265,7 @@ class _Training:
             kept += shape.linear_parameters * shape.computing_bytes
         head = self.head * shape.trainable_bytes * shape.trains_head
         earlier = self.gradients if settings.gradient_accumulation_steps > 1 else 0.0
-        beginning, after = self._loss()
+        beginning, after = self._loss(kept)
         # At the end the gradients are complete; a tied head's is added to the embeddings'.
         complete = self.gradients + (0.0 if shape.head_parameters else head)
         complete += 0.0 if shape.adapted else self.reading
@@ -291,21 +296,28 @@ class _Training:
             "optimiser step", {"gradients": self.gradients, "optimiser": optimiser + work}
         )
 
-    def _loss(self) -> tuple[float, float]:
-        """Return the bytes of the loss while it is computed, and those that it keeps after."""
+    def _loss(self, kept: float) -> tuple[float, float]:
+        """Return the bytes of the loss while it is computed, and those that it keeps after.
+
+        ``kept`` are those of the activations that it is computed beside.
+        """
         if self.settings.engine != "trl":
-            return self._chunked_loss()
+            return self._chunked_loss(kept)
         return self._stock_divergence() if self.distils else self._stock_cross_entropy()
 
-    def _chunked_loss(self) -> tuple[float, float]:
+    def _chunked_loss(self, kept: float) -> tuple[float, float]:
         """Return ``distillation.chunked_loss``: float32 logits by chunks, gradients at once."""
         ours, theirs = self.student, self.teacher
         positions = self.rows * self.answer
         row = ours.vocabulary * EXACT
-        chunks = max(1, ceil(2 * row * positions / LOGITS_BUDGET))
-        rows = ceil(positions / chunks)
-        block = min(rows * row, (2 if self.kind == "cpu" else 32) * 2**20)
-        logits = rows * row + 3 * block
+        # The loss sizes its chunks when it is first computed, before there is an optimiser's state.
+        held = sum(size for part, size in self.always.items() if part != "optimiser")
+        budget = loss_chunks.LEAST
+        if self.kind == "cuda":
+            budget = loss_chunks.chunk_budget(self.memory - held - kept)
+        rows = loss_chunks.rows_of_chunk(positions, row, budget)
+        block = loss_chunks.rows_of_block(rows, row, budget, cached=self.kind == "cpu")
+        logits = (rows + 3 * block) * row
         states = positions * ours.hidden_size * ours.dtype_bytes
         used = 2.0 * states + self.head * EXACT * ours.trains_head
         lower = ours.computing_bytes < EXACT

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from transformers import masking_utils
 
 from sweeper.distillation.models.adapters import trained_copy
 from sweeper.distillation.models.loading import without_adapter
@@ -89,11 +90,12 @@ class LMHead:
         """
         device = next(self.model.parameters()).device
         tokens = {name: values.to(device) for name, values in tokens.items()}
-        if self.body is None:
-            with _exact_head(self.model):
-                states = self.model(**tokens, use_cache=False).logits
-        else:
-            states = self.body(**tokens, use_cache=False).last_hidden_state
+        with _one_text_in_a_row():
+            if self.body is None:
+                with _exact_head(self.model):
+                    states = self.model(**tokens, use_cache=False).logits
+            else:
+                states = self.body(**tokens, use_cache=False).last_hidden_state
         # By index: a mask would be read back from the device.
         gathered: Tensor = states.flatten(0, 1).index_select(0, positions.to(states.device))
         return gathered
@@ -169,6 +171,17 @@ def _scales(config: Any) -> list[float]:
     names = ("logits_scaling", "logit_scale", "lm_head_multiplier")
     values = [v for name in names if isinstance(v := getattr(config, name, None), int | float)]
     return [1.0, *(factor for value in values if value > 0 for factor in (value, 1 / value))]
+
+
+@contextmanager
+def _one_text_in_a_row() -> Iterator[None]:
+    """Spare transformers the look for rows that hold several texts, which waits for the device."""
+    look = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = look
 
 
 @contextmanager

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -27,9 +28,7 @@ class Graphs:
         self.problem = problem
         if device.type != "cuda" and problem is None:
             self.problem = f"there are no graphs on {device.type}"
-        self._stream: Any = None
-        if self.problem is None:
-            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._stream = None if self.problem is not None else _stream(device)
         self._pool: Any = None
         self._captured: list[Any] = []
 
@@ -89,10 +88,12 @@ class Graphs:
 
     def release(self) -> None:
         """Give the graphs' memory back to torch's allocator."""
-        if self._captured and self._stream is not None:
-            self._stream.synchronize()
-        for graph in self._captured:
-            graph.reset()
+        # After a fault of the device, its error is on its way already.
+        with suppress(RuntimeError):
+            if self._captured and self._stream is not None:
+                self._stream.synchronize()
+            for graph in self._captured:
+                graph.reset()
         self._captured.clear()
         self._pool = None
 
@@ -121,6 +122,12 @@ class GraphedPass:
             self._captured = True
             self._run = graphs.capture(self._run)
             self._run()
+
+
+@lru_cache
+def _stream(device: torch.device) -> Any:
+    """Return the stream of a device's graphs: libraries keep memory for every stream they see."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 @contextmanager

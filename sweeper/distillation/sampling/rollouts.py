@@ -11,7 +11,6 @@ tokens. Models that neither suits go through ``model.generate``.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -34,7 +33,6 @@ Way = Literal["static", "loop", "generate"]
 """Decoding with fixed shapes, the loop of ``decoding.Batch``, or ``model.generate``."""
 _OF_A_CLASS = (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError)
 """Errors of a class that takes its states or masks in another form than it says."""
-_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -107,13 +105,20 @@ def generate(
     return _collect(model, request, report, _WAYS[way])
 
 
-def generate_static(model: Any, request: Request, *, graphs: bool) -> list[Rollout]:
+def generate_static(
+    model: Any,
+    request: Request,
+    *,
+    graphs: bool,
+    report: Callable[[int], None] = lambda done: None,
+) -> list[Rollout]:
     """Sample as ``generate`` does on CUDA, on any device: for tests and benchmarks.
 
     Args:
         model: A model that ``static_decoding.why_not`` has nothing against, or its adapter.
         request: What to sample.
         graphs: Capture passes as CUDA graphs.
+        report: Gets the number of complete answers.
 
     Raises:
         DivergedError: The model's logits are not finite.
@@ -122,7 +127,7 @@ def generate_static(model: Any, request: Request, *, graphs: bool) -> list[Rollo
     def decode(model: Any, base: Any, request: Request) -> _Answers:
         return static_decoding.decode(base, request, graphs=graphs)
 
-    return _collect(model, request, lambda done: None, decode)
+    return _collect(model, request, report, decode)
 
 
 def way_of(model: Any, length: int) -> tuple[Way, str | None]:
@@ -172,10 +177,9 @@ def _decode_static(model: Any, base: Any, request: Request) -> _Answers:
         if answered:
             raise
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        _LOGGER.warning(
-            "%s cannot be decoded with fixed shapes, and is decoded more slowly (%s)",
-            type(base).__name__,
-            reason,
+        static_decoding.tell_once(
+            f"{type(base).__name__} cannot be decoded with fixed shapes, and is decoded more slowly"
+            f" ({reason})"
         )
         other = _decode if suits(base, request.longest) else _delegate
         yield from other(model, base, request)

@@ -15,6 +15,7 @@ import logging
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -112,10 +113,13 @@ def decode(
     finally:
         captured.release()
     if graphs and captured.problem is not None:
-        _LOGGER.warning("Rollouts run without CUDA graphs: %s.", captured.problem)
+        tell_once(f"{type(model).__name__} is sampled from without CUDA graphs: {captured.problem}")
 
 
-_LOGGER = logging.getLogger(__name__)
+@lru_cache
+def tell_once(message: str) -> None:
+    """Write a warning to the job's log, once a process and not at every step."""
+    _LOGGER.warning(message)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -29,6 +30,7 @@ from sweeper.distillation.data.batches import (
 from sweeper.distillation.data.examples import TokenSequence
 from sweeper.distillation.distributed import ProcessGroup
 from sweeper.distillation.models.lm_head import LMHead
+from sweeper.distillation.models.wide_products import WideProducts, multiplies_slowly
 from sweeper.distillation.sampling.engines import Engine
 from sweeper.distillation.sampling.rollouts import Rollout
 from sweeper.distillation.sharding import ShardedStudent
@@ -100,6 +102,9 @@ class Distiller(MeteredTrainerMixin, Trainer):  # type: ignore[misc]
         self._count_references = count_references
         self._head: LMHead | None = None
         self._budget: int | None = None
+        arguments = kwargs["args"]
+        slow = multiplies_slowly(arguments.device.type, autocast_dtype(arguments))
+        self._products = WideProducts() if slow else None
         self._rolled_out = False
         self._unread: list[Reading] = []
         self._collator = PromptCollator(kwargs["processing_class"].pad_token_id)
@@ -109,6 +114,11 @@ class Distiller(MeteredTrainerMixin, Trainer):  # type: ignore[misc]
         if sharded_student is not None:
             # Autocast must not keep the weights that it rounds: they are whole for a moment only.
             self.accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """Train the student."""
+        with self._products.of(self.model) if self._products else nullcontext():
+            return super().train(*args, **kwargs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         args = self.args
@@ -184,7 +194,8 @@ class Distiller(MeteredTrainerMixin, Trainer):  # type: ignore[misc]
             prompts += (list(row.prompt) for row in rows)
             numbers += range(first, first + len(rows))
         # Within one autocast the weights are rounded once, not for every token.
-        with self.accelerator.autocast(AutocastKwargs()):
+        keeping = self._products.keeping_weights() if self._products else nullcontext()
+        with self.accelerator.autocast(AutocastKwargs()), keeping:
             rollouts = self._engine(
                 self._whole_student(),
                 prompts,

@@ -21,6 +21,7 @@ from sweeper.distillation.data.batches import next_values, sent
 from sweeper.distillation.divergence import Heads
 from sweeper.distillation.models.lm_head import LMHead
 from sweeper.distillation.models.loading import store_for_autocast
+from sweeper.distillation.models.wide_products import WideProducts, multiplies_slowly
 from sweeper.distillation.partial_divergence import sampled_divergence_of, top_k_divergence_of
 from sweeper.distillation.sampled_tokens import ReportedLogProbs, SampledTokens
 from sweeper.distillation.sharding import shard_teacher
@@ -144,6 +145,8 @@ class TeacherLoss:
         self._observed: list[Tensor] = []
         if autocast is not None:
             store_for_autocast(model, autocast)
+        if multiplies_slowly(next(model.parameters()).device.type, autocast):
+            WideProducts().install(model)
         if sharded:
             shard_teacher(model)
 

@@ -16,6 +16,7 @@ from sweeper.distillation.models.answer_ends import end_token_ids
 from sweeper.distillation.sampling.continuous import why_not
 from sweeper.distillation.sampling.engine_test import SampledWindow, run_engine
 from sweeper.distillation.sampling.engines import engine_of
+from sweeper.distillation.sampling.rollouts import way_of
 from sweeper.distillation.start import starting_student
 from sweeper.distillation.trainers import autocast_dtype
 from sweeper.execution.worker.out_of_memory import release_memory
@@ -56,7 +57,17 @@ def choose_engine(spec: PreparationSpec, progress: ProgressWriter) -> dict[str, 
         raise BadInputError(f"expected an engine that can sample from the student ({reasons})", KEY)
     fastest = max(passed, key=lambda test: test.tokens_per_second or 0.0)
     choice = EngineChoice(chosen=fastest.engine, request=request, tests=tuple(tests))
-    return {"engines": choice, "notes": (choice.told(),)}
+    return {"engines": choice, "notes": (choice.told(), *_slow_way(window))}
+
+
+def _slow_way(window: SampledWindow) -> tuple[str, ...]:
+    """Return a note if the engine ``sweeper`` decodes the student more slowly than others."""
+    device = next(window.model.parameters()).device
+    way, why = way_of(window.model, max(map(len, window.prompts)) + window.max_new_tokens)
+    if device.type != "cuda" or way == "static":
+        return ()
+    how = "model.generate" if way == "generate" else "a loop without CUDA graphs"
+    return (f"the engine sweeper decodes the student by {how}: {why}",)
 
 
 def _window(data: TrainingData, request: EngineRequest, model: Any) -> SampledWindow:

@@ -45,7 +45,8 @@ def reproduction_sections(record: StudyRecord) -> Iterator[str]:
     yield facts(_provenance(record.provenance, record.config) | scored_in | served)
     yield "The command:"
     yield fenced(redact(record.provenance.command), "sh")
-    yield "The study file, with the command's overrides and the defaults of its devices:"
+    taken = " and what it took from its devices" if record.device_defaults is not None else ""
+    yield f"The study file, with the command's overrides{taken}:"
     yield fenced(as_yaml(record.config), "yaml")
 
 

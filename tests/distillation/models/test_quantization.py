@@ -195,7 +195,7 @@ def load_tokenizer_files(source: str, target: Path) -> None:
 BOMB = "from pathlib import Path\ndef get_kernel(*args, **kwargs): Path({mark!r}).touch()\n"
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize(
     "import_it",
     [

@@ -17,7 +17,8 @@ from transformers import Gemma2Config, GenerationConfig, LlamaConfig, MistralCon
 from sweeper.distillation.sampling import continuous
 from sweeper.distillation.sampling.continuous import generate_continuously, why_not
 from sweeper.distillation.sampling.engines import Engine, engine_of
-from sweeper.distillation.sampling.rollouts import Rollout, generate
+from sweeper.distillation.sampling.requests import Request
+from sweeper.distillation.sampling.rollouts import Rollout, generate, generate_static
 from sweeper.foundation.errors import DivergedError
 from sweeper.records import Resources
 from tests.support.sampled_models import (
@@ -31,9 +32,22 @@ from tests.support.sampled_models import (
     random_prompts,
 )
 
+
+def on_cuda(
+    model: Any, prompts: Sequence[Sequence[int]], *, end_ids: Sequence[int], **options: Any
+) -> list[Rollout]:
+    """What the engine ``sweeper`` does on CUDA, but for the graphs."""
+    report = options.pop("report", lambda done: None)
+    if not prompts:
+        return []
+    options = {"numbers": range(len(prompts)), **options, "ends": frozenset(end_ids)}
+    return generate_static(model, Request(prompts, **options), graphs=False, report=report)
+
+
 PLACE = Resources(directory=".", device="cpu", threads=1)
 ENGINES: dict[str, Engine] = {
     "sweeper": engine_of("sweeper", PLACE, "float32"),
+    "sweeper on CUDA": on_cuda,
     "transformers": engine_of("transformers", PLACE, "float32"),
 }
 OPTIONS: dict[str, Any] = {

@@ -131,7 +131,7 @@ def test_two_that_want_the_same_at_once_ask_once(server: ChatServer, tmp_path: P
     assert set(server.answered.values()) == {1}
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_killed_process_loses_nothing_that_it_received(
     server: ChatServer, tmp_path: Path
 ) -> None:

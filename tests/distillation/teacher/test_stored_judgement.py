@@ -153,7 +153,7 @@ def test_a_failure_keeps_what_came(server: ChatServer, tmp_path: Path) -> None:
     assert set(server.answered.values()) == {1}
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_killed_process_loses_nothing_that_it_received(
     server: ChatServer, tmp_path: Path
 ) -> None:
