@@ -28,7 +28,7 @@ class Graphs:
         self.problem = problem
         if device.type != "cuda" and problem is None:
             self.problem = f"there are no graphs on {device.type}"
-        self._stream = None if self.problem is not None else _stream(device)
+        self._stream: Any = None if self.problem is not None else _stream(device)
         self._pool: Any = None
         self._captured: list[Any] = []
 
@@ -66,6 +66,7 @@ class Graphs:
         except RuntimeError as error:
             lines = str(error).strip().splitlines() or [type(error).__name__]
             self.problem = f"a graph could not be captured: {lines[0]}"
+            self._end_capture()
             return run
         self._captured.append(graph)
         return graph.replay
@@ -73,8 +74,8 @@ class Graphs:
     def rehearse(self, run: Callable[[], None]) -> bool:
         """Run a pass, and return whether a graph can hold it.
 
-        A capture that fails could leave torch's random numbers in a state that later training
-        stumbles over, so what makes the host wait is found beforehand.
+        A capture that fails costs torch some of its order, so what makes the host wait is found
+        beforehand.
         """
         before = torch.cuda.get_sync_debug_mode()
         with warnings.catch_warnings(record=True) as caught:
@@ -85,6 +86,17 @@ class Graphs:
             finally:
                 torch.cuda.set_sync_debug_mode(before)
         return not any(_SYNCHRONISING in str(warning.message) for warning in caught)
+
+    def _end_capture(self) -> None:
+        """Let torch know that no capture is under way, after one that failed.
+
+        Its random numbers on the device stay in the state of a capture until one ends well.
+        """
+        graph = torch.cuda.CUDAGraph()
+        with suppress(RuntimeError):
+            graph.capture_begin(capture_error_mode="thread_local")
+            torch.zeros(1, device=self._stream.device)
+            graph.capture_end()
 
     def release(self) -> None:
         """Give the graphs' memory back to torch's allocator."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from sweeper.distillation.models.loading import without_adapter
-from sweeper.distillation.sampling import static_decoding
+from sweeper.distillation.sampling import static_decoding, static_models
 from sweeper.distillation.sampling.decoding import Batch, suits
 from sweeper.distillation.sampling.drawing import NOT_FINITE, draw, exact_type
 from sweeper.distillation.sampling.requests import Request
@@ -115,7 +115,7 @@ def generate_static(
     """Sample as ``generate`` does on CUDA, on any device: for tests and benchmarks.
 
     Args:
-        model: A model that ``static_decoding.why_not`` has nothing against, or its adapter.
+        model: A model that ``static_models.why_not`` has nothing against, or its adapter.
         request: What to sample.
         graphs: Capture passes as CUDA graphs.
         report: Gets the number of complete answers.
@@ -143,7 +143,7 @@ def way_of(model: Any, length: int) -> tuple[Way, str | None]:
     device = next(base.parameters()).device.type
     if device != "cuda":
         problem: str | None = f"on {device} passes whose shapes change are no slower"
-    elif (problem := static_decoding.why_not(base, length)) is None:
+    elif (problem := static_models.why_not(base, length)) is None:
         return "static", None
     return ("loop" if suits(base, length) else "generate"), problem
 

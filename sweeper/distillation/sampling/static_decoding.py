@@ -10,7 +10,6 @@ columns; each has a graph of its own.
 
 from __future__ import annotations
 
-import inspect
 import logging
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
@@ -20,13 +19,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationMixin
 
 from sweeper.distillation.sampling.decoding import Answer
 from sweeper.distillation.sampling.drawing import NOT_FINITE, draw, exact_type
 from sweeper.distillation.sampling.graphs import GraphedPass, Graphs
 from sweeper.distillation.sampling.requests import Request
-from sweeper.distillation.sampling.static_masks import Masks, layers_problem
+from sweeper.distillation.sampling.static_masks import Masks
 from sweeper.distillation.sampling.static_states import StaticStates, Step
 from sweeper.foundation.errors import DivergedError
 
@@ -40,52 +38,7 @@ _FEWEST_COLUMNS = 128
 """Columns below which a narrower bucket saves nothing."""
 _MULTIPLE = 16
 """What columns are a multiple of: attention with a mask has aligned kernels."""
-_STANDARD = {
-    "BambaForCausalLM",
-    "FalconH1ForCausalLM",
-    "NemotronHForCausalLM",
-    "Phi3ForCausalLM",
-    "Zamba2ForCausalLM",
-}
-"""Classes whose own preparation of inputs changes nothing here: they set ``logits_to_keep``, or
-recompute where ``original_max_position_embeddings`` is passed, which ``why_not`` looks at."""
-_TRIED = {"FalconH1ForCausalLM", "StableLmForCausalLM", "Zamba2ForCausalLM"}
-"""Classes that the library does not promise fixed shapes for, and that give the same answers."""
-_NEEDED = {"attention_mask", "position_ids", "past_key_values", "logits_to_keep"}
 _LOGGER = logging.getLogger(__name__)
-
-
-def why_not(model: Any, length: int) -> str | None:
-    """Return why a model cannot be decoded here; None if it can.
-
-    Args:
-        model: The model without its adapter.
-        length: Most tokens of a text.
-    """
-    kind = type(model)
-    if not kind.__module__.startswith("transformers."):
-        return f"{kind.__name__} is code of the model's repository"
-    if missing := _NEEDED - set(inspect.signature(kind.forward).parameters):
-        return f"{kind.__name__} does not take {', '.join(sorted(missing))}"
-    promised = kind._can_compile_fullgraph and (kind._supports_attention_backend or _stateful(kind))
-    if not promised and kind.__name__ not in _TRIED:
-        return f"{kind.__name__} is not made for states in fixed places"
-    own = kind.prepare_inputs_for_generation is not GenerationMixin.prepare_inputs_for_generation
-    if own and kind.__name__ not in _STANDARD:
-        return f"{kind.__name__} prepares its inputs in its own way"
-    config = model.config.get_text_config(decoder=True)
-    original = getattr(config, "original_max_position_embeddings", None)
-    if own and original is not None and length > original:
-        return f"texts of {length} tokens may pass {original}, where the model's positions change"
-    if problem := layers_problem(model):
-        return problem
-    if len({parameter.device for parameter in model.parameters()}) > 1:
-        return "it is on several devices"
-    return None
-
-
-def _stateful(kind: Any) -> bool:
-    return bool(getattr(kind, "_is_stateful", False))
 
 
 @torch.inference_mode()
@@ -95,7 +48,7 @@ def decode(
     """Yield the index of each prompt and its answer, a few at a time.
 
     Args:
-        model: A model that ``why_not`` has nothing against.
+        model: A model that ``static_models.why_not`` has nothing against.
         request: What to sample.
         graphs: Capture passes as CUDA graphs.
 

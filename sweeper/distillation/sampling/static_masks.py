@@ -8,29 +8,10 @@ import torch
 from torch import Tensor
 from transformers.masking_utils import create_masks_for_generate
 
-from sweeper.distillation.sampling.static_states import StaticStates, unknown_layers, windows
+from sweeper.distillation.sampling.static_states import StaticStates
 
 
-def layers_problem(model: Any) -> str | None:
-    """Return why a model's layers cannot have states in fixed places; None if they can."""
-    config = model.config.get_text_config(decoder=True)
-    if unknown := unknown_layers(model.config):
-        return f"its states have no fixed places ({', '.join(unknown)})"
-    if "chunked_attention" in (getattr(config, "layer_types", None) or ()):
-        return "its attention is in chunks"
-    if getattr(config, "attention_chunk_size", None) is not None:
-        return "its attention is in chunks"
-    seen = windows(model.config)
-    if not seen:
-        return "it has no attention"
-    if len(seen - {None}) > 1:
-        return "its sliding windows differ"
-    if len(seen) > 1 and not isinstance(_form(model), dict):
-        return "it does not take a mask for each kind of attention"
-    return None
-
-
-def _form(model: Any) -> Any:
+def form(model: Any) -> Any:
     """Return the masks of one token as the library would hand them to a model."""
     make = getattr(model, "create_masks_for_generate", create_masks_for_generate)
     return make(
@@ -49,7 +30,7 @@ class Masks:
     """
 
     def __init__(self, model: Any, states: StaticStates) -> None:
-        self._form = _form(model)
+        self._form = form(model)
         self._states = states
         self._config = model.config
         self._dtype = model.dtype

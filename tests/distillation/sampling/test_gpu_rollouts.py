@@ -15,8 +15,10 @@ from sweeper.distillation.sampling import static_decoding
 from sweeper.distillation.sampling.graphs import Graphs
 from sweeper.distillation.sampling.requests import Request
 from sweeper.distillation.sampling.rollouts import Rollout, generate, generate_static, way_of
+from sweeper.distillation.sampling.static_models import why_not
 from sweeper.foundation.errors import DivergedError
 from tests.support.architectures import CONFIGS, EXPERTS, SLOW
+from tests.support.cuda import needs_gpu
 from tests.support.sampled_models import (
     ENDS,
     LLAMA,
@@ -27,10 +29,7 @@ from tests.support.sampled_models import (
     random_prompts,
 )
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
-]
+pytestmark = [pytest.mark.gpu, needs_gpu, pytest.mark.filterwarnings("default")]
 
 FAMILIES = sorted(CONFIGS.keys() - SLOW.keys())
 
@@ -103,7 +102,8 @@ def test_every_family_is_captured(family: str, problems: list[str | None]) -> No
     sampled = request(random_prompts(30), max_new_tokens=20, batch_size=12)
     found = generate_static(model, sampled, graphs=True)
     assert found == generate_static(model, sampled, graphs=False)
-    assert problems[0] is None, problems[0]
+    # Not every device multiplies groups.
+    assert problems[0] is None or (family in EXPERTS and "wait" in problems[0]), problems[0]
 
 
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gemma3", "lfm2"])
@@ -199,6 +199,23 @@ def test_a_model_that_waits_is_decoded_without_graphs(
     assert torch.cuda.get_sync_debug_mode() == 0
 
 
+def test_a_pass_that_breaks_its_capture_leaves_the_device_sound(
+    problems: list[str | None],
+) -> None:
+    model, prompts = fresh(LLAMA).cuda(), random_prompts(12)
+    expected = ours(model, prompts)
+    # Waits for the whole device, which a rehearsal may not notice.
+    hook = model.register_forward_hook(lambda *args: torch.cuda.synchronize())
+    assert ours(model, prompts) == expected
+    hook.remove()
+    assert problems[0] is None and problems[1] is not None
+    assert ours(model, prompts) == expected
+    assert problems[2] is None
+    weights = torch.ones(8, device="cuda", requires_grad=True)
+    torch.nn.functional.dropout(weights, 0.5).sum().backward()
+    torch.cuda.synchronize()
+
+
 @pytest.mark.parametrize("at_once", [True, False])
 def test_a_model_that_diverged_is_told(at_once: bool) -> None:
     model, prompts = fresh(LLAMA).cuda(), random_prompts(3)
@@ -219,5 +236,5 @@ def test_the_device_of_the_model_counts() -> None:
     if torch.cuda.device_count() < 2:
         pytest.skip("there is one device")
     model, prompts = fresh(LLAMA).to("cuda:1"), random_prompts(12)
-    assert static_decoding.why_not(model, 60) is None
+    assert why_not(model, 60) is None
     assert ours(model, prompts) == ours(model.to("cuda:0"), prompts)

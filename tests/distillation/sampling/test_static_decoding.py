@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +22,8 @@ from sweeper.distillation.sampling.engine_test import SampledWindow
 from sweeper.distillation.sampling.graphs import GraphedPass, Graphs
 from sweeper.distillation.sampling.requests import Request
 from sweeper.distillation.sampling.rollouts import Rollout, generate, generate_static, way_of
-from sweeper.distillation.sampling.static_decoding import StaticBatch, tell_once, why_not
+from sweeper.distillation.sampling.static_decoding import StaticBatch, tell_once
+from sweeper.distillation.sampling.static_models import why_not
 from sweeper.foundation.errors import DivergedError
 from tests.support.architectures import CONFIGS, EXPERTS, SLOW
 from tests.support.sampled_models import (
@@ -396,6 +398,18 @@ def test_only_cuda_gets_fixed_shapes_unasked() -> None:
     way, why = way_of(fresh(LLAMA), 20)
     assert way == "loop" and "cpu" in str(why)
     assert way_of(fresh(CONFIGS["gemma3"]()), 20)[0] == "generate"
+
+
+class OfARepository:
+    """A model on CUDA whose class is not the library's."""
+
+    def parameters(self) -> Any:
+        return iter([SimpleNamespace(device=torch.device("cuda:0"))])
+
+
+def test_what_is_slow_on_cuda_is_told() -> None:
+    way, why = way_of(OfARepository(), 20)
+    assert (way, why) == ("generate", "OfARepository is code of the model's repository")
 
 
 @pytest.fixture
