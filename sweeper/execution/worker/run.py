@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from sweeper.distillation.data.training_data import unpack_models
 from sweeper.execution.fault_texts import NO_DISTRIBUTION, DeviceFault, failed_assertion
 from sweeper.execution.worker.baselines import score_baseline
-from sweeper.execution.worker.choose_engine import choose_engine
+from sweeper.execution.worker.choose_engine import ENGINE_PHASE, choose_engine
 from sweeper.execution.worker.compare_pair import compare_pair
 from sweeper.execution.worker.device_faults import device_fault
 from sweeper.execution.worker.inspect_data import inspect_data
@@ -188,7 +188,9 @@ def _remedies(kind: str, spec: TrialSpec | PreparationSpec, phase: str) -> tuple
         return divergence_remedies(spec)
     if kind == "out_of_memory":
         return memory_remedies(spec, phase)
-    return device_remedies(kind)
+    tested = phase.startswith(ENGINE_PHASE) and kind == "failed_kernel"
+    own = ("rollouts: {engine: …} with another engine",) if tested else ()
+    return (*own, *device_remedies(kind))
 
 
 def _without_secrets(failure: Failure, spec: TrialSpec | PreparationSpec) -> Failure:
