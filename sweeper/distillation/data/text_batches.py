@@ -7,7 +7,7 @@ row is a generator: it yields a text, and is sent its tokens.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -21,6 +21,15 @@ Steps = Generator[str, list[int], Result]
 
 _ROWS = 256
 """Rows that advance together; what the tokenizer makes of their texts is in memory at a time."""
+
+
+def token_ids(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Return the tokens of texts, without any that a tokenizer puts around them."""
+    found: list[list[int]] = []
+    for start in range(0, len(texts), _ROWS):
+        some = list(texts[start : start + _ROWS])
+        found += map(list, tokenizer(some, add_special_tokens=False)["input_ids"])
+    return found
 
 
 def one_by_one(steps: Steps[Result], tokenizer: PreTrainedTokenizerBase) -> Result:
@@ -59,8 +68,6 @@ def _together(
                 results[index] = done.value
             except (BadInputError, RecursionError) as error:
                 results[index] = error
-        ids = (
-            tokenizer(list(texts.values()), add_special_tokens=False)["input_ids"] if texts else []
-        )
-        tokens = dict(zip(texts, map(list, ids), strict=True))
+        ids = token_ids(list(texts.values()), tokenizer)
+        tokens = dict(zip(texts, ids, strict=True))
     return [results[index] for index in range(len(rows))]

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sweeper.distillation.data.examples import TokenizedData, render_prompt
+from sweeper.distillation.data.text_batches import token_ids
 from sweeper.distillation.data.training_data import TrainingData
 from sweeper.distillation.models.answer_ends import answer_ends, end_token_ids, turn_end_ids
 from sweeper.distillation.models.loading import computing_threads
@@ -100,8 +101,7 @@ def _generated(
     settings = inputs.teacher_outputs
 
     asked = data.asked_of(teacher.config).tokenizer
-    texts = [render_prompt(example, asked) for example in data.examples]
-    prompts = asked(texts, add_special_tokens=False)["input_ids"]
+    prompts = token_ids([render_prompt(example, asked) for example in data.examples], asked)
     ends, end = turn_end_ids(tokenizer), answer_ends(tokenizer)[0]
 
     def count(done: int) -> None:
