@@ -85,6 +85,7 @@ bench: demo
 	$(BIN)/python -m benchmarks.early_scores --json benchmarks/early_scores.json
 	$(BIN)/python -m benchmarks.checkpoints
 	$(BIN)/python -m benchmarks.memory --json benchmarks/memory.json
+	$(BIN)/python -m benchmarks.loading --json benchmarks/loading.json
 	$(BIN)/python -m benchmarks.layer_cuts --json benchmarks/layer_cuts.json
 	$(BIN)/python -m benchmarks.statistics --json benchmarks/statistics.json
 	$(BIN)/python -m benchmarks.rollout_engines --precisions float32 --threads 1 \

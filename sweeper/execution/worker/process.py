@@ -140,7 +140,9 @@ def _run_here(spec: Spec, share: DeviceShare, run: Callable[[Spec], Outcome] | N
     if preload.failure is not None:
         print(preload.failure, file=sys.stderr)
         failure = Failure(
-            kind="bug", message="the libraries cannot be imported", details=preload.failure
+            kind="bug",
+            message=f"the libraries cannot be imported: {preload.failure.strip().splitlines()[-1]}",
+            details=preload.failure,
         )
         return Outcome(state="failed", failure=failure, started=started, finished=time.time())
     if preload.warning is not None and claimed.startswith("cuda"):
