@@ -71,6 +71,13 @@ bench: demo
 	$(BIN)/python -m benchmarks.engine --pairs smollm2 --skip-stock --steps 1 --rounds 1 \
 		--rows step_beta_0.5 on_policy step_beta_1 step_beta_0 \
 		--json benchmarks/engine_bfloat16.json
+	ONEDNN_MAX_CPU_ISA=AVX512_CORE $(BIN)/python -m benchmarks.engine --pairs smollm2 --cpu-seconds \
+		--skip stock stock_tuned --steps 1 --rounds 1 --rows on_policy \
+		--json benchmarks/engine_bfloat16_emulated.json
+	$(BIN)/python -m benchmarks.engine --pairs smollm2 --precision float32 --cpu-seconds \
+		--skip stock stock_tuned --steps 1 --rounds 1 --rows on_policy \
+		--json benchmarks/engine_float32_one_thread.json
+	$(BIN)/python -m benchmarks.divergence
 	$(BIN)/python -m benchmarks.study --json benchmarks/study.json
 	$(BIN)/python -m benchmarks.coordinator --ray --json benchmarks/coordinator.json
 	$(BIN)/python -m benchmarks.workers --ray --json benchmarks/workers.json

@@ -16,7 +16,8 @@ The precision is the pair's own (float32 in the quickstart, bfloat16 autocast, T
 SmolLM2) unless ``--precision`` says another. ``ratio_to_tuned`` says how many times better ours is
 than tuned stock; ``spread`` is the lowest and the highest ratio of the repetitions.
 ``ratio_to_distillation_trainer`` and its spread say the same of that rival.
-``--profile ROW`` shows what the seconds of our step go to.
+``--profile ROW`` shows what the seconds of our step go to. ``--cpu-seconds`` measures one thread on
+a machine with other work.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from sweeper.distillation.sampled_tokens import SampledTokens
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from trl.experimental.gkd import GKDTrainer
+    from trl.kernels.chunked_divergence import ChunkedDivergenceFunction
 
 BETAS = [0.0, 0.01, 0.5, 0.99, 1.0]
 POSITIONS, OUR_WIDTH, THEIR_WIDTH, VOCABULARY = 5, 6, 8, 37
@@ -473,3 +474,32 @@ def test_sampled_tokens_of_capped_and_cut_logits() -> None:
     entropies = [-(each.exp() * each).sum() for each in (ours, theirs)]
     logprob = theirs.gather(-1, torch.arange(5)[:, None]).sum()
     torch.testing.assert_close(sampled.sums, torch.stack([*entropies, logprob]))
+
+
+@pytest.mark.parametrize("beta", BETAS)
+@pytest.mark.parametrize("gap", [None, 1e-2])
+def test_trls_kernel_is_no_nearer_to_float64(beta: float, gap: float | None) -> None:
+    pair = Pair(64, 500, bias=True, gap=gap)
+    heads = (pair.head, pair.teacher_head)
+    weights = [(head.weight, head.bias) for head in heads]
+    found, _ = ChunkedDivergenceFunction.apply(
+        pair.ours, *weights[0], pair.theirs, *weights[1], beta
+    )
+    theirs, mine = graded(found.sum(), pair.leaves()), pair.mine(beta)
+    for one, other, exact in zip(mine, theirs, pair.exact(beta), strict=True):
+        assert off(one, exact) <= off(other, exact) + 1e-5
+        assert off(one, exact) < 2e-3
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("beta", BETAS)
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 1e-3), (torch.bfloat16, 1e-2)])
+def test_on_a_gpu(beta: float, dtype: torch.dtype, most: float) -> None:
+    """Chunks of any size give there what stock TRL gives in float64."""
+    pair = Pair(300, 5000, bias=True, seed=3, dtype=dtype)
+    exact = Pair(300, 5000, bias=True, seed=3, dtype=dtype).exact(beta)
+    pair.head.cuda(), pair.teacher_head.cuda()
+    pair.ours, pair.theirs = pair.ours.detach().cuda().requires_grad_(), pair.theirs.cuda()
+    for budget in (1, 2 * 128 * 5000 * 4, 2**28):
+        for found, wanted in zip(pair.mine(beta, budget=budget), exact, strict=True):
+            assert off(found.cpu(), wanted) <= most

@@ -80,7 +80,9 @@ def arguments(
         disable_tqdm=True,
         # A NaN must be detected, not averaged away.
         logging_nan_inf_filter=False,
+        # Batches are copied to a GPU while it works.
         dataloader_pin_memory=device != "cpu",
+        accelerator_config={"non_blocking": device != "cpu"},
         # Each process divides its loss by the tokens of all processes.
         average_tokens_across_devices=True,
     )

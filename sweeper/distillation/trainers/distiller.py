@@ -146,6 +146,9 @@ class Distiller(MeteredTrainerMixin, Trainer):  # type: ignore[misc]
         self._loss.expect(batches)
         return batches, references if self._count_references else self._tokens(batches)
 
+    def _get_num_items_in_batch(self, batch_samples: Any, device: Any) -> None:
+        """Leave the count of tokens to ``get_batch_samples``, which needs no device for it."""
+
     def _tokens(self, batches: Sequence[dict[str, Any]]) -> float:
         """Return the number of trained tokens of all processes' micro-batches."""
         tokens = sum(batch["rows"].predicted for batch in batches)
