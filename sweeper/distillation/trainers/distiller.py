@@ -273,13 +273,10 @@ class Distiller(MeteredTrainerMixin, Trainer):  # type: ignore[misc]
         bare = self.accelerator.unwrap_model(model)
         tokens = {"input_ids": inputs["input_ids"]}
         positions = inputs["positions"]
-        if self._head is None:
-            # In an autocast of its own: older torch (2.9) keeps weights that it rounds where there
-            # are no gradients, and would take them for the loss too, which then had none.
-            with self.accelerator.autocast():
-                self._head = LMHead.of(self._whole_student(), trained=True).of_copy(bare)
         # Accelerate puts autocast around the whole model's forward, which is not what runs here.
         with self.accelerator.autocast():
+            if self._head is None:
+                self._head = LMHead.of(self._whole_student(), trained=True).of_copy(bare)
             targets = self._loss.targets(inputs)
             wrapped = bare is not model
             divided = self._sharded_student is not None and self._head.head is not None
