@@ -7,15 +7,18 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 
 from benchmarks.gpu import gpu_tests, needs, plan, processes, report
 from benchmarks.gpu.budget import Budget
 from benchmarks.gpu.command import exit_code
+from benchmarks.gpu.synchronisations import Synchronisations
 from sweeper.execution.devices import main_memory
 from tests.support.tiny_studies import ROOT
 
@@ -219,6 +222,43 @@ def test_measuring_needs_no_library_of_searches_scores_and_reports() -> None:
 def test_the_tests_that_it_runs_are_those_marked_for_a_gpu() -> None:
     files = gpu_tests.files()
     assert files and all("pytest.mark." + "gpu" in (ROOT / file).read_text() for file in files)
+
+
+def test_what_torch_warns_of_and_what_waits_by_name_is_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waited: list[object] = []
+    for owner in (torch.cuda, torch.cuda.Event, torch.cuda.Stream):
+        monkeypatch.setattr(owner, "synchronize", lambda *device: waited.append(device))
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)
+    counter = Synchronisations("cuda:0")
+    torch.cuda.synchronize()  # before it counts
+    counter.begin()
+    for _ in range(3):
+        warnings.warn("called a synchronizing CUDA operation (Triggered internally)", stacklevel=1)
+    warnings.warn("of something else", stacklevel=1)
+    torch.cuda.synchronize("cuda:0")
+    assert counter.end() == 4
+    torch.cuda.synchronize()
+    assert len(waited) == 3
+    [most, least] = counter.most()
+    assert most.startswith("3 × ") and least.startswith("1 × ")
+    assert "test_gpu_command.py:" in most and "test_gpu_command.py:" in least
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.warn("called a synchronizing CUDA operation", stacklevel=1)
+    assert counter.places.total() == 4
+
+
+def test_numbers_that_are_read_from_tensors_are_counted_on_a_cpu() -> None:
+    counter, tensor = Synchronisations("cpu"), torch.arange(3.0)
+    counter.begin()
+    if tensor.sum() > 1:
+        tensor = tensor * 2
+    assert float(tensor[0]) == 0
+    assert counter.end() == 2
+    assert float(tensor[1]) == 2
+    assert sum(int(line.partition(" × ")[0]) for line in counter.most()) == 2
 
 
 class Deadly:

@@ -14,7 +14,7 @@ from sweeper.distillation.divergence import Heads
 from sweeper.distillation.models.lm_head import LMHead
 from sweeper.records import Resources
 from tests.support.cuda import needs_gpu, one_gpu
-from tests.support.training_jobs import make_study_inputs, train
+from tests.support.training_jobs import make_study_inputs, train, untrained
 
 __all__ = ["one_gpu"]
 
@@ -116,3 +116,8 @@ def test_on_policy_training_in_16_bits_works(tmp_path: Path, changes: dict[str, 
     assert len(losses) == 3 and all(math.isfinite(loss) and loss > 0 for loss in losses)
     # The trained weights stay in float32.
     assert {weights.dtype for weights in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("lmbda", [0.0, 1.0])
+def test_the_first_step_in_16_bits_trains_every_weight(tmp_path: Path, lmbda: float) -> None:
+    assert untrained(tmp_path, "cuda:0", lmbda) == []

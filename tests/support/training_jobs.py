@@ -83,6 +83,17 @@ def train(
     return model, meter, points
 
 
+def untrained(folder: Path, device: str, lmbda: float) -> list[str]:
+    """Train one step of GKD in bfloat16 autocast; return the weights that it left as they were."""
+    inputs = make_study_inputs(folder)
+    place = Resources(directory=str(folder), device=device, threads=1)
+    before = starting_student(read_training_data(inputs), place)
+    settings = {"optim": "sgd", "learning_rate": 1.0, "lmbda": lmbda, "bf16": True}
+    after, _, _ = train(inputs, place, "gkd", max_steps=1, **settings)
+    pairs = zip(before.named_parameters(), after.parameters(), strict=True)
+    return [name for (name, weights), trained in pairs if torch.equal(weights, trained)]
+
+
 @torch.no_grad()
 def move(model: Any, by: float) -> Any:
     """Move whatever is trained of a model, as a training of ``by`` would; return the model."""

@@ -137,7 +137,7 @@ class LMHead:
             seen.extend((states, output.last_hidden_state))
             return output
 
-        with _evaluating(self.model):
+        with _evaluating(self.model), _rounding_anew():
             hook = self.body.register_forward_hook(enlarge)
             try:
                 logits = self.model(**tokens, use_cache=False).logits
@@ -280,6 +280,18 @@ def _agree(one: Tensor, other: Tensor, exact: bool) -> bool:
     one, other = one.double(), other.to(one.device).double()
     allowed = (1e-4 if exact else 2e-2) * other.norm(dim=-1)
     return bool(((one - other).norm(dim=-1) <= allowed).all())
+
+
+@contextmanager
+def _rounding_anew() -> Iterator[None]:
+    """Have autocast forget the weights that it rounds within the block.
+
+    Older torch (2.9) would take them, which have no gradients, in passes that are to have some.
+    """
+    try:
+        yield
+    finally:
+        torch.clear_autocast_cache()
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from sweeper.distillation.models.lm_head import LMHead
 from sweeper.distillation.models.wide_products import WideProducts, multiplies_slowly
 from sweeper.distillation.sampling.engines import Engine
 from sweeper.distillation.sampling.rollouts import Rollout
-from sweeper.distillation.sharding import ShardedStudent
+from sweeper.distillation.sharding import ShardedStudent, assembled
 from sweeper.distillation.trainers.base import MeteredTrainerMixin
 from sweeper.distillation.trainers.losses import Reading, TokenLoss
 from sweeper.records.seeds import on_policy_seed, rollout_seed
@@ -304,6 +304,11 @@ class Distiller(MeteredTrainerMixin, Trainer):  # type: ignore[misc]
         if self._sharded_student is None or not on_gpu:
             return self._whole_student()
         return self._sharded_student.assemble(autocast=autocast_dtype(self.args))
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Return the norm of the whole gradient, which older torch (2.9) reads as its part's."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        return assembled(norm) if isinstance(norm, Tensor) else norm
 
     def _whole_student(self) -> Any:
         """Return the student, every part of which may be called by itself."""
