@@ -31,6 +31,9 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=2, help="counted steps of a training")
     parser.add_argument("--rows", nargs="+", help="names of the rows to measure")
     parser.add_argument("--pairs", nargs="+", help="names of the pairs to measure")
+    parser.add_argument(
+        "--profile", action="store_true", help="write what one more step of ours goes to"
+    )
     parser.add_argument("--skip-tests", action="store_true", help="measure at once")
     parser.add_argument("--table", type=Path, help="print the tables of such a file, as markdown")
     parser.add_argument(

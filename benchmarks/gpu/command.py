@@ -178,6 +178,7 @@ class Bench:
             folder=self._folder,
             threads=available_cores(),
             steps=self._options.steps,
+            profiled=self._options.profile,
         )
 
     def _say(self, text: str) -> None:

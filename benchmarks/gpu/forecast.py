@@ -6,8 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.gpu.pairs import make
+from benchmarks.gpu.peaks import GIB
 from benchmarks.gpu.task import Training
-from benchmarks.gpu.training import GIB, training_settings
+from benchmarks.gpu.training import training_settings
 from sweeper.commands.check.memory_forecast import DeviceKind, Sizes, moments, worst
 from sweeper.config.settings import effective
 from sweeper.distillation.data.training_data import read_training_data, unpack_models
@@ -16,7 +17,7 @@ from sweeper.records.remedies import Setup
 
 
 def forecast(asked: Training, meet: Callable[[], None]) -> dict[str, Any]:
-    """Return the ``total`` in GiB, the ``moment`` that takes most, and its ``parts`` in GiB.
+    """Return the ``total`` in GiB, and the GiB of every part at each of the ``moments``.
 
     Nothing is loaded.
 
@@ -30,28 +31,27 @@ def forecast(asked: Training, meet: Callable[[], None]) -> dict[str, Any]:
     settings = effective("gkd", training_settings(asked, pair.settings))
     sequences = read_training_data(inputs).tokens(settings.max_length).sequences
     autocast = "bfloat16" if settings.bf16 else None
-    found = worst(
-        moments(
-            Setup(
-                "gkd",
-                settings,
-                inputs.student,
-                inputs.teacher,
-                devices=max(1, len(asked.devices)),
-                shard_student=asked.divided,
-            ),
-            shape_of(inputs.student, asked.device, autocast=autocast),
-            shape_of(inputs.teacher, asked.device, autocast=autocast),
-            Sizes(
-                prompt=max(len(s.prompt) for s in sequences),
-                answer=max(len(s.completion or ()) for s in sequences),
-                text=max(len(s.prompt) + len(s.completion or ()) for s in sequences),
-            ),
-            kind,
-        )
+    peaks = moments(
+        Setup(
+            "gkd",
+            settings,
+            inputs.student,
+            inputs.teacher,
+            devices=max(1, len(asked.devices)),
+            shard_student=asked.divided,
+        ),
+        shape_of(inputs.student, asked.device, autocast=autocast),
+        shape_of(inputs.teacher, asked.device, autocast=autocast),
+        Sizes(
+            prompt=max(len(s.prompt) for s in sequences),
+            answer=max(len(s.completion or ()) for s in sequences),
+            text=max(len(s.prompt) + len(s.completion or ()) for s in sequences),
+        ),
+        kind,
     )
     return {
-        "total": found.total / GIB,
-        "moment": found.moment,
-        "parts": {part: size / GIB for part, size in found.parts.items()},
+        "total": worst(peaks).total / GIB,
+        "moments": {
+            peak.moment: {part: size / GIB for part, size in peak.parts.items()} for peak in peaks
+        },
     }

@@ -83,11 +83,11 @@ def make(name: str, shapes: Shapes, folder: Path, on_gpu: bool) -> pairs.Pair:
         name: ``ADDER``, or a ``task.pair_name``.
         shapes: Sizes of the models and of the steps.
         folder: Where to write.
-        on_gpu: True to train in bfloat16 autocast with the fused optimiser.
+        on_gpu: True for what trials take from a GPU: bfloat16 autocast, TF32, the fused optimiser.
     """
     own: dict[str, Any] = {"bf16": False}
     if on_gpu:
-        own = {"bf16": True, "optim": "adamw_torch_fused"}
+        own = {"bf16": True, "tf32": True, "optim": "adamw_torch_fused"}
     adder = pairs.make("quickstart", folder, threads=1)
     if name == ADDER:
         rows, answer = _ADDER_SIZES[shapes]

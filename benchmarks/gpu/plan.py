@@ -66,7 +66,14 @@ class Turn:
         return self.row.engines[self.engine]
 
     def tasks(
-        self, *, shapes: Shapes, device: str, folder: Path, threads: int, steps: int
+        self,
+        *,
+        shapes: Shapes,
+        device: str,
+        folder: Path,
+        threads: int,
+        steps: int,
+        profiled: bool = False,
     ) -> list[Training]:
         """Return the processes of this turn.
 
@@ -76,6 +83,7 @@ class Turn:
             folder: Folder with the files of all pairs.
             threads: CPU threads for all processes.
             steps: Counted steps.
+            profiled: True to profile ours in the first round.
         """
         row = self.row
         count = row.trials * row.devices
@@ -103,6 +111,7 @@ class Turn:
                     threads=max(1, threads // count),
                     steps=steps,
                     settings=settings,
+                    profiled=profiled and self.engine == OURS and self.round == 0,
                 )
             )
         return tasks

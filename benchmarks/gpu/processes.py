@@ -13,6 +13,9 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+from sweeper.execution.worker.gpu_memory import allocator_settings
+from sweeper.records import Resources
+
 _CONTEXT = get_context("forkserver")
 _GRACE = 10.0
 """Seconds that a process has to end once another of its turn has failed."""
@@ -32,6 +35,8 @@ def start_server() -> None:
     """Import what all processes need once, in a process that never touches a device."""
     # A library that only asks if there is a GPU would otherwise spoil CUDA for the forks.
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
+    # As in a trial's process.
+    allocator_settings(Resources(directory=".", device="cuda:0", threads=1), os.environ)
     _CONTEXT.set_forkserver_preload(["benchmarks.gpu.preload"])
 
 

@@ -36,6 +36,7 @@ class Training:
         steps: Counted steps; one comes before them and one, whose synchronisations are counted,
             after.
         settings: Settings next to the pair's.
+        profiled: True to profile one more step, after the others.
     """
 
     pair: str
@@ -51,3 +52,4 @@ class Training:
     threads: int = 1
     steps: int = 2
     settings: dict[str, Any] = field(default_factory=dict)
+    profiled: bool = False

@@ -6,15 +6,16 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
+from torch.profiler import profile
 
 from benchmarks.engine import ENGINES
 from benchmarks.gpu.models import JobOfMadeModels, make_student, make_teacher
 from benchmarks.gpu.pairs import make
+from benchmarks.gpu.peaks import GIB, Peaks
 from benchmarks.gpu.synchronisations import Synchronisations
 from benchmarks.gpu.task import Training
 from sweeper.config.settings import MethodSettings, effective
@@ -22,10 +23,10 @@ from sweeper.distillation.data.training_data import read_training_data, unpack_m
 from sweeper.distillation.distributed import joined
 from sweeper.distillation.train import distil
 from sweeper.execution.worker.malloc import keep_freed_memory
+from sweeper.execution.worker.memory_fence import allocator_fraction
 from sweeper.records import Resources
 from sweeper.records.layout import JobPaths
 
-GIB = 2**30
 _PARTS = ("rollout", "teacher", "student", "optimiser")
 
 
@@ -38,8 +39,8 @@ def train(asked: Training, meet: Callable[[], None]) -> dict[str, Any]:
 
     Returns:
         ``seconds`` of each step, its ``parts`` in seconds, ``tokens_per_second`` trained on,
-        ``generated_per_second``, the ``peak`` in GiB, ``synchronisations`` of one step, and where
-        most of them are asked for.
+        ``generated_per_second``, the ``peak`` in GiB, ``synchronisations`` of one step, where most
+        of them are asked for, and the lines of the ``profile`` if there is one.
     """
     place = prepare(asked)
     pair = make(asked.pair, asked.shapes, asked.folder, asked.device.startswith("cuda"))
@@ -73,7 +74,7 @@ def training_settings(asked: Training, of_pair: dict[str, Any]) -> MethodSetting
             **of_pair,
             "learning_rate": 1e-5,
             "logging_steps": 1,
-            "max_steps": asked.steps + 2,
+            "max_steps": asked.steps + 2 + asked.profiled,
             **ENGINES[asked.engine],
             **asked.settings,
         }
@@ -88,8 +89,9 @@ def prepare(asked: Training) -> Resources:
     else:
         _show_only(asked.devices or (asked.device,))
         torch.cuda.set_device(asked.device)
-        if asked.share < 1:
-            torch.cuda.set_per_process_memory_fraction(asked.share)
+        whole = torch.cuda.get_device_properties(asked.device).total_memory
+        if (fraction := allocator_fraction(asked.share, whole)) is not None:
+            torch.cuda.set_per_process_memory_fraction(fraction)
     return Resources(
         directory=str(asked.directory),
         device=asked.device,
@@ -117,18 +119,22 @@ class _Watch:
         self._on_gpu = asked.device.startswith("cuda")
         self._ends: list[float] = []
         self._points: list[dict[str, float]] = []
-        self._peak: dict[str, float] = {}
+        self._peaks = Peaks(asked.device)
+        self._peaks.install()
+        self._peak: dict[str, Any] = {}
         self._synchronisations = 0
+        self._profiler: profile | None = None
+        self._profile = ""
 
     def report(self, _step: int, _total: int, point: dict[str, float]) -> None:
         """Take a point; there is one for each step."""
         counted = self._asked.steps + 1
         if len(self._ends) == counted:
-            self._synchronisations = self._counter.end()
+            self._after()
             return
         if not self._ends:
             self._meet()
-            self._forget_peak()
+            self._peaks.forget()
         if self._on_gpu:
             torch.cuda.synchronize()
         self._ends.append(time.perf_counter())
@@ -136,6 +142,19 @@ class _Watch:
         if len(self._ends) == counted:
             self._peak = self._read_peak()
             self._counter.begin()
+
+    def _after(self) -> None:
+        """Take the point of a step that comes after the counted ones."""
+        if self._profiler is not None:
+            self._profiler.stop()
+            averages = self._profiler.key_averages()
+            key = "self_device_time_total" if self._on_gpu else "self_cpu_time_total"
+            self._profile = averages.table(key, row_limit=30, max_name_column_width=60)
+            return
+        self._synchronisations = self._counter.end()
+        if self._asked.profiled:
+            self._profiler = profile()
+            self._profiler.start()
 
     def measured(self) -> dict[str, Any]:
         """Return what ``train`` does."""
@@ -161,29 +180,24 @@ class _Watch:
             "peak": self._peak,
             "synchronisations": self._synchronisations,
             "synchronised_at": self._counter.most(),
+            **({"profile": self._profile.splitlines()} if self._profile else {}),
         }
 
-    def _forget_peak(self) -> None:
-        if self._on_gpu:
-            torch.cuda.reset_peak_memory_stats()
-        elif Path("/proc/self/clear_refs").exists():
-            # The kernel keeps the highest resident size anew.
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-    def _read_peak(self) -> dict[str, float]:
-        """Return the most memory since it was forgotten, in GiB.
+    def _read_peak(self) -> dict[str, Any]:
+        """Return the most memory of the counted steps in GiB, also by the ``parts`` of a step.
 
         ``total`` is comparable to the forecast of ``sweeper check``. On a GPU it is what torch
         took of the device (``reserved``, of which tensors had ``allocated``), and what CUDA and its
         libraries did (``context``), if this process has the GPU to itself.
         """
+        self._peaks.look()
+        found: dict[str, Any] = {"parts": dict(self._peaks.most)}
+        most = max(self._peaks.most.values())
         if not self._on_gpu:
-            status = Path("/proc/self/status").read_text(encoding="ascii")
-            return {"total": int(status.partition("VmHWM:")[2].split()[0]) * 1024 / GIB}
-        reserved = torch.cuda.max_memory_reserved() / GIB
-        found = {"allocated": torch.cuda.max_memory_allocated() / GIB, "reserved": reserved}
+            return {**found, "total": most}
+        found |= {"allocated": most, "reserved": self._peaks.reserved}
         if self._asked.share == 1 and not self._asked.devices:
             free, whole = torch.cuda.mem_get_info()
             found["context"] = (whole - free - torch.cuda.memory_reserved()) / GIB
-            found["total"] = reserved + found["context"]
+            found["total"] = self._peaks.reserved + found["context"]
         return found

@@ -17,9 +17,9 @@ from sweeper.execution.executor import Spec
 from sweeper.execution.fault_texts import DeviceFault, failed_assertion, fault_of_text
 from sweeper.execution.worker.process import DeviceShare, visible_gpu
 from sweeper.foundation.secrets import redact_credentials, secrets_in, secrets_of_environment
-from sweeper.records import Failure, FailureKind
+from sweeper.records import Failure, FailureKind, TrialSpec
 from sweeper.records.layout import JobPaths
-from sweeper.records.remedies import device_remedies
+from sweeper.records.remedies import device_remedies, divergence_remedies
 
 _LAST_BYTES = 16 * 1024
 """Bytes at the end of the log that are about the end of the process."""
@@ -72,7 +72,7 @@ def fault_of_death(
         kind=printed.kind,
         message=f"{line} ({reason})",
         devices=names,
-        remedies=device_remedies(printed.kind),
+        remedies=_remedies(printed.kind, spec),
     )
 
 
@@ -98,6 +98,10 @@ def _printed(log: str, code: int | None) -> DeviceFault | None:
     """Return the fault that a process printed before it aborted, or ended by itself."""
     if code is None or (code < 0 and code != -signal.SIGABRT):
         return None
-    if assertion := failed_assertion(log):
-        return DeviceFault("device_assert", f"assertion failed on the device: {assertion}")
-    return fault_of_text(log)
+    return failed_assertion(log) or fault_of_text(log)
+
+
+def _remedies(kind: FailureKind, spec: Spec) -> tuple[str, ...]:
+    if kind == "diverged":
+        return divergence_remedies(spec) if isinstance(spec, TrialSpec) else ()
+    return device_remedies(kind)

@@ -42,6 +42,11 @@ OUT_OF_MEMORY = re.compile(
 """Text of an error that means that memory ran out, of a device or of the machine."""
 
 
+NO_DISTRIBUTION = "probability tensor contains either `inf`, `nan`"
+"""Message of torch when a model that has diverged is sampled from; on a GPU it is an assertion in a
+kernel."""
+
+
 class DeviceFault(NamedTuple):
     """Fault of a device, its driver or its work, as an error reports it."""
 
@@ -208,7 +213,10 @@ def fault_of_text(text: str) -> DeviceFault | None:
     return None
 
 
-def failed_assertion(log: str) -> str | None:
+def failed_assertion(log: str) -> DeviceFault | None:
     """Return the last assertion that failed in a kernel, as the kernel's process printed it."""
     found = _ASSERTION.findall(log)
-    return found[-1] if found else None
+    if not found:
+        return None
+    kind: FailureKind = "diverged" if NO_DISTRIBUTION in found[-1] else "device_assert"
+    return DeviceFault(kind, f"assertion failed on the device: {found[-1]}")

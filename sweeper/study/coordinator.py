@@ -258,11 +258,13 @@ class Coordinator:
 
     def _later_steps(self) -> dict[Step, tuple[Step, ...]]:
         """Return the steps between the data's and the search, each with those that it needs."""
-        served, devices = self._collaborators.served, self._executor.devices()
+        served = self._collaborators.served
+        place = self._executor.next_resources(self._paths.directory)
+        alone = place.device.startswith("cuda") and place.sharing == 1
         order = preparation_order(
             self._study.config,
             students_served=served is not None and served.students,
-            own_devices=len(devices) > 1,
+            own_devices=alone and self._executor.free() > 1,
         )
         del order["data"]
         return order

@@ -46,14 +46,18 @@ def preparation_order(
         order = _one_group_after_another([*groups, (engines.STEP,)])
     else:
         answers = own_devices and _has_answers(config)
-        order = {"data": (), **({ANSWERS: ("data",)} if answers else {}), "teacher": ("data",)}
         warm = config.warm_start is not None and config.warm_start.method == "seqkd"
         taught = ((ANSWERS if answers else "teacher"),) if warm else ()
-        order["student"] = ("data", *taught)
+        order = {"data": (), ANSWERS: ("data",), "teacher": ("data",), "student": ("data", *taught)}
         values = {own_teacher_step(arm): found for arm, found in own_teachers(config).items()}
         for step in own:
             of_start = values[step].get("model") == START
             order[step] = ("data", "student") if of_start else ("data",)
+        if answers:
+            # It waits for the answers once it has its score, so that it is to start last.
+            order["teacher"] = order.pop("teacher")
+        else:
+            del order[ANSWERS]
         order[engines.STEP] = tuple(order)
     if engine_request(config) is None:
         del order[engines.STEP]

@@ -27,6 +27,7 @@ from sweeper.study.manifest import StudyManifest
 from sweeper.study.served_orders import (
     TEACHER_KEY,
     check_teacher,
+    memory_of_servers,
     started_server,
     student_order,
     teacher_order,
@@ -259,13 +260,12 @@ class ServedModels:
         """Return the share of a GPU's memory that servers take, as long as they run."""
         if not device.startswith("cuda"):
             return 0.0
-        config, taken = self._study.config, 0.0
-        if device in self._students:
-            taken += config.compute.vllm.gpu_memory
-        server = started_server(config)
-        if server and self._teacher and _runs(self._teacher):
-            taken += server.gpu_memory * (device in self._teacher.launch.devices)
-        return taken
+        teacher = self._teacher if self._teacher and _runs(self._teacher) else None
+        return memory_of_servers(
+            self._study.config,
+            teacher=teacher is not None and device in teacher.launch.devices,
+            student=device in self._students,
+        )
 
     def check(self) -> None:
         """Raise if a server cannot be started, or does not stay up.

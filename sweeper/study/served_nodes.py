@@ -21,6 +21,7 @@ from sweeper.study.served_models import LOOK_SECONDS, ROLES, Role, roles_of_tria
 from sweeper.study.served_orders import (
     TEACHER_KEY,
     check_teacher,
+    memory_of_servers,
     started_server,
     student_order,
     teacher_order,
@@ -159,7 +160,7 @@ class ServedOnNodes:
                 "served_teacher": next(iter(teacher.addresses.values()), None) if teacher else None,
                 "served_student": students.pop("cpu", None),
                 "gpu_students": students,
-                "served_memory": self._study.config.compute.vllm.gpu_memory if students else 0.0,
+                "served_memory": memory_of_servers(self._study.config, student=bool(students)),
             }
         )
 

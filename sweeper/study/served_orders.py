@@ -27,6 +27,22 @@ def started_server(config: StudyConfig) -> StartedServer | None:
     return server if isinstance(server, StartedServer) else None
 
 
+def memory_of_servers(config: StudyConfig, *, teacher: bool = False, student: bool) -> float:
+    """Return the share of a GPU's memory that the servers on it take.
+
+    Args:
+        config: The study.
+        teacher: True if the teacher's server runs on it.
+        student: True if one of students' weights does.
+    """
+    server, taken = started_server(config), 0.0
+    if teacher and server is not None:
+        taken += server.gpu_memory
+    if student:
+        taken += config.compute.vllm.gpu_memory
+    return taken
+
+
 def vllm_key(server: StartedServer) -> KeyPath:
     """Return the key of the teacher's server to blame where vLLM is missing."""
     return (*TEACHER_KEY, "start" if server.python is None else "python")

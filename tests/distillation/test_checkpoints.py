@@ -170,15 +170,21 @@ def test_a_trial_that_is_killed_twice_ends_as_if_nothing_had_happened(
     assert not list(files_of(spec).directory.glob(".trainer.*"))
 
 
-@pytest.mark.parametrize("method", ["sft", "gkd"])
+@pytest.mark.parametrize(
+    ("method", "optim"), [("sft", "adamw_torch"), ("gkd", "adamw_torch_fused")]
+)
 def test_an_adapter_with_dropout_goes_on_too(
-    write_study: WriteStudy, tmp_path: Path, die: Callable[[int | None], None], method: Method
+    write_study: WriteStudy,
+    tmp_path: Path,
+    die: Callable[[int | None], None],
+    method: Method,
+    optim: str,
 ) -> None:
     spec = make_spec(
         write_study,
         method,
         student={"model": "builtin/adder-student", "lora": {"r": 2, "dropout": 0.3}},
-        training={**TRAINING, "bf16": True, "length_bucketing": False},
+        training={**TRAINING, "bf16": True, "optim": optim, "length_bucketing": False},
         arms={method: {"settings": {"disable_dropout": False}}},
     )
     whole = elsewhere(spec, tmp_path / "whole")

@@ -146,6 +146,14 @@ def test_the_gpu_is_the_one_that_the_coordinator_sees(
             ("cuda:0", "cuda:1"),
         ),
         (
+            "TensorCompare.cu:110: _assert_async_cuda_kernel: block: [0,0,0], thread: [0,0,0]"
+            " Assertion `probability tensor contains either `inf`, `nan` or element < 0` failed.\n"
+            + ABORTED.format("device-side assert triggered"),
+            -signal.SIGABRT,
+            "diverged",
+            ("cuda:0", "cuda:1"),
+        ),
+        (
             "Error an illegal memory access was encountered at line 118 in file /csrc/ops.cu\n",
             1,
             "failed_kernel",

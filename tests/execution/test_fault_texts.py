@@ -442,4 +442,10 @@ INDEXING = (
 def test_the_assertion_is_read_from_what_the_kernel_printed(
     log: str, assertion: str | None
 ) -> None:
-    assert failed_assertion(log) == assertion
+    fault = failed_assertion(log)
+    assert (fault.line if fault else None) == (
+        f"assertion failed on the device: {assertion}" if assertion else None
+    )
+    if fault is not None:
+        diverged = "probability" in fault.line
+        assert fault.kind == ("diverged" if diverged else "device_assert")

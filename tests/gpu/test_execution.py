@@ -59,6 +59,19 @@ def test_two_jobs_on_one_gpu_have_a_fence_each(write_study: Callable[..., Path])
         assert one.outcome.peak_bytes is not None and one.outcome.peak_bytes > 0
 
 
+def test_a_failed_assertion_on_the_device_is_an_outcome(write_study: Callable[..., Path]) -> None:
+    spec = trial_spec(load_study(write_study()), "sft")
+    compute = ComputeConfig(device="cuda:0")
+    with LocalExecutor(compute, devices=["cuda:0"], run=gpu_jobs.fail_an_assertion) as executor:
+        place = executor.next_resources(Path(spec.place.directory))
+        executor.submit(spec.model_copy(update={"place": place}))
+        [one] = outcomes(executor)
+    assert one.outcome is not None, one.reason
+    assert one.outcome.failure is not None, one.outcome.notes
+    assert one.outcome.failure.kind == "device_assert", one.outcome.failure
+    assert "index out of bounds" in one.outcome.failure.message
+
+
 @needs_two_gpus
 def test_a_job_sees_only_its_own_gpu(write_study: Callable[..., Path]) -> None:
     spec = trial_spec(load_study(write_study()), "sft")

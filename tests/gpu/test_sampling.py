@@ -10,6 +10,8 @@ import pytest
 import torch
 from transformers import LlamaConfig
 
+pytest.importorskip("scipy", reason="the models of these tests come with a test of chance")
+
 from sweeper.config.rollouts import RolloutEngine
 from sweeper.distillation.sampling.engine_test import SampledWindow, run_engine
 from sweeper.distillation.sampling.engines import engine_of

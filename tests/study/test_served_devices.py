@@ -12,7 +12,7 @@ from sweeper.config.loading import LoadedStudy, load_study
 from sweeper.config.started_server import StartedServer
 from sweeper.foundation.errors import ConfigError
 from sweeper.study.served_models import server_devices, server_problems, trial_devices
-from sweeper.study.served_orders import started_server
+from sweeper.study.served_orders import memory_of_servers, started_server
 from tests.support.gpus import report_gpus
 
 WriteStudy = Callable[..., Path]
@@ -140,3 +140,15 @@ def test_trials_have_what_they_ask_for_of_the_others(
 ) -> None:
     study, _ = served(write_study, arms=GKD, compute=compute)
     assert trial_devices(study) == trials
+
+
+@pytest.mark.parametrize(
+    ("teacher", "student", "taken"),
+    [(False, False, 0.0), (True, False, 0.5), (False, True, 0.3), (True, True, 0.8)],
+)
+def test_servers_leave_the_rest_of_a_gpu_to_trials(
+    write_study: WriteStudy, teacher: bool, student: bool, taken: float
+) -> None:
+    study, _ = served(write_study, GKD, gpus=0, gpu_memory=0.5)
+    found = memory_of_servers(study.config, teacher=teacher, student=student)
+    assert found == pytest.approx(taken)

@@ -35,6 +35,20 @@ def take_memory(spec: Spec) -> Outcome:
     return Outcome(state="completed", started=started, finished=time.time(), notes=(device, *had))
 
 
+def fail_an_assertion(spec: Spec) -> Outcome:
+    """Read beyond a tensor's end, and tell what a job makes of the error."""
+    from sweeper.execution.worker.run import failure_of
+
+    started, device = time.time(), spec.place.device
+    try:
+        read = torch.zeros(4, device=device)[torch.tensor([9], device=device)]
+        found = f"read {float(read.sum())}"
+    except RuntimeError as error:
+        failure = failure_of(error, "train", spec)
+        return Outcome(state="failed", failure=failure, started=started, finished=time.time())
+    return Outcome(state="completed", notes=(found,), started=started, finished=time.time())
+
+
 def train_together(spec: Spec) -> Outcome:
     """Train one case in all processes of a trial, and leave the result in its directory."""
     from tests.support import together

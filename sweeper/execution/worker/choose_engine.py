@@ -19,6 +19,7 @@ from sweeper.distillation.sampling.engines import engine_of
 from sweeper.distillation.sampling.rollouts import way_of
 from sweeper.distillation.start import starting_student
 from sweeper.distillation.trainers import autocast_dtype
+from sweeper.execution.worker.device_faults import device_fault
 from sweeper.execution.worker.out_of_memory import release_memory
 from sweeper.execution.worker.progress import ProgressWriter
 from sweeper.foundation.errors import BadInputError, DivergedError
@@ -26,6 +27,8 @@ from sweeper.records import EngineChoice, EngineRequest, EngineTest, Preparation
 from sweeper.records.logprob_diff import logprob_diff_limit
 
 KEY = ("rollouts", "engine")
+ENGINE_PHASE = "sample by "
+"""Beginning of the phase in which an engine is tested; its name follows."""
 
 
 def choose_engine(spec: PreparationSpec, progress: ProgressWriter) -> dict[str, Any]:
@@ -33,6 +36,7 @@ def choose_engine(spec: PreparationSpec, progress: ProgressWriter) -> dict[str, 
 
     Raises:
         BadInputError: No engine passes.
+        RuntimeError: A device failed in the test of an engine.
         DivergedError: The student's logits are not finite.
     """
     request, inputs = spec.engines, spec.origin
@@ -47,7 +51,7 @@ def choose_engine(spec: PreparationSpec, progress: ProgressWriter) -> dict[str, 
     window = _window(data, request, model)
     tests = []
     for name in request.candidates:
-        progress.phase(f"sample by {name}")
+        progress.phase(f"{ENGINE_PHASE}{name}")
         tests.append(_test(spec, request, name, window))
         print(tests[-1].model_dump_json(), flush=True)
     tests += [EngineTest(engine=name, problem=why) for name, why in request.left_out.items()]
@@ -105,6 +109,8 @@ def _test(
     except DivergedError:
         raise
     except Exception as error:  # of a library that the study can do without
+        if spec.place.device.startswith("cuda") and device_fault(error) is not None:
+            raise  # Nothing that this process asked of the device later would tell anything.
         traceback.print_exc()
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return EngineTest(engine=name, problem=f"it failed: {reason}")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-BESIDE_ALLOCATOR = 2**30
+BESIDE_ALLOCATOR = 0.6 * 2**30
 """Bytes that a process has on a GPU next to what torch allocates: CUDA's context, loaded kernels,
-and the buffers of libraries. Assumed, not measured."""
+and the buffers of libraries. Assumed, not measured; the forecast of ``sweeper check`` counts as
+many."""
 
 
 def allocator_fraction(share: float, total: int) -> float | None:

@@ -149,8 +149,10 @@ def _run_here(spec: Spec, share: DeviceShare, run: Callable[[Spec], Outcome] | N
     import torch
 
     if settings is not None:
-        # Torch may have read the environment when the forkserver imported it.
-        torch._C._accelerator_setAllocatorSettings(settings)
+        # Torch may have read the environment when the forkserver imported it. In 2.9 the setter has
+        # another name.
+        setter = getattr(torch._C, "_accelerator_setAllocatorSettings", None)
+        (setter or torch.cuda.memory._set_allocator_settings)(settings)
 
     from sweeper.execution.worker.run import failure_of, run_job
 

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sweeper.distillation.data.training_data import unpack_models
-from sweeper.execution.fault_texts import failed_assertion
+from sweeper.execution.fault_texts import NO_DISTRIBUTION, DeviceFault, failed_assertion
 from sweeper.execution.worker.baselines import score_baseline
-from sweeper.execution.worker.choose_engine import choose_engine
+from sweeper.execution.worker.choose_engine import ENGINE_PHASE, choose_engine
 from sweeper.execution.worker.compare_pair import compare_pair
 from sweeper.execution.worker.device_faults import device_fault
 from sweeper.execution.worker.inspect_data import inspect_data
@@ -42,9 +42,6 @@ from sweeper.records.remedies import device_remedies, divergence_remedies, memor
 
 Spec = TypeVar("Spec", TrialSpec, PreparationSpec)
 
-_NO_DISTRIBUTION = "probability tensor contains either `inf`, `nan`"
-"""Message of torch when the stock trainer samples from a model that has diverged; on a GPU it is an
-assertion in a kernel."""
 _LAST_BYTES = 64 * 1024
 """Bytes at the end of the log in which a failed assertion is looked for."""
 _kept: list[BaseException] = []
@@ -144,8 +141,8 @@ def failure_of(error: Exception, phase: str, spec: TrialSpec | PreparationSpec) 
         kind = "full_disk"
         message = disk.explain(error, *places)
     elif asserted is not None:
-        kind = "diverged" if _NO_DISTRIBUTION in asserted else "device_assert"
-        message = f"while in phase {phase!r}: assertion failed on the device: {asserted}"
+        kind = asserted.kind
+        message = f"while in phase {phase!r}: {asserted.line}"
     elif no_memory:
         kind = "out_of_memory"
         message = f"while in phase {phase!r}: {message}"
@@ -157,7 +154,7 @@ def failure_of(error: Exception, phase: str, spec: TrialSpec | PreparationSpec) 
     elif isinstance(error, OSError) and (unusable := place_error(error)):
         # Trying again is useless.
         kind, message = "bad_input", str(unusable)
-    elif _NO_DISTRIBUTION in text:
+    elif NO_DISTRIBUTION in text:
         kind = "diverged"
         message = f"while in phase {phase!r}: {message}"
     else:
@@ -175,7 +172,7 @@ def failure_of(error: Exception, phase: str, spec: TrialSpec | PreparationSpec) 
     )
 
 
-def _failed_assertion(spec: TrialSpec | PreparationSpec) -> str | None:
+def _failed_assertion(spec: TrialSpec | PreparationSpec) -> DeviceFault | None:
     """Return the assertion that failed in a kernel of the job, which only its log shows."""
     try:
         with JobPaths(Path(spec.place.directory)).log.open("rb") as file:
@@ -191,7 +188,9 @@ def _remedies(kind: str, spec: TrialSpec | PreparationSpec, phase: str) -> tuple
         return divergence_remedies(spec)
     if kind == "out_of_memory":
         return memory_remedies(spec, phase)
-    return device_remedies(kind)
+    tested = phase.startswith(ENGINE_PHASE) and kind == "failed_kernel"
+    own = ("rollouts: {engine: …} with another engine",) if tested else ()
+    return (*own, *device_remedies(kind))
 
 
 def _without_secrets(failure: Failure, spec: TrialSpec | PreparationSpec) -> Failure:

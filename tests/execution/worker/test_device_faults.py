@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from sweeper.execution.worker import process
+from sweeper.execution.worker import choose_engine, process
 from sweeper.execution.worker import run as boundary
 from sweeper.execution.worker.device_faults import device_fault
 from sweeper.execution.worker.process import DeviceShare
@@ -249,3 +249,26 @@ def test_a_job_on_the_cpu_has_no_device_that_could_fail(
     assert outcome.failure is not None
     assert (outcome.failure.kind, outcome.failure.devices) == ("bug", ())
     assert outcome.peak_bytes
+
+
+def test_a_device_that_fails_in_the_test_of_an_engine_ends_the_test(
+    spec: TrialSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engines after it would be tested on a broken device."""
+    step: Any = types.SimpleNamespace(
+        place=spec.place, origin=spec.origin, engines=types.SimpleNamespace(settings=spec.settings)
+    )
+    monkeypatch.setattr(choose_engine, "engine_of", lambda *_: None)
+    monkeypatch.setattr(choose_engine, "release_memory", lambda: None)
+    monkeypatch.setattr(choose_engine, "run_engine", lambda *_, **__: fail(ILLEGAL))
+    window: Any = None
+    found = choose_engine._test(step, step.engines, "sweeper", window)
+    assert found.problem == f"it failed: {ILLEGAL}", "a CPU has nothing that could break"
+    step.place = on_gpu(spec, "cuda:0").place
+    with pytest.raises(RuntimeError, match="illegal memory"):
+        choose_engine._test(step, step.engines, "sweeper", window)
+    try:
+        fail(ILLEGAL)
+    except RuntimeError as error:
+        failure = boundary.failure_of(error, "sample by sweeper", on_gpu(spec, "cuda:0"))
+    assert failure.remedies[0] == "rollouts: {engine: …} with another engine"

@@ -10,8 +10,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from sweeper.commands.check.memory_forecast import LIBRARIES
 from sweeper.config.compute import ComputeConfig
 from sweeper.execution.local import LocalExecutor
+from sweeper.execution.worker.memory_fence import BESIDE_ALLOCATOR
 from sweeper.execution.worker.process import _claim_device, _keep_to_share
 from sweeper.foundation.errors import SweeperError
 
@@ -72,12 +74,13 @@ def test_a_gpu_that_torch_cannot_use_is_refused(
 
 @pytest.mark.parametrize(
     ("device", "share", "limit"),
-    [("cuda:0", 1.0, None), ("cuda:0", 0.5, 0.4), ("cuda:3", 0.35, 0.25)],
+    [("cuda:0", 1.0, None), ("cuda:0", 0.5, 0.44), ("cuda:3", 0.35, 0.29)],
 )
 def test_a_process_keeps_to_its_share_of_its_own_gpu(
     monkeypatch: pytest.MonkeyPatch, device: str, share: float, limit: float | None
 ) -> None:
-    """Of ten GiB, of which each process has one beside what torch allocates."""
+    """Of ten GiB, of which each process has 0.6 beside what torch allocates, as forecasts count."""
+    assert LIBRARIES["cuda"] == BESIDE_ALLOCATOR == 0.6 * 2**30
     limits: list[tuple[float, str]] = []
     monkeypatch.setattr(
         torch.cuda, "get_device_properties", lambda name: SimpleNamespace(total_memory=10 * 2**30)

@@ -233,6 +233,30 @@ def test_teacher_answers_that_were_cut_are_told(write_study: WriteStudy) -> None
     assert outcome.held_out is not None
 
 
+def test_what_another_step_made_sooner_is_not_made_again(write_study: WriteStudy) -> None:
+    arms = {"seqkd": {}, "supervised_kd": {}}
+    study = load_study(write_study(arms=arms, teacher_outputs={"max_new_tokens": 5}))
+    cache = study.path.parent / "cache"
+
+    def entries() -> dict[str, int]:
+        found = (
+            *cache.glob("teacher_outputs/*/key.json"),
+            *cache.glob("teacher_states/*/key.json"),
+        )
+        return {str(path.relative_to(cache)): path.stat().st_mtime_ns for path in found}
+
+    sooner, _ = prepare(study, "answers")
+    assert (sooner.state, sooner.scores, sooner.held_out) == ("completed", None, None)
+    made = entries()
+    assert {name.partition("/")[0] for name in made} == {"teacher_outputs", "teacher_states"}
+    teacher, _ = prepare(study, "teacher")
+    assert teacher.scores is not None and teacher.held_out is not None
+    assert entries() == made
+    # The teacher's step tells of them, and answers for them: a study looks there.
+    assert not sooner.notes and "were cut at 5 tokens" in teacher.notes[0]
+    assert set(teacher.cached) >= set(sooner.cached)
+
+
 def test_an_arms_teacher_may_be_rounded_and_padded_otherwise(
     write_study: WriteStudy, tmp_path: Path
 ) -> None:
