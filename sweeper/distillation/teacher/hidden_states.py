@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -21,6 +22,7 @@ from sweeper.distillation.data.batches import PromptCollator, counted_positions
 from sweeper.distillation.data.examples import TokenSequence
 from sweeper.distillation.models.lm_head import LMHead, computing_dtype
 from sweeper.distillation.models.loading import computing_threads
+from sweeper.distillation.models.wide_products import WideProducts, multiplies_slowly
 from sweeper.distillation.teacher.head_alone import HeadTraits
 from sweeper.distillation.teacher.shared_teacher import SharedTeacher
 from sweeper.foundation.cache import Cache, hash_text
@@ -88,7 +90,8 @@ def get_or_compute(
         model = teacher.load()
         kind = next(model.parameters()).device.type
         lower = torch.autocast(kind, autocast, enabled=autocast is not None)
-        with computing_threads(inputs.cache_threads), lower:
+        products = WideProducts().of(model) if multiplies_slowly(kind, autocast) else nullcontext()
+        with computing_threads(inputs.cache_threads), lower, products:
             about = _compute(model, sequences, starts, directory / _STATES, limit, report)
         (directory / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
 

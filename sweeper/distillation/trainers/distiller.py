@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from accelerate.utils import AutocastKwargs
 from torch import Tensor
-from transformers import Trainer, TrainerCallback
+from transformers import Trainer
 
 from sweeper.distillation.chunked_loss import chunk_budget
 from sweeper.distillation.cost_meter import CostMeter
@@ -35,6 +35,7 @@ from sweeper.distillation.sampling.engines import Engine
 from sweeper.distillation.sampling.rollouts import Rollout
 from sweeper.distillation.sharding import ShardedStudent, assembled
 from sweeper.distillation.trainers.base import MeteredTrainerMixin
+from sweeper.distillation.trainers.callbacks import EndOfStep, OwnForward
 from sweeper.distillation.trainers.losses import Reading, TokenLoss
 from sweeper.records.seeds import on_policy_seed, rollout_seed
 
@@ -109,8 +110,8 @@ class Distiller(MeteredTrainerMixin, Trainer):  # type: ignore[misc]
         self._unread: list[Reading] = []
         self._collator = PromptCollator(kwargs["processing_class"].pad_token_id)
         super().__init__(data_collator=self._collator, **kwargs)
-        self.add_callback(_OwnForward())
-        self.add_callback(_EndOfStep(self._end_step))
+        self.add_callback(OwnForward())
+        self.add_callback(EndOfStep(self._end_step))
         if sharded_student is not None:
             # Autocast must not keep the weights that it rounds: they are whole for a moment only.
             self.accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)
@@ -354,37 +355,6 @@ def _call_within(wrapper: Any, module: Any, compute: Callable[..., Tensor], *arg
         if vars(module).get("forward") is forward:  # the wrapper failed before it came here
             restore()
     return result
-
-
-class _OwnForward(TrainerCallback):  # type: ignore[misc]
-    """Gives the student its own forward pass back, around which accelerate has put autocast.
-
-    The loss and the rollouts have an autocast of their own; without this, a student that was
-    trained in mixed precision would be scored in it, and the start and the teacher would not.
-    """
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Undo accelerate's change."""
-        # Accelerate's own way back would also remove the decorators of the model's class.
-        model = kwargs["model"]
-        original = vars(model).pop("_original_forward", None)
-        if original is None:
-            return
-        del model.forward
-        if original != model.forward:
-            model.forward = original
-
-
-class _EndOfStep(TrainerCallback):  # type: ignore[misc]
-    """Calls a function after each optimiser step, with True if counts are about to be read."""
-
-    def __init__(self, call: Callable[[bool], None]) -> None:
-        self._call = call
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Call the function."""
-        last = state.global_step >= state.max_steps or control.should_training_stop
-        self._call(last or control.should_log)
 
 
 def autocast_dtype(args: Any) -> torch.dtype | None:
