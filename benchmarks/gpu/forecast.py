@@ -1,9 +1,11 @@
-"""The forecast of a training's memory, as ``sweeper check`` makes it."""
+"""The forecast of a training's memory: that of ``sweeper check``, on a GPU of this size."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+
+import torch
 
 from benchmarks.gpu.pairs import make
 from benchmarks.gpu.peaks import GIB
@@ -32,6 +34,9 @@ def forecast(asked: Training, meet: Callable[[], None]) -> dict[str, Any]:
     settings = effective("gkd", training_settings(asked, pair.settings))
     sequences = read_training_data(inputs).tokens(settings.max_length).sequences
     autocast = "bfloat16" if settings.bf16 else None
+    memory = None
+    if kind == "cuda":
+        memory = asked.share * torch.cuda.get_device_properties(asked.device).total_memory
     peaks = moments(
         Setup(
             "gkd",
@@ -49,6 +54,7 @@ def forecast(asked: Training, meet: Callable[[], None]) -> dict[str, Any]:
             text=max(len(s.prompt) + len(s.completion or ()) for s in sequences),
         ),
         kind,
+        memory,
     )
     return {
         "total": worst(peaks).total / GIB,
