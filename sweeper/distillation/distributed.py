@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 from accelerate.state import AcceleratorState
+from accelerate.utils import check_cuda_p2p_ib_support
 
 from sweeper.records import Resources
 from sweeper.records.layout import JobPaths
@@ -67,12 +68,27 @@ class ProcessGroup:
 ALONE = ProcessGroup()
 
 
+def allow_old_drivers(device: str) -> None:
+    """Let this process train on GPUs of the RTX 40 series with a driver older than 550.40.
+
+    With such a driver they do not reach each other's memory. Accelerate refuses to start next to
+    several of them, even on one, unless NCCL is told so; with it NCCL takes main memory.
+
+    Args:
+        device: Device of the process.
+    """
+    if device.startswith("cuda") and not check_cuda_p2p_ib_support():
+        for name in ("NCCL_P2P_DISABLE", "NCCL_IB_DISABLE"):
+            os.environ.setdefault(name, "1")
+
+
 @contextmanager
 def joined(resources: Resources) -> Iterator[ProcessGroup]:
     """Join the job's processes for the block, so that a training in it uses all of their devices.
 
     They meet at a file of the job's directory and talk on this machine only.
     """
+    allow_old_drivers(resources.device)
     if resources.processes == 1:
         yield ALONE
         return

@@ -8,6 +8,7 @@ from transformers import TrainingArguments
 from trl import DistillationConfig, SFTConfig
 
 from sweeper.config.settings import Method, MethodSettings
+from sweeper.distillation.distributed import allow_old_drivers
 from sweeper.distillation.models.late_bitsandbytes import import_bitsandbytes
 from sweeper.distillation.trainers.trl_gkd import GKDConfig
 from sweeper.foundation.errors import BadInputError
@@ -43,6 +44,7 @@ def arguments(
         BadInputError: The class refuses a value.
     """
     kind = _config_class(method, settings.engine)
+    allow_old_drivers(device)
     if settings.optim != MethodSettings.model_fields["optim"].default:
         # Many other optimisers come from it.
         import_bitsandbytes()
