@@ -216,7 +216,7 @@ def compare(record: StudyRecord) -> Comparison:
         unequal_budgets=len(budgets) > 1,
         several_suites=len({scores.suite_hash for scores in suites}) > 1,
         confirmed=record.test is not None and record.test.scores is not None,
-        preparation_cost=total_cost([record.teacher, record.starting_student]),
+        preparation_cost=total_cost([record.teacher, record.answers, record.starting_student]),
     )
 
 

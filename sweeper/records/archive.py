@@ -42,7 +42,8 @@ def shareable(record: StudyRecord) -> StudyRecord:
     """Return the record without secrets and without what only this machine can use."""
     plain = record.model_dump(mode="json")
     own = [arm["teacher"] for arm in plain["arms"]]
-    ends = [plain["teacher"], plain["starting_student"], plain["pair"], *own]
+    ends = [plain[name] for name in ("teacher", "starting_student", "pair")]
+    ends += [*own, plain.get("answers")]
     if test := plain["test"]:
         ends += [test["teacher"], test["starting_student"]]
     jobs = [job for arm in plain["arms"] for kind in ("trials", "finals") for job in arm[kind]]

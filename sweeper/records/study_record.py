@@ -273,6 +273,9 @@ class StudyRecord(Record):
     """Teacher gap, once teacher and starting student were scored; None in old records."""
     pair: Outcome | None = None
     """Diagnosis of teacher and starting student, if ``sweeper check --probe`` made one."""
+    answers: Outcome | None = left_out_if_none()
+    """The teacher's answers and states, if a step of their own made them next to the teacher's
+    score; else left out."""
     engines: EngineChoice | None = left_out_if_none()
     """What samples the study's rollouts, and why, if the preparation tested that; else left out."""
     device_defaults: DeviceDefaults | None = left_out_if_none()

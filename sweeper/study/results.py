@@ -42,7 +42,7 @@ from sweeper.study.final_scores import (
 )
 from sweeper.study.manifest import StudyManifest, read_manifest
 from sweeper.study.pair import read_pair
-from sweeper.study.preparation_order import own_teacher_steps
+from sweeper.study.preparation_order import ANSWERS, own_teacher_steps
 from sweeper.study.server_costs import job_key, read_jobs, read_servers
 
 MOST_COLLAPSED = 8
@@ -56,6 +56,8 @@ class Preparation:
     data: DataSummary | None
     teacher: Outcome | None
     starting_student: Outcome | None
+    answers: Outcome | None
+    """The teacher's answers, where they are a step of their own."""
 
     def charged(self, paths: StudyPaths, shares: Mapping[str, Shares]) -> Preparation:
         """Return the results with the jobs' shares of the servers' costs."""
@@ -79,6 +81,7 @@ def read_preparation(paths: StudyPaths) -> Preparation:
         data=data.data if data else None,
         teacher=read_completed(paths.preparation("teacher")),
         starting_student=read_completed(paths.preparation("student")),
+        answers=read_completed(paths.preparation(ANSWERS)),
     )
 
 
@@ -157,6 +160,7 @@ def read_study(paths: StudyPaths, manifest: StudyManifest) -> StudyRecord:
         arms=arms,
         teacher=prepared.teacher,
         starting_student=prepared.starting_student,
+        answers=prepared.answers,
         data=prepared.data,
         selection=_selection_tasks(
             files for name in config.arms for _, files in paths.trials(name)

@@ -6,6 +6,7 @@ import math
 import pytest
 
 from sweeper.analysis.comparison import SELECTION_NOTE, UNCONFIRMED_NOTE, as_json, compare
+from sweeper.records import Cost, Outcome
 from tests.support.example_study import (
     LR,
     arm,
@@ -215,3 +216,15 @@ def test_a_study_that_has_not_begun_compares_to_nothing() -> None:
     assert comparison.leaders == ()
     assert comparison.suite is None
     json.dumps(as_json(comparison), allow_nan=False)
+
+
+def test_the_preparation_costs_what_all_its_steps_took() -> None:
+    took = {
+        name: Outcome(state="completed", started=0, finished=1, cost=Cost(device_seconds=seconds))
+        for name, seconds in (("teacher", 10.0), ("answers", 200.0), ("starting_student", 3000.0))
+    }
+    record = study([arm("sft", [trial(0, completed(0.4))])])
+    for names in (("teacher", "starting_student"), tuple(took)):
+        made = record.model_copy(update={name: took[name] for name in names})
+        spent = sum(took[name].cost.device_seconds for name in names)
+        assert compare(made).preparation_cost.device_seconds == spent
