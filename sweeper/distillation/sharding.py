@@ -18,7 +18,8 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from sweeper.distillation.models.loading import rounded_layers, without_adapter
+from sweeper.distillation.models.loading import without_adapter
+from sweeper.distillation.models.rounding import rounded_layers
 from sweeper.foundation.errors import BadInputError
 
 _TAKES_UNUSED_WEIGHTS = hasattr(FSDPModule, "set_reduce_scatter_unused_params")

@@ -77,7 +77,7 @@ def weight_bytes(shape: ModelShape, *, autocast: bool = False) -> float:
     """Return the bytes of a model's weights.
 
     With ``autocast``, weights that are rounded at each use are stored rounded
-    (``models.store_for_autocast``).
+    (``rounding.store_for_autocast``).
     """
     rounded, width = shape.linear_parameters, float(shape.dtype_bytes)
     if shape.quantization is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -322,32 +321,6 @@ def computing_threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def store_for_autocast(model: Any, dtype: torch.dtype) -> None:
-    """Keep the weights of a frozen model's linear layers in ``dtype``, in place.
-
-    Autocast to ``dtype`` rounds them at each use, so outputs stay the same to the last bit. Shared
-    weights (a tied head's) and layers of other types (quantised ones) stay as they are.
-    """
-    for _, layer in rounded_layers(model):
-        layer.to(dtype)
-
-
-def rounded_layers(model: Any) -> list[tuple[str, torch.nn.Linear]]:
-    """Return the linear layers, with their paths, of which autocast reads rounded weights only."""
-    uses = Counter(
-        id(weights) for module in model.modules() for weights in module.parameters(recurse=False)
-    )
-    return [
-        (path, module)
-        for path, module in model.named_modules()
-        if type(module) is torch.nn.Linear
-        and all(
-            weights.dtype == torch.float32 and uses[id(weights)] == 1
-            for weights in module.parameters(recurse=False)
-        )
-    ]
 
 
 def without_adapter(model: Any) -> Any:

@@ -20,7 +20,7 @@ from sweeper.distillation.cross_entropy import cross_entropy
 from sweeper.distillation.data.batches import next_values, sent
 from sweeper.distillation.divergence import Heads
 from sweeper.distillation.models.lm_head import LMHead
-from sweeper.distillation.models.loading import store_for_autocast
+from sweeper.distillation.models.rounding import store_for_autocast
 from sweeper.distillation.models.wide_products import WideProducts, multiplies_slowly
 from sweeper.distillation.partial_divergence import sampled_divergence_of, top_k_divergence_of
 from sweeper.distillation.sampled_tokens import ReportedLogProbs, SampledTokens

@@ -15,9 +15,9 @@ from sweeper.distillation.models.loading import (
     load_model,
     load_tokenizer,
     location,
-    store_for_autocast,
     without_weights,
 )
+from sweeper.distillation.models.rounding import store_for_autocast
 from sweeper.foundation.errors import BadInputError
 from tests.support.tiny_models import ARCHITECTURES, make_tiny
 from tests.support.tiny_studies import make_model
