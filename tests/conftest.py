@@ -45,3 +45,26 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where torch can use none; it has been deselected unless asked for."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="torch can use no GPU here"))
+
+
+@pytest.fixture(autouse=True)
+def _one_gpu(request: pytest.FixtureRequest) -> None:
+    """Show one GPU to trainers in tests' own process, as a trial's has: they take all they see."""
+    if request.node.get_closest_marker("gpu"):
+        import torch
+
+        monkeypatch = request.getfixturevalue("monkeypatch")
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)

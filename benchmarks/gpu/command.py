@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -102,7 +102,7 @@ class Bench:
             for row in rows(about["memory_gib"], about["count"])
             if (not names or row.name in names) and (not pairs or row.pair in pairs)
         ]
-        # While the tests run: nothing that is measured is to wait for a forecast.
+        # While the tests run: no forecast is to take time or memory next to what is measured.
         pool = ThreadPoolExecutor(1)
         self._forecasts: dict[Row, Future[list[Ended]]] = {
             row: pool.submit(
@@ -131,6 +131,7 @@ class Bench:
 
     def measure(self) -> None:
         """Take all turns that there is time for."""
+        wait(self._forecasts.values())
         for turn in turns(self._rows, self._options.rounds):
             self._report["turns"].append(self._taken(turn))
             self.write()
@@ -168,7 +169,8 @@ class Bench:
         self._budget.spent(turn.weight, found["wall_seconds"])
         found |= {"state": "measured", "processes": [one.found for one in ended]}
         if turn.engine == OURS and row.kind == "training":
-            found["forecast"] = self._forecasts[row].result()[0].found
+            forecast = self._forecasts[row].result()[0]
+            found["forecast"] = forecast.found or {"message": forecast.message}
         return found
 
     def _tasks(self, turn: Turn) -> list[Training]:

@@ -46,7 +46,8 @@ def run(seconds: float, environment: Mapping[str, str], folder: Path) -> dict[st
     outcomes, log = folder / "tests.jsonl", folder / "tests.log"
     outcomes.touch()
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
-    command += ["-p", "benchmarks.gpu.pytest_outcomes", "-W", "default", "-m", "gpu", *files()]
+    command += ["-p", "benchmarks.gpu.pytest_outcomes", "--continue-on-collection-errors"]
+    command += ["-W", "default", "-m", "gpu", *files()]
     started = time.monotonic()
     message, tag = "", uuid.uuid4().hex
     with log.open("w") as output:

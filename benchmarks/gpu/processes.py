@@ -90,6 +90,7 @@ def together(work: str, tasks: Sequence[Any], seconds: float, log: Path) -> list
             if process.is_alive():
                 process.kill()
                 process.join()
+            process.close()
     failed = any(one.found is None for one in ended.values())
     why = "another process of its turn failed" if failed else f"it took more than {seconds:.0f} s"
     return [ended.get(at, Ended(message=why)) for at in range(len(tasks))]

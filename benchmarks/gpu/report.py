@@ -116,8 +116,8 @@ def _peak(turn: dict[str, Any]) -> float | None:
 
 
 def _forecast(turn: dict[str, Any]) -> float | None:
-    found = turn.get("forecast")
-    return None if found is None else float(found["total"])
+    found: float | None = turn.get("forecast", {}).get("total")
+    return found
 
 
 def _waits(turn: dict[str, Any]) -> float | None:

@@ -13,16 +13,11 @@ from torch import nn
 from sweeper.distillation.divergence import Heads
 from sweeper.distillation.models.lm_head import LMHead
 from sweeper.records import Resources
-from tests.support.cuda import needs_gpu, one_gpu
 from tests.support.training_jobs import make_study_inputs, train, untrained
-
-__all__ = ["one_gpu"]
 
 pytestmark = [
     pytest.mark.gpu,
-    needs_gpu,
     pytest.mark.filterwarnings("default"),
-    pytest.mark.usefixtures("one_gpu"),
 ]
 
 POSITIONS, WIDTH, VOCABULARY = 70, 48, 3001

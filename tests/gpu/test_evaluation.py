@@ -14,10 +14,9 @@ from sweeper.distillation.models.loading import load_model, load_tokenizer
 from sweeper.distillation.models.precision import computing_in
 from sweeper.evaluation.scoring import Evaluation, score
 from sweeper.records import SuiteSpec
-from tests.support.cuda import needs_gpu
 from tests.support.tiny_studies import ROOT
 
-pytestmark = [pytest.mark.gpu, needs_gpu, pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 
 STUDENT = ModelConfig(model="builtin/adder-student")
 TASKS = {

@@ -19,12 +19,10 @@ from sweeper.execution.local import LocalExecutor
 from sweeper.execution.worker.out_of_memory import in_smaller_batches, is_out_of_memory
 from sweeper.execution.worker.run import run_job
 from tests.support import gpu_jobs
-from tests.support.cuda import COUNT, needs_gpu, needs_two_gpus, one_gpu
+from tests.support.cuda import COUNT, needs_two_gpus
 from tests.support.trial_jobs import trial_spec
 
-__all__ = ["one_gpu"]
-
-pytestmark = [pytest.mark.gpu, needs_gpu, pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is None, reason="nvidia-smi is not in PATH")
@@ -133,7 +131,7 @@ def test_work_that_does_not_fit_is_done_in_smaller_batches(little_memory: None) 
 
 
 def test_a_trial_that_needs_more_ends_as_out_of_memory(
-    write_study: Callable[..., Path], little_memory: None, one_gpu: None
+    write_study: Callable[..., Path], little_memory: None
 ) -> None:
     training = {"max_steps": 2, "per_device_train_batch_size": 4, "max_length": 96}
     spec = trial_spec(load_study(write_study(training=training)), "sft")

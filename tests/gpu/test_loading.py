@@ -19,12 +19,11 @@ from sweeper.distillation.teacher.head_alone import HeadTraits
 from sweeper.distillation.teacher.shared_teacher import SharedTeacher
 from sweeper.execution.worker.gpu_memory import EXPANDABLE
 from sweeper.records import Resources
-from tests.support.cuda import needs_gpu
 from tests.support.layered_models import ARCHITECTURES, write
 from tests.support.tiny_models import make_tiny
 from tests.support.training_jobs import make_study_inputs
 
-pytestmark = [pytest.mark.gpu, needs_gpu, pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 
 DEVICE = "cuda:0"
 

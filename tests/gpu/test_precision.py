@@ -13,13 +13,13 @@ from sweeper.distillation.models.loading import load_model
 from sweeper.distillation.models.precision import computing_in
 from sweeper.distillation.models.tf32 import products
 from sweeper.execution.devices import device_kinds
-from tests.support.cuda import COUNT, needs_gpu
+from tests.support.cuda import COUNT
 from tests.support.tiny_models import make_tiny
 
 needs_tf32 = pytest.mark.skipif(
     COUNT == 0 or torch.cuda.get_device_capability()[0] < 8, reason="the GPU has no TF32"
 )
-pytestmark = [pytest.mark.gpu, needs_gpu, pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 
 
 def rounding() -> float:

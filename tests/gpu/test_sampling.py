@@ -18,10 +18,9 @@ from sweeper.distillation.sampling.engines import engine_of
 from sweeper.distillation.sampling.served import handles
 from sweeper.records import Resources
 from tests.support import gpu_jobs
-from tests.support.cuda import needs_gpu
 from tests.support.sampled_models import ENDS, SIZES, fresh, random_prompts
 
-pytestmark = [pytest.mark.gpu, needs_gpu, pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 
 ENGINES: tuple[RolloutEngine, ...] = ("sweeper", "transformers")
 VOCABULARY = 2000

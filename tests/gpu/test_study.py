@@ -16,10 +16,9 @@ pytest.importorskip("matplotlib", reason="a study needs Matplotlib")
 pytest.importorskip("statsmodels", reason="a study needs statsmodels")
 pytest.importorskip("sklearn", reason="a study needs scikit-learn")
 
-from tests.support.cuda import needs_gpu
 from tests.support.whole_studies import WholeStudy
 
-pytestmark = [pytest.mark.gpu, needs_gpu, pytest.mark.filterwarnings("default")]
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]
 
 
 def test_a_study_is_searched_and_reported(write_study: Callable[..., Path]) -> None:
