@@ -34,6 +34,27 @@ def test_cwd_shadows_library_in_no_command(start: list[str], path: str, tmp_path
     assert done.stdout.startswith("{")
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"), [(None, "PCI_BUS_ID"), ("FASTEST_FIRST", "FASTEST_FIRST")]
+)
+def test_gpus_are_counted_as_the_driver_does_unless_the_user_says_otherwise(
+    given: str | None, expected: str
+) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CUDA")}
+    if given is not None:
+        environment["CUDA_DEVICE_ORDER"] = given
+    tell = "import atexit, os; atexit.register(lambda: print(os.environ['CUDA_DEVICE_ORDER']));"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{tell} {CONSOLE_SCRIPT}", "--help"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[-1] == expected
+
+
 def test_a_directory_that_pythonpath_names_is_used(tmp_path: Path) -> None:
     (tmp_path / "typer.py").write_text("raise SystemExit('named')\n")
     done = subprocess.run(
