@@ -298,6 +298,7 @@ def test_check_says_what_a_study_can_show(
     states = {finding["what"]: finding["state"] for finding in printed["findings"]}
     assert states == {
         "study file": "ok",
+        "precision": "ok",
         "vocabulary": "ok",
         "teacher's size": "ok",
         "chat template": "ok",
