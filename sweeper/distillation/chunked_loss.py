@@ -27,11 +27,12 @@ BUDGET = loss_chunks.LEAST
 """Bytes that the logits of one chunk of positions may take, both models' together."""
 
 
-def chunk_budget(device: torch.device) -> int:
+def chunk_budget(device: torch.device, coming: int = 0) -> int:
     """Return the bytes for the logits of a chunk that suit the memory that is free now.
 
     Args:
         device: Device of the logits. On others than CUDA's it is ``BUDGET``.
+        coming: Bytes that the training will take for good and does not have yet.
     """
     if device.type != "cuda":
         return BUDGET
@@ -41,7 +42,7 @@ def chunk_budget(device: torch.device) -> int:
     # What the process has reserved and does not use, and its share of a device that has others.
     free += cuda.memory_reserved(device) - used
     allowed = cuda.get_per_process_memory_fraction(device) * total - used
-    return loss_chunks.chunk_budget(min(free, allowed))
+    return loss_chunks.chunk_budget(max(0, min(free, allowed) - coming))
 
 
 class Objective(Protocol):

@@ -52,18 +52,18 @@ class CostMeter:
     @property
     def totals(self) -> dict[str, float]:
         """Counts of the whole training; reading them waits for the device."""
-        self._settle()
+        self.settle()
         return self._totals
 
     @property
     def since(self) -> dict[str, float]:
         """Counts since the last log line; reading them waits for the device."""
-        self._settle()
+        self.settle()
         return self._since
 
     def resume(self, totals: Mapping[str, float], since: Mapping[str, float], steps: int) -> None:
         """Add the totals of an earlier process, and put its other counts in place of these."""
-        self._settle()
+        self.settle()
         for name, amount in totals.items():
             self._totals[name] += amount
         self._since = defaultdict(float, since)
@@ -168,7 +168,7 @@ class CostMeter:
         name, start, end = self._laps.popleft()
         self.add(name, self._clock.seconds(start, end))
 
-    def _settle(self) -> None:
+    def settle(self) -> None:
         """Wait for what has been timed and counted on a device."""
         while self._laps:
             self._count_lap()
@@ -211,16 +211,23 @@ def _rollout_means(counts: Mapping[str, float]) -> dict[str, float]:
 class PauseCallback(TrainerCallback):  # type: ignore[misc]
     """Trainer callback that pauses training after some of its optimiser steps.
 
-    ``pause`` gets the step and the model, which it must not change; False ends training.
+    ``pause`` gets the step and the model, which it must not change; False ends training. What the
+    device still has to do for the training is waited for, and counts for no pause.
     """
 
-    def __init__(self, steps: Collection[int], pause: Callable[[int, Any], bool]) -> None:
+    def __init__(
+        self, meter: CostMeter, steps: Collection[int], pause: Callable[[int, Any], bool]
+    ) -> None:
+        self._meter = meter
         self._steps = steps
         self._pause = pause
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Pause if this optimiser step is one of them."""
-        if state.global_step in self._steps and not self._pause(state.global_step, kwargs["model"]):
+        if state.global_step not in self._steps:
+            return
+        self._meter.settle()
+        if not self._pause(state.global_step, kwargs["model"]):
             control.should_training_stop = True
 
 

@@ -105,7 +105,9 @@ def distil(job: TrainingJob) -> tuple[Any, CostMeter]:
         """Measure the student; a divided one in the first process, which has it whole."""
         assert probe is not None
         if sharded is None:
-            return probe(student)
+            found = probe(student)
+            # Where it does not fit in one process, none reports it.
+            return None if None in processes.gather(found) else found
         whole = assembled(student, keep=processes.first)
         return processes.of_first(probe(whole) if processes.first else None)
 
@@ -132,6 +134,7 @@ def distil(job: TrainingJob) -> tuple[Any, CostMeter]:
             "callbacks": [
                 MeterCallback(meter, job.report, measured if probe else None),
                 PauseCallback(
+                    meter,
                     job.pause_at,
                     lambda step, model: pause(step, assembled(model, keep=processes.first)),
                 ),
@@ -231,7 +234,12 @@ def stored_teacher_states(
         return None
     autocast = trainers.autocast_dtype(settings)
     return hidden_states.get_or_compute(
-        teacher, data.sequences, report, autocast=autocast, compute=compute
+        teacher,
+        data.sequences,
+        report,
+        autocast=autocast,
+        tf32=settings.tf32 and teacher.resources.device.startswith("cuda"),
+        compute=compute,
     )
 
 

@@ -143,12 +143,32 @@ _BFLOAT16 = {"avx512_bf16", "avx10_2", "amx_bf16", "bf16"}
 def _of_gpus(query: str) -> dict[str, str]:
     """Return what the driver tells of each GPU that torch may use, by its name."""
     values = _ask(query)
+    visible = visible_gpus()
+    if visible is None:
+        return {f"cuda:{at}": value for at, value in enumerate(values)}
+    identities = _ask("uuid") if any(name.startswith("GPU-") for name in visible) else []
+    found = {}
+    for at, name in enumerate(visible):
+        # CUDA takes the beginning of an identity for the whole.
+        numbers = [str(index) for index in range(len(values))]
+        own = [
+            value
+            for value, number, identity in zip_longest(values, numbers, identities, fillvalue="")
+            if name == number or (name.startswith("GPU-") and identity.startswith(name))
+        ]
+        if len(own) == 1:
+            found[f"cuda:{at}"] = own[0]
+    return found
+
+
+def visible_gpus() -> list[str] | None:
+    """Return the driver's names of the GPUs that ``CUDA_VISIBLE_DEVICES`` leaves; None: all."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = [str(index) for index in range(len(values))]
-    if visible is not None:
-        names = list(takewhile(lambda name: name not in ("", "-1"), visible.split(",")))
-    known = dict(zip(map(str, range(len(values))), values, strict=True))
-    return {f"cuda:{at}": known[name] for at, name in enumerate(names) if name in known}
+    if visible is None:
+        return None
+    names = (name.strip() for name in visible.split(","))
+    # CUDA stops reading at the first name that is none, such as -1.
+    return list(takewhile(lambda name: name not in ("", "-1"), names))
 
 
 def _ask(query: str) -> list[str]:
@@ -170,11 +190,8 @@ def _gpus() -> list[str]:
     if metadata.version("torch").endswith("+cpu"):
         return []
     count = sum(line.startswith("GPU ") for line in _ask_driver("--list-gpus"))
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        # CUDA stops reading at the first name that is none, such as -1.
-        named = takewhile(lambda name: name not in ("", "-1"), visible.split(","))
-        count = min(count, len(list(named)))
+    if (visible := visible_gpus()) is not None:
+        count = min(count, len(visible))
     return [f"cuda:{index}" for index in range(count)]
 
 

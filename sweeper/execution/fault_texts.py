@@ -88,25 +88,18 @@ _PATTERNS: Mapping[FailureKind, re.Pattern[str]] = {
         r"CUDA driver version is insufficient for CUDA runtime version",
         r"NVIDIA driver on your system is too old",
         r"Found no NVIDIA driver on your system",
-        r"no kernel image is available for execution on the device",
-        r"provided PTX was compiled with an unsupported toolchain",
         r"\berror 80[234]\b",
         r"driver/library version mismatch",
         said=(
             "system not yet initialized",
             "system has unsupported display driver / cuda driver combination",
             "forward compatibility was attempted on non supported HW",
-            "invalid device function",
         ),
         named=(
             "InsufficientDriver",
-            "NoKernelImageForDevice",
-            "NoBinaryForGpu",
-            "UnsupportedPtxVersion",
             "SystemNotReady",
             "SystemDriverMismatch",
             "CompatNotSupportedOnDevice",
-            "InvalidDeviceFunction",
         ),
     ),
     "faulty_device": _text(
@@ -135,7 +128,10 @@ _PATTERNS: Mapping[FailureKind, re.Pattern[str]] = {
             "Unknown",
         ),
     ),
+    # A package without code for the device may be one that a single arm uses.
     "failed_kernel": _text(
+        r"no kernel image is available for execution on the device",
+        r"provided PTX was compiled with an unsupported toolchain",
         r"\b(?:cublas|cudnn|cusolver|cusparse|hipblas|rocblas|miopen)_?status_?"
         r"(?:execution_failed|mapping_error)",
         r"\b(?:cublas|cusolver|cusparse|hipblas)_status_internal_error\b",
@@ -152,6 +148,7 @@ _PATTERNS: Mapping[FailureKind, re.Pattern[str]] = {
             "operation not supported on global/shared address space",
             "invalid program counter",
             "hardware stack error",
+            "invalid device function",
         ),
         named=(
             "IllegalAddress",
@@ -163,6 +160,10 @@ _PATTERNS: Mapping[FailureKind, re.Pattern[str]] = {
             "InvalidAddressSpace",
             "InvalidPc",
             "HardwareStackError",
+            "InvalidDeviceFunction",
+            "NoKernelImageForDevice",
+            "NoBinaryForGpu",
+            "UnsupportedPtxVersion",
         ),
     ),
     "communication": _text(
@@ -184,9 +185,9 @@ KINDS: tuple[FailureKind, ...] = tuple(_PATTERNS)
 
 _CODES: Mapping[FailureKind, tuple[int, ...]] = {
     "device_assert": (710,),
-    "driver": (35, 98, 209, 222, 802, 803, 804),
+    "driver": (35, 802, 803, 804),
     "faulty_device": (46, 100, 101, 214, 220, 226, 999),
-    "failed_kernel": (700, 702, 714, 715, 716, 717, 718, 719),
+    "failed_kernel": (98, 209, 222, 700, 702, 714, 715, 716, 717, 718, 719),
 }
 """Codes of ``cudaError_t``, in the order of its names above; HIP's are the same."""
 _KIND_OF_CODE = {code: kind for kind, codes in _CODES.items() for code in codes}

@@ -148,7 +148,7 @@ class RayExecutor:
 
     def exhausted(self) -> bool:
         """Return True if there are nodes for jobs, and all of them are set aside."""
-        able = {found["NodeID"] for found in self._usable() if self._room(found)}
+        able = {found["NodeID"] for found in self._kept() if self._room(found)}
         return bool(able) and able <= self._faulty.aside
 
     def submit(self, spec: Spec) -> None:
@@ -279,7 +279,7 @@ class RayExecutor:
 
     def _free_nodes(self, avoid: Collection[str] = ()) -> list[str]:
         """Return the nodes of the next jobs, one entry a job: the emptiest node first."""
-        alive = [found for found in self._usable() if found["NodeID"] not in self._faulty.aside]
+        alive = [found for found in self._kept() if found["NodeID"] not in self._faulty.aside]
         others = [found for found in alive if found["NodeID"] not in self._faulty.of(avoid)]
         if any(self._room(found) for found in others):
             alive = others
@@ -288,7 +288,6 @@ class RayExecutor:
         free = [
             (running[name] + taken, name)
             for name, found in ((found["NodeID"], found) for found in alive)
-            if self._kept_to is None or name in self._kept_to
             # What others use is free no more; what we use may not be reported yet.
             for taken in range(
                 min(self._room(found) - running[name], self._unused(unused.get(name, {})))
@@ -296,6 +295,11 @@ class RayExecutor:
         ]
         most = len(free) if self._most is None else self._most - len(self._jobs)
         return [name for _, name in sorted(free)][: max(0, most)]
+
+    def _kept(self) -> list[dict[str, Any]]:
+        """Return the nodes that jobs may run on, whether their devices are set aside or not."""
+        kept = self._kept_to
+        return [found for found in self._usable() if kept is None or found["NodeID"] in kept]
 
     def _usable(self) -> list[dict[str, Any]]:
         """Return the nodes that see what they must."""

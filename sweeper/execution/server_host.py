@@ -99,7 +99,7 @@ def node_devices(given: str | None, all_gpus: str | None) -> tuple[str, ...]:
 
 
 def _names(visible: str | None) -> list[str]:
-    return [name for name in (visible or "").split(",") if name]
+    return [name.strip() for name in (visible or "").split(",") if name.strip()]
 
 
 def _restore_environment() -> None:

@@ -26,7 +26,8 @@ def cells(path: Path, text: IO[str], delimiter: str) -> Iterator[tuple[int, Row]
     Raises:
         BadInputError: It is no such file; names the line.
     """
-    before = csv.field_size_limit(_HUGE)
+    # Several files may be read in turns: it stays so.
+    csv.field_size_limit(_HUGE)
     try:
         seen: list[str] = []
         for line in text:
@@ -63,8 +64,6 @@ def cells(path: Path, text: IO[str], delimiter: str) -> Iterator[tuple[int, Row]
             yield begin, {name: cell or None for name, cell in zip(header, row, strict=True)}
     except csv.Error as error:
         raise BadInputError(f"{path}:{reader.line_num}: not valid CSV: {error}") from None
-    finally:
-        csv.field_size_limit(before)
 
 
 def columnar(path: Path, suffix: str) -> Iterator[Row]:

@@ -272,5 +272,6 @@ def _environment(python: str, devices: tuple[str, ...] = ("cpu",)) -> dict[str, 
 def _visible(device: str) -> str:
     """Return the driver's name of a GPU that torch numbers within ``CUDA_VISIBLE_DEVICES``."""
     index = int(device.partition(":")[2])
-    listed = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    names = (name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(","))
+    listed = [name for name in names if name]
     return listed[index] if index < len(listed) else str(index)

@@ -14,6 +14,7 @@ from sweeper.config.device_defaults import (
     with_defaults,
 )
 from sweeper.config.loading import LoadedStudy
+from sweeper.config.study import StudyConfig
 from sweeper.execution.cluster import Cluster
 from sweeper.execution.device_sharing import usable_devices
 from sweeper.execution.devices import device_kinds
@@ -22,6 +23,9 @@ from sweeper.foundation.errors import ConfigError
 from sweeper.records.layout import StudyPaths
 from sweeper.study.manifest import StudyManifest, has_begun, read_manifest
 from sweeper.study.served_models import trial_devices
+
+_OLDEST = DeviceKind("cuda", "GPU", 0.0)
+"""A GPU without bfloat16 and TF32."""
 
 
 def kinds_here(study: LoadedStudy) -> list[DeviceKind]:
@@ -67,7 +71,8 @@ def with_precision(
     kept, recorded = as_recorded(study, manifest), manifest.device_defaults
     if recorded is None:
         return kept, None  # by an earlier version, in which devices decided nothing
-    if missing := [key for key in cannot(kept.config, kinds) if key not in recorded.cannot]:
+    known = {*recorded.cannot, *_keys_of_new_arms(kept.config, manifest.config)}
+    if missing := [key for key in cannot(kept.config, kinds) if key not in known]:
         devices = " and ".join(kind.described() for kind in kinds)
         message = (
             f"is true in the trials that the study has, on {recorded.device}, but {devices} cannot"
@@ -82,6 +87,13 @@ def with_precision(
         f"the study keeps the precision that it was started with, on {recorded.device}:"
         f" {recorded.listed()}. A new study on {now.device} would have {now.listed()}"
     )
+
+
+def _keys_of_new_arms(now: StudyConfig, before: StudyConfig) -> list[str]:
+    """Return the keys that devices may not compute, of arms that have no trial yet."""
+    names = now.arms.keys() - before.arms.keys()
+    keys = cannot(now, [_OLDEST])
+    return [key for key in keys if any(key.startswith(f"arms.{name}.") for name in names)]
 
 
 def as_recorded(study: LoadedStudy, manifest: StudyManifest) -> LoadedStudy:

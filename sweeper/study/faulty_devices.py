@@ -17,6 +17,8 @@ from sweeper.records.layout import StudyPaths
 
 MOST_FAULTS = 2
 """Faults after which a device gets no more jobs in a run."""
+MOST_SUSPICIONS = 3
+"""Times that a job may fail on devices that may be to blame, before it is itself."""
 
 
 def failed_apart(failures: list[Failure]) -> bool:
@@ -32,14 +34,22 @@ def failed_apart(failures: list[Failure]) -> bool:
     )
 
 
+def may_be_the_device(failures: list[Failure]) -> bool:
+    """Return whether the last failure of a job may be its device's fault, after those before."""
+    if failures[-1].kind in DEVICE_FAULTS:
+        return True
+    suspicions = [failure for failure in failures if failure.kind in SUSPICIONS]
+    return len(suspicions) < MOST_SUSPICIONS and not failed_apart(suspicions)
+
+
 class FaultyDevices:
     """Keeps count of the faults of devices in one run of a study.
 
     A fault of the device itself counts each time, but once for all jobs that ran on it then: an
     uncorrectable error of its memory ends every process there. A kernel or a connection that failed
     may be the job's own fault: it counts once a job, and no longer when the job fails on other
-    devices, too. A driver that does not fit fails every job, so its devices are set aside at once.
-    The next run begins without any of this.
+    devices, too, or fails too often. A driver that does not fit fails every job, so its devices are
+    set aside at once. The next run begins without any of this.
 
     Args:
         executor: Executor of the jobs, which sets devices aside.
@@ -82,7 +92,7 @@ class FaultyDevices:
             else:
                 self._suspected.setdefault(device, set()).add(job)
         cleared: list[str] = []
-        if failed_apart(self._failures[job]):
+        if not may_be_the_device(self._failures[job]):
             cleared = [device for device, jobs in self._suspected.items() if job in jobs]
             for device in cleared:
                 self._suspected[device].discard(job)
@@ -111,7 +121,7 @@ class FaultyDevices:
             for device in added
         ]
         return lines + [
-            f"{device} is used again: {job_name(spec)} failed on another device, too"
+            f"{device} is used again: {job_name(spec)} failed too often to blame the device"
             for device in returned
         ]
 

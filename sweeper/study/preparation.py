@@ -173,13 +173,14 @@ def is_needed(spec: PreparationSpec, paths: StudyPaths, *, trials_left: bool) ->
     """Return whether the step has to be done, because it was not, or because its results are gone.
 
     Args:
-        spec: The step; one that only makes another's results sooner counts as that one.
+        spec: The step; one that only makes another's results sooner is not where that one is done.
         paths: Files of the study.
         trials_left: True if trials will read what it left in the cache, which may have been
             emptied since.
     """
     if spec.step == ANSWERS:
-        spec = spec.model_copy(update={"step": "teacher", "judged": None})
+        whole = spec.model_copy(update={"step": "teacher", "judged": None})
+        return is_needed(whole, paths, trials_left=trials_left) and not is_done(spec, paths)
     return not is_done(spec, paths) or (trials_left and not is_cached(spec.step, paths))
 
 

@@ -22,7 +22,7 @@ from sweeper.records import (
 from sweeper.records.layout import JobPaths
 from sweeper.records.outcome_files import read_outcome
 from sweeper.records.remedies import helps_training
-from sweeper.study.faulty_devices import failed_apart
+from sweeper.study.faulty_devices import may_be_the_device
 
 MOST = 3
 """Attempts of a trial whose process keeps disappearing."""
@@ -156,21 +156,13 @@ def runs_elsewhere(outcome: Outcome, files: JobPaths) -> bool:
 
     A fault of the device itself is never held against it, since such a device is soon set aside. A
     kernel or a connection that failed may be the trial's own fault. It is once it fails on two
-    devices that have nothing in common, or ``MOST`` times.
+    devices that have nothing in common, or ``MOST_SUSPICIONS`` times.
     """
     failure = outcome.failure
     if failure is None or failure.kind not in ELSEWHERE:
         return False
     earlier = [before.failure for before in _archived(files) if before.failure]
     return may_be_the_device([*earlier, failure])
-
-
-def may_be_the_device(failures: list[Failure]) -> bool:
-    """Return whether the last failure of a job may be its device's fault, after those before."""
-    if failures[-1].kind in DEVICE_FAULTS:
-        return True
-    suspicions = [failure for failure in failures if failure.kind in SUSPICIONS]
-    return len(suspicions) < MOST and not failed_apart(suspicions)
 
 
 def smaller(settings: MethodSettings) -> MethodSettings:

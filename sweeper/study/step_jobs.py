@@ -9,7 +9,7 @@ from sweeper.execution.executor import Busy, Finished
 from sweeper.records import PreparationSpec
 from sweeper.study import preparation, retries
 from sweeper.study.collaborators import Collaborators
-from sweeper.study.faulty_devices import FaultyDevices, failed_on
+from sweeper.study.faulty_devices import FaultyDevices, failed_on, may_be_the_device
 from sweeper.study.jobs import Jobs, RunningJob
 
 
@@ -50,7 +50,7 @@ class StepJobs:
         if failure is None or failure.kind not in retries.ELSEWHERE:
             return None
         consequences = self.devices.note(spec, failure, job.started)
-        again = retries.may_be_the_device(self.devices.failures(spec))
+        again = may_be_the_device(self.devices.failures(spec))
         if again:
             self.collaborators.observer.message(f"{spec.step} {failed_on(failure)}")
         for line in consequences:

@@ -8,7 +8,7 @@ from sweeper.config.loading import LoadedStudy
 from sweeper.records import PreparationSpec, StudyInputs, SuiteSpec
 from sweeper.records.layout import StudyPaths
 from sweeper.study.preparation import is_needed, make_spec, with_results
-from sweeper.study.preparation_order import Order, Step, before, ready
+from sweeper.study.preparation_order import ANSWERS, Order, Step, before, ready
 
 
 class StepQueue:
@@ -61,6 +61,9 @@ class StepQueue:
                 spec = make_spec(self._study, inputs, self._suite, step, files)
                 if is_needed(spec, self._paths, trials_left=self._trials_left):
                     self.ready.append(spec)
+                    if step == "teacher" and ANSWERS not in self._order:
+                        # It samples them again itself: those of before cost this study nothing.
+                        self._paths.preparation(ANSWERS).outcome.unlink(missing_ok=True)
                 else:
                     self._done.add(step)
         return len(self.ready) > known

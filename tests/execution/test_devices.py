@@ -68,6 +68,14 @@ SILENT = DeviceKind("cuda", "GPU [N/A]")
         (("7.5", "12.0"), None, ["cuda:0", "cuda:1"], [OLD, NEW]),
         (("12.0",), None, ["cuda:0", "cuda:1"], [NEW]),
         (("7.5", "12.0"), "1", ["cuda:0"], [NEW]),
+        (("7.5", "12.0"), "1, 0", ["cuda:0", "cuda:1"], [NEW, OLD]),
+        (("7.5", "12.0"), "1,-1,0", ["cuda:0"], [NEW]),
+        # By identity, or the beginning of one that no other has.
+        (("7.5", "12.0"), "GPU-1f00-ba12", ["cuda:0"], [NEW]),
+        (("7.5", "12.0"), "GPU-1f,GPU-0", ["cuda:0", "cuda:1"], [NEW, OLD]),
+        (("7.5", "12.0"), "GPU-", ["cuda:0"], [DeviceKind("cuda", "GPU")]),
+        # A part of one, which may be of any.
+        (("7.5", "12.0"), "MIG-5", ["cuda:0"], [DeviceKind("cuda", "GPU")]),
         # What the driver does not report of one GPU moves no other.
         (("[N/A]", "12.0"), None, ["cuda:0", "cuda:1"], [SILENT, NEW]),
         (("12.0",), None, ["cpu"], [CPU]),

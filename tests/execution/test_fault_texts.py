@@ -144,12 +144,12 @@ FAULTS = (
         " installed a driver from http://www.nvidia.com/Download/index.aspx",
     ),
     (
-        "driver",
+        "failed_kernel",
         "GeneFacePlusPlus#192",
         f"CUDA error: the provided PTX was compiled with an unsupported toolchain.{ASYNCHRONOUS}",
     ),
     (
-        "driver",
+        "failed_kernel",
         "detectron2#235",
         f"CUDA error: no kernel image is available for execution on the device{ASYNCHRONOUS}",
     ),

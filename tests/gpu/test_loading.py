@@ -39,6 +39,10 @@ def test_weights_are_those_of_the_cpu(
     assert {weights.device for weights in here.parameters()} == {torch.device(DEVICE)}
     assert {buffer.device.type for buffer in here.buffers()} <= {"cuda"}
     theirs = dict(there.named_parameters())
+    whole = load_model(config.model_copy(update={"keep_layers": None}), DEVICE)
+    assert {weights.dtype for weights in here.parameters()} == {
+        weights.dtype for weights in whole.parameters()
+    }
     for name, weights in here.named_parameters():
         assert torch.equal(weights.cpu(), theirs[name].to(weights.dtype)), name
     # Nothing stands between the model and its own forward pass.

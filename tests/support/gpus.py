@@ -28,6 +28,7 @@ def report_gpus(
         "--query-gpu=memory.total": [str(gib * 1024)] * count,
         "--query-gpu=name": [f"GPU {capability}" for capability in known],
         "--query-gpu=compute_cap": known,
+        "--query-gpu=uuid": [f"GPU-{index}f00-ba12" for index in range(count)],
     }
     cases = [f"{query}) printf '%s\\n' {shlex.join(lines)};;" for query, lines in answers.items()]
     driver.write_text(f'#!/bin/sh\ncase "$1" in {" ".join(cases)} esac\n')

@@ -243,8 +243,14 @@ def _read_layers(
     config = read_config(model)
     if hasattr(config, "quantization_config"):
         return None
+    # What the library reads of the files' own type, ``auto``, is the configuration's.
+    stored = getattr(config, "dtype", None)
+    if stored is None and options["dtype"] == "auto":
+        return None
     shell: Any = without_weights(
-        model.model_copy(update={"keep_layers": None, "vocab_size": None}), config=config
+        model.model_copy(update={"keep_layers": None, "vocab_size": None}),
+        dtype=stored or torch.float32,
+        config=config,
     )
     path, total = layer_dropping.path_of_layers(shell), config.get_text_config().num_hidden_layers
     layer_dropping.keep_layers(shell, kept)

@@ -106,6 +106,9 @@ class Graphs:
                 self._stream.synchronize()
             for graph in self._captured:
                 graph.reset()
+            if self._captured:
+                # Torch keeps a pool that no graph uses any more for no other allocation.
+                torch.cuda.empty_cache()
         self._captured.clear()
         self._pool = None
 

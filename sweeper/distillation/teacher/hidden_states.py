@@ -22,6 +22,7 @@ from sweeper.distillation.data.batches import PromptCollator, counted_positions
 from sweeper.distillation.data.examples import TokenSequence
 from sweeper.distillation.models.lm_head import LMHead, computing_dtype
 from sweeper.distillation.models.loading import computing_threads
+from sweeper.distillation.models.tf32 import products as tf32_products
 from sweeper.distillation.models.wide_products import WideProducts, multiplies_slowly
 from sweeper.distillation.teacher.head_alone import HeadTraits
 from sweeper.distillation.teacher.shared_teacher import SharedTeacher
@@ -56,6 +57,7 @@ def get_or_compute(
     report: Callable[[int, int], None] = lambda done, total: None,
     *,
     autocast: torch.dtype | None = None,
+    tf32: bool = False,
     compute: bool = True,
 ) -> TeacherStates | None:
     """Return the teacher's states on ``sequences``, all with an answer.
@@ -65,6 +67,7 @@ def get_or_compute(
         sequences: Sequences that it reads.
         report: Callback for the number of sequences read and their total.
         autocast: Precision that the teacher reads rollouts in, so that it reads everything in one.
+        tf32: True if it reads rollouts with TF32 products, on CUDA.
         compute: False to return only states that are stored already.
 
     Returns:
@@ -83,6 +86,8 @@ def get_or_compute(
     determinants = {**teacher.determinants(), "sequences": hash_text("\n".join(lines))}
     if autocast is not None:
         determinants["autocast"] = str(autocast).removeprefix("torch.")
+    if tf32:
+        determinants["tf32"] = "true"
 
     def build(directory: Path) -> None:
         if not compute:
@@ -91,7 +96,8 @@ def get_or_compute(
         kind = next(model.parameters()).device.type
         lower = torch.autocast(kind, autocast, enabled=autocast is not None)
         products = WideProducts().of(model) if multiplies_slowly(kind, autocast) else nullcontext()
-        with computing_threads(inputs.cache_threads), lower, products:
+        exact = tf32_products(model, device=kind, tf32=tf32)
+        with computing_threads(inputs.cache_threads), lower, products, exact:
             about = _compute(model, sequences, starts, directory / _STATES, limit, report)
         (directory / _ABOUT).write_text(json.dumps(about), encoding="utf-8")
 

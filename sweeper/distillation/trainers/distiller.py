@@ -296,8 +296,18 @@ class Distiller(MeteredTrainerMixin, Trainer):  # type: ignore[misc]
         states = self._head.states(tokens, positions)
         if self._budget is None:
             # Once in a training, so that later chunks do not depend on what else is in memory.
-            self._budget = chunk_budget(states.device)
+            self._budget = chunk_budget(states.device, self._coming_bytes())
         return self._loss.total(states, self._head, targets, self._budget)
+
+    def _coming_bytes(self) -> int:
+        """Return the bytes of the gradients and of AdamW's two states that are not there yet."""
+        states = self.optimizer.state if self.optimizer is not None else {}
+        trained = (weights for weights in self.model.parameters() if weights.requires_grad)
+        return sum(
+            getattr(weights, "_local_tensor", weights).nbytes
+            * ((weights.grad is None) + 2 * (not states.get(weights)))
+            for weights in trained
+        )
 
     def _sampled_student(self) -> Any:
         """Return the student that rollouts are sampled from, under autocast."""

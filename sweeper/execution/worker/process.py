@@ -19,6 +19,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from sweeper.execution.devices import visible_gpus
 from sweeper.execution.executor import Spec
 from sweeper.execution.worker.gpu_memory import allocator_settings
 from sweeper.execution.worker.malloc import keep_freed_memory
@@ -249,7 +250,7 @@ def _claim_device(devices: Sequence[str], rank: int = 0) -> str:
 
 def visible_gpu(index: int) -> str:
     """Return the name of the coordinator's ``index``-th GPU, through a restriction of its own."""
-    listed = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+    listed = visible_gpus() or []
     return listed[index] if index < len(listed) else str(index)
 
 
