@@ -83,7 +83,7 @@ class Coordinator:
         self._secrets = secrets_in(study.file.values)
         storage = redact(study.config.storage or str(paths.optuna))
         self._devices = FaultyDevices(self._executor, paths.device_faults)
-        self._step_jobs = StepJobs(collaborators, self.jobs, self._devices)
+        self._step_jobs = StepJobs(study, paths, collaborators, self.jobs, self._devices)
         self._recorder = TrialRecorder(paths, storage, self._tracker, self._secrets)
         self._trials = self._new_trials()
 
@@ -285,35 +285,14 @@ class Coordinator:
                 raise Interrupted
             if steps and not self.jobs.running:
                 self._devices.check()
-            while self.stop.level == 0 and self._executor.free():
-                spec = next(filter(self._step_jobs.may_start, steps.ready), None)
-                if spec is None or not self._step_jobs.start(spec):
-                    break
-                steps.ready.remove(spec)
+            while self.stop.level == 0 and self._step_jobs.start_one(steps.ready):
+                pass
             for finished, job in self._wait() if steps or self.jobs.running else ():
                 if again := self._step_jobs.try_elsewhere(finished, job):
                     steps.ready.append(again)
                 else:
-                    steps.ended(self._finish_step(finished))
+                    steps.ended(self._step_jobs.finish(finished))
         self._inputs = preparation.with_results(self._inputs, tuple(order), self._paths)
-
-    def _finish_step(self, finished: Finished) -> Step:
-        """Return the step that was completed.
-
-        Raises:
-            SweeperError: It failed.
-        """
-        assert isinstance(finished.spec, PreparationSpec)
-        step, outcome = finished.spec.step, finished.outcome
-        if outcome is None or outcome.state != "completed":
-            if outcome is not None and outcome.examination is not None:
-                self._collaborators.preflight(outcome)
-            files = self._paths.preparation(step)
-            raise preparation.explain(self._study, step, outcome, files, finished.fault)
-        # The preflight reports what the data step found.
-        for note in outcome.notes:
-            self._observer.message(f"{step}: {note}")
-        return step
 
     def _has_trials_left(self) -> bool:
         return any(
