@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import peft
@@ -94,3 +95,16 @@ def assert_follows(counts: Mapping[int, int], chances: torch.Tensor) -> None:
         wanted = [number * sum(observed) / sum(wanted) for number in wanted]
     assert len(wanted) > 3
     assert chisquare(observed, wanted).pvalue > 1e-3
+
+
+def assert_pairs_follow(
+    model: Any, prompt: list[int], temperature: float, pairs: Sequence[tuple[int, ...]]
+) -> None:
+    """First tokens, and second tokens after the likeliest first one, are the model's own."""
+    with torch.no_grad():
+        chances = (model(torch.tensor([prompt])).logits[0, -1] / temperature).softmax(-1)
+        assert_follows(Counter(first for first, _ in pairs), chances)
+        likeliest = int(chances.argmax())
+        logits = model(torch.tensor([[*prompt, likeliest]])).logits[0, -1]
+    seconds = Counter(second for first, second in pairs if first == likeliest)
+    assert_follows(seconds, (logits / temperature).softmax(-1))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import random
 import threading
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,7 +26,7 @@ from tests.support.sampled_models import (
     MODELS,
     SIZES,
     adapted,
-    assert_follows,
+    assert_pairs_follow,
     fresh,
     random_prompts,
 )
@@ -112,13 +111,7 @@ def test_samples_follow_the_models_distribution(engine: Engine, temperature: flo
     options = {"max_new_tokens": 2, "end_ids": [], "batch_size": 1000}
     answers = sampled(engine, model, [prompt] * 4000, temperature=temperature, **options)
     pairs = [rollout.tokens for rollout in answers]
-    with torch.no_grad():
-        chances = (model(torch.tensor([prompt])).logits[0, -1] / temperature).softmax(-1)
-        assert_follows(Counter(first for first, _ in pairs), chances)
-        likeliest = int(chances.argmax())
-        logits = model(torch.tensor([[*prompt, likeliest]])).logits[0, -1]
-    seconds = Counter(second for first, second in pairs if first == likeliest)
-    assert_follows(seconds, (logits / temperature).softmax(-1))
+    assert_pairs_follow(model, prompt, temperature, pairs)
 
 
 def test_the_seed_decides_and_global_states_stay(engine: Engine) -> None:

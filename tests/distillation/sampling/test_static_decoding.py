@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -31,7 +30,7 @@ from tests.support.sampled_models import (
     LLAMA,
     SIZES,
     adapted,
-    assert_follows,
+    assert_pairs_follow,
     fresh,
     random_prompts,
 )
@@ -209,13 +208,7 @@ def test_samples_follow_the_models_distribution(vocabulary: int) -> None:
     options: dict[str, Any] = {"temperature": temperature, "max_new_tokens": 2, "ends": frozenset()}
     found = static(model, [prompt] * 2000, **options, batch_size=1000)
     pairs = [rollout.tokens for rollout in found]
-    with torch.no_grad():
-        chances = (model(torch.tensor([prompt])).logits[0, -1] / temperature).softmax(-1)
-        assert_follows(Counter(first for first, _ in pairs), chances)
-        likeliest = int(chances.argmax())
-        logits = model(torch.tensor([[*prompt, likeliest]])).logits[0, -1]
-    seconds = Counter(second for first, second in pairs if first == likeliest)
-    assert_follows(seconds, (logits / temperature).softmax(-1))
+    assert_pairs_follow(model, prompt, temperature, pairs)
 
 
 @pytest.mark.parametrize("limit", [1, 2, BLOCK, BLOCK + 1, BLOCK + 2])
